@@ -1,0 +1,1 @@
+"""Benchmarks: pytest-benchmark suites, comparisons with other people's programs, and their results."""

@@ -1,0 +1,54 @@
+"""`fastcifar data info`: what a data set holds and where it was found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import arg
+
+from fastcifar.cli.arguments import Switch, parse
+
+
+@dataclass(frozen=True)
+class Options:
+    """Load a data set, check it, and say what it holds and where it was found."""
+
+    dataset: Literal["cifar10", "synthetic"] = "cifar10"
+    """CIFAR-10, or a learnable set of ten classes made in memory."""
+    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
+    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    json: Switch = False
+    """Print a JSON object and nothing else to standard output."""
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse(args, Options(), "fastcifar data info")
+
+    from fastcifar.data import describe, load_dataset
+
+    facts = describe(load_dataset(options.dataset, options.data_dir, "cpu"))
+    print(json.dumps(facts, indent=2) if options.json else _text(facts))
+    return 0
+
+
+def _text(facts: dict[str, Any]) -> str:
+    height, width, _ = facts["image_shape"]
+    lines = [
+        f"{facts['name']}: {facts['source']}",
+        f"{facts['train_size']:,} training and {facts['test_size']:,} test images, {height} x {width}, red green blue",
+        f"mean {_numbers(facts['mean'])}, standard deviation {_numbers(facts['std'])} of 255",
+        f"sha256 {facts['sha256']}",
+        "",
+        f"label  {'class':<12}{'train':>7}{'test':>7}",
+    ]
+    rows = zip(facts["classes"], facts["train_counts"], facts["test_counts"], strict=True)
+    lines += [f"{label:5}  {name:<12}{train:7,}{test:7,}" for label, (name, train, test) in enumerate(rows)]
+    return "\n".join(lines)
+
+
+def _numbers(values: list[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in values)

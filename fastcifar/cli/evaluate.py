@@ -1,0 +1,64 @@
+"""`fastcifar eval RUN_DIR`: the saved network's accuracy, measured again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from fastcifar.cli.arguments import Switch, parse
+from fastcifar.errors import UserError
+from fastcifar.output import RECORD
+
+
+@dataclass(frozen=True)
+class Options:
+    """Evaluate the network of a saved run again, on the images that the run tested on."""
+
+    run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
+    """The folder of the run, which holds run.json and model.safetensors."""
+    tta: Annotated[Literal["none", "flip"] | None, arg(help_behavior_hint="(default: the run's)")] = None
+    """Test-time augmentation: none, or the mean logits of each image and its mirror image."""
+    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
+    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to evaluate; auto: on a GPU if there is one."""
+    json: Switch = False
+    """Print a JSON object and nothing else to standard output."""
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse(args, Options(), "fastcifar eval")
+    folder = Path(options.run_dir)
+    if not options.run_dir:
+        raise UserError("eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0")
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder} holds no run: {RECORD} is missing; allowed: a folder that fastcifar train wrote")
+
+    from fastcifar.data import load_dataset
+    from fastcifar.optim import FlatModel
+    from fastcifar.training import evaluate, load_run, resolve_device, resolve_dtype
+
+    device = resolve_device(options.device)
+    recipe, model, record = load_run(folder)
+    trained_on = record["dataset"]
+    dataset = load_dataset(trained_on["name"], options.data_dir, device, trained_on["holdout"])
+    dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
+    model = FlatModel(model.to(device), dtype).model
+    tta = options.tta or recipe.evaluate.tta
+    accuracy = evaluate(model, dataset.test, tta, recipe.evaluate.batch_size).accuracy
+    stored = {"none": record["accuracy"], recipe.evaluate.tta: record["tta_accuracy"]}.get(tta)
+
+    images = len(dataset.test)
+    if options.json:
+        result = {"run": str(folder), "tta": tta, "images": images, "accuracy": accuracy, "stored_accuracy": stored}
+        print(json.dumps({**result, "dataset": dataset.name, "holdout": dataset.holdout}, indent=2))
+        return 0
+    tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {dataset.name}"
+    run_said = "" if stored is None else f"; the run said {stored:.2%}"
+    print(f"{recipe.name}  {accuracy:.2%} (tta {tta}) on {tests}{run_said}")
+    return 0

@@ -1,0 +1,44 @@
+"""`fastcifar recipes` and `fastcifar recipes show NAME`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from fastcifar.cli.arguments import parse
+from fastcifar.errors import UserError
+from fastcifar.recipes import RECIPES, SUMMARIES, get_recipe, to_toml
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """List the named recipes, a line for each; `fastcifar recipes show NAME` prints one in full."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """Print a recipe as a TOML file, which `fastcifar train --recipe FILE.toml` reads back."""
+
+    name: Annotated[Positional[str], arg(metavar="NAME", help_behavior_hint="")] = ""
+    """A named recipe, or the path of a TOML file, which is then printed with every field."""
+
+
+def main(args: Sequence[str]) -> int:
+    if args[:1] == ["show"]:
+        return _show(args[1:])
+    parse(args, ListOptions(), "fastcifar recipes")
+    width = max(map(len, RECIPES))
+    for name in RECIPES:
+        print(f"{name:<{width}}  {SUMMARIES[name]}")
+    return 0
+
+
+def _show(args: Sequence[str]) -> int:
+    options = parse(args, ShowOptions(), "fastcifar recipes show")
+    if not options.name:
+        raise UserError(f"recipes show needs a recipe; allowed: {', '.join(RECIPES)}, or a .toml file's path")
+    print(to_toml(get_recipe(options.name)), end="")
+    return 0

@@ -1,0 +1,164 @@
+"""What a training shows: lines on standard output, a progress bar on standard error where that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from fastcifar.report import Summary, summarise
+
+if TYPE_CHECKING:
+    from fastcifar.training import EpochRow, Run, Trainer
+
+
+class Screen:
+    """Says the lines of a training as they come, unless `silent`, below which a bar shows the steps if `bar`.
+
+    The bar is drawn from the training's own thread, at most ten times a second, so that it never competes with the
+    training for a core.
+    """
+
+    def __init__(self, silent: bool, bar: bool) -> None:
+        self.silent = silent
+        self.wants_bar = bar and sys.stderr.isatty()
+        self._bar = None
+        self._drawn = 0.0
+
+    def say(self, text: str = "") -> None:
+        """Print a line (above the bar), at once even where the output is a file."""
+        if self.silent:
+            return
+        if self._bar:
+            self._bar.stop()  # clears it: standard output may be the same terminal
+        print(text, flush=True)
+        if self._bar:
+            self._bar.start()
+
+    def begin(self, total_steps: int, tested_on: str) -> None:
+        """Head the columns of a run's epochs, that of the test accuracy with `tested_on`, and show an empty bar."""
+        self.say(f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}  {tested_on:>9}  {'seconds':>9}")
+        if self.wants_bar:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self._bar = Progress(
+                BarColumn(bar_width=30),
+                MofNCompleteColumn(),
+                TextColumn("steps, remaining"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                transient=True,
+                auto_refresh=False,
+                redirect_stdout=False,
+            )
+            self._bar.add_task("", total=total_steps)
+            self._bar.start()
+
+    def step(self, step: int, total_steps: int) -> None:
+        """Move the bar to `step`."""
+        if self._bar:
+            now = time.monotonic()
+            redraw = now - self._drawn > 0.1
+            self._drawn = now if redraw else self._drawn
+            self._bar.update(self._bar.task_ids[0], completed=step, refresh=redraw)
+
+    def epoch(self, row: EpochRow) -> None:
+        """Say an epoch's row."""
+        tested = "-" if row.test_accuracy is None else f"{row.test_accuracy:.2%}"
+        self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}  {tested:>9}  {row.seconds:9.1f}")
+
+    def end(self) -> None:
+        """Clear the bar."""
+        if self._bar:
+            self._bar.stop()
+            self._bar = None
+
+
+def header(trainer: Trainer, seeds: Sequence[int]) -> str:
+    """Two lines: the recipe on its data, and how and where it is computed."""
+    recipe, dataset = trainer.recipe, trainer.dataset
+    train_size, test_size = len(dataset.train), len(dataset.test)
+    tests = "held-out" if dataset.holdout else "test"
+    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else dataset.name
+    epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {trainer.steps_per_epoch} steps"
+    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    return (
+        f"{recipe.name} on {name}: {train_size:,} training, {test_size:,} {tests} images\n"
+        f"{epochs} of {recipe.batch_size} images on {_place(trainer)}, {which}"
+    )
+
+
+def _place(trainer: Trainer) -> str:
+    """The device, its threads and the compute type: "cpu (2 threads, bfloat16)"."""
+    import torch
+
+    dtype = str(trainer.dtype).removeprefix("torch.")
+    if trainer.device.type != "cpu":
+        return f"{torch.cuda.get_device_name(trainer.device)} ({dtype})"
+    threads = torch.get_num_threads()
+    return f"cpu ({threads} thread{'s' * (threads > 1)}, {dtype})"
+
+
+def duration(seconds: float) -> str:
+    """A length of time to two figures: "40 s", "55 min", "2 h 10 min"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def stopwatches(run: Run) -> str:
+    """The three stopwatches, a line each, with what they time."""
+    return (
+        f"train   {run.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
+        f"time    {run.time_seconds:8.1f} s  train, and the final evaluation\n"
+        f"process {run.process_seconds:8.1f} s  start of the process to the final accuracy"
+    )
+
+
+def result_line(run: Run, remarks: Sequence[str] = ()) -> str:
+    """A run in one line, which ends in the `remarks` on what it ran."""
+    return "  ".join(
+        [
+            f"{run.recipe.name}  {_accuracies(run.recipe.evaluate.tta, run.accuracy, run.tta_accuracy)}",
+            f"train {run.train_seconds:.1f} s  time {run.time_seconds:.1f} s  process {run.process_seconds:.1f} s",
+            *remarks,
+        ]
+    )
+
+
+def summaries(runs: Sequence[Run]) -> dict[str, Summary]:
+    """What the runs say together, by the key of run.json."""
+    keys = ("accuracy", "tta_accuracy", "train_seconds", "time_seconds")
+    return {key: summarise([getattr(run, key) for run in runs]) for key in keys}
+
+
+def summary_table(summary: dict[str, Summary]) -> str:
+    """Mean, standard deviation, n and 95% interval of accuracies and times, a line each."""
+    lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  95% interval"]
+    for key, values in summary.items():
+        show = "{:.2%}".format if "accuracy" in key else "{:.2f} s".format
+        std = "-" if values.std is None else show(values.std)
+        interval = "none" if values.interval is None else " to ".join(map(show, values.interval))
+        name = key.removesuffix("_seconds").replace("_", " ")
+        lines.append(f"{name:<14}{show(values.mean):>9}  {std:>8}  {values.n:4}  {interval}")
+    return "\n".join(lines)
+
+
+def summary_line(runs: Sequence[Run], remarks: Sequence[str] = ()) -> str:
+    """Many runs of one recipe in one line: the means, and the spread of the accuracy with test-time augmentation."""
+    recipe, summary = runs[0].recipe, summaries(runs)
+    headline = summary["tta_accuracy"]
+    accuracies = _accuracies(recipe.evaluate.tta, summary["accuracy"].mean, headline.mean)
+    which = "" if recipe.evaluate.tta == "none" else "tta "
+    spread = "n=1, no interval"
+    if headline.interval:
+        low, high = headline.interval
+        spread = f"n={headline.n}  {which}std dev {headline.std:.2%}  95% interval {low:.2%} to {high:.2%}"
+    return "  ".join([f"{recipe.name}  {accuracies}", spread, *remarks])
+
+
+def _accuracies(tta: str, accuracy: float, tta_accuracy: float) -> str:
+    return f"{accuracy:.2%}" if tta == "none" else f"{accuracy:.2%} (tta {tta_accuracy:.2%})"

@@ -1,0 +1,32 @@
+"""Data: verified archives to resident uint8 splits, and augmented batches of them."""
+
+from fastcifar.data.dataset import (
+    CIFAR10_CLASSES,
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    Dataset,
+    Split,
+    describe,
+    subset_indices,
+)
+from fastcifar.data.download import DownloadError
+from fastcifar.data.load import DATASETS, load_dataset
+from fastcifar.data.loader import Loader
+from fastcifar.data.plan import EpochPlan
+from fastcifar.recipes.recipe import Augment
+
+__all__ = [
+    "CIFAR10_CLASSES",
+    "CIFAR10_MEAN",
+    "CIFAR10_STD",
+    "DATASETS",
+    "Augment",
+    "Dataset",
+    "DownloadError",
+    "EpochPlan",
+    "Loader",
+    "Split",
+    "describe",
+    "load_dataset",
+    "subset_indices",
+]

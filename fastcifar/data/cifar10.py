@@ -1,0 +1,294 @@
+"""CIFAR-10 (Krizhevsky 2009) from any of the forms it is kept in, checked as it is read.
+
+A place may itself be one of these, or a folder that holds some of them; the first in this order is read:
+- `cifar-10-batches-bin/`, the unpacked binary version: six files of records, a byte of label and 3,072 of pixels each;
+- `cifar-10-batches-py/`, the unpacked Python version: six pickles;
+- `cifar-10-binary.tar.gz` and `cifar-10-python.tar.gz`, the official archives, known by their md5 and read in place;
+- one `.npz` with `train_images`, `train_labels`, `test_images` and `test_labels`, or with `images` and `labels`, the
+  training images first; images uint8 `[N, 32, 32, 3]`.
+A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. What is unpacked
+has no official hash: it is checked by size, count and range of labels. A download is unpacked into the user's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, fingerprint
+from fastcifar.data.download import DownloadError, download, user_cache
+from fastcifar.data.pickled import read_pickle
+from fastcifar.errors import UserError
+
+_PIXELS = 3 * 32 * 32
+_TRAIN_BATCHES = 5
+_BATCHES = (*(f"data_batch_{number}" for number in range(1, _TRAIN_BATCHES + 1)), "test_batch")
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An official archive, and the folder of six batches that it unpacks to."""
+
+    filename: str
+    folder: str
+    suffix: str
+    """Of the batches' names: `.bin` or nothing."""
+    size: int
+    """Bytes of the archive; only told to the user, the md5 decides."""
+    md5: str
+
+    @property
+    def batches(self) -> tuple[str, ...]:
+        """File names of the five training batches and the test batch."""
+        return tuple(name + self.suffix for name in _BATCHES)
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is published, as data, so that the tests can publish less."""
+
+    records: int = 10_000
+    """Images in each of the six batches."""
+    binary: Archive = Archive(
+        "cifar-10-binary.tar.gz", "cifar-10-batches-bin", ".bin", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"
+    )
+    python: Archive = Archive(
+        "cifar-10-python.tar.gz", "cifar-10-batches-py", "", 170_498_071, "c58f30108f718f92721af3b95e74349a"
+    )
+    url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
+    """Where the binary archive is downloaded from."""
+
+    @property
+    def archives(self) -> tuple[Archive, Archive]:
+        return self.binary, self.python
+
+
+def load_cifar10(
+    data_dir: str | PathLike[str] | None = None, release: Release = Release(), cache: Path | None = None
+) -> Dataset:
+    """CIFAR-10 on the CPU, from `data_dir`, else from `$FASTCIFAR_DATA`, else from `cache` (by default the user's),
+    else downloaded to there. A place that is named is never passed over.
+
+    Raises UserError where a named place holds nothing known and where the data is damaged; DownloadError.
+    """
+    try:
+        for given_as, place in (("data_dir", data_dir), ("$FASTCIFAR_DATA", os.environ.get("FASTCIFAR_DATA"))):
+            if place:
+                path = Path(place).expanduser()
+                read = _reader(path, release)
+                if read is None:
+                    lack = "holds no CIFAR-10" if path.exists() else "does not exist"
+                    raise UserError(f"{given_as} {path} {lack}; looked for {_known_forms(release)}")
+                return read()
+        cache = cache or user_cache()
+        read = _reader(cache, release)
+        return read() if read else _read_folder(_download(cache, release), release.binary, release)
+    except OSError as error:
+        raise UserError(f"cannot read {error.filename or 'the data'}: {error.strerror or error}") from error
+    except ModuleNotFoundError as error:
+        raise DownloadError(release.url, f"{error.name} is not installed") from error
+
+
+def _known_forms(release: Release) -> str:
+    folders = [f"{archive.folder}/" for archive in release.archives]
+    return ", ".join([*folders, *(archive.filename for archive in release.archives)]) + " or one .npz"
+
+
+def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
+    """What reads the data that `place` is or holds; None where it is or holds nothing known."""
+    if place.is_file():
+        if place.suffix == ".npz":
+            return partial(_read_npz, place, release)
+        if place.name.endswith((".tar.gz", ".tgz")):
+            return partial(_read_archive, place, release)
+        raise UserError(f"{place} is a file of no known kind; allowed: a folder, a .tar.gz or an .npz")
+    if not place.is_dir():
+        return None
+    for archive in release.archives:
+        if place.name == archive.folder or any((place / name).is_file() for name in archive.batches):
+            return partial(_read_folder, place, archive, release)
+        if (place / archive.folder).is_dir():
+            return partial(_read_folder, place / archive.folder, archive, release)
+    for archive in release.archives:
+        if (place / archive.filename).is_file():
+            return partial(_read_archive, place / archive.filename, release)
+    found = sorted(place.glob("*.npz"))
+    if len(found) > 1:
+        found = [path for path in found if _npz_keys(path)] or found[:1]
+    if len(found) > 1:
+        raise UserError(f"{place} holds {' and '.join(path.name for path in found)}; allowed: one, give its own path")
+    return partial(_read_npz, found[0], release) if found else None
+
+
+def _read_folder(folder: Path, archive: Archive, release: Release) -> Dataset:
+    return _assemble(_unpacked(folder, archive), archive, release, str(folder))
+
+
+def _read_archive(path: Path, release: Release) -> Dataset:
+    archive = _verify(path, release)
+    return _assemble(_packed(path, archive), archive, release, str(path))
+
+
+def _verify(path: Path, release: Release) -> Archive:
+    """Which official archive `path` is. Raises UserError for any other file."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    for archive in release.archives:
+        if digest.hexdigest() == archive.md5:
+            return archive
+    size = path.stat().st_size
+    for archive in release.archives:
+        if path.name == archive.filename:
+            state = "only half downloaded, or damaged" if size < archive.size else "not the official file"
+            raise UserError(
+                f"{path} is {state}: {size:,} bytes with md5 {digest.hexdigest()}; "
+                f"allowed: {archive.size:,} bytes with md5 {archive.md5}"
+            )
+    allowed = " or ".join(f"{archive.md5} ({archive.filename})" for archive in release.archives)
+    raise UserError(f"{path} is no official archive: its md5 is {digest.hexdigest()}; allowed: {allowed}")
+
+
+_File = tuple[int, str, int, BinaryIO]
+"""A batch: its place among the six, what to call it in an error, its bytes, and the open file."""
+
+
+def _unpacked(folder: Path, archive: Archive) -> Iterator[_File]:
+    for number, name in enumerate(archive.batches):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{folder} lacks {name}; allowed: all of {', '.join(archive.batches)}")
+        with open(path, "rb") as file:
+            yield number, str(path), path.stat().st_size, file
+
+
+def _packed(path: Path, archive: Archive) -> Iterator[_File]:
+    wanted = {f"{archive.folder}/{name}": number for number, name in enumerate(archive.batches)}
+    with tarfile.open(path, "r:gz") as tar:
+        for member in tar:
+            if member.isfile() and member.name in wanted:
+                yield wanted.pop(member.name), f"{path}: {member.name}", member.size, tar.extractfile(member)
+    if wanted:
+        raise UserError(f"{path} lacks {', '.join(wanted)}")
+
+
+def _assemble(files: Iterator[_File], archive: Archive, release: Release, source: str) -> Dataset:
+    """The dataset in these batches, in one pass, with its pixels brought from `[3, 32, 32]` to `[32, 32, 3]`."""
+    records = release.records
+    # numpy asks the system for huge pages, torch does not: the first touch of this memory is three times as fast.
+    images = torch.from_numpy(np.empty((len(_BATCHES) * records, 32, 32, 3), dtype=np.uint8))
+    labels = torch.empty(len(images), dtype=torch.int64)
+    buffer = np.empty((records, 1 + _PIXELS), dtype=np.uint8)
+    for number, name, size, file in files:
+        if archive is release.binary:
+            if size != buffer.nbytes:
+                raise UserError(
+                    f"{name} is {size:,} bytes; allowed: {buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
+                )
+            if file.readinto(buffer) != size:
+                raise UserError(f"{name} ended before its {size:,} bytes")
+            batch_labels, pixels = buffer[:, 0], buffer[:, 1:]
+        else:
+            batch_labels, pixels = read_pickle(name, size, file, records, _PIXELS)
+        _check_labels(name, batch_labels)
+        rows = slice(number * records, (number + 1) * records)
+        labels[rows] = torch.from_numpy(batch_labels)
+        images[rows] = torch.from_numpy(pixels).unflatten(1, (3, 32, 32)).permute(0, 2, 3, 1)
+    first_test = _TRAIN_BATCHES * records
+    train = Split(images[:first_test], labels[:first_test])
+    return _dataset(train, Split(images[first_test:], labels[first_test:]), source)
+
+
+def _dataset(train: Split, test: Split, source: str) -> Dataset:
+    sha256 = fingerprint(train, test)
+    return Dataset("cifar10", train, test, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, sha256, source)
+
+
+def _check_labels(name: str, labels: np.ndarray) -> None:
+    bad = (labels < 0) | (labels >= len(CIFAR10_CLASSES))
+    if bad.any():
+        place = int(bad.argmax())
+        raise UserError(f"{name} has label {labels[place]} at image {place} (from 0); allowed: 0 to 9")
+
+
+_SPLIT_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
+_WHOLE_KEYS = ("images", "labels")
+
+
+def _npz_keys(path: Path) -> tuple[str, ...] | None:
+    """The keys of the arrays to read; None for a file that has neither set of them, or is no .npz."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            present = {name.removesuffix(".npy") for name in members.namelist() if name.endswith(".npy")}
+    except zipfile.BadZipFile:
+        return None
+    return next((keys for keys in (_SPLIT_KEYS, _WHOLE_KEYS) if present.issuperset(keys)), None)
+
+
+def _read_npz(path: Path, release: Release) -> Dataset:
+    keys = _npz_keys(path)
+    if keys is None:
+        raise UserError(
+            f"{path} is damaged, or no .npz with {', '.join(_SPLIT_KEYS)}, nor with {' and '.join(_WHOLE_KEYS)}"
+        )
+    train_size, test_size = _TRAIN_BATCHES * release.records, release.records
+    sizes = (train_size, train_size, test_size, test_size) if keys is _SPLIT_KEYS else (train_size + test_size,) * 2
+    found = [_npz_array(path, key, size) for key, size in zip(keys, sizes, strict=True)]
+    if keys is _WHOLE_KEYS:
+        images, labels = found
+        found = [images[:train_size], labels[:train_size], images[train_size:], labels[train_size:]]
+    train_images, train_labels, test_images, test_labels = (torch.from_numpy(array) for array in found)
+    return _dataset(Split(train_images, train_labels), Split(test_images, test_labels), str(path))
+
+
+def _npz_array(path: Path, key: str, size: int) -> np.ndarray:
+    """One array of an .npz, checked: images uint8 `[size, 32, 32, 3]` or labels as int64 `[size]`."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            array = arrays[key]
+    except (ValueError, EOFError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is damaged at {key}: {' '.join(str(error).split())}") from error
+    shape = (size, 32, 32, 3) if key.endswith("images") else (size,)
+    is_kind = array.dtype == np.uint8 if key.endswith("images") else array.dtype.kind in "iu"
+    if not is_kind or array.shape != shape:
+        kind = "uint8" if key.endswith("images") else "integers"
+        raise UserError(f"{path}: {key} is {array.dtype} {list(array.shape)}; allowed: {kind} {list(shape)}")
+    if key.endswith("images"):
+        return np.ascontiguousarray(array)
+    _check_labels(f"{path}: {key}", array)
+    return array.astype(np.int64)
+
+
+def _download(cache: Path, release: Release) -> Path:
+    """Downloads the binary archive and unpacks it to its folder in `cache`, whole or not at all; that folder."""
+    folder = cache / release.binary.folder
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:
+            path = download(release.url, release.binary.md5, Path(scratch) / release.binary.filename)
+            unpacked = Path(scratch) / release.binary.folder
+            unpacked.mkdir()
+            for number, _, _, file in _packed(path, release.binary):
+                (unpacked / release.binary.batches[number]).write_bytes(file.read())
+            try:
+                unpacked.rename(folder)
+            except OSError:
+                if not folder.is_dir():  # it is where another process was faster
+                    raise
+    except OSError as error:
+        raise DownloadError(release.url, f"cannot write to {cache}: {error.strerror or error}") from error
+    return folder

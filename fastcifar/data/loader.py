@@ -1,0 +1,88 @@
+"""`Loader`: augmented batches of a split, for our training and for anybody's own loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
+from fastcifar.data.plan import EpochPlan
+from fastcifar.errors import UserError
+from fastcifar.kernels import augment as make_batch
+from fastcifar.recipes.recipe import Augment
+
+
+class Loader:
+    """Iterates over one epoch's `(images, labels)`: images `[B, 3, H, W]` of `dtype`, channels-last and normalised, and
+    labels int64 `[B]`, both on the split's device. Each new iteration is the next epoch.
+
+        for images, labels in Loader(dataset.train, batch_size=512, mean=dataset.mean, std=dataset.std): ...
+
+    `epoch` is the number of the epoch that the next iteration gives, from 0; set it to resume a training. The batches
+    of an epoch depend on `seed` and its number alone. Without `drop_last` an epoch ends with the images left over. Mean
+    and std are in 0..255 units, CIFAR-10's unless given. For an evaluation:
+    `augment=Augment(crop=0, flip="none"), shuffle=False, drop_last=False`.
+    Raises UserError for images that are not square, and for a batch larger than the split where `drop_last` would leave
+    nothing.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int = 512,
+        augment: Augment = Augment(crop=4, flip="random", cutout=8),  # noqa: B008 (a frozen value)
+        seed: int = 0,
+        drop_last: bool = True,
+        shuffle: bool = True,
+        mean: Sequence[float] = CIFAR10_MEAN,
+        std: Sequence[float] = CIFAR10_STD,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        height, width = split.images.shape[1:3]
+        if height != width:
+            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
+        if batch_size < 1 or (drop_last and batch_size > len(split)):
+            allowed = f"1 to the {len(split)} images" if drop_last else "1 or more"
+            raise UserError(f"batch_size is {batch_size}; allowed: {allowed}")
+        self.split = split
+        self.batch_size = batch_size
+        self.augment = augment
+        self.drop_last = drop_last
+        self.shuffle = shuffle
+        self.mean, self.std = tuple(mean), tuple(std)
+        self.dtype = dtype
+        self.epoch = 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        whole, over = divmod(len(self.split), self.batch_size)
+        return whole if self.drop_last or not over else whole + 1
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """The random choices of `epoch`, on the CPU."""
+        size = self.split.images.shape[1]
+        return EpochPlan.draw(len(self.split), self.augment, epoch, self._generator, size, self.shuffle)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        epoch = self.epoch
+        self.epoch += 1
+        return self._batches(self.plan(epoch).to(self.split.device))
+
+    def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            part = plan.batch(start, start + self.batch_size)
+            images = make_batch(
+                self.split.images,
+                part.indices,
+                part.offsets,
+                flips=part.flips,
+                cutouts=part.cutouts,
+                jitter=None,
+                mean=self.mean,
+                std=self.std,
+                out_dtype=self.dtype,
+                size=None,
+            )
+            yield images, self.split.labels[part.indices]

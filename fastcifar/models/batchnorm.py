@@ -1,0 +1,65 @@
+"""Ghost batch norm fused with its neighbours: pooling before it, the activation and a residual sum after it."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from fastcifar.kernels import norm_act_pool, norm_act_pool_inference
+
+
+class GhostBatchNorm(nn.Module):
+    """Batch norm over groups of `ghost_batch` consecutive images (Hoffer, Hubara and Soudry 2017), then an activation.
+
+    Input `[N, C, H, W]` channels-last, optionally max-pooled 2x2 first; output `[N, C, H', W']`, plus `residual` if given.
+    Where this differs from cifar10-fast on purpose: a group is a run of consecutive images (there, every 16th image of
+    the batch), and evaluation uses the running statistics averaged over all groups, kept so from the start (there they
+    are averaged once and then follow the first group alone). The running variance is the unbiased one, as in torch.
+
+    `ghost_batch` 0 means the whole batch, plain batch norm. Raises ValueError when it does not divide the batch.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        ghost_batch: int = 0,
+        *,
+        activation: str = "none",
+        celu_alpha: float = 1.0,
+        pool: bool = False,
+        freeze_scale: bool = False,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.ghost_batch = ghost_batch
+        self.activation, self.celu_alpha, self.pool = activation, celu_alpha, pool
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels), requires_grad=not freeze_scale)
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        fused = {
+            "activation": self.activation,
+            "alpha": self.celu_alpha,
+            "pool": self.pool,
+            "eps": self.eps,
+            "residual": residual,
+        }
+        scale = self.weight if self.weight.requires_grad else None
+        if not self.training:
+            return norm_act_pool_inference(x, self.running_mean, self.running_var, self.bias, scale, **fused)
+        groups, rest = divmod(len(x), self.ghost_batch) if self.ghost_batch else (1, 0)
+        if rest:
+            raise ValueError(f"a batch of {len(x)} images does not divide into ghost batches of {self.ghost_batch}")
+        out, mean, var = norm_act_pool(x, self.bias, scale, groups=groups, **fused)
+        with torch.no_grad():
+            count = out.numel() // (out.shape[1] * groups)
+            self.running_mean.lerp_(mean.mean(0), self.momentum)
+            self.running_var.lerp_(var.mean(0) * (count / max(count - 1, 1)), self.momentum)
+        return out
+
+    def extra_repr(self) -> str:
+        return f"{len(self.bias)}, ghost_batch={self.ghost_batch}, activation={self.activation}, pool={self.pool}"

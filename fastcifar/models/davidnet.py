@@ -1,0 +1,126 @@
+"""DavidNet, the 9-layer ResNet of "How to train your ResNet" (Page 2018-2019), as the series' last post left it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.whitening import PatchWhitening
+from fastcifar.recipes import ModelConfig
+
+_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
+
+
+class DavidNet(nn.Module):
+    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
+
+    Stem: frozen 3x3 patch whitening to 27 channels, 1x1 convolution to 64, ghost batch norm, CELU. Three layers of 128,
+    256 and 512 channels: 3x3 convolution, 2x2 max-pool, ghost batch norm, CELU; the first and third with a residual
+    branch of two more such convolutions without pool. Global max-pool, linear without bias, times 1/16. H and W are at
+    least 8. Every trick is a field of `ModelConfig`. `mean` and `std` (0 to 255 units) say what its input was normalised
+    with: `evaluate` reads them. Initial values come from torch's global generator, by torch's own rules.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig | None = None,
+        classes: int = 10,
+        mean: Sequence[float] = (127.5, 127.5, 127.5),
+        std: Sequence[float] = (127.5, 127.5, 127.5),
+    ) -> None:
+        super().__init__()
+        config = config or ModelConfig()
+        self.config, self.mean, self.std = config, tuple(mean), tuple(std)
+        stem, *widths = config.widths
+        if config.whitening:
+            self.whitening = PatchWhitening(3, 3, config.whitening_eps)
+            self.stem = ConvBlock(27, stem, config, kernel_size=1)
+        else:
+            self.whitening = nn.Identity()
+            self.stem = ConvBlock(3, stem, config)
+        self.layers = nn.Sequential()
+        for number, (before, width) in enumerate(zip((stem, *widths), widths, strict=False), start=1):
+            self.layers.append(Layer(before, width, config, residual=number in config.residual))
+        self.classifier = nn.Linear(widths[-1], classes, bias=False)
+        self.to(memory_format=torch.channels_last)
+
+    def fit_whitening(self, images: torch.Tensor) -> None:
+        """Set the whitening filters, if it has any, from uint8 training images `[N, H, W, 3]`: the first of them, as many
+        as the configuration says."""
+        if self.config.whitening:
+            self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layers(self.stem(self.whitening(x)))
+        x = x.amax((2, 3)) if self.config.final_pool == "max" else x.mean((2, 3))
+        return self.classifier(x) * self.config.logit_scale
+
+
+class Layer(nn.Module):
+    """A pooled convolution block and, if asked for, a residual branch of two more blocks."""
+
+    def __init__(self, before: int, width: int, config: ModelConfig, residual: bool) -> None:
+        super().__init__()
+        self.block = ConvBlock(before, width, config, pool=True)
+        self.residual = (
+            nn.ModuleList([ConvBlock(width, width, config), ConvBlock(width, width, config)]) if residual else None
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(x)
+        if self.residual is None:
+            return x
+        first, second = self.residual
+        return second(first(x), residual=x)
+
+
+class ConvBlock(nn.Module):
+    """Convolution, 2x2 pool if asked for, ghost batch norm (or a trained bias alone), activation, residual sum."""
+
+    def __init__(
+        self, before: int, width: int, config: ModelConfig, *, kernel_size: int = 3, pool: bool = False
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(before, width, kernel_size, padding=kernel_size // 2, bias=False)
+        self.average_first = pool and config.pool == "avg"
+        max_first = pool and config.pool == "max"
+        self.norm = (
+            GhostBatchNorm(
+                width,
+                config.ghost_batch,
+                activation=config.activation,
+                celu_alpha=config.celu_alpha,
+                pool=max_first,
+                freeze_scale=config.freeze_scale,
+                momentum=config.norm_momentum,
+                eps=config.norm_eps,
+            )
+            if config.norm
+            else Bias(width, activation=config.activation, celu_alpha=config.celu_alpha, pool=max_first)
+        )
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        x = self.conv(x)
+        if self.average_first:
+            x = F.avg_pool2d(x, 2)
+        return self.norm(x, residual)
+
+
+class Bias(nn.Module):
+    """What stands in for `GhostBatchNorm` in a network without batch norm: pool, trained bias, activation, residual sum."""
+
+    def __init__(self, channels: int, *, activation: str, celu_alpha: float, pool: bool) -> None:
+        super().__init__()
+        self.activation, self.celu_alpha, self.pool = activation, celu_alpha, pool
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        if self.pool:
+            x = F.max_pool2d(x, 2)
+        x = x + self.bias.to(x.dtype)[:, None, None]
+        x = F.celu(x, self.celu_alpha) if self.activation == "celu" else _ACTIVATIONS[self.activation](x)
+        return x if residual is None else x + residual

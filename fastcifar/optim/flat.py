@@ -1,0 +1,148 @@
+"""Flat buffers: all trained weights of a network in one tensor per group, its parameters being views into them.
+
+The optimiser step, the moving average, zeroing gradients, a reset for the next run or a checkpoint is then one operation
+per group instead of one per parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+# Every parameter starts on a 64-byte boundary in the compute dtype, for aligned vector loads. The gaps stay zero.
+_ALIGN = 32
+
+
+class FlatGroup:
+    """Parameters that share hyperparameters and a dtype, as flat tensors of P elements.
+
+    `weights`: master copy, float32 (float64 where that is the compute dtype); `compute`: what the network's parameters
+    view, `weights` itself where the dtypes agree; `grads`: gradients in the compute dtype, viewed by every parameter's
+    `.grad`; `velocity` and `ema`: the optimiser's, like `weights`.
+    """
+
+    def __init__(self, name: str, parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
+        self.name, self.parameters = name, parameters
+        self.weights = _flatten(parameters, master_dtype(dtype))
+        self.compute = self.weights.to(dtype)
+        self.grads = torch.zeros_like(self.compute)
+        self.velocity = torch.zeros_like(self.weights)
+        self.ema = self.weights.clone()
+        for parameter, weight, grad in zip(
+            parameters, _views(self.compute, parameters), _views(self.grads, parameters), strict=True
+        ):
+            parameter.data = weight
+            parameter.grad = grad
+
+    @torch.no_grad()
+    def load(self, weights: torch.Tensor) -> None:
+        """Start afresh from flat `weights` [P]: optimiser state zero, average equal to the weights."""
+        self.weights.copy_(weights)
+        self.ema.copy_(weights)
+        self.velocity.zero_()
+        self.grads.zero_()
+        self.compute.copy_(weights)
+
+
+class FlatModel:
+    """A network whose state lies in flat buffers: `groups` of trained parameters and `statistics`, all floating buffers.
+
+    Groups: "weights" in `dtype` (matrices and convolution filters); "scales" (other trained vectors) and "biases" in the
+    master dtype, batch norm being computed in it. `statistics` is [B] in the master dtype, `statistics_ema` its moving
+    average. Frozen parameters are cast likewise and stay where they are.
+    """
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.dtype = model, dtype
+        wide = master_dtype(dtype)
+        by_group: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                by_group.setdefault(_group(name, parameter), []).append(parameter)
+            else:
+                parameter.data = parameter.data.to(dtype if parameter.dim() > 1 else wide)
+        self.groups = [
+            FlatGroup(name, parameters, dtype if name == "weights" else wide) for name, parameters in by_group.items()
+        ]
+        buffers = [(module, name) for module in model.modules() for name in module._buffers]
+        buffers = [(module, name) for module, name in buffers if module._buffers[name].is_floating_point()]
+        tensors = [module._buffers[name] for module, name in buffers]
+        device = next(model.parameters()).device
+        self.statistics = _flatten(tensors, wide) if tensors else torch.zeros(0, dtype=wide, device=device)
+        self.statistics_ema = self.statistics.clone()
+        for (module, name), view in zip(buffers, _views(self.statistics, tensors), strict=True):
+            module._buffers[name] = view
+
+    def zero_grad(self) -> None:
+        for group in self.groups:
+            group.grads.zero_()
+
+    @torch.no_grad()
+    def load(self, other: FlatModel) -> None:
+        """Start afresh from the weights of another network of the same shape, on any device: see `FlatGroup.load`."""
+        for group, source in zip(self.groups, other.groups, strict=True):
+            group.load(source.weights)
+        self.statistics.copy_(other.statistics)
+        self.statistics_ema.copy_(other.statistics)
+        self._copy_frozen(other)
+
+    @torch.no_grad()
+    def load_average(self, other: FlatModel, averaged: bool = True) -> None:
+        """Take the moving averages of another network of the same shape as weights, or its last weights if not `averaged`."""
+        for group, source in zip(self.groups, other.groups, strict=True):
+            group.weights.copy_(source.ema if averaged else source.weights)
+            group.compute.copy_(group.weights)
+        self.statistics.copy_(other.statistics_ema if averaged else other.statistics)
+        self._copy_frozen(other)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The network's state by parameter name, float32 on the CPU, from the master weights."""
+        state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for group in self.groups:
+            for parameter, weight in zip(group.parameters, _views(group.weights, group.parameters), strict=True):
+                state[names[id(parameter)]] = weight
+        return {name: tensor.float().cpu().contiguous() for name, tensor in state.items()}
+
+    def _copy_frozen(self, other: FlatModel) -> None:
+        for mine, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
+            if not mine.requires_grad:
+                mine.data.copy_(theirs.data)
+
+
+def master_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of master weights, optimiser state and statistics beside a compute `dtype`: float32, or wider if that is."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _group(name: str, parameter: nn.Parameter) -> str:
+    if name.endswith("bias"):
+        return "biases"
+    return "weights" if parameter.dim() > 1 else "scales"
+
+
+def _padded(tensor: torch.Tensor) -> int:
+    return -(-tensor.numel() // _ALIGN) * _ALIGN
+
+
+def _flatten(tensors: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    flat = torch.zeros(sum(map(_padded, tensors)), dtype=dtype, device=tensors[0].device)
+    for view, tensor in zip(_views(flat, tensors), tensors, strict=True):
+        view.copy_(tensor.detach())
+    return flat
+
+
+def _views(flat: torch.Tensor, like: Iterable[torch.Tensor]) -> list[torch.Tensor]:
+    """Views into `flat`, one after another, with the shapes of `like`; four-dimensional ones channels-last."""
+    views, start = [], 0
+    for tensor in like:
+        part = flat[start : start + tensor.numel()]
+        start += _padded(tensor)
+        if tensor.dim() == 4:
+            out, into, height, width = tensor.shape
+            views.append(part.view(out, height, width, into).permute(0, 3, 1, 2))
+        else:
+            views.append(part.view(tensor.shape))
+    return views

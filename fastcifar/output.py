@@ -1,0 +1,34 @@
+"""Where a run may be saved, checked before anything is loaded. Standard library only."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fastcifar.errors import UserError
+
+RECORD = "run.json"
+"""The file that makes a folder a run's."""
+
+
+def check_out(folder: str | Path) -> None:
+    """Raise UserError unless a run can be saved to `folder`: absent or empty, in a place that can be written to."""
+    folder = Path(folder)
+    try:
+        _check(folder)
+    except OSError as error:  # a name too long, a parent that may not be searched
+        raise UserError(f"output folder {folder} cannot be made: {error.strerror}") from None
+
+
+def _check(folder: Path) -> None:
+    if folder.is_dir():
+        if any(folder.iterdir()):
+            held = "a run" if (folder / RECORD).exists() else "files"
+            raise UserError(f"output folder {folder} already holds {held}; allowed: a new or an empty folder")
+    elif folder.exists():
+        raise UserError(f"output folder {folder} is a file; allowed: a new or an empty folder")
+    parent = folder.absolute().parent
+    while not parent.exists():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"output folder {folder} cannot be made: {parent} is not a folder that can be written to")

@@ -1,0 +1,22 @@
+"""Training, evaluation, stopwatches and run folders."""
+
+from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
+from fastcifar.training.evaluate import Evaluation, evaluate
+from fastcifar.training.run import EpochRow, Run, load_run
+from fastcifar.training.stopwatch import Stopwatch, process_seconds
+from fastcifar.training.trainer import Trainer, train
+
+__all__ = [
+    "EpochRow",
+    "Evaluation",
+    "Run",
+    "Stopwatch",
+    "Trainer",
+    "describe_device",
+    "evaluate",
+    "load_run",
+    "process_seconds",
+    "resolve_device",
+    "resolve_dtype",
+    "train",
+]

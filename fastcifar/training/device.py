@@ -1,0 +1,63 @@
+"""Which device and which compute type a run uses."""
+
+from __future__ import annotations
+
+import platform
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from fastcifar.errors import UserError
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """The device meant by "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is none."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"device is {device!r}; allowed: auto, cpu, cuda") from None
+    if resolved.type not in ("cpu", "cuda"):
+        raise UserError(f"device is {device!r}; allowed: auto, cpu, cuda")
+    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise UserError(f"device is {device!r}, but torch finds {count or 'no'} CUDA device{'s' * (count != 1)} here")
+    return resolved
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+    """The compute type meant by a recipe's `dtype`: "auto" is float16 on CUDA, bfloat16 on a CPU that computes in it in
+    hardware (its emulation is slower than float32), else float32."""
+    if dtype != "auto":
+        return getattr(torch, dtype)
+    if device.type == "cuda":
+        return torch.float16
+    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+def describe_device(device: torch.device) -> dict[str, object]:
+    """What a result must say of the hardware it was measured on."""
+    if device.type == "cuda":
+        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
+    return {"type": "cpu", "name": _cpu_name(), "threads": torch.get_num_threads()}
+
+
+@lru_cache
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _cpu_has_bfloat16() -> bool:
+    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in _cpuinfo() or "amx_bf16" in _cpuinfo())
+
+
+def _cpu_name() -> str:
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

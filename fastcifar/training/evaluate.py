@@ -1,0 +1,54 @@
+"""Evaluation with test-time augmentation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastcifar.data import Split
+from fastcifar.kernels import augment
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """`accuracy`, a fraction; `loss`, the mean log-loss in nats; `logits`, float32 `[N, classes]` on the CPU."""
+
+    accuracy: float
+    loss: float
+    logits: torch.Tensor
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, split: Split, tta: str = "flip", batch_size: int = 1000) -> Evaluation:
+    """Evaluate `model` on `split`, in the model's own dtype; `model.mean` and `model.std` say how to normalise.
+
+    `tta` "none", or "flip": the logits of each image and of its mirror image, averaged (Page 2019). The model's training
+    mode is left as it was. Raises ValueError for any other `tta`.
+    """
+    if tta not in ("none", "flip"):
+        raise ValueError(f"tta is {tta!r}; allowed: none, flip")
+    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
+    was_training = model.training
+    model.eval()
+    parts = []
+    for indices in torch.arange(len(split), device=split.images.device).split(batch_size):
+        views = [
+            _logits(model, split.images, indices, dtype, flip=flip) for flip in (False, True)[: 1 + (tta == "flip")]
+        ]
+        parts.append(torch.stack(views).mean(0))
+    model.train(was_training)
+    logits = torch.cat(parts)
+    correct = (logits.argmax(1) == split.labels).sum().item()
+    return Evaluation(correct / len(split), F.cross_entropy(logits, split.labels).item(), logits.cpu())
+
+
+def _logits(
+    model: nn.Module, images: torch.Tensor, indices: torch.Tensor, dtype: torch.dtype, *, flip: bool
+) -> torch.Tensor:
+    offsets = torch.zeros(len(indices), 2, dtype=torch.int32, device=images.device)
+    flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
+    batch = augment(images, indices, offsets, flips, mean=model.mean, std=model.std, out_dtype=dtype)
+    return model(batch).float()

@@ -1,0 +1,234 @@
+"""`Trainer` and `train`: the timed training loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastcifar.data import Dataset, Loader, Split, load_dataset
+from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.kernels import cross_entropy
+from fastcifar.models import DavidNet
+from fastcifar.optim import SGD, FlatModel
+from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
+from fastcifar.training.evaluate import Evaluation, evaluate
+from fastcifar.training.run import EpochRow, Run
+from fastcifar.training.stopwatch import Stopwatch, process_seconds
+
+OnStep = Callable[[int, int], None]
+OnEpoch = Callable[[EpochRow], None]
+
+
+def train(
+    recipe: Recipe | str = "davidnet",
+    data: Dataset | str = "cifar10",
+    *,
+    seed: int = 0,
+    holdout: int = 0,
+    data_dir: str | Path | None = None,
+    device: str | torch.device = "auto",
+    on_step: OnStep | None = None,
+    on_epoch: OnEpoch | None = None,
+    eval_every: int = 1,
+) -> Run:
+    """Train one network. `recipe` and `data` are values or names; `holdout` evaluates on that many training images, which
+    are then not trained on, in place of the test set. The other arguments are those of `load_dataset` and `Trainer.run`.
+
+    Raises UserError for bad input and NonFiniteLoss where the loss becomes NaN or infinite.
+    """
+    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    device = resolve_device(device)
+    if isinstance(data, str):
+        data = load_dataset(data, data_dir, device, holdout)
+    elif holdout:
+        data = data.hold_out(holdout)
+    return Trainer(recipe, data, device).run(seed, on_step, on_epoch, eval_every)
+
+
+class Trainer:
+    """A recipe, a dataset and a device made ready to train; `run` trains from a seed, as often as one likes, in the same
+    buffers.
+
+    Raises UserError where the recipe does not fit the dataset or the device.
+    """
+
+    def __init__(self, recipe: Recipe, dataset: Dataset, device: str | torch.device = "auto") -> None:
+        if len(dataset.train) < recipe.batch_size:
+            raise UserError(
+                f"batch_size is {recipe.batch_size}; allowed: up to the {len(dataset.train)} training images"
+            )
+        self.recipe = recipe
+        self.device = resolve_device(device)
+        self.dtype = resolve_dtype(recipe.dtype, self.device)
+        self.dataset = dataset.to(self.device)
+        self.steps_per_epoch = len(dataset.train) // recipe.batch_size
+        self.total_steps = self.steps_per_epoch * recipe.epochs
+        self._flat = self._new_model(seed=0)
+        self._evaluated = self._new_model(seed=0)
+        self._optimizer = SGD(self._flat, recipe, self.total_steps)
+
+    def run(
+        self,
+        seed: int = 0,
+        on_step: OnStep | None = None,
+        on_epoch: OnEpoch | None = None,
+        eval_every: int = 1,
+    ) -> Run:
+        """Train from `seed`, evaluating after every `eval_every` epochs (0: only the last, which is always evaluated).
+
+        `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA, where the host does
+        not wait for the device in between; `on_epoch(row)` after each epoch. Neither is called while the watch runs on
+        CUDA. Raises NonFiniteLoss.
+        """
+        recipe, train_split = self.recipe, self.dataset.train
+        self._reset(seed)
+        loader = self._loader(train_split, seed)
+        stopwatch = Stopwatch(self.device)
+        with stopwatch:
+            self._flat.model.fit_whitening(train_split.images)
+        rows: list[EpochRow] = []
+        for epoch in range(1, recipe.epochs + 1):
+            with stopwatch:
+                losses, correct = self._train_epoch(loader, on_step, first_step=(epoch - 1) * self.steps_per_epoch)
+                losses = losses.cpu()
+            self._refuse_nonfinite(losses, first_step=(epoch - 1) * self.steps_per_epoch)
+            if on_step and self.device.type == "cuda":
+                on_step(epoch * self.steps_per_epoch, self.total_steps)
+            images = self.steps_per_epoch * recipe.batch_size
+            evaluated = epoch == recipe.epochs or (eval_every and epoch % eval_every == 0)
+            accuracy = self._evaluate("none").accuracy if evaluated else None
+            rows.append(
+                EpochRow(epoch, losses.sum().item() / images, correct.item() / images, accuracy, stopwatch.seconds)
+            )
+            if on_epoch:
+                on_epoch(rows[-1])
+        train_seconds = stopwatch.seconds
+        with stopwatch:
+            evaluation = self._evaluate(recipe.evaluate.tta)
+        record = self._record(seed, rows, evaluation, train_seconds, stopwatch.seconds)
+        return Run(
+            recipe,
+            seed,
+            self._evaluated.model,
+            record,
+            rows,
+            evaluation.logits,
+            self.dataset.test.labels.cpu(),
+            self._evaluated.state_dict(),
+        )
+
+    def estimate_seconds(self, steps: int = 3) -> float:
+        """Seconds that the whole training would take, from the median of a few steps on random images, after one untimed.
+        Leaves no trace: `run` begins by resetting everything that a step changes."""
+        size = self.recipe.batch_size
+        images = torch.randint(256, (size, *self.dataset.train.images.shape[1:]), dtype=torch.uint8, device=self.device)
+        noise = Split(images, torch.randint(10, (size,), device=self.device))
+        self._reset(seed=0)
+        loader = self._loader(noise, seed=0)
+        seconds = []
+        for _ in range(steps + 1):
+            with Stopwatch(self.device) as stopwatch:
+                self._train_epoch(loader, None, first_step=0)
+            seconds.append(stopwatch.seconds)
+        return float(np.median(seconds[1:])) * self.total_steps
+
+    def _new_model(self, seed: int) -> FlatModel:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            dataset = self.dataset
+            model = DavidNet(self.recipe.model, len(dataset.classes), dataset.mean, dataset.std)
+        return FlatModel(model.to(self.device), self.dtype)
+
+    def _reset(self, seed: int) -> None:
+        self._flat.load(self._new_model(seed))
+        self._optimizer.reset()
+
+    def _loader(self, split: Split, seed: int) -> Loader:
+        return Loader(
+            split,
+            self.recipe.batch_size,
+            augment=self.recipe.augment,
+            seed=seed,
+            drop_last=True,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            dtype=self.dtype,
+        )
+
+    def _train_epoch(
+        self, loader: Loader, on_step: OnStep | None, first_step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One epoch; the summed loss of every step, float32 `[steps]`, and the number of right answers, on the device."""
+        flat, optimizer, smoothing = self._flat, self._optimizer, self.recipe.label_smoothing
+        losses = torch.zeros(len(loader), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        flat.model.train()
+        for step, (images, labels) in enumerate(loader):
+            flat.zero_grad()
+            loss, right = cross_entropy(flat.model(images), labels, smoothing)
+            loss.backward()
+            optimizer.step()
+            losses[step] = loss.detach()
+            correct += right
+            if on_step and self.device.type == "cpu":
+                on_step(first_step + step + 1, self.total_steps)
+        return losses, correct
+
+    def _refuse_nonfinite(self, losses: torch.Tensor, first_step: int) -> None:
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            step = first_step + bad[0].item()
+            optim, dtype = self.recipe.optim, str(self.dtype).removeprefix("torch.")
+            raise NonFiniteLoss(
+                f"the loss became {losses[bad[0]].item()} at step {step + 1} of {self.total_steps} (epoch "
+                f"{step // self.steps_per_epoch + 1}): most likely optim.lr {optim.lr:g} is too high"
+                + (f", or {dtype} too narrow" if self.dtype == torch.float16 else "")
+            )
+
+    def _evaluate(self, tta: str) -> Evaluation:
+        self._evaluated.load_average(self._flat, averaged=self.recipe.ema.decay > 0)
+        return evaluate(self._evaluated.model, self.dataset.test, tta, self.recipe.evaluate.batch_size)
+
+    def _record(
+        self, seed: int, rows: list[EpochRow], evaluation: Evaluation, train_seconds: float, time_seconds: float
+    ) -> dict[str, object]:
+        dataset, device = self.dataset, self.device
+        return {
+            "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),  # tuples become lists, as when read back
+            "dataset": {
+                "name": dataset.name,
+                "train_size": len(dataset.train),
+                "test_size": len(dataset.test),
+                "sha256": dataset.sha256,
+                "holdout": dataset.holdout,
+                "classes": list(dataset.classes),
+                "mean": list(dataset.mean),
+                "std": list(dataset.std),
+                "source": dataset.source,
+            },
+            "subset": dataset.subset,
+            "seed": seed,
+            "init": {"mode": "cold"},
+            "device": describe_device(device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds())),
+            "epochs": self.recipe.epochs,
+            "steps": self.total_steps,
+            "history": [dataclasses.asdict(row) for row in rows],
+            "accuracy": rows[-1].test_accuracy,
+            "tta_accuracy": evaluation.accuracy,
+            "tta_loss": evaluation.loss,
+            "train_seconds": train_seconds,
+            "time_seconds": time_seconds,
+            "process_seconds": process_seconds(),
+            "images_per_second": self.total_steps * self.recipe.batch_size / train_seconds,
+        }

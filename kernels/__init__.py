@@ -1,0 +1,26 @@
+"""Fused operations on the hot paths of training, each with its torch reference; imports torch, and triton to launch."""
+
+if __name__ != "fastcifar.kernels":
+    raise ImportError(
+        f"the kernels were imported as {__name__!r}; allowed: fastcifar.kernels (a second copy would register every "
+        "operator twice)"
+    )
+
+from fastcifar.kernels.augment import augment, augment_reference
+from fastcifar.kernels.cross_entropy import cross_entropy, cross_entropy_reference
+from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
+from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
+
+__all__ = [
+    "augment",
+    "augment_reference",
+    "cross_entropy",
+    "cross_entropy_reference",
+    "flat_ema",
+    "flat_ema_reference",
+    "flat_sgd",
+    "flat_sgd_reference",
+    "norm_act_pool",
+    "norm_act_pool_inference",
+    "norm_act_pool_reference",
+]

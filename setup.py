@@ -1,0 +1,41 @@
+"""Package metadata. `kernels/` is importable as `fastcifar.kernels` only, so that it cannot collide with other packages."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="fastcifar",
+    version="0.1.0",
+    description="Train CIFAR-10 networks as fast as the hardware allows, repeatably and measured honestly",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=[
+        "fastcifar",
+        "fastcifar.cli",
+        "fastcifar.data",
+        "fastcifar.kernels",
+        "fastcifar.models",
+        "fastcifar.optim",
+        "fastcifar.recipes",
+        "fastcifar.training",
+    ],
+    package_dir={"fastcifar.kernels": "kernels"},
+    install_requires=[
+        "torch>=2.6",
+        "numpy",
+        "triton; platform_system == 'Linux' and platform_machine == 'x86_64'",
+        "rich",
+        "tyro",
+        "pooch",
+        "safetensors",
+        "tomli; python_version < '3.11'",
+    ],
+    extras_require={
+        "plot": ["matplotlib"],
+        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff", "pillow"],
+    },
+    entry_points={"console_scripts": ["fastcifar = fastcifar.cli:main"]},
+)

@@ -1,0 +1,97 @@
+"""A CIFAR-10 of 20 images a batch in every form that the official one is kept in, made in memory; no network."""
+
+import hashlib
+import struct
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastcifar.data.cifar10 import Archive, Release
+
+RECORDS = 20
+
+
+def write_as_python_2(labels, pixels, fortran=False):
+    """What Python 2 and its numpy wrote for one official batch, byte for byte in form: strings are strings of bytes."""
+
+    def short(text):
+        return b"U" + bytes([len(text)]) + text
+
+    raw = pixels.tobytes(order="F" if fortran else "C")
+    dtype = b"cnumpy\ndtype\nq\n" + short(b"u1") + b"K\0K\1\x87Rq\x0b"
+    dtype += b"(K\3" + short(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\0tb"
+    array = b"cnumpy.core.multiarray\n_reconstruct\nq\7cnumpy\nndarray\nq\x08K\0\x85" + short(b"b") + b"\x87Rq\t"
+    shape = b"".join(b"M" + struct.pack("<H", side) for side in pixels.shape) + b"\x86"
+    order = b"\x88" if fortran else b"\x89"
+    array += b"(K\1" + shape + dtype + order + b"T" + struct.pack("<i", len(raw)) + raw + b"tb"
+    numbers = b"]q\5(" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+    names = b"]q\x0c(" + b"".join(short(b"leptodactylus_s_%06d.png" % place) for place in range(len(labels))) + b"e"
+    start = b"\x80\2}q\1(" + short(b"batch_label") + b"q\2" + short(b"training batch 1 of 5") + b"q\3"
+    fields = short(b"labels") + b"q\4" + numbers + short(b"data") + b"q\6" + array + short(b"filenames") + names
+    return start + fields + b"u."
+
+
+@dataclass
+class Small:
+    """The small release on disk, and the arrays that it was made from."""
+
+    folder: Path
+    release: Release
+    images: np.ndarray
+    """uint8 [120, 32, 32, 3], the last 20 being the test set."""
+    labels: np.ndarray
+
+    @property
+    def binary(self) -> Path:
+        return self.folder / "cifar-10-batches-bin"
+
+    @property
+    def python(self) -> Path:
+        return self.folder / "cifar-10-batches-py"
+
+
+def pack(folder: Path, target: Path) -> None:
+    with tarfile.open(target, "w:gz") as tar:
+        tar.add(folder, folder.name)
+
+
+def published(archive: Archive, path: Path) -> Archive:
+    content = path.read_bytes()
+    return replace(archive, size=len(content), md5=hashlib.md5(content).hexdigest())
+
+
+@pytest.fixture(autouse=True)
+def nowhere(monkeypatch, tmp_path):
+    """No test finds data by accident, nor leaves any in the user's cache."""
+    monkeypatch.delenv("FASTCIFAR_DATA", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
+
+
+@pytest.fixture(scope="session")
+def python2_pickle():
+    return write_as_python_2
+
+
+@pytest.fixture
+def small(tmp_path) -> Small:
+    random = np.random.default_rng(7)
+    images = random.integers(0, 256, (6 * RECORDS, 32, 32, 3), dtype=np.uint8)
+    labels = random.permutation(np.arange(len(images)) % 10)
+    folder = tmp_path / "official"
+    release = Release(records=RECORDS)
+    for archive in release.archives:
+        (folder / archive.folder).mkdir(parents=True)
+        for number, name in enumerate(archive.batches):
+            rows = slice(number * RECORDS, (number + 1) * RECORDS)
+            planes = images[rows].transpose(0, 3, 1, 2).reshape(RECORDS, -1)
+            if archive is release.binary:
+                content = np.concatenate([labels[rows, None].astype(np.uint8), planes], axis=1).tobytes()
+            else:
+                content = write_as_python_2(labels[rows], planes)
+            (folder / archive.folder / name).write_bytes(content)
+        pack(folder / archive.folder, folder / archive.filename)
+    binary, python = (published(archive, folder / archive.filename) for archive in release.archives)
+    return Small(folder, replace(release, binary=binary, python=python), images, labels)

@@ -1,0 +1,178 @@
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastcifar.data import Dataset, Split, describe, load_dataset, subset_indices
+from fastcifar.errors import UserError
+
+
+def make_dataset(labels):
+    labels = torch.as_tensor(labels)
+    images = torch.arange(len(labels)).to(torch.uint8)[:, None, None, None].expand(-1, 4, 4, 3).contiguous()
+    train, test = Split(images, labels), Split(images[:2], labels[:2])
+    return Dataset("synthetic", train, test, ("a", "b", "c"), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "0" * 64, "here")
+
+
+def test_a_split_refuses_tensors_that_do_not_fit():
+    images, labels = torch.zeros(5, 4, 4, 3, dtype=torch.uint8), torch.zeros(5, dtype=torch.int64)
+    assert len(Split(images, labels)) == 5 and Split(images, labels).device == torch.device("cpu")
+    for wrong in (images.float(), images.permute(0, 3, 1, 2), images[0]):
+        with pytest.raises(UserError, match=r"images are .*; allowed: uint8 \[N, H, W, 3\]"):
+            Split(wrong, labels)
+    for wrong in (labels[:4], labels.int(), labels[:, None]):
+        with pytest.raises(UserError, match=r"labels are .*; allowed: int64 \[5\]"):
+            Split(images, wrong)
+    with pytest.raises(UserError, match="images are on meta and labels on cpu; allowed: one device"):
+        Split(images.to("meta"), labels)
+
+
+def test_a_split_takes_a_subset_in_the_order_asked_for():
+    split = make_dataset([0, 1, 2, 1]).train
+    part = split.subset(torch.tensor([3, 0]))
+    assert part.images[:, 0, 0, 0].tolist() == [3, 0] and part.labels.tolist() == [1, 0]
+    assert split.subset(split.labels == 1).images[:, 0, 0, 0].tolist() == [1, 3]
+
+
+def test_to_moves_both_splits():
+    moved = make_dataset([0, 1, 2]).to("meta")
+    assert moved.train.device.type == moved.test.device.type == "meta"
+    assert moved.classes == ("a", "b", "c")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 2), min_size=3, max_size=60), st.integers(0, 3), st.booleans(), st.data())
+def test_subsets_are_nested_distinct_and_of_their_size(labels, seed, balanced, data):
+    labels = torch.tensor(labels)
+    large = data.draw(st.integers(1, len(labels)))
+    small = data.draw(st.integers(1, large))
+    chosen = [subset_indices(labels, size, seed, balanced).tolist() for size in (small, large)]
+    assert [len(set(part)) for part in chosen] == [small, large]
+    assert set(chosen[0]) <= set(chosen[1]) <= set(range(len(labels)))
+    assert all(part == sorted(part) for part in chosen)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 3), st.data())
+def test_a_balanced_subset_differs_by_one_at_most_among_classes_that_have_enough(labels, seed, data):
+    labels = torch.tensor(labels)
+    size = data.draw(st.integers(1, len(labels)))
+    there = torch.bincount(labels, minlength=5)
+    taken = torch.bincount(labels[subset_indices(labels, size, seed, balanced=True)], minlength=5)
+    unfinished = taken[taken < there]
+    if len(unfinished):
+        assert taken.max() - unfinished.min() <= 1
+
+
+def test_a_subset_of_classes_holds_only_these():
+    labels = torch.arange(100) % 10
+    chosen = labels[subset_indices(labels, None, seed=0, classes=[1, 7])]
+    assert torch.bincount(chosen, minlength=10).tolist() == [0, 10, 0, 0, 0, 0, 0, 10, 0, 0]
+    with pytest.raises(UserError, match="subset size is 21; allowed: 1 to 20, the training images of classes 1, 7"):
+        subset_indices(labels, 21, seed=0, classes=[7, 1])
+    for size in (0, -1, 101):
+        with pytest.raises(UserError, match=f"subset size is {size}; allowed: 1 to 100"):
+            subset_indices(labels, size, seed=0)
+
+
+def test_subsets_depend_on_the_seed_and_are_the_same_on_every_machine():
+    labels = torch.arange(50_000) % 10
+    assert subset_indices(labels, 5, seed=1).tolist() == GOLDEN_PLAIN
+    assert subset_indices(labels, 5, seed=2).tolist() != GOLDEN_PLAIN
+    held = make_dataset(labels % 3).hold_out(5_000)
+    assert hashlib.sha256(bytes(held.test.images[:, 0, 0, 0])).hexdigest() == GOLDEN_HOLDOUT
+
+
+GOLDEN_PLAIN = None
+GOLDEN_HOLDOUT = None
+
+
+def test_take_records_what_was_taken():
+    dataset = make_dataset([0, 1, 2] * 20)
+    assert dataset.subset is None
+    taken = dataset.take(12, seed=5, balanced=True, classes=[2, 0])
+    assert torch.bincount(taken.train.labels).tolist() == [6, 0, 6]
+    assert taken.subset == {"size": 12, "seed": 5, "balanced": True, "classes": [0, 2]}
+    assert taken.test is dataset.test and taken.sha256 == dataset.sha256
+    assert dataset.take(7).subset == {"size": 7, "seed": 0, "balanced": False, "classes": None}
+    with pytest.raises(UserError, match="classes has 3; allowed: 0 to 2"):
+        dataset.take(classes=[0, 3])
+
+
+def test_a_holdout_divides_the_training_images_by_class_and_leaves_the_rest_in_order():
+    dataset = make_dataset([0, 1, 2] * 30)
+    held = dataset.hold_out(31)
+    assert held.holdout == 31 and dataset.holdout == 0 and held.sha256 == dataset.sha256
+    assert sorted(torch.bincount(held.test.labels).tolist()) == [10, 10, 11]
+    places = [split.images[:, 0, 0, 0].tolist() for split in (held.train, held.test)]
+    assert sorted(places[0] + places[1]) == list(range(90))
+    assert places[0] == sorted(places[0]) and places[1] == sorted(places[1])
+    assert all(label == place % 3 for place, label in zip(places[1], held.test.labels.tolist(), strict=True))
+
+
+def test_a_holdout_is_always_the_same_slice_and_a_smaller_one_lies_within_it():
+    slices = [
+        set(make_dataset([0, 1, 2] * 30).hold_out(count).test.images[:, 0, 0, 0].tolist()) for count in (30, 30, 9)
+    ]
+    assert slices[0] == slices[1] > slices[2]
+
+
+@pytest.mark.parametrize("count", [-1, 0, 90, 91])
+def test_a_holdout_must_leave_images_on_both_sides(count):
+    with pytest.raises(UserError, match=f"holdout is {count}; allowed: 1 to 89"):
+        make_dataset([0, 1, 2] * 30).hold_out(count)
+
+
+def test_a_holdout_is_made_once():
+    with pytest.raises(UserError, match="holdout is 3, but 9 images are held out already; allowed: once"):
+        make_dataset([0, 1, 2] * 30).hold_out(9).hold_out(3)
+
+
+def test_describe_counts_and_measures_and_is_ready_for_json():
+    labels = torch.tensor([0, 1, 1, 2])
+    images = torch.randint(256, (4, 5, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    dataset = dataclasses.replace(make_dataset([0, 1]), train=Split(images, labels))
+    facts = json.loads(json.dumps(describe(dataset)))
+    assert facts["train_counts"] == [1, 2, 1] and facts["test_counts"] == [1, 1, 0]
+    assert (facts["train_size"], facts["test_size"], facts["image_shape"]) == (4, 2, [5, 5, 3])
+    assert facts["mean"] == pytest.approx(images.double().mean((0, 1, 2)).tolist())
+    assert facts["std"] == pytest.approx(images.double().std((0, 1, 2), correction=0).tolist())
+    assert (facts["name"], facts["source"], facts["sha256"]) == ("synthetic", "here", "0" * 64)
+    assert facts["classes"] == ["a", "b", "c"] and facts["holdout"] == 0 and facts["subset"] is None
+
+
+def test_the_synthetic_set_is_balanced_and_says_its_name():
+    dataset = load_dataset("synthetic", holdout=1_000)
+    facts = describe(dataset)
+    assert facts["name"] == "synthetic" and "synthetic" not in load_dataset("synthetic").classes
+    assert facts["train_counts"] == [900] * 10 and facts["test_counts"] == [100] * 10
+
+
+def test_the_synthetic_set_is_the_same_on_every_machine():
+    dataset = load_dataset("synthetic")
+    assert dataset.sha256 == GOLDEN_SYNTHETIC
+    assert dataset.mean == pytest.approx(describe(dataset)["mean"])
+
+
+GOLDEN_SYNTHETIC = None
+
+
+def test_the_synthetic_set_can_be_learned_but_not_by_its_mean_colour():
+    dataset = load_dataset("synthetic")
+
+    def accuracy(features):
+        train, test = (features(split.images.float()) for split in (dataset.train, dataset.test))
+        targets = torch.nn.functional.one_hot(dataset.train.labels).float()
+        scores = test @ torch.linalg.lstsq(train, targets).solution
+        return (scores.argmax(1) == dataset.test.labels).float().mean().item()
+
+    def blurred(images):
+        means = torch.nn.functional.avg_pool2d(images.permute(0, 3, 1, 2), 4).flatten(1)
+        return torch.cat([means, torch.ones(len(means), 1)], dim=1)
+
+    assert accuracy(lambda images: images.mean((1, 2))) < 0.15
+    assert 0.3 < accuracy(blurred) < 0.95

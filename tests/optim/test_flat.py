@@ -1,0 +1,129 @@
+"""Flat buffers are the network's parameters, and SGD over them is the source's formula."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastcifar.models import DavidNet
+from fastcifar.optim import SGD, FlatModel
+from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe
+
+NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4)
+RECIPE = Recipe(model=NARROW, batch_size=8)
+
+
+def make_model(config: ModelConfig = NARROW, seed: int = 0) -> DavidNet:
+    torch.manual_seed(seed)
+    return DavidNet(config)
+
+
+def backward(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(2)).to(dtype)
+    model.train()(images.contiguous(memory_format=torch.channels_last)).float().square().sum().backward()
+
+
+def test_flattening_keeps_every_value():
+    before, model = make_model().state_dict(), make_model()
+    FlatModel(model)
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_parameters_and_gradients_are_channels_last_views_of_the_buffers(dtype):
+    flat = FlatModel(make_model(), dtype)
+    flat.zero_grad()
+    backward(flat.model, dtype)
+    for group in flat.groups:
+        assert group.grads.abs().sum() > 0
+        for tensor, buffer in [(p, group.compute) for p in group.parameters] + [
+            (p.grad, group.grads) for p in group.parameters
+        ]:
+            assert tensor.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
+            assert tensor.data_ptr() % 64 == buffer.data_ptr() % 64
+            assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last)
+    assert {group.name: group.compute.dtype for group in flat.groups} == {"weights": dtype, "biases": torch.float32}
+    assert all(group.weights.dtype == torch.float32 for group in flat.groups)
+    flat.zero_grad()
+    assert all(not parameter.grad.any() for parameter in flat.model.parameters() if parameter.requires_grad)
+
+
+def test_trained_scales_are_a_group_of_their_own():
+    flat = FlatModel(make_model(dataclasses.replace(NARROW, freeze_scale=False)))
+    assert {group.name for group in flat.groups} == {"weights", "scales", "biases"}
+
+
+def test_load_starts_afresh_from_another_network():
+    flat, other = FlatModel(make_model(seed=0), torch.bfloat16), FlatModel(make_model(seed=1), torch.bfloat16)
+    optimizer = SGD(flat, RECIPE, total_steps=4)
+    backward(flat.model, torch.bfloat16)
+    optimizer.step()
+    flat.load(other)
+    for group, source in zip(flat.groups, other.groups, strict=True):
+        for name in ("weights", "compute", "ema", "velocity", "grads"):
+            expected = torch.zeros_like(source.weights) if name in ("velocity", "grads") else source.weights
+            torch.testing.assert_close(getattr(group, name), expected.to(getattr(group, name).dtype), rtol=0, atol=0)
+    torch.testing.assert_close(flat.statistics, other.statistics)
+
+
+def test_state_dict_is_the_master_weights():
+    flat = FlatModel(make_model(), torch.bfloat16)
+    torch.testing.assert_close(flat.state_dict()["classifier.weight"], make_model().classifier.weight.data)
+    assert all(tensor.dtype == torch.float32 for tensor in flat.state_dict().values())
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
+    """The closed form, in float64: v <- mu v - lr g; w <- w - lr g + mu v, rates over the batch size, decay times it."""
+    recipe = dataclasses.replace(RECIPE, optim=OptimConfig(lr=0.5, weight_decay=0.01))
+    flat, model = FlatModel(make_model(), torch.float64), make_model().double()
+    optimizer = SGD(flat, recipe, total_steps=10)
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for step in range(1, steps + 1):
+        flat.zero_grad()
+        model.zero_grad()
+        backward(flat.model, torch.float64)
+        backward(model, torch.float64)
+        optimizer.step()
+        for name, parameter in model.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            factor = 64 if name.endswith("bias") else 1
+            rate = 0.5 * recipe.schedule(step / 10) / 8 * factor
+            change = rate * (parameter.grad + 0.01 * 8 / factor * parameter.data)
+            velocity[name] = 0.9 * velocity[name] - change
+            parameter.data += -change + 0.9 * velocity[name]
+    for (name, mine), (_, expected) in zip(flat.model.named_parameters(), model.named_parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-5, atol=1e-8, msg=name)
+
+
+def test_the_average_moves_after_the_first_and_every_fifth_step_with_statistics():
+    recipe = dataclasses.replace(RECIPE, ema=EMAConfig(decay=0.9, every=5))
+    flat = FlatModel(make_model())
+    optimizer = SGD(flat, recipe, total_steps=12)
+    weights, statistics = flat.groups[0].weights.clone(), flat.statistics.clone()
+    for step in range(12):
+        flat.zero_grad()
+        backward(flat.model)
+        optimizer.step()
+        if step % 5 == 0:
+            weights += (1 - 0.9**5) * (flat.groups[0].weights - weights)
+            statistics += (1 - 0.9**5) * (flat.statistics - statistics)
+    torch.testing.assert_close(flat.groups[0].ema, weights)
+    torch.testing.assert_close(flat.statistics_ema, statistics)
+
+
+def test_load_average_takes_the_average_or_the_last_weights():
+    flat, evaluated = FlatModel(make_model()), FlatModel(make_model(seed=1))
+    optimizer = SGD(flat, RECIPE, total_steps=12)
+    backward(flat.model)
+    optimizer.step()
+    optimizer.count.fill_(1)
+    optimizer.step()
+    evaluated.load_average(flat)
+    torch.testing.assert_close(evaluated.groups[0].compute, flat.groups[0].ema)
+    torch.testing.assert_close(evaluated.statistics, flat.statistics_ema)
+    evaluated.load_average(flat, averaged=False)
+    torch.testing.assert_close(evaluated.groups[0].compute, flat.groups[0].weights)
+    assert not torch.equal(flat.groups[0].weights, flat.groups[0].ema)
