@@ -20,6 +20,7 @@ setup(
         "fastcifar.models",
         "fastcifar.optim",
         "fastcifar.recipes",
+        "fastcifar.report",
         "fastcifar.training",
     ],
     package_dir={"fastcifar.kernels": "kernels"},

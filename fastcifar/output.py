@@ -17,7 +17,7 @@ def check_out(folder: str | Path) -> None:
     try:
         _check(folder)
     except OSError as error:  # a name too long, a parent that may not be searched
-        raise UserError(f"output folder {folder} cannot be made: {error.strerror}") from None
+        raise UserError(f"output folder {folder} cannot be made: {error.strerror or error}") from None
 
 
 def _check(folder: Path) -> None:

@@ -1,15 +1,28 @@
-"""Smoothed, scaled cross-entropy, summed over the batch, with the number of right answers."""
+"""Cross-entropy of smoothed targets, with the gradient and the number of right answers in the same pass.
+
+Roofline. Logits [B, K] in half precision, labels [B] int64: reads 2BK + 8B bytes, writes the float32 gradient 4BK and
+two scalars; the backward pass reads 4BK and writes 2BK. B 512, K 10 (DavidNet): 45 KB, 10 ns at 4.3 TB/s; B 2000
+(speedrun): 176 KB, 41 ns. Some 20 operations a logit, 0.4 MFLOP at B 2000: below 1 ns at 790 TFLOP/s. Neither binds: a
+launch (2 to 5 microseconds) does, so what counts is that loss, gradient and count are one launch, by one program, which
+also makes the sum's order, and so the loss, the same in every run.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from fastcifar.kernels.launch import kernel, launch, use_triton
+from fastcifar.kernels.launch_sizes import launch_sizes
+from fastcifar.kernels.operators import autograd, operator
+
+# ---------------------------------------------------------------------------------------------------------- reference
+
 
 def cross_entropy_reference(
     logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The specification of `cross_entropy`."""
+    """The specification of `cross_entropy`, in plain torch with torch's own gradient."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     log_p = torch.log_softmax(wide * scale, dim=1)
     nll = -log_p.gather(1, labels[:, None]).sum()
@@ -17,6 +30,142 @@ def cross_entropy_reference(
     return loss, (logits.argmax(dim=1) == labels).sum()
 
 
+def _forward_reference(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    loss, correct = cross_entropy_reference(wide, labels, smoothing, scale)
+    gradient = torch.softmax(wide * scale, dim=1).sub_(smoothing / logits.shape[1])
+    gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), smoothing - 1))
+    return loss, correct, gradient.mul_(scale)
+
+
+# ------------------------------------------------------------------------------------------------------------- Triton
+# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+
+
+@kernel(do_not_specialize=["batch", "classes"])
+def _cross_entropy_kernel(
+    logits_ptr,  # [batch, classes], any floating dtype
+    labels_ptr,  # int64 [batch]
+    loss_ptr,  # float32 [1]
+    correct_ptr,  # int64 [1]
+    gradient_ptr,  # float32 [batch, classes]
+    batch,
+    classes,
+    smoothing,
+    scale,
+    ROWS: tl.constexpr,
+    CLASSES: tl.constexpr,  # the power of two from `classes` up
+):
+    columns = tl.arange(0, CLASSES)
+    real = (columns < classes)[None, :]
+    loss_sum = tl.zeros([ROWS], tl.float32)
+    correct_sum = tl.zeros([ROWS], tl.int32)
+    for start in range(0, batch, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        inside = rows < batch
+        mask = inside[:, None] & real
+        places = rows[:, None] * classes + columns[None, :]
+        raw = tl.load(logits_ptr + places, mask, other=0.0).to(tl.float32)
+        labels = tl.load(labels_ptr + rows, inside, other=0)
+        values = tl.where(real, raw * scale, -float("inf"))
+        shifted = values - tl.max(values, axis=1)[:, None]
+        exponentials = tl.exp(shifted)  # 0 in the padding
+        total = tl.sum(exponentials, axis=1)
+        log_p = tl.where(real, shifted - tl.log(total)[:, None], 0.0)
+        targets = tl.where(columns[None, :] == labels[:, None], 1 - smoothing, 0.0) + smoothing / classes
+        loss_sum += tl.where(inside, -tl.sum(targets * log_p, axis=1), 0.0)
+        gradient = (exponentials / total[:, None] - targets) * scale
+        tl.store(gradient_ptr + places, gradient, mask)
+        logits = tl.where(real, raw, -float("inf"))
+        first = tl.min(tl.where(logits == tl.max(logits, axis=1)[:, None], columns[None, :], CLASSES), axis=1)
+        correct_sum += tl.where(inside & (first == labels), 1, 0)
+    tl.store(loss_ptr, tl.sum(loss_sum, axis=0))
+    tl.store(correct_ptr, tl.sum(correct_sum, axis=0).to(tl.int64))
+
+
+def _forward_triton(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    batch, classes = logits.shape
+    loss = logits.new_empty((), dtype=torch.float32)
+    correct = labels.new_empty(())
+    gradient = torch.empty((batch, classes), dtype=torch.float32, device=logits.device)
+    sizes, _ = launch_sizes(logits)
+    padded = 1 << (classes - 1).bit_length()
+    launch(
+        _cross_entropy_kernel,
+        (1,),
+        *(logits.contiguous(), labels.contiguous(), loss, correct, gradient),
+        *(batch, classes, smoothing, scale),
+        ROWS=max(1, sizes.entropy_values // padded),
+        CLASSES=padded,
+        num_warps=sizes.entropy_warps,
+    )
+    return loss, correct, gradient
+
+
+# ----------------------------------------------------------------------------------------------------------- operator
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    """`(loss, correct, dloss/dlogits [B, K] float32)`; float64 where the logits are."""
+    forward = _forward_triton if use_triton(logits) else _forward_reference
+    return forward(logits, labels, smoothing, scale)
+
+
+def _cross_entropy_fake(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    gradient = torch.empty(logits.shape, dtype=wide, device=logits.device)
+    return gradient.new_empty(()), labels.new_empty(()), gradient
+
+
+def _cross_entropy_backward(upstream: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    """`upstream * gradient` in the logits' dtype: float32 until after the multiplication, for a scaled float16 loss."""
+    return torch.mul(gradient, upstream, out=_cross_entropy_backward_fake(upstream, gradient, dtype))
+
+
+def _cross_entropy_backward_fake(upstream: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(gradient.shape, dtype=dtype, device=gradient.device)
+
+
+def _save(ctx, inputs, output) -> None:
+    ctx.dtype = inputs[0].dtype
+    ctx.save_for_backward(output[2])
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx, upstream, *_):
+    if upstream is None:
+        return None, None, None, None
+    return torch.ops.fastcifar.cross_entropy_backward(upstream, ctx.saved_tensors[0], ctx.dtype), None, None, None
+
+
+operator(
+    "cross_entropy(Tensor logits, Tensor labels, float smoothing, float scale) -> (Tensor, Tensor, Tensor)",
+    _cross_entropy,
+    _cross_entropy_fake,
+)
+operator(
+    "cross_entropy_backward(Tensor upstream, Tensor gradient, ScalarType dtype) -> Tensor",
+    _cross_entropy_backward,
+    _cross_entropy_backward_fake,
+)
+autograd("cross_entropy", _backward, _save)
+
+
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """`(loss summed over the batch, float32 scalar; correct count, int64 scalar)`."""
-    return cross_entropy_reference(logits, labels, smoothing, scale)
+    """`(loss, correct)`: cross-entropy of `logits * scale` summed over the batch, and how many answers are right.
+
+    logits: [B, K] floating; labels: int64 [B], each in [0, K). The targets are `1 - smoothing` on the label plus
+    `smoothing / K` on every class (Szegedy 2016). loss: float32 scalar (float64 for float64 logits), its gradient in the
+    logits' dtype. correct: int64 scalar; of equal logits the first counts as the answer.
+
+    Raises ValueError for other shapes, TypeError for other dtypes.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits {list(logits.shape)} and labels {list(labels.shape)} do not fit; allowed: [B, K] and [B]"
+        )
+    if labels.dtype != torch.int64 or not logits.is_floating_point():
+        raise TypeError(f"labels are {labels.dtype} and logits {logits.dtype}; allowed: int64 and a floating dtype")
+    loss, correct, _ = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
+    return loss, correct

@@ -21,11 +21,11 @@ MAY_IMPORT = {
     "experiments": LOWER | {"data", "models", "optim", "training", "experiments"},
     "report": LOWER | {"data", "models", "optim", "training", "report"},
 }
-"""What each room of `fastcifar` may import from `fastcifar`; `cli` and the package's own front may import everything."""
+"""What each room of `fastcifar` may import from `fastcifar`; `cli` and the package's front may import everything."""
 
 
-def imports(path, type_checking=False):
-    """The absolute names that a file imports, with those from a module (`from a import b` gives a.b)."""
+def imports(path):
+    """The names that a file imports, in functions too; `from a import b` gives a.b."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

@@ -151,8 +151,8 @@ def ghost_order(batch: int, ghost_batch: int) -> torch.Tensor:
 def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) -> list[tuple[float, float]]:
     """(theirs, ours): the mean loss of each of `steps` training steps from the same weights and batches.
 
-    In float64, because float32 rounding alone grows to 1e-4 in 20 steps, and at an eighth of the width, for time: widths
-    change no formula.
+    In float64, because float32 rounding alone grows to 1e-4 in 20 steps, and at an eighth of the width, for time:
+    widths change no formula.
     """
     recipe = get_recipe("davidnet")
     narrow = tuple(width // 8 for width in recipe.model.widths)
@@ -173,8 +173,9 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
 
 
 def compare_speed(checkout: str | Path, data_dir: str | None, rounds: int = 5) -> list[tuple[float, float]]:
-    """(theirs, ours): seconds of one training step at batch 512, in turn, `rounds` times after one untimed of each; theirs
-    in float32 and NCHW as they have it on a CPU, ours in the recipe's own compute type. The batch is made beforehand."""
+    """(theirs, ours): seconds of one training step at batch 512, in turn, `rounds` times after one untimed of each;
+    theirs in float32 and NCHW as they have it on a CPU, ours in the recipe's own compute type. The batch is made
+    beforehand."""
     recipe = get_recipe("davidnet")
     dataset = load_dataset("cifar10", data_dir)
     dtype = resolve_dtype(recipe.dtype, torch.device("cpu"))

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from fastcifar import __version__
 from fastcifar.errors import NonFiniteLoss, UserError
 
 COMMANDS = {
@@ -64,7 +65,7 @@ def _run(args: list[str]) -> int:
         print(HELP, end="")
         return 0
     if args == ["--version"]:
-        print(f"fastcifar {_version()}")
+        print(f"fastcifar {__version__}")
         return 0
     for words in (2, 1):
         module = COMMANDS.get(" ".join(args[:words]))
@@ -74,15 +75,6 @@ def _run(args: list[str]) -> int:
 
     given = " ".join(args[:2] if args[0] == "data" else args[:1])
     raise UserError(f"unknown command {given!r}{did_you_mean(given, COMMANDS)}; allowed: {', '.join(COMMANDS)}")
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fastcifar")
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _fail(message: object, status: int) -> int:

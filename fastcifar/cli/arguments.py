@@ -7,7 +7,7 @@ import dataclasses
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -70,7 +70,7 @@ def _flags(cls: type, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(hint):
             flags |= _flags(hint, "" if hint is Recipe else f"{prefix}{name}.")
             continue
-        if get_origin(hint) is UnionType:  # X | None: None stands for a flag that is not given
+        if get_origin(hint) in (UnionType, Union):  # X | None: None stands for a flag that is not given
             hint = get_args(hint)[0]
         flags[f"--{prefix}{name}"] = hint
         if hint is bool and prefix:
@@ -120,8 +120,13 @@ def _unknown(rest: Sequence[str], flags: Iterable[str], prog: str) -> UserError:
 
 
 def _nearest(flag: str, flags: Iterable[str]) -> str:
-    """A recipe's field without its section (`--lr`) stands for itself; otherwise the flag that is spelled nearest."""
+    """The flag probably meant: a field without its section (`--lr`), the same words in another order
+    (`--no-model.norm`), or else what is spelled nearest."""
     name = flag.lstrip("-").replace("_", "-")
     known = [flag.removeprefix("--") for flag in flags]
-    inner = [flag for flag in known if flag.rpartition(".")[2] == name]
-    return f"; did you mean '--{inner[0]}'?" if inner else did_you_mean(name, known, prefix="--")
+    meant = [flag for flag in known if flag.rpartition(".")[2] == name or _words(flag) == _words(name)]
+    return f"; did you mean '--{meant[0]}'?" if meant else did_you_mean(name, known, prefix="--")
+
+
+def _words(flag: str) -> list[str]:
+    return sorted(flag.replace(".", "-").split("-"))

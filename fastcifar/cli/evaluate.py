@@ -46,12 +46,14 @@ def main(args: Sequence[str]) -> int:
     device = resolve_device(options.device)
     recipe, model, record = load_run(folder)
     trained_on = record["dataset"]
-    dataset = load_dataset(trained_on["name"], options.data_dir, device, trained_on["holdout"])
+    dataset = load_dataset(trained_on["name"], options.data_dir, device, trained_on.get("holdout", 0))
     dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
     accuracy = evaluate(model, dataset.test, tta, recipe.evaluate.batch_size).accuracy
-    stored = {"none": record["accuracy"], recipe.evaluate.tta: record["tta_accuracy"]}.get(tta)
+    stored = {"none": record.get("accuracy"), recipe.evaluate.tta: record.get("tta_accuracy")}.get(tta)
+    if dataset.sha256 != trained_on.get("sha256"):
+        stored = None  # other images: nothing to compare with
 
     images = len(dataset.test)
     if options.json:

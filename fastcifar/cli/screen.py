@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from fastcifar.report import Summary, summarise
 
 if TYPE_CHECKING:
-    from fastcifar.training import EpochRow, Run, Trainer
+    from fastcifar.training import EpochRow, Trainer
+
+Record = Mapping[str, Any]
+"""The content of a run.json."""
 
 
 class Screen:
     """Says the lines of a training as they come, unless `silent`, below which a bar shows the steps if `bar`.
 
-    The bar is drawn from the training's own thread, at most ten times a second, so that it never competes with the
-    training for a core.
+    The bar is drawn from the training's own thread, at most four times a second: half a millisecond each, where a
+    thread of its own would compete with the training for a core.
     """
 
     def __init__(self, silent: bool, bar: bool) -> None:
@@ -60,7 +63,7 @@ class Screen:
         """Move the bar to `step`."""
         if self._bar:
             now = time.monotonic()
-            redraw = now - self._drawn > 0.1
+            redraw = now - self._drawn > 0.25
             self._drawn = now if redraw else self._drawn
             self._bar.update(self._bar.task_ids[0], completed=step, refresh=redraw)
 
@@ -109,56 +112,52 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def stopwatches(run: Run) -> str:
+def stopwatches(record: Record) -> str:
     """The three stopwatches, a line each, with what they time."""
     return (
-        f"train   {run.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
-        f"time    {run.time_seconds:8.1f} s  train, and the final evaluation\n"
-        f"process {run.process_seconds:8.1f} s  start of the process to the final accuracy"
+        f"train   {record['train_seconds']:8.1f} s  first touch of the images to the last step, without evaluation\n"
+        f"time    {record['time_seconds']:8.1f} s  train, and the final evaluation\n"
+        f"process {record['process_seconds']:8.1f} s  start of the process to the final accuracy"
     )
 
 
-def result_line(run: Run, remarks: Sequence[str] = ()) -> str:
+def result_line(record: Record, remarks: Sequence[str] = ()) -> str:
     """A run in one line, which ends in the `remarks` on what it ran."""
-    return "  ".join(
-        [
-            f"{run.recipe.name}  {_accuracies(run.recipe.evaluate.tta, run.accuracy, run.tta_accuracy)}",
-            f"train {run.train_seconds:.1f} s  time {run.time_seconds:.1f} s  process {run.process_seconds:.1f} s",
-            *remarks,
-        ]
-    )
+    times = "  ".join(f"{watch} {record[f'{watch}_seconds']:.1f} s" for watch in ("train", "time", "process"))
+    return "  ".join([_accuracies(record["recipe"], record["accuracy"], record["tta_accuracy"]), times, *remarks])
 
 
-def summaries(runs: Sequence[Run]) -> dict[str, Summary]:
+def summaries(records: Sequence[Record]) -> dict[str, Summary]:
     """What the runs say together, by the key of run.json."""
     keys = ("accuracy", "tta_accuracy", "train_seconds", "time_seconds")
-    return {key: summarise([getattr(run, key) for run in runs]) for key in keys}
+    return {key: summarise([record[key] for record in records]) for key in keys}
 
 
-def summary_table(summary: dict[str, Summary]) -> str:
+def summary_table(records: Sequence[Record]) -> str:
     """Mean, standard deviation, n and 95% interval of accuracies and times, a line each."""
     lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  95% interval"]
-    for key, values in summary.items():
+    for key, values in summaries(records).items():
+        name = key.removesuffix("_seconds").replace("_", " ")
         show = "{:.2%}".format if "accuracy" in key else "{:.2f} s".format
         std = "-" if values.std is None else show(values.std)
         interval = "none" if values.interval is None else " to ".join(map(show, values.interval))
-        name = key.removesuffix("_seconds").replace("_", " ")
         lines.append(f"{name:<14}{show(values.mean):>9}  {std:>8}  {values.n:4}  {interval}")
     return "\n".join(lines)
 
 
-def summary_line(runs: Sequence[Run], remarks: Sequence[str] = ()) -> str:
+def summary_line(records: Sequence[Record], remarks: Sequence[str] = ()) -> str:
     """Many runs of one recipe in one line: the means, and the spread of the accuracy with test-time augmentation."""
-    recipe, summary = runs[0].recipe, summaries(runs)
+    recipe, summary = records[0]["recipe"], summaries(records)
     headline = summary["tta_accuracy"]
-    accuracies = _accuracies(recipe.evaluate.tta, summary["accuracy"].mean, headline.mean)
-    which = "" if recipe.evaluate.tta == "none" else "tta "
+    means = _accuracies(recipe, summary["accuracy"].mean, headline.mean)
     spread = "n=1, no interval"
     if headline.interval:
+        which = "" if recipe["evaluate"]["tta"] == "none" else "tta "
         low, high = headline.interval
         spread = f"n={headline.n}  {which}std dev {headline.std:.2%}  95% interval {low:.2%} to {high:.2%}"
-    return "  ".join([f"{recipe.name}  {accuracies}", spread, *remarks])
+    return "  ".join([means, spread, *remarks])
 
 
-def _accuracies(tta: str, accuracy: float, tta_accuracy: float) -> str:
-    return f"{accuracy:.2%}" if tta == "none" else f"{accuracy:.2%} (tta {tta_accuracy:.2%})"
+def _accuracies(recipe: Record, accuracy: float, tta_accuracy: float) -> str:
+    tta = "" if recipe["evaluate"]["tta"] == "none" else f" (tta {tta_accuracy:.2%})"
+    return f"{recipe['name']}  {accuracy:.2%}{tta}"

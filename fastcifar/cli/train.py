@@ -22,7 +22,7 @@ from fastcifar.recipes import Recipe, get_recipe, quick
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
-    from fastcifar.training import Run, Trainer
+    from fastcifar.training import Trainer
 
 PROG = "fastcifar train"
 
@@ -69,10 +69,10 @@ class Options:
 
 def main(args: Sequence[str]) -> int:
     options = _options(args)
+    _check(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     seeds = range(options.seed, options.seed + options.runs)
     folders = [out / f"seed-{seed}" for seed in seeds] if options.runs > 1 else [out]
-    _check(options)
     for folder in folders:
         check_out(folder)
 
@@ -87,17 +87,18 @@ def main(args: Sequence[str]) -> int:
         seconds = trainer.estimate_seconds() * options.runs
         show.say(f"about {screen.duration(seconds)} of training, going by a few timed steps")
 
-    runs: list[Run] = []
+    records: list[screen.Record] = []
     try:
         for seed, folder in zip(seeds, folders, strict=True):
-            show.say(f"\nseed {seed}, run {len(runs) + 1} of {options.runs}" if options.runs > 1 else "")
-            runs.append(_run(trainer, seed, folder, options, show))
+            show.say(f"\nseed {seed}, run {len(records) + 1} of {options.runs}" if options.runs > 1 else "")
+            records.append(_run(trainer, seed, folder, options, show))
             if options.runs > 1:
-                show.say(f"seed {seed}  {screen.result_line(runs[-1], remarks)}")
+                show.say(f"seed {seed}  {screen.result_line(records[-1], remarks)}")
     except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
-        kept = f"; {len(runs)} of {options.runs} runs are kept in {out}" if runs else ""
-        raise type(error)(f"{str(error) or 'interrupted'}{kept}") from None
-    _conclude(runs, out, remarks, options, show)
+        if records:
+            error.args = (f"{str(error) or 'interrupted'}; {len(records)} of {options.runs} runs are kept in {out}",)
+        raise
+    _conclude(records, out, remarks, options, show)
     return 0
 
 
@@ -119,7 +120,9 @@ def _check(options: Options) -> None:
     batch_size = options.settings.batch_size
     require("--holdout", options.holdout >= 0, "0 (the test set) or a number of images")
     require("--runs", options.runs >= 1, "1 or more")
-    require("--seed", options.seed >= 0 and options.seed + options.runs <= 2**63, "0 up to 2**63 - 1")
+    require("--seed", options.seed >= 0, "0 up to 2**63 - 1")
+    last = "0 up to 2**63 - 1, the last of --runs included"
+    require("--seed", options.seed + options.runs <= 2**63, last)
     require("--eval-every", options.eval_every >= 0, "0 (only at the end) or a number of epochs")
     if options.threads is not None:
         require("--threads", options.threads >= 1, "1 or more")
@@ -147,7 +150,7 @@ def _load(options: Options, device: object) -> Dataset:
     except DownloadError as error:
         if not options.synthetic_fallback:
             raise
-        print(f"fastcifar: {error}; training on synthetic images instead", file=sys.stderr)
+        print(f"fastcifar: {error}; training on synthetic data instead", file=sys.stderr)
         dataset = load_dataset("synthetic", None, device, options.holdout)
     size = options.train_size
     if size is None or (options.quick and size >= len(dataset.train)):
@@ -169,7 +172,10 @@ def _remarks(options: Options, dataset: Dataset) -> list[str]:
     return remarks
 
 
-def _run(trainer: Trainer, seed: int, folder: Path, options: Options, show: screen.Screen) -> Run:
+def _run(trainer: Trainer, seed: int, folder: Path, options: Options, show: screen.Screen) -> screen.Record:
+    """Train and save one run; its record alone is kept in memory, since there may be hundreds."""
+    from safetensors import SafetensorError
+
     show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
     try:
         run = trainer.run(seed, on_step=show.step, on_epoch=show.epoch, eval_every=options.eval_every)
@@ -177,24 +183,24 @@ def _run(trainer: Trainer, seed: int, folder: Path, options: Options, show: scre
         show.end()
     try:
         run.save(folder)
-    except OSError as error:
-        raise UserError(f"cannot save the run in {folder}: {error.strerror}") from None
-    return run
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"cannot save the run in {folder}: {getattr(error, 'strerror', None) or error}") from None
+    return run.record
 
 
-def _conclude(runs: list[Run], out: Path, remarks: list[str], options: Options, show: screen.Screen) -> None:
-    summary = screen.summaries(runs)
+def _conclude(
+    records: list[screen.Record], out: Path, remarks: list[str], options: Options, show: screen.Screen
+) -> None:
     if options.json:
-        values = {key: dataclasses.asdict(value) for key, value in summary.items()}
-        several = {"runs": [run.record for run in runs], "summary": values}
-        print(json.dumps(runs[0].record if options.runs == 1 else several, indent=2))
+        summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
+        print(json.dumps(records[0] if options.runs == 1 else {"runs": records, "summary": summary}, indent=2))
         return
     show.say()
     if options.runs == 1:
-        show.say(screen.stopwatches(runs[0]))
-        show.say(f"{runs[0].record['images_per_second']:,.0f} images/s; n=1, no interval; saved in {out}")
-        print(screen.result_line(runs[0], remarks))
+        show.say(screen.stopwatches(records[0]))
+        show.say(f"{records[0]['images_per_second']:,.0f} images/s; n=1, no interval; saved in {out}")
+        print(screen.result_line(records[0], remarks))
     else:
-        show.say(screen.summary_table(summary))
+        show.say(screen.summary_table(records))
         show.say(f"saved in {out}")
-        print(screen.summary_line(runs, remarks))
+        print(screen.summary_line(records, remarks))

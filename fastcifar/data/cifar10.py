@@ -195,12 +195,10 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
     buffer = np.empty((records, 1 + _PIXELS), dtype=np.uint8)
     for number, name, size, file in files:
         if archive is release.binary:
-            if size != buffer.nbytes:
+            if size != buffer.nbytes or file.readinto(buffer) != size:
                 raise UserError(
                     f"{name} is {size:,} bytes; allowed: {buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
                 )
-            if file.readinto(buffer) != size:
-                raise UserError(f"{name} ended before its {size:,} bytes")
             batch_labels, pixels = buffer[:, 0], buffer[:, 1:]
         else:
             batch_labels, pixels = read_pickle(name, size, file, records, _PIXELS)

@@ -84,6 +84,19 @@ class EpochPlan:
         cutouts = None if self.cutouts is None else self.cutouts[part]
         return EpochPlan(self.indices[part], self.offsets[part], self.flips[part], cutouts)
 
+    def take(self, rows: torch.Tensor) -> EpochPlan:
+        """The choices in the places `rows`, int64 `[b]` on the plan's device, as copies."""
+        cutouts = None if self.cutouts is None else self.cutouts[rows]
+        return EpochPlan(self.indices[rows], self.offsets[rows], self.flips[rows], cutouts)
+
+    def copy_(self, other: EpochPlan) -> None:
+        """Overwrite this plan's tensors with those of another epoch of the same split, from any device."""
+        self.indices.copy_(other.indices)
+        self.offsets.copy_(other.offsets)
+        self.flips.copy_(other.flips)
+        if self.cutouts is not None:
+            self.cutouts.copy_(other.cutouts)
+
 
 def _stream(seed: int, purpose: int, epoch: int) -> torch.Generator:
     """A generator for one kind of choice in one epoch. Seeds are hashed: neighbours must not make like streams, and a

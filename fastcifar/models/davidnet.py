@@ -21,8 +21,8 @@ class DavidNet(nn.Module):
     Stem: frozen 3x3 patch whitening to 27 channels, 1x1 convolution to 64, ghost batch norm, CELU. Three layers of 128,
     256 and 512 channels: 3x3 convolution, 2x2 max-pool, ghost batch norm, CELU; the first and third with a residual
     branch of two more such convolutions without pool. Global max-pool, linear without bias, times 1/16. H and W are at
-    least 8. Every trick is a field of `ModelConfig`. `mean` and `std` (0 to 255 units) say what its input was normalised
-    with: `evaluate` reads them. Initial values come from torch's global generator, by torch's own rules.
+    least 8. Every trick is a field of `ModelConfig`. `mean` and `std` (0 to 255 units) say what its input was
+    normalised with: `evaluate` reads them. Initial values come from torch's global generator, by torch's own rules.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class DavidNet(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def fit_whitening(self, images: torch.Tensor) -> None:
-        """Set the whitening filters, if it has any, from uint8 training images `[N, H, W, 3]`: the first of them, as many
-        as the configuration says."""
+        """Set the whitening filters, if it has any, from uint8 training images `[N, H, W, 3]`: the first of them, as
+        many as the configuration says."""
         if self.config.whitening:
             self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
@@ -111,7 +111,8 @@ class ConvBlock(nn.Module):
 
 
 class Bias(nn.Module):
-    """What stands in for `GhostBatchNorm` in a network without batch norm: pool, trained bias, activation, residual sum."""
+    """What stands in for `GhostBatchNorm` in a network without batch norm: pool, trained bias, activation, residual
+    sum."""
 
     def __init__(self, channels: int, *, activation: str, celu_alpha: float, pool: bool) -> None:
         super().__init__()

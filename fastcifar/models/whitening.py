@@ -1,4 +1,5 @@
-"""Patch whitening: a frozen convolution whose filters decorrelate the pixels of 3x3 patches (Page 2019; Coates and Ng 2012)."""
+"""Patch whitening: a frozen convolution whose filters decorrelate the pixels of 3x3 patches (Page 2019; Coates and Ng
+2012)."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ class PatchWhitening(nn.Conv2d):
 
 def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], size: int) -> torch.Tensor:
     """The uncentred second moment, float64 `[D, D]` on the CPU, D = C * size**2, of all `size` x `size` patches of the
-    normalised uint8 `images` `[N, H, W, C]`, divided by the number of patches less one; D in the order (C, row, column)."""
+    normalised uint8 `images` `[N, H, W, C]`, divided by the number of patches less one; D in the order (C, row,
+    column)."""
     total, count = 0.0, 0
     indices = torch.arange(len(images), device=images.device)
     for chunk in indices.split(_CHUNK):

@@ -1,7 +1,7 @@
 """Flat buffers: all trained weights of a network in one tensor per group, its parameters being views into them.
 
-The optimiser step, the moving average, zeroing gradients, a reset for the next run or a checkpoint is then one operation
-per group instead of one per parameter.
+The optimiser step, the moving average, zeroing gradients, a reset for the next run or a checkpoint is then one
+operation per group instead of one per parameter.
 """
 
 from __future__ import annotations
@@ -47,11 +47,12 @@ class FlatGroup:
 
 
 class FlatModel:
-    """A network whose state lies in flat buffers: `groups` of trained parameters and `statistics`, all floating buffers.
+    """A network whose state lies in flat buffers: `groups` of trained parameters and `statistics`, all floating
+    buffers.
 
-    Groups: "weights" in `dtype` (matrices and convolution filters); "scales" (other trained vectors) and "biases" in the
-    master dtype, batch norm being computed in it. `statistics` is [B] in the master dtype, `statistics_ema` its moving
-    average. Frozen parameters are cast likewise and stay where they are.
+    Groups: "weights" in `dtype` (matrices and convolution filters); "scales" (other trained vectors) and "biases" in
+    the master dtype, batch norm being computed in it. `statistics` is [B] in the master dtype, `statistics_ema` its
+    moving average. Frozen parameters are cast likewise and stay where they are.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
@@ -90,7 +91,8 @@ class FlatModel:
 
     @torch.no_grad()
     def load_average(self, other: FlatModel, averaged: bool = True) -> None:
-        """Take the moving averages of another network of the same shape as weights, or its last weights if not `averaged`."""
+        """Take the moving averages of another network of the same shape as weights, or its last weights if not
+        `averaged`."""
         for group, source in zip(self.groups, other.groups, strict=True):
             group.weights.copy_(source.ema if averaged else source.weights)
             group.compute.copy_(group.weights)
@@ -113,7 +115,8 @@ class FlatModel:
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of master weights, optimiser state and statistics beside a compute `dtype`: float32, or wider if that is."""
+    """The dtype of master weights, optimiser state and statistics beside a compute `dtype`: float32, or wider if that
+    is."""
     return torch.promote_types(dtype, torch.float32)
 
 

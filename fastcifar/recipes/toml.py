@@ -38,7 +38,7 @@ def read_toml(path: str | Path) -> Recipe:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the recipe {path}: {error.strerror}; allowed: a TOML file") from None
+        raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested beyond reason
         raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
     return recipe_from_dict({"name": path.stem, **values}, source=str(path))

@@ -12,7 +12,8 @@ from fastcifar.errors import UserError
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device meant by "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is none."""
+    """The device meant by "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is
+    none."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -25,8 +25,8 @@ class Evaluation:
 def evaluate(model: nn.Module, split: Split, tta: str = "flip", batch_size: int = 1000) -> Evaluation:
     """Evaluate `model` on `split`, in the model's own dtype; `model.mean` and `model.std` say how to normalise.
 
-    `tta` "none", or "flip": the logits of each image and of its mirror image, averaged (Page 2019). The model's training
-    mode is left as it was. Raises ValueError for any other `tta`.
+    `tta` "none", or "flip": the logits of each image and of its mirror image, averaged (Page 2019). The model's
+    training mode is left as it was. Raises ValueError for any other `tta`.
     """
     if tta not in ("none", "flip"):
         raise ValueError(f"tta is {tta!r}; allowed: none, flip")

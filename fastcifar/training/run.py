@@ -37,7 +37,8 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training: the evaluated model, its logits on the test split, `record` (run.json) and a row per epoch."""
+    """A finished training: the evaluated model, its logits on the test split, `record` (run.json) and a row per
+    epoch."""
 
     recipe: Recipe
     seed: int

@@ -38,7 +38,8 @@ class Stopwatch:
 def process_seconds() -> float:
     """Seconds since this process started; where the system does not tell (no /proc), since fastcifar was imported."""
     try:
-        # The name, in parentheses, may hold spaces: field 22, the start in clock ticks after boot, is the 20th behind it.
+        # The name, in parentheses, may hold spaces: field 22, the start in clock ticks after boot, is the 20th behind
+        # it.
         started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
         return float(Path("/proc/uptime").read_text().split()[0]) - started
     except (OSError, ValueError, IndexError):

@@ -12,15 +12,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastcifar.data import Dataset, Loader, Split, load_dataset
+from fastcifar.data import Dataset, EpochPlan, Loader, Split, load_dataset
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.kernels import cross_entropy
 from fastcifar.models import DavidNet
 from fastcifar.optim import SGD, FlatModel
 from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.training.capture import capture
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.run import EpochRow, Run
+from fastcifar.training.step import TrainingStep
 from fastcifar.training.stopwatch import Stopwatch, process_seconds
 
 OnStep = Callable[[int, int], None]
@@ -39,8 +40,9 @@ def train(
     on_epoch: OnEpoch | None = None,
     eval_every: int = 1,
 ) -> Run:
-    """Train one network. `recipe` and `data` are values or names; `holdout` evaluates on that many training images, which
-    are then not trained on, in place of the test set. The other arguments are those of `load_dataset` and `Trainer.run`.
+    """Train one network. `recipe` and `data` are values or names; `holdout` evaluates on that many training images,
+    which are then not trained on, in place of the test set. The other arguments are those of `load_dataset` and
+    `Trainer.run`.
 
     Raises UserError for bad input and NonFiniteLoss where the loss becomes NaN or infinite.
     """
@@ -54,9 +56,11 @@ def train(
 
 
 class Trainer:
-    """A recipe, a dataset and a device made ready to train; `run` trains from a seed, as often as one likes, in the same
-    buffers.
+    """A recipe, a dataset and a device made ready to train; `run` trains from a seed, as often as one likes, in the
+    same buffers.
 
+    On CUDA the step is captured in a CUDA graph before the first run, after a few steps on random images; where that
+    cannot be done one warning says why, and the step is run as it is.
     Raises UserError where the recipe does not fit the dataset or the device.
     """
 
@@ -74,6 +78,8 @@ class Trainer:
         self._flat = self._new_model(seed=0)
         self._evaluated = self._new_model(seed=0)
         self._optimizer = SGD(self._flat, recipe, self.total_steps)
+        self._step = TrainingStep(recipe, self.dataset, self._flat, self._optimizer, self.steps_per_epoch)
+        self._replay: Callable[[], None] | None = None
 
     def run(
         self,
@@ -84,24 +90,26 @@ class Trainer:
     ) -> Run:
         """Train from `seed`, evaluating after every `eval_every` epochs (0: only the last, which is always evaluated).
 
-        `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA, where the host does
-        not wait for the device in between; `on_epoch(row)` after each epoch. Neither is called while the watch runs on
-        CUDA. Raises NonFiniteLoss.
+        `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA, where the host
+        does not wait for the device in between; `on_epoch(row)` after each epoch. Neither is called while the watch
+        runs on CUDA. Raises NonFiniteLoss.
         """
         recipe, train_split = self.recipe, self.dataset.train
+        self._make_replayable()
         self._reset(seed)
-        loader = self._loader(train_split, seed)
+        loader = Loader(train_split, recipe.batch_size, recipe.augment, seed)
         stopwatch = Stopwatch(self.device)
         with stopwatch:
             self._flat.model.fit_whitening(train_split.images)
         rows: list[EpochRow] = []
         for epoch in range(1, recipe.epochs + 1):
+            first_step = (epoch - 1) * self.steps_per_epoch
             with stopwatch:
-                losses, correct = self._train_epoch(loader, on_step, first_step=(epoch - 1) * self.steps_per_epoch)
-                losses = losses.cpu()
-            self._refuse_nonfinite(losses, first_step=(epoch - 1) * self.steps_per_epoch)
+                self._train_epoch(loader.plan(epoch - 1), first_step, on_step)
+            losses, correct = self._step.losses.cpu(), self._step.correct
+            self._refuse_nonfinite(losses, first_step)
             if on_step and self.device.type == "cuda":
-                on_step(epoch * self.steps_per_epoch, self.total_steps)
+                on_step(first_step + self.steps_per_epoch, self.total_steps)
             images = self.steps_per_epoch * recipe.batch_size
             evaluated = epoch == recipe.epochs or (eval_every and epoch % eval_every == 0)
             accuracy = self._evaluate("none").accuracy if evaluated else None
@@ -126,19 +134,39 @@ class Trainer:
         )
 
     def estimate_seconds(self, steps: int = 3) -> float:
-        """Seconds that the whole training would take, from the median of a few steps on random images, after one untimed.
-        Leaves no trace: `run` begins by resetting everything that a step changes."""
-        size = self.recipe.batch_size
-        images = torch.randint(256, (size, *self.dataset.train.images.shape[1:]), dtype=torch.uint8, device=self.device)
-        noise = Split(images, torch.randint(10, (size,), device=self.device))
-        self._reset(seed=0)
-        loader = self._loader(noise, seed=0)
-        seconds = []
+        """Seconds that the whole training would take, from the median of a few steps on random images, after one
+        untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
+        self._make_replayable()
+        step, seconds = self._step_on_noise(), []
         for _ in range(steps + 1):
             with Stopwatch(self.device) as stopwatch:
-                self._train_epoch(loader, None, first_step=0)
+                step()
             seconds.append(stopwatch.seconds)
         return float(np.median(seconds[1:])) * self.total_steps
+
+    def _step_on_noise(self) -> Callable[[], None]:
+        """A training step of the run's shapes on random images, which changes what `_reset` resets and nothing else."""
+        size, shape = self.recipe.batch_size, self.dataset.train.images.shape[1:]
+        images = torch.randint(256, (size, *shape), dtype=torch.uint8, device=self.device)
+        noise = Split(images, torch.randint(len(self.dataset.classes), (size,), device=self.device))
+        dataset = dataclasses.replace(self.dataset, train=noise)
+        step = TrainingStep(self.recipe, dataset, self._flat, self._optimizer, steps_per_epoch=1)
+        plan = Loader(noise, size, self.recipe.augment).plan(0)
+        self._reset(seed=0)
+
+        def run() -> None:
+            step.begin_epoch(plan)
+            step()
+
+        return run
+
+    def _make_replayable(self) -> None:
+        if self._replay:
+            return
+        self._replay = self._step
+        if self.device.type == "cuda":
+            self._step.begin_epoch(Loader(self.dataset.train, self.recipe.batch_size, self.recipe.augment).plan(0))
+            self._replay = capture(self._step, warm_up=self._step_on_noise())
 
     def _new_model(self, seed: int) -> FlatModel:
         with torch.random.fork_rng(devices=[]):
@@ -151,36 +179,12 @@ class Trainer:
         self._flat.load(self._new_model(seed))
         self._optimizer.reset()
 
-    def _loader(self, split: Split, seed: int) -> Loader:
-        return Loader(
-            split,
-            self.recipe.batch_size,
-            augment=self.recipe.augment,
-            seed=seed,
-            drop_last=True,
-            mean=self.dataset.mean,
-            std=self.dataset.std,
-            dtype=self.dtype,
-        )
-
-    def _train_epoch(
-        self, loader: Loader, on_step: OnStep | None, first_step: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One epoch; the summed loss of every step, float32 `[steps]`, and the number of right answers, on the device."""
-        flat, optimizer, smoothing = self._flat, self._optimizer, self.recipe.label_smoothing
-        losses = torch.zeros(len(loader), device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        flat.model.train()
-        for step, (images, labels) in enumerate(loader):
-            flat.zero_grad()
-            loss, right = cross_entropy(flat.model(images), labels, smoothing)
-            loss.backward()
-            optimizer.step()
-            losses[step] = loss.detach()
-            correct += right
+    def _train_epoch(self, plan: EpochPlan, first_step: int, on_step: OnStep | None) -> None:
+        self._step.begin_epoch(plan)
+        for step in range(first_step, first_step + self.steps_per_epoch):
+            self._replay()
             if on_step and self.device.type == "cpu":
-                on_step(first_step + step + 1, self.total_steps)
-        return losses, correct
+                on_step(step + 1, self.total_steps)
 
     def _refuse_nonfinite(self, losses: torch.Tensor, first_step: int) -> None:
         bad = (~losses.isfinite()).nonzero()

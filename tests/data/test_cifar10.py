@@ -1,7 +1,9 @@
+import dataclasses
 import hashlib
 import os
 import re
 import shutil
+import tarfile
 
 import numpy as np
 import pytest
@@ -25,6 +27,7 @@ def refused(small, place, message):
 def assert_same(dataset, small):
     assert torch.equal(dataset.train.images, torch.from_numpy(small.images[:100]))
     assert torch.equal(dataset.test.images, torch.from_numpy(small.images[100:]))
+    assert dataset.train.images.is_contiguous() and dataset.test.images.is_contiguous()
     assert dataset.train.labels.tolist() == small.labels[:100].tolist()
     assert dataset.test.labels.tolist() == small.labels[100:].tolist()
 
@@ -77,6 +80,9 @@ def test_an_npz_is_found_among_others_that_are_something_else(small, tmp_path):
     assert_same(load_cifar10(tmp_path, small.release), small)
     save_split(small, tmp_path / "copy.npz")
     refused(small, tmp_path, r"holds copy.npz and data.npz; allowed: one")
+    for name in ("copy.npz", "data.npz"):
+        np.savez(tmp_path / name, logits=np.zeros(3))
+    refused(small, tmp_path, r"another.npz is damaged, or no .npz with train_images")
 
 
 def test_binary_records_are_a_label_and_three_planes(small):
@@ -112,6 +118,11 @@ def test_data_dir_goes_before_the_environment_and_both_before_the_cache(small, t
     assert load_cifar10(places["given"], small.release, places["cache"]).train.labels[0] == 0
 
 
+def test_a_place_may_begin_with_the_home_folder(small, monkeypatch):
+    monkeypatch.setenv("HOME", str(small.folder))
+    assert_same(load_cifar10("~/cifar-10-batches-bin", small.release), small)
+
+
 def test_a_named_place_with_nothing_in_it_is_an_error_that_says_what_was_looked_for(small, tmp_path, monkeypatch):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -143,6 +154,16 @@ def test_an_archive_is_checked_by_its_hash(small, name):
     path.rename(small.folder / "other.tar.gz")
     line = refused(small, small.folder / "other.tar.gz", "is no official archive")
     assert small.release.binary.md5 in line and small.release.python.md5 in line
+
+
+def test_an_archive_that_lacks_a_batch_is_refused_by_name(small):
+    path = small.folder / "cifar-10-binary.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        for name in small.release.binary.batches[1:]:
+            tar.add(small.binary / name, f"cifar-10-batches-bin/{name}")
+    md5 = hashlib.md5(path.read_bytes()).hexdigest()
+    small.release = dataclasses.replace(small.release, binary=dataclasses.replace(small.release.binary, md5=md5))
+    refused(small, path, "binary.tar.gz lacks cifar-10-batches-bin/data_batch_1.bin")
 
 
 @pytest.mark.parametrize("kept", [0, 1, 20 * 3073 - 1])

@@ -141,5 +141,5 @@ def test_a_batch_larger_than_the_set_is_refused():
 def test_what_the_images_do_not_hold_is_refused():
     with pytest.raises(UserError, match="images are 4 by 5 pixels; allowed: square images"):
         Loader(Split(torch.zeros(8, 4, 5, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)), 4)
-    with pytest.raises(UserError, match="augment.cutout is 8; allowed: 0 to 6"):
+    with pytest.raises(UserError, match=r"augment.cutout is 8; allowed: 0 to 6"):
         next(iter(Loader(make_split(size=6), 4)))

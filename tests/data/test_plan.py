@@ -103,6 +103,12 @@ def test_switching_one_choice_off_leaves_the_others_as_they_are():
     assert torch.equal(draw(Augment(0, "none", 8)).cutouts, whole.cutouts)
 
 
+def test_the_kinds_of_choice_are_independent_of_each_other():
+    plan = draw(Augment(crop=0, flip="random", cutout=31), count=10_000)
+    for corner in (plan.cutouts[:, 0], plan.cutouts[:, :2].flatten()[:10_000]):  # 0 or 1
+        assert abs((corner == plan.flips).double().mean() - 0.5) < 0.025
+
+
 def test_without_shuffle_images_come_in_order_and_are_changed_all_the_same():
     plan = draw(shuffle=False)
     assert plan.indices.tolist() == list(range(1000))
@@ -126,9 +132,30 @@ def test_to_moves_every_tensor():
 
 
 def test_what_the_image_does_not_hold_is_refused():
-    with pytest.raises(UserError, match="augment.crop is 8; allowed: 0 to 7"):
+    with pytest.raises(UserError, match=r"augment.crop is 8; allowed: 0 to 7"):
         draw(Augment(crop=8), image_size=8)
-    with pytest.raises(UserError, match="augment.cutout is 9; allowed: 0 to 8"):
+    with pytest.raises(UserError, match=r"augment.cutout is 9; allowed: 0 to 8"):
         draw(Augment(crop=0, cutout=9), image_size=8)
     with pytest.raises(UserError, match="epoch is -1; allowed: 0 or more"):
         draw(epoch=-1)
+
+
+@pytest.mark.parametrize("cutout", [0, 8])
+def test_take_gives_the_choices_in_any_places(cutout):
+    plan = EpochPlan.draw(20, Augment(cutout=cutout), 0, torch.Generator().manual_seed(1))
+    whole, part = plan.take(torch.arange(5, 9)), plan.batch(5, 9)
+    for name in ("indices", "offsets", "flips", "cutouts"):
+        mine, theirs = getattr(whole, name), getattr(part, name)
+        assert (mine is None) == (theirs is None) == (name == "cutouts" and not cutout)
+        assert mine is None or torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("cutout", [0, 8])
+def test_copy_overwrites_the_tensors_themselves(cutout):
+    generator = torch.Generator().manual_seed(1)
+    plan, other = (EpochPlan.draw(20, Augment(cutout=cutout), epoch, generator) for epoch in (0, 1))
+    places = plan.indices.data_ptr()
+    plan.copy_(other)
+    assert plan.indices.data_ptr() == places
+    for name in ("indices", "offsets", "flips") + (("cutouts",) if cutout else ()):
+        assert torch.equal(getattr(plan, name), getattr(other, name))

@@ -75,7 +75,8 @@ def test_state_dict_is_the_master_weights():
 
 @pytest.mark.parametrize("steps", [1, 4])
 def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
-    """The closed form, in float64: v <- mu v - lr g; w <- w - lr g + mu v, rates over the batch size, decay times it."""
+    """The closed form, in float64: v <- mu v - lr g; w <- w - lr g + mu v, rates over the batch size, decay times
+    it."""
     recipe = dataclasses.replace(RECIPE, optim=OptimConfig(lr=0.5, weight_decay=0.01))
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
     optimizer = SGD(flat, recipe, total_steps=10)

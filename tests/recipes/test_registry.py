@@ -1,7 +1,9 @@
+from dataclasses import replace
+
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import RECIPES, SUMMARIES, Recipe, get_recipe, quick, to_toml
+from fastcifar.recipes import RECIPES, SUMMARIES, EMAConfig, ModelConfig, Recipe, get_recipe, quick, to_toml
 
 
 def test_davidnet_is_the_default_recipe():
@@ -31,12 +33,25 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
 
 
 def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
-    recipe, train_size = quick(RECIPES["davidnet"])
+    full = Recipe()
+    recipe, train_size = quick(full)
     assert recipe.model.widths == (16, 32, 64, 128)
-    assert recipe.epochs < 10
+    assert recipe.epochs < full.epochs
     assert recipe.batch_size <= train_size < 50_000
-    assert (recipe.name, recipe.augment, recipe.ema) == ("davidnet", Recipe().augment, Recipe().ema)
+    assert recipe.optim.lr / recipe.batch_size == full.optim.lr / full.batch_size
+    restored = replace(
+        recipe, epochs=full.epochs, batch_size=full.batch_size, model=full.model, optim=full.optim, ema=full.ema
+    )
+    assert restored == full
 
 
-def test_quick_never_lengthens_a_recipe():
-    assert quick(Recipe(epochs=1))[0].epochs == 1
+def test_quick_lengthens_nothing():
+    small = Recipe(epochs=1, batch_size=64, ema=EMAConfig(decay=0.5))
+    recipe, _ = quick(small)
+    assert (recipe.epochs, recipe.batch_size, recipe.optim.lr, recipe.ema.decay) == (1, 64, small.optim.lr, 0.5)
+
+
+@pytest.mark.parametrize(("ghost", "batch_size"), [(0, 128), (48, 96), (100, 100), (256, 256), (512, 512)])
+def test_quick_keeps_whole_ghost_groups(ghost, batch_size):
+    recipe, _ = quick(Recipe(batch_size=ghost * 3 or 512, model=ModelConfig(ghost_batch=ghost)))
+    assert recipe.batch_size == batch_size

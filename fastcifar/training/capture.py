@@ -1,0 +1,35 @@
+"""CUDA graphs: a step recorded once and replayed, without Python between its kernels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+_WARM_UP_STEPS = 3
+
+
+def capture(step: Callable[[], None], warm_up: Callable[[], None]) -> Callable[[], None]:
+    """A replay of `step`, which must read and write device tensors alone; `step` itself, and a warning, where CUDA
+    cannot record it.
+
+    `warm_up`, a step of the same shapes on other data, is run first, on a side stream: so nothing is tuned, loaded or
+    compiled while recording. Recording runs nothing: what `step` changes is as `warm_up` left it.
+    """
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP_STEPS):
+            warm_up()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            step()
+    except RuntimeError as error:
+        torch.cuda.synchronize()
+        reason = str(error).partition("\n")[0]
+        warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)
+        return step
+    return graph.replay

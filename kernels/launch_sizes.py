@@ -1,0 +1,59 @@
+"""Block sizes and warps of the Triton kernels for each GPU generation: data, so that nothing is searched at run time.
+
+Chosen by counting (16-byte accesses per thread, two or more of them in flight, registers as the compiler reports them);
+`bench/` is the place to try others. A device takes the newest row that is not newer than itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What one generation launches. Blocks are powers of two, as `tl.arange` needs."""
+
+    augment_block: int
+    """Output values per program of `augment`."""
+    augment_warps: int
+    entropy_values: int
+    """Logits, padded to a power of two of classes, that the program of `cross_entropy` holds at once."""
+    entropy_warps: int
+    flat_block: int
+    """Elements per program of `flat_sgd` and `flat_ema`."""
+    flat_warps: int
+    norm_rows: int
+    """Pixels per tile of `norm_act_pool`; a quarter of it where the 2x2 windows are read too."""
+    norm_channels: int
+    """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
+    norm_warps: int
+    norm_programs: int
+    """Programs per multiprocessor that `norm_act_pool` aims at."""
+
+
+_SIZES = {
+    (8, 0): Sizes(1024, 4, 8192, 8, 1024, 4, 128, 32, 8, 4),
+    (8, 9): Sizes(1024, 4, 8192, 8, 1024, 4, 128, 32, 8, 3),
+    (9, 0): Sizes(1024, 4, 8192, 8, 1024, 4, 128, 32, 8, 4),
+}
+_INTERPRETED = Sizes(4096, 1, 128, 1, 128, 1, 16, 8, 1, 2)
+"""For Triton's interpreter: small enough that a test's few images still fill several programs."""
+
+
+@functools.cache
+def _device_sizes(index: int) -> tuple[Sizes, int]:
+    properties = torch.cuda.get_device_properties(index)
+    capability = (properties.major, properties.minor)
+    row = max((known for known in _SIZES if known <= capability), default=min(_SIZES))
+    return _SIZES[row], properties.multi_processor_count
+
+
+def launch_sizes(tensor: Tensor) -> tuple[Sizes, int]:
+    """`(sizes, number of multiprocessors)` for kernels on `tensor`'s device."""
+    if tensor.is_cuda:
+        return _device_sizes(tensor.device.index)
+    return _INTERPRETED, 4

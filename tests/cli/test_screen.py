@@ -1,0 +1,97 @@
+import io
+import sys
+from dataclasses import asdict
+from types import SimpleNamespace
+
+import pytest
+
+from fastcifar.cli import screen
+from fastcifar.recipes import EvaluateConfig, Recipe
+
+
+def record(accuracy=0.9411, tta_accuracy=0.9432, recipe=None):
+    return {
+        "recipe": asdict(recipe or Recipe()),
+        "accuracy": accuracy,
+        "tta_accuracy": tta_accuracy,
+        "train_seconds": 26.1,
+        "time_seconds": 26.3,
+        "process_seconds": 31.0,
+    }
+
+
+def test_the_result_line_holds_accuracies_and_stopwatches_then_remarks():
+    line = "davidnet  94.11% (tta 94.32%)  train 26.1 s  time 26.3 s  process 31.0 s"
+    assert screen.result_line(record()) == line
+    assert screen.result_line(record(), ["holdout 5000", "quick"]) == f"{line}  holdout 5000  quick"
+
+
+def test_the_result_line_of_a_recipe_without_tta_holds_one_accuracy():
+    recipe = Recipe(name="plain", evaluate=EvaluateConfig(tta="none"))
+    assert screen.result_line(record(0.9, 0.9, recipe)).startswith("plain  90.00%  train")
+
+
+def test_the_summary_line_holds_means_spread_n_and_interval():
+    records = [record(0.94, 0.942), record(0.941, 0.943), record(0.942, 0.944)]
+    assert screen.summary_line(records, ["synthetic"]) == (
+        "davidnet  94.10% (tta 94.30%)  n=3  tta std dev 0.10%  95% interval 94.05% to 94.55%  synthetic"
+    )
+
+
+def test_the_summary_of_one_run_has_no_interval():
+    assert screen.summary_line([record()]) == "davidnet  94.11% (tta 94.32%)  n=1, no interval"
+    assert screen.summary_table([record()]).splitlines()[1].split()[1:] == ["94.11%", "-", "1", "none"]
+
+
+def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch():
+    lines = screen.summary_table([record(0.94, 0.942), record(0.942, 0.944)]).splitlines()
+    assert lines[1].split() == ["accuracy", "94.10%", "0.14%", "2", "92.83%", "to", "95.37%"]
+    assert [line.split()[0] for line in lines[1:]] == ["accuracy", "tta", "train", "time"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (95, "2 min"), (3300, "55 min"), (7800, "2 h 10 min")]
+)
+def test_durations_are_said_in_two_figures(seconds, text):
+    assert screen.duration(seconds) == text
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def show_a_run(show):
+    show.say("header")
+    show.begin(total_steps=4, tested_on="test acc")
+    show.step(2, 4)
+    show.epoch(SimpleNamespace(epoch=1, train_loss=1.5, train_accuracy=0.5, test_accuracy=None, seconds=3.21))
+    show.step(4, 4)
+    show.epoch(SimpleNamespace(epoch=2, train_loss=1.25, train_accuracy=0.75, test_accuracy=0.625, seconds=6.5))
+    show.end()
+
+
+ROWS = """\
+header
+epoch  train loss  train acc   test acc    seconds
+    1      1.5000     50.00%          -        3.2
+    2      1.2500     75.00%     62.50%        6.5
+"""
+
+
+def test_rows_go_to_standard_output_and_the_bar_to_a_terminal_on_standard_error(capsys, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    show_a_run(screen.Screen(silent=False, bar=True))
+    assert capsys.readouterr().out == ROWS
+    assert "2/4" in terminal.getvalue()
+
+
+def test_no_bar_is_drawn_where_standard_error_is_not_a_terminal(capsys):
+    show_a_run(screen.Screen(silent=False, bar=True))
+    assert capsys.readouterr() == (ROWS, "")
+
+
+def test_a_silent_screen_says_nothing(capsys):
+    show_a_run(screen.Screen(silent=True, bar=False))
+    assert capsys.readouterr() == ("", "")

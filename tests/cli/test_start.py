@@ -1,0 +1,154 @@
+"""What the command line says before torch is imported: help, version, recipes, and every refusal of an argument."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import fastcifar
+from fastcifar.cli import COMMANDS, main
+from fastcifar.recipes import RECIPES, read_toml
+
+REFUSALS = {
+    "": None,  # help
+    "--help": None,
+    "--version": None,
+    "train --help": None,
+    "train --quick --help": None,
+    "eval --help": None,
+    "recipes --help": None,
+    "data info --help": None,
+    "recipes": None,
+    "recipes show davidnet": None,
+    "trian": "unknown command 'trian'; did you mean 'train'?; allowed: train, eval, recipes, data info",
+    "data": "unknown command 'data'; did you mean 'data info'?; allowed: train, eval, recipes, data info",
+    "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: train, eval, recipes, data info",
+    "recipes show": "recipes show needs a recipe; allowed: davidnet, or a .toml file's path",
+    "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
+    "train --epochs a": "--epochs is 'a'; allowed: a whole number",
+    "train --epochs 1.5": "--epochs is '1.5'; allowed: a whole number",
+    "train --epochs": "--epochs has no value; allowed: a whole number",
+    "train --epochs --quiet": "--epochs has no value; allowed: a whole number",
+    "train --epochs 0": "epochs is 0; allowed: 1 or more",
+    "train --epochs 3 4": "unexpected argument '4'; 'fastcifar train --help' lists what is allowed",
+    "train --optim.lr -1": "optim.lr is -1.0; allowed: above 0",
+    "train --optim.lr=x": "--optim.lr is 'x'; allowed: a number",
+    "train --optim.lr nan": "optim.lr is nan; allowed: a finite number",
+    "train --model.widths 1 2": "--model.widths is '1 2'; allowed: 4 whole numbers",
+    "train --model.widths 1 2 3 x": "--model.widths is '1 2 3 x'; allowed: 4 whole numbers",
+    "train --model.residual 1 x": "--model.residual is '1 x'; allowed: whole numbers",
+    "train --model.residual 4": "model.residual is (4,); allowed: any of 1, 2, 3",
+    "train --model.pool min": "--model.pool is 'min'; allowed: one of max, avg",
+    "train --schedule.values 1": "schedule.values is (1.0,); allowed: 4 numbers, one for each knot",
+    "train --batch-size 100": "batch_size is 100; allowed: a multiple of model.ghost_batch, 32",
+    "train --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
+    "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
+    "train --out": "--out has no value; allowed: a path",
+    "train --epoch 3": "unknown flag --epoch; did you mean '--epochs'?",
+    "train --epoch=3": "unknown flag --epoch; did you mean '--epochs'?",
+    "train --lr 3": "unknown flag --lr; did you mean '--optim.lr'?",
+    "train --weight_decay 0": "unknown flag --weight_decay; did you mean '--optim.weight-decay'?",
+    "train --no-model.norm": "unknown flag --no-model.norm; did you mean '--model.no-norm'?",
+    "train -x": "unknown flag -x; 'fastcifar train --help' lists what is allowed",
+    "train davidnet": "unexpected argument 'davidnet'; 'fastcifar train --help' lists what is allowed",
+    "train --quick=yes": "unexpected argument 'yes'; 'fastcifar train --help' lists what is allowed",
+    "train --recipe davidnte": (
+        "unknown recipe 'davidnte'; did you mean 'davidnet'?; allowed: davidnet, or a .toml file's path"
+    ),
+    "train --recipe": "--recipe has no value; allowed: a word",
+    "train --recipe no.toml": "cannot read the recipe no.toml: No such file or directory; allowed: a TOML file",
+    "train --runs 0": "--runs is 0; allowed: 1 or more",
+    "train --seed -1": "--seed is -1; allowed: 0 up to 2**63 - 1",
+    "train --seed 9223372036854775807 --runs 2": (
+        "--seed is 9223372036854775807; allowed: 0 up to 2**63 - 1, the last of --runs included"
+    ),
+    "train --threads 0": "--threads is 0; allowed: 1 or more",
+    "train --holdout -1": "--holdout is -1; allowed: 0 (the test set) or a number of images",
+    "train --eval-every -1": "--eval-every is -1; allowed: 0 (only at the end) or a number of epochs",
+    "train --train-size 511": "--train-size is 511; allowed: batch_size, 512, or more images",
+    "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
+    "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
+    "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip",
+    "data info --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
+}
+"""Arguments, and the line that refuses them; None where they are granted."""
+
+
+@pytest.mark.parametrize(("args", "message"), [item for item in REFUSALS.items() if item[1]])
+def test_a_bad_argument_is_refused_in_one_line_that_names_it_and_what_is_allowed(capsys, args, message):
+    assert main(args.split()) == 2
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"fastcifar: {message}\n")
+
+
+def test_help_version_recipes_and_refusals_do_not_import_torch():
+    code = (
+        "import sys\n"
+        "from fastcifar.cli import main\n"
+        f"for args, message in {REFUSALS!r}.items():\n"
+        "    assert main(args.split()) == (2 if message else 0), args\n"
+        "    assert 'torch' not in sys.modules, args\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_plain_help_imports_neither_tyro_nor_rich_nor_numpy():
+    code = (
+        "import sys\n"
+        "from fastcifar.cli import main\n"
+        "main(['--help'])\n"
+        "assert not {'tyro', 'rich', 'numpy', 'torch'} & sys.modules.keys()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"fastcifar {fastcifar.__version__}\n"
+
+
+def test_python_m_fastcifar_is_the_command():
+    done = subprocess.run([sys.executable, "-m", "fastcifar", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_a_reader_that_has_left_ends_the_command_quietly():
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    command = [sys.executable, "-m", "fastcifar", "recipes", "show", "davidnet"]
+    done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE)
+    os.close(write_end)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_an_error_of_our_own_making_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("fastcifar.cli.recipes.main", lambda args: {}["missing"])
+    with pytest.raises(KeyError):
+        main(["recipes"])
+
+
+def test_recipes_lists_every_recipe_with_a_line(capsys):
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shown_recipe_is_a_file_that_reads_back_equal(capsys, tmp_path, name):
+    assert main(["recipes", "show", name]) == 0
+    path = tmp_path / "shown.toml"
+    path.write_text(capsys.readouterr().out)
+    assert read_toml(path) == RECIPES[name]
+
+
+def test_the_help_of_train_shows_the_fields_of_the_chosen_recipe(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("epochs = 77\n")
+    assert main(["train", "--recipe", str(path), "--help"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "--epochs INT Passes over the training images. (default: 77)" in out
+    assert "--optim.lr FLOAT Peak learning rate, for the mean loss. (default: 1.0)" in out

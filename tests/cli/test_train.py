@@ -1,0 +1,317 @@
+"""`fastcifar train` and `fastcifar eval`, trained for real on a few synthetic images."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import fastcifar.data
+from fastcifar.cli import main
+from fastcifar.data import DownloadError
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import NonFiniteLoss
+from fastcifar.report import summarise
+from fastcifar.training import Trainer
+
+NARROW = ["--model.widths", "8", "8", "8", "8", "--batch-size", "64", "--epochs", "2"]
+TRAIN = ["train", "--dataset", "synthetic", *NARROW]
+LAST_LINE = r"davidnet  \d+\.\d\d% \(tta \d+\.\d\d%\)  train \d+\.\d s  time \d+\.\d s  process \d+\.\d s"
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    """The synthetic set is smaller here than it is for users."""
+
+    def load(name, data_dir, device, holdout=0):
+        if name == "cifar10":
+            raise DownloadError("https://a.place", "no network")
+        dataset = make_synthetic(train_size=256, test_size=64)
+        return dataset.hold_out(holdout) if holdout else dataset
+
+    monkeypatch.setattr(fastcifar.data, "load_dataset", load)
+
+
+def lines_of(capsys):
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_run_shows_its_epochs_and_stopwatches_and_is_saved(capsys, tmp_path):
+    assert main([*TRAIN, "--out", "run", "--seed", "3"]) == 0
+    lines = lines_of(capsys)
+    assert lines[0] == "davidnet on synthetic data, not CIFAR-10: 256 training, 64 test images"
+    assert re.fullmatch(r"2 epochs of 4 steps of 64 images on .*, seed 3", lines[1])
+    head = next(number for number, line in enumerate(lines) if line.split()[:1] == ["epoch"])
+    rows = [line.split() for line in lines[head + 1 : head + 3]]
+    assert [row[0] for row in rows] == ["1", "2"]
+    assert [line.split()[0] for line in lines[head + 4 : head + 7]] == ["train", "time", "process"]
+    assert lines[-2].endswith("n=1, no interval; saved in run")
+    assert re.fullmatch(LAST_LINE + "  synthetic", lines[-1])
+
+    saved = {path.name for path in (tmp_path / "run").iterdir()}
+    assert saved == {"run.json", "log.tsv", "predictions.npz", "model.safetensors"}
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    assert record["seed"] == 3
+    assert record["recipe"]["model"]["widths"] == [8, 8, 8, 8]
+    assert f"davidnet  {record['accuracy']:.2%} (tta {record['tta_accuracy']:.2%})" in lines[-1]
+    assert float(rows[1][4]) == pytest.approx(record["train_seconds"], abs=0.06)
+
+
+def test_on_a_cpu_the_time_is_estimated_first(capsys):
+    assert main([*TRAIN, "--device", "cpu"]) == 0
+    assert re.fullmatch(r"about \d+ s of training, going by a few timed steps", lines_of(capsys)[2])
+
+
+def test_the_default_folder_is_named_after_recipe_time_and_seed(capsys, tmp_path):
+    assert main([*TRAIN, "--quiet", "--name", "mine", "--seed", "5"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(r"mine-\d{8}-\d{6}-5", folder.name)
+
+
+def test_quiet_prints_the_last_line_only(capsys):
+    assert main([*TRAIN, "--quiet", "--holdout", "32", "--train-size", "128"]) == 0
+    out, err = capsys.readouterr()
+    assert re.fullmatch(LAST_LINE + "  holdout 32  train-size 128  synthetic\n", out)
+    assert err == ""
+
+
+def test_json_prints_the_record_and_nothing_else(capsys, tmp_path):
+    assert main([*TRAIN, "--json", "--out", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out) == json.loads((tmp_path / "run/run.json").read_text())
+    assert json.loads(out)["dataset"]["name"] == "synthetic"
+    assert err == ""
+
+
+def test_a_recipe_file_is_trained_with_flags_over_its_fields(capsys, tmp_path):
+    (tmp_path / "tiny.toml").write_text(
+        "epochs = 9\nbatch_size = 64\nmodel.widths = [8, 8, 8, 8]\nevaluate.tta = 'none'"
+    )
+    command = "train --dataset synthetic --recipe tiny.toml --epochs 1 --json --eval-every 0"
+    assert main(command.split()) == 0
+    recipe = json.loads(capsys.readouterr().out)["recipe"]
+    assert (recipe["name"], recipe["epochs"], recipe["batch_size"]) == ("tiny", 1, 64)
+    assert recipe["evaluate"]["tta"] == "none"
+
+
+def test_several_runs_are_saved_each_and_summarised(capsys, tmp_path):
+    assert main([*TRAIN, "--runs", "3", "--seed", "4", "--out", "all"]) == 0
+    lines = lines_of(capsys)
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-4", "seed-5", "seed-6"]
+    records = [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
+    assert [record["seed"] for record in records] == [4, 5, 6]
+    summary = summarise([record["tta_accuracy"] for record in records])
+    low, high = summary.interval
+    assert f"(tta {summary.mean:.2%})  n=3  tta std dev {summary.std:.2%}" in lines[-1]
+    assert lines[-1].endswith(f"95% interval {low:.2%} to {high:.2%}  synthetic")
+    assert sum(re.fullmatch(rf"seed \d  {LAST_LINE}  synthetic", line) is not None for line in lines) == 3
+
+    assert main([*TRAIN, "--runs", "2", "--seed", "6", "--out", "all"]) == 2  # seed 6 is there already
+    assert capsys.readouterr().err == (
+        "fastcifar: output folder all/seed-6 already holds a run; allowed: a new or an empty folder\n"
+    )
+
+
+def test_several_runs_in_json_are_records_and_a_summary(capsys):
+    assert main([*TRAIN, "--runs", "2", "--json", "--epochs", "1"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    accuracies = [record["accuracy"] for record in printed["runs"]]
+    expected = summarise(accuracies)
+    assert printed["summary"]["accuracy"] == {
+        "n": 2,
+        "mean": expected.mean,
+        "std": expected.std,
+        "interval": list(expected.interval),
+    }
+
+
+def test_a_failure_in_a_later_run_keeps_those_before_it(capsys, monkeypatch, tmp_path):
+    train = Trainer.run
+
+    def fails_at_seed_2(self, seed, *args, **kwargs):
+        if seed == 2:
+            raise NonFiniteLoss("the loss became nan at step 7")
+        return train(self, seed, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", fails_at_seed_2)
+    assert main([*TRAIN, "--runs", "4", "--epochs", "1", "--quiet", "--out", "all"]) == 3
+    assert capsys.readouterr() == (
+        "",
+        "fastcifar: the loss became nan at step 7; 2 of 4 runs are kept in all\n",
+    )
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-0", "seed-1"]
+
+
+def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path):
+    assert main([*TRAIN, "--optim.lr", "1e30", "--quiet"]) == 3
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"fastcifar: the loss became (nan|-?inf) at step \d+ of 8 .*optim\.lr.*\n", err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quick_says_what_it_ran_and_the_command_of_the_full_run(capsys):
+    command = "train --quick --dataset synthetic --model.widths 8 8 8 8 --out a\\ b"
+    assert main([word.replace("\\", "") for word in re.split(r"(?<!\\) ", command)]) == 0
+    lines = lines_of(capsys)
+    # the quick recipe's 8,000 images are more than this set has: then it takes them all
+    assert lines[0] == "davidnet on synthetic data, not CIFAR-10: 256 training, 64 test images"
+    assert lines[1].startswith("3 epochs of 2 steps of 128 images")
+    assert lines[2].startswith("quick: ")
+    assert lines[3] == "  fastcifar train --dataset synthetic --model.widths 8 8 8 8 --out 'a b'"
+    assert lines[-1].endswith("  synthetic  quick")
+
+
+def test_without_cifar10_the_synthetic_set_stands_in_only_if_asked_to(capsys, tmp_path):
+    command = ["train", *NARROW, "--quiet", "--epochs", "1"]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"fastcifar: cannot download https://a\.place: no network; .*\n", err)
+    assert list(tmp_path.iterdir()) == []
+
+    assert main([*command, "--synthetic-fallback"]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("  synthetic\n")
+    assert re.fullmatch(r"fastcifar: cannot download .*; training on synthetic data instead\n", err)
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch):
+    def fail(options):
+        raise AssertionError("loaded before the output folder was checked")
+
+    monkeypatch.setattr("fastcifar.cli.train._trainer", fail)
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+@pytest.mark.parametrize(
+    ("out", "reason"),
+    [
+        ("run", "output folder run already holds a run; allowed: a new or an empty folder"),
+        ("full", "output folder full already holds files; allowed: a new or an empty folder"),
+        ("file", "output folder file is a file; allowed: a new or an empty folder"),
+        ("file/run", "output folder file/run cannot be made: {}/file is not a folder that can be written to"),
+        ("n" * 300, "output folder " + "n" * 300 + " cannot be made: File name too long"),
+    ],
+)
+def test_an_output_folder_that_cannot_be_used_is_refused_before_anything_is_loaded(capsys, tmp_path, out, reason):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/run.json").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/notes").touch()
+    (tmp_path / "file").touch()
+    assert main([*TRAIN, "--out", out]) == 2
+    assert capsys.readouterr() == ("", f"fastcifar: {reason.format(tmp_path)}\n")
+
+
+@pytest.mark.usefixtures("nothing_is_loaded")
+def test_an_output_folder_in_one_that_may_not_be_written_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # chmod does not hold the superuser back
+    assert main([*TRAIN, "--out", "run"]) == 2
+    assert capsys.readouterr().err == (
+        f"fastcifar: output folder run cannot be made: {tmp_path} is not a folder that can be written to\n"
+    )
+
+
+def test_an_empty_output_folder_is_used(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 0
+    assert (tmp_path / "run/run.json").exists()
+
+
+def test_a_disk_that_fills_up_is_reported_in_one_line(capsys, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.savez", full)
+    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 2
+    assert capsys.readouterr().err == "fastcifar: cannot save the run in run: No space left on device\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_is_refused_where_there_is_none(capsys, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    assert main([*TRAIN, "--device", "cuda"]) == 2
+    assert re.fullmatch(
+        r"fastcifar: device is 'cuda', but torch finds no CUDA devices? here\n", capsys.readouterr().err
+    )
+
+
+def test_batches_larger_than_the_set_are_refused(capsys):
+    assert main([*TRAIN, "--batch-size", "512"]) == 2
+    assert capsys.readouterr().err == "fastcifar: batch_size is 512; allowed: up to the 256 training images\n"
+
+
+@pytest.mark.parametrize("holdout", ["0", "32"])
+def test_eval_agrees_with_the_saved_accuracies(capsys, tmp_path, holdout):
+    assert main([*TRAIN, "--out", "run", "--quiet", "--holdout", holdout]) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    capsys.readouterr()
+    for tta, key in {"flip": "tta_accuracy", "none": "accuracy"}.items():
+        assert main(["eval", "run", "--tta", tta, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["accuracy"] == result["stored_accuracy"] == record[key]
+        assert (result["holdout"], result["dataset"]) == (int(holdout), "synthetic")
+
+    assert main(["eval", "run"]) == 0
+    kind = "held-out" if int(holdout) else "test"
+    images, accuracy = int(holdout) or 64, record["tta_accuracy"]
+    assert capsys.readouterr().out == (
+        f"davidnet  {accuracy:.2%} (tta flip) on {images} {kind} images of synthetic; the run said {accuracy:.2%}\n"
+    )
+
+
+def test_eval_of_a_damaged_run_is_refused_in_one_line(capsys, tmp_path):
+    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 0
+    capsys.readouterr()
+    weights = tmp_path / "run/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert main(["eval", "run"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"fastcifar: run holds a damaged run: .*\n", err)
+
+
+def test_data_info_says_what_a_set_holds(capsys):
+    assert main(["data", "info", "--dataset", "synthetic", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["name"], facts["train_size"], facts["test_size"]) == ("synthetic", 256, 64)
+    assert main(["data", "info", "--dataset", "synthetic"]) == 0
+    lines = lines_of(capsys)
+    assert lines[0].startswith("synthetic: ")
+    assert lines[1] == "256 training and 64 test images, 32 x 32, red green blue"
+    assert sum(int(line.split()[-1]) for line in lines[-10:]) == 64
+
+
+def test_an_interrupted_training_ends_with_130_and_leaves_nothing(tmp_path):
+    command = [sys.executable, "-m", "fastcifar", *TRAIN, "--epochs", "1000", "--train-size", "64", "--threads", "1"]
+    process = subprocess.Popen(
+        [*command, "--holdout", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    for line in process.stdout:
+        if line.split()[:1] == ["1"]:  # the first epoch's row
+            process.send_signal(signal.SIGINT)
+            break
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "fastcifar: interrupted\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eval_on_other_images_compares_with_nothing(capsys, tmp_path):
+    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stored_accuracy"] is None
