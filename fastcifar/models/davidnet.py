@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import ModelConfig
 
@@ -85,7 +86,7 @@ class ConvBlock(nn.Module):
         self, before: int, width: int, config: ModelConfig, *, kernel_size: int = 3, pool: bool = False
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(before, width, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = Conv3x3(before, width) if kernel_size == 3 else nn.Conv2d(before, width, 1, bias=False)
         self.average_first = pool and config.pool == "avg"
         max_first = pool and config.pool == "max"
         self.norm = (

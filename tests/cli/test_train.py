@@ -293,6 +293,15 @@ def test_data_info_says_what_a_set_holds(capsys):
     assert sum(int(line.split()[-1]) for line in lines[-10:]) == 64
 
 
+@pytest.fixture
+def interruptible():
+    """Programs started in the background of a shell inherit that SIGINT is ignored; ours must not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_training_ends_with_130_and_leaves_nothing(tmp_path):
     command = [sys.executable, "-m", "fastcifar", *TRAIN, "--epochs", "1000", "--train-size", "64", "--threads", "1"]
     process = subprocess.Popen(
