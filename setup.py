@@ -29,7 +29,7 @@ setup(
         "numpy",
         "triton; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "rich",
-        "tyro",
+        "tyro>=1",
         "pooch",
         "safetensors",
         "tomli; python_version < '3.11'",

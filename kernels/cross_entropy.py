@@ -111,7 +111,9 @@ def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, scale: floa
     return forward(logits, labels, smoothing, scale)
 
 
-def _cross_entropy_fake(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _cross_entropy_fake(
+    logits: Tensor, labels: Tensor, smoothing: float, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
     wide = torch.promote_types(logits.dtype, torch.float32)
     gradient = torch.empty(logits.shape, dtype=wide, device=logits.device)
     return gradient.new_empty(()), labels.new_empty(()), gradient

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 
@@ -43,11 +44,15 @@ def load_triton() -> None:
     import triton
     import triton.language
 
+    package = [module for name, module in list(sys.modules.items()) if name.startswith("fastcifar.kernels.")]
+    for module in package:
+        module.tl = triton.language
     while _pending:
         function, options = _pending.pop()
-        module = function.__globals__
-        module["tl"] = triton.language
-        module[function.__name__] = triton.jit(**options)(function)
+        compiled = triton.jit(**options)(function)
+        for module in package:  # the one that defines it and those that import it
+            if vars(module).get(function.__name__) is function:
+                setattr(module, function.__name__, compiled)
 
 
 def use_triton(tensor: Tensor) -> bool:
@@ -94,6 +99,7 @@ def _triton_works() -> bool:
 
 def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
     """Launch a kernel; a failure becomes a RuntimeError that names the kernel and its tensors' shapes and dtypes."""
+    options["enable_fp_fusion"] = True  # said outright: Triton's default for it is changing
     try:
         if _compile_only:
             function.warmup(*arguments, grid=grid, **options)

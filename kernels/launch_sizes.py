@@ -27,20 +27,22 @@ class Sizes:
     """Elements per program of `flat_sgd` and `flat_ema`."""
     flat_warps: int
     norm_rows: int
-    """Pixels per tile of `norm_act_pool`; a quarter of it where the 2x2 windows are read too."""
+    """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
     norm_channels: int
     """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
     norm_warps: int
     norm_programs: int
-    """Programs per multiprocessor that `norm_act_pool` aims at."""
+    """Programs of `norm_act_pool` that a multiprocessor runs at once: 80 registers a thread, 65536 in all."""
+    norm_partials: int
+    """Programs per group, at most: every program of the second launch merges their partial sums."""
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 8192, 8, 1024, 4, 128, 32, 8, 4),
-    (8, 9): Sizes(1024, 4, 8192, 8, 1024, 4, 128, 32, 8, 3),
-    (9, 0): Sizes(1024, 4, 8192, 8, 1024, 4, 128, 32, 8, 4),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 128, 1, 128, 1, 16, 8, 1, 2)
+_INTERPRETED = Sizes(4096, 1, 128, 1, 128, 1, 16, 8, 1, 2, 4)
 """For Triton's interpreter: small enough that a test's few images still fill several programs."""
 
 

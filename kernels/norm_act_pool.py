@@ -1,4 +1,4 @@
-"""Optional 2x2 max-pool, ghost batch norm, activation and residual."""
+"""ROOFLINE"""
 
 from __future__ import annotations
 
@@ -6,19 +6,28 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastcifar.kernels.launch import use_triton
+from fastcifar.kernels.norm_act_pool_native import (
+    empty_images,
+    empty_pooled,
+    native_backward,
+    native_forward,
+    native_inference,
+    out_size,
+)
+from fastcifar.kernels.norm_act_pool_triton import triton_forward, triton_inference
+from fastcifar.kernels.norm_act_pool_triton_backward import triton_backward
+from fastcifar.kernels.operators import autograd, operator
+
+ACTIVATIONS = ("celu", "relu", "gelu", "silu", "none")
+
+# ---------------------------------------------------------------------------------------------------------- reference
+
 
 def _activate(values: Tensor, activation: str, alpha: float) -> Tensor:
     if activation == "celu":
         return functional.celu(values, alpha)
-    if activation == "relu":
-        return functional.relu(values)
-    if activation == "gelu":
-        return functional.gelu(values)
-    if activation == "silu":
-        return functional.silu(values)
-    if activation == "none":
-        return values
-    raise ValueError(f"activation is {activation!r}; allowed: celu, relu, gelu, silu, none")
+    return values if activation == "none" else getattr(functional, activation)(values)
 
 
 def norm_act_pool_reference(
@@ -33,19 +42,119 @@ def norm_act_pool_reference(
     eps: float = 1e-5,
     residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The specification of `norm_act_pool`."""
-    if groups < 1 or len(x) % groups:
-        raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {len(x)}")
-    if pool:
-        x = functional.max_pool2d(x, 2)
-    wide = x if x.dtype == torch.float64 else x.float()
-    grouped = wide.unflatten(0, (groups, -1))
+    """The specification of `norm_act_pool`, in plain torch with torch's own gradient.
+
+    The path that runs in its place on a CPU is `norm_act_pool_native.py`: the same function, several times as fast.
+    """
+    x = functional.max_pool2d(x, 2) if pool else x
+    grouped = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (groups, -1))
     var, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0, keepdim=True)
     values = (grouped - mean) * torch.rsqrt(var + eps)
     values = values if scale is None else values * scale[:, None, None]
-    values = _activate(values + bias[:, None, None], activation, alpha).flatten(0, 1).to(x.dtype)
-    out = values if residual is None else values + residual
-    return out, mean.detach()[:, 0, :, 0, 0], var.detach()[:, 0, :, 0, 0]
+    out = _activate(values + bias[:, None, None], activation, alpha).flatten(0, 1)
+    out = out if residual is None else out + residual
+    return out.to(x.dtype), mean.detach()[:, 0, :, 0, 0], var.detach()[:, 0, :, 0, 0]
+
+
+# ----------------------------------------------------------------------------------------------------------- operator
+
+
+def _forward(x, *arguments):
+    return (triton_forward if use_triton(x) else native_forward)(x, *arguments)
+
+
+def _forward_fake(x, bias, scale, groups, activation, alpha, pool, eps, residual):
+    wide = torch.promote_types(x.dtype, torch.float32)
+    mean, var = (x.new_empty((groups, x.shape[1]), dtype=wide) for _ in range(2))
+    return empty_images(x, *out_size(x, pool)), mean, var, *empty_pooled(x, pool)
+
+
+def _inference(x, *arguments):
+    return (triton_inference if use_triton(x) else native_inference)(x, *arguments)
+
+
+def _inference_fake(x, mean, var, bias, scale, activation, alpha, pool, eps, residual):
+    return empty_images(x, *out_size(x, pool))
+
+
+def _backward(gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width):
+    x_gradient = empty_images(inputs, height, width)
+    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient)
+    if use_triton(inputs):
+        sums = triton_backward(gradient, inputs, argmax, *rest)
+    else:
+        sums = native_backward(gradient, inputs, argmax, result, *rest)
+    return x_gradient, *sums
+
+
+def _backward_fake(gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width):
+    x_gradient = empty_images(inputs, height, width)
+    return x_gradient, torch.empty_like(bias), torch.empty_like(bias)
+
+
+operator(
+    "norm_act_pool(Tensor x, Tensor bias, Tensor? scale, int groups, str activation, float alpha, bool pool, "
+    "float eps, Tensor? residual) -> (Tensor out, Tensor mean, Tensor var, Tensor pooled, Tensor argmax)",
+    _forward,
+    _forward_fake,
+)
+operator(
+    "norm_act_pool_backward(Tensor gradient, Tensor inputs, Tensor? argmax, Tensor? result, Tensor mean, Tensor var, "
+    "Tensor bias, Tensor? scale, str activation, float alpha, float eps, int height, int width) "
+    "-> (Tensor x, Tensor bias, Tensor scale)",
+    _backward,
+    _backward_fake,
+)
+operator(
+    "norm_act_pool_inference(Tensor x, Tensor mean, Tensor var, Tensor bias, Tensor? scale, str activation, "
+    "float alpha, bool pool, float eps, Tensor? residual) -> Tensor",
+    _inference,
+    _inference_fake,
+)
+
+
+def _save(ctx, inputs, output) -> None:
+    x, bias, scale, _, activation, alpha, pool, eps, residual = inputs
+    out, mean, var, pooled, argmax = output
+    # The result tells CELU's and ReLU's slope, and the next layer keeps it anyway; the Triton kernels do without.
+    keep_result = residual is None and activation in ("celu", "relu") and not x.is_cuda
+    ctx.save_for_backward(
+        pooled if pool else x, argmax if pool else None, out if keep_result else None, mean, var, bias, scale
+    )
+    ctx.constants = (activation, alpha, eps, *x.shape[2:])
+    ctx.has_residual = residual is not None
+    ctx.mark_non_differentiable(mean, var, pooled, argmax)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx, gradient, *_):
+    if gradient is None:
+        return (None,) * 9
+    scale = ctx.saved_tensors[-1]
+    x, bias, scale_gradient = torch.ops.fastcifar.norm_act_pool_backward(gradient, *ctx.saved_tensors, *ctx.constants)
+    scale_gradient = None if scale is None else scale_gradient
+    return x, bias, scale_gradient, None, None, None, None, None, gradient if ctx.has_residual else None
+
+
+autograd("norm_act_pool", _gradients, _save)
+
+
+def _check(x: Tensor, vectors: dict, activation: str, alpha: float, pool: bool, residual: Tensor | None) -> None:
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (pool and min(x.shape[2:]) < 2):
+        least = "2 by 2" if pool else "1"
+        raise ValueError(f"x is {x.dtype} {list(x.shape)}; allowed: floating [N, C, H, W], of {least} or more pixels")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation is {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+    if activation == "celu" and not alpha > 0:
+        raise ValueError(f"alpha is {alpha}; allowed: above 0")
+    wide = torch.promote_types(x.dtype, torch.float32)
+    for name, vector in vectors.items():
+        if vector is not None and (vector.shape != x.shape[1:2] or vector.dtype != wide):
+            raise ValueError(f"{name} is {vector.dtype} {list(vector.shape)}; allowed: {wide} [{x.shape[1]}], as x")
+    shape = [*x.shape[:2], *out_size(x, pool)]
+    if residual is not None and (list(residual.shape) != shape or residual.dtype != x.dtype):
+        raise ValueError(f"residual is {residual.dtype} {list(residual.shape)}; allowed: {x.dtype} {shape}, as out")
 
 
 def norm_act_pool(
@@ -60,12 +169,29 @@ def norm_act_pool(
     eps: float = 1e-5,
     residual: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`(out, mean [groups, C] float32, biased var [groups, C] float32)`; mean and var carry no gradient."""
-    return norm_act_pool_reference(
-        x, bias, scale, groups=groups, activation=activation, alpha=alpha, pool=pool, eps=eps, residual=residual
+    """2x2 max-pool (optional), ghost batch norm, activation, and a residual added (optional): `(out, mean, var)`.
+
+    x: [N, C, H, W], channels-last (else it is copied), float32, float16, bfloat16 or float64. The pool has stride 2 and
+    drops an odd last row or column; of equal maxima the first in row-major order gets the gradient. The norm is over
+    `groups` slices of N / groups consecutive images (Hoffer, Hubara and Soudry 2017; 1: plain batch norm), its statistics
+    in float32 whatever x is. bias, scale: float32 [C] (float64 for float64 x); scale None: 1, and no gradient. activation:
+    celu (with `alpha`), relu, gelu (exact), silu or none. residual: like out.
+
+    out: x's dtype, channels-last. mean, var (biased): [groups, C], bias's dtype, without gradient: running statistics are
+    the caller's. Gradients reach x, bias, scale and residual.
+
+    Raises ValueError for shapes or dtypes that do not fit, an unknown activation, or groups that do not divide N.
+    """
+    _check(x, {"bias": bias, "scale": scale}, activation, alpha, pool, residual)
+    if groups < 1 or len(x) % groups:
+        raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {len(x)} images")
+    out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
+        x, bias, scale, groups, activation, alpha, pool, eps, residual
     )
+    return out, mean, var
 
 
+@torch.no_grad()
 def norm_act_pool_inference(
     x: Tensor,
     mean: Tensor,
@@ -79,11 +205,11 @@ def norm_act_pool_inference(
     eps: float = 1e-5,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """`norm_act_pool` with given statistics `[C]`; no gradient."""
-    with torch.no_grad():
-        if pool:
-            x = functional.max_pool2d(x, 2)
-        factor = torch.rsqrt(var + eps) if scale is None else torch.rsqrt(var + eps) * scale
-        values = (x.float() - mean[:, None, None]) * factor[:, None, None] + bias[:, None, None]
-        values = _activate(values, activation, alpha).to(x.dtype)
-        return values if residual is None else values + residual
+    """`norm_act_pool`'s out with given statistics `mean` and `var` [C], such as running ones; no gradient.
+
+    Raises ValueError as `norm_act_pool` does.
+    """
+    _check(x, {"mean": mean, "var": var, "bias": bias, "scale": scale}, activation, alpha, pool, residual)
+    return torch.ops.fastcifar.norm_act_pool_inference(
+        x, mean, var, bias, scale, activation, alpha, pool, eps, residual
+    )

@@ -17,10 +17,29 @@ from torch import Tensor
 from torch.nn import functional
 
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-_POOL_VALUES = 1 << 19
+_POOL_VALUES = 1 << 18
 """Input values that max-pool takes at a time, so that its 8-byte indices stay in the cache."""
 
 aten = torch.ops.aten
+
+
+def empty_images(like: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Unwritten images, channels-last, as many and with as many channels as `like`, and of its dtype unless given."""
+    shape = (*like.shape[:2], height, width)
+    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
+
+
+def out_size(x: Tensor, pool: bool) -> tuple[int, int]:
+    """Height and width of the output."""
+    height, width = x.shape[2:]
+    return (height // 2, width // 2) if pool else (height, width)
+
+
+def empty_pooled(x: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
+    """Unwritten pooled images and argmax bytes for x; both empty without `pool`."""
+    if not pool:
+        return x.new_empty(0), x.new_empty(0, dtype=torch.uint8)
+    return empty_images(x, *out_size(x, pool)), empty_images(x, *out_size(x, pool), torch.uint8)
 
 
 def _parts(images: int, step: int) -> list[slice]:
@@ -96,9 +115,7 @@ def native_forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`(out, mean [groups, C], var, pooled, argmax)`; the last two are empty without `pool`."""
     x = x.contiguous(memory_format=torch.channels_last)
-    pooled, argmax = x.new_empty(0), x.new_empty(0, dtype=torch.uint8)
-    if pool:
-        pooled, argmax = empty_pooled(x, x.dtype), empty_pooled(x, torch.uint8)
+    pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
     out = torch.empty_like(inputs)
     wide = torch.promote_types(x.dtype, torch.float32)
@@ -133,7 +150,7 @@ def native_inference(
 ) -> Tensor:
     """The output alone, normalised by given statistics [C]."""
     x = x.contiguous(memory_format=torch.channels_last)
-    out = empty_pooled(x, x.dtype) if pool else torch.empty_like(x)
+    out = empty_images(x, *out_size(x, pool))
     scale = torch.ones_like(bias) if scale is None else scale
     saved = [mean.new_empty(0) for _ in range(2)]
     for part in _parts(len(x), max(1, 4 * _POOL_VALUES // x[0].numel())):
@@ -191,10 +208,3 @@ def native_backward(
         else:
             _unpool(normal, argmax[part], x_gradient[part])
     return sums
-
-
-def empty_pooled(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Unwritten, channels-last, of half the height and width of x."""
-    images, channels, height, width = x.shape
-    shape = (images, channels, height // 2, width // 2)
-    return torch.empty(shape, dtype=dtype, device=x.device, memory_format=torch.channels_last)

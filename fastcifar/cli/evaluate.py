@@ -50,15 +50,25 @@ def main(args: Sequence[str]) -> int:
     dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
-    accuracy = evaluate(model, dataset.test, tta, recipe.evaluate.batch_size).accuracy
+    evaluation = evaluate(model, dataset.test, tta, recipe.evaluate.batch_size)
+    accuracy = evaluation.accuracy
     stored = {"none": record.get("accuracy"), recipe.evaluate.tta: record.get("tta_accuracy")}.get(tta)
     if dataset.sha256 != trained_on.get("sha256"):
         stored = None  # other images: nothing to compare with
 
     images = len(dataset.test)
     if options.json:
-        result = {"run": str(folder), "tta": tta, "images": images, "accuracy": accuracy, "stored_accuracy": stored}
-        print(json.dumps({**result, "dataset": dataset.name, "holdout": dataset.holdout}, indent=2))
+        result = {
+            "run": str(folder),
+            "dataset": dataset.name,
+            "holdout": dataset.holdout,
+            "images": images,
+            "tta": tta,
+            "accuracy": accuracy,
+            "stored_accuracy": stored,
+            "loss": evaluation.loss,
+        }
+        print(json.dumps(result, indent=2))
         return 0
     tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {dataset.name}"
     run_said = "" if stored is None else f"; the run said {stored:.2%}"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
@@ -41,7 +42,7 @@ class _Checked:
         path = f"{self.section}.{name}" if self.section else name
         raise UserError(f"{path} is {getattr(self, name)!r}; allowed: {allowed}")
 
-    def _require(self, name: str, ok: bool, allowed: str) -> None:
+    def _require(self, name: str, ok: object, allowed: str) -> None:
         if not ok:
             self._refuse(name, allowed)
 
@@ -224,7 +225,7 @@ class Recipe(_Checked):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def _check(self) -> None:
-        self._require("name", bool(self.name) and not set(self.name) & set('/\\ "'), "a word without / \\ or spaces")
+        self._require("name", re.fullmatch(r"[\w.+-]+", self.name), "letters, digits and . _ + -")
         self._require("epochs", self.epochs >= 1, "1 or more")
         self._require("batch_size", self.batch_size >= 1, "1 or more images")
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")

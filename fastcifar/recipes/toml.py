@@ -74,8 +74,8 @@ def _lines(section: object, path: str = "") -> list[str]:
 def _write(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, str):  # TOML's escapes are JSON's, except that DEL must be escaped too
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # TOML's escapes are JSON's
     if isinstance(value, tuple):
         return "[" + ", ".join(map(_write, value)) + "]"
     return repr(value)

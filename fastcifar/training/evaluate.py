@@ -14,11 +14,13 @@ from fastcifar.kernels import augment
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`accuracy`, a fraction; `loss`, the mean log-loss in nats; `logits`, float32 `[N, classes]` on the CPU."""
+    """`accuracy`, a fraction; `loss`, the mean log-loss in nats; `logits`, float32 `[N, classes]` on the CPU; and
+    `plain_accuracy`, that of the images as they are, without their augmented views."""
 
     accuracy: float
     loss: float
     logits: torch.Tensor
+    plain_accuracy: float
 
 
 @torch.inference_mode()
@@ -33,16 +35,23 @@ def evaluate(model: nn.Module, split: Split, tta: str = "flip", batch_size: int 
     dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
     was_training = model.training
     model.eval()
+    flips = (False, True) if tta == "flip" else (False,)
     parts = []
     for indices in torch.arange(len(split), device=split.images.device).split(batch_size):
-        views = [
-            _logits(model, split.images, indices, dtype, flip=flip) for flip in (False, True)[: 1 + (tta == "flip")]
-        ]
-        parts.append(torch.stack(views).mean(0))
+        parts.append(torch.stack([_logits(model, split.images, indices, dtype, flip=flip) for flip in flips]))
     model.train(was_training)
-    logits = torch.cat(parts)
-    correct = (logits.argmax(1) == split.labels).sum().item()
-    return Evaluation(correct / len(split), F.cross_entropy(logits, split.labels).item(), logits.cpu())
+    views = torch.cat(parts, dim=1)
+    logits = views.mean(0)
+    return Evaluation(
+        _accuracy(logits, split.labels),
+        F.cross_entropy(logits, split.labels).item(),
+        logits.cpu(),
+        _accuracy(views[0], split.labels),
+    )
+
+
+def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    return (logits.argmax(1) == labels).sum().item() / len(labels)
 
 
 def _logits(

@@ -111,16 +111,16 @@ class Trainer:
             if on_step and self.device.type == "cuda":
                 on_step(first_step + self.steps_per_epoch, self.total_steps)
             images = self.steps_per_epoch * recipe.batch_size
-            evaluated = epoch == recipe.epochs or (eval_every and epoch % eval_every == 0)
-            accuracy = self._evaluate("none").accuracy if evaluated else None
-            rows.append(
-                EpochRow(epoch, losses.sum().item() / images, correct.item() / images, accuracy, stopwatch.seconds)
-            )
+            train_seconds, accuracy = stopwatch.seconds, None
+            if epoch == recipe.epochs:
+                with stopwatch:
+                    evaluation = self._evaluate(recipe.evaluate.tta)
+                accuracy = evaluation.plain_accuracy
+            elif eval_every and epoch % eval_every == 0:
+                accuracy = self._evaluate("none").accuracy
+            rows.append(EpochRow(epoch, losses.sum().item() / images, correct.item() / images, accuracy, train_seconds))
             if on_epoch:
                 on_epoch(rows[-1])
-        train_seconds = stopwatch.seconds
-        with stopwatch:
-            evaluation = self._evaluate(recipe.evaluate.tta)
         record = self._record(seed, rows, evaluation, train_seconds, stopwatch.seconds)
         return Run(
             recipe,
@@ -147,8 +147,9 @@ class Trainer:
     def _step_on_noise(self) -> Callable[[], None]:
         """A training step of the run's shapes on random images, which changes what `_reset` resets and nothing else."""
         size, shape = self.recipe.batch_size, self.dataset.train.images.shape[1:]
-        images = torch.randint(256, (size, *shape), dtype=torch.uint8, device=self.device)
-        noise = Split(images, torch.randint(len(self.dataset.classes), (size,), device=self.device))
+        random = {"device": self.device, "generator": torch.Generator(self.device).manual_seed(0)}
+        images = torch.randint(256, (size, *shape), dtype=torch.uint8, **random)
+        noise = Split(images, torch.randint(len(self.dataset.classes), (size,), **random))
         dataset = dataclasses.replace(self.dataset, train=noise)
         step = TrainingStep(self.recipe, dataset, self._flat, self._optimizer, steps_per_epoch=1)
         plan = Loader(noise, size, self.recipe.augment).plan(0)

@@ -262,6 +262,8 @@ def test_eval_agrees_with_the_saved_accuracies(capsys, tmp_path, holdout):
         result = json.loads(capsys.readouterr().out)
         assert result["accuracy"] == result["stored_accuracy"] == record[key]
         assert (result["holdout"], result["dataset"]) == (int(holdout), "synthetic")
+        if tta == "flip":
+            assert result["loss"] == record["tta_loss"]  # to the last bit: in the run's own compute type
 
     assert main(["eval", "run"]) == 0
     kind = "held-out" if int(holdout) else "test"

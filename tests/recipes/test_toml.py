@@ -20,7 +20,7 @@ from fastcifar.recipes import (
 from fastcifar.recipes.fields import field_docs
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
-names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters='/\\ "'), min_size=1)
+names = st.from_regex(r"[\w.+-]+", fullmatch=True)
 
 
 @st.composite

@@ -1,0 +1,85 @@
+"""Compile the Triton kernels that a training will launch, in parallel and without launching them."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import torch
+
+from fastcifar.kernels.augment import augment
+from fastcifar.kernels.cross_entropy import cross_entropy
+from fastcifar.kernels.flat_optimizer import flat_ema, flat_sgd
+from fastcifar.kernels.launch import compile_only, use_triton
+from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
+
+
+def compile_all(
+    device: torch.device | str = "cuda",
+    dtype: torch.dtype = torch.float16,
+    *,
+    activation: str = "celu",
+    scale: bool = False,
+    cutout: bool = False,
+    jitter: bool = False,
+    classes: int = 10,
+    size: int = 32,
+    form: str = "source",
+) -> bool:
+    """Compile every kernel of a training in `dtype` with these choices; a first launch then finds it compiled.
+
+    dtype: of the batches, the network and its gradients, the master weights being float32. size: side of the images.
+    False, and nothing done, where the operations do not take their Triton path (see FASTCIFAR_KERNELS). What is compiled
+    fits numbers of channels, and lengths of flat buffers, that are multiples of 16; others compile at their first launch.
+    Compiled kernels stay in Triton's cache on disk, so a second process spends milliseconds here.
+    """
+    if not use_triton(torch.empty(0, device=device)):
+        return False
+    from triton.runtime._async_compile import AsyncCompileMode
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool), compile_only():
+        _every_launch(torch.device(device), dtype, activation, scale, cutout, jitter, classes, size, form)
+    return True
+
+
+def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, size, form) -> None:
+    """Call every operation once for each kernel that it could launch, on small tensors; results are not read."""
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.empty(shape, dtype=dtype, device=device)
+
+    for training in (True, False):
+        augment(
+            empty(2, size, size, 3, dtype=torch.uint8),
+            empty(2, dtype=torch.int64),
+            empty(2, 2, dtype=torch.int32),
+            empty(2, dtype=torch.bool),
+            empty(2, 4, dtype=torch.int32) if cutout and training else None,
+            empty(2, 2) if jitter and training else None,
+            out_dtype=dtype,
+        )
+    cross_entropy(empty(2, classes, dtype=dtype), empty(2, dtype=torch.int64))
+
+    channels = 64
+    vector = empty(channels)
+    scale = vector if scaled else None
+    constants = {"activation": activation, "alpha": 1.0}
+    for pool in (False, True):
+        x = empty(2, channels, 4, 4, dtype=dtype).to(memory_format=torch.channels_last)
+        side = 2 if pool else 4
+        for residual in (None, empty(2, channels, side, side, dtype=dtype)):
+            norm_act_pool(x, vector, scale, pool=pool, residual=residual, **constants)
+            norm_act_pool_inference(x, vector, vector, vector, scale, pool=pool, residual=residual, **constants)
+        inputs = empty(2, channels, side, side, dtype=dtype)
+        argmax = torch.empty_like(inputs, dtype=torch.uint8) if pool else None
+        torch.ops.fastcifar.norm_act_pool_backward(
+            *(inputs, inputs, argmax, None, vector[None], vector[None], vector, scale, activation, 1.0, 1e-5, 4, 4)
+        )
+
+    step = empty(1, dtype=torch.int64)
+    for compute_dtype in {dtype, torch.float32}:  # weights in the compute dtype, vectors in the master's
+        compute = None if compute_dtype == torch.float32 else empty(64, dtype=compute_dtype)
+        buffers = (empty(64), empty(64, dtype=compute_dtype), empty(64), compute)
+        for ema in (None, empty(64)):
+            flat_sgd(*buffers, ema, empty(4), step, momentum=0.9, weight_decay=0.1, form=form)
+    flat_ema(empty(64), empty(64), step, ema_decay=0.9, ema_every=5)

@@ -1,0 +1,298 @@
+"""The Triton kernels of `norm_act_pool` and their launches: the forward pass, in two, and inference.
+
+To the kernels a tensor of images is [rows, channels], a row being a pixel; the rows of a group are consecutive. A program
+works on `program_rows` rows of one group and CHANNELS channels, a tile of ROWS rows at a time. "in" is what is
+normalised: x, or the pooled x. The first launch of a pass leaves partial sums, and every program of the second merges
+those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-bit: a large evaluation batch passes 2^31
+elements.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastcifar.kernels.launch import kernel, launch
+from fastcifar.kernels.launch_sizes import launch_sizes
+from fastcifar.kernels.norm_act_pool_native import empty_images, empty_pooled, out_size
+
+# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+
+
+@kernel()
+def _activated(y, alpha, ACTIVATION: tl.constexpr):
+    if ACTIVATION == "celu":
+        y = tl.where(y > 0, y, alpha * (falling(y, alpha) - 1))
+    elif ACTIVATION == "relu":
+        y = tl.where(y < 0, 0.0, y)
+    elif ACTIVATION == "gelu":
+        y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+    elif ACTIVATION == "silu":
+        y = y / (1 + tl.exp(-y))
+    return y
+
+
+@kernel()
+def falling(y, alpha):
+    """CELU's slope: exp(y / alpha) below zero, 1 above; NaN for NaN."""
+    return tl.exp(tl.where(y > 0, 0.0, y) * (1 / alpha))
+
+
+@kernel()
+def window_corner(rows, height, width):
+    """The row in x of the top left pixel of a pooled pixel's window; x has `height` x `width` pixels."""
+    out_height, out_width = height // 2, width // 2
+    image = rows // (out_height * out_width)
+    pixel = rows % (out_height * out_width)
+    top = image.to(tl.int64) * height + pixel // out_width * 2
+    return top * width + pixel % out_width * 2
+
+
+@kernel()
+def _max_of_window(x_ptr, rows, columns, mask, channels, height, width):
+    """The first maximum of the 2x2 windows of the pooled rows, in float32, and its place, 0 to 3."""
+    corners = x_ptr + window_corner(rows, height, width)[:, None] * channels + columns[None, :]
+    a = tl.load(corners, mask, other=0.0).to(tl.float32)
+    b = tl.load(corners + channels, mask, other=0.0).to(tl.float32)
+    c = tl.load(corners + width * channels, mask, other=0.0).to(tl.float32)
+    d = tl.load(corners + (width + 1) * channels, mask, other=0.0).to(tl.float32)
+    top = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+    bottom = tl.maximum(c, d, propagate_nan=tl.PropagateNan.ALL)
+    place = tl.where(bottom > top, tl.where(d > c, 3, 2), tl.where(b > a, 1, 0))
+    return tl.maximum(top, bottom, propagate_nan=tl.PropagateNan.ALL), place
+
+
+@kernel(do_not_specialize=["group_rows", "program_rows", "height", "width"])
+def _moments_kernel(
+    x_ptr,  # [groups * group_rows, channels], or [N * height * width, channels] with POOL
+    pooled_ptr,  # [groups * group_rows, channels], written with POOL
+    argmax_ptr,  # uint8, like pooled
+    partial_ptr,  # float32 [groups, programs, 2, channels]: mean and sum of squared deviations of a program's rows
+    group_rows,
+    program_rows,
+    channels,
+    height,
+    width,
+    POOL: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    group = tl.program_id(2)
+    first = tl.program_id(0) * program_rows
+    last = tl.minimum(first + program_rows, group_rows)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    real = columns < channels
+    # Sums of deviations from the mean of the first tile: no cancellation, however far the mean is from zero.
+    shift = tl.zeros([CHANNELS], tl.float32)
+    sums = tl.zeros([ROWS, CHANNELS], tl.float32)
+    squares = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for start in range(first, last, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        mask = (rows < last)[:, None] & real[None, :]
+        all_rows = group * group_rows + rows
+        places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
+        if POOL:
+            values, argmax = _max_of_window(x_ptr, all_rows, columns, mask, channels, height, width)
+            tl.store(pooled_ptr + places, values, mask)
+            tl.store(argmax_ptr + places, argmax.to(tl.uint8), mask)
+        else:
+            values = tl.load(x_ptr + places, mask, other=0.0).to(tl.float32)
+        if start == first:
+            shift = tl.sum(tl.where(mask, values, 0.0), axis=0) / tl.minimum(last - first, ROWS)
+        values = tl.where(mask, values - shift[None, :], 0.0)
+        sums += values
+        squares += values * values
+    count = (last - first).to(tl.float32)
+    total = tl.sum(sums, axis=0)
+    partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
+    tl.store(partial, shift + total / count, real)
+    tl.store(partial + channels, tl.sum(squares, axis=0) - total * total / count, real)
+
+
+@kernel(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
+def _normalise_kernel(
+    in_ptr,  # [groups * group_rows, channels]
+    partial_ptr,  # float32 [groups, partials, 2, channels], of `partial_rows` rows each, the last of fewer
+    mean_ptr,  # float32 [groups, channels], written
+    var_ptr,  # float32 [groups, channels], written
+    bias_ptr,  # float32 [channels]
+    scale_ptr,  # float32 [channels], or None
+    residual_ptr,  # like out, or None
+    out_ptr,  # [groups * group_rows, channels]
+    group_rows,
+    program_rows,
+    partials,
+    partial_rows,
+    channels,
+    alpha,
+    eps,
+    ACTIVATION: tl.constexpr,
+    PARTIALS: tl.constexpr,  # a power of two, at least `partials`
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    group = tl.program_id(2)
+    first = tl.program_id(0) * program_rows
+    last = tl.minimum(first + program_rows, group_rows)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    real = columns < channels
+    part = tl.arange(0, PARTIALS)
+    known = (part < partials)[:, None] & real[None, :]
+    partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
+    counts = tl.minimum(tl.maximum(group_rows - part * partial_rows, 0), partial_rows).to(tl.float32)[:, None]
+    means = tl.load(partial, known, other=0.0)
+    deviations = tl.load(partial + channels, known, other=0.0)
+    mean = tl.sum(means * counts, axis=0) / group_rows
+    offsets = means - mean[None, :]
+    var = tl.sum(deviations + counts * offsets * offsets, axis=0) / group_rows
+    if tl.program_id(0) == 0:
+        tl.store(mean_ptr + group * channels + columns, mean, real)
+        tl.store(var_ptr + group * channels + columns, var, real)
+    factor = tl.rsqrt(var + eps)
+    if scale_ptr is not None:
+        factor *= tl.load(scale_ptr + columns, real, other=0.0)
+    bias = tl.load(bias_ptr + columns, real, other=0.0)
+    for start in range(first, last, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        mask = (rows < last)[:, None] & real[None, :]
+        places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
+        values = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32)
+        out = _activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
+        if residual_ptr is not None:
+            out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
+        tl.store(out_ptr + places, out, mask)
+
+
+@kernel(do_not_specialize=["rows_total", "height", "width"])
+def _inference_kernel(
+    x_ptr,  # [rows_total, channels], or [N * height * width, channels] with POOL
+    mean_ptr,  # float32 [channels]
+    var_ptr,  # float32 [channels]
+    bias_ptr,  # float32 [channels]
+    scale_ptr,  # float32 [channels], or None
+    residual_ptr,  # like out, or None
+    out_ptr,  # [rows_total, channels]
+    rows_total,
+    channels,
+    height,
+    width,
+    alpha,
+    eps,
+    ACTIVATION: tl.constexpr,
+    POOL: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    real = columns < channels
+    mask = (rows < rows_total)[:, None] & real[None, :]
+    places = rows.to(tl.int64)[:, None] * channels + columns[None, :]
+    factor = tl.rsqrt(tl.load(var_ptr + columns, real, other=1.0) + eps)
+    if scale_ptr is not None:
+        factor *= tl.load(scale_ptr + columns, real, other=0.0)
+    bias = tl.load(bias_ptr + columns, real, other=0.0)
+    mean = tl.load(mean_ptr + columns, real, other=0.0)
+    if POOL:
+        values, _ = _max_of_window(x_ptr, rows, columns, mask, channels, height, width)
+    else:
+        values = tl.load(x_ptr + places, mask, other=0.0).to(tl.float32)
+    out = _activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
+    if residual_ptr is not None:
+        out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
+    tl.store(out_ptr + places, out, mask)
+
+
+class Tiling:
+    """How programs divide [groups * group_rows, channels]: as many as the device runs at once, each of whole tiles."""
+
+    def __init__(self, inputs: Tensor, groups: int, windows: bool = False) -> None:
+        sizes, multiprocessors = launch_sizes(inputs)
+        images, channels, height, width = inputs.shape
+        self.group_rows = images // groups * height * width
+        self.tile = {
+            "ROWS": sizes.norm_rows // 2 if windows else sizes.norm_rows,
+            "CHANNELS": min(sizes.norm_channels, 1 << (channels - 1).bit_length()),
+            "num_warps": sizes.norm_warps,
+        }
+        self.partials = {"PARTIALS": sizes.norm_partials}
+        across = -(-channels // self.tile["CHANNELS"])
+        tiles = -(-self.group_rows // self.tile["ROWS"])
+        wanted = sizes.norm_programs * multiprocessors // (across * groups)
+        programs = max(1, min(wanted, sizes.norm_partials, tiles))
+        self.program_rows = -(-tiles // programs) * self.tile["ROWS"]
+        self.programs = -(-self.group_rows // self.program_rows)
+        self.grid = (self.programs, across, groups)
+
+    def new_partials(self, inputs: Tensor) -> Tensor:
+        shape = (self.grid[2], self.programs, 2, inputs.shape[1])
+        return torch.empty(shape, dtype=torch.float32, device=inputs.device)
+
+
+def channels_last(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.contiguous(memory_format=torch.channels_last)
+
+
+def triton_forward(
+    x: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    groups: int,
+    activation: str,
+    alpha: float,
+    pool: bool,
+    eps: float,
+    residual: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    x, residual = channels_last(x), channels_last(residual)
+    channels, height, width = x.shape[1:]
+    pooled, argmax = empty_pooled(x, pool)
+    inputs = pooled if pool else x
+    out = torch.empty_like(inputs)
+    mean, var = (x.new_empty((groups, channels), dtype=torch.float32) for _ in range(2))
+    first, second = Tiling(inputs, groups, windows=pool), Tiling(inputs, groups)
+    partial = first.new_partials(inputs)
+    launch(
+        _moments_kernel,
+        first.grid,
+        *(x, pooled, argmax, partial, first.group_rows, first.program_rows, channels, height, width),
+        POOL=pool,
+        **first.tile,
+    )
+    launch(
+        _normalise_kernel,
+        second.grid,
+        *(inputs, partial, mean, var, bias, scale, residual, out),
+        *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels, alpha, eps),
+        ACTIVATION=activation,
+        **second.partials,
+        **second.tile,
+    )
+    return out, mean, var, pooled, argmax
+
+
+def triton_inference(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    activation: str,
+    alpha: float,
+    pool: bool,
+    eps: float,
+    residual: Tensor | None,
+) -> Tensor:
+    x, residual = channels_last(x), channels_last(residual)
+    channels, height, width = x.shape[1:]
+    out = empty_images(x, *out_size(x, pool))
+    tiling = Tiling(out, 1, windows=pool)
+    launch(
+        _inference_kernel,
+        (-(-tiling.group_rows // tiling.tile["ROWS"]), tiling.grid[1]),
+        *(x, mean, var, bias, scale, residual, out, tiling.group_rows, channels, height, width, alpha, eps),
+        ACTIVATION=activation,
+        POOL=pool,
+        **tiling.tile,
+    )
+    return out

@@ -1,0 +1,204 @@
+"""The Triton kernels of `norm_act_pool`'s gradient and their launches; see norm_act_pool_triton.py for their conventions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastcifar.kernels.launch import kernel, launch
+from fastcifar.kernels.norm_act_pool_triton import Tiling, channels_last, falling, window_corner
+
+# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+
+
+@kernel()
+def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
+    """`gradient` times the activation's slope at y."""
+    if ACTIVATION == "celu":
+        gradient *= falling(y, alpha)
+    elif ACTIVATION == "relu":
+        gradient = tl.where(y <= 0, 0.0, gradient)
+    elif ACTIVATION == "gelu":
+        density = 0.3989422804014327 * tl.exp(-0.5 * y * y)
+        gradient *= 0.5 * (1 + tl.erf(y * 0.7071067811865476)) + y * density
+    elif ACTIVATION == "silu":
+        sigmoid = 1 / (1 + tl.exp(-y))
+        gradient *= sigmoid * (1 + y * (1 - sigmoid))
+    return gradient
+
+
+@kernel()
+def _normal_and_slope(
+    gradient_ptr, in_ptr, places, mask, mean, deviation, scale, bias, alpha, ACTIVATION: tl.constexpr
+):
+    """Of a tile: the normalised values, and the gradient before the activation."""
+    values = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32)
+    normal = tl.where(mask, (values - mean[None, :]) * deviation[None, :], 0.0)
+    gradient = tl.load(gradient_ptr + places, mask, other=0.0).to(tl.float32)
+    return normal, _sloped(gradient, normal * scale[None, :] + bias[None, :], alpha, ACTIVATION)
+
+
+@kernel(do_not_specialize=["group_rows", "program_rows"])
+def _slope_sums_kernel(
+    gradient_ptr,  # of out, [groups * group_rows, channels]
+    in_ptr,  # [groups * group_rows, channels]
+    mean_ptr,  # float32 [groups, channels]
+    var_ptr,  # float32 [groups, channels]
+    bias_ptr,  # float32 [channels]
+    scale_ptr,  # float32 [channels], or None
+    partial_ptr,  # float32 [groups, programs, 2, channels]: sums of the slopes, and of slope * normalised value
+    group_rows,
+    program_rows,
+    channels,
+    alpha,
+    eps,
+    ACTIVATION: tl.constexpr,
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    group = tl.program_id(2)
+    first = tl.program_id(0) * program_rows
+    last = tl.minimum(first + program_rows, group_rows)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    real = columns < channels
+    mean = tl.load(mean_ptr + group * channels + columns, real, other=0.0)
+    deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
+    bias = tl.load(bias_ptr + columns, real, other=0.0)
+    scale = tl.full([CHANNELS], 1.0, tl.float32)
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + columns, real, other=0.0)
+    sums = tl.zeros([ROWS, CHANNELS], tl.float32)
+    products = tl.zeros([ROWS, CHANNELS], tl.float32)
+    for start in range(first, last, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        mask = (rows < last)[:, None] & real[None, :]
+        places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
+        normal, slope = _normal_and_slope(
+            gradient_ptr, in_ptr, places, mask, mean, deviation, scale, bias, alpha, ACTIVATION
+        )
+        sums += slope
+        products += slope * normal
+    partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
+    tl.store(partial, tl.sum(sums, axis=0), real)
+    tl.store(partial + channels, tl.sum(products, axis=0), real)
+
+
+@kernel()
+def _merged(partial_ptr, group, partials, columns, channels, PARTIALS: tl.constexpr):
+    """A group's two sums over its partial ones."""
+    part = tl.arange(0, PARTIALS)
+    known = (part < partials)[:, None] & (columns < channels)[None, :]
+    partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
+    sums = tl.sum(tl.load(partial, known, other=0.0), axis=0)
+    return sums, tl.sum(tl.load(partial + channels, known, other=0.0), axis=0)
+
+
+@kernel(do_not_specialize=["groups", "group_rows", "program_rows", "partials", "height", "width"])
+def _gradient_kernel(
+    gradient_ptr,  # of out, [groups * group_rows, channels]
+    in_ptr,  # [groups * group_rows, channels]
+    argmax_ptr,  # uint8, like in; read with POOL
+    mean_ptr,  # float32 [groups, channels]
+    var_ptr,  # float32 [groups, channels]
+    bias_ptr,  # float32 [channels]
+    scale_ptr,  # float32 [channels], or None
+    partial_ptr,  # float32 [groups, partials, 2, channels]
+    x_gradient_ptr,  # like in, or [N * height * width, channels] with POOL
+    bias_gradient_ptr,  # float32 [channels]
+    scale_gradient_ptr,  # float32 [channels]
+    groups,
+    group_rows,
+    program_rows,
+    partials,
+    channels,
+    height,
+    width,
+    alpha,
+    eps,
+    ACTIVATION: tl.constexpr,
+    POOL: tl.constexpr,
+    PARTIALS: tl.constexpr,  # a power of two, at least `partials`
+    ROWS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
+    group = tl.program_id(2)
+    first = tl.program_id(0) * program_rows
+    last = tl.minimum(first + program_rows, group_rows)
+    columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    real = columns < channels
+    if (tl.program_id(0) == 0) & (group == 0):
+        bias_gradient = tl.zeros([CHANNELS], tl.float32)
+        scale_gradient = tl.zeros([CHANNELS], tl.float32)
+        for other in range(0, groups):
+            sums, products = _merged(partial_ptr, other, partials, columns, channels, PARTIALS)
+            bias_gradient += sums
+            scale_gradient += products
+        tl.store(bias_gradient_ptr + columns, bias_gradient, real)
+        tl.store(scale_gradient_ptr + columns, scale_gradient, real)
+    sums, products = _merged(partial_ptr, group, partials, columns, channels, PARTIALS)
+    mean = tl.load(mean_ptr + group * channels + columns, real, other=0.0)
+    deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
+    bias = tl.load(bias_ptr + columns, real, other=0.0)
+    scale = tl.full([CHANNELS], 1.0, tl.float32)
+    if scale_ptr is not None:
+        scale = tl.load(scale_ptr + columns, real, other=0.0)
+    for start in range(first, last, ROWS):
+        rows = start + tl.arange(0, ROWS)
+        mask = (rows < last)[:, None] & real[None, :]
+        all_rows = group * group_rows + rows
+        places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
+        normal, slope = _normal_and_slope(
+            gradient_ptr, in_ptr, places, mask, mean, deviation, scale, bias, alpha, ACTIVATION
+        )
+        rest = (sums[None, :] + normal * products[None, :]) / group_rows
+        gradient = (slope - rest) * (deviation * scale)[None, :]
+        if POOL:
+            corners = x_gradient_ptr + window_corner(all_rows, height, width)[:, None] * channels + columns[None, :]
+            argmax = tl.load(argmax_ptr + places, mask, other=0)
+            tl.store(corners, tl.where(argmax == 0, gradient, 0.0), mask)
+            tl.store(corners + channels, tl.where(argmax == 1, gradient, 0.0), mask)
+            tl.store(corners + width * channels, tl.where(argmax == 2, gradient, 0.0), mask)
+            tl.store(corners + (width + 1) * channels, tl.where(argmax == 3, gradient, 0.0), mask)
+        else:
+            tl.store(x_gradient_ptr + places, gradient, mask)
+
+
+def triton_backward(
+    gradient: Tensor,
+    inputs: Tensor,
+    argmax: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    activation: str,
+    alpha: float,
+    eps: float,
+    x_gradient: Tensor,
+) -> tuple[Tensor, Tensor]:
+    gradient, groups, pool = channels_last(gradient), len(mean), argmax is not None
+    channels, height, width = x_gradient.shape[1:]
+    if pool and (height % 2 or width % 2):
+        x_gradient.zero_()
+    bias_gradient, scale_gradient = torch.empty_like(bias), torch.empty_like(bias)
+    first, second = Tiling(inputs, groups), Tiling(inputs, groups, windows=pool)
+    partial = first.new_partials(inputs)
+    launch(
+        _slope_sums_kernel,
+        first.grid,
+        *(gradient, inputs, mean, var, bias, scale, partial),
+        *(first.group_rows, first.program_rows, channels, alpha, eps),
+        ACTIVATION=activation,
+        **first.tile,
+    )
+    launch(
+        _gradient_kernel,
+        second.grid,
+        *(gradient, inputs, argmax, mean, var, bias, scale, partial, x_gradient, bias_gradient, scale_gradient),
+        *(groups, second.group_rows, second.program_rows, first.programs, channels, height, width, alpha, eps),
+        ACTIVATION=activation,
+        POOL=pool,
+        **second.partials,
+        **second.tile,
+    )
+    return bias_gradient, scale_gradient
