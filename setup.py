@@ -1,4 +1,5 @@
-"""Package metadata. `kernels/` is importable as `fastcifar.kernels` only, so that it cannot collide with other packages."""
+"""Package metadata. `kernels/` is importable as `fastcifar.kernels` only, so that it cannot collide with other
+packages."""
 
 from pathlib import Path
 

@@ -2,8 +2,8 @@
 
     python -m pytest bench/test_kernels.py
 
-Small on a CPU, full-size where there is a GPU. `bytes_moved` counts what the operation must read and write, both passes.
-"""
+Small on a CPU, full-size where there is a GPU. `bytes_moved` counts what the operation must read and write, both
+passes."""
 
 import pytest
 import torch

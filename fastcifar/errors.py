@@ -6,4 +6,5 @@ class UserError(ValueError):
 
 
 class NonFiniteLoss(ArithmeticError):
-    """Training met a NaN or infinite loss. The message names the step and the likely cause. The command line exits with 3."""
+    """Training met a NaN or infinite loss. The message names the step and the likely cause. The command line exits with
+    3."""

@@ -1,4 +1,7 @@
-"""Fused operations on the hot paths of training, each with its torch reference; imports torch, and triton to launch."""
+"""Fused operations on the hot paths of training, each with its torch reference; stands on torch and, to launch, Triton.
+
+`FASTCIFAR_KERNELS=reference|triton` forces a path; unset, CUDA tensors take Triton and others plain torch.
+"""
 
 if __name__ != "fastcifar.kernels":
     raise ImportError(
@@ -7,6 +10,7 @@ if __name__ != "fastcifar.kernels":
     )
 
 from fastcifar.kernels.augment import augment, augment_reference
+from fastcifar.kernels.compile_ahead import compile_all
 from fastcifar.kernels.cross_entropy import cross_entropy, cross_entropy_reference
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
@@ -14,6 +18,7 @@ from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inferen
 __all__ = [
     "augment",
     "augment_reference",
+    "compile_all",
     "cross_entropy",
     "cross_entropy_reference",
     "flat_ema",

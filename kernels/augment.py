@@ -1,7 +1,7 @@
 """A training batch from the resident uint8 images: gather, crop, flip, normalise, jitter, cutout, cast, in one pass.
 
-Roofline. An image of side S (32) out of [N, 32, 32, 3]: reads S²·3 bytes (3 KB) and writes them in the compute dtype (6 KB
-in half precision); choices are 13 to 37 bytes. B 512 (DavidNet): 4.7 MB, 1.1 microseconds at 4.3 TB/s; B 2000
+Roofline. An image of side S (32) out of [N, 32, 32, 3]: reads S²·3 bytes (3 KB) and writes them in the compute dtype (6
+KB in half precision); choices are 13 to 37 bytes. B 512 (DavidNet): 4.7 MB, 1.1 microseconds at 4.3 TB/s; B 2000
 (speedrun): 18.4 MB, 4.3 microseconds. Some 30 integer and floating operations a value, 0.05 and 0.18 GFLOP: 0.1 and 0.2
 microseconds at 790 TFLOP/s (more on the integer units that do them, still hidden). The bytes bind, and at B 512 the
 launch itself.
@@ -190,13 +190,13 @@ def augment(
     out_dtype: torch.dtype = torch.float32,
     size: int | None = None,
 ) -> Tensor:
-    """The batch `images[indices]`, cropped, flipped, normalised, jittered and cut out: channels-last [B, 3, size, size].
+    """`images[indices]` cropped, flipped, normalised, jittered and cut out: a channels-last batch [B, 3, size, size].
 
-    images: uint8 [N, H, W, 3], contiguous; indices: int64 [B], each in [0, N); offsets: int32 [B, 2], top and left of the
-    crop in the image, negative or beyond it too: the border is the image mirrored at its edge pixels (reflect-101,
+    images: uint8 [N, H, W, 3], contiguous; indices: int64 [B], each in [0, N); offsets: int32 [B, 2], top and left of
+    the crop in the image, negative or beyond it too: the border is the image mirrored at its edge pixels (reflect-101,
     computed, not stored), to a depth of H - 1. flips: bool [B], mirror left to right after the crop. mean, std: of each
-    channel, on the scale 0 to 255. jitter: float32 [B, 2], brightness and contrast: normalised values become
-    `value * contrast + brightness`. cutouts: int32 [B, 4], top, left, height and width in the output of a box set to 0.
+    channel, on the scale 0 to 255. jitter: float32 [B, 2], brightness and contrast: normalised values become `value *
+    contrast + brightness`. cutouts: int32 [B, 4], top, left, height and width in the output of a box set to 0.
     size: side of the crop, H unless given.
 
     Raises ValueError for other shapes or dtypes.

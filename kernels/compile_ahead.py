@@ -29,8 +29,9 @@ def compile_all(
     """Compile every kernel of a training in `dtype` with these choices; a first launch then finds it compiled.
 
     dtype: of the batches, the network and its gradients, the master weights being float32. size: side of the images.
-    False, and nothing done, where the operations do not take their Triton path (see FASTCIFAR_KERNELS). What is compiled
-    fits numbers of channels, and lengths of flat buffers, that are multiples of 16; others compile at their first launch.
+    False, and nothing done, where the operations do not take their Triton path (see FASTCIFAR_KERNELS). What is
+    compiled fits numbers of channels, and lengths of flat buffers, that are multiples of 16; others compile at their
+    first launch.
     Compiled kernels stay in Triton's cache on disk, so a second process spends milliseconds here.
     """
     if not use_triton(torch.empty(0, device=device)):

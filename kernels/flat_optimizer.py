@@ -1,10 +1,11 @@
 """SGD with Nesterov momentum, weight decay, the cast to the compute dtype and the moving average, in one pass.
 
 Roofline. P weights, half-precision gradients and compute copy: a step reads weights 4P, gradients 2P, velocity 4P and
-writes weights 4P, velocity 4P, compute 2P: 20P bytes; with the average 8P more, every `ema_every`-th step. DavidNet has
-6.57 million weights: 131 MB, 31 microseconds at 4.3 TB/s (43 with the average); all its state fits in the 50 MB L2 of no
-GPU yet. The speedrun network's 1.97 million: 39 MB, 9 microseconds. 10 operations a weight, 66 MFLOP, 0.1 microseconds
-at 790 TFLOP/s: the bytes bind. Buffers whose length is a multiple of 16 get 16-byte accesses; others work, more slowly.
+writes weights 4P, velocity 4P, compute 2P: 20P bytes; with the average 8P more, every `ema_every`-th step. DavidNet,
+P 6.57 million: 131 MB, 31 microseconds at 4.3 TB/s (184 MB and 43 with the average). The speedrun network, P 1.97
+million:
+39 MB, 9 microseconds (55 MB and 13). 10 operations a weight, 66 and 20 MFLOP: below 0.1 microseconds at 790 TFLOP/s.
+The bytes bind. Buffers whose length is a multiple of 16 get 16-byte accesses; others work, more slowly.
 """
 
 from __future__ import annotations
@@ -108,7 +109,7 @@ def _flat_sgd_kernel(
     if compute_ptr is not None:
         tl.store(compute_ptr + places, weights, mask)
     if ema_ptr is not None:
-        if step % ema_every == 0:
+        if step % ema_every == 0:  # noqa: SIM102  (the outer one is decided when the kernel is compiled)
             ema = tl.load(ema_ptr + places, mask)
             tl.store(ema_ptr + places, ema + (1 - ema_decay) * (weights - ema), mask)
 
@@ -232,9 +233,9 @@ def flat_sgd(
 ) -> None:
     """One step of SGD with Nesterov momentum on flat buffers, in place and in one pass.
 
-    weights, velocity, ema: float32 [P] (ema may be None); grads: [P] in any floating dtype; compute: [P], the weights in
-    the compute dtype, or None where the weights themselves are computed with; rates: float32 [S], the learning rate of
-    every step; step: int64 [1]. rates and step are on the device, so that a captured graph replays with new values;
+    weights, velocity, ema: float32 [P] (ema may be None); grads: [P] in any floating dtype; compute: [P], the weights
+    in the compute dtype, or None where the weights themselves are computed with; rates: float32 [S], the learning rate
+    of every step; step: int64 [1]. rates and step are on the device, so that a captured graph replays with new values;
     step is not incremented here, and past the last rate the last one holds.
 
     With `lr = rates[step] * lr_factor` and `g = grads * grad_scale + weight_decay * weights`:

@@ -32,17 +32,19 @@ class Sizes:
     """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
     norm_warps: int
     norm_programs: int
-    """Programs of `norm_act_pool` that a multiprocessor runs at once: 80 registers a thread, 65536 in all."""
+    """Programs of its forward pass that a multiprocessor runs at once: up to 80 of the 65536 registers a thread."""
+    norm_gradient_programs: int
+    """Programs of its backward pass that a multiprocessor runs at once: up to 128 registers a thread."""
     norm_partials: int
     """Programs per group, at most: every program of the second launch merges their partial sums."""
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 128, 1, 128, 1, 16, 8, 1, 2, 4)
+_INTERPRETED = Sizes(4096, 1, 128, 1, 128, 1, 16, 8, 1, 2, 2, 4)
 """For Triton's interpreter: small enough that a test's few images still fill several programs."""
 
 

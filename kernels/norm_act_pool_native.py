@@ -1,9 +1,9 @@
 """`norm_act_pool` and its gradient in torch's native operations, group by group: the path of every CPU.
 
-It differs from `norm_act_pool_reference`, the specification, for speed and memory alone. Ghost batch norm as native batch
-norms on contiguous slices works in the input's dtype with float32 statistics, and the few megabytes of a group stay in
-the cache from one operation to the next, each writing straight into its part of the result. The gradient needs the
-(pooled) input, one byte of argmax where torch keeps eight, and, for activations whose slope can be told from their
+It differs from `norm_act_pool_reference`, the specification, for speed and memory alone. Ghost batch norm as native
+batch norms on contiguous slices works in the input's dtype with float32 statistics, and the few megabytes of a group
+stay in the cache from one operation to the next, each writing straight into its part of the result. The gradient needs
+the (pooled) input, one byte of argmax where torch keeps eight, and, for activations whose slope can be told from their
 result, that result, which the next layer keeps anyway. The gradient of max-pool is made by integer masks: torch's
 scatter needs those eight bytes. In half precision every stage rounds its result, as separate torch layers would.
 

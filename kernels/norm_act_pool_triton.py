@@ -1,10 +1,10 @@
 """The Triton kernels of `norm_act_pool` and their launches: the forward pass, in two, and inference.
 
-To the kernels a tensor of images is [rows, channels], a row being a pixel; the rows of a group are consecutive. A program
-works on `program_rows` rows of one group and CHANNELS channels, a tile of ROWS rows at a time. "in" is what is
+To the kernels a tensor of images is [rows, channels], a row being a pixel; the rows of a group are consecutive. A
+program works on `program_rows` rows of one group and CHANNELS channels, a tile of ROWS rows at a time. "in" is what is
 normalised: x, or the pooled x. The first launch of a pass leaves partial sums, and every program of the second merges
-those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-bit: a large evaluation batch passes 2^31
-elements.
+those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-bit: a large evaluation batch passes
+2^31 elements.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def _moments_kernel(
     total = tl.sum(sums, axis=0)
     partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
     tl.store(partial, shift + total / count, real)
-    tl.store(partial + channels, tl.sum(squares, axis=0) - total * total / count, real)
+    squared = tl.sum(squares, axis=0) - total * total / count
+    tl.store(partial + channels, tl.where(squared < 0, 0.0, squared), real)  # rounding can make 0 negative; NaN stays
 
 
 @kernel(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
@@ -206,7 +207,7 @@ def _inference_kernel(
 class Tiling:
     """How programs divide [groups * group_rows, channels]: as many as the device runs at once, each of whole tiles."""
 
-    def __init__(self, inputs: Tensor, groups: int, windows: bool = False) -> None:
+    def __init__(self, inputs: Tensor, groups: int, *, windows: bool = False, gradient: bool = False) -> None:
         sizes, multiprocessors = launch_sizes(inputs)
         images, channels, height, width = inputs.shape
         self.group_rows = images // groups * height * width
@@ -218,8 +219,8 @@ class Tiling:
         self.partials = {"PARTIALS": sizes.norm_partials}
         across = -(-channels // self.tile["CHANNELS"])
         tiles = -(-self.group_rows // self.tile["ROWS"])
-        wanted = sizes.norm_programs * multiprocessors // (across * groups)
-        programs = max(1, min(wanted, sizes.norm_partials, tiles))
+        at_once = (sizes.norm_gradient_programs if gradient else sizes.norm_programs) * multiprocessors
+        programs = max(1, min(at_once // (across * groups), sizes.norm_partials, tiles))
         self.program_rows = -(-tiles // programs) * self.tile["ROWS"]
         self.programs = -(-self.group_rows // self.program_rows)
         self.grid = (self.programs, across, groups)

@@ -1,4 +1,4 @@
-"""The Triton kernels of `norm_act_pool`'s gradient and their launches; see norm_act_pool_triton.py for their conventions."""
+"""The Triton kernels of `norm_act_pool`'s gradient and their launches, as norm_act_pool_triton.py describes them."""
 
 from __future__ import annotations
 
@@ -181,7 +181,8 @@ def triton_backward(
     if pool and (height % 2 or width % 2):
         x_gradient.zero_()
     bias_gradient, scale_gradient = torch.empty_like(bias), torch.empty_like(bias)
-    first, second = Tiling(inputs, groups), Tiling(inputs, groups, windows=pool)
+    first = Tiling(inputs, groups, gradient=True)
+    second = Tiling(inputs, groups, gradient=True, windows=pool)
     partial = first.new_partials(inputs)
     launch(
         _slope_sums_kernel,

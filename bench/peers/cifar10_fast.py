@@ -49,8 +49,8 @@ SHIMS = {
 def load_peer(checkout: str | Path) -> types.ModuleType:
     """Their `new_dawn` module, not run. Raises UserError where the checkout is not one."""
     checkout = Path(checkout)
-    if importlib.util.find_spec("pandas") is None:
-        sys.modules.setdefault("pandas", types.ModuleType("pandas"))  # they import it for a table that is not used here
+    if "pandas" not in sys.modules and importlib.util.find_spec("pandas") is None:
+        sys.modules["pandas"] = types.ModuleType("pandas")  # they import it for a table that is not used here
     for name in ("core", "torch_backend", "dawn_utils", "new_dawn"):
         path = checkout / f"{name}.py"
         if not path.is_file():

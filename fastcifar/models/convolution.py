@@ -48,8 +48,8 @@ class _MatmulConvolution(torch.autograd.Function):
 
 
 def gather_patches(x: torch.Tensor) -> torch.Tensor:
-    """The zero-padded 3x3 neighbourhood of every pixel: `[N, C, H, W]` to `[N * H * W, 9 * C]`, in the order (row, column,
-    channel)."""
+    """The zero-padded 3x3 neighbourhood of every pixel: `[N, C, H, W]` to `[N * H * W, 9 * C]`, in the order (row,
+    column, channel)."""
     images, channels, height, width = x.shape
     padded = x.new_zeros(images, height + 2, width + 2, channels)
     padded[:, 1:-1, 1:-1] = x.permute(0, 2, 3, 1)

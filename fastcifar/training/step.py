@@ -28,7 +28,8 @@ class TrainingStep:
         self._plan: EpochPlan | None = None
 
     def begin_epoch(self, plan: EpochPlan) -> None:
-        """Take the choices of a new epoch, copied into the buffers that a captured step reads, and clear the metrics."""
+        """Take the choices of a new epoch, copied into the buffers that a captured step reads, and clear the
+        metrics."""
         if self._plan is None:
             self._plan = plan.to(self.losses.device)
         else:

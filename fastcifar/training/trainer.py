@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from fastcifar.data import Dataset, EpochPlan, Loader, Split, load_dataset
 from fastcifar.errors import NonFiniteLoss, UserError
@@ -133,18 +134,23 @@ class Trainer:
             self._evaluated.state_dict(),
         )
 
+    @property
+    def model(self) -> nn.Module:
+        """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
+        return self._flat.model
+
     def estimate_seconds(self, steps: int = 3) -> float:
         """Seconds that the whole training would take, from the median of a few steps on random images, after one
         untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
         self._make_replayable()
-        step, seconds = self._step_on_noise(), []
+        step, seconds = self.step_on_noise(), []
         for _ in range(steps + 1):
             with Stopwatch(self.device) as stopwatch:
                 step()
             seconds.append(stopwatch.seconds)
         return float(np.median(seconds[1:])) * self.total_steps
 
-    def _step_on_noise(self) -> Callable[[], None]:
+    def step_on_noise(self) -> Callable[[], None]:
         """A training step of the run's shapes on random images, which changes what `_reset` resets and nothing else."""
         size, shape = self.recipe.batch_size, self.dataset.train.images.shape[1:]
         random = {"device": self.device, "generator": torch.Generator(self.device).manual_seed(0)}
@@ -167,7 +173,7 @@ class Trainer:
         self._replay = self._step
         if self.device.type == "cuda":
             self._step.begin_epoch(Loader(self.dataset.train, self.recipe.batch_size, self.recipe.augment).plan(0))
-            self._replay = capture(self._step, warm_up=self._step_on_noise())
+            self._replay = capture(self._step, warm_up=self.step_on_noise())
 
     def _new_model(self, seed: int) -> FlatModel:
         with torch.random.fork_rng(devices=[]):
