@@ -14,9 +14,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "fastcifar.data": ("Dataset", "EpochPlan", "Loader", "Split", "load_dataset"),
     "fastcifar.errors": ("NonFiniteLoss", "UserError"),
-    "fastcifar.models": ("DavidNet", "GhostBatchNorm", "PatchWhitening"),
+    "fastcifar.models": ("MLP", "DavidNet", "GhostBatchNorm", "PatchWhitening", "ResNet18"),
     "fastcifar.optim": ("SGD", "FlatModel"),
     "fastcifar.recipes": ("Augment", "Recipe", "get_recipe"),
+    "fastcifar.start": ("ColdStart", "ShrinkPerturb", "WarmStart"),
     "fastcifar.training": ("Evaluation", "Run", "Trainer", "evaluate", "load_run", "train"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,4 +1,4 @@
-"""Where a run may be saved, checked before anything is loaded. Standard library only."""
+"""Where a run may be saved and where its weights are, checked before anything is loaded. Standard library only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from fastcifar.errors import UserError
 
 RECORD = "run.json"
 """The file that makes a folder a run's."""
+WEIGHTS = "model.safetensors"
+"""The weights of the evaluated network, in a run's folder."""
+
+
+def weights_file(source: str | Path) -> Path:
+    """The file of the weights in `source`, a run's folder or that file itself. Raises UserError where there is none."""
+    path = Path(source)
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
+    return file
 
 
 def check_out(folder: str | Path) -> None:

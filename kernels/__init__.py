@@ -11,6 +11,7 @@ if __name__ != "fastcifar.kernels":
 
 from fastcifar.kernels.augment import augment, augment_reference
 from fastcifar.kernels.compile_ahead import compile_all
+from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import cross_entropy, cross_entropy_reference
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
@@ -25,6 +26,7 @@ __all__ = [
     "flat_ema_reference",
     "flat_sgd",
     "flat_sgd_reference",
+    "keep_freed_memory",
     "norm_act_pool",
     "norm_act_pool_inference",
     "norm_act_pool_reference",

@@ -27,6 +27,11 @@ def _reflect(places: Tensor, size: int) -> Tensor:
     return torch.minimum(places, 2 * (size - 1) - places).clamp_(min=0)
 
 
+def _vector(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """A tensor made on the device: a copy from the host could not be captured in a CUDA graph."""
+    return torch.cat([like.new_full((1,), number) for number in numbers])
+
+
 def augment_reference(
     images: Tensor,
     indices: Tensor,
@@ -53,7 +58,7 @@ def augment_reference(
         columns = torch.where(flips[:, None], columns.flip(1), columns)
     pixels = ((indices[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
     values = images.view(-1, channels).index_select(0, pixels.view(-1)).view(batch, side, side * channels).float()
-    values.sub_(values.new_tensor(mean).repeat(side)).mul_(values.new_tensor([1 / s for s in std]).repeat(side))
+    values.sub_(_vector(mean, values).repeat(side)).mul_(_vector([1 / s for s in std], values).repeat(side))
     if jitter is not None:
         values.mul_(jitter[:, 1, None, None]).add_(jitter[:, 0, None, None])
     values = values.view(batch, side, side, channels)

@@ -64,7 +64,7 @@ def flat_ema_reference(values: Tensor, ema: Tensor, step: Tensor, *, ema_decay: 
         if step.item() % ema_every == 0:
             ema.lerp_(values, 1 - ema_decay)
         return
-    ema.lerp_(values, torch.where(step % ema_every == 0, 1 - ema_decay, 0.0).to(ema.dtype))
+    ema.lerp_(values, (step % ema_every == 0).to(ema.dtype) * (1 - ema_decay))  # the step is read on the device
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
@@ -108,8 +108,8 @@ def _flat_sgd_kernel(
     tl.store(weights_ptr + places, weights, mask)
     if compute_ptr is not None:
         tl.store(compute_ptr + places, weights, mask)
-    if ema_ptr is not None:
-        if step % ema_every == 0:  # noqa: SIM102  (the outer one is decided when the kernel is compiled)
+    if ema_ptr is not None:  # noqa: SIM102  (decided when the kernel is compiled, the other when it runs)
+        if step % ema_every == 0:
             ema = tl.load(ema_ptr + places, mask)
             tl.store(ema_ptr + places, ema + (1 - ema_decay) * (weights - ema), mask)
 
@@ -156,7 +156,7 @@ def _flat_sgd(
         launch(
             _flat_sgd_kernel,
             (-(-len(weights) // sizes.flat_block),),
-            *(weights, grads, velocity, compute, ema, rates, step, len(weights), len(rates)),
+            *(weights, grads, velocity, compute, ema, rates.contiguous(), step, len(weights), len(rates)),
             *(lr_factor, momentum, weight_decay, grad_scale, ema_decay, ema_every),
             TORCH_FORM=form == "torch",
             BLOCK=sizes.flat_block,

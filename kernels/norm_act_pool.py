@@ -38,6 +38,7 @@ from torch.nn import functional
 
 from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.norm_act_pool_native import (
+    dense,
     empty_images,
     empty_pooled,
     native_backward,
@@ -109,7 +110,7 @@ def _inference_fake(x, mean, var, bias, scale, activation, alpha, pool, eps, res
 
 def _backward(gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width):
     x_gradient = empty_images(inputs, height, width)
-    inputs = inputs.contiguous(memory_format=torch.channels_last)
+    (inputs,) = dense(inputs)
     rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient)
     if use_triton(inputs):
         sums = triton_backward(gradient, inputs, argmax, *rest)

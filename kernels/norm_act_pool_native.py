@@ -23,6 +23,14 @@ _POOL_VALUES = 1 << 18
 aten = torch.ops.aten
 
 
+def dense(*tensors: Tensor | None) -> list[Tensor | None]:
+    """Each without gaps, images channels-last: as kernels read them, by pointer (torch's batch norm too)."""
+    return [
+        t if t is None else t.contiguous(memory_format=torch.channels_last if t.ndim == 4 else torch.contiguous_format)
+        for t in tensors
+    ]
+
+
 def empty_images(like: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
     """Unwritten images, channels-last, as many and with as many channels as `like`, and of its dtype unless given."""
     shape = (*like.shape[:2], height, width)
@@ -114,7 +122,7 @@ def native_forward(
     residual: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`(out, mean [groups, C], var, pooled, argmax)`; the last two are empty without `pool`."""
-    x = x.contiguous(memory_format=torch.channels_last)
+    x, bias, scale = dense(x, bias, scale)
     pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
     out = torch.empty_like(inputs)
@@ -149,7 +157,7 @@ def native_inference(
     residual: Tensor | None,
 ) -> Tensor:
     """The output alone, normalised by given statistics [C]."""
-    x = x.contiguous(memory_format=torch.channels_last)
+    x, mean, var, bias, scale = dense(x, mean, var, bias, scale)
     out = empty_images(x, *out_size(x, pool))
     scale = torch.ones_like(bias) if scale is None else scale
     saved = [mean.new_empty(0) for _ in range(2)]
@@ -186,7 +194,7 @@ def native_backward(
     gradient: of the output; inputs: what was normalised (x, or the pooled x); result: the activation's, or None.
     """
     groups = len(mean)
-    gradient = gradient.contiguous(memory_format=torch.channels_last)
+    gradient, bias, scale = dense(gradient, bias, scale)
     scale = torch.ones_like(bias) if scale is None else scale
     deviation = torch.rsqrt(var + eps)
     sums = torch.zeros_like(bias), torch.zeros_like(bias)

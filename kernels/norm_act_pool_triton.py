@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastcifar.kernels.launch import kernel, launch
 from fastcifar.kernels.launch_sizes import launch_sizes
-from fastcifar.kernels.norm_act_pool_native import empty_images, empty_pooled, out_size
+from fastcifar.kernels.norm_act_pool_native import dense, empty_images, empty_pooled, out_size
 
 # ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 
@@ -140,7 +140,8 @@ def _normalise_kernel(
     part = tl.arange(0, PARTIALS)
     known = (part < partials)[:, None] & real[None, :]
     partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
-    counts = tl.minimum(tl.maximum(group_rows - part * partial_rows, 0), partial_rows).to(tl.float32)[:, None]
+    counts = tl.minimum(tl.where(part < partials, group_rows - part * partial_rows, 0), partial_rows)
+    counts = counts.to(tl.float32)[:, None]
     means = tl.load(partial, known, other=0.0)
     deviations = tl.load(partial + channels, known, other=0.0)
     mean = tl.sum(means * counts, axis=0) / group_rows
@@ -230,10 +231,6 @@ class Tiling:
         return torch.empty(shape, dtype=torch.float32, device=inputs.device)
 
 
-def channels_last(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous(memory_format=torch.channels_last)
-
-
 def triton_forward(
     x: Tensor,
     bias: Tensor,
@@ -245,7 +242,7 @@ def triton_forward(
     eps: float,
     residual: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, residual = channels_last(x), channels_last(residual)
+    x, bias, scale, residual = dense(x, bias, scale, residual)
     channels, height, width = x.shape[1:]
     pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
@@ -284,7 +281,7 @@ def triton_inference(
     eps: float,
     residual: Tensor | None,
 ) -> Tensor:
-    x, residual = channels_last(x), channels_last(residual)
+    x, mean, var, bias, scale, residual = dense(x, mean, var, bias, scale, residual)
     channels, height, width = x.shape[1:]
     out = empty_images(x, *out_size(x, pool))
     tiling = Tiling(out, 1, windows=pool)

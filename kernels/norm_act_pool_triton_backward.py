@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from fastcifar.kernels.launch import kernel, launch
-from fastcifar.kernels.norm_act_pool_triton import Tiling, channels_last, falling, window_corner
+from fastcifar.kernels.norm_act_pool_native import dense
+from fastcifar.kernels.norm_act_pool_triton import Tiling, falling, window_corner
 
 # ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 
@@ -176,7 +177,8 @@ def triton_backward(
     eps: float,
     x_gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    gradient, groups, pool = channels_last(gradient), len(mean), argmax is not None
+    gradient, bias, scale = dense(gradient, bias, scale)
+    groups, pool = len(mean), argmax is not None
     channels, height, width = x_gradient.shape[1:]
     if pool and (height % 2 or width % 2):
         x_gradient.zero_()

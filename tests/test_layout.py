@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STANDARD = {"errors", "output", "recipes"}  # these import nothing but the standard library
+STANDARD = {"errors", "output", "recipes", "start"}  # these import nothing but the standard library
 LOWER = STANDARD | {"kernels"}
 MAY_IMPORT = {
     "errors": {"errors"},
     "output": {"errors", "output"},
     "recipes": {"errors", "recipes"},
+    "start": {"errors", "output", "start"},
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
     "optim": LOWER | {"optim"},

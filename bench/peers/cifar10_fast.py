@@ -17,6 +17,7 @@ import sys
 import time
 import types
 from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import torch
@@ -50,7 +51,9 @@ def load_peer(checkout: str | Path) -> types.ModuleType:
     """Their `new_dawn` module, not run. Raises UserError where the checkout is not one."""
     checkout = Path(checkout)
     if "pandas" not in sys.modules and importlib.util.find_spec("pandas") is None:
-        sys.modules["pandas"] = types.ModuleType("pandas")  # they import it for a table that is not used here
+        # They import it for a table that is not used here. Whoever looks for it later asks for its spec.
+        sys.modules["pandas"] = types.ModuleType("pandas")
+        sys.modules["pandas"].__spec__ = ModuleSpec("pandas", None)
     for name in ("core", "torch_backend", "dawn_utils", "new_dawn"):
         path = checkout / f"{name}.py"
         if not path.is_file():

@@ -47,6 +47,9 @@ def main(args: Sequence[str]) -> int:
     recipe, model, record = load_run(folder)
     trained_on = record["dataset"]
     dataset = load_dataset(trained_on["name"], options.data_dir, device, trained_on.get("holdout", 0))
+    classes = (record.get("subset") or {}).get("classes")
+    if classes:
+        dataset = dataset.take(classes=classes)
     dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta

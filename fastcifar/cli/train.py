@@ -19,6 +19,7 @@ from fastcifar.cli.arguments import Switch, last_given, parse
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.output import check_out
 from fastcifar.recipes import Recipe, get_recipe, quick
+from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
@@ -45,7 +46,23 @@ class Options:
     holdout: Annotated[int, arg(metavar="N")] = 0
     """Test on N training images, which are then not trained on, in place of the test set; 0: the test set."""
     train_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
-    """Train on N training images only."""
+    """Train on N training images only: always the same, and those of a smaller N among those of a larger."""
+    train_fraction: Annotated[float | None, arg(metavar="F", help_behavior_hint="(default: 1)")] = None
+    """Train on this share, above 0 up to 1, of the training images (of --train-size and --classes, where given)."""
+    balanced: Switch = False
+    """Take as nearly as possible the same number of each class for --train-size and --train-fraction."""
+    classes: Annotated[str | None, arg(metavar="L,L,...", help_behavior_hint="(default: all)")] = None
+    """Train and test on images with these labels alone, as in 0,1,2; the network keeps an output for every class."""
+    cold_start: Switch = False
+    """Begin with fresh weights, as happens without --warm-start."""
+    warm_start: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
+    """Begin with the weights of a saved run (its folder) or of a .safetensors file."""
+    shrink: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 1, and 0.4 with --perturb)")] = None
+    """Multiply the weights of --warm-start by S, 0 to 1."""
+    perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = None
+    """Add P times fresh weights to those of --warm-start."""
+    reset_head: Switch = False
+    """With --warm-start, begin with a fresh classifier, whatever its shape in the source."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto: on a GPU if there is one."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: torch's)")] = None
@@ -70,6 +87,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     options = _options(args)
     _check(options)
+    start = _start(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     seeds = range(options.seed, options.seed + options.runs)
     folders = [out / f"seed-{seed}" for seed in seeds] if options.runs > 1 else [out]
@@ -77,9 +95,11 @@ def main(args: Sequence[str]) -> int:
         check_out(folder)
 
     trainer = _trainer(options)
-    remarks = _remarks(options, trainer.dataset)
+    remarks = _remarks(options, start, trainer.dataset)
     show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
     show.say(screen.header(trainer, seeds))
+    if options.warm_start:
+        show.say(f"{_said(start)} from {options.warm_start}")
     if options.quick:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*PROG.split(), *(word for word in args if word != "--quick")]))
@@ -91,7 +111,7 @@ def main(args: Sequence[str]) -> int:
     try:
         for seed, folder in zip(seeds, folders, strict=True):
             show.say(f"\nseed {seed}, run {len(records) + 1} of {options.runs}" if options.runs > 1 else "")
-            records.append(_run(trainer, seed, folder, options, show))
+            records.append(_run(trainer, seed, start, folder, options, show))
             if options.runs > 1:
                 show.say(f"seed {seed}  {screen.result_line(records[-1], remarks)}")
     except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
@@ -128,6 +148,46 @@ def _check(options: Options) -> None:
         require("--threads", options.threads >= 1, "1 or more")
     if options.train_size is not None:
         require("--train-size", options.train_size >= batch_size, f"batch_size, {batch_size}, or more images")
+    elif options.balanced and options.train_fraction is None:
+        raise UserError("--balanced says which images a subset takes; allowed: with --train-size or --train-fraction")
+    if options.train_fraction is not None:
+        require("--train-fraction", 0 < options.train_fraction <= 1, "above 0, up to 1")
+    _labels(options)
+
+
+def _labels(options: Options) -> list[int] | None:
+    """The labels in --classes; None where it is not given."""
+    if options.classes is None:
+        return None
+    words = options.classes.split(",")
+    if not all(word.isascii() and word.isdigit() for word in words):
+        raise UserError(f"--classes is {options.classes!r}; allowed: labels with a comma between them, as in 0,1,2")
+    return [int(word) for word in words]
+
+
+def _start(options: Options) -> Start:
+    """What the run begins with; refuses a source that is not there and flags that contradict each other."""
+    if options.warm_start is None:
+        given = {"--shrink": options.shrink, "--perturb": options.perturb, "--reset-head": options.reset_head or None}
+        for flag, value in given.items():
+            if value is not None:
+                raise UserError(f"{flag} is for given weights; allowed: with --warm-start PATH")
+        return ColdStart()
+    if options.cold_start:
+        raise UserError("--cold-start and --warm-start contradict each other; allowed: one of them")
+    factors = {"shrink": options.shrink, "perturb": options.perturb}
+    factors = {name: factor for name, factor in factors.items() if factor is not None}
+    if factors:
+        return ShrinkPerturb(options.warm_start, **factors, reset_head=options.reset_head)
+    return WarmStart(options.warm_start, options.reset_head)
+
+
+def _said(start: Start) -> str:
+    """How the run begins, in a few words for a line; empty for a cold start."""
+    if isinstance(start, ColdStart):
+        return ""
+    how = f"shrink {start.shrink:g} perturb {start.perturb:g}" if isinstance(start, ShrinkPerturb) else "warm start"
+    return how + (" reset-head" if start.reset_head else "")
 
 
 def _trainer(options: Options) -> Trainer:
@@ -152,19 +212,36 @@ def _load(options: Options, device: object) -> Dataset:
             raise
         print(f"fastcifar: {error}; training on synthetic data instead", file=sys.stderr)
         dataset = load_dataset("synthetic", None, device, options.holdout)
+    return _subset(dataset, options)
+
+
+def _subset(dataset: Dataset, options: Options) -> Dataset:
+    """The part of `dataset` that --classes, --train-size and --train-fraction leave."""
+    classes, labels = _labels(options), dataset.train.labels.tolist()
+    available = len(labels) if classes is None else sum(label in classes for label in labels)
     size = options.train_size
-    if size is None or (options.quick and size >= len(dataset.train)):
+    if size is None or (options.quick and size > available):
+        size = available
+    if options.train_fraction is not None:
+        size = round(size * options.train_fraction)
+    if size == available and classes is None:
         return dataset
-    return dataset.take(size)
+    return dataset.take(size, balanced=options.balanced, classes=classes)
 
 
-def _remarks(options: Options, dataset: Dataset) -> list[str]:
+def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
     """What a reader of the last line must know of the run."""
     remarks = []
     if options.holdout:
         remarks.append(f"holdout {options.holdout}")
     if options.train_size is not None and not options.quick:
         remarks.append(f"train-size {options.train_size}")
+    if options.train_fraction is not None:
+        remarks.append(f"train-fraction {options.train_fraction:g}")
+    if options.classes:
+        remarks.append(f"classes {options.classes}")
+    if options.warm_start:
+        remarks.append(_said(start))
     if dataset.name == "synthetic":
         remarks.append("synthetic")
     if options.quick:
@@ -172,13 +249,15 @@ def _remarks(options: Options, dataset: Dataset) -> list[str]:
     return remarks
 
 
-def _run(trainer: Trainer, seed: int, folder: Path, options: Options, show: screen.Screen) -> screen.Record:
+def _run(
+    trainer: Trainer, seed: int, start: Start, folder: Path, options: Options, show: screen.Screen
+) -> screen.Record:
     """Train and save one run; its record alone is kept in memory, since there may be hundreds."""
     from safetensors import SafetensorError
 
     show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
     try:
-        run = trainer.run(seed, on_step=show.step, on_epoch=show.epoch, eval_every=options.eval_every)
+        run = trainer.run(seed, on_step=show.step, on_epoch=show.epoch, eval_every=options.eval_every, init=start)
     finally:
         show.end()
     try:

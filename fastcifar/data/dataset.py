@@ -99,14 +99,20 @@ class Dataset:
     def take(
         self, size: int | None = None, seed: int = 0, balanced: bool = False, classes: Collection[int] | None = None
     ) -> Dataset:
-        """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice."""
+        """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice. With
+        `classes` the test split too keeps these alone; labels and the number of classes stay as they are."""
         for label in classes or ():
             if not 0 <= label < len(self.classes):
                 raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
         chosen = self.train.subset(subset_indices(self.train.labels, size, seed, balanced, classes))
-        labels = None if classes is None else sorted(set(classes))
+        labels, test = None, self.test
+        if classes is not None:
+            labels = sorted(set(classes))
+            test = test.subset(torch.isin(test.labels, torch.tensor(labels, device=test.device)))
+            if not len(test):
+                raise UserError(f"classes is {labels}, which leaves no test images; allowed: classes that it holds")
         subset = {"size": len(chosen), "seed": seed, "balanced": balanced, "classes": labels}
-        return dataclasses.replace(self, train=chosen, subset=subset)
+        return dataclasses.replace(self, train=chosen, test=test, subset=subset)
 
 
 def subset_indices(

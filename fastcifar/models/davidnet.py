@@ -10,32 +10,33 @@ from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.network import CENTRED, Network
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import ModelConfig
 
 _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
 
 
-class DavidNet(nn.Module):
+class DavidNet(Network):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
 
     Stem: frozen 3x3 patch whitening to 27 channels, 1x1 convolution to 64, ghost batch norm, CELU. Three layers of 128,
     256 and 512 channels: 3x3 convolution, 2x2 max-pool, ghost batch norm, CELU; the first and third with a residual
     branch of two more such convolutions without pool. Global max-pool, linear without bias, times 1/16. H and W are at
-    least 8. Every trick is a field of `ModelConfig`. `mean` and `std` (0 to 255 units) say what its input was
-    normalised with: `evaluate` reads them. Initial values come from torch's global generator, by torch's own rules.
+    least 8. Every trick is a field of `ModelConfig`. Initial values are torch's own, whatever the layer.
     """
+
+    head = "classifier"
 
     def __init__(
         self,
         config: ModelConfig | None = None,
         classes: int = 10,
-        mean: Sequence[float] = (127.5, 127.5, 127.5),
-        std: Sequence[float] = (127.5, 127.5, 127.5),
+        mean: Sequence[float] = CENTRED,
+        std: Sequence[float] = CENTRED,
     ) -> None:
-        super().__init__()
-        config = config or ModelConfig()
-        self.config, self.mean, self.std = config, tuple(mean), tuple(std)
+        super().__init__(mean, std)
+        self.config = config = config or ModelConfig()
         stem, *widths = config.widths
         if config.whitening:
             self.whitening = PatchWhitening(3, 3, config.whitening_eps)

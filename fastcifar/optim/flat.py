@@ -100,13 +100,14 @@ class FlatModel:
         self._copy_frozen(other)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """The network's state by parameter name, float32 on the CPU, from the master weights."""
+        """A copy of the network's state by parameter name, float32 on the CPU, from the master weights."""
         state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for group in self.groups:
             for parameter, weight in zip(group.parameters, _views(group.weights, group.parameters), strict=True):
                 state[names[id(parameter)]] = weight
-        return {name: tensor.float().cpu().contiguous() for name, tensor in state.items()}
+        plain = {"device": "cpu", "dtype": torch.float32, "memory_format": torch.contiguous_format, "copy": True}
+        return {name: tensor.to(**plain) for name, tensor in state.items()}
 
     def _copy_frozen(self, other: FlatModel) -> None:
         for mine, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):

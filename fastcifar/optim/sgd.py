@@ -16,8 +16,10 @@ class SGD:
     Step t, from 0, uses the schedule at (t + 1) / `total_steps`. Biases train at `bias_lr_factor` times the rate, with
     decay divided by it. After every `ema.every` steps from the first, the averages move by 1 - decay ** every (they are
     those of the weights and of the running statistics). The step counter and the rates are tensors on the device, so
-    that a captured step can be replayed.
+    that a captured step can be replayed. Without momentum it is w <- w - lr * g, plain SGD.
     """
+
+    capturable = True
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         self.flat, self.recipe = flat, recipe

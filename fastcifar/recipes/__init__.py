@@ -11,9 +11,11 @@ from fastcifar.recipes.recipe import (
     Augment,
     EMAConfig,
     EvaluateConfig,
+    MLPConfig,
     ModelConfig,
     OptimConfig,
     Recipe,
+    ResNetConfig,
     Schedule,
 )
 from fastcifar.recipes.toml import read_toml, recipe_from_dict, to_toml
@@ -24,9 +26,11 @@ __all__ = [
     "Augment",
     "EMAConfig",
     "EvaluateConfig",
+    "MLPConfig",
     "ModelConfig",
     "OptimConfig",
     "Recipe",
+    "ResNetConfig",
     "Schedule",
     "get_recipe",
     "quick",
@@ -35,11 +39,34 @@ __all__ = [
     "to_toml",
 ]
 
-RECIPES: dict[str, Recipe] = {"davidnet": Recipe()}
+# The settings of the experiments on warm starts: bare gradient descent at one rate, with nothing that helps. The
+# notebook is teaching-on-testbeds/re_warm_start_nn, experiment 1, on torchvision's own network. Other than there an
+# epoch's last partial batch is dropped, and pixels are divided by their standard deviation over all images (there by
+# about 0.2 of 1).
+_WARM_START = Recipe(
+    name="warmstart-resnet18",
+    epochs=350,
+    batch_size=128,
+    label_smoothing=0.0,
+    network="resnet18",
+    resnet=ResNetConfig(stem="imagenet"),
+    augment=Augment(crop=0, flip="none"),
+    optim=OptimConfig(lr=0.001, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0),
+    schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 1.0)),
+    ema=EMAConfig(decay=0.0),
+    evaluate=EvaluateConfig(tta="none"),
+)
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (Recipe(), _WARM_START, dataclasses.replace(_WARM_START, name="warmstart-mlp", network="mlp"))
+}
 """The named recipes."""
 
 SUMMARIES: dict[str, str] = {
     "davidnet": "94.1% in 10 epochs: the ResNet-9 at the end of 'How to train your ResNet' (Page 2019)",
+    "warmstart-resnet18": "350 epochs of plain SGD, no augmentation: 'On Warm-Starting Neural Network Training' (2020)",
+    "warmstart-mlp": "the same for that paper's perceptron, 3072-100-100-10",
 }
 """One line on each named recipe."""
 
@@ -68,14 +95,16 @@ def quick(recipe: Recipe) -> tuple[Recipe, int]:
 
     Steps are smaller so that there are enough of them, and the learning rate smaller in proportion.
     """
-    ghost = recipe.model.ghost_batch or 1
+    ghost = recipe.ghost_batch
     batch_size = min(recipe.batch_size, max(ghost, QUICK_BATCH_SIZE // ghost * ghost))
     widths = tuple(max(1, width // QUICK_WIDTH_DIVISOR) for width in recipe.model.widths)
+    width = max(1, recipe.resnet.width // QUICK_WIDTH_DIVISOR)
     smaller = dataclasses.replace(
         recipe,
         epochs=min(recipe.epochs, QUICK_EPOCHS),
         batch_size=batch_size,
         model=dataclasses.replace(recipe.model, widths=widths),
+        resnet=dataclasses.replace(recipe.resnet, width=width),
         optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * batch_size / recipe.batch_size),
         ema=dataclasses.replace(recipe.ema, decay=min(recipe.ema.decay, QUICK_EMA_DECAY)),
     )

@@ -46,5 +46,6 @@ def allowed(hint: object) -> str:
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """A hint to append to an error line, "; did you mean 'epochs'?", or nothing where no known word is near."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean '{prefix}{near[0]}'?" if near else ""
+    spelling = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), spelling, n=1)
+    return f"; did you mean '{prefix}{spelling[near[0]]}'?" if near else ""

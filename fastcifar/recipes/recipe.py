@@ -16,6 +16,14 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 from fastcifar.errors import UserError
+from fastcifar.recipes.fields import did_you_mean
+
+TORCH_OPTIMIZERS = (
+    *("Adam", "AdamW", "Adamax", "NAdam", "RAdam"),
+    *("SGD", "ASGD", "RMSprop", "Rprop", "Adagrad", "Adadelta"),
+)
+"""The classes of torch.optim that treat every weight alike, and so can work on flat buffers. Not among them: LBFGS
+(asks for the loss again), SparseAdam (sparse gradients), Adafactor and Muon (each matrix for itself)."""
 
 
 class _Checked:
@@ -67,7 +75,8 @@ class Augment(_Checked):
 
 @dataclass(frozen=True)
 class ModelConfig(_Checked):
-    """DavidNet's shape and tricks (Page, How to train your ResNet, 2018-2019); each trick is one field."""
+    """DavidNet's shape and tricks (Page, How to train your ResNet, 2018-2019); each trick is one field. Only read with
+    network davidnet."""
 
     section: ClassVar[str] = "model"
 
@@ -115,23 +124,57 @@ class ModelConfig(_Checked):
 
 
 @dataclass(frozen=True)
+class ResNetConfig(_Checked):
+    """ResNet-18's shape (He 2015, as in torchvision). Only read with network resnet18."""
+
+    section: ClassVar[str] = "resnet"
+
+    width: int = 64
+    """Channels of the stem and the first of the four layers; each later layer has twice as many as the one before."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """cifar: a 3x3 convolution of stride 1. imagenet: torchvision's 7x7 one of stride 2 and a max-pool of stride 2."""
+
+    def _check(self) -> None:
+        self._require("width", self.width >= 1, "1 or more channels")
+
+
+@dataclass(frozen=True)
+class MLPConfig(_Checked):
+    """The perceptron's shape (Ash and Adams 2020). Only read with network mlp."""
+
+    section: ClassVar[str] = "mlp"
+
+    hidden: tuple[int, ...] = (100, 100)
+    """Units of each hidden layer, all with ReLU."""
+
+    def _check(self) -> None:
+        self._require("hidden", all(units >= 1 for units in self.hidden), "positive numbers of units")
+
+
+@dataclass(frozen=True)
 class OptimConfig(_Checked):
-    """The optimiser: SGD with Nesterov momentum, the rate folded into the velocity (Page's form)."""
+    """The optimiser: SGD with Nesterov momentum, the rate folded into the velocity (Page's form), or one of torch's."""
 
     section: ClassVar[str] = "optim"
 
-    name: Literal["sgd"] = "sgd"
-    """Which optimiser."""
+    name: str = "sgd"
+    """sgd: our own, in one pass over all weights. Else a class of torch.optim, such as Adam, AdamW, RMSprop or SGD;
+    what is not a field here keeps torch's default (SGD is then without Nesterov, and Adam's betas are 0.9 and
+    0.999)."""
     lr: float = 1.0
     """Peak learning rate, for the mean loss."""
     momentum: float = 0.9
-    """Nesterov momentum; 0: none."""
+    """Momentum (of sgd: Nesterov's); 0: none. Not read by a class of torch.optim that takes none, such as Adam."""
     weight_decay: float = 5e-4
-    """Weight decay, coupled (added to the gradient as weight_decay * w)."""
+    """Weight decay, coupled (added to the gradient as weight_decay * w); with AdamW as that class has it."""
     bias_lr_factor: float = 64.0
     """Biases train at this multiple of the rate, their weight decay divided by it; 1: like the weights."""
 
     def _check(self) -> None:
+        known = ("sgd", *TORCH_OPTIMIZERS)
+        if self.name not in known:
+            hint = did_you_mean(self.name, known)
+            raise UserError(f"optim.name is {self.name!r}{hint}; allowed: {', '.join(known)}")
         self._require("lr", self.lr > 0, "above 0")
         self._require("momentum", 0 <= self.momentum < 1, "0 up to, not including, 1")
         self._require("weight_decay", self.weight_decay >= 0, "0 or more")
@@ -217,7 +260,11 @@ class Recipe(_Checked):
     """Share of the target spread evenly over the classes (Szegedy 2016); 0: none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type. auto: float16 on CUDA, bfloat16 on a CPU that has it in hardware, else float32."""
+    network: Literal["davidnet", "resnet18", "mlp"] = "davidnet"
+    """Which network; its own section is read (model, resnet or mlp) and the other two are not."""
     model: ModelConfig = ModelConfig()
+    resnet: ResNetConfig = ResNetConfig()
+    mlp: MLPConfig = MLPConfig()
     augment: Augment = Augment()
     optim: OptimConfig = OptimConfig()
     schedule: Schedule = Schedule()
@@ -229,6 +276,12 @@ class Recipe(_Checked):
         self._require("epochs", self.epochs >= 1, "1 or more")
         self._require("batch_size", self.batch_size >= 1, "1 or more images")
         self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
-        ghost = self.model.ghost_batch
-        if self.model.norm and ghost and self.batch_size % ghost:
-            self._refuse("batch_size", f"a multiple of model.ghost_batch, {ghost}")
+        if self.batch_size % self.ghost_batch:
+            self._refuse("batch_size", f"a multiple of model.ghost_batch, {self.ghost_batch}")
+
+    @property
+    def ghost_batch(self) -> int:
+        """Images that the network normalises together, which must divide the batch; 1 where any batch will do."""
+        if self.network == "davidnet" and self.model.norm and self.model.ghost_batch:
+            return self.model.ghost_batch
+        return 1

@@ -2,6 +2,7 @@
 
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
+from fastcifar.training.initialise import initialise
 from fastcifar.training.run import EpochRow, Run, load_run
 from fastcifar.training.stopwatch import Stopwatch, process_seconds
 from fastcifar.training.trainer import Trainer, train
@@ -14,6 +15,7 @@ __all__ = [
     "Trainer",
     "describe_device",
     "evaluate",
+    "initialise",
     "load_run",
     "process_seconds",
     "resolve_device",

@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.models import DavidNet
-from fastcifar.output import RECORD, check_out
+from fastcifar.models import build_model
+from fastcifar.output import RECORD, WEIGHTS, check_out
 from fastcifar.recipes import Recipe, recipe_from_dict
 
-LOG, PREDICTIONS, WEIGHTS = "log.tsv", "predictions.npz", "model.safetensors"
+LOG, PREDICTIONS = "log.tsv", "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def load_run(folder: str | Path) -> tuple[Recipe, nn.Module, dict[str, object]]:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         recipe = recipe_from_dict(record["recipe"])
         dataset = record["dataset"]
-        model = DavidNet(recipe.model, len(dataset["classes"]), dataset["mean"], dataset["std"])
+        model = build_model(recipe, len(dataset["classes"]), dataset["mean"], dataset["std"])
         model.load_state_dict(load_file(folder / WEIGHTS))
     except UserError as error:
         raise UserError(f"{folder / RECORD}: {error}") from None

@@ -6,7 +6,7 @@ import torch
 
 from fastcifar.data import Dataset, EpochPlan
 from fastcifar.kernels import augment, cross_entropy
-from fastcifar.optim import SGD, FlatModel
+from fastcifar.optim import SGD, FlatModel, TorchOptimizer
 from fastcifar.recipes import Recipe
 
 
@@ -18,7 +18,14 @@ class TrainingStep:
     `[steps_per_epoch]`, summed over each batch, and `correct`, int64 `[1]`, the right answers of the epoch so far.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, flat: FlatModel, optimizer: SGD, steps_per_epoch: int) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        flat: FlatModel,
+        optimizer: SGD | TorchOptimizer,
+        steps_per_epoch: int,
+    ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer = recipe, dataset, flat, optimizer
         device = dataset.train.device
         self.losses = torch.zeros(steps_per_epoch, device=device)

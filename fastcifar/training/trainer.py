@@ -15,18 +15,21 @@ from torch import nn
 
 from fastcifar.data import Dataset, EpochPlan, Loader, Split, load_dataset
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.models import DavidNet
-from fastcifar.optim import SGD, FlatModel
+from fastcifar.models import build_model
+from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.start import ColdStart, Start
 from fastcifar.training.capture import capture
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
+from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.run import EpochRow, Run
 from fastcifar.training.step import TrainingStep
 from fastcifar.training.stopwatch import Stopwatch, process_seconds
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[EpochRow], None]
+_COLD = ColdStart()
 
 
 def train(
@@ -40,6 +43,7 @@ def train(
     on_step: OnStep | None = None,
     on_epoch: OnEpoch | None = None,
     eval_every: int = 1,
+    init: Start = _COLD,
 ) -> Run:
     """Train one network. `recipe` and `data` are values or names; `holdout` evaluates on that many training images,
     which are then not trained on, in place of the test set. The other arguments are those of `load_dataset` and
@@ -53,7 +57,7 @@ def train(
         data = load_dataset(data, data_dir, device, holdout)
     elif holdout:
         data = data.hold_out(holdout)
-    return Trainer(recipe, data, device).run(seed, on_step, on_epoch, eval_every)
+    return Trainer(recipe, data, device).run(seed, on_step, on_epoch, eval_every, init)
 
 
 class Trainer:
@@ -61,7 +65,7 @@ class Trainer:
     same buffers.
 
     On CUDA the step is captured in a CUDA graph before the first run, after a few steps on random images; where that
-    cannot be done one warning says why, and the step is run as it is.
+    cannot be done one warning says why, and the step is run as it is, as it always is with an optimiser of torch's.
     Raises UserError where the recipe does not fit the dataset or the device.
     """
 
@@ -78,7 +82,7 @@ class Trainer:
         self.total_steps = self.steps_per_epoch * recipe.epochs
         self._flat = self._new_model(seed=0)
         self._evaluated = self._new_model(seed=0)
-        self._optimizer = SGD(self._flat, recipe, self.total_steps)
+        self._optimizer = build_optimizer(self._flat, recipe, self.total_steps)
         self._step = TrainingStep(recipe, self.dataset, self._flat, self._optimizer, self.steps_per_epoch)
         self._replay: Callable[[], None] | None = None
 
@@ -88,20 +92,24 @@ class Trainer:
         on_step: OnStep | None = None,
         on_epoch: OnEpoch | None = None,
         eval_every: int = 1,
+        init: Start = _COLD,
     ) -> Run:
         """Train from `seed`, evaluating after every `eval_every` epochs (0: only the last, which is always evaluated).
 
+        `init` says which weights to begin with: fresh ones, `WarmStart` or `ShrinkPerturb`, whose noise is the seed's.
         `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA, where the host
         does not wait for the device in between; `on_epoch(row)` after each epoch. Neither is called while the watch
-        runs on CUDA. Raises NonFiniteLoss.
+        runs on CUDA. Raises NonFiniteLoss, and UserError where the weights to begin with do not fit.
         """
         recipe, train_split = self.recipe, self.dataset.train
+        described = init.describe()
         self._make_replayable()
-        self._reset(seed)
+        self._reset(seed, init)
         loader = Loader(train_split, recipe.batch_size, recipe.augment, seed)
         stopwatch = Stopwatch(self.device)
-        with stopwatch:
-            self._flat.model.fit_whitening(train_split.images)
+        if not keeps_frozen(init):
+            with stopwatch:
+                self._flat.model.fit_whitening(train_split.images)
         rows: list[EpochRow] = []
         for epoch in range(1, recipe.epochs + 1):
             first_step = (epoch - 1) * self.steps_per_epoch
@@ -122,7 +130,7 @@ class Trainer:
             rows.append(EpochRow(epoch, losses.sum().item() / images, correct.item() / images, accuracy, train_seconds))
             if on_epoch:
                 on_epoch(rows[-1])
-        record = self._record(seed, rows, evaluation, train_seconds, stopwatch.seconds)
+        record = self._record(seed, described, rows, evaluation, train_seconds, stopwatch.seconds)
         return Run(
             recipe,
             seed,
@@ -171,19 +179,20 @@ class Trainer:
         if self._replay:
             return
         self._replay = self._step
-        if self.device.type == "cuda":
+        if self.device.type == "cuda" and self._optimizer.capturable:
             self._step.begin_epoch(Loader(self.dataset.train, self.recipe.batch_size, self.recipe.augment).plan(0))
             self._replay = capture(self._step, warm_up=self.step_on_noise())
 
-    def _new_model(self, seed: int) -> FlatModel:
+    def _new_model(self, seed: int, init: Start = _COLD) -> FlatModel:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             dataset = self.dataset
-            model = DavidNet(self.recipe.model, len(dataset.classes), dataset.mean, dataset.std)
+            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std)
+        initialise(model, init)
         return FlatModel(model.to(self.device), self.dtype)
 
-    def _reset(self, seed: int) -> None:
-        self._flat.load(self._new_model(seed))
+    def _reset(self, seed: int, init: Start = _COLD) -> None:
+        self._flat.load(self._new_model(seed, init))
         self._optimizer.reset()
 
     def _train_epoch(self, plan: EpochPlan, first_step: int, on_step: OnStep | None) -> None:
@@ -209,7 +218,13 @@ class Trainer:
         return evaluate(self._evaluated.model, self.dataset.test, tta, self.recipe.evaluate.batch_size)
 
     def _record(
-        self, seed: int, rows: list[EpochRow], evaluation: Evaluation, train_seconds: float, time_seconds: float
+        self,
+        seed: int,
+        init: dict[str, object],
+        rows: list[EpochRow],
+        evaluation: Evaluation,
+        train_seconds: float,
+        time_seconds: float,
     ) -> dict[str, object]:
         dataset, device = self.dataset, self.device
         return {
@@ -227,7 +242,7 @@ class Trainer:
             },
             "subset": dataset.subset,
             "seed": seed,
-            "init": {"mode": "cold"},
+            "init": init,
             "device": describe_device(device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},

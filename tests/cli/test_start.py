@@ -9,7 +9,9 @@ import pytest
 import fastcifar
 from fastcifar.cli import COMMANDS, main
 from fastcifar.recipes import RECIPES, read_toml
+from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
 
+NAMES = ", ".join(RECIPES)
 REFUSALS = {
     "": None,  # help
     "--help": None,
@@ -24,7 +26,7 @@ REFUSALS = {
     "trian": "unknown command 'trian'; did you mean 'train'?; allowed: train, eval, recipes, data info",
     "data": "unknown command 'data'; did you mean 'data info'?; allowed: train, eval, recipes, data info",
     "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: train, eval, recipes, data info",
-    "recipes show": "recipes show needs a recipe; allowed: davidnet, or a .toml file's path",
+    "recipes show": f"recipes show needs a recipe; allowed: {NAMES}, or a .toml file's path",
     "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
     "train --epochs a": "--epochs is 'a'; allowed: a whole number",
     "train --epochs 1.5": "--epochs is '1.5'; allowed: a whole number",
@@ -41,6 +43,12 @@ REFUSALS = {
     "train --model.residual 4": "model.residual is (4,); allowed: any of 1, 2, 3",
     "train --model.pool min": "--model.pool is 'min'; allowed: one of max, avg",
     "train --schedule.values 1": "schedule.values is (1.0,); allowed: 4 numbers, one for each knot",
+    "train --network resnet": "--network is 'resnet'; allowed: one of davidnet, resnet18, mlp",
+    "train --resnet.width 0": "resnet.width is 0; allowed: 1 or more channels",
+    "train --mlp.hidden 100 0": "mlp.hidden is (100, 0); allowed: positive numbers of units",
+    "train --optim.name adam": (
+        f"optim.name is 'adam'; did you mean 'Adam'?; allowed: sgd, {', '.join(TORCH_OPTIMIZERS)}"
+    ),
     "train --batch-size 100": "batch_size is 100; allowed: a multiple of model.ghost_batch, 32",
     "train --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
     "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
@@ -54,7 +62,7 @@ REFUSALS = {
     "train davidnet": "unexpected argument 'davidnet'; 'fastcifar train --help' lists what is allowed",
     "train --quick=yes": "unexpected argument 'yes'; 'fastcifar train --help' lists what is allowed",
     "train --recipe davidnte": (
-        "unknown recipe 'davidnte'; did you mean 'davidnet'?; allowed: davidnet, or a .toml file's path"
+        f"unknown recipe 'davidnte'; did you mean 'davidnet'?; allowed: {NAMES}, or a .toml file's path"
     ),
     "train --recipe": "--recipe has no value; allowed: a word",
     "train --recipe no.toml": "cannot read the recipe no.toml: No such file or directory; allowed: a TOML file",
@@ -67,6 +75,22 @@ REFUSALS = {
     "train --holdout -1": "--holdout is -1; allowed: 0 (the test set) or a number of images",
     "train --eval-every -1": "--eval-every is -1; allowed: 0 (only at the end) or a number of epochs",
     "train --train-size 511": "--train-size is 511; allowed: batch_size, 512, or more images",
+    "train --train-fraction 0": "--train-fraction is 0.0; allowed: above 0, up to 1",
+    "train --train-fraction 1.5": "--train-fraction is 1.5; allowed: above 0, up to 1",
+    "train --train-fraction half": "--train-fraction is 'half'; allowed: a number",
+    "train --classes 0,cat": "--classes is '0,cat'; allowed: labels with a comma between them, as in 0,1,2",
+    "train --classes 0,": "--classes is '0,'; allowed: labels with a comma between them, as in 0,1,2",
+    "train --balanced": ("--balanced says which images a subset takes; allowed: with --train-size or --train-fraction"),
+    "train --warm-start nowhere": (
+        "nowhere does not exist; allowed: the folder of a saved run, or a .safetensors file"
+    ),
+    "train --warm-start": "--warm-start has no value; allowed: a path",
+    "train --warm-start . --cold-start": ("--cold-start and --warm-start contradict each other; allowed: one of them"),
+    "train --warm-start . --shrink 2": "shrink is 2.0; allowed: 0 to 1",
+    "train --warm-start . --perturb -1": "perturb is -1.0; allowed: 0 or more",
+    "train --shrink 0": "--shrink is for given weights; allowed: with --warm-start PATH",
+    "train --cold-start --perturb 0.1": "--perturb is for given weights; allowed: with --warm-start PATH",
+    "train --reset-head": "--reset-head is for given weights; allowed: with --warm-start PATH",
     "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
     "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip",

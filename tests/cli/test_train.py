@@ -184,6 +184,65 @@ def test_without_cifar10_the_synthetic_set_stands_in_only_if_asked_to(capsys, tm
     assert re.fullmatch(r"fastcifar: cannot download .*; training on synthetic data instead\n", err)
 
 
+def train_json(capsys, out, *args):
+    """The record of a short run that is saved in the folder `out`."""
+    assert main([*TRAIN, "--epochs", "1", "--json", "--out", out, *args]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_run_starts_from_the_weights_of_another(capsys, tmp_path):
+    cold = train_json(capsys, "half", "--train-fraction", "0.5", "--cold-start")
+    assert (cold["init"], cold["subset"]["size"]) == ({"mode": "cold"}, 128)
+    warm = train_json(capsys, "warm", "--warm-start", "half")["init"]
+    assert (warm["mode"], warm["source"], warm["shrink"], warm["perturb"]) == ("warm", "half", 1, 0)
+    assert len(warm["sha256"]) == 64
+    for flags, factors in {"--shrink 0.3": (0.3, 0.1), "--perturb 0.2 --reset-head": (0.4, 0.2)}.items():
+        mixed = train_json(capsys, flags[2:5], "--warm-start", "half/model.safetensors", *flags.split())["init"]
+        assert (mixed["mode"], mixed["shrink"], mixed["perturb"]) == ("shrink-perturb", *factors)
+        assert (mixed["sha256"], mixed["reset_head"]) == (warm["sha256"], "--reset-head" in flags)
+
+    assert main([*TRAIN, "--epochs", "1", "--warm-start", "half", "--shrink", "0.5", "--out", "new"]) == 0
+    lines = lines_of(capsys)
+    assert lines[2] == "shrink 0.5 perturb 0.1 from half"
+    assert lines[-1].endswith("  shrink 0.5 perturb 0.1  synthetic")
+
+
+def test_a_source_that_does_not_fit_is_refused_in_one_line(capsys):
+    train_json(capsys, "run")
+    assert main([*TRAIN, "--quiet", "--network", "mlp", "--warm-start", "run", "--out", "mlp"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    names = r"classifier\.bias is absent for \[10\], classifier\.weight is \[10, 8\] for \[10, 100\], .* and \d+ more"
+    assert re.fullmatch(rf"fastcifar: the weights in run do not fit the network: {names}; allowed: .*\n", err)
+
+
+def test_subsets_are_fractions_sizes_and_classes(capsys):
+    flags = "--train-size 192 --train-fraction 0.5 --classes 0,3,4,5,6,7,8,9 --balanced"
+    assert train_json(capsys, "some", *flags.split())["subset"] == {
+        "size": 96,
+        "seed": 0,
+        "balanced": True,
+        "classes": [0, 3, 4, 5, 6, 7, 8, 9],
+    }
+    assert train_json(capsys, "all", "--train-fraction", "1")["subset"] is None
+    assert main([*TRAIN, "--out", "new", "--train-fraction", "0.1"]) == 2
+    assert capsys.readouterr().err == "fastcifar: batch_size is 64; allowed: up to the 26 training images\n"
+    assert main([*TRAIN, "--out", "new", "--classes", "0,10"]) == 2
+    assert capsys.readouterr().err == "fastcifar: classes has 10; allowed: 0 to 9\n"
+
+
+def test_classes_restrict_what_is_tested_on_in_eval_too(capsys, tmp_path):
+    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1", "--classes", "0,1,2"]) == 0
+    assert capsys.readouterr().out.endswith("  classes 0,1,2  synthetic\n")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    tested = record["dataset"]["test_size"]
+    assert 0 < tested < 64
+    assert len(record["dataset"]["classes"]) == 10
+    assert main(["eval", "run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["accuracy"]) == (tested, record["tta_accuracy"])
+
+
 @pytest.fixture
 def nothing_is_loaded(monkeypatch):
     def fail(options):

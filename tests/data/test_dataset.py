@@ -98,10 +98,22 @@ def test_take_records_what_was_taken():
     taken = dataset.take(12, seed=5, balanced=True, classes=[2, 0])
     assert torch.bincount(taken.train.labels).tolist() == [6, 0, 6]
     assert taken.subset == {"size": 12, "seed": 5, "balanced": True, "classes": [0, 2]}
-    assert taken.test is dataset.test and taken.sha256 == dataset.sha256
+    assert taken.sha256 == dataset.sha256 and taken.classes == dataset.classes
     assert dataset.take(7).subset == {"size": 7, "seed": 0, "balanced": False, "classes": None}
     with pytest.raises(UserError, match="classes has 3; allowed: 0 to 2"):
         dataset.take(classes=[0, 3])
+
+
+def test_classes_restrict_the_test_split_too_and_sizes_do_not():
+    dataset = make_dataset([0, 1, 2] * 20)
+    assert dataset.take(12, balanced=True).test is dataset.test
+    taken = dataset.take(classes=[2, 0])
+    kept = dataset.test.labels != 1
+    assert len(dataset.test) > len(taken.test) > 0
+    assert torch.equal(taken.test.labels, dataset.test.labels[kept])
+    assert torch.equal(taken.test.images, dataset.test.images[kept])
+    with pytest.raises(UserError, match=r"classes is \[2\], which leaves no test images"):
+        dataset.take(classes=[2])
 
 
 def test_a_holdout_divides_the_training_images_by_class_and_leaves_the_rest_in_order():

@@ -70,7 +70,7 @@ def test_load_starts_afresh_from_another_network():
 def test_state_dict_is_the_master_weights():
     flat = FlatModel(make_model(), torch.bfloat16)
     torch.testing.assert_close(flat.state_dict()["classifier.weight"], make_model().classifier.weight.data)
-    assert all(tensor.dtype == torch.float32 for tensor in flat.state_dict().values())
+    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in flat.state_dict().values())
 
 
 @pytest.mark.parametrize("steps", [1, 4])

@@ -26,10 +26,20 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
     with pytest.raises(UserError) as refusal:
         get_recipe("davidnte")
     assert str(refusal.value) == (
-        "unknown recipe 'davidnte'; did you mean 'davidnet'?; allowed: davidnet, or a .toml file's path"
+        f"unknown recipe 'davidnte'; did you mean 'davidnet'?; allowed: {', '.join(RECIPES)}, or a .toml file's path"
     )
     with pytest.raises(UserError, match=r"^unknown recipe 'x'; allowed: davidnet"):
         get_recipe("x")
+
+
+def test_the_warm_start_recipes_are_plain_gradient_descent_at_one_rate():
+    for name, network in {"warmstart-resnet18": "resnet18", "warmstart-mlp": "mlp"}.items():
+        recipe = get_recipe(name)
+        assert (recipe.network, recipe.epochs, recipe.batch_size) == (network, 350, 128)
+        assert [recipe.optim.lr * recipe.schedule(progress) for progress in (0, 0.3, 1)] == [0.001] * 3
+        assert (recipe.optim.momentum, recipe.optim.weight_decay, recipe.optim.bias_lr_factor) == (0, 0, 1)
+        assert (recipe.augment.crop, recipe.augment.flip, recipe.augment.cutout) == (0, "none", 0)
+        assert (recipe.label_smoothing, recipe.ema.decay, recipe.evaluate.tta) == (0, 0, "none")
 
 
 def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
@@ -40,7 +50,13 @@ def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
     assert recipe.batch_size <= train_size < 50_000
     assert recipe.optim.lr / recipe.batch_size == full.optim.lr / full.batch_size
     restored = replace(
-        recipe, epochs=full.epochs, batch_size=full.batch_size, model=full.model, optim=full.optim, ema=full.ema
+        recipe,
+        epochs=full.epochs,
+        batch_size=full.batch_size,
+        model=full.model,
+        resnet=full.resnet,
+        optim=full.optim,
+        ema=full.ema,
     )
     assert restored == full
 

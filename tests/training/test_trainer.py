@@ -10,7 +10,7 @@ from fastcifar.data import load_dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.models import DavidNet
-from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe
+from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig
 from fastcifar.training import Trainer, evaluate, load_run, process_seconds, train
 
 RECIPE = Recipe(
@@ -41,10 +41,39 @@ def test_a_seed_names_a_run_bit_for_bit(data, dtype):
     assert not same_weights(first, third)
 
 
+@pytest.mark.parametrize("network", ["resnet18", "mlp"])
+@pytest.mark.parametrize(("optim", "dtype"), [("sgd", "bfloat16"), ("Adam", "float32")])
+def test_every_network_trains_with_every_optimiser_and_is_saved(data, tmp_path, dtype, network, optim):
+    recipe = dataclasses.replace(
+        RECIPE,
+        network=network,
+        resnet=ResNetConfig(width=4, stem="imagenet"),
+        mlp=MLPConfig(hidden=(20,)),
+        dtype=dtype,
+        optim=OptimConfig(name=optim, lr=0.05 if optim == "sgd" else 0.005, bias_lr_factor=1),
+        ema=EMAConfig(decay=0.9, every=1),
+        epochs=3,
+    )
+    trainer = Trainer(recipe, data)
+    first, second = trainer.run(3, eval_every=0), trainer.run(3, eval_every=0)
+    assert same_weights(first, second)
+    assert first.rows[-1].train_loss < first.rows[0].train_loss
+    _, model, _ = load_run(first.save(tmp_path / "run"))
+    assert type(model) is type(first.model)
+    assert all(torch.equal(tensor, first.state[name]) for name, tensor in model.state_dict().items())
+
+
 def test_runs_of_one_trainer_are_those_of_fresh_ones(data, run):
     trainer = Trainer(RECIPE, data)
     trainer.run(9)
     assert same_weights(trainer.run(3), run)
+
+
+def test_the_next_run_of_a_trainer_leaves_the_weights_of_the_last_alone(data, run):
+    trainer = Trainer(RECIPE, data)
+    first = trainer.run(3)
+    trainer.run(9)
+    assert same_weights(first, run)
 
 
 def test_the_estimate_leaves_no_trace(data, run):

@@ -1,0 +1,44 @@
+"""The perceptron of "On Warm-Starting Neural Network Training" (Ash and Adams 2020): 3072-100-100-classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from fastcifar.models.network import CENTRED, Linear, Network
+from fastcifar.recipes import MLPConfig
+
+PIXELS = 3 * 32 * 32
+
+
+class MLP(Network):
+    """Images `[N, 3, 32, 32]`, normalised, to logits `[N, classes]`: linear layers with ReLU between them.
+
+    The pixels are read as they lie in memory, in the order (row, column, channel). Initial values are torch's own for
+    linear layers: uniform, up to 1 / sqrt(inputs), for weights and biases.
+    """
+
+    head = "classifier"
+
+    def __init__(
+        self,
+        config: MLPConfig | None = None,
+        classes: int = 10,
+        mean: Sequence[float] = CENTRED,
+        std: Sequence[float] = CENTRED,
+    ) -> None:
+        super().__init__(mean, std)
+        self.config = config or MLPConfig()
+        sizes = (PIXELS, *self.config.hidden)
+        self.hidden = nn.ModuleList(
+            Linear(before, width) for before, width in zip(sizes, self.config.hidden, strict=False)
+        )
+        self.classifier = Linear(sizes[-1], classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.permute(0, 2, 3, 1).flatten(1)  # no copy: images are channels-last
+        for layer in self.hidden:
+            x = layer(x).relu()
+        return self.classifier(x)

@@ -1,0 +1,37 @@
+"""`Network`: what the training engine, the evaluation and a warm start ask of every network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+CENTRED = (127.5, 127.5, 127.5)
+
+
+class Network(nn.Module):
+    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
+
+    `mean` and `std` (0 to 255 units) say what its input was normalised with: `evaluate` reads them. `head` is the name
+    of the classifier, the one layer whose shape depends on the classes. Initial values come from torch's global
+    generator.
+    """
+
+    head: ClassVar[str]
+
+    def __init__(self, mean: Sequence[float] = CENTRED, std: Sequence[float] = CENTRED) -> None:
+        super().__init__()
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def fit_whitening(self, images: torch.Tensor) -> None:
+        """Set what is computed from the uint8 training images `[N, H, W, 3]` before training: here nothing."""
+
+
+class Linear(nn.Linear):
+    """A linear layer whose bias may be wider than its matrix: flat buffers keep all biases in float32."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, self.weight, self.bias.to(x.dtype))

@@ -1,0 +1,88 @@
+"""ResNet-18 (He, Zhang, Ren and Sun 2015) with torchvision's layers and names, for 32x32 images too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.network import CENTRED, Linear, Network
+from fastcifar.recipes import ResNetConfig
+
+
+class ResNet18(Network):
+    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 8.
+
+    A stem and four layers of two `BasicBlock`s, of 1, 2, 4 and 8 times `width` channels, each layer after the first at
+    half the resolution; global mean, linear. Stem "imagenet" is torchvision's, a 7x7 convolution of stride 2 and a 3x3
+    max-pool of stride 2: with it, width 64 and ten classes the network has torchvision's 11,181,642 parameters. Stem
+    "cifar" is one 3x3 convolution of stride 1: 11,173,962 parameters, and at width 16 the 701,466 of the network in Ash
+    and Adams's code.
+
+    Parameters go by torchvision's names; the running statistics too, but there is no num_batches_tracked. Initial
+    values are torchvision's: convolutions normal with variance 2 / (outputs * kernel area) (He 2015, fan-out), scales
+    1, biases 0, the linear layer by torch's own rule. Batch norm is plain, over the whole batch.
+    """
+
+    head = "fc"
+
+    def __init__(
+        self,
+        config: ResNetConfig | None = None,
+        classes: int = 10,
+        mean: Sequence[float] = CENTRED,
+        std: Sequence[float] = CENTRED,
+    ) -> None:
+        super().__init__(mean, std)
+        self.config = config or ResNetConfig()
+        width = self.config.width
+        if self.config.stem == "cifar":
+            self.conv1 = Conv3x3(3, width)
+        else:
+            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = GhostBatchNorm(width, activation="relu")
+        self.layer1 = nn.Sequential(BasicBlock(width, width, 1), BasicBlock(width, width, 1))
+        self.layer2 = nn.Sequential(BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width, 1))
+        self.layer3 = nn.Sequential(BasicBlock(2 * width, 4 * width, 2), BasicBlock(4 * width, 4 * width, 1))
+        self.layer4 = nn.Sequential(BasicBlock(4 * width, 8 * width, 2), BasicBlock(8 * width, 8 * width, 1))
+        self.fc = Linear(8 * width, classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.bn1(self.conv1(x))
+        if self.config.stem == "imagenet":
+            x = F.max_pool2d(x, 3, stride=2, padding=1)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.fc(x.mean((2, 3)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each with batch norm; the input, or where the shape changes its 1x1 convolution with batch
+    norm, is added before the last ReLU."""
+
+    def __init__(self, before: int, width: int, stride: int) -> None:
+        super().__init__()
+        if stride == 1:
+            self.conv1 = Conv3x3(before, width)
+        else:
+            self.conv1 = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = GhostBatchNorm(width, activation="relu")
+        self.conv2 = Conv3x3(width, width)
+        self.bn2 = GhostBatchNorm(width)
+        self.downsample = None
+        if stride != 1 or before != width:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(before, width, 1, stride=stride, bias=False), GhostBatchNorm(width)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        # The norm adds the shortcut in its own pass; nothing keeps that sum, so the ReLU may overwrite it.
+        return self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut).relu_()

@@ -1,0 +1,85 @@
+"""What a training starts from: fresh weights, those of another run, or a mixture of both. Standard library only.
+
+The values say what is wanted and check themselves; `fastcifar.training.initialise` carries them out, and says how each
+kind of tensor is treated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fastcifar.errors import UserError
+from fastcifar.output import weights_file
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """A fresh initialisation, drawn from the run's seed."""
+
+    def describe(self) -> dict[str, object]:
+        """What run.json says of it."""
+        return {"mode": "cold"}
+
+
+class _FromSource:
+    """Either start from given weights: it has a `mode`, a `source`, `shrink`, `perturb` and `reset_head`."""
+
+    def describe(self) -> dict[str, object]:
+        """What run.json says of it, the sha256 of the file with the weights included."""
+        return {
+            "mode": self.mode,
+            "source": str(self.source),
+            "sha256": hashlib.sha256(weights_file(self.source).read_bytes()).hexdigest(),
+            "shrink": self.shrink,
+            "perturb": self.perturb,
+            "reset_head": self.reset_head,
+        }
+
+
+@dataclass(frozen=True)
+class WarmStart(_FromSource):
+    """The weights of `source`, the folder of a saved run or a .safetensors file: the evaluated ones, averages if there
+    were any. Raises UserError where there is no such file.
+
+    `reset_head` starts the classifier afresh, whatever its shape in the source.
+    """
+
+    source: str | Path
+    reset_head: bool = False
+    mode: ClassVar[str] = "warm"
+    shrink: ClassVar[float] = 1.0
+    perturb: ClassVar[float] = 0.0
+
+    def __post_init__(self) -> None:
+        weights_file(self.source)
+
+
+@dataclass(frozen=True)
+class ShrinkPerturb(_FromSource):
+    """`shrink` times the weights of `source` plus `perturb` times a fresh initialisation (Ash and Adams 2020).
+
+    Shrink 1 and perturb 0 is `WarmStart`, shrink 0 and perturb 1 is `ColdStart`. `source` and `reset_head` are those of
+    `WarmStart`. Raises UserError for factors out of range, and where there is no such file.
+    """
+
+    source: str | Path
+    shrink: float = 0.4
+    perturb: float = 0.1
+    reset_head: bool = False
+    mode: ClassVar[str] = "shrink-perturb"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.shrink <= 1:
+            raise UserError(f"shrink is {self.shrink}; allowed: 0 to 1")
+        if not (self.perturb >= 0 and math.isfinite(self.perturb)):
+            raise UserError(f"perturb is {self.perturb}; allowed: 0 or more")
+        if self.shrink == self.perturb == 0:
+            raise UserError("shrink and perturb are both 0, which leaves no weights; allowed: one of them above 0")
+        weights_file(self.source)
+
+
+Start = ColdStart | WarmStart | ShrinkPerturb

@@ -1,0 +1,92 @@
+"""Cold start, warm start and shrink-perturb: the weights that a training begins with.
+
+How each kind of tensor is treated, for shrink s and perturb p (a warm start is s 1, p 0):
+
+- Trained parameters become s * source + p * fresh. The fresh ones are drawn from the run's seed by the network's own
+  initialisation, so that each kind is perturbed on its own scale (Ash and Adams 2020).
+- Running statistics become (s * source + p * fresh) / (s + p): a mean of the two, since a variance that shrank with the
+  weights would be none. Training replaces them within some tens of steps.
+- Frozen parameters are not scaled: they are the source's where s is above 0, else fresh. So the whitening, in whose
+  directions the source's weights are written, is kept, and fitted to the training images only where s is 0.
+- A classifier that is reset is fresh, whatever s and p are.
+
+A term with the factor 0 is left out, not multiplied: s 0 and p 1 is the cold start and s 1 and p 0 the warm start to
+the last bit. Optimiser state and averages start afresh in any case.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from fastcifar.errors import UserError
+from fastcifar.models import Network
+from fastcifar.output import weights_file
+from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
+
+_NAMES_SHOWN = 12
+
+
+@torch.no_grad()
+def initialise(model: Network, start: Start) -> None:
+    """Turn the freshly initialised `model`, float32 on the CPU, into what `start` asks for, in place.
+
+    Raises UserError where the source cannot be read, and where its tensors do not fit, with their names. Buffers that
+    torch counts batches with (num_batches_tracked) are passed over: torchvision's files have them.
+    """
+    if isinstance(start, ColdStart):
+        return
+    source, fresh = _read(start), model.state_dict()
+    if start.reset_head:
+        source, fresh = (_without(tensors, model.head) for tensors in (source, fresh))
+    _refuse_misfits(source, fresh, start.source)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    buffers = {name for name, _ in model.named_buffers()}
+    for name, tensor in fresh.items():  # they share the model's memory
+        shrink, perturb = start.shrink, start.perturb
+        if name in frozen:
+            shrink, perturb = (1.0, 0.0) if keeps_frozen(start) else (0.0, 1.0)
+        elif name in buffers:
+            shrink, perturb = shrink / (shrink + perturb), perturb / (shrink + perturb)
+        tensor.copy_(_mix(shrink, source[name].to(tensor.dtype), perturb, tensor))
+
+
+def keeps_frozen(start: Start) -> bool:
+    """Whether frozen parameters, such as whitening filters, are the source's, and not to be computed afresh."""
+    return not isinstance(start, ColdStart) and start.shrink > 0
+
+
+def _mix(shrink: float, source: torch.Tensor, perturb: float, fresh: torch.Tensor) -> torch.Tensor:
+    if perturb == 0:
+        return shrink * source
+    return perturb * fresh if shrink == 0 else shrink * source + perturb * fresh
+
+
+def _read(start: WarmStart | ShrinkPerturb) -> dict[str, torch.Tensor]:
+    path = weights_file(start.source)
+    try:
+        tensors = load_file(path)
+    except Exception as error:  # whatever a damaged file makes safetensors or torch say
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"cannot read the weights in {path}: {reason}; allowed: a .safetensors file") from None
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
+
+
+def _without(tensors: dict[str, torch.Tensor], head: str) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{head}.")}
+
+
+def _refuse_misfits(source: dict[str, torch.Tensor], fresh: dict[str, torch.Tensor], path: str | Path) -> None:
+    misfits = []
+    for name in sorted(source.keys() | fresh.keys()):
+        theirs, ours = (list(tensors[name].shape) if name in tensors else None for tensors in (source, fresh))
+        if theirs != ours:
+            misfits.append(f"{name} is {theirs or 'absent'} for {ours or 'none here'}")
+    if misfits:
+        more = f" and {len(misfits) - _NAMES_SHOWN} more" if len(misfits) > _NAMES_SHOWN else ""
+        raise UserError(
+            f"the weights in {path} do not fit the network: {', '.join(misfits[:_NAMES_SHOWN])}{more}; "
+            "allowed: the same names and shapes, the classifier's apart where the head is reset"
+        )

@@ -1,0 +1,52 @@
+"""What the kernel tests share: the device, both paths of an operation, and memory that shows unwritten outputs."""
+
+import numpy
+import pytest
+import torch
+
+import fastcifar.kernels  # noqa: F401  (registers the operators)
+
+
+@pytest.fixture
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(params=["reference", "triton"])
+def path(request, monkeypatch, device) -> str:
+    """Forces a path: plain torch, then Triton, compiled on CUDA and in Triton's interpreter elsewhere."""
+    if request.param == "triton":
+        triton = pytest.importorskip("triton", reason="Triton is not installed")
+        if device == "cpu" and triton.__version__ < "3.7" and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0":
+            pytest.skip("the interpreter of this Triton needs an older numpy")
+    monkeypatch.setenv("FASTCIFAR_KERNELS", request.param)
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory():
+    """New memory is full of NaN (255 in bytes): an output that is not written shows."""
+    torch.manual_seed(0)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.float16: 3e-3, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture
+def assert_close():
+    """`assert_close(out, expected, dtype)`: ‖out - expected‖ / ‖expected‖ is what rounding in `dtype` explains.
+
+    Triton's interpreter truncates to bfloat16 where a GPU rounds, hence the loose bound there.
+    """
+
+    def check(out: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> None:
+        assert out.shape == expected.shape
+        out, expected = (tensor.detach().double().cpu() for tensor in (out, expected))
+        error = (out - expected).norm() / expected.norm().clamp(min=1e-30)
+        assert error < TOLERANCE[dtype]  # false for NaN
+
+    return check

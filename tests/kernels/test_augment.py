@@ -1,0 +1,147 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastcifar.kernels import augment
+
+MEAN, STD = (125.3, 122.9, 113.8), (62.9, 62.0, 66.7)
+
+
+def one_by_one(images, indices, offsets, flips, cutouts, jitter, size):
+    """The same batch by other means: torch's reflection padding and slices, an image at a time, in float32."""
+    batch = []
+    for number, index in enumerate(indices.tolist()):
+        border = images.shape[1] - 1
+        image = F.pad(images[index].permute(2, 0, 1).float()[None], (border,) * 4, mode="reflect")[0]
+        top, left = (offsets[number] + border).tolist()
+        image = image[:, top : top + size, left : left + size]
+        if flips is not None and flips[number]:
+            image = image.flip(2)
+        image = (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        if jitter is not None:
+            brightness, contrast = jitter[number]
+            image = image * contrast + brightness
+        if cutouts is not None:
+            top, left, height, width = cutouts[number].tolist()
+            image[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
+        batch.append(image)
+    return torch.stack(batch)
+
+
+def choices(batch, images=5, side=8, reach=3):
+    return (
+        torch.randint(0, 256, (images, side, side, 3), dtype=torch.uint8),
+        torch.randint(images, (batch,)),
+        torch.randint(-reach, reach + 1, (batch, 2), dtype=torch.int32),
+        torch.rand(batch) < 0.5,
+        torch.randint(-3, side, (batch, 4), dtype=torch.int32).abs_() - torch.tensor([3, 3, 0, 0], dtype=torch.int32),
+        torch.rand(batch, 2),
+    )
+
+
+def on(device, tensors):
+    return [tensor if tensor is None else tensor.to(device) for tensor in tensors]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("given_choices", ["none", "flips", "all"])
+def test_batch_is_what_padding_slicing_and_flipping_give(path, device, assert_close, dtype, given_choices):
+    arguments = list(choices(4))
+    arguments[3:] = {"none": [None] * 3, "flips": [arguments[3], None, None], "all": arguments[3:]}[given_choices]
+    out = augment(*on(device, arguments), MEAN, STD, dtype)
+    assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
+    assert_close(out, one_by_one(*arguments, size=8), dtype)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(batch=st.integers(1, 3), side=st.integers(2, 9), size=st.integers(1, 9), seed=st.integers(0, 99))
+def test_any_sizes(path, device, assert_close, batch, side, size, seed):
+    torch.manual_seed(seed)
+    size = min(size, side)
+    arguments = choices(batch, side=side, reach=side - size)
+    assert_close(
+        augment(*on(device, arguments), MEAN, STD, size=size), one_by_one(*arguments, size=size), torch.float32
+    )
+
+
+def test_both_paths_give_the_same_bits(monkeypatch, device):
+    pytest.importorskip("triton")
+    arguments = [*on(device, choices(3)[:5]), None, MEAN, STD, torch.float16]
+    outs = []
+    for path in ("reference", "triton"):
+        monkeypatch.setenv("FASTCIFAR_KERNELS", path)
+        outs.append(augment(*arguments))
+    assert torch.equal(*outs)
+
+
+def test_strided_choices(path, device, assert_close):
+    images, indices, offsets, flips, cutouts, jitter = on(device, choices(6))
+    arguments = (images, indices[::2], offsets.flip(1)[::2], flips[::2], cutouts[::2], jitter.flip(1)[::2])
+    expected = one_by_one(*(tensor.cpu() for tensor in arguments), size=8)
+    assert_close(augment(*arguments, MEAN, STD), expected, torch.float32)
+
+
+def test_a_flip_and_a_shift_are_test_time_views(path, device):
+    images = torch.randint(0, 256, (3, 6, 6, 3), dtype=torch.uint8, device=device)
+    indices = torch.arange(3, device=device)
+    zero = torch.zeros(3, 2, dtype=torch.int32, device=device)
+    plain = augment(images, indices, zero)
+    assert torch.equal(plain, images.permute(0, 3, 1, 2).float())
+    flipped = augment(images, indices, zero, torch.ones(3, dtype=torch.bool, device=device))
+    assert torch.equal(flipped, plain.flip(3))
+    shifted = augment(images, indices, zero + 1)
+    assert torch.equal(shifted[:, :, :-1, :-1], plain[:, :, 1:, 1:])
+    assert torch.equal(shifted[:, :, -1], shifted[:, :, -3])  # the border mirrors the image, edge pixels not repeated
+
+
+def test_an_index_out_of_range_is_an_error_on_the_cpu(monkeypatch):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    images, _, offsets, *_ = choices(2)
+    with pytest.raises(IndexError):
+        augment(images, torch.tensor([0, 5]), offsets)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("images", torch.zeros(2, 8, 8, 3)),
+        ("images", torch.zeros(2, 3, 8, 8, dtype=torch.uint8).permute(0, 2, 3, 1)),
+        ("indices", torch.zeros(2, dtype=torch.int32)),
+        ("offsets", torch.zeros(2, 2)),
+        ("flips", torch.zeros(3, dtype=torch.bool)),
+        ("cutouts", torch.zeros(2, 3, dtype=torch.int32)),
+        ("jitter", torch.zeros(2, 2, dtype=torch.float64)),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(name, value):
+    names = ("images", "indices", "offsets", "flips", "cutouts", "jitter")
+    arguments = dict(zip(names, choices(2), strict=True))
+    with pytest.raises(ValueError, match=rf"{name} (is|are) .*; allowed: "):
+        augment(**{**arguments, name: value})
+
+
+def test_is_a_well_formed_operator(monkeypatch):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    constants = ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], torch.bfloat16, 7)
+    torch.library.opcheck(torch.ops.fastcifar.augment.default, (*choices(2), *constants))
+
+
+def test_compiles_into_one_graph(path, device):
+    arguments = on(device, choices(2))
+    compiled = torch.compile(lambda *tensors: augment(*tensors, MEAN, STD) * 2, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*arguments), augment(*arguments, MEAN, STD) * 2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_captured_graph_replays_with_new_choices(path):
+    static, fresh = on("cuda", choices(4)), on("cuda", choices(4))
+    augment(*static, MEAN, STD)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = augment(*static, MEAN, STD)
+    for tensor, new in zip(static, fresh, strict=True):
+        tensor.copy_(new)
+    graph.replay()
+    assert torch.equal(out, augment(*fresh, MEAN, STD))

@@ -1,0 +1,133 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fastcifar.kernels import cross_entropy, cross_entropy_reference
+
+
+def run(function, logits, labels, smoothing, scale, upstream=1.0):
+    """The loss, the count, and the gradient of `upstream * loss`."""
+    logits = logits.detach().requires_grad_()
+    loss, correct = function(logits, labels, smoothing, scale)
+    (loss * upstream).backward()
+    return loss, correct, logits.grad
+
+
+def torchs_own(logits, labels, smoothing, scale):
+    scaled = logits * scale
+    loss = F.cross_entropy(scaled, labels, reduction="sum", label_smoothing=smoothing)
+    return loss, (scaled.argmax(1) == labels).sum()
+
+
+@pytest.mark.parametrize("function", [cross_entropy, cross_entropy_reference], ids=["operator", "specification"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("batch", "classes"), [(1, 10), (37, 10), (5, 100)])
+def test_loss_count_and_gradient_are_torchs(path, device, assert_close, function, dtype, batch, classes):
+    logits = (torch.randn(batch, classes, device=device) * 3).to(dtype)
+    labels = torch.randint(classes, (batch,), device=device)
+    loss, correct, gradient = run(function, logits, labels, 0.2, 0.125, upstream=3.0)
+    expected = run(torchs_own, logits.double(), labels, 0.2, 0.125, upstream=3.0)
+    assert loss.dtype == torch.float32 and correct.dtype == torch.int64 and gradient.dtype == dtype
+    assert_close(loss, expected[0], torch.float32)
+    assert correct == expected[1]
+    assert_close(gradient, expected[2], dtype)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    batch=st.integers(1, 40),
+    classes=st.integers(1, 20),
+    smoothing=st.floats(0, 1),
+    scale=st.floats(0.01, 4),
+    seed=st.integers(0, 99),
+)
+def test_any_sizes(path, device, assert_close, batch, classes, smoothing, scale, seed):
+    torch.manual_seed(seed)
+    logits, labels = torch.randn(batch, classes, device=device), torch.randint(classes, (batch,), device=device)
+    loss, correct, gradient = run(cross_entropy, logits, labels, smoothing, scale)
+    expected = run(torchs_own, logits.double(), labels, smoothing, scale)
+    assert abs(loss - expected[0]) < 1e-5 * batch
+    assert correct == expected[1]
+    assert (gradient - expected[2]).abs().max() < 1e-5
+
+
+def test_of_equal_logits_the_first_is_the_answer(path, device):
+    logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [0.0, 1.0, 1.0]], device=device)
+    assert cross_entropy(logits, torch.tensor([1, 0, 2], device=device))[1] == 2
+
+
+def test_strided_logits(path, device):
+    wide, labels = torch.randn(6, 8, device=device), torch.randint(4, (3,), device=device)
+    assert torch.equal(cross_entropy(wide[::2, ::2], labels)[0], cross_entropy(wide[::2, ::2].clone(), labels)[0])
+
+
+def test_huge_logits_stay_finite(path, device):
+    logits = torch.tensor([[3e4, -3e4, 0.0]], device=device)
+    loss, correct, gradient = run(cross_entropy, logits, torch.tensor([1], device=device), 0.0, 1.0)
+    assert loss == 6e4 and correct == 0 and gradient.tolist() == [[1.0, -1.0, 0.0]]
+
+
+def test_a_nan_logit_makes_the_loss_nan(path, device):
+    logits = torch.zeros(4, 3, device=device)
+    logits[2, 1] = float("nan")
+    assert cross_entropy(logits, torch.zeros(4, dtype=torch.int64, device=device))[0].isnan()
+
+
+def test_a_scaled_loss_saves_small_float16_gradients(path, device, assert_close):
+    logits = torch.tensor([[0.0, -13.0, -14.0, 1.0]], dtype=torch.float16, device=device)
+    labels = torch.tensor([3], device=device)
+    gradient = run(cross_entropy, logits, labels, 0.0, 0.125, upstream=1024.0)[2]
+    assert_close(gradient, run(torchs_own, logits.double(), labels, 0.0, 0.125, upstream=1024.0)[2], torch.float16)
+
+
+@pytest.mark.parametrize("function", [cross_entropy, cross_entropy_reference], ids=["operator", "specification"])
+def test_gradient_in_float64_is_the_difference_quotient(monkeypatch, function):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    logits, labels = torch.randn(5, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 3, 3])
+    assert torch.autograd.gradcheck(lambda logits: function(logits, labels, 0.2, 0.5)[0], logits)
+
+
+@pytest.mark.parametrize(
+    ("logits", "labels", "error"),
+    [
+        (torch.zeros(3), torch.zeros(3, dtype=torch.int64), ValueError),
+        (torch.zeros(3, 2), torch.zeros(2, dtype=torch.int64), ValueError),
+        (torch.zeros(3, 2), torch.zeros(3), TypeError),
+        (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, dtype=torch.int64), TypeError),
+    ],
+)
+def test_what_does_not_fit_is_refused(logits, labels, error):
+    with pytest.raises(error, match=r"logits .*; allowed: "):
+        cross_entropy(logits, labels)
+
+
+def test_are_well_formed_operators(monkeypatch):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    logits = torch.randn(5, 4, requires_grad=True)
+    torch.library.opcheck(torch.ops.fastcifar.cross_entropy.default, (logits, torch.tensor([0, 1, 2, 3, 3]), 0.1, 0.5))
+    arguments = (torch.tensor(2.0), torch.randn(5, 4), torch.bfloat16)
+    torch.library.opcheck(torch.ops.fastcifar.cross_entropy_backward.default, arguments)
+
+
+def test_compiles_into_one_graph(path, device):
+    logits, labels = torch.randn(5, 4, device=device), torch.tensor([0, 1, 2, 3, 3], device=device)
+    compiled = torch.compile(lambda *tensors: cross_entropy(*tensors), fullgraph=True, backend="aot_eager")
+    results = [run(function, logits, labels, 0.1, 0.5) for function in (compiled, cross_entropy)]
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_captured_graph_replays_with_new_logits(path):
+    logits = torch.randn(37, 10, device="cuda", requires_grad=True)
+    labels, fresh = torch.randint(10, (37,), device="cuda"), torch.randn(37, 10, device="cuda")
+    torch.autograd.grad(cross_entropy(logits, labels, 0.2)[0], logits)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss, correct = cross_entropy(logits, labels, 0.2)
+        (gradient,) = torch.autograd.grad(loss, logits)
+    logits.data.copy_(fresh)
+    graph.replay()
+    expected = run(cross_entropy, fresh, labels, 0.2, 1.0)
+    assert all(torch.equal(*pair) for pair in zip((loss, correct, gradient), expected, strict=True))

@@ -1,0 +1,242 @@
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fastcifar.kernels import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
+
+ACTIVATIONS = ["celu", "relu", "gelu", "silu", "none"]
+
+
+def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=True, device="cpu"):
+    """x, bias, scale, residual and the gradient of out."""
+    images, channels, height, width = shape
+    out = (images, channels, *((height // 2, width // 2) if pool else (height, width)))
+    x = (torch.randn(shape, device=device) * 2 + 1).to(dtype)
+    return (
+        x.contiguous(memory_format=torch.channels_last),
+        torch.randn(channels, device=device),
+        torch.rand(channels, device=device) + 0.5 if scale else None,
+        torch.randn(out, device=device).to(dtype) if residual else None,
+        torch.randn(out, device=device).to(dtype),
+    )
+
+
+def run(function, x, bias, scale, residual, gradient, **constants):
+    """out, mean and var, then the gradients of x, bias, and, where given, scale and residual."""
+    inputs = [None if t is None else t.detach().requires_grad_() for t in (x, bias, scale, residual)]
+    results = function(*inputs[:3], residual=inputs[3], **constants)
+    results[0].backward(gradient)
+    return [*results, *(t.grad for t in inputs if t is not None)]
+
+
+def check(assert_close, given_tensors, dtype, **constants):
+    """The operator on tensors in `dtype` against the specification on the same values in float64."""
+    results = run(norm_act_pool, *given_tensors, **constants)
+    exact = [None if t is None else t.double() for t in given_tensors]
+    for number, (out, expected) in enumerate(
+        zip(results, run(norm_act_pool_reference, *exact, **constants), strict=True)
+    ):
+        assert_close(out, expected, torch.float32 if number in (1, 2) else dtype)
+    assert results[0].is_contiguous(memory_format=torch.channels_last)
+    assert [result.dtype for result in results[:4]] == [dtype, torch.float32, torch.float32, dtype]
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_each_activation_is_the_specification(path, device, assert_close, activation, pool):
+    given_tensors = tensors((4, 5, 6, 4), pool=pool, residual=activation in ("celu", "gelu"), device=device)
+    check(assert_close, given_tensors, torch.float32, groups=2, activation=activation, pool=pool)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_each_dtype_is_the_specification(path, device, assert_close, dtype, residual, pool):
+    given_tensors = tensors((6, 8, 4, 4), dtype, pool=pool, residual=residual, scale=residual, device=device)
+    check(assert_close, given_tensors, dtype, groups=3, activation="celu", alpha=0.3, pool=pool)
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(group=1, groups=1, channels=3, height=4, width=5, pool=True, activation="celu", seed=0)
+@example(group=3, groups=2, channels=17, height=5, width=7, pool=True, activation="relu", seed=1)
+@example(group=1, groups=3, channels=9, height=9, width=5, pool=False, activation="silu", seed=2)
+@given(
+    group=st.integers(1, 3),
+    groups=st.integers(1, 2),
+    channels=st.integers(1, 10),
+    height=st.integers(2, 6),
+    width=st.integers(2, 6),
+    pool=st.booleans(),
+    activation=st.sampled_from(ACTIVATIONS),
+    seed=st.integers(0, 99),
+)
+def test_any_sizes(path, device, assert_close, group, groups, channels, height, width, pool, activation, seed):
+    torch.manual_seed(seed)
+    given_tensors = tensors((group * groups, channels, height, width), pool=pool, residual=seed % 2 == 1, device=device)
+    # A large eps, since the gradient through the deviation of two or three nearly equal values is ill-conditioned.
+    check(assert_close, given_tensors, torch.float32, groups=groups, activation=activation, pool=pool, eps=0.1)
+
+
+def test_strided_tensors(path, device, assert_close):
+    x, bias, scale, residual, gradient = tensors((4, 6, 8, 6), residual=True, device=device)
+    strided = [t.contiguous()[:, :, ::2, 1::2] for t in (x, residual, gradient)]
+    assert not any(t.is_contiguous(memory_format=torch.channels_last) for t in strided)
+    vectors = [torch.stack([t, t + 9], 1)[:, 0] for t in (bias, scale)]
+    check(assert_close, (strided[0], *vectors, *strided[1:]), torch.float32, groups=2)
+    results = [norm_act_pool_inference(strided[0], *four) for four in ((bias, scale) * 2, vectors * 2)]
+    assert_close(results[1], results[0], torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equal_maxima_the_first_gets_the_gradient(path, device, assert_close, dtype):
+    given_tensors = tensors((2, 8, 6, 6), dtype, pool=True, scale=False, device=device)
+    given_tensors = (torch.randint_like(given_tensors[0], 3), *given_tensors[1:])
+    exact = [None if t is None else t.double() for t in given_tensors]
+    results = run(norm_act_pool, *given_tensors, pool=True, activation="none")
+    exact = run(norm_act_pool_reference, *exact, pool=True, activation="none")
+    assert torch.equal(results[3] == 0, exact[3] == 0)
+    assert_close(results[3], exact[3], dtype)
+
+
+@pytest.mark.parametrize("offset", [1e4, -3e3])
+def test_statistics_do_not_cancel_when_the_mean_is_far_from_zero(path, device, assert_close, offset):
+    x, bias, *_ = tensors((8, 6, 5, 5), device=device)
+    x = x + offset
+    out, mean, var = norm_act_pool(x, bias, activation="none")
+    expected = norm_act_pool_reference(x.double(), bias.double(), activation="none")
+    assert_close(mean, expected[1], torch.float32)
+    assert ((var - expected[2]) / expected[2]).abs().max() < 1e-4
+    assert (out - expected[0]).abs().max() < 0.02  # the float32 steps of x itself are 0.001
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_nan_is_not_hidden(path, device, activation, pool):
+    x, bias, *_ = tensors((4, 3, 4, 4), device=device)
+    x[3, 1, 2, 1] = float("nan")
+    out, mean, var = norm_act_pool(x, bias, groups=2, activation=activation, pool=pool)
+    assert out[2:, 1].isnan().all() and mean[1, 1].isnan() and var[1, 1].isnan()
+    assert not out[:2].isnan().any() and not out[:, [0, 2]].isnan().any()
+    one = torch.ones(3, device=device)
+    assert norm_act_pool_inference(x, bias, one, bias, activation=activation, pool=pool)[3, 1].isnan().any()
+
+
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_inference_with_the_batchs_statistics_is_its_output(path, device, assert_close, dtype, pool):
+    x, bias, scale, residual, _ = tensors((3, 9, 6, 7), dtype, pool=pool, residual=True, device=device)
+    constants = {"activation": "gelu", "pool": pool, "residual": residual}
+    out, mean, var = norm_act_pool(x, bias, scale, **constants)
+    inference = norm_act_pool_inference(x, mean[0], var[0], bias.requires_grad_(), scale, **constants)
+    assert_close(inference, out, dtype)
+    assert not inference.requires_grad and inference.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_statistics_carry_no_gradient_and_an_unused_output_none(path, device):
+    x, bias, *_ = tensors((2, 3, 4, 4), device=device)
+    out, mean, var = norm_act_pool(x.requires_grad_(), bias.requires_grad_())
+    assert out.requires_grad and not mean.requires_grad and not var.requires_grad
+    (out.detach().sum() + bias.sum()).backward()
+    assert x.grad is None
+
+
+def test_equal_inputs_give_equal_bits(path, device):
+    given_tensors = tensors((4, 8, 6, 6), torch.bfloat16, pool=True, device=device)
+    runs = [run(norm_act_pool, *given_tensors, groups=2, pool=True) for _ in range(2)]
+    assert all(torch.equal(*pair) for pair in zip(*runs, strict=True))
+
+
+def test_groups_that_do_not_divide_the_batch_are_refused_by_name():
+    x, bias, *_ = tensors((4, 3, 2, 2))
+    for groups in (0, 3, 8):
+        with pytest.raises(ValueError, match=f"groups is {groups}; allowed: a divisor of the batch of 4 images"):
+            norm_act_pool(x, bias, groups=groups)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("x", {"x": torch.zeros(4, 3, 2)}),
+        ("x", {"x": torch.zeros(4, 3, 1, 2), "pool": True}),
+        ("x", {"x": torch.zeros(0, 3, 2, 2)}),
+        ("x", {"x": torch.zeros(4, 3, 2, 2, dtype=torch.int64)}),
+        ("bias", {"bias": torch.zeros(4)}),
+        ("bias", {"bias": torch.zeros(3, dtype=torch.float16)}),
+        ("scale", {"scale": torch.zeros(3, 1)}),
+        ("activation", {"activation": "tanh"}),
+        ("alpha", {"alpha": 0.0}),
+        ("residual", {"residual": torch.zeros(4, 3, 2, 2), "pool": True}),
+        ("residual", {"residual": torch.zeros(4, 3, 2, 2, dtype=torch.float16)}),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(name, wrong):
+    arguments = {"x": torch.zeros(4, 3, 2, 2), "bias": torch.zeros(3), **wrong}
+    with pytest.raises(ValueError, match=rf"^{name} is .*; allowed: "):
+        norm_act_pool(**arguments)
+    statistics = {"mean": torch.zeros(3), "var": torch.ones(3)}
+    with pytest.raises(ValueError, match=rf"^{name} is .*; allowed: "):
+        norm_act_pool_inference(**arguments, **statistics)
+
+
+@pytest.mark.parametrize("function", [norm_act_pool, norm_act_pool_reference], ids=["operator", "specification"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("pool", [False, True])
+def test_gradient_in_float64_is_the_difference_quotient(function, activation, pool):
+    shape = (2, 2, 4, 5) if pool else (2, 2, 2, 3)
+    inputs = [t.double().requires_grad_() for t in tensors(shape, pool=pool, residual=True)[:4]]
+
+    def out(x, bias, scale, residual):
+        return function(x, bias, scale, groups=2, activation=activation, pool=pool, residual=residual)[0]
+
+    assert torch.autograd.gradcheck(out, inputs)
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_are_well_formed_operators(monkeypatch, pool):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    x, bias, scale, residual, gradient = tensors((4, 3, 5, 4), pool=pool, residual=pool)
+    inputs = [None if t is None else t.requires_grad_() for t in (x, bias, scale, residual)]
+    operators = torch.ops.fastcifar
+    constants = ("celu", 0.3, pool, 1e-5, inputs[3])
+    torch.library.opcheck(operators.norm_act_pool.default, (*inputs[:3], 2, *constants))
+    out, mean, var, pooled, argmax = (t.detach() for t in operators.norm_act_pool(*inputs[:3], 2, *constants))
+    saved = (pooled, argmax, None) if pool else (x.detach(), None, out)
+    torch.library.opcheck(
+        operators.norm_act_pool_backward.default,
+        (gradient, *saved, mean, var, bias.detach(), scale.detach(), "celu", 0.3, 1e-5, 5, 4),
+    )
+    vectors = (torch.zeros(3), torch.ones(3), bias.detach(), None)
+    torch.library.opcheck(operators.norm_act_pool_inference.default, (x.detach(), *vectors, *constants[:-1], None))
+
+
+@pytest.mark.parametrize("pool", [False, True])
+def test_compiles_into_one_graph(path, device, pool):
+    x, bias, scale, residual, gradient = tensors((4, 3, 4, 4), pool=pool, residual=True, device=device)
+
+    def double(x, bias, scale, *, residual):
+        out, mean, var = norm_act_pool(x * 2, bias, scale, groups=2, pool=pool, residual=residual)
+        return out, mean, norm_act_pool_inference(x, bias, scale, bias, pool=pool) + var.sum()
+
+    compiled = torch.compile(double, fullgraph=True, backend="aot_eager")
+    results = [run(function, x, bias, scale, residual, gradient) for function in (compiled, double)]
+    assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_captured_graph_replays_with_new_images(path, pool):
+    x, bias, scale, residual, gradient = tensors((4, 8, 6, 6), pool=pool, residual=True, device="cuda")
+    inputs = [t.requires_grad_() for t in (x, bias, scale, residual)]
+
+    def step():
+        out, mean, var = norm_act_pool(*inputs[:3], groups=2, pool=pool, residual=inputs[3])
+        return [out, mean, var, *torch.autograd.grad(out, inputs, gradient)]
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        static = step()
+    x.data.copy_(torch.randn_like(x))
+    graph.replay()
+    assert all(torch.equal(*pair) for pair in zip(static, step(), strict=True))

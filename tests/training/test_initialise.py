@@ -1,0 +1,213 @@
+"""Cold start, warm start and shrink-perturb, exact to the bit at their ends for every network."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fastcifar import ColdStart, ShrinkPerturb, WarmStart
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.models import build_model
+from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig
+from fastcifar.training import Trainer, initialise, train
+
+RECIPE = Recipe(
+    name="tiny",
+    epochs=1,
+    batch_size=16,
+    dtype="float32",
+    model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16, freeze_scale=True),
+    resnet=ResNetConfig(width=2, stem="imagenet"),
+    mlp=MLPConfig(hidden=(6,)),
+    optim=OptimConfig(lr=0.1, bias_lr_factor=1.0),
+    ema=EMAConfig(decay=0.5, every=1),
+)
+NETWORKS = ("davidnet", "resnet18", "mlp")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_synthetic(64, 20)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def recipe(request):
+    return dataclasses.replace(RECIPE, network=request.param)
+
+
+@pytest.fixture(scope="module")
+def source(recipe, data, tmp_path_factory):
+    """The folder of a run of `recipe` with seed 1."""
+    return train(recipe, data, seed=1).save(tmp_path_factory.mktemp(recipe.network) / "run")
+
+
+def make_model(recipe, seed, start=None, classes=10):
+    torch.manual_seed(seed)
+    model = build_model(recipe, classes, (127.5,) * 3, (60.0,) * 3)
+    if start:
+        initialise(model, start)
+    return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_warm_start_has_the_weights_of_its_source(recipe, source):
+    weights = load_file(source / "model.safetensors")
+    for start in (
+        WarmStart(source),
+        WarmStart(str(source / "model.safetensors")),
+        ShrinkPerturb(source, shrink=1, perturb=0),
+    ):
+        assert same(make_model(recipe, 2, start), weights)
+    assert not same(make_model(recipe, 2), weights)
+
+
+def test_shrink_0_perturb_1_is_the_cold_start(recipe, source):
+    cold = make_model(recipe, 2)
+    assert same(make_model(recipe, 2, ColdStart()), cold)
+    assert same(make_model(recipe, 2, ShrinkPerturb(source, shrink=0, perturb=1)), cold)
+
+
+def test_a_training_from_either_end_is_the_cold_or_the_warm_one_to_the_bit(recipe, source, data):
+    trainer = Trainer(recipe, data)
+    cold, warm = trainer.run(5), trainer.run(5, init=WarmStart(source))
+    assert not same(cold.state, warm.state)
+    assert same(trainer.run(5, init=ShrinkPerturb(source, shrink=0, perturb=1)).state, cold.state)
+    assert same(trainer.run(5, init=ShrinkPerturb(source, shrink=1, perturb=0)).state, warm.state)
+    assert same(train(recipe, data, seed=5, init=WarmStart(source)).state, warm.state)
+
+
+def test_each_kind_of_tensor_is_mixed_by_its_own_rule(recipe, source):
+    weights, fresh = load_file(source / "model.safetensors"), make_model(recipe, 2)
+    mixed = make_model(recipe, 2, ShrinkPerturb(source, shrink=0.4, perturb=0.1))
+    for name, tensor in mixed.items():
+        if name == "whitening.weight" or (recipe.network == "davidnet" and name.endswith("norm.weight")):  # frozen
+            expected = weights[name]
+        elif "running" in name:
+            expected = 0.8 * weights[name] + 0.2 * fresh[name]
+        else:
+            expected = 0.4 * weights[name] + 0.1 * fresh[name]
+        torch.testing.assert_close(tensor, expected, msg=name)
+
+
+def test_trained_scales_are_mixed_as_other_weights(tmp_path):
+    recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(RECIPE.model, freeze_scale=False))
+    weights = make_model(recipe, 1)
+    save_file(weights, tmp_path / "source.safetensors")
+    mixed = make_model(recipe, 2, ShrinkPerturb(tmp_path / "source.safetensors", shrink=0.5, perturb=0.25))
+    assert (mixed["stem.norm.weight"] == 0.75).all()
+
+
+def test_the_sources_whitening_is_kept_unless_nothing_else_is(tmp_path, data):
+    folder = train(RECIPE, data, seed=1).save(tmp_path / "run")
+    kept = load_file(folder / "model.safetensors")["whitening.weight"]
+    others = make_synthetic(64, 20, seed=1)
+    trainer = Trainer(RECIPE, others)
+    for start, expected in (
+        (WarmStart(folder), kept),
+        (ShrinkPerturb(folder), kept),
+        (ShrinkPerturb(folder, shrink=0, perturb=1), train(RECIPE, others).state["whitening.weight"]),
+    ):
+        assert torch.equal(trainer.run(0, init=start).state["whitening.weight"], expected)
+    assert not torch.equal(kept, expected)
+
+
+def test_averages_start_afresh_from_the_warm_weights(recipe, source, data):
+    """A rate of nearly nothing: the average that is evaluated can then only be the source."""
+    slow = dataclasses.replace(recipe, optim=OptimConfig(lr=1e-30, bias_lr_factor=1.0), ema=EMAConfig(0.99, every=1))
+    run, weights = train(slow, data, init=WarmStart(source)), load_file(source / "model.safetensors")
+    assert all(torch.equal(run.state[name], weights[name]) for name in weights if "running" not in name)
+
+
+def test_the_record_names_mode_factors_and_the_hash_of_the_source(recipe, source, data):
+    digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
+    record = train(recipe, data, init=ShrinkPerturb(source)).record
+    assert json.loads(json.dumps(record))["init"] == {
+        "mode": "shrink-perturb",
+        "source": str(source),
+        "sha256": digest,
+        "shrink": 0.4,
+        "perturb": 0.1,
+        "reset_head": False,
+    }
+    assert WarmStart(source, reset_head=True).describe() == {
+        **record["init"],
+        "mode": "warm",
+        "shrink": 1.0,
+        "perturb": 0.0,
+        "reset_head": True,
+    }
+    assert ColdStart().describe() == {"mode": "cold"}
+
+
+def test_a_reset_head_is_fresh_and_may_differ_in_shape(recipe, source):
+    weights = load_file(source / "model.safetensors")
+    for start in (WarmStart(source, reset_head=True), ShrinkPerturb(source, reset_head=True)):
+        for classes in (10, 3):
+            fresh, mixed = make_model(recipe, 2, classes=classes), make_model(recipe, 2, start, classes)
+            changed = {name for name in fresh if not torch.equal(fresh[name], mixed[name])}
+            assert not any(name.startswith(("classifier", "fc")) for name in changed)
+            assert {name for name in weights if weights[name].dim() == 4 or name == "hidden.0.weight"} <= changed
+    with pytest.raises(UserError, match=r"do not fit the network: (classifier|fc)\.\w+ is \[10.*\] for \[3"):
+        make_model(recipe, 2, WarmStart(source), classes=3)
+
+
+def test_weights_that_do_not_fit_are_refused_with_the_names_that_differ(tmp_path):
+    recipe = dataclasses.replace(RECIPE, network="mlp")
+    weights = make_model(recipe, 1)
+    weights["extra"] = torch.zeros(2)
+    weights["hidden.0.weight"] = torch.zeros(7, 3072)
+    del weights["hidden.0.bias"]
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(UserError) as refusal:
+        make_model(recipe, 2, WarmStart(tmp_path / "other.safetensors"))
+    assert str(refusal.value) == (
+        f"the weights in {tmp_path}/other.safetensors do not fit the network: extra is [2] for none here, "
+        "hidden.0.bias is absent for [6], hidden.0.weight is [7, 3072] for [6, 3072]; "
+        "allowed: the same names and shapes, the classifier's apart where the head is reset"
+    )
+    save_file(make_model(dataclasses.replace(RECIPE, network="resnet18"), 1), tmp_path / "resnet.safetensors")
+    with pytest.raises(UserError, match=r"bn1.bias is \[2\] for none here, .* and \d+ more; allowed") as refusal:
+        make_model(recipe, 2, WarmStart(tmp_path / "resnet.safetensors"))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_of_torchvisions_tensors_fits_resnet18(tmp_path):
+    recipe = dataclasses.replace(RECIPE, network="resnet18")
+    weights = make_model(recipe, 1)
+    counters = {f"{name.removesuffix('running_var')}num_batches_tracked": torch.tensor(3) for name in weights}
+    save_file({**weights, **{name: count for name, count in counters.items() if "bn" in name}}, tmp_path / "tv.st")
+    assert same(make_model(recipe, 2, WarmStart(tmp_path / "tv.st")), weights)
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ({"shrink": -0.1}, "shrink is -0.1; allowed: 0 to 1"),
+        ({"shrink": 1.1}, "shrink is 1.1; allowed: 0 to 1"),
+        ({"shrink": float("nan")}, "shrink is nan; allowed: 0 to 1"),
+        ({"perturb": -1}, "perturb is -1; allowed: 0 or more"),
+        ({"perturb": float("inf")}, "perturb is inf; allowed: 0 or more"),
+        ({"shrink": 0, "perturb": 0}, "shrink and perturb are both 0, which leaves no weights; allowed: one of them"),
+    ],
+)
+def test_factors_out_of_range_are_refused(factors, message, source):
+    with pytest.raises(UserError, match=message):
+        ShrinkPerturb(source, **factors)
+
+
+def test_a_source_that_is_not_there_or_is_damaged_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere does not exist; allowed: the folder of a saved run, or a .safet"):
+        WarmStart(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"holds no run: model.safetensors is missing; allowed: the folder of a saved"):
+        ShrinkPerturb(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
+    with pytest.raises(UserError, match=r"cannot read the weights in .*; allowed: a .safetensors file") as refusal:
+        make_model(RECIPE, 2, WarmStart(tmp_path))
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,30 @@
+"""Training on the Triton kernels is training on their references."""
+
+import pytest
+import torch
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import Augment, ModelConfig, Recipe
+from fastcifar.training import Trainer
+
+RECIPE = Recipe(
+    epochs=1,
+    batch_size=32,
+    dtype="float32",
+    augment=Augment(crop=4, flip="random", cutout=8),
+    model=ModelConfig(widths=(8, 16, 32, 64), ghost_batch=16),
+)
+"""DavidNet at an eighth of its width."""
+
+
+def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch):
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    results = {}
+    for path in ("reference", "triton"):
+        monkeypatch.setenv("FASTCIFAR_KERNELS", path)
+        run = Trainer(RECIPE, make_synthetic(96, 32), device).run(0)
+        results[path] = (run.rows[0].train_loss, run.rows[0].train_accuracy, run.logits)
+    torch.testing.assert_close(results["triton"][0], results["reference"][0], rtol=1e-5, atol=0)
+    assert results["triton"][1] == results["reference"][1]
+    torch.testing.assert_close(results["triton"][2], results["reference"][2], rtol=1e-3, atol=1e-4)
