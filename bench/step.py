@@ -18,8 +18,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
+from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.kernels import keep_freed_memory
 from fastcifar.recipes import get_recipe
 from fastcifar.training import Trainer, resolve_device
 
@@ -39,6 +42,8 @@ def main() -> int:
         recipe = dataclasses.replace(recipe, batch_size=32, model=dataclasses.replace(recipe.model, widths=narrow))
     trainer = Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10), resolve_device(arguments.device))
     batch = recipe.batch_size
+    if trainer.device.type == "cpu":
+        keep_freed_memory()  # as the command line does
 
     steps = step_seconds(trainer, arguments.steps)
     convolutions = convolution_seconds(trainer)
@@ -54,6 +59,8 @@ def main() -> int:
     print(f"convolutions  {batch / ceiling:8.1f} images/s (best of {_BEST_OF} each)")
     print(f"step / convolutions {ceiling / step:.2f}")
     print(f"loader / step {loader / step:.4f}")
+    if trainer.device.type == "cpu":
+        print(f"neither convolution nor matrix product {other_share(trainer):.2f} of a step, by torch's profiler")
     return 0
 
 
@@ -101,10 +108,25 @@ def convolution_seconds(trainer: Trainer) -> list[tuple[str, tuple[float, float,
     return results
 
 
+def other_share(trainer: Trainer) -> float:
+    """The share of a training step's CPU time that is spent in no convolution and no matrix product."""
+    products = (
+        "aten::mkldnn_convolution",
+        "aten::convolution_backward",
+        "aten::_slow_conv2d",
+        "aten::mm",
+        "aten::addmm",
+    )
+    step = trainer.step_on_noise()
+    step()
+    with profile(activities=[ProfilerActivity.CPU]) as profiler:
+        step()
+    seconds = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
+    return 1 - sum(time for key, time in seconds.items() if key.startswith(products)) / sum(seconds.values())
+
+
 def loader_seconds(trainer: Trainer) -> float:
     """Seconds that the loader takes for one batch: the median over an epoch, its plan included."""
-    from fastcifar.data import Loader
-
     recipe, data = trainer.recipe, trainer.dataset
     loader = Loader(data.train, recipe.batch_size, recipe.augment, mean=data.mean, std=data.std, dtype=trainer.dtype)
     batches = len(loader)

@@ -44,8 +44,8 @@ _SIZES = {
     (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
     (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 128, 1, 128, 1, 16, 8, 1, 2, 2, 4)
-"""For Triton's interpreter: small enough that a test's few images still fill several programs."""
+_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 2048, 64, 1, 1, 1, 4)
+"""For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 
 
 @functools.cache
@@ -60,4 +60,4 @@ def launch_sizes(tensor: Tensor) -> tuple[Sizes, int]:
     """`(sizes, number of multiprocessors)` for kernels on `tensor`'s device."""
     if tensor.is_cuda:
         return _device_sizes(tensor.device.index)
-    return _INTERPRETED, 4
+    return _INTERPRETED, 1

@@ -102,7 +102,7 @@ def main(args: Sequence[str]) -> int:
         show.say(f"{_said(start)} from {options.warm_start}")
     if options.quick:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
-        show.say("  " + shlex.join([*PROG.split(), *(word for word in args if word != "--quick")]))
+        show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
     elif trainer.device.type == "cpu" and not show.silent:
         seconds = trainer.estimate_seconds() * options.runs
         show.say(f"about {screen.duration(seconds)} of training, going by a few timed steps")
@@ -120,6 +120,15 @@ def main(args: Sequence[str]) -> int:
         raise
     _conclude(records, out, remarks, options, show)
     return 0
+
+
+def _full_run(args: Sequence[str]) -> list[str]:
+    """The arguments without --quick, and without --out, whose folder the quick run takes."""
+    words = [word for word in args if word != "--quick" and not word.startswith("--out=")]
+    if "--out" in words:
+        place = words.index("--out")
+        del words[place : place + 2]
+    return words
 
 
 def _options(args: Sequence[str]) -> Options:
@@ -193,11 +202,14 @@ def _said(start: Start) -> str:
 def _trainer(options: Options) -> Trainer:
     import torch
 
+    from fastcifar.kernels import keep_freed_memory
     from fastcifar.training import Trainer, resolve_device
 
     if options.threads:
         torch.set_num_threads(options.threads)
     device = resolve_device(options.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     dataset = _load(options, device)
     return Trainer(options.settings, dataset, device)
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from fastcifar.data import Dataset, EpochPlan, Loader, Split, load_dataset
 from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.kernels import compile_all
 from fastcifar.models import build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import Recipe, get_recipe
@@ -180,6 +181,15 @@ class Trainer:
             return
         self._replay = self._step
         if self.device.type == "cuda" and self._optimizer.capturable:
+            if self.recipe.network == "davidnet":
+                compile_all(
+                    self.device,
+                    self.dtype,
+                    activation=self.recipe.model.activation,
+                    scale=not self.recipe.model.freeze_scale,
+                    cutout=self.recipe.augment.cutout > 0,
+                    classes=len(self.dataset.classes),
+                )
             self._step.begin_epoch(Loader(self.dataset.train, self.recipe.batch_size, self.recipe.augment).plan(0))
             self._replay = capture(self._step, warm_up=self.step_on_noise())
 

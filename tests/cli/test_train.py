@@ -385,3 +385,13 @@ def test_eval_on_other_images_compares_with_nothing(capsys, tmp_path):
     capsys.readouterr()
     assert main(["eval", "run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stored_accuracy"] is None
+
+
+def test_the_command_for_the_full_run_leaves_out_what_made_it_quick():
+    from fastcifar.cli.train import _full_run
+
+    assert (
+        _full_run(["--recipe", "davidnet", "--quick", "--out", "a", "--seed", "1"])
+        == "--recipe davidnet --seed 1".split()
+    )
+    assert _full_run(["--out=a", "--quick"]) == []
