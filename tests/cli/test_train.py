@@ -159,14 +159,14 @@ def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path
 
 
 def test_quick_says_what_it_ran_and_the_command_of_the_full_run(capsys):
-    command = "train --quick --dataset synthetic --model.widths 8 8 8 8 --out a\\ b"
+    command = "train --quick --dataset synthetic --model.widths 8 8 8 8 --data-dir a\\ b --out c"
     assert main([word.replace("\\", "") for word in re.split(r"(?<!\\) ", command)]) == 0
     lines = lines_of(capsys)
     # the quick recipe's 8,000 images are more than this set has: then it takes them all
     assert lines[0] == "davidnet on synthetic data, not CIFAR-10: 256 training, 64 test images"
     assert lines[1].startswith("3 epochs of 2 steps of 128 images")
     assert lines[2].startswith("quick: ")
-    assert lines[3] == "  fastcifar train --dataset synthetic --model.widths 8 8 8 8 --out 'a b'"
+    assert lines[3] == "  fastcifar train --dataset synthetic --model.widths 8 8 8 8 --data-dir 'a b'"
     assert lines[-1].endswith("  synthetic  quick")
 
 
@@ -385,13 +385,3 @@ def test_eval_on_other_images_compares_with_nothing(capsys, tmp_path):
     capsys.readouterr()
     assert main(["eval", "run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["stored_accuracy"] is None
-
-
-def test_the_command_for_the_full_run_leaves_out_what_made_it_quick():
-    from fastcifar.cli.train import _full_run
-
-    assert (
-        _full_run(["--recipe", "davidnet", "--quick", "--out", "a", "--seed", "1"])
-        == "--recipe davidnet --seed 1".split()
-    )
-    assert _full_run(["--out=a", "--quick"]) == []
