@@ -58,6 +58,8 @@ def measure(benchmark, copy_bandwidth):
 
         once()
         benchmark.pedantic(once, rounds=100 if CUDA else 5, warmup_rounds=2)
+        if not benchmark.stats:  # --benchmark-disable: called once, not timed
+            return
         rate = bytes_moved / benchmark.stats.stats.median
         benchmark.extra_info.update(
             variant=variant, bytes_moved=bytes_moved, share_of_copy_bandwidth=round(rate / copy_bandwidth, 3)

@@ -227,4 +227,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"bench.peers.cifar10_fast: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -45,3 +45,10 @@ def test_our_consecutive_ghost_groups_hold_the_images_of_their_strided_ones():
     order = ghost_order(batch=12, ghost_batch=4)
     theirs = torch.arange(12) % 3  # their group of each image, of three groups
     assert theirs[order].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+
+
+def test_the_kernel_benchmarks_run():
+    command = [sys.executable, "-m", "pytest", "bench/kernels", "-q", "--benchmark-disable", "-k", "not compiled"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "18 passed" in done.stdout
