@@ -2,6 +2,7 @@
 
 import itertools
 import shutil
+from time import perf_counter
 
 import pytest
 import torch
@@ -24,8 +25,6 @@ def synchronise() -> None:
 @pytest.fixture(scope="session")
 def copy_bandwidth(device) -> float:
     """Bytes/s, read and written, of the best of 20 copies of a tensor larger than the caches, in this session."""
-    from time import perf_counter
-
     source = torch.empty((256 if CUDA else 64) << 20, dtype=torch.uint8, device=device).random_()
     target, best = torch.empty_like(source), float("inf")
     for _ in range(20):

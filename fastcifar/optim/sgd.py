@@ -24,8 +24,7 @@ class SGD:
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         self.flat, self.recipe = flat, recipe
         device = flat.statistics.device
-        rates = [recipe.optim.lr * recipe.schedule((step + 1) / total_steps) for step in range(total_steps)]
-        self.rates = torch.tensor(rates, dtype=torch.float32, device=device)
+        self.rates = torch.tensor(learning_rates(recipe, total_steps), dtype=torch.float32, device=device)
         self.count = torch.zeros(1, dtype=torch.int64, device=device)
 
     def reset(self) -> None:
@@ -36,7 +35,7 @@ class SGD:
     def step(self) -> None:
         """One update of all groups and averages from their gradients."""
         optim, ema = self.recipe.optim, self.recipe.ema
-        average = {"ema_decay": ema.decay**ema.every, "ema_every": ema.every}
+        average = average_settings(self.recipe)
         for group in self.flat.groups:
             factor = optim.bias_lr_factor if group.name == "biases" else 1.0
             flat_sgd(
@@ -57,3 +56,13 @@ class SGD:
         if ema.decay:
             flat_ema(self.flat.statistics, self.flat.statistics_ema, self.count, **average)
         self.count.add_(1)
+
+
+def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
+    """The rate of every step, for the mean loss: step t, from 0, uses the schedule at (t + 1) / `total_steps`."""
+    return [recipe.optim.lr * recipe.schedule((step + 1) / total_steps) for step in range(total_steps)]
+
+
+def average_settings(recipe: Recipe) -> dict[str, float | int]:
+    """The arguments of the kernels that move the averages, every `ema.every` steps by so many steps' decay."""
+    return {"ema_decay": recipe.ema.decay**recipe.ema.every, "ema_every": recipe.ema.every}

@@ -8,6 +8,7 @@ import torch
 
 from fastcifar.kernels import flat_ema
 from fastcifar.optim.flat import FlatModel
+from fastcifar.optim.sgd import average_settings, learning_rates
 from fastcifar.recipes import Recipe
 
 _FUSED = ("Adam", "AdamW", "SGD")
@@ -27,7 +28,7 @@ class TorchOptimizer:
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         self.flat, self.recipe = flat, recipe
-        self.rates = [recipe.optim.lr * recipe.schedule((step + 1) / total_steps) for step in range(total_steps)]
+        self.rates = learning_rates(recipe, total_steps)
         self.count = torch.zeros(1, dtype=torch.int64, device=flat.statistics.device)
         for group in flat.groups:
             group.weights.grad = torch.zeros_like(group.weights)
@@ -48,7 +49,7 @@ class TorchOptimizer:
             group.weights.grad.copy_(group.grads).div_(self.recipe.batch_size)
         self._optimizer.step()
         ema = self.recipe.ema
-        average = {"ema_decay": ema.decay**ema.every, "ema_every": ema.every}
+        average = average_settings(self.recipe)
         for group in self.flat.groups:
             if group.compute is not group.weights:
                 group.compute.copy_(group.weights)

@@ -13,15 +13,6 @@ from fastcifar.errors import UserError
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(autouse=True)
-def no_stand_in_outlives_a_test():
-    """Loading a peer may leave an empty `pandas` in sys.modules, over which importing torch._dynamo stumbles."""
-    before = set(sys.modules)
-    yield
-    for name in {"pandas", "core"} & (sys.modules.keys() - before):
-        del sys.modules[name]
-
-
 def test_the_step_is_set_beside_its_convolutions():
     command = [sys.executable, "-m", "bench.step", "--tiny", "--steps", "2", "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
