@@ -3,13 +3,21 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test lint clean
+.PHONY: train test bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/installed
+	$(BIN)/python -m pytest bench --benchmark-autosave $(BENCH)
+
+bench-compare: $(VENV)/installed
+	mkdir -p .benchmarks
+	$(BIN)/python -m pytest bench --benchmark-json=.benchmarks/compared.json $(BENCH)
+	$(BIN)/python -m bench.compare .benchmarks/compared.json
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

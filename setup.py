@@ -17,6 +17,7 @@ setup(
         "fastcifar",
         "fastcifar.cli",
         "fastcifar.data",
+        "fastcifar.experiments",
         "fastcifar.kernels",
         "fastcifar.models",
         "fastcifar.optim",

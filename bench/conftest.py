@@ -1,25 +1,64 @@
-"""Fixtures of the benchmark suites: the device, and the ceiling that a result is a share of."""
+"""What the benchmark suites share: the sizes, the device, and how a piece of work is timed beside the reference."""
+
+from __future__ import annotations
 
 import itertools
+import math
+import os
 import shutil
+import statistics
+from collections.abc import Callable
 from time import perf_counter
 
 import pytest
 import torch
 
+from bench.reference import WORKLOADS, Reference, synchronise
+from fastcifar.kernels import keep_freed_memory
+
 CUDA = torch.cuda.is_available()
 L2_BYTES = 128 << 20
 """More than the L2 cache of any GPU of today: inputs are rotated over at least this much."""
+SECONDS = 1.5
+"""How long a benchmark goes on, about: as many rounds as fit, but at least the number below."""
+FEWEST_ROUNDS = 15
+ROUND_SECONDS = 0.005
+"""How long a round is at least: briefer work is called more than once in it."""
+BRIEF_SECONDS = 0.02
+"""Rounds below this begin with an untimed call of the work: the reference has just emptied the caches."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="benchmarks at the recipes' own sizes, as always on a GPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", f"reference(name): the workload a result is a ratio to: {', '.join(WORKLOADS)}")
+    config.addinivalue_line("markers", "unstable(reason): shown when results are compared, and never a failure")
 
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
+    if not CUDA:
+        keep_freed_memory()  # as the command line does
     return torch.device("cuda" if CUDA else "cpu")
 
 
-def synchronise() -> None:
-    if CUDA:
-        torch.cuda.synchronize()
+@pytest.fixture(scope="session")
+def full(pytestconfig) -> bool:
+    """Whether benchmarks have the recipes' own sizes; else each ends in seconds on a CPU."""
+    return CUDA or pytestconfig.getoption("full")
+
+
+@pytest.fixture(scope="session")
+def batch(full) -> int:
+    """Images in a batch of the kernels' benchmarks."""
+    return 512 if full else 64
+
+
+@pytest.fixture(scope="session")
+def reference(device) -> Reference:
+    return Reference(device)
 
 
 @pytest.fixture(scope="session")
@@ -28,40 +67,112 @@ def copy_bandwidth(device) -> float:
     source = torch.empty((256 if CUDA else 64) << 20, dtype=torch.uint8, device=device).random_()
     target, best = torch.empty_like(source), float("inf")
     for _ in range(20):
-        synchronise()
+        synchronise(device)
         start = perf_counter()
         target.copy_(source)
-        synchronise()
+        synchronise(device)
         best = min(best, perf_counter() - start)
     return 2 * source.numel() / best
 
 
 @pytest.fixture
-def measure(benchmark, copy_bandwidth):
-    """`measure(variant, reference, kernel, make, bytes_moved)`: time one variant of an operation.
+def timed(request, benchmark, device, reference, full):
+    """`timed(work)`: time `work()` beside the reference, in rounds; True unless benchmarks are disabled. A round of
+    brief work is several `calls`, so `extra_info` says; pytest-benchmark's own figures are of whole rounds.
 
-    `make()` returns fresh arguments. On CUDA several sets are made and used in turn, more than the L2 cache holds.
-    `extra_info` gets the bytes that the operation must move and the share of the copy bandwidth that this came to.
+    `extra_info` gets the `ratio`, by which results are compared: the median over the rounds of the work's seconds to
+    those of the workload that the marker `reference` names, and the `spread` of these, half the distance of their
+    quartiles as a share of the ratio. The workload is called before and after each round and the shorter one counts:
+    on a busy machine one of two brief calls is seldom interrupted, and a mean would often be.
     """
 
-    def run(variant, reference, kernel, make, bytes_moved):
-        if variant == "compiled" and not shutil.which("c++"):
-            pytest.skip("torch.compile needs a C++ compiler")
-        function = {"reference": reference, "kernel": kernel}.get(variant) or torch.compile(reference)
-        sets = [make() for _ in range(1 + (L2_BYTES // bytes_moved if CUDA else 0))]
-        turn = itertools.cycle(sets)
+    def run(work: Callable[[], object], rounds: int | None = None) -> bool:
+        calls = 1
 
-        def once():
-            function(*next(turn))
-            synchronise()
+        def one_round() -> None:
+            for _ in range(calls):
+                work()
+            synchronise(device)
 
-        once()
-        benchmark.pedantic(once, rounds=100 if CUDA else 5, warmup_rounds=2)
-        if not benchmark.stats:  # --benchmark-disable: called once, not timed
-            return
-        rate = bytes_moved / benchmark.stats.stats.median
+        if benchmark.disabled:
+            benchmark.pedantic(one_round)
+            return False
+        one_round()  # compiles and allocates
+        calls = math.ceil(ROUND_SECONDS / min(_seconds(one_round) for _ in range(3)))
+        took = min(_seconds(one_round) for _ in range(3))
+        fit = int(SECONDS / (took + sum(reference.seconds().values())))
+        around: list[dict[str, float]] = []
+
+        def before_round() -> None:
+            around.append(reference.seconds())
+            if took < BRIEF_SECONDS:
+                work()
+
+        benchmark.pedantic(one_round, setup=before_round, rounds=rounds or max(fit, FEWEST_ROUNDS))
+        around.append(reference.seconds())
+        seconds = benchmark.stats.stats.data
+        name, unstable = _marked(request, "reference") or "product", _marked(request, "unstable")
+        beside = [min(before[name], after[name]) for before, after in itertools.pairwise(around)]
+        ratios = [one / calls / other for one, other in zip(seconds, beside, strict=True)]
+        ratio, (low, _, high) = statistics.median(ratios), statistics.quantiles(ratios, n=4)
         benchmark.extra_info.update(
-            variant=variant, bytes_moved=bytes_moved, share_of_copy_bandwidth=round(rate / copy_bandwidth, 3)
+            reference=name,
+            ratio=ratio,
+            spread=(high - low) / 2 / ratio,
+            calls=calls,
+            reference_seconds={workload: statistics.median(one[workload] for one in around) for workload in WORKLOADS},
+            unstable=unstable,
+            full=full,
+            device=device.type,
+            threads=torch.get_num_threads(),
         )
+        return True
 
     return run
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    start = perf_counter()
+    call()
+    return perf_counter() - start
+
+
+def _marked(request: pytest.FixtureRequest, name: str) -> str | None:
+    marker = request.node.get_closest_marker(name)
+    return marker.args[0] if marker else None
+
+
+@pytest.fixture
+def measure(timed, benchmark, device, copy_bandwidth):
+    """`measure(variant, reference, kernel, make, bytes_moved, use)`: time one variant of an operation.
+
+    `make()` returns fresh arguments, and `use(operation, *arguments)` does with them what is timed. On CUDA several
+    sets are made and used in turn, more than the L2 cache holds. `extra_info` gets the bytes that the operation must
+    move and the share of the copy bandwidth that this came to.
+    """
+
+    def run(variant, reference, kernel, make, bytes_moved, use):
+        if variant == "compiled" and not (lacking := _lacking_for_compile(device)):
+            torch.compiler.reset()  # else a second shape of the same function is compiled for shapes of any size
+            operation = torch.compile(reference, dynamic=False)
+        elif variant == "compiled":
+            pytest.skip(f"torch.compile needs {lacking}")
+        else:
+            operation = reference if variant == "reference" else kernel
+        sets = [make() for _ in range(1 + (L2_BYTES // bytes_moved if CUDA else 0))]
+        turn = itertools.cycle(sets)
+        if timed(lambda: use(operation, *next(turn))):
+            rate = bytes_moved * benchmark.extra_info["calls"] / benchmark.stats.stats.median
+            benchmark.extra_info.update(
+                variant=variant, bytes_moved=bytes_moved, share_of_copy_bandwidth=round(rate / copy_bandwidth, 3)
+            )
+
+    return run
+
+
+def _lacking_for_compile(device: torch.device) -> str | None:
+    """What torch.compile would need and this machine lacks."""
+    if device.type == "cpu":
+        compilers = (os.environ.get("CXX"), "g++", "c++", "clang++")
+        return None if any(name and shutil.which(name) for name in compilers) else "a C++ compiler"
+    return None if torch.utils._triton.has_triton() else "Triton"

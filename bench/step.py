@@ -1,111 +1,175 @@
-"""The full DavidNet step on this device beside what its convolutions alone would take, and beside the loader.
+"""A recipe's training step on this device beside what its convolutions alone would take, and beside the loader.
 
-    python -m bench.step            # batch 512, the recipe's own compute type; about a minute on two CPU cores
-    python -m bench.step --tiny     # the same path at an eighth of the width and batch 32: seconds
+    python -m bench.step                        # DavidNet, in its own batch and compute type; minutes on two CPU cores
+    python -m bench.step --recipe speedrun94    # any other recipe, by its name or its TOML file
+    python -m bench.step --quick                # a narrower network and smaller batches: seconds
 
-The ceiling, as this project defines it: the sum over the network's convolutions of the best of 5 of forward, input
-gradient and weight gradient, each alone, in the same compute type, layout and batch, in the same run.
+In each round a step, every convolution and an epoch of the loader are timed once, in turn. The ceiling, as this project
+defines it, is the sum over the network's convolutions of the best of all rounds of forward, input gradient and weight
+gradient, each alone, in the same compute type, layout and batch.
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import statistics
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
 
 import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from bench.record import add_save_option, append
+from bench.reference import synchronise
 from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
-from fastcifar.recipes import get_recipe
+from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Trainer, resolve_device
 
-_BEST_OF = 5
+_PASSES = ("forward", "input", "weight")
+_LOADER_BATCHES = 4
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds, one for each round: of a step, of a batch of the loader, and of each convolution's passes by its name;
+    a pass that a step does not need is not there."""
+
+    steps: list[float]
+    batches: list[float]
+    convolutions: dict[str, dict[str, list[float]]]
+
+    @property
+    def ceiling(self) -> float:
+        """Seconds that the convolutions of a step take at their best."""
+        return sum(min(seconds) for passes in self.convolutions.values() for seconds in passes.values())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--recipe", default="davidnet", metavar="NAME|FILE.toml")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--device", default="auto")
+    add_save_option(parser)
     arguments = parser.parse_args()
+    try:
+        return _measure(arguments)
+    except UserError as error:
+        parser.error(str(error))
 
-    recipe = get_recipe("davidnet")
-    if arguments.tiny:
-        narrow = tuple(width // 8 for width in recipe.model.widths)
-        recipe = dataclasses.replace(recipe, batch_size=32, model=dataclasses.replace(recipe.model, widths=narrow))
-    trainer = Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10), resolve_device(arguments.device))
-    batch = recipe.batch_size
-    if trainer.device.type == "cpu":
+
+def _measure(arguments: argparse.Namespace) -> int:
+    if arguments.rounds < 2:
+        raise UserError(f"--rounds is {arguments.rounds}; allowed: 2 or more")
+    recipe = get_recipe(arguments.recipe)
+    if arguments.quick:
+        recipe, _ = quick(recipe)
+    device = resolve_device(arguments.device)
+    if device.type == "cpu":
         keep_freed_memory()  # as the command line does
+    trainer = Trainer(recipe, make_synthetic(_LOADER_BATCHES * recipe.batch_size, 10), device)
+    result = measure(trainer, arguments.rounds)
 
-    steps = step_seconds(trainer, arguments.steps)
-    convolutions = convolution_seconds(trainer)
-    loader = loader_seconds(trainer)
-    step, ceiling = statistics.median(steps), sum(sum(times) for _, times in convolutions)
-    print(f"davidnet, batch {batch}, {trainer.device}, {torch.get_num_threads()} threads, {trainer.dtype}")
-    for name, times in convolutions:
-        print(
-            f"  {name:28s} forward {times[0] * 1e3:7.1f}  input {times[1] * 1e3:7.1f}  weight {times[2] * 1e3:7.1f} ms"
-        )
-    spread = f"n={len(steps)}, {batch / max(steps):.1f} to {batch / min(steps):.1f}"
-    print(f"step          {batch / step:8.1f} images/s (median, {spread})")
-    print(f"convolutions  {batch / ceiling:8.1f} images/s (best of {_BEST_OF} each)")
-    print(f"step / convolutions {ceiling / step:.2f}")
-    print(f"loader / step {loader / step:.4f}")
-    if trainer.device.type == "cpu":
-        print(f"neither convolution nor matrix product {other_share(trainer):.2f} of a step, by torch's profiler")
+    print(f"{recipe.name}, batch {recipe.batch_size}, {device}, {torch.get_num_threads()} threads, {trainer.dtype}")
+    for name, passes in result.convolutions.items():
+        best = "  ".join(f"{which} {min(passes[which]) * 1e3:7.1f}" for which in _PASSES if which in passes)
+        print(f"  {name:34s} {best} ms")
+    print(f"convolutions  {recipe.batch_size / result.ceiling:8.1f} images/s (best of {arguments.rounds} each)")
+    command = f"python -m bench.step --recipe {arguments.recipe}" + " --quick" * arguments.quick
+    for record in records(result, recipe.name, recipe.batch_size, command):
+        print(f"{record['what']}: {record['value']} (n={record['n']}, {record['spread']})")
+        if arguments.save:
+            append(arguments.save, record, device)
+    if device.type == "cpu":
+        print(f"neither convolution nor matrix product: {other_share(trainer):.2f} of a step, by torch's profiler")
     return 0
 
 
-def step_seconds(trainer: Trainer, steps: int) -> list[float]:
-    """Seconds of each of `steps` training steps on random images, after one untimed."""
-    step = trainer.step_on_noise()
-    return [_seconds(step, trainer.device) for _ in range(steps + 1)][1:]
+def measure(trainer: Trainer, rounds: int) -> Result:
+    """`rounds` rounds, after one that is not timed."""
+    step, calls = trainer.step_on_noise(), convolution_calls(trainer)
+    steps: list[float] = []
+    batches: list[float] = []
+    convolutions: dict[str, dict[str, list[float]]] = {name: {which: [] for which in calls[name]} for name in calls}
+    recipe, data = trainer.recipe, trainer.dataset
+    loader = Loader(data.train, recipe.batch_size, recipe.augment, mean=data.mean, std=data.std, dtype=trainer.dtype)
+    for round_number in range(rounds + 1):
+        timed = round_number > 0
+        _time(step, trainer.device, steps, timed)
+        for name, passes in calls.items():
+            for which, call in passes.items():
+                _time(call, trainer.device, convolutions[name][which], timed)
+        _time(lambda: list(loader), trainer.device, batches, timed)
+    return Result(steps, [seconds / len(loader) for seconds in batches], convolutions)
 
 
-def convolution_seconds(trainer: Trainer) -> list[tuple[str, tuple[float, float, float]]]:
-    """For each convolution of a training step: its name, and the best seconds of forward, input and weight gradient; 0
-    for a gradient that the step does not need."""
-    calls: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
-    model = trainer.model.train()
+def records(result: Result, name: str, batch: int, command: str) -> list[dict[str, object]]:
+    """The results as `bench.record.append` takes them."""
+    step, ceiling, rounds = statistics.median(result.steps), result.ceiling, len(result.steps)
+    shares = [ceiling / seconds for seconds in result.steps]
+    rates = [batch / seconds for seconds in result.steps]
+    loader = [one / other for one, other in zip(result.batches, result.steps, strict=True)]
+    return [
+        {
+            "what": f"training step of `{name}` against its convolutions alone",
+            "value": f"{ceiling / step:.2f} of their rate ({batch / step:.0f} images/s)",
+            "n": rounds,
+            "spread": f"{min(shares):.2f} to {max(shares):.2f}, {min(rates):.0f} to {max(rates):.0f} images/s",
+            "command": command,
+            "step_seconds": result.steps,
+            "convolution_seconds": ceiling,
+        },
+        {
+            "what": f"loader against the step of `{name}`",
+            "value": f"{statistics.median(loader):.2%}",
+            "n": rounds,
+            "spread": f"{min(loader):.2%} to {max(loader):.2%}",
+            "command": command,
+            "batch_seconds": result.batches,
+        },
+    ]
+
+
+def convolution_calls(trainer: Trainer) -> dict[str, dict[str, Callable[[], object]]]:
+    """For each convolution of a training step, by its name, a call for each pass that the step makes: forward, input
+    gradient and weight gradient."""
+    seen: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
+    model, side = trainer.model.train(), trainer.timeline.epochs[-1].stage.size
     hooks = [
-        module.register_forward_hook(lambda module, args, _, name=name: calls.append((name, module, args[0].detach())))
+        module.register_forward_hook(lambda module, inputs, _, name=name: seen.append((name, module, inputs[0])))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
-    images = torch.randn(trainer.recipe.batch_size, 3, 32, 32, device=trainer.device, dtype=trainer.dtype)
-    with torch.no_grad():
-        model(images.contiguous(memory_format=torch.channels_last))
+    images = torch.randn(trainer.recipe.batch_size, 3, side, side, device=trainer.device, dtype=trainer.dtype)
+    model(images.contiguous(memory_format=torch.channels_last))
     for hook in hooks:
         hook.remove()
-    results, trained_before = [], False
-    for name, module, x in calls:
-        weight = module.weight.detach()
-        trained = module.weight.requires_grad
-        out = torch.conv2d(x, weight, padding=module.padding)
-        grad = torch.randn_like(out)
+    return {name: _passes(module, x) for name, module, x in seen}
 
-        def backward(mask: list[bool], grad=grad, x=x, weight=weight, padding=module.padding) -> None:
-            torch.ops.aten.convolution_backward(
-                grad, x, weight, None, [1, 1], list(padding), [1, 1], False, [0, 0], 1, [*mask, False]
-            )
 
-        def best(call: Callable[[], object]) -> float:
-            return min(_seconds(call, trainer.device) for _ in range(_BEST_OF))
+def _passes(module: nn.Conv2d, inputs: torch.Tensor) -> dict[str, Callable[[], object]]:
+    x, weight = inputs.detach(), module.weight.detach()
+    where = (list(module.stride), list(module.padding), list(module.dilation))
+    gradient = torch.randn_like(torch.conv2d(x, weight, None, *where, module.groups))
 
-        forward = best(lambda x=x, weight=weight, padding=module.padding: torch.conv2d(x, weight, padding=padding))
-        by_input = best(lambda: backward([True, False])) if trained_before else 0.0
-        by_weight = best(lambda: backward([False, True])) if trained else 0.0
-        trained_before |= trained
-        results.append((name, (forward, by_input, by_weight)))
-    return results
+    def backward(by_input: bool) -> object:
+        mask = [by_input, not by_input, False]
+        return torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, *where, False, [0, 0], module.groups, mask
+        )
+
+    calls: dict[str, Callable[[], object]] = {"forward": lambda: torch.conv2d(x, weight, None, *where, module.groups)}
+    if inputs.requires_grad:  # something before it is trained
+        calls["input"] = lambda: backward(by_input=True)
+    if module.weight.requires_grad:
+        calls["weight"] = lambda: backward(by_input=False)
+    return calls
 
 
 def other_share(trainer: Trainer) -> float:
@@ -115,6 +179,7 @@ def other_share(trainer: Trainer) -> float:
         "aten::convolution_backward",
         "aten::_slow_conv2d",
         "aten::mm",
+        "aten::bmm",
         "aten::addmm",
     )
     step = trainer.step_on_noise()
@@ -125,22 +190,13 @@ def other_share(trainer: Trainer) -> float:
     return 1 - sum(time for key, time in seconds.items() if key.startswith(products)) / sum(seconds.values())
 
 
-def loader_seconds(trainer: Trainer) -> float:
-    """Seconds that the loader takes for one batch: the median over an epoch, its plan included."""
-    recipe, data = trainer.recipe, trainer.dataset
-    loader = Loader(data.train, recipe.batch_size, recipe.augment, mean=data.mean, std=data.std, dtype=trainer.dtype)
-    batches = len(loader)
-    return statistics.median(_seconds(lambda: list(loader), trainer.device) / batches for _ in range(5))
-
-
-def _seconds(call: Callable[[], object], device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    start = time.perf_counter()
+def _time(call: Callable[[], object], device: torch.device, into: list[float], timed: bool) -> None:
+    synchronise(device)
+    start = perf_counter()
     call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    synchronise(device)
+    if timed:
+        into.append(perf_counter() - start)
 
 
 if __name__ == "__main__":

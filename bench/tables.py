@@ -1,22 +1,25 @@
-"""The README's table of measurements, made from `bench/results/*.jsonl` so that no figure is typed by hand.
+"""The README's tables of results, made from `bench/results/*.jsonl` so that no figure is typed by hand.
 
-    python -m bench.tables            # rewrites the table in README.md
-    python -m bench.tables --check    # exit code 1 where the README's is not the one that the results make
+    python -m bench.tables            # rewrites the tables in README.md
+    python -m bench.tables --check    # exit code 1 where the README's are not those that the results make
 
-A line of a results file is a JSON object: `what` was measured, its `value` as shown, `n`, `spread`, `hardware`,
-`versions`, `commit`, `date`, the `command` that reproduces it, and whatever else belongs to it.
+Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. What a result is: see `bench.record`. One that
+names no table is a line of the table `measurements`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 
+from bench.record import missing_keys
+
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- begin measurements -->", "<!-- end measurements -->"
-KEYS = ("what", "value", "n", "spread", "hardware", "versions", "commit", "date", "command")
+DEFAULT = "measurements"
+_MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 
 def read_results(folder: Path) -> list[dict]:
@@ -25,35 +28,63 @@ def read_results(folder: Path) -> list[dict]:
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             result = json.loads(line)
-            missing = [key for key in KEYS if key not in result]
+            missing = missing_keys(result)
             if missing:
                 raise ValueError(f"{path.name} line {number} lacks {', '.join(missing)}")
             results.append(result)
     return results
 
 
+def cells(result: dict) -> dict[str, str]:
+    """Heading to cell of a result's line in its table."""
+    if "table" in result:
+        return result["row"]
+    return {
+        "measured": result["what"],
+        "result": result["value"],
+        "n": result["n"],
+        "spread": result["spread"],
+        "with": f"`{result['command']}`",
+    }
+
+
 def table(results: list[dict]) -> str:
-    """The results as Markdown, a table for each hardware."""
+    """Results of one table as Markdown, under a line for each hardware; a cell that a result lacks is a dash."""
     lines = []
     for hardware in dict.fromkeys(result["hardware"] for result in results):
-        lines += [f"On {hardware}:", "", "| measured | result | n | spread | with |", "| --- | --- | --- | --- | --- |"]
-        for result in results:
-            if result["hardware"] == hardware:
-                lines.append(
-                    f"| {result['what']} | {result['value']} | {result['n']} | {result['spread']} "
-                    f"| `{result['command']}` |"
-                )
+        rows = [cells(result) for result in results if result["hardware"] == hardware]
+        headings = list(dict.fromkeys(heading for row in rows for heading in row))
+        lines += [f"On {hardware}:", "", _line(headings), _line(["---"] * len(headings))]
+        lines += [_line([row.get(heading, "-") for heading in headings]) for row in rows]
         lines.append("")
     return "\n".join(lines).rstrip("\n")
 
 
-def with_table(readme: str, results: list[dict]) -> str:
-    """The README's text with its table made anew. Raises ValueError where it has no place for one."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the README has no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n{table(results)}\n{END}{after}"
+def _line(texts: list[object]) -> str:
+    return "| " + " | ".join(str(text).replace("|", "\\|") for text in texts) + " |"
+
+
+def with_tables(text: str, results: list[dict]) -> str:
+    """The text with its tables made anew. Raises ValueError where results have no place in it, and where it has a
+    place for results that there are none of."""
+    by_table: dict[str, list[dict]] = {}
+    for result in results:
+        name = result.get("table", DEFAULT)
+        if name is not None:
+            by_table.setdefault(name, []).append(result)
+    places = _MARKED.findall(text)
+    for name in by_table:
+        if name not in places:
+            raise ValueError(f"the README has no <!-- begin {name} --> ... <!-- end {name} --> for the results")
+    for name in places:
+        if name not in by_table:
+            raise ValueError(f"the README has a table {name}, and no result is for it")
+    return _MARKED.sub(lambda m: f"<!-- begin {m[1]} -->\n{table(by_table[m[1]])}\n<!-- end {m[1]} -->", text)
+
+
+def outside_tables(text: str) -> str:
+    """The text without what stands between markers."""
+    return _MARKED.sub("", text)
 
 
 def main() -> int:
@@ -62,7 +93,7 @@ def main() -> int:
     check = parser.parse_args().check
     readme = ROOT / "README.md"
     old = readme.read_text(encoding="utf-8")
-    new = with_table(old, read_results(ROOT / "bench" / "results"))
+    new = with_tables(old, read_results(ROOT / "bench" / "results"))
     if check:
         return int(new != old)
     readme.write_text(new, encoding="utf-8")

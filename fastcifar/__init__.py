@@ -15,7 +15,7 @@ _HOMES = {
     "fastcifar.data": ("Dataset", "EpochPlan", "Loader", "Split", "load_dataset"),
     "fastcifar.errors": ("NonFiniteLoss", "UserError"),
     "fastcifar.models": ("MLP", "DavidNet", "GhostBatchNorm", "PatchWhitening", "ResNet18"),
-    "fastcifar.optim": ("SGD", "FlatModel"),
+    "fastcifar.optim": ("LARS", "SGD", "FlatModel", "Lookahead", "Muon"),
     "fastcifar.recipes": ("Augment", "Recipe", "get_recipe"),
     "fastcifar.start": ("ColdStart", "ShrinkPerturb", "WarmStart"),
     "fastcifar.training": ("Evaluation", "Run", "Trainer", "evaluate", "load_run", "train"),

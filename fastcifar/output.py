@@ -11,6 +11,8 @@ RECORD = "run.json"
 """The file that makes a folder a run's."""
 WEIGHTS = "model.safetensors"
 """The weights of the evaluated network, in a run's folder."""
+TRACE = "trace.json"
+"""A few training steps for Chrome's trace viewer, in the folder of a run that was profiled."""
 
 
 def weights_file(source: str | Path) -> Path:

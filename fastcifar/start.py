@@ -73,13 +73,18 @@ class ShrinkPerturb(_FromSource):
     mode: ClassVar[str] = "shrink-perturb"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.shrink <= 1:
-            raise UserError(f"shrink is {self.shrink}; allowed: 0 to 1")
-        if not (self.perturb >= 0 and math.isfinite(self.perturb)):
-            raise UserError(f"perturb is {self.perturb}; allowed: 0 or more")
-        if self.shrink == self.perturb == 0:
-            raise UserError("shrink and perturb are both 0, which leaves no weights; allowed: one of them above 0")
+        check_factors(self.shrink, self.perturb)
         weights_file(self.source)
+
+
+def check_factors(shrink: float, perturb: float) -> None:
+    """Raise UserError for factors of `ShrinkPerturb` that are out of range."""
+    if not 0 <= shrink <= 1:
+        raise UserError(f"shrink is {shrink}; allowed: 0 to 1")
+    if not (perturb >= 0 and math.isfinite(perturb)):
+        raise UserError(f"perturb is {perturb}; allowed: 0 or more")
+    if shrink == perturb == 0:
+        raise UserError("shrink and perturb are both 0, which leaves no weights; allowed: one of them above 0")
 
 
 Start = ColdStart | WarmStart | ShrinkPerturb

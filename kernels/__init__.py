@@ -12,7 +12,12 @@ if __name__ != "fastcifar.kernels":
 from fastcifar.kernels.augment import augment, augment_reference
 from fastcifar.kernels.compile_ahead import compile_all
 from fastcifar.kernels.cpu_memory import keep_freed_memory
-from fastcifar.kernels.cross_entropy import cross_entropy, cross_entropy_reference
+from fastcifar.kernels.cross_entropy import (
+    cross_entropy,
+    cross_entropy_by_image,
+    cross_entropy_by_image_reference,
+    cross_entropy_reference,
+)
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
 
@@ -21,6 +26,8 @@ __all__ = [
     "augment_reference",
     "compile_all",
     "cross_entropy",
+    "cross_entropy_by_image",
+    "cross_entropy_by_image_reference",
     "cross_entropy_reference",
     "flat_ema",
     "flat_ema_reference",

@@ -1,10 +1,11 @@
-"""Cross-entropy of smoothed targets, with the gradient and the number of right answers in the same pass.
+"""Cross-entropy of smoothed targets, with the gradient, each image's loss and the number of right answers in the same
+pass.
 
-Roofline. Logits [B, K] in half precision, labels [B] int64: reads 2BK + 8B bytes, writes the float32 gradient 4BK and
-two scalars; the backward pass reads 4BK and writes 2BK. B 512, K 10 (DavidNet): 66 KB, 15 ns at 4.3 TB/s; B 2000
-(speedrun): 256 KB, 60 ns. Some 20 operations a logit, 0.1 and 0.4 MFLOP: below 1 ns at 790 TFLOP/s. Neither binds: a
-launch (2 to 5 microseconds) does, so what counts is that loss, gradient and count are one launch. It is of one program,
-which also fixes the order of the sum, and so the loss, from run to run.
+Roofline. Logits [B, K] in half precision, labels [B] int64: reads 2BK + 8B bytes, writes the float32 gradient 4BK, the
+images' losses 4B and two scalars; the backward pass reads 4BK and writes 2BK. B 512, K 10 (DavidNet): 68 KB, 16 ns at
+4.3 TB/s; B 2000 (speedrun): 264 KB, 61 ns. Some 20 operations a logit, 0.1 and 0.4 MFLOP: below 1 ns at 790 TFLOP/s.
+Neither binds: a launch (2 to 5 microseconds) does, so what counts is that loss, gradient and count are one launch. It
+is of one program, which also fixes the order of the sum, and so the loss, from run to run.
 """
 
 from __future__ import annotations
@@ -16,26 +17,36 @@ from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import autograd, operator
 
+_Results = tuple[Tensor, Tensor, Tensor, Tensor]
+"""What the operator gives: loss, correct, dloss/dlogits [B, K] and each image's loss [B]."""
+
 # ---------------------------------------------------------------------------------------------------------- reference
+
+
+def cross_entropy_by_image_reference(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The specification of `cross_entropy_by_image`, in plain torch with torch's own gradient."""
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    log_p = torch.log_softmax(wide * scale, dim=1)
+    nll = -log_p.gather(1, labels[:, None]).squeeze(1)
+    losses = (1 - smoothing) * nll - smoothing * log_p.mean(dim=1)
+    return losses.sum(), (logits.argmax(dim=1) == labels).sum(), losses.detach()
 
 
 def cross_entropy_reference(
     logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The specification of `cross_entropy`, in plain torch with torch's own gradient."""
-    wide = logits if logits.dtype == torch.float64 else logits.float()
-    log_p = torch.log_softmax(wide * scale, dim=1)
-    nll = -log_p.gather(1, labels[:, None]).sum()
-    loss = (1 - smoothing) * nll - smoothing * log_p.mean(dim=1).sum()
-    return loss, (logits.argmax(dim=1) == labels).sum()
+    """The specification of `cross_entropy`."""
+    return cross_entropy_by_image_reference(logits, labels, smoothing, scale)[:2]
 
 
-def _forward_reference(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_reference(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> _Results:
     wide = logits if logits.dtype == torch.float64 else logits.float()
-    loss, correct = cross_entropy_reference(wide, labels, smoothing, scale)
+    loss, correct, losses = cross_entropy_by_image_reference(wide, labels, smoothing, scale)
     gradient = torch.softmax(wide * scale, dim=1).sub_(smoothing / logits.shape[1])
     gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), smoothing - 1))
-    return loss, correct, gradient.mul_(scale)
+    return loss, correct, gradient.mul_(scale), losses
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
@@ -49,6 +60,7 @@ def _cross_entropy_kernel(
     loss_ptr,  # float32 [1]
     correct_ptr,  # int64 [1]
     gradient_ptr,  # float32 [batch, classes]
+    losses_ptr,  # float32 [batch]
     batch,
     classes,
     smoothing,
@@ -73,7 +85,9 @@ def _cross_entropy_kernel(
         total = tl.sum(exponentials, axis=1)
         log_p = tl.where(real, shifted - tl.log(total)[:, None], 0.0)
         targets = tl.where(columns[None, :] == labels[:, None], 1 - smoothing, 0.0) + smoothing / classes
-        loss_sum += tl.where(inside, -tl.sum(targets * log_p, axis=1), 0.0)
+        losses = -tl.sum(targets * log_p, axis=1)
+        tl.store(losses_ptr + rows, losses, inside)
+        loss_sum += tl.where(inside, losses, 0.0)
         gradient = (exponentials / total[:, None] - targets) * scale
         tl.store(gradient_ptr + places, gradient, mask)
         logits = tl.where(real, raw, -float("inf"))
@@ -83,40 +97,39 @@ def _cross_entropy_kernel(
     tl.store(correct_ptr, tl.sum(correct_sum, axis=0).to(tl.int64))
 
 
-def _forward_triton(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+def _forward_triton(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> _Results:
     batch, classes = logits.shape
     loss = logits.new_empty((), dtype=torch.float32)
     correct = labels.new_empty(())
     gradient = torch.empty((batch, classes), dtype=torch.float32, device=logits.device)
+    losses = gradient.new_empty((batch,))
     sizes, _ = launch_sizes(logits)
     padded = 1 << (classes - 1).bit_length()
     launch(
         _cross_entropy_kernel,
         (1,),
-        *(logits.contiguous(), labels.contiguous(), loss, correct, gradient),
+        *(logits.contiguous(), labels.contiguous(), loss, correct, gradient, losses),
         *(batch, classes, smoothing, scale),
         ROWS=max(1, sizes.entropy_values // padded),
         CLASSES=padded,
         num_warps=sizes.entropy_warps,
     )
-    return loss, correct, gradient
+    return loss, correct, gradient, losses
 
 
 # ----------------------------------------------------------------------------------------------------------- operator
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> tuple[Tensor, Tensor, Tensor]:
-    """`(loss, correct, dloss/dlogits [B, K] float32)`; float64 where the logits are."""
+def _cross_entropy(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> _Results:
+    """See `_Results`: float32 but for the count; float64 where the logits are."""
     forward = _forward_triton if use_triton(logits) else _forward_reference
     return forward(logits, labels, smoothing, scale)
 
 
-def _cross_entropy_fake(
-    logits: Tensor, labels: Tensor, smoothing: float, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cross_entropy_fake(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> _Results:
     wide = torch.promote_types(logits.dtype, torch.float32)
     gradient = torch.empty(logits.shape, dtype=wide, device=logits.device)
-    return gradient.new_empty(()), labels.new_empty(()), gradient
+    return gradient.new_empty(()), labels.new_empty(()), gradient, gradient.new_empty(labels.shape)
 
 
 def _cross_entropy_backward(upstream: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
@@ -131,7 +144,7 @@ def _cross_entropy_backward_fake(upstream: Tensor, gradient: Tensor, dtype: torc
 def _save(ctx, inputs, output) -> None:
     ctx.dtype = inputs[0].dtype
     ctx.save_for_backward(output[2])
-    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
 
@@ -142,7 +155,7 @@ def _backward(ctx, upstream, *_):
 
 
 operator(
-    "cross_entropy(Tensor logits, Tensor labels, float smoothing, float scale) -> (Tensor, Tensor, Tensor)",
+    "cross_entropy(Tensor logits, Tensor labels, float smoothing, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
     _cross_entropy,
     _cross_entropy_fake,
 )
@@ -163,11 +176,19 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale:
 
     Raises ValueError for other shapes, TypeError for other dtypes.
     """
+    return cross_entropy_by_image(logits, labels, smoothing, scale)[:2]
+
+
+def cross_entropy_by_image(
+    logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`(loss, correct, losses)`: as `cross_entropy`, and what each image adds to the loss, [B] in its dtype, which is
+    without a gradient."""
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             f"logits {list(logits.shape)} and labels {list(labels.shape)} do not fit; allowed: [B, K] and [B]"
         )
     if labels.dtype != torch.int64 or not logits.is_floating_point():
         raise TypeError(f"labels are {labels.dtype} and logits {logits.dtype}; allowed: int64 and a floating dtype")
-    loss, correct, _ = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
-    return loss, correct
+    loss, correct, _, losses = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
+    return loss, correct, losses

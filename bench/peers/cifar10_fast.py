@@ -1,7 +1,6 @@
-"""davidcpage/cifar10-fast beside ours: the same steps to rounding, and the speed of a step.
+"""davidcpage/cifar10-fast: its training, for `python -m bench.peers`, and whether ours is the same training.
 
     python -m bench.peers.cifar10_fast CHECKOUT equal    # same weights, same 20 batches: are the losses equal to 1e-5?
-    python -m bench.peers.cifar10_fast CHECKOUT speed    # training steps in turn: images/s of both, ratio, n, spread
 
 Their sources are read from the checkout and adapted in memory to today's torch (see `SHIMS`).
 """
@@ -11,61 +10,120 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import importlib.util
-import statistics
 import sys
 import time
 import types
+from collections.abc import Callable, Mapping
 from functools import partial
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import torch
 
+from bench.peers.harness import WITH_TTA, Enough, Harness
+from bench.peers.source import Shims, load_module, stand_in
 from fastcifar.data import Dataset, Loader, load_dataset
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import DavidNet
 from fastcifar.optim import SGD, FlatModel
 from fastcifar.recipes import Recipe, get_recipe
-from fastcifar.training import resolve_dtype
 
-SHIMS = {
+SHIMS: dict[str, Shims] = {
+    "core": [
+        ("isinstance(val, (float, np.float))", "isinstance(val, float)"),
+        ("len(self.log) is 1", "len(self.log) == 1"),
+    ],
     "torch_backend": [
         ("dw.add_(weight_decay, w)", "dw.add_(w, alpha=weight_decay)"),  # a signature that torch 1.5 deprecated
         ("w.add_(dw.add_(momentum, v))", "w.add_(dw.add_(v, alpha=momentum))"),
         (".astype(np.float)", ".astype(float)"),  # removed in numpy 1.24
         ("torch.symeig(Σ, eigenvectors=True)", "torch.linalg.eigh(Σ)"),  # removed in torch 1.13
-    ],
-    "core": [
-        ("isinstance(val, (float, np.float))", "isinstance(val, float)"),
-        ("len(self.log) is 1", "len(self.log) == 1"),
+        # Padding once gave NCHW whatever it got. It keeps the strides of this now, and their ghost batch norm fails.
+        ("x.permute([source.index(d) for d in target])", "x.permute([source.index(d) for d in target]).contiguous()"),
     ],
     "dawn_utils": [],
     "new_dawn": [("\nmain()", "\n")],  # the last line, which starts their training
 }
-"""What is replaced in each of their files, in the order in which they import one another."""
+"""What is replaced in each of their files, which import one another in this order."""
+
+HARNESS: dict[str, Shims] = {
+    "new_dawn": [
+        ("timer = Timer(synch=torch.cuda.synchronize)", "timer = _timed(Timer)"),
+        ("update_ema(momentum=0.99, update_freq=5))", "update_ema(momentum=0.99, update_freq=5), _after_batch)"),
+        ("logs, state = Table(),", "logs, state = _logs(Table()),"),
+    ],
+}
+"""For `load`: our clocks, and what they would write to a file."""
+
+_NO_WARM_UP = ("for size in [batch_size, len(dataset['valid']['targets']) % batch_size]:", "for size in []:")
+"""Their warm-up of cuDNN, two steps long, which a CPU has not."""
+
+ON_CPU: dict[str, dict[str, Shims]] = {
+    "float32": {
+        "torch_backend": [("node.half()", "node.float()")],
+        "new_dawn": [("float16", "float32"), _NO_WARM_UP],
+    },
+    "bfloat16": {
+        "torch_backend": [
+            ("node.half()", "node.bfloat16()"),
+            ("x.detach().cpu()", "x.detach().float().cpu()"),  # numpy has no bfloat16
+        ],
+        "new_dawn": [("np.float16", "np.float32"), ("torch.float16", "torch.bfloat16"), _NO_WARM_UP],
+    },
+}
+"""In place of float16, which is emulated on a CPU: what their program would use there, and what it could."""
 
 
-def load_peer(checkout: str | Path) -> types.ModuleType:
-    """Their `new_dawn` module, not run. Raises UserError where the checkout is not one."""
-    checkout = Path(checkout)
-    if "pandas" not in sys.modules and importlib.util.find_spec("pandas") is None:
-        # They import it for a table that is not used here. Whoever looks for it later asks for its spec.
-        sys.modules["pandas"] = types.ModuleType("pandas")
-        sys.modules["pandas"].__spec__ = ModuleSpec("pandas", None)
-    for name in ("core", "torch_backend", "dawn_utils", "new_dawn"):
-        path = checkout / f"{name}.py"
-        if not path.is_file():
-            raise UserError(f"{checkout} is no checkout of davidcpage/cifar10-fast: {name}.py is missing")
-        source = path.read_text(encoding="utf-8")
-        for old, new in SHIMS[name]:
-            if old not in source:
-                raise UserError(f"{path} is not the version these shims are for: it lacks {old!r}")
-            source = source.replace(old, new)
-        module = sys.modules[name] = types.ModuleType(name)
-        exec(compile(source, str(path), "exec"), module.__dict__)
+def load_peer(
+    checkout: str | Path, further: Mapping[str, Shims] | None = None, namespace: Mapping[str, object] | None = None
+) -> types.ModuleType:
+    """Their `new_dawn` module, not run, with `further` shims for each file and the names of `namespace` in each. Raises
+    UserError where the checkout is not one."""
+    stand_in("pandas")  # imported for a table that is not used here
+    further = further or {}
+    for name, shims in SHIMS.items():
+        load_module(Path(checkout) / f"{name}.py", [*shims, *further.get(name, ())], name, namespace)
     return sys.modules["new_dawn"]
+
+
+def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[int], None]:
+    """One training from a seed, all of it, by their own code: in float16 on CUDA, else in `dtype`."""
+    on_cpu = harness.device.type == "cpu"
+    further = {name: [*HARNESS.get(name, ()), *(ON_CPU[dtype].get(name, ()) if on_cpu else ())] for name in SHIMS}
+    timers, logs = [], []
+
+    def timed(timer):
+        timers.append(timer(synch=harness.synchronize))
+        return timers[-1]
+
+    def after_batch(batch, state) -> None:
+        if batch:
+            harness.step_done()
+
+    def noted(table):
+        logs.append(table)
+        return table
+
+    peer = load_peer(checkout, further, {"_timed": timed, "_after_batch": after_batch, "_logs": noted})
+    peer.cifar10 = lambda root: {
+        key: {"data": split["images"].cpu().numpy(), "targets": split["labels"].cpu().numpy()}
+        for key, split in (("train", harness.split(train=True)), ("valid", harness.split(train=False)))
+    }
+
+    def train(seed: int) -> None:
+        sys.argv = ["new_dawn.py"]
+        del timers[:], logs[:]
+        try:
+            peer.main()
+        except Enough:
+            harness.own_seconds = timers[0].total_time + time.perf_counter() - timers[0].times[-1]
+            raise
+        harness.own_seconds = logs[0].log[-1]["total time"]
+        # Their clock is ours, the host's, read when the device has finished: one measure of the same sections.
+        harness.seconds = harness.own_seconds
+        harness.accuracies[WITH_TTA] = float(logs[0].log[-1]["valid"]["acc"])
+
+    return train
 
 
 class PeerTrainer:
@@ -163,7 +221,7 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     dataset = load_dataset("cifar10", data_dir)
     steps_per_epoch = len(dataset.train) // recipe.batch_size
     torch.manual_seed(0)
-    ours = OurTrainer(recipe, dataset, torch.float64, steps_per_epoch * recipe.epochs)
+    ours = OurTrainer(recipe, dataset, torch.float64, round(round(steps_per_epoch * recipe.epochs)))
     theirs = PeerTrainer(load_peer(checkout), recipe, ours.whitening, steps_per_epoch)
     ours.take_weights(theirs.model)
     order = ghost_order(recipe.batch_size, recipe.model.ghost_batch)
@@ -175,55 +233,24 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     return losses
 
 
-def compare_speed(checkout: str | Path, data_dir: str | None, rounds: int = 5) -> list[tuple[float, float]]:
-    """(theirs, ours): seconds of one training step at batch 512, in turn, `rounds` times after one untimed of each;
-    theirs in float32 and NCHW as they have it on a CPU, ours in the recipe's own compute type. The batch is made
-    beforehand."""
-    recipe = get_recipe("davidnet")
-    dataset = load_dataset("cifar10", data_dir)
-    dtype = resolve_dtype(recipe.dtype, torch.device("cpu"))
-    steps_per_epoch = len(dataset.train) // recipe.batch_size
-    ours = OurTrainer(recipe, dataset, dtype, steps_per_epoch * recipe.epochs)
-    theirs = PeerTrainer(load_peer(checkout), recipe, ours.whitening.float(), steps_per_epoch)
-    images, labels = next(iter(_loader(dataset, recipe, dtype)))
-    their_images = images.float().contiguous()
-    pairs = [
-        (_seconds(theirs.step, their_images, labels), _seconds(ours.step, images, labels)) for _ in range(rounds + 1)
-    ]
-    return pairs[1:]
-
-
 def _loader(dataset: Dataset, recipe: Recipe, dtype: torch.dtype) -> Loader:
     return Loader(
         dataset.train, recipe.batch_size, augment=recipe.augment, mean=dataset.mean, std=dataset.std, dtype=dtype
     )
 
 
-def _seconds(step, images: torch.Tensor, labels: torch.Tensor) -> float:
-    start = time.perf_counter()
-    step(images, labels).item()
-    return time.perf_counter() - start
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("what", choices=["equal", "speed"])
+    parser.add_argument("what", choices=["equal"])
     parser.add_argument("--data-dir")
     arguments = parser.parse_args()
-    if arguments.what == "equal":
-        losses = compare_losses(arguments.checkout, arguments.data_dir)
-        for step, (theirs, ours) in enumerate(losses, start=1):
-            print(f"step {step:2d}  theirs {theirs:.9f}  ours {ours:.9f}")
-        worst = max(abs(a - b) / a for a, b in losses)
-        print(f"{len(losses)} steps, largest relative difference {worst:.1e}; allowed 1e-5")
-        return int(not worst < 1e-5)
-    pairs = compare_speed(arguments.checkout, arguments.data_dir)
-    ratios = [a / b for a, b in pairs]
-    for name, seconds in zip(("cifar10-fast", "fastcifar"), zip(*pairs, strict=True), strict=True):
-        print(f"{name:13s} {512 / statistics.median(seconds):7.1f} images/s (median of {len(seconds)} steps of 512)")
-    print(f"ratio {statistics.median(ratios):.2f} (n={len(ratios)}, {min(ratios):.2f} to {max(ratios):.2f})")
-    return 0
+    losses = compare_losses(arguments.checkout, arguments.data_dir)
+    for step, (theirs, ours) in enumerate(losses, start=1):
+        print(f"step {step:2d}  theirs {theirs:.9f}  ours {ours:.9f}")
+    worst = max(abs(a - b) / a for a, b in losses)
+    print(f"{len(losses)} steps, largest relative difference {worst:.1e}; allowed 1e-5")
+    return int(not worst < 1e-5)
 
 
 if __name__ == "__main__":

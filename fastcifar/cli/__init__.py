@@ -15,6 +15,10 @@ COMMANDS = {
     "eval": "fastcifar.cli.evaluate",
     "recipes": "fastcifar.cli.recipes",
     "data info": "fastcifar.cli.data_info",
+    "warm-start": "fastcifar.cli.warm_start",
+    "flops": "fastcifar.cli.flops",
+    "compare": "fastcifar.cli.compare",
+    "ablate": "fastcifar.cli.ablate",
 }
 """Each command and the module whose `main(args) -> int` runs it."""
 
@@ -28,6 +32,10 @@ Trains CIFAR-10 networks as fast as the hardware allows, repeatably and measured
   recipes              list the named recipes
   recipes show NAME    print a recipe as a TOML file, which train --recipe reads
   data info            what a data set holds and where it was found
+  warm-start NAME      experiments of many runs on warm starts: half, table or online
+  flops                count a recipe's operations and bytes, and the least time they mean
+  compare A B          which of two recipes is better, on held-out images, stopping early
+  ablate               what each trick of a recipe is worth, switched off one at a time
 
   fastcifar COMMAND --help says more; fastcifar --version says which this is.
 

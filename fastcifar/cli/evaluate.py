@@ -21,8 +21,9 @@ class Options:
 
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
     """The folder of the run, which holds run.json and model.safetensors."""
-    tta: Annotated[Literal["none", "flip"] | None, arg(help_behavior_hint="(default: the run's)")] = None
-    """Test-time augmentation: none, or the mean logits of each image and its mirror image."""
+    tta: Annotated[Literal["none", "flip", "flip-crop"] | None, arg(help_behavior_hint="(default: the run's)")] = None
+    """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
+    ones."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
     """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -53,7 +54,8 @@ def main(args: Sequence[str]) -> int:
     dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
-    evaluation = evaluate(model, dataset.test, tta, recipe.evaluate.batch_size)
+    how = recipe.evaluate
+    evaluation = evaluate(model, dataset.test, tta, how.batch_size, how.tta_share, how.tta_shifted)
     accuracy = evaluation.accuracy
     stored = {"none": record.get("accuracy"), recipe.evaluate.tta: record.get("tta_accuracy")}.get(tta)
     if dataset.sha256 != trained_on.get("sha256"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -10,21 +11,30 @@ from typing import TYPE_CHECKING, Any
 from fastcifar.report import Summary, summarise
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fastcifar.training import EpochRow, Trainer
+    from fastcifar.training.profile import StepTrace
 
 Record = Mapping[str, Any]
 """The content of a run.json."""
+
+_ESTIMATED_FROM = 3
+"""Steps, after the first, whose median time the estimate goes by."""
 
 
 class Screen:
     """Says the lines of a training as they come, unless `silent`, below which a bar shows the steps if `bar`.
 
     The bar is drawn from the training's own thread, at most four times a second: half a millisecond each, where a
-    thread of its own would compete with the training for a core.
+    thread of its own would compete with the training for a core. After the first steps it says how long
+    `estimated_steps` like them will take; 0: never.
     """
 
-    def __init__(self, silent: bool, bar: bool) -> None:
-        self.silent = silent
+    def __init__(self, silent: bool, bar: bool, estimated_steps: float = 0) -> None:
+        self.silent, self.estimated_steps = silent, estimated_steps
+        self._columns: str | None = None
+        self._step_ends: list[float] = []
         self.wants_bar = bar and sys.stderr.isatty()
         self._bar = None
         self._drawn = 0.0
@@ -40,8 +50,8 @@ class Screen:
             self._bar.start()
 
     def begin(self, total_steps: int, tested_on: str) -> None:
-        """Head the columns of a run's epochs, that of the test accuracy with `tested_on`, and show an empty bar."""
-        self.say(f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}  {tested_on:>9}  {'seconds':>9}")
+        """Show an empty bar, and the columns' heads above the first epoch, `tested_on` being the test accuracy's."""
+        self._columns = f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}  {tested_on:>9}  {'seconds':>9}"
         if self.wants_bar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -60,7 +70,9 @@ class Screen:
             self._bar.start()
 
     def step(self, step: int, total_steps: int) -> None:
-        """Move the bar to `step`."""
+        """Move the bar to `step`, and say the estimate when it is time to."""
+        if self.estimated_steps and not self.silent:
+            self._estimate(step)
         if self._bar:
             now = time.monotonic()
             redraw = now - self._drawn > 0.25
@@ -69,8 +81,19 @@ class Screen:
 
     def epoch(self, row: EpochRow) -> None:
         """Say an epoch's row."""
+        if self._columns:
+            self.say(self._columns)
+            self._columns = None
         tested = "-" if row.test_accuracy is None else f"{row.test_accuracy:.2%}"
         self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}  {tested:>9}  {row.seconds:9.1f}")
+
+    def _estimate(self, step: int) -> None:
+        self._step_ends = [*self._step_ends, time.monotonic()] if step > 1 else [time.monotonic()]
+        if len(self._step_ends) > _ESTIMATED_FROM:
+            pairs = zip(self._step_ends, self._step_ends[1:], strict=False)
+            seconds = statistics.median(end - begin for begin, end in pairs) * self.estimated_steps
+            self.estimated_steps = 0
+            self.say(f"about {duration(seconds)} of training, going by its first steps")
 
     def end(self) -> None:
         """Clear the bar."""
@@ -85,7 +108,8 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     train_size, test_size = len(dataset.train), len(dataset.test)
     tests = "held-out" if dataset.holdout else "test"
     name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else dataset.name
-    epochs = f"{recipe.epochs} epoch{'s' * (recipe.epochs > 1)} of {trainer.steps_per_epoch} steps"
+    most = "up to " if recipe.select.keep < 1 else ""
+    epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     return (
         f"{recipe.name} on {name}: {train_size:,} training, {test_size:,} {tests} images\n"
@@ -119,6 +143,23 @@ def stopwatches(record: Record) -> str:
         f"time    {record['time_seconds']:8.1f} s  train, and the final evaluation\n"
         f"process {record['process_seconds']:8.1f} s  start of the process to the final accuracy"
     )
+
+
+def phases_table(record: Record) -> str:
+    """Where process_seconds went, a line for each phase, and their sum."""
+    total = record["process_seconds"]
+    lines = [f"{name:<22}{seconds:8.2f} s {seconds / total:6.1%}" for name, seconds in record["phases"].items()]
+    first = record["first_step_seconds"]
+    return "\n".join([*lines, f"{'process':<22}{total:8.2f} s; its first step ended after {first:.2f} s"])
+
+
+def trace_lines(trace: StepTrace, path: Path) -> str:
+    """Which steps were traced, their parts, and where the trace is."""
+    if trace.steps is None:
+        return "no trace: the training is too short for one"
+    first, last = trace.steps
+    parts = "".join(f"  {name} {seconds * 1e3:.1f} ms" for name, seconds in trace.parts().items())
+    return f"steps {first} to {last} are traced in {path}" + (f"; mean of each:{parts}" if parts else "")
 
 
 def result_line(record: Record, remarks: Sequence[str] = ()) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
@@ -17,13 +19,16 @@ from tyro.conf import arg
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import Switch, last_given, parse
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.output import check_out
+from fastcifar.output import TRACE, check_out
+from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe, quick
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
     from fastcifar.training import Trainer
+    from fastcifar.training.profile import StepTrace
+    from fastcifar.training.timeline import Timeline
 
 PROG = "fastcifar train"
 
@@ -51,6 +56,8 @@ class Options:
     """Train on this share, above 0 up to 1, of the training images (of --train-size and --classes, where given)."""
     balanced: Switch = False
     """Take as nearly as possible the same number of each class for --train-size and --train-fraction."""
+    subset_seed: Annotated[int, arg(metavar="N")] = 0
+    """Names the choice of images for --train-size and --train-fraction."""
     classes: Annotated[str | None, arg(metavar="L,L,...", help_behavior_hint="(default: all)")] = None
     """Train and test on images with these labels alone, as in 0,1,2; the network keeps an output for every class."""
     cold_start: Switch = False
@@ -77,6 +84,9 @@ class Options:
     """The same path in under a minute: a narrower network, fewer epochs, fewer training images."""
     eval_every: Annotated[int, arg(metavar="N")] = 1
     """Epochs between evaluations; 0: only at the end. Evaluation is not timed as training."""
+    profile: Switch = False
+    """Print where process_seconds went, and write trace.json into the run's folder: a few steps of the (first) run for
+    chrome://tracing."""
     quiet: Switch = False
     """Print the last line only."""
     json: Switch = False
@@ -85,39 +95,48 @@ class Options:
 
 
 def main(args: Sequence[str]) -> int:
-    options = _options(args)
-    _check(options)
-    start = _start(options)
+    phases = Phases("start of Python")
+    with phases("command line"):
+        options = _options(args)
+        _check(options)
+        start = _start(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     seeds = range(options.seed, options.seed + options.runs)
     folders = [out / f"seed-{seed}" for seed in seeds] if options.runs > 1 else [out]
     for folder in folders:
         check_out(folder)
 
-    trainer = _trainer(options)
+    trainer = _trainer(options, phases)
     remarks = _remarks(options, start, trainer.dataset)
-    show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
+    estimates = trainer.device.type == "cpu" and not options.quick
+    show = screen.Screen(
+        silent=options.quiet or options.json,
+        bar=not options.quiet,
+        estimated_steps=options.runs * _like_the_first(trainer.timeline) if estimates else 0,
+    )
     show.say(screen.header(trainer, seeds))
     if options.warm_start:
         show.say(f"{_said(start)} from {options.warm_start}")
     if options.quick:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
-    elif trainer.device.type == "cpu" and not show.silent:
-        seconds = trainer.estimate_seconds() * options.runs
-        show.say(f"about {screen.duration(seconds)} of training, going by a few timed steps")
 
+    trace = _trace(options, trainer)
     records: list[screen.Record] = []
     try:
         for seed, folder in zip(seeds, folders, strict=True):
             show.say(f"\nseed {seed}, run {len(records) + 1} of {options.runs}" if options.runs > 1 else "")
-            records.append(_run(trainer, seed, start, folder, options, show))
+            records.append(_run(trainer, seed, start, folder, options, show, None if records else trace))
             if options.runs > 1:
                 show.say(f"seed {seed}  {screen.result_line(records[-1], remarks)}")
     except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
         if records:
             error.args = (f"{str(error) or 'interrupted'}; {len(records)} of {options.runs} runs are kept in {out}",)
         raise
+    if trace:
+        show.say()
+        show.say(screen.phases_table(records[-1]))
+        show.say(screen.trace_lines(trace, folders[0] / TRACE))
     _conclude(records, out, remarks, options, show)
     return 0
 
@@ -157,8 +176,12 @@ def _check(options: Options) -> None:
         require("--threads", options.threads >= 1, "1 or more")
     if options.train_size is not None:
         require("--train-size", options.train_size >= batch_size, f"batch_size, {batch_size}, or more images")
-    elif options.balanced and options.train_fraction is None:
-        raise UserError("--balanced says which images a subset takes; allowed: with --train-size or --train-fraction")
+    elif options.train_fraction is None:
+        for flag, given in (("--balanced", options.balanced), ("--subset-seed", options.subset_seed)):
+            if given:
+                allowed = "with --train-size or --train-fraction"
+                raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
+    require("--subset-seed", 0 <= options.subset_seed < 2**32, "0 up to 2**32 - 1")
     if options.train_fraction is not None:
         require("--train-fraction", 0 < options.train_fraction <= 1, "above 0, up to 1")
     _labels(options)
@@ -199,19 +222,41 @@ def _said(start: Start) -> str:
     return how + (" reset-head" if start.reset_head else "")
 
 
-def _trainer(options: Options) -> Trainer:
-    import torch
+def _trainer(options: Options, phases: Phases) -> Trainer:
+    if options.profile:  # torch's profiler says on standard error when it starts and stops, unless told not to
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")
+    with phases("imports"):
+        import torch
 
-    from fastcifar.kernels import keep_freed_memory
-    from fastcifar.training import Trainer, resolve_device
+        from fastcifar.kernels import keep_freed_memory
+        from fastcifar.training import Trainer, resolve_device
 
     if options.threads:
         torch.set_num_threads(options.threads)
-    device = resolve_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    dataset = _load(options, device)
-    return Trainer(options.settings, dataset, device)
+    with phases("device start"):
+        device = resolve_device(options.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        else:  # the device starts while the data is read
+            Thread(target=torch.zeros, args=(1,), kwargs={"device": device}, daemon=True).start()
+    with phases("data"):
+        dataset = _load(options, device)
+    return Trainer(options.settings, dataset, device, phases)
+
+
+def _like_the_first(timeline: Timeline) -> float:
+    """How many steps like the first take as long as all of the training, a step's time going by its images' pixels."""
+    first = timeline.epochs[0].stage.size
+    return sum(steps * (stage.size / first) ** 2 for stage, steps in timeline.steps_by_stage().items())
+
+
+def _trace(options: Options, trainer: Trainer) -> StepTrace | None:
+    if not options.profile:
+        return None
+    from fastcifar.training.profile import StepTrace
+
+    with trainer.phases("profiler"):
+        return StepTrace(trainer.device)
 
 
 def _load(options: Options, device: object) -> Dataset:
@@ -238,7 +283,7 @@ def _subset(dataset: Dataset, options: Options) -> Dataset:
         size = round(size * options.train_fraction)
     if size == available and classes is None:
         return dataset
-    return dataset.take(size, balanced=options.balanced, classes=classes)
+    return dataset.take(size, options.subset_seed, options.balanced, classes)
 
 
 def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
@@ -250,6 +295,8 @@ def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
         remarks.append(f"train-size {options.train_size}")
     if options.train_fraction is not None:
         remarks.append(f"train-fraction {options.train_fraction:g}")
+    if options.subset_seed:
+        remarks.append(f"subset-seed {options.subset_seed}")
     if options.classes:
         remarks.append(f"classes {options.classes}")
     if options.warm_start:
@@ -262,18 +309,34 @@ def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
 
 
 def _run(
-    trainer: Trainer, seed: int, start: Start, folder: Path, options: Options, show: screen.Screen
+    trainer: Trainer,
+    seed: int,
+    start: Start,
+    folder: Path,
+    options: Options,
+    show: screen.Screen,
+    trace: StepTrace | None,
 ) -> screen.Record:
     """Train and save one run; its record alone is kept in memory, since there may be hundreds."""
     from safetensors import SafetensorError
 
+    def on_step(step: int, total_steps: int) -> None:
+        show.step(step, total_steps)
+        if trace:
+            trace(step, total_steps)
+
     show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
     try:
-        run = trainer.run(seed, on_step=show.step, on_epoch=show.epoch, eval_every=options.eval_every, init=start)
+        run = trainer.run(seed, on_step=on_step, on_epoch=show.epoch, eval_every=options.eval_every, init=start)
     finally:
         show.end()
+        if trace:
+            trace.close()
     try:
-        run.save(folder)
+        with trainer.phases("saving"):
+            run.save(folder)
+            if trace:
+                trace.save(folder / TRACE)
     except (OSError, SafetensorError) as error:
         raise UserError(f"cannot save the run in {folder}: {getattr(error, 'strerror', None) or error}") from None
     return run.record

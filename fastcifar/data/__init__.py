@@ -13,6 +13,7 @@ from fastcifar.data.download import DownloadError
 from fastcifar.data.load import DATASETS, load_dataset
 from fastcifar.data.loader import Loader
 from fastcifar.data.plan import EpochPlan
+from fastcifar.data.selection import Selection
 from fastcifar.recipes.recipe import Augment
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "DownloadError",
     "EpochPlan",
     "Loader",
+    "Selection",
     "Split",
     "describe",
     "load_dataset",

@@ -20,7 +20,9 @@ class Loader:
         for images, labels in Loader(dataset.train, batch_size=512, mean=dataset.mean, std=dataset.std): ...
 
     `epoch` is the number of the epoch that the next iteration gives, from 0; set it to resume a training. The batches
-    of an epoch depend on `seed` and its number alone. Without `drop_last` an epoch ends with the images left over. Mean
+    of an epoch depend on `seed` and its number alone. `size` is the side of the crops, the images' own if None; set it
+    between epochs to train on smaller ones early, since a loader does not know which epochs `augment.early_size` means.
+    Without `drop_last` an epoch ends with the images left over. Mean
     and std are in 0..255 units, CIFAR-10's unless given. For an evaluation:
     `augment=Augment(crop=0, flip="none"), shuffle=False, drop_last=False`.
     Raises UserError for images that are not square, and for a batch larger than the split where `drop_last` would leave
@@ -38,6 +40,7 @@ class Loader:
         mean: Sequence[float] = CIFAR10_MEAN,
         std: Sequence[float] = CIFAR10_STD,
         dtype: torch.dtype = torch.float32,
+        size: int | None = None,
     ) -> None:
         height, width = split.images.shape[1:3]
         if height != width:
@@ -52,6 +55,7 @@ class Loader:
         self.shuffle = shuffle
         self.mean, self.std = tuple(mean), tuple(std)
         self.dtype = dtype
+        self.size = size
         self.epoch = 0
         self._generator = torch.Generator().manual_seed(seed)
 
@@ -60,10 +64,11 @@ class Loader:
         whole, over = divmod(len(self.split), self.batch_size)
         return whole if self.drop_last or not over else whole + 1
 
-    def plan(self, epoch: int) -> EpochPlan:
-        """The random choices of `epoch`, on the CPU."""
-        size = self.split.images.shape[1]
-        return EpochPlan.draw(len(self.split), self.augment, epoch, self._generator, size, self.shuffle)
+    def plan(self, epoch: int, size: int | None = None, visited: torch.Tensor | None = None) -> EpochPlan:
+        """The random choices of `epoch`, on the CPU: crops of `size` (the loader's unless given) of the images in the
+        places `visited`, int64 `[n]` (all unless given)."""
+        side, size = self.split.images.shape[1], self.size if size is None else size
+        return EpochPlan.draw(len(self.split), self.augment, epoch, self._generator, side, self.shuffle, size, visited)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         epoch = self.epoch
@@ -79,10 +84,10 @@ class Loader:
                 part.offsets,
                 flips=part.flips,
                 cutouts=part.cutouts,
-                jitter=None,
+                jitter=part.jitter,
                 mean=self.mean,
                 std=self.std,
                 out_dtype=self.dtype,
-                size=None,
+                size=part.size,
             )
             yield images, self.split.labels[part.indices]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from fastcifar.errors import UserError
 from fastcifar.recipes.recipe import Augment
 
-_ORDER, _CROP, _FLIP, _CUTOUT = range(4)
+_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER = range(5)
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,11 +21,16 @@ class EpochPlan:
     indices: torch.Tensor
     """int64 `[n]`: places in the split."""
     offsets: torch.Tensor
-    """int32 `[n, 2]`: top and left of the crop relative to the image without its border, -crop to crop."""
+    """int32 `[n, 2]`: top and left of the crop in the image without its border, -crop to image size - size + crop."""
     flips: torch.Tensor
     """bool `[n]`: mirrored left to right."""
     cutouts: torch.Tensor | None
     """int32 `[n, 4]`: top, left, height, width of the square cut out of the cropped and flipped image; None: none."""
+    jitter: torch.Tensor | None
+    """float32 `[n, 2]`: what `kernels.augment` adds to normalised pixels and, before that, multiplies them by; None:
+    nothing."""
+    size: int
+    """Side of the crops in pixels."""
 
     @classmethod
     def draw(
@@ -35,67 +41,84 @@ class EpochPlan:
         generator: torch.Generator,
         image_size: int = 32,
         shuffle: bool = True,
+        size: int | None = None,
+        visited: torch.Tensor | None = None,
     ) -> EpochPlan:
         """The plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on the CPU.
 
+        `size`: side of the crops, the whole image's unless given. `visited`: int64 `[n]`, the places of the images that
+        the epoch visits, all of them unless given.
+
         `generator` lends its initial seed alone and is not advanced: a plan depends on that seed and `epoch`, so epochs
         may be drawn in any order; and each kind of choice has a stream of its own, so that switching one off leaves the
-        others as they are. A crop is uniform over its (2 crop + 1)^2 places. A cutout lies wholly inside the image (as
-        Page's; DeVries and Taylor's may overlap the edge). Alternating flips mirror a random half of the images in
-        epoch 0 and the other half in epoch 1, in turn (Jordan, airbench, 2024).
-        Raises UserError for a crop or cutout that `image_size` does not hold, and for a negative epoch.
+        others as they are. A crop is uniform over its (image size - size + 2 crop + 1)^2 places. A cutout lies wholly
+        inside the crop (as Page's; DeVries and Taylor's may overlap the edge). Alternating flips mirror a random half
+        of the images in epoch 0 and the other half in epoch 1, in turn (Jordan, airbench, 2024). Brightness b and
+        contrast c make a normalised value x into (x + b) * c (hiverge, cifar10-speedrun, 2025).
+        Raises UserError for a crop or cutout that `image_size` or `size` does not hold, and for a negative epoch.
         """
+        size = image_size if size is None else size
+        if not 0 < size <= image_size:
+            raise UserError(f"the crops' size is {size}; allowed: 1 to {image_size}, the image's side")
         if augment.crop >= image_size:
             raise UserError(f"augment.crop is {augment.crop}; allowed: 0 to {image_size - 1}, inside the image")
-        if augment.cutout > image_size:
-            raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {image_size}, the image's side")
+        if augment.cutout > size:
+            raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {size}, the crop's side")
         if epoch < 0:
             raise UserError(f"epoch is {epoch}; allowed: 0 or more")
         seed = generator.initial_seed()
 
-        indices = torch.randperm(count, generator=_stream(seed, _ORDER, epoch)) if shuffle else torch.arange(count)
-        reach, source = augment.crop, _stream(seed, _CROP, epoch)
-        offsets = torch.randint(-reach, reach + 1, (count, 2), generator=source, dtype=torch.int32)
+        indices = torch.arange(count) if visited is None else visited
+        if shuffle:
+            indices = indices[torch.randperm(len(indices), generator=_stream(seed, _ORDER, epoch))]
+        shape = (len(indices), 2)
+        first, last, source = -augment.crop, image_size - size + augment.crop, _stream(seed, _CROP, epoch)
+        offsets = torch.randint(first, last + 1, shape, generator=source, dtype=torch.int32)
         if augment.flip == "random":
-            flips = torch.randint(2, (count,), generator=_stream(seed, _FLIP, epoch)).bool()
+            flips = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
         elif augment.flip == "alternating":
-            first = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool()
-            flips = first[indices] ^ bool(epoch % 2)
+            mirrored_first = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool()
+            flips = mirrored_first[indices] ^ bool(epoch % 2)
         else:
-            flips = torch.zeros(count, dtype=torch.bool)
-        cutouts = None
+            flips = torch.zeros(shape[0], dtype=torch.bool)
+        cutouts = jitter = None
         if augment.cutout:
             side, source = augment.cutout, _stream(seed, _CUTOUT, epoch)
-            corners = torch.randint(image_size - side + 1, (count, 2), generator=source, dtype=torch.int32)
+            corners = torch.randint(size - side + 1, shape, generator=source, dtype=torch.int32)
             cutouts = torch.cat([corners, torch.full_like(corners, side)], dim=1)
-        return cls(indices, offsets, flips, cutouts)
+        if augment.brightness or augment.contrast:
+            brightness, contrast = torch.rand(shape, generator=_stream(seed, _JITTER, epoch)).mul_(2).sub_(1).unbind(1)
+            factor = 1 + augment.contrast * contrast
+            jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
+        return cls(indices, offsets, flips, cutouts, jitter, size)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def to(self, device: str | torch.device) -> EpochPlan:
         """The same plan with its tensors on `device`."""
-        cutouts = None if self.cutouts is None else self.cutouts.to(device)
-        return EpochPlan(self.indices.to(device), self.offsets.to(device), self.flips.to(device), cutouts)
+        return self._each(lambda tensor: tensor.to(device))
 
     def batch(self, start: int, stop: int) -> EpochPlan:
         """The choices for images `start` to `stop` of the epoch, as views."""
-        part = slice(start, stop)
-        cutouts = None if self.cutouts is None else self.cutouts[part]
-        return EpochPlan(self.indices[part], self.offsets[part], self.flips[part], cutouts)
+        return self._each(lambda tensor: tensor[start:stop])
 
     def take(self, rows: torch.Tensor) -> EpochPlan:
         """The choices in the places `rows`, int64 `[b]` on the plan's device, as copies."""
-        cutouts = None if self.cutouts is None else self.cutouts[rows]
-        return EpochPlan(self.indices[rows], self.offsets[rows], self.flips[rows], cutouts)
+        return self._each(lambda tensor: tensor[rows])
 
     def copy_(self, other: EpochPlan) -> None:
-        """Overwrite this plan's tensors with those of another epoch of the same split, from any device."""
-        self.indices.copy_(other.indices)
-        self.offsets.copy_(other.offsets)
-        self.flips.copy_(other.flips)
-        if self.cutouts is not None:
-            self.cutouts.copy_(other.cutouts)
+        """Overwrite the first rows of this plan's tensors with those of another epoch, from any device, which may visit
+        fewer images; `size` stays as it is."""
+        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
+            if mine is not None:
+                mine[: len(other)].copy_(theirs)
+
+    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
+        return self.indices, self.offsets, self.flips, self.cutouts, self.jitter
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> EpochPlan:
+        return EpochPlan(*(None if tensor is None else change(tensor) for tensor in self._tensors()), self.size)
 
 
 def _stream(seed: int, purpose: int, epoch: int) -> torch.Generator:

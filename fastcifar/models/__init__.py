@@ -9,10 +9,11 @@ from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.mlp import MLP
 from fastcifar.models.network import Network
 from fastcifar.models.resnet import ResNet18
+from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import Recipe
 
-__all__ = ["MLP", "DavidNet", "GhostBatchNorm", "Network", "PatchWhitening", "ResNet18", "build_model"]
+__all__ = ["MLP", "DavidNet", "GhostBatchNorm", "Network", "PatchWhitening", "ResNet18", "SpeedrunNet", "build_model"]
 
 
 def build_model(recipe: Recipe, classes: int, mean: Sequence[float], std: Sequence[float]) -> Network:
@@ -21,4 +22,6 @@ def build_model(recipe: Recipe, classes: int, mean: Sequence[float], std: Sequen
         return ResNet18(recipe.resnet, classes, mean, std)
     if recipe.network == "mlp":
         return MLP(recipe.mlp, classes, mean, std)
+    if recipe.network == "speedrun":
+        return SpeedrunNet(recipe.speedrun, classes, mean, std)
     return DavidNet(recipe.model, classes, mean, std)

@@ -58,7 +58,8 @@ class DavidNet(Network):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layers(self.stem(self.whitening(x)))
-        x = x.amax((2, 3)) if self.config.final_pool == "max" else x.mean((2, 3))
+        # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
+        x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
         return self.classifier(x) * self.config.logit_scale
 
 

@@ -16,15 +16,18 @@ class Network(nn.Module):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
 
     `mean` and `std` (0 to 255 units) say what its input was normalised with: `evaluate` reads them. `head` is the name
-    of the classifier, the one layer whose shape depends on the classes. Initial values come from torch's global
-    generator.
+    of the classifier, the one layer whose shape depends on the classes. `frozen_from` names the parameters that train
+    at first and are frozen later, each with the epoch (a float, counted from 0) from which on it is. Initial values
+    come from torch's global generator.
     """
 
     head: ClassVar[str]
+    frozen_from: dict[str, float]
 
     def __init__(self, mean: Sequence[float] = CENTRED, std: Sequence[float] = CENTRED) -> None:
         super().__init__()
         self.mean, self.std = tuple(mean), tuple(std)
+        self.frozen_from = {}
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set what is computed from the uint8 training images `[N, H, W, 3]` before training: here nothing."""

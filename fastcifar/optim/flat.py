@@ -6,7 +6,8 @@ operation per group instead of one per parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -20,11 +21,16 @@ class FlatGroup:
 
     `weights`: master copy, float32 (float64 where that is the compute dtype); `compute`: what the network's parameters
     view, `weights` itself where the dtypes agree; `grads`: gradients in the compute dtype, viewed by every parameter's
-    `.grad`; `velocity` and `ema`: the optimiser's, like `weights`.
+    `.grad`; `velocity` and `ema`: the optimiser's, like `weights`. `steps`: how many steps it trains for where that is
+    not the whole training, which is for the trainer to say before it builds the optimiser. `spans`: where in the
+    buffers each parameter lies, with the gap behind it.
     """
 
     def __init__(self, name: str, parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
         self.name, self.parameters = name, parameters
+        ends = list(itertools.accumulate(map(_padded, parameters), initial=0))
+        self.spans = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
+        self.steps: int | None = None
         self.weights = _flatten(parameters, master_dtype(dtype))
         self.compute = self.weights.to(dtype)
         self.grads = torch.zeros_like(self.compute)
@@ -35,6 +41,20 @@ class FlatGroup:
         ):
             parameter.data = weight
             parameter.grad = grad
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains now; while it does not, an optimiser leaves its weights as they are."""
+        return self.parameters[0].requires_grad
+
+    def runs(self, select: Callable[[nn.Parameter], bool]) -> list[slice]:
+        """The stretches of the buffers that hold the parameters for which `select` is true, neighbours as one."""
+        runs: list[slice] = []
+        for parameter, span in zip(self.parameters, self.spans, strict=True):
+            if select(parameter):
+                start = runs.pop().start if runs and runs[-1].stop == span.start else span.start
+                runs.append(slice(start, span.stop))
+        return runs
 
     @torch.no_grad()
     def load(self, weights: torch.Tensor) -> None:
@@ -51,21 +71,25 @@ class FlatModel:
     buffers.
 
     Groups: "weights" in `dtype` (matrices and convolution filters); "scales" (other trained vectors) and "biases" in
-    the master dtype, batch norm being computed in it. `statistics` is [B] in the master dtype, `statistics_ema` its
+    the master dtype, batch norm being computed in it; each parameter that the network freezes later (its `frozen_from`)
+    in a group of its own with the same name. `statistics` is [B] in the master dtype, `statistics_ema` its
     moving average. Frozen parameters are cast likewise and stay where they are.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         self.model, self.dtype = model, dtype
         wide = master_dtype(dtype)
-        by_group: dict[str, list[nn.Parameter]] = {}
+        alone = getattr(model, "frozen_from", {})
+        by_group: dict[tuple[str, str], list[nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                by_group.setdefault(_group(name, parameter), []).append(parameter)
+                key = (_group(name, parameter), name if name in alone else "")
+                by_group.setdefault(key, []).append(parameter)
             else:
                 parameter.data = parameter.data.to(dtype if parameter.dim() > 1 else wide)
         self.groups = [
-            FlatGroup(name, parameters, dtype if name == "weights" else wide) for name, parameters in by_group.items()
+            FlatGroup(name, parameters, dtype if name == "weights" else wide)
+            for (name, _), parameters in by_group.items()
         ]
         buffers = [(module, name) for module in model.modules() for name in module._buffers]
         buffers = [(module, name) for module, name in buffers if module._buffers[name].is_floating_point()]
@@ -76,18 +100,29 @@ class FlatModel:
         for (module, name), view in zip(buffers, _views(self.statistics, tensors), strict=True):
             module._buffers[name] = view
 
+    def group_of(self, name: str) -> FlatGroup:
+        """The group that the trained parameter `name` lies in."""
+        parameter = self.model.get_parameter(name)
+        return next(group for group in self.groups if any(parameter is member for member in group.parameters))
+
     def zero_grad(self) -> None:
         for group in self.groups:
             group.grads.zero_()
 
     @torch.no_grad()
-    def load(self, other: FlatModel) -> None:
-        """Start afresh from the weights of another network of the same shape, on any device: see `FlatGroup.load`."""
-        for group, source in zip(self.groups, other.groups, strict=True):
-            group.load(source.weights)
-        self.statistics.copy_(other.statistics)
-        self.statistics_ema.copy_(other.statistics)
-        self._copy_frozen(other)
+    def load(self, model: nn.Module) -> None:
+        """Start afresh from the state of a network of the same shape, on any device: see `FlatGroup.load`."""
+        state = model.state_dict()
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        for group in self.groups:
+            group.weights.zero_()  # the gaps too
+            for parameter, weight in zip(group.parameters, _views(group.weights, group.parameters), strict=True):
+                weight.copy_(state[names[id(parameter)]])
+            group.load(group.weights)
+        for name, mine in (*self.model.named_parameters(), *self.model.named_buffers()):
+            if not mine.requires_grad:  # frozen parameters and running statistics
+                mine.copy_(state[name])
+        self.statistics_ema.copy_(self.statistics)
 
     @torch.no_grad()
     def load_average(self, other: FlatModel, averaged: bool = True) -> None:

@@ -9,29 +9,38 @@ from fastcifar.errors import UserError
 from fastcifar.recipes.fields import did_you_mean
 from fastcifar.recipes.recipe import (
     Augment,
+    AverageConfig,
     EMAConfig,
     EvaluateConfig,
+    LookaheadConfig,
     MLPConfig,
     ModelConfig,
     OptimConfig,
     Recipe,
     ResNetConfig,
     Schedule,
+    SelectConfig,
+    SpeedrunConfig,
 )
+from fastcifar.recipes.speedrun import SPEEDRUN94, SPEEDRUN95, SPEEDRUN96
 from fastcifar.recipes.toml import read_toml, recipe_from_dict, to_toml
 
 __all__ = [
     "RECIPES",
     "SUMMARIES",
     "Augment",
+    "AverageConfig",
     "EMAConfig",
     "EvaluateConfig",
+    "LookaheadConfig",
     "MLPConfig",
     "ModelConfig",
     "OptimConfig",
     "Recipe",
     "ResNetConfig",
     "Schedule",
+    "SelectConfig",
+    "SpeedrunConfig",
     "get_recipe",
     "quick",
     "read_toml",
@@ -57,16 +66,41 @@ _WARM_START = Recipe(
     evaluate=EvaluateConfig(tta="none"),
 )
 
+# The same question at a scale for a CPU: DavidNet at a quarter of its width learns some thousand images by heart in 18
+# epochs, of which the last third, at a falling rate, brings all runs to the same training accuracy.
+_WARM_START_NARROW = dataclasses.replace(
+    _WARM_START,
+    name="warmstart-narrow",
+    epochs=18,
+    network="davidnet",
+    model=ModelConfig(widths=(16, 32, 64, 128)),
+    resnet=ResNetConfig(width=16, stem="imagenet"),
+    optim=dataclasses.replace(_WARM_START.optim, name="Adam", lr=0.002),
+    schedule=Schedule(knots=(0.0, 0.7, 1.0), values=(1.0, 1.0, 0.0)),
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
-    for recipe in (Recipe(), _WARM_START, dataclasses.replace(_WARM_START, name="warmstart-mlp", network="mlp"))
+    for recipe in (
+        Recipe(),
+        SPEEDRUN94,
+        SPEEDRUN95,
+        SPEEDRUN96,
+        _WARM_START,
+        dataclasses.replace(_WARM_START, name="warmstart-mlp", network="mlp"),
+        _WARM_START_NARROW,
+    )
 }
 """The named recipes."""
 
 SUMMARIES: dict[str, str] = {
     "davidnet": "94.1% in 10 epochs: the ResNet-9 at the end of 'How to train your ResNet' (Page 2019)",
+    "speedrun94": "aims at 94% in the fewest operations: Muon and the network of airbench and hiverge (2024-2025)",
+    "speedrun95": "the same, wider and longer, aims at 95%",
+    "speedrun96": "the same with residuals, cutout and the easiest images left out, aims at 96%",
     "warmstart-resnet18": "350 epochs of plain SGD, no augmentation: 'On Warm-Starting Neural Network Training' (2020)",
     "warmstart-mlp": "the same for that paper's perceptron, 3072-100-100-10",
+    "warmstart-narrow": "18 epochs of Adam without augmentation for a narrow DavidNet: that paper's question on a CPU",
 }
 """One line on each named recipe."""
 
@@ -90,6 +124,19 @@ def get_recipe(name_or_path: str) -> Recipe:
     raise UserError(f"unknown recipe {name_or_path!r}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path")
 
 
+def _for_batch(optim: OptimConfig, ratio: float) -> OptimConfig:
+    """`optim` for batches of another size: rates in proportion to it, and where the decay is written as a share of the
+    weight in each step, as with muon, that too. Muon's own rate does not depend on the gradient's scale."""
+    muon = optim.name == "muon"
+    return dataclasses.replace(
+        optim,
+        lr=optim.lr if muon else optim.lr * ratio,
+        weight_decay=optim.weight_decay * ratio if muon else optim.weight_decay,
+        bias_lr=optim.bias_lr * ratio,
+        head_lr=optim.head_lr * ratio,
+    )
+
+
 def quick(recipe: Recipe) -> tuple[Recipe, int]:
     """A narrower and shorter `recipe` and the number of training images for it: the same path in under a minute.
 
@@ -99,13 +146,15 @@ def quick(recipe: Recipe) -> tuple[Recipe, int]:
     batch_size = min(recipe.batch_size, max(ghost, QUICK_BATCH_SIZE // ghost * ghost))
     widths = tuple(max(1, width // QUICK_WIDTH_DIVISOR) for width in recipe.model.widths)
     width = max(1, recipe.resnet.width // QUICK_WIDTH_DIVISOR)
+    speedrun_widths = tuple(max(1, width // QUICK_WIDTH_DIVISOR) for width in recipe.speedrun.widths)
     smaller = dataclasses.replace(
         recipe,
         epochs=min(recipe.epochs, QUICK_EPOCHS),
         batch_size=batch_size,
         model=dataclasses.replace(recipe.model, widths=widths),
         resnet=dataclasses.replace(recipe.resnet, width=width),
-        optim=dataclasses.replace(recipe.optim, lr=recipe.optim.lr * batch_size / recipe.batch_size),
+        speedrun=dataclasses.replace(recipe.speedrun, widths=speedrun_widths),
+        optim=_for_batch(recipe.optim, batch_size / recipe.batch_size),
         ema=dataclasses.replace(recipe.ema, decay=min(recipe.ema.decay, QUICK_EMA_DECAY)),
     )
     return smaller, QUICK_TRAIN_SIZE

@@ -1,5 +1,7 @@
 """What many runs say together."""
 
+from fastcifar.report.figures import Figure, Line
 from fastcifar.report.statistics import Summary, summarise, t_quantile
+from fastcifar.report.tables import Table, percent, points, seconds
 
-__all__ = ["Summary", "summarise", "t_quantile"]
+__all__ = ["Figure", "Line", "Summary", "Table", "percent", "points", "seconds", "summarise", "t_quantile"]

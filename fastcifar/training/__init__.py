@@ -1,10 +1,12 @@
 """Training, evaluation, stopwatches and run folders."""
 
+from fastcifar.phases import process_seconds
+from fastcifar.training.average import estimate_statistics
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise
 from fastcifar.training.run import EpochRow, Run, load_run
-from fastcifar.training.stopwatch import Stopwatch, process_seconds
+from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.trainer import Trainer, train
 
 __all__ = [
@@ -14,6 +16,7 @@ __all__ = [
     "Stopwatch",
     "Trainer",
     "describe_device",
+    "estimate_statistics",
     "evaluate",
     "initialise",
     "load_run",

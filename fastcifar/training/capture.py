@@ -10,12 +10,16 @@ import torch
 _WARM_UP_STEPS = 3
 
 
-def capture(step: Callable[[], None], warm_up: Callable[[], None]) -> Callable[[], None]:
+def capture(
+    step: Callable[[], None], warm_up: Callable[[], None], pool: tuple[int, int] | None = None
+) -> Callable[[], None]:
     """A replay of `step`, which must read and write device tensors alone; `step` itself, and a warning, where CUDA
     cannot record it.
 
     `warm_up`, a step of the same shapes on other data, is run first, on a side stream: so nothing is tuned, loaded or
-    compiled while recording. Recording runs nothing: what `step` changes is as `warm_up` left it.
+    compiled while recording. Recording runs nothing: what `step` changes is as `warm_up` left it. Graphs that are never
+    replayed at once, and read nothing that another left in its own memory, may share that: `pool` is
+    `torch.cuda.graph_pool_handle()`.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -25,7 +29,7 @@ def capture(step: Callable[[], None], warm_up: Callable[[], None]) -> Callable[[
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=pool):
             step()
     except RuntimeError as error:
         torch.cuda.synchronize()

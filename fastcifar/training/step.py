@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
-from fastcifar.kernels import augment, cross_entropy
-from fastcifar.optim import SGD, FlatModel, TorchOptimizer
+from fastcifar.kernels import augment, cross_entropy_by_image
+from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
+
+PART = "fastcifar: "
+"""What the names of a step's parts begin with in a profile."""
 
 
 class TrainingStep:
@@ -15,7 +21,10 @@ class TrainingStep:
     `begin_epoch`.
 
     Which batch comes next, the learning rate and the metrics are read from and written to the device: `losses`, float32
-    `[steps_per_epoch]`, summed over each batch, and `correct`, int64 `[1]`, the right answers of the epoch so far.
+    `[steps_per_epoch]`, summed over each batch; `correct`, int64 `[1]`, the right answers of the epoch so far; and
+    `image_losses`, float32 `[N]`, the loss of every training image at its last visit, infinite before the first (None
+    where the recipe selects nothing by it). `steps_per_epoch` is that of the longest epoch.
+    `network` is what is called in place of `flat.model`, such as that model compiled.
     """
 
     def __init__(
@@ -23,46 +32,65 @@ class TrainingStep:
         recipe: Recipe,
         dataset: Dataset,
         flat: FlatModel,
-        optimizer: SGD | TorchOptimizer,
+        optimizer: FlatOptimizer,
         steps_per_epoch: int,
+        network: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer = recipe, dataset, flat, optimizer
+        self._network = network or flat.model
         device = dataset.train.device
         self.losses = torch.zeros(steps_per_epoch, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
         self._places = torch.arange(recipe.batch_size, device=device)
+        selects = recipe.select.keep < 1
+        self.image_losses = torch.full((len(dataset.train),), torch.inf, device=device) if selects else None
         self._plan: EpochPlan | None = None
+        self._size = 0
+
+    def reset(self) -> None:
+        """Forget the losses of the images, as before a training."""
+        if self.image_losses is not None:
+            self.image_losses.fill_(torch.inf)
 
     def begin_epoch(self, plan: EpochPlan) -> None:
-        """Take the choices of a new epoch, copied into the buffers that a captured step reads, and clear the
-        metrics."""
+        """Take the choices of a new epoch, copied into the buffers that a captured step reads, and clear the metrics.
+        The first plan is one of all images; the size of its crops is fixed in a step that is captured."""
         if self._plan is None:
             self._plan = plan.to(self.losses.device)
         else:
             self._plan.copy_(plan)
+        self._size = plan.size
         for tensor in (self.losses, self.correct, self._position):
             tensor.zero_()
         self.flat.model.train()
 
     def __call__(self) -> None:
         recipe, data, flat = self.recipe, self.dataset, self.flat
-        batch = self._plan.take(self._position * recipe.batch_size + self._places)
-        images = augment(
-            data.train.images,
-            batch.indices,
-            batch.offsets,
-            batch.flips,
-            batch.cutouts,
-            mean=data.mean,
-            std=data.std,
-            out_dtype=flat.dtype,
-        )
-        flat.zero_grad()
-        labels = data.train.labels[batch.indices]
-        loss, correct = cross_entropy(flat.model(images), labels, recipe.label_smoothing)
-        loss.backward()
-        self.optimizer.step()
+        with record_function(PART + "augment"):
+            batch = self._plan.take(self._position * recipe.batch_size + self._places)
+            images = augment(
+                data.train.images,
+                batch.indices,
+                batch.offsets,
+                batch.flips,
+                batch.cutouts,
+                batch.jitter,
+                mean=data.mean,
+                std=data.std,
+                out_dtype=flat.dtype,
+                size=self._size,
+            )
+            labels = data.train.labels[batch.indices]
+        with record_function(PART + "forward"):
+            loss, correct, losses = cross_entropy_by_image(self._network(images), labels, recipe.label_smoothing)
+        with record_function(PART + "backward"):
+            flat.zero_grad()
+            loss.backward()
+        with record_function(PART + "optimiser"):
+            self.optimizer.step()
         self.losses.index_copy_(0, self._position, loss.detach().float().view(1))
         self.correct.add_(correct)
+        if self.image_losses is not None:
+            self.image_losses.index_copy_(0, batch.indices, losses.float())
         self._position.add_(1)

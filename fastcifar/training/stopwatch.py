@@ -1,14 +1,10 @@
-"""The three stopwatches: `train_seconds`, `time_seconds` and `process_seconds`."""
+"""The stopwatch of `train_seconds` and `time_seconds`; `process_seconds` is that of `fastcifar.phases`."""
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 
 import torch
-
-_imported = time.perf_counter()
 
 
 class Stopwatch:
@@ -33,14 +29,3 @@ class Stopwatch:
             self.seconds += self._start.elapsed_time(self._stop) / 1000
         else:
             self.seconds += time.perf_counter() - self._began
-
-
-def process_seconds() -> float:
-    """Seconds since this process started; where the system does not tell (no /proc), since fastcifar was imported."""
-    try:
-        # The name, in parentheses, may hold spaces: field 22, the start in clock ticks after boot, is the 20th behind
-        # it.
-        started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return float(Path("/proc/uptime").read_text().split()[0]) - started
-    except (OSError, ValueError, IndexError):
-        return time.perf_counter() - _imported

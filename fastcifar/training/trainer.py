@@ -13,20 +13,24 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastcifar.data import Dataset, EpochPlan, Loader, Split, load_dataset
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.data import Dataset, EpochPlan, Loader, Selection, Split, load_dataset
+from fastcifar.errors import NonFiniteLoss
 from fastcifar.kernels import compile_all
-from fastcifar.models import build_model
+from fastcifar.models import GhostBatchNorm, Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe
 from fastcifar.start import ColdStart, Start
+from fastcifar.training.average import WeightAverage, estimate_statistics
 from fastcifar.training.capture import capture
+from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.run import EpochRow, Run
 from fastcifar.training.step import TrainingStep
-from fastcifar.training.stopwatch import Stopwatch, process_seconds
+from fastcifar.training.stopwatch import Stopwatch
+from fastcifar.training.timeline import Epoch, Stage, Timeline
 
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[EpochRow], None]
@@ -52,40 +56,54 @@ def train(
 
     Raises UserError for bad input and NonFiniteLoss where the loss becomes NaN or infinite.
     """
+    phases = Phases()
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     device = resolve_device(device)
-    if isinstance(data, str):
-        data = load_dataset(data, data_dir, device, holdout)
-    elif holdout:
-        data = data.hold_out(holdout)
-    return Trainer(recipe, data, device).run(seed, on_step, on_epoch, eval_every, init)
+    with phases("data"):
+        if isinstance(data, str):
+            data = load_dataset(data, data_dir, device, holdout)
+        elif holdout:
+            data = data.hold_out(holdout)
+    return Trainer(recipe, data, device, phases).run(seed, on_step, on_epoch, eval_every, init)
 
 
 class Trainer:
     """A recipe, a dataset and a device made ready to train; `run` trains from a seed, as often as one likes, in the
     same buffers.
 
-    On CUDA the step is captured in a CUDA graph before the first run, after a few steps on random images; where that
-    cannot be done one warning says why, and the step is run as it is, as it always is with an optimiser of torch's.
+    On CUDA the step is captured before the first run, after a few steps on random images, in one CUDA graph for each
+    stage of the training (see `Timeline`); where that cannot be done one warning says why, and the step is run as it
+    is, as it always is with an optimiser of torch's.
     Raises UserError where the recipe does not fit the dataset or the device.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, device: str | torch.device = "auto") -> None:
-        if len(dataset.train) < recipe.batch_size:
-            raise UserError(
-                f"batch_size is {recipe.batch_size}; allowed: up to the {len(dataset.train)} training images"
-            )
-        self.recipe = recipe
+    def __init__(
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        device: str | torch.device = "auto",
+        phases: Phases | None = None,
+    ) -> None:
+        self.recipe, self.phases = recipe, phases or Phases()
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(recipe.dtype, self.device)
         self.dataset = dataset.to(self.device)
         self.steps_per_epoch = len(dataset.train) // recipe.batch_size
-        self.total_steps = self.steps_per_epoch * recipe.epochs
-        self._flat = self._new_model(seed=0)
-        self._evaluated = self._new_model(seed=0)
-        self._optimizer = build_optimizer(self._flat, recipe, self.total_steps)
-        self._step = TrainingStep(recipe, self.dataset, self._flat, self._optimizer, self.steps_per_epoch)
-        self._replay: Callable[[], None] | None = None
+        with self.phases("model and optimiser"):
+            self._flat, self._evaluated = (
+                FlatModel(self._new_network(seed=0).to(self.device), self.dtype) for _ in range(2)
+            )
+            side, frozen_from = dataset.train.images.shape[1], self._flat.model.frozen_from
+            self.timeline = Timeline(recipe, len(dataset.train), side, frozen_from)
+            self.total_steps = self.timeline.total_steps
+            for name in frozen_from:
+                self._flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
+            self._optimizer = build_optimizer(self._flat, recipe, self.total_steps)
+            self._compiled = CompiledNetwork(self._flat.model, self.device) if recipe.compile == "step" else None
+        self._step = self._new_step(self.dataset, self.steps_per_epoch)
+        self._average = WeightAverage(self._flat)
+        self._replays: dict[Stage, Callable[[], None]] = {}
+        self._first_step_seconds: float | None = None
 
     def run(
         self,
@@ -94,6 +112,7 @@ class Trainer:
         on_epoch: OnEpoch | None = None,
         eval_every: int = 1,
         init: Start = _COLD,
+        until_train_accuracy: float | None = None,
     ) -> Run:
         """Train from `seed`, evaluating after every `eval_every` epochs (0: only the last, which is always evaluated).
 
@@ -101,36 +120,59 @@ class Trainer:
         `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA, where the host
         does not wait for the device in between; `on_epoch(row)` after each epoch. Neither is called while the watch
         runs on CUDA. Raises NonFiniteLoss, and UserError where the weights to begin with do not fit.
+
+        `until_train_accuracy`, a fraction, ends the training after the first epoch in which that share of the images
+        was answered right while training on them (the rule of Ash and Adams 2020, with 0.99); the recipe's epochs are
+        then the most, and its schedule and averages are still laid out for them all.
         """
         recipe, train_split = self.recipe, self.dataset.train
         described = init.describe()
         self._make_replayable()
-        self._reset(seed, init)
+        with self.phases("model and optimiser"):
+            self._reset(seed, init)
         loader = Loader(train_split, recipe.batch_size, recipe.augment, seed)
         stopwatch = Stopwatch(self.device)
         if not keeps_frozen(init):
-            with stopwatch:
+            with self.phases("training: whitening"), stopwatch:
                 self._flat.model.fit_whitening(train_split.images)
+        selection = Selection(len(train_split), recipe.select.max_skips)
+
+        def draw(epoch: Epoch) -> EpochPlan:
+            with self.phases("training: plans"):
+                visited = epoch.images and selection.choose(self._step.image_losses, epoch.images)
+                return loader.plan(epoch.number, epoch.stage.size, visited)
+
         rows: list[EpochRow] = []
-        for epoch in range(1, recipe.epochs + 1):
-            first_step = (epoch - 1) * self.steps_per_epoch
-            with stopwatch:
-                self._train_epoch(loader.plan(epoch - 1), first_step, on_step)
-            losses, correct = self._step.losses.cpu(), self._step.correct
-            self._refuse_nonfinite(losses, first_step)
+        epochs, plan = self.timeline.epochs, None
+        for epoch, following in zip(epochs, [*epochs[1:], None], strict=True):
+            with self.phases("training: steps"), stopwatch:
+                self._train_epoch(epoch, plan or draw(epoch), on_step)
+                # Drawn while a GPU is still at this epoch, unless the choice of images waits for its losses.
+                plan = draw(following) if following and following.images is None else None
+            losses, correct = self._step.losses[: epoch.steps].cpu(), self._step.correct
+            self._refuse_nonfinite(losses, epoch)
             if on_step and self.device.type == "cuda":
-                on_step(first_step + self.steps_per_epoch, self.total_steps)
-            images = self.steps_per_epoch * recipe.batch_size
+                on_step(epoch.first_step + epoch.steps, self.total_steps)
+            images, number = epoch.steps * recipe.batch_size, epoch.number + 1
+            train_loss, train_accuracy = losses.sum().item() / images, correct.item() / images
+            reached = until_train_accuracy is not None and train_accuracy >= until_train_accuracy
+            last = reached or epoch is self.timeline.epochs[-1]
             train_seconds, accuracy = stopwatch.seconds, None
-            if epoch == recipe.epochs:
+            if last:
+                if recipe.average.epochs:
+                    with self.phases("training: average"), stopwatch:
+                        self._take_average()
+                    train_seconds = stopwatch.seconds
                 with stopwatch:
-                    evaluation = self._evaluate(recipe.evaluate.tta)
+                    evaluation = self._evaluate(recipe.evaluate.tta, last=True)
                 accuracy = evaluation.plain_accuracy
-            elif eval_every and epoch % eval_every == 0:
+            elif eval_every and number % eval_every == 0:
                 accuracy = self._evaluate("none").accuracy
-            rows.append(EpochRow(epoch, losses.sum().item() / images, correct.item() / images, accuracy, train_seconds))
+            rows.append(EpochRow(number, train_loss, train_accuracy, accuracy, train_seconds))
             if on_epoch:
                 on_epoch(rows[-1])
+            if last:
+                break
         record = self._record(seed, described, rows, evaluation, train_seconds, stopwatch.seconds)
         return Run(
             recipe,
@@ -149,26 +191,32 @@ class Trainer:
         return self._flat.model
 
     def estimate_seconds(self, steps: int = 3) -> float:
-        """Seconds that the whole training would take, from the median of a few steps on random images, after one
-        untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
+        """Seconds that the whole training would take, from the median of a few steps of each stage on random images,
+        after one untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
         self._make_replayable()
-        step, seconds = self.step_on_noise(), []
-        for _ in range(steps + 1):
-            with Stopwatch(self.device) as stopwatch:
-                step()
-            seconds.append(stopwatch.seconds)
-        return float(np.median(seconds[1:])) * self.total_steps
+        total = 0.0
+        for stage, count in self.timeline.steps_by_stage().items():
+            step, seconds = self.step_on_noise(stage), []
+            for _ in range(steps + 1):
+                with Stopwatch(self.device) as stopwatch:
+                    step()
+                seconds.append(stopwatch.seconds)
+            total += float(np.median(seconds[1:])) * count
+        return total
 
-    def step_on_noise(self) -> Callable[[], None]:
-        """A training step of the run's shapes on random images, which changes what `_reset` resets and nothing else."""
+    def step_on_noise(self, stage: Stage | None = None) -> Callable[[], None]:
+        """A training step of `stage`'s shapes on random images (the last stage's unless given), which changes what
+        `_reset` resets and nothing else."""
+        stage = stage or self.timeline.epochs[-1].stage
         size, shape = self.recipe.batch_size, self.dataset.train.images.shape[1:]
         random = {"device": self.device, "generator": torch.Generator(self.device).manual_seed(0)}
         images = torch.randint(256, (size, *shape), dtype=torch.uint8, **random)
         noise = Split(images, torch.randint(len(self.dataset.classes), (size,), **random))
         dataset = dataclasses.replace(self.dataset, train=noise)
-        step = TrainingStep(self.recipe, dataset, self._flat, self._optimizer, steps_per_epoch=1)
-        plan = Loader(noise, size, self.recipe.augment).plan(0)
+        step = self._new_step(dataset, steps_per_epoch=1)
+        plan = Loader(noise, size, self.recipe.augment).plan(0, stage.size)
         self._reset(seed=0)
+        self._enter(stage)
 
         def run() -> None:
             step.begin_epoch(plan)
@@ -177,55 +225,105 @@ class Trainer:
         return run
 
     def _make_replayable(self) -> None:
-        if self._replay:
+        if self._replays:
             return
-        self._replay = self._step
-        if self.device.type == "cuda" and self._optimizer.capturable:
-            if self.recipe.network == "davidnet":
-                compile_all(
-                    self.device,
-                    self.dtype,
-                    activation=self.recipe.model.activation,
-                    scale=not self.recipe.model.freeze_scale,
-                    cutout=self.recipe.augment.cutout > 0,
-                    classes=len(self.dataset.classes),
-                )
-            self._step.begin_epoch(Loader(self.dataset.train, self.recipe.batch_size, self.recipe.augment).plan(0))
-            self._replay = capture(self._step, warm_up=self.step_on_noise())
+        stages = self.timeline.steps_by_stage()
+        self._replays = dict.fromkeys(stages, self._step)
+        captures = self.device.type == "cuda" and self._optimizer.capturable
+        with self.phases("kernel compilation"):
+            if captures:
+                self._compile_kernels()
+            if self._compiled:
+                for stage in stages:
+                    self.step_on_noise(stage)()
+        if captures:
+            with self.phases("capture"):
+                loader = Loader(self.dataset.train, self.recipe.batch_size, self.recipe.augment)
+                pool = torch.cuda.graph_pool_handle()
+                for stage in stages:
+                    warm_up = self.step_on_noise(stage)
+                    self._step.begin_epoch(loader.plan(0, stage.size))
+                    self._replays[stage] = capture(self._step, warm_up, pool)
 
-    def _new_model(self, seed: int, init: Start = _COLD) -> FlatModel:
+    def _compile_kernels(self) -> None:
+        augment = self.recipe.augment
+        norms = [module for module in self._flat.model.modules() if isinstance(module, GhostBatchNorm)]
+        for activation, scale in sorted({(norm.activation, norm.weight.requires_grad) for norm in norms}):
+            compile_all(
+                self.device,
+                self.dtype,
+                activation=activation,
+                scale=scale,
+                cutout=augment.cutout > 0,
+                jitter=augment.brightness > 0 or augment.contrast > 0,
+                classes=len(self.dataset.classes),
+                form="source" if self.recipe.optim.name == "sgd" else "torch",
+            )
+
+    def _new_step(self, dataset: Dataset, steps_per_epoch: int) -> TrainingStep:
+        return TrainingStep(self.recipe, dataset, self._flat, self._optimizer, steps_per_epoch, self._compiled)
+
+    def _new_network(self, seed: int, init: Start = _COLD) -> Network:
+        """The network that a training begins with, on the CPU."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             dataset = self.dataset
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std)
         initialise(model, init)
-        return FlatModel(model.to(self.device), self.dtype)
+        return model
 
     def _reset(self, seed: int, init: Start = _COLD) -> None:
-        self._flat.load(self._new_model(seed, init))
+        self._flat.load(self._new_network(seed, init))
         self._optimizer.reset()
+        self._step.reset()
+        self._average.reset()
 
-    def _train_epoch(self, plan: EpochPlan, first_step: int, on_step: OnStep | None) -> None:
+    def _enter(self, stage: Stage) -> None:
+        """Train the parameters that `stage` trains and no others."""
+        for name, parameter in self._flat.model.named_parameters():
+            if name in self._flat.model.frozen_from:
+                parameter.requires_grad_(name not in stage.frozen)
+
+    def _train_epoch(self, epoch: Epoch, plan: EpochPlan, on_step: OnStep | None) -> None:
+        self._enter(epoch.stage)
         self._step.begin_epoch(plan)
-        for step in range(first_step, first_step + self.steps_per_epoch):
-            self._replay()
+        replay = self._replays[epoch.stage]
+        for step in range(epoch.first_step, epoch.first_step + epoch.steps):
+            replay()
+            if self.timeline.is_averaged(step + 1):
+                self._average.add()
+            # On CUDA, where nothing waits for it, the time when it was sent off.
+            self._first_step_seconds = self._first_step_seconds or self.phases.total
             if on_step and self.device.type == "cpu":
                 on_step(step + 1, self.total_steps)
 
-    def _refuse_nonfinite(self, losses: torch.Tensor, first_step: int) -> None:
+    def _refuse_nonfinite(self, losses: torch.Tensor, epoch: Epoch) -> None:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
-            step = first_step + bad[0].item()
+            step = epoch.first_step + bad[0].item()
             optim, dtype = self.recipe.optim, str(self.dtype).removeprefix("torch.")
             raise NonFiniteLoss(
                 f"the loss became {losses[bad[0]].item()} at step {step + 1} of {self.total_steps} (epoch "
-                f"{step // self.steps_per_epoch + 1}): most likely optim.lr {optim.lr:g} is too high"
+                f"{epoch.number + 1}): most likely optim.lr {optim.lr:g} is too high"
                 + (f", or {dtype} too narrow" if self.dtype == torch.float16 else "")
             )
 
-    def _evaluate(self, tta: str) -> Evaluation:
-        self._evaluated.load_average(self._flat, averaged=self.recipe.ema.decay > 0)
-        return evaluate(self._evaluated.model, self.dataset.test, tta, self.recipe.evaluate.batch_size)
+    def _take_average(self) -> None:
+        """Load the average of the last weights into the network that is evaluated, with its own statistics."""
+        average, evaluated = self.recipe.average, self._evaluated
+        if not self._average.count:  # the training ended before the first was due
+            self._average.add()
+        evaluated.load_average(self._flat)
+        batch_size = self.recipe.batch_size
+        estimate_statistics(evaluated.model, self.dataset.train, average.images, batch_size, evaluated.dtype)
+
+    def _evaluate(self, tta: str, last: bool = False) -> Evaluation:
+        with self.phases("evaluation"):
+            if not (last and self.recipe.average.epochs):
+                self._evaluated.load_average(self._flat, averaged=self.recipe.ema.decay > 0)
+            how = self.recipe.evaluate
+            model, test = self._evaluated.model, self.dataset.test
+            return evaluate(model, test, tta, how.batch_size, how.tta_share, how.tta_shifted)
 
     def _record(
         self,
@@ -236,7 +334,10 @@ class Trainer:
         train_seconds: float,
         time_seconds: float,
     ) -> dict[str, object]:
-        dataset, device = self.dataset, self.device
+        dataset, device, phases = self.dataset, self.device, self.phases.seconds
+        last = self.timeline.epochs[len(rows) - 1]
+        steps = last.first_step + last.steps
+        process_seconds = sum(phases.values())
         return {
             "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),  # tuples become lists, as when read back
             "dataset": {
@@ -256,15 +357,18 @@ class Trainer:
             "device": describe_device(device),
             "dtype": str(self.dtype).removeprefix("torch."),
             "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds())),
-            "epochs": self.recipe.epochs,
-            "steps": self.total_steps,
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds)),
+            "epochs": self.recipe.epochs if steps == self.total_steps else len(rows),
+            "steps": steps,
             "history": [dataclasses.asdict(row) for row in rows],
             "accuracy": rows[-1].test_accuracy,
             "tta_accuracy": evaluation.accuracy,
             "tta_loss": evaluation.loss,
             "train_seconds": train_seconds,
             "time_seconds": time_seconds,
-            "process_seconds": process_seconds(),
-            "images_per_second": self.total_steps * self.recipe.batch_size / train_seconds,
+            "process_seconds": process_seconds,
+            "compiled": bool(self._compiled and self._compiled.active),
+            "first_step_seconds": self._first_step_seconds,
+            "phases": phases,
+            "images_per_second": steps * self.recipe.batch_size / train_seconds,
         }

@@ -1,32 +1,107 @@
-"""The README's figures are those of the committed results."""
+"""Every figure that is shown has a result behind it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
-from bench.tables import KEYS, read_results, table, with_table
+from bench.record import ADDED, GIVEN
+from bench.tables import outside_tables, read_results, table, with_tables
+from fastcifar.recipes import SUMMARIES
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+RESULTS = read_results(ROOT / "bench" / "results")
+RESULT = dict.fromkeys((*GIVEN, *ADDED), "x") | {"what": "a step", "value": "94.00%"}
+ROW = dict.fromkeys((*GIVEN, *ADDED), "x") | {"table": "peers", "row": {"program": "theirs", "factor": "2.0"}}
+FIGURE = re.compile(r"\d[\d.,]*(?:%| ?(?:s|ms|seconds|images/s|times|x)(?!\w))")
+MEASURED = re.compile(r"\d+\.\d+(?:%| ?(?:s|ms|seconds|images/s|times|x)(?!\w))")
+"""With a decimal: what reads like a measurement wherever it stands, unlike "95%" or "60 s"."""
+
+
+def marked(name, text=""):
+    return f"before\n<!-- begin {name} -->\n{text}\n<!-- end {name} -->\nafter\n"
+
+
+def prose(text):
+    """The text without its tables of results and without code."""
+    return re.sub(r"```.*?```|`[^`\n]*`|^ {4}.*$", "", outside_tables(text), flags=re.DOTALL | re.MULTILINE)
+
+
+def unfounded(text, results):
+    """Figures outside the tables of results: any in a table typed by hand, and measurements that no result has."""
+    lines = prose(text).splitlines()
+    typed = [figure for line in lines if line.startswith("|") for figure in FIGURE.findall(line)]
+    shown = json.dumps(results, ensure_ascii=False)
+    said = [figure for line in lines if not line.startswith("|") for figure in MEASURED.findall(line)]
+    return typed + [figure for figure in said if figure not in shown]
 
 
 def test_the_readme_shows_the_committed_results():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert with_table(readme, read_results(ROOT / "bench" / "results")) == readme
+    assert with_tables(README, RESULTS) == README
+
+
+def test_no_figure_of_the_readme_is_without_a_result():
+    assert unfounded(README, RESULTS) == []
+
+
+def test_a_figure_typed_by_hand_is_found():
+    results = [{"value": "94.03%", "spread": "-"}]
+    assert unfounded("It reaches 94.03%, in 60 s, 95% of the time.", results) == []
+    assert unfounded("It reaches 94.04%.", results) == ["94.04%"]
+    assert unfounded("Ours is 6.1 times as fast.", results) == ["6.1 times"]
+    assert unfounded("| a step | 12 s |\n| accuracy | 94.03% |", results) == ["12 s", "94.03%"]
+    assert unfounded(marked("peers", "| a step | 12 s |") + "`--decay 0.5 s`", results) == []
+
+
+@pytest.mark.parametrize("name", SUMMARIES)
+def test_a_recipes_figure_has_its_source_beside_it_or_a_result_behind_it(name):
+    """A summary says what the method's authors reached, with their names and year, or what it aims at; what we reached
+    is in a result."""
+    summary = re.sub(r"aims at [\d.]+%", "", SUMMARIES[name])
+    has_source = re.search(r"\((?:[\w .-]* )?(?:19|20)\d\d\)", summary)
+    of_recipe = [result for result in RESULTS if name in json.dumps(result)]
+    shown = json.dumps(of_recipe, ensure_ascii=False)
+    assert has_source or [figure for figure in FIGURE.findall(summary) if figure not in shown] == []
 
 
 def test_a_changed_result_changes_the_table(tmp_path):
-    result = dict.fromkeys(KEYS, "x") | {"value": "94.00%"}
-    (tmp_path / "a.jsonl").write_text(json.dumps(result) + "\n")
+    (tmp_path / "a.jsonl").write_text(json.dumps(RESULT) + "\n")
     assert "94.00%" in table(read_results(tmp_path))
 
 
-def test_a_result_without_its_n_is_refused(tmp_path):
-    (tmp_path / "a.jsonl").write_text(json.dumps({key: 1 for key in KEYS if key != "n"}))
-    with pytest.raises(ValueError, match=r"a.jsonl line 1 lacks n"):
+def test_each_result_goes_to_its_own_table():
+    text = with_tables(marked("measurements") + marked("peers"), [RESULT, ROW, {**RESULT, "table": None}])
+    measurements, peers = text.split("<!-- end measurements -->")
+    assert "94.00%" in measurements and "theirs" not in measurements
+    assert "| program | factor |\n| --- | --- |\n| theirs | 2.0 |" in peers
+    assert text.count("94.00%") == 1
+    assert with_tables(text, [RESULT, ROW]) == text
+
+
+def test_rows_of_one_table_may_have_other_columns_and_a_bar_is_escaped():
+    other = {**ROW, "row": {"program": "a|b", "accuracy": "94%"}}
+    assert table([ROW, other]).splitlines()[2:] == [
+        "| program | factor | accuracy |",
+        "| --- | --- | --- |",
+        "| theirs | 2.0 | - |",
+        "| a\\|b | - | 94% |",
+    ]
+
+
+@pytest.mark.parametrize("key", [*GIVEN, *ADDED, "what", "value"])
+def test_a_result_that_lacks_something_is_refused(tmp_path, key):
+    (tmp_path / "a.jsonl").write_text(json.dumps({name: value for name, value in RESULT.items() if name != key}))
+    with pytest.raises(ValueError, match=rf"a.jsonl line 1 lacks {key}"):
         read_results(tmp_path)
 
 
-def test_a_readme_without_a_place_for_the_table_is_refused():
-    with pytest.raises(ValueError, match="the README has no <!-- begin"):
-        with_table("text", [])
+def test_a_readme_without_a_place_for_results_is_refused():
+    with pytest.raises(ValueError, match="the README has no <!-- begin peers"):
+        with_tables(marked("measurements"), [RESULT, ROW])
+
+
+def test_a_place_without_results_is_refused():
+    with pytest.raises(ValueError, match="the README has a table peers, and no result is for it"):
+        with_tables(marked("measurements") + marked("peers"), [RESULT])

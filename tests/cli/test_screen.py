@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastcifar.cli import screen
-from fastcifar.recipes import EvaluateConfig, Recipe
+from fastcifar.recipes import EvaluateConfig, Recipe, SelectConfig
 
 
 def record(accuracy=0.9411, tta_accuracy=0.9432, recipe=None):
@@ -47,6 +47,24 @@ def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch():
     lines = screen.summary_table([record(0.94, 0.942), record(0.942, 0.944)]).splitlines()
     assert lines[1].split() == ["accuracy", "94.10%", "0.14%", "2", "92.83%", "to", "95.37%"]
     assert [line.split()[0] for line in lines[1:]] == ["accuracy", "tta", "train", "time"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"epochs": 10.0}, "10 epochs of 97 steps of 512 images on cpu"),
+        ({"epochs": 1}, "1 epoch of 97 steps of 512 images on cpu"),
+        ({"epochs": 7.59}, "7.59 epochs of 97 steps of 512 images on cpu"),
+        ({"select": SelectConfig(keep=0.75)}, "10 epochs of up to 97 steps of 512 images on cpu"),
+    ],
+)
+def test_the_header_says_how_many_epochs_of_how_many_steps(fields, line):
+    dataset = SimpleNamespace(name="cifar10", train=range(50_000), test=range(10_000), holdout=0)
+    place = {"device": SimpleNamespace(type="cpu"), "dtype": "torch.bfloat16"}
+    trainer = SimpleNamespace(recipe=Recipe(**fields), dataset=dataset, steps_per_epoch=97, **place)
+    lines = screen.header(trainer, [3]).splitlines()
+    assert lines[0] == "davidnet on cifar10: 50,000 training, 10,000 test images"
+    assert lines[1].startswith(line) and lines[1].endswith("bfloat16), seed 3")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ import pytest
 
 import fastcifar
 from fastcifar.cli import COMMANDS, main
-from fastcifar.recipes import RECIPES, read_toml
+from fastcifar.recipes import RECIPES, Recipe, read_toml
+from fastcifar.recipes.fields import field_docs
 from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
 
 NAMES = ", ".join(RECIPES)
@@ -23,16 +24,16 @@ REFUSALS = {
     "data info --help": None,
     "recipes": None,
     "recipes show davidnet": None,
-    "trian": "unknown command 'trian'; did you mean 'train'?; allowed: train, eval, recipes, data info",
-    "data": "unknown command 'data'; did you mean 'data info'?; allowed: train, eval, recipes, data info",
-    "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: train, eval, recipes, data info",
+    "trian": "unknown command 'trian'; did you mean 'train'?; allowed: " + ", ".join(COMMANDS),
+    "data": "unknown command 'data'; did you mean 'data info'?; allowed: " + ", ".join(COMMANDS),
+    "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: " + ", ".join(COMMANDS),
     "recipes show": f"recipes show needs a recipe; allowed: {NAMES}, or a .toml file's path",
     "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
-    "train --epochs a": "--epochs is 'a'; allowed: a whole number",
-    "train --epochs 1.5": "--epochs is '1.5'; allowed: a whole number",
-    "train --epochs": "--epochs has no value; allowed: a whole number",
-    "train --epochs --quiet": "--epochs has no value; allowed: a whole number",
-    "train --epochs 0": "epochs is 0; allowed: 1 or more",
+    "train --epochs a": "--epochs is 'a'; allowed: a number",
+    "train --batch-size 1.5": "--batch-size is '1.5'; allowed: a whole number",
+    "train --epochs": "--epochs has no value; allowed: a number",
+    "train --epochs --quiet": "--epochs has no value; allowed: a number",
+    "train --epochs 0": "epochs is 0.0; allowed: above 0",
     "train --epochs 3 4": "unexpected argument '4'; 'fastcifar train --help' lists what is allowed",
     "train --optim.lr -1": "optim.lr is -1.0; allowed: above 0",
     "train --optim.lr=x": "--optim.lr is 'x'; allowed: a number",
@@ -43,11 +44,11 @@ REFUSALS = {
     "train --model.residual 4": "model.residual is (4,); allowed: any of 1, 2, 3",
     "train --model.pool min": "--model.pool is 'min'; allowed: one of max, avg",
     "train --schedule.values 1": "schedule.values is (1.0,); allowed: 4 numbers, one for each knot",
-    "train --network resnet": "--network is 'resnet'; allowed: one of davidnet, resnet18, mlp",
+    "train --network resnet": "--network is 'resnet'; allowed: one of davidnet, resnet18, mlp, speedrun",
     "train --resnet.width 0": "resnet.width is 0; allowed: 1 or more channels",
     "train --mlp.hidden 100 0": "mlp.hidden is (100, 0); allowed: positive numbers of units",
     "train --optim.name adam": (
-        f"optim.name is 'adam'; did you mean 'Adam'?; allowed: sgd, {', '.join(TORCH_OPTIMIZERS)}"
+        f"optim.name is 'adam'; did you mean 'Adam'?; allowed: sgd, muon, lars, {', '.join(TORCH_OPTIMIZERS)}"
     ),
     "train --batch-size 100": "batch_size is 100; allowed: a multiple of model.ghost_batch, 32",
     "train --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
@@ -81,6 +82,10 @@ REFUSALS = {
     "train --classes 0,cat": "--classes is '0,cat'; allowed: labels with a comma between them, as in 0,1,2",
     "train --classes 0,": "--classes is '0,'; allowed: labels with a comma between them, as in 0,1,2",
     "train --balanced": ("--balanced says which images a subset takes; allowed: with --train-size or --train-fraction"),
+    "train --subset-seed 3": (
+        "--subset-seed says which images a subset takes; allowed: with --train-size or --train-fraction"
+    ),
+    "train --subset-seed -1 --train-size 600": "--subset-seed is -1; allowed: 0 up to 2**32 - 1",
     "train --warm-start nowhere": (
         "nowhere does not exist; allowed: the folder of a saved run, or a .safetensors file"
     ),
@@ -93,7 +98,7 @@ REFUSALS = {
     "train --reset-head": "--reset-head is for given weights; allowed: with --warm-start PATH",
     "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
     "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
-    "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip",
+    "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
     "data info --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
 }
 """Arguments, and the line that refuses them; None where they are granted."""
@@ -174,5 +179,6 @@ def test_the_help_of_train_shows_the_fields_of_the_chosen_recipe(capsys, tmp_pat
     path.write_text("epochs = 77\n")
     assert main(["train", "--recipe", str(path), "--help"]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "--epochs INT Passes over the training images. (default: 77)" in out
-    assert "--optim.lr FLOAT Peak learning rate, for the mean loss. (default: 1.0)" in out
+    docs = field_docs(Recipe)
+    assert f"--epochs FLOAT {docs['epochs']} (default: 77.0)" in out
+    assert "--optim.lr FLOAT Peak learning rate, for the mean loss; of muon " in out

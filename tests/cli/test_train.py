@@ -65,9 +65,31 @@ def test_a_run_shows_its_epochs_and_stopwatches_and_is_saved(capsys, tmp_path):
     assert float(rows[1][4]) == pytest.approx(record["train_seconds"], abs=0.06)
 
 
-def test_on_a_cpu_the_time_is_estimated_first(capsys):
+def test_on_a_cpu_the_first_steps_say_how_long_it_will_take(capsys):
     assert main([*TRAIN, "--device", "cpu"]) == 0
-    assert re.fullmatch(r"about \d+ s of training, going by a few timed steps", lines_of(capsys)[2])
+    lines = lines_of(capsys)
+    assert re.fullmatch(r"about \d+ s of training, going by its first steps", lines[3])
+    assert lines[4].split()[0] == "epoch"
+
+
+def test_a_profile_is_a_table_that_sums_to_the_process_and_a_trace(capsys, tmp_path):
+    assert main([*TRAIN, "--device", "cpu", "--profile", "--out", "run"]) == 0
+    lines = lines_of(capsys)
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    phases = record["phases"]
+    assert {"start of Python", "imports", "data", "model and optimiser", "training: steps", "evaluation"} <= set(phases)
+    assert sum(phases.values()) == pytest.approx(record["process_seconds"])
+    assert phases["training: steps"] + phases["training: whitening"] <= record["train_seconds"] * 1.01 + 0.01
+    assert record["first_step_seconds"] < record["process_seconds"]
+    assert all(any(line.startswith(name) for line in lines) for name in phases)
+    assert any(line.startswith("steps 2 to 4 are traced in run/trace.json; mean of each:  augment") for line in lines)
+    assert json.loads((tmp_path / "run/trace.json").read_text())["traceEvents"]
+
+
+def test_without_profile_there_is_no_table_and_no_trace(capsys, tmp_path):
+    assert main([*TRAIN, "--out", "run"]) == 0
+    assert not any(line.startswith("start of Python") for line in lines_of(capsys))
+    assert not (tmp_path / "run/trace.json").exists()
 
 
 def test_the_default_folder_is_named_after_recipe_time_and_seed(capsys, tmp_path):

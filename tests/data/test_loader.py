@@ -20,15 +20,17 @@ def make_split(count=23, size=32):
 def made_slowly(split, plan, border):
     """The images of `plan` as float64 [n, H, W, 3], made one by one from copies with a real border."""
     images = split.images.numpy()
-    size = images.shape[1]
     made = []
     for place in range(len(plan)):
         padded = np.pad(images[plan.indices[place]], ((border, border), (border, border), (0, 0)), mode="reflect")
         top, left = (border + offset for offset in plan.offsets[place].tolist())
-        image = padded[top : top + size, left : left + size]
+        image = padded[top : top + plan.size, left : left + plan.size]
         if plan.flips[place]:
             image = image[:, ::-1]
         values = (image.astype(np.float64) - MEAN) / STD
+        if plan.jitter is not None:
+            added, factor = plan.jitter[place].tolist()
+            values = (values + added / factor) * factor
         if plan.cutouts is not None:
             top, left, height, width = plan.cutouts[place].tolist()
             for row in range(top, top + height):
@@ -39,24 +41,28 @@ def made_slowly(split, plan, border):
 
 
 @pytest.mark.parametrize(
-    ("augment", "size"),
+    ("augment", "size", "crop_size"),
     [
-        (NOTHING, 32),
-        (Augment(crop=4, flip="none"), 32),
-        (Augment(crop=0, flip="random"), 32),
-        (Augment(crop=0, flip="alternating"), 32),
-        (Augment(crop=0, flip="none", cutout=8), 32),
-        (Augment(crop=0, flip="none", cutout=1), 32),
-        (Augment(crop=0, flip="none", cutout=32), 32),
-        (Augment(crop=31, flip="random", cutout=5), 32),
-        (Augment(crop=4, flip="random", cutout=8), 32),
-        (Augment(crop=4, flip="alternating", cutout=7), 15),
+        (NOTHING, 32, None),
+        (Augment(crop=4, flip="none"), 32, None),
+        (Augment(crop=0, flip="random"), 32, None),
+        (Augment(crop=0, flip="alternating"), 32, None),
+        (Augment(crop=0, flip="none", cutout=8), 32, None),
+        (Augment(crop=0, flip="none", cutout=1), 32, None),
+        (Augment(crop=0, flip="none", cutout=32), 32, None),
+        (Augment(crop=31, flip="random", cutout=5), 32, None),
+        (Augment(crop=4, flip="random", cutout=8), 32, None),
+        (Augment(crop=4, flip="alternating", cutout=7), 15, None),
+        (Augment(crop=0, flip="none", brightness=0.5), 32, None),
+        (Augment(crop=0, flip="none", contrast=0.9), 32, None),
+        (Augment(crop=4, flip="random", cutout=8, brightness=0.2, contrast=0.3), 32, 24),
+        (Augment(crop=0, flip="alternating", cutout=5), 15, 11),
     ],
     ids=str,
 )
-def test_batches_are_those_of_a_slow_loop(augment, size):
+def test_batches_are_those_of_a_slow_loop(augment, size, crop_size):
     split = make_split(size=size)
-    loader = Loader(split, batch_size=7, augment=augment, seed=5, drop_last=False, mean=MEAN, std=STD)
+    loader = Loader(split, 7, augment, seed=5, drop_last=False, mean=MEAN, std=STD, size=crop_size)
     for epoch in range(2):
         plan = loader.plan(epoch)
         batches = list(loader)
@@ -143,3 +149,17 @@ def test_what_the_images_do_not_hold_is_refused():
         Loader(Split(torch.zeros(8, 4, 5, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)), 4)
     with pytest.raises(UserError, match=r"augment.cutout is 8; allowed: 0 to 6"):
         next(iter(Loader(make_split(size=6), 4)))
+    with pytest.raises(UserError, match=r"the crops' size is 33; allowed: 1 to 32"):
+        next(iter(Loader(make_split(), 4, size=33)))
+
+
+def test_the_size_of_the_crops_can_be_set_between_epochs():
+    loader = Loader(make_split(), 7, seed=1, size=20)
+    assert [images.shape for images, _ in loader] == [(7, 3, 20, 20)] * 3
+    loader.size = None
+    assert next(iter(loader))[0].shape == (7, 3, 32, 32)
+
+
+def test_a_plan_may_visit_some_of_the_images():
+    plan = Loader(make_split(), 7).plan(2, size=20, visited=torch.tensor([4, 8, 9]))
+    assert sorted(plan.indices.tolist()) == [4, 8, 9] and plan.size == 20

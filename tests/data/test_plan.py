@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from fastcifar.data import Augment, EpochPlan
 from fastcifar.errors import UserError
 
-EVERYTHING = Augment(crop=4, flip="random", cutout=8)
+EVERYTHING = Augment(crop=4, flip="random", cutout=8, brightness=0.1, contrast=0.2)
+TENSORS = ("indices", "offsets", "flips", "cutouts", "jitter")
 
 
 def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, **settings):
@@ -14,14 +15,14 @@ def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, **settings):
 
 
 def same(first, second):
-    tensors = [(plan.indices, plan.offsets, plan.flips, plan.cutouts) for plan in (first, second)]
-    return all(torch.equal(one, other) for one, other in zip(*tensors, strict=True))
+    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
 
 
 @settings(deadline=None, max_examples=50)
 @given(
     count=st.integers(1, 300),
-    size=st.integers(2, 32),
+    image_size=st.integers(2, 32),
+    size=st.integers(1, 32),
     crop=st.integers(0, 31),
     cutout=st.integers(0, 32),
     flip=st.sampled_from(["none", "random", "alternating"]),
@@ -29,14 +30,16 @@ def same(first, second):
     seed=st.integers(-(2**63), 2**64 - 1),
 )
 def test_a_plan_is_a_permutation_with_crops_and_cutouts_inside_their_bounds(
-    count, size, crop, cutout, flip, epoch, seed
+    count, image_size, size, crop, cutout, flip, epoch, seed
 ):
-    crop, cutout = min(crop, size - 1), min(cutout, size)
-    plan = draw(Augment(crop, flip, cutout), epoch, seed, count, image_size=size)
+    size = min(size, image_size)
+    crop, cutout = min(crop, image_size - 1), min(cutout, size)
+    plan = draw(Augment(crop, flip, cutout), epoch, seed, count, image_size=image_size, size=size)
+    assert plan.size == size
     assert len(plan) == count and plan.indices.dtype == torch.int64
     assert sorted(plan.indices.tolist()) == list(range(count))
     assert plan.offsets.shape == (count, 2) and plan.offsets.dtype == torch.int32
-    assert plan.offsets.abs().max() <= crop
+    assert plan.offsets.min() >= -crop and plan.offsets.max() <= image_size - size + crop
     assert plan.flips.shape == (count,) and plan.flips.dtype == torch.bool
     if cutout:
         assert plan.cutouts.shape == (count, 4) and plan.cutouts.dtype == torch.int32
@@ -47,8 +50,13 @@ def test_a_plan_is_a_permutation_with_crops_and_cutouts_inside_their_bounds(
 
 
 def test_every_place_of_crop_and_cutout_is_about_equally_likely():
-    plan = draw(count=81_000)
-    for places, first, kinds in ((plan.offsets, -4, 9), (plan.cutouts[:, :2], 0, 25)):
+    plan, smaller = draw(count=81_000), draw(count=81_000, size=24)
+    for places, first, kinds in (
+        (plan.offsets, -4, 9),
+        (plan.cutouts[:, :2], 0, 25),
+        (smaller.offsets, -4, 17),
+        (smaller.cutouts[:, :2], 0, 17),
+    ):
         counts = torch.bincount((places[:, 0] - first) * kinds + places[:, 1] - first, minlength=kinds**2).double()
         assert len(counts) == kinds**2
         expected = 81_000 / kinds**2
@@ -101,6 +109,34 @@ def test_switching_one_choice_off_leaves_the_others_as_they_are():
     assert torch.equal(draw(Augment(4, "none", 0)).offsets, whole.offsets)
     assert torch.equal(draw(Augment(0, "random", 0)).flips, whole.flips)
     assert torch.equal(draw(Augment(0, "none", 8)).cutouts, whole.cutouts)
+    assert torch.equal(draw(Augment(0, "none", 0, 0.1, 0.2)).jitter, whole.jitter)
+    assert bare.jitter is None
+    brighter, sharper = (draw(Augment(0, "none", 0, *sizes)).jitter for sizes in ((0.1, 0), (0, 0.2)))
+    assert torch.equal(brighter[:, 0] * sharper[:, 1], whole.jitter[:, 0])
+    assert (brighter[:, 1] == 1).all() and (sharper[:, 0] == 0).all()
+
+
+def test_brightness_and_contrast_are_uniform_within_their_bounds_and_independent():
+    added, factor = draw(count=40_000).jitter.double().unbind(1)
+    brightness, contrast = added / factor, factor - 1
+    for values, bound in ((brightness, 0.1), (contrast, 0.2)):
+        assert values.abs().max() <= bound * (1 + 1e-5)
+        assert abs(values.mean()) < 5 * bound / (3 * 40_000) ** 0.5
+        assert abs(values.std() - bound / 3**0.5) < 0.01 * bound
+    assert abs(torch.corrcoef(torch.stack([brightness, contrast]))[0, 1]) < 0.025
+
+
+@pytest.mark.parametrize("flip", ["random", "alternating"])
+def test_an_epoch_visits_the_images_that_it_is_given_and_no_others(flip):
+    visited = torch.tensor([3, 5, 6, 10, 40])
+    plans = [draw(Augment(flip=flip), epoch, count=50, visited=visited) for epoch in range(3)]
+    for plan in plans:
+        assert sorted(plan.indices.tolist()) == visited.tolist() and len(plan.offsets) == len(plan.flips) == 5
+    assert draw(count=50, visited=visited, shuffle=False).indices.tolist() == visited.tolist()
+    if flip == "alternating":  # whatever else is visited
+        whole = draw(Augment(flip=flip), 0, count=50)
+        by_image = dict(zip(whole.indices.tolist(), whole.flips.tolist(), strict=True))
+        assert [by_image[place] for place in plans[0].indices.tolist()] == plans[0].flips.tolist()
 
 
 def test_the_kinds_of_choice_are_independent_of_each_other():
@@ -120,14 +156,15 @@ def test_batches_are_parts_of_the_plan():
     part = plan.batch(4, 9)
     assert torch.equal(part.indices, plan.indices[4:9]) and torch.equal(part.offsets, plan.offsets[4:9])
     assert torch.equal(part.flips, plan.flips[4:9]) and torch.equal(part.cutouts, plan.cutouts[4:9])
+    assert torch.equal(part.jitter, plan.jitter[4:9]) and part.size == plan.size
     assert len(plan.batch(8, 12)) == 2
-    assert draw(Augment(cutout=0), count=10).batch(0, 3).cutouts is None
+    bare = draw(Augment(cutout=0), count=10).batch(0, 3)
+    assert bare.cutouts is None and bare.jitter is None
 
 
 def test_to_moves_every_tensor():
-    moved = draw(count=10).to("meta")
-    for tensor in (moved.indices, moved.offsets, moved.flips, moved.cutouts):
-        assert tensor.device.type == "meta"
+    moved = draw(count=10, size=20).to("meta")
+    assert all(getattr(moved, name).device.type == "meta" for name in TENSORS) and moved.size == 20
     assert draw(Augment(cutout=0), count=10).to("meta").cutouts is None
 
 
@@ -136,26 +173,32 @@ def test_what_the_image_does_not_hold_is_refused():
         draw(Augment(crop=8), image_size=8)
     with pytest.raises(UserError, match=r"augment.cutout is 9; allowed: 0 to 8"):
         draw(Augment(crop=0, cutout=9), image_size=8)
+    with pytest.raises(UserError, match=r"augment.cutout is 8; allowed: 0 to 7, the crop's side"):
+        draw(size=7)
+    with pytest.raises(UserError, match=r"the crops' size is 33; allowed: 1 to 32, the image's side"):
+        draw(size=33)
     with pytest.raises(UserError, match="epoch is -1; allowed: 0 or more"):
         draw(epoch=-1)
 
 
-@pytest.mark.parametrize("cutout", [0, 8])
-def test_take_gives_the_choices_in_any_places(cutout):
-    plan = EpochPlan.draw(20, Augment(cutout=cutout), 0, torch.Generator().manual_seed(1))
+@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
+def test_take_gives_the_choices_in_any_places(augment):
+    plan = draw(augment, count=20, size=30)
     whole, part = plan.take(torch.arange(5, 9)), plan.batch(5, 9)
-    for name in ("indices", "offsets", "flips", "cutouts"):
+    assert whole.size == 30
+    for name in TENSORS:
         mine, theirs = getattr(whole, name), getattr(part, name)
-        assert (mine is None) == (theirs is None) == (name == "cutouts" and not cutout)
+        assert (mine is None) == (theirs is None) == (name in ("cutouts", "jitter") and augment == Augment())
         assert mine is None or torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("cutout", [0, 8])
-def test_copy_overwrites_the_tensors_themselves(cutout):
-    generator = torch.Generator().manual_seed(1)
-    plan, other = (EpochPlan.draw(20, Augment(cutout=cutout), epoch, generator) for epoch in (0, 1))
-    places = plan.indices.data_ptr()
+@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
+@pytest.mark.parametrize("count", [20, 7])
+def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, count):
+    plan, other = draw(augment, 0, count=20), draw(augment, 1, count=20, visited=torch.arange(count))
+    last, places = plan.indices[count:].clone(), plan.indices.data_ptr()
     plan.copy_(other)
-    assert plan.indices.data_ptr() == places
-    for name in ("indices", "offsets", "flips") + (("cutouts",) if cutout else ()):
-        assert torch.equal(getattr(plan, name), getattr(other, name))
+    assert plan.indices.data_ptr() == places and torch.equal(plan.indices[count:], last)
+    for name in TENSORS:
+        mine, theirs = getattr(plan, name), getattr(other, name)
+        assert (mine is None and theirs is None) or torch.equal(mine[:count], theirs)

@@ -4,7 +4,12 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcifar.kernels import cross_entropy, cross_entropy_reference
+from fastcifar.kernels import (
+    cross_entropy,
+    cross_entropy_by_image,
+    cross_entropy_by_image_reference,
+    cross_entropy_reference,
+)
 
 
 def run(function, logits, labels, smoothing, scale, upstream=1.0):
@@ -51,6 +56,25 @@ def test_any_sizes(path, device, assert_close, batch, classes, smoothing, scale,
     assert abs(loss - expected[0]) < 1e-5 * batch
     assert correct == expected[1]
     assert (gradient - expected[2]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize(
+    "function", [cross_entropy_by_image, cross_entropy_by_image_reference], ids=["operator", "specification"]
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(("batch", "classes", "smoothing"), [(1, 10, 0.0), (37, 10, 0.2), (5, 100, 0.1)])
+def test_the_loss_of_each_image_is_torchs(path, device, assert_close, function, dtype, batch, classes, smoothing):
+    logits = (torch.randn(batch, classes, device=device) * 3).to(dtype).requires_grad_()
+    labels = torch.randint(classes, (batch,), device=device)
+    loss, correct, losses = function(logits, labels, smoothing, 0.125)
+    expected = F.cross_entropy(logits.double() * 0.125, labels, reduction="none", label_smoothing=smoothing)
+    wide = torch.promote_types(dtype, torch.float32)
+    assert losses.shape == (batch,) and losses.dtype == wide and not losses.requires_grad
+    assert_close(losses, expected, wide)
+    assert_close(loss, expected.sum(), wide)
+    same = cross_entropy(logits, labels, smoothing, 0.125)
+    assert_close(same[0], loss, wide)
+    assert same[1] == correct
 
 
 def test_of_equal_logits_the_first_is_the_answer(path, device):

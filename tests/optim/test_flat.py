@@ -55,11 +55,11 @@ def test_trained_scales_are_a_group_of_their_own():
 
 
 def test_load_starts_afresh_from_another_network():
-    flat, other = FlatModel(make_model(seed=0), torch.bfloat16), FlatModel(make_model(seed=1), torch.bfloat16)
+    flat, other = (FlatModel(make_model(seed=seed), torch.bfloat16) for seed in (0, 1))
     optimizer = SGD(flat, RECIPE, total_steps=4)
     backward(flat.model, torch.bfloat16)
     optimizer.step()
-    flat.load(other)
+    flat.load(make_model(seed=1))
     for group, source in zip(flat.groups, other.groups, strict=True):
         for name in ("weights", "compute", "ema", "velocity", "grads"):
             expected = torch.zeros_like(source.weights) if name in ("velocity", "grads") else source.weights

@@ -3,7 +3,17 @@ from dataclasses import replace
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import RECIPES, SUMMARIES, EMAConfig, ModelConfig, Recipe, get_recipe, quick, to_toml
+from fastcifar.recipes import (
+    RECIPES,
+    SUMMARIES,
+    EMAConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    get_recipe,
+    quick,
+    to_toml,
+)
 
 
 def test_davidnet_is_the_default_recipe():
@@ -55,10 +65,20 @@ def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
         batch_size=full.batch_size,
         model=full.model,
         resnet=full.resnet,
+        speedrun=full.speedrun,
         optim=full.optim,
         ema=full.ema,
     )
     assert restored == full
+
+
+def test_quick_leaves_muons_rate_and_scales_those_of_the_mean_loss():
+    full = Recipe(optim=OptimConfig(name="muon", lr=0.24))
+    recipe, _ = quick(full)
+    ratio = recipe.batch_size / full.batch_size
+    assert recipe.optim.lr == 0.24 and ratio < 1
+    for name in ("bias_lr", "head_lr", "weight_decay"):
+        assert getattr(recipe.optim, name) == pytest.approx(ratio * getattr(full.optim, name))
 
 
 def test_quick_lengthens_nothing():

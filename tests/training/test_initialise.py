@@ -12,7 +12,7 @@ from fastcifar import ColdStart, ShrinkPerturb, WarmStart
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
-from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig
+from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig, SpeedrunConfig
 from fastcifar.training import Trainer, initialise, train
 
 RECIPE = Recipe(
@@ -23,10 +23,11 @@ RECIPE = Recipe(
     model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16, freeze_scale=True),
     resnet=ResNetConfig(width=2, stem="imagenet"),
     mlp=MLPConfig(hidden=(6,)),
+    speedrun=SpeedrunConfig(widths=(4, 4, 8)),
     optim=OptimConfig(lr=0.1, bias_lr_factor=1.0),
     ema=EMAConfig(decay=0.5, every=1),
 )
-NETWORKS = ("davidnet", "resnet18", "mlp")
+NETWORKS = ("davidnet", "resnet18", "mlp", "speedrun")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,8 @@ def test_each_kind_of_tensor_is_mixed_by_its_own_rule(recipe, source):
     weights, fresh = load_file(source / "model.safetensors"), make_model(recipe, 2)
     mixed = make_model(recipe, 2, ShrinkPerturb(source, shrink=0.4, perturb=0.1))
     for name, tensor in mixed.items():
-        if name == "whitening.weight" or (recipe.network == "davidnet" and name.endswith("norm.weight")):  # frozen
+        scale = "norm" in name and name.endswith(".weight")
+        if name == "whitening.weight" or (recipe.network in ("davidnet", "speedrun") and scale):  # frozen
             expected = weights[name]
         elif "running" in name:
             expected = 0.8 * weights[name] + 0.2 * fresh[name]

@@ -9,9 +9,8 @@ import torch
 from fastcifar.data import load_dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.models import DavidNet
-from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig
-from fastcifar.training import Trainer, evaluate, load_run, process_seconds, train
+from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig, SpeedrunConfig
+from fastcifar.training import Trainer, evaluate, load_run, train
 
 RECIPE = Recipe(
     name="tiny", epochs=2, batch_size=32, dtype="float32", model=ModelConfig(widths=(8, 8, 16, 16), ghost_batch=16)
@@ -41,7 +40,7 @@ def test_a_seed_names_a_run_bit_for_bit(data, dtype):
     assert not same_weights(first, third)
 
 
-@pytest.mark.parametrize("network", ["resnet18", "mlp"])
+@pytest.mark.parametrize("network", ["resnet18", "mlp", "speedrun"])
 @pytest.mark.parametrize(("optim", "dtype"), [("sgd", "bfloat16"), ("Adam", "float32")])
 def test_every_network_trains_with_every_optimiser_and_is_saved(data, tmp_path, dtype, network, optim):
     recipe = dataclasses.replace(
@@ -49,6 +48,7 @@ def test_every_network_trains_with_every_optimiser_and_is_saved(data, tmp_path, 
         network=network,
         resnet=ResNetConfig(width=4, stem="imagenet"),
         mlp=MLPConfig(hidden=(20,)),
+        speedrun=SpeedrunConfig(widths=(8, 8, 16), whitening_bias_epochs=1.0),
         dtype=dtype,
         optim=OptimConfig(name=optim, lr=0.05 if optim == "sgd" else 0.005, bias_lr_factor=1),
         ema=EMAConfig(decay=0.9, every=1),
@@ -105,6 +105,9 @@ def test_the_record_holds_what_a_reader_needs(data, run):
     assert (run.record["dataset"]["train_size"], run.record["dataset"]["test_size"]) == (320, 100)
     assert run.record["seed"] == 3
     assert run.record["init"] == {"mode": "cold"}
+    assert sum(run.record["phases"].values()) == pytest.approx(run.process_seconds)
+    assert 0 < run.record["phases"]["training: steps"] < run.train_seconds + 0.1
+    assert 0 < run.record["first_step_seconds"] < run.process_seconds
     assert json.loads(json.dumps(run.record)) == run.record
 
 
@@ -155,24 +158,6 @@ def test_an_absent_device_is_refused(data):
         Trainer(RECIPE, data, "abacus")
 
 
-def test_flip_tta_is_the_mean_of_both_views(data):
-    torch.manual_seed(0)
-    model = DavidNet(RECIPE.model, 10, data.mean, data.std)
-    plain = evaluate(model, data.test, "none", batch_size=64)
-    mirrored = dataclasses.replace(data.test, images=data.test.images.flip(2))
-    both = evaluate(model, data.test, "flip", batch_size=100)
-    torch.testing.assert_close(both.logits, (plain.logits + evaluate(model, mirrored, "none").logits) / 2)
-    assert plain.loss == pytest.approx(
-        torch.nn.functional.cross_entropy(plain.logits, data.test.labels).item(), rel=1e-6
-    )
-    assert model.training
-
-
-def test_evaluate_refuses_an_unknown_augmentation(data):
-    with pytest.raises(ValueError, match="tta is 'mirror'; allowed: none, flip"):
-        evaluate(DavidNet(RECIPE.model), data.test, "mirror")
-
-
 def test_a_saved_run_gives_its_accuracy_again(data, run, tmp_path):
     folder = run.save(tmp_path / "deep" / "run")
     recipe, model, record = load_run(folder)
@@ -209,11 +194,6 @@ def test_a_damaged_run_is_refused_in_one_line(run, tmp_path):
     (folder / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"holds no run: model.safetensors is missing"):
         load_run(folder)
-
-
-def test_process_seconds_runs_on():
-    first = process_seconds()
-    assert 0 < first <= process_seconds()
 
 
 def test_recipe_and_dataset_may_be_names():

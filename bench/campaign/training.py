@@ -1,0 +1,128 @@
+"""Parts `steps`, `davidnet` and `speedrun`: where a step's time goes, and whole trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from bench.campaign.campaign import Campaign, Part, Record, seconds_per_call
+from bench.campaign.environment import clocks
+from bench.campaign.recipes import dataset, measured_recipes, noise
+from fastcifar.recipes import Recipe
+from fastcifar.training import Trainer
+
+_MOST_KERNELS = 30
+
+
+def steps(campaign: Campaign) -> Iterator[Record]:
+    """Each recipe's step: captured, not captured, with cuDNN's own search and without; then by kernel."""
+    images = noise(campaign)
+    for name, recipe in measured_recipes(campaign).items():
+        searches = (False, True) if campaign.device.type == "cuda" else (False,)
+        for search in searches:
+            torch.backends.cudnn.benchmark = search
+            trainer = Trainer(recipe, images, campaign.device)
+            yield {"what": "step", "recipe": name, "cudnn_benchmark": search, **_step_seconds(campaign, trainer)}
+            if campaign.seconds_left < 0:
+                return
+        yield {"what": "profile", "recipe": name, "cudnn_benchmark": searches[-1], "by_kernel": _by_kernel(trainer)}
+
+
+def _step_seconds(campaign: Campaign, trainer: Trainer) -> Record:
+    batch = trainer.recipe.batch_size
+    record: Record = {"batch_size": batch, "steps": trainer.total_steps, "stages": []}
+    for stage, count in trainer.timeline.steps_by_stage().items():
+        step = trainer.step_on_noise(stage)
+        eager = _seconds_each(step, trainer.device)
+        seconds = {"eager": eager}
+        if trainer.device.type == "cuda":
+            seconds["graph"] = seconds_per_call(step, trainer.device, calls=5)
+        record["stages"].append({"size": stage.size, "steps": count, "seconds": seconds})
+    return record
+
+
+def _seconds_each(step, device: torch.device, calls: int = 5) -> float:
+    """Seconds of a step when the host launches every kernel, the mean of a row of `calls` after two steps."""
+    for _ in range(2):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    began = time.perf_counter()
+    for _ in range(calls):
+        step()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - began) / calls
+
+
+def _by_kernel(trainer: Trainer) -> list[Record]:
+    """Milliseconds and calls of each kernel in one step, the longest first; on a CPU of each operation."""
+    step = trainer.step_on_noise()
+    step()
+    on_cuda = trainer.device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda) as profiler:
+        step()
+        if on_cuda:
+            torch.cuda.synchronize(trainer.device)
+    rows = []
+    for event in profiler.key_averages():
+        microseconds = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        if microseconds > 0:
+            rows.append({"name": event.key[:120], "calls": event.count, "ms": round(microseconds / 1000, 4)})
+    return sorted(rows, key=lambda row: -row["ms"])[:_MOST_KERNELS]
+
+
+def trainings(name: str) -> Part:
+    """The part that trains recipe `name` from one seed after another, going on where an earlier call stopped."""
+
+    def part(campaign: Campaign) -> Iterator[Record]:
+        recipe = measured_recipes(campaign).get(name)
+        if recipe is None:
+            yield {"what": "skipped", "reason": f"there is no recipe {name}"}
+            return
+        began = time.monotonic()
+        trainer = Trainer(recipe, dataset(campaign), campaign.device)
+        done = {record["seed"] for record in campaign.records(name) if record.get("what") == "training"}
+        longest, seed, count = 0.0, 0, 0
+        while count == 0 or campaign.seconds_left > longest:
+            while seed in done:
+                seed += 1
+            started = time.monotonic()
+            run = trainer.run(seed, eval_every=0)
+            done.add(seed)
+            yield _training(campaign, name, recipe, run, first=count == 0, setup=started - began)
+            count += 1
+            if count > 1:
+                longest = max(longest, time.monotonic() - started)
+            if campaign.tiny and count == 2:
+                return
+
+    return part
+
+
+def _training(campaign: Campaign, name: str, recipe: Recipe, run, first: bool, setup: float) -> Record:
+    record = run.record
+    kept = (
+        "accuracy",
+        "tta_accuracy",
+        "tta_loss",
+        "train_seconds",
+        "time_seconds",
+        "process_seconds",
+        "steps",
+        "dtype",
+    )
+    return {
+        "what": "training",
+        "recipe": name,
+        "fields": dataclasses.asdict(recipe) if first else None,
+        "seed": run.seed,
+        "first_in_process": first,
+        "setup_seconds": setup,
+        **{key: record[key] for key in kept},
+        "clocks": clocks(campaign.device),
+    }

@@ -1,0 +1,165 @@
+"""What programs left behind, turned into results for the README's tables (see `bench.record` and `bench.tables`).
+
+    python -m bench.collect recipes RUN... --save FILE                # folders of fastcifar train: all runs of a recipe
+    python -m bench.collect warm-start RESULTS.json... --save FILE    # of fastcifar warm-start half and table
+
+Without `--save` the rows are printed alone. Run this on the machine that measured, at the commit that measured, or say
+which they were: `--hardware`, `--commit`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from bench.record import add_save_option, append, describe_hardware
+from fastcifar.errors import UserError
+from fastcifar.output import RECORD
+from fastcifar.report.statistics import Summary, summarise
+from fastcifar.training.device import describe_device, resolve_device
+
+Record = dict[str, object]
+
+
+def recipes(sources: Sequence[Path]) -> Iterator[Record]:
+    """One record for each recipe among the runs' folders: every run counts, so they must be alike but for the seed."""
+    by_recipe: dict[str, list[dict]] = {}
+    for source in sources:
+        run = _read(source / RECORD if source.is_dir() else source)
+        del run["dataset"]["source"]  # where it was found: what it is says its hash
+        by_recipe.setdefault(run["recipe"]["name"], []).append(run)
+    for name, runs in by_recipe.items():
+        for key in ("recipe", "dataset", "subset", "init", "device", "dtype", "versions"):
+            if any(run[key] != runs[0][key] for run in runs):
+                raise UserError(f"the runs of {name} differ in {key}; allowed: runs that differ in the seed alone")
+        seeds = [run["seed"] for run in runs]
+        if sorted(seeds) != list(range(min(seeds), min(seeds) + len(seeds))):
+            raise UserError(f"the runs of {name} have seeds {sorted(seeds)}; allowed: seeds in a row, each once")
+        first, dataset = runs[0], runs[0]["dataset"]
+        with_tta, plain = (summarise([run[key] for run in runs]) for key in ("tta_accuracy", "accuracy"))
+        seconds = [run["train_seconds"] for run in runs]
+        tested = f"{dataset['holdout']} held-out images" if dataset["holdout"] else "test images"
+        yield {
+            "table": "recipes",
+            "row": {
+                "recipe": f"`{name}`",
+                "epochs": f"{first['epochs']:g}",
+                "on": f"{dataset['name']}, {dataset['train_size']:,} images and {tested}",
+                "accuracy with TTA": f"{with_tta.mean:.2%}",
+                "without": f"{plain.mean:.2%}",
+                "n": str(len(runs)),
+                "95% interval": _interval(with_tta),
+                "`train_seconds`": f"{statistics.median(seconds):.4g}",
+                "`time_seconds`": f"{statistics.median(run['time_seconds'] for run in runs):.4g}",
+            },
+            "n": len(runs),
+            "spread": f"standard deviation {with_tta.std:.2%}" if with_tta.std is not None else "-",
+            "command": f"fastcifar train --recipe {name} --seed {min(seeds)} --runs {len(runs)}",
+            "hardware": _hardware_of(first["device"]),
+            "versions": first["versions"],
+            "date": max(run["started"] for run in runs)[:10],
+            "runs": [
+                {key: run[key] for key in ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")}
+                for run in runs
+            ],
+        }
+
+
+def warm_start(sources: Sequence[Path]) -> Iterator[Record]:
+    """One record for each way of starting, of each network and optimiser."""
+    for source in sources:
+        result = _read(source)
+        if result.get("experiment") not in ("half", "table"):
+            raise UserError(
+                f"{source} is of no experiment half or table; allowed: results.json of fastcifar warm-start"
+            )
+        recipe = result["recipe"]
+        cells = result.get("cells") or [
+            {"network": recipe["network"], "optimizer": recipe["optim"]["name"], "arms": result["arms"]}
+        ]
+        for cell in cells:
+            for arm, found in cell["arms"].items():
+                accuracies = found["test_accuracy"]["values"]
+                summary = summarise(accuracies)
+                yield {
+                    "table": "warm-start",
+                    "row": {
+                        "network": cell["network"],
+                        "optimiser": cell["optimizer"],
+                        "start": arm,
+                        "test accuracy": f"{summary.mean:.2%}",
+                        "n": str(summary.n),
+                        "95% interval": _interval(summary),
+                        "train accuracy": f"{found['train_accuracy']['mean']:.2%}",
+                    },
+                    "n": summary.n,
+                    "spread": f"standard deviation {summary.std:.2%}" if summary.std is not None else "-",
+                    "command": f"fastcifar warm-start {result['experiment']} --recipe {recipe['name']}",
+                    "settings": {key: value for key, value in result.items() if key not in ("arms", "cells", "seeds")},
+                    "seeds": result["seeds"],
+                    "test_accuracies": accuracies,
+                }
+
+
+KINDS: dict[str, Callable[[Sequence[Path]], Iterator[Record]]] = {"recipes": recipes, "warm-start": warm_start}
+
+
+def _interval(summary: Summary) -> str:
+    return "-" if summary.interval is None else "{:.2%} to {:.2%}".format(*summary.interval)
+
+
+def _hardware_of(device: dict[str, object]) -> str:
+    """What a run was made on: in full where that is this machine, else the name that the run gives."""
+    if device["type"] == "cpu" and describe_device(resolve_device("cpu"))["name"] == device["name"]:
+        return describe_hardware("cpu")
+    return str(device["name"])
+
+
+def _read(path: Path) -> dict:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}; allowed: results as JSON") from None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} holds no results; allowed: results as JSON")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m bench.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
+    parser.add_argument("--hardware", help="what measured (default: what the source says, or this machine)")
+    parser.add_argument("--commit", help="the commit that measured (default: the one checked out)")
+    add_save_option(parser)
+    options = parser.parse_args(arguments)
+    given = {key: getattr(options, key) for key in ("hardware", "commit") if getattr(options, key)}
+    try:
+        records = [{**record, **given} for record in KINDS[options.kind](options.sources)]
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(
+            f"the sources are not what {options.kind} needs ({type(error).__name__}: {error}); see --help"
+        ) from None
+    for record in records:
+        print("  ".join(f"{heading}: {cell}" for heading, cell in record["row"].items()))
+        if options.save:
+            append(options.save, record)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"bench.collect: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,145 @@
+"""Two saved runs of the benchmarks, each benchmark's ratio to the reference workload beside its ratio in the other.
+
+    python -m bench.compare               # the last two saved by `make bench`
+    python -m bench.compare NEW           # NEW against the last saved
+    python -m bench.compare OLD NEW       # two files of pytest-benchmark's JSON
+
+A stable benchmark that takes more than `--limit` times as long as it did is slower, and the exit code 1. Those marked
+unstable are shown with the reason at the end and never fail, like those that only one of the runs has.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastcifar.errors import UserError
+
+SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
+"""Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
+LIMIT = 1.10
+"""Twice what two runs in a row may differ by."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark in two runs; `old` and `new` are its ratios to the reference, None where it was not run."""
+
+    name: str
+    old: float | None
+    new: float | None
+    spread: float
+    """Half the distance of the new ratio's quartiles, as a share of it: how restless the machine was."""
+    unstable: str | None
+    """Why the benchmark is not held to the limit; None: it is."""
+
+    @property
+    def change(self) -> float | None:
+        """How many times as long the benchmark now takes."""
+        return self.new / self.old if self.old and self.new else None
+
+    def verdict(self, limit: float) -> str:
+        if self.change is None:
+            return "new" if self.old is None else "gone"
+        if 1 / limit <= self.change <= limit:
+            return "same"
+        verdict = "slower" if self.change > limit else "faster"
+        return f"{verdict} (unstable)" if self.unstable else verdict
+
+
+def read_run(path: str | Path) -> dict[str, dict]:
+    """Name to `extra_info` of every benchmark in a file of pytest-benchmark's. Raises UserError for another file."""
+    try:
+        benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
+        run = {benchmark["fullname"]: benchmark["extra_info"] for benchmark in benchmarks}
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror or error}; allowed: a file that make bench saved"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is no file of pytest-benchmark's; allowed: one that make bench saved") from None
+    lacking = [name for name, info in run.items() if not {"ratio", "spread", "unstable", "full"} <= info.keys()]
+    if lacking or not run:
+        raise UserError(f"{path} has no ratio for {lacking[0] if lacking else 'anything'}; allowed: a run of bench/")
+    return run
+
+
+def compare(old: dict[str, dict], new: dict[str, dict]) -> list[Row]:
+    """A row for each benchmark, in the new run's order and then those that are gone. Raises UserError where the runs
+    have nothing in common or were made at different sizes."""
+    common = [name for name in new if name in old]
+    if not common:
+        raise UserError("the two runs have no benchmark in common; allowed: two runs of the same suites")
+    for key, means in (("full", "of --full"), ("device", "of device"), ("reference", "beside the reference")):
+        for name in common:
+            if old[name].get(key) != new[name].get(key):
+                raise UserError(
+                    f"{name} was a run {means} {old[name].get(key)} and is one {means} {new[name].get(key)}; "
+                    "allowed: two runs alike"
+                )
+    rows = [
+        Row(name, old.get(name, {}).get("ratio"), info["ratio"], info["spread"], info["unstable"])
+        for name, info in new.items()
+    ]
+    gone = [Row(name, info["ratio"], None, 0.0, info["unstable"]) for name, info in old.items() if name not in new]
+    return rows + gone
+
+
+def table(rows: Sequence[Row], limit: float) -> str:
+    """The rows as text, then why some are unstable, then the largest change of the others."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'benchmark':{width}s}  {'old':>9s}  {'new':>9s}  {'change':>6s}  spread  verdict"]
+    for row in rows:
+        old, new = ("-" if ratio is None else f"{ratio:.4g}" for ratio in (row.old, row.new))
+        change = "-" if row.change is None else f"{row.change:.3f}"
+        lines.append(
+            f"{row.name:{width}s}  {old:>9s}  {new:>9s}  {change:>6s}  {row.spread:6.1%}  {row.verdict(limit)}"
+        )
+    for reason in dict.fromkeys(row.unstable for row in rows if row.unstable):
+        lines.append(f"unstable: {', '.join(row.name for row in rows if row.unstable == reason)}: {reason}")
+    stable = [row for row in rows if row.change and not row.unstable]
+    if stable:
+        worst = max(stable, key=lambda row: max(row.change, 1 / row.change))
+        lines.append(
+            f"largest change of the {len(stable)} stable ones: {worst.change:.3f} ({worst.name}); allowed: {limit:g}"
+        )
+    return "\n".join(lines)
+
+
+def saved_runs(folder: Path = SAVED) -> list[Path]:
+    """The runs that `make bench` saved, the oldest first."""
+    return sorted(folder.glob("*/[0-9]*_*.json"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
+    parser.add_argument("--limit", type=float, default=LIMIT, help="the largest change allowed (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if options.limit <= 1:
+        raise UserError(f"--limit is {options.limit:g}; allowed: above 1")
+    if len(options.runs) > 2:
+        raise UserError(f"{len(options.runs)} runs are given; allowed: at most 2")
+    lacking = 2 - len(options.runs)
+    saved = saved_runs()[-lacking:] if lacking else []
+    if len(saved) < lacking:
+        raise UserError(f"{SAVED} holds {len(saved)} saved runs of the {lacking} needed; allowed: make bench saves one")
+    old, new = [*saved, *options.runs]
+    print(f"old: {old}\nnew: {new}")
+    rows = compare(read_run(old), read_run(new))
+    print(table(rows, options.limit))
+    return int(any(row.verdict(options.limit) == "slower" for row in rows))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"bench.compare: {error}", file=sys.stderr)
+        sys.exit(2)

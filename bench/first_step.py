@@ -1,0 +1,95 @@
+"""Seconds from the start of `fastcifar train` to the end of its first training step on a CPU, in fresh processes.
+
+    python -m bench.first_step                        # DavidNet on CIFAR-10 as $FASTCIFAR_DATA or the cache has it
+    python -m bench.first_step --dataset synthetic
+
+Every process runs the real command, which is stopped after its first step: nothing is saved. The files are in the
+system's cache from the second process on; the first is shown, and counted like the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.record import add_save_option, append
+from fastcifar.errors import UserError
+
+# The command line's own path up to the moment when it is told of the first step; then a line of JSON, and the end.
+_CHILD = """
+import json, os, sys
+import fastcifar.cli.train
+from fastcifar.cli import main, screen
+from fastcifar.phases import Phases
+
+class Kept(Phases):
+    def __init__(self, before):
+        super().__init__(before)
+        Kept.last = self
+
+def stop(self, step, total_steps):
+    print(json.dumps(Kept.last.seconds), flush=True)
+    os._exit(0)
+
+fastcifar.cli.train.Phases = Kept
+screen.Screen.step = stop
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="davidnet", metavar="NAME|FILE.toml")
+    parser.add_argument("--dataset", default="cifar10", choices=("cifar10", "synthetic"))
+    parser.add_argument("--processes", type=int, default=5, metavar="N")
+    parser.add_argument("--quick", action="store_true", help="the quick form of the recipe")
+    add_save_option(parser)
+    arguments = parser.parse_args()
+    try:
+        return _measure(arguments)
+    except UserError as error:
+        parser.error(str(error))
+
+
+def _measure(arguments: argparse.Namespace) -> int:
+    if arguments.processes < 1:
+        raise UserError(f"--processes is {arguments.processes}; allowed: 1 or more")
+    flags = ["--recipe", arguments.recipe, "--dataset", arguments.dataset, *["--quick"] * arguments.quick]
+    runs = []
+    for _ in range(arguments.processes):
+        runs.append(first_step(flags))
+        parts = "  ".join(f"{name} {seconds:.2f}" for name, seconds in runs[-1].items())
+        print(f"{sum(runs[-1].values()):6.2f} s: {parts}", flush=True)
+    totals = [sum(run.values()) for run in runs]
+    record = {
+        "what": f"`fastcifar train --recipe {arguments.recipe}`: process start to the end of the first step",
+        "value": f"{statistics.median(totals):.1f} s",
+        "n": len(totals),
+        "spread": f"{min(totals):.1f} to {max(totals):.1f} s",
+        "command": " ".join(["python -m bench.first_step", *flags]),
+        "runs": runs,
+    }
+    print(f"{record['what']}: median {record['value']} (n={record['n']}, {record['spread']})")
+    if arguments.save:
+        append(arguments.save, record, "cpu")
+    return 0
+
+
+def first_step(flags: list[str]) -> dict[str, float]:
+    """The phases of one fresh process up to the end of its first step. Raises UserError where it does not get there."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = str(Path(folder) / "run")
+        command = [sys.executable, "-c", _CHILD, "train", "--device", "cpu", "--quiet", "--out", out, *flags]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"fastcifar train failed: {' '.join(done.stderr.split())[-300:]}")
+    return json.loads(done.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

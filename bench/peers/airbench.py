@@ -1,0 +1,139 @@
+"""KellerJordan/cifar10-airbench, its variants, and hiverge/cifar10-speedrun, which descends from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from bench.peers.harness import Harness
+from bench.peers.source import Shims, load_module, replace_torchvision
+
+DATA = [("if not os.path.exists(data_path):", "if False:"), ("torch.cuda.Event(", "_harness.Event(")]
+"""No file is looked for, and their stopwatch is one that can be read. The call that loads the file comes with each."""
+
+ON_CPU = [
+    (".half()", ".bfloat16()"),  # float16 is emulated on a CPU
+    ("torch.cuda.synchronize()", "_harness.synchronize()"),
+]
+WITH_LOOKAHEAD = [("(torch.half, torch.float)", "(torch.bfloat16, torch.float)")]
+ON_CPU_OLDER = [*ON_CPU, *WITH_LOOKAHEAD, (".cuda()", "")]
+
+MUON: Shims = [
+    *DATA,
+    ('torch.load(data_path, map_location=torch.device("cuda"))', "_harness.split(train)"),
+    ("ceil(3 * len(train_loader))", "_harness.bias_steps(ceil(3 * len(train_loader)))"),
+    ("            step += 1\n", "            step += 1\n            _harness.step_done()\n"),
+]
+MUON_ON_CPU: Shims = [*ON_CPU, ("torch.compile", "_harness.compile")]
+
+OLDER: Shims = [
+    *DATA,
+    ("torch.load(data_path, map_location=torch.device(gpu))", "_harness.split(train)"),
+    ("            current_steps += 1\n", "            current_steps += 1\n            _harness.step_done()\n"),
+]
+
+FASTER: Shims = [
+    *DATA,
+    ("torch.load(data_path, map_location='cuda')", "_harness.split(train)"),
+    # In the large network's loop alone: the small one's counts its steps in the same words, without what follows here.
+    ("        if current_steps % 5 == 0:\n", "        _harness.step_done()\n        if current_steps % 5 == 0:\n"),
+]
+
+SPEEDRUN: Shims = [
+    *DATA,
+    ('torch.load(data_path, map_location=torch.device("cuda"), weights_only=True)', "_harness.split(train)"),
+    ("ceil(0.19 * len(train_loader))", "_harness.bias_steps(ceil(0.19 * len(train_loader)))"),
+    ("            step += 1\n", "            step += 1\n            _harness.step_done()\n"),
+]
+SPEEDRUN_ON_CPU: Shims = [
+    *ON_CPU,
+    ("torch.half", "torch.bfloat16"),
+    ('device="cuda"', 'device="cpu"'),
+    (".pin_memory()", ""),
+    ("torch.compile", "_harness.compile"),
+]
+
+Train = Callable[[int], None]
+"""One training from a seed, all of it, by their own code; what it measures and reaches is left in the harness."""
+
+
+def load_muon(checkout: Path, harness: Harness) -> Train:
+    return _with_one_model(checkout / "airbench94_muon.py", MUON, MUON_ON_CPU, harness)
+
+
+def load_speedrun(checkout: Path, harness: Harness) -> Train:
+    return _with_one_model(checkout / "cifar10_speedrun.py", SPEEDRUN, SPEEDRUN_ON_CPU, harness)
+
+
+def load_95(checkout: Path, harness: Harness) -> Train:
+    return _with_a_new_model(checkout / "legacy" / "airbench95.py", harness)
+
+
+def load_96(checkout: Path, harness: Harness) -> Train:
+    return _with_a_new_model(checkout / "legacy" / "airbench96.py", harness)
+
+
+def load_96_faster(checkout: Path, harness: Harness) -> Train:
+    """Its training is a small network's, which chooses the images, and then the large one's; a step is the latter's."""
+    on_cpu = [*ON_CPU_OLDER, ("torch.compile", "_harness.compile")]
+    module = _load(checkout / "airbench96_faster.py", FASTER, on_cpu, harness)
+    compiled = harness.compile if harness.device.type == "cpu" else torch.compile
+    proxy, trains_bias, freezes_bias = (module.make_net(module.hyp[name]) for name in ("proxy", "net", "net"))
+    for model in (proxy, freezes_bias):
+        model[0].bias.requires_grad = False
+    models = [compiled(model, mode="max-autotune") for model in (proxy, trains_bias, freezes_bias)]
+    optim = module.hyp["opt"]
+    epochs = optim["train_epochs"]
+
+    def train(seed: int) -> None:
+        trains_bias[0].bias.requires_grad = harness.limit is None
+        optim["train_epochs"] = epochs
+        if harness.limit is not None:  # the small network's steps are limited by this alone
+            steps_per_epoch = len(harness.split(train=True)["images"]) // optim["batch_size"]
+            optim["train_epochs"] = (harness.limit + 0.5) / steps_per_epoch
+        module.main(seed, module.hyp, *models)
+
+    return train
+
+
+def _with_one_model(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> Train:
+    """The newer programs: one model, compiled once, whose weights each run draws anew."""
+    module = _load(path, shims, on_cpu, harness)
+    model = module.CifarNet().to(harness.device).to(memory_format=torch.channels_last)
+    if harness.device.type == "cuda":
+        model.compile(mode="max-autotune")
+
+    def train(seed: int) -> None:
+        module.main(seed, model)
+
+    return train
+
+
+def _with_a_new_model(path: Path, harness: Harness) -> Train:
+    module = _load(path, OLDER, ON_CPU_OLDER, harness)
+    epochs = module.hyp["opt"]["whiten_bias_epochs"]
+
+    def train(seed: int) -> None:
+        module.hyp["opt"]["whiten_bias_epochs"] = epochs if harness.limit is None else 0
+        module.main(seed)
+
+    return train
+
+
+def _load(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> ModuleType:
+    replace_torchvision()
+    sys.argv = [str(path)]  # they keep the text of the file named here
+    shims = [*shims, *on_cpu] if harness.device.type == "cpu" else shims
+    module = load_module(path, shims, namespace={"_harness": harness})
+    evaluate = module.evaluate
+
+    def noted(model, loader, tta_level=0):
+        harness.accuracies[tta_level] = accuracy = evaluate(model, loader, tta_level)
+        return accuracy
+
+    module.evaluate = noted
+    return module

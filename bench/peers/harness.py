@@ -1,0 +1,141 @@
+"""What a peer's adapted code calls in place of what it cannot have: our data, our clocks, a stop after some steps."""
+
+from __future__ import annotations
+
+import random
+import time
+
+import numpy as np
+import torch
+
+from fastcifar.data import Dataset
+
+WHITENING_IMAGES = 5000
+"""At least so many images are handed out: the programs fit their whitening to the first 5,000."""
+
+PLAIN, WITH_TTA = 0, 2
+"""Keys of `Harness.accuracies`: airbench's names for no test-time augmentation and for all of it."""
+
+
+class Enough(Exception):
+    """The steps that were asked for are done: no error, but the way out of somebody else's loop."""
+
+
+class Harness:
+    """One peer's services; `begin` starts a run of it.
+
+    With `steps`, the run ends by `Enough` after one untimed step and that many timed ones, and the program gets only as
+    many images as that takes (its loop's preparations are for all its images, and no part of a step). Without, the
+    program trains to its end.
+    """
+
+    def __init__(self, dataset: Dataset, device: torch.device, batch_size: int) -> None:
+        self.device, self.batch_size = device, batch_size
+        self.dataset = dataset.to(device)
+        self.begin(None, 0)
+
+    def begin(self, steps: int | None, seed: int) -> None:
+        self.limit, self.steps_done = steps, 0
+        self._begins: list = []
+        self._ends: list = []
+        self._running: Event | None = None
+        self.own_seconds, self.seconds = 0.0, 0.0
+        self.accuracies: dict[int, float] = {}
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)
+
+    # For their code -------------------------------------------------------------------------------------------------
+
+    def split(self, train: bool) -> dict[str, object]:
+        """The `train.pt` or `test.pt` that the airbench family loads: uint8 NHWC images, labels and classes."""
+        split, count = (self.dataset.train if train else self.dataset.test), None
+        if self.limit is not None:
+            count = max(WHITENING_IMAGES, (self.limit + 1) * self.batch_size) if train else 1000
+        return {
+            "images": split.images[:count].clone(),
+            "labels": split.labels[:count].clone(),
+            "classes": list(self.dataset.classes),
+        }
+
+    def Event(self, enable_timing: bool = True) -> Event:
+        return Event(self)
+
+    def synchronize(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    @staticmethod
+    def compile(model=None, **options):
+        """torch.compile where it is left out: returns what it is given, as a call and as a decorator."""
+        if model is None:
+            return lambda function: function
+        if isinstance(model, torch.nn.Module):
+            model.__dict__["_orig_mod"] = model  # as torch's wrapper has it; past Module's own __setattr__
+        return model
+
+    def bias_steps(self, steps: int) -> int:
+        """For how many steps the whitening's bias trains: as they say, or, where steps are timed, for none (-1: their
+        rate divides by it), as in most of their training."""
+        return steps if self.limit is None else -1
+
+    def step_begins(self) -> None:
+        """Called where a step begins, if its loader is no part of it; else a step begins where the last ended."""
+        if self.limit is not None:
+            self._begins.append(self._mark())
+
+    def step_done(self) -> None:
+        self.steps_done += 1
+        if self.limit is not None:
+            self._ends.append(self._mark())
+            if self.steps_done > self.limit:
+                raise Enough
+
+    # For the runners ------------------------------------------------------------------------------------------------
+
+    @property
+    def step_seconds(self) -> list[float]:
+        """Seconds of each timed step, the first of the run left out."""
+        self.synchronize()
+        begins = self._begins[1:] or self._ends[:-1]
+        return [_between(begin, end) for begin, end in zip(begins, self._ends[1:], strict=False)]
+
+    def read_stopped(self) -> float:
+        """What their stopwatch would show now: what it has added up, and the section that it is in."""
+        self.synchronize()
+        if self._running is None:
+            return self.own_seconds
+        return self.own_seconds + _between(self._running.mark, self._mark(wait=True))
+
+    def _mark(self, wait: bool = False):
+        """A point in time: on CUDA in the stream, so that the host need not wait."""
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        if wait:
+            torch.cuda.synchronize()
+        return event
+
+
+class Event:
+    """A `torch.cuda.Event` on any device, which also adds up what is read from it, by it and by the host's clock."""
+
+    def __init__(self, harness: Harness) -> None:
+        self._harness = harness
+
+    def record(self) -> None:
+        self.at, self.mark = time.perf_counter(), self._harness._mark()
+        self._harness._running = self
+
+    def elapsed_time(self, end: Event) -> float:
+        """Milliseconds from this event to `end`. They call it after synchronising, at the end of what they time."""
+        seconds = _between(self.mark, end.mark)
+        self._harness.own_seconds += seconds
+        self._harness.seconds += time.perf_counter() - self.at
+        self._harness._running = None
+        return 1000 * seconds
+
+
+def _between(begin, end) -> float:
+    return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000

@@ -1,0 +1,64 @@
+"""tysam-code/hlb-CIFAR10, the first of the family of small VGG-like networks."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from bench.peers.harness import WHITENING_IMAGES, WITH_TTA, Harness
+from bench.peers.source import Shims, load_module, replace_torchvision
+
+SHIMS: Shims = [
+    ("if not os.path.exists(hyp['misc']['data_location']):", "if False:"),
+    ("torch.load(hyp['misc']['data_location'])", "_normalised()"),
+    ("torch.cuda.Event(", "_harness.Event("),
+    ("              current_steps += 1\n", "              current_steps += 1\n              _harness.step_done()\n"),
+]
+ON_CPU: Shims = [
+    ("'device': 'cuda'", "'device': 'cpu'"),
+    ("device='cuda'", "device='cpu'"),
+    ("net.half()", "net.bfloat16()"),
+    ("(torch.half, torch.float)", "(torch.bfloat16, torch.float)"),
+    ("torch.cuda.synchronize()", "_harness.synchronize()"),
+]
+
+
+def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
+    """One training from a seed, all of it, by their own code."""
+    replace_torchvision()
+    path = checkout / "main.py"
+    sys.argv = [str(path)]
+    on_cpu = harness.device.type == "cpu"
+    shims = [*SHIMS, *ON_CPU] if on_cpu else SHIMS
+    dtype = torch.bfloat16 if on_cpu else torch.float16
+    namespace = {"_harness": harness, "_normalised": lambda: normalised(harness, dtype)}
+    module = load_module(path, shims, "hlb_cifar10", namespace)
+    everything = module.data  # its training images are padded already
+
+    def train(seed: int) -> None:
+        module.data = everything
+        if harness.limit is not None:
+            count = max(WHITENING_IMAGES, (harness.limit + 1) * harness.batch_size)
+            module.data = {**everything, "train": {key: value[:count] for key, value in everything["train"].items()}}
+        harness.accuracies[WITH_TTA] = module.main()
+
+    return train
+
+
+def normalised(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
+    """The `data.pt` that they make on a first run: images `[N, 3, 32, 32]` of mean 0 and standard deviation 1 over the
+    training images, and labels as one-hot vectors, both in `dtype`."""
+    train = harness.dataset.train.images.permute(0, 3, 1, 2).float() / 255
+    std, mean = torch.std_mean(train, dim=(0, 2, 3), keepdim=True)
+    data = {}
+    for key, split in (("train", harness.dataset.train), ("eval", harness.dataset.test)):
+        images = split.images.permute(0, 3, 1, 2).float() / 255
+        data[key] = {
+            "images": ((images - mean) / std).to(dtype).contiguous(),
+            "targets": F.one_hot(split.labels).to(dtype),
+        }
+    return data

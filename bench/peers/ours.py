@@ -1,0 +1,87 @@
+"""fastcifar in the same scheme as the peers: one resident trainer, whole trainings or some steps of one."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from bench.peers.harness import Enough
+from fastcifar.data import Dataset
+from fastcifar.kernels import keep_freed_memory
+from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.training import Trainer
+
+
+class Ours:
+    """A recipe, by its name or the path of its TOML file, made ready to train."""
+
+    def __init__(self, recipe: str | Path | Recipe, dataset: Dataset, device: torch.device) -> None:
+        if device.type == "cpu":
+            keep_freed_memory()  # as the command line does
+        recipe = recipe if isinstance(recipe, Recipe) else get_recipe(str(recipe))
+        self.trainer = Trainer(recipe, dataset, device)
+
+    def run(self, steps: int | None, seed: int) -> dict[str, object]:
+        """A whole training, or one untimed step and `steps` more.
+
+        On CUDA, where nobody looks in between the steps of an epoch, these are the steps of the second epoch, however
+        many were asked for: `steps` of the result says how many.
+        """
+        if steps is None:
+            return self._train(seed)
+        seconds = self._epoch(seed) if self.trainer.device.type == "cuda" else self._steps(steps, seed)
+        return {
+            "steps": len(seconds),
+            "step_seconds": seconds,
+            "seconds": sum(seconds),
+            "own_seconds": None,
+            "accuracy": None,
+            "plain_accuracy": None,
+        }
+
+    def _train(self, seed: int) -> dict[str, object]:
+        start = time.perf_counter()
+        run = self.trainer.run(seed, eval_every=0)
+        return {
+            "steps": run.record["steps"],
+            "step_seconds": [],
+            "seconds": time.perf_counter() - start,
+            "own_seconds": run.time_seconds,
+            "train_seconds": run.train_seconds,
+            "accuracy": run.tta_accuracy,
+            "plain_accuracy": run.accuracy,
+        }
+
+    def _steps(self, steps: int, seed: int) -> list[float]:
+        times: list[float] = []
+
+        def on_step(step: int, total: int) -> None:
+            times.append(time.perf_counter())
+            if len(times) > steps:
+                raise Enough
+
+        self._stopped(lambda: self.trainer.run(seed, on_step=on_step, eval_every=0))
+        return [after - before for before, after in itertools.pairwise(times)]
+
+    def _epoch(self, seed: int) -> list[float]:
+        rows: list[float] = []
+
+        def on_epoch(row) -> None:
+            rows.append(row.seconds)
+            if len(rows) == 2:
+                raise Enough
+
+        self._stopped(lambda: self.trainer.run(seed, on_epoch=on_epoch, eval_every=0))
+        per_epoch = self.trainer.steps_per_epoch
+        return [(rows[1] - rows[0]) / per_epoch] * per_epoch
+
+    def _stopped(self, train: Callable[[], object]) -> None:
+        try:
+            train()
+        except Enough:
+            return
+        raise ValueError(f"{self.trainer.recipe.name} ended before the steps that were asked for: they are too many")

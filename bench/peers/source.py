@@ -1,0 +1,94 @@
+"""A peer's source file, read from its checkout, adapted in memory and executed as a module that is not `__main__`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import types
+from collections.abc import Iterable, Mapping
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import torch
+
+from fastcifar.errors import UserError
+
+Shims = Iterable[tuple[str, str]]
+"""Pairs of a piece of their text and what stands in its place, everywhere in the file."""
+
+
+def read_source(path: Path, shims: Shims) -> str:
+    """The text of `path` with every shim applied, in order. Raises UserError where the file is missing, or lacks a
+    piece of text that is to be replaced."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not the checkout these shims are for: {path.name} is missing")
+    text = path.read_text(encoding="utf-8")
+    for old, new in shims:
+        if old not in text:
+            raise UserError(f"{path} is not the version these shims are for: it lacks {old!r}")
+        text = text.replace(old, new)
+    return text
+
+
+def load_module(path: Path, shims: Shims, name: str = "", namespace: Mapping[str, object] | None = None):
+    """`path` executed as the module `name` (default: its own), which later imports find, with the names of `namespace`
+    in it beforehand. Raises what `read_source` raises, and whatever their code does."""
+    module = types.ModuleType(name or path.stem)
+    module.__file__ = str(path)
+    module.__dict__.update(namespace or {})
+    code = compile(read_source(path, shims), str(path), "exec")
+    sys.modules[module.__name__] = module  # torch.compile looks a function's module up there
+    exec(code, module.__dict__)
+    return module
+
+
+def stand_in(name: str, **attributes: object) -> None:
+    """Where the package `name` is not installed, a module of that name with these attributes. (Whoever looks for it
+    later asks for its spec.)"""
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        module = types.ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        module.__dict__.update(attributes)
+        sys.modules[name] = module
+
+
+def replace_torchvision(datasets: types.ModuleType | None = None) -> None:
+    """Whether torchvision is installed or not: a module of that name with `datasets` and the three transforms that the
+    peers use. The data is ours, so that nothing is downloaded, and its transforms want PIL images."""
+    torchvision = types.ModuleType("torchvision")
+    torchvision.datasets = datasets or types.ModuleType("torchvision.datasets")
+    torchvision.transforms = transforms = types.ModuleType("torchvision.transforms")
+    transforms.Compose, transforms.ToTensor, transforms.Normalize = Compose, ToTensor, Normalize
+    for module in (torchvision, torchvision.datasets, transforms):
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        sys.modules[module.__name__] = module
+
+
+class Compose:
+    """Several transforms, one after the other."""
+
+    def __init__(self, transforms) -> None:
+        self.transforms = transforms
+
+    def __call__(self, image):
+        for transform in self.transforms:
+            image = transform(image)
+        return image
+
+
+class ToTensor:
+    """An image uint8 `[H, W, 3]` as float32 `[3, H, W]`, in 0..1."""
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        return image.permute(2, 0, 1).contiguous().float().div_(255)
+
+
+class Normalize:
+    """Images `[..., 3, H, W]` less the mean, over the standard deviation, in their own dtype and memory format."""
+
+    def __init__(self, mean, std) -> None:
+        self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = (values.to(images).view(-1, 1, 1) for values in (self.mean, self.std))
+        return images.clone().sub_(mean).div_(std)

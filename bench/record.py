@@ -1,0 +1,114 @@
+"""`append`: one more result in a results file, with what every result must say of where it comes from.
+
+A line of a results file is a JSON object. It says `n`, the `spread`, the `command` that gives it again and what is
+shown: either `what` and `value`, for the README's table of measurements, or `table` (which one) and `row` (heading to
+cell) for another. `table` is None where the result is for nobody's table. `append` adds the rest: `hardware`,
+`versions`, `commit` and `date`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from fastcifar.errors import UserError
+from fastcifar.training.device import describe_device, resolve_device
+
+ROOT = Path(__file__).resolve().parent.parent
+GIVEN = ("n", "spread", "command")
+ADDED = ("hardware", "versions", "commit", "date")
+
+
+def add_save_option(parser: argparse.ArgumentParser) -> None:
+    """`--save FILE`, the same in every program that measures."""
+    parser.add_argument("--save", type=Path, metavar="FILE", help="append the results to this .jsonl file")
+
+
+def append(path: str | Path, record: dict[str, object], device: str | torch.device = "auto") -> dict[str, object]:
+    """Append `record` to the .jsonl file at `path`, which need not exist, and return it as written.
+
+    What it says of hardware, versions, commit and date stays; what it does not say is found out here, for `device`.
+    Raises UserError for a record that lacks a key or that JSON cannot hold, and where the file cannot be written.
+    """
+    record = {**record}
+    for key, find in (
+        ("hardware", lambda: describe_hardware(device)),
+        ("versions", versions),
+        ("commit", commit),
+        ("date", lambda: time.strftime("%Y-%m-%d", time.gmtime())),
+    ):
+        if key not in record:
+            record[key] = find()
+    missing = missing_keys(record)
+    if missing:
+        raise UserError(f"the record lacks {', '.join(missing)}; allowed: a record with all of them")
+    try:
+        line = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the record cannot be written as JSON: {error}; allowed: finite numbers and text") from None
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write to {path}: {error.strerror or error}; allowed: a .jsonl file") from None
+    return record
+
+
+def missing_keys(record: dict[str, object]) -> list[str]:
+    """The keys that a whole record has and this one lacks."""
+    table = record.get("table", "")
+    shown = {"": ("what", "value"), None: ()}.get(table, ("row",))
+    return [key for key in (*shown, *GIVEN, *ADDED) if key not in record]
+
+
+def describe_hardware(device: str | torch.device = "auto") -> str:
+    """One line on what computes: the GPU's name, or the CPU's with its cores and memory."""
+    resolved = resolve_device(device)
+    name = " ".join(str(describe_device(resolved)["name"]).split())
+    if resolved.type == "cuda":
+        return name
+    cores = os.cpu_count() or 1
+    text = f"{cores} core{'s' * (cores != 1)} of {name}"
+    try:
+        text += " with AMX" * ("amx_bf16" in Path("/proc/cpuinfo").read_text())
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return text
+    return f"{text}, {round(memory / 2**30)} GiB"
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of what computes."""
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    for name in ("numpy", "triton"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def commit() -> str:
+    """The commit that is checked out, with "+changes" where tracked files differ from it; "unknown" outside git."""
+    try:
+        name = _git("rev-parse", "--short", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name + "+changes" * bool(changed)
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(ROOT), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

@@ -1,0 +1,22 @@
+"""Evaluation of the main recipes' networks with each test-time augmentation, in the training's compute type."""
+
+from typing import get_args, get_type_hints
+
+import pytest
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import RECIPES, EvaluateConfig, quick
+from fastcifar.training import Trainer, evaluate
+
+TTA = get_args(get_type_hints(EvaluateConfig)["tta"])
+NETWORKS = [name for name in RECIPES if RECIPES[name].evaluate.tta != "none"]
+
+
+@pytest.mark.benchmark(group="evaluation")
+@pytest.mark.reference("convolution")
+@pytest.mark.parametrize("tta", TTA)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_evaluation(timed, device, full, name, tta):
+    recipe = RECIPES[name] if full else quick(RECIPES[name])[0]
+    trainer = Trainer(recipe, make_synthetic(recipe.batch_size, 10_000 if full else 500), device)
+    timed(lambda: evaluate(trainer.model, trainer.dataset.test, tta, recipe.evaluate.batch_size))

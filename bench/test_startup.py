@@ -1,0 +1,30 @@
+"""What a fresh process costs: the help, the import of the library with torch, and the first training step."""
+
+import subprocess
+import sys
+
+import pytest
+
+FIRST_STEP = """
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import get_recipe, quick
+from fastcifar.training import Trainer
+
+recipe, _ = quick(get_recipe("davidnet"))
+Trainer(recipe, make_synthetic(recipe.batch_size, 10)).step_on_noise()()
+"""
+PROCESSES = {
+    "help": ["-m", "fastcifar", "--help"],
+    "import": ["-c", "from fastcifar import Trainer"],
+    "first step": ["-c", FIRST_STEP],
+}
+
+
+@pytest.mark.benchmark(group="start-up")
+@pytest.mark.reference("product")
+@pytest.mark.unstable("a fresh process waits for files and for the system, which no reference workload does")
+@pytest.mark.parametrize("process", PROCESSES)
+def test_start_up(timed, process):
+    command = [sys.executable, *PROCESSES[process]]
+    rounds = 10 if process == "help" else 3
+    timed(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), rounds)

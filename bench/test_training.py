@@ -1,0 +1,16 @@
+"""A training step of every named recipe: narrower and on fewer images, as `--quick` has it, or whole with `--full`."""
+
+import pytest
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import RECIPES, quick
+from fastcifar.training import Trainer
+
+
+@pytest.mark.benchmark(group="training step")
+@pytest.mark.reference("convolution")
+@pytest.mark.parametrize("name", RECIPES)
+def test_training_step(timed, device, full, name):
+    recipe = RECIPES[name] if full else quick(RECIPES[name])[0]
+    trainer = Trainer(recipe, make_synthetic(recipe.batch_size, 10), device)
+    timed(trainer.step_on_noise())

@@ -1,0 +1,141 @@
+"""`fastcifar flops`: what a recipe's training computes and moves, and the least time that it takes at given rates."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import arg
+
+from fastcifar.cli.arguments import Switch, last_given, parse
+from fastcifar.errors import UserError
+from fastcifar.recipes import Recipe, get_recipe
+
+if TYPE_CHECKING:
+    from fastcifar.report.flops import RecipeCount, StageCount
+
+PROG = "fastcifar flops"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Count the multiply-adds, FLOP and bytes of a recipe's training, by layer and in all, without training it.
+
+    A multiply-add is two FLOP. The flags of the count stand first, the fields of the recipe after them.
+    """
+
+    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = "davidnet"
+    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
+    tflops: Annotated[tuple[float, ...], arg(metavar="R [R ...]")] = (790.0,)
+    """Rates, in 10^12 FLOP/s, at which to say the least time; the default is an H200's for half-precision products."""
+    bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
+    """Memory bandwidths in GB/s: one for all rates, or one for each."""
+    train_images: Annotated[int, arg(metavar="N")] = 50_000
+    """Training images."""
+    test_images: Annotated[int, arg(metavar="N")] = 10_000
+    """Images of the final evaluation."""
+    json: Switch = False
+    """Print the count as JSON and nothing else."""
+    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
+
+
+def main(args: Sequence[str]) -> int:
+    name = last_given(args, "--recipe") or "davidnet"
+    options = parse(args, Options(recipe=name, settings=get_recipe(name)), PROG)
+    rates = _rates(options)
+    for flag, number in (("--train-images", options.train_images), ("--test-images", options.test_images)):
+        if number < 1:
+            raise UserError(f"{flag} is {number}; allowed: 1 or more")
+
+    from fastcifar.report.flops import count_recipe, describe
+
+    count = count_recipe(options.settings, options.train_images, options.test_images)
+    print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
+    return 0
+
+
+def _rates(options: Options) -> list[tuple[float, float]]:
+    """Each rate with its bandwidth."""
+    rates, widths = options.tflops, options.bandwidth
+    for flag, numbers in (("--tflops", rates), ("--bandwidth", widths)):
+        if not numbers or not all(0 < number < float("inf") for number in numbers):
+            raise UserError(f"{flag} is {' '.join(map(str, numbers))!r}; allowed: numbers above 0")
+    if len(widths) not in (1, len(rates)):
+        raise UserError(f"--bandwidth has {len(widths)} numbers and --tflops {len(rates)}; allowed: one, or as many")
+    return list(zip(rates, widths if len(widths) > 1 else widths * len(rates), strict=True))
+
+
+def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
+    recipe, largest = count.recipe, max(count.stages, key=lambda stage: stage.stage.size)
+    lines = [
+        f"{recipe.name}: {recipe.epochs:g} epochs, {count.steps:,} steps of {recipe.batch_size} images, {count.dtype}",
+        "",
+        *_layers(largest),
+        "",
+        f"{'stage':<28}{'steps':>9}{'GFLOP an image':>16}{'GFLOP a step':>15}",
+    ]
+    for stage in count.stages:
+        name = f"{stage.stage.size} x {stage.stage.size} pixels"
+        name += f", {len(stage.stage.frozen)} frozen" if stage.stage.frozen else ""
+        flop = 2 * stage.step.macs / 1e9
+        lines.append(f"{name:<28}{stage.steps:9,}{flop / recipe.batch_size:16.4f}{flop:15.1f}")
+    if count.optimizer.macs:
+        lines.append(
+            f"{'optimiser ' + recipe.optim.name:<28}{count.steps:9,}{'':16}{2 * count.optimizer.macs / 1e9:15.1f}"
+        )
+    if count.statistics:
+        name, flop = "statistics of the average", 2 * count.statistics.macs / 1e9
+        lines.append(f"{name:<28}{count.statistics_batches:9,}{flop / recipe.batch_size:16.4f}{flop:15.1f}")
+    passes = f"{count.evaluated_images:,} images, {count.evaluation_passes:g} passes each"
+    lines += [
+        "",
+        f"training    {count.training_flop:.4g} FLOP, {count.optimizer_flop:.3g} of them the optimiser's",
+        f"evaluation  {count.evaluation_flop:.4g} FLOP more: {passes}",
+        f"memory      {_size(count.activation_bytes)} of activations kept from a forward for its backward pass",
+        f"moved       {_size(count.product_bytes)} by the training's products, {_size(count.moved_bytes)} by all else",
+        "",
+    ]
+    for rate, width in rates:
+        floor = count.floor(rate, width)
+        lines.append(
+            f"at {rate:g} TFLOP/s and {width:g} GB/s  {floor['seconds']:.4g} s at least  "
+            f"(operations alone {floor['operations']:.4g} s, bytes alone {floor['bytes']:.4g} s)"
+        )
+    return "\n".join(lines)
+
+
+def _layers(stage: StageCount) -> list[str]:
+    """A line for each layer, in millions of multiply-adds for each image."""
+    step, side = stage.step, stage.stage.size
+    width = max(len(layer.name) for layer in step.layers) + 2
+    heads = f"{'from':>12}{'to':>12}{'parameters':>12}{'forward':>10}{'input grad':>12}{'weight grad':>13}"
+    lines = [f"millions of multiply-adds an image, of {side} x {side} pixels", f"{'layer':<{width}}{heads}"]
+    sums = [0.0, 0.0, 0.0]
+    for layer in step.layers:
+        numbers = [part / step.batch / 1e6 for part in (layer.forward, layer.input_gradient, layer.weight_gradient)]
+        sums = [total + number for total, number in zip(sums, numbers, strict=True)]
+        shapes = f"{_shape(layer.input_shape):>12}{_shape(layer.output_shape):>12}"
+        lines.append(f"{layer.name:<{width}}{shapes}{layer.parameters:12,}{_millions(numbers)}")
+    lines.append(f"{'all':<{width}}{'':24}{step.parameters:12,}{_millions(sums)}")
+    return lines
+
+
+def _millions(numbers: Sequence[float]) -> str:
+    forward, input_gradient, weight_gradient = numbers
+    return f"{forward:10.3f}{input_gradient:12.3f}{weight_gradient:13.3f}"
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _size(count: float) -> str:
+    """Bytes in a unit that leaves one to three figures before the point."""
+    units = ["bytes", "kB", "MB", "GB", "TB", "PB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        del units[0]
+    return f"{count:.4g} {units[0]}"

@@ -1,0 +1,139 @@
+"""`Store`: the finished runs of an experiment, kept one by one, so that the same command goes on where it stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fastcifar.errors import UserError
+
+SETTINGS = "settings.json"
+"""The file that makes a folder an experiment's: what its runs were asked to do."""
+
+_KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
+_SHOWN = 60
+
+
+class Store:
+    """A folder with `settings.json` and a JSON file for each finished run.
+
+    `settings` (anything that JSON holds; tuples become lists) are written when the folder is new or empty, and must
+    equal those that are there otherwise: so runs of different settings never mix. Every file is written whole or not at
+    all. Raises UserError, which names the first setting that differs, and for a folder that holds something else or
+    cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
+        self.folder = Path(folder)
+        self.settings = _plain(settings)
+        path = self.folder / SETTINGS
+        if path.is_file():
+            self._compare(_read(path))
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            used = any(True for _ in self.folder.iterdir())
+        except OSError as error:
+            raise UserError(f"output folder {self.folder} cannot be made: {error.strerror or error}") from None
+        if used:
+            raise UserError(
+                f"output folder {self.folder} holds files but no {SETTINGS}; allowed: a new or an empty folder, or one "
+                "that this experiment was begun in"
+            )
+        _write(path, _text(self.settings))
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        """The record of the run `key`; None where there is none. Raises UserError for a file that cannot be read."""
+        path = self.path(key)
+        return _read(path) if path.is_file() else None
+
+    def put(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep `record` as that of the run `key`, in the place of an earlier one."""
+        _write(self.path(key), _text(_plain(record)))
+
+    def write(self, name: str, text: str) -> Path:
+        """Write the file `name`, such as a table of the results, beside the runs, in the place of an earlier one."""
+        _write(self.folder / name, text)
+        return self.folder / name
+
+    def path(self, key: str) -> Path:
+        """The file of the run `key`: letters, digits and . _ + -, with slashes that make folders.
+        Raises UserError for any other key."""
+        if not _KEY.fullmatch(key) or f"{key}.json" == SETTINGS:
+            raise UserError(f"the key of a run is {key!r}; allowed: letters, digits and . _ + -, as in a/seed-0")
+        return self.folder / f"{key}.json"
+
+    def _compare(self, before: dict[str, Any]) -> None:
+        old, new = dict(_leaves(before)), dict(_leaves(self.settings))
+        for name in {**old, **new}:
+            if name not in old or name not in new or old[name] != new[name]:
+                there, now = (_shown(values[name]) if name in values else "absent" for values in (old, new))
+                raise UserError(
+                    f"{self.folder} was begun with other settings: {name} is {there} there and {now} now; "
+                    "allowed: the same settings, or another folder"
+                )
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What JSON gives back for `values`; raises ValueError for NaN and infinities, which are not JSON."""
+    return json.loads(json.dumps(values, allow_nan=False))
+
+
+def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every value in nested dictionaries with its dotted name."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from _leaves(inner, f"{prefix}.{name}" if prefix else name)
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot read {path}: {reason}; allowed: a JSON file as it was written") from None
+    if not isinstance(record, dict):
+        raise UserError(f"cannot read {path}: it is not an object; allowed: a JSON file as it was written")
+    return record
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=2) + "\n"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process ends."""
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+            partial = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~_umask())
+        os.replace(partial, path)
+        partial = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,108 @@
+"""The network of the CIFAR-10 speed records: airbench's (Jordan 2024), in the shapes of all its variants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.network import CENTRED, Network
+from fastcifar.models.whitening import PatchWhitening
+from fastcifar.recipes import SpeedrunConfig
+
+_ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+
+
+class SpeedrunNet(Network):
+    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 16.
+
+    Frozen 2x2 patch whitening without padding to 12 filters and their negatives, a bias that trains for some epochs,
+    GELU. Three blocks, by default of 64, 256 and 256 channels: 3x3 convolution, 2x2 max-pool, batch norm, GELU, 3x3
+    convolution, batch norm, GELU. Global max-pool, linear without bias, divided by its inputs. Every choice is a field
+    of `SpeedrunConfig`; the defaults are those of airbench94_muon.
+
+    Initial values: a 3x3 convolution's first filters, as many as it has inputs, are the identity (Dirac), all others
+    and the linear layer torch's own, the latter rescaled to a given standard deviation.
+    """
+
+    head = "classifier"
+
+    def __init__(
+        self,
+        config: SpeedrunConfig | None = None,
+        classes: int = 10,
+        mean: Sequence[float] = CENTRED,
+        std: Sequence[float] = CENTRED,
+    ) -> None:
+        super().__init__(mean, std)
+        self.config = config = config or SpeedrunConfig()
+        trains_bias = config.whitening_bias_epochs > 0
+        self.whitening = PatchWhitening(
+            3, config.whitening_size, config.whitening_eps, padding=0, negatives=True, bias=trains_bias
+        )
+        if trains_bias:
+            self.frozen_from = {"whitening.bias": config.whitening_bias_epochs}
+        before = (self.whitening.out_channels, *config.widths)
+        self.blocks = nn.Sequential(
+            *(Block(inputs, width, config) for inputs, width in zip(before, config.widths, strict=False))
+        )
+        self.classifier = nn.Linear(config.widths[-1], classes, bias=False)
+        self.logit_scale = config.logit_scale or 1 / config.widths[-1]
+        if config.head_std:
+            with torch.no_grad():
+                self.classifier.weight.mul_(config.head_std / self.classifier.weight.std())
+        self.to(memory_format=torch.channels_last)
+
+    def fit_whitening(self, images: torch.Tensor) -> None:
+        """Set the whitening filters from the first of the uint8 training images `[N, H, W, 3]`."""
+        self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = _ACTIVATIONS[self.config.whitening_activation](self.whitening(x))
+        x = self.blocks(x)
+        # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
+        x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
+        return self.classifier(x) * self.logit_scale
+
+
+class Block(nn.Module):
+    """3x3 convolutions, each with batch norm and activation, the first with a 2x2 max-pool before its norm.
+
+    With a residual, the first activation is added to the last norm's output, before the last activation.
+    """
+
+    def __init__(self, before: int, width: int, config: SpeedrunConfig) -> None:
+        super().__init__()
+        self.activation, self.residual = config.activation, config.residual
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        for number in range(config.depth):
+            conv = Conv3x3(width if number else before, width)
+            if config.dirac:
+                nn.init.dirac_(conv.weight.data[: conv.in_channels])
+            adds = config.residual and number == config.depth - 1
+            self.convs.append(conv)
+            self.norms.append(
+                GhostBatchNorm(
+                    width,
+                    config.ghost_batch,
+                    activation="none" if adds else config.activation,
+                    pool=number == 0,
+                    freeze_scale=config.freeze_scale,
+                    momentum=config.norm_momentum,
+                    eps=config.norm_eps,
+                )
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        shortcut = x = self.norms[0](self.convs[0](x))
+        layers = list(zip(self.convs, self.norms, strict=True))[1:]
+        for conv, norm in layers[:-1]:
+            x = norm(conv(x))
+        if layers:
+            conv, norm = layers[-1]
+            x = norm(conv(x), shortcut if self.residual else None)
+        return _ACTIVATIONS[self.activation](x) if self.residual else x

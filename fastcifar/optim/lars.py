@@ -1,0 +1,98 @@
+"""LARS: each weight at a rate in proportion to its norm over its gradient's (You, Gitman and Ginsburg 2017)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+
+from fastcifar.optim.flat import FlatGroup
+from fastcifar.optim.optimizer import GroupOptimizer
+from fastcifar.optim.settings import require_settings
+
+
+class FlatLARS(GroupOptimizer):
+    """LARS for matrices and filters over flat buffers, SGD with Nesterov momentum for biases and scales.
+
+    Each matrix or filter: v <- momentum * v + lr * trust * (g + decay * w); w <- w - v, with `trust_ratio` as trust and
+    lr = s * `optim.lr` for the schedule s. Biases and scales have no trust ratio and no decay:
+    v <- `sgd_momentum` * v + g; w <- w - s * `bias_lr` * (g + `sgd_momentum` * v). Gradients g are the mean loss's.
+    """
+
+    def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
+        optim = self.recipe.optim
+        if group.name != "weights":
+            self.sgd(
+                group,
+                rates,
+                lr_factor=optim.bias_lr / optim.lr,
+                momentum=optim.sgd_momentum,
+                weight_decay=0.0,
+                form="torch",
+            )
+            return
+        for span in group.spans:
+            weight = group.weights[span]
+            gradient = group.grads[span].to(weight.dtype) / self.recipe.batch_size
+            trust = trust_ratio(weight, gradient, optim.trust_coefficient, optim.weight_decay)
+            rate = self.now(rates) * trust
+            _update(weight, gradient, group.velocity[span], rate, optim.momentum, optim.weight_decay)
+        self.follow(group)
+
+
+class LARS(torch.optim.Optimizer):
+    """LARS for any parameters: v <- momentum * v + lr * trust * (g + weight_decay * w); w <- w - v.
+
+    Parameters of fewer than two dimensions (biases, scales) have neither `trust_ratio` nor decay: trust is 1.
+    Raises UserError for a setting out of range.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        trust_coefficient: float = 0.001,
+    ) -> None:
+        settings = {"lr": lr, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
+        require_settings("LARS", momentum, **settings)
+        super().__init__(params, {**settings, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """One update of every parameter that has a gradient; the loss of `closure` where one is given."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state, wide = self.state[parameter], parameter.dim() > 1
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                rate, decay = group["lr"], group["weight_decay"] if wide else 0.0
+                if wide:
+                    rate = rate * trust_ratio(parameter, parameter.grad, group["trust_coefficient"], decay)
+                _update(parameter, parameter.grad, state["momentum_buffer"], rate, group["momentum"], decay)
+        return loss
+
+
+def trust_ratio(weight: torch.Tensor, gradient: torch.Tensor, coefficient: float, decay: float) -> torch.Tensor:
+    """coefficient * |w| / (|g| + decay * |w|), a tensor without dimensions; 1 where |w| or |g| is 0."""
+    size, slope = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
+    ratio = coefficient * size / (slope + decay * size)
+    return torch.where((size > 0) & (slope > 0), ratio, torch.ones_like(ratio))
+
+
+def _update(
+    weight: torch.Tensor,
+    gradient: torch.Tensor,
+    velocity: torch.Tensor,
+    rate: float | torch.Tensor,
+    momentum: float,
+    decay: float,
+) -> None:
+    """One step of one tensor in place; `rate` holds the trust ratio."""
+    velocity.mul_(momentum).add_((gradient + decay * weight) * rate)
+    weight.sub_(velocity)

@@ -1,0 +1,157 @@
+"""Muon: momentum whose every matrix is orthogonalised before it is applied (Jordan 2024, kellerjordan.github.io/posts/
+muon), over flat buffers and alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from fastcifar.errors import UserError
+from fastcifar.optim.flat import FlatGroup, FlatModel
+from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
+from fastcifar.optim.optimizer import GroupOptimizer
+from fastcifar.optim.settings import require_settings
+from fastcifar.recipes import OptimConfig, Recipe
+
+
+class FlatMuon(GroupOptimizer):
+    """Muon for the convolution filters and SGD with Nesterov momentum for all else, over flat buffers
+    (airbench94_muon).
+
+    Filters are matrices W [out, in * height * width], G the gradient, V the momentum, m = `momentum`, s the schedule:
+        V <- m V + G;  W <- W * sqrt(out) / |W| in the steps of `norm_every`;  W <- (1 - s * filter_decay) W;
+        W <- W - s * lr * orthogonalised(G + m V)
+    Orthogonalising is `newton_schulz` in the network's compute dtype. All else, with m = `sgd_momentum` and the peak
+    rate r = `head_lr` for matrices, `bias_lr` for biases and scales:
+        g = dloss/dw + weight_decay / r * w;  v <- m v + g;  w <- w - s * r * (g + m v)
+    So either decay is the share of a weight that a step at the peak rate removes, `weight_decay` before momentum.
+    """
+
+    def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
+        super().__init__(flat, recipe, total_steps)
+        normalising = normalising_steps(recipe.optim, total_steps)
+        self._normalising = torch.tensor(normalising, device=flat.statistics.device)
+        self._filters = {id(group): _Filters(group) for group in flat.groups}
+
+    def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
+        self._step_filters(group, rates)
+        optim = self.recipe.optim
+        rate = optim.head_lr if group.name == "weights" else optim.bias_lr
+        for run in group.runs(lambda parameter: parameter.dim() != 4):
+            self.sgd(
+                *(group, rates, run),
+                lr_factor=rate / optim.lr,
+                momentum=optim.sgd_momentum,
+                weight_decay=optim.weight_decay / rate,
+                form="torch",
+            )
+
+    def _step_filters(self, group: FlatGroup, rates: torch.Tensor) -> None:
+        optim, filters = self.recipe.optim, self._filters[id(group)]
+        if not filters.runs:
+            return
+        for run in filters.runs:
+            velocity, grads = group.velocity[run], group.grads[run]
+            velocity.mul_(optim.momentum).add_(grads)
+            torch.add(grads, velocity, alpha=optim.momentum, out=filters.directions[run])
+        updates = orthogonalize(filters.direction, optim.ns_steps, optim.ns_coefficients, self.flat.dtype)
+        rate, normalise = self.now(rates), self.now(self._normalising)
+        kept = 1 - rate * (optim.filter_decay / optim.lr)
+        for weight, update in zip(filters.weight, updates, strict=True):
+            factor = norm_factor(weight)
+            factor = torch.where(normalise, factor, torch.ones_like(factor))  # a plain 1 would be copied to the device
+            weight.mul_(factor * kept).sub_(update * rate)
+        for run in filters.runs:
+            self.follow(group, run)
+
+
+class _Filters:
+    """The filters of a group: their `runs` in its buffers, a buffer of `directions`, and of both weights and directions
+    each filter's matrix. In memory it is [out, height, width, in]; the order of columns is nothing to Muon."""
+
+    def __init__(self, group: FlatGroup) -> None:
+        self.runs = group.runs(lambda parameter: parameter.dim() == 4)
+        self.directions = torch.zeros_like(group.weights) if self.runs else group.weights[:0]
+        self.weight, self.direction = [], []
+        for parameter, span in zip(group.parameters, group.spans, strict=True):
+            if parameter.dim() == 4:
+                for buffer, matrices in ((group.weights, self.weight), (self.directions, self.direction)):
+                    matrices.append(buffer[span][: parameter.numel()].view(len(parameter), -1))
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for any parameters of two or more dimensions, taken as matrices [size of the first, all others].
+
+    V <- momentum V + G; W <- W * sqrt(rows) / |W| every `norm_every` steps (0: never); W <- (1 - lr * weight_decay) W;
+    W <- W - lr * orthogonalised(G + momentum V), without `nesterov` orthogonalised(V). Matrices of equal shape go
+    through Newton-Schulz together, in `dtype` (unless given, their own; bfloat16 is enough and fast). Biases and scales
+    need another optimiser. Raises UserError for a setting out of range or a parameter that is no matrix.
+    """
+
+    def __init__(
+        self,
+        params: Iterable,
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        nesterov: bool = True,
+        weight_decay: float = 0.0,
+        ns_steps: int = 5,
+        ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+        norm_every: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        require_settings("Muon", momentum, lr=lr, weight_decay=weight_decay, ns_steps=ns_steps, norm_every=norm_every)
+        settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        settings |= {"ns_steps": ns_steps, "ns_coefficients": ns_coefficients, "norm_every": norm_every, "dtype": dtype}
+        super().__init__(params, settings)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's, refusing what is no matrix."""
+        super().add_param_group(param_group)
+        for parameter in self.param_groups[-1]["params"]:
+            if parameter.dim() < 2:
+                self.param_groups.pop()
+                raise UserError(f"a parameter of Muon has shape {list(parameter.shape)}; allowed: 2 or more dimensions")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+        """One update of every parameter that has a gradient; the loss of `closure` where one is given."""
+        with torch.enable_grad():
+            loss = None if closure is None else closure()
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            directions = [self._direction(parameter, group).flatten(1) for parameter in parameters]
+            updates = orthogonalize(directions, group["ns_steps"], group["ns_coefficients"], group["dtype"])
+            for parameter, update in zip(parameters, updates, strict=True):
+                if group["norm_every"] and self.state[parameter]["step"] % group["norm_every"] == 0:
+                    parameter.mul_(norm_factor(parameter))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(update.view_as(parameter), alpha=group["lr"])
+        return loss
+
+    def _direction(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+        """What is orthogonalised next, momentum and the step count brought up to date."""
+        state, momentum = self.state[parameter], group["momentum"]
+        if not state:
+            state["step"], state["momentum_buffer"] = 0, torch.zeros_like(parameter)
+        state["step"] += 1
+        velocity = state["momentum_buffer"].mul_(momentum).add_(parameter.grad)
+        return parameter.grad.add(velocity, alpha=momentum) if group["nesterov"] else velocity
+
+
+def norm_factor(weight: torch.Tensor) -> torch.Tensor:
+    """The factor that gives a weight of R rows the norm sqrt(R), a tensor without dimensions."""
+    return len(weight) ** 0.5 / torch.linalg.vector_norm(weight).clamp_min(1e-12)
+
+
+def normalising_steps(optim: OptimConfig, total_steps: int) -> list[bool]:
+    """Whether each step normalises the filters: `norm_every` steps after the last that did, and up to `norm_growth`
+    more towards the end."""
+    flags, last = [], 0
+    for step in range(1, total_steps + 1):
+        interval = optim.norm_every + int(optim.norm_growth * step / total_steps)
+        flags.append(optim.norm_every > 0 and step - last >= interval)
+        last = step if flags[-1] else last
+    return flags

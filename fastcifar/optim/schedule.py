@@ -1,0 +1,86 @@
+"""The learning rate of every step, computed ahead, so that a captured step reads it from the device."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import warnings
+
+import torch
+
+from fastcifar.errors import UserError
+from fastcifar.recipes import Recipe
+from fastcifar.recipes.fields import did_you_mean
+
+_NOT_OPTIONS = ("self", "optimizer", "last_epoch", "verbose", "scale_fn", "epochs", "steps_per_epoch")
+"""Arguments of torch's classes that a recipe cannot give or has no use for."""
+
+
+def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
+    """The rate of every step, for the mean loss.
+
+    Our own schedule gives step t, from 0, its value at (t + 1) / `total_steps`; a class of torch's begins with its
+    first rate at step 0 and is stepped after every step. So 1 - t / total_steps (airbench) is the class LinearLR with
+    start_factor=1, end_factor=0 and total_iters=100%, and our own line from 1 to 0 is the same one step ahead.
+    Raises UserError where the options do not fit the class.
+    """
+    peak, schedule = recipe.optim.lr, recipe.schedule
+    if schedule.name == "linear":
+        return [peak * schedule((step + 1) / total_steps) for step in range(total_steps)]
+    cls = getattr(torch.optim.lr_scheduler, schedule.name)
+    options = _options(cls, schedule.options, peak, total_steps)
+    # Classes that cycle the momentum too want one to change; it is not read.
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak, momentum=0.9)
+    rates = []
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            scheduler = cls(optimizer, **options)
+            for step in range(total_steps):
+                if step:
+                    optimizer.step()
+                    scheduler.step()
+                rates.append(float(optimizer.param_groups[0]["lr"]))
+    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"schedule.options do not fit {schedule.name} over {total_steps} steps: {reason}") from None
+    if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
+        raise UserError(f"schedule.options lead {schedule.name} to a rate that is negative or not finite")
+    return rates
+
+
+def _options(cls: type, words: tuple[str, ...], peak: float, total_steps: int) -> dict[str, object]:
+    """The arguments of a class of torch.optim.lr_scheduler from NAME=VALUE words, and those known anyway."""
+    taken = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_OPTIONS}
+    known = {"T_max": total_steps, "total_steps": total_steps, "max_lr": peak}
+    options = {name: value for name, value in known.items() if name in taken}
+    for word in words:
+        name, _, text = word.partition("=")
+        if name not in taken:
+            hint = did_you_mean(name, taken)
+            raise UserError(f"schedule.options has {word!r}{hint}; allowed: {', '.join(taken)}")
+        options[name] = _value(text, total_steps)
+    missing = [name for name, p in taken.items() if p.default is p.empty and name not in options]
+    if missing:
+        raise UserError(f"schedule.options lacks {missing[0]}=..., which {cls.__name__} needs")
+    return options
+
+
+def _value(text: str, total_steps: int) -> object:
+    """A number, a word, true or false, a share of the steps ("30%") or a list of these with commas."""
+    if "," in text:
+        return [_value(part, total_steps) for part in text.split(",") if part]
+    if text in ("true", "false"):
+        return text == "true"
+    for read in (int, float, lambda text: _share(text, total_steps)):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def _share(text: str, total_steps: int) -> int:
+    if not text.endswith("%"):
+        raise ValueError(text)
+    return round(float(text[:-1]) / 100 * total_steps)

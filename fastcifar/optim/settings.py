@@ -1,0 +1,14 @@
+"""Checks of the settings of optimisers that are used alone; a recipe checks its own."""
+
+from __future__ import annotations
+
+from fastcifar.errors import UserError
+
+
+def require_settings(optimizer: str, momentum: float, **others: float) -> None:
+    """Raise UserError for a momentum outside 0 to 1, or any other setting below 0, of `optimizer`."""
+    if not 0 <= momentum < 1:
+        raise UserError(f"momentum of {optimizer} is {momentum!r}; allowed: 0 up to, not including, 1")
+    for name, value in others.items():
+        if not value >= 0:
+            raise UserError(f"{name} of {optimizer} is {value!r}; allowed: 0 or more")

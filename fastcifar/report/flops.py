@@ -1,0 +1,221 @@
+"""What a recipe's training computes and moves, counted without training it, and the least time that this takes.
+
+Counted: every matrix product and convolution of forward pass, input gradients, weight gradients and optimiser, in all
+steps with the image size and the frozen parameters of each stage; and the bytes of everything else. Not counted: the
+whitening's eigenproblem and its patches (some GFLOP, once) and the plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastcifar.errors import UserError
+from fastcifar.kernels import cross_entropy
+from fastcifar.models import build_model
+from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.recipes import Recipe
+from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+from fastcifar.report.products import Count, count_module, count_products
+from fastcifar.training import resolve_dtype
+from fastcifar.training.timeline import Stage, Timeline
+
+SIDE, CLASSES = 32, 10
+"""CIFAR-10's."""
+
+VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
+"""Passes through the network of an image that gets all views of a test-time augmentation."""
+
+_CENTRED = (127.5, 127.5, 127.5)
+
+
+@dataclass(frozen=True)
+class StageCount:
+    """The steps of a training that have one image size and the same frozen parameters."""
+
+    stage: Stage
+    steps: int
+    step: Count
+    """Augmentation, forward pass, loss and backward pass of one batch; the optimiser is counted apart."""
+
+
+@dataclass(frozen=True)
+class RecipeCount:
+    """What a whole training computes and moves. FLOP are two for each multiply-add."""
+
+    recipe: Recipe
+    dtype: str
+    stages: list[StageCount]
+    """In the order in which they begin."""
+    optimizer: Count
+    """One step of the optimiser. Averages that are moved every few steps are counted in each."""
+    statistics: Count | None
+    """One batch of those that batch norm's statistics are estimated from after averaging; None: no averaging."""
+    statistics_batches: int
+    evaluation: Count
+    """One image through the network."""
+    evaluated_images: int
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    @property
+    def training_flop(self) -> int:
+        """Of the whole training, optimiser included, evaluation not."""
+        statistics = self.statistics_batches * self.statistics.macs if self.statistics else 0
+        return 2 * (sum(stage.steps * stage.step.macs for stage in self.stages) + statistics) + self.optimizer_flop
+
+    @property
+    def optimizer_flop(self) -> int:
+        """The optimiser's matrix products over the training: Muon's Newton-Schulz iterations; 0 for most others."""
+        return 2 * self.steps * self.optimizer.macs
+
+    @property
+    def evaluation_passes(self) -> float:
+        """Passes through the network for each evaluated image, the mean."""
+        evaluate = self.recipe.evaluate
+        return 1 + evaluate.tta_share * (VIEWS[evaluate.tta] - 1)
+
+    @property
+    def evaluation_flop(self) -> int:
+        """Of the final evaluation with its test-time augmentation."""
+        return round(2 * self.evaluation.macs * self.evaluation_passes * self.evaluated_images)
+
+    @property
+    def activation_bytes(self) -> int:
+        """Kept from a forward for its backward pass, in the stage where that is most."""
+        return max(stage.step.activation_bytes for stage in self.stages)
+
+    @property
+    def moved_bytes(self) -> int:
+        """Read and written over the training by all that is no matrix product."""
+        return sum(stage.steps * (stage.step.moved_bytes + self.optimizer.moved_bytes) for stage in self.stages)
+
+    @property
+    def product_bytes(self) -> int:
+        """Read and written over the training by the matrix products."""
+        return sum(stage.steps * (stage.step.product_bytes + self.optimizer.product_bytes) for stage in self.stages)
+
+    def floor(self, tflops: float, bandwidth: float) -> dict[str, float]:
+        """The least `seconds` that the training takes at `tflops` (10**12 FLOP/s) and `bandwidth` (GB/s), one operator
+        after the other, each at whichever of the two binds it; and what `operations` alone and `bytes` of all
+        operators alone would take. Raises UserError for rates that are not above 0."""
+        if not (tflops > 0 and bandwidth > 0):
+            raise UserError(f"the rates are {tflops:g} TFLOP/s and {bandwidth:g} GB/s; allowed: above 0")
+        rate, width = tflops * 1e12, bandwidth * 1e9
+        counts = [(stage.steps, stage.step) for stage in self.stages] + [(self.steps, self.optimizer)]
+        if self.statistics:
+            counts.append((self.statistics_batches, self.statistics))
+        return {
+            "tflops": tflops,
+            "bandwidth": bandwidth,
+            "seconds": sum(times * count.seconds(rate, width) for times, count in counts),
+            "operations": sum(2 * times * count.macs for times, count in counts) / rate,
+            "bytes": sum(times * (count.moved_bytes + count.product_bytes) for times, count in counts) / width,
+        }
+
+
+def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000) -> RecipeCount:
+    """Count a training of `recipe` on `train_images` of CIFAR-10 and its evaluation on `test_images`.
+
+    A `dtype` of "auto" is counted as two bytes wide. Raises UserError where the recipe does not fit the images.
+    """
+    dtype = torch.float16 if recipe.dtype == "auto" else resolve_dtype(recipe.dtype, torch.device("cpu"))
+    flat = _model(recipe, dtype, "meta")
+    timeline = Timeline(recipe, train_images, SIDE, flat.model.frozen_from)
+    labels = torch.zeros(recipe.batch_size, dtype=torch.int64, device="meta")
+
+    def loss(logits: Tensor) -> Tensor:
+        return cross_entropy(logits, labels, recipe.label_smoothing)[0]
+
+    stages = []
+    for stage, steps in timeline.steps_by_stage().items():
+        for name, parameter in flat.model.named_parameters():
+            if name in flat.model.frozen_from:
+                parameter.requires_grad_(name not in stage.frozen)
+        step = count_module(flat.model, (recipe.batch_size, 3, stage.size, stage.size), loss)
+        pixels = recipe.batch_size * 3 * stage.size**2
+        step.moved_bytes += pixels * (1 + dtype.itemsize)  # augment reads bytes and writes the compute type
+        stages.append(StageCount(stage, steps, step))
+
+    statistics, batches = None, 0
+    if recipe.average.epochs:
+        batches = max(1, min(recipe.average.images, train_images) // recipe.batch_size)
+        statistics = count_module(flat.model, (recipe.batch_size, 3, SIDE, SIDE), training=False)
+    return RecipeCount(
+        recipe,
+        str(dtype).removeprefix("torch."),
+        stages,
+        _count_optimizer(recipe, dtype, timeline),
+        statistics,
+        batches,
+        count_module(flat.model, (1, 3, SIDE, SIDE), training=False),
+        test_images,
+    )
+
+
+def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
+    """The count, ready for JSON: multiply-adds of layers for each image, everything else in FLOP and bytes."""
+    stages = []
+    for stage in count.stages:
+        layers = [
+            {
+                "name": layer.name,
+                "input_shape": list(layer.input_shape),
+                "output_shape": list(layer.output_shape),
+                "parameters": layer.parameters,
+                "forward": layer.forward / stage.step.batch,
+                "input_gradient": layer.input_gradient / stage.step.batch,
+                "weight_gradient": layer.weight_gradient / stage.step.batch,
+            }
+            for layer in stage.step.layers
+        ]
+        stages.append(
+            {
+                "size": stage.stage.size,
+                "frozen": sorted(stage.stage.frozen),
+                "steps": stage.steps,
+                "flop_per_step": 2 * stage.step.macs,
+                "activation_bytes": stage.step.activation_bytes,
+                "moved_bytes_per_step": stage.step.moved_bytes,
+                "product_bytes_per_step": stage.step.product_bytes,
+                "layers": layers,
+            }
+        )
+    return {
+        "recipe": count.recipe.name,
+        "dtype": count.dtype,
+        "batch_size": count.recipe.batch_size,
+        "epochs": count.recipe.epochs,
+        "steps": count.steps,
+        "parameters": count.stages[0].step.parameters,
+        "trained_parameters": count.stages[0].step.trained_parameters,
+        "stages": stages,
+        "training_flop": count.training_flop,
+        "optimizer_flop": count.optimizer_flop,
+        "evaluation_flop": count.evaluation_flop,
+        "evaluation_passes": count.evaluation_passes,
+        "evaluated_images": count.evaluated_images,
+        "activation_bytes": count.activation_bytes,
+        "moved_bytes": count.moved_bytes,
+        "product_bytes": count.product_bytes,
+        "floors": [count.floor(*pair) for pair in rates],
+    }
+
+
+def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> FlatModel:
+    with torch.device(device):
+        return FlatModel(build_model(recipe, CLASSES, _CENTRED, _CENTRED), dtype)
+
+
+def _count_optimizer(recipe: Recipe, dtype: torch.dtype, timeline: Timeline) -> Count:
+    # Torch's own fused optimisers refuse meta tensors; on a few million real weights a step takes milliseconds.
+    flat = _model(recipe, dtype, "cpu" if recipe.optim.name in TORCH_OPTIMIZERS else "meta")
+    for name in flat.model.frozen_from:
+        flat.group_of(name).steps = timeline.steps_until_frozen(name)
+    return count_products(build_optimizer(flat, recipe, timeline.total_steps).step)

@@ -1,0 +1,54 @@
+"""A small table that is shown on a terminal and kept as Markdown. Rich is imported when it is shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastcifar.report.statistics import Summary
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of texts under column heads; the first column is text, the others are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        """The table in Markdown, under its title."""
+        rule = [":--", *["--:"] * (len(self.columns) - 1)]
+        lines = ["| " + " | ".join(cells) + " |" for cells in (self.columns, rule, *self.rows)]
+        return "\n".join([f"### {self.title}", "", *lines]) + "\n"
+
+    def show(self) -> None:
+        """Print the table."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as RichTable
+
+        shown = RichTable(title=self.title, title_justify="left", box=box.SIMPLE)
+        for number, column in enumerate(self.columns):
+            shown.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+        for row in self.rows:
+            shown.add_row(*row)
+        Console(highlight=False, markup=False).print(shown)
+
+
+def percent(summary: Summary) -> str:
+    """A mean fraction in percent with half its 95% interval: "56.20% ± 0.40"; the mean alone where n is 1."""
+    return f"{summary.mean:.2%}{_half(summary)}"
+
+
+def points(summary: Summary) -> str:
+    """A difference of fractions in percentage points with half its 95% interval: "+4.50 ± 0.40"."""
+    return f"{100 * summary.mean:+.2f}{_half(summary)}"
+
+
+def seconds(summary: Summary) -> str:
+    """A mean of seconds: "12.3 s"."""
+    return f"{summary.mean:,.1f} s"
+
+
+def _half(summary: Summary) -> str:
+    return "" if summary.interval is None else f" ± {100 * (summary.interval[1] - summary.mean):.2f}"

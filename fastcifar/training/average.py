@@ -1,0 +1,51 @@
+"""The uniform average of the last weights (Izmailov 2018, SWA) and batch norm's statistics for it."""
+
+from __future__ import annotations
+
+import torch
+
+from fastcifar.data import Split
+from fastcifar.kernels import augment
+from fastcifar.models import Network
+from fastcifar.optim import FlatModel
+
+
+class WeightAverage:
+    """The mean of the weights of `flat` at the times of `add`, kept in the buffers of its moving average."""
+
+    def __init__(self, flat: FlatModel) -> None:
+        self.flat, self.count = flat, 0
+
+    def reset(self) -> None:
+        """Begin a new mean."""
+        self.count = 0
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """Take the present weights into the mean. Nothing waits for the device."""
+        self.count += 1
+        for group in self.flat.groups:
+            group.ema.lerp_(group.weights, 1 / self.count)
+
+
+@torch.no_grad()
+def estimate_statistics(model: Network, split: Split, images: int, batch_size: int, dtype: torch.dtype) -> None:
+    """Set the running statistics of all batch norms in `model` to the mean over batches of the first `images` images of
+    `split`, as they are, in the compute type `dtype`.
+
+    At least one batch; a partial last one is left out. The model's training mode and momenta are left as they were.
+    """
+    norms = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+    if not norms:
+        return
+    momenta, was_training = [norm.momentum for norm in norms], model.training
+    model.train()
+    batches = torch.arange(len(split), device=split.device)[: max(images, batch_size)].split(batch_size)
+    for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # makes the running mean a plain one; what was there before is forgotten
+        offsets = torch.zeros(len(indices), 2, dtype=torch.int32, device=split.device)
+        model(augment(split.images, indices, offsets, mean=model.mean, std=model.std, out_dtype=dtype))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)

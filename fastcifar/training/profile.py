@@ -1,0 +1,72 @@
+"""A trace of a few training steps, for Chrome's trace viewer (chrome://tracing, ui.perfetto.dev)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from fastcifar.errors import UserError
+from fastcifar.training.step import PART
+
+_STEPS = 3
+
+
+class StepTrace:
+    """An `on_step` for `Trainer.run` that records the operations of three steps, or more where it is called less often.
+
+    It begins after its first call, so that no first use of anything is in the trace, and ends after the call that is
+    three steps on. On a CPU, where it is called after each step, that is steps 2 to 4; on CUDA, where it is called
+    after each epoch, the second epoch, and the evaluation between the two.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+        with profile(activities=activities):  # the first use takes a second: here, before the training
+            torch.zeros(1, device=device)
+        self._profile = profile(activities=activities)
+        self._first: int | None = None
+        self._last: int | None = None
+
+    def __call__(self, step: int, total_steps: int) -> None:
+        if self._first is None:
+            self._first = step + 1
+            self._profile.start()
+        elif self._last is None and step >= self._first + _STEPS - 1:
+            self._last = step
+            self._profile.stop()
+
+    @property
+    def steps(self) -> tuple[int, int] | None:
+        """The first and the last step of the trace, counted from 1; None where the training was too short for one."""
+        return None if self._last is None else (self._first, self._last)
+
+    def close(self) -> None:
+        """End a recording that the training's end, or its failure, has left open."""
+        if self._first is not None and self._last is None:
+            self._first = None
+            self._profile.stop()
+
+    def parts(self) -> dict[str, float]:
+        """Seconds per step of its parts (augment, forward, backward, optimiser), on the host's clock; empty where
+        there is no trace or the steps were replayed as a CUDA graph, which has no parts."""
+        if self.steps is None:
+            return {}
+        count = self._last - self._first + 1
+        return {
+            event.key.removeprefix(PART): event.cpu_time_total / 1e6 / count
+            for event in self._profile.key_averages()
+            if event.key.startswith(PART) and event.cpu_time_total
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the trace, if there is one, as JSON. Raises UserError where it cannot be written."""
+        if self.steps is None:
+            return
+        try:
+            self._profile.export_chrome_trace(str(path))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"cannot save the trace in {path}: {error}") from None
+        if not path.is_file():  # torch says so on standard error and goes on
+            raise UserError(f"cannot save the trace in {path}")

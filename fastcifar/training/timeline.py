@@ -1,0 +1,108 @@
+"""The epochs of a training: how many steps each has, and what a captured step has fixed in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastcifar.errors import UserError
+from fastcifar.recipes import Recipe
+
+_ROUNDING = 1e-6
+"""Steps by which a product in floating point may be above the whole number that it stands for, as in 0.07 of 100."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What one captured step has fixed; epochs with equal stages replay the same one."""
+
+    size: int
+    """Side of the images in pixels."""
+    frozen: frozenset[str] = frozenset()
+    """Names of the parameters that were trained in earlier stages and are not in this one."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, whole or, as the last may be, in part."""
+
+    number: int
+    """From 0."""
+    first_step: int
+    """Steps of the training before it."""
+    steps: int
+    images: int | None
+    """How many training images it visits if it leaves the easiest out; None: all are to be visited."""
+    stage: Stage
+
+
+class Timeline:
+    """The epochs of a training of `recipe` on `images` square training images of side `size`.
+
+    An epoch has as many steps as the images that it visits fill batches; a last one in part has that part of them,
+    rounded up. `frozen_from` gives, by parameter name, the epoch from which on a parameter is frozen; it is so in the
+    epochs that begin at or after that.
+    Raises UserError where the images that an epoch visits do not fill a batch, and for crops larger than the images.
+    """
+
+    def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
+        augment, batch_size = recipe.augment, recipe.batch_size
+        if images < batch_size:
+            raise UserError(f"batch_size is {batch_size}; allowed: up to the {images} training images")
+        if augment.early_size > size:
+            raise UserError(f"augment.early_size is {augment.early_size}; allowed: 0 to {size}, the images' side")
+        self._recipe, self._images = recipe, images
+        self.epochs: list[Epoch] = []
+        self.total_steps = 0
+        for number in range(math.ceil(recipe.epochs)):
+            part = min(1.0, recipe.epochs - number)
+            steps = math.ceil(part * self._whole(number) - _ROUNDING)
+            if not steps and self.epochs:
+                break
+            early = augment.early_size and number < augment.early_share * recipe.epochs
+            frozen = frozenset(name for name, start in (frozen_from or {}).items() if number >= start)
+            stage = Stage(augment.early_size if early else size, frozen)
+            self.epochs.append(Epoch(number, self.total_steps, max(1, steps), self._selected(number), stage))
+            self.total_steps += self.epochs[-1].steps
+
+    def steps_before(self, epochs: float) -> int:
+        """Steps that the first so many epochs take, not more than the training has."""
+        number = min(math.floor(epochs), len(self.epochs) - 1)
+        part = math.ceil((epochs - number) * self._whole(number) - _ROUNDING)
+        return min(self.epochs[number].first_step + part, self.total_steps)
+
+    def steps_until_frozen(self, name: str) -> int:
+        """Steps that the parameter `name` trains for: the whole training's if it is never frozen."""
+        return sum(epoch.steps for epoch in self.epochs if name not in epoch.stage.frozen)
+
+    def steps_by_stage(self) -> dict[Stage, int]:
+        """Steps of the training in each of its different stages."""
+        steps: dict[Stage, int] = {}
+        for epoch in self.epochs:
+            steps[epoch.stage] = steps.get(epoch.stage, 0) + epoch.steps
+        return steps
+
+    def is_averaged(self, step: int) -> bool:
+        """Whether the weights after `step` steps are among those that `recipe.average` averages."""
+        average = self._recipe.average
+        if not average.epochs:
+            return False
+        start = self.steps_before(max(0.0, self._recipe.epochs - average.epochs))
+        return step > start and (self.total_steps - step) % average.every == 0
+
+    def _selected(self, number: int) -> int | None:
+        select = self._recipe.select
+        if select.keep == 1 or number < select.from_epoch:
+            return None
+        count = round(select.keep * self._images)
+        if count < self._recipe.batch_size:
+            raise UserError(
+                f"select.keep is {select.keep}, which leaves {count} of the {self._images} training images; allowed: "
+                f"what leaves batch_size, {self._recipe.batch_size}, or more"
+            )
+        return count
+
+    def _whole(self, number: int) -> int:
+        """Steps of epoch `number` if it is not cut short."""
+        return (self._selected(number) or self._images) // self._recipe.batch_size

@@ -1,0 +1,112 @@
+"""Saved runs and experiments become results for the README's tables."""
+
+import dataclasses
+import json
+
+import pytest
+
+from bench.collect import main
+from bench.record import describe_hardware
+from bench.tables import read_results, table
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.experiments.half import ARMS, HalfResult
+from fastcifar.recipes import MLPConfig, get_recipe
+from fastcifar.training import Trainer
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The folders of two trainings that differ in the seed alone."""
+    recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=1, batch_size=32, mlp=MLPConfig(hidden=(8,)))
+    trainer = Trainer(recipe, make_synthetic(64, 50), "cpu")
+    folder = tmp_path_factory.mktemp("runs")
+    return [trainer.run(seed).save(folder / str(seed)) for seed in (3, 4)]
+
+
+def changed(runs, folder, change):
+    """A copy of the second run's record, changed."""
+    record = json.loads((runs[1] / "run.json").read_text())
+    change(record)
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def test_all_runs_of_a_recipe_make_one_row(runs, tmp_path, capsys):
+    saved = tmp_path / "cpu.jsonl"
+    assert main(["recipes", *map(str, runs), "--save", str(saved)]) == 0
+    (result,) = read_results(tmp_path)
+    records = [json.loads((run / "run.json").read_text()) for run in runs]
+    mean = sum(record["tta_accuracy"] for record in records) / 2
+    assert result["row"]["accuracy with TTA"] == f"{mean:.2%}"
+    assert result["row"]["on"] == "synthetic, 64 images and test images"
+    assert (result["n"], result["hardware"]) == (2, describe_hardware("cpu"))
+    assert result["command"] == "fastcifar train --recipe warmstart-mlp --seed 3 --runs 2"
+    assert f"{mean:.2%}" in table([result])
+    assert f"{mean:.2%}" in capsys.readouterr().out
+
+
+def test_what_measured_can_be_said(runs, tmp_path):
+    said = ["--hardware", "an abacus", "--commit", "abc"]
+    assert main(["recipes", str(runs[0]), *said, "--save", str(tmp_path / "a.jsonl")]) == 0
+    (result,) = read_results(tmp_path)
+    assert (result["hardware"], result["commit"], result["n"], result["spread"]) == ("an abacus", "abc", 1, "-")
+
+
+def test_runs_on_another_machine_keep_its_name(runs, tmp_path):
+    folder = changed(runs, tmp_path, lambda record: record["device"].update(name="an abacus"))
+    assert main(["recipes", str(folder), "--save", str(tmp_path / "a.jsonl")]) == 0
+    assert read_results(tmp_path)[0]["hardware"] == "an abacus"
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("recipe", lambda record: record["recipe"].update(label_smoothing=0.5)),
+        ("dataset", lambda record: record["dataset"].update(holdout=5)),
+        ("device", lambda record: record["device"].update(threads=99)),
+    ],
+)
+def test_runs_that_differ_in_more_than_the_seed_are_refused(runs, tmp_path, key, change):
+    with pytest.raises(UserError, match=f"the runs of warmstart-mlp differ in {key}; allowed: "):
+        main(["recipes", str(runs[0]), str(changed(runs, tmp_path, change))])
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_a_run_counted_twice_and_one_left_out_are_refused(runs, tmp_path, seed):
+    folder = changed(runs, tmp_path, lambda record: record.update(seed=seed))
+    with pytest.raises(UserError, match=rf"have seeds \[3, {seed}\]; allowed: seeds in a row, each once"):
+        main(["recipes", str(runs[0]), str(folder)])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}"])
+def test_what_is_no_run_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(UserError) as refused:
+        main(["recipes", str(tmp_path)])
+    assert "\n" not in str(refused.value)
+    with pytest.raises(UserError, match=r"cannot read .*nowhere"):
+        main(["recipes", str(tmp_path / "nowhere")])
+
+
+def test_each_way_of_starting_makes_a_row(tmp_path):
+    settings = {"experiment": "half", "recipe": dataclasses.asdict(get_recipe("warmstart-mlp")), "dataset": "cifar10"}
+    records = {
+        arm: [
+            {"accuracy": 0.5 + 0.1 * place + 0.01 * seed, "train_split": {"accuracy": 0.99}}
+            | {"train_seconds": 1.0, "epochs": 2}
+            for seed in (0, 1)
+        ]
+        for place, arm in enumerate(ARMS)
+    }
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps(HalfResult(settings, (0, 1), records).to_dict()))
+    assert main(["warm-start", str(path), "--save", str(tmp_path / "a.jsonl")]) == 0
+    results = read_results(tmp_path)
+    assert [result["row"]["start"] for result in results] == list(ARMS)
+    assert results[0]["row"]["test accuracy"] == "50.50%"
+    assert results[1]["row"]["network"] == "mlp"
+    assert all(result["n"] == 2 for result in results)
+    path.write_text(json.dumps({"experiment": "online"}))
+    with pytest.raises(UserError, match="is of no experiment half or table"):
+        main(["warm-start", str(path)])

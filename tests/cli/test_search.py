@@ -1,0 +1,174 @@
+"""`fastcifar flops`, `compare` and `ablate` as they are typed."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fastcifar.data
+from fastcifar.cli import main
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import Recipe, get_recipe, to_toml
+from fastcifar.report.flops import count_recipe
+
+SMALL = ["network=mlp", "mlp.hidden=[8]", "epochs=1", "batch_size=32", "ema.decay=0", "optim.lr=0.05"]
+SMALL += ["optim.bias_lr_factor=1"]
+COMPARE = ["compare", "davidnet", "davidnet", "--dataset", "synthetic", "--holdout", "64", "--set", *SMALL]
+ABLATE = ["ablate", "--dataset", "synthetic", "--holdout", "64", "--network", "mlp", "--mlp.hidden", "8"]
+ABLATE += ["--epochs", "1", "--batch-size", "32", "--ema.decay", "0"]
+
+REFUSED = {
+    "flops --recipe davidnot": "unknown recipe 'davidnot'; did you mean 'davidnet'?",
+    "flops --tflops 0": "--tflops is '0.0'; allowed: numbers above 0",
+    "flops --bandwidth -1": "--bandwidth is '-1.0'; allowed: numbers above 0",
+    "flops --tflops 1 2 3 --bandwidth 1 2": "--bandwidth has 2 numbers and --tflops 3; allowed: one, or as many",
+    "flops --tflops fast": "--tflops is 'fast'; allowed: numbers",
+    "flops --train-images 0": "--train-images is 0; allowed: 1 or more",
+    "flops --lr 1": "unknown flag --lr; did you mean '--optim.lr'?",
+    "compare": "compare needs two recipes",
+    "compare davidnet": "compare needs two recipes",
+    "compare davidnet warmstart": "unknown recipe 'warmstart'",
+    "compare davidnet davidnet --a-set lr=1": "--a-set: unknown field lr",
+    "compare davidnet davidnet --b-set optim.lr": "'optim.lr' sets no field; allowed: FIELD=VALUE",
+    "compare davidnet davidnet --runs 0": "--runs is 0; allowed: 1 or more",
+    "compare davidnet davidnet --alpha 1": "--alpha is 1; allowed: above 0, below 1",
+    "compare davidnet davidnet --by time": "--by is 'time'; allowed: one of loss, accuracy",
+    "compare davidnet davidnet --holdout -1": "--holdout is -1; allowed: 0 (the test set) or a number of images",
+    "compare davidnet davidnet --train-size 511": "--train-size is 511; allowed: batch_size, 512, or more images",
+    "compare davidnet davidnet --seed -1": "--seed is -1; allowed: 0 up to",
+    "compare davidnet davidnet --threads 0": "--threads is 0; allowed: 1 or more",
+    "ablate --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
+    "ablate --runs 0": "--runs is 0; allowed: 1 or more",
+    "ablate --model.widths 8": "--model.widths is '8'; allowed: 4 whole numbers",
+}
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch):
+    """The synthetic set is smaller here than it is for users."""
+
+    def load(name, data_dir, device, holdout=0):
+        dataset = make_synthetic(train_size=256, test_size=64)
+        return dataset.hold_out(holdout) if holdout else dataset
+
+    monkeypatch.setattr(fastcifar.data, "load_dataset", load)
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_bad_input_is_refused_in_one_line(line, capsys):
+    assert main(line.split()) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"fastcifar: {REFUSED[line]}")
+
+
+def test_help_and_refusals_do_not_import_torch():
+    lines = [*REFUSED, "flops --help", "compare --help", "ablate --help"]
+    code = (
+        "import contextlib, io, sys\n"
+        "from fastcifar.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "        assert main(line.split()) == (0 if 'help' in line else 2), line\n"
+        "    assert 'torch' not in sys.modules, line\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_flops_as_json_are_the_librarys(capsys):
+    words = ["flops", "--epochs", "2", "--tflops", "790", "0.4", "--bandwidth", "4300", "20", "--json"]
+    assert main(words) == 0
+    said = json.loads(capsys.readouterr().out)
+    count = count_recipe(Recipe(epochs=2))
+    assert said["training_flop"] == count.training_flop
+    assert [floor["seconds"] for floor in said["floors"]] == [
+        count.floor(790, 4300)["seconds"],
+        count.floor(0.4, 20)["seconds"],
+    ]
+
+
+def test_flops_show_layers_stages_and_the_least_time(capsys):
+    words = ["flops", "--network", "speedrun", "--optim.name", "muon", "--augment.early-size", "24", "--epochs", "8"]
+    assert main([*words, "--tflops", "790", "312", "--ema.decay", "0", "--average.epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    assert lines[0] == "davidnet: 8 epochs, 776 steps of 512 images, float16"
+    (row,) = [line.split() for line in lines if line.startswith("blocks.1.convs.1 ")]
+    assert row[1:] == ["256x7x7", "256x7x7", "589,824", "28.901", "28.901", "28.901"]
+    (stage,) = [line.split() for line in lines if line.startswith("24 x 24 pixels, 1 frozen")]
+    assert stage[6] == "97"
+    assert sum(line.startswith("optimiser muon") for line in lines) == 1
+    assert sum(line.startswith("statistics of the average") for line in lines) == 1
+    assert [line.split(" s at least")[0] for line in lines[-2:]] == [
+        re.match(r"at 790 TFLOP/s and 4300 GB/s  [\d.]+", lines[-2]).group(),
+        re.match(r"at 312 TFLOP/s and 4300 GB/s  [\d.]+", lines[-1]).group(),
+    ]
+
+
+def test_a_clear_comparison_ends_early_with_a_verdict(capsys, tmp_path):
+    assert main([*COMPARE, "--b-set", "optim.lr=1e-6", "--runs", "9", "--out", "kept"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("A davidnet and B davidnet on synthetic: 192 training and 64 held-out images, at most 9")
+    runs = [line for line in lines if line.startswith("[")]
+    assert runs[0].startswith("[1/18] a/seed-0 ") and "; at most about " in runs[0]
+    assert len(runs) == 10
+    assert lines[-1].startswith("A better, after 5 runs of each (loss of B less A +")
+    assert json.loads((tmp_path / "kept/results.json").read_text())["better"] == "a"
+
+
+def test_the_same_command_goes_on_and_other_settings_are_refused(capsys):
+    words = [*COMPARE, "--b-set", "optim.lr=0.5"]
+    assert main([*words, "--runs", "1"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--runs", "2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["n"] == 2
+    assert main([*COMPARE, "--b-set", "optim.lr=0.6"]) == 2
+    assert "runs/compare-davidnet-davidnet was begun with other settings: b.optim.lr" in capsys.readouterr().err
+
+
+def test_recipes_are_read_from_files_and_quick_makes_them_smaller(capsys, tmp_path):
+    (tmp_path / "mine.toml").write_text(to_toml(get_recipe("warmstart-mlp")).replace('"warmstart-mlp"', '"mine"'))
+    words = ["compare", "mine.toml", "mine.toml", "--dataset", "synthetic", "--holdout", "64", "--quick"]
+    assert main([*words, "--runs", "1", "--b-set", "optim.lr=0.01"]) == 0
+    out = capsys.readouterr().out
+    assert "A mine and B mine" in out and "kept in runs/compare-mine-mine-quick" in out
+    assert out.splitlines()[-1].startswith("no difference seen in 1 run of each")
+
+
+def test_an_interrupted_comparison_says_what_is_kept(capsys, monkeypatch):
+    import fastcifar.training
+
+    run, done = fastcifar.training.Trainer.run, []
+
+    def interrupted(*args, **kwargs):
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(1)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(fastcifar.training.Trainer, "run", interrupted)
+    assert main([*COMPARE, "--out", "kept"]) == 130
+    assert capsys.readouterr().err == (
+        "fastcifar: interrupted; 3 finished runs are kept in kept; the same command goes on\n"
+    )
+
+
+def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):
+    assert main([*ABLATE, "--only", "crop", "tta", "--runs", "2", "--out", "kept"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("davidnet without each of crop, tta on synthetic: 192 training and 64 held-out images, n=2")
+    assert [line.split()[1] for line in out.splitlines() if line.startswith("[")] == [
+        *("full/seed-0", "crop/seed-0", "full/seed-1", "crop/seed-1")
+    ]
+    assert "no crop" in out and "no tta" in out
+    rows = [json.loads(line) for line in (tmp_path / "kept/results.jsonl").read_text().splitlines()]
+    assert [row["arm"] for row in rows] == ["full", "no-crop", "no-tta"]
+    assert main([*ABLATE, "--only", "crop", "tta", "--runs", "2", "--out", "kept", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == rows

@@ -1,0 +1,191 @@
+"""`fastcifar warm-start`: what is refused before torch is imported, and the experiments on a few synthetic images."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+import fastcifar.data
+import fastcifar.experiments
+from fastcifar.cli import main
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import NonFiniteLoss
+from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+
+TINY = "--dataset synthetic --device cpu --recipe warmstart-mlp --mlp.hidden 8 --batch-size 32 --epochs 1"
+REFUSALS = {
+    "": None,
+    "--help": None,
+    "half --help": None,
+    "table --quick --help": None,
+    "online --recipe davidnet --help": None,
+    "hlf": "unknown experiment 'hlf'; did you mean 'half'?; allowed: half, table, online",
+    "half --runs 0": "--runs is 0; allowed: 1 or more",
+    "half --seed -1": "--seed is -1; allowed: 0 up to 10**9 - 1, the last of --runs included",
+    "half --seed 999999999 --runs 2": ("--seed is 999999999; allowed: 0 up to 10**9 - 1, the last of --runs included"),
+    "half --subset-seed -1": "--subset-seed is -1; allowed: 0 up to 2**32 - 1",
+    "half --threads 0": "--threads is 0; allowed: 1 or more",
+    "half --shrink 2": "shrink is 2.0; allowed: 0 to 1",
+    "half --perturb -1": "perturb is -1.0; allowed: 0 or more",
+    "half --fraction 1": "--fraction is 1.0; allowed: above 0, below 1",
+    "half --train-size 1": "--train-size is 1; allowed: 2 or more images",
+    "half --until-train-accuracy 99": "--until-train-accuracy is 99.0; allowed: above 0, up to 1",
+    "half --eval-every -1": "--eval-every is -1; allowed: 0 (only at the end) or a number of epochs",
+    "half --round-size 5": "unknown flag --round-size; did you mean '--train-size'?",
+    "half new": "unexpected argument 'new'; 'fastcifar warm-start half --help' lists what is allowed",
+    "half --optim.lr 0": "optim.lr is 0.0; allowed: above 0",
+    "half --split third": "--split is 'third'; allowed: one of test, paper",
+    "table --networks resnet": "network is 'resnet'; allowed: one of davidnet, resnet18, mlp, speedrun",
+    "table --optimizers adam": (
+        f"optim.name is 'adam'; did you mean 'Adam'?; allowed: sgd, muon, lars, {', '.join(TORCH_OPTIMIZERS)}"
+    ),
+    "table --optimizers sgd=x": "--optimizers has 'sgd=x'; allowed: a name, or a name and a rate, as in Adam=0.001",
+    "table --optimizers sgd=0": "optim.lr is 0.0; allowed: above 0",
+    "table --optimizers sgd sgd=1": "--optimizers is sgd sgd=1; allowed: one or more, all different",
+    "table --networks mlp mlp": "--networks is mlp mlp; allowed: one or more, all different",
+    "online --round-size 100": "--round-size is 100; allowed: batch_size, 128, or more images",
+}
+"""Arguments, and the line that refuses them; None where they are granted."""
+
+
+@pytest.fixture(autouse=True)
+def few_images_in_a_folder_of_its_own(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fastcifar.data, "load_dataset", lambda *args: make_synthetic(train_size=192, test_size=40))
+
+
+def run(capsys, *words):
+    """The status of `fastcifar warm-start`, and the lines on both its outputs."""
+    status = main(["warm-start", *" ".join(words).split()])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err
+
+
+@pytest.mark.parametrize(("args", "message"), [item for item in REFUSALS.items() if item[1]])
+def test_a_bad_argument_is_refused_in_one_line_that_names_it_and_what_is_allowed(capsys, args, message):
+    assert run(capsys, args) == (2, [], f"fastcifar: {message}\n")
+
+
+def test_help_and_refusals_do_not_import_torch():
+    code = (
+        "import sys\n"
+        "from fastcifar.cli import main\n"
+        f"for args, message in {REFUSALS!r}.items():\n"
+        "    assert main(['warm-start', *args.split()]) == (2 if message else 0), args\n"
+        "    assert 'torch' not in sys.modules, args\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
+
+
+def test_half_says_each_run_with_the_time_left_and_ends_with_tables_and_files(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    status, lines, _ = run(capsys, "half", TINY, "--runs 2 --out new")
+    assert status == 0
+    assert lines[0] == ("half: warmstart-mlp on synthetic, 192 images to fit on and 40 test ones, n=2; kept in new")
+    assert re.fullmatch(r"\[0/8\]; about \d+ s left, going by a few timed steps", lines[1])
+    assert re.fullmatch(
+        r"\[1/8\] half/seed-0: test \d+\.\d\d%, train \d+\.\d\d%, 1 epochs, \d+\.\d s; about \d+ s left", lines[2]
+    )
+    assert re.fullmatch(r"\[8/8\] shrink-perturb/seed-1: test .*; about 0 s left", lines[9])
+    assert any(re.match(r" *cold - warm +[+-]\d", line) for line in lines)
+    assert lines[-1] == "figures, results.json, table.md and runs.json are in new"
+    assert (tmp_path / "new/test.pdf").is_file()
+    results = json.loads((tmp_path / "new/results.json").read_text())
+    assert (results["experiment"], results["seeds"]) == ("half", [0, 1])
+    assert results["recipe"]["mlp"]["hidden"] == [8]
+
+
+def test_the_same_command_again_goes_on_and_another_in_its_folder_is_refused(capsys, tmp_path):
+    assert run(capsys, "half", TINY, "--quiet")[0] == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert folder.name == "warm-start-half-warmstart-mlp"
+    (folder / "cold/seed-0.json").unlink()
+    _, lines, _ = run(capsys, "half", TINY)
+    assert [line.split(",")[-1].split(";")[0].strip() == "kept" for line in lines if "/seed-0: " in line] == [
+        *(True, True, False, True)
+    ]
+    status, lines, err = run(capsys, "half", TINY, "--optim.lr 0.5")
+    assert (status, lines[1:]) == (2, [])
+    assert err == (
+        "fastcifar: runs/warm-start-half-warmstart-mlp was begun with other settings: recipe.optim.lr is 0.001 there "
+        "and 0.5 now; allowed: the same settings, or another folder\n"
+    )
+
+
+def test_an_interruption_says_what_is_kept(capsys, monkeypatch):
+    def interrupt(self, progress, say=fastcifar.cli.warm_start._Show.progress):
+        say(self, progress)
+        if progress.done == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastcifar.cli.warm_start._Show.progress", interrupt)
+    status, _, err = run(capsys, "half", TINY, "--out new")
+    assert (status, err) == (
+        130,
+        "fastcifar: interrupted; the same command goes on; 2 finished runs are kept in new\n",
+    )
+
+
+def test_a_loss_that_becomes_nan_ends_the_experiment_with_its_status(capsys, monkeypatch):
+    def fail(*args, **kwargs):
+        raise NonFiniteLoss("the loss became nan")
+
+    monkeypatch.setattr(fastcifar.experiments, "half", fail)
+    assert run(capsys, "half", TINY)[::2] == (3, "fastcifar: the loss became nan\n")
+
+
+def test_table_takes_the_papers_split_and_shows_its_accuracies(capsys, tmp_path):
+    status, lines, _ = run(capsys, "table", TINY, "--networks mlp --optimizers sgd=0.02 --out new --quick")
+    assert status == 0
+    assert "quick: too few images and epochs to say anything about the question" in lines
+    assert json.loads((tmp_path / "new/settings.json").read_text())["optimizers"] == {"sgd": 0.02}
+    assert lines[0].startswith("table: warmstart-mlp on synthetic, 128 images to fit on and 64 held-out ones, n=1")
+    assert "| mlp sgd |" in (tmp_path / "new/table.md").read_text()
+    assert json.loads((tmp_path / "new/runs.json").read_text()).keys() == {"mlp-sgd-synthetic"}
+
+
+def test_online_adds_images_by_rounds(capsys, tmp_path):
+    status, lines, _ = run(capsys, "online", TINY, "--round-size 64 --train-size 128 --out new --quiet")
+    assert status == 0
+    assert lines[-2] == "a round ends at 99% running training accuracy, or after 1 epochs"
+    assert json.loads((tmp_path / "new/runs.json").read_text())["random"]["n_samples_online"] == [0, 64, 128]
+
+
+def test_without_matplotlib_the_rest_is_written_all_the_same(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, lines, _ = run(capsys, "half", TINY, "--out new --quiet")
+    assert status == 0
+    assert lines[-1].startswith("results.json, table.md and runs.json are in new; no figures: figures need matplotlib")
+    assert (tmp_path / "new/results.json").is_file()
+
+
+@pytest.mark.parametrize("experiment", ["half", "table", "online"])
+def test_quick_takes_a_small_share_of_the_work_unless_told_otherwise(monkeypatch, experiment):
+    asked = {}
+
+    class Stop(Exception):
+        pass
+
+    def note(recipe, dataset, seeds, folder, **settings):
+        asked.update(recipe=recipe, seeds=seeds, folder=folder, settings=settings)
+        raise Stop
+
+    monkeypatch.setattr(fastcifar.experiments, experiment, note)
+    with pytest.raises(Stop):
+        main(["warm-start", experiment, "--quick", "--dataset", "synthetic", "--epochs", "2", "--device", "cpu"])
+    assert (asked["recipe"].name, asked["recipe"].epochs) == ("warmstart-narrow", 2)
+    assert asked["folder"].name == f"warm-start-{experiment}-warmstart-narrow-quick"
+    assert asked["settings"]["until_train_accuracy"] == (None if experiment == "half" else 0.99)
+
+
+def test_online_trains_with_adam_where_no_recipe_is_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fastcifar.cli.warm_start._run", lambda name, options, *rest: asked.append(options.settings))
+    monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
+    for words in ("online", "online --recipe warmstart-resnet18", "half", "online --optim.lr 0.1"):
+        assert main(["warm-start", *words.split()]) == 0
+    assert [recipe.optim.name for recipe in asked] == ["Adam", "sgd", "sgd", "Adam"]
+    assert [recipe.optim.lr for recipe in asked] == [0.001, 0.001, 0.001, 0.1]

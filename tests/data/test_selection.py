@@ -1,0 +1,50 @@
+"""Which images an epoch visits when it leaves out the easiest."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastcifar.data import Selection
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 200), share=st.floats(0, 1), seed=st.integers(0, 99))
+def test_the_hardest_images_are_chosen_in_the_order_of_their_places(count, share, seed):
+    losses = torch.rand(count, generator=torch.Generator().manual_seed(seed))
+    number = round(share * count)
+    chosen = Selection(count).choose(losses, number)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == sorted(losses.topk(number).indices.tolist())
+
+
+def test_an_image_that_was_never_visited_is_the_hardest():
+    losses = torch.tensor([5.0, torch.inf, 1.0, torch.inf])
+    assert Selection(4).choose(losses, 2).tolist() == [1, 3]
+    assert Selection(4).choose(losses, 3).tolist() == [0, 1, 3]
+
+
+def test_of_equal_losses_the_first_images_are_chosen():
+    assert Selection(5).choose(torch.ones(5), 3).tolist() == [0, 1, 2]
+
+
+def test_losses_that_stay_leave_the_same_images_out_for_ever_without_a_limit():
+    selection = Selection(4)
+    assert [selection.choose(torch.arange(4.0), 3).tolist() for _ in range(5)] == [[1, 2, 3]] * 5
+
+
+@pytest.mark.parametrize("max_skips", [1, 2, 3])
+@pytest.mark.parametrize("number", [4, 6, 7])
+def test_no_image_is_left_out_more_often_in_a_row_than_allowed(max_skips, number):
+    selection, skipped = Selection(8, max_skips), [0] * 8
+    for _ in range(30):
+        chosen = selection.choose(torch.arange(8.0), number).tolist()
+        skipped = [0 if place in chosen else skips + 1 for place, skips in enumerate(skipped)]
+        assert max(skipped) <= max_skips
+    assert len(chosen) == number
+
+
+def test_where_all_overdue_images_do_not_fit_the_longest_left_out_come_first():
+    selection = Selection(6, max_skips=1)
+    chosen = [selection.choose(torch.arange(6.0), 2).tolist() for _ in range(6)]
+    assert chosen == [[4, 5], [2, 3], [0, 1], [4, 5], [2, 3], [0, 1]]

@@ -1,0 +1,125 @@
+"""`ablate`, for real on a few synthetic images."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.experiments import Ablation, ablate
+from fastcifar.recipes import Augment, EMAConfig, MLPConfig, OptimConfig, Recipe
+from fastcifar.recipes.change import change
+from fastcifar.training import Trainer
+
+RECIPE = Recipe(
+    name="small",
+    epochs=1,
+    batch_size=32,
+    network="mlp",
+    mlp=MLPConfig(hidden=(8,)),
+    augment=Augment(cutout=8),
+    optim=OptimConfig(lr=0.05, weight_decay=0.0),
+    ema=EMAConfig(decay=0.5),
+)
+TRICKS = ["bias-rate", "label-smoothing", "crop", "flip", "cutout", "ema", "tta"]
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return make_synthetic(train_size=160, test_size=32)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The recipes and seeds of all runs that are really trained."""
+    runs, run = [], Trainer.run
+
+    def counted(trainer, seed, *args, **kwargs):
+        runs.append((trainer.recipe, seed))
+        return run(trainer, seed, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", counted)
+    return runs
+
+
+def test_every_trick_but_tta_is_an_arm_in_turn_with_shared_seeds(dataset, trained, tmp_path):
+    result = ablate(RECIPE, dataset, runs=2, folder=tmp_path, holdout=64)
+    assert list(result.off) == TRICKS
+    assert set(result.records) == {"full", *TRICKS} - {"tta"}
+    assert len(trained) == 2 * 7
+    assert [seed for _, seed in trained] == [0] * 7 + [1] * 7
+    for trick, values in result.off.items():
+        if trick != "tta":
+            assert (change(RECIPE, values), 0) in trained
+    for record in result.records["cutout"]:
+        assert record["recipe"]["augment"]["cutout"] == 0
+        assert record["dataset"]["holdout"] == 64
+
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [row["arm"] for row in rows] == ["full", *(f"no-{trick}" for trick in TRICKS)]
+    cutout = next(row for row in rows if row["arm"] == "no-cutout")
+    full, without = result.records["full"], result.records["cutout"]
+    differences = [b["tta_accuracy"] - a["tta_accuracy"] for a, b in zip(full, without, strict=True)]
+    assert cutout["accuracy"]["mean"] == pytest.approx(sum(differences) / 2)
+    assert cutout["accuracy"]["n"] == 2 and len(cutout["accuracy"]["interval"]) == 2
+    assert cutout["time_ratio"] > 0
+    table = (tmp_path / "table.md").read_text()
+    assert all(f"| no {trick} |" in table for trick in TRICKS)
+
+
+def test_tta_needs_no_run_of_its_own(dataset, trained):
+    result = ablate(RECIPE, dataset, runs=3, only=["tta"], holdout=64)
+    assert len(trained) == 3
+    worth = result.worth("tta")
+    full = result.records["full"]
+    assert worth.accuracy.mean == pytest.approx(sum(run["accuracy"] - run["tta_accuracy"] for run in full) / 3)
+    assert (worth.loss, worth.time_ratio) == (None, None)
+
+
+def test_more_runs_and_other_tricks_add_to_what_is_kept(dataset, trained, tmp_path):
+    ablate(RECIPE, dataset, runs=1, folder=tmp_path, only=["cutout"], holdout=64)
+    assert len(trained) == 2
+    result = ablate(RECIPE, dataset, runs=2, folder=tmp_path, only=["cutout", "flip"], holdout=64)
+    assert len(trained) == 6
+    assert (result.n, len(result.records["flip"])) == (2, 2)
+    with pytest.raises(UserError, match=r"recipe\.epochs is 1 there and 2 now"):
+        ablate(dataclasses.replace(RECIPE, epochs=2), dataset, runs=1, folder=tmp_path, holdout=64)
+
+
+def test_a_trick_without_which_the_loss_diverges_is_counted_as_such(dataset, monkeypatch):
+    run = Trainer.run
+
+    def diverging(trainer, seed, *args, **kwargs):
+        if trainer.recipe.augment.cutout == 0 and seed != 1:
+            raise NonFiniteLoss("the loss became nan")
+        return run(trainer, seed, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", diverging)
+    worth = ablate(RECIPE, dataset, runs=3, only=["cutout"], holdout=64).worth("cutout")
+    assert (worth.diverged, worth.accuracy.n) == (2, 1)
+    worth = ablate(RECIPE, dataset, runs=1, only=["cutout"], holdout=64).worth("cutout")
+    assert (worth.diverged, worth.accuracy, worth.time_ratio) == (1, None, None)
+    with pytest.raises(NonFiniteLoss, match="the full recipe with seed 0"):
+        ablate(dataclasses.replace(RECIPE, augment=Augment()), dataset, runs=1, holdout=64)
+
+
+def test_the_table_begins_with_what_costs_most():
+    def runs(*accuracies):
+        return [
+            {"accuracy": 0.85, "tta_accuracy": accuracy, "tta_loss": 1 - accuracy, "train_seconds": 2.0}
+            for accuracy in accuracies
+        ]
+
+    off = {"crop": {}, "flip": {}, "cutout": {}}
+    records = {"full": runs(0.9, 0.91), "crop": runs(0.89, 0.9), "flip": runs(0.8, 0.8)}
+    records["cutout"] = [{"diverged": "the loss became nan"}] * 2
+    table = Ablation({}, off, records).table()
+    assert [row[0] for row in table.rows] == ["full", "no cutout", "no flip", "no crop"]
+    assert table.rows[1][1] == "diverged"
+    assert table.rows[3][1:] == ("-1.00 ± 0.00", "+0.0100 ± 0.0000", "1.000")
+
+
+def test_a_trick_that_the_recipe_has_not_is_refused(dataset):
+    with pytest.raises(UserError, match=r"small has no trick 'cutouts'; did you mean 'cutout'\?; allowed: bias-rate, "):
+        ablate(RECIPE, dataset, only=["cutouts"])

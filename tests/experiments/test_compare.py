@@ -1,0 +1,159 @@
+"""`compare` and the arms it trains, for real on a few synthetic images and a small perceptron."""
+
+import dataclasses
+import json
+
+import pytest
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.experiments import Comparison, compare
+from fastcifar.experiments.arms import train_arms
+from fastcifar.experiments.store import Store
+from fastcifar.recipes import EMAConfig, MLPConfig, OptimConfig, Recipe
+from fastcifar.training import Trainer
+
+GOOD = Recipe(
+    name="good",
+    epochs=2,
+    batch_size=32,
+    network="mlp",
+    mlp=MLPConfig(hidden=(16,)),
+    optim=OptimConfig(lr=0.05, bias_lr_factor=1.0),
+    ema=EMAConfig(decay=0.0),
+)
+BAD = dataclasses.replace(GOOD, name="bad", optim=OptimConfig(lr=1e-5, bias_lr_factor=1.0))
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return make_synthetic(train_size=320, test_size=32)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The recipes' names and the seeds of all runs that are really trained."""
+    runs, run = [], Trainer.run
+
+    def counted(trainer, seed, *args, **kwargs):
+        runs.append((trainer.recipe.name, seed))
+        return run(trainer, seed, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", counted)
+    return runs
+
+
+def test_a_clear_difference_is_seen_at_the_fifth_pair_and_stops_the_comparison(dataset, trained):
+    result = compare(GOOD, BAD, dataset, runs=20, holdout=64)
+    assert (result.n, result.better) == (5, "a")
+    assert result.verdict.startswith("A better, after 5 runs of each (loss of B less A +")
+    low, high = result.difference("loss").interval
+    assert 0 < low < result.difference("loss").mean < high
+    assert result.difference("loss").e_value >= 20
+    assert compare(BAD, GOOD, dataset, runs=20, holdout=64).better == "b"
+    # In turn, neither always first, from the same seeds.
+    assert trained[:4] == [("good", 0), ("bad", 0), ("bad", 1), ("good", 1)]
+
+
+def test_by_accuracy_more_is_better(dataset):
+    result = compare(GOOD, BAD, dataset, runs=12, holdout=64, by="accuracy", alpha=0.2)
+    assert result.better == "a"
+    assert result.difference("accuracy").mean < 0
+    assert "points" in result.verdict
+
+
+def test_held_out_images_are_evaluated_unless_the_test_split_is_asked_for(dataset):
+    held = compare(GOOD, BAD, dataset, runs=1, holdout=64)
+    assert (held.settings["holdout"], held.settings["train_size"], held.settings["test_size"]) == (64, 256, 64)
+    assert compare(GOOD, BAD, dataset, runs=1, holdout=0).settings["test_size"] == 32
+    assert compare(GOOD, BAD, dataset.hold_out(100), runs=1).settings["test_size"] == 100
+
+
+def test_the_same_recipe_is_trained_from_other_seeds_and_no_difference_is_seen(dataset, trained):
+    result = compare(GOOD, dataclasses.replace(GOOD, name="again"), dataset, runs=6, holdout=64, alpha=0.01)
+    assert result.better is None
+    assert result.verdict.startswith("no difference seen in 6 runs of each (loss of B less A ")
+    assert len({seed for _, seed in trained}) == 12
+    assert len(set(result.difference("loss").values)) == 6
+
+
+def test_few_pairs_have_no_interval_and_no_verdict(dataset):
+    result = compare(GOOD, BAD, dataset, runs=2, holdout=64)
+    assert result.better is None
+    assert result.difference("loss").interval is None
+    assert "no interval yet" in result.verdict
+    assert any("no interval yet" in line for line in result.lines())
+
+
+def test_a_comparison_goes_on_where_it_was_and_with_more_runs(dataset, trained, tmp_path):
+    first = compare(GOOD, BAD, dataset, runs=2, folder=tmp_path, holdout=64)
+    assert len(trained) == 4
+    second = compare(GOOD, BAD, dataset, runs=3, folder=tmp_path, holdout=64)
+    assert len(trained) == 6
+    assert second.records["a"][:2] == first.records["a"]
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert (kept["n"], kept["differences"]["loss"]["values"]) == (3, list(second.difference("loss").values))
+    assert kept == json.loads(json.dumps(second.to_dict()))
+
+
+def test_the_rule_may_not_be_changed_after_looking(dataset, tmp_path):
+    compare(GOOD, BAD, dataset, runs=1, folder=tmp_path, holdout=64)
+    for change in ({"alpha": 0.1}, {"by": "accuracy"}, {"seed": 1}, {"holdout": 32}):
+        with pytest.raises(UserError, match="was begun with other settings"):
+            compare(GOOD, BAD, dataset, runs=1, folder=tmp_path, **{"holdout": 64, **change})
+    with pytest.raises(UserError, match=r"b\.optim\.lr is 1e-05 there and 0\.05 now"):
+        compare(GOOD, dataclasses.replace(GOOD, name="bad"), dataset, runs=1, folder=tmp_path, holdout=64)
+
+
+def test_a_run_that_diverges_ends_the_comparison_now_and_later(dataset, trained, tmp_path):
+    wild = dataclasses.replace(GOOD, optim=OptimConfig(lr=1e30))
+    for _ in range(2):
+        with pytest.raises(NonFiniteLoss, match="B with seed 0: the loss became"):
+            compare(GOOD, wild, dataset, runs=3, folder=tmp_path, holdout=64)
+    assert len(trained) == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"runs": 0}, "runs is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"by": "time"}, "by is 'time'; allowed: loss, accuracy"),
+        ({"alpha": 1.0}, "alpha is 1"),
+    ],
+)
+def test_what_is_no_comparison_is_refused(dataset, wrong, said):
+    with pytest.raises(UserError, match=said):
+        compare(GOOD, BAD, dataset, **wrong)
+
+
+def test_differences_and_times_are_those_of_the_pairs():
+    def runs(losses, accuracies, seconds):
+        rows = zip(losses, accuracies, strict=True)
+        return [{"tta_loss": loss, "tta_accuracy": accuracy, "train_seconds": seconds} for loss, accuracy in rows]
+
+    records = {"a": runs([0.5, 0.6], [0.9, 0.8], 2.0), "b": runs([0.4, 0.3], [0.8, 0.9], 3.0)}
+    result = Comparison({"by": "loss", "alpha": 0.05}, records)
+    assert result.difference("loss").values == pytest.approx((-0.1, -0.3))
+    assert result.difference("accuracy").mean == pytest.approx(0)
+    assert result.time_ratio == pytest.approx(1.5)
+
+
+def test_progress_counts_the_runs_and_the_time_left(dataset, tmp_path):
+    said = []
+    compare(GOOD, BAD, dataset, runs=2, folder=tmp_path, holdout=64, on_progress=said.append)
+    assert [(progress.done, progress.total, progress.kept) for progress in said] == [
+        (n, 4, False) for n in (1, 2, 3, 4)
+    ]
+    assert said[0].seconds_left > said[2].seconds_left > said[3].seconds_left == 0
+    again = []
+    compare(GOOD, BAD, dataset, runs=3, folder=tmp_path, holdout=64, on_progress=again.append)
+    assert [progress.kept for progress in again] == [True] * 4 + [False] * 2
+    assert again[0].seconds_left is None  # nothing was trained yet
+
+
+def test_a_kept_run_of_another_recipe_is_refused(dataset, tmp_path):
+    store = Store(tmp_path, {})
+    assert len(list(train_arms({"x": GOOD}, dataset, [("x", 0)], store))) == 1
+    with pytest.raises(UserError, match="is a run of another recipe than x is now"):
+        list(train_arms({"x": BAD}, dataset, [("x", 0)], store))

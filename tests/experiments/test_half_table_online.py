@@ -1,0 +1,296 @@
+"""The experiments on warm starts, trained for real with a tiny perceptron on a few synthetic images."""
+
+import dataclasses
+import hashlib
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.experiments import HalfResult, draw, half, online, table, write
+from fastcifar.models import build_model
+from fastcifar.recipes import MLPConfig, get_recipe
+from fastcifar.training import evaluate
+
+BASE = get_recipe("warmstart-mlp")
+RECIPE = dataclasses.replace(
+    BASE,
+    epochs=3,
+    batch_size=32,
+    dtype="float32",
+    mlp=MLPConfig(hidden=(16,)),
+    optim=dataclasses.replace(BASE.optim, lr=0.1),
+)
+SETTINGS = {"device": "cpu", "eval_every": 2}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_synthetic(192, 60)
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("half") / "new"
+
+
+@pytest.fixture(scope="module")
+def found(data, kept):
+    return half(RECIPE, data, (0, 1), kept, **SETTINGS)
+
+
+def test_the_first_phase_has_half_of_the_images_and_the_second_starts_from_its_weights(found, kept):
+    for place, seed in enumerate((0, 1)):
+        first, warm, cold, mixed = (found.records[arm][place] for arm in ("half", "warm", "cold", "shrink-perturb"))
+        sha256 = hashlib.sha256((kept / f"half/seed-{seed}.safetensors").read_bytes()).hexdigest()
+        assert [record["dataset"]["train_size"] for record in (first, warm, cold, mixed)] == [96, 192, 192, 192]
+        assert (warm["init"]["mode"], warm["init"]["sha256"]) == ("warm", sha256)
+        assert (mixed["init"]["shrink"], mixed["init"]["perturb"], mixed["init"]["sha256"]) == (0.4, 0.1, sha256)
+        assert first["init"] == cold["init"] == {"mode": "cold"}
+        assert warm["seed"] == cold["seed"] == mixed["seed"]
+        assert first["seed"] not in (warm["seed"], *(record["seed"] for record in found.records["half"][:place]))
+
+
+def test_the_training_accuracy_is_that_of_the_final_weights_on_the_training_images(found, kept, data):
+    model = build_model(RECIPE, 10, data.mean, data.std)
+    model.load_state_dict(load_file(kept / "warm/seed-1.safetensors"))
+    seen = evaluate(model, data.train, "none")
+    assert found.train_accuracies("warm")[1] == pytest.approx(seen.accuracy)
+    assert found.records["warm"][1]["train_split"]["loss"] == pytest.approx(seen.loss, rel=1e-4)
+
+
+def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, data, tmp_path):
+    def interrupt(progress):
+        if progress.done == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half(RECIPE, data, (0, 1), tmp_path / "new", **SETTINGS, on_progress=interrupt)
+    said = []
+    again = half(RECIPE, data, (0, 1), tmp_path / "new", **SETTINGS, on_progress=said.append)
+    assert [progress.kept for progress in said if progress.record] == [True] * 5 + [False] * 3
+    assert (said[-1].done, said[-1].total, said[-1].seconds_left) == (8, 8, 0.0)
+    assert all(progress.seconds_left > 0 for progress in said[5:-1])
+    for arm in found.records:
+        assert again.test_accuracies(arm) == found.test_accuracies(arm)
+        assert again.train_accuracies(arm) == found.train_accuracies(arm)
+
+
+def test_more_seeds_train_only_what_is_not_kept(found, kept, data):
+    said = []
+    half(RECIPE, data, (1, 0), kept, **SETTINGS, on_progress=said.append)
+    assert all(progress.kept for progress in said)
+    more = half(RECIPE, data, (0, 1, 2), kept, **SETTINGS, on_progress=said.append)
+    trained = [progress.key for progress in said if progress.record and not progress.kept]
+    assert trained == [f"{arm}/seed-2" for arm in more.records]
+    assert more.test_accuracies("cold")[:2] == found.test_accuracies("cold")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"shrink": 0.5}, "shrink is 0.4 there and 0.5 now"),
+        ({"subset_seed": 1}, "subset_seed is 0 there and 1 now"),
+        ({"fraction": 0.25}, "fraction is 0.5 there and 0.25 now"),
+        ({"until_train_accuracy": 0.9}, "until_train_accuracy is null there and 0.9 now"),
+    ],
+)
+def test_other_settings_in_the_same_folder_are_refused(found, kept, data, change, said):
+    with pytest.raises(UserError, match=said):
+        half(RECIPE, data, (0,), kept, **{**SETTINGS, **change})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"seeds": ()}, "seeds are []; allowed: one or more"),
+        ({"seeds": (1, 1)}, "seeds are [1, 1]; allowed: one or more, all different"),
+        ({"seeds": (10**9,)}, "seeds are [1000000000]; allowed: one or more, all different, 0 to 999999999"),
+        ({"fraction": 1}, "fraction is 1; allowed: above 0, below 1"),
+        ({"fraction": 0.16}, "the first phase has 31 images; allowed: batch_size, 32, or more"),
+        ({"shrink": 2}, "shrink is 2; allowed: 0 to 1"),
+        ({"until_train_accuracy": 0}, "until_train_accuracy is 0; allowed: above 0, up to 1"),
+        ({"subset_seed": -1}, "subset_seed is -1; allowed: 0 up to 2**32 - 1"),
+        ({"eval_every": -1}, "eval_every is -1; allowed: 0 (only at the end) or a number of epochs"),
+    ],
+)
+def test_a_bad_value_is_refused_before_anything_is_written(data, tmp_path, change, said):
+    with pytest.raises(UserError) as refused:
+        half(RECIPE, data, folder=tmp_path / "new", **change)
+    assert said in str(refused.value)
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_a_folder_the_result_is_the_same(found, data):
+    assert half(RECIPE, data, (0,), **SETTINGS).test_accuracies("warm") == found.test_accuracies("warm")[:1]
+
+
+def made_up(**accuracies):
+    """A result with these test accuracies, and 1 for all training accuracies."""
+    records = {
+        arm.replace("_", "-"): [
+            {"accuracy": value, "train_split": {"accuracy": 1.0}, "train_seconds": 2.0, "epochs": 3} for value in values
+        ]
+        for arm, values in accuracies.items()
+    }
+    return HalfResult({"experiment": "half"}, tuple(range(len(accuracies["cold"]))), records)
+
+
+def test_differences_are_taken_seed_by_seed():
+    result = made_up(half=[0.4, 0.2], warm=[0.5, 0.3], cold=[0.6, 0.41], shrink_perturb=[0.58, 0.39])
+    gap = result.test_difference("cold", "warm")
+    assert (gap.n, gap.mean, gap.std) == (2, pytest.approx(0.105), pytest.approx(0.0070711, rel=1e-4))
+    assert result.recovered == pytest.approx(0.085 / 0.105)
+    assert made_up(half=[0.4], warm=[0.5], cold=[0.4], shrink_perturb=[0.5]).recovered is None
+    kept = result.to_dict()
+    assert kept["differences"]["cold - warm"]["test_accuracy"]["interval"] == gap.interval
+    assert kept["arms"]["warm"]["test_accuracy"]["values"] == [0.5, 0.3]
+    assert "cold - warm: +10.50 ± 6.35 points of test accuracy, n=2" in result.remarks()
+    assert "shrink-perturb closes 81% of the gap from warm to cold" in result.remarks()
+
+
+def test_the_curves_have_the_notebooks_form(found):
+    curves = found.notebook()
+    assert list(curves) == ["half_cifar", "warm_start", "random_init", "shrink_perturb"]
+    assert [curve["offset"] for curve in curves.values()] == [0, 4, 4, 4]
+    history = found.records["warm"][0]["history"]
+    assert curves["warm_start"]["training_accuracy"] == [0, *(100 * row["train_accuracy"] for row in history)]
+    second, third = 100 * history[1]["test_accuracy"], 100 * history[2]["test_accuracy"]
+    assert curves["warm_start"]["test_accuracy"] == [0, None, second, third]
+
+
+def test_the_result_is_written_and_drawn(found, tmp_path):
+    pytest.importorskip("matplotlib")
+    for _ in range(2):  # again in the same place
+        files = write(found, tmp_path / "out") + draw(found, tmp_path / "out")
+    expected = {"results.json", "runs.json", "table.md"}
+    expected |= {f"{name}.{form}" for name in ("train", "test") for form in ("png", "svg", "pdf")}
+    assert {file.name for file in files} == {file.name for file in (tmp_path / "out").iterdir()} == expected
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["seeds"] == [0, 1]
+    assert results["arms"]["cold"]["train_accuracy"]["n"] == 2
+    assert json.loads((tmp_path / "out/runs.json").read_text()) == found.notebook()
+    text = (tmp_path / "out/table.md").read_text()
+    assert all(f"| {arm} |" in text for arm in ("half", "warm", "cold", "shrink-perturb", "cold - warm"))
+    assert "n=2, ± 95% interval" in text
+    drawn = (tmp_path / "out/test.svg").read_text()
+    assert all(label in drawn for label in ("epoch", "test accuracy (%)", "stroke-dasharray", "warm start"))
+
+
+def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
+    recipe = get_recipe("davidnet")
+    narrow = dataclasses.replace(recipe.model, widths=(4, 4, 8, 8), ghost_batch=16)
+    result = half(dataclasses.replace(recipe, model=narrow, batch_size=32, epochs=1), data, device="cpu")
+    assert all(0 <= result.test_accuracies(arm)[0] <= 1 for arm in result.records)
+    assert result.records["warm"][0]["init"]["mode"] == "warm"
+
+
+def test_the_table_has_a_cell_for_every_network_and_optimiser(data, tmp_path):
+    result = table(
+        dataclasses.replace(RECIPE, epochs=1),
+        data,
+        networks=("mlp",),
+        optimizers={"sgd": None, "Adam": 0.01},
+        device="cpu",
+    )
+    assert list(result.cells) == [("mlp", "sgd"), ("mlp", "Adam")]
+    for (network, optimizer), cell in result.cells.items():
+        recipe = cell.records["warm"][0]["recipe"]
+        assert (recipe["network"], recipe["optim"]["name"]) == (network, optimizer)
+        assert recipe["optim"]["lr"] == {"sgd": 0.1, "Adam": 0.01}[optimizer]
+    assert result.paper("mlp", "sgd") is None  # nothing of the paper's is on synthetic images
+    on_cifar = dataclasses.replace(result, settings={**result.settings, "dataset": "cifar10"})
+    assert on_cifar.paper("mlp", "sgd") == (0.39, 0.374)
+    assert on_cifar.paper("resnet18", "Adam") == (0.78, 0.744)
+    assert "39.0 / 37.4" in on_cifar.tables()[0].markdown()
+    cold, warm, difference = result.notebook()["mlp-adam-synthetic"]
+    assert difference == pytest.approx(cold - warm)
+    write(result, tmp_path)
+    assert [cell["optimizer"] for cell in json.loads((tmp_path / "results.json").read_text())["cells"]] == [
+        "sgd",
+        "Adam",
+    ]
+
+
+@pytest.mark.parametrize("change", [{"networks": ()}, {"networks": ("mlp", "mlp")}, {"optimizers": {}}])
+def test_a_table_without_cells_or_with_equal_ones_is_refused(data, change):
+    with pytest.raises(UserError, match="allowed: one or more, all different"):
+        table(RECIPE, data, **change)
+
+
+def test_the_papers_split_is_told_from_others(data):
+    result = table(RECIPE, data.hold_out(64), networks=("mlp",), optimizers={"sgd": None}, device="cpu")
+    assert result.remarks() == []
+    other = dataclasses.replace(result, settings={**result.settings, "holdout": 0})
+    assert "compare differences only" in other.remarks()[0]
+
+
+@pytest.fixture(scope="module")
+def rounds(data, tmp_path_factory):
+    recipe = dataclasses.replace(RECIPE, epochs=12, optim=dataclasses.replace(RECIPE.optim, lr=0.3))
+    folder = tmp_path_factory.mktemp("online") / "new"
+    settings = {"round_size": 64, "until_train_accuracy": 0.6, "device": "cpu"}
+    return online(recipe, data, (0, 1), folder, **settings), folder, recipe, settings
+
+
+def test_every_round_has_more_images_and_starts_from_the_round_before(rounds):
+    result, folder, *_ = rounds
+    assert result.sizes == (64, 128, 192)
+    for arm, found in result.records.items():
+        sizes = [[record["dataset"]["train_size"] for record in records] for records in found]
+        assert sizes == [[64, 64], [128, 128], [192, 192]]
+        modes = [records[0]["init"]["mode"] for records in found]
+        assert modes == ["cold", *[arm] * 2]
+        assert len({record["seed"] for records in found for record in records}) == 6
+    assert result.records["warm"][0] == result.records["cold"][0]
+    assert result.records["warm"][1][1]["init"]["source"] == str(folder / "64/cold/seed-1.safetensors")
+    assert result.records["warm"][2][1]["init"]["source"] == str(folder / "128/warm/seed-1.safetensors")
+
+
+def test_a_round_ends_with_the_first_epoch_that_reaches_the_goal(rounds):
+    result, *_ = rounds
+    reached = 0
+    for found in result.records.values():
+        for record in (record for records in found for record in records):
+            *before, last = [row["train_accuracy"] for row in record["history"]]
+            assert all(accuracy < 0.6 for accuracy in before)
+            assert last >= 0.6 or record["epochs"] == 12
+            assert record["epochs"] == len(record["history"])
+            reached += last >= 0.6
+    assert reached
+    assert sum(result.unfinished(arm) for arm in result.records) == 18 - reached
+
+
+def test_only_the_last_rounds_weights_stay_and_kept_rounds_are_not_trained_again(rounds, data):
+    result, folder, recipe, settings = rounds
+    weights = sorted(path.relative_to(folder).parts[0] for path in folder.rglob("*.safetensors"))
+    assert weights == ["192"] * 6
+    said = []
+    again = online(recipe, data, (0, 1), folder, **settings, on_progress=said.append)
+    assert all(progress.kept for progress in said)
+    assert len(said) == 2 + 2 * 6
+    assert again.to_dict() == result.to_dict()
+
+
+def test_the_rounds_are_written_and_drawn(rounds, tmp_path):
+    pytest.importorskip("matplotlib")
+    result, *_ = rounds
+    write(result, tmp_path)
+    names = {path.name for path in draw(result, tmp_path)}
+    assert names == {f"{name}.{form}" for name in ("accuracy", "time") for form in ("png", "svg", "pdf")}
+    runs = json.loads((tmp_path / "runs.json").read_text())
+    assert runs["warm"]["n_samples_online"] == [0, 64, 128, 192]
+    assert runs["warm"]["test_accuracies_online"][1:] == [
+        100 * found[0]["accuracy"] for found in result.records["warm"]
+    ]
+    assert "after 12 epochs" in (tmp_path / "table.md").read_text()
+    seconds = result.train_seconds("cold")
+    assert seconds[1] == pytest.approx(sum(found[1]["train_seconds"] for found in result.records["cold"]))
+
+
+@pytest.mark.parametrize("size", [31, 193])
+def test_a_round_of_less_than_a_batch_or_of_more_than_there_is_is_refused(data, size):
+    with pytest.raises(UserError, match=rf"round_size is {size}; allowed: batch_size, 32, to the 192 training images"):
+        online(RECIPE, data, round_size=size)

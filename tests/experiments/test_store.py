@@ -1,0 +1,84 @@
+import json
+import os
+
+import pytest
+
+from fastcifar.errors import UserError
+from fastcifar.experiments.store import SETTINGS, Store
+
+TEN = {"recipe": {"epochs": 10, "widths": (8, 16)}, "runs": 5}
+
+
+def test_what_is_put_is_got_again_by_another_store(tmp_path):
+    Store(tmp_path / "new", TEN).put("arm/seed-0", {"loss": 0.5, "sizes": (1, 2)})
+    again = Store(tmp_path / "new", TEN)
+    assert again.get("arm/seed-0") == {"loss": 0.5, "sizes": [1, 2]}
+    assert again.get("arm/seed-1") is None
+    assert again.path("arm/seed-0") == tmp_path / "new/arm/seed-0.json"
+
+
+def test_a_later_record_replaces_an_earlier_one(tmp_path):
+    store = Store(tmp_path, TEN)
+    store.put("a", {"loss": 1})
+    store.put("a", {"loss": 2})
+    assert store.get("a") == {"loss": 2}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", SETTINGS]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({**TEN, "runs": 6}, "runs is 5 there and 6 now"),
+        ({**TEN, "recipe": {"epochs": 12, "widths": [8, 16]}}, "recipe.epochs is 10 there and 12 now"),
+        ({**TEN, "holdout": None}, "holdout is absent there and null now"),
+        ({"recipe": TEN["recipe"]}, "runs is 5 there and absent now"),
+    ],
+)
+def test_other_settings_are_refused_by_name_and_nothing_is_changed(tmp_path, other, said):
+    Store(tmp_path, TEN)
+    before = (tmp_path / SETTINGS).read_text()
+    with pytest.raises(UserError, match=said):
+        Store(tmp_path, other)
+    assert (tmp_path / SETTINGS).read_text() == before
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"holds files but no settings\.json"):
+        Store(tmp_path, TEN)
+    with pytest.raises(UserError, match="cannot be made"):
+        Store(tmp_path / "notes.txt", TEN)
+
+
+@pytest.mark.parametrize("key", ["", "settings", "../a", "/a", "a//b", "a/", ".hidden", "a b", "a/../b"])
+def test_a_key_that_is_no_file_of_the_folder_is_refused(tmp_path, key):
+    with pytest.raises(UserError, match="the key of a run"):
+        Store(tmp_path, TEN).path(key)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_a_damaged_record_is_said(tmp_path, content):
+    store = Store(tmp_path, TEN)
+    store.path("a").write_text(content)
+    with pytest.raises(UserError, match=r"cannot read .*a\.json"):
+        store.get("a")
+
+
+def test_a_write_that_fails_leaves_the_record_before_it_and_no_trace(tmp_path, monkeypatch):
+    store = Store(tmp_path, TEN)
+    store.put("a", {"loss": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match="No space left"):
+        store.put("a", {"loss": 2})
+    assert store.get("a") == {"loss": 1}
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_numbers_that_json_has_not_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        Store(tmp_path, TEN).put("a", {"loss": float("nan")})
+    assert json.loads((tmp_path / SETTINGS).read_text()) == {"recipe": {"epochs": 10, "widths": [8, 16]}, "runs": 5}

@@ -1,0 +1,218 @@
+"""The speed records' network: its shape, its choices one by one, and its whitening."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.models import PatchWhitening, SpeedrunNet, build_model
+from fastcifar.models.whitening import patch_second_moment
+from fastcifar.recipes import Recipe, SpeedrunConfig, quick
+
+NARROW = SpeedrunConfig(widths=(6, 8, 10), ghost_batch=4)
+ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
+
+
+def make(config, seed=0, classes=10):
+    """A network of `config` in float64 whose biases, scales and filters are all at work."""
+    torch.manual_seed(seed)
+    model = SpeedrunNet(config, classes)
+    torch.nn.init.normal_(model.whitening.weight, 0, 0.3)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, 0, 0.2)
+        elif "norms" in name and parameter.requires_grad:
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    return model.double()
+
+
+def expected(model, config, x):
+    """The network in torch's own layers, its groups one after another."""
+    weights = dict(model.named_parameters())
+    group = config.ghost_batch or len(x)
+    x = F.conv2d(x, weights["whitening.weight"], weights.get("whitening.bias"))
+    x = ACTIVATIONS[config.whitening_activation](x)
+    activation = ACTIVATIONS[config.activation]
+    for block in range(3):
+        first = None
+        for number in range(config.depth):
+            name = f"blocks.{block}"
+            x = F.conv2d(x, weights[f"{name}.convs.{number}.weight"], padding=1)
+            x = x if number else F.max_pool2d(x, 2)
+            scale, bias = (weights[f"{name}.norms.{number}.{kind}"] for kind in ("weight", "bias"))
+            x = torch.cat(
+                [F.batch_norm(part, None, None, scale, bias, True, eps=config.norm_eps) for part in x.split(group)]
+            )
+            if config.residual and number == config.depth - 1:
+                x = x + first
+            x = activation(x)
+            first = x if number == 0 else first
+    x = F.adaptive_max_pool2d(x, 1) if config.final_pool == "max" else F.adaptive_avg_pool2d(x, 1)
+    return x.flatten(1) @ weights["classifier.weight"].T * (config.logit_scale or 1 / config.widths[-1])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"depth": 1},
+        {"depth": 3, "residual": True},
+        {"depth": 3},
+        {"residual": True},
+        {"ghost_batch": 0},
+        {"freeze_scale": False},
+        {"activation": "silu"},
+        {"activation": "relu"},
+        {"whitening_activation": "silu"},
+        {"whitening_size": 3},
+        {"whitening_bias_epochs": 0.0},
+        {"final_pool": "avg"},
+        {"logit_scale": 1 / 9},
+        {"norm_eps": 0.1},
+    ],
+    ids=str,
+)
+def test_it_and_its_gradients_are_those_of_torchs_layers(change):
+    config = dataclasses.replace(NARROW, **change)
+    model = make(config).train()
+    images = torch.randn(8, 3, 20, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    ours, theirs = model(images), expected(model, config, images)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8)
+    upstream = torch.randn_like(ours)
+    gradients = zip(
+        *(torch.autograd.grad(out, list(trained.values()), upstream) for out in (ours, theirs)), strict=True
+    )
+    for one, other in gradients:
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
+
+
+class Flat(torch.nn.Module):
+    """In place of the blocks: a feature that is everywhere the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.feature = torch.nn.Parameter(torch.ones(2, 10, 3, 3))
+
+    def forward(self, x):
+        return self.feature
+
+
+def test_of_equal_maxima_in_the_final_pool_the_first_gets_the_gradient():
+    model = SpeedrunNet(NARROW)
+    model.blocks = Flat()
+    model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+    gradient = model.blocks.feature.grad.flatten(2)
+    assert gradient[:, :, 0].all()
+    assert not gradient[:, :, 1:].any()
+
+
+def test_it_has_the_sources_parameters():
+    trained = sum(p.numel() for p in SpeedrunNet().parameters() if p.requires_grad)
+    filters = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 256 * 10
+    assert trained == filters + 24 + 2 * (64 + 256 + 256)
+    residual = SpeedrunNet(SpeedrunConfig(widths=(128, 384, 512), depth=3, residual=True))
+    filters = 9 * (24 * 128 + 2 * 128**2 + 128 * 384 + 2 * 384**2 + 384 * 512 + 2 * 512**2) + 512 * 10
+    assert sum(p.numel() for p in residual.parameters() if p.requires_grad) == filters + 24 + 3 * (128 + 384 + 512)
+
+
+@pytest.mark.parametrize("side", [16, 17, 24, 32, 48])
+def test_images_of_16_pixels_and_more_will_do(side):
+    model = SpeedrunNet(NARROW, classes=3)
+    assert model.train()(torch.randn(4, 3, side, side)).shape == (4, 3)
+    assert model.eval()(torch.randn(1, 3, side, side)).shape == (1, 3)
+
+
+def test_the_first_filters_are_the_identity():
+    model = SpeedrunNet(NARROW)
+    x = torch.randn(2, 6, 5, 5)
+    conv = model.blocks[1].convs[0]
+    torch.testing.assert_close(conv(x)[:, :6], x)
+    assert conv.weight[6:].abs().min() > 0
+    narrower = model.blocks[0].convs[0]  # 24 inputs, 6 outputs
+    x = torch.randn(2, 24, 5, 5)
+    torch.testing.assert_close(narrower(x), x[:, :6])
+    plain = SpeedrunNet(dataclasses.replace(NARROW, dirac=False)).blocks[1].convs[0]
+    assert plain.weight.abs().min() > 0
+
+
+def test_the_classifiers_weights_are_scaled_to_their_standard_deviation():
+    torch.manual_seed(0)
+    assert SpeedrunNet(NARROW).classifier.weight.std().item() == pytest.approx(1)
+    assert SpeedrunNet(dataclasses.replace(NARROW, head_std=0.5)).classifier.weight.std().item() == pytest.approx(0.5)
+    assert SpeedrunNet(dataclasses.replace(NARROW, head_std=0.0)).classifier.weight.abs().max() <= 10**-0.5
+
+
+def test_whitening_is_filters_and_their_negatives_fitted_to_the_first_images():
+    data = make_synthetic(300, 10)
+    config = dataclasses.replace(NARROW, whitening_images=100)
+    model = SpeedrunNet(config, 10, data.mean, data.std)
+    model.fit_whitening(data.train.images)
+    weight = model.whitening.weight
+    assert weight.shape == (24, 3, 2, 2)
+    assert torch.equal(weight[12:], -weight[:12])
+    moment = patch_second_moment(data.train.images[:100], data.mean, data.std, 2)
+    white = weight[:12].flatten(1).double()
+    values = torch.linalg.eigvalsh(moment).flip(0)
+    torch.testing.assert_close(white @ moment @ white.T, torch.diag(values / (values + 5e-4)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_whitening_looks_at_whole_patches_alone():
+    model = SpeedrunNet(NARROW)
+    assert model.whitening(torch.randn(2, 3, 32, 32)).shape == (2, 24, 31, 31)
+    assert PatchWhitening()(torch.randn(2, 3, 32, 32)).shape == (2, 27, 32, 32)
+
+
+def test_the_whitenings_bias_begins_at_zero_and_says_when_it_is_frozen():
+    model = SpeedrunNet(dataclasses.replace(NARROW, whitening_bias_epochs=1.5))
+    assert model.frozen_from == {"whitening.bias": 1.5}
+    assert not model.whitening.bias.any()
+    assert not model.whitening.weight.requires_grad
+    without = SpeedrunNet(dataclasses.replace(NARROW, whitening_bias_epochs=0.0))
+    assert (without.whitening.bias, without.frozen_from) == (None, {})
+
+
+def test_once_the_bias_is_frozen_no_gradient_enters_the_whitening():
+    model = SpeedrunNet(NARROW).train()
+    seen = []
+    model.blocks[0].convs[0].register_forward_hook(lambda module, inputs, out: seen.append(inputs[0].requires_grad))
+    x = torch.randn(4, 3, 16, 16)
+    model(x).sum().backward()
+    assert model.whitening.bias.grad is not None
+    model.whitening.bias.requires_grad_(False)
+    model(x).sum().backward()
+    assert seen == [True, False]
+
+
+def test_the_recipe_builds_it_and_quick_makes_it_narrower():
+    recipe = Recipe(network="speedrun", speedrun=NARROW, batch_size=12)
+    model = build_model(recipe, 4, (1, 2, 3), (4, 5, 6))
+    assert (type(model), model.config, model.mean) == (SpeedrunNet, NARROW, (1, 2, 3))
+    assert model.get_submodule(model.head).out_features == 4
+    assert quick(Recipe(network="speedrun"))[0].speedrun.widths == (16, 64, 64)
+
+
+def test_a_batch_that_its_ghost_batches_do_not_divide_is_refused():
+    with pytest.raises(UserError, match=r"^batch_size is 10; allowed: a multiple of speedrun\.ghost_batch, 4$"):
+        Recipe(network="speedrun", speedrun=NARROW, batch_size=10)
+    assert Recipe(network="speedrun", batch_size=7).ghost_batch == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"widths": (64, 0, 64)}, "speedrun.widths is (64, 0, 64); allowed: three positive numbers of channels"),
+        ({"depth": 0}, "speedrun.depth is 0; allowed: 1 or more convolutions"),
+        ({"depth": 1, "residual": True}, "speedrun.residual is True; allowed: false where speedrun.depth is 1"),
+        ({"whitening_size": 6}, "speedrun.whitening_size is 6; allowed: 1 to 5 pixels"),
+        ({"whitening_bias_epochs": -1.0}, "speedrun.whitening_bias_epochs is -1.0; allowed: 0 or more epochs"),
+        ({"norm_eps": 0.0}, "speedrun.norm_eps is 0.0; allowed: above 0"),
+    ],
+)
+def test_a_field_out_of_range_is_refused(change, message):
+    with pytest.raises(UserError) as refusal:
+        SpeedrunConfig(**change)
+    assert str(refusal.value) == message

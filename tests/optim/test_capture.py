@@ -1,0 +1,52 @@
+"""On a GPU a captured step, replayed, does what the step does."""
+
+import warnings
+
+import pytest
+import torch
+
+from fastcifar.models import DavidNet
+from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.recipes import EMAConfig, LookaheadConfig, ModelConfig, OptimConfig, Recipe
+from fastcifar.training.capture import capture
+
+STEPS = 7
+NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("every", [0, 3], ids=["alone", "lookahead"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars"])
+def test_a_replayed_step_is_the_step(name, every):
+    recipe = Recipe(
+        model=NARROW,
+        batch_size=8,
+        optim=OptimConfig(name, lr=0.1, norm_every=2, bias_lr=0.1, head_lr=0.1),
+        lookahead=LookaheadConfig(every=every),
+        ema=EMAConfig(decay=0.9, every=2),
+    )
+
+    def make_flat():
+        torch.manual_seed(0)
+        return FlatModel(DavidNet(NARROW).cuda())
+
+    def train(captured):
+        flat = make_flat()
+        optimizer = build_optimizer(flat, recipe, STEPS)
+        step = capture(optimizer.step, optimizer.step) if captured else optimizer.step
+        flat.load(make_flat().model)
+        optimizer.reset()
+        for number in range(STEPS):
+            generator = torch.Generator("cuda").manual_seed(number)
+            for group in flat.groups:
+                group.grads.copy_(torch.randn(group.grads.shape, device="cuda", generator=generator))
+            step()
+        return flat
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a step that could not be captured
+        replayed, plain = train(True), train(False)
+    for mine, expected in zip(replayed.groups, plain.groups, strict=True):
+        torch.testing.assert_close(mine.weights, expected.weights)
+        torch.testing.assert_close(mine.ema, expected.ema)
+    assert not torch.equal(replayed.groups[0].weights, make_flat().groups[0].weights)

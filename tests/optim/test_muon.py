@@ -1,0 +1,278 @@
+"""Muon over flat buffers and alone does what its formulas say, written here once more in plain torch."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from fastcifar.errors import UserError
+from fastcifar.models import DavidNet
+from fastcifar.optim import FlatModel, FlatMuon, Muon, build_optimizer
+from fastcifar.optim.muon import normalising_steps
+from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, Schedule
+
+BATCH, STEPS = 8, 5
+NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
+OPTIM = OptimConfig(
+    name="muon",
+    lr=0.24,
+    momentum=0.6,
+    weight_decay=2e-6 * BATCH,
+    bias_lr=0.053 * BATCH,
+    head_lr=0.67 * BATCH,
+    sgd_momentum=0.85,
+)
+RECIPE = Recipe(
+    model=NARROW,
+    batch_size=BATCH,
+    optim=OPTIM,
+    schedule=Schedule((0, 1), (1, 0)),
+    ema=EMAConfig(decay=0.9, every=2),
+)
+
+
+def make_model(seed=0):
+    torch.manual_seed(seed)
+    return DavidNet(NARROW)
+
+
+def fill_gradients(model, step):
+    """Random gradients of the summed loss, the same for equal `step`."""
+    generator = torch.Generator().manual_seed(step)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).to(parameter.dtype)
+            parameter.grad = torch.empty_like(parameter) if parameter.grad is None else parameter.grad
+            parameter.grad.copy_(noise)
+
+
+def reference_orthogonalised(matrix, steps=3, a=3.4445, b=-4.7750, c=2.0315):
+    """Newton-Schulz for one matrix, by its definition: a X + b (X X') X + c (X X')^2 X."""
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(steps):
+        x = a * x + b * (x @ x.T @ x) + c * (x @ x.T @ x @ x.T @ x)
+    return x
+
+
+class AirbenchReference:
+    """airbench94_muon's two optimisers from their formulas: rates for the summed loss, decay wd / rate, coupled."""
+
+    def __init__(self, model, normalise=lambda step: True):
+        self.model, self.normalise = model, normalise
+        self.buffers = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+
+    def step(self, step, scale):
+        for name, w in self.model.named_parameters():
+            if not w.requires_grad:
+                continue
+            v, g = self.buffers[name], w.grad
+            if w.dim() == 4:
+                v.copy_(0.6 * v + g)
+                if self.normalise(step):
+                    w.data *= len(w) ** 0.5 / w.data.norm()
+                w.data -= 0.24 * scale * reference_orthogonalised((g + 0.6 * v).flatten(1)).view_as(w)
+            else:
+                rate = 0.67 if w.dim() == 2 else 0.053
+                g = g + 2e-6 * BATCH / rate * w.data
+                v.copy_(0.85 * v + g)
+                w.data -= rate * scale * (g + 0.85 * v)
+
+
+def test_five_steps_are_airbenchs():
+    flat, model = FlatModel(make_model(), torch.float64), make_model().double()
+    optimizer, reference = build_optimizer(flat, RECIPE, STEPS), AirbenchReference(model)
+    assert isinstance(optimizer, FlatMuon)
+    for step in range(STEPS):
+        fill_gradients(flat.model, step)
+        fill_gradients(model, step)
+        optimizer.step()
+        reference.step(step, scale=1 - (step + 1) / STEPS)
+    start = dict(make_model().named_parameters())
+    for (name, mine), (_, expected) in zip(flat.model.named_parameters(), model.named_parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-7, msg=name)
+        assert mine.requires_grad != torch.equal(mine.float(), start[name]), name
+
+
+def test_the_mean_loss_and_another_rate_of_decay_reach_all_else():
+    """The head's decay is a share of the weight: with no gradient its first step removes (1 + momentum) shares."""
+    recipe = dataclasses.replace(RECIPE, schedule=Schedule((0, 1), (1, 1)))
+    recipe = dataclasses.replace(recipe, optim=dataclasses.replace(OPTIM, weight_decay=0.01, filter_decay=0.03))
+    recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, norm_every=0))
+    flat, start = FlatModel(make_model(), torch.float64), make_model().double()
+    flat.zero_grad()
+    build_optimizer(flat, recipe, STEPS).step()
+    for (name, mine), (_, before) in zip(flat.model.named_parameters(), start.named_parameters(), strict=True):
+        kept = 1 - 0.03 if mine.dim() == 4 else 1 - 0.01 * (1 + 0.85)
+        torch.testing.assert_close(mine, before * kept if mine.requires_grad else before, rtol=1e-6, atol=0, msg=name)
+
+
+def test_filters_are_normalised_in_the_steps_that_the_interval_says():
+    flags = normalising_steps(dataclasses.replace(OPTIM, norm_every=2, norm_growth=15), 60)
+    expected, last = [], 0
+    for step in range(1, 61):  # cifar10-speedrun's rule
+        expected.append(step - last >= 2 + int(15 * step / 60))
+        last = step if expected[-1] else last
+    assert flags == expected and 3 < sum(flags) < 15
+    assert normalising_steps(OPTIM, 4) == [True] * 4
+    assert normalising_steps(dataclasses.replace(OPTIM, norm_every=0, norm_growth=3), 4) == [False] * 4
+
+    recipe = dataclasses.replace(RECIPE, optim=dataclasses.replace(OPTIM, norm_every=2))
+    flat, model = FlatModel(make_model(), torch.float64), make_model().double()
+    optimizer = build_optimizer(flat, recipe, STEPS)
+    reference = AirbenchReference(model, normalise=lambda step: step % 2 == 1)
+    for step in range(4):
+        fill_gradients(flat.model, step)
+        fill_gradients(model, step)
+        optimizer.step()
+        reference.step(step, scale=1 - (step + 1) / STEPS)
+    for (name, mine), (_, expected) in zip(flat.model.named_parameters(), model.named_parameters(), strict=True):
+        torch.testing.assert_close(mine, expected, rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compute_copy_the_average_and_a_reset_follow_the_master_weights(dtype):
+    flat = FlatModel(make_model(), dtype)
+    optimizer, results = build_optimizer(flat, RECIPE, STEPS), []
+    for _ in range(2):
+        flat.load(make_model())
+        optimizer.reset()
+        averages = [group.weights.clone() for group in flat.groups]
+        statistics = flat.statistics.clone()
+        for step in range(STEPS):
+            fill_gradients(flat.model, step)
+            flat.statistics.add_(0.1)
+            optimizer.step()
+            if step % 2 == 0:
+                for average, group in zip(averages, flat.groups, strict=True):
+                    average += (1 - 0.9**2) * (group.weights - average)
+                statistics += (1 - 0.9**2) * (flat.statistics - statistics)
+        for average, group in zip(averages, flat.groups, strict=True):
+            assert torch.equal(group.compute, group.weights.to(group.compute.dtype))
+            torch.testing.assert_close(group.ema, average)
+        torch.testing.assert_close(flat.statistics_ema, statistics)
+        results.append(torch.cat([group.weights for group in flat.groups]))
+    assert torch.equal(*results)
+    assert optimizer.count.item() == STEPS
+
+
+def test_in_bfloat16_a_step_is_near_that_in_float64():
+    steps = []
+    for dtype in (torch.bfloat16, torch.float64):
+        flat = FlatModel(make_model(), dtype)
+        before = flat.groups[0].weights.clone()
+        fill_gradients(flat.model, 0)
+        build_optimizer(flat, RECIPE, STEPS).step()
+        steps.append((flat.groups[0].weights - before).double())
+    assert (steps[0] - steps[1]).norm() < 0.03 * steps[1].norm()
+
+
+def test_no_value_on_the_device_is_read_on_the_host_in_a_step():
+    """What a CUDA graph could not record; the average, which on a CPU does read the step, is left out."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    seen = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function.name())
+            return function(*args, **(kwargs or {}))
+
+    flat = FlatModel(make_model())
+    optimizer = build_optimizer(flat, dataclasses.replace(RECIPE, ema=EMAConfig(decay=0)), STEPS)
+    fill_gradients(flat.model, 0)
+    with Record():
+        optimizer.step()
+    assert "aten::baddbmm" in seen and optimizer.capturable
+    assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::item"} & set(seen)
+
+
+def test_muon_alone_takes_the_steps_of_the_flat_one():
+    filters = {name for name, p in make_model().named_parameters() if p.dim() == 4 and p.requires_grad}
+    flat, model = FlatModel(make_model(), torch.float64), make_model().double()
+    parameters = dict(model.named_parameters())
+    alone = Muon([parameters[name] for name in filters], 0.24, 0.6, ns_steps=3, norm_every=1)
+    recipe = dataclasses.replace(RECIPE, schedule=Schedule((0, 1), (1, 1)))
+    optimizer = build_optimizer(flat, recipe, STEPS)
+    for step in range(STEPS):
+        fill_gradients(flat.model, step)
+        fill_gradients(model, step)
+        optimizer.step()
+        alone.step()
+    for name, mine in flat.model.named_parameters():
+        if name in filters:
+            torch.testing.assert_close(mine, parameters[name], rtol=1e-6, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("nesterov", [True, False])
+def test_muon_alone_is_its_formula_for_matrices_and_filters(nesterov):
+    torch.manual_seed(0)
+    shapes = [(5, 7), (7, 5), (6, 2, 3, 3), (5, 7)]
+    parameters = [torch.nn.Parameter(torch.randn(shape, dtype=torch.float64)) for shape in shapes]
+    unused = torch.nn.Parameter(torch.ones(2, 2))
+    expected = [parameter.detach().clone() for parameter in parameters]
+    velocities = [torch.zeros_like(parameter) for parameter in parameters]
+    optimizer = Muon([*parameters, unused], lr=0.1, momentum=0.9, nesterov=nesterov, weight_decay=0.5)
+    for _ in range(3):
+        loss = optimizer.step(lambda: sum((p * torch.randn_like(p)).sum() for p in parameters).backward() or 1.5)
+        assert loss == 1.5
+        for w, v, parameter in zip(expected, velocities, parameters, strict=True):
+            v.mul_(0.9).add_(parameter.grad)
+            direction = parameter.grad + 0.9 * v if nesterov else v
+            w.mul_(1 - 0.1 * 0.5).sub_(0.1 * reference_orthogonalised(direction.flatten(1), 5).view_as(w))
+        optimizer.zero_grad()
+    for w, parameter in zip(expected, parameters, strict=True):
+        torch.testing.assert_close(parameter.data, w, rtol=1e-6, atol=1e-8)
+    assert torch.equal(unused, torch.ones(2, 2))
+
+
+def test_muon_alone_goes_on_from_its_saved_state():
+    parameters = [torch.nn.Parameter(torch.randn(4, 6)) for _ in range(2)]
+    parameters[1].data.copy_(parameters[0].data)
+    gradients = torch.randn(4, 4, 6)
+    first, second = (Muon([parameter], norm_every=3) for parameter in parameters)
+    for step, gradient in enumerate(gradients):
+        if step == 2:
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
+            parameters[1].data.copy_(parameters[0].data)
+        for parameter, optimizer in zip(parameters, (first, second), strict=True):
+            parameter.grad = gradient.clone()
+            if step >= 2 or optimizer is first:
+                optimizer.step()
+    assert torch.equal(*parameters)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"momentum": 1.0}, "momentum of Muon is 1.0; allowed: 0 up to, not including, 1"),
+        ({"lr": -0.1}, "lr of Muon is -0.1; allowed: 0 or more"),
+        ({"params": [torch.nn.Parameter(torch.ones(3))]}, "a parameter of Muon has shape [3]; allowed: 2 or more dim"),
+    ],
+)
+def test_muon_alone_refuses_what_it_cannot_do(settings, message):
+    with pytest.raises(UserError) as refusal:
+        Muon(**{"params": [torch.nn.Parameter(torch.ones(3, 3))], **settings})
+    assert str(refusal.value).startswith(message)
+
+
+def test_a_network_without_filters_is_refused():
+    with pytest.raises(UserError, match=r"^network is 'mlp'; allowed: with optim\.name muon one with convolutions"):
+        dataclasses.replace(RECIPE, network="mlp")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"head_lr": 0.0}, "optim.head_lr is 0.0; allowed: above 0"),
+        ({"sgd_momentum": 1.0}, "optim.sgd_momentum is 1.0; allowed: 0 up to, not including, 1"),
+        ({"ns_steps": 0}, "optim.ns_steps is 0; allowed: 1 or more steps"),
+        ({"norm_every": -1}, "optim.norm_every is -1; allowed: 0 (never) or a number of steps"),
+        ({"filter_decay": 1.0}, "optim.filter_decay is 1.0; allowed: 0 up to, not including, 1"),
+        ({"name": "Muon"}, "optim.name is 'Muon'; did you mean 'muon'?; allowed: sgd, muon, lars, Adam"),
+    ],
+)
+def test_a_field_out_of_range_is_refused(fields, message):
+    with pytest.raises(UserError) as refusal:
+        dataclasses.replace(OPTIM, **fields)
+    assert str(refusal.value).startswith(message)

@@ -1,0 +1,132 @@
+"""The rates of every step are those that torch's schedulers set when they are stepped as their manual says."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastcifar.cli.arguments import parse
+from fastcifar.errors import UserError
+from fastcifar.models import MLP
+from fastcifar.optim import FlatModel, build_optimizer, learning_rates
+from fastcifar.recipes import EMAConfig, MLPConfig, OptimConfig, Recipe, Schedule, read_toml, to_toml
+from fastcifar.recipes.recipe import TORCH_SCHEDULERS
+
+STEPS, PEAK = 20, 0.4
+
+ARGUMENTS = {
+    "StepLR": ({"step_size": 6, "gamma": 0.5}, ("step_size=30%", "gamma=0.5")),
+    "MultiStepLR": ({"milestones": [10, 15]}, ("milestones=50%,15",)),
+    "ConstantLR": ({"factor": 0.25, "total_iters": 7}, ("factor=0.25", "total_iters=7")),
+    "LinearLR": (
+        {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 20},
+        ("start_factor=1", "end_factor=0", "total_iters=100%"),
+    ),
+    "ExponentialLR": ({"gamma": 0.9}, ("gamma=0.9",)),
+    "PolynomialLR": ({"total_iters": 20, "power": 2.0}, ("total_iters=100%", "power=2")),
+    "CosineAnnealingLR": ({"T_max": 20, "eta_min": 0.01}, ("eta_min=1e-2",)),
+    "CosineAnnealingWarmRestarts": ({"T_0": 5, "T_mult": 2}, ("T_0=25%", "T_mult=2")),
+    "CyclicLR": (
+        {"base_lr": 0.1, "max_lr": PEAK, "step_size_up": 4, "mode": "triangular2"},
+        ("base_lr=0.1", "step_size_up=20%", "mode=triangular2"),
+    ),
+    "OneCycleLR": (
+        {"max_lr": PEAK, "total_steps": 20, "three_phase": True, "anneal_strategy": "linear"},
+        ("three_phase=true", "anneal_strategy=linear"),
+    ),
+}
+
+
+def recipe_of(name, *options):
+    return Recipe(optim=OptimConfig(lr=PEAK), schedule=Schedule(name=name, options=options))
+
+
+@pytest.mark.parametrize("name", TORCH_SCHEDULERS)
+def test_a_class_of_torch_gives_the_rates_that_it_sets(name):
+    arguments, options = ARGUMENTS[name]
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=PEAK, momentum=0.9)
+    scheduler = getattr(torch.optim.lr_scheduler, name)(optimizer, **arguments)
+    expected = []
+    for _ in range(STEPS):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        if len(expected) < STEPS:
+            scheduler.step()
+    rates = learning_rates(recipe_of(name, *options), STEPS)
+    assert rates == pytest.approx(expected, rel=1e-12, abs=1e-15)
+    assert len(set(rates)) > 1 and all(type(rate) is float for rate in rates)
+
+
+def test_our_line_reaches_airbenchs_rates_one_step_ahead_and_torchs_exactly():
+    airbench = [PEAK * (1 - step / STEPS) for step in range(STEPS)]
+    ours = learning_rates(Recipe(optim=OptimConfig(lr=PEAK), schedule=Schedule((0, 1), (1, 0))), STEPS)
+    assert ours == pytest.approx([*airbench[1:], 0])
+    options = ("start_factor=1", "end_factor=0", "total_iters=100%")
+    assert learning_rates(recipe_of("LinearLR", *options), STEPS) == pytest.approx(airbench)
+
+
+@pytest.mark.parametrize("name", ["sgd", "Adam"])
+def test_an_optimiser_trains_at_these_rates(name):
+    recipe = dataclasses.replace(
+        recipe_of("CosineAnnealingLR"),
+        network="mlp",
+        mlp=MLPConfig(hidden=(3,)),
+        batch_size=2,
+        optim=OptimConfig(name, PEAK, momentum=0, weight_decay=0),
+        ema=EMAConfig(decay=0),
+    )
+    flat, steps = FlatModel(MLP(recipe.mlp)), []
+    optimizer = build_optimizer(flat, recipe, STEPS)
+    for _ in range(STEPS):
+        before = flat.groups[0].weights.clone()
+        flat.groups[0].grads.fill_(2.0)  # of the mean loss: 1, to which Adam's step too is its rate
+        optimizer.step()
+        steps.append((before - flat.groups[0].weights)[0].item())
+    assert steps == pytest.approx(learning_rates(recipe, STEPS), rel=1e-3, abs=1e-5)
+
+
+def test_a_schedule_survives_its_file_and_comes_from_the_command_line(tmp_path):
+    recipe = recipe_of("MultiStepLR", "milestones=50%,75%", "gamma=0.2")
+    (tmp_path / "mine.toml").write_text(to_toml(recipe), encoding="utf-8")
+    assert read_toml(tmp_path / "mine.toml") == recipe
+    words = ["--schedule.name", "MultiStepLR", "--schedule.options", "milestones=50%,75%", "gamma=0.2"]
+    assert parse([*words, "--optim.lr", str(PEAK)], Recipe(), "prog") == recipe
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        (
+            "ReduceLROnPlateau",
+            (),
+            "schedule.name is 'ReduceLROnPlateau'; allowed: what follows from the step alone, rat",
+        ),
+        ("cosine", (), "schedule.name is 'cosine'; allowed: linear, StepLR, "),
+        ("OneCycle", (), "schedule.name is 'OneCycle'; did you mean 'OneCycleLR'?; allowed: linear, StepLR, "),
+        ("linear", ("gamma=1",), "schedule.options is ('gamma=1',); allowed: none with schedule.name linear"),
+        ("StepLR", ("gamma",), "schedule.options is ('gamma',); allowed: words NAME=VALUE"),
+        (
+            "StepLR",
+            ("gama=1", "step_size=3"),
+            "schedule.options has 'gama=1'; did you mean 'gamma'?; allowed: step_size",
+        ),
+        ("StepLR", ("optimizer=1",), "schedule.options has 'optimizer=1'; allowed: step_size, gamma"),
+        ("StepLR", ("gamma=0.5",), "schedule.options lacks step_size=..., which StepLR needs"),
+        ("StepLR", ("step_size=0",), "schedule.options do not fit StepLR over 20 steps: "),
+        ("StepLR", ("step_size=many",), "schedule.options do not fit StepLR over 20 steps: "),
+        ("MultiStepLR", ("milestones=3",), "schedule.options do not fit MultiStepLR over 20 steps: "),
+        ("OneCycleLR", ("total_steps=10",), "schedule.options do not fit OneCycleLR over 20 steps: "),
+        ("OneCycleLR", ("anneal_strategy=x",), "schedule.options do not fit OneCycleLR over 20 steps: "),
+        (
+            "ExponentialLR",
+            ("gamma=-1",),
+            "schedule.options lead ExponentialLR to a rate that is negative or not finite",
+        ),
+        ("ExponentialLR", ("gamma=1e300",), "schedule.options "),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(name, options, message):
+    with pytest.raises(UserError) as refusal:
+        learning_rates(recipe_of(name, *options), STEPS)
+    assert str(refusal.value).startswith(message)
+    assert "\n" not in str(refusal.value)

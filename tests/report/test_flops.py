@@ -1,0 +1,154 @@
+import dataclasses
+
+import pytest
+import torch
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.models import Network
+from fastcifar.recipes import (
+    Augment,
+    AverageConfig,
+    EMAConfig,
+    EvaluateConfig,
+    LookaheadConfig,
+    OptimConfig,
+    Recipe,
+    SelectConfig,
+)
+from fastcifar.report.flops import count_recipe, describe
+from fastcifar.training import evaluate
+
+NO_EMA = EMAConfig(decay=0.0)
+SPEEDRUN = Recipe(network="speedrun", batch_size=2000, epochs=8, ema=NO_EMA, optim=OptimConfig(name="muon"))
+
+
+def test_davidnet_counted_by_hand():
+    """Forward and both gradients of each 3x3 convolution; none of the whitening's gradients, no input gradient of the
+    1x1 convolution above it."""
+    threes = [
+        (64, 128, 32),
+        (128, 128, 16),
+        (128, 128, 16),
+        (128, 256, 16),
+        (256, 512, 8),
+        (512, 512, 4),
+        (512, 512, 4),
+    ]
+    image = 3 * sum(9 * before * width * side**2 for before, width, side in threes)
+    image += 27 * 27 * 1024 + 2 * 27 * 64 * 1024 + 3 * 512 * 10
+    count = count_recipe(Recipe())
+    assert count.steps == 970
+    assert count.stages[0].step.macs == 512 * image
+    assert count.training_flop == 2 * 970 * 512 * image
+    assert count.training_flop == pytest.approx(1.13e15, rel=2e-3)
+    forward = sum(9 * before * width * side**2 for before, width, side in threes) + 27 * (27 + 64) * 1024 + 512 * 10
+    assert count.evaluation_flop == 2 * 2 * 10_000 * forward
+
+
+def test_half_the_epochs_are_half_the_flop_and_a_part_of_one_its_part():
+    whole = count_recipe(Recipe()).training_flop
+    assert count_recipe(dataclasses.replace(Recipe(), epochs=5)).training_flop * 2 == whole
+    part = count_recipe(dataclasses.replace(Recipe(), epochs=2.5))
+    assert part.steps == 97 * 2 + 49
+    assert part.training_flop * 970 == whole * part.steps
+
+
+def test_early_crops_and_left_out_images_are_counted_as_they_are_trained():
+    recipe = Recipe(epochs=4, augment=Augment(early_size=24), select=SelectConfig(keep=0.5, from_epoch=3))
+    count = count_recipe(recipe)
+    assert [(stage.stage.size, stage.steps) for stage in count.stages] == [(24, 2 * 97), (32, 97 + 48)]
+    small, large = (stage.step for stage in count.stages)
+    assert small.macs / large.macs == pytest.approx((24 / 32) ** 2, abs=1e-3)
+    assert count.training_flop == 2 * (194 * small.macs + 145 * large.macs)
+
+
+def test_a_bias_that_is_frozen_later_takes_its_input_gradient_with_it():
+    count = count_recipe(SPEEDRUN)
+    assert [stage.steps for stage in count.stages] == [3 * 25, 5 * 25]
+    first, rest = (stage.step for stage in count.stages)
+    assert first.macs - rest.macs == 2000 * 24 * 64 * 9 * 31 * 31
+
+
+def test_newton_schulz_is_counted_by_its_products():
+    shapes = [(64, 216), (64, 576), (256, 576), *[(256, 2304)] * 3]
+    products = 3 * sum(2 * rows * rows * columns + rows**3 for rows, columns in shapes)
+    count = count_recipe(SPEEDRUN)
+    assert count.optimizer.macs == products
+    assert count.optimizer_flop == 2 * 200 * products
+    assert count_recipe(Recipe()).optimizer_flop == 0
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "AdamW"])
+def test_lookahead_moves_bytes_beside_any_optimiser(name):
+    alone = Recipe(ema=NO_EMA, optim=OptimConfig(name=name))
+    both = dataclasses.replace(alone, lookahead=LookaheadConfig(every=5))
+    alone, both = count_recipe(alone).optimizer, count_recipe(both).optimizer
+    assert both.macs == alone.macs
+    assert both.moved_bytes > alone.moved_bytes > 0
+
+
+def test_an_optimiser_of_torch_moves_bytes_and_multiplies_nothing():
+    count = count_recipe(Recipe(optim=OptimConfig(name="Adam", lr=1e-3)))
+    assert count.optimizer.macs == 0
+    assert count.optimizer.moved_bytes > count_recipe(Recipe()).optimizer.moved_bytes
+
+
+def test_the_statistics_of_an_average_are_forward_passes():
+    recipe = Recipe(ema=NO_EMA, average=AverageConfig(epochs=1, images=5000))
+    count, plain = count_recipe(recipe), count_recipe(Recipe(ema=NO_EMA))
+    assert count.statistics_batches == 9
+    assert count.training_flop - plain.training_flop == 2 * 9 * 512 * count.evaluation.macs
+
+
+@pytest.mark.parametrize(("tta", "share", "passes"), [("none", 1, 1), ("flip", 1, 2), ("flip-crop", 0.25, 2.25)])
+def test_passes_are_those_that_the_evaluator_makes(tta, share, passes):
+    class Counts(Network):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1, 1))
+            self.images = 0
+
+        def forward(self, x):
+            self.images += len(x)
+            return torch.zeros(len(x), 10)
+
+    network, dataset = Counts(), make_synthetic(train_size=10, test_size=40)
+    config = EvaluateConfig(tta=tta, tta_share=share)
+    evaluate(network, dataset.test, config.tta, 16, config.tta_share, config.tta_shifted)
+    count = count_recipe(Recipe(evaluate=config), test_images=40)
+    assert network.images / 40 == count.evaluation_passes == passes
+    assert count.evaluation_flop == 2 * count.evaluation.macs * network.images
+
+
+def test_wider_numbers_move_more_bytes_and_as_many_flop():
+    half, single = count_recipe(Recipe()), count_recipe(Recipe(dtype="float32"))
+    assert half.training_flop == single.training_flop
+    assert 1.8 < single.activation_bytes / half.activation_bytes <= 2
+    assert 1.8 < single.product_bytes / half.product_bytes <= 2
+
+
+def test_the_floor_lies_between_its_parts_and_their_sum():
+    count = count_recipe(Recipe())
+    floor = count.floor(790, 4300)
+    assert floor["operations"] == pytest.approx(count.training_flop / 790e12)
+    assert floor["bytes"] == pytest.approx((count.moved_bytes + count.product_bytes) / 4300e9)
+    assert max(floor["operations"], floor["bytes"]) < floor["seconds"] < floor["operations"] + floor["bytes"]
+    with pytest.raises(UserError, match="allowed: above 0"):
+        count.floor(0, 4300)
+
+
+def test_the_description_has_every_layer_and_adds_up():
+    count = count_recipe(SPEEDRUN)
+    said = describe(count, [(790, 4300), (312, 1555)])
+    for stage in said["stages"]:
+        layers = [layer[part] for layer in stage["layers"] for part in ("forward", "input_gradient", "weight_gradient")]
+        assert 2 * sum(layers) * 2000 == pytest.approx(stage["flop_per_step"])
+    total = sum(stage["steps"] * stage["flop_per_step"] for stage in said["stages"]) + said["optimizer_flop"]
+    assert total == said["training_flop"]
+    assert [floor["tflops"] for floor in said["floors"]] == [790, 312]
+
+
+def test_a_recipe_that_does_not_fit_the_images_is_refused():
+    with pytest.raises(UserError, match="batch_size is 512"):
+        count_recipe(Recipe(), train_images=100)
