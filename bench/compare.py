@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +23,8 @@ from fastcifar.errors import UserError
 
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
 """Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
+_TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")
+"""The place in a benchmark's name of which turn it was."""
 LIMIT = 1.10
 """Twice what two runs in a row may differ by."""
 
@@ -33,7 +37,7 @@ class Row:
     old: float | None
     new: float | None
     spread: float
-    """Half the distance of the new ratio's quartiles, as a share of it: how restless the machine was."""
+    """How far the new run's turns are apart, as a share of the ratio: how restless the machine was."""
     unstable: str | None
     """Why the benchmark is not held to the limit; None: it is."""
 
@@ -52,20 +56,32 @@ class Row:
 
 
 def read_run(path: str | Path) -> dict[str, dict]:
-    """Name to `extra_info` of every benchmark in a file of pytest-benchmark's. Raises UserError for another file."""
+    """Name to `extra_info` of every benchmark in a file of pytest-benchmark's, its `ratio` the median of its turns and
+    its `spread` half their range as a share of it. Raises UserError for another file."""
     try:
-        benchmarks = json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]
-        run = {benchmark["fullname"]: benchmark["extra_info"] for benchmark in benchmarks}
+        run: dict[str, list[dict]] = {}
+        for benchmark in json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]:
+            run.setdefault(_TURN.sub("", benchmark["fullname"]), []).append(benchmark["extra_info"])
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; allowed: a file that make bench saved"
         ) from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no file of pytest-benchmark's; allowed: one that make bench saved") from None
-    lacking = [name for name, info in run.items() if not {"ratio", "spread", "unstable", "full"} <= info.keys()]
-    if lacking or not run:
-        raise UserError(f"{path} has no ratio for {lacking[0] if lacking else 'anything'}; allowed: a run of bench/")
-    return run
+    for name, turns in run.items():
+        if not all({"ratio", "spread", "unstable", "full"} <= turn.keys() for turn in turns):
+            raise UserError(f"{path} has no ratio for {name}; allowed: a run of bench/")
+    if not run:
+        raise UserError(f"{path} has no benchmark in it; allowed: a run of bench/")
+    return {name: _merged(turns) for name, turns in run.items()}
+
+
+def _merged(turns: list[dict]) -> dict:
+    if len(turns) == 1:
+        return turns[0]
+    ratios = [turn["ratio"] for turn in turns]
+    ratio = statistics.median(ratios)
+    return {**turns[0], "ratio": ratio, "spread": (max(ratios) - min(ratios)) / 2 / ratio}
 
 
 def compare(old: dict[str, dict], new: dict[str, dict]) -> list[Row]:

@@ -19,9 +19,11 @@ from fastcifar.kernels import keep_freed_memory
 CUDA = torch.cuda.is_available()
 L2_BYTES = 128 << 20
 """More than the L2 cache of any GPU of today: inputs are rotated over at least this much."""
-SECONDS = 1.5
-"""How long a benchmark goes on, about: as many rounds as fit, but at least the number below."""
-FEWEST_ROUNDS = 15
+TURNS = 3
+"""All benchmarks are gone through so many times, so that what troubles the machine for a while troubles one turn."""
+SECONDS = 0.6
+"""How long a benchmark goes on in each turn, about: as many rounds as fit, but at least the number below."""
+FEWEST_ROUNDS = 5
 ROUND_SECONDS = 0.005
 """How long a round is at least: briefer work is called more than once in it."""
 BRIEF_SECONDS = 0.02
@@ -35,6 +37,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", f"reference(name): the workload a result is a ratio to: {', '.join(WORKLOADS)}")
     config.addinivalue_line("markers", "unstable(reason): shown when results are compared, and never a failure")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "turn" in metafunc.fixturenames:
+        turns = 1 if metafunc.config.getoption("benchmark_disable") else TURNS
+        metafunc.parametrize("turn", [pytest.param(turn, id=f"turn{turn}") for turn in range(turns)])
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Turn by turn; what is unstable anyhow has one turn."""
+
+    def turn(item: pytest.Item) -> int:
+        return item.callspec.params.get("turn", 0) if hasattr(item, "callspec") else 0
+
+    repeated = [item for item in items if turn(item) and item.get_closest_marker("unstable")]
+    config.hook.pytest_deselected(items=repeated)
+    items[:] = sorted((item for item in items if item not in repeated), key=turn)
 
 
 @pytest.fixture(scope="session")
@@ -52,7 +71,7 @@ def full(pytestconfig) -> bool:
 
 @pytest.fixture(scope="session")
 def batch(full) -> int:
-    """Images in a batch of the kernels' benchmarks."""
+    """Images in a batch of the kernel that takes seconds on a CPU."""
     return 512 if full else 64
 
 
@@ -76,9 +95,10 @@ def copy_bandwidth(device) -> float:
 
 
 @pytest.fixture
-def timed(request, benchmark, device, reference, full):
+def timed(request, benchmark, device, reference, full, turn):
     """`timed(work)`: time `work()` beside the reference, in rounds; True unless benchmarks are disabled. A round of
     brief work is several `calls`, so `extra_info` says; pytest-benchmark's own figures are of whole rounds.
+    `bench.compare` takes the median of the turns.
 
     `extra_info` gets the `ratio`, by which results are compared: the median over the rounds of the work's seconds to
     those of the workload that the marker `reference` names, and the `spread` of these, half the distance of their
@@ -98,8 +118,11 @@ def timed(request, benchmark, device, reference, full):
             benchmark.pedantic(one_round)
             return False
         one_round()  # compiles and allocates
-        calls = math.ceil(ROUND_SECONDS / min(_seconds(one_round) for _ in range(3)))
-        took = min(_seconds(one_round) for _ in range(3))
+        took = _seconds(one_round)
+        if took < BRIEF_SECONDS:
+            took = min(_seconds(one_round) for _ in range(3))
+        calls = math.ceil(ROUND_SECONDS / took)
+        took *= calls
         fit = int(SECONDS / (took + sum(reference.seconds().values())))
         around: list[dict[str, float]] = []
 

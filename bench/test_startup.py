@@ -11,7 +11,7 @@ from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Trainer
 
 recipe, _ = quick(get_recipe("davidnet"))
-Trainer(recipe, make_synthetic(recipe.batch_size, 10)).step_on_noise()()
+Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10)).step_on_noise()()
 """
 PROCESSES = {
     "help": ["-m", "fastcifar", "--help"],

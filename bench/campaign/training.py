@@ -9,17 +9,18 @@ from collections.abc import Iterator
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.campaign.campaign import Campaign, Part, Record, seconds_per_call
+from bench.campaign.campaign import Campaign, Part, Record
 from bench.campaign.environment import clocks
 from bench.campaign.recipes import dataset, measured_recipes, noise
 from fastcifar.recipes import Recipe
 from fastcifar.training import Trainer
+from fastcifar.training.timeline import Stage
 
 _MOST_KERNELS = 30
 
 
 def steps(campaign: Campaign) -> Iterator[Record]:
-    """Each recipe's step: captured, not captured, with cuDNN's own search and without; then by kernel."""
+    """Each recipe's step, with cuDNN's own search and without; then by kernel."""
     images = noise(campaign)
     for name, recipe in measured_recipes(campaign).items():
         searches = (False, True) if campaign.device.type == "cuda" else (False,)
@@ -33,16 +34,28 @@ def steps(campaign: Campaign) -> Iterator[Record]:
 
 
 def _step_seconds(campaign: Campaign, trainer: Trainer) -> Record:
-    batch = trainer.recipe.batch_size
-    record: Record = {"batch_size": batch, "steps": trainer.total_steps, "stages": []}
-    for stage, count in trainer.timeline.steps_by_stage().items():
-        step = trainer.step_on_noise(stage)
-        eager = _seconds_each(step, trainer.device)
-        seconds = {"eager": eager}
-        if trainer.device.type == "cuda":
-            seconds["graph"] = seconds_per_call(step, trainer.device, calls=5)
-        record["stages"].append({"size": stage.size, "steps": count, "seconds": seconds})
-    return record
+    """Seconds of a step of each stage: in a training, where a GPU replays a captured graph, the best epoch's mean; and
+    launched one kernel after another."""
+    rows = trainer.run(seed=0, eval_every=0).rows
+    stages: dict[Stage, float] = {}
+    before = 0.0
+    for epoch, row in zip(trainer.timeline.epochs, rows, strict=True):
+        seconds = (row.seconds - before) / epoch.steps
+        stages[epoch.stage] = min(seconds, stages.get(epoch.stage, seconds))
+        before = row.seconds
+    counts = trainer.timeline.steps_by_stage()
+    found = [
+        {
+            "size": stage.size,
+            "steps": counts[stage],
+            "seconds": {
+                "in training": seconds,
+                "launched": _seconds_each(trainer.step_on_noise(stage), trainer.device),
+            },
+        }
+        for stage, seconds in stages.items()
+    ]
+    return {"batch_size": trainer.recipe.batch_size, "steps": trainer.total_steps, "stages": found}
 
 
 def _seconds_each(step, device: torch.device, calls: int = 5) -> float:

@@ -2,13 +2,16 @@
 
     python -m pytest bench/kernels
 
-Small on a CPU unless `--full` asks for more, full-size where there is a GPU. `bytes_moved` counts what the operation
+At DavidNet's sizes; `norm_act_pool` with a small batch on a CPU, unless `--full` asks for more. `bytes_moved` counts what the
+operation
 must read and write, in both passes.
 """
 
 import pytest
 import torch
 
+BATCH = 512
+"""Images in a batch of what takes milliseconds anywhere."""
 HALF = torch.float16 if torch.cuda.is_available() else torch.bfloat16
 BY_COMPILER = pytest.mark.unstable("what the compiler makes of it differs from one start to the next")
 VARIANTS = pytest.mark.parametrize("variant", ["reference", "kernel", pytest.param("compiled", marks=BY_COMPILER)])

@@ -36,6 +36,14 @@ def verdicts(old, new, limit=1.1):
     return [row.verdict(limit) for row in compare(old, new)]
 
 
+def test_the_turns_of_a_benchmark_are_one_by_their_median(save):
+    turns = {f"a[kernel-turn{turn}]": info(ratio) for turn, ratio in enumerate((1.0, 1.1, 9.0))}
+    run = read_run(save("run", {**turns, "b[turn0]": info(2.0), "b[turn1]": info(4.0), "c[x]": info(1.0)}))
+    assert {name: found["ratio"] for name, found in run.items()} == {"a[kernel]": 1.1, "b": 3.0, "c[x]": 1.0}
+    assert run["b"]["spread"] == pytest.approx(1 / 3)
+    assert run["c[x]"]["spread"] == 0.01
+
+
 def test_a_verdict_is_by_the_change_of_the_ratio():
     old = {"a": info(1.0), "b": info(1.0), "c": info(1.0), "d": info(1.0)}
     new = {"a": info(1.09), "b": info(1.11), "c": info(0.8), "d": info(0.92)}

@@ -1,0 +1,121 @@
+"""Operations of whole trainings, ours and two peers', counted by one tool on the networks themselves.
+
+    python -m bench.peers.flops --checkouts DIR [--recipe speedrun94] [--save FILE]
+
+Theirs are built from their own source, on the meta device; how many steps they take, with and without a gradient of the
+whitening's bias, how their optimiser pads filters and how many views they evaluate are facts of their programs, stated
+here with the batch. A multiply-add is two operations; elementwise work is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+from bench.peers.source import load_module, replace_torchvision
+from bench.record import add_save_option, append
+from fastcifar.errors import UserError
+from fastcifar.recipes import get_recipe
+from fastcifar.report.flops import count_recipe
+from fastcifar.report.products import count_module
+
+_TRAIN_IMAGES, _TEST_IMAGES = 50_000, 10_000
+_FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))
+_NEWTON_SCHULZ_STEPS = 3
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a peer's training does beside its network's passes."""
+
+    file: str
+    batch_size: int
+    epochs: float
+    bias_epochs: float
+    """Epochs in which the whitening's bias has a gradient."""
+    filters: Sequence[tuple[int, int]]
+    """The matrices that its optimiser orthogonalises, as it lays them out."""
+    passes: float
+    """Views of a test image that are evaluated."""
+
+
+TRAININGS = {
+    "airbench94_muon": Training("cifar10-airbench/airbench94_muon.py", 2000, 8, 3, _FILTERS, 6),
+    # Every filter bank is padded to the largest; a quarter of the images gets six views more.
+    "cifar10-speedrun": Training(
+        "cifar10-speedrun/cifar10_speedrun.py", 1536, 7.59, 0.19, ((256, 2304),) * 6, 1 + 0.25 * 6
+    ),
+}
+
+
+def count_peer(training: Training, checkouts: Path) -> tuple[float, float]:
+    """Operations of its training, optimiser included, and of its last evaluation. Raises UserError where the checkout
+    is not the one meant."""
+    replace_torchvision()
+    sys.argv = [str(checkouts / training.file)]  # they keep the text of the file named here
+    network = load_module(checkouts / training.file, ()).CifarNet()
+
+    def loss(logits: torch.Tensor) -> torch.Tensor:
+        labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        return F.cross_entropy(logits.float(), labels, reduction="sum")
+
+    shape = (training.batch_size, 3, 32, 32)
+    with_bias, without = (
+        count_module(network, shape, loss, call=lambda model, x, trains=trains: model(x, trains)).macs
+        for trains in (True, False)
+    )
+    view = count_module(network, (1, *shape[1:]), training=False).macs
+    steps_per_epoch = _TRAIN_IMAGES // training.batch_size
+    steps = math.ceil(training.epochs * steps_per_epoch)
+    bias_steps = math.ceil(training.bias_epochs * steps_per_epoch)
+    orthogonalising = _NEWTON_SCHULZ_STEPS * sum(2 * rows**2 * columns + rows**3 for rows, columns in training.filters)
+    macs = bias_steps * with_bias + (steps - bias_steps) * without + steps * orthogonalising
+    return 2.0 * macs, 2.0 * view * training.passes * _TEST_IMAGES
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkouts", type=Path, required=True, help="folder with the peers' checkouts")
+    parser.add_argument("--recipe", default="speedrun94")
+    add_save_option(parser)
+    arguments = parser.parse_args()
+    ours = count_recipe(get_recipe(arguments.recipe), _TRAIN_IMAGES, _TEST_IMAGES)
+    counts = {f"fastcifar {arguments.recipe}": (float(ours.training_flop), float(ours.evaluation_flop))}
+    for name, training in TRAININGS.items():
+        counts[name] = count_peer(training, arguments.checkouts)
+    for name, (training_flop, evaluation_flop) in counts.items():
+        together = training_flop + evaluation_flop
+        print(
+            f"{name:24s} training {training_flop:.3e}  evaluation {evaluation_flop:.2e}  together {together:.3e} FLOP"
+        )
+    if arguments.save:
+        totals = {name: sum(flop) for name, flop in counts.items()}
+        mine = f"fastcifar {arguments.recipe}"
+        others = ", ".join(f"{name} {totals[name]:.2e}" for name in TRAININGS)
+        append(
+            arguments.save,
+            {
+                "what": f"operations of a whole `{arguments.recipe}`, evaluation included, by our own count",
+                "value": f"{totals[mine]:.2e} FLOP ({others})",
+                "n": 1,
+                "spread": "exact",
+                "command": "python -m bench.peers.flops --checkouts DIR",
+                "counts": {name: {"training": flop[0], "evaluation": flop[1]} for name, flop in counts.items()},
+            },
+            "cpu",
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"bench.peers.flops: {error}")
