@@ -63,9 +63,7 @@ recipes = st.builds(
     optim=st.builds(OptimConfig, lr=positive, weight_decay=st.floats(0, 1)),
     schedule=schedules(),
     ema=st.builds(EMAConfig, decay=st.floats(0, 0.999), every=st.integers(1, 100)),
-    select=st.builds(
-        SelectConfig, keep=st.floats(0.01, 1), from_epoch=st.floats(1, 100), max_skips=st.integers(0, 9)
-    ),
+    select=st.builds(SelectConfig, keep=st.floats(0.01, 1), from_epoch=st.floats(1, 100), max_skips=st.integers(0, 9)),
     evaluate=st.builds(EvaluateConfig, tta=st.sampled_from(["none", "flip", "flip-crop"]), tta_share=st.floats(0, 1)),
 )
 
