@@ -67,7 +67,11 @@ def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
         "gap": options.gap,
         "factors": outcome.factors(),
         "facts": outcome.facts,
-        "runs": outcome.runs,
+        # Who ran is told by the keys, and the path of our recipe is this machine's.
+        "runs": {
+            side: [{key: value for key, value in run.items() if key != "peer"} for run in runs]
+            for side, runs in outcome.runs.items()
+        },
         "failures": outcome.failures,
     }
 
