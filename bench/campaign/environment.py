@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import nn
 
 from bench.campaign.campaign import Campaign, Record, seconds_per_call
 from bench.campaign.recipes import measured_recipes
+from bench.peers.clocks import read_clocks
+from bench.record import versions
 from fastcifar.models import build_model
 from fastcifar.training.device import describe_device, resolve_dtype
 
@@ -20,57 +19,36 @@ from fastcifar.training.device import describe_device, resolve_dtype
 def environment(campaign: Campaign) -> Iterator[Record]:
     """Versions and clocks; copy bandwidth, matrix product; each convolution of each network, three ways."""
     yield {"what": "environment", **_versions(campaign.device)}
-    yield _copy(campaign)
+    yield copy_rate(campaign)
     yield _product(campaign)
-    for name, recipe in measured_recipes(campaign).items():
-        for record in _convolutions(campaign, recipe):
-            yield {"what": "convolution", "recipe": name, **record}
-            if campaign.seconds_left < 0:
-                return
+    # A ceiling: the best that the library knows. The setting is the process's, so that later parts must not find it.
+    with torch.backends.cudnn.flags(enabled=True, benchmark=True):
+        for name, recipe in measured_recipes(campaign).items():
+            for record in _convolutions(campaign, recipe):
+                yield {"what": "convolution", "recipe": name, **record}
+                if campaign.seconds_left < 0:
+                    return
 
 
 def _versions(device: torch.device) -> Record:
     record: Record = {
         "device": describe_device(device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
+        **versions(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
-    try:
-        import triton
-
-        record["triton"] = triton.__version__
-    except ImportError:
-        record["triton"] = None
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         record |= {
-            "cuda": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
             "multiprocessors": properties.multi_processor_count,
             "memory_bytes": properties.total_memory,
-            "clocks": clocks(device),
+            "clocks": read_clocks(device.type),
         }
     return record
 
 
-def clocks(device: torch.device) -> str | None:
-    """The clocks, temperature and power of a GPU in nvidia-smi's words; None without one."""
-    if device.type != "cuda":
-        return None
-    query = "clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_throttle_reasons.active"
-    try:
-        done = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
-def _copy(campaign: Campaign) -> Record:
+def copy_rate(campaign: Campaign) -> Record:
     """Bytes/s, read and written, of a copy larger than any cache."""
     size = 1 << (30 if campaign.device.type == "cuda" else 26)
     source = torch.empty(size >> 6 if campaign.tiny else size, dtype=torch.uint8, device=campaign.device).random_()
@@ -99,7 +77,6 @@ def _convolutions(campaign: Campaign, recipe) -> Iterator[Record]:
             module.register_forward_hook(lambda module, args, _, name=name: calls.append((name, module, args[0].shape)))
     with torch.no_grad():
         model.eval()(torch.zeros(2, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last))
-    torch.backends.cudnn.benchmark = True  # a ceiling: the best that the library knows
     for place, (name, module, shape) in enumerate(calls):
         x = _images(recipe.batch_size, *shape[1:], device=device, dtype=dtype)
         weight = module.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from bench.campaign.campaign import Campaign, Record, seconds_per_call
+from bench.campaign.environment import copy_rate
 from fastcifar import kernels
 from fastcifar.training.device import resolve_dtype
 
@@ -54,7 +55,7 @@ def kernel_cases(campaign: Campaign) -> Iterator[Record]:
     cases = sorted(_cases(campaign), key=lambda case: -case.bytes_moved)
     for case in cases:
         yield {"what": "error", "operation": case.operation, "shape": case.shape, **_errors(case)}
-    bandwidth = _copy_rate(campaign)
+    bandwidth = copy_rate(campaign)["rate"]
     for case in cases:
         if campaign.seconds_left < 0:
             return
@@ -227,10 +228,3 @@ def _speed(campaign: Campaign, case: Case, bandwidth: float) -> Record:
         share = case.bytes_moved / seconds / bandwidth
         record[variant] = {"seconds": seconds, "share_of_copy": round(share, 4)}
     return record
-
-
-def _copy_rate(campaign: Campaign) -> float:
-    size = 1 << (20 if campaign.tiny else 30 if campaign.device.type == "cuda" else 26)
-    source = torch.zeros(size, dtype=torch.uint8, device=campaign.device)
-    target = torch.empty_like(source)
-    return 2 * size / seconds_per_call(lambda: target.copy_(source), campaign.device, calls=5)

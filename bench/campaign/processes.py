@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import Campaign, Record
-from bench.campaign.environment import clocks
 from bench.campaign.recipes import shrink
 from bench.peers import PeerError, Worker
+from bench.peers.clocks import read_clocks
 from bench.peers.programs import OURS, PROGRAMS
 from bench.peers.worker import CACHES
 from fastcifar.recipes import RECIPES, to_toml
@@ -59,7 +59,7 @@ def _pair(campaign: Campaign, rival: str) -> Iterator[Record]:
             # A worker's first run also compiles: it is kept, and counted as a warm-up.
             for worker, name in zip(workers, names, strict=True):
                 time.sleep(0.0 if campaign.tiny else _GAP_SECONDS)
-                speed = clocks(campaign.device)
+                speed = read_clocks(campaign.device.type)
                 try:
                     steps = 2 if campaign.tiny else None
                     result = worker.run(steps, seed=number, timeout=max(60.0, 2 * campaign.seconds_left))

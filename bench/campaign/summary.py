@@ -25,7 +25,7 @@ def summary(campaign: Campaign, parts: Iterable[str]) -> list[str]:
 def _environment(records: list[Record]) -> Iterator[str]:
     for record in records:
         if record["what"] == "environment":
-            yield f"{record['device'].get('name')}, torch {record['torch']}, triton {record['triton']}"
+            yield f"{record['device'].get('name')}, torch {record['torch']}, triton {record.get('triton')}"
         elif record["what"] == "copy":
             yield f"copy {record['rate'] / 1e9:.0f} GB/s"
         elif record["what"] == "product":

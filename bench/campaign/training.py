@@ -10,8 +10,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.campaign.campaign import Campaign, Part, Record
-from bench.campaign.environment import clocks
 from bench.campaign.recipes import dataset, measured_recipes, noise
+from bench.peers.clocks import read_clocks
 from fastcifar.recipes import Recipe
 from fastcifar.training import Trainer
 from fastcifar.training.timeline import Stage
@@ -23,17 +23,18 @@ def steps(campaign: Campaign) -> Iterator[Record]:
     """Each recipe's step, with cuDNN's own search and without; then by kernel."""
     images = noise(campaign)
     for name, recipe in measured_recipes(campaign).items():
-        searches = (False, True) if campaign.device.type == "cuda" else (False,)
+        searches = (True, False) if campaign.device.type == "cuda" else (False,)
         for search in searches:
-            torch.backends.cudnn.benchmark = search
-            trainer = Trainer(recipe, images, campaign.device)
-            yield {"what": "step", "recipe": name, "cudnn_benchmark": search, **_step_seconds(campaign, trainer)}
+            with torch.backends.cudnn.flags(enabled=True, benchmark=search):
+                trainer = Trainer(recipe, images, campaign.device)
+                found = _step_seconds(trainer)
+            yield {"what": "step", "recipe": name, "cudnn_benchmark": search, **found}
             if campaign.seconds_left < 0:
                 return
-        yield {"what": "profile", "recipe": name, "cudnn_benchmark": searches[-1], "by_kernel": _by_kernel(trainer)}
+        yield {"what": "profile", "recipe": name, "cudnn_benchmark": False, "by_kernel": _by_kernel(trainer)}
 
 
-def _step_seconds(campaign: Campaign, trainer: Trainer) -> Record:
+def _step_seconds(trainer: Trainer) -> Record:
     """Seconds of a step of each stage: in a training, where a GPU replays a captured graph, the best epoch's mean; and
     launched one kernel after another."""
     rows = trainer.run(seed=0, eval_every=0).rows
@@ -137,5 +138,5 @@ def _training(campaign: Campaign, name: str, recipe: Recipe, run, first: bool, s
         "first_in_process": first,
         "setup_seconds": setup,
         **{key: record[key] for key in kept},
-        "clocks": clocks(campaign.device),
+        "clocks": read_clocks(campaign.device.type),
     }
