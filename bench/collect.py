@@ -9,16 +9,19 @@ which they were: `--hardware`, `--commit`.
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
+import functools
 import json
 import statistics
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from bench.record import add_save_option, append, describe_hardware
+from bench.program import add_save_option, new_parser, run_program
+from bench.record import append, describe_hardware
 from fastcifar.errors import UserError
+from fastcifar.experiments.half import WARM
 from fastcifar.output import RECORD
+from fastcifar.recipes import RECIPES, get_recipe
 from fastcifar.report.statistics import Summary, summarise
 from fastcifar.training.device import describe_device, resolve_device
 
@@ -79,7 +82,7 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Record]:
             )
         recipe = result["recipe"]
         cells = result.get("cells") or [
-            {"network": recipe["network"], "optimizer": recipe["optim"]["name"], "arms": result["arms"]}
+            {**result, "network": recipe["network"], "optimizer": recipe["optim"]["name"]},
         ]
         for cell in cells:
             for arm, found in cell["arms"].items():
@@ -88,21 +91,70 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Record]:
                 yield {
                     "table": "warm-start",
                     "row": {
+                        "recipe": f"`{recipe['name']}`",
                         "network": cell["network"],
                         "optimiser": cell["optimizer"],
+                        "images": f"{result['train_size']:,}",
                         "start": arm,
                         "test accuracy": f"{summary.mean:.2%}",
                         "n": str(summary.n),
                         "95% interval": _interval(summary),
                         "train accuracy": f"{found['train_accuracy']['mean']:.2%}",
+                        "points above warm": _points(cell["differences"].get(f"{arm} - {WARM}")),
                     },
                     "n": summary.n,
                     "spread": f"standard deviation {summary.std:.2%}" if summary.std is not None else "-",
-                    "command": f"fastcifar warm-start {result['experiment']} --recipe {recipe['name']}",
-                    "settings": {key: value for key, value in result.items() if key not in ("arms", "cells", "seeds")},
+                    "command": _warm_start_command(result),
+                    "settings": {
+                        key: value
+                        for key, value in result.items()
+                        if key not in ("arms", "cells", "seeds", "differences")
+                    },
                     "seeds": result["seeds"],
                     "test_accuracies": accuracies,
+                    "train_seconds": found["train_seconds"]["values"],
                 }
+
+
+def _points(difference: dict | None) -> str:
+    """Mean and 95% interval of the difference of two ways of starting, seed by seed, in points of test accuracy."""
+    if difference is None:
+        return "-"
+    found = difference["test_accuracy"]
+    interval = (
+        "" if found["interval"] is None else " ({:+.2f} to {:+.2f})".format(*(100 * x for x in found["interval"]))
+    )
+    return f"{100 * found['mean']:+.2f}{interval}"
+
+
+def _warm_start_command(result: dict) -> str:
+    """The command line that makes this result again."""
+    seeds, size = result["seeds"], result["subset"]["size"]
+    words = [f"fastcifar warm-start {result['experiment']} --recipe {result['recipe']['name']}"]
+    words += [] if size is None else [f"--train-size {size}"]
+    words += [f"--{flag}" for flag in _changed(result["recipe"])]
+    words += [f"--runs {len(seeds)}", *([f"--seed {seeds[0]}"] if seeds[0] else [])]
+    if "eval_every" in result:
+        words.append(f"--eval-every {result['eval_every']}")
+    return " ".join(words)
+
+
+def _changed(recipe: dict) -> Iterator[str]:
+    """The flags for the fields in which a recipe's values, as JSON, differ from those of the recipe of its name."""
+    if recipe["name"] in RECIPES:
+        named = json.loads(json.dumps(dataclasses.asdict(get_recipe(recipe["name"]))))
+        for path, value in _leaves(recipe):
+            if value != functools.reduce(dict.__getitem__, path, named):
+                words = map(str, value) if isinstance(value, list) else [str(value)]
+                yield " ".join([".".join(path).replace("_", "-"), *words])
+
+
+def _leaves(values: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, (*path, key))
+        else:
+            yield (*path, key), value
 
 
 KINDS: dict[str, Callable[[Sequence[Path]], Iterator[Record]]] = {"recipes": recipes, "warm-start": warm_start}
@@ -132,9 +184,7 @@ def _read(path: Path) -> dict:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m bench.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("bench.collect", __doc__)
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("sources", nargs="+", type=Path, metavar="SOURCE")
     parser.add_argument("--hardware", help="what measured (default: what the source says, or this machine)")
@@ -158,8 +208,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"bench.collect: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program("bench.collect", main)

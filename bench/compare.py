@@ -10,15 +10,14 @@ unstable are shown with the reason at the end and never fail, like those that on
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
 
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
@@ -132,9 +131,7 @@ def saved_runs(folder: Path = SAVED) -> list[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("bench.compare", __doc__)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN")
     parser.add_argument("--limit", type=float, default=LIMIT, help="the largest change allowed (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -154,8 +151,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"bench.compare: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program("bench.compare", main)

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import shutil
 import statistics
 from collections.abc import Callable
-from time import perf_counter
 
 import pytest
 import torch
 
-from bench.reference import WORKLOADS, Reference, synchronise
+from bench.kernel_cases import Case, lacking_for_compile
+from bench.reference import WORKLOADS, Reference, seconds_of, synchronise
 from fastcifar.kernels import keep_freed_memory
 
 CUDA = torch.cuda.is_available()
-L2_BYTES = 128 << 20
-"""More than the L2 cache of any GPU of today: inputs are rotated over at least this much."""
 TURNS = 3
 """All benchmarks are gone through so many times, so that what troubles the machine for a while troubles one turn."""
 SECONDS = 0.6
@@ -84,14 +80,8 @@ def reference(device) -> Reference:
 def copy_bandwidth(device) -> float:
     """Bytes/s, read and written, of the best of 20 copies of a tensor larger than the caches, in this session."""
     source = torch.empty((256 if CUDA else 64) << 20, dtype=torch.uint8, device=device).random_()
-    target, best = torch.empty_like(source), float("inf")
-    for _ in range(20):
-        synchronise(device)
-        start = perf_counter()
-        target.copy_(source)
-        synchronise(device)
-        best = min(best, perf_counter() - start)
-    return 2 * source.numel() / best
+    target = torch.empty_like(source)
+    return 2 * source.numel() / min(seconds_of(lambda: target.copy_(source), device) for _ in range(20))
 
 
 @pytest.fixture
@@ -118,9 +108,9 @@ def timed(request, benchmark, device, reference, full, turn):
             benchmark.pedantic(one_round)
             return False
         one_round()  # compiles and allocates
-        took = _seconds(one_round)
+        took = seconds_of(one_round, device)
         if took < BRIEF_SECONDS:
-            took = min(_seconds(one_round) for _ in range(3))
+            took = min(seconds_of(one_round, device) for _ in range(3))
         calls = math.ceil(ROUND_SECONDS / took)
         took *= calls
         fit = int(SECONDS / (took + sum(reference.seconds().values())))
@@ -154,12 +144,6 @@ def timed(request, benchmark, device, reference, full, turn):
     return run
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
-
-
 def _marked(request: pytest.FixtureRequest, name: str) -> str | None:
     marker = request.node.get_closest_marker(name)
     return marker.args[0] if marker else None
@@ -167,35 +151,19 @@ def _marked(request: pytest.FixtureRequest, name: str) -> str | None:
 
 @pytest.fixture
 def measure(timed, benchmark, device, copy_bandwidth):
-    """`measure(variant, reference, kernel, make, bytes_moved, use)`: time one variant of an operation.
+    """`measure(case, variant)`: time one variant of a case of `bench.kernel_cases`, its sets of arguments in turn.
 
-    `make()` returns fresh arguments, and `use(operation, *arguments)` does with them what is timed. On CUDA several
-    sets are made and used in turn, more than the L2 cache holds. `extra_info` gets the bytes that the operation must
-    move and the share of the copy bandwidth that this came to.
+    `extra_info` gets the bytes that the operation must move and the share of the copy bandwidth that this came to.
     """
 
-    def run(variant, reference, kernel, make, bytes_moved, use):
-        if variant == "compiled" and not (lacking := _lacking_for_compile(device)):
-            torch.compiler.reset()  # else a second shape of the same function is compiled for shapes of any size
-            operation = torch.compile(reference, dynamic=False)
-        elif variant == "compiled":
+    def run(case: Case, variant: str) -> None:
+        if variant == "compiled" and (lacking := lacking_for_compile(device)):
             pytest.skip(f"torch.compile needs {lacking}")
-        else:
-            operation = reference if variant == "reference" else kernel
-        sets = [make() for _ in range(1 + (L2_BYTES // bytes_moved if CUDA else 0))]
-        turn = itertools.cycle(sets)
-        if timed(lambda: use(operation, *next(turn))):
-            rate = bytes_moved * benchmark.extra_info["calls"] / benchmark.stats.stats.median
+        operation, turn = case.variant(variant), itertools.cycle(case.argument_sets(device))
+        if timed(lambda: case.use(operation, *next(turn))):
+            rate = case.bytes_moved * benchmark.extra_info["calls"] / benchmark.stats.stats.median
             benchmark.extra_info.update(
-                variant=variant, bytes_moved=bytes_moved, share_of_copy_bandwidth=round(rate / copy_bandwidth, 3)
+                variant=variant, bytes_moved=case.bytes_moved, share_of_copy_bandwidth=round(rate / copy_bandwidth, 3)
             )
 
     return run
-
-
-def _lacking_for_compile(device: torch.device) -> str | None:
-    """What torch.compile would need and this machine lacks."""
-    if device.type == "cpu":
-        compilers = (os.environ.get("CXX"), "g++", "c++", "clang++")
-        return None if any(name and shutil.which(name) for name in compilers) else "a C++ compiler"
-    return None if torch.utils._triton.has_triton() else "Triton"

@@ -9,7 +9,6 @@ system's cache from the second process on; the first is shown, and counted like 
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -17,7 +16,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench.record import add_save_option, append
+from bench.program import new_recipe_parser, run_program
+from bench.record import show
 from fastcifar.errors import UserError
 
 # The command line's own path up to the moment when it is told of the first step; then a line of JSON, and the end.
@@ -43,20 +43,10 @@ sys.exit(main(sys.argv[1:]))
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="davidnet", metavar="NAME|FILE.toml")
+    parser = new_recipe_parser("bench.first_step", __doc__)
     parser.add_argument("--dataset", default="cifar10", choices=("cifar10", "synthetic"))
     parser.add_argument("--processes", type=int, default=5, metavar="N")
-    parser.add_argument("--quick", action="store_true", help="the quick form of the recipe")
-    add_save_option(parser)
     arguments = parser.parse_args()
-    try:
-        return _measure(arguments)
-    except UserError as error:
-        parser.error(str(error))
-
-
-def _measure(arguments: argparse.Namespace) -> int:
     if arguments.processes < 1:
         raise UserError(f"--processes is {arguments.processes}; allowed: 1 or more")
     flags = ["--recipe", arguments.recipe, "--dataset", arguments.dataset, *["--quick"] * arguments.quick]
@@ -74,9 +64,7 @@ def _measure(arguments: argparse.Namespace) -> int:
         "command": " ".join(["python -m bench.first_step", *flags]),
         "runs": runs,
     }
-    print(f"{record['what']}: median {record['value']} (n={record['n']}, {record['spread']})")
-    if arguments.save:
-        append(arguments.save, record, "cpu")
+    show(record, arguments.save, "cpu")
     return 0
 
 
@@ -92,4 +80,4 @@ def first_step(flags: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program("bench.first_step", main)

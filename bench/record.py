@@ -8,7 +8,6 @@ cell) for another. `table` is None where the result is for nobody's table. `appe
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -25,11 +24,6 @@ from fastcifar.training.device import describe_device, resolve_device
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN = ("n", "spread", "command")
 ADDED = ("hardware", "versions", "commit", "date")
-
-
-def add_save_option(parser: argparse.ArgumentParser) -> None:
-    """`--save FILE`, the same in every program that measures."""
-    parser.add_argument("--save", type=Path, metavar="FILE", help="append the results to this .jsonl file")
 
 
 def append(path: str | Path, record: dict[str, object], device: str | torch.device = "auto") -> dict[str, object]:
@@ -61,6 +55,13 @@ def append(path: str | Path, record: dict[str, object], device: str | torch.devi
     except OSError as error:
         raise UserError(f"cannot write to {path}: {error.strerror or error}; allowed: a .jsonl file") from None
     return record
+
+
+def show(record: dict[str, object], save: Path | None, device: str | torch.device = "auto") -> None:
+    """Print a result of the README's table of measurements, and append it to `save`, if given."""
+    print(f"{record['what']}: {record['value']} (n={record['n']}, {record['spread']})")
+    if save:
+        append(save, record, device)
 
 
 def missing_keys(record: dict[str, object]) -> list[str]:

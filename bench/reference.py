@@ -44,14 +44,16 @@ class Reference:
 
     def seconds(self) -> dict[str, float]:
         """Seconds of one call of each workload, the device synchronised around it."""
-        return {name: self._time(call) for name, call in self._calls.items()}
+        return {name: seconds_of(call, self._device) for name, call in self._calls.items()}
 
-    def _time(self, call: Callable[[], object]) -> float:
-        synchronise(self._device)
-        start = perf_counter()
-        call()
-        synchronise(self._device)
-        return perf_counter() - start
+
+def seconds_of(call: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, the device synchronised around it."""
+    synchronise(device)
+    start = perf_counter()
+    call()
+    synchronise(device)
+    return perf_counter() - start
 
 
 def synchronise(device: torch.device) -> None:

@@ -11,19 +11,17 @@ gradient, each alone, in the same compute type, layout and batch.
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from time import perf_counter
 
 import torch
-from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from bench.record import add_save_option, append
-from bench.reference import synchronise
+from bench.convolutions import PASSES, convolutions
+from bench.program import new_recipe_parser, run_program
+from bench.record import show
+from bench.reference import seconds_of
 from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
@@ -31,7 +29,6 @@ from fastcifar.kernels import keep_freed_memory
 from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Trainer, resolve_device
 
-_PASSES = ("forward", "input", "weight")
 _LOADER_BATCHES = 4
 
 
@@ -51,20 +48,10 @@ class Result:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="davidnet", metavar="NAME|FILE.toml")
-    parser.add_argument("--quick", action="store_true")
+    parser = new_recipe_parser("bench.step", __doc__)
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--device", default="auto")
-    add_save_option(parser)
     arguments = parser.parse_args()
-    try:
-        return _measure(arguments)
-    except UserError as error:
-        parser.error(str(error))
-
-
-def _measure(arguments: argparse.Namespace) -> int:
     if arguments.rounds < 2:
         raise UserError(f"--rounds is {arguments.rounds}; allowed: 2 or more")
     recipe = get_recipe(arguments.recipe)
@@ -78,14 +65,12 @@ def _measure(arguments: argparse.Namespace) -> int:
 
     print(f"{recipe.name}, batch {recipe.batch_size}, {device}, {torch.get_num_threads()} threads, {trainer.dtype}")
     for name, passes in result.convolutions.items():
-        best = "  ".join(f"{which} {min(passes[which]) * 1e3:7.1f}" for which in _PASSES if which in passes)
+        best = "  ".join(f"{which} {min(passes[which]) * 1e3:7.1f}" for which in PASSES if which in passes)
         print(f"  {name:34s} {best} ms")
     print(f"convolutions  {recipe.batch_size / result.ceiling:8.1f} images/s (best of {arguments.rounds} each)")
     command = f"python -m bench.step --recipe {arguments.recipe}" + " --quick" * arguments.quick
     for record in records(result, recipe.name, recipe.batch_size, command):
-        print(f"{record['what']}: {record['value']} (n={record['n']}, {record['spread']})")
-        if arguments.save:
-            append(arguments.save, record, device)
+        show(record, arguments.save, device)
     if device.type == "cpu":
         print(f"neither convolution nor matrix product: {other_share(trainer):.2f} of a step, by torch's profiler")
     return 0
@@ -93,20 +78,22 @@ def _measure(arguments: argparse.Namespace) -> int:
 
 def measure(trainer: Trainer, rounds: int) -> Result:
     """`rounds` rounds, after one that is not timed."""
-    step, calls = trainer.step_on_noise(), convolution_calls(trainer)
-    steps: list[float] = []
-    batches: list[float] = []
-    convolutions: dict[str, dict[str, list[float]]] = {name: {which: [] for which in calls[name]} for name in calls}
     recipe, data = trainer.recipe, trainer.dataset
     loader = Loader(data.train, recipe.batch_size, recipe.augment, mean=data.mean, std=data.std, dtype=trainer.dtype)
-    for round_number in range(rounds + 1):
-        timed = round_number > 0
-        _time(step, trainer.device, steps, timed)
-        for name, passes in calls.items():
-            for which, call in passes.items():
-                _time(call, trainer.device, convolutions[name][which], timed)
-        _time(lambda: list(loader), trainer.device, batches, timed)
-    return Result(steps, [seconds / len(loader) for seconds in batches], convolutions)
+    steps: list[float] = []
+    epochs: list[float] = []
+    by_name: dict[str, dict[str, list[float]]] = {}
+    work: list[tuple[Callable[[], object], list[float]]] = [(trainer.step_on_noise(), steps)]
+    for convolution in convolutions(trainer):
+        by_name[convolution.name] = passes = {which: [] for which in convolution.passes}
+        work += [(call, passes[which]) for which, call in convolution.passes.items()]
+    work.append((lambda: list(loader), epochs))
+    for call, _ in work:
+        call()
+    for _ in range(rounds):
+        for call, seconds in work:
+            seconds.append(seconds_of(call, trainer.device))
+    return Result(steps, [seconds / len(loader) for seconds in epochs], by_name)
 
 
 def records(result: Result, name: str, batch: int, command: str) -> list[dict[str, object]]:
@@ -136,42 +123,6 @@ def records(result: Result, name: str, batch: int, command: str) -> list[dict[st
     ]
 
 
-def convolution_calls(trainer: Trainer) -> dict[str, dict[str, Callable[[], object]]]:
-    """For each convolution of a training step, by its name, a call for each pass that the step makes: forward, input
-    gradient and weight gradient."""
-    seen: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
-    model, side = trainer.model.train(), trainer.timeline.epochs[-1].stage.size
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, _, name=name: seen.append((name, module, inputs[0])))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
-    images = torch.randn(trainer.recipe.batch_size, 3, side, side, device=trainer.device, dtype=trainer.dtype)
-    model(images.contiguous(memory_format=torch.channels_last))
-    for hook in hooks:
-        hook.remove()
-    return {name: _passes(module, x) for name, module, x in seen}
-
-
-def _passes(module: nn.Conv2d, inputs: torch.Tensor) -> dict[str, Callable[[], object]]:
-    x, weight = inputs.detach(), module.weight.detach()
-    where = (list(module.stride), list(module.padding), list(module.dilation))
-    gradient = torch.randn_like(torch.conv2d(x, weight, None, *where, module.groups))
-
-    def backward(by_input: bool) -> object:
-        mask = [by_input, not by_input, False]
-        return torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, *where, False, [0, 0], module.groups, mask
-        )
-
-    calls: dict[str, Callable[[], object]] = {"forward": lambda: torch.conv2d(x, weight, None, *where, module.groups)}
-    if inputs.requires_grad:  # something before it is trained
-        calls["input"] = lambda: backward(by_input=True)
-    if module.weight.requires_grad:
-        calls["weight"] = lambda: backward(by_input=False)
-    return calls
-
-
 def other_share(trainer: Trainer) -> float:
     """The share of a training step's CPU time that is spent in no convolution and no matrix product."""
     products = (
@@ -190,14 +141,5 @@ def other_share(trainer: Trainer) -> float:
     return 1 - sum(time for key, time in seconds.items() if key.startswith(products)) / sum(seconds.values())
 
 
-def _time(call: Callable[[], object], device: torch.device, into: list[float], timed: bool) -> None:
-    synchronise(device)
-    start = perf_counter()
-    call()
-    synchronise(device)
-    if timed:
-        into.append(perf_counter() - start)
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    run_program("bench.step", main)

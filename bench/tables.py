@@ -9,12 +9,12 @@ names no table is a line of the table `measurements`.
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import sys
 from pathlib import Path
 
+from bench.program import new_parser
 from bench.record import missing_keys
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -88,7 +88,7 @@ def outside_tables(text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser("bench.tables", __doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     readme = ROOT / "README.md"

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 import time
 from pathlib import Path
 
 from bench.campaign import __doc__ as description
 from bench.campaign.campaign import Campaign, Part, run_part
 from bench.campaign.environment import environment
-from bench.campaign.kernel_cases import kernel_cases
+from bench.campaign.kernels import kernels
 from bench.campaign.processes import cold, parallel, side_by_side
 from bench.campaign.summary import summary
 from bench.campaign.training import steps, trainings
+from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.training import resolve_device
 
 PARTS: dict[str, tuple[Part, float]] = {
     "env": (environment, 8),
-    "kernels": (kernel_cases, 14),
+    "kernels": (kernels, 14),
     "steps": (steps, 14),
     "davidnet": (trainings("davidnet"), 18),
     "speedrun": (trainings("speedrun94"), 18),
@@ -32,9 +31,7 @@ PARTS: dict[str, tuple[Part, float]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.campaign", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("bench.campaign", description)
     parser.add_argument("--budget", type=float, default=540, help="seconds for everything")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, added to those there")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, by commas: " + ", ".join(PARTS))
@@ -70,7 +67,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"bench.campaign: {error}")
+    run_program("bench.campaign", main)

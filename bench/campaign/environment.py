@@ -6,18 +6,20 @@ import os
 from collections.abc import Iterator
 
 import torch
-from torch import nn
 
 from bench.campaign.campaign import Campaign, Record, seconds_per_call
 from bench.campaign.recipes import measured_recipes
+from bench.convolutions import convolutions
 from bench.peers.clocks import read_clocks
 from bench.record import versions
-from fastcifar.models import build_model
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import Recipe
+from fastcifar.training import Trainer
 from fastcifar.training.device import describe_device, resolve_dtype
 
 
 def environment(campaign: Campaign) -> Iterator[Record]:
-    """Versions and clocks; copy bandwidth, matrix product; each convolution of each network, three ways."""
+    """Versions and clocks; copy bandwidth, matrix product; the convolutions of each network's step, pass by pass."""
     yield {"what": "environment", **_versions(campaign.device)}
     yield copy_rate(campaign)
     yield _product(campaign)
@@ -67,47 +69,17 @@ def _product(campaign: Campaign) -> Record:
     return {"what": "product", "side": side, "dtype": str(dtype), "seconds": seconds, "rate": flop / seconds}
 
 
-def _convolutions(campaign: Campaign, recipe) -> Iterator[Record]:
-    """Forward, input gradient and weight gradient of each convolution of the recipe's network, seconds and FLOP/s."""
-    device, dtype = campaign.device, resolve_dtype(recipe.dtype, campaign.device)
-    model = build_model(recipe, 10, (127.5,) * 3, (127.5,) * 3).to(device=device)
-    calls: list[tuple[str, nn.Conv2d, torch.Size]] = []
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(lambda module, args, _, name=name: calls.append((name, module, args[0].shape)))
-    with torch.no_grad():
-        model.eval()(torch.zeros(2, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last))
-    for place, (name, module, shape) in enumerate(calls):
-        x = _images(recipe.batch_size, *shape[1:], device=device, dtype=dtype)
-        weight = module.weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
-        stride, padding = module.stride, module.padding
-        out = torch.conv2d(x, weight, None, stride, padding)
-        gradient = torch.randn_like(out)
-
-        def backward(mask: list[bool], gradient=gradient, x=x, weight=weight, stride=stride, padding=padding) -> None:
-            torch.ops.aten.convolution_backward(
-                gradient, x, weight, None, stride, padding, [1, 1], False, [0, 0], 1, [*mask, False]
-            )
-
-        def forward(x=x, weight=weight, stride=stride, padding=padding) -> None:
-            torch.conv2d(x, weight, None, stride, padding)
-
-        ways = {"forward": forward}
-        if place:  # nothing that trains lies below the first
-            ways["input"] = lambda backward=backward: backward([True, False])
-        if module.weight.requires_grad:
-            ways["weight"] = lambda backward=backward: backward([False, True])
-        flop = 2 * out.numel() * weight[0].numel()
-        seconds = {way: seconds_per_call(call, device, calls=1 if campaign.tiny else 10) for way, call in ways.items()}
+def _convolutions(campaign: Campaign, recipe: Recipe) -> Iterator[Record]:
+    """Each pass of each convolution of the recipe's step, seconds and FLOP/s."""
+    trainer = Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10), campaign.device)  # recipes may leave some out
+    for part in convolutions(trainer):
+        calls = 1 if campaign.tiny else 10
+        seconds = {which: seconds_per_call(call, campaign.device, calls) for which, call in part.passes.items()}
         yield {
-            "layer": name,
-            "input": list(x.shape),
-            "output": list(out.shape),
-            "flop": flop,
+            "layer": part.name,
+            "input": list(part.inputs),
+            "output": list(part.outputs),
+            "flop": part.flop,
             "seconds": seconds,
-            "rate": {way: flop / value for way, value in seconds.items()},
+            "rate": {which: part.flop / value for which, value in seconds.items()},
         }
-
-
-def _images(*shape: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    return torch.randn(shape, device=device).to(dtype).contiguous(memory_format=torch.channels_last)

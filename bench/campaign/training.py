@@ -14,6 +14,7 @@ from bench.campaign.recipes import dataset, measured_recipes, noise
 from bench.peers.clocks import read_clocks
 from fastcifar.recipes import Recipe
 from fastcifar.training import Trainer
+from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Stage
 
 _MOST_KERNELS = 30
@@ -63,14 +64,10 @@ def _seconds_each(step, device: torch.device, calls: int = 5) -> float:
     """Seconds of a step when the host launches every kernel, the mean of a row of `calls` after two steps."""
     for _ in range(2):
         step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    began = time.perf_counter()
-    for _ in range(calls):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - began) / calls
+    with Stopwatch(device) as stopwatch:
+        for _ in range(calls):
+            step()
+    return stopwatch.seconds / calls
 
 
 def _by_kernel(trainer: Trainer) -> list[Record]:

@@ -2,8 +2,8 @@
 
     python -m pytest bench/kernels
 
-At DavidNet's sizes; `norm_act_pool` with a small batch on a CPU, unless `--full` asks for more. `bytes_moved` counts
-what the operation must read and write, in both passes.
+At DavidNet's sizes; `norm_act_pool` with a small batch on a CPU, unless `--full` asks for more. What is called, and the
+bytes that it must move, are in `bench/kernel_cases.py`.
 """
 
 import pytest

@@ -17,13 +17,11 @@ import shlex
 import sys
 from pathlib import Path
 
-from bench.peers.programs import PROGRAMS, get_program
+from bench.peers.programs import COLD, PROGRAMS, get_program
 from bench.peers.race import Race, cold, race, table
-from bench.record import add_save_option, append
+from bench.program import add_save_option, new_parser, run_program
+from bench.record import append
 from fastcifar.errors import UserError
-
-COLD = ("airbench94_muon", "cifar10-speedrun")
-"""The peers that compile for minutes, whose cold start is measured unless others are named."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -100,9 +98,7 @@ def _tell(line: str) -> None:
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m bench.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = new_parser("bench.peers", __doc__)
     parser.add_argument("--checkouts", type=Path, required=True, help="folder of the peers' checkouts")
     parser.add_argument("--only", metavar="A,B", help=f"peers, of {', '.join(PROGRAMS)}")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -125,8 +121,4 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"bench.peers: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program("bench.peers", main)

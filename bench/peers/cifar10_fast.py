@@ -7,7 +7,6 @@ Their sources are read from the checkout and adapted in memory to today's torch 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import dataclasses
 import sys
@@ -21,8 +20,8 @@ import torch
 
 from bench.peers.harness import WITH_TTA, Enough, Harness
 from bench.peers.source import Shims, load_module, stand_in
+from bench.program import new_parser, run_program
 from fastcifar.data import Dataset, Loader, load_dataset
-from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import DavidNet
 from fastcifar.optim import SGD, FlatModel
@@ -240,7 +239,7 @@ def _loader(dataset: Dataset, recipe: Recipe, dtype: torch.dtype) -> Loader:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser("bench.peers.cifar10_fast", __doc__)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("what", choices=["equal"])
     parser.add_argument("--data-dir")
@@ -254,8 +253,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"bench.peers.cifar10_fast: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_program("bench.peers.cifar10_fast", main)

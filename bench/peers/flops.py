@@ -9,7 +9,6 @@ here with the batch. A multiply-add is two operations; elementwise work is not c
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -20,8 +19,8 @@ import torch
 import torch.nn.functional as F
 
 from bench.peers.source import load_module, replace_torchvision
-from bench.record import add_save_option, append
-from fastcifar.errors import UserError
+from bench.program import add_save_option, new_parser, run_program
+from bench.record import append
 from fastcifar.recipes import get_recipe
 from fastcifar.report.flops import count_recipe
 from fastcifar.report.products import count_module
@@ -81,7 +80,7 @@ def count_peer(training: Training, checkouts: Path) -> tuple[float, float]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser("bench.peers.flops", __doc__)
     parser.add_argument("--checkouts", type=Path, required=True, help="folder with the peers' checkouts")
     parser.add_argument("--recipe", default="speedrun94")
     add_save_option(parser)
@@ -115,7 +114,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        sys.exit(f"bench.peers.flops: {error}")
+    run_program("bench.peers.flops", main)

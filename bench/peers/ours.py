@@ -12,18 +12,21 @@ import torch
 from bench.peers.harness import Enough
 from fastcifar.data import Dataset
 from fastcifar.kernels import keep_freed_memory
+from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe
 from fastcifar.training import Trainer
 
 
 class Ours:
-    """A recipe, by its name or the path of its TOML file, made ready to train."""
+    """A recipe, by its name or the path of its TOML file, made ready to train; `phases` as of `Trainer`."""
 
-    def __init__(self, recipe: str | Path | Recipe, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, recipe: str | Path | Recipe, dataset: Dataset, device: torch.device, phases: Phases | None = None
+    ) -> None:
         if device.type == "cpu":
             keep_freed_memory()  # as the command line does
         recipe = recipe if isinstance(recipe, Recipe) else get_recipe(str(recipe))
-        self.trainer = Trainer(recipe, dataset, device)
+        self.trainer = Trainer(recipe, dataset, device, phases)
 
     def run(self, steps: int | None, seed: int) -> dict[str, object]:
         """A whole training, or one untimed step and `steps` more.
@@ -52,6 +55,7 @@ class Ours:
             "seconds": time.perf_counter() - start,
             "own_seconds": run.time_seconds,
             "train_seconds": run.train_seconds,
+            "phases": run.record["phases"],
             "accuracy": run.tta_accuracy,
             "plain_accuracy": run.accuracy,
         }

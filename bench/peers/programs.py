@@ -64,6 +64,8 @@ PROGRAMS: dict[str, Program] = {
         "warm_start", warm_start.load, 128, "warm_start", None, "float32", "float32", stops_after=200
     ),
 }
+COLD = ("airbench94_muon", "cifar10-speedrun")
+"""The peers that compile for minutes, whose cold start is measured unless others are named."""
 
 
 def get_program(name: str) -> Program:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,60 @@ class Race:
         return f"{middle:.2f} s{accuracy} ({facts['dtype']})"
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One run of one side, or its failure."""
+
+    side: str
+    round: int
+    """Its number, which is also the run's seed; of a side that cannot be loaded that of the first."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """The worker's; none of a side that cannot be loaded."""
+    run: dict[str, Any] | None = None
+    """The worker's result, with the round and the clocks; None: it failed."""
+    error: PeerError | None = None
+
+
+def take_turns(
+    sides: Mapping[str, tuple[str, Path | None]],
+    rounds: Sequence[int],
+    data: Path | str | None = None,
+    device: str = "cpu",
+    *,
+    steps: int | None = None,
+    gap: float = 1.0,
+    cache: Path | None = None,
+    timeout: Callable[[], float | None] = lambda: None,
+) -> Iterator[Turn]:
+    """Run the programs in turn, in one worker each, a round for each number in `rounds`; `gap` idle seconds before each
+    run, the same for all, so that none starts on a hotter chip. `sides` gives a worker's program and checkout, and
+    `timeout` the seconds that the next run may take. The first round also compiles and loads: it is not for measuring.
+    A side that fails is left out from then on. Closing the generator ends the workers."""
+    workers: dict[str, Worker] = {}
+    try:
+        for side, (name, checkout) in sides.items():
+            try:
+                workers[side] = Worker(name, checkout, data, device, cache, timeout())
+            except PeerError as error:
+                yield Turn(side, rounds[0], error=error)
+        for number in rounds:
+            for side, worker in list(workers.items()):
+                time.sleep(gap)
+                clocks = read_clocks(device)
+                # Where steps are measured the first run is a short one; a whole training sees every shape.
+                count = 1 if steps and number == rounds[0] else steps
+                try:
+                    result = worker.run(count, seed=number, timeout=timeout())
+                except PeerError as error:
+                    workers.pop(side).close()
+                    yield Turn(side, number, worker.facts, error=error)
+                else:
+                    yield Turn(side, number, worker.facts, {"round": number, "clocks": clocks, **result})
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
 def race(
     peer: str,
     checkouts: Path,
@@ -88,46 +142,45 @@ def race(
     timeout: float | None = None,
     tell: Tell = lambda line: None,
 ) -> Race:
-    """Run `peer` and our recipe of the same work in turn, `rounds` times after one unmeasured run of each, `gap` idle
-    seconds before each run. With `steps` that many training steps; without, whole trainings, in which ours is the
-    recipe with the same aim. A side that fails is left out from then on."""
+    """Run `peer` and our recipe of the same work in turn, `rounds` times after one unmeasured run of each, as
+    `take_turns` does. With `steps` that many training steps; without, whole trainings, in which ours is the recipe with
+    the same aim."""
     program = get_program(peer)
     whole = steps is None and program.rival is not None
     steps = steps or (None if whole else program.stops_after)
-    recipe = program.rival if whole else str(EQUAL / f"{program.equal}.toml")
+    recipe = program.rival if whole else _equal(program)
     outcome = Race(peer, Path(recipe).stem, "whole training" if whole else "training step", program.rule)
-    workers: dict[str, Worker] = {}
-
-    def attempt(side: str, work: Callable[[], Any]) -> Any:
-        try:
-            return work()
-        except PeerError as error:
-            _failed(outcome, side, error, tell)
-            if side in workers:
-                workers.pop(side).close()
-            return None
-
-    try:
-        for side in SIDES:
-            name, checkout = _program(side, program, peer, recipe, checkouts)
-            worker = attempt(side, lambda n=name, c=checkout: Worker(n, c, data, device, cache, timeout))
-            if worker:
-                workers[side], outcome.facts[side] = worker, worker.facts
-        for number in range(rounds + 1):
-            for side in list(workers):
-                time.sleep(gap)
-                clocks = read_clocks(device)
-                run = workers[side].run
-                # The unmeasured run is a short one where steps are measured; a whole training sees every shape.
-                count = steps if number or steps is None else 1
-                result = attempt(side, lambda r=run, c=count, n=number: r(c, seed=n, timeout=timeout))
-                if result and number:
-                    outcome.runs[side].append({"round": number, "clocks": clocks, **result})
-                    tell(f"{peer}, {side}, round {number} of {rounds}: {_shown(result)}")
-    finally:
-        for worker in workers.values():
-            worker.close()
+    how = {"steps": steps, "gap": gap, "cache": cache, "timeout": lambda: timeout}
+    for turn in take_turns(_sides(peer, recipe, checkouts), range(rounds + 1), data, device, **how):
+        if turn.facts:
+            outcome.facts[turn.side] = turn.facts
+        if turn.error:
+            _failed(outcome, turn.side, turn.error, tell)
+        elif turn.round:
+            outcome.runs[turn.side].append(turn.run)
+            tell(f"{peer}, {turn.side}, round {turn.round} of {rounds}: {_shown(turn.run)}")
     return outcome
+
+
+def start_cold(
+    name: str,
+    checkout: Path | None,
+    data: Path | str | None = None,
+    device: str = "cpu",
+    *,
+    steps: int | None = None,
+    timeout: float | None = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One run in a fresh process with empty caches: the worker's facts, and its result with `process_seconds`, from its
+    start to the end of the run, and the clocks before. Raises PeerError where it fails."""
+    clocks = read_clocks(device)
+    with (
+        tempfile.TemporaryDirectory(prefix="fastcifar-cold-") as cache,
+        Worker(name, checkout, data, device, Path(cache), timeout) as worker,
+    ):
+        result = worker.run(steps, timeout=timeout)
+        seconds = time.perf_counter() - worker.started
+    return worker.facts, {"clocks": clocks, **result, "process_seconds": seconds}
 
 
 def cold(
@@ -141,27 +194,21 @@ def cold(
     timeout: float | None = None,
     tell: Tell = lambda line: None,
 ) -> Race:
-    """`process_seconds` of the peer and of our recipe with the same aim, in turn: a fresh process with empty caches,
-    from its start to the end of its first finished run. Without the warm-up run that their programs make before, which
-    is to their advantage."""
+    """`process_seconds` of the peer and of our recipe with the same aim, in turn, as `start_cold` has them. Without the
+    warm-up run that their programs make before, which is to their advantage."""
     program = get_program(peer)
-    recipe = program.rival or str(EQUAL / f"{program.equal}.toml")
+    recipe = program.rival or _equal(program)
     outcome = Race(peer, Path(recipe).stem, "cold start")
     for number in range(1, rounds + 1):
-        for side in SIDES:
-            name, checkout = _program(side, program, peer, recipe, checkouts)
-            clocks = read_clocks(device)
-            with tempfile.TemporaryDirectory(prefix="fastcifar-cold-") as cache:
-                try:
-                    with Worker(name, checkout, data, device, Path(cache), timeout) as worker:
-                        result = worker.run(steps, timeout=timeout)
-                        result["process_seconds"] = time.perf_counter() - worker.started
-                except PeerError as error:
-                    _failed(outcome, side, error, tell)
-                    continue
-            outcome.facts[side] = worker.facts
-            outcome.runs[side].append({"round": number, "clocks": clocks, **result})
-            tell(f"{peer}, {side}, cold start {number} of {rounds}: {result['process_seconds']:.1f} s")
+        for side, (name, checkout) in _sides(peer, recipe, checkouts).items():
+            try:
+                facts, run = start_cold(name, checkout, data, device, steps=steps, timeout=timeout)
+            except PeerError as error:
+                _failed(outcome, side, error, tell)
+                continue
+            outcome.facts[side] = facts
+            outcome.runs[side].append({"round": number, **run})
+            tell(f"{peer}, {side}, cold start {number} of {rounds}: {run['process_seconds']:.1f} s")
     return outcome
 
 
@@ -173,8 +220,12 @@ def table(races: Sequence[Race]) -> str:
     return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _program(side: str, program: Program, peer: str, recipe: str, checkouts: Path) -> tuple[str, Path | None]:
-    return (peer, checkouts / program.checkout) if side == "theirs" else (f"{OURS}{recipe}", None)
+def _equal(program: Program) -> str:
+    return str(EQUAL / f"{program.equal}.toml")
+
+
+def _sides(peer: str, recipe: str, checkouts: Path) -> dict[str, tuple[str, Path | None]]:
+    return {"theirs": (peer, checkouts / get_program(peer).checkout), "ours": (OURS + recipe, None)}
 
 
 def _failed(outcome: Race, side: str, error: PeerError, tell: Tell) -> None:

@@ -20,6 +20,7 @@ from bench.peers.ours import Ours
 from bench.peers.programs import OURS, Program, get_program
 from fastcifar.data import load_dataset
 from fastcifar.errors import UserError
+from fastcifar.phases import Phases
 from fastcifar.training import describe_device, resolve_device
 
 
@@ -55,9 +56,11 @@ class Theirs:
 def load(peer: str, checkout: Path | None, data: str | None, device_name: str) -> tuple[Ours | Theirs, dict[str, Any]]:
     """The program, and what there is to know of it."""
     device = resolve_device(device_name)
-    dataset = load_dataset("synthetic") if data == "synthetic" else load_dataset("cifar10", data)
+    phases = Phases("start of Python and imports")
+    with phases("data"):
+        dataset = load_dataset("synthetic") if data == "synthetic" else load_dataset("cifar10", data)
     if peer.startswith(OURS):
-        program = Ours(peer.removeprefix(OURS), dataset, device)
+        program = Ours(peer.removeprefix(OURS), dataset, device, phases)
         batch_size, dtype = program.trainer.recipe.batch_size, str(program.trainer.dtype).removeprefix("torch.")
     else:
         known = get_program(peer)

@@ -94,7 +94,8 @@ class Worker:
         the program's own stopwatch says (of a stopped training: what it had come to, with whatever else it counts,
         such as the untimed step and preparations; None where it cannot be read then); `seconds`, by our clock, around
         the same sections (of a stopped training: around the timed steps alone); `step_seconds` of each timed step; and
-        of ours `train_seconds`, own_seconds being `time_seconds`.
+        of ours, in whole trainings, `train_seconds` and `phases`, the seconds of the worker's whole process up to then,
+        own_seconds being `time_seconds`.
 
         Raises PeerError where it fails, dies, or takes more than `timeout` seconds and is ended.
         """

@@ -1,6 +1,8 @@
 """The campaign runs whole on a CPU, so that it cannot be broken on the day that a GPU is at hand."""
 
+import itertools
 import json
+import os
 import subprocess
 import sys
 import time
@@ -23,7 +25,11 @@ def campaign(tmp_path):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    out = tmp_path_factory.mktemp("campaign")
+    """The whole campaign, in processes that find none of the packages that a machine without a network may lack."""
+    out, absent = tmp_path_factory.mktemp("campaign"), tmp_path_factory.mktemp("absent")
+    for name in ("tyro", "pooch", "pytest", "pytest_benchmark"):
+        (absent / f"{name}.py").write_text(f"raise ImportError('{name} is absent')\n")
+    environment = {**os.environ, "PYTHONPATH": str(absent)}
     command = [
         sys.executable,
         "-m",
@@ -36,7 +42,7 @@ def finished(tmp_path_factory):
         "--out",
         str(out),
     ]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True), out
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True), out
 
 
 def test_the_whole_campaign_runs_on_a_cpu(finished):
@@ -45,6 +51,7 @@ def test_the_whole_campaign_runs_on_a_cpu(finished):
     records = [json.loads(line) for path in out.glob("*.jsonl") for line in path.read_text().splitlines()]
     assert [record["traceback"] for record in records if "error" in record] == []
     assert {record["part"] for record in records} == set(PARTS)
+    assert [record for record in records if record.get("what") == "failed"] == []
 
 
 def test_it_leaves_no_more_files_than_come_back_from_a_lent_machine(finished):
@@ -85,6 +92,33 @@ def test_a_later_call_goes_on_where_an_earlier_one_stopped(campaign):
     assert [record["seed"] for record in campaign.records("davidnet")] == [0, 1, 2, 3]
 
 
+def test_programs_in_turn_go_on_from_the_round_that_is_next(campaign, monkeypatch):
+    seeds = []
+
+    class InTurn:
+        """A worker without a process."""
+
+        def __init__(self, *_):
+            self.facts = {"batch_size": 1}
+
+        def run(self, steps, seed, timeout):
+            seeds.append(seed)
+            return {"steps": steps}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr("bench.peers.race.Worker", InTurn)
+    part, _ = PARTS["peers"]
+    run_part(campaign, "peers", lambda campaign: itertools.islice(part(campaign), 4), 60.0)
+    assert seeds == [0, 0, 1, 1]
+    for _ in range(2):
+        run_part(campaign, "peers", part, 60.0)
+    assert seeds == [0, 0, 1, 1, 1, 1, 2, 2], "the first of each call is a warm-up"
+    records = campaign.records("peers")
+    assert [record["warm_up"] for record in records] == [True, True, False, False] * 2
+
+
 def test_the_summary_of_many_results_is_cut_and_says_so(campaign):
     def many(_):
         for number in range(100):
@@ -107,6 +141,6 @@ def test_the_time_of_a_call_is_that_of_one_in_a_row():
 def test_an_unknown_part_is_refused_in_one_line(tmp_path):
     command = [sys.executable, "-m", "bench.campaign", "--out", str(tmp_path / "new"), "--only", "env,kernel"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("bench.campaign: --only names kernel; allowed: env, kernels")
     assert not (tmp_path / "new").exists()

@@ -90,7 +90,9 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, text):
 
 
 def test_each_way_of_starting_makes_a_row(tmp_path):
-    settings = {"experiment": "half", "recipe": dataclasses.asdict(get_recipe("warmstart-mlp")), "dataset": "cifar10"}
+    recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=2.0, mlp=MLPConfig(hidden=(8, 4)))
+    settings = {"experiment": "half", "recipe": dataclasses.asdict(recipe), "dataset": "cifar10"}
+    settings |= {"train_size": 600, "subset": {"size": 600}, "eval_every": 0}
     records = {
         arm: [
             {"accuracy": 0.5 + 0.1 * place + 0.01 * seed, "train_split": {"accuracy": 0.99}}
@@ -107,6 +109,10 @@ def test_each_way_of_starting_makes_a_row(tmp_path):
     assert results[0]["row"]["test accuracy"] == "50.50%"
     assert results[1]["row"]["network"] == "mlp"
     assert all(result["n"] == 2 for result in results)
+    above = [result["row"]["points above warm"] for result in results]
+    assert above[:2] == ["-", "-"] and above[2:] == ["+10.00 (+10.00 to +10.00)", "+20.00 (+20.00 to +20.00)"]
+    command = "fastcifar warm-start half --recipe warmstart-mlp --train-size 600 --epochs 2.0 --mlp.hidden 8 4"
+    assert {result["command"] for result in results} == {f"{command} --runs 2 --eval-every 0"}
     path.write_text(json.dumps({"experiment": "online"}))
     with pytest.raises(UserError, match="is of no experiment half or table"):
         main(["warm-start", str(path)])

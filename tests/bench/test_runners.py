@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.step import _PASSES, convolution_calls
+from bench.convolutions import PASSES, convolutions
 from bench.tables import read_results
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import ResNetConfig, get_recipe, quick
@@ -24,7 +24,7 @@ def test_the_step_is_set_beside_its_convolutions(tmp_path):
     assert done.returncode == 0, done.stderr
     layers = [line.split() for line in done.stdout.splitlines() if "forward" in line]
     assert len(layers) == 9
-    assert [sum(word in _PASSES for word in line) for line in layers] == [1, 2, 3, 3, 3, 3, 3, 3, 3]
+    assert [sum(word in PASSES for word in line) for line in layers] == [1, 2, 3, 3, 3, 3, 3, 3, 3]
     step, loader = read_results(tmp_path)
     assert (step["n"], loader["n"]) == (2, 2)
     ceiling, seconds = step["convolution_seconds"], step["step_seconds"]
@@ -36,12 +36,26 @@ def test_convolutions_are_found_in_any_network():
     recipe, _ = quick(get_recipe("davidnet"))
     recipe = dataclasses.replace(recipe, network="resnet18", batch_size=8, resnet=ResNetConfig(width=4))
     trainer = Trainer(recipe, make_synthetic(8, 8), "cpu")
-    calls = convolution_calls(trainer)
-    assert len(calls) == sum(isinstance(module, torch.nn.Conv2d) for module in trainer.model.modules())
-    assert [set(passes) for passes in calls.values()][:2] == [{"forward", "weight"}, set(_PASSES)]
-    for passes in calls.values():
-        for call in passes.values():
-            call()
+    found = convolutions(trainer)
+    assert len(found) == sum(isinstance(module, torch.nn.Conv2d) for module in trainer.model.modules())
+    assert [set(convolution.passes) for convolution in found][:2] == [{"forward", "weight"}, set(PASSES)]
+    for convolution in found:
+        weight = trainer.model.get_submodule(convolution.name).weight
+        results = {which: call() for which, call in convolution.passes.items()}
+        assert results["forward"].shape == convolution.outputs
+        assert results["weight"][1].shape == weight.shape
+        if "input" in results:
+            assert results["input"][0].shape == convolution.inputs
+        places = convolution.outputs[0] * convolution.outputs[2] * convolution.outputs[3]
+        assert convolution.flop == 2 * places * weight.numel()
+
+
+def test_a_convolution_above_nothing_but_what_is_frozen_in_the_end_has_no_input_gradient():
+    recipe, _ = quick(get_recipe("speedrun94"))
+    network = dataclasses.replace(recipe.speedrun, whitening_bias_epochs=2)
+    recipe = dataclasses.replace(recipe, epochs=3, batch_size=8, speedrun=network)
+    first, second, third = convolutions(Trainer(recipe, make_synthetic(32, 8), "cpu"))[:3]
+    assert [set(part.passes) for part in (first, second, third)] == [{"forward"}, {"forward", "weight"}, set(PASSES)]
 
 
 def test_the_first_step_of_a_fresh_process_is_timed():
