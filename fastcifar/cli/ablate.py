@@ -6,16 +6,15 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import arg
 
 from fastcifar.cli.arguments import last_given, parse
-from fastcifar.cli.arms import ArmsOptions, Show, check, kept, load
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.cli.arms import ArmsOptions, check, describe_arm, load, output_folder, shown
+from fastcifar.errors import UserError
 from fastcifar.recipes import Recipe, get_recipe, quick
-from fastcifar.recipes.tricks import choose_tricks
+from fastcifar.recipes.tricks import choose_tricks, tricks
 
 PROG = "fastcifar ablate"
 
@@ -41,20 +40,16 @@ def main(args: Sequence[str]) -> int:
     options = _options(args)
     recipe = options.settings
     check(options, options.runs, recipe)
-    tricks = choose_tricks(recipe, options.only)
-    ending = "-quick" if options.quick else ""
-    out = options.out or Path("runs") / f"ablate-{recipe.name}{ending}"
+    if not tricks(recipe):
+        raise UserError(f"{recipe.name} uses no trick that can be switched off; allowed: a recipe that does")
+    off = choose_tricks(recipe, options.only)
+    out = output_folder(options, f"ablate-{recipe.name}")
+    silent = options.quiet or options.json
+    with shown(out, silent=silent, bar=not options.quiet, describe=describe_arm) as show:
+        dataset, data = load(options)
+        from fastcifar.experiments import ablate
 
-    show = Show(options, at_most=False)
-    dataset = load(options)
-    from fastcifar.experiments import ablate
-
-    tested = "held-out" if dataset.holdout else "test"
-    show.say(
-        f"{recipe.name} without each of {', '.join(tricks)} on {dataset.name}: {len(dataset.train):,} training and "
-        f"{len(dataset.test):,} {tested} images, n={options.runs}; kept in {out}"
-    )
-    try:
+        show.say(f"{recipe.name} without each of {', '.join(off)} on {data}, n={options.runs}; kept in {out}")
         result = ablate(
             recipe,
             dataset,
@@ -67,11 +62,6 @@ def main(args: Sequence[str]) -> int:
             on_progress=show.progress,
             on_step=show.step,
         )
-    except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
-        kept(error, show, out)
-        raise
-    finally:
-        show.screen.end()
     if options.json:
         print(json.dumps(result.rows(), indent=2))
     else:

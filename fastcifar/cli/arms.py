@@ -1,26 +1,31 @@
-"""What `fastcifar compare` and `fastcifar ablate` share: options, data, and a line for each finished run."""
+"""What the commands that train many runs share: options, data, a line for each finished run, and what is said where
+they are stopped."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
 from fastcifar.cli.arguments import Switch
 from fastcifar.cli.screen import Screen, duration
-from fastcifar.errors import UserError
+from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.recipes import Recipe
 
 if TYPE_CHECKING:
+    import torch
+
     from fastcifar.data import Dataset
     from fastcifar.experiments import Progress
 
 
 @dataclass(frozen=True)
 class ArmsOptions:
-    """Of every experiment that trains several recipes in turn."""
+    """Of the experiments that train several recipes in turn, `compare` and `ablate`."""
 
     dataset: Literal["cifar10", "synthetic"] = "cifar10"
     """CIFAR-10, or a learnable set of ten classes made in memory."""
@@ -67,11 +72,25 @@ def check(options: ArmsOptions, runs: int, *recipes: Recipe) -> None:
         require("--threads", options.threads, options.threads >= 1, "1 or more")
 
 
-def load(options: ArmsOptions) -> Dataset:
-    """The data on the device, with the held-out images in the place of the test set; torch is imported and set here."""
+def output_folder(options: Any, name: str) -> Path:
+    """--out, or else a folder called `name` in runs."""
+    return options.out or Path("runs") / (name + "-quick" * options.quick)
+
+
+def load(options: ArmsOptions) -> tuple[Dataset, str]:
+    """The data on the device, the held-out images in the place of the test set, and what there is of it in words."""
+    from fastcifar.data import load_dataset
+
+    dataset = load_dataset(options.dataset, options.data_dir, start_device(options), options.holdout)
+    dataset = take_train_size(dataset, options)
+    tested = "held-out" if dataset.holdout else "test"
+    return dataset, f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
+
+
+def start_device(options: Any) -> torch.device:
+    """The device in --device, with --threads; torch is imported and set here."""
     import torch
 
-    from fastcifar.data import load_dataset
     from fastcifar.kernels import keep_freed_memory
     from fastcifar.training import resolve_device
 
@@ -80,29 +99,46 @@ def load(options: ArmsOptions) -> Dataset:
     device = resolve_device(options.device)
     if device.type == "cpu":
         keep_freed_memory()
-    dataset = load_dataset(options.dataset, options.data_dir, device, options.holdout)
+    return device
+
+
+def take_train_size(dataset: Dataset, options: Any, seed: int = 0) -> Dataset:
+    """`dataset` with --train-size of its training images; --quick asks for no more than there are."""
     if options.train_size is None:
         return dataset
     size = min(options.train_size, len(dataset.train)) if options.quick else options.train_size
-    return dataset.take(size)
+    return dataset.take(size, seed=seed)
 
 
-def kept(error: BaseException, show: Show, out: Path) -> None:
-    """Say in an error or interruption that the finished runs are not lost."""
-    if show.finished:
-        runs = f"{show.finished} finished runs are kept in {out}; the same command goes on"
-        error.args = (f"{str(error) or 'interrupted'}; {runs}",)
+@contextmanager
+def shown(
+    out: Path, *, silent: bool, bar: bool, describe: Callable[[Progress], str], about: str = "about"
+) -> Iterator[Show]:
+    """A `Show` while an experiment goes on. Where that is stopped, the error also says that the runs which were
+    finished before are kept in `out`."""
+    show = Show(Screen(silent, bar), describe, about)
+    try:
+        yield show
+    except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
+        if show.finished:
+            runs = f"{show.finished} finished run{'s are' if show.finished > 1 else ' is'} kept in {out}"
+            goes_on = "; the same command goes on" if isinstance(error, KeyboardInterrupt) else ""
+            error.args = (f"{str(error) or 'interrupted'}; {runs}{goes_on}",)
+        raise
+    finally:
+        show.screen.end()
 
 
 class Show:
-    """A line for each finished run, with the time left, and the steps of the one that goes on as a bar."""
+    """A line for each finished run, with the time left, and the steps of the one that goes on as a bar.
 
-    def __init__(self, options: ArmsOptions, at_most: bool) -> None:
-        self.screen = Screen(silent=options.quiet or options.json, bar=not options.quiet)
-        self.say = self.screen.say
+    `describe` says a run; `about` stands before the time: runs that may end early make it an upper bound.
+    """
+
+    def __init__(self, screen: Screen, describe: Callable[[Progress], str], about: str) -> None:
+        self.screen, self.say = screen, screen.say
         self.finished = 0
-        self._at_most = "at most " if at_most else ""
-        self._running = False
+        self._describe, self._about, self._running = describe, about, False
 
     def step(self, step: int, total_steps: int) -> None:
         """Move the bar."""
@@ -115,13 +151,14 @@ class Show:
         """Say a finished run."""
         self.screen.end()
         self._running, self.finished = False, progress.done
-        record = progress.record
-        if "tta_loss" in record:
-            result = f"loss {record['tta_loss']:.4f}  accuracy {record['tta_accuracy']:.2%}"
-            result += "  kept" if progress.kept else f"  {record['train_seconds']:.1f} s"
-        else:
-            result = "diverged"
-        left = ""
-        if progress.seconds_left:
-            left = f"; {self._at_most}about {duration(progress.seconds_left)} left"
-        self.say(f"[{progress.done}/{progress.total}] {progress.key:<28} {result}{left}")
+        left = f"; {self._about} {duration(progress.seconds_left)} left" if progress.seconds_left else ""
+        self.say(f"[{progress.done}/{progress.total}] {self._describe(progress)}{left}")
+
+
+def describe_arm(progress: Progress) -> str:
+    """A finished run of `compare` or `ablate` in a few words."""
+    record = progress.record
+    if "tta_loss" not in record:
+        return f"{progress.key:<28} diverged"
+    took = "kept" if progress.kept else f"{record['train_seconds']:.1f} s"
+    return f"{progress.key:<28} loss {record['tta_loss']:.4f}  accuracy {record['tta_accuracy']:.2%}  {took}"

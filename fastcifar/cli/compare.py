@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from fastcifar.cli.arguments import last_given, parse
-from fastcifar.cli.arms import ArmsOptions, Show, check, kept, load
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.cli.arms import ArmsOptions, check, describe_arm, load, output_folder, shown
+from fastcifar.errors import UserError
 from fastcifar.recipes import QUICK_TRAIN_SIZE, RECIPES, Recipe, get_recipe, quick
 from fastcifar.recipes.change import change, read_changes
 
@@ -56,19 +55,13 @@ def main(args: Sequence[str]) -> int:
     check(options, options.runs, a, b)
     if not 0 < options.alpha < 1:
         raise UserError(f"--alpha is {options.alpha:g}; allowed: above 0, below 1")
-    ending = "-quick" if options.quick else ""
-    out = options.out or Path("runs") / f"compare-{a.name}-{b.name}{ending}"
+    out = output_folder(options, f"compare-{a.name}-{b.name}")
+    silent = options.quiet or options.json
+    with shown(out, silent=silent, bar=not options.quiet, describe=describe_arm, about="at most about") as show:
+        dataset, data = load(options)
+        from fastcifar.experiments import compare
 
-    show = Show(options, at_most=True)
-    dataset = load(options)
-    from fastcifar.experiments import compare
-
-    tested = "held-out" if dataset.holdout else "test"
-    show.say(
-        f"A {a.name} and B {b.name} on {dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} "
-        f"{tested} images, at most {options.runs} runs of each; kept in {out}"
-    )
-    try:
+        show.say(f"A {a.name} and B {b.name} on {data}, at most {options.runs} runs of each; kept in {out}")
         result = compare(
             a,
             b,
@@ -83,11 +76,6 @@ def main(args: Sequence[str]) -> int:
             on_progress=show.progress,
             on_step=show.step,
         )
-    except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
-        kept(error, show, out)
-        raise
-    finally:
-        show.screen.end()
     if options.json:
         print(json.dumps(result.to_dict(), indent=2))
         return 0

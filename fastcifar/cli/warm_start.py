@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from fastcifar.cli.arguments import Switch, last_given, parse
-from fastcifar.cli.screen import Screen, duration
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.cli.arms import Show, output_folder, shown, start_device, take_train_size
+from fastcifar.errors import UserError
 from fastcifar.recipes import Recipe, get_recipe, quick
 from fastcifar.recipes.fields import did_you_mean
 from fastcifar.start import check_factors
@@ -142,18 +142,10 @@ def main(args: Sequence[str]) -> int:
         )
     options = _options(name, rest)
     _check(options)
-    ending = "-quick" if options.quick else ""
-    out = options.out or Path("runs") / f"warm-start-{name}-{options.settings.name}{ending}"
-    show = _Show(options.quiet, "about" if options.until_train_accuracy is None else "at most")
-    try:
+    out = output_folder(options, f"warm-start-{name}-{options.settings.name}")
+    about = "about" if options.until_train_accuracy is None else "at most"
+    with shown(out, silent=options.quiet, bar=not options.quiet, describe=_said, about=about) as show:
         result = _run(name, options, out, show)
-    except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
-        if show.finished:
-            said = str(error) or "interrupted; the same command goes on"
-            error.args = (f"{said}; {show.finished} finished runs are kept in {out}",)
-        raise
-    finally:
-        show.screen.end()
     _conclude(result, out, options)
     return 0
 
@@ -179,7 +171,8 @@ def _check(options: _Options) -> None:
     def require(flag: str, ok: bool, allowed: str) -> None:
         if not ok:
             value = getattr(options, flag.removeprefix("--").replace("-", "_"))
-            raise UserError(f"{flag} is {' '.join(value) if isinstance(value, tuple) else value}; allowed: {allowed}")
+            said = f"is {' '.join(value) if isinstance(value, tuple) else value}" if value != () else "has no value"
+            raise UserError(f"{flag} {said}; allowed: {allowed}")
 
     settings = options.settings
     check_factors(options.shrink, options.perturb)
@@ -204,10 +197,10 @@ def _check(options: _Options) -> None:
         for flag, values in (("--networks", options.networks), ("--optimizers", options.optimizers)):
             names = rates if flag == "--optimizers" else set(values)
             require(flag, bool(values) and len(names) == len(values), "one or more, all different")
-        for network in options.networks:
-            dataclasses.replace(settings, network=network)
         for optimizer, lr in rates.items():
-            dataclasses.replace(settings.optim, name=optimizer, **({} if lr is None else {"lr": lr}))
+            optim = dataclasses.replace(settings.optim, name=optimizer, **({} if lr is None else {"lr": lr}))
+            for network in options.networks:
+                dataclasses.replace(settings, network=network, optim=optim)
 
 
 def _rates(options: Table) -> dict[str, float | None]:
@@ -224,19 +217,10 @@ def _rates(options: Table) -> dict[str, float | None]:
     return rates
 
 
-def _run(name: str, options: _Options, out: Path, show: _Show) -> HalfResult | OnlineResult | TableResult:
-    import torch
-
+def _run(name: str, options: _Options, out: Path, show: Show) -> HalfResult | OnlineResult | TableResult:
     from fastcifar import experiments
-    from fastcifar.kernels import keep_freed_memory
-    from fastcifar.training import resolve_device
 
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    device = resolve_device(options.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    dataset = _load(options, device)
+    dataset = _load(options)
     show.say(
         f"{name}: {options.settings.name} on {dataset.name}, {len(dataset.train):,} images to fit on and "
         f"{len(dataset.test):,} {'held-out' if dataset.holdout else 'test'} ones, n={options.runs}; kept in {out}"
@@ -258,16 +242,13 @@ def _run(name: str, options: _Options, out: Path, show: _Show) -> HalfResult | O
     )
 
 
-def _load(options: _Options, device: object) -> Dataset:
+def _load(options: _Options) -> Dataset:
     from fastcifar.data import load_dataset
 
-    dataset = load_dataset(options.dataset, options.data_dir, device)
+    dataset = load_dataset(options.dataset, options.data_dir, start_device(options))
     if options.split == "paper":
         dataset = dataset.hold_out(len(dataset.train) - len(dataset.train) * 2 // 3)
-    if options.train_size is None:
-        return dataset
-    size = min(options.train_size, len(dataset.train)) if options.quick else options.train_size
-    return dataset.take(size, seed=options.subset_seed)
+    return take_train_size(dataset, options, options.subset_seed)
 
 
 def _conclude(result: Any, out: Path, options: _Options) -> None:
@@ -291,33 +272,13 @@ def _conclude(result: Any, out: Path, options: _Options) -> None:
     print("\n".join(lines))
 
 
-class _Show:
-    """A line for each finished run, with the time left, and the steps of the one that goes on as a bar. `about` stands
-    before the time: runs that may end early make it an upper bound."""
-
-    def __init__(self, quiet: bool, about: str) -> None:
-        self.screen = Screen(silent=quiet, bar=not quiet)
-        self.say = self.screen.say
-        self.finished = 0
-        self._about, self._running = about, False
-
-    def step(self, step: int, total_steps: int) -> None:
-        if not self._running:
-            self.screen.begin(total_steps, "test acc")
-            self._running = True
-        self.screen.step(step, total_steps)
-
-    def progress(self, progress: Progress) -> None:
-        self.screen.end()
-        self._running, self.finished = False, progress.done
-        left = "" if progress.seconds_left is None else f"; {self._about} {duration(progress.seconds_left)} left"
-        place = f"[{progress.done}/{progress.total}]"
-        record = progress.record
-        if record is None:
-            self.say(f"{place}{left}, going by a few timed steps")
-            return
-        took = "kept" if progress.kept else f"{record['train_seconds']:.1f} s"
-        self.say(
-            f"{place} {progress.key}: test {record['accuracy']:.2%}, train {record['train_split']['accuracy']:.2%}, "
-            f"{record['epochs']:g} epochs, {took}{left}"
-        )
+def _said(progress: Progress) -> str:
+    """A finished run in a few words, or before the first what the time left is guessed from."""
+    record = progress.record
+    if record is None:
+        return "going by a few timed steps"
+    took = "kept" if progress.kept else f"{record['train_seconds']:.1f} s"
+    return (
+        f"{progress.key}: test {record['accuracy']:.2%}, train {record['train_split']['accuracy']:.2%}, "
+        f"{record['epochs']:g} epochs, {took}"
+    )

@@ -20,7 +20,7 @@ from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.change import change
 from fastcifar.recipes.tricks import TTA, choose_tricks
-from fastcifar.report import Summary, Table, percent, points, summarise
+from fastcifar.report import Summary, Table, counted, percent, points, summarise
 
 FULL = "full"
 """The arm with all tricks."""
@@ -99,7 +99,8 @@ class Ablation:
             loss = "-" if worth.loss is None else _loss(worth.loss)
             time = "-" if worth.time_ratio is None else f"{worth.time_ratio:.3f}"
             rows.append((f"no {worth.trick}", accuracy, loss, time))
-        title = f"Without one trick, less the full recipe, seed by seed (n={self.n}, ± 95% interval of each by itself)"
+        how = counted(self.n, "± 95% interval of each by itself")
+        title = f"Without one trick, less the full recipe, seed by seed ({how})"
         return Table(title, ("arm", "accuracy, points", "log-loss", "time ratio"), tuple(rows))
 
 
@@ -121,8 +122,9 @@ def ablate(
 
     Evaluated are `holdout` training images, which are not trained on (0: the test split; a dataset with images held out
     already is taken as it is). The rates are not tuned anew without a trick. The worth of test-time augmentation is
-    taken from the full recipe's runs. A run that diverges is counted as such. Finished runs are kept in `folder`, with
-    results.jsonl (a line for each arm) and table.md; called again with it, more `runs` or other tricks add to them.
+    taken from the full recipe's runs. A run that diverges is counted as such. Finished runs are kept in `folder`, and
+    not trained again when it is called with it again, for more `runs` or other tricks. Beside them results.jsonl (a
+    line for each arm) and table.md say what the last call asked for.
     Raises UserError for bad input, and NonFiniteLoss where the full recipe diverges.
     """
     check_runs(runs, seed)

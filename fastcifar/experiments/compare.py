@@ -97,7 +97,7 @@ class Comparison:
 
     def lines(self) -> list[str]:
         """The differences and the times, a line each."""
-        level = f"{1 - self.settings['alpha']:.0%} interval"
+        level = f"{100 * (1 - self.settings['alpha']):.6g}% interval"
         lines = [f"{'B less A':<12}{'mean':>12}  {level + ', valid at any n':<36}{'evidence':>10}"]
         for metric in METRICS:
             difference = self.difference(metric)

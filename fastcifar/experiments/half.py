@@ -16,7 +16,7 @@ from fastcifar.experiments.runs import OnProgress, Record, Runs, phase_seed
 from fastcifar.experiments.settings import check_fraction, check_seeds, describe, first_size, kept_in, paired, summary
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.report import Figure, Line, Summary, Table, percent, points, seconds, summarise
+from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarise
 from fastcifar.start import ColdStart, ShrinkPerturb, WarmStart
 from fastcifar.training import Trainer
 
@@ -57,9 +57,12 @@ class HalfResult:
 
     @property
     def recovered(self) -> float | None:
-        """The share of the mean gap from warm to cold that shrink-perturb closes; None where there is no gap."""
-        gap = self.test_difference(COLD, WARM).mean
-        return self.test_difference(SHRINK, WARM).mean / gap if gap > 0 else None
+        """The share of the mean gap from warm to cold that shrink-perturb closes; None unless the gap's interval is
+        above 0, for a share of what may be nothing can be any number."""
+        gap = self.test_difference(COLD, WARM)
+        if gap.interval is None or gap.interval[0] <= 0:
+            return None
+        return self.test_difference(SHRINK, WARM).mean / gap.mean
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as data, ready for JSON."""
@@ -107,7 +110,7 @@ class HalfResult:
                 arm,
                 percent(summarise(self.test_accuracies(arm))),
                 percent(summarise(self.train_accuracies(arm))),
-                f"{summarise([record['epochs'] for record in self.records[arm]]).mean:g}",
+                f"{summarise([record['epochs'] for record in self.records[arm]]).mean:.4g}",
                 seconds(summarise([record["train_seconds"] for record in self.records[arm]])),
             )
             for arm in ARMS
@@ -120,7 +123,7 @@ class HalfResult:
             )
             for arm, other in PAIRS
         ]
-        n = f"n={len(self.seeds)}, ± 95% interval"
+        n = counted(len(self.seeds))
         return [
             Table(f"At the end ({n})", ("start", "test accuracy", "train accuracy", "epochs", "training"), tuple(arms)),
             Table(f"Differences in points, seed by seed ({n})", ("starts", "test", "train"), tuple(differences)),

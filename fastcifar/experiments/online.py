@@ -17,7 +17,7 @@ from fastcifar.experiments.runs import OnProgress, Record, Runs, phase_seed
 from fastcifar.experiments.settings import check_seeds, describe, kept_in, paired, summary
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.report import Figure, Line, Summary, Table, percent, points, seconds, summarise
+from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarise
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 from fastcifar.training import Trainer
 
@@ -87,7 +87,7 @@ class OnlineResult:
 
     def tables(self) -> list[Table]:
         """All rounds, and what they came to."""
-        n = f"n={len(self.seeds)}, ± 95% interval"
+        n = counted(len(self.seeds))
         rows = [
             (
                 f"{size:,}",

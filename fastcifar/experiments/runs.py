@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from fastcifar.errors import UserError
+from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.store import Store
 from fastcifar.start import ColdStart, Start
 from fastcifar.training import Trainer, evaluate
@@ -49,6 +50,15 @@ OnProgress = Callable[[Progress], None]
 def phase_seed(seed: int, phase: int) -> int:
     """The seed of the run in `phase` (0, 1, ...) of the experiment's `seed`."""
     return seed + phase * SEEDS
+
+
+def refuse_nonfinite(record: Record) -> None:
+    """Raise NonFiniteLoss for a run whose network has no finite log-loss: the last step can spoil it, and the losses of
+    the training do not show that."""
+    for loss in (record["tta_loss"], record.get("train_split", {}).get("loss", 0.0)):
+        if not math.isfinite(loss):
+            rate = record["recipe"]["optim"]["lr"]
+            raise NonFiniteLoss(f"the trained network's loss is {loss}: most likely optim.lr {rate:g} is too high")
 
 
 class Runs:
@@ -100,6 +110,7 @@ class Runs:
             )
             seen = evaluate(run.model, ready.dataset.train, "none", ready.recipe.evaluate.batch_size)
             record = {**run.record, "train_split": {"accuracy": seen.accuracy, "loss": seen.loss}}
+            refuse_nonfinite(record)
             self._keep(key, run.state, record)
             kind = key.partition("/")[0]
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - began

@@ -17,6 +17,8 @@ SETTINGS = "settings.json"
 
 _KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
 _SHOWN = 60
+_PARTIAL = ".partial-"
+"""What the name of a file begins with until it is whole; a process that was killed may leave one behind."""
 
 
 class Store:
@@ -37,7 +39,7 @@ class Store:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            used = any(True for _ in self.folder.iterdir())
+            used = any(not entry.name.startswith(_PARTIAL) for entry in self.folder.iterdir())
         except OSError as error:
             raise UserError(f"output folder {self.folder} cannot be made: {error.strerror or error}") from None
         if used:
@@ -45,7 +47,7 @@ class Store:
                 f"output folder {self.folder} holds files but no {SETTINGS}; allowed: a new or an empty folder, or one "
                 "that this experiment was begun in"
             )
-        _write(path, _text(self.settings))
+        write_whole(path, _text(self.settings))
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The record of the run `key`; None where there is none. Raises UserError for a file that cannot be read."""
@@ -54,11 +56,11 @@ class Store:
 
     def put(self, key: str, record: Mapping[str, Any]) -> None:
         """Keep `record` as that of the run `key`, in the place of an earlier one."""
-        _write(self.path(key), _text(_plain(record)))
+        write_whole(self.path(key), _text(_plain(record)))
 
     def write(self, name: str, text: str) -> Path:
         """Write the file `name`, such as a table of the results, beside the runs, in the place of an earlier one."""
-        _write(self.folder / name, text)
+        write_whole(self.folder / name, text)
         return self.folder / name
 
     def path(self, key: str) -> Path:
@@ -113,12 +115,13 @@ def _text(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=2) + "\n"
 
 
-def _write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process ends."""
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process ends. Raises UserError where it cannot
+    be written."""
     partial = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=_PARTIAL, delete=False) as file:
             partial = Path(file.name)
             file.write(text)
             file.flush()

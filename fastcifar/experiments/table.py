@@ -18,7 +18,7 @@ from fastcifar.experiments.runs import OnProgress, Runs
 from fastcifar.experiments.settings import check_fraction, check_seeds, describe, kept_in
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.report import Figure, Line, Table, percent, points, summarise
+from fastcifar.report import Figure, Line, Table, counted, percent, points, summarise
 
 PAPER = {
     ("cifar10", "resnet18", "sgd"): (0.562, 0.517),
@@ -83,7 +83,7 @@ class TableResult:
                 )
             )
         columns = ("", "random", "warm", "shrink-perturb", "random - warm", "the same, train", "paper: random / warm")
-        return [Table(f"Test accuracy (n={len(self.seeds)}, ± 95% interval)", columns, tuple(rows))]
+        return [Table(f"Test accuracy ({counted(len(self.seeds))})", columns, tuple(rows))]
 
     def remarks(self) -> list[str]:
         """What a reader of the table must know."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from fastcifar.errors import UserError
 from fastcifar.experiments.half import HalfResult
 from fastcifar.experiments.online import OnlineResult
+from fastcifar.experiments.store import write_whole
 from fastcifar.experiments.table import TableResult
 
 Result = HalfResult | OnlineResult | TableResult
@@ -24,12 +24,8 @@ def write(result: Result, folder: str | Path) -> list[Path]:
         "runs.json": json.dumps(result.notebook()) + "\n",
         "table.md": f"{heading}\n\n{tables}\n" + "".join(f"{line}\n" for line in result.remarks()),
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, text in contents.items():
-            (folder / name).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write the results in {folder}: {error.strerror or error}") from None
+    for name, text in contents.items():
+        write_whole(folder / name, text)
     return [folder / name for name in contents]
 
 

@@ -2,6 +2,6 @@
 
 from fastcifar.report.figures import Figure, Line
 from fastcifar.report.statistics import Summary, summarise, t_quantile
-from fastcifar.report.tables import Table, percent, points, seconds
+from fastcifar.report.tables import Table, counted, percent, points, seconds
 
-__all__ = ["Figure", "Line", "Summary", "Table", "percent", "points", "seconds", "summarise", "t_quantile"]
+__all__ = ["Figure", "Line", "Summary", "Table", "counted", "percent", "points", "seconds", "summarise", "t_quantile"]

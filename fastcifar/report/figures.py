@@ -82,7 +82,9 @@ class Figure:
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
-            style |= {"linestyle": "", "marker": "o"}
+            style |= {"linestyle": ""}
+        if line.marks or len(kept) == 1:  # a line through one point cannot be seen
+            style |= {"marker": "o"}
         intervals = [line.intervals[place] for place in kept] if line.intervals else []
         if any(intervals):
             reach = [(y - low, high - y) for y, (low, high) in zip(y, intervals, strict=True)]

@@ -65,10 +65,15 @@ class RecipeCount:
         return sum(stage.steps for stage in self.stages)
 
     @property
+    def _parts(self) -> list[tuple[int, Count]]:
+        """All that a training consists of, the evaluation apart: how often, and what."""
+        parts = [*((stage.steps, stage.step) for stage in self.stages), (self.steps, self.optimizer)]
+        return [*parts, (self.statistics_batches, self.statistics)] if self.statistics else parts
+
+    @property
     def training_flop(self) -> int:
         """Of the whole training, optimiser included, evaluation not."""
-        statistics = self.statistics_batches * self.statistics.macs if self.statistics else 0
-        return 2 * (sum(stage.steps * stage.step.macs for stage in self.stages) + statistics) + self.optimizer_flop
+        return 2 * sum(times * count.macs for times, count in self._parts)
 
     @property
     def optimizer_flop(self) -> int:
@@ -94,12 +99,12 @@ class RecipeCount:
     @property
     def moved_bytes(self) -> int:
         """Read and written over the training by all that is no matrix product."""
-        return sum(stage.steps * (stage.step.moved_bytes + self.optimizer.moved_bytes) for stage in self.stages)
+        return sum(times * count.moved_bytes for times, count in self._parts)
 
     @property
     def product_bytes(self) -> int:
         """Read and written over the training by the matrix products."""
-        return sum(stage.steps * (stage.step.product_bytes + self.optimizer.product_bytes) for stage in self.stages)
+        return sum(times * count.product_bytes for times, count in self._parts)
 
     def floor(self, tflops: float, bandwidth: float) -> dict[str, float]:
         """The least `seconds` that the training takes at `tflops` (10**12 FLOP/s) and `bandwidth` (GB/s), one operator
@@ -108,15 +113,12 @@ class RecipeCount:
         if not (tflops > 0 and bandwidth > 0):
             raise UserError(f"the rates are {tflops:g} TFLOP/s and {bandwidth:g} GB/s; allowed: above 0")
         rate, width = tflops * 1e12, bandwidth * 1e9
-        counts = [(stage.steps, stage.step) for stage in self.stages] + [(self.steps, self.optimizer)]
-        if self.statistics:
-            counts.append((self.statistics_batches, self.statistics))
         return {
             "tflops": tflops,
             "bandwidth": bandwidth,
-            "seconds": sum(times * count.seconds(rate, width) for times, count in counts),
-            "operations": sum(2 * times * count.macs for times, count in counts) / rate,
-            "bytes": sum(times * (count.moved_bytes + count.product_bytes) for times, count in counts) / width,
+            "seconds": sum(times * count.seconds(rate, width) for times, count in self._parts),
+            "operations": self.training_flop / rate,
+            "bytes": (self.moved_bytes + self.product_bytes) / width,
         }
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from fastcifar.report.statistics import Summary
+
+_WIDEST = 1000
+"""Characters of a line where no terminal wraps it."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +26,23 @@ class Table:
         return "\n".join([f"### {self.title}", "", *lines]) + "\n"
 
     def show(self) -> None:
-        """Print the table."""
+        """Print the table: on a terminal as wide as it is, elsewhere as wide as the rows."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
 
         shown = RichTable(title=self.title, title_justify="left", box=box.SIMPLE)
         for number, column in enumerate(self.columns):
-            shown.add_column(column, justify="right" if number else "left", no_wrap=number == 0)
+            shown.add_column(column, justify="right" if number else "left", no_wrap=number == 0, overflow="fold")
         for row in self.rows:
             shown.add_row(*row)
-        Console(highlight=False, markup=False).print(shown)
+        width = None if sys.stdout.isatty() else _WIDEST
+        Console(highlight=False, markup=False, width=width).print(shown)
+
+
+def counted(n: int, interval: str = "± 95% interval") -> str:
+    """What a title says of n and of what stands behind each mean: "n=3, ± 95% interval"; a single run has none."""
+    return f"n={n}, {interval}" if n > 1 else "n=1, no interval"
 
 
 def percent(summary: Summary) -> str:

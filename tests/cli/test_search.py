@@ -40,6 +40,7 @@ REFUSED = {
     "compare davidnet davidnet --seed -1": "--seed is -1; allowed: 0 up to",
     "compare davidnet davidnet --threads 0": "--threads is 0; allowed: 1 or more",
     "ablate --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
+    "ablate --recipe warmstart-mlp": "warmstart-mlp uses no trick that can be switched off; allowed: a recipe",
     "ablate --runs 0": "--runs is 0; allowed: 1 or more",
     "ablate --model.widths 8": "--model.widths is '8'; allowed: 4 whole numbers",
 }
@@ -158,6 +159,12 @@ def test_an_interrupted_comparison_says_what_is_kept(capsys, monkeypatch):
     assert capsys.readouterr().err == (
         "fastcifar: interrupted; 3 finished runs are kept in kept; the same command goes on\n"
     )
+
+
+def test_a_comparison_that_diverged_does_not_say_that_it_goes_on(capsys):
+    assert main([*COMPARE, "--a-set", "optim.lr=1e30", "--out", "kept"]) == 3
+    (said,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"fastcifar: A with seed 0: .* too high; 1 finished run is kept in kept", said)
 
 
 def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):

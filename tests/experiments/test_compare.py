@@ -113,6 +113,20 @@ def test_a_run_that_diverges_ends_the_comparison_now_and_later(dataset, trained,
     assert len(trained) == 2
 
 
+def test_a_run_whose_last_step_spoils_the_network_has_diverged(dataset, tmp_path):
+    wild = dataclasses.replace(GOOD, epochs=0.1, optim=OptimConfig(lr=1e30))  # one step, from fresh weights
+    for _ in range(2):
+        with pytest.raises(NonFiniteLoss, match=r"B with seed 0: the trained network's loss is (nan|inf): most likely"):
+            compare(GOOD, wild, dataset, runs=1, folder=tmp_path, holdout=64)
+
+
+@pytest.mark.parametrize(("alpha", "said"), [(0.05, "95%"), (0.001, "99.9%"), (0.00001, "99.999%")])
+def test_the_level_of_the_interval_is_said_to_the_last_figure(alpha, said):
+    records = [{"tta_loss": loss, "tta_accuracy": 0.5, "train_seconds": 1.0} for loss in (1.0, 2.0)]
+    result = Comparison({"by": "loss", "alpha": alpha}, {"a": records, "b": records})
+    assert f" {said} interval, valid at any n" in result.lines()[0]
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

@@ -8,7 +8,7 @@ import pytest
 from safetensors.torch import load_file
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.errors import UserError
+from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import HalfResult, draw, half, online, table, write
 from fastcifar.models import build_model
 from fastcifar.recipes import MLPConfig, get_recipe
@@ -143,12 +143,25 @@ def test_differences_are_taken_seed_by_seed():
     gap = result.test_difference("cold", "warm")
     assert (gap.n, gap.mean, gap.std) == (2, pytest.approx(0.105), pytest.approx(0.0070711, rel=1e-4))
     assert result.recovered == pytest.approx(0.085 / 0.105)
-    assert made_up(half=[0.4], warm=[0.5], cold=[0.4], shrink_perturb=[0.5]).recovered is None
     kept = result.to_dict()
     assert kept["differences"]["cold - warm"]["test_accuracy"]["interval"] == gap.interval
     assert kept["arms"]["warm"]["test_accuracy"]["values"] == [0.5, 0.3]
     assert "cold - warm: +10.50 ± 6.35 points of test accuracy, n=2" in result.remarks()
     assert "shrink-perturb closes 81% of the gap from warm to cold" in result.remarks()
+
+
+@pytest.mark.parametrize(("warm", "cold"), [([0.5], [0.6]), ([0.5, 0.5], [0.4, 0.41]), ([0.5, 0.5], [0.5, 0.53])])
+def test_no_share_is_said_of_a_gap_that_is_not_seen(warm, cold):
+    result = made_up(half=warm, warm=warm, cold=cold, shrink_perturb=warm)
+    assert result.recovered is None
+    assert not any("closes" in line for line in result.remarks())
+
+
+def test_a_mean_number_of_epochs_is_rounded():
+    result = made_up(half=[0.4] * 3, warm=[0.5] * 3, cold=[0.6] * 3, shrink_perturb=[0.5] * 3)
+    result.records["cold"][0]["epochs"] = 49
+    cells = {row[0]: row for row in result.tables()[0].rows}
+    assert (cells["cold"][3], cells["warm"][3]) == ("18.33", "3")
 
 
 def test_the_curves_have_the_notebooks_form(found):
@@ -225,6 +238,13 @@ def test_the_papers_split_is_told_from_others(data):
     assert result.remarks() == []
     other = dataclasses.replace(result, settings={**result.settings, "holdout": 0})
     assert "compare differences only" in other.remarks()[0]
+
+
+def test_a_run_whose_last_step_spoils_the_network_ends_the_experiment(data, tmp_path):
+    wild = dataclasses.replace(RECIPE, epochs=0.1, optim=dataclasses.replace(RECIPE.optim, lr=1e30))
+    with pytest.raises(NonFiniteLoss, match=r"loss is (nan|inf): most likely optim\.lr 1e\+30 is too high"):
+        half(wild, data, folder=tmp_path, device="cpu")
+    assert not list(tmp_path.rglob("seed-0*"))
 
 
 @pytest.fixture(scope="module")

@@ -78,6 +78,20 @@ def test_a_write_that_fails_leaves_the_record_before_it_and_no_trace(tmp_path, m
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_what_a_process_killed_while_writing_leaves_is_no_hindrance(tmp_path, monkeypatch):
+    def kill(*_):
+        raise SystemExit
+
+    with monkeypatch.context() as killed:
+        killed.setattr(os, "replace", kill)
+        killed.setattr("pathlib.Path.unlink", lambda *_, **__: None)
+        with pytest.raises(SystemExit):
+            Store(tmp_path, TEN)
+    assert len(list(tmp_path.iterdir())) == 1
+    Store(tmp_path, TEN).put("a", {"loss": 1})
+    assert Store(tmp_path, TEN).get("a") == {"loss": 1}
+
+
 def test_numbers_that_json_has_not_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Store(tmp_path, TEN).put("a", {"loss": float("nan")})

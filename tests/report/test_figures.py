@@ -1,11 +1,12 @@
 """Tables and figures of results."""
 
+import re
 import sys
 
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.report import Figure, Line, Table, percent, points, seconds, summarise
+from fastcifar.report import Figure, Line, Table, counted, percent, points, seconds, summarise
 
 TABLE = Table("Found (n=2)", ("start", "test accuracy"), (("cold", "56.20%"), ("warm [x]", "51.70%")))
 
@@ -27,6 +28,30 @@ def test_a_shown_table_has_the_same_texts(capsys):
     assert all(text in out for text in ("Found (n=2)", "test accuracy", "56.20%", "warm [x]"))
 
 
+def test_a_narrow_terminal_breaks_long_words_and_no_text_is_cut_off(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    Table("Found", ("start", "shrink-perturb", "shrink-perturb"), (("cold", "56.20%", "51.70%"),)).show()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 30
+    assert sorted("".join(lines).replace(" ", "")) == sorted(
+        "Found" + "start" + "shrink-perturb" * 2 + "cold" + "56.20%" + "51.70%" + "─" * "".join(lines).count("─")
+    )
+
+
+def test_where_there_is_no_terminal_a_table_is_as_wide_as_its_rows(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    heads = tuple(f"shrink-perturb: round {number}" for number in range(9))
+    Table("Found", heads, (heads,)).show()
+    whole = [line for line in capsys.readouterr().out.splitlines() if all(head in line for head in heads)]
+    assert len(whole) == 2
+
+
+def test_a_title_says_n_and_an_interval_where_there_is_one():
+    assert (counted(3), counted(1)) == ("n=3, ± 95% interval", "n=1, no interval")
+    assert counted(2, "± 90%") == "n=2, ± 90%"
+
+
 def test_a_mean_is_said_with_half_its_interval():
     both, one = summarise([0.5, 0.52]), summarise([0.5])
     half = 100 * (both.interval[1] - 0.51)
@@ -45,6 +70,16 @@ def test_a_figure_is_saved_in_three_formats_with_its_texts(tmp_path):
     assert [file.read_bytes()[:4] for file in files] == [b"\x89PNG", b"<?xm", b"%PDF"]
     drawn = files[1].read_text()
     assert all(f">{text}<" in drawn for text in ("epoch", "accuracy (%)", "a run", "a mean", "x", "y"))
+
+
+@pytest.mark.parametrize(("y", "marker"), [([1.0], "o"), ([None, 2.0], "o"), ([1.0, 2.0], "None")])
+def test_a_line_of_one_point_is_drawn_as_a_mark(y, marker):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().add_subplot()
+    Figure._draw(axes, Line(range(len(y)), y, color=0))
+    assert axes.lines[0].get_marker() == marker
 
 
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):

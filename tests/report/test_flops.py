@@ -99,6 +99,8 @@ def test_the_statistics_of_an_average_are_forward_passes():
     count, plain = count_recipe(recipe), count_recipe(Recipe(ema=NO_EMA))
     assert count.statistics_batches == 9
     assert count.training_flop - plain.training_flop == 2 * 9 * 512 * count.evaluation.macs
+    assert count.moved_bytes - plain.moved_bytes == 9 * count.statistics.moved_bytes > 0
+    assert count.product_bytes - plain.product_bytes == 9 * count.statistics.product_bytes > 0
 
 
 @pytest.mark.parametrize(("tta", "share", "passes"), [("none", 1, 1), ("flip", 1, 2), ("flip-crop", 0.25, 2.25)])
