@@ -1,5 +1,5 @@
-"""Where the seconds of a process go, from its start on. Standard library only, so that the clock runs while torch is
-imported."""
+"""Where the seconds of a process go, from its start on, run by run. Standard library only, so that the clock runs while
+torch is imported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ _imported = time.perf_counter()
 
 
 class Phases:
-    """Seconds since the process started, by phase: `with phases("data"): ...` counts to "data".
+    """Seconds since the process started, or since the last `restart`, by phase: `with phases("data"): ...` counts to
+    "data".
 
     Phases within phases are taken out of the outer ones, and what lies in none is "other": so the parts always sum to
     the whole. What went before this object was made is the phase `before`. For one thread.
@@ -35,16 +36,16 @@ class Phases:
         finally:
             self._switch(outer)
 
-    @property
-    def seconds(self) -> dict[str, float]:
-        """The seconds of each phase up to now, in the order in which they first began, "other" last; their sum is the
-        process's."""
+    def restart(self) -> dict[str, float]:
+        """The seconds of each phase up to now, in the order in which they first began, "other" last. From here on they
+        are counted anew."""
         self._switch(self._name)
-        return {name: self._seconds[name] for name in sorted(self._seconds, key=OTHER.__eq__)}
+        seconds, self._seconds = self._seconds, {}
+        return {name: seconds[name] for name in sorted(seconds, key=OTHER.__eq__)}
 
     @property
     def total(self) -> float:
-        """Seconds since the process started."""
+        """The seconds of all phases up to now."""
         return sum(self._seconds.values()) + time.perf_counter() - self._since
 
     def _switch(self, name: str) -> str:

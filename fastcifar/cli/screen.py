@@ -141,7 +141,7 @@ def stopwatches(record: Record) -> str:
     return (
         f"train   {record['train_seconds']:8.1f} s  first touch of the images to the last step, without evaluation\n"
         f"time    {record['time_seconds']:8.1f} s  train, and the final evaluation\n"
-        f"process {record['process_seconds']:8.1f} s  start of the process to the final accuracy"
+        f"process {record['process_seconds']:8.1f} s  start of the process (or end of the run before) to the accuracy"
     )
 
 

@@ -99,8 +99,9 @@ class Dataset:
     def take(
         self, size: int | None = None, seed: int = 0, balanced: bool = False, classes: Collection[int] | None = None
     ) -> Dataset:
-        """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice. With
-        `classes` the test split too keeps these alone; labels and the number of classes stay as they are."""
+        """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice, and under
+        "of" the one before, if these are some of its images. With `classes` the test split too keeps these alone;
+        labels and the number of classes stay as they are."""
         for label in classes or ():
             if not 0 <= label < len(self.classes):
                 raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
@@ -112,6 +113,8 @@ class Dataset:
             if not len(test):
                 raise UserError(f"classes is {labels}, which leaves no test images; allowed: classes that it holds")
         subset = {"size": len(chosen), "seed": seed, "balanced": balanced, "classes": labels}
+        if self.subset:
+            subset["of"] = self.subset
         return dataclasses.replace(self, train=chosen, test=test, subset=subset)
 
 

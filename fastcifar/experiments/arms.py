@@ -13,7 +13,7 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments.runs import SEEDS, OnProgress, Progress, Record, refuse_nonfinite
+from fastcifar.experiments.runs import SEEDS, OnProgress, Progress, Record
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.training import Trainer, resolve_device
@@ -57,7 +57,6 @@ def train_arms(
                 trainers[arm] = trainer  # any other is made ready anew for each of its runs
             try:
                 record = dict(trainer.run(seed, on_step, eval_every=0).record)
-                refuse_nonfinite(record)
             except NonFiniteLoss as error:
                 record = {DIVERGED: str(error)}
             store.put(key, record)

@@ -52,15 +52,6 @@ def phase_seed(seed: int, phase: int) -> int:
     return seed + phase * SEEDS
 
 
-def refuse_nonfinite(record: Record) -> None:
-    """Raise NonFiniteLoss for a run whose network has no finite log-loss: the last step can spoil it, and the losses of
-    the training do not show that."""
-    for loss in (record["tta_loss"], record.get("train_split", {}).get("loss", 0.0)):
-        if not math.isfinite(loss):
-            rate = record["recipe"]["optim"]["lr"]
-            raise NonFiniteLoss(f"the trained network's loss is {loss}: most likely optim.lr {rate:g} is too high")
-
-
 class Runs:
     """Trains runs one after the other, or takes them from the store, and says after each how far it is.
 
@@ -110,7 +101,9 @@ class Runs:
             )
             seen = evaluate(run.model, ready.dataset.train, "none", ready.recipe.evaluate.batch_size)
             record = {**run.record, "train_split": {"accuracy": seen.accuracy, "loss": seen.loss}}
-            refuse_nonfinite(record)
+            if not math.isfinite(seen.loss):  # though it was finite on the test split
+                rate = ready.recipe.optim.lr
+                raise NonFiniteLoss(f"the loss on the training images is {seen.loss}: optim.lr {rate:g} is too high")
             self._keep(key, run.state, record)
             kind = key.partition("/")[0]
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - began

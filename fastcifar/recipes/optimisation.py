@@ -108,7 +108,7 @@ class Schedule(Checked):
     """The multiple of the peak rate at each knot. Only read with name linear."""
     name: str = "linear"
     """linear: piecewise linear between the knots. Else a class of torch.optim.lr_scheduler, such as CosineAnnealingLR
-    or OneCycleLR, which begins at `optim.lr` and is stepped after every training step."""
+    or OneCycleLR, stepped after every training step; what it multiplies is `optim.lr`."""
     options: tuple[str, ...] = ()
     """That class's arguments, each a word NAME=VALUE; a value is a number, a word, true, false, a share of the
     training's steps such as 30%, or several with commas between. T_max and total_steps are all steps, max_lr is

@@ -61,15 +61,14 @@ SPEEDRUN95 = dataclasses.replace(
     augment=dataclasses.replace(SPEEDRUN94.augment, early_share=0.3),
 )
 
-# airbench96's widths, depth, crops and cutout; the easiest images are left out by their own losses, where
-# airbench96_faster asks a small network. Its accuracy with these settings has not been measured.
+# airbench96's widths, depth, crops and cutout, with airbench94_muon's head, which Muon's rates are for; the easiest
+# images are left out by their own losses, where airbench96_faster asks a small network. Its accuracy with these
+# settings has not been measured.
 SPEEDRUN96 = dataclasses.replace(
     SPEEDRUN94,
     name="speedrun96",
     epochs=24,
-    speedrun=dataclasses.replace(
-        SPEEDRUN94.speedrun, widths=(128, 384, 512), depth=3, residual=True, head_std=0.0, logit_scale=1 / 9
-    ),
+    speedrun=dataclasses.replace(SPEEDRUN94.speedrun, widths=(128, 384, 512), depth=3, residual=True),
     augment=Augment(crop=4, flip="alternating", cutout=12, early_size=24, early_share=0.22),
     select=SelectConfig(keep=0.6, from_epoch=5),
     evaluate=EvaluateConfig(tta="flip-crop"),

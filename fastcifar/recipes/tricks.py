@@ -17,8 +17,8 @@ TTA = "tta"
 def tricks(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The tricks that `recipe` uses, by name, each with the fields that switch it off and their values then.
 
-    One at a time: the rates stay as they are, tuned for all tricks together, and so what is lost without one is at most
-    what it is worth.
+    One at a time: the rates stay as they are, tuned for all tricks together, and so what is lost without one is at
+    least what it is worth.
     """
     off: dict[str, dict[str, Any]] = {**_of_network(recipe), **_of_optimizer(recipe)}
     off |= {
@@ -60,6 +60,7 @@ def _of_network(recipe: Recipe) -> dict[str, dict[str, Any]]:
             "residual": {"model.residual": ()},
         }
     if recipe.network == "speedrun":
+        scale = recipe.speedrun.logit_scale or 1 / recipe.speedrun.widths[-1]
         return {
             "whitening-bias": {"speedrun.whitening_bias_epochs": 0.0},
             "ghost-batch": {"speedrun.ghost_batch": 0},
@@ -68,8 +69,13 @@ def _of_network(recipe: Recipe) -> dict[str, dict[str, Any]]:
             "final-max-pool": {"speedrun.final_pool": "avg"},
             "residual": {"speedrun.residual": False},
             "dirac": {"speedrun.dirac": False},
-            # The head as airbench95 and 96 have it: torch's initial weights, logits divided by 9.
-            "head-scale": {"speedrun.head_std": 0.0, "speedrun.logit_scale": 1 / 9},
+            # The head as airbench95 and 96 have it: torch's initial weights, logits divided by 9. A step changes the
+            # logits by its rate times the square of their scale: Muon's rate for the head keeps that product.
+            "head-scale": {
+                "speedrun.head_std": 0.0,
+                "speedrun.logit_scale": 1 / 9,
+                "optim.head_lr": recipe.optim.head_lr * (9 * scale) ** 2,
+            },
         }
     return {}
 

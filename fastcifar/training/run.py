@@ -71,7 +71,7 @@ class Run:
 
     @property
     def process_seconds(self) -> float:
-        """From the start of the process to the final accuracy."""
+        """From the start of the process, or the end of the run before in it, to the final accuracy."""
         return self.record["process_seconds"]
 
     def save(self, folder: str | Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -127,6 +128,7 @@ class Trainer:
         """
         recipe, train_split = self.recipe, self.dataset.train
         described = init.describe()
+        self._first_step_seconds = None
         self._make_replayable()
         with self.phases("model and optimiser"):
             self._reset(seed, init)
@@ -166,6 +168,8 @@ class Trainer:
                 with stopwatch:
                     evaluation = self._evaluate(recipe.evaluate.tta, last=True)
                 accuracy = evaluation.plain_accuracy
+                if not math.isfinite(evaluation.loss):  # the last step can spoil a network whose losses were finite
+                    raise self._nonfinite(f"the trained network's loss is {evaluation.loss}")
             elif eval_every and number % eval_every == 0:
                 accuracy = self._evaluate("none").accuracy
             rows.append(EpochRow(number, train_loss, train_accuracy, accuracy, train_seconds))
@@ -300,13 +304,13 @@ class Trainer:
     def _refuse_nonfinite(self, losses: torch.Tensor, epoch: Epoch) -> None:
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
-            step = epoch.first_step + bad[0].item()
-            optim, dtype = self.recipe.optim, str(self.dtype).removeprefix("torch.")
-            raise NonFiniteLoss(
-                f"the loss became {losses[bad[0]].item()} at step {step + 1} of {self.total_steps} (epoch "
-                f"{epoch.number + 1}): most likely optim.lr {optim.lr:g} is too high"
-                + (f", or {dtype} too narrow" if self.dtype == torch.float16 else "")
-            )
+            loss, step = losses[bad[0]].item(), epoch.first_step + bad[0].item() + 1
+            where = f"step {step} of {self.total_steps} (epoch {epoch.number + 1})"
+            raise self._nonfinite(f"the loss became {loss} at {where}")
+
+    def _nonfinite(self, what: str) -> NonFiniteLoss:
+        too_narrow = ", or float16 too narrow" if self.dtype == torch.float16 else ""
+        return NonFiniteLoss(f"{what}: most likely optim.lr {self.recipe.optim.lr:g} is too high{too_narrow}")
 
     def _take_average(self) -> None:
         """Load the average of the last weights into the network that is evaluated, with its own statistics."""
@@ -334,7 +338,7 @@ class Trainer:
         train_seconds: float,
         time_seconds: float,
     ) -> dict[str, object]:
-        dataset, device, phases = self.dataset, self.device, self.phases.seconds
+        dataset, device, phases = self.dataset, self.device, self.phases.restart()
         last = self.timeline.epochs[len(rows) - 1]
         steps = last.first_step + last.steps
         process_seconds = sum(phases.values())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import pytest
 import torch
@@ -9,8 +10,19 @@ import torch
 from fastcifar.data import load_dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig, SpeedrunConfig
+from fastcifar.recipes import (
+    EMAConfig,
+    MLPConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    ResNetConfig,
+    SpeedrunConfig,
+    get_recipe,
+    quick,
+)
 from fastcifar.training import Trainer, evaluate, load_run, train
+from fastcifar.training import trainer as trainer_module
 
 RECIPE = Recipe(
     name="tiny", epochs=2, batch_size=32, dtype="float32", model=ModelConfig(widths=(8, 8, 16, 16), ghost_batch=16)
@@ -208,3 +220,31 @@ def test_a_training_on_a_slice_of_real_images_reaches_a_stated_accuracy(real_dat
     dataset = load_dataset("cifar10", real_data_dir, holdout=5000).take(10_000)
     recipe = Recipe(epochs=3, batch_size=128, model=ModelConfig(widths=(16, 32, 64, 128)))
     assert train(recipe, dataset, eval_every=0).tta_accuracy > 0.4
+
+
+def test_a_second_run_counts_its_own_seconds_alone(data):
+    trainer = Trainer(dataclasses.replace(RECIPE, epochs=1), data)
+    first, second = (trainer.run(seed).record for seed in (0, 1))
+    assert 0 < second["first_step_seconds"] < second["process_seconds"] < first["process_seconds"]
+    assert sum(second["phases"].values()) == pytest.approx(second["process_seconds"])
+
+
+def test_a_network_that_the_last_step_spoils_is_no_result(data, monkeypatch):
+    trainer = Trainer(dataclasses.replace(RECIPE, epochs=1), data)
+    evaluate = trainer_module.evaluate
+
+    def spoil(model, *arguments):
+        next(model.parameters()).data.fill_(math.nan)
+        return evaluate(model, *arguments)
+
+    monkeypatch.setattr(trainer_module, "evaluate", spoil)
+    with pytest.raises(NonFiniteLoss, match=r"the trained network's loss is nan: most likely optim\.lr"):
+        trainer.run()
+
+
+@pytest.mark.parametrize("name", ["speedrun94", "speedrun95", "speedrun96"])
+def test_the_speedrun_recipes_learn_at_reduced_size(name):
+    recipe = dataclasses.replace(quick(get_recipe(name))[0], epochs=3)
+    run = train(recipe, make_synthetic(6 * recipe.batch_size, 200), eval_every=0)
+    assert run.rows[-1].train_loss < run.rows[0].train_loss
+    assert run.accuracy > 0.5
