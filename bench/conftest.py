@@ -15,7 +15,7 @@ from bench.reference import WORKLOADS, Reference, seconds_of, synchronise
 from fastcifar.kernels import keep_freed_memory
 
 CUDA = torch.cuda.is_available()
-TURNS = 3
+TURNS = 5
 """All benchmarks are gone through so many times, so that what troubles the machine for a while troubles one turn."""
 SECONDS = 0.6
 """How long a benchmark goes on in each turn, about: as many rounds as fit, but at least the number below."""
