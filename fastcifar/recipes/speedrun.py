@@ -7,7 +7,9 @@ without resampling in the first epochs, at half the operations, which the global
 on the easiest quarter of the images, by their loss at their last visit, is left out; a whitening without bias, so that
 nothing below the first trained convolution has a gradient; and test-time augmentation only where the network is unsure.
 
-Figures, with n, spread and hardware, stand in `bench/results/` and the README's tables alone.
+speedrun94: 94.10% with test-time augmentation (n=6, 95% interval 93.88% to 94.32%), 2.49e+14 FLOP with evaluation,
+324.9 s of time_seconds (n=1) on 2 cores of Intel(R) Xeon(R) Processor @ 2.10GHz with AMX, 24 GiB.
+speedrun95 and speedrun96 have not been measured.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 
 from bench.record import ADDED, GIVEN
 from bench.tables import outside_tables, read_results, table, with_tables
-from fastcifar.recipes import SUMMARIES
+from fastcifar.recipes import SUMMARIES, speedrun
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -64,6 +64,18 @@ def test_a_recipes_figure_has_its_source_beside_it_or_a_result_behind_it(name):
     of_recipe = [result for result in RESULTS if name in json.dumps(result)]
     shown = json.dumps(of_recipe, ensure_ascii=False)
     assert has_source or [figure for figure in FIGURE.findall(summary) if figure not in shown] == []
+
+
+def test_the_figures_in_the_header_of_the_speedrun_recipes_are_those_of_the_results():
+    measured = next(result for result in RESULTS if result.get("row", {}).get("recipe") == "`speedrun94`")
+    counted = next(result for result in RESULTS if "whole `speedrun94`" in result.get("what", ""))
+    row = measured["row"]
+    header = " ".join(speedrun.__doc__.split())
+    assert (
+        f"speedrun94: {row['accuracy with TTA']} with test-time augmentation (n={row['n']}, 95% interval "
+        f"{row['95% interval']}), {counted['value'].partition(' (')[0]} with evaluation, "
+        f"{row['`time_seconds`'].replace(' (', ' s of time_seconds (')} on {measured['hardware']}."
+    ) in header
 
 
 def test_a_changed_result_changes_the_table(tmp_path):
