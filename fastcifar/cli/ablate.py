@@ -10,10 +10,10 @@ from typing import Annotated
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import last_given, parse
+from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.arms import ArmsOptions, check, describe_arm, load, output_folder, shown
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe, get_recipe, quick
+from fastcifar.recipes import Recipe
 from fastcifar.recipes.tricks import choose_tricks, tricks
 
 PROG = "fastcifar ablate"
@@ -37,7 +37,7 @@ class Options(ArmsOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    options = _options(args)
+    options = parse_with_recipe(args, Options, PROG)
     recipe = options.settings
     check(options, options.runs, recipe)
     if not tricks(recipe):
@@ -68,12 +68,3 @@ def main(args: Sequence[str]) -> int:
         result.table().show()
         print(f"results.jsonl and table.md are in {out}")
     return 0
-
-
-def _options(args: Sequence[str]) -> Options:
-    """The options in `args`. The recipe and --quick are read first: they give the other fields their defaults."""
-    name = last_given(args, "--recipe") or "davidnet"
-    recipe, train_size = get_recipe(name), None
-    if last_given(args, "--quick") is not None:
-        recipe, train_size = quick(recipe)
-    return parse(args, Options(recipe=name, train_size=train_size, settings=recipe), PROG)

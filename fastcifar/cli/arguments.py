@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import Recipe, get_recipe, quick
 from fastcifar.recipes.fields import allowed, did_you_mean
 
 Options = TypeVar("Options")
@@ -37,6 +37,16 @@ def parse(args: Sequence[str], default: Options, prog: str) -> Options:
     if rest:
         raise _unknown(rest, _flags(type(default)), prog)
     return options
+
+
+def parse_with_recipe(args: Sequence[str], options: Callable[..., Options], prog: str) -> Options:
+    """The same for a dataclass with the fields `recipe`, `train_size` and `settings`. --recipe and --quick are read
+    first: they give the other fields their defaults."""
+    name = last_given(args, "--recipe") or "davidnet"
+    recipe, train_size = get_recipe(name), None
+    if last_given(args, "--quick") is not None:
+        recipe, train_size = quick(recipe)
+    return parse(args, options(recipe=name, train_size=train_size, settings=recipe), prog)
 
 
 def last_given(args: Sequence[str], flag: str) -> str | None:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tyro.conf import arg
 
 from fastcifar.cli import screen
-from fastcifar.cli.arguments import Switch, last_given, parse
+from fastcifar.cli.arguments import Switch, parse_with_recipe
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.output import TRACE, check_out
 from fastcifar.phases import Phases
-from fastcifar.recipes import Recipe, get_recipe, quick
+from fastcifar.recipes import Recipe
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Options:
 def main(args: Sequence[str]) -> int:
     phases = Phases("start of Python")
     with phases("command line"):
-        options = _options(args)
+        options = parse_with_recipe(args, Options, PROG)
         _check(options)
         start = _start(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
@@ -148,15 +148,6 @@ def _full_run(args: Sequence[str]) -> list[str]:
         place = words.index("--out")
         del words[place : place + 2]
     return words
-
-
-def _options(args: Sequence[str]) -> Options:
-    """The options in `args`. The recipe and --quick are read first: they give the other fields their defaults."""
-    name = last_given(args, "--recipe") or "davidnet"
-    recipe, train_size = get_recipe(name), None
-    if last_given(args, "--quick") is not None:
-        recipe, train_size = quick(recipe)
-    return parse(args, Options(recipe=name, train_size=train_size, settings=recipe), PROG)
 
 
 def _check(options: Options) -> None:

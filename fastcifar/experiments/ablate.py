@@ -13,9 +13,9 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.experiments.arms import DIVERGED, check_runs, describe_data, held_out, train_arms
+from fastcifar.experiments.arms import DIVERGED, check_runs, held_out, train_arms
 from fastcifar.experiments.runs import OnProgress, Record
-from fastcifar.experiments.settings import kept_in
+from fastcifar.experiments.settings import describe_data, kept_in
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.change import change

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -16,7 +15,7 @@ from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.runs import SEEDS, OnProgress, Progress, Record
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.training import Trainer, resolve_device
+from fastcifar.training import Trainer
 
 DIVERGED = "diverged"
 """In the place of all else in the record of a run whose loss became NaN or infinite: what was said of it."""
@@ -64,19 +63,6 @@ def train_arms(
         if on_progress:
             on_progress(Progress(number + 1, len(plan), key, record, kept, _left(plan[number + 1 :], seconds, store)))
         yield arm, seed, record
-
-
-def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:
-    """What of the data and the device decides the runs, ready for JSON."""
-    return {
-        "dataset": dataset.name,
-        "sha256": dataset.sha256,
-        "train_size": len(dataset.train),
-        "test_size": len(dataset.test),
-        "holdout": dataset.holdout,
-        "subset": dataset.subset,
-        "device": resolve_device(device).type,
-    }
 
 
 def held_out(dataset: Dataset, holdout: int) -> Dataset:

@@ -42,18 +42,25 @@ def describe(
     return {
         "experiment": experiment,
         "recipe": dataclasses.asdict(recipe),
+        **describe_data(dataset, device),
+        "subset_seed": subset_seed,
+        "shrink": shrink,
+        "perturb": perturb,
+        "until_train_accuracy": until_train_accuracy,
+        "eval_every": eval_every,
+    }
+
+
+def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:
+    """What of the data and the device decides the runs, ready for JSON."""
+    return {
         "dataset": dataset.name,
         "sha256": dataset.sha256,
         "train_size": len(dataset.train),
         "test_size": len(dataset.test),
         "holdout": dataset.holdout,
         "subset": dataset.subset,
-        "subset_seed": subset_seed,
-        "shrink": shrink,
-        "perturb": perturb,
-        "until_train_accuracy": until_train_accuracy,
         "device": resolve_device(device).type,
-        "eval_every": eval_every,
     }
 
 
