@@ -10,7 +10,6 @@ which they were: `--hardware`, `--commit`.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from bench.program import add_save_option, new_parser, run_program
 from bench.record import append, describe_hardware
 from fastcifar.errors import UserError
 from fastcifar.experiments.half import WARM
+from fastcifar.experiments.store import leaves
 from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, get_recipe
 from fastcifar.report.statistics import Summary, summarise
@@ -142,19 +142,11 @@ def _warm_start_command(result: dict) -> str:
 def _changed(recipe: dict) -> Iterator[str]:
     """The flags for the fields in which a recipe's values, as JSON, differ from those of the recipe of its name."""
     if recipe["name"] in RECIPES:
-        named = json.loads(json.dumps(dataclasses.asdict(get_recipe(recipe["name"]))))
-        for path, value in _leaves(recipe):
-            if value != functools.reduce(dict.__getitem__, path, named):
+        named = dict(leaves(json.loads(json.dumps(dataclasses.asdict(get_recipe(recipe["name"]))))))
+        for name, value in leaves(recipe):
+            if value != named[name]:
                 words = map(str, value) if isinstance(value, list) else [str(value)]
-                yield " ".join([".".join(path).replace("_", "-"), *words])
-
-
-def _leaves(values: dict, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    for key, value in values.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, (*path, key))
-        else:
-            yield (*path, key), value
+                yield " ".join([name.replace("_", "-"), *words])
 
 
 KINDS: dict[str, Callable[[Sequence[Path]], Iterator[Record]]] = {"recipes": recipes, "warm-start": warm_start}

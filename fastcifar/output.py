@@ -46,3 +46,10 @@ def _check(folder: Path) -> None:
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise UserError(f"output folder {folder} cannot be made: {parent} is not a folder that can be written to")
+
+
+def umask() -> int:
+    """The permissions that new files lack, as the system has set them for this process."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError
+from fastcifar.output import umask
 
 SETTINGS = "settings.json"
 """The file that makes a folder an experiment's: what its runs were asked to do."""
@@ -71,7 +72,7 @@ class Store:
         return self.folder / f"{key}.json"
 
     def _compare(self, before: dict[str, Any]) -> None:
-        old, new = dict(_leaves(before)), dict(_leaves(self.settings))
+        old, new = dict(leaves(before)), dict(leaves(self.settings))
         for name in {**old, **new}:
             if name not in old or name not in new or old[name] != new[name]:
                 there, now = (_shown(values[name]) if name in values else "absent" for values in (old, new))
@@ -86,13 +87,13 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(values, allow_nan=False))
 
 
-def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Every value in nested dictionaries with its dotted name."""
     if not isinstance(value, dict):
         yield prefix, value
         return
     for name, inner in value.items():
-        yield from _leaves(inner, f"{prefix}.{name}" if prefix else name)
+        yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
 
 
 def _shown(value: object) -> str:
@@ -126,7 +127,7 @@ def write_whole(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        partial.chmod(0o666 & ~_umask())
+        partial.chmod(0o666 & ~umask())
         os.replace(partial, path)
         partial = None
     except OSError as error:
@@ -134,9 +135,3 @@ def write_whole(path: Path, text: str) -> None:
     finally:
         if partial:
             partial.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -17,7 +17,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
-from fastcifar.output import RECORD, WEIGHTS, check_out
+from fastcifar.output import RECORD, WEIGHTS, check_out, umask
 from fastcifar.recipes import Recipe, recipe_from_dict
 
 LOG, PREDICTIONS = "log.tsv", "predictions.npz"
@@ -88,7 +88,7 @@ class Run:
             (partial / LOG).write_text(self._dawnbench_log(), encoding="utf-8")
             np.savez(partial / PREDICTIONS, logits=self.logits.numpy(), labels=self.labels.numpy())
             save_file(dict(self.state), partial / WEIGHTS)
-            partial.chmod(0o777 & ~_umask())
+            partial.chmod(0o777 & ~umask())
             os.replace(partial, folder)
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
@@ -124,9 +124,3 @@ def load_run(folder: str | Path) -> tuple[Recipe, nn.Module, dict[str, object]]:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None
     return recipe, model.eval(), record
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
