@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,6 +115,8 @@ NETWORKS = {
 }
 WEIGHTS = 6_573_120
 """DavidNet's."""
+FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))
+"""The speedrun network's, as matrices."""
 
 
 def norm_act_pool(
@@ -208,6 +210,38 @@ def flat_sgd(size: int, device: torch.device, dtype: torch.dtype) -> Case:
     # Weights, velocity and average (float32) read and written, gradient read, compute copy written.
     moved = size * (3 * 2 * 4 + 2 * dtype.itemsize)
     return Case("flat_sgd", f"{size} weights", kernels.flat_sgd_reference, kernels.flat_sgd, make, use, moved)
+
+
+def flat_muon(shapes: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> Case:
+    """`muon_direction` and `muon_update`, without Newton-Schulz between them, on filters of these `shapes`, each of a
+    multiple of 32 elements, without a moving average."""
+    layout, size = [], 0
+    for rows, columns in shapes:
+        layout += [size, rows, columns, size, columns]
+        size += rows * columns
+    rates, step = torch.full((10,), 0.1, device=device), torch.zeros(1, dtype=torch.int64, device=device)
+    normalise = torch.ones(10, dtype=torch.bool, device=device)
+
+    def make() -> tuple:
+        weights = torch.randn(size, device=device)
+        gradient, direction = torch.randn(size, device=device).to(dtype), torch.zeros(size, dtype=dtype, device=device)
+        return weights, gradient, torch.zeros_like(weights), direction, direction.clone(), rates, normalise, step
+
+    def kernel(weights, gradient, velocity, direction, compute, *rest) -> None:
+        norms = kernels.muon_direction(weights, gradient, velocity, direction, layout, momentum=0.6)
+        kernels.muon_update(weights, direction, compute, None, norms, *rest, layout)
+
+    def reference(weights, gradient, velocity, direction, compute, *rest) -> None:
+        norms = kernels.muon_direction_reference(weights, gradient, velocity, direction, layout, 0.6)
+        kernels.muon_update_reference(weights, direction, compute, None, norms, *rest, layout, 0.0, 0.0, 1)
+
+    def use(operation, *tensors) -> Results:
+        operation(*tensors)
+        return tensors[0], *tensors[2:5]
+
+    # As kernels/flat_muon.py counts them.
+    moved = size * (24 + 5 * dtype.itemsize)
+    return Case("flat_muon", f"{len(shapes)} filters, {size} weights", reference, kernel, make, use, moved)
 
 
 def _widened(argument: object) -> object:

@@ -18,8 +18,15 @@ from fastcifar.kernels.cross_entropy import (
     cross_entropy_by_image_reference,
     cross_entropy_reference,
 )
+from fastcifar.kernels.flat_muon import (
+    muon_direction,
+    muon_direction_reference,
+    muon_update,
+    muon_update_reference,
+)
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
+from fastcifar.kernels.running_statistics import running_statistics_reference, update_running_statistics
 
 __all__ = [
     "augment",
@@ -34,7 +41,13 @@ __all__ = [
     "flat_sgd",
     "flat_sgd_reference",
     "keep_freed_memory",
+    "muon_direction",
+    "muon_direction_reference",
+    "muon_update",
+    "muon_update_reference",
     "norm_act_pool",
     "norm_act_pool_inference",
     "norm_act_pool_reference",
+    "running_statistics_reference",
+    "update_running_statistics",
 ]

@@ -9,9 +9,11 @@ import torch
 
 from fastcifar.kernels.augment import augment
 from fastcifar.kernels.cross_entropy import cross_entropy
+from fastcifar.kernels.flat_muon import muon_direction, muon_update
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_sgd
 from fastcifar.kernels.launch import compile_only, use_triton
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
+from fastcifar.kernels.running_statistics import update_running_statistics
 
 
 def compile_all(
@@ -25,10 +27,12 @@ def compile_all(
     classes: int = 10,
     size: int = 32,
     form: str = "source",
+    muon: bool = False,
 ) -> bool:
     """Compile every kernel of a training in `dtype` with these choices; a first launch then finds it compiled.
 
     dtype: of the batches, the network and its gradients, the master weights being float32. size: side of the images.
+    muon: whether the filters go by Muon.
     False, and nothing done, where the operations do not take their Triton path (see FASTCIFAR_KERNELS). What is
     compiled fits numbers of channels, and lengths of flat buffers, that are multiples of 16; others compile at their
     first launch.
@@ -39,11 +43,11 @@ def compile_all(
     from triton.runtime._async_compile import AsyncCompileMode
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool), compile_only():
-        _every_launch(torch.device(device), dtype, activation, scale, cutout, jitter, classes, size, form)
+        _every_launch(torch.device(device), dtype, activation, scale, cutout, jitter, classes, size, form, muon)
     return True
 
 
-def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, size, form) -> None:
+def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, size, form, muon) -> None:
     """Call every operation once for each kernel that it could launch, on small tensors; results are not read."""
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -73,9 +77,11 @@ def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, si
             norm_act_pool_inference(x, vector, vector, vector, scale, pool=pool, residual=residual, **constants)
         inputs = empty(2, channels, side, side, dtype=dtype)
         argmax = torch.empty_like(inputs, dtype=torch.uint8) if pool else None
-        torch.ops.fastcifar.norm_act_pool_backward(
-            *(inputs, inputs, argmax, None, vector[None], vector[None], vector, scale, activation, 1.0, 1e-5, 4, 4)
-        )
+        saved = (inputs, inputs, argmax, None, vector[None], vector[None], vector, scale)
+        for edge in (4, 5) if pool else (4,):
+            torch.ops.fastcifar.norm_act_pool_backward(*saved, activation, 1.0, 1e-5, edge, edge)
+
+    update_running_statistics(vector, vector, vector[None], vector[None], momentum=0.1, count=2)
 
     step = empty(1, dtype=torch.int64)
     for compute_dtype in {dtype, torch.float32}:  # weights in the compute dtype, vectors in the master's
@@ -84,3 +90,10 @@ def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, si
         for ema in (None, empty(64)):
             flat_sgd(*buffers, ema, empty(4), step, momentum=0.9, weight_decay=0.1, form=form)
     flat_ema(empty(64), empty(64), step, ema_decay=0.9, ema_every=5)
+    if muon:
+        layout, flags = [0, 8, 8, 0, 8], empty(4, dtype=torch.bool)
+        weights, grads, velocity, compute = empty(64), empty(64, dtype=dtype), empty(64), empty(64, dtype=dtype)
+        norms = muon_direction(weights, grads, velocity, compute, layout, momentum=0.6)
+        for ema in (None, empty(64)):
+            compute = None if dtype == torch.float32 else compute
+            muon_update(weights, grads, compute, ema, norms, empty(4), flags, step, layout)

@@ -26,6 +26,9 @@ class Sizes:
     flat_block: int
     """Elements per program of `flat_sgd` and `flat_ema`."""
     flat_warps: int
+    muon_block: int
+    """Elements of one filter per program of `muon_direction` and `muon_update`."""
+    muon_warps: int
     norm_rows: int
     """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
     norm_channels: int
@@ -40,11 +43,11 @@ class Sizes:
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 2048, 64, 1, 1, 1, 4)
+_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 
 

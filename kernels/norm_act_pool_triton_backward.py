@@ -118,6 +118,7 @@ def _gradient_kernel(
     eps,
     ACTIVATION: tl.constexpr,
     POOL: tl.constexpr,
+    ODD: tl.constexpr,  # with POOL: a last row or column is in no window, and its gradient zero
     PARTIALS: tl.constexpr,  # a power of two, at least `partials`
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -160,6 +161,16 @@ def _gradient_kernel(
             tl.store(corners + channels, tl.where(argmax == 1, gradient, 0.0), mask)
             tl.store(corners + width * channels, tl.where(argmax == 2, gradient, 0.0), mask)
             tl.store(corners + (width + 1) * channels, tl.where(argmax == 3, gradient, 0.0), mask)
+            if ODD:
+                pixel = all_rows % ((height // 2) * (width // 2))
+                right = mask & (pixel % (width // 2) * 2 + 3 == width)[:, None]
+                below = mask & (pixel // (width // 2) * 2 + 3 == height)[:, None]
+                zeros = tl.zeros([ROWS, CHANNELS], tl.float32)
+                tl.store(corners + 2 * channels, zeros, right)
+                tl.store(corners + (width + 2) * channels, zeros, right)
+                tl.store(corners + 2 * width * channels, zeros, below)
+                tl.store(corners + (2 * width + 1) * channels, zeros, below)
+                tl.store(corners + (2 * width + 2) * channels, zeros, right & below)
         else:
             tl.store(x_gradient_ptr + places, gradient, mask)
 
@@ -180,8 +191,6 @@ def triton_backward(
     gradient, bias, scale = dense(gradient, bias, scale)
     groups, pool = len(mean), argmax is not None
     channels, height, width = x_gradient.shape[1:]
-    if pool and (height % 2 or width % 2):
-        x_gradient.zero_()
     bias_gradient, scale_gradient = torch.empty_like(bias), torch.empty_like(bias)
     first = Tiling(inputs, groups, gradient=True)
     second = Tiling(inputs, groups, gradient=True, windows=pool)
@@ -201,6 +210,7 @@ def triton_backward(
         *(groups, second.group_rows, second.program_rows, first.programs, channels, height, width, alpha, eps),
         ACTIVATION=activation,
         POOL=pool,
+        ODD=pool and bool(height % 2 or width % 2),
         **second.partials,
         **second.tile,
     )

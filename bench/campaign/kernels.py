@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from bench import kernel_cases
 from bench.campaign.campaign import Campaign, Record, seconds_per_call
 from bench.campaign.environment import copy_rate
-from bench.kernel_cases import NETWORKS, VARIANTS, WEIGHTS, Case, lacking_for_compile
+from bench.kernel_cases import FILTERS, NETWORKS, VARIANTS, WEIGHTS, Case, lacking_for_compile
 from fastcifar.training.device import resolve_dtype
 
 
@@ -38,6 +38,7 @@ def _cases(campaign: Campaign) -> Iterator[tuple[str, Case]]:
         yield name, kernel_cases.augment(batch, 256 if tiny else 50_000, *where)
         yield name, kernel_cases.cross_entropy(batch, *where)
     yield "davidnet", kernel_cases.flat_sgd(10_000 if tiny else WEIGHTS, *where)
+    yield "speedrun", kernel_cases.flat_muon(FILTERS[:2] if tiny else FILTERS, *where)
 
 
 def _speed(campaign: Campaign, case: Case, bandwidth: float) -> Record:

@@ -196,9 +196,8 @@ class OurTrainer:
             group.load(group.compute)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        self.flat.zero_grad()
         loss, _ = cross_entropy(self.flat.model(images), labels, self.recipe.label_smoothing)
-        loss.backward()
+        self.flat.backward(loss)
         self.optimizer.step()
         return loss.detach() / len(images)
 

@@ -20,9 +20,24 @@ class Selection:
     def choose(self, losses: torch.Tensor, number: int) -> torch.Tensor:
         """The places, int64 `[number]`, ascending, on the CPU, of the images to visit: those of the largest `losses`
         (float `[count]`, any device; infinite where never visited), of equal ones the first."""
-        limit = self._max_skips or np.inf
-        overdue = np.where(self._skips >= limit, self._skips, 0)
-        order = np.lexsort((-losses.cpu().numpy(), -overdue))  # the last key counts first
+        hardness = losses.cpu().numpy()
+        chosen = np.zeros(len(hardness), dtype=bool)
+        if self._max_skips:
+            overdue = np.flatnonzero(self._skips >= self._max_skips)
+            order = np.lexsort((-hardness[overdue], -self._skips[overdue]))  # the last key counts first
+            chosen[overdue[order[:number]]] = True
+        others = np.flatnonzero(~chosen)
+        chosen[others[_largest(hardness[others], number - np.count_nonzero(chosen))]] = True
         self._skips += 1
-        self._skips[order[:number]] = 0
-        return torch.from_numpy(np.sort(order[:number]))
+        self._skips[chosen] = 0
+        return torch.from_numpy(np.flatnonzero(chosen))
+
+
+def _largest(values: np.ndarray, number: int) -> np.ndarray:
+    """Which are the `number` largest, of equal ones the first. Not by sorting: a GPU waits for this."""
+    if not number:
+        return np.zeros(len(values), dtype=bool)
+    least = np.partition(values, len(values) - number)[len(values) - number]
+    largest = values > least
+    largest[np.flatnonzero(values == least)[: number - np.count_nonzero(largest)]] = True
+    return largest

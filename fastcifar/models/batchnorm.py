@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastcifar.kernels import norm_act_pool, norm_act_pool_inference
+from fastcifar.kernels import norm_act_pool, norm_act_pool_inference, update_running_statistics
 
 
 class GhostBatchNorm(nn.Module):
@@ -56,10 +56,8 @@ class GhostBatchNorm(nn.Module):
         if rest:
             raise ValueError(f"a batch of {len(x)} images does not divide into ghost batches of {self.ghost_batch}")
         out, mean, var = norm_act_pool(x, self.bias, scale, groups=groups, **fused)
-        with torch.no_grad():
-            count = out.numel() // (out.shape[1] * groups)
-            self.running_mean.lerp_(mean.mean(0), self.momentum)
-            self.running_var.lerp_(var.mean(0) * (count / max(count - 1, 1)), self.momentum)
+        count = out.numel() // (out.shape[1] * groups)
+        update_running_statistics(self.running_mean, self.running_var, mean, var, momentum=self.momentum, count=count)
         return out
 
     def extra_repr(self) -> str:

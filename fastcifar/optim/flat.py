@@ -105,9 +105,11 @@ class FlatModel:
         parameter = self.model.get_parameter(name)
         return next(group for group in self.groups if any(parameter is member for member in group.parameters))
 
-    def zero_grad(self) -> None:
-        for group in self.groups:
-            group.grads.zero_()
+    def backward(self, loss: torch.Tensor) -> None:
+        """Overwrite the gradients of the parameters that train now with those of `loss`, a scalar. The buffers' gaps
+        stay zero. Raises RuntimeError where `loss` does not depend on one of them."""
+        trained = [parameter for group in self.groups for parameter in group.parameters if parameter.requires_grad]
+        torch._foreach_copy_([parameter.grad for parameter in trained], torch.autograd.grad(loss, trained))
 
     @torch.no_grad()
     def load(self, model: nn.Module) -> None:

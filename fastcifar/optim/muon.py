@@ -3,14 +3,16 @@ muon), over flat buffers and alone."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
 from fastcifar.errors import UserError
+from fastcifar.kernels import muon_direction, muon_update
 from fastcifar.optim.flat import FlatGroup, FlatModel
-from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
+from fastcifar.optim.newton_schulz import COEFFICIENTS, iterate, orthogonalize
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.settings import require_settings
 from fastcifar.recipes import OptimConfig, Recipe
@@ -33,7 +35,7 @@ class FlatMuon(GroupOptimizer):
         super().__init__(flat, recipe, total_steps)
         normalising = normalising_steps(recipe.optim, total_steps)
         self._normalising = torch.tensor(normalising, device=flat.statistics.device)
-        self._filters = {id(group): _Filters(group) for group in flat.groups}
+        self._filters = {id(group): _Filters(group, flat.dtype) for group in flat.groups}
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         self._step_filters(group, rates)
@@ -50,35 +52,46 @@ class FlatMuon(GroupOptimizer):
 
     def _step_filters(self, group: FlatGroup, rates: torch.Tensor) -> None:
         optim, filters = self.recipe.optim, self._filters[id(group)]
-        if not filters.runs:
+        if not filters.layout:
             return
-        for run in filters.runs:
-            velocity, grads = group.velocity[run], group.grads[run]
-            velocity.mul_(optim.momentum).add_(grads)
-            torch.add(grads, velocity, alpha=optim.momentum, out=filters.directions[run])
-        updates = orthogonalize(filters.direction, optim.ns_steps, optim.ns_coefficients, self.flat.dtype)
-        rate, normalise = self.now(rates), self.now(self._normalising)
-        kept = 1 - rate * (optim.filter_decay / optim.lr)
-        for weight, update in zip(filters.weight, updates, strict=True):
-            factor = norm_factor(weight)
-            factor = torch.where(normalise, factor, torch.ones_like(factor))  # a plain 1 would be copied to the device
-            weight.mul_(factor * kept).sub_(update * rate)
-        for run in filters.runs:
-            self.follow(group, run)
+        buffers = (group.weights, group.grads, group.velocity)
+        norms = muon_direction(*buffers, filters.directions, filters.layout, momentum=optim.momentum)
+        for directions, updates in filters.batches:
+            iterate(directions, optim.ns_steps, optim.ns_coefficients, out=updates)
+        muon_update(
+            group.weights,
+            filters.updates,
+            None if group.compute is group.weights else group.compute,
+            group.ema if self.recipe.ema.decay else None,
+            *(norms, rates, self._normalising, self.count, filters.layout),
+            decay=optim.filter_decay / optim.lr,
+            **self.average_settings(),
+        )
 
 
 class _Filters:
-    """The filters of a group: their `runs` in its buffers, a buffer of `directions`, and of both weights and directions
-    each filter's matrix. In memory it is [out, height, width, in]; the order of columns is nothing to Muon."""
+    """The filters of a group as Newton-Schulz takes them: matrices with as many rows in one batch, all as long as its
+    longest, zeros behind the shorter, which stay zero. The flat buffers `directions` and `updates`, in `dtype`, hold
+    the batches; `batches` has those of both, [B, R, C]; `layout` says where each filter is (see `muon_direction`). In
+    memory a filter is [out, height, width, in]; the order of columns is nothing to Muon."""
 
-    def __init__(self, group: FlatGroup) -> None:
-        self.runs = group.runs(lambda parameter: parameter.dim() == 4)
-        self.directions = torch.zeros_like(group.weights) if self.runs else group.weights[:0]
-        self.weight, self.direction = [], []
+    def __init__(self, group: FlatGroup, dtype: torch.dtype) -> None:
+        by_rows: dict[int, list[tuple[int, int]]] = {}
         for parameter, span in zip(group.parameters, group.spans, strict=True):
             if parameter.dim() == 4:
-                for buffer, matrices in ((group.weights, self.weight), (self.directions, self.direction)):
-                    matrices.append(buffer[span][: parameter.numel()].view(len(parameter), -1))
+                by_rows.setdefault(len(parameter), []).append((span.start, parameter[0].numel()))
+        self.layout: list[int] = []
+        shapes, size = [], 0
+        for rows, filters in by_rows.items():
+            longest = max(columns for _, columns in filters)
+            for start, columns in filters:
+                self.layout += [start, rows, columns, size, longest]
+                size += rows * longest
+            shapes.append((len(filters), rows, longest))
+        self.directions, self.updates = (torch.zeros(size, dtype=dtype, device=group.weights.device) for _ in range(2))
+        sizes = [math.prod(shape) for shape in shapes]
+        parts = zip(shapes, self.directions.split(sizes), self.updates.split(sizes), strict=True)
+        self.batches = [(directions.view(shape), updates.view(shape)) for shape, directions, updates in parts]
 
 
 class Muon(torch.optim.Optimizer):

@@ -28,18 +28,30 @@ def newton_schulz(
 
     The products are of the smaller side: 4 min(R, C)^2 (max(R, C) + min(R, C) / 2) operations a step and matrix.
     """
-    a, b, c = coefficients
     wide = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
     norms = torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True).clamp_min(_SMALLEST_NORM)
-    tall = matrices.shape[-2] > matrices.shape[-1]
     x = (wide / norms).to(dtype or matrices.dtype)
     x = x.flatten(0, -3) if x.dim() > 2 else x.unsqueeze(0)
-    x = x.mT if tall else x
-    for _ in range(steps):
+    return (iterate(x, steps, coefficients) if steps else x).reshape(matrices.shape)
+
+
+def iterate(
+    x: torch.Tensor,
+    steps: int,
+    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The iteration alone, 1 or more steps, on a batch of matrices [B, R, C] whose norms are 1 at most; into `out`,
+    where it is given."""
+    a, b, c = coefficients
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x, out = x.mT, None if out is None else out.mT
+    for left in reversed(range(steps)):
         gram = x @ x.mT
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a)
-    return (x.mT if tall else x).reshape(matrices.shape)
+        x = torch.baddbmm(x, polynomial, x, beta=a, out=None if left else out)
+    return x.mT if tall else x
 
 
 def orthogonalize(

@@ -67,6 +67,9 @@ class Count:
     moved_bytes: int = 0
     """Read and written by all operators that are no products, each reading its operands once and writing its results
     once. What a fused kernel reads a second time is not in it, nor is what a cache saves."""
+    operations: int = 0
+    """Operators that compute or move something, each gradient of a convolution being one: so many launches of a GPU at
+    the least."""
     activation_bytes: int = 0
     """Kept from the forward for the backward pass, parameters and buffers apart."""
     parameters: int = 0
@@ -208,7 +211,9 @@ class _Tally(TorchDispatchMode):
                 left, right = right, left
             self._forward_product(left, right, out, macs)
         else:
-            self.count.moved_bytes += _moved(func, args, kwargs or {}, out)
+            moved = _moved(func, args, kwargs or {}, out)
+            self.count.moved_bytes += moved
+            self.count.operations += moved > 0
         return out
 
     def close(self) -> Count:
@@ -220,7 +225,7 @@ class _Tally(TorchDispatchMode):
         return self.count
 
     def _forward_product(self, values: Tensor, weight: Tensor, out: Tensor, macs: int) -> None:
-        self.count.products.append(Product(macs, _size(values) + _size(weight) + _size(out)))
+        self._count_product(Product(macs, _size(values) + _size(weight) + _size(out)))
         if not self.forward:
             self._backward_macs += macs
             return
@@ -235,10 +240,14 @@ class _Tally(TorchDispatchMode):
         macs = _convolution_macs(values, weight, grad, transposed)
         for wanted, other, result in zip(mask[:2], (weight, values), out, strict=False):
             if wanted:
-                self.count.products.append(Product(macs, _size(grad) + _size(other) + _size(result)))
+                self._count_product(Product(macs, _size(grad) + _size(other) + _size(result)))
                 self._backward_macs += macs
         if mask[2]:
             self.count.moved_bytes += _size(grad) + _size(out[2])
+
+    def _count_product(self, product: Product) -> None:
+        self.count.products.append(product)
+        self.count.operations += 1
 
     def _layer(self, parameter: str, values: Tensor, out: Tensor) -> Layer:
         name = parameter.rpartition(".")[0] if parameter else self.path[-1]

@@ -85,8 +85,7 @@ class TrainingStep:
         with record_function(PART + "forward"):
             loss, correct, losses = cross_entropy_by_image(self._network(images), labels, recipe.label_smoothing)
         with record_function(PART + "backward"):
-            flat.zero_grad()
-            loss.backward()
+            flat.backward(loss)
         with record_function(PART + "optimiser"):
             self.optimizer.step()
         self.losses.index_copy_(0, self._position, loss.detach().float().view(1))

@@ -262,6 +262,7 @@ class Trainer:
                 jitter=augment.brightness > 0 or augment.contrast > 0,
                 classes=len(self.dataset.classes),
                 form="source" if self.recipe.optim.name == "sgd" else "torch",
+                muon=self.recipe.optim.name == "muon",
             )
 
     def _new_step(self, dataset: Dataset, steps_per_epoch: int) -> TrainingStep:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bench import kernel_cases
-from bench.kernel_cases import NETWORKS, WEIGHTS
+from bench.kernel_cases import FILTERS, NETWORKS, WEIGHTS
 
 CPU = torch.device("cpu")
 
@@ -31,6 +31,7 @@ def test_norm_act_pool_moves_what_its_roofline_says(network, place, megabytes):
 def test_the_others_move_what_their_rooflines_say():
     assert kernel_cases.augment(512, 512, CPU, torch.float16).bytes_moved == pytest.approx(4.7e6, rel=0.01)
     assert kernel_cases.flat_sgd(WEIGHTS, CPU, torch.float16).bytes_moved == pytest.approx(184e6, rel=0.01)
+    assert kernel_cases.flat_muon(FILTERS, CPU, torch.float16).bytes_moved == pytest.approx(67e6, rel=0.01)
 
 
 def test_a_wrong_kernel_is_seen():
@@ -47,8 +48,15 @@ def test_a_wrong_kernel_is_seen():
     assert correct == 0
 
 
-def test_what_is_changed_in_place_is_compared():
-    case = kernel_cases.flat_sgd(1000, CPU, torch.float32)
+@pytest.mark.parametrize(
+    "case",
+    [
+        kernel_cases.flat_sgd(1000, CPU, torch.float32),
+        kernel_cases.flat_muon([(4, 8), (4, 16)], CPU, torch.float32),
+    ],
+    ids=lambda case: case.operation,
+)
+def test_what_is_changed_in_place_is_compared(case):
     assert max(case.relative_errors()) < 1e-5
     idle = dataclasses.replace(case, kernel=lambda *tensors, **settings: None)
     assert all(error > 1e-3 for error in idle.relative_errors())

@@ -48,3 +48,17 @@ def test_where_all_overdue_images_do_not_fit_the_longest_left_out_come_first():
     selection = Selection(6, max_skips=1)
     chosen = [selection.choose(torch.arange(6.0), 2).tolist() for _ in range(6)]
     assert chosen == [[4, 5], [2, 3], [0, 1], [4, 5], [2, 3], [0, 1]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(losses=st.lists(st.integers(0, 3), min_size=1, max_size=40), data=st.data(), max_skips=st.integers(0, 3))
+def test_the_choice_is_that_of_a_sort(losses, data, max_skips):
+    """By how long an image is overdue, then by its loss, then by its place."""
+    number = data.draw(st.integers(1, len(losses)))
+    selection, skips = Selection(len(losses), max_skips), [0] * len(losses)
+    for _ in range(4):
+        overdue = [skip if max_skips and skip >= max_skips else 0 for skip in skips]
+        order = sorted(range(len(losses)), key=lambda place: (-overdue[place], -losses[place], place))
+        chosen = sorted(order[:number])
+        assert selection.choose(torch.tensor(losses, dtype=torch.float32), number).tolist() == chosen
+        skips = [0 if place in chosen else skip + 1 for place, skip in enumerate(skips)]

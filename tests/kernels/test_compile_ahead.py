@@ -35,7 +35,7 @@ from fastcifar.kernels import launch_sizes as sizes
 
 sizes._INTERPRETED = sizes._SIZES[divmod(architecture, 10)]  # what tensors on the CPU are launched with
 with sys.modules["fastcifar.kernels.launch"].compile_only():  # lets Triton take tensors on the CPU
-    compile_all("cpu", getattr(torch, dtype), activation=activation, scale=scale, cutout=scale, jitter=scale)
+    compile_all("cpu", getattr(torch, dtype), activation=activation, scale=scale, cutout=scale, jitter=scale, muon=True)
 
 cuobjdump = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
 
@@ -91,7 +91,11 @@ def test_every_kernel_compiles(compiled, case):
         "_normalise_kernel": 2,  # with a residual or not
         "_inference_kernel": 4,
         "_slope_sums_kernel": 1,
-        "_gradient_kernel": 2,
+        "_gradient_kernel": 3,  # without the pool, with it, and with it from images of odd sides
+        "_running_kernel": 1,
+        "_momentum_kernel": 1,
+        "_direction_kernel": 1,
+        "_update_kernel": 2,  # with the average or not
     }
 
 
@@ -102,10 +106,11 @@ def test_no_kernel_spills_registers(compiled, case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
-    for name in ("_flat_sgd_kernel", "_flat_ema_kernel", "_normalise_kernel", "_inference_kernel", "_gradient_kernel"):
+    names = ("_flat_sgd_kernel", "_flat_ema_kernel", "_normalise_kernel", "_inference_kernel", "_gradient_kernel")
+    for name in (*names, "_momentum_kernel", "_update_kernel"):
         for kernel in compiled[case][name]:
             assert "ld.global.v4.b32" in kernel["ptx"] and "st.global.v4.b32" in kernel["ptx"], name
-    for name in ("_moments_kernel", "_slope_sums_kernel"):
+    for name in ("_moments_kernel", "_slope_sums_kernel", "_direction_kernel"):
         assert all("ld.global.v4.b32" in kernel["ptx"] for kernel in compiled[case][name]), name
 
 

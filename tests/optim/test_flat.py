@@ -18,9 +18,9 @@ def make_model(config: ModelConfig = NARROW, seed: int = 0) -> DavidNet:
     return DavidNet(config)
 
 
-def backward(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+def loss_of(model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(2)).to(dtype)
-    model.train()(images.contiguous(memory_format=torch.channels_last)).float().square().sum().backward()
+    return model.train()(images.contiguous(memory_format=torch.channels_last)).float().square().sum()
 
 
 def test_flattening_keeps_every_value():
@@ -33,8 +33,7 @@ def test_flattening_keeps_every_value():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_parameters_and_gradients_are_channels_last_views_of_the_buffers(dtype):
     flat = FlatModel(make_model(), dtype)
-    flat.zero_grad()
-    backward(flat.model, dtype)
+    flat.backward(loss_of(flat.model, dtype))
     for group in flat.groups:
         assert group.grads.abs().sum() > 0
         for tensor, buffer in [(p, group.compute) for p in group.parameters] + [
@@ -45,8 +44,24 @@ def test_parameters_and_gradients_are_channels_last_views_of_the_buffers(dtype):
             assert tensor.dim() != 4 or tensor.is_contiguous(memory_format=torch.channels_last)
     assert {group.name: group.compute.dtype for group in flat.groups} == {"weights": dtype, "biases": torch.float32}
     assert all(group.weights.dtype == torch.float32 for group in flat.groups)
-    flat.zero_grad()
-    assert all(not parameter.grad.any() for parameter in flat.model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_backward_pass_overwrites_the_gradients_with_autograds(dtype):
+    flat, model = FlatModel(make_model(), dtype), make_model()
+    for parameter, same in zip(model.parameters(), flat.model.parameters(), strict=True):
+        parameter.data = same.data.clone(memory_format=torch.preserve_format)
+    for group in flat.groups:
+        for parameter in group.parameters:
+            parameter.grad.fill_(torch.nan)  # whatever was there before
+    flat.backward(loss_of(flat.model, dtype))
+    loss_of(model, dtype).backward()
+    for mine, theirs in zip(flat.model.parameters(), model.parameters(), strict=True):
+        assert (mine.grad is None) == (theirs.grad is None)
+        if mine.grad is not None:
+            assert torch.equal(mine.grad, theirs.grad)
+    covered = sum(parameter.numel() for group in flat.groups for parameter in group.parameters)
+    assert sum(group.grads.count_nonzero() for group in flat.groups) <= covered
 
 
 def test_trained_scales_are_a_group_of_their_own():
@@ -57,7 +72,7 @@ def test_trained_scales_are_a_group_of_their_own():
 def test_load_starts_afresh_from_another_network():
     flat, other = (FlatModel(make_model(seed=seed), torch.bfloat16) for seed in (0, 1))
     optimizer = SGD(flat, RECIPE, total_steps=4)
-    backward(flat.model, torch.bfloat16)
+    flat.backward(loss_of(flat.model, torch.bfloat16))
     optimizer.step()
     flat.load(make_model(seed=1))
     for group, source in zip(flat.groups, other.groups, strict=True):
@@ -82,10 +97,9 @@ def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
     optimizer = SGD(flat, recipe, total_steps=10)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for step in range(1, steps + 1):
-        flat.zero_grad()
         model.zero_grad()
-        backward(flat.model, torch.float64)
-        backward(model, torch.float64)
+        flat.backward(loss_of(flat.model, torch.float64))
+        loss_of(model, torch.float64).backward()
         optimizer.step()
         for name, parameter in model.named_parameters():
             if not parameter.requires_grad:
@@ -105,8 +119,7 @@ def test_the_average_moves_after_the_first_and_every_fifth_step_with_statistics(
     optimizer = SGD(flat, recipe, total_steps=12)
     weights, statistics = flat.groups[0].weights.clone(), flat.statistics.clone()
     for step in range(12):
-        flat.zero_grad()
-        backward(flat.model)
+        flat.backward(loss_of(flat.model))
         optimizer.step()
         if step % 5 == 0:
             weights += (1 - 0.9**5) * (flat.groups[0].weights - weights)
@@ -118,7 +131,7 @@ def test_the_average_moves_after_the_first_and_every_fifth_step_with_statistics(
 def test_load_average_takes_the_average_or_the_last_weights():
     flat, evaluated = FlatModel(make_model()), FlatModel(make_model(seed=1))
     optimizer = SGD(flat, RECIPE, total_steps=12)
-    backward(flat.model)
+    flat.backward(loss_of(flat.model))
     optimizer.step()
     optimizer.count.fill_(1)
     optimizer.step()

@@ -100,7 +100,6 @@ def test_the_mean_loss_and_another_rate_of_decay_reach_all_else():
     recipe = dataclasses.replace(recipe, optim=dataclasses.replace(OPTIM, weight_decay=0.01, filter_decay=0.03))
     recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, norm_every=0))
     flat, start = FlatModel(make_model(), torch.float64), make_model().double()
-    flat.zero_grad()
     build_optimizer(flat, recipe, STEPS).step()
     for (name, mine), (_, before) in zip(flat.model.named_parameters(), start.named_parameters(), strict=True):
         kept = 1 - 0.03 if mine.dim() == 4 else 1 - 0.01 * (1 + 0.85)

@@ -44,9 +44,8 @@ def test_a_class_of_torch_steps_as_over_the_networks_own_parameters(name):
         settings = {"momentum": 0.8, "weight_decay": 0.02 / factor}
         plain.append((cls(parameters, lr=1.0, **{k: v for k, v in settings.items() if k in taken}), factor))
     for step in range(STEPS):
-        flat.zero_grad()
         model.zero_grad()
-        summed_loss(flat.model, step, torch.float64).backward()
+        flat.backward(summed_loss(flat.model, step, torch.float64))
         (summed_loss(model, step, torch.float64) / BATCH).backward()
         optimizer.step()
         for theirs, factor in plain:
@@ -64,8 +63,7 @@ def test_the_compute_copy_and_the_average_follow_the_master_weights():
     optimizer = build_optimizer(flat, recipe_of("Adam"), total_steps=STEPS)
     average = flat.groups[0].weights.clone()
     for step in range(STEPS):
-        flat.zero_grad()
-        summed_loss(flat.model, step, torch.bfloat16).backward()
+        flat.backward(summed_loss(flat.model, step, torch.bfloat16))
         optimizer.step()
         if step % 2 == 0:
             average += (1 - 0.9**2) * (flat.groups[0].weights - average)
@@ -77,8 +75,7 @@ def test_the_compute_copy_and_the_average_follow_the_master_weights():
 def test_a_reset_forgets_steps_and_state():
     def train(flat, optimizer):
         for step in range(2):
-            flat.zero_grad()
-            summed_loss(flat.model, step, torch.float32).backward()
+            flat.backward(summed_loss(flat.model, step, torch.float32))
             optimizer.step()
         return flat.groups[0].weights.clone()
 
@@ -110,9 +107,8 @@ def test_sgd_without_momentum_is_plain_gradient_descent():
     assert isinstance(ours, SGD)
     theirs = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(2):
-        flat.zero_grad()
         theirs.zero_grad()
-        summed_loss(flat.model, step, torch.float64).backward()
+        flat.backward(summed_loss(flat.model, step, torch.float64))
         (summed_loss(model, step, torch.float64) / BATCH).backward()
         ours.step()
         theirs.step()

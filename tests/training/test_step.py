@@ -1,0 +1,49 @@
+"""A training step works on tensors of the device alone, and in few operations."""
+
+import pytest
+import torch
+
+from fastcifar.data import Loader
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.models import build_model
+from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.recipes import RECIPES
+from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+from fastcifar.report.products import count_products
+from fastcifar.training import resolve_dtype
+from fastcifar.training.step import TrainingStep
+from fastcifar.training.timeline import Timeline
+
+CAPTURABLE = [name for name, recipe in RECIPES.items() if recipe.optim.name not in TORCH_OPTIMIZERS]
+
+
+def step_without_data(recipe):
+    """A step whose tensors are on the meta device: it raises where it asks for a value, or for a tensor elsewhere."""
+    dataset = make_synthetic(2 * recipe.batch_size, 1)
+    model = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std).to("meta")
+    flat = FlatModel(model, resolve_dtype("float16", torch.device("cpu")))
+    timeline = Timeline(recipe, len(dataset.train), 32, model.frozen_from)
+    for name in model.frozen_from:
+        flat.group_of(name).steps = timeline.steps_until_frozen(name)
+    optimizer = build_optimizer(flat, recipe, timeline.total_steps)
+    step = TrainingStep(recipe, dataset.to("meta"), flat, optimizer, steps_per_epoch=2)
+    step.begin_epoch(Loader(dataset.train, recipe.batch_size, recipe.augment).plan(0))
+    return step
+
+
+@pytest.mark.parametrize("name", CAPTURABLE)
+def test_a_step_reads_no_value(name):
+    step = step_without_data(RECIPES[name])
+    for _ in range(2):
+        step()
+
+
+@pytest.mark.parametrize("name", ["davidnet", "speedrun94"])
+def test_a_step_is_few_operations(name):
+    """Each is a GPU launch of some microseconds; the convolutions and their gradients are 17 to 24 of them."""
+    step = step_without_data(RECIPES[name])
+    step()
+    count = count_products(step)
+    convolutions = sum(product.macs > 10**9 for product in count.products)
+    assert 17 <= convolutions <= 24
+    assert count.operations - convolutions <= 66
