@@ -21,9 +21,9 @@ class Loader:
 
     `epoch` is the number of the epoch that the next iteration gives, from 0; set it to resume a training. The batches
     of an epoch depend on `seed` and its number alone. `size` is the side of the crops, the images' own if None; set it
-    between epochs to train on smaller ones early, since a loader does not know which epochs `augment.early_size` means.
-    Without `drop_last` an epoch ends with the images left over. Mean
-    and std are in 0..255 units, CIFAR-10's unless given. For an evaluation:
+    between epochs to train on smaller ones early, since a loader does not know which epochs are early by
+    `augment.early_shares`. Without `drop_last` an epoch ends with the images left over. Mean and std are in 0..255
+    units, CIFAR-10's unless given. For an evaluation:
     `augment=Augment(crop=0, flip="none"), shuffle=False, drop_last=False`.
     Raises UserError for images that are not square, and for a batch larger than the split where `drop_last` would leave
     nothing.

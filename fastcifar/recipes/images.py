@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -26,21 +27,28 @@ class Augment(Checked):
     contrast: float = 0.0
     """Pixels, brightened, are multiplied by a number within 1 - contrast to 1 + contrast, uniform (the same: 0.1308);
     0: none."""
-    early_size: int = 0
-    """Side in pixels of the random crops, unscaled, that the early epochs train on in place of whole images: fewer
-    operations (after Howard 2018, whose early images are smaller ones, resampled); 0: never."""
-    early_share: float = 0.5
-    """Share of the training whose epochs are early: those that begin before it. Only read with early_size."""
+    early_sizes: tuple[int, ...] = ()
+    """Sides in pixels of the random crops, unscaled, that early epochs train on in place of whole images, one after the
+    other: fewer operations (after Howard 2018, whose early images are smaller ones, resampled); none: never."""
+    early_shares: tuple[float, ...] = ()
+    """For each of them, up to which share of the training: the epochs that begin before it and are of no earlier
+    size."""
 
     def _check(self) -> None:
         self._require("crop", 0 <= self.crop < 32, "0 to 31 pixels")
         self._require("cutout", 0 <= self.cutout <= 32, "0 to 32 pixels")
         self._require("brightness", self.brightness >= 0, "0 or more")
         self._require("contrast", 0 <= self.contrast <= 1, "0 to 1")
-        self._require("early_size", self.early_size == 0 or 16 <= self.early_size <= 32, "0 (never) or 16 to 32 pixels")
-        self._require("early_share", 0 <= self.early_share <= 1, "0 to 1")
-        if self.early_size:
-            self._require("cutout", self.cutout <= self.early_size, f"up to augment.early_size, {self.early_size}")
+        self._require("early_sizes", all(16 <= size <= 32 for size in self.early_sizes), "16 to 32 pixels each")
+        rising = all(a < b for a, b in itertools.pairwise((0.0, *self.early_shares)))
+        self._require(
+            "early_shares",
+            len(self.early_shares) == len(self.early_sizes) and rising and max(self.early_shares, default=0) <= 1,
+            f"{len(self.early_sizes)} rising shares above 0, up to 1, one for each of augment.early_sizes",
+        )
+        if self.early_sizes:
+            smallest = min(self.early_sizes)
+            self._require("cutout", self.cutout <= smallest, f"up to the smallest of augment.early_sizes, {smallest}")
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,9 @@ class Recipe(Checked):
         if self.ema.decay and self.average.epochs:
             both = f"ema.decay is {self.ema.decay} and average.epochs is {self.average.epochs}"
             raise UserError(f"{both}; allowed: one average of the two, the other 0")
-        if self.network == "mlp" and self.augment.early_size:
-            raise UserError(f"augment.early_size is {self.augment.early_size}; allowed: 0, an mlp takes whole images")
+        if self.network == "mlp" and self.augment.early_sizes:
+            sizes = self.augment.early_sizes
+            raise UserError(f"augment.early_sizes is {sizes}; allowed: none, an mlp takes whole images")
         if self.optim.name == "muon":
             self._require("network", self.network != "mlp", "with optim.name muon one with convolutions, not mlp")
         if self.batch_size % self.ghost_batch:

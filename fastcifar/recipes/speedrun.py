@@ -37,7 +37,7 @@ SPEEDRUN94 = Recipe(
     network="speedrun",
     # Running statistics over as many images as airbench's share of 0.4 makes of its batches of 2000.
     speedrun=SpeedrunConfig(whitening_bias_epochs=0, norm_momentum=0.1),
-    augment=Augment(crop=2, flip="alternating", brightness=0.14, contrast=0.13, early_size=24, early_share=0.2),
+    augment=Augment(crop=2, flip="alternating", brightness=0.14, contrast=0.13, early_sizes=(24,), early_shares=(0.2,)),
     # airbench94_muon's rates and decay for a summed loss, written for the mean over a batch of this size.
     optim=OptimConfig(
         name="muon",
@@ -60,7 +60,7 @@ SPEEDRUN95 = dataclasses.replace(
     name="speedrun95",
     epochs=11,
     speedrun=dataclasses.replace(SPEEDRUN94.speedrun, widths=(128, 384, 384)),
-    augment=dataclasses.replace(SPEEDRUN94.augment, early_share=0.3),
+    augment=dataclasses.replace(SPEEDRUN94.augment, early_shares=(0.3,)),
 )
 
 # airbench96's widths, depth, crops and cutout, with airbench94_muon's head, which Muon's rates are for; the easiest
@@ -71,7 +71,7 @@ SPEEDRUN96 = dataclasses.replace(
     name="speedrun96",
     epochs=24,
     speedrun=dataclasses.replace(SPEEDRUN94.speedrun, widths=(128, 384, 512), depth=3, residual=True),
-    augment=Augment(crop=4, flip="alternating", cutout=12, early_size=24, early_share=0.22),
+    augment=Augment(crop=4, flip="alternating", cutout=12, early_sizes=(24,), early_shares=(0.22,)),
     select=SelectConfig(keep=0.6, from_epoch=5),
     evaluate=EvaluateConfig(tta="flip-crop"),
 )

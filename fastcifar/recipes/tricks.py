@@ -27,7 +27,7 @@ def tricks(recipe: Recipe) -> dict[str, dict[str, Any]]:
         "flip": {"augment.flip": "none"},
         "cutout": {"augment.cutout": 0},
         "jitter": {"augment.brightness": 0.0, "augment.contrast": 0.0},
-        "early-crops": {"augment.early_size": 0},
+        "early-crops": {"augment.early_sizes": (), "augment.early_shares": ()},
         "selection": {"select.keep": 1.0},
         "ema": {"ema.decay": 0.0},
         "average": {"average.epochs": 0.0},

@@ -50,8 +50,8 @@ class Timeline:
         augment, batch_size = recipe.augment, recipe.batch_size
         if images < batch_size:
             raise UserError(f"batch_size is {batch_size}; allowed: up to the {images} training images")
-        if augment.early_size > size:
-            raise UserError(f"augment.early_size is {augment.early_size}; allowed: 0 to {size}, the images' side")
+        if max(augment.early_sizes, default=0) > size:
+            raise UserError(f"augment.early_sizes is {augment.early_sizes}; allowed: up to {size}, the images' side")
         self._recipe, self._images = recipe, images
         self.epochs: list[Epoch] = []
         self.total_steps = 0
@@ -60,9 +60,10 @@ class Timeline:
             steps = math.ceil(part * self._whole(number) - _ROUNDING)
             if not steps and self.epochs:
                 break
-            early = augment.early_size and number < augment.early_share * recipe.epochs
+            early = zip(augment.early_sizes, augment.early_shares, strict=True)
+            side = next((early_size for early_size, share in early if number < share * recipe.epochs), size)
             frozen = frozenset(name for name, start in (frozen_from or {}).items() if number >= start)
-            stage = Stage(augment.early_size if early else size, frozen)
+            stage = Stage(side, frozen)
             self.epochs.append(Epoch(number, self.total_steps, max(1, steps), self._selected(number), stage))
             self.total_steps += self.epochs[-1].steps
 

@@ -96,7 +96,8 @@ def test_flops_as_json_are_the_librarys(capsys):
 
 
 def test_flops_show_layers_stages_and_the_least_time(capsys):
-    words = ["flops", "--network", "speedrun", "--optim.name", "muon", "--augment.early-size", "24", "--epochs", "8"]
+    words = ["flops", "--network", "speedrun", "--optim.name", "muon", "--epochs", "8"]
+    words += ["--augment.early-sizes", "24", "--augment.early-shares", "0.5"]
     assert main([*words, "--tflops", "790", "312", "--ema.decay", "0", "--average.epochs", "1"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()

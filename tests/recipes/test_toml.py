@@ -49,7 +49,7 @@ recipes = st.builds(
         activation=st.sampled_from(["celu", "relu", "none"]),
         logit_scale=positive,
     ),
-    network=st.sampled_from(["davidnet", "resnet18", "mlp", "speedrun"]),
+    network=st.sampled_from(["davidnet", "resnet18", "speedrun"]),  # an mlp takes no early crops
     resnet=st.builds(ResNetConfig, width=st.integers(1, 4096), stem=st.sampled_from(["cifar", "imagenet"])),
     mlp=st.builds(MLPConfig, hidden=st.lists(st.integers(1, 4096), max_size=4).map(tuple)),
     augment=st.builds(
@@ -58,7 +58,8 @@ recipes = st.builds(
         flip=st.sampled_from(["none", "random", "alternating"]),
         brightness=st.floats(0, 2),
         contrast=st.floats(0, 1),
-        early_share=st.floats(0, 1),
+        early_sizes=st.just((16, 24)),
+        early_shares=st.sampled_from([(0.1, 0.5), (0.25, 1.0)]),
     ),
     optim=st.builds(OptimConfig, lr=positive, weight_decay=st.floats(0, 1)),
     schedule=schedules(),
@@ -124,10 +125,15 @@ REFUSALS = {
     "batch_size = 100": "batch_size is 100; allowed: a multiple of model.ghost_batch, 32",
     "augment.brightness = -0.1": "augment.brightness is -0.1; allowed: 0 or more",
     "augment.contrast = 2": "augment.contrast is 2.0; allowed: 0 to 1",
-    "augment.early_size = 15": "augment.early_size is 15; allowed: 0 (never) or 16 to 32 pixels",
-    "augment.early_share = 1.5": "augment.early_share is 1.5; allowed: 0 to 1",
-    "augment = {cutout = 17, early_size = 16}": "augment.cutout is 17; allowed: up to augment.early_size, 16",
-    "network = 'mlp'\naugment.early_size = 24": "augment.early_size is 24; allowed: 0, an mlp takes whole images",
+    "augment.early_sizes = [15]": "augment.early_sizes is (15,); allowed: 16 to 32 pixels each",
+    "augment.early_shares = [0.5]": "augment.early_shares is (0.5,); allowed: 0 rising shares above 0, up to 1, "
+    "one for each of augment.early_sizes",
+    "augment = {early_sizes = [24, 28], early_shares = [0.5, 0.4]}": "augment.early_shares is (0.5, 0.4); allowed: "
+    "2 rising shares above 0, up to 1, one for each of augment.early_sizes",
+    "augment = {cutout = 17, early_sizes = [16], early_shares = [0.5]}": "augment.cutout is 17; allowed: up to the "
+    "smallest of augment.early_sizes, 16",
+    "network = 'mlp'\naugment = {early_sizes = [24], early_shares = [0.5]}": "augment.early_sizes is (24,); allowed: "
+    "none, an mlp takes whole images",
     "select.keep = 0": "select.keep is 0.0; allowed: above 0, up to 1",
     "select.from_epoch = 0.5": "select.from_epoch is 0.5; allowed: 1 or more epochs",
     "select.max_skips = -1": "select.max_skips is -1; allowed: 0 (no limit) or a number of epochs",

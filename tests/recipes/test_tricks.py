@@ -30,7 +30,7 @@ def test_the_speedrun_networks_tricks():
         network="speedrun",
         speedrun=SpeedrunConfig(residual=True, ghost_batch=64),
         optim=OptimConfig(name="muon"),
-        augment=Augment(flip="alternating", brightness=0.1, early_size=24),
+        augment=Augment(flip="alternating", brightness=0.1, early_sizes=(24,), early_shares=(0.5,)),
         ema=EMAConfig(decay=0.0),
         select=SelectConfig(keep=0.75),
         average=AverageConfig(epochs=1),

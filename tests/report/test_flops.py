@@ -55,7 +55,9 @@ def test_half_the_epochs_are_half_the_flop_and_a_part_of_one_its_part():
 
 
 def test_early_crops_and_left_out_images_are_counted_as_they_are_trained():
-    recipe = Recipe(epochs=4, augment=Augment(early_size=24), select=SelectConfig(keep=0.5, from_epoch=3))
+    recipe = Recipe(
+        epochs=4, augment=Augment(early_sizes=(24,), early_shares=(0.5,)), select=SelectConfig(keep=0.5, from_epoch=3)
+    )
     count = count_recipe(recipe)
     assert [(stage.stage.size, stage.steps) for stage in count.stages] == [(24, 2 * 97), (32, 97 + 48)]
     small, large = (stage.step for stage in count.stages)

@@ -41,7 +41,7 @@ EVERYTHING = dataclasses.replace(
     epochs=3.5,
     network="speedrun",
     speedrun=SpeedrunConfig(widths=(8, 8, 8), whitening_bias_epochs=1),
-    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_size=20, early_share=0.4),
+    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_sizes=(20,), early_shares=(0.4,)),
     optim=OptimConfig(lr=0.05, bias_lr_factor=4),
     select=SelectConfig(keep=0.6, from_epoch=2, max_skips=2),
     ema=NO_EMA,
@@ -101,11 +101,11 @@ def test_brightness_and_contrast_reach_the_batches(data, plans):
 
 
 def test_early_epochs_train_on_smaller_images(data):
-    augment = Augment(crop=2, early_size=24, early_share=0.5)
+    augment = Augment(crop=2, early_sizes=(24, 28), early_shares=(0.3, 0.6))
     trainer, sizes = Trainer(dataclasses.replace(RECIPE, epochs=2.5, augment=augment), data), []
     trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
     run = trainer.run(3)
-    assert sizes == [24] * 20 + [32] * 5
+    assert sizes == [24] * 10 + [28] * 10 + [32] * 5
     assert run.rows[-1].train_loss < run.rows[0].train_loss
 
 

@@ -40,20 +40,22 @@ def test_an_epoch_of_less_than_a_step_is_a_step():
 
 
 def test_early_epochs_are_those_that_begin_before_their_share():
-    def sizes(epochs, share, early_size=24):
-        line = timeline(epochs=epochs, augment=Augment(early_size=early_size, early_share=share))
+    def sizes(epochs, *shares):
+        line = timeline(epochs=epochs, augment=Augment(early_sizes=(24, 28)[: len(shares)], early_shares=shares))
         return [epoch.stage.size for epoch in line.epochs]
 
     assert sizes(4, 0.5) == [24, 24, 32, 32]
     assert sizes(5, 0.5) == [24, 24, 24, 32, 32]
     assert sizes(2.5, 0.8) == [24, 24, 32]
-    assert sizes(3, 0) == sizes(3, 1, early_size=0) == [32] * 3
+    assert sizes(3) == [32] * 3
     assert sizes(3, 1) == [24] * 3
+    assert sizes(10, 0.2, 0.6) == [24] * 2 + [28] * 4 + [32] * 4
+    assert sizes(3, 0.5, 0.6) == [24, 24, 32]
 
 
 def test_a_stage_is_one_size_and_one_set_of_trained_parameters():
     line = timeline(
-        epochs=4.5, augment=Augment(early_size=24, early_share=0.4), frozen_from={"bias": 1.5, "never": 9.0}
+        epochs=4.5, augment=Augment(early_sizes=(24,), early_shares=(0.4,)), frozen_from={"bias": 1.5, "never": 9.0}
     )
     stages = [(epoch.stage.size, sorted(epoch.stage.frozen)) for epoch in line.epochs]
     assert stages == [(24, []), (24, []), (32, ["bias"]), (32, ["bias"]), (32, ["bias"])]
@@ -88,8 +90,8 @@ def test_steps_before_is_where_a_place_in_epochs_is():
 def test_what_does_not_fill_a_batch_or_fit_an_image_is_refused():
     with pytest.raises(UserError, match="batch_size is 10; allowed: up to the 9 training images"):
         timeline(9)
-    with pytest.raises(UserError, match=r"augment.early_size is 24; allowed: 0 to 16, the images' side"):
-        timeline(size=16, augment=Augment(early_size=24))
+    with pytest.raises(UserError, match=r"augment.early_sizes is \(24,\); allowed: up to 16, the images' side"):
+        timeline(size=16, augment=Augment(early_sizes=(24,), early_shares=(0.5,)))
     keep = SelectConfig(keep=0.009, from_epoch=1)
     with pytest.raises(UserError, match=r"select.keep is 0.009, which leaves 9 of the 1000 training images; allowed"):
         timeline(epochs=2, select=keep)
