@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.campaign.campaign import Campaign, Part, Record
-from bench.campaign.recipes import dataset, measured_recipes, noise
+from bench.campaign.recipes import dataset, measured_recipes, noise, recipes_by_batch
 from bench.peers.clocks import read_clocks
 from fastcifar.recipes import Recipe
 from fastcifar.training import Trainer
@@ -23,7 +23,7 @@ _MOST_KERNELS = 30
 def steps(campaign: Campaign) -> Iterator[Record]:
     """Each recipe's step, with cuDNN's own search and without; then by kernel."""
     images = noise(campaign)
-    for name, recipe in measured_recipes(campaign).items():
+    for name, recipe in recipes_by_batch(campaign).items():
         searches = (True, False) if campaign.device.type == "cuda" else (False,)
         for search in searches:
             with torch.backends.cudnn.flags(enabled=True, benchmark=search):
@@ -126,6 +126,7 @@ def _training(campaign: Campaign, name: str, recipe: Recipe, run, first: bool, s
         "process_seconds",
         "steps",
         "dtype",
+        "phases",
     )
     return {
         "what": "training",
