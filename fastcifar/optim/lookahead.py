@@ -53,6 +53,13 @@ class FlatLookahead(FlatOptimizer):
             self.follow(group)
         self.finish_step()
 
+    @torch.no_grad()
+    def finish(self) -> None:
+        """End on the slow weights, as after the last step."""
+        torch._foreach_copy_(self._fast, self._slow)
+        for group in self.flat.groups:
+            group.compute.copy_(group.weights)
+
 
 def lookahead_shares(config: LookaheadConfig, total_steps: int) -> list[float | None]:
     """How far the slow weights move towards the fast ones after each step, before these are set to them; None where

@@ -36,6 +36,9 @@ class FlatOptimizer(ABC):
     def step(self) -> None:
         """One update of all groups and averages from their gradients."""
 
+    def finish(self) -> None:  # noqa: B027  (most have nothing to do)
+        """Called where a training ends before its last step: whatever that step would do besides an update."""
+
     def learning_rates(self) -> list[list[float]]:
         """The rates of every step, by group."""
         steps = [group.steps or self.total_steps for group in self.flat.groups]

@@ -158,9 +158,11 @@ class Trainer:
             images, number = epoch.steps * recipe.batch_size, epoch.number + 1
             train_loss, train_accuracy = losses.sum().item() / images, correct.item() / images
             reached = until_train_accuracy is not None and train_accuracy >= until_train_accuracy
-            last = reached or epoch is self.timeline.epochs[-1]
+            last = reached or epoch is epochs[-1]
             train_seconds, accuracy = stopwatch.seconds, None
             if last:
+                if epoch is not epochs[-1]:
+                    self._optimizer.finish()
                 if recipe.average.epochs:
                     with self.phases("training: average"), stopwatch:
                         self._take_average()

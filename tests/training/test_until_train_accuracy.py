@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import MLPConfig, get_recipe
+from fastcifar.optim import FlatModel
+from fastcifar.recipes import LookaheadConfig, MLPConfig, get_recipe
 from fastcifar.training import Trainer
 
 BASE = get_recipe("warmstart-mlp")
@@ -44,3 +45,13 @@ def test_a_goal_that_is_not_reached_takes_the_recipes_epochs(data):
     recipe = dataclasses.replace(RECIPE, epochs=2)
     run = Trainer(recipe, data).run(0, until_train_accuracy=1.0)
     assert (len(run.rows), run.record["epochs"], run.record["steps"]) == (2, 2, 6)
+
+
+def test_a_training_with_lookahead_that_ends_early_ends_on_the_slow_weights(data):
+    """They meet the fast ones for the first time after the last step, so here they are those of the start."""
+    recipe = dataclasses.replace(RECIPE, lookahead=LookaheadConfig(every=1000))
+    trainer = Trainer(recipe, data)
+    run = trainer.run(3, eval_every=0, until_train_accuracy=0.01)
+    assert run.record["epochs"] == 1 and run.rows[0].train_accuracy >= 0.01
+    fresh = FlatModel(trainer._new_network(seed=3)).state_dict()
+    assert all(torch.equal(run.state[name], fresh[name]) for name in fresh)
