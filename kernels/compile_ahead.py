@@ -53,16 +53,13 @@ def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, si
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(shape, dtype=dtype, device=device)
 
-    for training in (True, False):
-        augment(
-            empty(2, size, size, 3, dtype=torch.uint8),
-            empty(2, dtype=torch.int64),
-            empty(2, 2, dtype=torch.int32),
-            empty(2, dtype=torch.bool),
-            empty(2, 4, dtype=torch.int32) if cutout and training else None,
-            empty(2, 2) if jitter and training else None,
-            out_dtype=dtype,
-        )
+    images = (empty(2, size, size, 3, dtype=torch.uint8), empty(2, dtype=torch.int64), empty(2, 2, dtype=torch.int32))
+    flips = empty(2, dtype=torch.bool)
+    cutouts = empty(2, 4, dtype=torch.int32) if cutout else None
+    augment(*images, flips, cutouts, empty(2, 2) if jitter else None, out_dtype=dtype)  # training
+    for view in (None, flips):  # evaluation
+        augment(*images, view, out_dtype=dtype)
+    augment(*images, out_dtype=torch.float32)  # whitening
     cross_entropy(empty(2, classes, dtype=dtype), empty(2, dtype=torch.int64))
 
     channels = 64

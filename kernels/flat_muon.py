@@ -197,9 +197,9 @@ def _update_kernel(
             tl.store(ema_ptr + places, ema + (1 - ema_decay) * (weights - ema), mask)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _table(layout: tuple[int, ...], device: torch.device) -> Tensor:
-    """The layout on the device: made once, before a graph that reads it is captured."""
+    """The layout on the device: made before a graph that reads it is captured, and kept as long as that may be."""
     return torch.tensor(layout, dtype=torch.int32).view(-1, FIELDS).to(device)
 
 

@@ -26,7 +26,8 @@ def _activated(y, alpha, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "relu":
         y = tl.where(y < 0, 0.0, y)
     elif ACTIVATION == "gelu":
-        y = 0.5 * y * (1 + tl.erf(y * 0.7071067811865476))
+        below, _ = normal_distribution(y)
+        y *= below
     elif ACTIVATION == "silu":
         y = y / (1 + tl.exp(-y))
     return y
@@ -36,6 +37,17 @@ def _activated(y, alpha, ACTIVATION: tl.constexpr):
 def falling(y, alpha):
     """CELU's slope: exp(y / alpha) below zero, 1 above; NaN for NaN."""
     return tl.exp(tl.where(y > 0, 0.0, y) * (1 / alpha))
+
+
+@kernel()
+def normal_distribution(y):
+    """Of the standard normal distribution: what lies below y, and exp(-y * y / 2). By Abramowitz and Stegun's 7.1.26,
+    to 1e-7: half the instructions of `tl.erf`, which bind these kernels where it is used, and its exponential is the
+    density's."""
+    bell = tl.exp(-0.5 * y * y)
+    t = 1 / (1 + 0.23164189 * tl.abs(y))  # 0.3275911 / sqrt(2)
+    tail = ((((0.5307027145 * t - 0.7265760135) * t + 0.7107068705) * t - 0.142248368) * t + 0.127414796) * t * bell
+    return tl.where(y < 0, tail, 1 - tail), bell
 
 
 @kernel()

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastcifar.kernels.launch import kernel, launch
 from fastcifar.kernels.norm_act_pool_native import dense
-from fastcifar.kernels.norm_act_pool_triton import Tiling, falling, window_corner
+from fastcifar.kernels.norm_act_pool_triton import Tiling, falling, normal_distribution, window_corner
 
 # ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 
@@ -20,8 +20,8 @@ def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
     elif ACTIVATION == "relu":
         gradient = tl.where(y <= 0, 0.0, gradient)
     elif ACTIVATION == "gelu":
-        density = 0.3989422804014327 * tl.exp(-0.5 * y * y)
-        gradient *= 0.5 * (1 + tl.erf(y * 0.7071067811865476)) + y * density
+        below, bell = normal_distribution(y)
+        gradient *= below + y * 0.3989422804014327 * bell
     elif ACTIVATION == "silu":
         sigmoid = 1 / (1 + tl.exp(-y))
         gradient *= sigmoid * (1 + y * (1 - sigmoid))
@@ -85,13 +85,17 @@ def _slope_sums_kernel(
 
 
 @kernel()
-def _merged(partial_ptr, group, partials, columns, channels, PARTIALS: tl.constexpr):
-    """A group's two sums over its partial ones."""
-    part = tl.arange(0, PARTIALS)
-    known = (part < partials)[:, None] & (columns < channels)[None, :]
-    partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
-    sums = tl.sum(tl.load(partial, known, other=0.0), axis=0)
-    return sums, tl.sum(tl.load(partial + channels, known, other=0.0), axis=0)
+def _merged(partial_ptr, first, count, columns, channels, PARTIALS: tl.constexpr, CHANNELS: tl.constexpr):
+    """Both sums over `count` partial ones, a group's or all groups', of which they are the `first` and following."""
+    sums = tl.zeros([PARTIALS, CHANNELS], tl.float32)
+    products = tl.zeros([PARTIALS, CHANNELS], tl.float32)
+    for start in range(0, count, PARTIALS):
+        part = start + tl.arange(0, PARTIALS)
+        known = (part < count)[:, None] & (columns < channels)[None, :]
+        partial = partial_ptr + ((first + part) * 2 * channels)[:, None] + columns[None, :]
+        sums += tl.load(partial, known, other=0.0)
+        products += tl.load(partial + channels, known, other=0.0)
+    return tl.sum(sums, axis=0), tl.sum(products, axis=0)
 
 
 @kernel(do_not_specialize=["groups", "group_rows", "program_rows", "partials", "height", "width"])
@@ -119,7 +123,7 @@ def _gradient_kernel(
     ACTIVATION: tl.constexpr,
     POOL: tl.constexpr,
     ODD: tl.constexpr,  # with POOL: a last row or column is in no window, and its gradient zero
-    PARTIALS: tl.constexpr,  # a power of two, at least `partials`
+    PARTIALS: tl.constexpr,  # partial sums read at once, a power of two
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -129,15 +133,10 @@ def _gradient_kernel(
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = columns < channels
     if (tl.program_id(0) == 0) & (group == 0):
-        bias_gradient = tl.zeros([CHANNELS], tl.float32)
-        scale_gradient = tl.zeros([CHANNELS], tl.float32)
-        for other in range(0, groups):
-            sums, products = _merged(partial_ptr, other, partials, columns, channels, PARTIALS)
-            bias_gradient += sums
-            scale_gradient += products
-        tl.store(bias_gradient_ptr + columns, bias_gradient, real)
-        tl.store(scale_gradient_ptr + columns, scale_gradient, real)
-    sums, products = _merged(partial_ptr, group, partials, columns, channels, PARTIALS)
+        sums, products = _merged(partial_ptr, 0, groups * partials, columns, channels, PARTIALS, CHANNELS)
+        tl.store(bias_gradient_ptr + columns, sums, real)
+        tl.store(scale_gradient_ptr + columns, products, real)
+    sums, products = _merged(partial_ptr, group * partials, partials, columns, channels, PARTIALS, CHANNELS)
     mean = tl.load(mean_ptr + group * channels + columns, real, other=0.0)
     deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
     bias = tl.load(bias_ptr + columns, real, other=0.0)

@@ -44,12 +44,14 @@ def main() -> int:
     names = [name for name in arguments.only.split(",") if name]
     if unknown := [name for name in names if name not in PARTS]:
         raise UserError(f"--only names {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
-    ends = time.monotonic() + arguments.budget
+    started = time.monotonic()
+    ends = started + arguments.budget
     arguments.out.mkdir(parents=True, exist_ok=True)
     device = resolve_device(arguments.device)
     if device.type == "cpu":
         keep_freed_memory()
     campaign = Campaign(arguments.out, device, arguments.tiny, arguments.data_dir, arguments.peers, ends)
+    campaign.stops = started + 1.08 * arguments.budget
     ordered = [name for name in PARTS if name in names]
     for place, name in enumerate(ordered):
         part, share = PARTS[name]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,11 +33,24 @@ class Campaign:
     """Folder with checkouts of other people's programs; None: none."""
     ends: float
     """When the part that runs now must end, by `time.monotonic`."""
+    stops: float = math.inf
+    """When every process that was started is ended, whatever it is at."""
 
     @property
     def seconds_left(self) -> float:
         """Seconds until the present part must end; below 0: it is over its time."""
         return self.ends - time.monotonic()
+
+    def patience(self, least: float) -> float:
+        """Seconds that a process may take for what it is asked now, `least` or more while there are so many."""
+        return max(1.0, min(max(least, 2 * self.seconds_left), self.stops - time.monotonic()))
+
+    @property
+    def scratch(self) -> Path:
+        """A folder for what is no result, the same in every call on a machine."""
+        folder = Path(tempfile.gettempdir()) / "fastcifar-campaign"
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def path(self, part: str) -> Path:
         return self.out / f"{part}.jsonl"
@@ -71,15 +86,18 @@ def run_part(campaign: Campaign, name: str, part: Part, seconds: float) -> int:
 
 def seconds_per_call(call: Callable[[], object], device: torch.device, calls: int = 20, repeats: int = 5) -> float:
     """Seconds that one call takes on the device: the best of `repeats` rows of `calls`, after two that are not
-    counted. On CUDA a row is one captured graph, as in a training, so that no launch is waited for; calls that cannot
-    be captured are queued one by one."""
+    counted. On CUDA a row is one captured graph, as in a training, so that no launch is waited for, replayed a few
+    times; calls that cannot be captured are queued one by one."""
     for _ in range(2):
         call()
     row = _captured_row(call, calls) if device.type == "cuda" else None
 
+    replays = 4 if row else 1
+
     def run_row() -> None:
         if row:
-            row()
+            for _ in range(replays):
+                row()
         else:
             for _ in range(calls):
                 call()
@@ -88,7 +106,7 @@ def seconds_per_call(call: Callable[[], object], device: torch.device, calls: in
     for _ in range(repeats):
         with Stopwatch(device) as stopwatch:
             run_row()
-        best = min(best, stopwatch.seconds / calls)
+        best = min(best, stopwatch.seconds / (replays * calls))
     return best
 
 
@@ -101,9 +119,10 @@ def _captured_row(call: Callable[[], object], calls: int) -> Callable[[], None] 
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
-            for _ in range(calls):
-                call()
+            held = [call() for _ in range(calls)]  # else all would write the same memory, and find it in the cache
+        del held
     except RuntimeError:
+        torch.cuda.set_stream(torch.cuda.default_stream())  # a recording that breaks off leaves its own as the current
         torch.cuda.synchronize()
         return None
     graph.replay()

@@ -49,8 +49,8 @@ def _pair(campaign: Campaign, rival: str) -> Iterator[Record]:
         campaign.device.type,
         steps=2 if campaign.tiny else None,
         gap=0.0 if campaign.tiny else 1.0,
-        cache=campaign.out / "compiled",
-        timeout=lambda: max(60.0, 2 * campaign.seconds_left),
+        cache=campaign.scratch / "compiled",
+        timeout=lambda: campaign.patience(60.0),
     )
     longest, began = 0.0, time.monotonic()
     with contextlib.closing(turns):
@@ -77,7 +77,7 @@ def cold(campaign: Campaign) -> Iterator[Record]:
     for name in [OURS + recipe for recipe in recipes] + list(COLD if campaign.peers and not campaign.tiny else ()):
         if name in known:
             continue
-        steps, timeout = 2 if campaign.tiny else None, max(120.0, 2 * campaign.seconds_left)
+        steps, timeout = 2 if campaign.tiny else None, campaign.patience(120.0)
         try:
             _, run = start_cold(
                 *(name, _checkout(campaign, name), _data(campaign), campaign.device.type), steps=steps, timeout=timeout
@@ -91,7 +91,7 @@ def cold(campaign: Campaign) -> Iterator[Record]:
 
 
 def _tiny_recipe(campaign: Campaign) -> str:
-    file = (campaign.out / "tiny.toml").resolve()
+    file = campaign.scratch / "tiny.toml"
     file.write_text(to_toml(shrink(RECIPES["davidnet"])), encoding="utf-8")
     return str(file)
 

@@ -20,11 +20,14 @@ def measured_recipes(campaign: Campaign) -> dict[str, Recipe]:
 
 
 def recipes_by_batch(campaign: Campaign) -> dict[str, Recipe]:
-    """`measured_recipes` and, after them, speedrun94 with larger batches: its own are small, for few operations, and a
-    GPU may not be filled by them."""
-    recipes = measured_recipes(campaign)
-    for size in (64,) if campaign.tiny else (1024, 2048):
-        recipes[f"speedrun94 of {size}"] = dataclasses.replace(recipes["speedrun94"], batch_size=size)
+    """`measured_recipes` and, after speedrun94, the same with larger batches: its own are small, for few operations,
+    and may not fill a GPU."""
+    recipes = {}
+    for name, recipe in measured_recipes(campaign).items():
+        recipes[name] = recipe
+        for size in (64,) if campaign.tiny else (1024, 2048):
+            if name == "speedrun94":
+                recipes[f"{name} of {size}"] = dataclasses.replace(recipe, batch_size=size)
     return recipes
 
 

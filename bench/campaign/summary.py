@@ -44,7 +44,11 @@ def _kernels(records: list[Record]) -> Iterator[str]:
         if record["what"] == "error":
             worst[record["operation"]] = max(worst.get(record["operation"], 0.0), record["worst"])
     yield "largest relative error: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    for record in {(r["operation"], r["shape"]): r for r in records if r["what"] == "speed"}.values():
+    speeds: dict[tuple, Record] = {}
+    for record in records:
+        if record["what"] == "speed":
+            speeds.setdefault((record["operation"], record["shape"]), {}).update(record)
+    for record in speeds.values():
         shares = {
             name: f"{record[name]['share_of_copy']:.0%}" if "seconds" in record[name] else "failed"
             for name in ("kernel", "reference", "compiled")

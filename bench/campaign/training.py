@@ -10,8 +10,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.campaign.campaign import Campaign, Part, Record
+from bench.campaign.environment import searching
 from bench.campaign.recipes import dataset, measured_recipes, noise, recipes_by_batch
 from bench.peers.clocks import read_clocks
+from fastcifar.errors import NonFiniteLoss
 from fastcifar.recipes import Recipe
 from fastcifar.training import Trainer
 from fastcifar.training.stopwatch import Stopwatch
@@ -26,13 +28,18 @@ def steps(campaign: Campaign) -> Iterator[Record]:
     for name, recipe in recipes_by_batch(campaign).items():
         searches = (True, False) if campaign.device.type == "cuda" else (False,)
         for search in searches:
-            with torch.backends.cudnn.flags(enabled=True, benchmark=search):
+            with searching(search):
                 trainer = Trainer(recipe, images, campaign.device)
-                found = _step_seconds(trainer)
+                try:
+                    found = _step_seconds(trainer)
+                except NonFiniteLoss as error:  # of meaningless images; the other recipes must have their turn
+                    yield {"what": "failed", "recipe": name, "reason": str(error)}
+                    break
             yield {"what": "step", "recipe": name, "cudnn_benchmark": search, **found}
             if campaign.seconds_left < 0:
                 return
-        yield {"what": "profile", "recipe": name, "cudnn_benchmark": False, "by_kernel": _by_kernel(trainer)}
+        else:
+            yield {"what": "profile", "recipe": name, "cudnn_benchmark": False, "by_kernel": _by_kernel(trainer)}
 
 
 def _step_seconds(trainer: Trainer) -> Record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -64,11 +64,19 @@ class Loader:
         whole, over = divmod(len(self.split), self.batch_size)
         return whole if self.drop_last or not over else whole + 1
 
-    def plan(self, epoch: int, size: int | None = None, visited: torch.Tensor | None = None) -> EpochPlan:
-        """The random choices of `epoch`, on the CPU: crops of `size` (the loader's unless given) of the images in the
-        places `visited`, int64 `[n]` (all unless given)."""
+    def plan(self, epoch: int, size: int | None = None) -> EpochPlan:
+        """The random choices of `epoch`, on the CPU: crops of `size` (the loader's unless given) of all images."""
+        return self.prepare_plan(epoch, size)(None)
+
+    def prepare_plan(
+        self, epoch: int, size: int | None = None, visits: int | None = None
+    ) -> Callable[[torch.Tensor | None], EpochPlan]:
+        """The random choices of an epoch of `visits` images (all unless given): the result, called with their places,
+        int64 `[visits]`, or None for all, is the plan. See `EpochPlan.prepare`."""
         side, size = self.split.images.shape[1], self.size if size is None else size
-        return EpochPlan.draw(len(self.split), self.augment, epoch, self._generator, side, self.shuffle, size, visited)
+        return EpochPlan.prepare(
+            len(self.split), self.augment, epoch, self._generator, side, self.shuffle, size, visits
+        )
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         epoch = self.epoch

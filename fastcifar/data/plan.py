@@ -33,7 +33,7 @@ class EpochPlan:
     """Side of the crops in pixels."""
 
     @classmethod
-    def draw(
+    def prepare(
         cls,
         count: int,
         augment: Augment,
@@ -42,12 +42,14 @@ class EpochPlan:
         image_size: int = 32,
         shuffle: bool = True,
         size: int | None = None,
-        visited: torch.Tensor | None = None,
-    ) -> EpochPlan:
-        """The plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on the CPU.
+        visits: int | None = None,
+    ) -> Callable[[torch.Tensor | None], EpochPlan]:
+        """The plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on the CPU, but for which
+        images it visits: call the result with their places, int64 `[visits]`, or, where it visits all, with None.
+        Which they are may be known late, and then little is left to do.
 
-        `size`: side of the crops, the whole image's unless given. `visited`: int64 `[n]`, the places of the images that
-        the epoch visits, all of them unless given.
+        `size`: side of the crops, the whole image's unless given. `visits`: how many images the epoch visits, all of
+        them unless given.
 
         `generator` lends its initial seed alone and is not advanced: a plan depends on that seed and `epoch`, so epochs
         may be drawn in any order; and each kind of choice has a stream of its own, so that switching one off leaves the
@@ -67,20 +69,18 @@ class EpochPlan:
         if epoch < 0:
             raise UserError(f"epoch is {epoch}; allowed: 0 or more")
         seed = generator.initial_seed()
+        visits = count if visits is None else visits
 
-        indices = torch.arange(count) if visited is None else visited
-        if shuffle:
-            indices = indices[torch.randperm(len(indices), generator=_stream(seed, _ORDER, epoch))]
-        shape = (len(indices), 2)
+        order = torch.randperm(visits, generator=_stream(seed, _ORDER, epoch)) if shuffle else torch.arange(visits)
+        shape = (visits, 2)
         first, last, source = -augment.crop, image_size - size + augment.crop, _stream(seed, _CROP, epoch)
         offsets = torch.randint(first, last + 1, shape, generator=source, dtype=torch.int32)
         if augment.flip == "random":
-            flips = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
+            mirrored = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
         elif augment.flip == "alternating":
-            mirrored_first = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool()
-            flips = mirrored_first[indices] ^ bool(epoch % 2)
+            mirrored = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool() ^ bool(epoch % 2)
         else:
-            flips = torch.zeros(shape[0], dtype=torch.bool)
+            mirrored = torch.zeros(visits, dtype=torch.bool)
         cutouts = jitter = None
         if augment.cutout:
             side, source = augment.cutout, _stream(seed, _CUTOUT, epoch)
@@ -90,7 +90,13 @@ class EpochPlan:
             brightness, contrast = torch.rand(shape, generator=_stream(seed, _JITTER, epoch)).mul_(2).sub_(1).unbind(1)
             factor = 1 + augment.contrast * contrast
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
-        return cls(indices, offsets, flips, cutouts, jitter, size)
+
+        def finish(visited: torch.Tensor | None = None) -> EpochPlan:
+            indices = order if visited is None else visited[order]
+            flips = mirrored[indices] if augment.flip == "alternating" else mirrored  # which goes by the image
+            return cls(indices, offsets, flips, cutouts, jitter, size)
+
+        return finish
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -65,7 +65,8 @@ def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequen
     # pixels, j - i apart, without those at the top and bottom that no patch has as its i-th and j-th: large matrix
     # products that need no patch laid out, a third of the time of unfolding them.
     pairs = torch.zeros(size, size, width * channels, width * channels, dtype=torch.float64, device=images.device)
-    for chunk in torch.arange(len(images), device=images.device).split(_CHUNK):
+    chunks = _CHUNK if images.device.type == "cpu" else len(images)
+    for chunk in torch.arange(len(images), device=images.device).split(chunks):
         offsets = torch.zeros(len(chunk), 2, dtype=torch.int32, device=images.device)
         pixels = augment(images, chunk, offsets, mean=mean, std=std, out_dtype=torch.float32)
         rows = pixels.permute(2, 0, 3, 1).reshape(height, len(chunk), width * channels)

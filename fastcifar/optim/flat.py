@@ -108,8 +108,10 @@ class FlatModel:
     def backward(self, loss: torch.Tensor) -> None:
         """Overwrite the gradients of the parameters that train now with those of `loss`, a scalar. The buffers' gaps
         stay zero. Raises RuntimeError where `loss` does not depend on one of them."""
-        trained = [parameter for group in self.groups for parameter in group.parameters if parameter.requires_grad]
-        torch._foreach_copy_([parameter.grad for parameter in trained], torch.autograd.grad(loss, trained))
+        trained = [group.parameters for group in self.groups if group.trains]
+        grads = iter(torch.autograd.grad(loss, [*itertools.chain(*trained)]))
+        for parameters in trained:  # of one dtype, as one launch for all needs
+            torch._foreach_copy_([parameter.grad for parameter in parameters], [next(grads) for _ in parameters])
 
     @torch.no_grad()
     def load(self, model: nn.Module) -> None:

@@ -32,6 +32,7 @@ def capture(
         with torch.cuda.graph(graph, pool=pool):
             step()
     except RuntimeError as error:
+        torch.cuda.set_stream(torch.cuda.default_stream())  # a recording that breaks off leaves its own as the current
         torch.cuda.synchronize()
         reason = str(error).partition("\n")[0]
         warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)

@@ -139,18 +139,24 @@ class Trainer:
                 self._flat.model.fit_whitening(train_split.images)
         selection = Selection(len(train_split), recipe.select.max_skips)
 
-        def draw(epoch: Epoch) -> EpochPlan:
+        def prepare(epoch: Epoch) -> Callable[[], EpochPlan]:
+            """The epoch's plan, but for the choice of images where that waits for their losses."""
             with self.phases("training: plans"):
-                visited = epoch.images and selection.choose(self._step.image_losses, epoch.images)
-                return loader.plan(epoch.number, epoch.stage.size, visited)
+                finish = loader.prepare_plan(epoch.number, epoch.stage.size, epoch.images)
+                plan = None if epoch.images else finish(None)
+
+            def choose() -> EpochPlan:
+                with self.phases("training: plans"):
+                    return finish(selection.choose(self._step.image_losses, epoch.images))
+
+            return choose if plan is None else lambda: plan
 
         rows: list[EpochRow] = []
         epochs, plan = self.timeline.epochs, None
         for epoch, following in zip(epochs, [*epochs[1:], None], strict=True):
             with self.phases("training: steps"), stopwatch:
-                self._train_epoch(epoch, plan or draw(epoch), on_step)
-                # Drawn while a GPU is still at this epoch, unless the choice of images waits for its losses.
-                plan = draw(following) if following and following.images is None else None
+                self._train_epoch(epoch, (plan or prepare(epoch))(), on_step)
+                plan = prepare(following) if following else None  # while a GPU is still at this epoch
             losses, correct = self._step.losses[: epoch.steps].cpu(), self._step.correct
             self._refuse_nonfinite(losses, epoch)
             if on_step and self.device.type == "cuda":
@@ -214,10 +220,8 @@ class Trainer:
         """A training step of `stage`'s shapes on random images (the last stage's unless given), which changes what
         `_reset` resets and nothing else."""
         stage = stage or self.timeline.epochs[-1].stage
-        size, shape = self.recipe.batch_size, self.dataset.train.images.shape[1:]
-        random = {"device": self.device, "generator": torch.Generator(self.device).manual_seed(0)}
-        images = torch.randint(256, (size, *shape), dtype=torch.uint8, **random)
-        noise = Split(images, torch.randint(len(self.dataset.classes), (size,), **random))
+        size = self.recipe.batch_size
+        noise = self._noise(size)
         dataset = dataclasses.replace(self.dataset, train=noise)
         step = self._new_step(dataset, steps_per_epoch=1)
         plan = Loader(noise, size, self.recipe.augment).plan(0, stage.size)
@@ -230,14 +234,21 @@ class Trainer:
 
         return run
 
+    def _noise(self, size: int) -> Split:
+        """Random images and labels, as many as `size`."""
+        random = {"device": self.device, "generator": torch.Generator(self.device).manual_seed(0)}
+        images = torch.randint(256, (size, *self.dataset.train.images.shape[1:]), dtype=torch.uint8, **random)
+        return Split(images, torch.randint(len(self.dataset.classes), (size,), **random))
+
     def _make_replayable(self) -> None:
         if self._replays:
             return
         stages = self.timeline.steps_by_stage()
         self._replays = dict.fromkeys(stages, self._step)
-        captures = self.device.type == "cuda" and self._optimizer.capturable
+        on_cuda = self.device.type == "cuda"
+        captures = on_cuda and self._optimizer.capturable
         with self.phases("kernel compilation"):
-            if captures:
+            if on_cuda:
                 self._compile_kernels()
             if self._compiled:
                 for stage in stages:
@@ -250,6 +261,25 @@ class Trainer:
                     warm_up = self.step_on_noise(stage)
                     self._step.begin_epoch(loader.plan(0, stage.size))
                     self._replays[stage] = capture(self._step, warm_up, pool)
+        if on_cuda:
+            with self.phases("warm-up"):
+                if not captures:
+                    for stage in stages:
+                        self.step_on_noise(stage)()
+                self._warm_up_the_rest()
+
+    def _warm_up_the_rest(self) -> None:
+        """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes
+        what `run` begins by resetting, and the evaluated network."""
+        recipe, model = self.recipe, self._evaluated.model
+        noise = self._noise(len(self.dataset.test))
+        self._flat.model.fit_whitening(noise.images)
+        if recipe.average.epochs:
+            estimate_statistics(
+                model, noise, recipe.batch_size, min(recipe.batch_size, len(noise)), self._evaluated.dtype
+            )
+        how = recipe.evaluate
+        evaluate(model, noise, how.tta, how.batch_size, how.tta_share, how.tta_shifted)
 
     def _compile_kernels(self) -> None:
         augment = self.recipe.augment

@@ -161,5 +161,5 @@ def test_the_size_of_the_crops_can_be_set_between_epochs():
 
 
 def test_a_plan_may_visit_some_of_the_images():
-    plan = Loader(make_split(), 7).plan(2, size=20, visited=torch.tensor([4, 8, 9]))
+    plan = Loader(make_split(), 7).prepare_plan(2, size=20, visits=3)(torch.tensor([4, 8, 9]))
     assert sorted(plan.indices.tolist()) == [4, 8, 9] and plan.size == 20

@@ -10,8 +10,10 @@ EVERYTHING = Augment(crop=4, flip="random", cutout=8, brightness=0.1, contrast=0
 TENSORS = ("indices", "offsets", "flips", "cutouts", "jitter")
 
 
-def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, **settings):
-    return EpochPlan.draw(count, augment, epoch, torch.Generator().manual_seed(seed), **settings)
+def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, visited=None, **settings):
+    visits = None if visited is None else len(visited)
+    generator = torch.Generator().manual_seed(seed)
+    return EpochPlan.prepare(count, augment, epoch, generator, visits=visits, **settings)(visited)
 
 
 def same(first, second):
@@ -87,10 +89,10 @@ def test_no_flip_mirrors_nothing():
 
 def test_a_plan_depends_on_seed_and_epoch_alone():
     generator = torch.Generator().manual_seed(3)
-    third = EpochPlan.draw(100, EVERYTHING, 3, generator)
+    third = EpochPlan.prepare(100, EVERYTHING, 3, generator)(None)
     torch.rand(10, generator=generator)
     torch.manual_seed(0)
-    first = EpochPlan.draw(100, EVERYTHING, 1, generator)
+    first = EpochPlan.prepare(100, EVERYTHING, 1, generator)(None)
     assert same(first, draw(epoch=1, seed=3, count=100)) and same(third, draw(epoch=3, seed=3, count=100))
     others = [draw(epoch=epoch, seed=seed, count=100) for seed, epoch in ((3, 1), (3, 2), (4, 1), (1, 3))]
     assert len({tuple(plan.indices.tolist()) for plan in others}) == 4
@@ -99,7 +101,7 @@ def test_a_plan_depends_on_seed_and_epoch_alone():
 def test_drawing_a_plan_leaves_the_generator_and_the_global_one_as_they_were():
     generator = torch.Generator().manual_seed(3)
     states = generator.get_state(), torch.get_rng_state()
-    EpochPlan.draw(100, EVERYTHING, 0, generator)
+    EpochPlan.prepare(100, EVERYTHING, 0, generator)(None)
     assert torch.equal(states[0], generator.get_state()) and torch.equal(states[1], torch.get_rng_state())
 
 

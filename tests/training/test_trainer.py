@@ -11,6 +11,7 @@ from fastcifar.data import load_dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.recipes import (
+    AverageConfig,
     EMAConfig,
     MLPConfig,
     ModelConfig,
@@ -248,3 +249,17 @@ def test_the_speedrun_recipes_learn_at_reduced_size(name):
     run = train(recipe, make_synthetic(6 * recipe.batch_size, 200), eval_every=0)
     assert run.rows[-1].train_loss < run.rows[0].train_loss
     assert run.accuracy > 0.5
+
+
+@pytest.mark.parametrize("average", [0, 1])
+def test_a_warm_up_leaves_no_trace_in_the_run_after_it(average):
+    """What a GPU is warmed up with besides steps, here on a CPU."""
+    settings = {"epochs": 1, "batch_size": 32, "dtype": "float32", "average": AverageConfig(epochs=average)}
+    recipe = dataclasses.replace(
+        get_recipe("speedrun94"), speedrun=SpeedrunConfig(widths=(8, 8, 8)), optim=OptimConfig(lr=0.1), **settings
+    )
+    data = make_synthetic(96, 40)
+    plain, warmed = Trainer(recipe, data), Trainer(recipe, data)
+    warmed._warm_up_the_rest()
+    states = [trainer.run(1).state for trainer in (plain, warmed)]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
