@@ -7,10 +7,10 @@ import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.kernels import launch_sizes
-from fastcifar.recipes import Augment, ModelConfig, Recipe
+from fastcifar.recipes import Augment, ModelConfig, OptimConfig, Recipe, SpeedrunConfig, get_recipe
 from fastcifar.training import Trainer
 
-RECIPE = Recipe(
+DAVIDNET = Recipe(
     epochs=1,
     batch_size=32,
     dtype="float32",
@@ -18,20 +18,28 @@ RECIPE = Recipe(
     model=ModelConfig(widths=(8, 16, 32, 64), ghost_batch=16),
 )
 """DavidNet at an eighth of its width."""
+SPEEDRUN = dataclasses.replace(
+    get_recipe("speedrun94"),
+    **{"epochs": 1, "batch_size": 32, "dtype": "float32"},
+    speedrun=SpeedrunConfig(widths=(8, 16, 16)),
+    optim=OptimConfig("muon", lr=0.05, bias_lr=0.05, head_lr=0.05),
+)
 
 
-def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch):
+@pytest.mark.parametrize("recipe", [DAVIDNET, SPEEDRUN], ids=lambda recipe: recipe.network)
+def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch, recipe):
     pytest.importorskip("triton")
     # An interpreted program takes milliseconds whatever its size: few large ones.
     large = dataclasses.replace(
         launch_sizes._INTERPRETED, augment_block=1 << 15, flat_block=1 << 17, norm_rows=2048, norm_channels=16
     )
     monkeypatch.setattr(launch_sizes, "_INTERPRETED", large)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = {}
     for path in ("reference", "triton"):
         monkeypatch.setenv("FASTCIFAR_KERNELS", path)
-        run = Trainer(RECIPE, make_synthetic(96, 32), device).run(0)
+        run = Trainer(recipe, make_synthetic(96, 32), device).run(0)
         results[path] = (run.rows[0].train_loss, run.rows[0].train_accuracy, run.logits)
     torch.testing.assert_close(results["triton"][0], results["reference"][0], rtol=1e-5, atol=0)
     assert results["triton"][1] == results["reference"][1]
