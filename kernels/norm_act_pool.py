@@ -26,7 +26,8 @@ exponential as four: 15 to 18 m forward, 40 m backward.
 | a whole step | 1287 MB | 1638 MB | 299 + 381 us | 2 + 6 us |
 
 The bytes bind everywhere, by two orders of magnitude against the matrix units and still by several times against the
-float32 units that do this arithmetic (67 TFLOP/s). What one launch leaves in the L2 cache (60 MB on an H200) for the
+float32 units that do this arithmetic (67 TFLOP/s); but a GPU also issues conversions, addresses and moves, and with
+GELU, as compiled, about as many instructions as its bytes leave time for. What one launch leaves in the L2 cache (60 MB on an H200) for the
 next comes off: the second reading of the smaller tensors.
 """
 
