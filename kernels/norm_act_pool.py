@@ -27,8 +27,8 @@ exponential as four: 15 to 18 m forward, 40 m backward.
 
 The bytes bind everywhere, by two orders of magnitude against the matrix units and still by several times against the
 float32 units that do this arithmetic (67 TFLOP/s); but a GPU also issues conversions, addresses and moves, and with
-GELU, as compiled, about as many instructions as its bytes leave time for. What one launch leaves in the L2 cache (60 MB on an H200) for the
-next comes off: the second reading of the smaller tensors.
+GELU, as compiled, about as many instructions as its bytes leave time for. What one launch leaves in the L2 cache (60 MB
+on an H200) for the next comes off: the second reading of the smaller tensors.
 """
 
 from __future__ import annotations
