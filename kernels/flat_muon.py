@@ -314,7 +314,8 @@ def muon_update(
     ema_decay: float = 0.0,
     ema_every: int = 1,
 ) -> None:
-    """One update of all filters from `updates`, which lie as in the x of `muon_direction`, and whose `norms` it gave.
+    """One update of all filters from `updates` [X], which lie as in the x of `muon_direction`, whose `norms`, float32
+    [F], it gave.
 
     `lr = rates[step]`; where `normalise[step]`, `w = w * sqrt(R) / norm`; then `w = w * (1 - lr * decay) - lr * u`,
     `compute = w`, and where `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`. rates: float32 [S];
@@ -323,6 +324,9 @@ def muon_update(
     Raises ValueError for buffers of other shapes and filters outside them.
     """
     _check(layout, len(weights), len(updates), weights=weights, compute=compute, ema=ema)
+    filters = len(layout) // FIELDS
+    if norms.shape != (filters,):
+        raise ValueError(f"norms has shape {list(norms.shape)}; allowed: [{filters}], one for each filter")
     torch.ops.fastcifar.muon_update(
         *(weights, updates, compute, ema, norms, rates, normalise, step, layout, decay, ema_decay, ema_every)
     )

@@ -34,7 +34,8 @@ class Campaign:
     ends: float
     """When the part that runs now must end, by `time.monotonic`."""
     stops: float = math.inf
-    """When every process that was started is ended, whatever it is at."""
+    """When every process that was started is ended, whatever it is at: later than the budget's end by a share, since a
+    training that is all but over is worth waiting for."""
 
     @property
     def seconds_left(self) -> float:
@@ -116,13 +117,13 @@ def _captured_row(call: Callable[[], object], calls: int) -> Callable[[], None] 
     with torch.cuda.stream(side):
         call()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+    before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph):
             held = [call() for _ in range(calls)]  # else all would write the same memory, and find it in the cache
         del held
     except RuntimeError:
-        torch.cuda.set_stream(torch.cuda.default_stream())  # a recording that breaks off leaves its own as the current
+        torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
         torch.cuda.synchronize()
         return None
     graph.replay()

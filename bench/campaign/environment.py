@@ -34,8 +34,8 @@ def environment(campaign: Campaign) -> Iterator[Record]:
 
 
 def searching(search: bool) -> AbstractContextManager:
-    """cuDNN's own search for the fastest kernel, on or off. What it once chose for a convolution it keeps, by settings
-    that do not include the search: so a search takes another, TF32, that changes nothing in half precision."""
+    """cuDNN's own search for the fastest kernel, on or off. Its plan cache ignores `benchmark`, but not `allow_tf32`,
+    which means nothing in half precision: setting both keeps the plans of a search apart."""
     return torch.backends.cudnn.flags(enabled=True, benchmark=search, allow_tf32=not search)
 
 

@@ -65,6 +65,8 @@ def _steps(records: list[Record]) -> Iterator[str]:
                 times = ", ".join(f"{way} {seconds * 1e3:.3f} ms" for way, seconds in stage["seconds"].items())
                 search = "with" if record["cudnn_benchmark"] else "without"
                 yield f"{record['recipe']} at {stage['size']} pixels, {search} cuDNN's search: {times}"
+        elif record["what"] == "failed":
+            yield f"{record['recipe']}: failed, {record['reason']}"
 
 
 def _trainings(records: list[Record]) -> Iterator[str]:

@@ -89,7 +89,6 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     if count.statistics:
         name, flop = "statistics of the average", 2 * count.statistics.macs / 1e9
         lines.append(f"{name:<28}{count.statistics_batches:9,}{flop / recipe.batch_size:16.4f}{flop:15.1f}")
-    operations = largest.step.operations + count.optimizer.operations
     passes = f"{count.evaluated_images:,} images, {count.evaluation_passes:g} passes each"
     lines += [
         "",
@@ -97,7 +96,6 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
         f"evaluation  {count.evaluation_flop:.4g} FLOP more: {passes}",
         f"memory      {_size(count.activation_bytes)} of activations kept from a forward for its backward pass",
         f"moved       {_size(count.product_bytes)} by the training's products, {_size(count.moved_bytes)} by all else",
-        f"launches    {operations} operators a step, a GPU launch or more each",
         "",
     ]
     for rate, width in rates:

@@ -57,7 +57,8 @@ class EpochPlan:
         inside the crop (as Page's; DeVries and Taylor's may overlap the edge). Alternating flips mirror a random half
         of the images in epoch 0 and the other half in epoch 1, in turn (Jordan, airbench, 2024). Brightness b and
         contrast c make a normalised value x into (x + b) * c (hiverge, cifar10-speedrun, 2025).
-        Raises UserError for a crop or cutout that `image_size` or `size` does not hold, and for a negative epoch.
+        Raises UserError for a crop or cutout that `image_size` or `size` does not hold, for a negative epoch and,
+        in the second call too, for another number of images than `count` holds or `visits` says.
         """
         size = image_size if size is None else size
         if not 0 < size <= image_size:
@@ -68,6 +69,8 @@ class EpochPlan:
             raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {size}, the crop's side")
         if epoch < 0:
             raise UserError(f"epoch is {epoch}; allowed: 0 or more")
+        if visits is not None and not 1 <= visits <= count:
+            raise UserError(f"visits is {visits}; allowed: 1 to the {count} images")
         seed = generator.initial_seed()
         visits = count if visits is None else visits
 
@@ -91,7 +94,10 @@ class EpochPlan:
             factor = 1 + augment.contrast * contrast
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
 
-        def finish(visited: torch.Tensor | None = None) -> EpochPlan:
+        def finish(visited: torch.Tensor | None) -> EpochPlan:
+            given = count if visited is None else len(visited)
+            if given != visits:
+                raise UserError(f"the places of {given} images are given to visit; allowed: {visits}, as prepared for")
             indices = order if visited is None else visited[order]
             flips = mirrored[indices] if augment.flip == "alternating" else mirrored  # which goes by the image
             return cls(indices, offsets, flips, cutouts, jitter, size)

@@ -1,6 +1,6 @@
 """Flat buffers: all trained weights of a network in one tensor per group, its parameters being views into them.
 
-The optimiser step, the moving average, zeroing gradients, a reset for the next run or a checkpoint is then one
+The optimiser step, the moving average, a reset for the next run or a checkpoint is then one
 operation per group instead of one per parameter.
 """
 

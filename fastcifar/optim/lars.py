@@ -31,12 +31,12 @@ class FlatLARS(GroupOptimizer):
                 form="torch",
             )
             return
+        rate_now = rates[self.count.clamp(max=len(rates) - 1)]
         for span in group.spans:
             weight = group.weights[span]
             gradient = group.grads[span].to(weight.dtype) / self.recipe.batch_size
             trust = trust_ratio(weight, gradient, optim.trust_coefficient, optim.weight_decay)
-            rate = self.now(rates) * trust
-            _update(weight, gradient, group.velocity[span], rate, optim.momentum, optim.weight_decay)
+            _update(weight, gradient, group.velocity[span], rate_now * trust, optim.momentum, optim.weight_decay)
         self.follow(group)
 
 

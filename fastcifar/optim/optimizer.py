@@ -45,12 +45,12 @@ class FlatOptimizer(ABC):
         by_steps = {number: learning_rates(self.recipe, number) for number in set(steps)}
         return [by_steps[number] for number in steps]
 
-    def follow(self, group: FlatGroup, run: slice = slice(None)) -> None:
-        """Bring the compute copy and the average of `group`, or of a stretch of it, up to its weights."""
+    def follow(self, group: FlatGroup) -> None:
+        """Bring the compute copy and the average of `group` up to its weights."""
         if group.compute is not group.weights:
-            group.compute[run].copy_(group.weights[run])
+            group.compute.copy_(group.weights)
         if self.recipe.ema.decay:
-            flat_ema(group.weights[run], group.ema[run], self.count, **self.average_settings())
+            flat_ema(group.weights, group.ema, self.count, **self.average_settings())
 
     def finish_step(self) -> None:
         """The average of the running statistics, and the count: what ends every step."""
@@ -97,7 +97,3 @@ class GroupOptimizer(FlatOptimizer):
             **settings,
             **self.average_settings(),
         )
-
-    def now(self, values: torch.Tensor) -> torch.Tensor:
-        """This step's of the `values` [steps] of all, [1], chosen on the device."""
-        return values[self.count.clamp(max=len(values) - 1)]

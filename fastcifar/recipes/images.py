@@ -31,8 +31,8 @@ class Augment(Checked):
     """Sides in pixels of the random crops, unscaled, that early epochs train on in place of whole images, one after the
     other: fewer operations (after Howard 2018, whose early images are smaller ones, resampled); none: never."""
     early_shares: tuple[float, ...] = ()
-    """For each of them, up to which share of the training: the epochs that begin before it and are of no earlier
-    size."""
+    """For each of early_sizes the share of the training at which it ends, rising: an epoch takes the first size whose
+    share it begins before."""
 
     def _check(self) -> None:
         self._require("crop", 0 <= self.crop < 32, "0 to 31 pixels")
@@ -44,7 +44,7 @@ class Augment(Checked):
         self._require(
             "early_shares",
             len(self.early_shares) == len(self.early_sizes) and rising and max(self.early_shares, default=0) <= 1,
-            f"{len(self.early_sizes)} rising shares above 0, up to 1, one for each of augment.early_sizes",
+            f"as many as augment.early_sizes has ({len(self.early_sizes)}), rising, above 0, up to 1",
         )
         if self.early_sizes:
             smallest = min(self.early_sizes)

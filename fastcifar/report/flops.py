@@ -186,7 +186,6 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
                 "activation_bytes": stage.step.activation_bytes,
                 "moved_bytes_per_step": stage.step.moved_bytes,
                 "product_bytes_per_step": stage.step.product_bytes,
-                "operations_per_step": stage.step.operations + count.optimizer.operations,
                 "layers": layers,
             }
         )

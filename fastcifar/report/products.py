@@ -67,9 +67,9 @@ class Count:
     moved_bytes: int = 0
     """Read and written by all operators that are no products, each reading its operands once and writing its results
     once. What a fused kernel reads a second time is not in it, nor is what a cache saves."""
-    operations: int = 0
-    """Operators that compute or move something, each gradient of a convolution being one: so many launches of a GPU at
-    the least."""
+    operators: int = 0
+    """Calls that compute or move something, each gradient of a convolution being one: so many launches of a GPU at the
+    least."""
     activation_bytes: int = 0
     """Kept from the forward for the backward pass, parameters and buffers apart."""
     parameters: int = 0
@@ -213,7 +213,7 @@ class _Tally(TorchDispatchMode):
         else:
             moved = _moved(func, args, kwargs or {}, out)
             self.count.moved_bytes += moved
-            self.count.operations += moved > 0
+            self.count.operators += moved > 0
         return out
 
     def close(self) -> Count:
@@ -247,7 +247,7 @@ class _Tally(TorchDispatchMode):
 
     def _count_product(self, product: Product) -> None:
         self.count.products.append(product)
-        self.count.operations += 1
+        self.count.operators += 1
 
     def _layer(self, parameter: str, values: Tensor, out: Tensor) -> Layer:
         name = parameter.rpartition(".")[0] if parameter else self.path[-1]

@@ -27,12 +27,12 @@ def capture(
         for _ in range(_WARM_UP_STEPS):
             warm_up()
     torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
+    before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, pool=pool):
             step()
     except RuntimeError as error:
-        torch.cuda.set_stream(torch.cuda.default_stream())  # a recording that breaks off leaves its own as the current
+        torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
         torch.cuda.synchronize()
         reason = str(error).partition("\n")[0]
         warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)

@@ -74,7 +74,7 @@ class Trainer:
 
     On CUDA the step is captured before the first run, after a few steps on random images, in one CUDA graph for each
     stage of the training (see `Timeline`); where that cannot be done one warning says why, and the step is run as it
-    is, as it always is with an optimiser of torch's.
+    is, as it always is with an optimiser of torch's. Whitening and evaluation are run on random images too.
     Raises UserError where the recipe does not fit the dataset or the device.
     """
 
@@ -140,23 +140,23 @@ class Trainer:
         selection = Selection(len(train_split), recipe.select.max_skips)
 
         def prepare(epoch: Epoch) -> Callable[[], EpochPlan]:
-            """The epoch's plan, but for the choice of images where that waits for their losses."""
+            """The epoch's plan, but for the choice of images, which may wait for their losses."""
             with self.phases("training: plans"):
                 finish = loader.prepare_plan(epoch.number, epoch.stage.size, epoch.images)
-                plan = None if epoch.images else finish(None)
 
-            def choose() -> EpochPlan:
+            def plan() -> EpochPlan:
                 with self.phases("training: plans"):
-                    return finish(selection.choose(self._step.image_losses, epoch.images))
+                    return finish(epoch.images and selection.choose(self._step.image_losses, epoch.images))
 
-            return choose if plan is None else lambda: plan
+            return plan
 
         rows: list[EpochRow] = []
-        epochs, plan = self.timeline.epochs, None
+        epochs, prepared = self.timeline.epochs, None
         for epoch, following in zip(epochs, [*epochs[1:], None], strict=True):
             with self.phases("training: steps"), stopwatch:
-                self._train_epoch(epoch, (plan or prepare(epoch))(), on_step)
-                plan = prepare(following) if following else None  # while a GPU is still at this epoch
+                prepared = prepared or prepare(epoch)
+                self._train_epoch(epoch, prepared(), on_step)
+                prepared = prepare(following) if following else None  # while a GPU is still at this epoch
             losses, correct = self._step.losses[: epoch.steps].cpu(), self._step.correct
             self._refuse_nonfinite(losses, epoch)
             if on_step and self.device.type == "cuda":
@@ -250,7 +250,7 @@ class Trainer:
         with self.phases("kernel compilation"):
             if on_cuda:
                 self._compile_kernels()
-            if self._compiled:
+            if self._compiled or (on_cuda and not captures):
                 for stage in stages:
                     self.step_on_noise(stage)()
         if captures:
@@ -263,21 +263,16 @@ class Trainer:
                     self._replays[stage] = capture(self._step, warm_up, pool)
         if on_cuda:
             with self.phases("warm-up"):
-                if not captures:
-                    for stage in stages:
-                        self.step_on_noise(stage)()
                 self._warm_up_the_rest()
 
     def _warm_up_the_rest(self) -> None:
         """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes
         what `run` begins by resetting, and the evaluated network."""
         recipe, model = self.recipe, self._evaluated.model
-        noise = self._noise(len(self.dataset.test))
+        noise = self._noise(max(len(self.dataset.test), recipe.batch_size))
         self._flat.model.fit_whitening(noise.images)
         if recipe.average.epochs:
-            estimate_statistics(
-                model, noise, recipe.batch_size, min(recipe.batch_size, len(noise)), self._evaluated.dtype
-            )
+            estimate_statistics(model, noise, recipe.batch_size, recipe.batch_size, self._evaluated.dtype)
         how = recipe.evaluate
         evaluate(model, noise, how.tta, how.batch_size, how.tta_share, how.tta_shifted)
 

@@ -5,21 +5,25 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from bench.campaign import training
 from bench.campaign.__main__ import PARTS
 from bench.campaign.campaign import Campaign, run_part, seconds_per_call
 from bench.campaign.summary import MOST_LINES, summary
+from fastcifar.errors import NonFiniteLoss
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def campaign(tmp_path):
+def campaign(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     return Campaign(tmp_path, torch.device("cpu"), True, None, None, time.monotonic() + 60)
 
 
@@ -29,7 +33,7 @@ def finished(tmp_path_factory):
     out, absent = tmp_path_factory.mktemp("campaign"), tmp_path_factory.mktemp("absent")
     for name in ("tyro", "pooch", "pytest", "pytest_benchmark"):
         (absent / f"{name}.py").write_text(f"raise ImportError('{name} is absent')\n")
-    environment = {**os.environ, "PYTHONPATH": str(absent)}
+    environment = {**os.environ, "PYTHONPATH": str(absent), "TMPDIR": str(absent)}
     command = [
         sys.executable,
         "-m",
@@ -90,6 +94,44 @@ def test_a_later_call_goes_on_where_an_earlier_one_stopped(campaign):
     for _ in range(2):
         run_part(campaign, "davidnet", part, 60.0)
     assert [record["seed"] for record in campaign.records("davidnet")] == [0, 1, 2, 3]
+
+
+def test_kernels_that_are_known_are_not_sought_again(campaign):
+    part, _ = PARTS["kernels"]
+    first = run_part(campaign, "kernels", part, 60.0)
+    assert first == 18 + 2 * 18
+    broken = campaign.records("kernels")
+    broken[-1]["reference"] = {"error": "out of memory"}
+    campaign.path("kernels").write_text("".join(json.dumps(record) + "\n" for record in broken))
+    assert run_part(campaign, "kernels", part, 60.0) == 1, "what failed is tried again"
+    assert run_part(campaign, "kernels", part, 60.0) == 0
+
+
+def test_a_recipe_whose_steps_fail_leaves_the_others_their_turn(campaign, monkeypatch):
+    real = training._step_seconds
+
+    def fail_once(trainer):
+        if trainer.recipe.network == "davidnet":
+            raise NonFiniteLoss("the loss became nan")
+        return real(trainer)
+
+    monkeypatch.setattr(training, "_step_seconds", fail_once)
+    run_part(campaign, "steps", PARTS["steps"][0], 60.0)
+    found = [(record["what"], record["recipe"]) for record in campaign.records("steps")]
+    assert found[0] == ("failed", "davidnet") and ("step", "speedrun94") in found
+    assert "  davidnet: failed, the loss became nan" in summary(campaign, ["steps"])
+
+
+def test_a_process_is_waited_for_until_the_last_moment_and_no_longer(campaign):
+    now = time.monotonic()
+    campaign.ends = now + 100
+    assert campaign.patience(60.0) == pytest.approx(200, abs=1)
+    campaign.ends = now - 5
+    assert campaign.patience(60.0) == 60
+    campaign.stops = now + 20
+    assert campaign.patience(60.0) == pytest.approx(20, abs=1)
+    campaign.stops = now - 20
+    assert campaign.patience(60.0) == 1
 
 
 def test_programs_in_turn_go_on_from_the_round_that_is_next(campaign, monkeypatch):

@@ -8,7 +8,7 @@ from fastcifar.kernels import update_running_statistics
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    groups=st.integers(1, 5),
+    groups=st.integers(1, 40),
     channels=st.integers(1, 150),
     count=st.integers(1, 9),
     momentum=st.floats(0, 1),

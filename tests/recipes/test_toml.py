@@ -126,10 +126,10 @@ REFUSALS = {
     "augment.brightness = -0.1": "augment.brightness is -0.1; allowed: 0 or more",
     "augment.contrast = 2": "augment.contrast is 2.0; allowed: 0 to 1",
     "augment.early_sizes = [15]": "augment.early_sizes is (15,); allowed: 16 to 32 pixels each",
-    "augment.early_shares = [0.5]": "augment.early_shares is (0.5,); allowed: 0 rising shares above 0, up to 1, "
-    "one for each of augment.early_sizes",
+    "augment.early_shares = [0.5]": "augment.early_shares is (0.5,); allowed: as many as "
+    "augment.early_sizes has (0), rising, above 0, up to 1",
     "augment = {early_sizes = [24, 28], early_shares = [0.5, 0.4]}": "augment.early_shares is (0.5, 0.4); allowed: "
-    "2 rising shares above 0, up to 1, one for each of augment.early_sizes",
+    "as many as augment.early_sizes has (2), rising, above 0, up to 1",
     "augment = {cutout = 17, early_sizes = [16], early_shares = [0.5]}": "augment.cutout is 17; allowed: up to the "
     "smallest of augment.early_sizes, 16",
     "network = 'mlp'\naugment = {early_sizes = [24], early_shares = [0.5]}": "augment.early_sizes is (24,); allowed: "

@@ -1,4 +1,4 @@
-"""A training step works on tensors of the device alone, and in few operations."""
+"""A training step works on tensors of the device alone, and in few operators."""
 
 import pytest
 import torch
@@ -38,12 +38,12 @@ def test_a_step_reads_no_value(name):
         step()
 
 
-@pytest.mark.parametrize("name", ["davidnet", "speedrun94"])
-def test_a_step_is_few_operations(name):
-    """Each is a GPU launch of some microseconds; the convolutions and their gradients are 17 to 24 of them."""
+@pytest.mark.parametrize(("name", "convolutions", "others"), [("davidnet", 21, 55), ("speedrun94", 17, 67)])
+def test_a_step_is_few_operators(name, convolutions, others):
+    """Each is a GPU launch, some microseconds, or more."""
     step = step_without_data(RECIPES[name])
     step()
     count = count_products(step)
-    convolutions = sum(product.macs > 10**9 for product in count.products)
-    assert 17 <= convolutions <= 24
-    assert count.operations - convolutions <= 67
+    large = sum(product.macs > 10**9 for product in count.products)  # all but the whitening and Newton-Schulz
+    assert large == convolutions
+    assert count.operators - large <= others
