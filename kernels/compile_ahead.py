@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -42,9 +45,23 @@ def compile_all(
         return False
     from triton.runtime._async_compile import AsyncCompileMode
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool, AsyncCompileMode(pool), compile_only():
-        _every_launch(torch.device(device), dtype, activation, scale, cutout, jitter, classes, size, form, muon)
+    device = torch.device(device)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with AsyncCompileMode(pool), compile_only() as compiled:
+            _every_launch(device, dtype, activation, scale, cutout, jitter, classes, size, form, muon)
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            list(pool.map(functools.partial(_load, index), {id(kernel): kernel for kernel in compiled}.values()))
     return True
+
+
+def _load(device: int, kernel: Any) -> None:
+    """Load a compiled kernel and make what launches it, for which Triton 3.6 and older call a C compiler: at their first
+    launches they would follow one another."""
+    with contextlib.suppress(Exception):  # what fails here fails again, and is told, at the first launch
+        torch.cuda.set_device(device)  # of this thread
+        kernel = kernel.result() if hasattr(kernel, "result") else kernel
+        _ = kernel.run  # made when it is first asked for
 
 
 def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, size, form, muon) -> None:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 _pending: list[tuple[Callable, dict]] = []
-_compile_only = False
+_compiled: list | None = None
+"""What `compile_only` is compiling, while it does; else None."""
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the Triton kernels compute on; float64 takes the reference path everywhere."""
@@ -67,7 +68,7 @@ def use_triton(tensor: Tensor) -> bool:
         return False
     if forced == "triton":
         interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
-        if not (tensor.is_cuda or interpreted or _compile_only):
+        if not (tensor.is_cuda or interpreted or _compiled is not None):
             raise RuntimeError(
                 f"FASTCIFAR_KERNELS=triton on a tensor on {tensor.device}; allowed: cuda, or TRITON_INTERPRET=1 set "
                 "before the start"
@@ -101,8 +102,8 @@ def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
     """Launch a kernel; a failure becomes a RuntimeError that names the kernel and its tensors' shapes and dtypes."""
     options["enable_fp_fusion"] = True  # said outright: Triton's default for it is changing
     try:
-        if _compile_only:
-            function.warmup(*arguments, grid=grid, **options)
+        if _compiled is not None:
+            _compiled.append(function.warmup(*arguments, grid=grid, **options))
             return
         tensor = next(argument for argument in arguments if isinstance(argument, Tensor))
         with torch.cuda.device_of(tensor):
@@ -117,11 +118,12 @@ def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
 
 
 @contextlib.contextmanager
-def compile_only() -> Iterator[None]:
-    """Inside it `launch` compiles what it would launch, and launches nothing (outputs stay unwritten)."""
-    global _compile_only
-    _compile_only = True
+def compile_only() -> Iterator[list]:
+    """Inside it `launch` compiles what it would launch, and launches nothing (outputs stay unwritten); gives the list
+    of what Triton returns for each."""
+    global _compiled
+    _compiled = compiled = []
     try:
-        yield
+        yield compiled
     finally:
-        _compile_only = False
+        _compiled = None

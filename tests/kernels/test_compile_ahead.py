@@ -6,8 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fastcifar.kernels import compile_all
+from fastcifar.kernels.compile_ahead import _load
 
 CASES = [
     (80, "float16", "gelu", True),
@@ -113,6 +115,31 @@ def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
             assert "ld.global.v4.b32" in kernel["ptx"] and "st.global.v4.b32" in kernel["ptx"], name
     for name in ("_moments_kernel", "_slope_sums_kernel", "_direction_kernel"):
         assert all("ld.global.v4.b32" in kernel["ptx"] for kernel in compiled[case][name]), name
+
+
+def test_a_compiled_kernel_is_loaded_in_a_thread_of_its_own_device_and_a_failure_left_to_its_launch(monkeypatch):
+    devices, loaded = [], []
+
+    class Kernel:
+        def __init__(self, fails=False):
+            self.fails = fails
+
+        @property
+        def run(self):
+            if self.fails:
+                raise RuntimeError("no C compiler")
+            loaded.append(self)
+
+    class Compiling:
+        def __init__(self, kernel):
+            self.result = lambda: kernel
+
+    monkeypatch.setattr(torch.cuda, "set_device", devices.append)
+    kernels = [Kernel(), Kernel(fails=True), Kernel()]
+    for kernel in (kernels[0], kernels[1], Compiling(kernels[2])):
+        _load(3, kernel)
+    assert devices == [3] * 3
+    assert loaded == [kernels[0], kernels[2]]
 
 
 def test_nothing_is_compiled_where_the_reference_path_is_taken(monkeypatch):
