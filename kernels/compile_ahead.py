@@ -56,8 +56,8 @@ def compile_all(
 
 
 def _load(device: int, kernel: Any) -> None:
-    """Load a compiled kernel and make what launches it, for which Triton 3.6 and older call a C compiler: at their first
-    launches they would follow one another."""
+    """Load a compiled kernel and make what launches it, for which Triton 3.6 and older call a C compiler: at first
+    launches all would follow one another."""
     with contextlib.suppress(Exception):  # what fails here fails again, and is told, at the first launch
         torch.cuda.set_device(device)  # of this thread
         kernel = kernel.result() if hasattr(kernel, "result") else kernel
