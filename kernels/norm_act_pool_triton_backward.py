@@ -85,17 +85,13 @@ def _slope_sums_kernel(
 
 
 @kernel()
-def _merged(partial_ptr, first, count, columns, channels, PARTIALS: tl.constexpr, CHANNELS: tl.constexpr):
-    """Both sums over `count` partial ones, a group's or all groups', of which they are the `first` and following."""
-    sums = tl.zeros([PARTIALS, CHANNELS], tl.float32)
-    products = tl.zeros([PARTIALS, CHANNELS], tl.float32)
-    for start in range(0, count, PARTIALS):
-        part = start + tl.arange(0, PARTIALS)
-        known = (part < count)[:, None] & (columns < channels)[None, :]
-        partial = partial_ptr + ((first + part) * 2 * channels)[:, None] + columns[None, :]
-        sums += tl.load(partial, known, other=0.0)
-        products += tl.load(partial + channels, known, other=0.0)
-    return tl.sum(sums, axis=0), tl.sum(products, axis=0)
+def _merged(partial_ptr, first, last, columns, channels, PARTIALS: tl.constexpr):
+    """Both sums over the partial ones from `first` up to, not including, `last`, `PARTIALS` at most."""
+    part = first + tl.arange(0, PARTIALS)
+    known = (part < last)[:, None] & (columns < channels)[None, :]
+    partial = partial_ptr + (part * 2 * channels)[:, None] + columns[None, :]
+    sums = tl.sum(tl.load(partial, known, other=0.0), axis=0)
+    return sums, tl.sum(tl.load(partial + channels, known, other=0.0), axis=0)
 
 
 @kernel(do_not_specialize=["groups", "group_rows", "program_rows", "partials", "height", "width"])
@@ -133,10 +129,15 @@ def _gradient_kernel(
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = columns < channels
     if (tl.program_id(0) == 0) & (group == 0):
-        sums, products = _merged(partial_ptr, 0, groups * partials, columns, channels, PARTIALS, CHANNELS)
-        tl.store(bias_gradient_ptr + columns, sums, real)
-        tl.store(scale_gradient_ptr + columns, products, real)
-    sums, products = _merged(partial_ptr, group * partials, partials, columns, channels, PARTIALS, CHANNELS)
+        bias_gradient = tl.zeros([CHANNELS], tl.float32)
+        scale_gradient = tl.zeros([CHANNELS], tl.float32)
+        for start in range(0, groups * partials, PARTIALS):
+            sums, products = _merged(partial_ptr, start, groups * partials, columns, channels, PARTIALS)
+            bias_gradient += sums
+            scale_gradient += products
+        tl.store(bias_gradient_ptr + columns, bias_gradient, real)
+        tl.store(scale_gradient_ptr + columns, scale_gradient, real)
+    sums, products = _merged(partial_ptr, group * partials, (group + 1) * partials, columns, channels, PARTIALS)
     mean = tl.load(mean_ptr + group * channels + columns, real, other=0.0)
     deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
     bias = tl.load(bias_ptr + columns, real, other=0.0)
