@@ -95,7 +95,7 @@ RECIPES: dict[str, Recipe] = {
 
 SUMMARIES: dict[str, str] = {
     "davidnet": "94.1% in 10 epochs: the ResNet-9 at the end of 'How to train your ResNet' (Page 2019)",
-    "speedrun94": "94.10% with TTA in 10 epochs: Muon and the network of airbench and hiverge (2024-2025)",
+    "speedrun94": "94.03% with TTA in 10 epochs: Muon and the network of airbench and hiverge (2024-2025)",
     "speedrun95": "the same, wider and longer, aims at 95%",
     "speedrun96": "the same with residuals, cutout and the easiest images left out, aims at 96%",
     "warmstart-resnet18": "350 epochs of plain SGD, no augmentation: 'On Warm-Starting Neural Network Training' (2020)",
