@@ -9,5 +9,7 @@ from bench.kernels import HALF, VARIANTS
 @pytest.mark.benchmark(group="flat_muon")
 @pytest.mark.reference("copy")
 @VARIANTS
-def test_flat_muon(measure, device, variant):
+def test_flat_muon(measure, device, full, variant):
+    if variant == "compiled" and not full:
+        pytest.skip("a minute of compiling: with --full")
     measure(kernel_cases.flat_muon(kernel_cases.FILTERS, device, HALF), variant)
