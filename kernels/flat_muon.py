@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from fastcifar.kernels.flat_optimizer import flat_ema_reference
+from fastcifar.kernels.flat_optimizer import check_buffers, flat_ema_reference
 from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
@@ -267,9 +267,7 @@ operator(
 
 
 def _check(layout: Sequence[int], length: int, batches: int, **buffers: Tensor | None) -> None:
-    for name, buffer in buffers.items():
-        if buffer is not None and (buffer.shape != (length,) or not buffer.is_contiguous()):
-            raise ValueError(f"{name} has shape {list(buffer.shape)}; allowed: a contiguous [{length}], as weights")
+    check_buffers(length, **buffers)
     if not layout or len(layout) % FIELDS:
         raise ValueError(f"the layout has {len(layout)} numbers; allowed: {FIELDS} for each filter")
     for start, rows, columns, place, stride in _filters(layout):

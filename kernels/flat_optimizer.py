@@ -208,7 +208,8 @@ operator(
 )
 
 
-def _check_buffers(length: int, **buffers: Tensor | None) -> None:
+def check_buffers(length: int, **buffers: Tensor | None) -> None:
+    """Raise ValueError for a buffer that is not flat, contiguous and of this length; None passes."""
     for name, buffer in buffers.items():
         if buffer is not None and (buffer.shape != (length,) or not buffer.is_contiguous()):
             raise ValueError(f"{name} has shape {list(buffer.shape)}; allowed: a contiguous [{length}], as weights")
@@ -247,7 +248,7 @@ def flat_sgd(
     """
     if form not in FORMS:
         raise ValueError(f"form is {form!r}; allowed: {', '.join(FORMS)}")
-    _check_buffers(len(weights), weights=weights, grads=grads, velocity=velocity, compute=compute, ema=ema)
+    check_buffers(len(weights), weights=weights, grads=grads, velocity=velocity, compute=compute, ema=ema)
     torch.ops.fastcifar.flat_sgd(
         *(weights, grads, velocity, compute, ema, rates, step),
         *(lr_factor, momentum, weight_decay, form, grad_scale, ema_decay, ema_every),
@@ -260,5 +261,5 @@ def flat_ema(values: Tensor, ema: Tensor, step: Tensor, *, ema_decay: float, ema
     values, ema: float32 [P], such as running statistics; step: int64 [1] on the device, as in `flat_sgd`.
     Raises ValueError for buffers of other shapes.
     """
-    _check_buffers(len(values), values=values, ema=ema)
+    check_buffers(len(values), values=values, ema=ema)
     torch.ops.fastcifar.flat_ema(values, ema, step, ema_decay, ema_every)

@@ -1,7 +1,7 @@
 """Flat buffers: all trained weights of a network in one tensor per group, its parameters being views into them.
 
-The optimiser step, the moving average, a reset for the next run or a checkpoint is then one
-operation per group instead of one per parameter.
+The optimiser step, the moving average, a reset for the next run or a checkpoint is then one operation per group instead
+of one per parameter.
 """
 
 from __future__ import annotations
