@@ -25,8 +25,8 @@ from fastcifar.kernels.flat_muon import (
     muon_update_reference,
 )
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
+from fastcifar.kernels.newton_schulz import newton_schulz, newton_schulz_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
-from fastcifar.kernels.running_statistics import running_statistics_reference, update_running_statistics
 
 __all__ = [
     "augment",
@@ -45,9 +45,9 @@ __all__ = [
     "muon_direction_reference",
     "muon_update",
     "muon_update_reference",
+    "newton_schulz",
+    "newton_schulz_reference",
     "norm_act_pool",
     "norm_act_pool_inference",
     "norm_act_pool_reference",
-    "running_statistics_reference",
-    "update_running_statistics",
 ]

@@ -16,7 +16,6 @@ from fastcifar.kernels.flat_muon import muon_direction, muon_update
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_sgd
 from fastcifar.kernels.launch import compile_only, use_triton
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference
-from fastcifar.kernels.running_statistics import update_running_statistics
 
 
 def compile_all(
@@ -94,8 +93,6 @@ def _every_launch(device, dtype, activation, scaled, cutout, jitter, classes, si
         saved = (inputs, inputs, argmax, None, vector[None], vector[None], vector, scale)
         for edge in (4, 5) if pool else (4,):
             torch.ops.fastcifar.norm_act_pool_backward(*saved, activation, 1.0, 1e-5, edge, edge)
-
-    update_running_statistics(vector, vector, vector[None], vector[None], momentum=0.1, count=2)
 
     step = empty(1, dtype=torch.int64)
     for compute_dtype in {dtype, torch.float32}:  # weights in the compute dtype, vectors in the master's
