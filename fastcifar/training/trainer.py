@@ -25,7 +25,7 @@ from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import WeightAverage, estimate_statistics
 from fastcifar.training.capture import capture
 from fastcifar.training.compiled import CompiledNetwork
-from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
+from fastcifar.training.device import cudnn_search, describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.run import EpochRow, Run
@@ -126,6 +126,18 @@ class Trainer:
         was answered right while training on them (the rule of Ash and Adams 2020, with 0.99); the recipe's epochs are
         then the most, and its schedule and averages are still laid out for them all.
         """
+        with cudnn_search(self.recipe.cudnn_search):
+            return self._run(seed, on_step, on_epoch, eval_every, init, until_train_accuracy)
+
+    def _run(
+        self,
+        seed: int,
+        on_step: OnStep | None,
+        on_epoch: OnEpoch | None,
+        eval_every: int,
+        init: Start,
+        until_train_accuracy: float | None,
+    ) -> Run:
         recipe, train_split = self.recipe, self.dataset.train
         described = init.describe()
         self._first_step_seconds = None
@@ -205,7 +217,8 @@ class Trainer:
     def estimate_seconds(self, steps: int = 3) -> float:
         """Seconds that the whole training would take, from the median of a few steps of each stage on random images,
         after one untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
-        self._make_replayable()
+        with cudnn_search(self.recipe.cudnn_search):
+            self._make_replayable()
         total = 0.0
         for stage, count in self.timeline.steps_by_stage().items():
             step, seconds = self.step_on_noise(stage), []
@@ -229,8 +242,9 @@ class Trainer:
         self._enter(stage)
 
         def run() -> None:
-            step.begin_epoch(plan)
-            step()
+            with cudnn_search(self.recipe.cudnn_search):
+                step.begin_epoch(plan)
+                step()
 
         return run
 
