@@ -104,6 +104,8 @@ class Trainer:
         self._step = self._new_step(self.dataset, self.steps_per_epoch)
         self._average = WeightAverage(self._flat)
         self._replays: dict[Stage, Callable[[], None]] = {}
+        on_cpu = self.device.type == "cpu"
+        self._not_captured = "a CPU has no CUDA graphs" if on_cpu else self._optimizer.not_capturable
         self._first_step_seconds: float | None = None
 
     def run(
@@ -259,8 +261,7 @@ class Trainer:
             return
         stages = self.timeline.steps_by_stage()
         self._replays = dict.fromkeys(stages, self._step)
-        on_cuda = self.device.type == "cuda"
-        captures = on_cuda and self._optimizer.capturable
+        on_cuda, captures = self.device.type == "cuda", not self._not_captured
         with self.phases("kernel compilation"):
             if on_cuda:
                 self._compile_kernels()
@@ -274,7 +275,8 @@ class Trainer:
                 for stage in stages:
                     warm_up = self.step_on_noise(stage)
                     self._step.begin_epoch(loader.plan(0, stage.size))
-                    self._replays[stage] = capture(self._step, warm_up, pool)
+                    self._replays[stage], failure = capture(self._step, warm_up, pool)
+                    self._not_captured = self._not_captured or failure
         if on_cuda:
             with self.phases("warm-up"):
                 self._warm_up_the_rest()
@@ -414,6 +416,8 @@ class Trainer:
             "time_seconds": time_seconds,
             "process_seconds": process_seconds,
             "compiled": bool(self._compiled and self._compiled.active),
+            "captured": not self._not_captured,
+            "not_captured": self._not_captured,
             "first_step_seconds": self._first_step_seconds,
             "phases": phases,
             "images_per_second": steps * self.recipe.batch_size / train_seconds,
