@@ -10,13 +10,14 @@ if __name__ != "fastcifar.kernels":
     )
 
 from fastcifar.kernels.augment import augment, augment_reference
-from fastcifar.kernels.compile_ahead import compile_all
+from fastcifar.kernels.compile_ahead import compile_ahead
 from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
     cross_entropy,
     cross_entropy_by_image,
     cross_entropy_by_image_reference,
     cross_entropy_reference,
+    cross_entropy_step,
 )
 from fastcifar.kernels.flat_muon import (
     muon_direction,
@@ -31,11 +32,12 @@ from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inferen
 __all__ = [
     "augment",
     "augment_reference",
-    "compile_all",
+    "compile_ahead",
     "cross_entropy",
     "cross_entropy_by_image",
     "cross_entropy_by_image_reference",
     "cross_entropy_reference",
+    "cross_entropy_step",
     "flat_ema",
     "flat_ema_reference",
     "flat_sgd",

@@ -58,6 +58,7 @@ _SIZES = {
 }
 _INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
+_INTERPRETED_MULTIPROCESSORS = 1
 
 
 @functools.cache
@@ -72,4 +73,4 @@ def launch_sizes(tensor: Tensor) -> tuple[Sizes, int]:
     """`(sizes, number of multiprocessors)` for kernels on `tensor`'s device."""
     if tensor.is_cuda:
         return _device_sizes(tensor.device.index)
-    return _INTERPRETED, 1
+    return _INTERPRETED, _INTERPRETED_MULTIPROCESSORS

@@ -222,7 +222,7 @@ def _newton_schulz_triton(
         "TILE": sizes.matrix_tile,
         "DEPTH": sizes.matrix_depth,
         "PRECISION": "tf32x3",  # of matrices in float32; half precision has no choice
-        "num_warps": sizes.matrix_warps,
+        "num_warps": sizes.matrix_warps * (1 + (x.dtype == torch.float32)),
     }
     launch(_gram_kernel, (max(tiles(rows, rows) for rows in shapes[1::3]), len(table)), x, table, gram, **whole)
     for step in range(steps):
