@@ -237,19 +237,34 @@ class Trainer:
     def step_on_noise(self, stage: Stage | None = None) -> Callable[[], None]:
         """A training step of `stage`'s shapes on random images (the last stage's unless given), which changes what
         `_reset` resets and nothing else."""
-        stage = stage or self.timeline.epochs[-1].stage
-        size = self.recipe.batch_size
+        stage, size = stage or self.timeline.epochs[-1].stage, self.recipe.batch_size
         noise = self._noise(size)
-        dataset = dataclasses.replace(self.dataset, train=noise)
-        step = self._new_step(dataset, steps_per_epoch=1)
+        step = self._new_step(dataclasses.replace(self.dataset, train=noise), steps_per_epoch=1)
         plan = Loader(noise, size, self.recipe.augment).plan(0, stage.size)
+        return self._in_epochs_of_its_own(step, step, plan, stage)
+
+    def replay_on_noise(self, stage: Stage | None = None) -> Callable[[], None]:
+        """The step of `stage` that a training replays (the last stage's unless given), on one batch of the training
+        images from random weights; the step itself where none is captured. It changes what `step_on_noise` does."""
+        stage, size = stage or self.timeline.epochs[-1].stage, self.recipe.batch_size
+        with cudnn_search(self.recipe.cudnn_search):
+            self._make_replayable()
+        plan = Loader(self.dataset.train, size, self.recipe.augment).plan(0, stage.size)
+        self._step.begin_epoch(plan)  # a step's first plan is one of all images
+        batch = plan.take(torch.arange(size)).to(self.device)  # whose copy takes a GPU next to no time
+        return self._in_epochs_of_its_own(self._step, self._replays[stage], batch, stage)
+
+    def _in_epochs_of_its_own(
+        self, step: TrainingStep, call: Callable[[], None], plan: EpochPlan, stage: Stage
+    ) -> Callable[[], None]:
+        """`call`, which is `step` or its replay, each time as the first of an epoch of `plan`, from reset weights."""
         self._reset(seed=0)
         self._enter(stage)
 
         def run() -> None:
             with cudnn_search(self.recipe.cudnn_search):
                 step.begin_epoch(plan)
-                step()
+                call()
 
         return run
 

@@ -34,7 +34,8 @@ def test_it_is_on_in_every_pass_of_a_training_and_then_as_it_was(before):
     seen.clear()
     trainer.estimate_seconds(1)
     trainer.step_on_noise()()
-    assert len(seen) == 3 and all(seen) and is_on() == before
+    trainer.replay_on_noise()()
+    assert len(seen) == 4 and all(seen) and is_on() == before
 
 
 def test_without_it_torch_stays_as_it_is_set(before):
