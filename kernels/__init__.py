@@ -10,13 +10,14 @@ if __name__ != "fastcifar.kernels":
     )
 
 from fastcifar.kernels.augment import augment, augment_reference
-from fastcifar.kernels.compile_ahead import compile_all
+from fastcifar.kernels.compile_ahead import compile_ahead
 from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
     cross_entropy,
     cross_entropy_by_image,
     cross_entropy_by_image_reference,
     cross_entropy_reference,
+    cross_entropy_step,
 )
 from fastcifar.kernels.flat_muon import (
     muon_direction,
@@ -25,17 +26,18 @@ from fastcifar.kernels.flat_muon import (
     muon_update_reference,
 )
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
+from fastcifar.kernels.newton_schulz import newton_schulz, newton_schulz_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
-from fastcifar.kernels.running_statistics import running_statistics_reference, update_running_statistics
 
 __all__ = [
     "augment",
     "augment_reference",
-    "compile_all",
+    "compile_ahead",
     "cross_entropy",
     "cross_entropy_by_image",
     "cross_entropy_by_image_reference",
     "cross_entropy_reference",
+    "cross_entropy_step",
     "flat_ema",
     "flat_ema_reference",
     "flat_sgd",
@@ -45,9 +47,9 @@ __all__ = [
     "muon_direction_reference",
     "muon_update",
     "muon_update_reference",
+    "newton_schulz",
+    "newton_schulz_reference",
     "norm_act_pool",
     "norm_act_pool_inference",
     "norm_act_pool_reference",
-    "running_statistics_reference",
-    "update_running_statistics",
 ]

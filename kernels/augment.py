@@ -32,6 +32,11 @@ def _vector(numbers: Sequence[float], like: Tensor) -> Tensor:
     return torch.cat([like.new_full((1,), number) for number in numbers])
 
 
+def rows_of_batch(position: Tensor, batch: int) -> Tensor:
+    """Rows `position * batch` up to, not including, `(position + 1) * batch`: int64 [batch] on position's device."""
+    return position * batch + torch.arange(batch, device=position.device)
+
+
 def augment_reference(
     images: Tensor,
     indices: Tensor,
@@ -43,12 +48,18 @@ def augment_reference(
     std: Sequence[float] = (1, 1, 1),
     out_dtype: torch.dtype = torch.float32,
     size: int | None = None,
+    position: Tensor | None = None,
+    batch: int | None = None,
 ) -> Tensor:
     """The specification of `augment`, in plain torch; the CPU's path.
 
     Pixels are gathered as rows of 3 bytes by one `index_select`, and normalised over whole rows of the image (means
     repeated along it), because torch's vectorised loops are slow over a last dimension of 3.
     """
+    if position is not None:
+        rows = rows_of_batch(position, batch)
+        choices = (indices, offsets, flips, cutouts, jitter)
+        indices, offsets, flips, cutouts, jitter = (None if choice is None else choice[rows] for choice in choices)
     batch, (height, width, channels) = len(indices), images.shape[1:]
     side = height if size is None else size
     steps = torch.arange(side, dtype=torch.int32, device=images.device)
@@ -83,7 +94,8 @@ def _reflected(places, SIZE: tl.constexpr):
 @kernel()
 def _augment_kernel(
     images_ptr,  # uint8 [N, HEIGHT, WIDTH, 3]
-    indices_ptr,  # int64 [B]
+    position_ptr,  # int64 [1]: which batch of B choices, or None
+    indices_ptr,  # int64 [B], or of as many batches, like all choices
     offsets_ptr,  # int32 [B, 2]: top, left
     flips_ptr,  # bool [B], or None
     cutouts_ptr,  # int32 [B, 4]: top, left, height, width, or None
@@ -101,6 +113,9 @@ def _augment_kernel(
     BLOCK: tl.constexpr,
 ):
     image = tl.program_id(0)
+    choice = image.to(tl.int64)
+    if position_ptr is not None:
+        choice += tl.load(position_ptr) * tl.num_programs(0)
     places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     mask = places < SIDE * SIDE * 3
     channel = places % 3
@@ -109,21 +124,21 @@ def _augment_kernel(
     column = pixel % SIDE
     across = column
     if flips_ptr is not None:
-        across = tl.where(tl.load(flips_ptr + image) != 0, SIDE - 1 - column, column)
-    from_row = _reflected(tl.load(offsets_ptr + image * 2) + row, HEIGHT)
-    from_column = _reflected(tl.load(offsets_ptr + image * 2 + 1) + across, WIDTH)
-    source = images_ptr + tl.load(indices_ptr + image) * (HEIGHT * WIDTH * 3)
+        across = tl.where(tl.load(flips_ptr + choice) != 0, SIDE - 1 - column, column)
+    from_row = _reflected(tl.load(offsets_ptr + choice * 2) + row, HEIGHT)
+    from_column = _reflected(tl.load(offsets_ptr + choice * 2 + 1) + across, WIDTH)
+    source = images_ptr + tl.load(indices_ptr + choice) * (HEIGHT * WIDTH * 3)
     values = tl.load(source + (from_row * WIDTH + from_column) * 3 + channel, mask, other=0).to(tl.float32)
     mean = tl.where(channel == 0, mean0, tl.where(channel == 1, mean1, mean2))
     factor = tl.where(channel == 0, factor0, tl.where(channel == 1, factor1, factor2))
     values = (values - mean) * factor
     if jitter_ptr is not None:
-        values = values * tl.load(jitter_ptr + image * 2 + 1) + tl.load(jitter_ptr + image * 2)
+        values = values * tl.load(jitter_ptr + choice * 2 + 1) + tl.load(jitter_ptr + choice * 2)
     if cutouts_ptr is not None:
-        top = tl.load(cutouts_ptr + image * 4)
-        left = tl.load(cutouts_ptr + image * 4 + 1)
-        bottom = top + tl.load(cutouts_ptr + image * 4 + 2)
-        right = left + tl.load(cutouts_ptr + image * 4 + 3)
+        top = tl.load(cutouts_ptr + choice * 4)
+        left = tl.load(cutouts_ptr + choice * 4 + 1)
+        bottom = top + tl.load(cutouts_ptr + choice * 4 + 2)
+        right = left + tl.load(cutouts_ptr + choice * 4 + 3)
         cut = (row >= top) & (row < bottom) & (column >= left) & (column < right)
         values = tl.where(cut, 0.0, values)
     tl.store(out_ptr + image.to(tl.int64) * (SIDE * SIDE * 3) + places, values, mask)
@@ -140,13 +155,20 @@ def _augment_triton(
     std: Sequence[float],
     out_dtype: torch.dtype,
     side: int,
+    position: Tensor | None,
+    batch: int,
 ) -> Tensor:
-    out = torch.empty((len(indices), side, side, 3), dtype=out_dtype, device=images.device)
+    out = torch.empty((batch, side, side, 3), dtype=out_dtype, device=images.device)
     sizes, _ = launch_sizes(images)
     launch(
         _augment_kernel,
-        (len(indices), -(-side * side * 3 // sizes.augment_block)),
-        *(images, *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)), out),
+        (batch, -(-side * side * 3 // sizes.augment_block)),
+        *(
+            images,
+            position,
+            *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)),
+            out,
+        ),
         *(*map(float, mean), *(1 / s for s in std)),
         HEIGHT=images.shape[1],
         WIDTH=images.shape[2],
@@ -160,19 +182,21 @@ def _augment_triton(
 # ----------------------------------------------------------------------------------------------------------- operator
 
 
-def _augment(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size) -> Tensor:
+def _augment(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch) -> Tensor:
     chosen = _augment_triton if use_triton(images) and out_dtype in TRITON_DTYPES else augment_reference
-    return chosen(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size)
+    return chosen(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch)
 
 
-def _augment_fake(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size) -> Tensor:
-    out = torch.empty((len(indices), size, size, 3), dtype=out_dtype, device=images.device)
+def _augment_fake(
+    images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch
+) -> Tensor:
+    out = torch.empty((batch, size, size, 3), dtype=out_dtype, device=images.device)
     return out.permute(0, 3, 1, 2)
 
 
 operator(
     "augment(Tensor images, Tensor indices, Tensor offsets, Tensor? flips, Tensor? cutouts, Tensor? jitter, "
-    "float[] mean, float[] std, ScalarType out_dtype, int size) -> Tensor",
+    "float[] mean, float[] std, ScalarType out_dtype, int size, Tensor? position, int batch) -> Tensor",
     _augment,
     _augment_fake,
 )
@@ -194,6 +218,8 @@ def augment(
     std: Sequence[float] = (1, 1, 1),
     out_dtype: torch.dtype = torch.float32,
     size: int | None = None,
+    position: Tensor | None = None,
+    batch: int | None = None,
 ) -> Tensor:
     """`images[indices]` cropped, flipped, normalised, jittered and cut out: a channels-last batch [B, 3, size, size].
 
@@ -202,22 +228,28 @@ def augment(
     computed, not stored), to a depth of H - 1. flips: bool [B], mirror left to right after the crop. mean, std: of each
     channel, on the scale 0 to 255. jitter: float32 [B, 2], brightness and contrast: normalised values become `value *
     contrast + brightness`. cutouts: int32 [B, 4], top, left, height and width in the output of a box set to 0.
-    size: side of the crop, H unless given.
+    size: side of the crop, H unless given. position: int64 [1] on the device, for a captured graph that replays with
+    the next one: the choices are those of several batches of `batch` images, and the batch made is the one of that
+    number, from 0.
 
     Raises ValueError for other shapes or dtypes.
     """
-    batch = len(indices)
+    count = len(indices)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.is_contiguous():
         raise ValueError(
             f"images are {images.dtype} {list(images.shape)}; allowed: contiguous torch.uint8 [N, H, W, 3]"
         )
-    _check("indices", indices, torch.int64, (batch,))
-    _check("offsets", offsets, torch.int32, (batch, 2))
-    _check("flips", flips, torch.bool, (batch,))
-    _check("cutouts", cutouts, torch.int32, (batch, 4))
-    _check("jitter", jitter, torch.float32, (batch, 2))
+    _check("indices", indices, torch.int64, (count,))
+    _check("offsets", offsets, torch.int32, (count, 2))
+    _check("flips", flips, torch.bool, (count,))
+    _check("cutouts", cutouts, torch.int32, (count, 4))
+    _check("jitter", jitter, torch.float32, (count, 2))
+    _check("position", position, torch.int64, (1,))
+    if (position is None) != (batch is None) or not 0 <= (batch or 0) <= count:
+        raise ValueError(f"batch is {batch} of {count} choices; allowed: 1 to all with a position, None without")
     side = images.shape[1] if size is None else size
     return torch.ops.fastcifar.augment(
         *(images, indices, offsets, flips, cutouts, jitter),
         *([float(m) for m in mean], [float(s) for s in std], out_dtype, side),
+        *(position, count if batch is None else batch),
     )

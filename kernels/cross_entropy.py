@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import autograd, operator
@@ -56,11 +57,13 @@ def _forward_reference(logits: Tensor, labels: Tensor, smoothing: float, scale: 
 @kernel(do_not_specialize=["batch", "classes"])
 def _cross_entropy_kernel(
     logits_ptr,  # [batch, classes], any floating dtype
-    labels_ptr,  # int64 [batch]
-    loss_ptr,  # float32 [1]
-    correct_ptr,  # int64 [1]
-    gradient_ptr,  # float32 [batch, classes]
-    losses_ptr,  # float32 [batch]
+    labels_ptr,  # int64 [batch]; with a position of all images
+    position_ptr,  # int64 [1], which batch of the indices, moved on by one; or None
+    indices_ptr,  # int64 [batches * batch], with a position
+    loss_ptr,  # float32 [1]; with a position [batches]
+    correct_ptr,  # int64 [1]; with a position added to
+    gradient_ptr,  # any floating dtype [batch, classes]
+    losses_ptr,  # float32 [batch]; with a position of all images, or None
     batch,
     classes,
     smoothing,
@@ -70,6 +73,8 @@ def _cross_entropy_kernel(
 ):
     columns = tl.arange(0, CLASSES)
     real = (columns < classes)[None, :]
+    if position_ptr is not None:
+        position = tl.load(position_ptr)
     loss_sum = tl.zeros([ROWS], tl.float32)
     correct_sum = tl.zeros([ROWS], tl.int32)
     for start in range(0, batch, ROWS):
@@ -78,7 +83,10 @@ def _cross_entropy_kernel(
         mask = inside[:, None] & real
         places = rows[:, None] * classes + columns[None, :]
         raw = tl.load(logits_ptr + places, mask, other=0.0).to(tl.float32)
-        labels = tl.load(labels_ptr + rows, inside, other=0)
+        images = rows.to(tl.int64)
+        if position_ptr is not None:
+            images = tl.load(indices_ptr + position * batch + rows, inside, other=0)
+        labels = tl.load(labels_ptr + images, inside, other=0)
         values = tl.where(real, raw * scale, -float("inf"))
         shifted = values - tl.max(values, axis=1)[:, None]
         exponentials = tl.exp(shifted)  # 0 in the padding
@@ -86,35 +94,47 @@ def _cross_entropy_kernel(
         log_p = tl.where(real, shifted - tl.log(total)[:, None], 0.0)
         targets = tl.where(columns[None, :] == labels[:, None], 1 - smoothing, 0.0) + smoothing / classes
         losses = -tl.sum(targets * log_p, axis=1)
-        tl.store(losses_ptr + rows, losses, inside)
+        if losses_ptr is not None:
+            tl.store(losses_ptr + images, losses, inside)
         loss_sum += tl.where(inside, losses, 0.0)
         gradient = (exponentials / total[:, None] - targets) * scale
         tl.store(gradient_ptr + places, gradient, mask)
         logits = tl.where(real, raw, -float("inf"))
         first = tl.min(tl.where(logits == tl.max(logits, axis=1)[:, None], columns[None, :], CLASSES), axis=1)
         correct_sum += tl.where(inside & (first == labels), 1, 0)
-    tl.store(loss_ptr, tl.sum(loss_sum, axis=0))
-    tl.store(correct_ptr, tl.sum(correct_sum, axis=0).to(tl.int64))
+    loss, correct = tl.sum(loss_sum, axis=0), tl.sum(correct_sum, axis=0).to(tl.int64)
+    if position_ptr is not None:
+        tl.store(loss_ptr + position, loss)
+        tl.store(correct_ptr, tl.load(correct_ptr) + correct)
+        tl.debug_barrier()  # every thread has read the position
+        tl.store(position_ptr, position + 1)
+    else:
+        tl.store(loss_ptr, loss)
+        tl.store(correct_ptr, correct)
 
 
 def _forward_triton(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> _Results:
-    batch, classes = logits.shape
     loss = logits.new_empty((), dtype=torch.float32)
     correct = labels.new_empty(())
-    gradient = torch.empty((batch, classes), dtype=torch.float32, device=logits.device)
-    losses = gradient.new_empty((batch,))
+    gradient = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    losses = gradient.new_empty((len(logits),))
+    _launch(logits, labels.contiguous(), None, None, loss, correct, gradient, losses, smoothing, scale)
+    return loss, correct, gradient, losses
+
+
+def _launch(logits, labels, position, indices, loss, correct, gradient, losses, smoothing, scale) -> None:
+    batch, classes = logits.shape
     sizes, _ = launch_sizes(logits)
     padded = 1 << (classes - 1).bit_length()
     launch(
         _cross_entropy_kernel,
         (1,),
-        *(logits.contiguous(), labels.contiguous(), loss, correct, gradient, losses),
+        *(logits.contiguous(), labels, position, indices, loss, correct, gradient, losses),
         *(batch, classes, smoothing, scale),
         ROWS=max(1, sizes.entropy_values // padded),
         CLASSES=padded,
         num_warps=sizes.entropy_warps,
     )
-    return loss, correct, gradient, losses
 
 
 # ----------------------------------------------------------------------------------------------------------- operator
@@ -154,6 +174,21 @@ def _backward(ctx, upstream, *_):
     return torch.ops.fastcifar.cross_entropy_backward(upstream, ctx.saved_tensors[0], ctx.dtype), None, None, None
 
 
+def _cross_entropy_step(logits, labels, indices, position, losses, correct, image_losses, smoothing, scale) -> Tensor:
+    if use_triton(logits):
+        gradient = torch.empty(logits.shape, dtype=logits.dtype, device=logits.device)
+        _launch(logits, labels, position, indices, losses, correct, gradient, image_losses, smoothing, scale)
+        return gradient
+    images = indices[rows_of_batch(position, len(logits))]
+    loss, right, gradient, by_image = _forward_reference(logits, labels[images], smoothing, scale)
+    losses.index_copy_(0, position, loss.float().view(1))
+    correct.add_(right)
+    if image_losses is not None:
+        image_losses.index_copy_(0, images, by_image.float())
+    position.add_(1)
+    return gradient.to(logits.dtype)
+
+
 operator(
     "cross_entropy(Tensor logits, Tensor labels, float smoothing, float scale) -> (Tensor, Tensor, Tensor, Tensor)",
     _cross_entropy,
@@ -165,6 +200,12 @@ operator(
     _cross_entropy_backward_fake,
 )
 autograd("cross_entropy", _backward, _save)
+operator(
+    "cross_entropy_step(Tensor logits, Tensor labels, Tensor indices, Tensor(a!) position, Tensor(b!) losses, "
+    "Tensor(c!) correct, Tensor(d!)? image_losses, float smoothing, float scale) -> Tensor",
+    _cross_entropy_step,
+    lambda logits, *_: torch.empty(logits.shape, dtype=logits.dtype, device=logits.device),
+)
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -184,11 +225,55 @@ def cross_entropy_by_image(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`(loss, correct, losses)`: as `cross_entropy`, and what each image adds to the loss, [B] in its dtype, which is
     without a gradient."""
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+    _check(logits, labels, logits.shape[:1])
+    loss, correct, _, losses = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
+    return loss, correct, losses
+
+
+@torch.no_grad()
+def cross_entropy_step(
+    logits: Tensor,
+    labels: Tensor,
+    indices: Tensor,
+    position: Tensor,
+    losses: Tensor,
+    correct: Tensor,
+    image_losses: Tensor | None = None,
+    *,
+    smoothing: float = 0.0,
+    scale: float = 1.0,
+) -> Tensor:
+    """The gradient of `cross_entropy` in the logits, [B, K] in their dtype, for a step of a training; what the loss
+    tells is noted on the device, and the position moved on to the next batch.
+
+    labels: int64 [N], of all training images; indices: int64 [at least (position + 1) * B], the images of an epoch in
+    their order; position: int64 [1], which batch of B of them. losses: float32 [batches]: that of the position becomes
+    the loss. correct: int64 [1]: the right answers are added to it. image_losses: float32 [N], or None: those of the
+    batch's images become what each adds to the loss.
+
+    Raises ValueError for other shapes, TypeError for other dtypes.
+    """
+    _check(logits, labels, labels.shape[:1])
+    for name, tensor, dtype, shape in (
+        ("indices", indices, torch.int64, indices.shape[:1]),
+        ("position", position, torch.int64, (1,)),
+        ("losses", losses, torch.float32, losses.shape[:1]),
+        ("correct", correct, torch.int64, (1,)),
+        ("image_losses", image_losses, torch.float32, labels.shape),
+    ):
+        if tensor is not None and (tensor.dtype != dtype or tensor.shape != shape or not tensor.is_contiguous()):
+            raise ValueError(
+                f"{name} is {tensor.dtype} {list(tensor.shape)}; allowed: contiguous {dtype} {list(shape)}"
+            )
+    return torch.ops.fastcifar.cross_entropy_step(
+        logits, labels, indices, position, losses, correct, image_losses, smoothing, scale
+    )
+
+
+def _check(logits: Tensor, labels: Tensor, shape: torch.Size) -> None:
+    if logits.ndim != 2 or labels.shape != shape or labels.ndim != 1:
         raise ValueError(
             f"logits {list(logits.shape)} and labels {list(labels.shape)} do not fit; allowed: [B, K] and [B]"
         )
     if labels.dtype != torch.int64 or not logits.is_floating_point():
         raise TypeError(f"labels are {labels.dtype} and logits {logits.dtype}; allowed: int64 and a floating dtype")
-    loss, correct, _, losses = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
-    return loss, correct, losses

@@ -29,6 +29,15 @@ class Sizes:
     muon_block: int
     """Elements of one filter per program of `muon_direction` and `muon_update`."""
     muon_warps: int
+    matrix_tile: int
+    """Side of the tiles of `newton_schulz`'s products with whole matrices."""
+    matrix_depth: int
+    """Terms that such a product, summed over, takes at a time."""
+    matrix_warps: int
+    square_rows: int
+    """Rows of a square that a program of its steps holds: 16, the fewest that tensor cores take."""
+    square_depth: int
+    square_warps: int
     norm_rows: int
     """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
     norm_channels: int
@@ -43,12 +52,13 @@ class Sizes:
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 4, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 4, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 4, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 2048, 64, 1, 1, 1, 4)
+_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
+_INTERPRETED_MULTIPROCESSORS = 1
 
 
 @functools.cache
@@ -63,4 +73,4 @@ def launch_sizes(tensor: Tensor) -> tuple[Sizes, int]:
     """`(sizes, number of multiprocessors)` for kernels on `tensor`'s device."""
     if tensor.is_cuda:
         return _device_sizes(tensor.device.index)
-    return _INTERPRETED, 1
+    return _INTERPRETED, _INTERPRETED_MULTIPROCESSORS

@@ -46,6 +46,7 @@ from fastcifar.kernels.norm_act_pool_native import (
     native_forward,
     native_inference,
     out_size,
+    unbiased,
 )
 from fastcifar.kernels.norm_act_pool_triton import triton_forward, triton_inference
 from fastcifar.kernels.norm_act_pool_triton_backward import triton_backward
@@ -73,6 +74,8 @@ def norm_act_pool_reference(
     pool: bool = False,
     eps: float = 1e-5,
     residual: Tensor | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    momentum: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The specification of `norm_act_pool`, in plain torch with torch's own gradient.
 
@@ -85,7 +88,11 @@ def norm_act_pool_reference(
     values = values if scale is None else values * scale[:, None, None]
     out = _activate(values + bias[:, None, None], activation, alpha).flatten(0, 1)
     out = out if residual is None else out + residual
-    return out.to(x.dtype), mean.detach()[:, 0, :, 0, 0], var.detach()[:, 0, :, 0, 0]
+    mean, var = (statistic.detach()[:, 0, :, 0, 0] for statistic in (mean, var))
+    if running is not None:
+        running[0].lerp_(mean.mean(0), momentum)
+        running[1].lerp_(var.mean(0) * unbiased(x.numel() // mean.numel()), momentum)
+    return out.to(x.dtype), mean, var
 
 
 # ----------------------------------------------------------------------------------------------------------- operator
@@ -95,7 +102,7 @@ def _forward(x, *arguments):
     return (triton_forward if use_triton(x) else native_forward)(x, *arguments)
 
 
-def _forward_fake(x, bias, scale, groups, activation, alpha, pool, eps, residual):
+def _forward_fake(x, bias, scale, running_mean, running_var, momentum, groups, activation, alpha, pool, eps, residual):
     wide = torch.promote_types(x.dtype, torch.float32)
     mean, var = (x.new_empty((groups, x.shape[1]), dtype=wide) for _ in range(2))
     return empty_images(x, *out_size(x, pool)), mean, var, *empty_pooled(x, pool)
@@ -126,8 +133,9 @@ def _backward_fake(gradient, inputs, argmax, result, mean, var, bias, scale, act
 
 
 operator(
-    "norm_act_pool(Tensor x, Tensor bias, Tensor? scale, int groups, str activation, float alpha, bool pool, "
-    "float eps, Tensor? residual) -> (Tensor out, Tensor mean, Tensor var, Tensor pooled, Tensor argmax)",
+    "norm_act_pool(Tensor x, Tensor bias, Tensor? scale, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
+    "float momentum, int groups, str activation, float alpha, bool pool, float eps, Tensor? residual) "
+    "-> (Tensor out, Tensor mean, Tensor var, Tensor pooled, Tensor argmax)",
     _forward,
     _forward_fake,
 )
@@ -147,7 +155,7 @@ operator(
 
 
 def _save(ctx, inputs, output) -> None:
-    x, bias, scale, _, activation, alpha, pool, eps, residual = inputs
+    x, bias, scale, _, _, _, _, activation, alpha, pool, eps, residual = inputs
     out, mean, var, pooled, argmax = output
     # The result tells CELU's and ReLU's slope, and the next layer keeps it anyway; the Triton kernels do without.
     keep_result = residual is None and activation in ("celu", "relu") and not x.is_cuda
@@ -162,11 +170,11 @@ def _save(ctx, inputs, output) -> None:
 
 def _gradients(ctx, gradient, *_):
     if gradient is None:
-        return (None,) * 9
+        return (None,) * 12
     scale = ctx.saved_tensors[-1]
     x, bias, scale_gradient = torch.ops.fastcifar.norm_act_pool_backward(gradient, *ctx.saved_tensors, *ctx.constants)
     scale_gradient = None if scale is None else scale_gradient
-    return x, bias, scale_gradient, None, None, None, None, None, gradient if ctx.has_residual else None
+    return x, bias, scale_gradient, *(None,) * 8, gradient if ctx.has_residual else None
 
 
 autograd("norm_act_pool", _gradients, _save)
@@ -200,6 +208,8 @@ def norm_act_pool(
     pool: bool = False,
     eps: float = 1e-5,
     residual: Tensor | None = None,
+    running: tuple[Tensor, Tensor] | None = None,
+    momentum: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """2x2 max-pool (optional), ghost batch norm, activation, and a residual added (optional): `(out, mean, var)`.
 
@@ -210,16 +220,21 @@ def norm_act_pool(
     gradient. activation:
     celu (with `alpha`), relu, gelu (exact), silu or none. residual: like out.
 
-    out: x's dtype, channels-last. mean, var (biased): [groups, C], bias's dtype, without gradient: running statistics
-    are the caller's. Gradients reach x, bias, scale and residual.
+    out: x's dtype, channels-last. mean, var (biased): [groups, C], bias's dtype, without gradient. Gradients reach x,
+    bias, scale and residual. `running`: running mean and variance, [C] in bias's dtype, moved in place by `momentum` of
+    the way towards the groups' mean and mean unbiased variance, count / (count - 1) times the biased one.
 
     Raises ValueError for shapes or dtypes that do not fit, an unknown activation, or groups that do not divide N.
     """
-    _check(x, {"bias": bias, "scale": scale}, activation, alpha, pool, residual)
+    vectors = {"bias": bias, "scale": scale}
+    if running is not None:
+        vectors |= {"the running mean": running[0], "the running variance": running[1]}
+    _check(x, vectors, activation, alpha, pool, residual)
     if groups < 1 or len(x) % groups:
         raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {len(x)} images")
+    running = running or (None, None)
     out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
-        x, bias, scale, groups, activation, alpha, pool, eps, residual
+        x, bias, scale, *running, momentum, groups, activation, alpha, pool, eps, residual
     )
     return out, mean, var
 

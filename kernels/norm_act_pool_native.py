@@ -110,10 +110,18 @@ def _slope(gradient: Tensor, values: Tensor, activation: str, alpha: float, is_r
     return aten.silu_backward.grad_input(gradient, values, grad_input=out)
 
 
+def unbiased(count: int) -> float:
+    """What makes a biased variance of `count` values the unbiased one, as torch's batch norm keeps it."""
+    return count / max(count - 1, 1)
+
+
 def native_forward(
     x: Tensor,
     bias: Tensor,
     scale: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
     groups: int,
     activation: str,
     alpha: float,
@@ -141,7 +149,11 @@ def native_forward(
         _activate(out[part], activation, alpha)
         if residual is not None:
             out[part].add_(residual[part])
-    return out, mean, deviation.pow_(-2).sub_(eps).clamp_(min=0), pooled, argmax
+    var = deviation.pow_(-2).sub_(eps).clamp_(min=0)
+    if running_mean is not None:
+        running_mean.lerp_(mean.mean(0), momentum)
+        running_var.lerp_(var.mean(0) * unbiased(out.numel() // mean.numel()), momentum)
+    return out, mean, var, pooled, argmax
 
 
 def native_inference(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fastcifar.kernels.launch import kernel, launch
 from fastcifar.kernels.launch_sizes import launch_sizes
-from fastcifar.kernels.norm_act_pool_native import dense, empty_images, empty_pooled, out_size
+from fastcifar.kernels.norm_act_pool_native import dense, empty_images, empty_pooled, out_size, unbiased
 
 # ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 
@@ -123,12 +123,37 @@ def _moments_kernel(
     tl.store(partial + channels, tl.where(squared < 0, 0.0, squared), real)  # rounding can make 0 negative; NaN stays
 
 
+@kernel()
+def _moments_of_group(
+    group, partial_ptr, partials, partial_rows, group_rows, columns, channels, PARTIALS: tl.constexpr
+):
+    """Mean and biased variance of a group, from the partial ones of its programs."""
+    part = tl.arange(0, PARTIALS)
+    known = (part < partials)[:, None] & (columns < channels)[None, :]
+    partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
+    counts = tl.minimum(tl.where(part < partials, group_rows - part * partial_rows, 0), partial_rows)
+    counts = counts.to(tl.float32)[:, None]
+    means = tl.load(partial, known, other=0.0)
+    deviations = tl.load(partial + channels, known, other=0.0)
+    mean = tl.sum(means * counts, axis=0) / group_rows
+    offsets = means - mean[None, :]
+    return mean, tl.sum(deviations + counts * offsets * offsets, axis=0) / group_rows
+
+
+@kernel()
+def _move(running_ptr, columns, real, target, momentum):
+    before = tl.load(running_ptr + columns, real, other=0.0)
+    tl.store(running_ptr + columns, before + momentum * (target - before), real)
+
+
 @kernel(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
 def _normalise_kernel(
     in_ptr,  # [groups * group_rows, channels]
     partial_ptr,  # float32 [groups, partials, 2, channels], of `partial_rows` rows each, the last of fewer
     mean_ptr,  # float32 [groups, channels], written
     var_ptr,  # float32 [groups, channels], written
+    running_mean_ptr,  # float32 [channels], moved, or None
+    running_var_ptr,  # float32 [channels], moved, or None
     bias_ptr,  # float32 [channels]
     scale_ptr,  # float32 [channels], or None
     residual_ptr,  # like out, or None
@@ -138,9 +163,12 @@ def _normalise_kernel(
     partials,
     partial_rows,
     channels,
+    momentum,
+    unbiased,
     alpha,
     eps,
     ACTIVATION: tl.constexpr,
+    GROUPS: tl.constexpr,
     PARTIALS: tl.constexpr,  # a power of two, at least `partials`
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -150,19 +178,21 @@ def _normalise_kernel(
     last = tl.minimum(first + program_rows, group_rows)
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = columns < channels
-    part = tl.arange(0, PARTIALS)
-    known = (part < partials)[:, None] & real[None, :]
-    partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
-    counts = tl.minimum(tl.where(part < partials, group_rows - part * partial_rows, 0), partial_rows)
-    counts = counts.to(tl.float32)[:, None]
-    means = tl.load(partial, known, other=0.0)
-    deviations = tl.load(partial + channels, known, other=0.0)
-    mean = tl.sum(means * counts, axis=0) / group_rows
-    offsets = means - mean[None, :]
-    var = tl.sum(deviations + counts * offsets * offsets, axis=0) / group_rows
+    mean, var = _moments_of_group(group, partial_ptr, partials, partial_rows, group_rows, columns, channels, PARTIALS)
     if tl.program_id(0) == 0:
         tl.store(mean_ptr + group * channels + columns, mean, real)
         tl.store(var_ptr + group * channels + columns, var, real)
+        if running_mean_ptr is not None:  # noqa: SIM102  (decided when the kernel is compiled, the other when it runs)
+            if group == 0:
+                mean_sum, var_sum = mean, var
+                for other in tl.static_range(1, GROUPS):  # unrolled: their loads do not wait for one another
+                    other_mean, other_var = _moments_of_group(
+                        other, partial_ptr, partials, partial_rows, group_rows, columns, channels, PARTIALS
+                    )
+                    mean_sum += other_mean
+                    var_sum += other_var
+                _move(running_mean_ptr, columns, real, mean_sum / GROUPS, momentum)
+                _move(running_var_ptr, columns, real, var_sum / GROUPS * unbiased, momentum)
     factor = tl.rsqrt(var + eps)
     if scale_ptr is not None:
         factor *= tl.load(scale_ptr + columns, real, other=0.0)
@@ -248,6 +278,9 @@ def triton_forward(
     x: Tensor,
     bias: Tensor,
     scale: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
     groups: int,
     activation: str,
     alpha: float,
@@ -273,10 +306,12 @@ def triton_forward(
     launch(
         _normalise_kernel,
         second.grid,
-        *(inputs, partial, mean, var, bias, scale, residual, out),
-        *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels, alpha, eps),
+        *(inputs, partial, mean, var, running_mean, running_var, bias, scale, residual, out),
+        *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels),
+        *(momentum, unbiased(second.group_rows), alpha, eps),
         ACTIVATION=activation,
-        **second.partials,
+        GROUPS=groups if running_mean is not None else 1,
+        PARTIALS=max(16, 1 << (first.programs - 1).bit_length()),  # few values, each compiled for itself
         **second.tile,
     )
     return out, mean, var, pooled, argmax

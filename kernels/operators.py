@@ -9,18 +9,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from torch._library.autograd import Info, make_autograd_impl
 
 _library = torch.library.Library("fastcifar", "DEF")
 
 
-def operator(schema: str, implementation: Callable, fake: Callable) -> None:
-    """Register one operator for all devices: its schema, what computes it, and the shapes of what it returns."""
+PRODUCTS: dict[str, Callable[..., list[tuple[int, int]]]] = {}
+"""By an operator's name, of its arguments: the multiply-adds and bytes of each launch that multiplies matrices."""
+
+
+def operator(
+    schema: str,
+    implementation: Callable,
+    fake: Callable,
+    products: Callable[..., list[tuple[int, int]]] | None = None,
+) -> None:
+    """Register one operator for all devices: its schema, what computes it, the shapes of what it returns, and, for
+    whoever counts operations, the matrix products in it (see `PRODUCTS`)."""
     name = schema.partition("(")[0]
+    if products is not None:
+        PRODUCTS[name] = products
     _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
 
 
 def autograd(name: str, backward: Callable, save: Callable) -> None:
-    """Give the operator `name` its gradient, as `torch.library.register_autograd` does."""
-    torch.library.register_autograd(f"fastcifar::{name}", backward, setup_context=save, lib=_library)
+    """Give the operator `name` its gradient, as `torch.library.register_autograd` does, which refuses an operator that
+    also moves statistics in place."""
+    operator = getattr(torch.ops.fastcifar, name).default
+    _library.impl(name, make_autograd_impl(operator, Info(backward, save)), "Autograd", with_keyset=True)

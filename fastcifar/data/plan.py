@@ -115,10 +115,6 @@ class EpochPlan:
         """The choices for images `start` to `stop` of the epoch, as views."""
         return self._each(lambda tensor: tensor[start:stop])
 
-    def take(self, rows: torch.Tensor) -> EpochPlan:
-        """The choices in the places `rows`, int64 `[b]` on the plan's device, as copies."""
-        return self._each(lambda tensor: tensor[rows])
-
     def copy_(self, other: EpochPlan) -> None:
         """Overwrite the first rows of this plan's tensors with those of another epoch, from any device, which may visit
         fewer images; `size` stays as it is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from fastcifar.kernels import norm_act_pool, norm_act_pool_inference, update_running_statistics
+from fastcifar.kernels import norm_act_pool, norm_act_pool_inference
 
 
 class GhostBatchNorm(nn.Module):
@@ -55,10 +55,8 @@ class GhostBatchNorm(nn.Module):
         groups, rest = divmod(len(x), self.ghost_batch) if self.ghost_batch else (1, 0)
         if rest:
             raise ValueError(f"a batch of {len(x)} images does not divide into ghost batches of {self.ghost_batch}")
-        out, mean, var = norm_act_pool(x, self.bias, scale, groups=groups, **fused)
-        count = out.numel() // (out.shape[1] * groups)
-        update_running_statistics(self.running_mean, self.running_var, mean, var, momentum=self.momentum, count=count)
-        return out
+        running = (self.running_mean, self.running_var)
+        return norm_act_pool(x, self.bias, scale, groups=groups, running=running, momentum=self.momentum, **fused)[0]
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}, ghost_batch={self.ghost_batch}, activation={self.activation}, pool={self.pool}"

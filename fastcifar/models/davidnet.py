@@ -42,12 +42,12 @@ class DavidNet(Network):
             self.whitening = PatchWhitening(3, 3, config.whitening_eps)
             self.stem = ConvBlock(27, stem, config, kernel_size=1)
         else:
-            self.whitening = nn.Identity()
             self.stem = ConvBlock(3, stem, config)
         self.layers = nn.Sequential()
         for number, (before, width) in enumerate(zip((stem, *widths), widths, strict=False), start=1):
             self.layers.append(Layer(before, width, config, residual=number in config.residual))
         self.classifier = nn.Linear(widths[-1], classes, bias=False)
+        self.logit_scale = config.logit_scale
         self.to(memory_format=torch.channels_last)
 
     def fit_whitening(self, images: torch.Tensor) -> None:
@@ -56,11 +56,17 @@ class DavidNet(Network):
         if self.config.whitening:
             self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.layers(self.stem(self.whitening(x)))
+    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.config.whitening:
+            x = self.stem(x)
+        elif x.device.type == "cpu":  # oneDNN's convolutions of 3 channels take longer than what they save here
+            x = self.stem(self.whitening(x))
+        else:
+            x = self.stem.normalize(self.whitening.followed_by(self.stem.conv, x))
+        x = self.layers(x)
         # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
         x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
-        return self.classifier(x) * self.config.logit_scale
+        return self.classifier(x)
 
 
 class Layer(nn.Module):
@@ -107,7 +113,10 @@ class ConvBlock(nn.Module):
         )
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        x = self.conv(x)
+        return self.normalize(self.conv(x), residual)
+
+    def normalize(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """What comes after the convolution."""
         if self.average_first:
             x = F.avg_pool2d(x, 2)
         return self.norm(x, residual)

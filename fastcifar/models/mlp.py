@@ -37,7 +37,7 @@ class MLP(Network):
         )
         self.classifier = Linear(sizes[-1], classes)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 2, 3, 1).flatten(1)  # no copy: images are channels-last
         for layer in self.hidden:
             x = layer(x).relu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 CENTRED = (127.5, 127.5, 127.5)
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
 
     `mean` and `std` (0 to 255 units) say what its input was normalised with: `evaluate` reads them. `head` is the name
@@ -23,11 +24,21 @@ class Network(nn.Module):
 
     head: ClassVar[str]
     frozen_from: dict[str, float]
+    logit_scale: float = 1.0
+    """What the classifier's outputs are multiplied by."""
 
     def __init__(self, mean: Sequence[float] = CENTRED, std: Sequence[float] = CENTRED) -> None:
         super().__init__()
         self.mean, self.std = tuple(mean), tuple(std)
         self.frozen_from = {}
+
+    @abstractmethod
+    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits before `logit_scale`: a loss that takes the scale itself saves a pass and its gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = self.unscaled(x)
+        return logits if self.logit_scale == 1 else logits * self.logit_scale
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set what is computed from the uint8 training images `[N, H, W, 3]` before training: here nothing."""

@@ -61,12 +61,12 @@ class SpeedrunNet(Network):
         """Set the whitening filters from the first of the uint8 training images `[N, H, W, 3]`."""
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = _ACTIVATIONS[self.config.whitening_activation](self.whitening(x))
         x = self.blocks(x)
         # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
         x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
-        return self.classifier(x) * self.logit_scale
+        return self.classifier(x)
 
 
 class Block(nn.Module):

@@ -54,6 +54,17 @@ class PatchWhitening(nn.Conv2d):
         bias = None if self.bias is None else self.bias.to(x.dtype)  # flat buffers keep all biases in float32
         return F.conv2d(x, self.weight, bias, padding=self.padding)
 
+    def followed_by(self, pointwise: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+        """`pointwise(self(x))` for a 1x1 convolution, neither having a bias: both are linear, and so one convolution by
+        the composed filters, whose gradient reaches `pointwise` by a product as small as they are. The whitened image
+        is never made: its 27 channels would be 54 bytes a pixel in half precision, where tensor cores want a multiple
+        of 16."""
+        size = self.kernel_size[0]
+        patches = self.weight.permute(0, 2, 3, 1).flatten(1)  # in memory order: no copy
+        filters = pointwise.weight.flatten(1) @ patches
+        filters = filters.view(-1, size, size, self.in_channels).permute(0, 3, 1, 2)
+        return F.conv2d(x, filters, padding=self.padding)
+
 
 def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], size: int) -> torch.Tensor:
     """The uncentred second moment, float64 `[D, D]` on the CPU, D = C * size**2, of all `size` x `size` patches of the

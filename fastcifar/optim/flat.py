@@ -105,11 +105,12 @@ class FlatModel:
         parameter = self.model.get_parameter(name)
         return next(group for group in self.groups if any(parameter is member for member in group.parameters))
 
-    def backward(self, loss: torch.Tensor) -> None:
-        """Overwrite the gradients of the parameters that train now with those of `loss`, a scalar. The buffers' gaps
-        stay zero. Raises RuntimeError where `loss` does not depend on one of them."""
+    def backward(self, outputs: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
+        """Overwrite the gradients of the parameters that train now with those of `outputs`, a scalar, or of what
+        `gradient`, like `outputs`, is the gradient of. The buffers' gaps stay zero. Raises RuntimeError where `outputs`
+        does not depend on one of them."""
         trained = [group.parameters for group in self.groups if group.trains]
-        grads = iter(torch.autograd.grad(loss, [*itertools.chain(*trained)]))
+        grads = iter(torch.autograd.grad(outputs, [*itertools.chain(*trained)], gradient))
         for parameters in trained:  # of one dtype, as one launch for all needs
             torch._foreach_copy_([parameter.grad for parameter in parameters], [next(grads) for _ in parameters])
 

@@ -25,7 +25,7 @@ class FlatLookahead(FlatOptimizer):
     def __init__(self, inner: type[FlatOptimizer], flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
         self.inner = inner(flat, dataclasses.replace(recipe, ema=EMAConfig(decay=0.0)), total_steps)
-        self.capturable = self.inner.capturable
+        self.not_capturable = self.inner.not_capturable
         like = {"dtype": flat.statistics.dtype, "device": flat.statistics.device}
         shares = lookahead_shares(recipe.lookahead, total_steps)
         self._shares = torch.tensor([share or 0.0 for share in shares], **like)

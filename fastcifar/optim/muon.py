@@ -3,7 +3,6 @@ muon), over flat buffers and alone."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,8 +10,9 @@ import torch
 
 from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
+from fastcifar.kernels import newton_schulz as iterate
 from fastcifar.optim.flat import FlatGroup, FlatModel
-from fastcifar.optim.newton_schulz import COEFFICIENTS, iterate, orthogonalize
+from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.settings import require_settings
 from fastcifar.recipes import OptimConfig, Recipe
@@ -56,8 +56,11 @@ class FlatMuon(GroupOptimizer):
             return
         buffers = (group.weights, group.grads, group.velocity)
         norms = muon_direction(*buffers, filters.directions, filters.layout, momentum=optim.momentum)
-        for directions, updates in filters.batches:
-            iterate(directions, optim.ns_steps, optim.ns_coefficients, out=updates)
+        iterate(
+            *(filters.directions, filters.updates, filters.shapes),
+            steps=optim.ns_steps,
+            coefficients=optim.ns_coefficients,
+        )
         muon_update(
             group.weights,
             filters.updates,
@@ -72,7 +75,7 @@ class FlatMuon(GroupOptimizer):
 class _Filters:
     """The filters of a group as Newton-Schulz takes them: matrices with as many rows in one batch, all as long as its
     longest, zeros behind the shorter, which stay zero. The flat buffers `directions` and `updates`, in `dtype`, hold
-    the batches; `batches` has those of both, [B, R, C]; `layout` says where each filter is (see `muon_direction`). In
+    the batches of `shapes` (see `kernels.newton_schulz`); `layout` says where each filter is (see `muon_direction`). In
     memory a filter is [out, height, width, in]; the order of columns is nothing to Muon."""
 
     def __init__(self, group: FlatGroup, dtype: torch.dtype) -> None:
@@ -81,17 +84,15 @@ class _Filters:
             if parameter.dim() == 4:
                 by_rows.setdefault(len(parameter), []).append((span.start, parameter[0].numel()))
         self.layout: list[int] = []
-        shapes, size = [], 0
+        self.shapes: list[int] = []
+        size = 0
         for rows, filters in by_rows.items():
             longest = max(columns for _, columns in filters)
             for start, columns in filters:
                 self.layout += [start, rows, columns, size, longest]
                 size += rows * longest
-            shapes.append((len(filters), rows, longest))
+            self.shapes += [len(filters), rows, longest]
         self.directions, self.updates = (torch.zeros(size, dtype=dtype, device=group.weights.device) for _ in range(2))
-        sizes = [math.prod(shape) for shape in shapes]
-        parts = zip(shapes, self.directions.split(sizes), self.updates.split(sizes), strict=True)
-        self.batches = [(directions.view(shape), updates.view(shape)) for shape, directions, updates in parts]
 
 
 class Muon(torch.optim.Optimizer):

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
+from fastcifar.kernels import newton_schulz as iterate
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Jordan's: the steepest at 0 (small singular values rise fastest) of those that end within about 0.7 to 1.2."""
 
@@ -26,32 +28,20 @@ def newton_schulz(
     s <- a s + b s^3 + c s^5, `coefficients` being a, b and c. The norm is taken in float32 or wider, so that the result
     does not depend on the scale of `matrices` down to a norm of 1e-12. Below that it fades to zero.
 
-    The products are of the smaller side: 4 min(R, C)^2 (max(R, C) + min(R, C) / 2) operations a step and matrix.
+    The iteration is in Gram form (`kernels.newton_schulz`), on the transposed matrices where these are wider.
     """
     wide = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
     norms = torch.linalg.vector_norm(wide, dim=(-2, -1), keepdim=True).clamp_min(_SMALLEST_NORM)
     x = (wide / norms).to(dtype or matrices.dtype)
-    x = x.flatten(0, -3) if x.dim() > 2 else x.unsqueeze(0)
-    return (iterate(x, steps, coefficients) if steps else x).reshape(matrices.shape)
-
-
-def iterate(
-    x: torch.Tensor,
-    steps: int,
-    coefficients: tuple[float, float, float] = COEFFICIENTS,
-    out: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """The iteration alone, 1 or more steps, on a batch of matrices [B, R, C] whose norms are 1 at most; into `out`,
-    where it is given."""
-    a, b, c = coefficients
-    tall = x.shape[1] > x.shape[2]
-    if tall:
-        x, out = x.mT, None if out is None else out.mT
-    for left in reversed(range(steps)):
-        gram = x @ x.mT
-        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        x = torch.baddbmm(x, polynomial, x, beta=a, out=None if left else out)
-    return x.mT if tall else x
+    if not steps or not x.numel():
+        return x
+    tall = x.shape[-2] > x.shape[-1]
+    x = (x.mT if tall else x).contiguous()
+    rows, columns = x.shape[-2:]
+    shape = (x.numel() // (rows * columns), rows, columns)
+    out = torch.empty_like(x)
+    iterate(x.view(-1), out.view(-1), shape, steps=steps, coefficients=coefficients)
+    return out.mT if tall else out
 
 
 def orthogonalize(

@@ -18,11 +18,11 @@ class FlatOptimizer(ABC):
     Gradients are those of the loss summed over `recipe.batch_size` images; rates are written for the mean. Step t, from
     0, uses rate t of the group's, and from the end on the last; a group that trains for fewer steps than all goes
     through the whole schedule in these, and is left as it is once it is frozen. After every `ema.every` steps from the
-    first, the averages of weights and running statistics move by 1 - decay ** every. `capturable` says whether a step
-    can be captured and replayed: whether what changes from step to step is on the device, as `count` is.
+    first, the averages of weights and running statistics move by 1 - decay ** every. `not_capturable` says why a step
+    cannot be captured and replayed; None: it can, since what changes from step to step is on the device, as `count` is.
     """
 
-    capturable = True
+    not_capturable: str | None = None
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         self.flat, self.recipe, self.total_steps = flat, recipe, total_steps

@@ -18,11 +18,10 @@ class TorchOptimizer(FlatOptimizer):
     """The class of torch.optim that `recipe.optim.name` names, in the place of `SGD`.
 
     It is given the master weights of each group as one flat parameter, and as gradients those of the mean loss, in the
-    master dtype. Fields that the class does not take (momentum of Adam) are left out. Biases are as with `SGD`. Steps
-    and rates are counted on the host, so that a step cannot be captured.
+    master dtype. Fields that the class does not take (momentum of Adam) are left out. Biases are as with `SGD`.
     """
 
-    capturable = False
+    not_capturable = "an optimiser of torch's counts its steps on the host"
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)

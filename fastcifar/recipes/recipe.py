@@ -39,6 +39,9 @@ class Recipe(Checked):
     compile: Literal["off", "step"] = "off"
     """step: the network's forward and backward pass in a training step through torch.compile, ahead of the training and
     counted in process_seconds alone; where that cannot be, one line says so and it stays off."""
+    cudnn_search: bool = False
+    """cuDNN's own search for the fastest convolution of each shape (torch's cudnn.benchmark), around warm-up, capture,
+    steps and evaluation; costs seconds at the start. CUDA only. false: as torch is set."""
     network: Literal["davidnet", "resnet18", "mlp", "speedrun"] = "davidnet"
     """Which network; its own section is read (model, resnet, mlp or speedrun) and the others are not."""
     model: ModelConfig = ModelConfig()

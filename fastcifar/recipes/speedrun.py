@@ -6,7 +6,8 @@ three to four times as many updates, with Muon's rate lower in about the square 
 then 28 pixels, without resampling, in the first six of ten epochs, at half and three quarters of the operations, which
 the global final pool allows; from the third epoch on the easiest quarter of the images, by their loss at their last
 visit, is left out; a whitening without bias, so that nothing below the first trained convolution has a gradient; and
-test-time augmentation only where the network is unsure.
+test-time augmentation only where the network is unsure. cudnn_search stays off in all of them until a GPU has shown
+that it pays.
 
 speedrun94: 94.03% with test-time augmentation (n=7, 95% interval 93.89% to 94.17%), 2.25e+14 FLOP with evaluation,
 330.3 s of time_seconds (n=1) on 2 cores of Intel(R) Xeon(R) Processor @ 2.10GHz with AMX, 24 GiB.

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastcifar.kernels.operators import PRODUCTS
+
 ELSEWHERE = "(elsewhere)"
 """The layer of the gradients that a network computes otherwise than autograd would for the products of its forward
 pass, as a custom autograd function can."""
@@ -229,6 +231,10 @@ class _Tally(TorchDispatchMode):
             if self._parameter(left) and not self._parameter(right):
                 left, right = right, left
             self._forward_product(left, right, out, macs)
+        elif func.namespace == "fastcifar" and func._opname in PRODUCTS:
+            for macs, moved in PRODUCTS[func._opname](*args, **(kwargs or {})):
+                self._count_product(Product(macs, moved))
+                self._backward_macs += macs
         else:
             moved = count_bytes(func, args, kwargs or {}, out)
             self.count.moved_bytes += moved

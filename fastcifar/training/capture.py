@@ -12,9 +12,9 @@ _WARM_UP_STEPS = 3
 
 def capture(
     step: Callable[[], None], warm_up: Callable[[], None], pool: tuple[int, int] | None = None
-) -> Callable[[], None]:
-    """A replay of `step`, which must read and write device tensors alone; `step` itself, and a warning, where CUDA
-    cannot record it.
+) -> tuple[Callable[[], None], str | None]:
+    """A replay of `step`, which must read and write device tensors alone, and None; where CUDA cannot record it, `step`
+    itself and the reason in a line, which a warning says too.
 
     `warm_up`, a step of the same shapes on other data, is run first, on a side stream: so nothing is tuned, loaded or
     compiled while recording. Recording runs nothing: what `step` changes is as `warm_up` left it. Graphs that are never
@@ -34,7 +34,7 @@ def capture(
     except RuntimeError as error:
         torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
         torch.cuda.synchronize()
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0] or type(error).__name__
         warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)
-        return step
-    return graph.replay
+        return step, reason
+    return graph.replay, None

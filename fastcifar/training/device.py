@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,6 +38,20 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     if device.type == "cuda":
         return torch.float16
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+
+
+@contextmanager
+def cudnn_search(wanted: bool) -> Iterator[None]:
+    """Let cuDNN search for the fastest convolution of each shape, if `wanted`, until the block ends; then torch is set
+    as it was. Only that one flag is touched: `torch.backends.cudnn.flags` would reset the others too."""
+    if not wanted:
+        yield
+        return
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def describe_device(device: torch.device) -> dict[str, object]:

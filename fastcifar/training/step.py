@@ -8,7 +8,7 @@ import torch
 from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
-from fastcifar.kernels import augment, cross_entropy_by_image
+from fastcifar.kernels import augment, cross_entropy_step
 from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
 
@@ -24,7 +24,7 @@ class TrainingStep:
     `[steps_per_epoch]`, summed over each batch; `correct`, int64 `[1]`, the right answers of the epoch so far; and
     `image_losses`, float32 `[N]`, the loss of every training image at its last visit, infinite before the first (None
     where the recipe selects nothing by it). `steps_per_epoch` is that of the longest epoch.
-    `network` is what is called in place of `flat.model`, such as that model compiled.
+    `network` is what is called in place of `flat.model.unscaled`, such as that compiled.
     """
 
     def __init__(
@@ -37,12 +37,11 @@ class TrainingStep:
         network: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer = recipe, dataset, flat, optimizer
-        self._network = network or flat.model
+        self._network = network or flat.model.unscaled
         device = dataset.train.device
         self.losses = torch.zeros(steps_per_epoch, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
         self._position = torch.zeros(1, dtype=torch.int64, device=device)
-        self._places = torch.arange(recipe.batch_size, device=device)
         selects = recipe.select.keep < 1
         self.image_losses = torch.full((len(dataset.train),), torch.inf, device=device) if selects else None
         self._plan: EpochPlan | None = None
@@ -66,30 +65,25 @@ class TrainingStep:
         self.flat.model.train()
 
     def __call__(self) -> None:
-        recipe, data, flat = self.recipe, self.dataset, self.flat
+        recipe, train, flat, plan = self.recipe, self.dataset.train, self.flat, self._plan
         with record_function(PART + "augment"):
-            batch = self._plan.take(self._position * recipe.batch_size + self._places)
             images = augment(
-                data.train.images,
-                batch.indices,
-                batch.offsets,
-                batch.flips,
-                batch.cutouts,
-                batch.jitter,
-                mean=data.mean,
-                std=data.std,
+                *(train.images, plan.indices, plan.offsets, plan.flips, plan.cutouts, plan.jitter),
+                mean=self.dataset.mean,
+                std=self.dataset.std,
                 out_dtype=flat.dtype,
                 size=self._size,
+                position=self._position,
+                batch=recipe.batch_size,
             )
-            labels = data.train.labels[batch.indices]
         with record_function(PART + "forward"):
-            loss, correct, losses = cross_entropy_by_image(self._network(images), labels, recipe.label_smoothing)
+            logits = self._network(images)
+            gradient = cross_entropy_step(
+                *(logits, train.labels, plan.indices, self._position, self.losses, self.correct, self.image_losses),
+                smoothing=recipe.label_smoothing,
+                scale=flat.model.logit_scale,
+            )
         with record_function(PART + "backward"):
-            flat.backward(loss)
+            flat.backward(logits, gradient)
         with record_function(PART + "optimiser"):
             self.optimizer.step()
-        self.losses.index_copy_(0, self._position, loss.detach().float().view(1))
-        self.correct.add_(correct)
-        if self.image_losses is not None:
-            self.image_losses.index_copy_(0, batch.indices, losses.float())
-        self._position.add_(1)

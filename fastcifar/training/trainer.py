@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,8 +17,8 @@ from torch import nn
 
 from fastcifar.data import Dataset, EpochPlan, Loader, Selection, Split, load_dataset
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.kernels import compile_all
-from fastcifar.models import GhostBatchNorm, Network, build_model
+from fastcifar.kernels import compile_ahead
+from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe
@@ -25,7 +26,7 @@ from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import WeightAverage, estimate_statistics
 from fastcifar.training.capture import capture
 from fastcifar.training.compiled import CompiledNetwork
-from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
+from fastcifar.training.device import cudnn_search, describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.run import EpochRow, Run
@@ -100,10 +101,14 @@ class Trainer:
             for name in frozen_from:
                 self._flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             self._optimizer = build_optimizer(self._flat, recipe, self.total_steps)
-            self._compiled = CompiledNetwork(self._flat.model, self.device) if recipe.compile == "step" else None
+            self._compiled = (
+                CompiledNetwork(self._flat.model.unscaled, self.device) if recipe.compile == "step" else None
+            )
         self._step = self._new_step(self.dataset, self.steps_per_epoch)
         self._average = WeightAverage(self._flat)
         self._replays: dict[Stage, Callable[[], None]] = {}
+        on_cpu = self.device.type == "cpu"
+        self._not_captured = "a CPU has no CUDA graphs" if on_cpu else self._optimizer.not_capturable
         self._first_step_seconds: float | None = None
 
     def run(
@@ -126,6 +131,18 @@ class Trainer:
         was answered right while training on them (the rule of Ash and Adams 2020, with 0.99); the recipe's epochs are
         then the most, and its schedule and averages are still laid out for them all.
         """
+        with cudnn_search(self.recipe.cudnn_search):
+            return self._run(seed, on_step, on_epoch, eval_every, init, until_train_accuracy)
+
+    def _run(
+        self,
+        seed: int,
+        on_step: OnStep | None,
+        on_epoch: OnEpoch | None,
+        eval_every: int,
+        init: Start,
+        until_train_accuracy: float | None,
+    ) -> Run:
         recipe, train_split = self.recipe, self.dataset.train
         described = init.describe()
         self._first_step_seconds = None
@@ -205,7 +222,8 @@ class Trainer:
     def estimate_seconds(self, steps: int = 3) -> float:
         """Seconds that the whole training would take, from the median of a few steps of each stage on random images,
         after one untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
-        self._make_replayable()
+        with cudnn_search(self.recipe.cudnn_search):
+            self._make_replayable()
         total = 0.0
         for stage, count in self.timeline.steps_by_stage().items():
             step, seconds = self.step_on_noise(stage), []
@@ -219,18 +237,34 @@ class Trainer:
     def step_on_noise(self, stage: Stage | None = None) -> Callable[[], None]:
         """A training step of `stage`'s shapes on random images (the last stage's unless given), which changes what
         `_reset` resets and nothing else."""
-        stage = stage or self.timeline.epochs[-1].stage
-        size = self.recipe.batch_size
+        stage, size = stage or self.timeline.epochs[-1].stage, self.recipe.batch_size
         noise = self._noise(size)
-        dataset = dataclasses.replace(self.dataset, train=noise)
-        step = self._new_step(dataset, steps_per_epoch=1)
+        step = self._new_step(dataclasses.replace(self.dataset, train=noise), steps_per_epoch=1)
         plan = Loader(noise, size, self.recipe.augment).plan(0, stage.size)
+        return self._in_epochs_of_its_own(step, step, plan, stage)
+
+    def replay_on_noise(self, stage: Stage | None = None) -> Callable[[], None]:
+        """The step of `stage` that a training replays (the last stage's unless given), on one batch of the training
+        images from random weights; the step itself where none is captured. It changes what `step_on_noise` does."""
+        stage, size = stage or self.timeline.epochs[-1].stage, self.recipe.batch_size
+        with cudnn_search(self.recipe.cudnn_search):
+            self._make_replayable()
+        plan = Loader(self.dataset.train, size, self.recipe.augment).plan(0, stage.size)
+        self._step.begin_epoch(plan)  # a step's first plan is one of all images
+        batch = plan.take(torch.arange(size)).to(self.device)  # whose copy takes a GPU next to no time
+        return self._in_epochs_of_its_own(self._step, self._replays[stage], batch, stage)
+
+    def _in_epochs_of_its_own(
+        self, step: TrainingStep, call: Callable[[], None], plan: EpochPlan, stage: Stage
+    ) -> Callable[[], None]:
+        """`call`, which is `step` or its replay, each time as the first of an epoch of `plan`, from reset weights."""
         self._reset(seed=0)
         self._enter(stage)
 
         def run() -> None:
-            step.begin_epoch(plan)
-            step()
+            with cudnn_search(self.recipe.cudnn_search):
+                step.begin_epoch(plan)
+                call()
 
         return run
 
@@ -245,8 +279,7 @@ class Trainer:
             return
         stages = self.timeline.steps_by_stage()
         self._replays = dict.fromkeys(stages, self._step)
-        on_cuda = self.device.type == "cuda"
-        captures = on_cuda and self._optimizer.capturable
+        on_cuda, captures = self.device.type == "cuda", not self._not_captured
         with self.phases("kernel compilation"):
             if on_cuda:
                 self._compile_kernels()
@@ -260,7 +293,8 @@ class Trainer:
                 for stage in stages:
                     warm_up = self.step_on_noise(stage)
                     self._step.begin_epoch(loader.plan(0, stage.size))
-                    self._replays[stage] = capture(self._step, warm_up, pool)
+                    self._replays[stage], failure = capture(self._step, warm_up, pool)
+                    self._not_captured = self._not_captured or failure
         if on_cuda:
             with self.phases("warm-up"):
                 self._warm_up_the_rest()
@@ -270,27 +304,22 @@ class Trainer:
         what `run` begins by resetting, and the evaluated network."""
         recipe, model = self.recipe, self._evaluated.model
         noise = self._noise(max(len(self.dataset.test), recipe.batch_size))
-        self._flat.model.fit_whitening(noise.images)
         if recipe.average.epochs:
             estimate_statistics(model, noise, recipe.batch_size, recipe.batch_size, self._evaluated.dtype)
         how = recipe.evaluate
         evaluate(model, noise, how.tta, how.batch_size, how.tta_share, how.tta_shifted)
+        self._flat.model.fit_whitening(noise.images)
 
     def _compile_kernels(self) -> None:
-        augment = self.recipe.augment
-        norms = [module for module in self._flat.model.modules() if isinstance(module, GhostBatchNorm)]
-        for activation, scale in sorted({(norm.activation, norm.weight.requires_grad) for norm in norms}):
-            compile_all(
-                self.device,
-                self.dtype,
-                activation=activation,
-                scale=scale,
-                cutout=augment.cutout > 0,
-                jitter=augment.brightness > 0 or augment.contrast > 0,
-                classes=len(self.dataset.classes),
-                form="source" if self.recipe.optim.name == "sgd" else "torch",
-                muon=self.recipe.optim.name == "muon",
-            )
+        """Compile the Triton kernels of every stage and of the rest, found by running it all."""
+
+        def run() -> None:
+            for stage in self.timeline.steps_by_stage():
+                self.step_on_noise(stage)()
+            with contextlib.suppress(torch.linalg.LinAlgError):  # of a whitening by what is in unwritten memory
+                self._warm_up_the_rest()
+
+        compile_ahead(run, self.device)
 
     def _new_step(self, dataset: Dataset, steps_per_epoch: int) -> TrainingStep:
         return TrainingStep(self.recipe, dataset, self._flat, self._optimizer, steps_per_epoch, self._compiled)
@@ -400,6 +429,8 @@ class Trainer:
             "time_seconds": time_seconds,
             "process_seconds": process_seconds,
             "compiled": bool(self._compiled and self._compiled.active),
+            "captured": not self._not_captured,
+            "not_captured": self._not_captured,
             "first_step_seconds": self._first_step_seconds,
             "phases": phases,
             "images_per_second": steps * self.recipe.batch_size / train_seconds,

@@ -66,6 +66,29 @@ def test_any_sizes(path, device, assert_close, batch, side, size, seed):
     )
 
 
+@pytest.mark.parametrize("given_choices", ["none", "all"])
+def test_a_batch_of_several_is_the_one_of_its_position(path, device, given_choices):
+    arguments = list(choices(12))
+    arguments[3:] = [None] * 3 if given_choices == "none" else arguments[3:]
+    for number in range(3):
+        rows = slice(4 * number, 4 * number + 4)
+        alone = [arguments[0], *(None if choice is None else choice[rows] for choice in arguments[1:])]
+        position = torch.tensor([number], device=device)
+        out = augment(*on(device, arguments), MEAN, STD, position=position, batch=4)
+        assert torch.equal(out, augment(*on(device, alone), MEAN, STD))
+
+
+def test_a_position_and_the_batch_belong_together():
+    images, indices, offsets, *_ = choices(4)
+    for wrong in ({"batch": 2}, {"position": torch.zeros(1, dtype=torch.int64)}):
+        with pytest.raises(ValueError, match=r"^batch is .* of 4 choices; allowed: 1 to all with a position"):
+            augment(images, indices, offsets, **wrong)
+    with pytest.raises(ValueError, match=r"^batch is 5 of 4 choices"):
+        augment(images, indices, offsets, position=torch.zeros(1, dtype=torch.int64), batch=5)
+    with pytest.raises(ValueError, match=r"^position is torch.float32 \[1\]; allowed: torch.int64 \[1\]"):
+        augment(images, indices, offsets, position=torch.zeros(1), batch=2)
+
+
 def test_both_paths_give_the_same_bits(monkeypatch, device):
     pytest.importorskip("triton")
     arguments = [*on(device, choices(3)[:5]), None, MEAN, STD, torch.float16]
@@ -125,7 +148,8 @@ def test_what_does_not_fit_is_refused_by_name(name, value):
 def test_is_a_well_formed_operator(monkeypatch):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     constants = ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], torch.bfloat16, 7)
-    torch.library.opcheck(torch.ops.fastcifar.augment.default, (*choices(2), *constants))
+    for position in ((None, 4), (torch.ones(1, dtype=torch.int64), 2)):
+        torch.library.opcheck(torch.ops.fastcifar.augment.default, (*choices(4), *constants, *position))
 
 
 def test_compiles_into_one_graph(path, device):

@@ -9,6 +9,7 @@ from fastcifar.kernels import (
     cross_entropy_by_image,
     cross_entropy_by_image_reference,
     cross_entropy_reference,
+    cross_entropy_step,
 )
 
 
@@ -77,6 +78,51 @@ def test_the_loss_of_each_image_is_torchs(path, device, assert_close, function, 
     assert same[1] == correct
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("by_image", [True, False])
+def test_a_step_notes_the_loss_and_gives_its_gradient(path, device, assert_close, dtype, by_image):
+    batch, images = 7, 30
+    labels, indices = torch.randint(10, (images,), device=device), torch.randperm(images, device=device)[: 3 * batch]
+    position, correct = (torch.tensor([number], device=device) for number in (1, 5))
+    losses = torch.full((3,), torch.nan, device=device)
+    image_losses = torch.full((images,), torch.inf, device=device) if by_image else None
+    right = 5
+    for number in (1, 2):
+        logits, chosen = (torch.randn(batch, 10, device=device) * 3).to(dtype), indices[number * batch :][:batch]
+        gradient = cross_entropy_step(
+            logits, labels, indices, position, losses, correct, image_losses, smoothing=0.2, scale=0.125
+        )
+        loss, count, expected = run(torchs_own, logits.double(), labels[chosen], 0.2, 0.125)
+        right += count
+        assert gradient.dtype == dtype and position.item() == number + 1 and correct.item() == right
+        assert_close(gradient, expected, dtype)
+        assert_close(losses[number], loss, torch.float32)
+        if by_image:
+            each = cross_entropy_by_image(logits, labels[chosen], 0.2, 0.125)[2]
+            torch.testing.assert_close(image_losses[chosen], each.float())
+    assert losses[0].isnan()
+    if by_image:
+        assert image_losses.isinf().sum() == images - 2 * batch
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("indices", torch.zeros(4)),
+        ("position", torch.zeros(2, dtype=torch.int64)),
+        ("losses", torch.zeros(3, dtype=torch.float64)),
+        ("correct", torch.zeros(())),
+        ("image_losses", torch.zeros(4)),
+    ],
+)
+def test_what_does_not_fit_a_step_is_refused_by_name(name, wrong):
+    whole = torch.zeros(4, dtype=torch.int64)
+    given = {"indices": whole, "position": whole[:1], "losses": torch.zeros(2), "correct": whole[:1].clone()}
+    given |= {"labels": torch.zeros(9, dtype=torch.int64), "image_losses": torch.zeros(9), name: wrong}
+    with pytest.raises(ValueError, match=rf"^{name} is .*; allowed: contiguous "):
+        cross_entropy_step(torch.zeros(2, 3), **given)
+
+
 def test_of_equal_logits_the_first_is_the_answer(path, device):
     logits = torch.tensor([[1.0, 3.0, 3.0], [2.0, 2.0, 2.0], [0.0, 1.0, 1.0]], device=device)
     assert cross_entropy(logits, torch.tensor([1, 0, 2], device=device))[1] == 2
@@ -133,6 +179,9 @@ def test_are_well_formed_operators(monkeypatch):
     torch.library.opcheck(torch.ops.fastcifar.cross_entropy.default, (logits, torch.tensor([0, 1, 2, 3, 3]), 0.1, 0.5))
     arguments = (torch.tensor(2.0), torch.randn(5, 4), torch.bfloat16)
     torch.library.opcheck(torch.ops.fastcifar.cross_entropy_backward.default, arguments)
+    labels, number = torch.randint(4, (9,)), torch.zeros(1, dtype=torch.int64)
+    step = (logits.detach(), labels, torch.arange(9), number, torch.zeros(2), number.clone(), torch.zeros(9), 0.1, 0.5)
+    torch.library.opcheck(torch.ops.fastcifar.cross_entropy_step.default, step)
 
 
 def test_compiles_into_one_graph(path, device):

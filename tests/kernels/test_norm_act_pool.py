@@ -141,6 +141,41 @@ def test_statistics_carry_no_gradient_and_an_unused_output_none(path, device):
     assert x.grad is None
 
 
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(groups=16, channels=3, momentum=0.3, pool=True, seed=0)
+@given(
+    groups=st.integers(1, 4),
+    channels=st.integers(1, 20),
+    momentum=st.floats(0, 1),
+    pool=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_running_statistics_move_towards_the_groups_mean(
+    path, device, assert_close, groups, channels, momentum, pool, seed
+):
+    torch.manual_seed(seed)
+    x, bias, *_ = tensors((2 * groups, channels, 4, 6), device=device)
+    running = torch.randn(2, channels, device=device)
+    before = running.double()
+    _, mean, var = norm_act_pool(x, bias, groups=groups, pool=pool, running=(*running,), momentum=momentum)
+    count = 2 * (2 * 3 if pool else 4 * 6)
+    batch = torch.stack([mean.double().mean(0), var.double().mean(0) * count / (count - 1)])
+    assert_close(running, before * (1 - momentum) + momentum * batch, torch.float32)
+    again = before.clone()
+    norm_act_pool_reference(x.double(), bias.double(), groups=groups, pool=pool, running=(*again,), momentum=momentum)
+    assert_close(running, again, torch.float32)
+
+
+def test_running_statistics_are_those_of_torchs_batch_norm(path, device):
+    norm = torch.nn.BatchNorm2d(6, momentum=0.3).to(device)
+    x = torch.randn(4, 6, 3, 5, device=device)
+    norm(x)
+    running = torch.zeros(6, device=device), torch.ones(6, device=device)
+    norm_act_pool(x, torch.zeros(6, device=device), running=running, momentum=0.3)
+    torch.testing.assert_close(running[0], norm.running_mean)
+    torch.testing.assert_close(running[1], norm.running_var)
+
+
 def test_equal_inputs_give_equal_bits(path, device):
     given_tensors = tensors((4, 8, 6, 6), torch.bfloat16, pool=True, device=device)
     runs = [run(norm_act_pool, *given_tensors, groups=2, pool=True) for _ in range(2)]
@@ -149,6 +184,8 @@ def test_equal_inputs_give_equal_bits(path, device):
 
 def test_groups_that_do_not_divide_the_batch_are_refused_by_name():
     x, bias, *_ = tensors((4, 3, 2, 2))
+    with pytest.raises(ValueError, match=r"^the running variance is torch.float32 \[2\]; allowed: torch.float32 \[3\]"):
+        norm_act_pool(x, bias, running=(torch.zeros(3), torch.zeros(2)))
     for groups in (0, 3, 8):
         with pytest.raises(ValueError, match=f"groups is {groups}; allowed: a divisor of the batch of 4 images"):
             norm_act_pool(x, bias, groups=groups)
@@ -199,8 +236,9 @@ def test_are_well_formed_operators(monkeypatch, pool):
     inputs = [None if t is None else t.requires_grad_() for t in (x, bias, scale, residual)]
     operators = torch.ops.fastcifar
     constants = ("celu", 0.3, pool, 1e-5, inputs[3])
-    torch.library.opcheck(operators.norm_act_pool.default, (*inputs[:3], 2, *constants))
-    out, mean, var, pooled, argmax = (t.detach() for t in operators.norm_act_pool(*inputs[:3], 2, *constants))
+    running = (torch.zeros(3), torch.ones(3), 0.1)
+    torch.library.opcheck(operators.norm_act_pool.default, (*inputs[:3], *running, 2, *constants))
+    out, mean, var, pooled, argmax = (t.detach() for t in operators.norm_act_pool(*inputs[:3], *running, 2, *constants))
     saved = (pooled, argmax, None) if pool else (x.detach(), None, out)
     torch.library.opcheck(
         operators.norm_act_pool_backward.default,

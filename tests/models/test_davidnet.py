@@ -144,3 +144,14 @@ def test_whitening_is_frozen_and_fitted_to_the_first_images_alone():
     expected.fit(data.train.images[:100], data.mean, data.std)
     torch.testing.assert_close(model.whitening.weight, expected.weight)
     assert not model.whitening.weight.requires_grad
+
+
+def test_whitening_and_the_1x1_convolution_are_one_convolution():
+    model = DavidNet().double()
+    model.fit_whitening(torch.randint(256, (50, 32, 32, 3), dtype=torch.uint8))
+    images = torch.randn(4, 3, 9, 11, dtype=torch.float64)
+    weight, upstream = model.stem.conv.weight, torch.randn(4, 64, 9, 11, dtype=torch.float64)
+    two, one = model.stem.conv(model.whitening(images)), model.whitening.followed_by(model.stem.conv, images)
+    torch.testing.assert_close(one, two, rtol=1e-12, atol=1e-12)
+    gradients = [torch.autograd.grad(out, weight, upstream)[0] for out in (one, two)]
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-10)

@@ -33,7 +33,7 @@ def test_a_replayed_step_is_the_step(name, every):
     def train(captured):
         flat = make_flat()
         optimizer = build_optimizer(flat, recipe, STEPS)
-        step = capture(optimizer.step, optimizer.step) if captured else optimizer.step
+        step = capture(optimizer.step, optimizer.step)[0] if captured else optimizer.step
         flat.load(make_flat().model)
         optimizer.reset()
         for number in range(STEPS):
@@ -50,3 +50,17 @@ def test_a_replayed_step_is_the_step(name, every):
         torch.testing.assert_close(mine.weights, expected.weights)
         torch.testing.assert_close(mine.ema, expected.ema)
     assert not torch.equal(replayed.groups[0].weights, make_flat().groups[0].weights)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_step_that_cannot_be_recorded_is_left_as_it_is_with_the_reason():
+    total = torch.zeros(1, device="cuda")
+
+    def step():
+        total.add_(1 + total.item())  # a value that the host waits for
+
+    with pytest.warns(UserWarning, match="runs without a CUDA graph") as said:
+        replay, reason = capture(step, step)
+    assert replay is step and reason and reason in str(said[0].message)
+    replay()
+    assert total.item() == 2**4 - 1

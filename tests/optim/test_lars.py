@@ -41,7 +41,7 @@ def trust(w, g, decay, coefficient=0.01):
 def test_steps_over_flat_buffers_are_the_formula_for_the_mean_loss():
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
     optimizer = build_optimizer(flat, RECIPE, STEPS)
-    assert isinstance(optimizer, FlatLARS) and optimizer.capturable
+    assert isinstance(optimizer, FlatLARS) and not optimizer.not_capturable
     velocity = {name: torch.zeros_like(w) for name, w in model.named_parameters()}
     average = flat.groups[0].weights.clone()
     for step in range(STEPS):

@@ -42,7 +42,7 @@ def test_slow_and_fast_weights_meet_as_said_around_every_optimiser(name):
     optimizer = build_optimizer(flat, recipe, STEPS)
     inner = build_optimizer(plain, dataclasses.replace(recipe, lookahead=LookaheadConfig()), STEPS)
     assert isinstance(optimizer, FlatLookahead) and isinstance(optimizer.inner, type(inner))
-    assert optimizer.capturable == inner.capturable
+    assert optimizer.not_capturable == inner.not_capturable
     slow = [buffer.clone() for buffer in buffers(plain)]
     for step in range(1, STEPS + 1):
         fill_state(flat, step)

@@ -67,7 +67,7 @@ def plans(monkeypatch):
     seen, begin = [], TrainingStep.begin_epoch
 
     def record(step: TrainingStep, plan: EpochPlan) -> None:
-        copy = plan.take(torch.arange(len(plan)))  # a step overwrites the first plan that it is given with the next
+        copy = plan._each(torch.clone)  # a step overwrites the first plan that it is given with the next
         seen.append((copy, None if step.image_losses is None else step.image_losses.clone()))
         begin(step, plan)
 
@@ -242,6 +242,26 @@ def test_a_seed_names_a_run_with_everything_on(data, dtype):
     assert not same_weights(first, other)
     assert first.record["steps"] == 10 + 10 + 6 + 3
     assert first.state["whitening.bias"].abs().max() > 0
+
+
+@pytest.mark.parametrize("replayed", [False, True], ids=["launched", "replayed"])
+def test_a_step_on_noise_trains_at_its_stages_size_as_often_as_one_likes_and_leaves_no_trace(data, replayed):
+    recipe = dataclasses.replace(EVERYTHING, epochs=2.5)
+    trainer = Trainer(recipe, data)
+    sizes = []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
+    group = trainer._flat.group_of("classifier.weight")
+    for stage in trainer.timeline.steps_by_stage():
+        step = trainer.replay_on_noise(stage) if replayed else trainer.step_on_noise(stage)
+        sizes.clear()
+        for number in range(trainer.steps_per_epoch + 2):  # past the end of an epoch
+            before = group.weights.clone()
+            step()
+            assert trainer._optimizer.count.item() == number + 1 and not torch.equal(group.weights, before)
+            assert trainer._step.losses[1:].eq(0).all()
+        if trainer.device.type == "cpu":  # a replay calls no hook
+            assert sizes == [stage.size] * (trainer.steps_per_epoch + 2)
+    assert same_weights(trainer.run(3), train(recipe, data, seed=3)) or trainer.device.type == "cuda"
 
 
 @cuda

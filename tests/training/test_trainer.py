@@ -11,6 +11,7 @@ from fastcifar.data import load_dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.recipes import (
+    Augment,
     AverageConfig,
     EMAConfig,
     MLPConfig,
@@ -122,6 +123,21 @@ def test_the_record_holds_what_a_reader_needs(data, run):
     assert 0 < run.record["phases"]["training: steps"] < run.train_seconds + 0.1
     assert 0 < run.record["first_step_seconds"] < run.process_seconds
     assert json.loads(json.dumps(run.record)) == run.record
+
+
+def test_the_record_says_whether_steps_are_replayed_and_why_not(data, run, monkeypatch):
+    without = None if torch.cuda.is_available() else "a CPU has no CUDA graphs"
+    assert (run.record["captured"], run.record["not_captured"]) == (without is None, without)
+
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
+    for reasons in ((None, None), ("out of memory", None)):
+        left = iter(reasons)
+        monkeypatch.setattr(trainer_module, "capture", lambda step, warm_up, pool, left=left: (step, next(left)))
+        augment = Augment(early_sizes=(24,), early_shares=(0.5,))  # two stages: one alone is not enough
+        trainer = Trainer(dataclasses.replace(RECIPE, augment=augment), data.take(64), "cpu")
+        trainer._not_captured = None  # as on a GPU
+        record = trainer.run(0).record
+        assert (record["captured"], record["not_captured"]) == (not any(reasons), reasons[0])
 
 
 def test_a_partial_batch_is_dropped(data):

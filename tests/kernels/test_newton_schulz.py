@@ -1,0 +1,118 @@
+"""The Gram form of Newton-Schulz is the iteration, in float64; in half precision it errs about as much."""
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fastcifar.kernels import newton_schulz
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+
+def filled(batches, dtype, device, spectrum=None):
+    """Flat x of random matrices of norm 1, all singular values but the first `spectrum` tiny where that is given."""
+    parts = []
+    for count, rows, columns in batches:
+        matrices = torch.randn(count, rows, columns, dtype=torch.float64)
+        if spectrum:
+            left, values, right = torch.linalg.svd(matrices, full_matrices=False)
+            values[:, spectrum:] *= 1e-4
+            matrices = left * values[:, None] @ right
+        parts.append((matrices / matrices.norm(dim=(1, 2), keepdim=True)).flatten())
+    return torch.cat(parts).to(dtype).to(device)
+
+
+def iterated(x, batches, steps, coefficients=COEFFICIENTS):
+    """The iteration as it is defined, in float64, every X from the X before."""
+    a, b, c = coefficients
+    results, start = [], 0
+    for count, rows, columns in batches:
+        matrices = x[start : start + count * rows * columns].double().view(count, rows, columns)
+        start += matrices.numel()
+        for _ in range(steps):
+            gram = matrices @ matrices.mT
+            matrices = a * matrices + (b * gram + c * gram @ gram) @ matrices
+        results.append(matrices.flatten())
+    return torch.cat(results)
+
+
+def run(x, batches, steps, coefficients=COEFFICIENTS):
+    out = torch.empty_like(x)
+    newton_schulz(x, out, [*itertools.chain(*batches)], steps=steps, coefficients=coefficients)
+    return out
+
+
+batches_of = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 24)), min_size=1, max_size=2)
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(batches=[(2, 32, 48), (1, 16, 20)], steps=3, seed=0)
+@example(batches=[(1, 20, 7)], steps=1, seed=1)
+@given(batches=batches_of, steps=st.integers(1, 3), seed=st.integers(0, 99))
+def test_it_is_the_iteration(path, device, assert_close, batches, steps, seed):
+    torch.manual_seed(seed)
+    x = filled(batches, torch.float32, device)
+    assert_close(run(x, batches, steps), iterated(x, batches, steps), torch.float32)
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_in_float64_it_equals_the_plain_iteration(steps):
+    batches = [(2, 16, 54), (4, 64, 144)]
+    x = filled(batches, torch.float64, "cpu")
+    torch.testing.assert_close(run(x, batches, steps), iterated(x, batches, steps), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
+@pytest.mark.parametrize("spectrum", [None, 6], ids=["random", "six-large"])
+@pytest.mark.parametrize("steps", [3, 5])
+def test_in_half_precision_it_errs_no_more_than_twice_the_plain_iteration(path, device, steps, spectrum, dtype, bound):
+    """Where the plain one multiplies half-precision squares and matrices, here only the last product is rounded."""
+    if path == "triton" and device == "cpu" and dtype == torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bfloat16 matrices as whole numbers")
+    batches = [(2, 32, 96)]
+    x = filled(batches, dtype, device, spectrum)
+    exact = iterated(x, batches, steps)
+    plain = x.view(2, 32, 96)
+    a, b, c = COEFFICIENTS
+    for _ in range(steps):
+        gram = plain @ plain.mT
+        plain = torch.baddbmm(plain, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), plain, beta=a)
+
+    def error(values):
+        return ((values.flatten().double() - exact).norm() / exact.norm()).item()
+
+    assert error(run(x, batches, steps)) < 2 * error(plain)
+    if steps == 3:
+        assert error(run(x, batches, steps)) < bound
+
+
+def test_a_nan_stays_in_its_matrix(path, device):
+    batches = [(3, 16, 32)]
+    x = filled(batches, torch.float32, device)
+    x[600] = torch.nan
+    found = run(x, batches, 3).view(3, -1)
+    assert found[1].isnan().any() and not found[[0, 2]].isnan().any()
+
+
+def test_equal_inputs_give_equal_bits(path, device):
+    batches = [(2, 32, 48), (1, 48, 64)]
+    x = filled(batches, torch.float16, device)
+    assert torch.equal(run(x, batches, 3), run(x, batches, 3))
+
+
+def test_what_does_not_fit_is_refused():
+    x = torch.zeros(24)
+    with pytest.raises(ValueError, match=r"^x is torch.float32 \[24\]; allowed: a contiguous torch.float32 \[12\]"):
+        newton_schulz(x, x.clone(), [1, 3, 4], steps=3, coefficients=COEFFICIENTS)
+    with pytest.raises(ValueError, match=r"^out is torch.float64 \[24\]; allowed: a contiguous torch.float32 \[24\]"):
+        newton_schulz(x, x.double(), [2, 3, 4], steps=3, coefficients=COEFFICIENTS)
+    with pytest.raises(ValueError, match=r"^steps is 0; allowed: 1 or more"):
+        newton_schulz(x, x.clone(), [2, 3, 4], steps=0, coefficients=COEFFICIENTS)
+
+
+def test_is_a_well_formed_operator():
+    x = filled([(2, 3, 4)], torch.float32, "cpu")
+    torch.library.opcheck(torch.ops.fastcifar.newton_schulz, (x, torch.zeros(24), [2, 3, 4], 3, list(COEFFICIENTS)))

@@ -1,0 +1,58 @@
+"""cuDNN's own search is on while a recipe that asks for it trains, and at no other time."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import MLPConfig, Recipe, recipe_from_dict
+from fastcifar.training import Trainer
+from fastcifar.training.device import cudnn_search
+
+RECIPE = Recipe(epochs=1, batch_size=32, network="mlp", mlp=MLPConfig(hidden=(8,)), cudnn_search=True)
+
+
+@pytest.fixture(params=[False, True], ids=["off before", "on before"])
+def before(request, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", request.param)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
+    return request.param
+
+
+def is_on() -> bool:
+    assert torch.backends.cudnn.deterministic  # no other flag is touched
+    return torch.backends.cudnn.benchmark
+
+
+def test_it_is_on_in_every_pass_of_a_training_and_then_as_it_was(before):
+    trainer, seen = Trainer(RECIPE, make_synthetic(64, 16)), []
+    for network in (trainer.model, trainer._evaluated.model):
+        network.register_forward_pre_hook(lambda module, inputs: seen.append(is_on()))
+    trainer.run(0)
+    assert len(seen) > 2 and all(seen) and is_on() == before
+    seen.clear()
+    trainer.estimate_seconds(1)
+    trainer.step_on_noise()()
+    trainer.replay_on_noise()()
+    assert len(seen) == 4 and all(seen) and is_on() == before
+
+
+def test_without_it_torch_stays_as_it_is_set(before):
+    trainer, seen = Trainer(dataclasses.replace(RECIPE, cudnn_search=False), make_synthetic(64, 16)), []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: seen.append(is_on()))
+    trainer.run(0)
+    assert set(seen) == {before} and is_on() == before
+
+
+def test_a_failure_leaves_it_as_it_was(before):
+    with pytest.raises(ZeroDivisionError), cudnn_search(True):
+        assert is_on()
+        raise ZeroDivisionError
+    assert is_on() == before
+
+
+def test_a_record_from_before_the_field_is_a_recipe_without_it():
+    fields = dataclasses.asdict(RECIPE)
+    del fields["cudnn_search"]
+    assert recipe_from_dict(fields) == dataclasses.replace(RECIPE, cudnn_search=False)
