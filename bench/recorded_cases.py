@@ -105,6 +105,15 @@ class RecordedCase:
         with reference_path():
             return self.kernel(*arguments)
 
+    def again(self, *arguments: object) -> None:
+        """Call the operator, and put back the integers that it has changed, such as the position in an epoch: else the
+        next call would go beyond the epoch's end."""
+        places = [place for place in self._changed().values() if _is_integer(arguments[place])]
+        before = [arguments[place].clone() for place in places]
+        self.kernel(*arguments)
+        for place, values in zip(places, before, strict=True):
+            arguments[place].copy_(values)
+
     def relative_errors(self) -> dict[str, float]:
         """By result, and argument that is changed: ||kernel - reference|| / ||reference||, the reference being computed
         in float64 from the same fresh values; of integers the share that differs. Buffers that are only written are
@@ -255,6 +264,10 @@ def _widened(leaf: object) -> object:
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
         return leaf.to(torch.float64, copy=True)
     return _copied(leaf)
+
+
+def _is_integer(argument: object) -> bool:
+    return isinstance(argument, Tensor) and not argument.is_floating_point()
 
 
 def _is_written(argument: Any) -> bool:

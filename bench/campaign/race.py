@@ -39,7 +39,7 @@ def race(campaign: Campaign, rival: str) -> Iterator[Record]:
         range(done, wanted + 1),
         data(campaign),
         campaign.device.type,
-        gap=0.0 if campaign.tiny else 1.0,
+        gap=0.0 if campaign.tiny else 0.5,
         timeout=lambda: max(1.0, campaign.stops - time.monotonic() - _MARGIN),
     )
     longest, began = 0.0, time.monotonic()

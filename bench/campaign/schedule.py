@@ -25,7 +25,7 @@ from bench.campaign.trainings import trainings
 SECONDS = {"smoke": 100.0, "campaign": 330.0}
 """Of each stage, unless others are asked for."""
 
-_RACE_SHARE = 0.15
+_RACE_SHARE = 0.11
 """Of a stage's seconds, for which the rounds with a rival go on."""
 _LEAST_RACE = 0.10
 """Kept for the rounds with a rival that still compiles: less is worth no start of another."""
@@ -61,12 +61,12 @@ PLANS: dict[str, tuple[Part, ...]] = {
         Part("ceilings", ceilings, "ceilings", 0.1),
         _steps("speedrun94", 0.07),
         _steps("davidnet", 0.07),
-        _trainings("speedrun94", 0.12),
+        _trainings("speedrun94", 0.15),
         _trainings("speedrun94-1024", 0.07),
         _trainings("speedrun94-1536", 0.07),
         _trainings("davidnet", 0.08),
         Part("kernel-times", times, "kernels", 0.1),
-        _trainings("speedrun94", 0.12),
+        _trainings("speedrun94", 0.15),
         _trainings(OTHER_SEARCH, 0.05),
         _steps("speedrun94-1024", 0.05),
         _steps("speedrun94-1536", 0.05),

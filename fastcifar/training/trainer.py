@@ -251,7 +251,7 @@ class Trainer:
             self._make_replayable()
         plan = Loader(self.dataset.train, size, self.recipe.augment).plan(0, stage.size)
         self._step.begin_epoch(plan)  # a step's first plan is one of all images
-        batch = plan.take(torch.arange(size)).to(self.device)  # whose copy takes a GPU next to no time
+        batch = plan.batch(0, size).to(self.device)  # whose copy takes a GPU next to no time
         return self._in_epochs_of_its_own(self._step, self._replays[stage], batch, stage)
 
     def _in_epochs_of_its_own(
