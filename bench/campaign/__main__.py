@@ -7,13 +7,14 @@ import signal
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 from bench.campaign import __doc__ as description
 from bench.campaign.campaign import Campaign
 from bench.campaign.faults import VARIABLE, read_faults
-from bench.campaign.images import read_first
+from bench.campaign.images import check, read_first
 from bench.campaign.race import RIVALS
 from bench.campaign.recipes import VARIANTS
 from bench.campaign.schedule import BY_NAME, PLANS, SECONDS, Stage, part_names, plan, races
@@ -50,11 +51,15 @@ def main() -> int:
     if arguments.out is None and not arguments.tiny:
         raise UserError("--out is missing; allowed without it: --tiny")
     if "campaign" in stages and not arguments.tiny:
-        if arguments.peers is None and races("campaign", only, rivals, tiny=False):
+        raced = races("campaign", only, rivals, tiny=False)
+        if arguments.peers is None and raced:
             raise UserError("--peers is missing; allowed without it: --rivals '', which races nobody")
-        for rival in rivals:
-            get_program(rival)
+        for rival in (race.of for race in raced):
+            checkout = arguments.peers / get_program(rival).checkout
+            if not checkout.is_dir():
+                raise UserError(f"--peers: {checkout} is no folder; allowed: a checkout of {rival}, or other --rivals")
     first = read_first(arguments.data_dir) if "smoke" in stages and not arguments.tiny else None
+    check(arguments.device, arguments.data_dir, not arguments.tiny and ("campaign" in stages or first is None))
 
     out = arguments.out or Path(tempfile.mkdtemp(prefix="campaign-"))
     out.mkdir(parents=True, exist_ok=True)
@@ -63,17 +68,18 @@ def main() -> int:
     campaign = Campaign(
         out, arguments.device, arguments.tiny, arguments.data_dir, arguments.peers, faults, first_images=first
     )
-    for name in stages:
-        began = time.monotonic()
-
-        def tell(line: str, began: float = began, name: str = name) -> None:
-            print(f"{name}, {time.monotonic() - began:.0f} s: {line}", flush=True)
-
-        stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, tell)
-        stage.run(plan(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
-    print()
-    print("\n".join(summary(out)))
+    try:
+        for name in stages:
+            stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
+            stage.run(plan(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
+    finally:  # where the whole is cut off, too
+        print()
+        print("\n".join(summary(out)), flush=True)
     return 0
+
+
+def _tell(stage: str, began: float, line: str) -> None:
+    print(f"{stage}, {time.monotonic() - began:.0f} s: {line}", flush=True)
 
 
 def _known_names() -> list[str]:

@@ -2,12 +2,13 @@
 
 `read_first` finds that part in either of two forms: `part1.tar`, strips of 500 images one below the other as lossless
 WebP, named in their order, with the labels of the whole set in `labels.npz`; or the first three batches of the binary
-version. Nothing here but `dataset` and what follows it computes with torch.
+version. It does not compute with torch.
 """
 
 from __future__ import annotations
 
 import io
+import multiprocessing
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from fastcifar.data import Dataset, Split, load_dataset
 from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, fingerprint
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
+from fastcifar.training import resolve_device
 
 FIRST, HELD = 30_000, 5_000
 """Training images that the smoke has, and how many of them, the last, are its test set."""
@@ -48,6 +50,25 @@ def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
     if images.shape != (FIRST, 32, 32, 3) or labels.shape != (FIRST,) or labels.max() >= len(CIFAR10_CLASSES):
         raise UserError(f"{folder} has {len(images):,} images of its first part; allowed: {FIRST:,}, labelled 0 to 9")
     return images, labels
+
+
+def check(device: str, folder: Path | None, wants_whole: bool) -> None:
+    """Raise UserError where torch does not find the device or, if it is wanted, the whole set: before any part fails of
+    that. In a process of its own, since the one that the parts are forked from must not touch either."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        error = pool.apply(_error, (device, folder, wants_whole))
+    if error:
+        raise UserError(error)
+
+
+def _error(device: str, folder: Path | None, wants_whole: bool) -> str | None:
+    try:
+        resolve_device(device)
+        if wants_whole:
+            load_dataset("cifar10", folder)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _read_batches(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
