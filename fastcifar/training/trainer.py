@@ -151,7 +151,7 @@ class Trainer:
         if not keeps_frozen(init):
             with self.phases("training: whitening"), stopwatch:
                 self._flat.model.fit_whitening(train_split.images)
-        selection = Selection(len(train_split), recipe.select.max_skips)
+        selection = Selection(len(train_split), recipe.select.max_skips, self.device)
 
         def prepare(epoch: Epoch) -> Callable[[], EpochPlan]:
             """The epoch's plan, but for the choice of images, which may wait for their losses."""
