@@ -226,13 +226,12 @@ class Trainer:
         return self._flat.model
 
     def estimate_seconds(self, steps: int = 3) -> float:
-        """Seconds that the whole training would take, from the median of a few steps of each stage on random images,
-        after one untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
-        with cudnn_search(self.recipe.cudnn_search):
-            self._make_replayable()
+        """Seconds that the whole training would take, from the median of a few steps of each stage after one untimed,
+        replayed where a training replays them. Leaves no trace: `run` begins by resetting everything that a step
+        changes."""
         total = 0.0
         for stage, count in self.timeline.steps_by_stage().items():
-            step, seconds = self.step_on_noise(stage), []
+            step, seconds = self.replay_on_noise(stage), []
             for _ in range(steps + 1):
                 with Stopwatch(self.device) as stopwatch:
                     step()
