@@ -32,7 +32,7 @@ class Sizes:
     matrix_tile: int
     """Side of the tiles of `newton_schulz`'s products with whole matrices."""
     matrix_depth: int
-    """Terms that such a product, summed over, takes at a time."""
+    """Terms of the sum that such a product takes at a time, in half precision; half as many in float32."""
     matrix_warps: int
     square_rows: int
     """Rows of a square that a program of its steps holds: 16, the fewest that tensor cores take."""

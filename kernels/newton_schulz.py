@@ -220,7 +220,7 @@ def _newton_schulz_triton(
     whole = {
         "ALIGN": align,
         "TILE": sizes.matrix_tile,
-        "DEPTH": sizes.matrix_depth,
+        "DEPTH": 2 * sizes.matrix_depth // x.element_size(),
         "PRECISION": "tf32x3",  # of matrices in float32; half precision has no choice
         "num_warps": sizes.matrix_warps * (1 + (x.dtype == torch.float32)),
     }

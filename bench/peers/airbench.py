@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from bench.peers.harness import Harness
+from bench.peers.harness import WITH_TTA, Harness
 from bench.peers.source import Shims, load_module, replace_torchvision
 
 DATA = [("if not os.path.exists(data_path):", "if False:"), ("torch.cuda.Event(", "_harness.Event(")]
@@ -132,7 +133,9 @@ def _load(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> ModuleTy
     evaluate = module.evaluate
 
     def noted(model, loader, tta_level=0):
-        harness.accuracies[tta_level] = accuracy = evaluate(model, loader, tta_level)
+        with harness.evaluation() if tta_level == WITH_TTA else nullcontext():
+            accuracy = evaluate(model, loader, tta_level)
+        harness.accuracies[tta_level] = accuracy
         return accuracy
 
     module.evaluate = noted

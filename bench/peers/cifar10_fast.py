@@ -120,7 +120,8 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
         harness.own_seconds = logs[0].log[-1]["total time"]
         # Their clock is ours, the host's, read when the device has finished: one measure of the same sections.
         harness.seconds = harness.own_seconds
-        harness.accuracies[WITH_TTA] = float(logs[0].log[-1]["valid"]["acc"])
+        last = logs[0].log[-1]["valid"]
+        harness.evaluation_seconds, harness.accuracies[WITH_TTA] = last["time"], float(last["acc"])
 
     return train
 

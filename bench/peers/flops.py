@@ -1,16 +1,17 @@
-"""Operations of whole trainings, ours and two peers', counted by one tool on the networks themselves.
+"""Operations of whole trainings, ours and four peers', counted by one tool on the networks themselves.
 
     python -m bench.peers.flops --checkouts DIR [--recipe speedrun94] [--save FILE]
 
-Theirs are built from their own source, on the meta device; how many steps they take, with and without a gradient of the
-whitening's bias, how their optimiser pads filters and how many views they evaluate are facts of their programs, stated
-here with the batch. A multiply-add is two operations; elementwise work is not counted.
+Theirs are built from their own source, on the meta device; how many steps they take, of what size and with and without
+a gradient of the whitening's bias, how their optimiser pads filters and how many views they evaluate are facts of their
+programs, stated here with the batch. A multiply-add is two operations; elementwise work is not counted.
 """
 
 from __future__ import annotations
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ from fastcifar.report.products import count_module
 
 _TRAIN_IMAGES, _TEST_IMAGES = 50_000, 10_000
 _FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))
+_PADDED = ((256, 2304),) * 6
+"""Every filter bank padded to the largest."""
 _NEWTON_SCHULZ_STEPS = 3
 
 
@@ -43,13 +46,23 @@ class Training:
     """The matrices that its optimiser orthogonalises, as it lays them out."""
     passes: float
     """Views of a test image that are evaluated."""
+    sizes: Sequence[int] = (32,)
+    """Side in pixels of the images in each epoch, the last one's in all further epochs."""
+    resamples: bool = False
+    """Its network is given whole images and the size, and makes them smaller itself."""
 
 
 TRAININGS = {
     "airbench94_muon": Training("cifar10-airbench/airbench94_muon.py", 2000, 8, 3, _FILTERS, 6),
-    # Every filter bank is padded to the largest; a quarter of the images gets six views more.
-    "cifar10-speedrun": Training(
-        "cifar10-speedrun/cifar10_speedrun.py", 1536, 7.59, 0.19, ((256, 2304),) * 6, 1 + 0.25 * 6
+    # A quarter of the images gets six views more.
+    "cifar10-speedrun": Training("cifar10-speedrun/cifar10_speedrun.py", 1536, 7.59, 0.19, _PADDED, 1 + 0.25 * 6),
+    "fulcrum-e1": Training(
+        *("cifar-10-speedrun/runners/recipes/e1.py", 1536, 8.875, 0.2, _FILTERS, 6),
+        sizes=(24, 24, 24, 28, 28, 28, 32),
+        resamples=True,
+    ),
+    "fulcrum-e5": Training(
+        *("cifar-10-speedrun/runners/recipes/e5.py", 1536, 8.125, 0.2, _PADDED, 6), sizes=(28, 28, 28, 28, 28, 32)
     ),
 }
 
@@ -65,17 +78,19 @@ def count_peer(training: Training, checkouts: Path) -> tuple[float, float]:
         labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
         return F.cross_entropy(logits.float(), labels, reduction="sum")
 
-    shape = (training.batch_size, 3, 32, 32)
-    with_bias, without = (
-        count_module(network, shape, loss, call=lambda model, x, trains=trains: model(x, trains)).macs
-        for trains in (True, False)
-    )
-    view = count_module(network, (1, *shape[1:]), training=False).macs
+    def step_macs(size: int, trains_bias: bool) -> int:
+        side, further = (32, (size,)) if training.resamples else (size, ())
+        shape = (training.batch_size, 3, side, side)
+        return count_module(network, shape, loss, call=lambda model, x: model(x, trains_bias, *further)).macs
+
+    view = count_module(network, (1, 3, 32, 32), training=False).macs
     steps_per_epoch = _TRAIN_IMAGES // training.batch_size
     steps = math.ceil(training.epochs * steps_per_epoch)
     bias_steps = math.ceil(training.bias_epochs * steps_per_epoch)
+    last = len(training.sizes) - 1
+    kinds = Counter((training.sizes[min(step // steps_per_epoch, last)], step < bias_steps) for step in range(steps))
     orthogonalising = _NEWTON_SCHULZ_STEPS * sum(2 * rows**2 * columns + rows**3 for rows, columns in training.filters)
-    macs = bias_steps * with_bias + (steps - bias_steps) * without + steps * orthogonalising
+    macs = sum(count * step_macs(*kind) for kind, count in kinds.items()) + steps * orthogonalising
     return 2.0 * macs, 2.0 * view * training.passes * _TEST_IMAGES
 
 

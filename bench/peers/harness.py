@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -40,6 +42,8 @@ class Harness:
         self._ends: list = []
         self._running: Event | None = None
         self.own_seconds, self.seconds = 0.0, 0.0
+        self.evaluation_seconds: float | None = None
+        self._evaluation_counts = False
         self.accuracies: dict[int, float] = {}
         torch.manual_seed(seed)
         np.random.seed(seed)
@@ -91,6 +95,14 @@ class Harness:
             if self.steps_done > self.limit:
                 raise Enough
 
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Around the last evaluation, whether their stopwatch runs meanwhile or not."""
+        self._evaluation_counts = self._running is not None
+        begin = self._mark()
+        yield
+        self.evaluation_seconds = _between(begin, self._mark(wait=True))
+
     # For the runners ------------------------------------------------------------------------------------------------
 
     @property
@@ -99,6 +111,18 @@ class Harness:
         self.synchronize()
         begins = self._begins[1:] or self._ends[:-1]
         return [_between(begin, end) for begin, end in zip(begins, self._ends[1:], strict=False)]
+
+    @property
+    def train_seconds(self) -> float:
+        """What their stopwatch has added up, without the last evaluation."""
+        return self.own_seconds - (self.evaluation_seconds if self._evaluation_counts else 0.0)
+
+    @property
+    def time_seconds(self) -> float | None:
+        """The same with it; None: how long it took is not known."""
+        if self._evaluation_counts:
+            return self.own_seconds
+        return None if self.evaluation_seconds is None else self.own_seconds + self.evaluation_seconds
 
     def read_stopped(self) -> float:
         """What their stopwatch would show now: what it has added up, and the section that it is in."""

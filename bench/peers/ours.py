@@ -42,6 +42,8 @@ class Ours:
             "step_seconds": seconds,
             "seconds": sum(seconds),
             "own_seconds": None,
+            "train_seconds": None,
+            "time_seconds": None,
             "accuracy": None,
             "plain_accuracy": None,
         }
@@ -55,6 +57,7 @@ class Ours:
             "seconds": time.perf_counter() - start,
             "own_seconds": run.time_seconds,
             "train_seconds": run.train_seconds,
+            "time_seconds": run.time_seconds,
             "captured": run.record["captured"],
             "not_captured": run.record["not_captured"],
             "phases": run.record["phases"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bench.peers import airbench, cifar10_fast, hlb, warm_start
+from bench.peers import airbench, cifar10_fast, fulcrum, hlb, warm_start
 from bench.peers.harness import Harness
 from fastcifar.errors import UserError
 
@@ -47,6 +47,8 @@ PROGRAMS: dict[str, Program] = {
     "airbench96": Program("cifar10-airbench", airbench.load_96, 1024, "airbench96", "speedrun96"),
     "airbench96_faster": Program("cifar10-airbench", airbench.load_96_faster, 512, "airbench96_faster", "speedrun96"),
     "cifar10-speedrun": Program("cifar10-speedrun", airbench.load_speedrun, 1536, "cifar10-speedrun", "speedrun94"),
+    "fulcrum-e1": Program("cifar-10-speedrun", fulcrum.load_e1, 1536, "fulcrum-e1", "speedrun94", rule="train_seconds"),
+    "fulcrum-e5": Program("cifar-10-speedrun", fulcrum.load_e5, 1536, "fulcrum-e5", "speedrun94", rule="train_seconds"),
     "hlb-CIFAR10": Program("hlb-CIFAR10", hlb.load, 1024, "hlb-CIFAR10", "speedrun94", rule="train_seconds"),
     "cifar10-fast": Program(
         "cifar10-fast", cifar10_fast.load, 512, "cifar10-fast", "davidnet", "float32", rule="train_seconds"
@@ -65,7 +67,7 @@ PROGRAMS: dict[str, Program] = {
     ),
 }
 COLD = ("airbench94_muon", "cifar10-speedrun")
-"""The peers that compile for minutes, whose cold start is measured unless others are named."""
+"""Peers that compile for minutes, whose cold start is measured unless others are named."""
 
 
 def get_program(name: str) -> Program:

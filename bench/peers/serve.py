@@ -48,6 +48,8 @@ class Theirs:
             "step_seconds": harness.step_seconds,
             "seconds": sum(harness.step_seconds) if stopped else harness.seconds,
             "own_seconds": own_seconds if stopped else harness.own_seconds,
+            "train_seconds": None if stopped else harness.train_seconds,
+            "time_seconds": None if stopped else harness.time_seconds,
             "accuracy": harness.accuracies.get(WITH_TTA),
             "plain_accuracy": harness.accuracies.get(PLAIN),
         }

@@ -93,9 +93,10 @@ class Worker:
         augmentation, fractions; None where the training was stopped, or the program does not say); `own_seconds`, what
         the program's own stopwatch says (of a stopped training: what it had come to, with whatever else it counts,
         such as the untimed step and preparations; None where it cannot be read then); `seconds`, by our clock, around
-        the same sections (of a stopped training: around the timed steps alone); `step_seconds` of each timed step; and
-        of ours, in whole trainings, `train_seconds` and `phases`, the seconds of the worker's whole process up to then,
-        own_seconds being `time_seconds`.
+        the same sections (of a stopped training: around the timed steps alone); `step_seconds` of each timed step;
+        `train_seconds` and `time_seconds`, its own stopwatch without the last evaluation and with it, whichever its
+        rule is (None of a stopped training, and time_seconds also where that evaluation's time cannot be told); and of
+        ours, in whole trainings, `phases`, the seconds of the worker's whole process up to then.
 
         Raises PeerError where it fails, dies, or takes more than `timeout` seconds and is ended.
         """

@@ -65,23 +65,31 @@ class Loader:
         return whole if self.drop_last or not over else whole + 1
 
     def plan(self, epoch: int, size: int | None = None) -> EpochPlan:
-        """The random choices of `epoch`, on the CPU: crops of `size` (the loader's unless given) of all images."""
+        """The random choices of `epoch`, on the split's device: crops of `size` (the loader's unless given) of all
+        images."""
         return self.prepare_plan(epoch, size)(None)
 
     def prepare_plan(
         self, epoch: int, size: int | None = None, visits: int | None = None
     ) -> Callable[[torch.Tensor | None], EpochPlan]:
         """The random choices of an epoch of `visits` images (all unless given): the result, called with their places,
-        int64 `[visits]`, or None for all, is the plan. See `EpochPlan.prepare`."""
-        side, size = self.split.images.shape[1], self.size if size is None else size
+        int64 `[visits]` on the split's device, or None for all, is the plan. See `EpochPlan.prepare`."""
         return EpochPlan.prepare(
-            len(self.split), self.augment, epoch, self._generator, side, self.shuffle, size, visits
+            len(self.split),
+            self.augment,
+            epoch,
+            self._generator,
+            image_size=self.split.images.shape[1],
+            shuffle=self.shuffle,
+            size=self.size if size is None else size,
+            visits=visits,
+            device=self.split.device,
         )
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         epoch = self.epoch
         self.epoch += 1
-        return self._batches(self.plan(epoch).to(self.split.device))
+        return self._batches(self.plan(epoch))
 
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for start in range(0, len(self) * self.batch_size, self.batch_size):

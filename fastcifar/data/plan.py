@@ -43,10 +43,12 @@ class EpochPlan:
         shuffle: bool = True,
         size: int | None = None,
         visits: int | None = None,
+        device: str | torch.device = "cpu",
     ) -> Callable[[torch.Tensor | None], EpochPlan]:
-        """The plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on the CPU, but for which
-        images it visits: call the result with their places, int64 `[visits]`, or, where it visits all, with None.
-        Which they are may be known late, and then little is left to do.
+        """The plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on `device`, but for which
+        images it visits: call the result with their places, int64 `[visits]` on `device`, or, where it visits all,
+        with None. Which they are may be known late, and then little is left to do. It is drawn on the host, whatever
+        the device, and nothing waits for a GPU.
 
         `size`: side of the crops, the whole image's unless given. `visits`: how many images the epoch visits, all of
         them unless given.
@@ -94,6 +96,9 @@ class EpochPlan:
             factor = 1 + augment.contrast * contrast
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
 
+        order, offsets, mirrored = (_send(tensor, device) for tensor in (order, offsets, mirrored))
+        cutouts, jitter = (None if tensor is None else _send(tensor, device) for tensor in (cutouts, jitter))
+
         def finish(visited: torch.Tensor | None) -> EpochPlan:
             given = count if visited is None else len(visited)
             if given != visits:
@@ -127,6 +132,15 @@ class EpochPlan:
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> EpochPlan:
         return EpochPlan(*(None if tensor is None else change(tensor) for tensor in self._tensors()), self.size)
+
+
+def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+    """`tensor`, from the CPU, on `device`. To a GPU it goes from pinned memory, since a copy from any other waits for
+    all that is queued. Each is pinned in memory of its own, and that may be let go while its copy is still to come:
+    torch's allocator of pinned memory lends it to nobody else before the stream of the copy has passed it."""
+    if torch.device(device).type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _stream(seed: int, purpose: int, epoch: int) -> torch.Generator:

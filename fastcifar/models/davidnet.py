@@ -42,6 +42,7 @@ class DavidNet(Network):
             self.whitening = PatchWhitening(3, 3, config.whitening_eps)
             self.stem = ConvBlock(27, stem, config, kernel_size=1)
         else:
+            self.whitening = None
             self.stem = ConvBlock(3, stem, config)
         self.layers = nn.Sequential()
         for number, (before, width) in enumerate(zip((stem, *widths), widths, strict=False), start=1):
@@ -57,13 +58,7 @@ class DavidNet(Network):
             self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        if not self.config.whitening:
-            x = self.stem(x)
-        elif x.device.type == "cpu":  # oneDNN's convolutions of 3 channels take longer than what they save here
-            x = self.stem(self.whitening(x))
-        else:
-            x = self.stem.normalize(self.whitening.followed_by(self.stem.conv, x))
-        x = self.layers(x)
+        x = self.layers(self.stem(x, whitening=self.whitening))
         # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
         x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
         return self.classifier(x)
@@ -88,7 +83,8 @@ class Layer(nn.Module):
 
 
 class ConvBlock(nn.Module):
-    """Convolution, 2x2 pool if asked for, ghost batch norm (or a trained bias alone), activation, residual sum."""
+    """Convolution, 2x2 pool if asked for, ghost batch norm (or a trained bias alone), activation, residual sum. What is
+    convolved is first whitened by `whitening`, if given."""
 
     def __init__(
         self, before: int, width: int, config: ModelConfig, *, kernel_size: int = 3, pool: bool = False
@@ -112,11 +108,15 @@ class ConvBlock(nn.Module):
             else Bias(width, activation=config.activation, celu_alpha=config.celu_alpha, pool=max_first)
         )
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        return self.normalize(self.conv(x), residual)
-
-    def normalize(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        """What comes after the convolution."""
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, whitening: PatchWhitening | None = None
+    ) -> torch.Tensor:
+        if whitening is None:
+            x = self.conv(x)
+        elif x.device.type == "cpu":  # where convolutions of 3 channels take longer than what one less saves
+            x = self.conv(whitening(x))
+        else:
+            x = whitening.followed_by(self.conv, x)
         if self.average_first:
             x = F.avg_pool2d(x, 2)
         return self.norm(x, residual)

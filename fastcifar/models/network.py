@@ -24,6 +24,9 @@ class Network(nn.Module, ABC):
 
     head: ClassVar[str]
     frozen_from: dict[str, float]
+    first_block: ClassVar[str | None] = None
+    """Name of the module whose output divides the network: the gradients of what comes after it are made first, and may
+    be used while those of it and what comes before are still to be made. None: nobody gains by it."""
     logit_scale: float = 1.0
     """What the classifier's outputs are multiplied by."""
 

@@ -30,6 +30,7 @@ class SpeedrunNet(Network):
     """
 
     head = "classifier"
+    first_block = "blocks.0"
 
     def __init__(
         self,

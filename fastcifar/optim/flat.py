@@ -7,7 +7,7 @@ of one per parameter.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -97,6 +97,8 @@ class FlatModel:
         device = next(model.parameters()).device
         self.statistics = _flatten(tensors, wide) if tensors else torch.zeros(0, dtype=wide, device=device)
         self.statistics_ema = self.statistics.clone()
+        self._below: set[int] = set()
+        self._cut: torch.Tensor | None = None
         for (module, name), view in zip(buffers, _views(self.statistics, tensors), strict=True):
             module._buffers[name] = view
 
@@ -105,14 +107,45 @@ class FlatModel:
         parameter = self.model.get_parameter(name)
         return next(group for group in self.groups if any(parameter is member for member in group.parameters))
 
-    def backward(self, outputs: torch.Tensor, gradient: torch.Tensor | None = None) -> None:
+    def divide(self) -> None:
+        """From now on make the gradients above the network's `first_block` before all others (see `backward`). Nothing
+        changes for a network that names none."""
+        name = getattr(self.model, "first_block", None)
+        if name is None or self._below:
+            return
+        names = [parameter for parameter, _ in self.model.named_parameters()]
+        last = max(place for place, parameter in enumerate(names) if parameter.startswith(f"{name}."))
+        self._below = {id(self.model.get_parameter(parameter)) for parameter in names[: last + 1]}
+        self.model.get_submodule(name).register_forward_hook(self._keep_cut)
+
+    def is_above(self, parameter: nn.Parameter) -> bool:
+        """Whether `parameter` is among those whose gradients are made first."""
+        return bool(self._below) and id(parameter) not in self._below
+
+    def _keep_cut(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        self._cut = output if output.requires_grad else None
+
+    def backward(
+        self,
+        outputs: torch.Tensor,
+        gradient: torch.Tensor | None = None,
+        halfway: Callable[[], None] = lambda: None,
+    ) -> None:
         """Overwrite the gradients of the parameters that train now with those of `outputs`, a scalar, or of what
-        `gradient`, like `outputs`, is the gradient of. The buffers' gaps stay zero. Raises RuntimeError where `outputs`
-        does not depend on one of them."""
-        trained = [group.parameters for group in self.groups if group.trains]
-        grads = iter(torch.autograd.grad(outputs, [*itertools.chain(*trained)], gradient))
-        for parameters in trained:  # of one dtype, as one launch for all needs
-            torch._foreach_copy_([parameter.grad for parameter in parameters], [next(grads) for _ in parameters])
+        `gradient`, like `outputs`, is the gradient of. The buffers' gaps stay zero. `halfway` is called once the
+        gradients above the first block are there, if the model was divided, while those below are still to be made.
+        Raises RuntimeError where `outputs` does not depend on one of the parameters."""
+        cut, self._cut = self._cut, None
+        trained = [parameter for group in self.groups if group.trains for parameter in group.parameters]
+        if cut is None:
+            _copy_gradients(trained, torch.autograd.grad(outputs, trained, gradient))
+            return
+        above = [parameter for parameter in trained if self.is_above(parameter)]
+        below = [parameter for parameter in trained if not self.is_above(parameter)]
+        *grads, at_cut = torch.autograd.grad(outputs, [*above, cut], gradient)
+        _copy_gradients(above, grads)
+        halfway()
+        _copy_gradients(below, torch.autograd.grad(cut, below, at_cut))
 
     @torch.no_grad()
     def load(self, model: nn.Module) -> None:
@@ -153,6 +186,15 @@ class FlatModel:
         for mine, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
             if not mine.requires_grad:
                 mine.data.copy_(theirs.data)
+
+
+def _copy_gradients(parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor]) -> None:
+    """Into the flat buffers, those of one dtype at once, as one launch for all needs."""
+    by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for parameter, grad in zip(parameters, grads, strict=True):
+        by_dtype.setdefault(parameter.dtype, []).append((parameter.grad, grad))
+    for pairs in by_dtype.values():
+        torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -40,6 +40,9 @@ class FlatLookahead(FlatOptimizer):
         self.inner.reset()
         torch._foreach_copy_(self._slow, self._fast)
 
+    def step_above(self) -> None:
+        self.inner.step_above()
+
     @torch.no_grad()
     def step(self) -> None:
         self.inner.step()

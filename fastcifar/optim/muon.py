@@ -3,10 +3,12 @@ muon), over flat buffers and alone."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
@@ -35,10 +37,46 @@ class FlatMuon(GroupOptimizer):
         super().__init__(flat, recipe, total_steps)
         normalising = normalising_steps(recipe.optim, total_steps)
         self._normalising = torch.tensor(normalising, device=flat.statistics.device)
-        self._filters = {id(group): _Filters(group, flat.dtype) for group in flat.groups}
+        if recipe.optim.overlap and recipe.compile == "off":  # a compiled network's backward pass is one piece
+            flat.divide()
+        self._above = [_Filters(group, flat.dtype, flat.is_above) for group in flat.groups]
+        self._below = [
+            _Filters(group, flat.dtype, lambda parameter: not flat.is_above(parameter)) for group in flat.groups
+        ]
+        self._beside = torch.cuda.Stream() if self.count.is_cuda else None
+        self._stepped_above = False
+
+    @torch.no_grad()
+    def step_above(self) -> None:
+        """Update the filters above the first block; on CUDA in a stream of their own, while the backward pass goes on:
+        the iteration is a chain of small products, which leave most of a GPU idle."""
+        with self._other_stream():
+            for group, rates, filters in zip(self.flat.groups, self.rates, self._above, strict=True):
+                self._step_filters(group, rates, filters)
+        self._stepped_above = True
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One update of all groups and averages from their gradients."""
+        if not self._stepped_above:
+            self.step_above()
+        self._stepped_above = False
+        super().step()
+
+    def _other_stream(self) -> contextlib.AbstractContextManager:
+        if self._beside is None:
+            return contextlib.nullcontext()
+        self._beside.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._beside)
+
+    def finish_step(self) -> None:
+        """The average of the running statistics, and the count, once both streams are done with it."""
+        if self._beside is not None:
+            torch.cuda.current_stream().wait_stream(self._beside)
+        super().finish_step()
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
-        self._step_filters(group, rates)
+        self._step_filters(group, rates, self._below[self.flat.groups.index(group)])
         optim = self.recipe.optim
         rate = optim.head_lr if group.name == "weights" else optim.bias_lr
         for run in group.runs(lambda parameter: parameter.dim() != 4):
@@ -50,9 +88,9 @@ class FlatMuon(GroupOptimizer):
                 form="torch",
             )
 
-    def _step_filters(self, group: FlatGroup, rates: torch.Tensor) -> None:
-        optim, filters = self.recipe.optim, self._filters[id(group)]
-        if not filters.layout:
+    def _step_filters(self, group: FlatGroup, rates: torch.Tensor, filters: _Filters) -> None:
+        optim = self.recipe.optim
+        if not (filters.layout and group.trains):
             return
         buffers = (group.weights, group.grads, group.velocity)
         norms = muon_direction(*buffers, filters.directions, filters.layout, momentum=optim.momentum)
@@ -73,15 +111,16 @@ class FlatMuon(GroupOptimizer):
 
 
 class _Filters:
-    """The filters of a group as Newton-Schulz takes them: matrices with as many rows in one batch, all as long as its
-    longest, zeros behind the shorter, which stay zero. The flat buffers `directions` and `updates`, in `dtype`, hold
-    the batches of `shapes` (see `kernels.newton_schulz`); `layout` says where each filter is (see `muon_direction`). In
-    memory a filter is [out, height, width, in]; the order of columns is nothing to Muon."""
+    """The filters of a group for which `select` is true, as Newton-Schulz takes them: matrices with as many rows in one
+    batch, all as long as its longest, zeros behind the shorter, which stay zero. The flat buffers `directions` and
+    `updates`, in `dtype`, hold the batches of `shapes` (see `kernels.newton_schulz`); `layout` says where each filter
+    is (see `muon_direction`). In memory a filter is [out, height, width, in]; the order of columns is nothing to
+    Muon."""
 
-    def __init__(self, group: FlatGroup, dtype: torch.dtype) -> None:
+    def __init__(self, group: FlatGroup, dtype: torch.dtype, select: Callable[[nn.Parameter], bool]) -> None:
         by_rows: dict[int, list[tuple[int, int]]] = {}
         for parameter, span in zip(group.parameters, group.spans, strict=True):
-            if parameter.dim() == 4:
+            if parameter.dim() == 4 and select(parameter):
                 by_rows.setdefault(len(parameter), []).append((span.start, parameter[0].numel()))
         self.layout: list[int] = []
         self.shapes: list[int] = []

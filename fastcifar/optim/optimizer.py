@@ -36,6 +36,10 @@ class FlatOptimizer(ABC):
     def step(self) -> None:
         """One update of all groups and averages from their gradients."""
 
+    def step_above(self) -> None:  # noqa: B027  (most have nothing to do)
+        """Called before `step` where the backward pass is divided (`FlatModel.divide`), once the gradients above the
+        first block are there: what of the update can be made then."""
+
     def finish(self) -> None:  # noqa: B027  (most have nothing to do)
         """Called where a training ends before its last step: whatever that step would do besides an update."""
 

@@ -75,6 +75,9 @@ class OptimConfig(Checked):
     muon."""
     filter_decay: float = 0.0
     """Share of a filter that a step at the peak rate removes, decoupled (Loshchilov 2017). Only read by muon."""
+    overlap: bool = True
+    """Update the filters above the network's first block while the gradients below are still being made, on a GPU in a
+    stream of its own; no effect on the result. Only read by muon, and not with compile = "step"."""
     trust_coefficient: float = 0.001
     """LARS's eta: the rate of each matrix or filter is that of the schedule times this, times
     |w| / (|g| + weight_decay |w|); biases and scales have no decay. Only read by lars."""

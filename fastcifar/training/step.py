@@ -84,6 +84,6 @@ class TrainingStep:
                 scale=flat.model.logit_scale,
             )
         with record_function(PART + "backward"):
-            flat.backward(logits, gradient)
+            flat.backward(logits, gradient, halfway=self.optimizer.step_above)
         with record_function(PART + "optimiser"):
             self.optimizer.step()

@@ -3,29 +3,75 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import torch
 
 
 class Stopwatch:
-    """Seconds of work on one device, summed over `with` blocks; the device is synchronised at both ends of each."""
+    """Seconds of work on one device, summed over `with` blocks. On CUDA the device is waited for before the first of
+    them and where seconds are read, and not in between, where events in its own queue keep the time."""
 
     def __init__(self, device: torch.device) -> None:
-        self.device, self.seconds = device, 0.0
+        self.device = device
+        self._blocks: list[tuple[Event, Event]] = []
 
     def __enter__(self) -> Stopwatch:
-        if self.device.type == "cuda":
+        on_cuda = self.device.type == "cuda"
+        if on_cuda and not self._blocks:
             torch.cuda.synchronize(self.device)
-            self._start, self._stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            self._start.record()
-        else:
-            self._began = time.perf_counter()
+        start, stop = (torch.cuda.Event(enable_timing=True) if on_cuda else HostEvent() for _ in range(2))
+        self._blocks.append((start, stop))
+        start.record()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self.device.type == "cuda":
-            self._stop.record()
-            torch.cuda.synchronize(self.device)
-            self.seconds += self._start.elapsed_time(self._stop) / 1000
-        else:
-            self.seconds += time.perf_counter() - self._began
+        self._blocks[-1][1].record()
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of all blocks so far."""
+        return self.lap().seconds
+
+    def lap(self) -> Lap:
+        """What the watch shows at the end of its last block, which may be the present one, to be read later."""
+        return Lap(tuple(self._blocks))
+
+
+@dataclass(frozen=True)
+class Lap:
+    """What a stopwatch showed when a block had ended."""
+
+    blocks: tuple[tuple[Event, Event], ...]
+
+    @property
+    def over(self) -> bool:
+        """Whether the device has come so far; nothing waits for it."""
+        return all(stop.query() for _, stop in self.blocks[-1:])
+
+    @property
+    def seconds(self) -> float:
+        """The seconds of its blocks, once the device has come so far."""
+        for _, stop in self.blocks[-1:]:
+            stop.synchronize()
+        return sum(start.elapsed_time(stop) for start, stop in self.blocks) / 1000
+
+
+class HostEvent:
+    """A time on the host, which is its own device, with the methods of `torch.cuda.Event`."""
+
+    def record(self) -> None:
+        self._time = time.perf_counter()
+
+    def query(self) -> bool:
+        return True
+
+    def synchronize(self) -> None:
+        """Nothing is left to wait for."""
+
+    def elapsed_time(self, end: HostEvent) -> float:
+        """Milliseconds from this to `end`."""
+        return (end._time - self._time) * 1000
+
+
+Event = HostEvent | torch.cuda.Event

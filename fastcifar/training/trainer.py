@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fastcifar.data import Dataset, EpochPlan, Loader, Selection, Split, load_dataset
+from fastcifar.data import Dataset, EpochPlan, Loader, Split, load_dataset
 from fastcifar.errors import NonFiniteLoss
 from fastcifar.kernels import compile_ahead
 from fastcifar.models import Network, build_model
@@ -29,6 +29,8 @@ from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise, keeps_frozen
+from fastcifar.training.metrics import EpochMetrics, Metrics
+from fastcifar.training.planner import Planner
 from fastcifar.training.run import EpochRow, Run
 from fastcifar.training.step import TrainingStep
 from fastcifar.training.stopwatch import Stopwatch
@@ -37,6 +39,7 @@ from fastcifar.training.timeline import Epoch, Stage, Timeline
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[EpochRow], None]
 _COLD = ColdStart()
+_MOST_EPOCHS_AHEAD = 10
 
 
 def train(
@@ -123,88 +126,40 @@ class Trainer:
         """Train from `seed`, evaluating after every `eval_every` epochs (0: only the last, which is always evaluated).
 
         `init` says which weights to begin with: fresh ones, `WarmStart` or `ShrinkPerturb`, whose noise is the seed's.
-        `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA, where the host
-        does not wait for the device in between; `on_epoch(row)` after each epoch. Neither is called while the watch
-        runs on CUDA. Raises NonFiniteLoss, and UserError where the weights to begin with do not fit.
+        `on_step(step, total_steps)` is called after each step on a CPU and after each epoch on CUDA; `on_epoch(row)`
+        after each epoch. Neither is called while the watch runs on CUDA. There the host waits for the device where one
+        of them is to be called, an evaluation is due or `until_train_accuracy` asks, and queues the whole training
+        where nobody looks. Raises NonFiniteLoss, and UserError where the weights to begin with do not fit.
 
         `until_train_accuracy`, a fraction, ends the training after the first epoch in which that share of the images
         was answered right while training on them (the rule of Ash and Adams 2020, with 0.99); the recipe's epochs are
         then the most, and its schedule and averages are still laid out for them all.
         """
-        with cudnn_search(self.recipe.cudnn_search):
-            return self._run(seed, on_step, on_epoch, eval_every, init, until_train_accuracy)
-
-    def _run(
-        self,
-        seed: int,
-        on_step: OnStep | None,
-        on_epoch: OnEpoch | None,
-        eval_every: int,
-        init: Start,
-        until_train_accuracy: float | None,
-    ) -> Run:
-        recipe, train_split = self.recipe, self.dataset.train
         described = init.describe()
         self._first_step_seconds = None
-        self._make_replayable()
-        with self.phases("model and optimiser"):
-            self._reset(seed, init)
-        loader = Loader(train_split, recipe.batch_size, recipe.augment, seed)
         stopwatch = Stopwatch(self.device)
-        if not keeps_frozen(init):
-            with self.phases("training: whitening"), stopwatch:
-                self._flat.model.fit_whitening(train_split.images)
-        selection = Selection(len(train_split), recipe.select.max_skips)
-
-        def prepare(epoch: Epoch) -> Callable[[], EpochPlan]:
-            """The epoch's plan, but for the choice of images, which may wait for their losses."""
-            with self.phases("training: plans"):
-                finish = loader.prepare_plan(epoch.number, epoch.stage.size, epoch.images)
-
-            def plan() -> EpochPlan:
-                with self.phases("training: plans"):
-                    return finish(epoch.images and selection.choose(self._step.image_losses, epoch.images))
-
-            return plan
-
-        rows: list[EpochRow] = []
-        epochs, prepared = self.timeline.epochs, None
-        for epoch, following in zip(epochs, [*epochs[1:], None], strict=True):
-            with self.phases("training: steps"), stopwatch:
-                prepared = prepared or prepare(epoch)
-                self._train_epoch(epoch, prepared(), on_step)
-                prepared = prepare(following) if following else None  # while a GPU is still at this epoch
-            losses, correct = self._step.losses[: epoch.steps].cpu(), self._step.correct
-            self._refuse_nonfinite(losses, epoch)
-            if on_step and self.device.type == "cuda":
-                on_step(epoch.first_step + epoch.steps, self.total_steps)
-            images, number = epoch.steps * recipe.batch_size, epoch.number + 1
-            train_loss, train_accuracy = losses.sum().item() / images, correct.item() / images
-            reached = until_train_accuracy is not None and train_accuracy >= until_train_accuracy
-            last = reached or epoch is epochs[-1]
-            train_seconds, accuracy = stopwatch.seconds, None
-            if last:
-                if epoch is not epochs[-1]:
-                    self._optimizer.finish()
-                if recipe.average.epochs:
-                    with self.phases("training: average"), stopwatch:
-                        self._take_average()
-                    train_seconds = stopwatch.seconds
-                with stopwatch:
-                    evaluation = self._evaluate(recipe.evaluate.tta, last=True)
-                accuracy = evaluation.plain_accuracy
-                if not math.isfinite(evaluation.loss):  # the last step can spoil a network whose losses were finite
-                    raise self._nonfinite(f"the trained network's loss is {evaluation.loss}")
-            elif eval_every and number % eval_every == 0:
-                accuracy = self._evaluate("none").accuracy
-            rows.append(EpochRow(number, train_loss, train_accuracy, accuracy, train_seconds))
-            if on_epoch:
-                on_epoch(rows[-1])
-            if last:
-                break
+        with cudnn_search(self.recipe.cudnn_search):
+            self._make_replayable()
+            with self.phases("model and optimiser"):
+                self._reset(seed, init)
+            if not keeps_frozen(init):
+                with self.phases("training: whitening"), stopwatch:
+                    self._flat.model.fit_whitening(self.dataset.train.images)
+            rows = self._train(seed, stopwatch, on_step, on_epoch, eval_every, until_train_accuracy)
+            if self.recipe.average.epochs:
+                with self.phases("training: average"), stopwatch:
+                    self._take_average()
+            train_seconds = stopwatch.seconds
+            with stopwatch:
+                evaluation = self._evaluate(self.recipe.evaluate.tta, last=True)
+        if not math.isfinite(evaluation.loss):  # the last step can spoil a network whose losses were finite
+            raise self._nonfinite(f"the trained network's loss is {evaluation.loss}")
+        rows[-1] = dataclasses.replace(rows[-1], test_accuracy=evaluation.plain_accuracy, seconds=train_seconds)
+        if on_epoch:
+            on_epoch(rows[-1])
         record = self._record(seed, described, rows, evaluation, train_seconds, stopwatch.seconds)
         return Run(
-            recipe,
+            self.recipe,
             seed,
             self._evaluated.model,
             record,
@@ -214,19 +169,72 @@ class Trainer:
             self._evaluated.state_dict(),
         )
 
+    def _train(
+        self,
+        seed: int,
+        stopwatch: Stopwatch,
+        on_step: OnStep | None,
+        on_epoch: OnEpoch | None,
+        eval_every: int,
+        until_train_accuracy: float | None,
+    ) -> list[EpochRow]:
+        """All epochs, up to the end of the last step; the last row has yet to be evaluated, and to be given to
+        `on_epoch`. The host waits for the device at the end of an epoch where somebody looks at it, and nowhere
+        else."""
+        epochs, rows = self.timeline.epochs, []
+        planner = Planner(self.recipe, self.dataset.train, seed)
+        metrics = Metrics(self.timeline, self.device)
+        is_watched = on_step or on_epoch or until_train_accuracy is not None
+        prepared = None
+        for epoch, following in zip(epochs, [*epochs[1:], None], strict=True):
+            with self.phases("training: steps"), stopwatch:
+                with self.phases("training: plans"):
+                    plan = (prepared or planner.prepare(epoch))(self._step.image_losses)
+                self._train_epoch(epoch, plan, on_step)
+                metrics.keep(epoch, self._step, stopwatch.lap())
+                with self.phases("training: plans"):  # while a GPU is still at this epoch
+                    prepared = planner.prepare(following) if following else None
+            is_evaluated = following and eval_every and (epoch.number + 1) % eval_every == 0
+            looks = is_watched or is_evaluated or not following
+            with self.phases("training: steps"):
+                rows += map(self._row, metrics.finished(wait=looks))
+            if not looks:
+                continue
+            if on_step and self.device.type == "cuda":
+                on_step(epoch.first_step + epoch.steps, self.total_steps)
+            if until_train_accuracy is not None and rows[-1].train_accuracy >= until_train_accuracy:
+                if following:
+                    self._optimizer.finish()
+                break
+            if is_evaluated:
+                rows[-1] = dataclasses.replace(rows[-1], test_accuracy=self._evaluate("none").accuracy)
+            if on_epoch and following:
+                on_epoch(rows[-1])
+        return rows
+
+    def _row(self, metrics: EpochMetrics) -> EpochRow:
+        """An epoch's row, without an evaluation. Raises NonFiniteLoss for one that went wrong."""
+        epoch, losses = metrics.epoch, metrics.losses
+        bad = (~losses.isfinite()).nonzero()
+        if len(bad):
+            loss, step = losses[bad[0]].item(), epoch.first_step + bad[0].item() + 1
+            where = f"step {step} of {self.total_steps} (epoch {epoch.number + 1})"
+            raise self._nonfinite(f"the loss became {loss} at {where}")
+        images = epoch.steps * self.recipe.batch_size
+        return EpochRow(epoch.number + 1, losses.sum().item() / images, metrics.correct / images, None, metrics.seconds)
+
     @property
     def model(self) -> nn.Module:
         """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
         return self._flat.model
 
     def estimate_seconds(self, steps: int = 3) -> float:
-        """Seconds that the whole training would take, from the median of a few steps of each stage on random images,
-        after one untimed. Leaves no trace: `run` begins by resetting everything that a step changes."""
-        with cudnn_search(self.recipe.cudnn_search):
-            self._make_replayable()
+        """Seconds that the whole training would take, from the median of a few steps of each stage after one untimed,
+        replayed where a training replays them. Leaves no trace: `run` begins by resetting everything that a step
+        changes."""
         total = 0.0
         for stage, count in self.timeline.steps_by_stage().items():
-            step, seconds = self.step_on_noise(stage), []
+            step, seconds = self.replay_on_noise(stage), []
             for _ in range(steps + 1):
                 with Stopwatch(self.device) as stopwatch:
                     step()
@@ -303,6 +311,11 @@ class Trainer:
         """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes
         what `run` begins by resetting, and the evaluated network."""
         recipe, model = self.recipe, self._evaluated.model
+        planner = Planner(recipe, self.dataset.train, seed=0)
+        # All at once, so that there is pinned memory for as many as a host that waits for nothing may be ahead.
+        epochs = self.timeline.epochs
+        for plan in [planner.prepare(epoch) for epoch in (epochs[-1], *epochs[:_MOST_EPOCHS_AHEAD])]:
+            plan(self._step.image_losses)
         noise = self._noise(max(len(self.dataset.test), recipe.batch_size))
         if recipe.average.epochs:
             estimate_statistics(model, noise, recipe.batch_size, recipe.batch_size, self._evaluated.dtype)
@@ -357,13 +370,6 @@ class Trainer:
             self._first_step_seconds = self._first_step_seconds or self.phases.total
             if on_step and self.device.type == "cpu":
                 on_step(step + 1, self.total_steps)
-
-    def _refuse_nonfinite(self, losses: torch.Tensor, epoch: Epoch) -> None:
-        bad = (~losses.isfinite()).nonzero()
-        if len(bad):
-            loss, step = losses[bad[0]].item(), epoch.first_step + bad[0].item() + 1
-            where = f"step {step} of {self.total_steps} (epoch {epoch.number + 1})"
-            raise self._nonfinite(f"the loss became {loss} at {where}")
 
     def _nonfinite(self, what: str) -> NonFiniteLoss:
         too_narrow = ", or float16 too narrow" if self.dtype == torch.float16 else ""

@@ -92,6 +92,8 @@ NETWORKS = {
     "airbench96": ("airbench96", lambda module: module.make_net()),
     "airbench96_faster": ("airbench96_faster", lambda module: module.make_net(module.hyp["net"])),
     "cifar10-speedrun": ("cifar10_speedrun", lambda module: module.CifarNet()),
+    "fulcrum-e1": ("fulcrum_e1", lambda module: module.Model()),
+    "fulcrum-e5": ("fulcrum_e5", lambda module: module.Model()),
     "hlb-CIFAR10": ("hlb_cifar10", lambda module: module.make_net()),
     "warm_start": ("resnet", lambda module: module.ResNet18()),
 }

@@ -34,6 +34,18 @@ def test_a_training_is_its_steps_its_optimiser_and_its_views(tmp_path):
     assert count_peer(training, tmp_path) == (2 * macs, 2 * 2 * 10_000 * (whitening + head))
 
 
+@pytest.mark.parametrize("resamples", [False, True])
+def test_epochs_on_smaller_images_have_fewer_operations(tmp_path, resamples):
+    network = NETWORK
+    if resamples:
+        resampled = "x = nn.functional.interpolate(x, size=(res, res), mode='bilinear')"
+        network = NETWORK.replace("whiten_bias_grad=True):", f"whiten_bias_grad=True, res=32):\n        {resampled}")
+    (tmp_path / "program.py").write_text(network)
+    training = Training("program.py", 5000, 2.5, 0, (), 1, sizes=(16, 24), resamples=resamples)
+    macs = sum(steps * 5000 * ((side - 1) ** 2 * 4 * 12 + 2 * 40) for side, steps in ((16, 10), (24, 15)))
+    assert count_peer(training, tmp_path) == (2 * macs, 2 * 10_000 * (31**2 * 4 * 12 + 40))
+
+
 def test_a_missing_checkout_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match=r"is not the checkout these shims are for: program.py is missing"):
         count_peer(Training("program.py", 10, 1, 0, (), 1), tmp_path)

@@ -77,7 +77,12 @@ def main(run, model):
         torch.cuda.synchronize()
         time_seconds += 1e-3 * starter.elapsed_time(ender)
         evaluate(model, test_loader)
-    return evaluate(model, test_loader, tta_level=2)
+    starter.record()
+    accuracy = evaluate(model, test_loader, tta_level=2)
+    ender.record()
+    torch.cuda.synchronize()
+    time_seconds += 1e-3 * starter.elapsed_time(ender)
+    return accuracy
 
 if __name__ == "__main__":
     raise SystemExit("run as a program")
@@ -105,7 +110,7 @@ def test_a_program_is_stopped_after_the_steps_asked_for(worker):
     assert len(result["step_seconds"]) == 2 and min(result["step_seconds"]) > 0
     assert result["seconds"] == pytest.approx(sum(result["step_seconds"]))
     assert result["own_seconds"] > result["seconds"], "theirs counts the untimed step too"
-    assert result["accuracy"] is None and result["plain_accuracy"] is None
+    assert [result[name] for name in ("accuracy", "plain_accuracy", "train_seconds", "time_seconds")] == [None] * 4
 
 
 def test_a_whole_training_gives_its_accuracies_and_its_own_time(worker):
@@ -113,6 +118,7 @@ def test_a_whole_training_gives_its_accuracies_and_its_own_time(worker):
     assert result["steps"] == 10, "two epochs of the 10,000 synthetic images"
     assert result["step_seconds"] == []
     assert 0 < result["own_seconds"] <= result["seconds"]
+    assert 0 < result["train_seconds"] < result["time_seconds"] == result["own_seconds"]
     assert result["seconds"] == pytest.approx(result["own_seconds"], rel=0.5, abs=0.05)
     assert 0 <= result["plain_accuracy"] <= 1 and 0 <= result["accuracy"] <= 1
 
@@ -146,9 +152,11 @@ def test_ours_is_run_in_the_same_scheme():
     ours = Ours(recipe_from_dict(narrow), make_synthetic(320, 100), CPU)
     stopped = ours.run(steps=3, seed=0)
     assert len(stopped["step_seconds"]) == stopped["steps"] == 3 and stopped["accuracy"] is None
+    assert stopped["train_seconds"] is None and stopped["time_seconds"] is None
     whole = ours.run(steps=None, seed=0)
     assert sum(whole["phases"].values()) > whole["phases"]["training: steps"] > 0
-    assert whole["steps"] == 2 * (320 // 64) and 0 < whole["train_seconds"] <= whole["own_seconds"]
+    assert whole["steps"] == 2 * (320 // 64)
+    assert 0 < whole["train_seconds"] < whole["time_seconds"] == whole["own_seconds"]
     assert 0 <= whole["plain_accuracy"] <= 1 and 0 <= whole["accuracy"] <= 1
     with pytest.raises(ValueError, match="narrow ended before the steps that were asked for"):
         ours.run(steps=100, seed=0)
@@ -171,6 +179,35 @@ def test_a_harness_stops_the_program_and_times_its_steps(monkeypatch):
     with pytest.raises(Enough):
         harness.step_done()
     assert harness.step_seconds == [1.0], "its loader's second is left out"
+
+
+def test_a_harness_tells_the_last_evaluation_from_the_training(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    harness = Harness(make_synthetic(30, 10), CPU, batch_size=10)
+    start, end = harness.Event(), harness.Event()
+
+    def pass_seconds(seconds):
+        now[0] += seconds
+
+    def train(evaluation_inside, evaluation_outside):
+        start.record()
+        pass_seconds(5.0)
+        if evaluation_inside:
+            with harness.evaluation():
+                pass_seconds(2.0)
+        end.record()
+        start.elapsed_time(end)
+        if evaluation_outside:
+            with harness.evaluation():
+                pass_seconds(3.0)
+        return harness.own_seconds, harness.train_seconds, harness.time_seconds
+
+    assert train(True, False) == (7.0, 5.0, 7.0)
+    harness.begin(None, seed=0)
+    assert train(False, True) == (5.0, 5.0, 8.0)
+    harness.begin(None, seed=0)
+    assert train(False, False) == (5.0, 5.0, None)
 
 
 def test_a_harness_gives_a_stopped_run_no_more_images_than_it_takes():

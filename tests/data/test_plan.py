@@ -204,3 +204,28 @@ def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, count
     for name in TENSORS:
         mine, theirs = getattr(plan, name), getattr(other, name)
         assert (mine is None and theirs is None) or torch.equal(mine[:count], theirs)
+
+
+@pytest.mark.parametrize("augment", [EVERYTHING, Augment(flip="alternating")], ids=["everything", "alternating"])
+@pytest.mark.parametrize("visits", [None, 7])
+def test_a_plan_for_a_device_is_finished_there_without_reading_a_value(augment, visits):
+    """The meta device has none."""
+    prepare = EpochPlan.prepare(20, augment, 1, torch.Generator(), visits=visits, device="meta")
+    plan = prepare(visits and torch.empty(visits, dtype=torch.int64, device="meta"))
+    assert len(plan) == (visits or 20)
+    assert {tensor.device.type for name in TENSORS if (tensor := getattr(plan, name)) is not None} == {"meta"}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.parametrize("visited", [None, [3, 5, 6, 10, 40]])
+def test_a_plan_for_a_gpu_is_that_for_the_host_and_waits_for_nothing(visited):
+    visited = None if visited is None else torch.tensor(visited)
+    expected = [draw(epoch=epoch, count=50, visited=visited) for epoch in range(20)]
+    there = None if visited is None else visited.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        torch.cuda._sleep(100_000_000)  # the copies are all still to come when the last is queued
+        plans = [draw(epoch=epoch, count=50, visited=there, device="cuda") for epoch in range(20)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(same(plan.to("cpu"), other) for plan, other in zip(plans, expected, strict=True))

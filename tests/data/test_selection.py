@@ -62,3 +62,28 @@ def test_the_choice_is_that_of_a_sort(losses, data, max_skips):
         chosen = sorted(order[:number])
         assert selection.choose(torch.tensor(losses, dtype=torch.float32), number).tolist() == chosen
         skips = [0 if place in chosen else skip + 1 for place, skip in enumerate(skips)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(count=st.integers(1, 60), data=st.data(), max_skips=st.integers(0, 3))
+def test_the_choices_are_those_of_the_slow_definition_whatever_the_losses_become(count, data, max_skips):
+    selection, skips = Selection(count, max_skips), [0] * count
+    loss = st.sampled_from([-1.0, 0.0, 0.5, 0.5000001, 2.0, float("inf")])
+    for _ in range(5):
+        number = data.draw(st.integers(1, count))
+        losses = data.draw(st.lists(loss, min_size=count, max_size=count))
+        chosen = []
+        while len(chosen) < number:  # one after another, the first of the best
+            overdue = {place: skips[place] if 0 < max_skips <= skips[place] else 0 for place in range(count)}
+            left = [place for place in range(count) if place not in chosen]
+            chosen.append(max(left, key=lambda place: (overdue[place], losses[place], -place)))
+        assert selection.choose(torch.tensor(losses), number).tolist() == sorted(chosen)
+        skips = [0 if place in chosen else skip + 1 for place, skip in enumerate(skips)]
+
+
+@pytest.mark.parametrize("max_skips", [0, 2])
+def test_no_value_is_read_to_choose(max_skips):
+    selection = Selection(9, max_skips, device="meta")  # which has none
+    for _ in range(3):
+        chosen = selection.choose(torch.empty(9, device="meta"), 4)
+        assert chosen.shape == (4,) and chosen.device.type == "meta" and chosen.dtype == torch.int64

@@ -50,7 +50,7 @@ recipe = dataclasses.replace(
     model=dataclasses.replace(recipe.model, widths=(32, 32, 32, 64)),
     speedrun=dataclasses.replace(recipe.speedrun, widths=(32, 64, 64)),
 )
-trainer = Trainer(recipe, make_synthetic(512, 32), "cpu")
+trainer = Trainer(recipe, make_synthetic(1024, 32), "cpu")
 with sys.modules["fastcifar.kernels.launch"].compile_only():  # lets Triton take tensors on the CPU
     trainer._compile_kernels()
 

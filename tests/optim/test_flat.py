@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import torch
 
-from fastcifar.models import DavidNet
+from fastcifar.models import DavidNet, SpeedrunNet
 from fastcifar.optim import SGD, FlatModel
-from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe
+from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, SpeedrunConfig
 
 NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 RECIPE = Recipe(model=NARROW, batch_size=8)
@@ -141,3 +141,32 @@ def test_load_average_takes_the_average_or_the_last_weights():
     evaluated.load_average(flat, averaged=False)
     torch.testing.assert_close(evaluated.groups[0].compute, flat.groups[0].weights)
     assert not torch.equal(flat.groups[0].weights, flat.groups[0].ema)
+
+
+def test_a_divided_backward_pass_gives_the_same_gradients_the_upper_ones_first():
+    def make_flat():
+        torch.manual_seed(0)
+        return FlatModel(SpeedrunNet(SpeedrunConfig(widths=(4, 8, 8))), torch.float32)
+
+    whole, divided = make_flat(), make_flat()
+    divided.divide()
+    whole.backward(loss_of(whole.model))
+    at_half = []
+    divided.backward(
+        loss_of(divided.model), halfway=lambda: at_half.extend(group.grads.clone() for group in divided.groups)
+    )
+    names = {id(parameter): name for name, parameter in divided.model.named_parameters()}
+    for mine, expected, half in zip(divided.groups, whole.groups, at_half, strict=True):
+        assert torch.equal(mine.grads, expected.grads)
+        for parameter, span in zip(mine.parameters, mine.spans, strict=True):
+            below = names[id(parameter)].startswith(("whitening", "blocks.0."))
+            assert divided.is_above(parameter) == (not below)
+            assert torch.equal(half[span], torch.zeros_like(half[span]) if below else mine.grads[span])
+
+
+def test_a_network_without_a_first_block_is_not_divided():
+    flat = FlatModel(make_model())
+    flat.divide()
+    called = []
+    flat.backward(loss_of(flat.model), halfway=lambda: called.append(True))
+    assert not called and not any(flat.is_above(parameter) for parameter in flat.model.parameters())

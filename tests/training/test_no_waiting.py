@@ -1,41 +1,166 @@
-"""On a GPU the host never waits for the device inside an epoch."""
+"""The host never waits for a GPU inside an epoch, nor between epochs where nobody looks."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import RECIPES, Recipe
-from fastcifar.training import Stopwatch, Trainer
+from fastcifar.errors import NonFiniteLoss
+from fastcifar.recipes import (
+    RECIPES,
+    Augment,
+    AverageConfig,
+    EMAConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    SelectConfig,
+    SpeedrunConfig,
+)
+from fastcifar.training import Trainer
+from fastcifar.training.stopwatch import HostEvent
+
+PLAIN = Recipe(
+    **{"epochs": 3, "batch_size": 16, "dtype": "float32"}, model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16)
+)
+EVERYTHING = dataclasses.replace(
+    PLAIN,
+    epochs=4.5,
+    network="speedrun",
+    speedrun=SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1),
+    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_sizes=(20,), early_shares=(0.4,)),
+    optim=OptimConfig(name="muon", lr=0.05, bias_lr=0.05, head_lr=0.05),
+    select=SelectConfig(keep=0.6, from_epoch=1, max_skips=2),
+    ema=EMAConfig(decay=0),
+    average=AverageConfig(epochs=1, every=2, images=64),
+)
+BEGIN = "begin"
+
+
+class Reads(TorchDispatchMode):
+    """Notes in `log` whatever would make the host wait for a GPU: values, and shapes that follow from values."""
+
+    waiting = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "unique", "bincount")
+
+    def __init__(self, log):
+        super().__init__()
+        self.log = log
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        name = operator.overloadpacket.__name__
+        by_mask = name.startswith("index") and any(
+            index is not None and index.dtype == torch.bool
+            for index in (args[1] if len(args) > 1 and isinstance(args[1], list | tuple) else ())
+        )
+        if name.startswith(self.waiting) or by_mask:
+            self.log.append(name)
+        return operator(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What `Reads` notes and what asks a tensor for its values, between notes of the epochs' beginnings."""
+    log = []
+
+    def noting(name):
+        method = getattr(torch.Tensor, name)
+        return lambda *args, **kwargs: (log.append(name), method(*args, **kwargs))[1]
+
+    for name in ("cpu", "numpy", "tolist"):
+        monkeypatch.setattr(torch.Tensor, name, noting(name))
+    return log
+
+
+def reads_by_epoch(log, trainer, monkeypatch, **arguments):
+    """What is read in each epoch but the last, up to the beginning of the next, where the device is always behind."""
+    monkeypatch.setattr(HostEvent, "query", lambda event: False)
+    begin = trainer._step.begin_epoch
+    monkeypatch.setattr(trainer._step, "begin_epoch", lambda plan: (log.append(BEGIN), begin(plan)))
+    with Reads(log):
+        run = trainer.run(0, **arguments)
+    starts = [place for place, what in enumerate(log) if what == BEGIN]
+    assert len(starts) == len(trainer.timeline.epochs)
+    assert len(log) > starts[-1] + 1  # the end of a training is looked at, and noted
+    return run, [log[start + 1 : stop] for start, stop in itertools.pairwise(starts)]
+
+
+@pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatch, recipe):
+    data = make_synthetic(64, 16)
+    run, reads = reads_by_epoch(log, Trainer(recipe, data, "cpu"), monkeypatch, eval_every=0)
+    assert not any(reads)
+    seen = []
+    watched = Trainer(recipe, data, "cpu").run(0, eval_every=0, on_epoch=seen.append)
+
+    def without_seconds(rows):
+        return [dataclasses.replace(row, seconds=0) for row in rows]
+
+    assert without_seconds(run.rows) == without_seconds(watched.rows) == without_seconds(seen)
+    assert all(one.seconds < other.seconds for one, other in itertools.pairwise(run.rows))
+    assert all(torch.equal(run.state[name], watched.state[name]) for name in run.state)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "looks"),
+    [
+        ({"on_epoch": lambda row: None}, [True, True]),
+        ({"on_step": lambda step, steps: None}, [True, True]),
+        ({"until_train_accuracy": 1.0}, [True, True]),
+        ({"eval_every": 2}, [False, True]),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_it_is_read_where_somebody_looks(log, monkeypatch, arguments, looks):
+    trainer = Trainer(PLAIN, make_synthetic(64, 16), "cpu")
+    _, reads = reads_by_epoch(log, trainer, monkeypatch, **{"eval_every": 0, **arguments})
+    assert [bool(epoch) for epoch in reads] == looks
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_a_loss_that_is_no_number_is_named_rightly_however_late_it_is_read(monkeypatch, behind):
+    monkeypatch.setattr(HostEvent, "query", lambda event: not behind)
+    trainer = Trainer(PLAIN, make_synthetic(64, 16), "cpu")
+    steps, replay = [], trainer._step.__call__
+
+    def spoil():
+        steps.append(len(steps) + 1)
+        replay()
+        if steps[-1] == 6:
+            trainer._step.losses[1] = torch.inf
+
+    trainer._make_replayable()
+    trainer._replays = dict.fromkeys(trainer._replays, spoil)
+    with pytest.raises(NonFiniteLoss, match=r"the loss became inf at step 6 of 12 \(epoch 2\)"):
+        trainer.run(0, eval_every=0)
+    assert steps[-1] == (12 if behind else 8)  # what is there is read, and what is not yet is not waited for
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting is counted on a GPU")
 @pytest.mark.parametrize("captured", [True, False])
 @pytest.mark.parametrize("name", RECIPES)
-def test_nothing_waits_for_the_device_inside_an_epoch(monkeypatch, name, captured):
+def test_nothing_waits_for_the_device_from_the_first_step_to_the_last(monkeypatch, name, captured):
     recipe: Recipe = RECIPES[name]
     gentle = dataclasses.replace(recipe.optim, lr=1e-3, bias_lr=1e-3, head_lr=1e-3)  # its rates are for its batches
-    recipe = dataclasses.replace(recipe, epochs=2, batch_size=64, optim=gentle)
+    recipe = dataclasses.replace(recipe, epochs=4, batch_size=64, optim=gentle)
     trainer = Trainer(recipe, make_synthetic(256, 64), "cuda")
-    before = trainer.run(0)
+    before = trainer.run(0, eval_every=0)
     if not captured:
         trainer._replays = dict.fromkeys(trainer._replays, trainer._step)
-        trainer.run(0)
-    begin, leave = trainer._step.begin_epoch, Stopwatch.__exit__
+        trainer.run(0, eval_every=0)
+    train_epoch = trainer._train_epoch
 
-    def begin_and_forbid(plan):
-        begin(plan)
+    def train_and_forbid(epoch, plan, on_step):
         torch.cuda.set_sync_debug_mode("error")
+        train_epoch(epoch, plan, on_step)
+        if epoch is trainer.timeline.epochs[-1]:
+            torch.cuda.set_sync_debug_mode("default")
 
-    def allow_and_leave(self, *exc):
-        torch.cuda.set_sync_debug_mode("default")
-        return leave(self, *exc)
-
-    monkeypatch.setattr(trainer._step, "begin_epoch", begin_and_forbid)
-    monkeypatch.setattr(Stopwatch, "__exit__", allow_and_leave)
+    monkeypatch.setattr(trainer, "_train_epoch", train_and_forbid)
     try:
-        run = trainer.run(0)
+        run = trainer.run(0, eval_every=0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert len(run.rows) == len(before.rows)

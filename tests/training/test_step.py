@@ -38,12 +38,12 @@ def test_a_step_reads_no_value(name):
         step()
 
 
-@pytest.mark.parametrize(("name", "convolutions", "others"), [("davidnet", 21, 55), ("speedrun94", 17, 67)])
+@pytest.mark.parametrize(("name", "convolutions", "others"), [("davidnet", 21, 35), ("speedrun94", 17, 42)])
 def test_a_step_is_few_operators(name, convolutions, others):
-    """Each is a GPU launch, some microseconds, or more."""
+    """Each is a GPU launch, some microseconds, or more; of Newton-Schulz each launch is counted."""
     step = step_without_data(RECIPES[name])
     step()
     count = count_products(step)
     large = sum(product.macs > 10**9 for product in count.products)  # all but the whitening and Newton-Schulz
     assert large == convolutions
-    assert count.operators - large <= others
+    assert count.operators - large <= others and count.operators <= 60

@@ -14,6 +14,7 @@ from fastcifar.recipes import (
     Augment,
     AverageConfig,
     EMAConfig,
+    LookaheadConfig,
     MLPConfig,
     ModelConfig,
     OptimConfig,
@@ -52,6 +53,20 @@ def test_a_seed_names_a_run_bit_for_bit(data, dtype):
     assert same_weights(first, second)
     assert torch.equal(first.logits, second.logits)
     assert not same_weights(first, third)
+
+
+@pytest.mark.parametrize("every", [0, 2], ids=["alone", "lookahead"])
+def test_muon_trains_the_same_whether_it_overlaps_the_backward_pass_or_not(data, every):
+    muon = OptimConfig("muon", lr=0.05, bias_lr=0.05, head_lr=0.05, overlap=False)
+    recipe = dataclasses.replace(
+        RECIPE,
+        network="speedrun",
+        speedrun=SpeedrunConfig(widths=(8, 16, 16), whitening_bias_epochs=1),
+        optim=muon,
+        lookahead=LookaheadConfig(every=every),
+    )
+    overlapping = dataclasses.replace(recipe, optim=dataclasses.replace(muon, overlap=True))
+    assert same_weights(train(recipe, data), train(overlapping, data))
 
 
 @pytest.mark.parametrize("network", ["resnet18", "mlp", "speedrun"])
