@@ -26,7 +26,7 @@ GRACE = 3.0
 LOG = "log.txt"
 _SOFT = 0.8
 """The share of its limit after which a part begins nothing new."""
-_TOLD, _LOGGED = 20, 200
+_TOLD, _LOGGED = 60, 200
 """Last lines of what a part printed: in the record of its failure, and in the log."""
 _POLL = 0.02
 
@@ -145,7 +145,7 @@ def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) 
         os.dup2(log.fileno(), stream)
     sys.stdout = sys.stderr = log
     faulthandler.enable(log)
-    faulthandler.register(signal.SIGTERM, log, chain=True)  # where it was when it was ended
+    faulthandler.register(signal.SIGTERM, log, all_threads=False, chain=True)  # where it was when it was ended
 
     def wait_for_turn() -> Campaign:
         connection.send(True)

@@ -127,7 +127,7 @@ class Stage:
                 elif racing and (racing.is_ready or racing.is_over):
                     self._measure(racing)
                     racing = None
-                elif waiting:
+                elif waiting and (racing is None or self._limit(waiting[0], racing)):
                     running = self._start(waiting.pop(0), racing)
                     self._finish(running)
                     running = None
@@ -154,14 +154,20 @@ class Stage:
             racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
         self._finish(racing)
 
-    def _start(self, part: Part, racing: PartProcess | None) -> PartProcess | None:
+    def _limit(self, part: Part, racing: PartProcess | None) -> float:
+        """The seconds after which the part is ended; 0: too few are left, those apart that a rival needs which still
+        compiles."""
         left = self._left - (_LEAST_RACE * self.seconds if racing else 0)
         wanted = next((self.limits[name] for name in part.names if name in self.limits), part.share * self.seconds)
-        if left < _LEAST_PART * wanted:
+        return min(wanted, left) if left >= _LEAST_PART * wanted else 0.0
+
+    def _start(self, part: Part, racing: PartProcess | None) -> PartProcess | None:
+        limit = self._limit(part, racing)
+        if not limit:
             self._leave_out(part)
             return None
         beside = racing.part.title if racing else None
-        return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), min(wanted, left))
+        return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), limit)
 
     def _finish(self, process: PartProcess | None) -> None:
         if process:

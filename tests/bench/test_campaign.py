@@ -22,7 +22,9 @@ from bench.campaign import __main__ as command
 from bench.campaign import images, smoke
 from bench.campaign.campaign import Campaign, append_record, read_records
 from bench.campaign.captured import CaptureFailed, require_capture
+from bench.campaign.cold import cold
 from bench.campaign.faults import Faults
+from bench.campaign.kernels import compiled
 from bench.campaign.process import Part, PartProcess
 from bench.campaign.race import race
 from bench.campaign.recipes import VARIANTS, get_recipe
@@ -247,7 +249,7 @@ def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_ready(campai
     assert beside == {"a": "race:x", "b": "race:y", "race:x": None, "race:y": None}
 
 
-def test_what_has_no_time_left_is_left_out_and_a_race_that_hangs_is_ended(campaign):
+def test_a_race_that_hangs_is_ended_and_what_has_no_time_left_is_left_out(campaign):
     def hanging(_):
         time.sleep(1000)
         yield {}
@@ -255,8 +257,21 @@ def test_what_has_no_time_left_is_left_out_and_a_race_that_hangs_is_ended(campai
     told = []
     part = Part("part", lambda _: iter([{"what": "ran"}]), "part", 0.5)
     Stage(campaign, 5.0, {"part": 100.0}, told.append).run([part], [Part("race", hanging, "race", 1.0, "x")])
-    assert told[0] == "part: left out, the time is up"
-    assert told[1].startswith("race:x: 0 results in ") and told[1].endswith("and was ended")
+    assert told[0].startswith("race:x: 0 results in ") and told[0].endswith("and was ended")
+    assert told[1] == "part: left out, the time is up"
+
+
+def test_the_time_kept_for_a_race_that_fails_is_given_to_others(campaign):
+    def failing(_):
+        time.sleep(0.2)
+        raise ValueError("it does not compile")
+        yield
+
+    told = []
+    part = Part("part", lambda _: iter([{"what": "ran"}]), "part", 0.5)
+    Stage(campaign, 20.0, {"part": 64.0}, told.append).run([part], [Part("race", failing, "race", 1.0, "x")])
+    assert "it does not compile" in told[0]
+    assert told[1].startswith("part: 1 results in")
 
 
 # What the parts do ----------------------------------------------------------------------------------------------------
@@ -266,17 +281,24 @@ class InTurn:
     """A worker without a process."""
 
     fails: str | None = None
+    started = 0.0
 
     def __init__(self, peer, *_):
         self.peer, self.facts = peer, {"batch_size": 1}
 
-    def run(self, steps, seed, timeout):
+    def run(self, steps, seed=0, timeout=None):
         if self.fails and self.fails in self.peer:
             raise PeerError("it does not compile", "Traceback: it does not compile")
         return {"captured": True, "time_seconds": 1.0, "train_seconds": 1.0}
 
     def close(self):
         pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
 
 
 @pytest.fixture
@@ -318,6 +340,23 @@ def test_a_rival_that_fails_is_told(tiny, monkeypatch, capsys):
     with pytest.raises(UserError, match="theirs: it does not compile"):
         list(race(tiny, "tiny"))
     assert capsys.readouterr().out == "Traceback: it does not compile\n"
+
+
+def test_cold_starts_are_kept_or_told_and_not_sought_again(tiny, monkeypatch):
+    monkeypatch.setattr(InTurn, "fails", "tiny")
+    assert [record["what"] for record in cold(tiny)] == ["finding"]
+    monkeypatch.setattr(InTurn, "fails", None)
+    (record,) = cold(tiny)
+    assert record["process_seconds"] > 0
+    append_record(tiny.path("cold"), record)
+    assert list(cold(tiny)) == []
+
+
+def test_the_operations_written_down_by_hand_are_timed(tiny):
+    records = list(compiled(tiny))
+    assert {record["variant"] for record in records} == {"kernel"}, "nothing is compiled in a tiny one on a CPU"
+    assert {record["operation"] for record in records} >= {"norm_act_pool", "augment", "cross_entropy", "flat_sgd"}
+    assert all(record["seconds"] > 0 for record in records)
 
 
 def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
