@@ -33,7 +33,12 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, for the smoke a part of it")
     parser.add_argument("--peers", type=Path, help="folder with checkouts of other people's programs")
     parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 100, campaign 330)")
-    parser.add_argument("--only", default="", metavar="PARTS", help="parts, by commas: " + ", ".join(part_names()))
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="PARTS",
+        help="parts, by commas, each also as PART:RECIPE: " + ", ".join(part_names()),
+    )
     parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
     limits = "seconds after which parts are ended, in place of their shares, as in steps=20,trainings:davidnet=60"
     parser.add_argument("--limits", default="", metavar="PART=SECONDS", help=limits)

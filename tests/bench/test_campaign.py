@@ -151,6 +151,19 @@ def test_bad_input_is_refused_before_anything_runs(words, fault, refused, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_process_that_parts_are_forked_from_asks_for_no_gpu(tmp_path, monkeypatch, capsys):
+    """One that a process has touched is lost for those that are forked from it."""
+    asked, here = [], os.getpid()
+    for name in ("is_available", "device_count", "_lazy_init"):
+        monkeypatch.setattr(torch.cuda, name, lambda name=name: asked.append((os.getpid(), name)) or 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["bench.campaign", *["--tiny", "--only", "ceilings", "--limits", "ceilings=0.5"]])
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert command.main() == 0
+    assert "ceilings" in capsys.readouterr().out
+    assert [name for process, name in asked if process == here] == []
+
+
 # Parts in processes of their own --------------------------------------------------------------------------------------
 
 
