@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fastcifar.training import Trainer
+from fastcifar.training.timeline import Stage
 
 PASSES = ("forward", "input", "weight")
 """The output, the gradient of the input and that of the weight."""
@@ -28,11 +29,13 @@ class Convolution:
     """By its name in `PASSES`, a call of each pass that the step makes."""
 
 
-def convolutions(trainer: Trainer) -> list[Convolution]:
-    """The convolutions of a step of the training's last stage, in its batch, compute type and layout."""
+def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convolution]:
+    """The convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
+    layout."""
     seen: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
-    trainer.step_on_noise()  # enters the last stage: what is frozen in it, and all below, has no gradient
-    model, side = trainer.model.train(), trainer.timeline.epochs[-1].stage.size
+    stage = stage or trainer.timeline.epochs[-1].stage
+    trainer.step_on_noise(stage)  # enters the stage: what is frozen in it, and all below, has no gradient
+    model, side = trainer.model.train(), stage.size
     hooks = [
         module.register_forward_hook(lambda module, inputs, _, name=name: seen.append((name, module, inputs[0])))
         for name, module in model.named_modules()

@@ -1,6 +1,7 @@
 """The fused operations at the shapes where networks use them: what to call them with, and what that must move.
 
-`bench/kernels` times them; the campaign's part `kernels` also compares them with their references.
+`bench/kernels` times them beside their references and what torch.compile makes of those; `bench/recorded_cases.py` has
+the operators as a training really calls them.
 """
 
 from __future__ import annotations
@@ -47,17 +48,14 @@ class Case:
         return self.reference if name == "reference" else self.kernel
 
     def argument_sets(self, device: torch.device) -> list[tuple]:
-        """Arguments to be used in turn: one set; on CUDA as many as a cache does not hold, but `_MOST_SETS` at most."""
-        count = 1 + _ROTATED_BYTES // self.bytes_moved if device.type == "cuda" else 1
-        return [self.make() for _ in range(min(count, _MOST_SETS))]
+        """Arguments to be used in turn."""
+        return [self.make() for _ in range(count_sets(self.bytes_moved, device))]
 
-    def relative_errors(self) -> list[float]:
-        """||kernel - reference|| / ||reference|| of every result, the reference being computed in float64 from the same
-        values."""
-        arguments = self.make()
-        expected = self.use(self.reference, *map(_widened, arguments))
-        found = self.use(self.kernel, *arguments)
-        return [_relative(one, other) for one, other in zip(found, expected, strict=True)]
+
+def count_sets(bytes_moved: int, device: torch.device) -> int:
+    """How many sets of arguments are used in turn where an operation that moves so much is timed: one; on CUDA as many
+    as a cache does not hold, but `_MOST_SETS` at most."""
+    return min(1 + _ROTATED_BYTES // max(1, bytes_moved), _MOST_SETS) if device.type == "cuda" else 1
 
 
 def lacking_for_compile(device: torch.device) -> str | None:
@@ -242,17 +240,3 @@ def flat_muon(shapes: Sequence[tuple[int, int]], device: torch.device, dtype: to
     # As kernels/flat_muon.py counts them.
     moved = size * (24 + 5 * dtype.itemsize)
     return Case("flat_muon", f"{len(shapes)} filters, {size} weights", reference, kernel, make, use, moved)
-
-
-def _widened(argument: object) -> object:
-    """In float64, if it is floating point: a tensor, or the type of a result."""
-    if isinstance(argument, torch.dtype):
-        return torch.float64
-    if isinstance(argument, torch.Tensor) and argument.is_floating_point():
-        return argument.detach().double().requires_grad_(argument.requires_grad)
-    return argument
-
-
-def _relative(found: torch.Tensor, expected: torch.Tensor) -> float:
-    found, expected = found.double(), expected.double()
-    return ((found - expected).norm() / expected.norm().clamp_min(1e-300)).item()

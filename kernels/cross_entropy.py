@@ -181,10 +181,10 @@ def _cross_entropy_step(logits, labels, indices, position, losses, correct, imag
         return gradient
     images = indices[rows_of_batch(position, len(logits))]
     loss, right, gradient, by_image = _forward_reference(logits, labels[images], smoothing, scale)
-    losses.index_copy_(0, position, loss.float().view(1))
+    losses.index_copy_(0, position, loss.to(losses.dtype).view(1))
     correct.add_(right)
     if image_losses is not None:
-        image_losses.index_copy_(0, images, by_image.float())
+        image_losses.index_copy_(0, images, by_image.to(image_losses.dtype))
     position.add_(1)
     return gradient.to(logits.dtype)
 

@@ -1,7 +1,14 @@
-"""One command that measures everything on an accelerator which may be at hand for ten minutes only.
+"""Measures everything on a GPU that is at hand for minutes only, in two short calls.
 
-    python -m bench.campaign --budget 540 --out DIR [--only env,kernels,...] [--peers DIR] [--device cpu --tiny]
+    python -m bench.campaign smoke --out DIR --data-dir DIR                     # does it work? 100 seconds
+    python -m bench.campaign campaign --out DIR --data-dir DIR --peers DIR      # what is it worth? 330 seconds
+    python -m bench.campaign --device cpu --tiny                                # both in small: proves that they run
 
-Each part writes a JSON line to DIR/<part>.jsonl as soon as a result is known; called again with the same DIR it goes on
-where it was. A part that fails is recorded with its traceback and the next one goes on.
+The smoke trains on the first 25,000 images and tests on the 5,000 after them, so that it needs only `part1.tar` and
+`labels.npz` of the data, or the first three batches. Its figures compare with those of other smokes alone.
+
+Every part is a process of its own: one that crashes, or hangs and is ended, leaves a record of it and the others whole.
+Results are appended to DIR line by line as they are known, and called again with the same DIR a stage goes on where it
+was: what is known is not measured again, what failed is. `FASTCIFAR_FAULT=segv:kernels,hang:steps,nocapture:speedrun94`
+makes parts fail, for the tests.
 """

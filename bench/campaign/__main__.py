@@ -2,73 +2,112 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+import tempfile
 import time
+from functools import partial
 from pathlib import Path
+from types import FrameType
 
 from bench.campaign import __doc__ as description
-from bench.campaign.campaign import Campaign, Part, run_part
-from bench.campaign.environment import environment
-from bench.campaign.kernels import kernels
-from bench.campaign.processes import cold, parallel, side_by_side
+from bench.campaign.campaign import Campaign
+from bench.campaign.faults import VARIABLE, read_faults
+from bench.campaign.images import check, read_first
+from bench.campaign.race import RIVALS
+from bench.campaign.recipes import VARIANTS
+from bench.campaign.schedule import BY_NAME, PLANS, SECONDS, Stage, part_names, plan, races
 from bench.campaign.summary import summary
-from bench.campaign.training import steps, trainings
+from bench.peers.programs import get_program
 from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
-from fastcifar.kernels import keep_freed_memory
-from fastcifar.training import resolve_device
 
-PARTS: dict[str, tuple[Part, float]] = {
-    "env": (environment, 8),
-    "kernels": (kernels, 14),
-    "steps": (steps, 14),
-    "davidnet": (trainings("davidnet"), 18),
-    "speedrun": (trainings("speedrun94"), 18),
-    "peers": (side_by_side, 20),
-    "cold": (cold, 8),
-    "parallel": (parallel, 0),
-}
-"""Every part in order of value, with its share of the time that is left to it and the later ones."""
-
-_OVERTIME = 0.08
-"""Of a budget of 540 seconds 43, in which a command that is cut off after 600 still ends."""
+_DEVICES = ("auto", "cpu", "cuda")
 
 
 def main() -> int:
     parser = new_parser("bench.campaign", description)
-    budget = f"seconds for everything; what is at hand at their end may take {_OVERTIME:.0%} more".replace("%", "%%")
-    parser.add_argument("--budget", type=float, default=540, help=budget)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results, added to those there")
-    parser.add_argument("--only", default=",".join(PARTS), help="parts, by commas: " + ", ".join(PARTS))
+    parser.add_argument("stage", nargs="?", choices=SECONDS, help="both in turn unless given")
+    parser.add_argument("--out", type=Path, help="folder for the results, added to those there; --tiny makes a new one")
+    parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, for the smoke a part of it")
     parser.add_argument("--peers", type=Path, help="folder with checkouts of other people's programs")
-    parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10")
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 100, campaign 330)")
+    parser.add_argument("--only", default="", metavar="PARTS", help="parts, by commas: " + ", ".join(part_names()))
+    parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
+    limits = "seconds after which parts are ended, in place of their shares, as in steps=20,trainings:davidnet=60"
+    parser.add_argument("--limits", default="", metavar="PART=SECONDS", help=limits)
+    parser.add_argument("--device", default="auto", choices=_DEVICES)
     parser.add_argument("--tiny", action="store_true", help="everything at a size for a test, synthetic images")
     arguments = parser.parse_args()
 
-    names = [name for name in arguments.only.split(",") if name]
-    if unknown := [name for name in names if name not in PARTS]:
-        raise UserError(f"--only names {', '.join(unknown)}; allowed: {', '.join(PARTS)}")
-    started = time.monotonic()
-    ends, stops = started + arguments.budget, started + (1 + _OVERTIME) * arguments.budget
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    device = resolve_device(arguments.device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    campaign = Campaign(arguments.out, device, arguments.tiny, arguments.data_dir, arguments.peers, ends, stops)
-    ordered = [name for name in PARTS if name in names]
-    for place, name in enumerate(ordered):
-        part, share = PARTS[name]
-        shares = sum(PARTS[later][1] for later in ordered[place:])
-        left = ends - time.monotonic()
-        if left <= 0:
-            print(f"{name}: left out, the time is up", flush=True)
-            continue
-        began = time.monotonic()
-        written = run_part(campaign, name, part, left * share / shares if shares else left)
-        print(f"{name}: {written} results in {time.monotonic() - began:.0f} s", flush=True)
-    print()
-    print("\n".join(summary(campaign, ordered)))
+    stages = [arguments.stage] if arguments.stage else list(SECONDS)
+    names = _known_names()
+    only = [name for name in arguments.only.split(",") if name]
+    _refuse_unknown("--only", only, names)
+    limits = _read_limits(arguments.limits, names)
+    faults = read_faults(os.environ.get(VARIABLE, ""), names, list(VARIANTS))
+    rivals = [name for name in arguments.rivals.split(",") if name]
+    if arguments.out is None and not arguments.tiny:
+        raise UserError("--out is missing; allowed without it: --tiny")
+    if "campaign" in stages and not arguments.tiny:
+        raced = races("campaign", only, rivals, tiny=False)
+        if arguments.peers is None and raced:
+            raise UserError("--peers is missing; allowed without it: --rivals '', which races nobody")
+        for rival in (race.of for race in raced):
+            checkout = arguments.peers / get_program(rival).checkout
+            if not checkout.is_dir():
+                raise UserError(f"--peers: {checkout} is no folder; allowed: a checkout of {rival}, or other --rivals")
+    first = read_first(arguments.data_dir) if "smoke" in stages and not arguments.tiny else None
+    check(arguments.device, arguments.data_dir, not arguments.tiny and ("campaign" in stages or first is None))
+
+    out = arguments.out or Path(tempfile.mkdtemp(prefix="campaign-"))
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"results in {out}", flush=True)
+    signal.signal(signal.SIGTERM, _exit)
+    campaign = Campaign(
+        out, arguments.device, arguments.tiny, arguments.data_dir, arguments.peers, faults, first_images=first
+    )
+    try:
+        for name in stages:
+            stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
+            stage.run(plan(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
+    finally:  # where the whole is cut off, too
+        print()
+        print("\n".join(summary(out)), flush=True)
     return 0
+
+
+def _tell(stage: str, began: float, line: str) -> None:
+    print(f"{stage}, {time.monotonic() - began:.0f} s: {line}", flush=True)
+
+
+def _known_names() -> list[str]:
+    """What parts go by: their names, and those with what they are of."""
+    titles = [part.title for part in (*PLANS["smoke"], *PLANS["campaign"], *BY_NAME)]
+    return list(dict.fromkeys([*part_names(), *titles]))
+
+
+def _refuse_unknown(option: str, given: list[str], allowed: list[str]) -> None:
+    if unknown := [name for name in given if name not in allowed]:
+        raise UserError(f"{option} names {', '.join(unknown)}; allowed: {', '.join(allowed)}")
+
+
+def _read_limits(text: str, names: list[str]) -> dict[str, float]:
+    limits = {}
+    for word in filter(None, text.split(",")):
+        name, _, seconds = word.partition("=")
+        _refuse_unknown("--limits", [name], names)
+        try:
+            limits[name] = float(seconds)
+        except ValueError:
+            raise UserError(f"--limits has {word!r}; allowed: PART=SECONDS, as in steps=20") from None
+    return limits
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    """Leave by the way that also ends the parts."""
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -1,130 +1,100 @@
-"""What every part of the campaign is given, and how a part is run."""
+"""What every part of the campaign is given, and where its results are kept."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import tempfile
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from fastcifar.training.stopwatch import Stopwatch
+from bench.campaign.faults import Faults
+from fastcifar.training import resolve_device
 
 Record = dict[str, object]
-Part = Callable[["Campaign"], Iterator[Record]]
+OUTCOMES = ("done", "failed")
+"""What records are that tell how a part ended; all others are results."""
 
 
-@dataclass
+@dataclass(frozen=True)
 class Campaign:
-    """The machine, the folder of results and the time that is left."""
+    """The machine, the folder of results, and the time that the present part has.
+
+    The parts are forked from the process that makes this, so that none of them imports torch anew. That process must
+    never touch a device, nor compute with torch: neither CUDA nor OpenMP outlives a fork.
+    """
 
     out: Path
-    device: torch.device
-    tiny: bool
+    device_name: str = "auto"
+    tiny: bool = False
     """Everything at a size that ends in seconds on a CPU: to prove that it runs, not to measure."""
-    data: Path | None
-    """Folder with CIFAR-10; None: wherever `load_dataset` finds it, and synthetic images with `tiny`."""
-    peers: Path | None
+    data: Path | None = None
+    """Folder with CIFAR-10; None: wherever `load_dataset` finds it. With `tiny` images are synthetic."""
+    peers: Path | None = None
     """Folder with checkouts of other people's programs; None: none."""
-    ends: float
-    """When the part that runs now must end, by `time.monotonic`."""
+    faults: Faults = field(default_factory=Faults)
+    first_images: tuple[np.ndarray, np.ndarray] | None = None
+    """What `images.read_first` gave for the smoke."""
+    ends: float = math.inf
+    """When the present part should begin nothing new, by `time.monotonic`."""
     stops: float = math.inf
-    """When every process that was started is ended, whatever it is at: later than the budget's end by a share, since a
-    training that is all but over is worth waiting for."""
+    """When it is ended, whatever it is at."""
+    beside: str | None = None
+    """The part that worked in the background when the present one began: timings are not undisturbed."""
+    wait_for_turn: Callable[[], Campaign] | None = None
+    """Of a part in the background: tell that it is ready and wait until it may measure; with the `ends` of that."""
+
+    @property
+    def device(self) -> torch.device:
+        """For the processes of parts alone."""
+        return resolve_device(self.device_name)
 
     @property
     def seconds_left(self) -> float:
-        """Seconds until the present part must end; below 0: it is over its time."""
+        """Seconds until the present part should end; below 0: it is over its time."""
         return self.ends - time.monotonic()
 
-    def patience(self, least: float) -> float:
-        """Seconds that a process may take for what it is asked now, `least` or more while there are so many."""
-        return max(1.0, min(max(least, 2 * self.seconds_left), self.stops - time.monotonic()))
+    def path(self, file: str) -> Path:
+        return self.out / f"{file}.jsonl"
 
-    @property
-    def scratch(self) -> Path:
-        """A folder for what is no result, the same in every call on a machine."""
-        folder = Path(tempfile.gettempdir()) / "fastcifar-campaign"
-        folder.mkdir(exist_ok=True)
-        return folder
-
-    def path(self, part: str) -> Path:
-        return self.out / f"{part}.jsonl"
-
-    def records(self, part: str) -> list[Record]:
-        """What `part` has found, in this call and in earlier ones; failures left out."""
-        path = self.path(part)
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return [record for record in map(json.loads, lines) if "error" not in record]
+    def records(self, file: str, what: str | None = None) -> list[Record]:
+        """The results in a file, of this call and of earlier ones; those that are `what` alone, if given."""
+        return [
+            record
+            for record in read_records(self.path(file))
+            if record["what"] not in OUTCOMES and what in (None, record["what"])
+        ]
 
 
-def run_part(campaign: Campaign, name: str, part: Part, seconds: float) -> int:
-    """Run one part for about `seconds`, its records appended to its file one by one; how many there were. A part that
-    raises leaves its traceback as its last record."""
-    campaign.ends = time.monotonic() + seconds
-    written = 0
-    with campaign.path(name).open("a", encoding="utf-8") as file:
+def append_record(path: Path, record: Record) -> None:
+    """Add a line. What a process that died has left of one is made a line of its own, which `read_records` skips."""
+    line = json.dumps(record).encode() + b"\n"
+    with path.open("a+b") as file:
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            line = line if file.read(1) == b"\n" else b"\n" + line
+        file.write(line)
 
-        def write(record: Record) -> None:
-            file.write(json.dumps({"part": name, "time": round(time.time(), 1), **record}) + "\n")
-            file.flush()
 
+def read_records(path: Path) -> list[Record]:
+    """Every whole line of a file of results; none where there is no file."""
+    records = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            for record in part(campaign):
-                write(record)
-                written += 1
-        except Exception as error:  # whatever it is, the other parts must have their turn
-            reason = f"{type(error).__name__}: {error}".partition("\n")[0]
-            print(f"{name}: failed, {reason}", flush=True)
-            write({"error": reason, "traceback": traceback.format_exc()})
-    return written
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
 
 
-def seconds_per_call(call: Callable[[], object], device: torch.device, calls: int = 20, repeats: int = 5) -> float:
-    """Seconds that one call takes on the device: the best of `repeats` rows of `calls`, after two that are not
-    counted. On CUDA a row is one captured graph, as in a training, so that no launch is waited for, replayed a few
-    times; calls that cannot be captured are queued one by one."""
-    for _ in range(2):
-        call()
-    row = _captured_row(call, calls) if device.type == "cuda" else None
-
-    replays = 4 if row else 1
-
-    def run_row() -> None:
-        if row:
-            for _ in range(replays):
-                row()
-        else:
-            for _ in range(calls):
-                call()
-
-    best = float("inf")
-    for _ in range(repeats):
-        with Stopwatch(device) as stopwatch:
-            run_row()
-        best = min(best, stopwatch.seconds / (replays * calls))
-    return best
-
-
-def _captured_row(call: Callable[[], object], calls: int) -> Callable[[], None] | None:
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        call()
-    torch.cuda.current_stream().wait_stream(side)
-    before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            held = [call() for _ in range(calls)]  # else all would write the same memory, and find it in the cache
-        del held
-    except RuntimeError:
-        torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
-        torch.cuda.synchronize()
-        return None
-    graph.replay()
-    return graph.replay
+def scratch() -> Path:
+    """A folder for what is no result, the same in every call on a machine."""
+    folder = Path(tempfile.gettempdir()) / "fastcifar-campaign"
+    folder.mkdir(exist_ok=True)
+    return folder

@@ -1,46 +1,91 @@
-"""Part `kernels`: each fused operation right against float64, then fast beside its reference and torch.compile's."""
+"""Parts `kernels` and `kernel-times`: each operator as the recipes' steps call it, right against float64, then fast
+beside its path in plain torch. Part `compiled`: the operations beside what torch.compile makes of their references.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from bench import kernel_cases
-from bench.campaign.campaign import Campaign, Record, seconds_per_call
-from bench.campaign.environment import copy_rate
-from bench.kernel_cases import FILTERS, NETWORKS, VARIANTS, WEIGHTS, Case, lacking_for_compile
+from bench.campaign.campaign import Campaign, Record
+from bench.campaign.ceilings import copy_rate
+from bench.campaign.images import noise
+from bench.campaign.recipes import main_recipes
+from bench.campaign.timing import seconds_per_call
+from bench.kernel_cases import FILTERS, NETWORKS, WEIGHTS, Case, lacking_for_compile
+from bench.recorded_cases import RecordedCase, record_cases, reference_path
+from fastcifar.training import Trainer
 from fastcifar.training.device import resolve_dtype
+from fastcifar.training.evaluate import evaluate
+
+Places = dict[str, int]
+"""By recipe and stage, or evaluation, how often it calls an operator in this form."""
 
 
-def kernels(campaign: Campaign) -> Iterator[Record]:
-    """Correctness of all cases first, then speed: one variant of all cases after the other, the largest tensors first,
-    since they carry the time. What an earlier call has found is not sought again."""
-    cases = sorted(_cases(campaign), key=lambda placed: -placed[1].bytes_moved)
-    named = [({"operation": case.operation, "shape": f"{place}: {case.shape}"}, case) for place, case in cases]
-    known = campaign.records("kernels")
+def errors(campaign: Campaign) -> Iterator[Record]:
+    """The error of every operator in every form."""
+    known = {record["shape"] for record in campaign.records("kernels", "error")}
+    for case, places in cases(campaign):
+        if case.shape not in known:
+            found = case.relative_errors()
+            worst = max(found.values(), default=0.0)
+            yield {"what": "error", **_name(case, places), "relative_errors": found, "worst": worst}
 
-    def is_known(name: Record, variant: str | None = None) -> bool:
-        """Whether the case's errors, or the seconds of its variant, have been found."""
-        mine = (record for record in known if name.items() <= record.items())
-        return any("seconds" in record.get(variant, ()) if variant else "worst" in record for record in mine)
 
-    for name, case in named:
-        if not is_known(name):
-            errors = case.relative_errors()
-            yield {"what": "error", **name, "relative_errors": errors, "worst": max(errors)}
+def times(campaign: Campaign) -> Iterator[Record]:
+    """The seconds of every operator in every form, the largest tensors first, since they carry the time; then of their
+    paths in plain torch. What moves on a position in the epoch is timed with putting it back."""
+    known = {(record["shape"], record["variant"]) for record in campaign.records("kernels", "speed")}
+    ordered = sorted(cases(campaign), key=lambda placed: -placed[0].bytes_moved)
     bandwidth = copy_rate(campaign)["rate"]
-    compiles = not lacking_for_compile(campaign.device) and not (campaign.tiny and campaign.device.type == "cpu")
-    for variant in VARIANTS if compiles else ("kernel", "reference"):
-        for name, case in named:
-            if campaign.seconds_left < 0:
-                return
-            if not is_known(name, variant):
-                speed = _speed(campaign, case, variant, bandwidth)
-                yield {"what": "speed", **name, "bytes": case.bytes_moved, variant: speed}
+    for case, places in ordered:
+        if campaign.seconds_left > 0 and (case.shape, "kernel") not in known:
+            yield {**_name(case, places), **_speed(campaign, "kernel", case, case.again, bandwidth)}
+    with reference_path():
+        for case, places in ordered:
+            if campaign.seconds_left > 0 and (case.shape, "reference") not in known:
+                yield {**_name(case, places), **_speed(campaign, "reference", case, case.again, bandwidth)}
 
 
-def _cases(campaign: Campaign) -> Iterator[tuple[str, Case]]:
+def cases(campaign: Campaign) -> list[tuple[RecordedCase, Places]]:
+    """What a step of each stage and an evaluation of each recipe call, each form once, and where."""
+    found: dict[str, tuple[RecordedCase, Places]] = {}
+    for name, recipe in main_recipes(campaign).items():
+        for place, run in _pieces(Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)):
+            for case in record_cases(run):
+                _, places = found.setdefault(case.shape, (case, {}))
+                places[f"{name}, {place}"] = case.calls
+    return list(found.values())
+
+
+def _pieces(trainer: Trainer) -> Iterator[tuple[str, Callable[[], object]]]:
+    """A step of each stage, and an evaluation; each to be run before the next is asked for."""
+    for number, stage in enumerate(trainer.timeline.steps_by_stage()):
+        yield f"stage {number} of {stage.size} pixels", trainer.step_on_noise(stage)
+    how = trainer.recipe.evaluate
+    settings = (how.tta, how.batch_size, how.tta_share, how.tta_shifted)
+    yield "evaluation", partial(evaluate, trainer.model, trainer.dataset.test, *settings)
+
+
+def compiled(campaign: Campaign) -> Iterator[Record]:
+    """Seconds of the operations that are written down by hand, forward and backward together, and of what torch.compile
+    makes of their references."""
+    tiny_cpu = campaign.tiny and campaign.device.type == "cpu"  # where it compiles for a minute
+    compiles = not lacking_for_compile(campaign.device) and not tiny_cpu
+    known = {(record["shape"], record["variant"]) for record in campaign.records("kernels", "speed")}
+    bandwidth = copy_rate(campaign)["rate"]
+    for place, case in _cases_by_hand(campaign):
+        name = {"operation": case.operation, "shape": f"{place}: {case.shape}"}
+        for variant in ("kernel", "compiled") if compiles else ("kernel",):
+            if campaign.seconds_left > 0 and (name["shape"], variant) not in known:
+                call = partial(case.use, case.variant(variant))
+                yield {**name, **_speed(campaign, variant, case, call, bandwidth)}
+
+
+def _cases_by_hand(campaign: Campaign) -> Iterator[tuple[str, Case]]:
     """The networks' places and the operation there."""
     tiny, where = campaign.tiny, (campaign.device, resolve_dtype("auto", campaign.device))
     for name, network in NETWORKS.items():
@@ -54,13 +99,16 @@ def _cases(campaign: Campaign) -> Iterator[tuple[str, Case]]:
     yield "speedrun", kernel_cases.flat_muon(FILTERS[:2] if tiny else FILTERS, *where)
 
 
-def _speed(campaign: Campaign, case: Case, variant: str, bandwidth: float) -> Record:
+def _name(case: RecordedCase, places: Places) -> Record:
+    return {"operation": case.operation, "shape": case.shape, "places": places}
+
+
+def _speed(
+    campaign: Campaign, variant: str, case: RecordedCase | Case, call: Callable[..., object], bandwidth: float
+) -> Record:
     """Seconds of a variant and its share of the copy bandwidth."""
     turn = itertools.cycle(case.argument_sets(campaign.device))
-    operation = case.variant(variant)
-    try:
-        calls = 2 if campaign.tiny else 20
-        seconds = seconds_per_call(lambda: case.use(operation, *next(turn)), campaign.device, calls)
-    except Exception as error:  # a compiler that fails on one reference must not end the part
-        return {"error": f"{type(error).__name__}: {error}".partition("\n")[0]}
-    return {"seconds": seconds, "share_of_copy": round(case.bytes_moved / seconds / bandwidth, 4)}
+    calls, repeats = (1, 1) if campaign.tiny else (20, 5)
+    seconds = seconds_per_call(lambda: call(*next(turn)), campaign.device, calls, repeats)
+    share = round(case.bytes_moved / seconds / bandwidth, 4)
+    return {"what": "speed", "variant": variant, "bytes": case.bytes_moved, "seconds": seconds, "share_of_copy": share}

@@ -3,47 +3,51 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from bench.campaign.campaign import Campaign
-from fastcifar.data import Dataset, load_dataset
-from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import RECIPES, Recipe, quick
-
-_MEASURED = ("davidnet", "speedrun94", "speedrun95", "speedrun96")
-_TINY_IMAGES = 128
+from fastcifar.recipes.change import change
 
 
-def measured_recipes(campaign: Campaign) -> dict[str, Recipe]:
-    """The named recipes that race, by name; with `tiny` narrow, of one epoch and of batches of 32."""
-    recipes = {name: RECIPES[name] for name in _MEASURED if name in RECIPES}
-    return {name: shrink(recipe) for name, recipe in recipes.items()} if campaign.tiny else recipes
+def _of_batch(size: int) -> dict[str, Any]:
+    """The settings of speedrun94 for another batch: rates and decay in proportion to it, but for Muon's own rate."""
+    optim, ratio = RECIPES["speedrun94"].optim, size / RECIPES["speedrun94"].batch_size
+    scaled = {f"optim.{name}": getattr(optim, name) * ratio for name in ("head_lr", "bias_lr", "weight_decay")}
+    return {"batch_size": size, **scaled}
 
 
-def recipes_by_batch(campaign: Campaign) -> dict[str, Recipe]:
-    """`measured_recipes` and, after speedrun94, the same with larger batches: its own are small, for few operations,
-    and may not fill a GPU."""
-    recipes = {}
-    for name, recipe in measured_recipes(campaign).items():
-        recipes[name] = recipe
-        for size in (64,) if campaign.tiny else (1024, 2048):
-            if name == "speedrun94":
-                recipes[f"{name} of {size}"] = dataclasses.replace(recipe, batch_size=size)
-    return recipes
+OTHER_SEARCH = "speedrun94-unsearched" if RECIPES["speedrun94"].cudnn_search else "speedrun94-searched"
+"""speedrun94 with cuDNN's search for the fastest convolutions where the recipe is without, and the other way round."""
+VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "speedrun94": ("speedrun94", {}),
+    "davidnet": ("davidnet", {}),
+    "speedrun94-1024": ("speedrun94", _of_batch(1024)),
+    "speedrun94-1536": ("speedrun94", _of_batch(1536)),
+    OTHER_SEARCH: ("speedrun94", {"cudnn_search": not RECIPES["speedrun94"].cudnn_search}),
+    "speedrun95": ("speedrun95", {}),
+    "speedrun96": ("speedrun96", {}),
+}
+"""By name: a recipe and what is changed in it, by dotted names. speedrun94's own batches are small, for few operations,
+and may not fill a GPU."""
+MAIN = ("speedrun94", "davidnet")
+"""Those whose steps are taken apart: convolutions and kernels at their shapes."""
+
+
+def get_recipe(name: str, tiny: bool) -> Recipe:
+    """The recipe of that name in `VARIANTS`; with `tiny` narrow, of one epoch and of batches of 32."""
+    base, changes = VARIANTS[name]
+    recipe = change(RECIPES[base], {"name": name, **changes}, name)
+    return shrink(recipe) if tiny else recipe
+
+
+def main_recipes(campaign: Campaign) -> dict[str, Recipe]:
+    """The recipes in `MAIN`."""
+    return {name: get_recipe(name, campaign.tiny) for name in MAIN}
 
 
 def shrink(recipe: Recipe) -> Recipe:
     """`recipe` as `--quick` has it, and smaller still."""
     narrow, _ = quick(recipe)
     return dataclasses.replace(narrow, epochs=1, batch_size=32)
-
-
-def dataset(campaign: Campaign) -> Dataset:
-    """CIFAR-10 on the campaign's device; with `tiny` a few synthetic images."""
-    if campaign.tiny:
-        return make_synthetic(_TINY_IMAGES, 64).to(campaign.device)
-    return load_dataset("cifar10", campaign.data, campaign.device)
-
-
-def noise(campaign: Campaign) -> Dataset:
-    """Images for measuring steps: as many as CIFAR-10 has, or few, and of no meaning."""
-    return make_synthetic(_TINY_IMAGES if campaign.tiny else 50_000, 10).to(campaign.device)

@@ -2,27 +2,69 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import statistics
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import OUTCOMES, Record, read_records
+from bench.peers.race import SIDES
 from fastcifar.report.statistics import summarise
 
 MOST_LINES = 60
+CLOCKS = {"time_seconds": "with the final evaluation", "train_seconds": "without the final evaluation"}
 
 
-def summary(campaign: Campaign, parts: Iterable[str]) -> list[str]:
-    """Lines for the screen: a heading for each part and what it found, cut to `MOST_LINES`, which a last line says."""
+def summary(out: Path) -> list[str]:
+    """Lines for the screen: of each file in `out` a heading and what it holds, cut to `MOST_LINES`, which a last line
+    says."""
     lines = []
-    for part in parts:
-        records = campaign.records(part)
-        lines.append(f"{part}: {len(records)} results in {campaign.path(part).name}")
-        lines += [f"  {line}" for line in _LINES.get(part, _plain)(records)]
+    for name, show in _SHOWN.items():
+        records = read_records(out / f"{name}.jsonl")
+        if not records:
+            continue
+        results = [record for record in records if record["what"] not in OUTCOMES]
+        lines.append(f"{name}: {len(results)} results in {name}.jsonl")
+        lines += [f"  {line}" for line in (*show(results), *_failures(records))]
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES - 1], f"... and {len(lines) - MOST_LINES + 1} lines more in the files"]
     return lines
 
 
-def _environment(records: list[Record]) -> Iterator[str]:
+def _failures(records: list[Record]) -> Iterator[str]:
+    """Findings, and the parts that failed when they last had their turn."""
+    for record in records:
+        if record["what"] == "finding":
+            yield f"finding, {record.get('recipe') or record['program']}: {record['found']}"
+    last = {record["part"]: record for record in records if record["what"] in OUTCOMES}
+    for part, record in last.items():
+        if record["what"] == "failed":
+            yield f"{part}: failed, {record['reason']}"
+
+
+def _smoke(records: list[Record]) -> Iterator[str]:
+    for recipe, runs in _by(_of(records, "training"), "recipe").items():
+        first, phases = runs[0], runs[0]["phases"]
+        took = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("kernel compilation", "capture") if name in phases)
+        captured = "captured" if first["captured"] else f"not captured ({first['not_captured']})"
+        yield f"{recipe}: {captured}; {took}"
+        yield f"  {_accuracy(runs)}; {_seconds(runs)}"
+
+
+def _kernels(records: list[Record]) -> Iterator[str]:
+    worst: dict[str, float] = {}
+    for record in _of(records, "error"):
+        worst[record["operation"]] = max(worst.get(record["operation"], 0.0), record["worst"])
+    if worst:
+        yield "largest error against float64: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
+    for operation, speeds in _by(_of(records, "speed"), "operation").items():
+        told = []
+        for variant, found in _by(speeds, "variant").items():
+            shares = [record["share_of_copy"] for record in found]
+            told.append(f"{variant} {min(shares):.0%} to {max(shares):.0%} of the copy bandwidth (n={len(shares)})")
+        yield f"{operation}: {', '.join(told)}"
+
+
+def _ceilings(records: list[Record]) -> Iterator[str]:
     for record in records:
         if record["what"] == "environment":
             yield f"{record['device'].get('name')}, torch {record['torch']}, triton {record.get('triton')}"
@@ -30,90 +72,105 @@ def _environment(records: list[Record]) -> Iterator[str]:
             yield f"copy {record['rate'] / 1e9:.0f} GB/s"
         elif record["what"] == "product":
             yield f"{record['dtype']} product {record['rate'] / 1e12:.2f} TFLOP/s"
-    convolutions = [record for record in records if record["what"] == "convolution"]
-    for recipe in dict.fromkeys(record["recipe"] for record in convolutions):
-        mine = {record["layer"]: record for record in convolutions if record["recipe"] == recipe}.values()
-        seconds = sum(sum(record["seconds"].values()) for record in mine)
-        flop = sum(record["flop"] * len(record["seconds"]) for record in mine)
-        yield f"{recipe}: convolutions {seconds * 1e3:.3f} ms a step, {flop / seconds / 1e12:.2f} TFLOP/s"
-
-
-def _kernels(records: list[Record]) -> Iterator[str]:
-    worst: dict[str, float] = {}
-    for record in records:
-        if record["what"] == "error":
-            worst[record["operation"]] = max(worst.get(record["operation"], 0.0), record["worst"])
-    yield "largest relative error: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    speeds: dict[tuple, Record] = {}
-    for record in records:
-        if record["what"] == "speed":
-            speeds.setdefault((record["operation"], record["shape"]), {}).update(record)
-    for record in speeds.values():
-        shares = {
-            name: f"{record[name]['share_of_copy']:.0%}" if "seconds" in record[name] else "failed"
-            for name in ("kernel", "reference", "compiled")
-            if name in record
-        }
-        told = ", ".join(f"{name} {share}" for name, share in shares.items())
-        yield f"{record['operation']} {record['shape']}: of the copy bandwidth {told}"
+        elif record["what"] == "convolutions":
+            seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
+            flop = sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
+            yield f"{_stage(record)}: convolutions {seconds * 1e3:.3f} ms a step, {flop / seconds / 1e12:.2f} TFLOP/s"
 
 
 def _steps(records: list[Record]) -> Iterator[str]:
-    for record in records:
-        if record["what"] == "step":
-            for stage in record["stages"]:
-                times = ", ".join(f"{way} {seconds * 1e3:.3f} ms" for way, seconds in stage["seconds"].items())
-                search = "with" if record["cudnn_benchmark"] else "without"
-                yield f"{record['recipe']} at {stage['size']} pixels, {search} cuDNN's search: {times}"
-        elif record["what"] == "failed":
-            yield f"{record['recipe']}: failed, {record['reason']}"
+    profiles = {(record["recipe"], record["stage"]): record for record in _of(records, "profile")}
+    for record in _of(records, "step"):
+        times = ", ".join(f"{way} {seconds * 1e3:.3f} ms" for way, seconds in record["seconds"].items())
+        profile = profiles.get((record["recipe"], record["stage"]))
+        busy = f"; by kernel {profile['ms']:.3f} ms in {profile['launches']:.0f} calls" if profile else ""
+        yield f"{_stage(record)}: {times}{busy}"
 
 
 def _trainings(records: list[Record]) -> Iterator[str]:
-    runs = [record for record in records if record["what"] == "training"]
-    if not runs:
-        return
+    for recipe, runs in _by(_of(records, "training"), "recipe").items():
+        loss = statistics.fmean(run["tta_loss"] for run in runs)
+        yield f"{recipe}: {_accuracy(runs)}, log-loss {loss:.4f}"
+        yield f"  {_seconds(runs)}"
+
+
+def _race(records: list[Record]) -> Iterator[str]:
+    for rival, runs in _by(_of(records, "run"), "rival").items():
+        sides = _by([run for run in runs if not run["warm_up"]], "side")
+        if len(sides) < len(SIDES):
+            continue
+        for side in SIDES:
+            accuracies = [run["accuracy"] for run in sides[side] if run["accuracy"] is not None]
+            accuracy = f", accuracy {statistics.fmean(accuracies):.2%} (n={len(accuracies)})" if accuracies else ""
+            seconds = ", ".join(f"{clock} {_mean(sides[side], clock)}" for clock in CLOCKS)
+            yield f"{rival}, {side}: {seconds}{accuracy}"
+        for clock, words in CLOCKS.items():
+            ratios = ratios_of(sides, clock)
+            if ratios:
+                spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+                yield f"  ours takes {statistics.median(ratios):.3f} of theirs {words}, n={len(ratios)}, {spread}"
+
+
+def ratios_of(sides: dict[str, list[Record]], clock: str) -> list[float]:
+    """Our seconds by theirs in each round in which both are known."""
+    theirs, ours = ({run["round"]: run.get(clock) for run in sides[side]} for side in SIDES)
+    return [ours[number] / theirs[number] for number in theirs if theirs[number] and ours.get(number)]
+
+
+def _cold(records: list[Record]) -> Iterator[str]:
+    for record in _of(records, "cold"):
+        yield f"{record['program']}: {record['process_seconds']:.1f} s from process start to the first accuracy"
+
+
+def _of(records: list[Record], what: str) -> list[Record]:
+    return [record for record in records if record["what"] == what]
+
+
+def _by(records: list[Record], key: str) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record[key], []).append(record)
+    return groups
+
+
+def _stage(record: Record) -> str:
+    return f"{record['recipe']} at {record['size']} pixels ({record['steps']} steps)"
+
+
+def _accuracy(runs: list[Record]) -> str:
     accuracy = summarise([run["tta_accuracy"] for run in runs])
     text = f"TTA accuracy {accuracy.mean:.2%}, n={accuracy.n}"
     if accuracy.interval:
         text += f", 95% interval {accuracy.interval[0]:.2%} to {accuracy.interval[1]:.2%}"
-    yield text
-    warm = [run for run in runs if not run["first_in_process"]] or runs
-    for name in ("train_seconds", "time_seconds"):
-        times = summarise([run[name] for run in warm])
-        spread = "" if times.std is None else f", standard deviation {times.std:.3f}"
-        yield f"{name} {times.mean:.3f}, n={times.n}{spread}"
+    return f"{text}; without {statistics.fmean(run['accuracy'] for run in runs):.2%}"
 
 
-def _peers(records: list[Record]) -> Iterator[str]:
-    by_program: dict[str, list[Record]] = {}
-    for record in records:
-        if record.get("what") == "run" and record.get("seconds"):
-            by_program.setdefault(record["peer"], []).append(record)
-    for name, runs in by_program.items():
-        own = summarise([run["own_seconds"] or run["seconds"] for run in runs])
-        accuracies = [run["accuracy"] for run in runs if run.get("accuracy") is not None]
-        accuracy = f", accuracy {summarise(accuracies).mean:.2%}" if accuracies else ""
-        yield f"{name}: {own.mean:.3f} s by its own watch, n={own.n}{accuracy}"
+def _seconds(runs: list[Record]) -> str:
+    """Of both clocks the mean and spread of all but the first runs of a process, undisturbed ones if there are any;
+    then those first ones."""
+    warm = [run for run in runs if not run["first_in_process"]]
+    alone = [run for run in warm if "beside" not in run]
+    kind = "" if alone or not warm else " while another program compiled"
+    told = ", ".join(f"{clock} {_mean(alone or warm, clock)}" for clock in CLOCKS) + kind if warm else ""
+    first = ", ".join(f"{_mean([run for run in runs if run['first_in_process']], clock)}" for clock in CLOCKS)
+    return f"{told}; first in a process {first}" if told else f"first in a process {first}"
 
 
-def _cold(records: list[Record]) -> Iterator[str]:
-    for record in records:
-        if "process_seconds" in record:
-            yield f"{record['program']}: {record['process_seconds']:.1f} s from process start to the first accuracy"
+def _mean(runs: list[Record], clock: str) -> str:
+    seconds = [run[clock] for run in runs if run.get(clock) is not None]
+    if not seconds:
+        return "-"
+    found = summarise(seconds)
+    return f"{found.mean:.3f} s" + ("" if found.std is None else f" ± {found.std:.3f} (n={found.n})")
 
 
-def _plain(records: list[Record]) -> Iterator[str]:
-    for record in records:
-        yield ", ".join(f"{key} {value}" for key, value in record.items() if key not in ("part", "time"))
-
-
-_LINES = {
-    "env": _environment,
-    "kernels": _kernels,
+_SHOWN: dict[str, Callable[[list[Record]], Iterator[str]]] = {
+    "race": _race,
+    "smoke": _smoke,
+    "trainings": _trainings,
+    "ceilings": _ceilings,
     "steps": _steps,
-    "davidnet": _trainings,
-    "speedrun": _trainings,
-    "peers": _peers,
+    "kernels": _kernels,
     "cold": _cold,
 }
+"""The files in order of value, the first being the last to be cut."""

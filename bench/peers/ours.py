@@ -58,6 +58,8 @@ class Ours:
             "own_seconds": run.time_seconds,
             "train_seconds": run.train_seconds,
             "time_seconds": run.time_seconds,
+            "captured": run.record["captured"],
+            "not_captured": run.record["not_captured"],
             "phases": run.record["phases"],
             "accuracy": run.tta_accuracy,
             "plain_accuracy": run.accuracy,

@@ -96,7 +96,8 @@ class Worker:
         the same sections (of a stopped training: around the timed steps alone); `step_seconds` of each timed step;
         `train_seconds` and `time_seconds`, its own stopwatch without the last evaluation and with it, whichever its
         rule is (None of a stopped training, and time_seconds also where that evaluation's time cannot be told); and of
-        ours, in whole trainings, `phases`, the seconds of the worker's whole process up to then.
+        ours, in whole trainings, `phases`, the seconds of the worker's whole process up to then, and `captured` and
+        `not_captured`, as in a run's record.
 
         Raises PeerError where it fails, dies, or takes more than `timeout` seconds and is ended.
         """

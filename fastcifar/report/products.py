@@ -154,6 +154,25 @@ def count_products(run: Callable[[], object]) -> Count:
     return tally.count
 
 
+def count_bytes(func: Any, args: tuple, kwargs: dict, out: object) -> int:
+    """Bytes that an operator reads and writes, each operand and each result once; 0 for a view and for empty memory."""
+    operator, schema = func.overloadpacket, func._schema
+    returns_view = any(result.alias_info and not result.alias_info.is_write for result in schema.returns)
+    if returns_view or operator in _MOVE_NOTHING:
+        return 0
+    given = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
+    results = [] if any(result.alias_info for result in schema.returns) else list(_tensors(out))
+    for argument in schema.arguments:
+        if argument.alias_info and argument.alias_info.is_write:
+            results += _tensors(given.get(argument.name))
+    operands = list(_tensors(list(given.values())))
+    if operator in _ONLY_WRITE:
+        operands = operands[1:]
+    elif operator in _INDEXING:
+        operands = [*operands[1:], *results]
+    return sum(map(_size, operands)) + sum(map(_size, results))
+
+
 class _Called(nn.Module):
     """`call(module, input)` as a module, so that functional_call can put other tensors into `module` meanwhile."""
 
@@ -217,7 +236,7 @@ class _Tally(TorchDispatchMode):
                 self._count_product(Product(macs, moved))
                 self._backward_macs += macs
         else:
-            moved = _moved(func, args, kwargs or {}, out)
+            moved = count_bytes(func, args, kwargs or {}, out)
             self.count.moved_bytes += moved
             self.count.operators += moved > 0
         return out
@@ -271,25 +290,6 @@ class _Tally(TorchDispatchMode):
 
 def _convolution_macs(values: Tensor, weight: Tensor, out: Tensor, transposed: bool) -> int:
     return (values if transposed else out).numel() * weight[0].numel()
-
-
-def _moved(func: Any, args: tuple, kwargs: dict, out: object) -> int:
-    """Bytes that an operator reads and writes, each operand and each result once; 0 for a view and for empty memory."""
-    operator, schema = func.overloadpacket, func._schema
-    returns_view = any(result.alias_info and not result.alias_info.is_write for result in schema.returns)
-    if returns_view or operator in _MOVE_NOTHING:
-        return 0
-    given = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
-    results = [] if any(result.alias_info for result in schema.returns) else list(_tensors(out))
-    for argument in schema.arguments:
-        if argument.alias_info and argument.alias_info.is_write:
-            results += _tensors(given.get(argument.name))
-    operands = list(_tensors(list(given.values())))
-    if operator in _ONLY_WRITE:
-        operands = operands[1:]
-    elif operator in _INDEXING:
-        operands = [*operands[1:], *results]
-    return sum(map(_size, operands)) + sum(map(_size, results))
 
 
 def _tensors(value: object) -> Iterator[Tensor]:

@@ -58,6 +58,17 @@ def test_a_convolution_above_nothing_but_what_is_frozen_in_the_end_has_no_input_
     assert [set(part.passes) for part in (first, second, third)] == [{"forward"}, {"forward", "weight"}, set(PASSES)]
 
 
+def test_convolutions_are_those_of_the_stage_asked_for():
+    recipe, _ = quick(get_recipe("speedrun94"))
+    network = dataclasses.replace(recipe.speedrun, whitening_bias_epochs=2)
+    recipe = dataclasses.replace(recipe, epochs=3, batch_size=8, speedrun=network)
+    trainer = Trainer(recipe, make_synthetic(32, 8), "cpu")
+    for stage in trainer.timeline.steps_by_stage():
+        first, second = convolutions(trainer, stage)[:2]
+        assert first.inputs == (8, 3, stage.size, stage.size)
+        assert ("input" in second.passes) == (not stage.frozen), "the bias below it is trained"
+
+
 def test_the_first_step_of_a_fresh_process_is_timed():
     command = [sys.executable, "-m", "bench.first_step", "--dataset", "synthetic", "--quick", "--processes", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,124 @@
+"""The images that the campaign trains on, and those of its smoke, for which a part of the data is enough.
+
+`read_first` finds that part in either of two forms: `part1.tar`, strips of 500 images one below the other as lossless
+WebP, named in their order, with the labels of the whole set in `labels.npz`; or the first three batches of the binary
+version. It does not compute with torch.
+"""
+
+from __future__ import annotations
+
+import io
+import multiprocessing
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from bench.campaign.campaign import Campaign
+from fastcifar.data import Dataset, Split, load_dataset
+from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, fingerprint
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.training import resolve_device
+
+FIRST, HELD = 30_000, 5_000
+"""Training images that the smoke has, and how many of them, the last, are its test set."""
+_BATCHES = ("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin")
+_PIXELS = 32 * 32 * 3
+_TINY = (128, 64)
+
+
+def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
+    """The first `FIRST` training images, uint8 `[N, 32, 32, 3]`, and their labels; None where `folder` holds neither
+    form, and may hold the whole set. Raises UserError for one that is damaged."""
+    if folder is None:
+        return None
+    batches = next(
+        (place for place in (folder / "cifar-10-batches-bin", folder) if (place / _BATCHES[0]).exists()), None
+    )
+    try:
+        if batches:
+            images, labels = _read_batches([batches / name for name in _BATCHES])
+        elif (folder / "part1.tar").exists():
+            images, labels = _read_strips(folder / "part1.tar", folder / "labels.npz")
+        else:
+            return None
+    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+        raise UserError(f"cannot read the first {FIRST:,} images in {folder}: {error}") from None
+    if images.shape != (FIRST, 32, 32, 3) or labels.shape != (FIRST,) or labels.max() >= len(CIFAR10_CLASSES):
+        raise UserError(f"{folder} has {len(images):,} images of its first part; allowed: {FIRST:,}, labelled 0 to 9")
+    return images, labels
+
+
+def check(device: str, folder: Path | None, wants_whole: bool) -> None:
+    """Raise UserError where torch does not find the device or, if it is wanted, the whole set: before any part fails of
+    that. In a process of its own, since the one that the parts are forked from must not touch either."""
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        error = pool.apply(_error, (device, folder, wants_whole))
+    if error:
+        raise UserError(error)
+
+
+def _error(device: str, folder: Path | None, wants_whole: bool) -> str | None:
+    try:
+        resolve_device(device)
+        if wants_whole:
+            load_dataset("cifar10", folder)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _read_batches(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
+    records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, 1 + _PIXELS) for path in paths])
+    images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
+
+
+def _read_strips(strips: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    from PIL import Image  # needed for this form alone
+
+    def decode(strip: bytes) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(strip)).convert("RGB")).reshape(-1, 32, 32, 3)
+
+    with tarfile.open(strips) as tar:
+        packed = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+    with ThreadPoolExecutor() as pool:
+        images = np.concatenate(list(pool.map(decode, (packed[name] for name in sorted(packed)))))
+    with np.load(labels) as arrays:
+        return images, arrays["labels"][: len(images)].astype(np.int64)
+
+
+def dataset(campaign: Campaign) -> Dataset:
+    """CIFAR-10 on the campaign's device; with `tiny` a few synthetic images."""
+    if campaign.tiny:
+        return make_synthetic(*_TINY).to(campaign.device)
+    return load_dataset("cifar10", campaign.data, campaign.device)
+
+
+def smoke_dataset(campaign: Campaign) -> Dataset:
+    """The first images of CIFAR-10 on the campaign's device, whatever more there is; with `tiny` as `dataset`."""
+    if campaign.tiny:
+        return dataset(campaign)
+    if campaign.first_images is None:
+        whole = load_dataset("cifar10", campaign.data).train
+        images, labels = whole.images[:FIRST], whole.labels[:FIRST]
+    else:
+        images, labels = (torch.from_numpy(array) for array in campaign.first_images)
+    last = FIRST - HELD
+    train, test = Split(images[:last], labels[:last]), Split(images[last:], labels[last:])
+    facts = (CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, fingerprint(train, test))
+    part = Dataset("cifar10", train, test, *facts, f"the first {FIRST:,} training images", holdout=HELD)
+    return part.to(campaign.device)
+
+
+def noise(campaign: Campaign, batch_size: int) -> Dataset:
+    """Random images of CIFAR-10's form, for measuring steps and evaluations: a few batches, and as large a test set."""
+    counts = (4 * batch_size, _TINY[1] if campaign.tiny else 10_000)  # recipes leave some of them out
+    splits = []
+    for count in counts:
+        images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, device=campaign.device)
+        splits.append(Split(images, torch.randint(10, (count,), device=campaign.device)))
+    return Dataset("noise", *splits, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, "", "drawn at random")

@@ -1,0 +1,162 @@
+"""`Part`, and the process that it runs in: in a session of its own, so that what it starts ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import faulthandler
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import TextIO
+
+import torch
+
+from bench.campaign.campaign import Campaign, Record, append_record, read_records
+from fastcifar.kernels import keep_freed_memory
+
+GRACE = 3.0
+"""Seconds between SIGTERM and SIGKILL."""
+LOG = "log.txt"
+_SOFT = 0.8
+"""The share of its limit after which a part begins nothing new."""
+_TOLD, _LOGGED = 60, 200
+"""Last lines of what a part printed: in the record of its failure, and in the log."""
+_POLL = 0.02
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of the campaign: a generator of results, and the file that they go to."""
+
+    name: str
+    run: Callable[[Campaign], Iterator[Record]]
+    file: str
+    share: float
+    """Of the stage's seconds, after which it is ended."""
+    of: str = ""
+    """What it measures, of several parts with one name: a recipe, or a rival."""
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}:{self.of}" if self.of else self.name
+
+    @property
+    def names(self) -> set[str]:
+        """What it goes by in --only and in FASTCIFAR_FAULT."""
+        return {self.name, self.title}
+
+
+class PartProcess:
+    """A part that runs, forked from this process, until it ends or `limit` seconds are over."""
+
+    def __init__(self, part: Part, campaign: Campaign, limit: float) -> None:
+        self.part, self.limit = part, limit
+        self._path, self._started = campaign.path(part.file), time.monotonic()
+        self._ends = self._started + limit
+        self._results, self._late, self._ready = len(read_records(self._path)), False, False
+        self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
+        self._connection, theirs = multiprocessing.Pipe()
+        campaign = dataclasses.replace(campaign, ends=self._started + _SOFT * limit, stops=self._ends)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        context = multiprocessing.get_context("fork")
+        self._process = context.Process(target=_enter, args=(part, campaign, self._log, theirs))
+        self._process.start()
+        theirs.close()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it waits for its turn to measure."""
+        with contextlib.suppress(EOFError, OSError):
+            self._ready = self._ready or (self._connection.poll() and self._connection.recv())
+        return self._ready
+
+    @property
+    def is_over(self) -> bool:
+        return not self._process.is_alive()
+
+    def take_turn(self, seconds: float) -> None:
+        """Let it measure for `seconds`; the end of its limit stays."""
+        with contextlib.suppress(OSError):  # it died while it waited, which its outcome will say
+            self._connection.send(time.monotonic() + seconds)
+
+    def wait(self, or_ready: bool = False) -> None:
+        """Return when the part is over, which it is at its limit at the latest, or with `or_ready` when it is ready."""
+        while not self.is_over and not (or_ready and self.is_ready):
+            if time.monotonic() > self._ends:
+                self._late = True
+                self.end()
+                return
+            time.sleep(_POLL)
+
+    def end(self) -> None:
+        """End the part and all that it started, at once where it is over."""
+        if not self.is_over:
+            self._signal(signal.SIGTERM)
+            self._process.join(GRACE)
+        self._signal(signal.SIGKILL)
+        self._process.join()
+
+    def conclude(self, campaign: Campaign) -> str:
+        """Record how a part that is over, or is to be ended, ended; a line that tells it."""
+        self.end()
+        seconds, lines = time.monotonic() - self._started, self._printed()
+        results = len(read_records(self._path)) - self._results
+        with (campaign.out / LOG).open("a", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in (f"== {self.part.title}", *lines[-_LOGGED:]))
+        reason = self._reason(lines)
+        record = {"what": "failed" if reason else "done", "part": self.part.title, "seconds": round(seconds, 1)}
+        if reason:
+            record |= {"reason": reason, "printed": lines[-_TOLD:]}
+        append_record(self._path, record)
+        return f"{self.part.title}: {results} results in {seconds:.0f} s" + (f", failed: {reason}" if reason else "")
+
+    def _reason(self, lines: list[str]) -> str | None:
+        code = self._process.exitcode
+        if self._late:
+            return f"took more than its {self.limit:.0f} s and was ended"
+        if code < 0:
+            return f"died by {signal.Signals(-code).name}"
+        return f"exit code {code}: {lines[-1] if lines else 'nothing printed'}"[:500] if code else None
+
+    def _printed(self) -> list[str]:
+        self._log.seek(0)
+        return [line for line in self._log.read().splitlines() if line.strip()]
+
+    def _signal(self, number: int) -> None:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:  # nothing is left of it, or it has no session yet
+            self._process.kill()
+
+
+def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) -> None:
+    """The part's own process."""
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for stream in (1, 2):
+        os.dup2(log.fileno(), stream)
+    sys.stdout = sys.stderr = log
+    faulthandler.enable(log)
+    faulthandler.register(signal.SIGTERM, log, all_threads=False, chain=True)  # where it was when it was ended
+
+    def wait_for_turn() -> Campaign:
+        connection.send(True)
+        return dataclasses.replace(campaign, ends=connection.recv())
+
+    if campaign.device_name == "cpu":
+        keep_freed_memory()
+    if campaign.tiny:  # threads would wait for one another longer than they work
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
+    campaign.faults.strike(*part.names)
+    path, beside = campaign.path(part.file), {"beside": campaign.beside} if campaign.beside else {}
+    for record in part.run(dataclasses.replace(campaign, wait_for_turn=wait_for_turn)):
+        append_record(path, {"part": part.title, "time": round(time.time(), 1), **beside, **record})

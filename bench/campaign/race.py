@@ -1,0 +1,81 @@
+"""Part `race`: whole trainings of another program and of our recipe beside it, in turn in one run."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.campaign.campaign import Campaign, Record, scratch
+from bench.campaign.captured import require_capture
+from bench.campaign.recipes import shrink
+from bench.peers.programs import OURS, PROGRAMS
+from bench.peers.race import SIDES, take_turns
+from fastcifar.errors import UserError
+from fastcifar.recipes import RECIPES, to_toml
+from fastcifar.recipes.change import change
+
+RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")
+"""The programs set beside ours, in order of value."""
+TINY_RIVAL = "tiny"
+_WANTED = 20
+"""Rounds with a rival, over all calls."""
+_MARGIN = 5.0
+"""Seconds before its process is ended in which a rival that is too slow is told apart from one that hangs."""
+
+
+def race(campaign: Campaign, rival: str) -> Iterator[Record]:
+    """One untimed training of each, which also compiles; then, when it is this rival's turn, rounds for as long as the
+    time allows, one at least. Raises UserError where a side fails, RuntimeError where ours was not captured."""
+    runs = [run for run in campaign.records("race", "run") if run["rival"] == rival and not run["warm_up"]]
+    wanted, done = 2 if campaign.tiny else _WANTED, min([run["side"] for run in runs].count(side) for side in SIDES)
+    if done >= wanted:
+        return
+    ours = tiny_recipe() if rival == TINY_RIVAL else PROGRAMS[rival].rival or "davidnet"
+    theirs = OURS + ours if rival == TINY_RIVAL else rival
+    turns = take_turns(
+        {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + ours, None)},
+        range(done, wanted + 1),
+        data(campaign),
+        campaign.device.type,
+        gap=0.0 if campaign.tiny else 0.5,
+        timeout=lambda: max(1.0, campaign.stops - time.monotonic() - _MARGIN),
+    )
+    longest, began = 0.0, time.monotonic()
+    with contextlib.closing(turns):
+        for turn in turns:
+            if turn.error:
+                print(turn.error.traceback)
+                raise UserError(f"{turn.side}: {turn.error}")
+            if turn.side == "ours":
+                require_capture(campaign, ours, turn.run)
+            warm_up = turn.round == done
+            yield {"what": "run", "rival": rival, "side": turn.side, "warm_up": warm_up, **turn.facts, **turn.run}
+            if turn.side == SIDES[-1]:
+                if warm_up:
+                    campaign = campaign.wait_for_turn()
+                else:
+                    longest = max(longest, time.monotonic() - began)
+                    if campaign.seconds_left < longest:
+                        return
+                began = time.monotonic()
+
+
+def tiny_recipe() -> str:
+    """A file with a recipe of a few steps of a narrow network."""
+    file = scratch() / "tiny.toml"
+    few = {"epochs": 0.01, "speedrun.widths": [8, 8, 8], "evaluate.tta": "none"}
+    recipe = change(shrink(RECIPES["speedrun94"]), {"name": TINY_RIVAL, **few})
+    file.write_text(to_toml(recipe), encoding="utf-8")
+    return str(file)
+
+
+def checkout(campaign: Campaign, name: str) -> Path | None:
+    """The folder of a program that is not ours."""
+    return None if name.startswith(OURS) else campaign.peers / PROGRAMS[name].checkout
+
+
+def data(campaign: Campaign) -> Path | str | None:
+    """The images, as a worker takes them."""
+    return "synthetic" if campaign.tiny else campaign.data

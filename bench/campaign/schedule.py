@@ -1,0 +1,178 @@
+"""The parts of each stage with their shares of its time, and the order in which they have their turns.
+
+While a rival's program compiles in the background, for minutes, the other parts run one after the other; when it is
+ready it is raced as soon as the part at hand is over, alone on the machine, and the next rival starts to compile.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from bench.campaign.campaign import Campaign
+from bench.campaign.ceilings import ceilings
+from bench.campaign.cold import cold
+from bench.campaign.kernels import compiled, errors, times
+from bench.campaign.process import GRACE, Part, PartProcess
+from bench.campaign.race import TINY_RIVAL, race
+from bench.campaign.recipes import MAIN, OTHER_SEARCH
+from bench.campaign.smoke import smoke
+from bench.campaign.steps import steps
+from bench.campaign.trainings import trainings
+
+SECONDS = {"smoke": 100.0, "campaign": 330.0}
+"""Of each stage, unless others are asked for."""
+
+_RACE_SHARE = 0.11
+"""Of a stage's seconds, for which the rounds with a rival go on."""
+_LEAST_RACE = 0.10
+"""Kept for the rounds with a rival that still compiles: less is worth no start of another."""
+_LEAST_PART = 0.25
+"""Of a part's limit: where no more is left of the time, it is left out."""
+
+
+def _kernels(share: float) -> Part:
+    return Part("kernels", errors, "kernels", share)
+
+
+def _smoke(recipe: str, share: float) -> Part:
+    return Part("smoke", partial(smoke, recipe=recipe), "smoke", share, recipe)
+
+
+def _steps(recipe: str, share: float) -> Part:
+    return Part("steps", partial(steps, recipe=recipe), "steps", share, recipe)
+
+
+def _trainings(recipe: str, share: float) -> Part:
+    return Part("trainings", partial(trainings, recipe=recipe), "trainings", share, recipe)
+
+
+PLANS: dict[str, tuple[Part, ...]] = {
+    "smoke": (
+        _smoke("speedrun94", 0.45),
+        _kernels(0.4),
+        _smoke("davidnet", 0.4),
+        _smoke(OTHER_SEARCH, 0.3),
+    ),
+    "campaign": (
+        _kernels(0.1),
+        Part("ceilings", ceilings, "ceilings", 0.1),
+        _steps("speedrun94", 0.07),
+        _steps("davidnet", 0.07),
+        _trainings("speedrun94", 0.15),
+        _trainings("speedrun94-1024", 0.07),
+        _trainings("speedrun94-1536", 0.07),
+        _trainings("davidnet", 0.08),
+        Part("kernel-times", times, "kernels", 0.1),
+        _trainings("speedrun94", 0.15),
+        _trainings(OTHER_SEARCH, 0.05),
+        _steps("speedrun94-1024", 0.05),
+        _steps("speedrun94-1536", 0.05),
+        _steps("speedrun95", 0.05),
+        _steps("speedrun96", 0.05),
+        _trainings("speedrun94", 0.3),
+    ),
+}
+"""What each stage does, in order of value; shares may sum to more than the whole."""
+
+BY_NAME = (Part("cold", cold, "cold", 0.9), Part("compiled", compiled, "kernels", 0.9))
+"""Parts of the campaign that run only where they are asked for by name."""
+RACE = "race"
+
+
+def part_names() -> list[str]:
+    """What --only may name."""
+    names = [part.name for part in (*PLANS["smoke"], *PLANS["campaign"])]
+    return list(dict.fromkeys([*names, RACE, *(part.name for part in BY_NAME)]))
+
+
+def plan(stage: str, only: Sequence[str], tiny: bool) -> list[Part]:
+    """The stage's parts in their order, those in `only` alone, if it names any; with `tiny` each once, and of the main
+    recipes alone."""
+    parts: Sequence[Part] = PLANS[stage]
+    if only:
+        parts = [part for part in (*parts, *(BY_NAME if stage == "campaign" else ())) if part.names.intersection(only)]
+    return list({part.title: part for part in parts if part.of in ("", *MAIN)}.values()) if tiny else list(parts)
+
+
+def races(stage: str, only: Sequence[str], rivals: Sequence[str], tiny: bool) -> list[Part]:
+    """The stage's races, one a rival."""
+    if stage != "campaign" or (only and RACE not in only):
+        return []
+    rivals = [TINY_RIVAL] if tiny else rivals
+    return [Part(RACE, partial(race, rival=rival), "race", 1.0, rival) for rival in rivals]
+
+
+class Stage:
+    """Parts and races that share some seconds. `limits` are seconds after which parts are ended, by their names, in
+    place of their shares; `tell` is called with a line about each."""
+
+    def __init__(
+        self, campaign: Campaign, seconds: float, limits: Mapping[str, float], tell: Callable[[str], None]
+    ) -> None:
+        self.campaign, self.seconds, self.limits, self.tell = campaign, seconds, limits, tell
+        self._ends = time.monotonic() + seconds - GRACE
+
+    def run(self, parts: Sequence[Part], races: Sequence[Part]) -> None:
+        """Give each its turn while there is time."""
+        waiting, rivals = list(parts), list(races)
+        racing: PartProcess | None = None
+        running: PartProcess | None = None
+        try:
+            while waiting or rivals or racing:
+                if racing is None and rivals:
+                    racing = self._compile(rivals.pop(0))
+                elif racing and (racing.is_ready or racing.is_over):
+                    self._measure(racing)
+                    racing = None
+                elif waiting and (racing is None or self._limit(waiting[0], racing)):
+                    running = self._start(waiting.pop(0), racing)
+                    self._finish(running)
+                    running = None
+                elif racing:
+                    racing.wait(or_ready=True)
+        finally:
+            for process in (running, racing):
+                if process:
+                    process.end()
+
+    @property
+    def _left(self) -> float:
+        return self._ends - time.monotonic()
+
+    def _compile(self, race: Part) -> PartProcess | None:
+        if self._left < _LEAST_RACE * self.seconds:
+            self._leave_out(race)
+            return None
+        return PartProcess(race, self.campaign, self._left)
+
+    def _measure(self, racing: PartProcess) -> None:
+        """Let the rival that is ready have its rounds, one at least, up to the stage's end."""
+        if not racing.is_over:
+            racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
+        self._finish(racing)
+
+    def _limit(self, part: Part, racing: PartProcess | None) -> float:
+        """The seconds after which the part is ended; 0: too few are left, those apart that a rival needs which still
+        compiles."""
+        left = self._left - (_LEAST_RACE * self.seconds if racing else 0)
+        wanted = next((self.limits[name] for name in part.names if name in self.limits), part.share * self.seconds)
+        return min(wanted, left) if left >= _LEAST_PART * wanted else 0.0
+
+    def _start(self, part: Part, racing: PartProcess | None) -> PartProcess | None:
+        limit = self._limit(part, racing)
+        if not limit:
+            self._leave_out(part)
+            return None
+        beside = racing.part.title if racing else None
+        return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), limit)
+
+    def _finish(self, process: PartProcess | None) -> None:
+        if process:
+            process.wait()
+            self.tell(process.conclude(self.campaign))
+
+    def _leave_out(self, part: Part) -> None:
+        self.tell(f"{part.title}: left out, the time is up")

@@ -1,0 +1,68 @@
+"""Part `smoke`: whether a recipe trains as it should, on a part of the images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from unittest.mock import patch
+
+import torch
+
+from bench.campaign.campaign import Campaign, Record
+from bench.campaign.images import smoke_dataset
+from bench.campaign.recipes import get_recipe
+from bench.campaign.trainings import training
+from bench.record import versions
+from fastcifar.data import EpochPlan
+from fastcifar.training import Trainer
+from fastcifar.training.run import Run
+
+_RUNS = 3
+
+
+def smoke(campaign: Campaign, recipe: str) -> Iterator[Record]:
+    """Trainings from seeds 0, 1 and 2: the first also captures. In the second nothing may wait for the device while
+    steps are replayed: where something does, that is a finding, and the training is run again without."""
+    done = {record["seed"] for record in campaign.records("smoke", "training") if record["recipe"] == recipe}
+    if len(done) >= _RUNS:
+        return
+    began = time.monotonic()
+    images = smoke_dataset(campaign)
+    trainer = Trainer(get_recipe(recipe, campaign.tiny), images, campaign.device)
+    yield {"what": "images", "recipe": recipe, "train": len(images.train), "test": len(images.test), **versions()}
+    for number in range(_RUNS):
+        started = time.monotonic()
+        strict = number == 1
+        try:
+            run = _run_strictly(trainer, number) if strict else trainer.run(number, eval_every=0)
+        except RuntimeError as error:
+            if not strict:
+                raise
+            yield {"what": "finding", "recipe": recipe, "found": f"the host waits while steps are replayed: {error}"}
+            run = trainer.run(number, eval_every=0)
+        record = training(campaign, recipe, run, number == 0, started - began)
+        if number not in done:
+            yield {**record, "strict": strict}
+
+
+def _run_strictly(trainer: Trainer, seed: int) -> Run:
+    """Train, with an error where the host waits for the device between the first and the last step of an epoch."""
+    step, begin, train = trainer._step, trainer._step.begin_epoch, trainer._train_epoch
+
+    def begin_epoch(plan: EpochPlan) -> None:
+        begin(plan)  # which may wait: it copies the plan
+        _set_waiting(trainer, "error")
+
+    def train_epoch(*arguments: object) -> None:
+        try:
+            train(*arguments)
+        finally:
+            _set_waiting(trainer, "default")
+
+    with patch.object(step, "begin_epoch", begin_epoch), patch.object(trainer, "_train_epoch", train_epoch):
+        return trainer.run(seed, eval_every=0)
+
+
+def _set_waiting(trainer: Trainer, mode: str) -> None:
+    if trainer.device.type == "cuda":
+        torch.cuda.set_sync_debug_mode(mode)

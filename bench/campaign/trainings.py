@@ -1,0 +1,58 @@
+"""Part `trainings`: as many whole trainings of a recipe as its time allows, in one process."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from bench.campaign.campaign import Campaign, Record
+from bench.campaign.captured import require_capture
+from bench.campaign.images import dataset
+from bench.campaign.recipes import get_recipe
+from bench.peers.clocks import read_clocks
+from fastcifar.training import Trainer
+from fastcifar.training.run import Run
+
+_WANTED = {"speedrun94": 200, "davidnet": 20}
+_WANTED_OF_OTHERS = 60
+_EVERY = 10
+"""How often clocks are read: asking nvidia-smi takes a good part of a training."""
+_KEPT = (
+    *("accuracy", "tta_accuracy", "tta_loss", "train_seconds", "time_seconds", "process_seconds", "steps", "dtype"),
+    *("captured", "not_captured", "phases"),
+)
+
+
+def trainings(campaign: Campaign, recipe: str) -> Iterator[Record]:
+    """Trainings of one recipe from one seed after another, those that earlier calls have left out."""
+    wanted = 2 if campaign.tiny else _WANTED.get(recipe, _WANTED_OF_OTHERS)
+    done = {record["seed"] for record in campaign.records("trainings", "training") if record["recipe"] == recipe}
+    if len(done) >= wanted:
+        return
+    began = time.monotonic()
+    trainer = Trainer(get_recipe(recipe, campaign.tiny), dataset(campaign), campaign.device)
+    longest = 0.0
+    for seed in (seed for seed in range(wanted) if seed not in done):
+        if campaign.seconds_left < longest:
+            return
+        first, started = not longest, time.monotonic()
+        run = trainer.run(seed, eval_every=0)
+        yield training(campaign, recipe, run, first, started - began, clocks=seed % _EVERY == 0)
+        longest = max(longest, time.monotonic() - started)
+
+
+def training(campaign: Campaign, recipe: str, run: Run, first: bool, setup: float, clocks: bool = True) -> Record:
+    """What is kept of a training. Raises CaptureFailed where its steps should have been captured and were not."""
+    require_capture(campaign, recipe, run.record)
+    return {
+        "what": "training",
+        "recipe": recipe,
+        "fields": dataclasses.asdict(run.recipe) if first else None,
+        "seed": run.seed,
+        "first_in_process": first,
+        "setup_seconds": setup,
+        "device": run.record["device"],
+        **{key: run.record[key] for key in _KEPT},
+        "clocks": read_clocks(campaign.device.type) if clocks else None,
+    }

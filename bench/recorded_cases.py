@@ -1,0 +1,285 @@
+"""The project's operators as a training calls them: every call of `torch.ops.fastcifar` that a piece of code makes, to
+be repeated on fresh values of the same shapes, compared with float64 and timed.
+
+What is recorded is the operator with its arguments, so that one which is added to a step is measured without a word
+here. Calls that differ in values alone count as one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from bench.kernel_cases import count_sets
+from fastcifar.report.products import count_bytes
+
+_NAMESPACE = "fastcifar"
+_PATH = "FASTCIFAR_KERNELS"
+_LEAST_NORM = 1e-300
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A floating-point tensor of a recorded call: its form, and how its finite values lay."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+    mean: float
+    std: float
+    positive: bool
+    """None was below 0, as of a variance."""
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Floats:
+        values = tensor.detach().double()
+        values = values[values.isfinite()]
+        mean, std, lowest = 0.0, 0.0, 0.0
+        if values.numel():
+            mean, std, lowest = values.mean().item(), values.std(correction=0).item(), values.min().item()
+        std = std or abs(mean) / 4 or 1.0  # all alike, as before the first step
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, mean, std, lowest >= 0)
+
+    def draw(self) -> Tensor:
+        """Fresh values of the same form, normal about the same mean."""
+        values = torch.randn(self.shape, device=self.device).mul_(self.std).add_(self.mean)
+        values = values.abs_() if self.positive else values
+        # Where a stride is 0 the tensor repeats its memory: drawn once, and expanded.
+        repeated = [size > 1 and not stride for size, stride in zip(self.shape, self.stride, strict=True)]
+        once = tuple(slice(0, 1) if again else slice(None) for again in repeated)
+        single = [1 if again else size for size, again in zip(self.shape, repeated, strict=True)]
+        memory = torch.empty_strided(single, self.stride, dtype=self.dtype, device=self.device)
+        return memory.copy_(values[once]).expand(self.shape)
+
+
+@dataclass
+class RecordedCase:
+    """One operator at one set of shapes."""
+
+    operator: Any
+    """`torch.ops.fastcifar.…`, one overload."""
+    arguments: tuple[object, ...]
+    """In the schema's order: `Floats` in place of floating-point tensors, everything else as it was."""
+    bytes_moved: int
+    """Read and written, each operand and each result once."""
+    calls: int = 1
+    """How often the recorded piece of code makes it."""
+
+    @property
+    def operation(self) -> str:
+        return self.operator.overloadpacket.__name__
+
+    @property
+    def shape(self) -> str:
+        """The arguments in a line, and a digest of them by which alike ones differ."""
+        words = [_word(argument) for argument in self.arguments]
+        digest = hashlib.sha256(repr([_form(argument) for argument in self.arguments]).encode()).hexdigest()
+        return f"{' '.join(words)} ({digest[:6]})"
+
+    def make(self) -> tuple[object, ...]:
+        """Fresh arguments; integers and booleans as they were recorded."""
+        return tuple(tree_map(_fresh, argument) for argument in self.arguments)
+
+    def argument_sets(self, device: torch.device) -> list[tuple[object, ...]]:
+        """Arguments to be used in turn, as of `kernel_cases.Case`."""
+        return [self.make() for _ in range(count_sets(self.bytes_moved, device))]
+
+    def kernel(self, *arguments: object) -> object:
+        """The operator as a training calls it."""
+        schema = self.operator._schema.arguments
+        named = {argument.name: value for argument, value in zip(schema, arguments, strict=True) if argument.kwarg_only}
+        return self.operator(*arguments[: len(arguments) - len(named)], **named)
+
+    def reference(self, *arguments: object) -> object:
+        """The operator by its path in plain torch."""
+        with reference_path():
+            return self.kernel(*arguments)
+
+    def again(self, *arguments: object) -> None:
+        """Call the operator, and put back the integers that it has changed, such as the position in an epoch: else the
+        next call would go beyond the epoch's end."""
+        places = [place for place in self._changed().values() if _is_integer(arguments[place])]
+        before = [arguments[place].clone() for place in places]
+        self.kernel(*arguments)
+        for place, values in zip(places, before, strict=True):
+            arguments[place].copy_(values)
+
+    def relative_errors(self) -> dict[str, float]:
+        """By result, and argument that is changed: ||kernel - reference|| / ||reference||, the reference being computed
+        in float64 from the same fresh values; of integers the share that differs. Buffers that are only written are
+        full of NaN before: what is left of it must be left by both."""
+        arguments = list(self.make())
+        for place in self._only_written(arguments):
+            arguments[place] = torch.full_like(arguments[place], torch.nan)
+        expected = self._results(self.reference, [tree_map(_widened, argument) for argument in arguments])
+        found = self._results(self.kernel, [tree_map(_copied, argument) for argument in arguments])
+        return {name: _difference(found[name], expected[name]) for name in expected if expected[name].numel()}
+
+    def _changed(self) -> dict[str, int]:
+        """The arguments that the operator writes to, with their places."""
+        arguments = enumerate(self.operator._schema.arguments)
+        return {argument.name: place for place, argument in arguments if _is_written(argument)}
+
+    def _only_written(self, arguments: list[object]) -> list[int]:
+        """Places of the changed tensors whose values before do not matter: NaN in them stays where nothing is written,
+        and reaches nothing else."""
+        places = []
+        for name, place in self._changed().items():
+            if not (isinstance(arguments[place], Tensor) and arguments[place].is_floating_point()):
+                continue
+            given = [tree_map(_widened, argument) for argument in arguments]
+            given[place].fill_(torch.nan)
+            results = self._results(self.reference, given)
+            own = results.pop(name).isnan()
+            others = any(result.is_floating_point() and result.isnan().any() for result in results.values())
+            if not own.all() and not others:
+                places.append(place)
+        return places
+
+    @torch.no_grad()
+    def _results(self, call: Callable[..., object], arguments: list[object]) -> dict[str, Tensor]:
+        returned = [leaf for leaf in tree_leaves(call(*arguments)) if isinstance(leaf, Tensor)]
+        results = {f"result {number}": tensor for number, tensor in enumerate(returned)}
+        for name, place in self._changed().items():
+            tensors = [leaf for leaf in tree_leaves(arguments[place]) if isinstance(leaf, Tensor)]
+            results |= {f"{name} {number}" if number else name: tensor for number, tensor in enumerate(tensors)}
+        return results
+
+
+def record_cases(run: Callable[[], object]) -> list[RecordedCase]:
+    """The calls that `run()` makes, in the order of their first ones."""
+    recorder = _Recorder()
+    with recorder:
+        run()
+    return list(recorder.cases.values())
+
+
+@contextlib.contextmanager
+def reference_path() -> Iterator[None]:
+    """Inside it operators take their path in plain torch."""
+    before = os.environ.get(_PATH)
+    os.environ[_PATH] = "reference"
+    try:
+        yield
+    finally:
+        del os.environ[_PATH]
+        if before is not None:
+            os.environ[_PATH] = before
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps the first of each kind of call, before it can change its arguments, and counts the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cases: dict[object, RecordedCase] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # as in fastcifar.report.products: nothing is compiled here
+
+    def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        kwargs = kwargs or {}
+        if func.namespace != _NAMESPACE:
+            return func(*args, **kwargs)
+        given = _bound(func, args, kwargs)
+        key = (func, repr([_form(argument) for argument in given]))
+        if key in self.cases:
+            self.cases[key].calls += 1
+            return func(*args, **kwargs)
+        kept = tuple(tree_map(_kept, argument) for argument in given)
+        out = func(*args, **kwargs)
+        self.cases[key] = RecordedCase(func, kept, _bytes(func, given, out))
+        return out
+
+
+def _bound(func: Any, args: tuple, kwargs: dict) -> list[object]:
+    """Every argument in the schema's order, defaults included."""
+    schema = func._schema.arguments
+    return [
+        args[place] if place < len(args) else kwargs.get(argument.name, argument.default_value)
+        for place, argument in enumerate(schema)
+    ]
+
+
+def _bytes(func: Any, arguments: list[object], out: object) -> int:
+    """What the call moves; of a whole data set, or an epoch's plan, no more than the batch that is taken from it."""
+    if func.overloadpacket.__name__.startswith("augment"):
+        batch = len(next(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
+        arguments = [tree_map(lambda leaf: _first(leaf, batch), argument) for argument in arguments]
+    return count_bytes(func, tuple(arguments), {}, out)
+
+
+def _first(leaf: object, rows: int) -> object:
+    return leaf[:rows] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) > rows else leaf
+
+
+def _form(argument: object) -> object:
+    """What makes two arguments alike: all but a tensor's values."""
+    if isinstance(argument, Tensor | Floats):
+        stride = argument.stride() if isinstance(argument, Tensor) else argument.stride
+        return tuple(argument.shape), stride, str(argument.dtype)
+    return [_form(one) for one in argument] if isinstance(argument, list | tuple) else argument
+
+
+def _word(argument: object) -> str:
+    if isinstance(argument, Tensor | Floats):
+        return f"{str(argument.dtype).removeprefix('torch.')}[{'x'.join(map(str, argument.shape))}]"
+    if isinstance(argument, list | tuple):
+        return f"({' '.join(map(_word, argument))})" if len(argument) <= 4 else f"({len(argument)} numbers)"
+    return "-" if argument is None else f"{argument:g}" if isinstance(argument, float) else str(argument)
+
+
+def _kept(leaf: object) -> object:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    return Floats.of(leaf) if leaf.is_floating_point() else leaf.clone()
+
+
+def _fresh(leaf: object) -> object:
+    return leaf.draw() if isinstance(leaf, Floats) else _copied(leaf)
+
+
+def _copied(leaf: object) -> object:
+    if not isinstance(leaf, Tensor):
+        return leaf
+    copy = torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device=leaf.device)
+    return leaf if 0 in leaf.stride() and leaf.numel() > 1 else copy.copy_(leaf)
+
+
+def _widened(leaf: object) -> object:
+    """A copy in float64, if it is floating point: a tensor, or the type of a result."""
+    if isinstance(leaf, torch.dtype):
+        return torch.float64 if leaf.is_floating_point else leaf
+    if isinstance(leaf, Tensor) and leaf.is_floating_point():
+        return leaf.to(torch.float64, copy=True)
+    return _copied(leaf)
+
+
+def _is_integer(argument: object) -> bool:
+    return isinstance(argument, Tensor) and not argument.is_floating_point()
+
+
+def _is_written(argument: Any) -> bool:
+    return bool(argument.alias_info and argument.alias_info.is_write)
+
+
+def _difference(found: Tensor, expected: Tensor) -> float:
+    if not expected.is_floating_point():
+        return (found != expected).double().mean().item()
+    left = expected.isnan()
+    if not torch.equal(found.isnan(), left):
+        return float("inf")
+    found, expected = found.double()[~left], expected[~left]
+    difference = torch.where(found == expected, 0, found - expected)  # of equal infinities 0
+    return (difference.norm() / expected.norm().clamp_min(_LEAST_NORM)).item()
