@@ -255,6 +255,7 @@ def cross_entropy_step(
     """
     _check(logits, labels, labels.shape[:1])
     for name, tensor, dtype, shape in (
+        ("labels", labels, torch.int64, labels.shape),
         ("indices", indices, torch.int64, indices.shape[:1]),
         ("position", position, torch.int64, (1,)),
         ("losses", losses, torch.float32, losses.shape[:1]),

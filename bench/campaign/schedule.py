@@ -68,6 +68,7 @@ PLANS: dict[str, tuple[Part, ...]] = {
         Part("kernel-times", times, "kernels", 0.1),
         _trainings("speedrun94", 0.15),
         _trainings(OTHER_SEARCH, 0.05),
+        _trainings("speedrun94-in-turn", 0.05),
         _steps("speedrun94-1024", 0.05),
         _steps("speedrun94-1536", 0.05),
         _steps("speedrun95", 0.05),

@@ -120,6 +120,10 @@ class EpochPlan:
         """The choices for images `start` to `stop` of the epoch, as views."""
         return self._each(lambda tensor: tensor[start:stop])
 
+    def clone(self) -> EpochPlan:
+        """The same plan in tensors of its own."""
+        return self._each(torch.clone)
+
     def copy_(self, other: EpochPlan) -> None:
         """Overwrite the first rows of this plan's tensors with those of another epoch, from any device, which may visit
         fewer images; `size` stays as it is."""

@@ -39,9 +39,9 @@ class Network(nn.Module, ABC):
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         """The logits before `logit_scale`: a loss that takes the scale itself saves a pass and its gradient."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, scaled: bool = True) -> torch.Tensor:
         logits = self.unscaled(x)
-        return logits if self.logit_scale == 1 else logits * self.logit_scale
+        return logits * self.logit_scale if scaled and self.logit_scale != 1 else logits
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set what is computed from the uint8 training images `[N, H, W, 3]` before training: here nothing."""

@@ -43,7 +43,7 @@ class FlatMuon(GroupOptimizer):
         self._below = [
             _Filters(group, flat.dtype, lambda parameter: not flat.is_above(parameter)) for group in flat.groups
         ]
-        self._beside = torch.cuda.Stream() if self.count.is_cuda else None
+        self._beside = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
         self._stepped_above = False
 
     @torch.no_grad()

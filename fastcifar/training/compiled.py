@@ -27,16 +27,16 @@ class CompiledNetwork:
         else:
             self._forward = torch.compile(model, backend=backend, dynamic=False)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, **options: bool) -> torch.Tensor:
         if not self.active:
-            return self.model(images)
+            return self.model(images, **options)
         from torch._dynamo.exc import TorchDynamoException  # torch._dynamo takes a second to import
 
         try:
-            return self._forward(images)
+            return self._forward(images, **options)
         except TorchDynamoException as error:
             self._give_up(" ".join(str(error).split())[:200])
-            return self.model(images)
+            return self.model(images, **options)
 
     def _give_up(self, reason: str) -> None:
         self.active = False

@@ -24,7 +24,7 @@ class TrainingStep:
     `[steps_per_epoch]`, summed over each batch; `correct`, int64 `[1]`, the right answers of the epoch so far; and
     `image_losses`, float32 `[N]`, the loss of every training image at its last visit, infinite before the first (None
     where the recipe selects nothing by it). `steps_per_epoch` is that of the longest epoch.
-    `network` is what is called in place of `flat.model.unscaled`, such as that compiled.
+    `network` is what is called in place of `flat.model`, such as that model compiled.
     """
 
     def __init__(
@@ -34,10 +34,10 @@ class TrainingStep:
         flat: FlatModel,
         optimizer: FlatOptimizer,
         steps_per_epoch: int,
-        network: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        network: Callable[..., torch.Tensor] | None = None,
     ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer = recipe, dataset, flat, optimizer
-        self._network = network or flat.model.unscaled
+        self._network = network or flat.model
         device = dataset.train.device
         self.losses = torch.zeros(steps_per_epoch, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
@@ -77,7 +77,7 @@ class TrainingStep:
                 batch=recipe.batch_size,
             )
         with record_function(PART + "forward"):
-            logits = self._network(images)
+            logits = self._network(images, scaled=False)
             gradient = cross_entropy_step(
                 *(logits, train.labels, plan.indices, self._position, self.losses, self.correct, self.image_losses),
                 smoothing=recipe.label_smoothing,

@@ -104,9 +104,7 @@ class Trainer:
             for name in frozen_from:
                 self._flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             self._optimizer = build_optimizer(self._flat, recipe, self.total_steps)
-            self._compiled = (
-                CompiledNetwork(self._flat.model.unscaled, self.device) if recipe.compile == "step" else None
-            )
+            self._compiled = CompiledNetwork(self._flat.model, self.device) if recipe.compile == "step" else None
         self._step = self._new_step(self.dataset, self.steps_per_epoch)
         self._average = WeightAverage(self._flat)
         self._replays: dict[Stage, Callable[[], None]] = {}
@@ -259,7 +257,7 @@ class Trainer:
             self._make_replayable()
         plan = Loader(self.dataset.train, size, self.recipe.augment).plan(0, stage.size)
         self._step.begin_epoch(plan)  # a step's first plan is one of all images
-        batch = plan.batch(0, size).to(self.device)  # whose copy takes a GPU next to no time
+        batch = plan.batch(0, size).clone().to(self.device)  # whose copy takes a GPU next to no time
         return self._in_epochs_of_its_own(self._step, self._replays[stage], batch, stage)
 
     def _in_epochs_of_its_own(

@@ -67,7 +67,7 @@ def plans(monkeypatch):
     seen, begin = [], TrainingStep.begin_epoch
 
     def record(step: TrainingStep, plan: EpochPlan) -> None:
-        copy = plan._each(torch.clone)  # a step overwrites the first plan that it is given with the next
+        copy = plan.clone()  # a step overwrites the first plan that it is given with the next
         seen.append((copy, None if step.image_losses is None else step.image_losses.clone()))
         begin(step, plan)
 
@@ -277,8 +277,10 @@ def test_each_stage_is_captured_once_and_replayed(data):
 
 
 @cuda
-def test_captured_stages_train_as_the_steps_themselves_do(data):
-    recipe = dataclasses.replace(EVERYTHING, dtype="float32", epochs=2.5)
+@pytest.mark.parametrize("optim", ["sgd", "muon"])
+def test_captured_stages_train_as_the_steps_themselves_do(data, optim):
+    rates = dataclasses.replace(EVERYTHING.optim, name=optim, bias_lr=0.05, head_lr=0.05)
+    recipe = dataclasses.replace(EVERYTHING, dtype="float32", epochs=2.5, optim=rates)
     captured = Trainer(recipe, data.to("cuda"), "cuda")
     eager = Trainer(recipe, data.to("cuda"), "cuda")
     eager._replays = dict.fromkeys(eager.timeline.steps_by_stage(), eager._step)
