@@ -24,6 +24,15 @@ def operator_of_tests(x, out, total, labels, position):
     return labels + (labels == 0) * (factor != 2.0)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Steps so small are slow where threads wait for one another."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def operator(monkeypatch):
     monkeypatch.setattr(operator_of_tests, "factor", 2.0, raising=False)

@@ -1,0 +1,329 @@
+"""The campaign's parts: in processes of their own, in turn, and what each of them does."""
+
+import dataclasses
+import io
+import signal
+import subprocess
+import tarfile
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.campaign import images, smoke
+from bench.campaign.campaign import Campaign, append_record, read_records
+from bench.campaign.captured import CaptureFailed, require_capture
+from bench.campaign.cold import cold
+from bench.campaign.faults import Faults
+from bench.campaign.kernels import compiled
+from bench.campaign.process import Part, PartProcess
+from bench.campaign.race import race
+from bench.campaign.recipes import VARIANTS, get_recipe
+from bench.campaign.schedule import Stage
+from bench.campaign.timing import seconds_per_call
+from bench.campaign.trainings import trainings
+from bench.peers import PeerError
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.training import Trainer
+
+
+def results(records):
+    return [record for record in records if record["what"] not in ("done", "failed")]
+
+
+# Parts in processes of their own --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def campaign(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return Campaign(tmp_path)
+
+
+def run_part(campaign, run, limit=30.0):
+    """How a part with this generator ended, and its results."""
+    process = PartProcess(Part("part", run, "part", 1.0), campaign, limit)
+    process.wait()
+    process.conclude(campaign)
+    records = read_records(campaign.path("part"))
+    return records[-1], results(records)
+
+
+def test_a_part_that_raises_keeps_what_it_found_and_says_why(campaign):
+    def failing(_):
+        yield {"what": "before"}
+        print("on the way")
+        raise ValueError("no such kernel")
+
+    outcome, found = run_part(campaign, failing)
+    assert (outcome["what"], outcome["reason"]) == ("failed", "exit code 1: ValueError: no such kernel")
+    assert outcome["printed"][0] == "on the way" and any("in failing" in line for line in outcome["printed"])
+    assert [record["what"] for record in found] == ["before"]
+    assert "no such kernel" in (campaign.out / "log.txt").read_text()
+
+
+def test_a_part_that_is_ended_takes_along_what_it_started(campaign):
+    def stubborn(_):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        yield {"what": "started", "pid": subprocess.Popen(["sleep", "1000"]).pid}
+        time.sleep(1000)
+
+    outcome, (started,) = run_part(campaign, stubborn, limit=1.0)
+    assert outcome["reason"] == "took more than its 1 s and was ended"
+    deadline = time.monotonic() + 10
+    while _lives(started["pid"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
+    path = tmp_path / "results.jsonl"
+    append_record(path, {"what": "first"})
+    with path.open("a") as file:
+        file.write('{"what": "cut o')
+    append_record(path, {"what": "second"})
+    assert [record["what"] for record in read_records(path)] == ["first", "second"]
+
+
+def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_ready(campaign):
+    """The first is ready while `a` runs, the second only after all parts are over."""
+
+    def compiling(campaign, seconds):
+        time.sleep(seconds)
+        yield {"what": "compiled"}
+        campaign = campaign.wait_for_turn()
+        yield {"what": "raced", "time left": 0 < campaign.seconds_left < 20}
+
+    def part(_, seconds):
+        yield {"what": "began"}
+        time.sleep(seconds)
+        yield {"what": "ended"}
+
+    parts = [Part(name, partial(part, seconds=0.6), "order", 0.1) for name in ("a", "b")]
+    races = [
+        Part("race", partial(compiling, seconds=seconds), "order", 1.0, rival)
+        for rival, seconds in (("x", 0.1), ("y", 2.0))
+    ]
+    told = []
+    Stage(campaign, 60.0, {}, told.append).run(parts, races)
+    order = [(record["part"], record["what"]) for record in results(read_records(campaign.path("order")))]
+    assert order == [
+        ("a", "began"),
+        ("race:x", "compiled"),
+        ("a", "ended"),
+        ("race:x", "raced"),
+        ("b", "began"),
+        ("b", "ended"),
+        ("race:y", "compiled"),
+        ("race:y", "raced"),
+    ]
+    assert [line.partition(":")[0] for line in told] == ["a", "race", "b", "race"]
+    beside = {record["part"]: record.get("beside") for record in results(read_records(campaign.path("order")))}
+    assert beside == {"a": "race:x", "b": "race:y", "race:x": None, "race:y": None}
+
+
+def test_a_race_that_hangs_is_ended_and_what_has_no_time_left_is_left_out(campaign):
+    def hanging(_):
+        time.sleep(1000)
+        yield {}
+
+    told = []
+    part = Part("part", lambda _: iter([{"what": "ran"}]), "part", 0.5)
+    Stage(campaign, 5.0, {"part": 100.0}, told.append).run([part], [Part("race", hanging, "race", 1.0, "x")])
+    assert told[0].startswith("race:x: 0 results in ") and told[0].endswith("and was ended")
+    assert told[1] == "part: left out, the time is up"
+
+
+def test_the_time_kept_for_a_race_that_fails_is_given_to_others(campaign):
+    def failing(_):
+        time.sleep(0.2)
+        raise ValueError("it does not compile")
+        yield
+
+    told = []
+    part = Part("part", lambda _: iter([{"what": "ran"}]), "part", 0.5)
+    Stage(campaign, 20.0, {"part": 64.0}, told.append).run([part], [Part("race", failing, "race", 1.0, "x")])
+    assert "it does not compile" in told[0]
+    assert told[1].startswith("part: 1 results in")
+
+
+# What the parts do ----------------------------------------------------------------------------------------------------
+
+
+class InTurn:
+    """A worker without a process."""
+
+    fails: str | None = None
+    started = 0.0
+
+    def __init__(self, peer, *_):
+        self.peer, self.facts = peer, {"batch_size": 1}
+
+    def run(self, steps, seed=0, timeout=None):
+        if self.fails and self.fails in self.peer:
+            raise PeerError("it does not compile", "Traceback: it does not compile")
+        return {"captured": True, "time_seconds": 1.0, "train_seconds": 1.0}
+
+    def close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+@pytest.fixture
+def one_thread():
+    """As in the parts of a tiny campaign."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def tiny(campaign, monkeypatch, one_thread):
+    monkeypatch.setattr("bench.peers.race.Worker", InTurn)
+    return dataclasses.replace(campaign, device_name="cpu", tiny=True)
+
+
+def raced(campaign, seconds):
+    """The rounds of a race whose turn is `seconds` long, a warm-up's number in brackets."""
+
+    def wait_for_turn():
+        return dataclasses.replace(campaign, ends=time.monotonic() + seconds)
+
+    rounds = []
+    for record in race(dataclasses.replace(campaign, wait_for_turn=wait_for_turn), "tiny"):
+        append_record(campaign.path("race"), record)
+        rounds.append([record["round"]] if record["warm_up"] else record["round"])
+    return rounds
+
+
+def test_a_round_is_always_measured_and_a_later_call_goes_on_from_the_next(tiny):
+    assert raced(tiny, seconds=-1) == [[0], [0], 1, 1]
+    assert raced(tiny, seconds=60) == [[1], [1], 2, 2]
+    assert raced(tiny, seconds=60) == []
+
+
+def test_a_rival_that_fails_is_told(tiny, monkeypatch, capsys):
+    monkeypatch.setattr(InTurn, "fails", "tiny")
+    with pytest.raises(UserError, match="theirs: it does not compile"):
+        list(race(tiny, "tiny"))
+    assert capsys.readouterr().out == "Traceback: it does not compile\n"
+
+
+def test_cold_starts_are_kept_or_told_and_not_sought_again(tiny, monkeypatch):
+    monkeypatch.setattr(InTurn, "fails", "tiny")
+    assert [record["what"] for record in cold(tiny)] == ["finding"]
+    monkeypatch.setattr(InTurn, "fails", None)
+    (record,) = cold(tiny)
+    assert record["process_seconds"] > 0
+    append_record(tiny.path("cold"), record)
+    assert list(cold(tiny)) == []
+
+
+def test_the_operations_written_down_by_hand_are_timed(tiny):
+    records = list(compiled(tiny))
+    assert {record["variant"] for record in records} == {"kernel"}, "nothing is compiled in a tiny one on a CPU"
+    assert {record["operation"] for record in records} >= {"norm_act_pool", "augment", "cross_entropy", "flat_sgd"}
+    assert all(record["seconds"] > 0 for record in records)
+
+
+def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
+    failed = {"captured": False, "not_captured": "a kernel waits"}
+    monkeypatch.setattr(Campaign, "device", torch.device("cuda"))
+    require_capture(tiny, "davidnet", {"captured": True, "not_captured": None})
+    with pytest.raises(CaptureFailed, match="davidnet: a kernel waits"):
+        require_capture(tiny, "davidnet", failed)
+    monkeypatch.setattr(Campaign, "device", torch.device("cpu"))
+    require_capture(tiny, "davidnet", failed)
+    with pytest.raises(CaptureFailed):
+        list(trainings(dataclasses.replace(tiny, faults=Faults(nocapture=frozenset(["davidnet"]))), "davidnet"))
+
+
+def test_waiting_is_an_error_from_the_first_step_of_an_epoch_to_its_last(one_thread, monkeypatch):
+    modes, trainer = [], Trainer(get_recipe("davidnet", tiny=True), make_synthetic(128, 32), "cpu")
+    monkeypatch.setattr(smoke, "_set_waiting", lambda _, mode: modes.append(mode))
+    average = trainer.timeline.is_averaged
+    monkeypatch.setattr(trainer.timeline, "is_averaged", lambda step: modes.append(step) or average(step))
+    run = smoke._run_strictly(trainer, 0)
+    assert modes == ["error", 1, 2, 3, 4, "default"]
+    assert run.seed == 0
+
+
+def test_a_host_that_waits_is_a_finding_and_the_training_is_run_again(tiny, monkeypatch):
+    def waits(trainer, seed):
+        raise RuntimeError("called a synchronizing CUDA operation")
+
+    monkeypatch.setattr(smoke, "_run_strictly", waits)
+    records = list(smoke.smoke(tiny, "speedrun94"))
+    assert [record["what"] for record in records] == ["images", "training", "finding", "training", "training"]
+    assert "called a synchronizing CUDA operation" in records[2]["found"]
+
+
+def test_every_recipe_can_be_made():
+    for name in VARIANTS:
+        assert get_recipe(name, tiny=False).name == name
+        assert get_recipe(name, tiny=True).batch_size == 32
+    assert [get_recipe(f"speedrun94-{size}", tiny=False).batch_size for size in (1024, 1536)] == [1024, 1536]
+
+
+def test_the_smoke_reads_a_part_of_the_data_in_either_form(tmp_path, monkeypatch):
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setattr(images, "FIRST", 30)
+    pixels = np.random.default_rng(0).integers(256, size=(30, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(40, dtype=np.uint8) % 10
+    strips, batches = tmp_path / "strips", tmp_path / "batches" / "cifar-10-batches-bin"
+    for folder in (strips, batches):
+        folder.mkdir(parents=True)
+    np.savez(strips / "labels.npz", labels=labels)
+    with tarfile.open(strips / "part1.tar", "w") as tar:
+        for number in (2, 0, 1):
+            file = io.BytesIO()
+            image.fromarray(pixels[10 * number : 10 * number + 10].reshape(320, 32, 3)).save(
+                file, "webp", lossless=True
+            )
+            member = tarfile.TarInfo(f"{number:03}.webp")
+            member.size = file.tell()
+            tar.addfile(member, io.BytesIO(file.getvalue()))
+    records = np.concatenate([labels[:30, None], pixels.transpose(0, 3, 1, 2).reshape(30, -1)], axis=1)
+    for number in range(3):
+        (batches / f"data_batch_{number + 1}.bin").write_bytes(records[10 * number : 10 * number + 10].tobytes())
+    for folder in (strips, tmp_path / "batches", batches):
+        read, read_labels = images.read_first(folder)
+        assert np.array_equal(read, pixels) and np.array_equal(read_labels, labels[:30])
+    assert images.read_first(tmp_path) is images.read_first(None) is None
+    (batches / "data_batch_2.bin").write_bytes(b"half")
+    with pytest.raises(UserError, match="cannot read the first 30 images in"):
+        images.read_first(batches)
+
+
+def test_the_smoke_trains_on_the_first_images_alone(campaign, monkeypatch):
+    monkeypatch.setattr(images, "FIRST", 30)
+    monkeypatch.setattr(images, "HELD", 5)
+    read = np.arange(30 * 3072, dtype=np.uint64).astype(np.uint8).reshape(30, 32, 32, 3), np.arange(30) % 10
+    found = images.smoke_dataset(dataclasses.replace(campaign, device_name="cpu", first_images=read))
+    assert (len(found.train), len(found.test), found.holdout) == (25, 5, 5)
+    assert torch.equal(found.test.images, torch.from_numpy(read[0][25:]))
+
+
+def test_the_time_of_a_call_is_that_of_one_in_a_row():
+    calls = []
+    seconds = seconds_per_call(lambda: calls.append(1), torch.device("cpu"), calls=10, repeats=3)
+    assert len(calls) == 2 + 3 * 10
+    assert 0 < seconds < 1
