@@ -187,15 +187,6 @@ class InTurn:
 
 
 @pytest.fixture
-def one_thread():
-    """As in the parts of a tiny campaign."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
 def tiny(campaign, monkeypatch, one_thread):
     monkeypatch.setattr("bench.peers.race.Worker", InTurn)
     return dataclasses.replace(campaign, device_name="cpu", tiny=True)

@@ -24,13 +24,7 @@ def operator_of_tests(x, out, total, labels, position):
     return labels + (labels == 0) * (factor != 2.0)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Steps so small are slow where threads wait for one another."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
