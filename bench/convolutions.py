@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcifar.training import Trainer
 from fastcifar.training.timeline import Stage
@@ -29,43 +31,83 @@ class Convolution:
     """By its name in `PASSES`, a call of each pass that the step makes."""
 
 
+@dataclass(frozen=True)
+class _Call:
+    """A convolution that a network makes; `inputs` and `weight` say by `requires_grad` which gradients a step needs."""
+
+    name: str
+    inputs: torch.Tensor
+    weight: torch.Tensor
+    stride: Sequence[int]
+    padding: Sequence[int]
+    dilation: Sequence[int]
+    groups: int
+
+
 def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convolution]:
     """The convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
     layout."""
-    seen: list[tuple[str, nn.Conv2d, torch.Tensor]] = []
     stage = stage or trainer.timeline.epochs[-1].stage
     trainer.step_on_noise(stage)  # enters the stage: what is frozen in it, and all below, has no gradient
-    model, side = trainer.model.train(), stage.size
+    model, shape = trainer.model.train(), (trainer.recipe.batch_size, 3, stage.size, stage.size)
+    images = torch.randn(shape, device=trainer.device, dtype=trainer.dtype)
+    images = images.contiguous(memory_format=torch.channels_last)
+    # A CPU convolves small images as strips of several: there the layers' own images count, elsewhere what is called,
+    # since two layers may be one convolution.
+    calls = _of_layers(model, images) if trainer.device.type == "cpu" else _of_operators(model, images)
+    return [_convolution(call) for call in calls]
+
+
+def _of_layers(model: nn.Module, images: torch.Tensor) -> list[_Call]:
+    calls: list[_Call] = []
+
+    def note(name: str, layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
+        calls.append(_Call(name, inputs[0], layer.weight, layer.stride, layer.padding, layer.dilation, layer.groups))
+
     hooks = [
-        module.register_forward_hook(lambda module, inputs, _, name=name: seen.append((name, module, inputs[0])))
+        module.register_forward_hook(lambda module, inputs, _, name=name: note(name, module, inputs))
         for name, module in model.named_modules()
         if isinstance(module, nn.Conv2d)
     ]
-    images = torch.randn(trainer.recipe.batch_size, 3, side, side, device=trainer.device, dtype=trainer.dtype)
-    model(images.contiguous(memory_format=torch.channels_last))
+    model(images)
     for hook in hooks:
         hook.remove()
-    return [_convolution(*call) for call in seen]
+    return calls
 
 
-def _convolution(name: str, module: nn.Conv2d, inputs: torch.Tensor) -> Convolution:
-    x, weight = inputs.detach(), module.weight.detach()
-    where = (list(module.stride), list(module.padding), list(module.dilation))
+def _of_operators(model: nn.Module, images: torch.Tensor) -> list[_Call]:
+    names = {parameter.data_ptr(): name.removesuffix(".weight") for name, parameter in model.named_parameters()}
+    calls: list[_Call] = []
+
+    class Note(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+            if func.overloadpacket is torch.ops.aten.convolution:
+                x, weight, _, stride, padding, dilation, _, _, groups = args
+                name = names.get(weight.data_ptr(), "composed")
+                calls.append(_Call(name, x, weight, stride, padding, dilation, groups))
+            return func(*args, **(kwargs or {}))
+
+    with Note():
+        model(images)
+    return calls
+
+
+def _convolution(call: _Call) -> Convolution:
+    x, weight = call.inputs.detach(), call.weight.detach()
+    where = (list(call.stride), list(call.padding), list(call.dilation))
 
     def forward() -> torch.Tensor:
-        return torch.conv2d(x, weight, None, *where, module.groups)
+        return torch.conv2d(x, weight, None, *where, call.groups)
 
     gradient = torch.randn_like(forward())
 
     def backward(by_input: bool) -> object:
         mask = [by_input, not by_input, False]
-        return torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, *where, False, [0, 0], module.groups, mask
-        )
+        return torch.ops.aten.convolution_backward(gradient, x, weight, None, *where, False, [0, 0], call.groups, mask)
 
     passes: dict[str, Callable[[], object]] = {"forward": forward}
-    if inputs.requires_grad:  # something before it is trained
+    if call.inputs.requires_grad:  # something before it is trained
         passes["input"] = lambda: backward(by_input=True)
-    if module.weight.requires_grad:
+    if call.weight.requires_grad:
         passes["weight"] = lambda: backward(by_input=False)
-    return Convolution(name, x.shape, gradient.shape, 2 * gradient.numel() * weight[0].numel(), passes)
+    return Convolution(call.name, x.shape, gradient.shape, 2 * gradient.numel() * weight[0].numel(), passes)

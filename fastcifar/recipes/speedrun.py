@@ -9,7 +9,7 @@ visit, is left out; a whitening without bias, so that nothing below the first tr
 test-time augmentation only where the network is unsure. cudnn_search stays off in all of them until a GPU has shown
 that it pays.
 
-speedrun94: 94.03% with test-time augmentation (n=7, 95% interval 93.89% to 94.17%), 2.25e+14 FLOP with evaluation,
+speedrun94: 94.03% with test-time augmentation (n=7, 95% interval 93.89% to 94.17%), 2.22e+14 FLOP with evaluation,
 330.3 s of time_seconds (n=1) on 2 cores of Intel(R) Xeon(R) Processor @ 2.10GHz with AMX, 24 GiB.
 speedrun95: once, on held-out images (bench/results/speedrun94-search.jsonl); speedrun96 has not been measured.
 """

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.convolutions import PASSES, convolutions
+from bench.convolutions import PASSES, _of_layers, _of_operators, convolutions
 from bench.tables import read_results
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import ResNetConfig, get_recipe, quick
@@ -48,6 +48,20 @@ def test_convolutions_are_found_in_any_network():
             assert results["input"][0].shape == convolution.inputs
         places = convolution.outputs[0] * convolution.outputs[2] * convolution.outputs[3]
         assert convolution.flop == 2 * places * weight.numel()
+
+
+def test_convolutions_are_the_same_seen_by_layer_and_by_operator():
+    """Of images so large that a CPU convolves none as strips."""
+    recipe, _ = quick(get_recipe("speedrun94"))
+    trainer = Trainer(dataclasses.replace(recipe, dtype="float32", batch_size=2), make_synthetic(8, 8), "cpu")
+    images = torch.randn(2, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    seen = []
+    for calls in (_of_layers(trainer.model, images), _of_operators(trainer.model, images)):
+        tensors = [(call.inputs, call.weight) for call in calls]
+        needs = [tuple(tensor.requires_grad for tensor in pair) for pair in tensors]
+        shapes = [tuple(tensor.shape for tensor in pair) for pair in tensors]
+        seen.append([[call.name for call in calls], shapes, needs])
+    assert seen[0] == seen[1] and len(seen[0][0]) == 7
 
 
 def test_a_convolution_above_nothing_but_what_is_frozen_in_the_end_has_no_input_gradient():
