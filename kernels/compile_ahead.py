@@ -28,7 +28,9 @@ def compile_ahead(run: Callable[[], object], device: torch.device | str = "cuda"
 
     device = torch.device(device)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        with AsyncCompileMode(pool), compile_only() as compiled:
+        # A backward pass in a thread of autograd's own would not know the mode, and compile one kernel after another.
+        one_thread = torch.autograd.set_multithreading_enabled(False)
+        with AsyncCompileMode(pool), compile_only() as compiled, one_thread:
             run()
         if device.type == "cuda":
             index = torch.cuda.current_device() if device.index is None else device.index

@@ -5,8 +5,9 @@ Roofline. Logits [B, K] in half precision, labels [B] int64: reads 2BK + 8B byte
 images' losses 4B and two scalars; the backward pass reads 4BK and writes 2BK. B 512, K 10 (DavidNet): 68 KB, 16 ns at
 4.3 TB/s; B 2000 (speedrun): 264 KB, 61 ns. Some 20 operations a logit, 0.1 and 0.4 MFLOP: below 1 ns at 790 TFLOP/s.
 Neither binds: a launch (2 to 5 microseconds) does, so what counts is that loss, gradient and count are one launch; a
-training's step (`cross_entropy_step`) also has its labels looked up, its metrics noted and its gradient in the logits'
-dtype in it. It is of one program, which also fixes the order of the sum, and so the loss, from run to run.
+training's step (`cross_entropy_step`) also has its labels looked up and its metrics noted in it, and its gradient, 2BK
+bytes in the logits' dtype, is what a backward pass would give. It is of one program, which also fixes the order of the
+sum, and so the loss, from run to run.
 """
 
 from __future__ import annotations

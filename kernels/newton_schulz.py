@@ -7,11 +7,11 @@ columns that is 2 R² C + 11 R³ multiply-adds for three steps, where the plain 
 Roofline, half precision. The speedrun network's filters, 2 of 64 x 576 and 4 of 256 x 2304: 2.0 G multiply-adds, 5
 microseconds at 790 TFLOP/s; x is read twice and written once, 15 MB, and a step reads and writes squares of 256 KB in
 the L2 cache: 3 microseconds at 4.3 TB/s. Neither binds: a step is a chain of 4 or 5 products, each some microseconds of
-latency. Hence one launch a step for all matrices, every program taking 16 rows of one square from the step's beginning
-to its end: 72 programs.
+latency. Hence one launch a step for all matrices at hand, every program taking 16 rows of one square from the step's
+beginning to its end: 64 programs for the four large filters, 8 for the two small ones.
 
-Squares are float32 everywhere; a GPU multiplies them in TF32, past three steps in three TF32 products each, since every
-step multiplies the rounding error of a square by up to a² = 12.
+Squares are float32 everywhere. Of matrices in half precision a GPU multiplies them in TF32, past three steps in three
+TF32 products each, since every step multiplies the rounding error of a square by up to a² = 12.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
 
-_MOST_ROWS = 512
-"""A program holds its rows of a square in registers; larger squares take plain torch."""
 _FEW_STEPS = 3
 """Up to so many, squares may be rounded to TF32 (and on a CPU the first to x's dtype)."""
 
@@ -211,7 +209,8 @@ def _newton_schulz_triton(
     table, size = _table(tuple(shapes), x.device)
     sizes, _ = launch_sizes(x)
     most_rows, align = max(shapes[1::3]), math.gcd(16, *shapes[1::3], *shapes[2::3])
-    precision = "tf32" if steps <= _FEW_STEPS else "tf32x3"
+    half = x.element_size() == 2
+    precision = ("tf32" if steps <= _FEW_STEPS else "tf32x3") if half else "ieee"
     gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)
 
     def tiles(height: int, width: int) -> int:
@@ -221,8 +220,8 @@ def _newton_schulz_triton(
         "ALIGN": align,
         "TILE": sizes.matrix_tile,
         "DEPTH": 2 * sizes.matrix_depth // x.element_size(),
-        "PRECISION": "tf32x3",  # of matrices in float32; half precision has no choice
-        "num_warps": sizes.matrix_warps * (1 + (x.dtype == torch.float32)),
+        "PRECISION": "ieee",  # of matrices in float32; half precision has no choice
+        "num_warps": sizes.matrix_warps if half else 2 * sizes.matrix_warps,
     }
     launch(_gram_kernel, (max(tiles(rows, rows) for rows in shapes[1::3]), len(table)), x, table, gram, **whole)
     for step in range(steps):
@@ -248,8 +247,8 @@ def _newton_schulz_triton(
 
 
 def _newton_schulz(x, out, shapes, steps, coefficients) -> None:
-    path = _newton_schulz_triton if max(shapes[1::3]) <= _MOST_ROWS and use_triton(x) else newton_schulz_reference
-    path(x, out, shapes, steps, coefficients)
+    fits = use_triton(x) and max(shapes[1::3]) <= launch_sizes(x)[0].square_most
+    (_newton_schulz_triton if fits else newton_schulz_reference)(x, out, shapes, steps, coefficients)
 
 
 def _products(x, out, shapes, steps, coefficients) -> list[tuple[int, int]]:
@@ -279,7 +278,8 @@ def newton_schulz(x: Tensor, out: Tensor, shapes: Sequence[int], *, steps: int, 
     `X <- (a I + b X X' + c (X X')²) X` make of every matrix X of `x`, `coefficients` being a, b and c.
 
     x, out: flat [n], contiguous, of one floating dtype; `shapes` has three numbers for each of the batches [B, R, C]
-    that lie in them one after the other, R best no larger than C. The norm of every matrix is 1 at most.
+    that lie in them one after the other, R best no larger than C. The norm of every matrix is 1 at most. A graph can be
+    captured once a first call has brought these shapes to the device.
 
     Raises ValueError for buffers that the batches do not fill, of different dtypes, and for less than 1 step.
     """

@@ -64,7 +64,8 @@ def main() -> int:
             if not checkout.is_dir():
                 raise UserError(f"--peers: {checkout} is no folder; allowed: a checkout of {rival}, or other --rivals")
     first = read_first(arguments.data_dir) if "smoke" in stages and not arguments.tiny else None
-    check(arguments.device, arguments.data_dir, not arguments.tiny and ("campaign" in stages or first is None))
+    full = not arguments.tiny
+    check(arguments.device, arguments.data_dir, full and ("campaign" in stages or first is None), wants_gpu=full)
 
     out = arguments.out or Path(tempfile.mkdtemp(prefix="campaign-"))
     out.mkdir(parents=True, exist_ok=True)

@@ -52,18 +52,20 @@ def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
     return images, labels
 
 
-def check(device: str, folder: Path | None, wants_whole: bool) -> None:
-    """Raise UserError where torch does not find the device or, if it is wanted, the whole set: before any part fails of
-    that. In a process of its own, since the one that the parts are forked from must not touch either."""
+def check(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> None:
+    """Raise UserError where torch does not find the device (with `wants_gpu`, for "auto" a GPU) or, if it is
+    wanted, the whole set: before any part fails of that. In a process of its own, since the one that the parts are
+    forked from must not touch either."""
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        error = pool.apply(_error, (device, folder, wants_whole))
+        error = pool.apply(_error, (device, folder, wants_whole, wants_gpu))
     if error:
         raise UserError(error)
 
 
-def _error(device: str, folder: Path | None, wants_whole: bool) -> str | None:
+def _error(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> str | None:
     try:
-        resolve_device(device)
+        if resolve_device(device).type == "cpu" and device == "auto" and wants_gpu:
+            return "--device is auto, and torch finds no GPU here; allowed: --device cpu, to measure on one"
         if wants_whole:
             load_dataset("cifar10", folder)
     except UserError as error:

@@ -4,8 +4,10 @@ beside its path in plain torch. Part `compiled`: the operations beside what torc
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -26,39 +28,69 @@ Places = dict[str, int]
 
 
 def errors(campaign: Campaign) -> Iterator[Record]:
-    """The error of every operator in every form."""
+    """The error of every operator in every form. What raises is a finding, and the others have their turn."""
     known = {record["shape"] for record in campaign.records("kernels", "error")}
-    for case, places in cases(campaign):
+    found, failures = cases(campaign)
+    yield from failures
+    for case, places in found:
         if case.shape not in known:
-            found = case.relative_errors()
-            worst = max(found.values(), default=0.0)
-            yield {"what": "error", **_name(case, places), "relative_errors": found, "worst": worst}
+            yield _attempt(case.operation, partial(_error, case, places))
 
 
 def times(campaign: Campaign) -> Iterator[Record]:
     """The seconds of every operator in every form, the largest tensors first, since they carry the time; then of their
     paths in plain torch. What moves on a position in the epoch is timed with putting it back."""
     known = {(record["shape"], record["variant"]) for record in campaign.records("kernels", "speed")}
-    ordered = sorted(cases(campaign), key=lambda placed: -placed[0].bytes_moved)
+    found, failures = cases(campaign)
+    yield from failures
+    ordered = sorted(found, key=lambda placed: -placed[0].bytes_moved)
     bandwidth = copy_rate(campaign)["rate"]
-    for case, places in ordered:
-        if campaign.seconds_left > 0 and (case.shape, "kernel") not in known:
-            yield {**_name(case, places), **_speed(campaign, "kernel", case, case.again, bandwidth)}
-    with reference_path():
-        for case, places in ordered:
-            if campaign.seconds_left > 0 and (case.shape, "reference") not in known:
-                yield {**_name(case, places), **_speed(campaign, "reference", case, case.again, bandwidth)}
+    for variant, path in (("kernel", contextlib.nullcontext()), ("reference", reference_path())):
+        with path:
+            for case, places in ordered:
+                if campaign.seconds_left > 0 and (case.shape, variant) not in known:
+                    speed = partial(_speed, campaign, variant, case, case.again, bandwidth)
+                    yield {**_name(case, places), **_attempt(case.operation, speed)}
 
 
-def cases(campaign: Campaign) -> list[tuple[RecordedCase, Places]]:
-    """What a step of each stage and an evaluation of each recipe call, each form once, and where."""
+def cases(campaign: Campaign) -> tuple[list[tuple[RecordedCase, Places]], list[Record]]:
+    """What a step of each stage and an evaluation of each recipe call, each form once, and where; and a finding for
+    each that raises."""
     found: dict[str, tuple[RecordedCase, Places]] = {}
+    failures: list[Record] = []
     for name, recipe in main_recipes(campaign).items():
         for place, run in _pieces(Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)):
-            for case in record_cases(run):
+            try:
+                recorded = record_cases(run)
+            except RuntimeError as error:
+                failures.append(_finding(f"{name}, {place}", error))
+                continue
+            for case in recorded:
                 _, places = found.setdefault(case.shape, (case, {}))
                 places[f"{name}, {place}"] = case.calls
-    return list(found.values())
+    return list(found.values()), failures
+
+
+def _attempt(name: str, measure: Callable[[], Record]) -> Record:
+    try:
+        return measure()
+    except RuntimeError as error:
+        return _finding(name, error)
+
+
+def _finding(name: str, error: RuntimeError) -> Record:
+    traceback.print_exception(error)
+    return {"what": "finding", "program": name, "found": str(error).partition("\n")[0]}
+
+
+def _error(case: RecordedCase, places: Places) -> Record:
+    found = case.relative_errors()
+    return {
+        "what": "error",
+        **_name(case, places),
+        "relative_errors": found,
+        "worst": max(found.values(), default=0.0),
+    }
 
 
 def _pieces(trainer: Trainer) -> Iterator[tuple[str, Callable[[], object]]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import multiprocessing
@@ -29,6 +30,8 @@ _SOFT = 0.8
 _TOLD, _LOGGED = 60, 200
 """Last lines of what a part printed: in the record of its failure, and in the log."""
 _POLL = 0.02
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG, of <linux/prctl.h>."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class PartProcess:
 def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) -> None:
     """The part's own process."""
     os.setsid()
+    _end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
@@ -160,3 +164,10 @@ def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) 
     path, beside = campaign.path(part.file), {"beside": campaign.beside} if campaign.beside else {}
     for record in part.run(dataclasses.replace(campaign, wait_for_turn=wait_for_turn)):
         append_record(path, {"part": part.title, "time": round(time.time(), 1), **beside, **record})
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when its parent dies, by SIGKILL too: nobody else would hold it to its limit."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl:
+        prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -84,6 +84,10 @@ class TrainingStep:
                 scale=flat.model.logit_scale,
             )
         with record_function(PART + "backward"):
-            flat.backward(logits, gradient, halfway=self.optimizer.step_above)
+            flat.backward(logits, gradient, halfway=self._step_above)
         with record_function(PART + "optimiser"):
             self.optimizer.step()
+
+    def _step_above(self) -> None:
+        with record_function(PART + "optimiser"):
+            self.optimizer.step_above()

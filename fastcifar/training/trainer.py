@@ -39,7 +39,6 @@ from fastcifar.training.timeline import Epoch, Stage, Timeline
 OnStep = Callable[[int, int], None]
 OnEpoch = Callable[[EpochRow], None]
 _COLD = ColdStart()
-_MOST_EPOCHS_AHEAD = 10
 
 
 def train(
@@ -309,11 +308,7 @@ class Trainer:
         """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes
         what `run` begins by resetting, and the evaluated network."""
         recipe, model = self.recipe, self._evaluated.model
-        planner = Planner(recipe, self.dataset.train, seed=0)
-        # All at once, so that there is pinned memory for as many as a host that waits for nothing may be ahead.
-        epochs = self.timeline.epochs
-        for plan in [planner.prepare(epoch) for epoch in (epochs[-1], *epochs[:_MOST_EPOCHS_AHEAD])]:
-            plan(self._step.image_losses)
+        Planner(recipe, self.dataset.train, seed=0).prepare(self.timeline.epochs[-1])(self._step.image_losses)
         noise = self._noise(max(len(self.dataset.test), recipe.batch_size))
         if recipe.average.epochs:
             estimate_statistics(model, noise, recipe.batch_size, recipe.batch_size, self._evaluated.dtype)
@@ -327,7 +322,7 @@ class Trainer:
         def run() -> None:
             for stage in self.timeline.steps_by_stage():
                 self.step_on_noise(stage)()
-            with contextlib.suppress(torch.linalg.LinAlgError):  # of a whitening by what is in unwritten memory
+            with contextlib.suppress(RuntimeError):  # of LAPACK, of a whitening by what is in unwritten memory
                 self._warm_up_the_rest()
 
         compile_ahead(run, self.device)

@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 import torch
 
-from bench.campaign import images, smoke
+from bench.campaign import images, kernels, smoke
 from bench.campaign.campaign import Campaign, append_record, read_records
 from bench.campaign.captured import CaptureFailed, require_capture
 from bench.campaign.cold import cold
 from bench.campaign.faults import Faults
-from bench.campaign.kernels import compiled
+from bench.campaign.kernels import compiled, errors
 from bench.campaign.process import Part, PartProcess
 from bench.campaign.race import race
 from bench.campaign.recipes import VARIANTS, get_recipe
@@ -27,6 +27,7 @@ from bench.campaign.schedule import Stage
 from bench.campaign.timing import seconds_per_call
 from bench.campaign.trainings import trainings
 from bench.peers import PeerError
+from bench.recorded_cases import RecordedCase
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.training import Trainer
@@ -247,13 +248,13 @@ def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
         list(trainings(dataclasses.replace(tiny, faults=Faults(nocapture=frozenset(["davidnet"]))), "davidnet"))
 
 
-def test_waiting_is_an_error_from_the_first_step_of_an_epoch_to_its_last(one_thread, monkeypatch):
+def test_waiting_is_an_error_from_the_first_step_to_the_last(one_thread, monkeypatch):
     modes, trainer = [], Trainer(get_recipe("davidnet", tiny=True), make_synthetic(128, 32), "cpu")
     monkeypatch.setattr(smoke, "_set_waiting", lambda _, mode: modes.append(mode))
     average = trainer.timeline.is_averaged
     monkeypatch.setattr(trainer.timeline, "is_averaged", lambda step: modes.append(step) or average(step))
     run = smoke._run_strictly(trainer, 0)
-    assert modes == ["error", 1, 2, 3, 4, "default"]
+    assert modes == ["error", 1, 2, 3, 4, "default", "default"]
     assert run.seed == 0
 
 
@@ -265,6 +266,36 @@ def test_a_host_that_waits_is_a_finding_and_the_training_is_run_again(tiny, monk
     records = list(smoke.smoke(tiny, "speedrun94"))
     assert [record["what"] for record in records] == ["images", "training", "finding", "training", "training"]
     assert "called a synchronizing CUDA operation" in records[2]["found"]
+
+
+def test_an_operator_that_raises_is_a_finding_and_the_others_have_their_turn(tiny, one_thread, monkeypatch):
+    real = RecordedCase.relative_errors
+
+    def fails(case):
+        if case.operation == "flat_sgd":
+            raise RuntimeError("an illegal memory access\nand more")
+        return real(case)
+
+    monkeypatch.setattr(RecordedCase, "relative_errors", fails)
+    records = list(errors(tiny))
+    findings = [record for record in records if record["what"] == "finding"]
+    assert {record["program"] for record in findings} == {"flat_sgd"}
+    assert findings[0]["found"] == "an illegal memory access"
+    assert {record["operation"] for record in records if record["what"] == "error"} >= {"augment", "newton_schulz"}
+
+
+def test_a_step_that_raises_leaves_the_other_recipes_their_operators(tiny, one_thread, monkeypatch):
+    def pieces(trainer):
+        if trainer.recipe.network == "speedrun":
+            yield "stage 0", lambda: torch.ones(2) @ torch.ones(3)
+        else:
+            yield from real(trainer)
+
+    real = kernels._pieces
+    monkeypatch.setattr(kernels, "_pieces", pieces)
+    found, failures = kernels.cases(tiny)
+    assert [record["program"] for record in failures] == ["speedrun94, stage 0"]
+    assert {case.operation for case, _ in found} >= {"norm_act_pool", "cross_entropy_step"}
 
 
 def test_every_recipe_can_be_made():
