@@ -122,8 +122,8 @@ def compile_only() -> Iterator[list]:
     """Inside it `launch` compiles what it would launch, and launches nothing (outputs stay unwritten); gives the list
     of what Triton returns for each."""
     global _compiled
-    _compiled = compiled = []
+    before, _compiled = _compiled, []
     try:
-        yield compiled
+        yield _compiled
     finally:
-        _compiled = None
+        _compiled = before

@@ -36,11 +36,9 @@ class Sizes:
     matrix_warps: int
     square_rows: int
     """Rows of a square that a program of its steps holds: 16, the fewest that tensor cores take."""
-    square_depth: int
+    square_values: int
+    """Elements of a square that such a program reads at a time."""
     square_warps: int
-    square_most: int
-    """Rows of the largest square whose steps fit the registers and shared memory of a program, up to 8 and 270 bytes a
-    row; larger ones take plain torch."""
     norm_rows: int
     """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
     norm_channels: int
@@ -55,11 +53,11 @@ class Sizes:
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 512, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 256, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 512, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 8192, 8, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 8192, 8, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 8192, 8, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 512, 2048, 64, 1, 1, 1, 4)
+_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 65536, 1, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 _INTERPRETED_MULTIPROCESSORS = 1
 

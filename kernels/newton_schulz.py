@@ -27,6 +27,8 @@ from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
 
+_MOST_ROWS = 512
+"""A program holds its rows of a square in registers; larger squares take plain torch."""
 _FEW_STEPS = 3
 """Up to so many, squares may be rounded to TF32 (and on a CPU the first to x's dtype)."""
 
@@ -211,6 +213,7 @@ def _newton_schulz_triton(
     most_rows, align = max(shapes[1::3]), math.gcd(16, *shapes[1::3], *shapes[2::3])
     half = x.element_size() == 2
     precision = ("tf32" if steps <= _FEW_STEPS else "tf32x3") if half else "ieee"
+    side = max(16, 1 << (most_rows - 1).bit_length())
     gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)
 
     def tiles(height: int, width: int) -> int:
@@ -233,8 +236,8 @@ def _newton_schulz_triton(
             LAST=step == steps - 1,
             ALIGN=align,
             ROWS=sizes.square_rows,
-            SIDE=max(16, 1 << (most_rows - 1).bit_length()),
-            DEPTH=sizes.square_depth,
+            SIDE=side,
+            DEPTH=max(16, sizes.square_values // side),
             PRECISION=precision,
             num_warps=sizes.square_warps,
         )
@@ -247,8 +250,8 @@ def _newton_schulz_triton(
 
 
 def _newton_schulz(x, out, shapes, steps, coefficients) -> None:
-    fits = use_triton(x) and max(shapes[1::3]) <= launch_sizes(x)[0].square_most
-    (_newton_schulz_triton if fits else newton_schulz_reference)(x, out, shapes, steps, coefficients)
+    path = _newton_schulz_triton if max(shapes[1::3]) <= _MOST_ROWS and use_triton(x) else newton_schulz_reference
+    path(x, out, shapes, steps, coefficients)
 
 
 def _products(x, out, shapes, steps, coefficients) -> list[tuple[int, int]]:
