@@ -36,8 +36,8 @@ class Sizes:
     matrix_warps: int
     square_rows: int
     """Rows of a square that a program of its steps holds: 16, the fewest that tensor cores take."""
-    square_values: int
-    """Elements of a square that such a program reads at a time."""
+    square_depth: int
+    """Terms of the sum that its products take at a time; half as many in squares of more than 256 rows."""
     square_warps: int
     norm_rows: int
     """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
@@ -53,11 +53,11 @@ class Sizes:
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 8192, 8, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 8192, 8, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 8192, 8, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 65536, 1, 2048, 64, 1, 1, 1, 4)
+_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 _INTERPRETED_MULTIPROCESSORS = 1
 

@@ -237,7 +237,7 @@ def _newton_schulz_triton(
             ALIGN=align,
             ROWS=sizes.square_rows,
             SIDE=side,
-            DEPTH=max(16, sizes.square_values // side),
+            DEPTH=sizes.square_depth if side <= 256 else sizes.square_depth // 2,
             PRECISION=precision,
             num_warps=sizes.square_warps,
         )
