@@ -46,6 +46,11 @@ class FlatMuon(GroupOptimizer):
         self._beside = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
         self._stepped_above = False
 
+    def reset(self) -> None:
+        """Start again at step 0, whatever broke off a step before."""
+        super().reset()
+        self._stepped_above = False
+
     @torch.no_grad()
     def step_above(self) -> None:
         """Update the filters above the first block; on CUDA in a stream of their own, while the backward pass goes on:
