@@ -33,13 +33,14 @@ def trainings(campaign: Campaign, recipe: str) -> Iterator[Record]:
     began = time.monotonic()
     trainer = Trainer(get_recipe(recipe, campaign.tiny), dataset(campaign), campaign.device)
     longest = 0.0
-    for seed in (seed for seed in range(wanted) if seed not in done):
+    for number, seed in enumerate(seed for seed in range(wanted) if seed not in done):
         if campaign.seconds_left < longest:
             return
-        first, started = not longest, time.monotonic()
+        started = time.monotonic()
         run = trainer.run(seed, eval_every=0)
-        yield training(campaign, recipe, run, first, started - began, clocks=seed % _EVERY == 0)
-        longest = max(longest, time.monotonic() - started)
+        yield training(campaign, recipe, run, number == 0, started - began, clocks=seed % _EVERY == 0)
+        if number:  # the first also compiles and captures, for longer than many others take
+            longest = max(longest, time.monotonic() - started)
 
 
 def training(campaign: Campaign, recipe: str, run: Run, first: bool, setup: float, clocks: bool = True) -> Record:

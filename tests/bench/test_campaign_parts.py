@@ -248,6 +248,22 @@ def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
         list(trainings(dataclasses.replace(tiny, faults=Faults(nocapture=frozenset(["davidnet"]))), "davidnet"))
 
 
+def test_a_long_first_training_does_not_end_the_part_before_its_time(tiny, one_thread, monkeypatch):
+    clock, real = [0.0], Trainer.run
+
+    def run(trainer, seed, **how):
+        clock[0] += 10.0 if seed == 0 else 1.0
+        return real(trainer, seed, **how)
+
+    monkeypatch.setattr(Trainer, "run", run)
+    monkeypatch.setattr("bench.campaign.trainings._WANTED", {"speedrun94": 20})
+    monkeypatch.setattr("bench.campaign.campaign.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("bench.campaign.trainings.dataset", lambda campaign: make_synthetic(64, 16))
+    monkeypatch.setattr("bench.campaign.trainings.get_recipe", lambda name, _: get_recipe(name, tiny=True))
+    few = dataclasses.replace(tiny, tiny=False, ends=15.0)
+    assert [record["seed"] for record in trainings(few, "speedrun94")] == [0, 1, 2, 3, 4, 5]
+
+
 def test_waiting_is_an_error_from_the_first_step_to_the_last(one_thread, monkeypatch):
     modes, trainer = [], Trainer(get_recipe("davidnet", tiny=True), make_synthetic(128, 32), "cpu")
     monkeypatch.setattr(smoke, "_set_waiting", lambda _, mode: modes.append(mode))
