@@ -245,7 +245,8 @@ def augment(
     _check("cutouts", cutouts, torch.int32, (count, 4))
     _check("jitter", jitter, torch.float32, (count, 2))
     _check("position", position, torch.int64, (1,))
-    if (position is None) != (batch is None) or not 0 <= (batch or 0) <= count:
+    fits = batch is None if position is None else batch is not None and 1 <= batch <= count
+    if not fits:
         raise ValueError(f"batch is {batch} of {count} choices; allowed: 1 to all with a position, None without")
     side = images.shape[1] if size is None else size
     return torch.ops.fastcifar.augment(

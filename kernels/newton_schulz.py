@@ -81,6 +81,14 @@ def _fields(table_ptr, ALIGN: tl.constexpr):
 
 
 @kernel()
+def _places(width, TILE: tl.constexpr):
+    """Rows and columns of this program's tile of a matrix `width` columns wide."""
+    across = tl.cdiv(width, TILE)
+    inside = tl.arange(0, TILE)
+    return tl.program_id(0) // across * TILE + inside, tl.program_id(0) % across * TILE + inside
+
+
+@kernel()
 def _tile(matrix_ptr, down, across, height, width):
     """Of a matrix [height, width] the elements in the rows `down` and columns `across`; zeros outside."""
     inside = (down < height)[:, None] & (across < width)[None, :]
@@ -105,9 +113,7 @@ def _gram_kernel(
     PRECISION: tl.constexpr,
 ):
     start, rows, columns, place = _fields(table_ptr, ALIGN)
-    across = tl.cdiv(rows, TILE)
-    down = (tl.program_id(0) // across) * TILE + tl.arange(0, TILE)
-    over = (tl.program_id(0) % across) * TILE + tl.arange(0, TILE)
+    down, over = _places(rows, TILE)
     total = tl.zeros([TILE, TILE], tl.float32)
     for first in range(0, columns, DEPTH):
         depth = first + tl.arange(0, DEPTH)
@@ -181,9 +187,7 @@ def _apply_kernel(
     PRECISION: tl.constexpr,
 ):
     start, rows, columns, place = _fields(table_ptr, ALIGN)
-    across = tl.cdiv(columns, TILE)
-    down = (tl.program_id(0) // across) * TILE + tl.arange(0, TILE)
-    over = (tl.program_id(0) % across) * TILE + tl.arange(0, TILE)
+    down, over = _places(columns, TILE)
     total = tl.zeros([TILE, TILE], tl.float32)
     for first in range(0, rows, DEPTH):
         depth = first + tl.arange(0, DEPTH)

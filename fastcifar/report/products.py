@@ -70,8 +70,8 @@ class Count:
     """Read and written by all operators that are no products, each reading its operands once and writing its results
     once. What a fused kernel reads a second time is not in it, nor is what a cache saves."""
     operators: int = 0
-    """Calls that compute or move something, each gradient of a convolution being one: so many launches of a GPU at the
-    least."""
+    """Calls that compute or move something, each gradient of a convolution being one, and each launch of an operator
+    that tells the products in it: so many launches of a GPU at the least."""
     activation_bytes: int = 0
     """Kept from the forward for the backward pass, parameters and buffers apart."""
     parameters: int = 0

@@ -83,8 +83,9 @@ def test_a_position_and_the_batch_belong_together():
     for wrong in ({"batch": 2}, {"position": torch.zeros(1, dtype=torch.int64)}):
         with pytest.raises(ValueError, match=r"^batch is .* of 4 choices; allowed: 1 to all with a position"):
             augment(images, indices, offsets, **wrong)
-    with pytest.raises(ValueError, match=r"^batch is 5 of 4 choices"):
-        augment(images, indices, offsets, position=torch.zeros(1, dtype=torch.int64), batch=5)
+    for batch in (0, 5):
+        with pytest.raises(ValueError, match=rf"^batch is {batch} of 4 choices"):
+            augment(images, indices, offsets, position=torch.zeros(1, dtype=torch.int64), batch=batch)
     with pytest.raises(ValueError, match=r"^position is torch.float32 \[1\]; allowed: torch.int64 \[1\]"):
         augment(images, indices, offsets, position=torch.zeros(1), batch=2)
 
