@@ -105,14 +105,15 @@ class RecordedCase:
         with reference_path():
             return self.kernel(*arguments)
 
-    def again(self, *arguments: object) -> None:
+    def again(self, *arguments: object) -> object:
         """Call the operator, and put back the integers that it has changed, such as the position in an epoch: else the
         next call would go beyond the epoch's end."""
         places = [place for place in self._changed().values() if _is_integer(arguments[place])]
         before = [arguments[place].clone() for place in places]
-        self.kernel(*arguments)
+        results = self.kernel(*arguments)
         for place, values in zip(places, before, strict=True):
             arguments[place].copy_(values)
+        return results
 
     def relative_errors(self) -> dict[str, float]:
         """By result, and argument that is changed: ||kernel - reference|| / ||reference||, the reference being computed

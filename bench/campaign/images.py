@@ -21,6 +21,7 @@ from fastcifar.data import Dataset, Split, load_dataset
 from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, fingerprint
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
+from fastcifar.kernels.launch import use_triton
 from fastcifar.training import resolve_device
 
 FIRST, HELD = 30_000, 5_000
@@ -66,6 +67,8 @@ def _error(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool)
     try:
         if resolve_device(device).type == "cpu" and device == "auto" and wants_gpu:
             return "--device is auto, and torch finds no GPU here; allowed: --device cpu, to measure on one"
+        if resolve_device(device).type == "cuda" and not use_triton(torch.empty(0, device="cuda")):
+            return "Triton does not work here, and plain torch in place of the kernels is not what the campaign measures"
         if wants_whole:
             load_dataset("cifar10", folder)
     except UserError as error:

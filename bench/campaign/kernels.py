@@ -59,7 +59,10 @@ def cases(campaign: Campaign) -> tuple[list[tuple[RecordedCase, Places]], list[R
     found: dict[str, tuple[RecordedCase, Places]] = {}
     failures: list[Record] = []
     for name, recipe in main_recipes(campaign).items():
-        for place, run in _pieces(Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)):
+        trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
+        if campaign.device.type == "cuda":
+            trainer.compile_kernels()  # else one would compile after the other
+        for place, run in _pieces(trainer):
             try:
                 recorded = record_cases(run)
             except RuntimeError as error:

@@ -18,6 +18,7 @@ from bench.campaign.kernels import compiled, errors, times
 from bench.campaign.process import GRACE, Part, PartProcess
 from bench.campaign.race import TINY_RIVAL, race
 from bench.campaign.recipes import MAIN, OTHER_SEARCH
+from bench.campaign.sizes import sizes
 from bench.campaign.smoke import smoke
 from bench.campaign.steps import steps
 from bench.campaign.trainings import trainings
@@ -78,7 +79,11 @@ PLANS: dict[str, tuple[Part, ...]] = {
 }
 """What each stage does, in order of value; shares may sum to more than the whole."""
 
-BY_NAME = (Part("cold", cold, "cold", 0.9), Part("compiled", compiled, "kernels", 0.9))
+BY_NAME = (
+    Part("cold", cold, "cold", 0.9),
+    Part("compiled", compiled, "kernels", 0.9),
+    Part("sizes", sizes, "sizes", 0.9),
+)
 """Parts of the campaign that run only where they are asked for by name."""
 RACE = "race"
 

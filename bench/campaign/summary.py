@@ -122,6 +122,21 @@ def _cold(records: list[Record]) -> Iterator[str]:
         yield f"{record['program']}: {record['process_seconds']:.1f} s from process start to the first accuracy"
 
 
+def _sizes(records: list[Record]) -> Iterator[str]:
+    """Of each operator what a step of all forms would take with the best sizes for all, and with those of now."""
+    for operation, found in _by(_of(records, "sizes"), "operation").items():
+        forms = len({record["shape"] for record in found})
+        seconds: dict[str, list[float]] = {}
+        for record in found:
+            fields = ", ".join(f"{name} {value}" for name, value in record["sizes"].items())
+            calls = sum(record["places"].values())
+            seconds.setdefault("now" if record["now"] else fields, []).append(record["seconds"] * calls)
+        totals = {fields: sum(times) for fields, times in seconds.items() if len(times) == forms}
+        best = min(totals, key=totals.__getitem__, default="now")
+        if "now" in totals:
+            yield f"{operation}: {totals['now'] * 1e6:.1f} us now, {totals[best] * 1e6:.1f} us with {best}"
+
+
 def _of(records: list[Record], what: str) -> list[Record]:
     return [record for record in records if record["what"] == what]
 
@@ -172,5 +187,6 @@ _SHOWN: dict[str, Callable[[list[Record]], Iterator[str]]] = {
     "steps": _steps,
     "kernels": _kernels,
     "cold": _cold,
+    "sizes": _sizes,
 }
 """The files in order of value, the first being the last to be cut."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 
+from fastcifar.training.capture import record
 from fastcifar.training.stopwatch import Stopwatch
 
 
@@ -41,14 +42,10 @@ def _captured_row(call: Callable[[], object], calls: int) -> Callable[[], None] 
     with torch.cuda.stream(side):
         call()
     torch.cuda.current_stream().wait_stream(side)
-    before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
-            held = [call() for _ in range(calls)]  # else all would write the same memory, and find it in the cache
-        del held
+        # Every result is held: else all would be written to the same memory, and found in the cache.
+        graph = record(lambda: [call() for _ in range(calls)])
     except RuntimeError:
-        torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
-        torch.cuda.synchronize()
         return None
     graph.replay()
     return graph.replay

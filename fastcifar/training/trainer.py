@@ -283,11 +283,11 @@ class Trainer:
         if self._replays:
             return
         stages = self.timeline.steps_by_stage()
-        self._replays = dict.fromkeys(stages, self._step)
+        replays = dict.fromkeys(stages, self._step)
         on_cuda, captures = self.device.type == "cuda", not self._not_captured
         with self.phases("kernel compilation"):
             if on_cuda:
-                self._compile_kernels()
+                self.compile_kernels()
             if self._compiled or (on_cuda and not captures):
                 for stage in stages:
                     self.step_on_noise(stage)()
@@ -298,11 +298,14 @@ class Trainer:
                 for stage in stages:
                     warm_up = self.step_on_noise(stage)
                     self._step.begin_epoch(loader.plan(0, stage.size))
-                    self._replays[stage], failure = capture(self._step, warm_up, pool)
-                    self._not_captured = self._not_captured or failure
+                    replays[stage], self._not_captured = capture(self._step, warm_up, pool)
+                    if self._not_captured:  # what has failed once leaves the pool unfit for another
+                        break
+                    replays[stage]()  # the first one also loads it
         if on_cuda:
             with self.phases("warm-up"):
                 self._warm_up_the_rest()
+        self._replays = replays
 
     def _warm_up_the_rest(self) -> None:
         """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes
@@ -316,7 +319,7 @@ class Trainer:
         evaluate(model, noise, how.tta, how.batch_size, how.tta_share, how.tta_shifted)
         self._flat.model.fit_whitening(noise.images)
 
-    def _compile_kernels(self) -> None:
+    def compile_kernels(self) -> None:
         """Compile the Triton kernels of every stage and of the rest, found by running it all."""
 
         def run() -> None:
