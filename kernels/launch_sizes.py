@@ -14,6 +14,21 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class NormSizes:
+    """What a pass of `norm_act_pool` is launched with."""
+
+    rows: int
+    """Pixels per tile; half of it where the 2x2 windows are accessed too."""
+    channels: int
+    """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
+    warps: int
+    stages: int
+    """Tiles on their way from memory at once, one of which is worked on; 1: the next is asked for when it is needed."""
+    programs: int
+    """Programs that a multiprocessor runs at once: its 65536 registers, by those of a program's threads."""
+
+
+@dataclass(frozen=True)
 class Sizes:
     """What one generation launches. Blocks are powers of two, as `tl.arange` needs."""
 
@@ -39,25 +54,24 @@ class Sizes:
     square_depth: int
     """Terms of the sum that its products take at a time; half as many in squares of more than 256 rows."""
     square_warps: int
-    norm_rows: int
-    """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
-    norm_channels: int
-    """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
-    norm_warps: int
-    norm_programs: int
-    """Programs of its forward pass that a multiprocessor runs at once: up to 80 of the 65536 registers a thread."""
-    norm_gradient_programs: int
-    """Programs of its backward pass that a multiprocessor runs at once: up to 128 registers a thread."""
+    norm: NormSizes
+    """Of `norm_act_pool`'s forward pass and inference."""
+    norm_gradient: NormSizes
+    """Of its backward pass."""
     norm_partials: int
-    """Programs per group, at most: every program of the second launch merges their partial sums."""
+    """Programs of a first launch per group, at most: every program of the second merges their partial sums."""
 
 
+_NORM = (NormSizes(128, 32, 8, 1, 3), NormSizes(128, 32, 8, 1, 2))
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 2048, 64, 1, 1, 1, 4)
+_INTERPRETED = Sizes(
+    *(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1),
+    *(NormSizes(2048, 64, 1, 1, 1), NormSizes(2048, 64, 1, 1, 1), 4),
+)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 _INTERPRETED_MULTIPROCESSORS = 1
 

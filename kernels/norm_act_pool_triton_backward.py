@@ -29,14 +29,19 @@ def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
 
 
 @kernel()
-def _normal_and_slope(
-    gradient_ptr, in_ptr, places, mask, mean, deviation, scale, bias, alpha, ACTIVATION: tl.constexpr
-):
-    """Of a tile: the normalised values, and the gradient before the activation."""
-    values = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32)
-    normal = tl.where(mask, (values - mean[None, :]) * deviation[None, :], 0.0)
+def _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
+    """Of a tile: the values less their mean, and the gradient before the activation, zero outside `mask`."""
+    centred = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32) - mean[None, :]
     gradient = tl.load(gradient_ptr + places, mask, other=0.0).to(tl.float32)
-    return normal, _sloped(gradient, normal * scale[None, :] + bias[None, :], alpha, ACTIVATION)
+    return centred, _sloped(gradient, centred * factor[None, :] + bias[None, :], alpha, ACTIVATION)
+
+
+@kernel()
+def _factor(deviation, scale_ptr, columns, real):
+    """What centred values are multiplied by: 1 / their standard deviation, times the scale if there is one."""
+    if scale_ptr is not None:
+        deviation *= tl.load(scale_ptr + columns, real, other=0.0)
+    return deviation
 
 
 @kernel(do_not_specialize=["group_rows", "program_rows"])
@@ -56,6 +61,7 @@ def _slope_sums_kernel(
     ACTIVATION: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     group = tl.program_id(2)
     first = tl.program_id(0) * program_rows
@@ -64,24 +70,20 @@ def _slope_sums_kernel(
     real = columns < channels
     mean = tl.load(mean_ptr + group * channels + columns, real, other=0.0)
     deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
+    factor = _factor(deviation, scale_ptr, columns, real)
     bias = tl.load(bias_ptr + columns, real, other=0.0)
-    scale = tl.full([CHANNELS], 1.0, tl.float32)
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + columns, real, other=0.0)
     sums = tl.zeros([ROWS, CHANNELS], tl.float32)
     products = tl.zeros([ROWS, CHANNELS], tl.float32)
-    for start in range(first, last, ROWS):
+    for start in tl.range(first, last, ROWS, num_stages=STAGES):
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & real[None, :]
         places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
-        normal, slope = _normal_and_slope(
-            gradient_ptr, in_ptr, places, mask, mean, deviation, scale, bias, alpha, ACTIVATION
-        )
+        centred, slope = _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
         sums += slope
-        products += slope * normal
+        products += slope * centred
     partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
     tl.store(partial, tl.sum(sums, axis=0), real)
-    tl.store(partial + channels, tl.sum(products, axis=0), real)
+    tl.store(partial + channels, tl.sum(products, axis=0) * deviation, real)
 
 
 @kernel()
@@ -122,6 +124,7 @@ def _gradient_kernel(
     PARTIALS: tl.constexpr,  # partial sums read at once, a power of two
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     group = tl.program_id(2)
     first = tl.program_id(0) * program_rows
@@ -140,20 +143,17 @@ def _gradient_kernel(
     sums, products = _merged(partial_ptr, group * partials, (group + 1) * partials, columns, channels, PARTIALS)
     mean = tl.load(mean_ptr + group * channels + columns, real, other=0.0)
     deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
+    factor = _factor(deviation, scale_ptr, columns, real)
     bias = tl.load(bias_ptr + columns, real, other=0.0)
-    scale = tl.full([CHANNELS], 1.0, tl.float32)
-    if scale_ptr is not None:
-        scale = tl.load(scale_ptr + columns, real, other=0.0)
-    for start in range(first, last, ROWS):
+    sums /= group_rows
+    products *= deviation / group_rows
+    for start in tl.range(first, last, ROWS, num_stages=STAGES):
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & real[None, :]
         all_rows = group * group_rows + rows
         places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
-        normal, slope = _normal_and_slope(
-            gradient_ptr, in_ptr, places, mask, mean, deviation, scale, bias, alpha, ACTIVATION
-        )
-        rest = (sums[None, :] + normal * products[None, :]) / group_rows
-        gradient = (slope - rest) * (deviation * scale)[None, :]
+        centred, slope = _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
+        gradient = (slope - (centred * products[None, :] + sums[None, :])) * factor[None, :]
         if POOL:
             corners = x_gradient_ptr + window_corner(all_rows, height, width)[:, None] * channels + columns[None, :]
             argmax = tl.load(argmax_ptr + places, mask, other=0)
@@ -192,7 +192,7 @@ def triton_backward(
     groups, pool = len(mean), argmax is not None
     channels, height, width = x_gradient.shape[1:]
     bias_gradient, scale_gradient = torch.empty_like(bias), torch.empty_like(bias)
-    first = Tiling(inputs, groups, gradient=True)
+    first = Tiling(inputs, groups, gradient=True, partial=True)
     second = Tiling(inputs, groups, gradient=True, windows=pool)
     partial = first.new_partials(inputs)
     launch(
@@ -202,6 +202,7 @@ def triton_backward(
         *(first.group_rows, first.program_rows, channels, alpha, eps),
         ACTIVATION=activation,
         **first.tile,
+        **first.stages,
     )
     launch(
         _gradient_kernel,
@@ -213,5 +214,6 @@ def triton_backward(
         ODD=pool and bool(height % 2 or width % 2),
         **second.partials,
         **second.tile,
+        **second.stages,
     )
     return bias_gradient, scale_gradient

@@ -68,7 +68,7 @@ def _error(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool)
         if resolve_device(device).type == "cpu" and device == "auto" and wants_gpu:
             return "--device is auto, and torch finds no GPU here; allowed: --device cpu, to measure on one"
         if resolve_device(device).type == "cuda" and not use_triton(torch.empty(0, device="cuda")):
-            return "Triton does not work here, and plain torch in place of the kernels is not what the campaign measures"
+            return "Triton does not work here, and without it the kernels are not what is measured"
         if wants_whole:
             load_dataset("cifar10", folder)
     except UserError as error:

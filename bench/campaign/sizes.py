@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 from unittest.mock import patch
 
 from bench.campaign.campaign import Campaign, Record
@@ -15,16 +16,19 @@ from bench.campaign.kernels import Places, cases
 from bench.campaign.timing import seconds_per_call
 from bench.recorded_cases import RecordedCase
 from fastcifar.kernels import compile_ahead, launch_sizes
+from fastcifar.kernels.launch_sizes import NormSizes
 
-Fields = dict[str, int]
+Fields = dict[str, Any]
 """Fields of `launch_sizes.Sizes` with their values."""
 
-_NORM = {"norm_rows": (64, 128, 256), "norm_channels": (32, 64), "norm_warps": (4, 8)}
+_TILES = ((64, 32, 4), (64, 32, 8), (128, 32, 8), (32, 64, 4), (32, 64, 8), (64, 64, 8), (128, 64, 8))
+"""Rows, channels and warps of `norm_act_pool`'s tiles: 8 to 32 elements a thread."""
+_NORM = [NormSizes(*tile, stages, programs) for tile in _TILES for stages in (1, 2, 3) for programs in (2, 3, 4, 6, 8)]
 _FILTERS = {"muon_block": (1024, 2048, 4096), "muon_warps": (4, 8)}
-OTHERS: dict[str, tuple[dict[str, Sequence[int]], ...]] = {
-    "norm_act_pool": ({**_NORM, "norm_programs": (2, 3, 4, 6)},),
-    "norm_act_pool_backward": ({**_NORM, "norm_gradient_programs": (1, 2, 3, 4)},),
-    "norm_act_pool_inference": (_NORM,),
+OTHERS: dict[str, tuple[dict[str, Sequence[Any]], ...]] = {
+    "norm_act_pool": ({"norm": _NORM},),
+    "norm_act_pool_backward": ({"norm_gradient": _NORM},),
+    "norm_act_pool_inference": ({"norm": [NormSizes(*tile, stages=1, programs=1) for tile in _TILES]},),
     "augment": ({"augment_block": (512, 1024, 2048, 4096), "augment_warps": (2, 4, 8)},),
     "flat_sgd": ({"flat_block": (1024, 2048, 4096), "flat_warps": (4, 8)},),
     "muon_direction": (_FILTERS,),
@@ -43,7 +47,7 @@ def sizes(campaign: Campaign) -> Iterator[Record]:
     out."""
     found, failures = cases(campaign)
     yield from failures
-    known = {(record["shape"], *sorted(record["sizes"].items())) for record in campaign.records("sizes", "sizes")}
+    known = {(record["shape"], str(record["sizes"])) for record in campaign.records("sizes", "sizes")}
     wanted = [(case, places) for case, places in found if case.operation in OTHERS and _is_wanted(places)]
     wanted.sort(key=lambda placed: -placed[0].bytes_moved)
     tried = [(case, places, _tried(case.operation, campaign)) for case, places in wanted]
@@ -53,12 +57,13 @@ def sizes(campaign: Campaign) -> Iterator[Record]:
         for fields in combinations:
             if campaign.seconds_left < 0:
                 return
-            if (case.shape, *sorted(fields.items())) in known:
+            told = {name: _told(value) for name, value in fields.items()}
+            if (case.shape, str(told)) in known:
                 continue
             calls, repeats = (1, 1) if campaign.tiny else (20, 3)
             with contextlib.suppress(RuntimeError), _launched_with(fields):
                 seconds = seconds_per_call(lambda: case.again(*next(turn)), campaign.device, calls, repeats)  # noqa: B023
-                name = {"operation": case.operation, "shape": case.shape, "places": places, "sizes": fields}
+                name = {"operation": case.operation, "shape": case.shape, "places": places, "sizes": told}
                 yield {"what": "sizes", **name, "now": fields == combinations[0], "seconds": seconds}
 
 
@@ -71,16 +76,19 @@ def _tried(operation: str, campaign: Campaign) -> list[Fields]:
     present, combinations = _present(campaign), []
     for grid in OTHERS[operation]:
         combinations += [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    others = [fields for fields in combinations if fields.items() - present.items()]
-    names = {name for grid in OTHERS[operation] for name in grid}
-    now = {name: value for name, value in present.items() if name in names}
+    others = [fields for fields in combinations if any(getattr(present, name) != fields[name] for name in fields)]
+    now = {name: getattr(present, name) for grid in OTHERS[operation] for name in grid}
     return [now, *(others[:1] if campaign.tiny else others)]
 
 
-def _present(campaign: Campaign) -> Fields:
-    is_cuda = campaign.device.type == "cuda"
-    found = launch_sizes._device_sizes(campaign.device.index or 0)[0] if is_cuda else launch_sizes._INTERPRETED
-    return dataclasses.asdict(found)
+def _present(campaign: Campaign) -> launch_sizes.Sizes:
+    if campaign.device.type == "cuda":
+        return launch_sizes._device_sizes(campaign.device.index or 0)[0]
+    return launch_sizes._INTERPRETED
+
+
+def _told(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
 
 
 @contextlib.contextmanager

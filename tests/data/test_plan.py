@@ -216,7 +216,7 @@ def test_a_plan_for_a_device_is_finished_there_without_reading_a_value(augment, 
     assert {tensor.device.type for name in TENSORS if (tensor := getattr(plan, name)) is not None} == {"meta"}
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize("visited", [None, [3, 5, 6, 10, 40]])
 def test_a_plan_for_a_gpu_is_that_for_the_host_and_waits_for_nothing(visited):
     visited = None if visited is None else torch.tensor(visited)

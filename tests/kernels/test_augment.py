@@ -159,7 +159,7 @@ def test_compiles_into_one_graph(path, device):
     assert torch.equal(compiled(*arguments), augment(*arguments, MEAN, STD) * 2)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_a_captured_graph_replays_with_new_choices(path):
     static, fresh = on("cuda", choices(4)), on("cuda", choices(4))
     augment(*static, MEAN, STD)

@@ -191,7 +191,7 @@ def test_compiles_into_one_graph(path, device):
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_a_captured_graph_replays_with_new_logits(path):
     logits = torch.randn(37, 10, device="cuda", requires_grad=True)
     labels, fresh = torch.randint(10, (37,), device="cuda"), torch.randn(37, 10, device="cuda")

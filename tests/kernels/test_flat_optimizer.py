@@ -120,7 +120,7 @@ def test_compiles_into_one_graph(path, device):
     assert all(torch.equal(*pair) for pair in zip(*both, strict=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_a_captured_graph_replays_with_the_next_rate(path):
     rates, step = torch.tensor([0.0, 0.5], device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
     weights, grads, velocity, ema = (torch.randn(100, device="cuda") for _ in range(4))

@@ -37,7 +37,8 @@ def check(assert_close, given_tensors, dtype, **constants):
     for number, (out, expected) in enumerate(
         zip(results, run(norm_act_pool_reference, *exact, **constants), strict=True)
     ):
-        assert_close(out, expected, torch.float32 if number in (1, 2) else dtype)
+        # Gradients are sums of terms of about 1, which may cancel: in a group of one pixel that of x is 0.
+        assert_close(out, expected, torch.float32 if number in (1, 2) else dtype, least=0.1 if number > 2 else 1e-30)
     assert results[0].is_contiguous(memory_format=torch.channels_last)
     assert [result.dtype for result in results[:4]] == [dtype, torch.float32, torch.float32, dtype]
 
@@ -106,7 +107,7 @@ def test_statistics_do_not_cancel_when_the_mean_is_far_from_zero(path, device, a
     out, mean, var = norm_act_pool(x, bias, activation="none")
     expected = norm_act_pool_reference(x.double(), bias.double(), activation="none")
     assert_close(mean, expected[1], torch.float32)
-    assert ((var - expected[2]) / expected[2]).abs().max() < 1e-4
+    assert ((var - expected[2]) / expected[2]).abs().max() < 3e-4
     assert (out - expected[0]).abs().max() < 0.02  # the float32 steps of x itself are 0.001
 
 
@@ -261,7 +262,7 @@ def test_compiles_into_one_graph(path, device, pool):
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize("pool", [False, True])
 def test_a_captured_graph_replays_with_new_images(path, pool):
     x, bias, scale, residual, gradient = tensors((4, 8, 6, 6), pool=pool, residual=True, device="cuda")

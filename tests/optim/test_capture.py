@@ -14,7 +14,7 @@ STEPS = 7
 NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 @pytest.mark.parametrize("every", [0, 3], ids=["alone", "lookahead"])
 @pytest.mark.parametrize("name", ["sgd", "muon", "lars"])
 def test_a_replayed_step_is_the_step(name, every):
@@ -52,7 +52,7 @@ def test_a_replayed_step_is_the_step(name, every):
     assert not torch.equal(replayed.groups[0].weights, make_flat().groups[0].weights)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_a_step_that_cannot_be_recorded_is_left_as_it_is_with_the_reason():
     total = torch.zeros(1, device="cuda")
 

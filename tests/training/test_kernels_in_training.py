@@ -26,12 +26,18 @@ SPEEDRUN = dataclasses.replace(
 )
 
 
+@pytest.fixture(autouse=True)
+def on_the_cpu():
+    """Not here: compiled kernels need a GPU, interpreted ones none."""
+
+
 @pytest.mark.parametrize("recipe", [DAVIDNET, SPEEDRUN], ids=lambda recipe: recipe.network)
 def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch, recipe):
     pytest.importorskip("triton")
     # An interpreted program takes milliseconds whatever its size: few large ones.
+    norm = dataclasses.replace(launch_sizes._INTERPRETED.norm, rows=2048, channels=16)
     large = dataclasses.replace(
-        launch_sizes._INTERPRETED, augment_block=1 << 15, flat_block=1 << 17, norm_rows=2048, norm_channels=16
+        launch_sizes._INTERPRETED, augment_block=1 << 15, flat_block=1 << 17, norm=norm, norm_gradient=norm
     )
     monkeypatch.setattr(launch_sizes, "_INTERPRETED", large)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

@@ -138,7 +138,7 @@ def test_a_loss_that_is_no_number_is_named_rightly_however_late_it_is_read(monke
     assert steps[-1] == (12 if behind else 8)  # what is there is read, and what is not yet is not waited for
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="waiting is counted on a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("captured", [True, False])
 @pytest.mark.parametrize("name", RECIPES)
 def test_nothing_waits_for_the_device_from_the_first_step_to_the_last(monkeypatch, name, captured):

@@ -49,8 +49,6 @@ EVERYTHING = dataclasses.replace(
 )
 """Three stages in four epochs: small crops, small crops with the bias frozen, and whole images with it frozen."""
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-
 
 @pytest.fixture(scope="module")
 def data():
@@ -264,7 +262,7 @@ def test_a_step_on_noise_trains_at_its_stages_size_as_often_as_one_likes_and_lea
     assert same_weights(trainer.run(3), train(recipe, few, seed=3)) or trainer.device.type == "cuda"
 
 
-@cuda
+@pytest.mark.gpu
 def test_each_stage_is_captured_once_and_replayed(data):
     recipe = dataclasses.replace(EVERYTHING, dtype="float32")
     trainer = Trainer(recipe, data.to("cuda"), "cuda")
@@ -276,7 +274,7 @@ def test_each_stage_is_captured_once_and_replayed(data):
     assert [row.train_loss for row in first.rows] == pytest.approx([row.train_loss for row in second.rows], rel=0.1)
 
 
-@cuda
+@pytest.mark.gpu
 @pytest.mark.parametrize("optim", ["sgd", "muon"])
 def test_captured_stages_train_as_the_steps_themselves_do(data, optim):
     rates = dataclasses.replace(EVERYTHING.optim, name=optim, bias_lr=0.05, head_lr=0.05)

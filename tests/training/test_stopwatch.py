@@ -57,7 +57,7 @@ def test_a_lap_is_over_when_the_device_has_come_to_its_end(monkeypatch):
     assert [lap.over for lap in laps] == [True, False]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+@pytest.mark.gpu
 def test_a_gpu_is_not_waited_for_between_blocks():
     watch, laps = Stopwatch(torch.device("cuda")), []
     for _ in range(2):
