@@ -26,6 +26,7 @@ OTHERS: dict[str, tuple[dict[str, Sequence[int]], ...]] = {
     "norm_act_pool_backward": ({**_NORM, "norm_gradient_programs": (1, 2, 3, 4)},),
     "norm_act_pool_inference": (_NORM,),
     "augment": ({"augment_block": (512, 1024, 2048, 4096), "augment_warps": (2, 4, 8)},),
+    "whiten": ({"whiten_pixels": (32, 64, 128, 256), "whiten_warps": (1, 2, 4, 8)},),
     "flat_sgd": ({"flat_block": (1024, 2048, 4096), "flat_warps": (4, 8)},),
     "muon_direction": (_FILTERS,),
     "muon_update": (_FILTERS,),
