@@ -44,7 +44,7 @@ def normal_distribution(y):
     """Of the standard normal distribution: what lies below y, and exp(-y * y / 2). By Abramowitz and Stegun's 7.1.26,
     to 1e-7: with `tl.erf`, which does not share its exponential with the density, these kernels have up to a third more
     instructions, and those bind them, not bytes."""
-    bell = tl.exp(-0.5 * y * y)
+    bell = tl.exp2(-0.7213475204 * y * y)  # exp(-y * y / 2), one instruction and no care of values below 1e-38
     wide = 1 + 0.23164189 * tl.abs(y)  # 0.3275911 / sqrt(2)
     t = tl.rsqrt(wide * wide)  # 1 / wide, in one instruction
     tail = ((((0.5307027145 * t - 0.7265760135) * t + 0.7107068705) * t - 0.142248368) * t + 0.127414796) * t * bell
