@@ -174,6 +174,20 @@ def augment(batch: int, count: int, device: torch.device, dtype: torch.dtype) ->
     return Case("augment", f"{batch} of {count}x32x32x3", kernels.augment_reference, kernels.augment, make, use, moved)
 
 
+def whiten(batch: int, device: torch.device, dtype: torch.dtype) -> Case:
+    """`whiten` of 2x2 pixels with GELU, without a bias, as the speedrun network calls it."""
+
+    def make() -> tuple:
+        images, weight = torch.randn(batch, 3, 32, 32, device=device), torch.randn(24, 3, 2, 2, device=device)
+        return tuple(tensor.to(dtype, memory_format=torch.channels_last) for tensor in (images, weight))
+
+    def use(operation, *arguments) -> Results:
+        return (operation(*arguments),)
+
+    moved = batch * (3 * 32 * 32 + 24 * 31 * 31) * dtype.itemsize
+    return Case("whiten", f"{batch}x3x32x32", kernels.whiten_reference, kernels.whiten, make, use, moved)
+
+
 def cross_entropy(batch: int, device: torch.device, dtype: torch.dtype) -> Case:
     """`cross_entropy` with smoothing, ten classes, forward and backward."""
 

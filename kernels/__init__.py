@@ -28,6 +28,7 @@ from fastcifar.kernels.flat_muon import (
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
 from fastcifar.kernels.newton_schulz import newton_schulz, newton_schulz_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
+from fastcifar.kernels.whiten import wants_gradient, whiten, whiten_reference
 
 __all__ = [
     "augment",
@@ -52,4 +53,7 @@ __all__ = [
     "norm_act_pool",
     "norm_act_pool_inference",
     "norm_act_pool_reference",
+    "wants_gradient",
+    "whiten",
+    "whiten_reference",
 ]

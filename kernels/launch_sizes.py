@@ -60,17 +60,20 @@ class Sizes:
     """Of its backward pass."""
     norm_partials: int
     """Programs of a first launch per group, at most: every program of the second merges their partial sums."""
+    whiten_pixels: int
+    """Pixels of the output per program of `whiten`; 32 a warp give each thread one."""
+    whiten_warps: int
 
 
 _NORM = (NormSizes(128, 32, 8, 1, 3), NormSizes(128, 32, 8, 1, 2))
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128),
+    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128, 64, 2),
+    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128, 64, 2),
+    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128, 64, 2),
 }
 _INTERPRETED = Sizes(
     *(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1),
-    *(NormSizes(2048, 64, 1, 1, 1), NormSizes(2048, 64, 1, 1, 1), 4),
+    *(NormSizes(2048, 64, 1, 1, 1), NormSizes(2048, 64, 1, 1, 1), 4, 4096, 1),
 )
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 _INTERPRETED_MULTIPROCESSORS = 1

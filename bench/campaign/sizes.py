@@ -30,6 +30,7 @@ OTHERS: dict[str, tuple[dict[str, Sequence[Any]], ...]] = {
     "norm_act_pool_backward": ({"norm_gradient": _NORM},),
     "norm_act_pool_inference": ({"norm": [NormSizes(*tile, stages=1, programs=1) for tile in _TILES]},),
     "augment": ({"augment_block": (512, 1024, 2048, 4096), "augment_warps": (2, 4, 8)},),
+    "whiten": ({"whiten_pixels": (32, 64, 128, 256), "whiten_warps": (1, 2, 4, 8)},),
     "flat_sgd": ({"flat_block": (1024, 2048, 4096), "flat_warps": (4, 8)},),
     "muon_direction": (_FILTERS,),
     "muon_update": (_FILTERS,),

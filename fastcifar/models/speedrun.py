@@ -63,8 +63,7 @@ class SpeedrunNet(Network):
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        x = _ACTIVATIONS[self.config.whitening_activation](self.whitening(x))
-        x = self.blocks(x)
+        x = self.blocks(self.whitening.activated(x, self.config.whitening_activation))
         # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
         x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
         return self.classifier(x)

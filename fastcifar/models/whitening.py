@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastcifar.kernels import augment
+from fastcifar.kernels import augment, wants_gradient, whiten
 
 _CHUNK = 500
 """Images at a time on a CPU: all 10,000 as float32 would take 120 MB. A GPU has the memory, and fewer launches so."""
@@ -53,6 +53,13 @@ class PatchWhitening(nn.Conv2d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)  # flat buffers keep all biases in float32
         return F.conv2d(x, self.weight, bias, padding=self.padding)
+
+    def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
+        """`activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; one pass over the
+        images where nothing in it has a gradient."""
+        if wants_gradient(x, self.weight, self.bias):
+            return getattr(F, activation)(self(x))
+        return whiten(x, self.weight, self.bias, activation)
 
     def followed_by(self, pointwise: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         """`pointwise(self(x))` for a 1x1 convolution, neither having a bias: both are linear, and so one convolution by

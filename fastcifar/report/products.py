@@ -232,9 +232,7 @@ class _Tally(TorchDispatchMode):
                 left, right = right, left
             self._forward_product(left, right, out, macs)
         elif func.namespace == "fastcifar" and func._opname in PRODUCTS:
-            for macs, moved in PRODUCTS[func._opname](*args, **(kwargs or {})):
-                self._count_product(Product(macs, moved))
-                self._backward_macs += macs
+            self._operator_products(PRODUCTS[func._opname](*args, **(kwargs or {})), args, out)
         else:
             moved = count_bytes(func, args, kwargs or {}, out)
             self.count.moved_bytes += moved
@@ -259,6 +257,16 @@ class _Tally(TorchDispatchMode):
         if torch.is_grad_enabled():
             layer.input_gradient += macs * values.requires_grad
             layer.weight_gradient += macs * weight.requires_grad
+
+    def _operator_products(self, products: list[tuple[int, int]], args: tuple, out: Tensor | None) -> None:
+        """Of an operator of the project's; in a forward pass one without gradient, of the images that come first."""
+        for macs, moved in products:
+            self._count_product(Product(macs, moved))
+            if self.forward:
+                weights = (self._parameter(tensor) for tensor in _tensors(args))
+                self._layer(next(filter(None, weights), ""), args[0], out).forward += macs
+            else:
+                self._backward_macs += macs
 
     def _convolution_backward(self, args: tuple, out: tuple[Tensor | None, ...]) -> None:
         grad, values, weight, transposed, mask = *args[:3], args[7], args[10]

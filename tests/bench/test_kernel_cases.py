@@ -28,5 +28,6 @@ def test_norm_act_pool_moves_what_its_roofline_says(network, place, megabytes):
 
 def test_the_others_move_what_their_rooflines_say():
     assert kernel_cases.augment(512, 512, CPU, torch.float16).bytes_moved == pytest.approx(4.7e6, rel=0.01)
+    assert kernel_cases.whiten(512, CPU, torch.float16).bytes_moved == pytest.approx(26.7e6, rel=0.01)
     assert kernel_cases.flat_sgd(WEIGHTS, CPU, torch.float16).bytes_moved == pytest.approx(184e6, rel=0.01)
     assert kernel_cases.flat_muon(FILTERS, CPU, torch.float16).bytes_moved == pytest.approx(67e6, rel=0.01)

@@ -14,7 +14,11 @@ from fastcifar.kernels.compile_ahead import _load
 
 CASES = [
     (80, "bfloat16", "davidnet", "augment.cutout=8"),
-    (89, "float32", "speedrun96", "speedrun.freeze_scale=false speedrun.activation=silu ema.decay=0.9"),
+    (
+        *(89, "float32", "speedrun96"),
+        "speedrun.freeze_scale=false speedrun.activation=silu ema.decay=0.9 "
+        "speedrun.whitening_activation=silu speedrun.whitening_bias_epochs=1",
+    ),
     (90, "float16", "speedrun94", ""),
 ]
 """Generation, dtype, recipe and changes of it: each activation, an average or none, scales learned or not, each choice
@@ -108,13 +112,19 @@ def test_every_kernel_of_the_recipe_compiles(compiled, case):
     always |= {"_inference_kernel", "_slope_sums_kernel", "_gradient_kernel"}
     averaged = {"_flat_ema_kernel"} if case[2] == "davidnet" or "ema.decay=0.9" in case[3] else set()
     assert {name for name, found in compiled[case].items() if found} == always | averaged | (
-        set() if case[2] == "davidnet" else muon
+        set() if case[2] == "davidnet" else muon | {"_whiten_kernel"}
     )
 
 
 def test_every_size_of_the_crops_and_the_evaluation_have_their_kernels(compiled):
     """24, 28 and 32 pixels with jitter; in evaluation and for the whitening, in float32, without; with flips too."""
     assert len(compiled[CASES[2]]["_augment_kernel"]) == 3 + 2 + 1
+
+
+def test_the_whitening_has_one_kernel_for_each_size_that_computes_no_activation_of_padding(compiled):
+    """24 outputs of 64 pixels are 24 for each of 64 threads, in a tile of 32."""
+    found = compiled[CASES[2]]["_whiten_kernel"]
+    assert [kernel["ptx"].count("rsqrt.approx") for kernel in found] == [24] * 3
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -125,7 +135,7 @@ def test_no_kernel_spills_registers(compiled, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
     stored = ("_flat_sgd_kernel", "_normalise_kernel", "_inference_kernel", "_gradient_kernel")
-    for name in (*stored, "_momentum_kernel", "_update_kernel", "_apply_kernel"):
+    for name in (*stored, "_momentum_kernel", "_update_kernel", "_apply_kernel", "_whiten_kernel"):
         for kernel in compiled[case].get(name, ()):
             assert "st.global.v4.b32" in kernel["ptx"], name
     loaded = ("_moments_kernel", "_slope_sums_kernel", "_direction_kernel", "_gram_kernel", "_step_kernel")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
+from fastcifar.kernels import whiten
 from fastcifar.models import PatchWhitening, SpeedrunNet, build_model
 from fastcifar.models.whitening import patch_second_moment
 from fastcifar.recipes import Recipe, SpeedrunConfig, quick
@@ -185,6 +186,27 @@ def test_once_the_bias_is_frozen_no_gradient_enters_the_whitening():
     model.whitening.bias.requires_grad_(False)
     model(x).sum().backward()
     assert seen == [True, False]
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_without_a_gradient_whitening_and_activation_are_one_operator_of_the_same_bits(monkeypatch, activation):
+    model = SpeedrunNet(dataclasses.replace(NARROW, whitening_activation=activation))
+    torch.nn.init.normal_(model.whitening.bias)
+    x = torch.randn(4, 3, 16, 16)
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return whiten(*arguments)
+
+    monkeypatch.setattr("fastcifar.models.whitening.whiten", counted)
+    expected = model(x)
+    assert not calls
+    with torch.no_grad():
+        assert torch.equal(model(x), expected)
+    model.whitening.bias.requires_grad_(False)
+    assert torch.equal(model(x), expected)
+    assert [arguments[3] for arguments in calls] == [activation] * 2
 
 
 def test_the_recipe_builds_it_and_quick_makes_it_narrower():

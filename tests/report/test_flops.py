@@ -76,6 +76,18 @@ def test_a_bias_that_is_frozen_later_takes_its_input_gradient_with_it():
     assert first.macs - rest.macs == 2000 * 24 * 64 * 9 * 31 * 31
 
 
+def test_a_whitening_is_counted_alike_with_and_without_a_gradient():
+    first, rest = (stage.step for stage in count_recipe(SPEEDRUN).stages)
+    assert first.layers[0] == rest.layers[0]
+    assert (rest.layers[0].name, rest.layers[0].forward) == ("whitening", 2000 * 24 * 12 * 31 * 31)
+    out = 2000 * 24 * 31 * 31 * 2
+    bias = 24 * 4
+    operands = 2000 * 3 * 32 * 32 * 2 + 24 * 12 * 2
+    assert rest.products[0] == (rest.layers[0].forward, operands + bias + out)
+    # GELU's two tensors, its gradient's three, the bias's gradient's one; of the bias some bytes.
+    assert first.moved_bytes - rest.moved_bytes == pytest.approx(6 * out, abs=5 * bias)
+
+
 def test_newton_schulz_is_counted_by_its_products():
     shapes = [*[(64, 576)] * 2, *[(256, 2304)] * 4]  # of as many rows in one batch, the shorter filled up
     # One Gram matrix and one application; for three steps 4, 5 and 2 products of squares.
