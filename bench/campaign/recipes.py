@@ -40,6 +40,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "speedrun94-1536": ("speedrun94", _of_batch(1536, lr=0.2255)),
     "speedrun94-in-turn": ("speedrun94", {"optim.overlap": False}),
     OTHER_SEARCH: ("speedrun94", {"cudnn_search": not RECIPES["speedrun94"].cudnn_search}),
+    "davidnet-searched": ("davidnet", {"cudnn_search": True}),
     "speedrun95": ("speedrun95", {}),
     "speedrun96": ("speedrun96", {}),
 }

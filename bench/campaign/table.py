@@ -1,0 +1,186 @@
+"""What a campaign measured, as Markdown.
+
+python -m bench.campaign.table DIR > DIR/README.md    # DIR: the --out of the campaign
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.campaign.campaign import OUTCOMES, Record, read_records
+from bench.campaign.summary import CLOCKS, ratios_of
+from bench.peers.race import SIDES
+from bench.program import new_parser, run_program
+from fastcifar.report.statistics import summarise
+from fastcifar.report.tables import Table
+
+PARTS = (
+    ("convolutions", "xmma|convolve|ImplicitGemm|nhwcAddPadding|implicit_gemm|fprop|wgrad|dgrad|ReduceSplitK"),
+    ("pool, batch norm, activation", "_moments|_normalise|_slope_sums|_gradient_kernel"),
+    ("Newton-Schulz", "^_(step|gram|apply|small)_kernel"),
+    ("optimiser", "_direction|_momentum|_update_kernel|_flat_sgd|_flat_ema"),
+    ("images and whitening", "_augment|_whiten|GeluCUDA"),
+    ("loss", "_cross_entropy"),
+    ("gradients into flat buffers", "multi_tensor_apply"),
+    ("head", "max_pool|cutlass|gemm|splitKreduce"),
+)
+"""A step's parts, by what their kernels' names hold: the first that fits."""
+_REST = "all else"
+
+
+def tables(out: Path) -> Iterator[Table]:
+    """Of the records in `out`, those that there are."""
+    records = {path.stem: _results(path) for path in out.glob("*.jsonl")}
+    makers = {
+        "ceilings": (_ceilings,),
+        "race": (_races,),
+        "trainings": (_trainings,),
+        "steps": (_steps, _parts),
+        "kernels": (_operators,),
+        "cold": (_cold,),
+    }
+    for name, made in makers.items():
+        for make in made if records.get(name) else ():
+            yield make(records[name])
+
+
+def _results(path: Path) -> list[Record]:
+    return [record for record in read_records(path) if record["what"] not in OUTCOMES]
+
+
+def _ceilings(records: list[Record]) -> Table:
+    rows = []
+    title = "Ceilings"
+    for record in records:
+        if record["what"] == "environment":
+            versions = ", ".join(f"{name} {record[name]}" for name in ("torch", "triton", "cudnn") if name in record)
+            title = f"Ceilings: {record['device'].get('name', 'CPU')}, {versions}"
+        elif record["what"] == "copy":
+            rows.append(("copy, bytes read and written", f"{record['rate'] / 1e12:.2f} TB/s"))
+        elif record["what"] == "product":
+            rows.append((f"product of {record['dtype'].removeprefix('torch.')} matrices", _tflops(record["rate"])))
+        elif record["what"] == "convolutions":
+            seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
+            flop = sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
+            rows.append((f"convolutions of a step, {_place(record)}", f"{_us(seconds)}, {_tflops(flop / seconds)}"))
+    return Table(title, ("what", "rate"), tuple(rows))
+
+
+def _races(records: list[Record]) -> Table:
+    rows = []
+    for rival in dict.fromkeys(record["rival"] for record in records if record["what"] == "run"):
+        runs = [run for run in records if run["what"] == "run" and run["rival"] == rival and not run["warm_up"]]
+        sides = {side: [run for run in runs if run["side"] == side] for side in SIDES}
+        for clock, words in CLOCKS.items():
+            ratios = ratios_of(sides, clock)
+            if ratios:
+                each = [_mean([run[clock] for run in sides[side]], "s", 3) for side in SIDES]
+                accuracies = [f"{statistics.fmean(run['accuracy'] for run in sides[side]):.2%}" for side in SIDES]
+                told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+                rows.append((f"{rival}, {words}", *each, *accuracies, told, str(len(ratios))))
+    columns = ("program, clock", "theirs", "ours", "their accuracy", "our accuracy", "ours / theirs (spread)", "n")
+    return Table("Whole trainings in turn with other programs", columns, tuple(rows))
+
+
+def _trainings(records: list[Record]) -> Table:
+    rows = []
+    for recipe in dict.fromkeys(record["recipe"] for record in records):
+        runs = [run for run in records if run["recipe"] == recipe]
+        warm = [run for run in runs if not run["first_in_process"]]
+        alone = [run for run in warm if "beside" not in run]
+        accuracy = summarise([run["tta_accuracy"] for run in runs])
+        told = f"{accuracy.mean:.2%}"
+        if accuracy.interval:
+            told += f" ({accuracy.interval[0]:.2%} to {accuracy.interval[1]:.2%})"
+        seconds = [_mean([run[clock] for run in alone], "s", 3) if alone else "-" for clock in CLOCKS]
+        rows.append((recipe, told, str(accuracy.n), *seconds, str(len(alone))))
+    columns = ("recipe", "TTA accuracy (95% interval)", "n", *CLOCKS.values(), "n undisturbed")
+    return Table("Trainings", columns, tuple(rows))
+
+
+def _steps(records: list[Record]) -> Table:
+    rows = []
+    for record in records:
+        if record["what"] == "step":
+            beside = " (beside another program's compilation)" if "beside" in record else ""
+            rows.append((_place(record) + beside, *(_us(seconds) for seconds in record["seconds"].values())))
+    return Table("A step", ("recipe, stage", "in training", "replayed", "launched one by one"), tuple(rows))
+
+
+def _parts(records: list[Record]) -> Table:
+    profiles = [record for record in records if record["what"] == "profile"]
+    names = [*(name for name, _ in PARTS), _REST]
+    rows = []
+    for record in profiles:
+        spent = dict.fromkeys(names, 0.0)
+        for row in record["by_kernel"]:
+            spent[next((name for name, words in PARTS if re.search(words, row["name"])), _REST)] += row["ms"]
+        spent[_REST] += record["ms"] - sum(row["ms"] for row in record["by_kernel"])
+        rows.append((_place(record), *(f"{1000 * ms:.0f}" for ms in spent.values()), f"{1000 * record['ms']:.0f}"))
+    return Table("A step by part, us of kernels (some run at once)", ("recipe, stage", *names, "all"), tuple(rows))
+
+
+def _operators(records: list[Record]) -> Table:
+    by_shape: dict[tuple[str, str], dict[str, Record]] = {}
+    for record in records:
+        if record["what"] == "speed":
+            by_shape.setdefault((record["operation"], record["shape"]), {})[record["variant"]] = record
+    errors = {record["shape"]: record["worst"] for record in records if record["what"] == "error"}
+    rows = []
+    for (operation, shape), variants in by_shape.items():
+        kernel = variants.get("kernel")
+        if kernel:
+            others = [variants[name]["seconds"] / kernel["seconds"] if name in variants else None for name in _OTHERS]
+            ratios = ["-" if ratio is None else f"{ratio:.2f}" for ratio in others]
+            error = f"{errors[shape]:.1e}" if shape in errors else "-"
+            size = f"{kernel['bytes'] / 1e6:.2f} MB"
+            where = f"{operation} {_short(shape)}"
+            rows.append((where, _us(kernel["seconds"]), size, f"{kernel['share_of_copy']:.0%}", *ratios, error))
+    columns = ("operator", "time", "bytes", "of the copy rate", "plain torch / ours", "torch.compile / ours", "error")
+    return Table("Operators as steps and evaluations call them", columns, tuple(rows))
+
+
+_OTHERS = ("reference", "compiled")
+
+
+def _cold(records: list[Record]) -> Table:
+    rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in records if record["what"] == "cold"]
+    return Table("From process start to the first accuracy, empty caches", ("program", "seconds"), tuple(rows))
+
+
+def _short(shape: str) -> str:
+    """A case's first tensor and what tells alike ones apart; a shape with a colon is a name already."""
+    words = shape.split()
+    notable = [word for word in words[1:] if word in ("True", "gelu", "celu")]
+    return shape if ":" in shape else " ".join([words[0], *notable, words[-1]])
+
+
+def _place(record: Record) -> str:
+    return f"{record['recipe']} at {record['size']} pixels"
+
+
+def _mean(values: list[float], unit: str, digits: int) -> str:
+    found = summarise(values)
+    return f"{found.mean:.{digits}f} {unit}" + ("" if found.std is None else f" ± {found.std:.{digits}f}")
+
+
+def _us(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f} us"
+
+
+def _tflops(rate: float) -> str:
+    return f"{rate / 1e12:.0f} TFLOP/s"
+
+
+def main() -> int:
+    parser = new_parser("bench.campaign.table", __doc__)
+    parser.add_argument("out", type=Path, metavar="DIR")
+    print("\n".join(table.markdown() for table in tables(parser.parse_args().out)), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    run_program("bench.campaign.table", main)
