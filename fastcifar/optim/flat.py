@@ -15,6 +15,11 @@ from torch import nn
 # Every parameter starts on a 64-byte boundary in the compute dtype, for aligned vector loads. The gaps stay zero.
 _ALIGN = 32
 
+_CHUNK = 65536
+"""Elements that one block of torch's multi-tensor kernels takes, in some 12 microseconds."""
+_LAUNCH = 16384
+"""Elements that it takes while a launch for one tensor alone begins and ends."""
+
 
 class FlatGroup:
     """Parameters that share hyperparameters and a dtype, as flat tensors of P elements.
@@ -129,12 +134,13 @@ class FlatModel:
         self,
         outputs: torch.Tensor,
         gradient: torch.Tensor | None = None,
-        halfway: Callable[[], None] = lambda: None,
+        halfway: Callable[[Callable[[], None]], None] = lambda copy: copy(),
     ) -> None:
         """Overwrite the gradients of the parameters that train now with those of `outputs`, a scalar, or of what
-        `gradient`, like `outputs`, is the gradient of. The buffers' gaps stay zero. `halfway` is called once the
-        gradients above the first block are there, if the model was divided, while those below are still to be made.
-        Raises RuntimeError where `outputs` does not depend on one of the parameters."""
+        `gradient`, like `outputs`, is the gradient of. The buffers' gaps stay zero. `halfway(copy)` is called once the
+        gradients above the first block are made, if the model was divided, while those below are not; it calls `copy`,
+        which copies them into the buffers, in the current stream. Raises RuntimeError where `outputs` does not depend
+        on one of the parameters."""
         cut, self._cut = self._cut, None
         trained = [parameter for group in self.groups if group.trains for parameter in group.parameters]
         if cut is None:
@@ -143,8 +149,7 @@ class FlatModel:
         above = [parameter for parameter in trained if self.is_above(parameter)]
         below = [parameter for parameter in trained if not self.is_above(parameter)]
         *grads, at_cut = torch.autograd.grad(outputs, [*above, cut], gradient)
-        _copy_gradients(above, grads)
-        halfway()
+        halfway(lambda: _copy_gradients(above, grads))
         _copy_gradients(below, torch.autograd.grad(cut, below, at_cut))
 
     @torch.no_grad()
@@ -189,12 +194,19 @@ class FlatModel:
 
 
 def _copy_gradients(parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor]) -> None:
-    """Into the flat buffers, those of one dtype at once, as one launch for all needs."""
+    """Into the flat buffers, those of one dtype in one launch unless they are few and large."""
     by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for parameter, grad in zip(parameters, grads, strict=True):
         by_dtype.setdefault(parameter.dtype, []).append((parameter.grad, grad))
+        if grad.is_cuda:  # its memory is not to be given away before this stream has read it
+            grad.record_stream(torch.cuda.current_stream())
     for pairs in by_dtype.values():
-        torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
+        largest = max(grad.numel() for _, grad in pairs)
+        if len(pairs) <= min(largest, _CHUNK) // _LAUNCH:
+            for into, grad in pairs:
+                into.copy_(grad)
+        else:
+            torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:
