@@ -21,7 +21,7 @@ class Sizes:
     """Output values per program of `augment`."""
     augment_warps: int
     entropy_values: int
-    """Logits, padded to a power of two of classes, that the program of `cross_entropy` holds at once."""
+    """Logits, padded to a power of two of classes, that a program of `cross_entropy` takes."""
     entropy_warps: int
     flat_block: int
     """Elements per program of `flat_sgd` and `flat_ema`."""
@@ -53,9 +53,9 @@ class Sizes:
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
 }
 _INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
