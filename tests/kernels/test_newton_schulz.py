@@ -67,15 +67,19 @@ def test_in_float64_it_equals_the_plain_iteration(steps):
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
 @pytest.mark.parametrize("spectrum", [None, 6], ids=["random", "six-large"])
+@pytest.mark.parametrize("rows", [32, 80])
 @pytest.mark.parametrize("steps", [3, 5])
-def test_in_half_precision_it_errs_no_more_than_twice_the_plain_iteration(path, device, steps, spectrum, dtype, bound):
-    """Where the plain one multiplies half-precision squares and matrices, here only the last product is rounded."""
+def test_in_half_precision_it_errs_about_as_the_plain_iteration(path, device, rows, steps, spectrum, dtype, bound):
+    """Where the plain one rounds squares and matrices to half precision, here squares are rounded to TF32, as fine as
+    float16, and at more than three steps only the last product is rounded. Of six large singular values the small ones
+    suffer: the product of the factors, up to a³ = 41, is rounded once more than the matrices of the plain one, which
+    makes its error 1.8 to 2.3 times as large in float16. Squares whose last bits tensor cores cut off: 5 times."""
     if path == "triton" and device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16 matrices as whole numbers")
-    batches = [(2, 32, 96)]
+    batches = [(2, rows, 3 * rows)]
     x = filled(batches, dtype, device, spectrum)
     exact = iterated(x, batches, steps)
-    plain = x.view(2, 32, 96)
+    plain = x.view(2, rows, 3 * rows)
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         gram = plain @ plain.mT
@@ -84,7 +88,7 @@ def test_in_half_precision_it_errs_no_more_than_twice_the_plain_iteration(path, 
     def error(values):
         return ((values.flatten().double() - exact).norm() / exact.norm()).item()
 
-    assert error(run(x, batches, steps)) < 2 * error(plain)
+    assert error(run(x, batches, steps)) < 2.5 * error(plain)
     if steps == 3:
         assert error(run(x, batches, steps)) < bound
 
