@@ -39,6 +39,8 @@ class Sizes:
     square_depth: int
     """Terms of the sum that its products take at a time; half as many in squares of more than 256 rows."""
     square_warps: int
+    small_rows: int
+    """Rows, at most, of half-precision matrices whose squares one program holds, without spilling registers."""
     norm_rows: int
     """Pixels per tile of `norm_act_pool`; half of it where the 2x2 windows are accessed too."""
     norm_channels: int
@@ -53,11 +55,11 @@ class Sizes:
 
 
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
-    (8, 9): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
-    (9, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 128, 32, 8, 3, 2, 128),
+    (8, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, 128, 32, 8, 3, 2, 128),
+    (8, 9): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, 128, 32, 8, 3, 2, 128),
+    (9, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 64, 128, 32, 8, 3, 2, 128),
 }
-_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 2048, 64, 1, 1, 1, 4)
+_INTERPRETED = Sizes(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 64, 2048, 64, 1, 1, 1, 4)
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
 _INTERPRETED_MULTIPROCESSORS = 1
 

@@ -33,8 +33,6 @@ from fastcifar.kernels.operators import operator
 
 _MOST_ROWS = 512
 """A program holds its rows of a square in registers; larger squares take plain torch."""
-_SMALL_ROWS = 64
-"""Squares that a program holds whole, if they are of half-precision matrices."""
 _FEW_STEPS = 3
 """Up to so many, squares may be rounded to TF32 (and on a CPU the first to x's dtype)."""
 
@@ -271,7 +269,7 @@ def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
 
 def _is_small(x: Tensor, shapes: Sequence[int]) -> bool:
     """Whether one launch does it all."""
-    return x.element_size() == 2 and max(shapes[1::3]) <= _SMALL_ROWS
+    return x.element_size() == 2 and max(shapes[1::3]) <= launch_sizes(x)[0].small_rows
 
 
 def _newton_schulz_triton(
@@ -298,7 +296,7 @@ def _newton_schulz_triton(
             TILE=sizes.matrix_tile,
             DEPTH=2 * sizes.matrix_depth,
             PRECISION=precision,
-            num_warps=sizes.square_warps,
+            num_warps=sizes.matrix_warps,
         )
         return
     gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)

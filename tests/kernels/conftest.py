@@ -21,7 +21,7 @@ def path(request, monkeypatch, device) -> str:
             pytest.skip("the interpreter of this Triton needs an older numpy")
     monkeypatch.setenv("FASTCIFAR_KERNELS", request.param)
     # So small that a few small images fill several tiles of several programs, with a rest.
-    small = launch_sizes.Sizes(64, 1, 128, 1, 128, 1, 64, 1, 16, 16, 1, 16, 32, 1, 16, 8, 1, 6, 6, 4)
+    small = launch_sizes.Sizes(64, 1, 128, 1, 128, 1, 64, 1, 16, 16, 1, 16, 32, 1, 64, 16, 8, 1, 6, 6, 4)
     monkeypatch.setattr(launch_sizes, "_INTERPRETED", small)
     return request.param
 
