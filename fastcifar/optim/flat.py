@@ -15,10 +15,9 @@ from torch import nn
 # Every parameter starts on a 64-byte boundary in the compute dtype, for aligned vector loads. The gaps stay zero.
 _ALIGN = 32
 
-_CHUNK = 65536
-"""Elements that one block of torch's multi-tensor kernels takes, in some 12 microseconds."""
-_LAUNCH = 16384
-"""Elements that it takes while a launch for one tensor alone begins and ends."""
+_PIECE, _PIECES = 4096, 48
+"""Elements that a block of torch's multi-tensor kernels copies at least, and how many blocks' there may be: of tensors
+that are not in pieces a block takes 65536, in 12 microseconds; of more than 64 pieces the rest is another launch."""
 
 
 class FlatGroup:
@@ -194,19 +193,24 @@ class FlatModel:
 
 
 def _copy_gradients(parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor]) -> None:
-    """Into the flat buffers, those of one dtype in one launch unless they are few and large."""
+    """Into the flat buffers, those of one dtype at once, as one launch for all needs."""
     by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for parameter, grad in zip(parameters, grads, strict=True):
         by_dtype.setdefault(parameter.dtype, []).append((parameter.grad, grad))
         if grad.is_cuda:  # its memory is not to be given away before this stream has read it
             grad.record_stream(torch.cuda.current_stream())
     for pairs in by_dtype.values():
-        largest = max(grad.numel() for _, grad in pairs)
-        if len(pairs) <= min(largest, _CHUNK) // _LAUNCH:
-            for into, grad in pairs:
-                into.copy_(grad)
-        else:
-            torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
+        if all(into.stride() == grad.stride() for into, grad in pairs):  # else each would be a launch
+            size = max(_PIECE, sum(grad.numel() for _, grad in pairs) // _PIECES)
+            pairs = [
+                piece for into, grad in pairs for piece in zip(_split(into, size), _split(grad, size), strict=True)
+            ]
+        torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
+
+
+def _split(tensor: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
+    """Pieces of some `size` elements, of whole rows."""
+    return (tensor,) if tensor.numel() <= size else tensor.split(max(1, size // tensor[0].numel()))
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -52,10 +52,14 @@ batches_of = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 20), st.intege
 @example(batches=[(2, 32, 48), (1, 16, 20)], steps=3, seed=0)
 @example(batches=[(1, 20, 7)], steps=1, seed=1)
 @given(batches=batches_of, steps=st.integers(1, 3), seed=st.integers(0, 99))
-def test_it_is_the_iteration(path, device, assert_close, batches, steps, seed):
+def test_it_is_the_iteration(path, device, batches, steps, seed):
+    """In float32 to 2e-5. Every step multiplies the rounding error of a square by up to a² = 12: of 1500 draws of three
+    steps in plain torch one in twenty errs by more than 3e-6, where rows outnumber columns, and the worst by 8e-6; in
+    TF32 most would by 4e-3."""
     torch.manual_seed(seed)
     x = filled(batches, torch.float32, device)
-    assert_close(run(x, batches, steps), iterated(x, batches, steps), torch.float32)
+    found, exact = run(x, batches, steps).double(), iterated(x, batches, steps)
+    assert (found - exact).norm() / exact.norm() < 2e-5
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
