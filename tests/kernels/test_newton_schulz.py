@@ -97,18 +97,25 @@ def test_in_half_precision_it_errs_about_as_the_plain_iteration(path, device, ro
         assert error(run(x, batches, steps)) < bound
 
 
-def test_a_nan_stays_in_its_matrix(path, device):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_nan_stays_in_its_matrix(path, device, dtype):
     batches = [(3, 16, 32)]
-    x = filled(batches, torch.float32, device)
+    x = filled(batches, dtype, device)
     x[600] = torch.nan
     found = run(x, batches, 3).view(3, -1)
     assert found[1].isnan().any() and not found[[0, 2]].isnan().any()
 
 
 def test_equal_inputs_give_equal_bits(path, device):
-    batches = [(2, 32, 48), (1, 48, 64)]
+    for batches in ([(2, 32, 48), (1, 48, 64)], [(1, 80, 96)]):
+        x = filled(batches, torch.float16, device)
+        assert torch.equal(run(x, batches, 3), run(x, batches, 3))
+
+
+def test_small_matrices_of_several_shapes_are_taken_together(path, device, assert_close):
+    batches = [(2, 32, 48), (1, 48, 64), (1, 5, 100), (1, 20, 7)]
     x = filled(batches, torch.float16, device)
-    assert torch.equal(run(x, batches, 3), run(x, batches, 3))
+    assert_close(run(x, batches, 2), iterated(x, batches, 2), torch.float16)
 
 
 def test_what_does_not_fit_is_refused():
