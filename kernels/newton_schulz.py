@@ -307,15 +307,8 @@ def _newton_schulz_triton(
         "PRECISION": "ieee",  # of matrices in float32; half precision has no choice
         "num_warps": sizes.matrix_warps if half else 2 * sizes.matrix_warps,
     }
-    launch(
-        _gram_kernel,
-        (max(tiles(rows, rows) for rows in shapes[1::3]), len(table)),
-        x,
-        table,
-        gram,
-        SQUARES=precision,
-        **whole,
-    )
+    most_tiles = max(tiles(rows, rows) for rows in shapes[1::3])
+    launch(_gram_kernel, (most_tiles, len(table)), x, table, gram, SQUARES=precision, **whole)
     for step in range(steps):
         launch(
             _step_kernel,
