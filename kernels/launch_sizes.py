@@ -36,7 +36,7 @@ class Sizes:
     """Output values per program of `augment`."""
     augment_warps: int
     entropy_values: int
-    """Logits, padded to a power of two of classes, that the program of `cross_entropy` holds at once."""
+    """Logits, padded to a power of two of classes, that a program of `cross_entropy` takes."""
     entropy_warps: int
     flat_block: int
     """Elements per program of `flat_sgd` and `flat_ema`."""
@@ -54,6 +54,8 @@ class Sizes:
     square_depth: int
     """Terms of the sum that its products take at a time; half as many in squares of more than 256 rows."""
     square_warps: int
+    small_rows: int
+    """Rows, at most, of half-precision matrices whose squares one program holds, without spilling registers."""
     norm: NormSizes
     """Of `norm_act_pool`'s forward pass and inference."""
     norm_gradient: NormSizes
@@ -67,12 +69,12 @@ class Sizes:
 
 _NORM = (NormSizes(128, 32, 8, 1, 3), NormSizes(128, 32, 8, 1, 2))
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128, 64, 2),
-    (8, 9): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128, 64, 2),
-    (9, 0): Sizes(1024, 4, 4096, 16, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, *_NORM, 128, 64, 2),
+    (8, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, *_NORM, 128, 64, 2),
+    (8, 9): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, *_NORM, 128, 64, 2),
+    (9, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 64, *_NORM, 128, 64, 2),
 }
 _INTERPRETED = Sizes(
-    *(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1),
+    *(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 64),
     *(NormSizes(2048, 64, 1, 1, 1), NormSizes(2048, 64, 1, 1, 1), 4, 4096, 1),
 )
 """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""

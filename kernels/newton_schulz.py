@@ -8,10 +8,14 @@ Roofline, half precision. The speedrun network's filters, 2 of 64 x 576 and 4 of
 microseconds at 790 TFLOP/s; x is read twice and written once, 15 MB, and a step reads and writes squares of 256 KB in
 the L2 cache: 3 microseconds at 4.3 TB/s. Neither binds: a step is a chain of 4 or 5 products, each some microseconds of
 latency. Hence one launch a step for all matrices at hand, every program taking 16 rows of one square from the step's
-beginning to its end: 64 programs for the four large filters, 8 for the two small ones.
+beginning to its end: 64 programs for the four large filters. The squares of matrices of at most 64 rows in half
+precision, the two small ones, stay in registers: those take one launch, each program making the same square for columns
+of its own, a chain of 11 products of 64 x 64 by 64 for three steps, some 0.4 microseconds each.
 
 Squares are float32 everywhere. Of matrices in half precision a GPU multiplies them in TF32, past three steps in three
-TF32 products each, since every step multiplies the rounding error of a square by up to a² = 12.
+TF32 products each, since every step multiplies the rounding error of a square by up to a² = 12. Tensor cores cut the
+bits off that TF32 lacks, every square a little too small by the same share; so it is rounded where it is made, after
+which its products with another and with itself err alike and less than those of squares rounded one by one.
 """
 
 from __future__ import annotations
@@ -103,6 +107,15 @@ def _put(matrix_ptr, down, across, height, width, values):
 
 
 @kernel()
+def _rounded(square, PRECISION: tl.constexpr):
+    """To TF32 where products take the elements so. NaN, of which the carry could make 0, stays."""
+    if PRECISION == "tf32":
+        bits = (square.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
+        square = tl.where(square == square, bits.to(tl.float32, bitcast=True), square)
+    return square
+
+
+@kernel()
 def _gram_kernel(
     x_ptr,  # float32, float16 or bfloat16
     table_ptr,
@@ -111,6 +124,7 @@ def _gram_kernel(
     TILE: tl.constexpr,
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
+    SQUARES: tl.constexpr,  # the precision of their products
 ):
     start, rows, columns, place = _fields(table_ptr, ALIGN)
     down, over = _places(rows, TILE)
@@ -120,7 +134,7 @@ def _gram_kernel(
         left = _tile(x_ptr + start, down, depth, rows, columns)
         right = _tile(x_ptr + start, over, depth, rows, columns)
         total = tl.dot(left, tl.trans(right), total, input_precision=PRECISION)
-    _put(gram_ptr + place, down, over, rows, rows, total)
+    _put(gram_ptr + place, down, over, rows, rows, _rounded(total, SQUARES))
 
 
 @kernel()
@@ -128,7 +142,7 @@ def _times(left, square_ptr, scratch_ptr, mine, rows, SIDE: tl.constexpr, DEPTH:
     """`left` [ROWS, SIDE] times a square, by way of this program's rows of the scratch: registers have no slices."""
     columns = tl.arange(0, SIDE)
     tl.debug_barrier()  # some threads may still read what stands there
-    _put(scratch_ptr, mine, columns, rows, rows, left)
+    _put(scratch_ptr, mine, columns, rows, rows, _rounded(left, PRECISION))
     tl.debug_barrier()
     total = tl.zeros_like(left)
     for first in range(0, rows, DEPTH):
@@ -167,12 +181,13 @@ def _step_kernel(
         product = factor
         if not FIRST:
             product = _times(factor, product_ptr, scratch_ptr, mine, rows, SIDE, DEPTH, PRECISION)
-        _put(next_product_ptr + place, mine, columns, rows, rows, product)
+        _put(next_product_ptr + place, mine, columns, rows, rows, _rounded(product, PRECISION))
         if not LAST:  # the next A is factor * A * factor, of which the last factor is written out in A
             half = _times(factor, gram_ptr, scratch_ptr, mine, rows, SIDE, DEPTH, PRECISION)
             once = _times(half, gram_ptr, scratch_ptr, mine, rows, SIDE, DEPTH, PRECISION)
             twice = _times(once, gram_ptr, scratch_ptr, mine, rows, SIDE, DEPTH, PRECISION)
-            _put(next_gram_ptr + place, mine, columns, rows, rows, a * half + b * once + c * twice)
+            next_gram = a * half + b * once + c * twice
+            _put(next_gram_ptr + place, mine, columns, rows, rows, _rounded(next_gram, PRECISION))
 
 
 @kernel()
@@ -197,6 +212,49 @@ def _apply_kernel(
     _put(out_ptr + start, down, over, rows, columns, total)
 
 
+@kernel()
+def _square_times(left, right, PRECISION: tl.constexpr):
+    """`right` is rounded."""
+    return tl.dot(_rounded(left, PRECISION), right, input_precision=PRECISION)
+
+
+@kernel()
+def _small_kernel(
+    x_ptr,  # float16 or bfloat16
+    table_ptr,
+    out_ptr,  # like x
+    a,
+    b,
+    c,
+    STEPS: tl.constexpr,
+    ALIGN: tl.constexpr,
+    SIDE: tl.constexpr,  # a power of two, of all rows at least
+    TILE: tl.constexpr,  # columns of a program's
+    DEPTH: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    start, rows, columns, _ = _fields(table_ptr, ALIGN)
+    if tl.program_id(0) * TILE < columns:
+        down, over = tl.arange(0, SIDE), tl.program_id(0) * TILE + tl.arange(0, TILE)
+        diagonal = down[:, None] == down[None, :]
+        right = _tile(x_ptr + start, down, over, rows, columns)
+        gram = tl.zeros([SIDE, SIDE], tl.float32)
+        for first in range(0, columns, DEPTH):
+            part = _tile(x_ptr + start, down, first + tl.arange(0, DEPTH), rows, columns)
+            gram = tl.dot(part, tl.trans(part), gram)
+        gram = _rounded(gram, PRECISION)
+        factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
+        product = _rounded(factor, PRECISION)
+        for _ in range(STEPS - 1):  # as in `_step_kernel`
+            half = _square_times(factor, gram, PRECISION)
+            once = _square_times(half, gram, PRECISION)
+            twice = _square_times(once, gram, PRECISION)
+            gram = _rounded(a * half + b * once + c * twice, PRECISION)
+            factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
+            product = _rounded(_square_times(factor, product, PRECISION), PRECISION)
+        _put(out_ptr + start, down, over, rows, columns, tl.dot(product.to(right.dtype), right))
+
+
 @functools.cache
 def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     """The matrices one by one, on the device, and the elements of all their squares. Made before a graph that reads it
@@ -209,6 +267,11 @@ def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     return torch.tensor(rows_of_table, dtype=torch.int32).to(device), squares
 
 
+def _is_small(x: Tensor, shapes: Sequence[int]) -> bool:
+    """Whether one launch does it all."""
+    return x.element_size() == 2 and max(shapes[1::3]) <= launch_sizes(x)[0].small_rows
+
+
 def _newton_schulz_triton(
     x: Tensor, out: Tensor, shapes: Sequence[int], steps: int, coefficients: Sequence[float]
 ) -> None:
@@ -218,11 +281,25 @@ def _newton_schulz_triton(
     half = x.element_size() == 2
     precision = ("tf32" if steps <= _FEW_STEPS else "tf32x3") if half else "ieee"
     side = max(16, 1 << (most_rows - 1).bit_length())
-    gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)
 
     def tiles(height: int, width: int) -> int:
         return -(-height // sizes.matrix_tile) * -(-width // sizes.matrix_tile)
 
+    if _is_small(x, shapes):
+        launch(
+            _small_kernel,
+            (-(-max(shapes[2::3]) // sizes.matrix_tile), len(table)),
+            *(x, table, out, *map(float, coefficients)),
+            STEPS=steps,
+            ALIGN=align,
+            SIDE=side,
+            TILE=sizes.matrix_tile,
+            DEPTH=2 * sizes.matrix_depth,
+            PRECISION=precision,
+            num_warps=sizes.matrix_warps,
+        )
+        return
+    gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)
     whole = {
         "ALIGN": align,
         "TILE": sizes.matrix_tile,
@@ -230,7 +307,8 @@ def _newton_schulz_triton(
         "PRECISION": "ieee",  # of matrices in float32; half precision has no choice
         "num_warps": sizes.matrix_warps if half else 2 * sizes.matrix_warps,
     }
-    launch(_gram_kernel, (max(tiles(rows, rows) for rows in shapes[1::3]), len(table)), x, table, gram, **whole)
+    most_tiles = max(tiles(rows, rows) for rows in shapes[1::3])
+    launch(_gram_kernel, (most_tiles, len(table)), x, table, gram, SQUARES=precision, **whole)
     for step in range(steps):
         launch(
             _step_kernel,
@@ -265,6 +343,8 @@ def _products(x, out, shapes, steps, coefficients) -> list[tuple[int, int]]:
     squares = sum(count * rows**2 for count, rows, _ in batches)
     cubes = sum(count * rows**3 for count, rows, _ in batches)
     moved = x.numel() * x.element_size()
+    if _is_small(x, shapes):
+        return [(2 * whole + (5 * steps - 4) * cubes, 2 * moved)]
     launches = [(whole, moved + 4 * squares)]
     for step in range(steps):
         first, last = step == 0, step == steps - 1

@@ -40,8 +40,8 @@ class FlatLookahead(FlatOptimizer):
         self.inner.reset()
         torch._foreach_copy_(self._slow, self._fast)
 
-    def step_above(self) -> None:
-        self.inner.step_above()
+    def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
+        self.inner.step_above(copy_gradients)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -44,6 +44,7 @@ class FlatMuon(GroupOptimizer):
             _Filters(group, flat.dtype, lambda parameter: not flat.is_above(parameter)) for group in flat.groups
         ]
         self._beside = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
+        self._copied: torch.cuda.Event | None = None
         self._stepped_above = False
 
     def reset(self) -> None:
@@ -52,10 +53,13 @@ class FlatMuon(GroupOptimizer):
         self._stepped_above = False
 
     @torch.no_grad()
-    def step_above(self) -> None:
+    def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
         """Update the filters above the first block; on CUDA in a stream of their own, while the backward pass goes on:
         the iteration is a chain of small products, which leave most of a GPU idle."""
         with self._other_stream():
+            copy_gradients()
+            if self._beside is not None:
+                self._copied = self._beside.record_event()
             for group, rates, filters in zip(self.flat.groups, self.rates, self._above, strict=True):
                 self._step_filters(group, rates, filters)
         self._stepped_above = True
@@ -66,6 +70,8 @@ class FlatMuon(GroupOptimizer):
         if not self._stepped_above:
             self.step_above()
         self._stepped_above = False
+        if self._copied is not None:  # all else above the first block is updated in this stream
+            torch.cuda.current_stream().wait_event(self._copied)
         super().step()
 
     def _other_stream(self) -> contextlib.AbstractContextManager:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 
@@ -36,9 +37,10 @@ class FlatOptimizer(ABC):
     def step(self) -> None:
         """One update of all groups and averages from their gradients."""
 
-    def step_above(self) -> None:  # noqa: B027  (most have nothing to do)
+    def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
         """Called before `step` where the backward pass is divided (`FlatModel.divide`), once the gradients above the
-        first block are there: what of the update can be made then."""
+        first block are made: has them copied into the buffers, and makes what of the update can be made then."""
+        copy_gradients()
 
     def finish(self) -> None:  # noqa: B027  (most have nothing to do)
         """Called where a training ends before its last step: whatever that step would do besides an update."""

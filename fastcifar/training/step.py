@@ -88,6 +88,6 @@ class TrainingStep:
         with record_function(PART + "optimiser"):
             self.optimizer.step()
 
-    def _step_above(self) -> None:
+    def _step_above(self, copy_gradients: Callable[[], None]) -> None:
         with record_function(PART + "optimiser"):
-            self.optimizer.step_above()
+            self.optimizer.step_above(copy_gradients)

@@ -27,7 +27,7 @@ def path(request, monkeypatch, device) -> str:
     monkeypatch.setenv("FASTCIFAR_KERNELS", request.param)
     # So small that a few small images fill several tiles of several programs, with a rest.
     norm = launch_sizes.NormSizes(16, 8, 1, 2, 6)
-    small = launch_sizes.Sizes(64, 1, 128, 1, 128, 1, 64, 1, 16, 16, 1, 16, 32, 1, norm, norm, 4, 32, 1)
+    small = launch_sizes.Sizes(64, 1, 128, 1, 128, 1, 64, 1, 16, 16, 1, 16, 32, 1, 64, norm, norm, 4, 32, 1)
     monkeypatch.setattr(launch_sizes, "_INTERPRETED", small)
     return request.param
 

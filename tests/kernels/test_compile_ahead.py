@@ -58,6 +58,10 @@ recipe = dataclasses.replace(
 trainer = Trainer(recipe, make_synthetic(1024, 32), "cpu")
 with sys.modules["fastcifar.kernels.launch"].compile_only():  # lets Triton take tensors on the CPU
     trainer.compile_kernels()
+    if dtype != "float32":  # the most that one program holds
+        x = torch.zeros(32 * sizes._INTERPRETED.small_rows, dtype=getattr(torch, dtype))
+        shape = [1, sizes._INTERPRETED.small_rows, 32]
+        compile_ahead(lambda: newton_schulz(x, x.clone(), shape, steps=5, coefficients=(3, -4, 2)), "cpu")
     if name == "speedrun94":  # its own number of rows, and the most
         for rows in (256, 512):
             x = torch.zeros(rows * rows, dtype=getattr(torch, dtype))
@@ -110,6 +114,7 @@ def test_every_kernel_of_the_recipe_compiles(compiled, case):
     muon = {"_momentum_kernel", "_direction_kernel", "_update_kernel", "_gram_kernel", "_step_kernel", "_apply_kernel"}
     always = {"_augment_kernel", "_cross_entropy_kernel", "_flat_sgd_kernel", "_moments_kernel", "_normalise_kernel"}
     always |= {"_inference_kernel", "_slope_sums_kernel", "_gradient_kernel"}
+    always |= {"_small_kernel"} if case[1] != "float32" else set()
     averaged = {"_flat_ema_kernel"} if case[2] == "davidnet" or "ema.decay=0.9" in case[3] else set()
     assert {name for name, found in compiled[case].items() if found} == always | averaged | (
         set() if case[2] == "davidnet" else muon | {"_whiten_kernel"}
@@ -135,10 +140,17 @@ def test_no_kernel_spills_registers(compiled, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
     stored = ("_flat_sgd_kernel", "_normalise_kernel", "_inference_kernel", "_gradient_kernel")
-    for name in (*stored, "_momentum_kernel", "_update_kernel", "_apply_kernel", "_whiten_kernel"):
+    for name in (*stored, "_momentum_kernel", "_update_kernel", "_apply_kernel", "_small_kernel", "_whiten_kernel"):
         for kernel in compiled[case].get(name, ()):
             assert "st.global.v4.b32" in kernel["ptx"], name
-    loaded = ("_moments_kernel", "_slope_sums_kernel", "_direction_kernel", "_gram_kernel", "_step_kernel")
+    loaded = (
+        "_moments_kernel",
+        "_slope_sums_kernel",
+        "_direction_kernel",
+        "_gram_kernel",
+        "_step_kernel",
+        "_small_kernel",
+    )
     for name in (*stored, *loaded, "_momentum_kernel", "_update_kernel", "_apply_kernel"):
         for kernel in compiled[case].get(name, ()):
             assert "ld.global.v4.b32" in kernel["ptx"] or re.search(

@@ -29,7 +29,7 @@ def torchs_own(logits, labels, smoothing, scale):
 
 @pytest.mark.parametrize("function", [cross_entropy, cross_entropy_reference], ids=["operator", "specification"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(("batch", "classes"), [(1, 10), (37, 10), (5, 100)])
+@pytest.mark.parametrize(("batch", "classes"), [(1, 10), (37, 10), (300, 10), (5, 100)])
 def test_loss_count_and_gradient_are_torchs(path, device, assert_close, function, dtype, batch, classes):
     logits = (torch.randn(batch, classes, device=device) * 3).to(dtype)
     labels = torch.randint(classes, (batch,), device=device)

@@ -52,10 +52,14 @@ batches_of = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 20), st.intege
 @example(batches=[(2, 32, 48), (1, 16, 20)], steps=3, seed=0)
 @example(batches=[(1, 20, 7)], steps=1, seed=1)
 @given(batches=batches_of, steps=st.integers(1, 3), seed=st.integers(0, 99))
-def test_it_is_the_iteration(path, device, assert_close, batches, steps, seed):
+def test_it_is_the_iteration(path, device, batches, steps, seed):
+    """In float32 to 2e-5. Every step multiplies the rounding error of a square by up to a² = 12: of 1500 draws of three
+    steps in plain torch one in twenty errs by more than 3e-6, where rows outnumber columns, and the worst by 8e-6; in
+    TF32 most would by 4e-3."""
     torch.manual_seed(seed)
     x = filled(batches, torch.float32, device)
-    assert_close(run(x, batches, steps), iterated(x, batches, steps), torch.float32)
+    found, exact = run(x, batches, steps).double(), iterated(x, batches, steps)
+    assert (found - exact).norm() / exact.norm() < 2e-5
 
 
 @pytest.mark.parametrize("steps", [1, 3, 5])
@@ -67,15 +71,19 @@ def test_in_float64_it_equals_the_plain_iteration(steps):
 
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
 @pytest.mark.parametrize("spectrum", [None, 6], ids=["random", "six-large"])
+@pytest.mark.parametrize("rows", [32, 80])
 @pytest.mark.parametrize("steps", [3, 5])
-def test_in_half_precision_it_errs_no_more_than_twice_the_plain_iteration(path, device, steps, spectrum, dtype, bound):
-    """Where the plain one multiplies half-precision squares and matrices, here only the last product is rounded."""
+def test_in_half_precision_it_errs_about_as_the_plain_iteration(path, device, rows, steps, spectrum, dtype, bound):
+    """Where the plain one rounds squares and matrices to half precision, here squares are rounded to TF32, as fine as
+    float16, and at more than three steps only the last product is rounded. Of six large singular values the small ones
+    suffer: the product of the factors, up to a³ = 41, is rounded once more than the matrices of the plain one, which
+    makes its error 1.8 to 2.3 times as large in float16. Squares whose last bits tensor cores cut off: 5 times."""
     if path == "triton" and device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16 matrices as whole numbers")
-    batches = [(2, 32, 96)]
+    batches = [(2, rows, 3 * rows)]
     x = filled(batches, dtype, device, spectrum)
     exact = iterated(x, batches, steps)
-    plain = x.view(2, 32, 96)
+    plain = x.view(2, rows, 3 * rows)
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         gram = plain @ plain.mT
@@ -84,23 +92,30 @@ def test_in_half_precision_it_errs_no_more_than_twice_the_plain_iteration(path, 
     def error(values):
         return ((values.flatten().double() - exact).norm() / exact.norm()).item()
 
-    assert error(run(x, batches, steps)) < 2 * error(plain)
+    assert error(run(x, batches, steps)) < 2.5 * error(plain)
     if steps == 3:
         assert error(run(x, batches, steps)) < bound
 
 
-def test_a_nan_stays_in_its_matrix(path, device):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_nan_stays_in_its_matrix(path, device, dtype):
     batches = [(3, 16, 32)]
-    x = filled(batches, torch.float32, device)
+    x = filled(batches, dtype, device)
     x[600] = torch.nan
     found = run(x, batches, 3).view(3, -1)
     assert found[1].isnan().any() and not found[[0, 2]].isnan().any()
 
 
 def test_equal_inputs_give_equal_bits(path, device):
-    batches = [(2, 32, 48), (1, 48, 64)]
+    for batches in ([(2, 32, 48), (1, 48, 64)], [(1, 80, 96)]):
+        x = filled(batches, torch.float16, device)
+        assert torch.equal(run(x, batches, 3), run(x, batches, 3))
+
+
+def test_small_matrices_of_several_shapes_are_taken_together(path, device, assert_close):
+    batches = [(2, 32, 48), (1, 48, 64), (1, 5, 100), (1, 20, 7)]
     x = filled(batches, torch.float16, device)
-    assert torch.equal(run(x, batches, 3), run(x, batches, 3))
+    assert_close(run(x, batches, 2), iterated(x, batches, 2), torch.float16)
 
 
 def test_what_does_not_fit_is_refused():

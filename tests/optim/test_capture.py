@@ -1,13 +1,14 @@
 """On a GPU a captured step, replayed, does what the step does."""
 
+import copy
 import warnings
 
 import pytest
 import torch
 
-from fastcifar.models import DavidNet
+from fastcifar.models import DavidNet, SpeedrunNet
 from fastcifar.optim import FlatModel, build_optimizer
-from fastcifar.recipes import EMAConfig, LookaheadConfig, ModelConfig, OptimConfig, Recipe
+from fastcifar.recipes import EMAConfig, LookaheadConfig, ModelConfig, OptimConfig, Recipe, SpeedrunConfig
 from fastcifar.training.capture import capture
 
 STEPS = 7
@@ -50,6 +51,39 @@ def test_a_replayed_step_is_the_step(name, every):
         torch.testing.assert_close(mine.weights, expected.weights)
         torch.testing.assert_close(mine.ema, expected.ema)
     assert not torch.equal(replayed.groups[0].weights, make_flat().groups[0].weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("captured", [False, True], ids=["eager", "captured"])
+def test_muon_beside_the_backward_pass_takes_the_gradients_that_were_made(captured):
+    """Their memory is free for the rest of the backward pass only once the other stream has copied them."""
+
+    def train(overlap, captured):
+        recipe = Recipe(
+            **{"network": "speedrun", "speedrun": SpeedrunConfig(widths=(16, 64, 64)), "batch_size": 32},
+            optim=OptimConfig("muon", lr=0.1, bias_lr=0.1, head_lr=0.1, overlap=overlap),
+        )
+        torch.manual_seed(0)
+        start, images = SpeedrunNet(recipe.speedrun).cuda(), torch.randn(32, 3, 32, 32, device="cuda")
+        flat = FlatModel(copy.deepcopy(start))
+        optimizer = build_optimizer(flat, recipe, STEPS)
+
+        def step():
+            flat.backward(flat.model(images).square().sum(), halfway=optimizer.step_above)
+            optimizer.step()
+
+        run = capture(step, step)[0] if captured else step
+        flat.load(start)
+        optimizer.reset()
+        for _ in range(STEPS):
+            run()
+        return flat
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of a step that could not be captured
+        beside, alone = train(True, captured), train(False, False)
+    for mine, expected in zip(beside.groups, alone.groups, strict=True):
+        torch.testing.assert_close(mine.weights, expected.weights, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.gpu

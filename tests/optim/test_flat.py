@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from torch import nn
 
 from fastcifar.models import DavidNet, SpeedrunNet
 from fastcifar.optim import SGD, FlatModel
@@ -152,9 +153,12 @@ def test_a_divided_backward_pass_gives_the_same_gradients_the_upper_ones_first()
     divided.divide()
     whole.backward(loss_of(whole.model))
     at_half = []
-    divided.backward(
-        loss_of(divided.model), halfway=lambda: at_half.extend(group.grads.clone() for group in divided.groups)
-    )
+
+    def halfway(copy):
+        copy()
+        at_half.extend(group.grads.clone() for group in divided.groups)
+
+    divided.backward(loss_of(divided.model), halfway=halfway)
     names = {id(parameter): name for name, parameter in divided.model.named_parameters()}
     for mine, expected, half in zip(divided.groups, whole.groups, at_half, strict=True):
         assert torch.equal(mine.grads, expected.grads)
@@ -164,9 +168,23 @@ def test_a_divided_backward_pass_gives_the_same_gradients_the_upper_ones_first()
             assert torch.equal(half[span], torch.zeros_like(half[span]) if below else mine.grads[span])
 
 
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+def test_gradients_of_any_size_and_layout_reach_the_buffers(layout):
+    shapes = [(90, 8, 3, 3), (70, 360), (9000,), (3, 4200), (1,)]
+    weights = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for shape in shapes)
+    flat = FlatModel(weights)
+    expected = [torch.randn(shape) for shape in shapes]
+    expected[0] = expected[0].contiguous(memory_format=layout)
+    flat.backward(sum((weight * factor).sum() for weight, factor in zip(weights, expected, strict=True)))
+    assert all(torch.equal(weight.grad, grad) for weight, grad in zip(weights, expected, strict=True))
+    assert flat.groups[0].grads.count_nonzero() + flat.groups[1].grads.count_nonzero() == sum(
+        map(torch.numel, expected)
+    )
+
+
 def test_a_network_without_a_first_block_is_not_divided():
     flat = FlatModel(make_model())
     flat.divide()
     called = []
-    flat.backward(loss_of(flat.model), halfway=lambda: called.append(True))
+    flat.backward(loss_of(flat.model), halfway=called.append)
     assert not called and not any(flat.is_above(parameter) for parameter in flat.model.parameters())
