@@ -1,7 +1,8 @@
 """Block sizes and warps of the Triton kernels for each GPU generation: data, so that nothing is searched at run time.
 
-Chosen by counting (16-byte accesses per thread, two or more of them in flight, registers as the compiler reports them);
-`bench/` is the place to try others. A device takes the newest row that is not newer than itself.
+Chosen by counting (16-byte accesses per thread, two or more of them in flight, registers as the compiler reports them),
+those of `norm_act_pool` on an H100 by measuring: the best of 90 for the layers of a speedrun94 step (part `sizes` of
+`bench.campaign` tries others). A device takes the newest row that is not newer than itself.
 """
 
 from __future__ import annotations
@@ -67,11 +68,12 @@ class Sizes:
     whiten_warps: int
 
 
-_NORM = (NormSizes(128, 32, 8, 1, 3), NormSizes(128, 32, 8, 1, 2))
+_COUNTED = (NormSizes(128, 32, 8, 1, 3), NormSizes(128, 32, 8, 1, 2))
+_MEASURED = (NormSizes(64, 32, 4, 3, 4), NormSizes(32, 64, 4, 3, 4))
 _SIZES = {
-    (8, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, *_NORM, 128, 64, 2),
-    (8, 9): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, *_NORM, 128, 64, 2),
-    (9, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 64, *_NORM, 128, 64, 2),
+    (8, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, *_COUNTED, 128, 64, 2),
+    (8, 9): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 32, *_COUNTED, 128, 64, 2),
+    (9, 0): Sizes(1024, 4, 256, 8, 1024, 4, 2048, 8, 64, 64, 4, 16, 32, 8, 64, *_MEASURED, 128, 64, 2),
 }
 _INTERPRETED = Sizes(
     *(4096, 1, 16384, 1, 65536, 1, 65536, 1, 256, 512, 1, 256, 256, 1, 64),

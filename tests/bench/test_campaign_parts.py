@@ -24,12 +24,14 @@ from bench.campaign.process import Part, PartProcess
 from bench.campaign.race import race
 from bench.campaign.recipes import VARIANTS, get_recipe
 from bench.campaign.schedule import Stage
+from bench.campaign.sizes import OTHERS, sizes
 from bench.campaign.timing import seconds_per_call
 from bench.campaign.trainings import trainings
 from bench.peers import PeerError
 from bench.recorded_cases import RecordedCase
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
+from fastcifar.kernels import launch_sizes
 from fastcifar.training import Trainer
 
 
@@ -234,6 +236,19 @@ def test_the_operations_written_down_by_hand_are_timed(tiny):
     assert {record["variant"] for record in records} == {"kernel"}, "nothing is compiled in a tiny one on a CPU"
     assert {record["operation"] for record in records} >= {"norm_act_pool", "augment", "cross_entropy", "flat_sgd"}
     assert all(record["seconds"] > 0 for record in records)
+
+
+def test_operators_are_timed_with_other_sizes_which_are_theirs_alone(tiny, one_thread):
+    before = launch_sizes._INTERPRETED
+    found = list(sizes(tiny))
+    assert launch_sizes._INTERPRETED is before
+    by_shape = {}
+    for record in found:
+        by_shape.setdefault(record["shape"], []).append(record)
+    assert {record["operation"] for record in found} == OTHERS.keys()
+    for present, other in by_shape.values():
+        assert present["now"] and not other["now"] and present["sizes"].keys() >= other["sizes"].keys()
+        assert present["sizes"] != other["sizes"] and min(present["seconds"], other["seconds"]) > 0
 
 
 def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):

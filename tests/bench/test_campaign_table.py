@@ -1,0 +1,84 @@
+"""The tables of a campaign say what its records do."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from bench.campaign.table import tables
+
+RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
+
+
+def write(folder, name, *records):
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def made(folder):
+    return {table.title: [dict(zip(table.columns, row, strict=True)) for row in table.rows] for table in tables(folder)}
+
+
+def run(side, number, seconds, accuracy):
+    times = {"time_seconds": seconds + 0.5, "train_seconds": seconds}
+    return {
+        **{"what": "run", "rival": "them", "side": side, "round": number, "warm_up": number == 0},
+        **times,
+        "accuracy": accuracy,
+    }
+
+
+def test_a_race_is_the_median_of_the_rounds_ratios_without_the_warm_up(tmp_path):
+    rounds = [(0, 9.0, 9.0), (1, 2.0, 1.0), (2, 4.0, 3.0), (3, 4.0, 4.0)]
+    runs = [
+        run(side, number, seconds, 0.94)
+        for number, *both in rounds
+        for side, seconds in zip(("theirs", "ours"), both, strict=True)
+    ]
+    write(tmp_path, "race", *runs)
+    row = made(tmp_path)["Whole trainings in turn with other programs"][1]
+    assert row["program, clock"] == "them, without the final evaluation"
+    assert row["ours / theirs (spread)"] == "0.750 (0.500 to 1.000)"
+    assert (row["n"], row["our accuracy"]) == ("3", "94.00%")
+
+
+def test_the_parts_of_a_step_add_up_to_it(tmp_path):
+    kernels = {
+        "sm90_xmma_fprop_implicit_gemm": 0.5,
+        "_gradient_kernel": 0.25,
+        "_apply_kernel": 0.125,
+        "void at::native::multi_tensor_apply_kernel<Copy>": 0.0625,
+        "unheard_of": 0.03125,
+    }
+    rows = [{"name": name, "calls": 1.0, "ms": ms} for name, ms in kernels.items()]
+    profile = {"what": "profile", "recipe": "r", "size": 32, "ms": 1.0, "launches": 5.0, "by_kernel": rows}
+    write(tmp_path, "steps", profile)
+    (row,) = made(tmp_path)["A step by part, us of kernels (some run at once)"]
+    numbers = {name: int(text) for name, text in row.items() if name != "recipe, stage"}
+    assert numbers.pop("all") == 1000
+    assert numbers == {
+        **dict.fromkeys(numbers, 0),
+        **{"convolutions": 500, "pool, batch norm, activation": 250, "Newton-Schulz": 125},
+        **{"gradients into flat buffers": 62, "all else": 62},  # what is in no row with what fits nowhere
+    }
+
+
+def test_an_operator_is_set_beside_its_other_paths(tmp_path):
+    common = {"what": "speed", "operation": "augment", "shape": "float16[2x3] gelu (abc)", "bytes": 2_000_000}
+    write(
+        tmp_path,
+        "kernels",
+        {"what": "error", "shape": common["shape"], "worst": 2e-4},
+        {**common, "variant": "kernel", "seconds": 2e-6, "share_of_copy": 0.5},
+        {**common, "variant": "reference", "seconds": 5e-6, "share_of_copy": 0.2},
+    )
+    (row,) = made(tmp_path)["Operators as steps and evaluations call them"]
+    assert list(row.values()) == [
+        *("augment float16[2x3] gelu (abc)", "2.0 us", "2.00 MB", "50%"),
+        *("2.50", "-", "2.0e-04"),
+    ]
+
+
+@pytest.mark.parametrize("folder", sorted(path.parent for path in RESULTS.glob("*/*/README.md")), ids=lambda p: p.name)
+def test_committed_tables_are_those_that_the_records_make(folder):
+    text = (folder / "README.md").read_text(encoding="utf-8")
+    assert text == "\n".join(table.markdown() for table in tables(folder))
