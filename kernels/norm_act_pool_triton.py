@@ -96,7 +96,8 @@ def _moments_kernel(
     last = tl.minimum(first + program_rows, group_rows)
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = columns < channels
-    # Sums of deviations from a first value: no cancellation, however far the mean is from zero.
+    # Sums of deviations from a first value: no cancellation however far the mean is from zero, and little where that
+    # value is far from it.
     row = group * group_rows + first + tl.arange(0, 1)
     if POOL:
         value, _ = _max_of_window(x_ptr, row, columns, real[None, :], channels, height, width)

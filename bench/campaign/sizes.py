@@ -38,7 +38,9 @@ OTHERS: dict[str, tuple[dict[str, Sequence[Any]], ...]] = {
     "newton_schulz": (
         {"matrix_tile": (32, 64, 128), "matrix_depth": (32, 64), "matrix_warps": (4, 8)},
         {"square_depth": (16, 32, 64), "square_warps": (4, 8)},
+        {"small_rows": (0, 64)},
     ),
+    "cross_entropy_step": ({"entropy_values": (128, 256, 512, 1024), "entropy_warps": (4, 8)},),
 }
 """By operator grids of the fields that it is launched with: each combination is tried."""
 

@@ -128,18 +128,22 @@ def _sizes(records: list[Record]) -> Iterator[str]:
         forms = len({record["shape"] for record in found})
         seconds: dict[str, list[float]] = {}
         for record in found:
-            fields = ", ".join(f"{name} {_words(value)}" for name, value in record["sizes"].items())
             calls = sum(record["places"].values())
-            seconds.setdefault("now" if record["now"] else fields, []).append(record["seconds"] * calls)
+            seconds.setdefault("now" if record["now"] else words_of(record["sizes"]), []).append(
+                record["seconds"] * calls
+            )
         totals = {fields: sum(times) for fields, times in seconds.items() if len(times) == forms}
         best = min(totals, key=totals.__getitem__, default="now")
         if "now" in totals:
             yield f"{operation}: {totals['now'] * 1e6:.1f} us now, {totals[best] * 1e6:.1f} us with {best}"
 
 
-def _words(value: object) -> str:
-    """A number, or the fields of what is launched with several."""
-    return " ".join(f"{name} {one}" for name, one in value.items()) if isinstance(value, dict) else str(value)
+def words_of(sizes: Record) -> str:
+    """What an operator was launched with, in a line."""
+    told = {name: value if isinstance(value, dict) else {"": value} for name, value in sizes.items()}
+    return ", ".join(
+        f"{name}: " + " ".join(f"{key} {one}".strip() for key, one in v.items()) for name, v in told.items()
+    )
 
 
 def _of(records: list[Record], what: str) -> list[Record]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import OUTCOMES, Record, read_records
-from bench.campaign.summary import CLOCKS, ratios_of
+from bench.campaign.summary import CLOCKS, ratios_of, words_of
 from bench.peers.race import SIDES
 from bench.program import new_parser, run_program
 from fastcifar.report.statistics import summarise
@@ -42,6 +42,7 @@ def tables(out: Path) -> Iterator[Table]:
         "smoke": (_smoke,),
         "steps": (_steps, _parts),
         "kernels": (_operators,),
+        "sizes": (_sizes,),
         "cold": (_cold,),
     }
     for name, made in makers.items():
@@ -68,6 +69,9 @@ def _ceilings(records: list[Record]) -> Table:
             seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
             flop = sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
             rows.append((f"convolutions of a step, {_place(record)}", f"{_us(seconds)}, {_tflops(flop / seconds)}"))
+        elif record["what"] == "channels":
+            passes = ", ".join(f"{which} {_us(seconds)}" for which, seconds in record["seconds"].items())
+            rows.append((f"first convolution of {record['channels']} channels, {record['pixels']} pixels", passes))
     return Table(title, ("what", "rate"), tuple(rows))
 
 
@@ -151,6 +155,25 @@ def _operators(records: list[Record]) -> Table:
 
 
 _OTHERS = ("reference", "compiled")
+
+
+def _sizes(records: list[Record]) -> Table:
+    """Of each operator the forms that were measured with what there was then, summed, with it and with the best."""
+    rows = []
+    for operation in dict.fromkeys(record["operation"] for record in records):
+        found = [record for record in records if record["operation"] == operation]
+        totals: dict[str, list[float]] = {}
+        for record in found:
+            totals.setdefault(words_of(record["sizes"]), []).append(record["seconds"] * sum(record["places"].values()))
+        now = next(words_of(record["sizes"]) for record in found if record["now"])
+        forms = len(totals[now])
+        whole = sorted((sum(seconds), words) for words, seconds in totals.items() if len(seconds) == forms)
+        for seconds, words in [(sum(totals[now]), f"{now} (then)"), *whole[:_BEST]]:
+            rows.append((f"{operation}, {forms} forms", words, _us(seconds), str(len(whole))))
+    return Table("Operators with other sizes", ("operator", "sizes", "time", "tried"), tuple(rows))
+
+
+_BEST = 3
 
 
 def _cold(records: list[Record]) -> Table:

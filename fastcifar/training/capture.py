@@ -31,24 +31,27 @@ def capture(
     try:
         return record(step, pool).replay, None
     except RuntimeError as error:
-        while error.__context__:  # a recording that is broken off then fails to end, which says nothing of why
-            error = error.__context__
         reason = str(error).partition("\n")[0] or type(error).__name__
         warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)
         return step, reason
 
 
 def record(run: Callable[[], object], pool: tuple[int, int] | None = None) -> torch.cuda.CUDAGraph:
-    """What `run()` queues on the device, which a recording does not run. Raises RuntimeError where CUDA cannot record
-    it; whatever comes next then finds the device as it was."""
+    """What `run()` queues on the device, which a recording does not run. Raises what `run` raises, and RuntimeError
+    where CUDA cannot record it; whatever comes next then finds the device as it was."""
     before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    broke_off: list[Exception] = []
     try:
         with torch.cuda.graph(graph, pool=pool):
-            run()
-    except RuntimeError:
+            try:
+                run()
+            except Exception as error:
+                broke_off.append(error)
+                raise
+    except RuntimeError as error:
         torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
         torch.cuda.synchronize()
         with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
             torch.zeros(1, device=before.device)  # and torch's random numbers as if it went on: one that ends mends it
-        raise
+        raise (broke_off or [error])[0] from None  # a recording that broke off also fails to end, which says nothing
     return graph

@@ -111,6 +111,14 @@ def test_statistics_do_not_cancel_when_the_mean_is_far_from_zero(path, device, a
     assert (out - expected[0]).abs().max() < 0.02  # the float32 steps of x itself are 0.001
 
 
+def test_a_first_value_far_from_the_others_hardly_cancels(path, device):
+    x, bias, *_ = tensors((8, 6, 8, 8), device=device)
+    x[0, :, 0, 0] = 1000
+    _, _, var = norm_act_pool(x, bias, activation="none")
+    expected = norm_act_pool_reference(x.double(), bias.double(), activation="none")[2]
+    assert ((var - expected) / expected).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_nan_is_not_hidden(path, device, activation, pool):

@@ -1,6 +1,7 @@
 """On a GPU a captured step, replayed, does what the step does."""
 
 import copy
+import types
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from fastcifar.models import DavidNet, SpeedrunNet
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import EMAConfig, LookaheadConfig, ModelConfig, OptimConfig, Recipe, SpeedrunConfig
-from fastcifar.training.capture import capture
+from fastcifar.training.capture import capture, record
 
 STEPS = 7
 NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
@@ -98,3 +99,33 @@ def test_a_step_that_cannot_be_recorded_is_left_as_it_is_with_the_reason():
     assert replay is step and reason and reason in str(said[0].message)
     replay()
     assert total.item() == 2**4 - 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("it waits for the host"), ValueError("no such shape")], ids=repr)
+def test_what_breaks_a_recording_off_is_told_and_not_that_it_cannot_end(monkeypatch, error):
+    """As torch 2.11 has it: a recording that broke off raises once more where it ends."""
+    recordings = []
+
+    class Recording:
+        def __init__(self, graph, pool=None):
+            recordings.append(self)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, kind, value, traceback):
+            if kind:
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    stream = types.SimpleNamespace(device="cpu")
+    for name, value in {"current_stream": lambda: stream, "CUDAGraph": object, "graph": Recording}.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    monkeypatch.setattr(torch.cuda, "set_stream", lambda stream: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+
+    def run():
+        raise error
+
+    with pytest.raises(type(error), match=str(error)):
+        record(run)
+    assert len(recordings) == 2, "the second, which ends, mends what the first left"
