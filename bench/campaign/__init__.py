@@ -7,7 +7,8 @@
     python -m bench.campaign.table DIR                                          # what was measured, as Markdown
 
 The smoke trains on the first 25,000 images and tests on the 5,000 after them, so that it needs only `part1.tar` and
-`labels.npz` of the data, or the first three batches. Its figures compare with those of other smokes alone.
+`labels.npz` of the data, or the first three batches. Its figures compare with those of other smokes alone. It also runs
+the tests of the kernels and those that need a GPU.
 
 Every part is a process of its own: one that crashes, or hangs and is ended, leaves a record of it and the others whole.
 Results are appended to DIR line by line as they are known, and called again with the same DIR a stage goes on where it

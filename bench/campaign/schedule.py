@@ -21,6 +21,7 @@ from bench.campaign.recipes import MAIN, OTHER_SEARCH
 from bench.campaign.sizes import sizes
 from bench.campaign.smoke import smoke
 from bench.campaign.steps import steps
+from bench.campaign.tests import tests
 from bench.campaign.trainings import trainings
 
 SECONDS = {"smoke": 100.0, "campaign": 330.0}
@@ -55,6 +56,7 @@ PLANS: dict[str, tuple[Part, ...]] = {
         _smoke("speedrun94", 0.45),
         _kernels(0.4),
         _smoke("davidnet", 0.4),
+        Part("tests", tests, "tests", 0.6),
         _smoke(OTHER_SEARCH, 0.3),
     ),
     "campaign": (
@@ -95,12 +97,15 @@ def part_names() -> list[str]:
 
 
 def plan(stage: str, only: Sequence[str], tiny: bool) -> list[Part]:
-    """The stage's parts in their order, those in `only` alone, if it names any; with `tiny` each once, and of the main
-    recipes alone."""
+    """The stage's parts in their order, those in `only` alone, if it names any; with `tiny` each once, of the main
+    recipes alone, and the tests only by name."""
     parts: Sequence[Part] = PLANS[stage]
     if only:
         parts = [part for part in (*parts, *(BY_NAME if stage == "campaign" else ())) if part.names.intersection(only)]
-    return list({part.title: part for part in parts if part.of in ("", *MAIN)}.values()) if tiny else list(parts)
+    if not tiny:
+        return list(parts)
+    small = {part.title: part for part in parts if part.of in ("", *MAIN)}
+    return [part for part in small.values() if part.name != "tests" or "tests" in only]
 
 
 def races(stage: str, only: Sequence[str], rivals: Sequence[str], tiny: bool) -> list[Part]:

@@ -146,6 +146,12 @@ def words_of(sizes: Record) -> str:
     )
 
 
+def _tests(records: list[Record]) -> Iterator[str]:
+    for record in _of(records, "tests"):
+        counts = ", ".join(f"{record[name]} {name}" for name in ("passed", "failed", "skipped"))
+        yield f"{record['of']}: {counts}" + ("" if record["exit_code"] in (0, 1) else ", not all: ended before")
+
+
 def _of(records: list[Record], what: str) -> list[Record]:
     return [record for record in records if record["what"] == what]
 
@@ -191,6 +197,7 @@ def _mean(runs: list[Record], clock: str) -> str:
 _SHOWN: dict[str, Callable[[list[Record]], Iterator[str]]] = {
     "race": _race,
     "smoke": _smoke,
+    "tests": _tests,
     "trainings": _trainings,
     "ceilings": _ceilings,
     "steps": _steps,

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from bench.campaign import images, kernels, smoke
+from bench.campaign import tests as device_tests
 from bench.campaign.campaign import Campaign, append_record, read_records
 from bench.campaign.captured import CaptureFailed, require_capture
 from bench.campaign.cold import cold
@@ -249,6 +250,26 @@ def test_operators_are_timed_with_other_sizes_which_are_theirs_alone(tiny, one_t
     for present, other in by_shape.values():
         assert present["now"] and not other["now"] and present["sizes"].keys() >= other["sizes"].keys()
         assert present["sizes"] != other["sizes"] and min(present["seconds"], other["seconds"]) > 0
+
+
+def test_a_test_that_fails_is_named_at_once_and_the_others_are_counted(tiny, tmp_path, monkeypatch):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_few.py").write_text(
+        "import pytest\n"
+        "@pytest.mark.parametrize('of', ['PASSED it', 'no'])\n"
+        "def test_words(of):\n    assert of != 'no', 'not no'\n"
+        "def test_left_out():\n    pytest.skip('for once')\n"
+    )
+    monkeypatch.setattr(device_tests, "ROOT", tmp_path)
+    monkeypatch.setattr(device_tests, "TINY", ["tests"])
+    finding, counts = device_tests.tests(tiny)
+    assert finding == {"what": "finding", "program": "tests/test_few.py::test_words[no]", "found": "failed"}
+    assert [counts[name] for name in ("passed", "failed", "skipped", "exit_code")] == [1, 1, 1, 1]
+    assert any("not no" in reason for reason in counts["reasons"])
+
+    late = dataclasses.replace(tiny, ends=0.0)
+    (counts,) = (record for record in device_tests.tests(late) if record["what"] == "tests")
+    assert counts["exit_code"] not in (0, 1) and counts["passed"] < 1
 
 
 def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
