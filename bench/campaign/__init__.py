@@ -1,6 +1,6 @@
 """Measures everything on a GPU that is at hand for minutes only, in two short calls.
 
-    python -m bench.campaign smoke --out DIR --data-dir DIR                     # does it work? 100 seconds
+    python -m bench.campaign smoke --out DIR --data-dir DIR                     # does it work? 150 seconds
     python -m bench.campaign campaign --out DIR --data-dir DIR --peers DIR      # what is it worth? 330 seconds
     python -m bench.campaign --device cpu --tiny                                # both in small: proves that they run
     python -m bench.campaign campaign --only sizes --out DIR --data-dir DIR     # kernels with other block sizes

@@ -32,7 +32,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the results, added to those there; --tiny makes a new one")
     parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, for the smoke a part of it")
     parser.add_argument("--peers", type=Path, help="folder with checkouts of other people's programs")
-    parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 100, campaign 330)")
+    parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 150, campaign 330)")
     parser.add_argument(
         "--only",
         default="",

@@ -28,13 +28,16 @@ Places = dict[str, int]
 
 
 def errors(campaign: Campaign) -> Iterator[Record]:
-    """The error of every operator in every form. What raises is a finding, and the others have their turn."""
+    """The error of every operator in every form, in the recipes' own type and then in the others. What raises is a
+    finding, and the others have their turn."""
     known = {record["shape"] for record in campaign.records("kernels", "error")}
-    found, failures = cases(campaign)
-    yield from failures
-    for case, places in found:
-        if case.shape not in known:
-            yield _attempt(case.operation, partial(_error, case, places))
+    for dtype in ("auto", "float32", *(["bfloat16"] if campaign.device.type == "cuda" else [])):
+        found, failures = cases(campaign, dtype)
+        yield from failures
+        for case, places in found:
+            if case.shape not in known:
+                known.add(case.shape)
+                yield _attempt(case.operation, partial(_error, case, places))
 
 
 def times(campaign: Campaign) -> Iterator[Record]:
@@ -53,12 +56,13 @@ def times(campaign: Campaign) -> Iterator[Record]:
                     yield {**_name(case, places), **_attempt(case.operation, speed)}
 
 
-def cases(campaign: Campaign) -> tuple[list[tuple[RecordedCase, Places]], list[Record]]:
-    """What a step of each stage and an evaluation of each recipe call, each form once, and where; and a finding for
-    each that raises."""
+def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedCase, Places]], list[Record]]:
+    """What a step of each stage and an evaluation of each recipe call in this compute type, each form once, and where;
+    and a finding for each that raises."""
     found: dict[str, tuple[RecordedCase, Places]] = {}
     failures: list[Record] = []
     for name, recipe in main_recipes(campaign).items():
+        recipe = dataclasses.replace(recipe, dtype=dtype)
         trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
         if campaign.device.type == "cuda":
             trainer.compile_kernels()  # else one would compile after the other

@@ -17,14 +17,14 @@ from bench.campaign.cold import cold
 from bench.campaign.kernels import compiled, errors, times
 from bench.campaign.process import GRACE, Part, PartProcess
 from bench.campaign.race import TINY_RIVAL, race
-from bench.campaign.recipes import MAIN, OTHER_SEARCH
+from bench.campaign.recipes import MAIN, OTHER_SEARCH, REST
 from bench.campaign.sizes import sizes
 from bench.campaign.smoke import smoke
 from bench.campaign.steps import steps
 from bench.campaign.tests import tests
 from bench.campaign.trainings import trainings
 
-SECONDS = {"smoke": 100.0, "campaign": 330.0}
+SECONDS = {"smoke": 150.0, "campaign": 330.0}
 """Of each stage, unless others are asked for."""
 
 _RACE_SHARE = 0.11
@@ -39,8 +39,8 @@ def _kernels(share: float) -> Part:
     return Part("kernels", errors, "kernels", share)
 
 
-def _smoke(recipe: str, share: float) -> Part:
-    return Part("smoke", partial(smoke, recipe=recipe), "smoke", share, recipe)
+def _smoke(recipe: str, share: float, runs: int = 3) -> Part:
+    return Part("smoke", partial(smoke, recipe=recipe, runs=runs), "smoke", share, recipe)
 
 
 def _steps(recipe: str, share: float) -> Part:
@@ -58,6 +58,7 @@ PLANS: dict[str, tuple[Part, ...]] = {
         _smoke("davidnet", 0.4),
         Part("tests", tests, "tests", 0.6),
         _smoke(OTHER_SEARCH, 0.3),
+        *(_smoke(recipe, 0.3, runs=1) for recipe in REST),
     ),
     "campaign": (
         _kernels(0.1),

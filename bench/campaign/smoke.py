@@ -18,20 +18,18 @@ from fastcifar.training import Trainer
 from fastcifar.training.run import Run
 from fastcifar.training.timeline import Epoch
 
-_RUNS = 3
 
-
-def smoke(campaign: Campaign, recipe: str) -> Iterator[Record]:
+def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Record]:
     """Trainings from seeds 0, 1 and 2: the first also captures. In the second nothing may wait for the device while
     steps are replayed: where something does, that is a finding, and the training is run again without."""
     done = {record["seed"] for record in campaign.records("smoke", "training") if record["recipe"] == recipe}
-    if len(done) >= _RUNS:
+    if len(done) >= runs:
         return
     began = time.monotonic()
     images = smoke_dataset(campaign)
     trainer = Trainer(get_recipe(recipe, campaign.tiny), images, campaign.device)
     yield {"what": "images", "recipe": recipe, "train": len(images.train), "test": len(images.test), **versions()}
-    for number in range(_RUNS):
+    for number in range(runs):
         started = time.monotonic()
         strict = number == 1
         try:
