@@ -42,7 +42,7 @@ def _failures(records: list[Record]) -> Iterator[str]:
 
 
 def _smoke(records: list[Record]) -> Iterator[str]:
-    for recipe, runs in _by(_of(records, "training"), "recipe").items():
+    for recipe, runs in grouped(only(records, "training"), "recipe").items():
         first, phases = runs[0], runs[0]["phases"]
         took = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("kernel compilation", "capture") if name in phases)
         captured = "captured" if first["captured"] else f"not captured ({first['not_captured']})"
@@ -52,13 +52,13 @@ def _smoke(records: list[Record]) -> Iterator[str]:
 
 def _kernels(records: list[Record]) -> Iterator[str]:
     worst: dict[str, float] = {}
-    for record in _of(records, "error"):
+    for record in only(records, "error"):
         worst[record["operation"]] = max(worst.get(record["operation"], 0.0), record["worst"])
     if worst:
         yield "largest error against float64: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    for operation, speeds in _by(_of(records, "speed"), "operation").items():
+    for operation, speeds in grouped(only(records, "speed"), "operation").items():
         told = []
-        for variant, found in _by(speeds, "variant").items():
+        for variant, found in grouped(speeds, "variant").items():
             shares = [record["share_of_copy"] for record in found]
             told.append(f"{variant} {min(shares):.0%} to {max(shares):.0%} of the copy bandwidth (n={len(shares)})")
         yield f"{operation}: {', '.join(told)}"
@@ -73,14 +73,13 @@ def _ceilings(records: list[Record]) -> Iterator[str]:
         elif record["what"] == "product":
             yield f"{record['dtype']} product {record['rate'] / 1e12:.2f} TFLOP/s"
         elif record["what"] == "convolutions":
-            seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
-            flop = sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
+            seconds, flop = convolution_totals(record)
             yield f"{_stage(record)}: convolutions {seconds * 1e3:.3f} ms a step, {flop / seconds / 1e12:.2f} TFLOP/s"
 
 
 def _steps(records: list[Record]) -> Iterator[str]:
-    profiles = {(record["recipe"], record["stage"]): record for record in _of(records, "profile")}
-    for record in _of(records, "step"):
+    profiles = {(record["recipe"], record["stage"]): record for record in only(records, "profile")}
+    for record in only(records, "step"):
         times = ", ".join(f"{way} {seconds * 1e3:.3f} ms" for way, seconds in record["seconds"].items())
         profile = profiles.get((record["recipe"], record["stage"]))
         busy = f"; by kernel {profile['ms']:.3f} ms in {profile['launches']:.0f} calls" if profile else ""
@@ -88,15 +87,15 @@ def _steps(records: list[Record]) -> Iterator[str]:
 
 
 def _trainings(records: list[Record]) -> Iterator[str]:
-    for recipe, runs in _by(_of(records, "training"), "recipe").items():
+    for recipe, runs in grouped(only(records, "training"), "recipe").items():
         loss = statistics.fmean(run["tta_loss"] for run in runs)
         yield f"{recipe}: {_accuracy(runs)}, log-loss {loss:.4f}"
         yield f"  {_seconds(runs)}"
 
 
 def _race(records: list[Record]) -> Iterator[str]:
-    for rival, runs in _by(_of(records, "run"), "rival").items():
-        sides = _by([run for run in runs if not run["warm_up"]], "side")
+    for rival, runs in grouped(only(records, "run"), "rival").items():
+        sides = grouped([run for run in runs if not run["warm_up"]], "side")
         if len(sides) < len(SIDES):
             continue
         for side in SIDES:
@@ -118,24 +117,29 @@ def ratios_of(sides: dict[str, list[Record]], clock: str) -> list[float]:
 
 
 def _cold(records: list[Record]) -> Iterator[str]:
-    for record in _of(records, "cold"):
+    for record in only(records, "cold"):
         yield f"{record['program']}: {record['process_seconds']:.1f} s from process start to the first accuracy"
 
 
 def _sizes(records: list[Record]) -> Iterator[str]:
     """Of each operator what a step of all forms would take with the best sizes for all, and with those of now."""
-    for operation, found in _by(_of(records, "sizes"), "operation").items():
-        forms = len({record["shape"] for record in found})
-        seconds: dict[str, list[float]] = {}
-        for record in found:
-            calls = sum(record["places"].values())
-            seconds.setdefault("now" if record["now"] else words_of(record["sizes"]), []).append(
-                record["seconds"] * calls
-            )
-        totals = {fields: sum(times) for fields, times in seconds.items() if len(times) == forms}
-        best = min(totals, key=totals.__getitem__, default="now")
-        if "now" in totals:
-            yield f"{operation}: {totals['now'] * 1e6:.1f} us now, {totals[best] * 1e6:.1f} us with {best}"
+    for operation, found in grouped(only(records, "sizes"), "operation").items():
+        now, totals = totals_by_sizes(found)
+        best = min(totals, key=totals.__getitem__)
+        yield f"{operation}: {totals[now] * 1e6:.1f} us now, {totals[best] * 1e6:.1f} us with {best}"
+
+
+def totals_by_sizes(found: list[Record]) -> tuple[str, dict[str, float]]:
+    """Of an operator's records the sizes that there were, and by sizes the seconds of all forms: of those sizes that as
+    many were measured with as with the former."""
+    seconds = grouped([{**record, "words": words_of(record["sizes"])} for record in found], "words")
+    now = next(words for words, records in seconds.items() if records[0]["now"])
+    totals = {
+        words: sum(record["seconds"] * sum(record["places"].values()) for record in records)
+        for words, records in seconds.items()
+        if len(records) == len(seconds[now])
+    }
+    return now, totals
 
 
 def words_of(sizes: Record) -> str:
@@ -147,16 +151,27 @@ def words_of(sizes: Record) -> str:
 
 
 def _tests(records: list[Record]) -> Iterator[str]:
-    for record in _of(records, "tests"):
+    for record in only(records, "tests"):
         counts = ", ".join(f"{record[name]} {name}" for name in ("passed", "failed", "skipped"))
         yield f"{record['of']}: {counts}" + ("" if record["exit_code"] in (0, 1) else ", not all: ended before")
 
 
-def _of(records: list[Record], what: str) -> list[Record]:
+def convolution_totals(record: Record) -> tuple[float, float]:
+    """Seconds and FLOP of all passes of a stage's convolutions."""
+    seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
+    return seconds, sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
+
+
+def undisturbed(runs: list[Record]) -> list[Record]:
+    """The trainings that had nothing beside them, without the first ones of a process."""
+    return [run for run in runs if not run["first_in_process"] and "beside" not in run]
+
+
+def only(records: list[Record], what: str) -> list[Record]:
     return [record for record in records if record["what"] == what]
 
 
-def _by(records: list[Record], key: str) -> dict[str, list[Record]]:
+def grouped(records: list[Record], key: str) -> dict[str, list[Record]]:
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record[key], []).append(record)
@@ -179,7 +194,7 @@ def _seconds(runs: list[Record]) -> str:
     """Of both clocks the mean and spread of all but the first runs of a process, undisturbed ones if there are any;
     then those first ones."""
     warm = [run for run in runs if not run["first_in_process"]]
-    alone = [run for run in warm if "beside" not in run]
+    alone = undisturbed(runs)
     kind = "" if alone or not warm else " while another program compiled"
     told = ", ".join(f"{clock} {_mean(alone or warm, clock)}" for clock in CLOCKS) + kind if warm else ""
     first = ", ".join(f"{_mean([run for run in runs if run['first_in_process']], clock)}" for clock in CLOCKS)

@@ -12,7 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import OUTCOMES, Record, read_records
-from bench.campaign.summary import CLOCKS, ratios_of, words_of
+from bench.campaign.summary import (
+    CLOCKS,
+    convolution_totals,
+    grouped,
+    only,
+    ratios_of,
+    totals_by_sizes,
+    undisturbed,
+)
 from bench.peers.race import SIDES
 from bench.program import new_parser, run_program
 from fastcifar.report.statistics import summarise
@@ -66,8 +74,7 @@ def _ceilings(records: list[Record]) -> Table:
         elif record["what"] == "product":
             rows.append((f"product of {record['dtype'].removeprefix('torch.')} matrices", _tflops(record["rate"])))
         elif record["what"] == "convolutions":
-            seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
-            flop = sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
+            seconds, flop = convolution_totals(record)
             rows.append((f"convolutions of a step, {_place(record)}", f"{_us(seconds)}, {_tflops(flop / seconds)}"))
         elif record["what"] == "channels":
             passes = ", ".join(f"{which} {_us(seconds)}" for which, seconds in record["seconds"].items())
@@ -77,9 +84,11 @@ def _ceilings(records: list[Record]) -> Table:
 
 def _races(records: list[Record]) -> Table:
     rows = []
-    for rival in dict.fromkeys(record["rival"] for record in records if record["what"] == "run"):
-        runs = [run for run in records if run["what"] == "run" and run["rival"] == rival and not run["warm_up"]]
-        sides = {side: [run for run in runs if run["side"] == side] for side in SIDES}
+    measured = [run for run in only(records, "run") if not run["warm_up"]]
+    for rival, runs in grouped(measured, "rival").items():
+        sides = grouped(runs, "side")
+        if len(sides) < len(SIDES):
+            continue
         for clock, words in CLOCKS.items():
             ratios = ratios_of(sides, clock)
             if ratios:
@@ -92,16 +101,14 @@ def _races(records: list[Record]) -> Table:
 
 
 def _smoke(records: list[Record]) -> Table:
-    trainings = _trainings([record for record in records if record["what"] == "training"])
+    trainings = _trainings(only(records, "training"))
     return dataclasses.replace(trainings, title="Trainings on 25,000 images, tested on 5,000 others")
 
 
 def _trainings(records: list[Record]) -> Table:
     rows = []
-    for recipe in dict.fromkeys(record["recipe"] for record in records):
-        runs = [run for run in records if run["recipe"] == recipe]
-        warm = [run for run in runs if not run["first_in_process"]]
-        alone = [run for run in warm if "beside" not in run]
+    for recipe, runs in grouped(records, "recipe").items():
+        alone = undisturbed(runs)
         accuracy = summarise([run["tta_accuracy"] for run in runs])
         told = f"{accuracy.mean:.2%}"
         if accuracy.interval:
@@ -114,18 +121,16 @@ def _trainings(records: list[Record]) -> Table:
 
 def _steps(records: list[Record]) -> Table:
     rows = []
-    for record in records:
-        if record["what"] == "step":
-            beside = " (beside another program's compilation)" if "beside" in record else ""
-            rows.append((_place(record) + beside, *(_us(seconds) for seconds in record["seconds"].values())))
+    for record in only(records, "step"):
+        beside = " (beside another program's compilation)" if "beside" in record else ""
+        rows.append((_place(record) + beside, *(_us(seconds) for seconds in record["seconds"].values())))
     return Table("A step", ("recipe, stage", "in training", "replayed", "launched one by one"), tuple(rows))
 
 
 def _parts(records: list[Record]) -> Table:
-    profiles = [record for record in records if record["what"] == "profile"]
     names = [*(name for name, _ in PARTS), _REST]
     rows = []
-    for record in profiles:
+    for record in only(records, "profile"):
         spent = dict.fromkeys(names, 0.0)
         for row in record["by_kernel"]:
             spent[next((name for name, words in PARTS if re.search(words, row["name"])), _REST)] += row["ms"]
@@ -136,10 +141,9 @@ def _parts(records: list[Record]) -> Table:
 
 def _operators(records: list[Record]) -> Table:
     by_shape: dict[tuple[str, str], dict[str, Record]] = {}
-    for record in records:
-        if record["what"] == "speed":
-            by_shape.setdefault((record["operation"], record["shape"]), {})[record["variant"]] = record
-    errors = {record["shape"]: record["worst"] for record in records if record["what"] == "error"}
+    for record in only(records, "speed"):
+        by_shape.setdefault((record["operation"], record["shape"]), {})[record["variant"]] = record
+    errors = {record["shape"]: record["worst"] for record in only(records, "error")}
     rows = []
     for (operation, shape), variants in by_shape.items():
         kernel = variants.get("kernel")
@@ -160,16 +164,12 @@ _OTHERS = ("reference", "compiled")
 def _sizes(records: list[Record]) -> Table:
     """Of each operator the forms that were measured with what there was then, summed, with it and with the best."""
     rows = []
-    for operation in dict.fromkeys(record["operation"] for record in records):
-        found = [record for record in records if record["operation"] == operation]
-        totals: dict[str, list[float]] = {}
-        for record in found:
-            totals.setdefault(words_of(record["sizes"]), []).append(record["seconds"] * sum(record["places"].values()))
-        now = next(words_of(record["sizes"]) for record in found if record["now"])
-        forms = len(totals[now])
-        whole = sorted((sum(seconds), words) for words, seconds in totals.items() if len(seconds) == forms)
-        for seconds, words in [(sum(totals[now]), f"{now} (then)"), *whole[:_BEST]]:
-            rows.append((f"{operation}, {forms} forms", words, _us(seconds), str(len(whole))))
+    for operation, found in grouped(only(records, "sizes"), "operation").items():
+        now, totals = totals_by_sizes(found)
+        where = f"{operation}, {sum(record['now'] for record in found)} forms"
+        for words in [now, *sorted(totals, key=totals.__getitem__)[:_BEST]]:
+            then = " (then)" if words == now else ""
+            rows.append((where, words + then, _us(totals[words]), str(len(totals))))
     return Table("Operators with other sizes", ("operator", "sizes", "time", "tried"), tuple(rows))
 
 
@@ -177,7 +177,7 @@ _BEST = 3
 
 
 def _cold(records: list[Record]) -> Table:
-    rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in records if record["what"] == "cold"]
+    rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in only(records, "cold")]
     return Table("From process start to the first accuracy, empty caches", ("program", "seconds"), tuple(rows))
 
 
