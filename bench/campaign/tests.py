@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
 
+from bench.campaign import outcomes
 from bench.campaign.campaign import Campaign, Record
 from bench.peers.worker import ROOT
 
@@ -17,35 +18,36 @@ KERNELS = ["tests/kernels", "--ignore=tests/kernels/test_compile_ahead.py"]
 OTHERS = ["tests/optim", "tests/training", "tests/data", "-m", "gpu", "--continue-on-collection-errors"]
 """Files that need what is not here are left out so."""
 TINY = ["tests/optim/test_lookahead.py"]
-_OUTCOME = re.compile(r"\b(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b")
-_NAME = re.compile(r"tests/\S+?\.py(?:::\S.*?)?(?= (?:PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b|$)")
 
 
 def tests(campaign: Campaign) -> Iterator[Record]:
-    """A finding for each test that fails, as soon as it has, with the end of what it says where pytest came to say it;
-    then how many passed, failed and were skipped."""
+    """A finding for each test that fails, as soon as it has; then how many passed, failed and were skipped."""
     for which in [TINY] if campaign.tiny else [KERNELS, OTHERS]:
         yield from _run(campaign, which)
 
 
 def _run(campaign: Campaign, which: list[str]) -> Iterator[Record]:
-    command = [sys.executable, "-m", "pytest", "-v", "--no-header", "--tb=short", "-p", "no:cacheprovider", *which]
+    reading, writing = os.pipe()
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-p", outcomes.__name__]
     if importlib.util.find_spec("xdist") and not campaign.tiny:
         command += ["-n", str(max(1, (os.cpu_count() or 2) // 2))]
+    environment = {**os.environ, outcomes.VARIABLE: str(writing)}
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
-    words = {"PASSED": "passed", "SKIPPED": "skipped", "XFAIL": "skipped"}
-    told: list[str] = []
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        for line in process.stdout or ():
-            told.append(line.rstrip())
-            outcome, name = _OUTCOME.search(line), _NAME.search(line.rstrip())
-            if outcome and name and ("::" in name[0] or outcome[1] == "ERROR") and not line.startswith(outcome[1]):
-                count = words.get(outcome[1], "failed")
-                counts[count] += 1
-                if count == "failed":
-                    yield {"what": "finding", "program": name[0], "found": "failed"}
+    with open(reading, encoding="utf-8") as lines:
+        process = subprocess.Popen([*command, *which], cwd=ROOT, env=environment, pass_fds=[writing])
+        os.close(writing)  # so that the lines end where it does
+        for line in lines:
+            name, outcome, text = json.loads(line)
+            counts[outcome] += 1
+            if outcome == "failed":
+                yield {"what": "finding", "program": name, "found": f"failed: {_reason(text)}", "printed": text[-2000:]}
             if campaign.seconds_left < 0:
                 process.terminate()
                 break
-    reasons = [line for line in told if line.startswith(("E  ", "FAILED", "ERROR"))]
-    yield {"what": "tests", "of": which[0], **counts, "exit_code": process.returncode, "reasons": reasons[-60:]}
+    yield {"what": "tests", "of": which[0], **counts, "exit_code": process.wait()}
+
+
+def _reason(text: str) -> str:
+    """The first line that pytest marks as the error."""
+    marked = (line[1:].strip() for line in text.splitlines() if line.startswith("E "))
+    return next(marked, text.strip().rpartition("\n")[2])
