@@ -1,4 +1,4 @@
-"""The sections `augment`, `select` and `evaluate` of a recipe: which images a network sees, and how changed."""
+"""The sections `normalize`, `augment`, `select` and `evaluate` of a recipe: which images a network sees, and how changed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from fastcifar.recipes.checked import Checked
+
+
+@dataclass(frozen=True)
+class NormalizeConfig(Checked):
+    """What is taken from each pixel's red, green and blue, and what the rest is divided by, in 0..255 units."""
+
+    section: ClassVar[str] = "normalize"
+
+    mean: tuple[float, ...] = ()
+    """Three numbers; none: the data set's own mean."""
+    std: tuple[float, ...] = ()
+    """Three numbers, such as 63.75 63.75 63.75 (a quarter of the range); none: the data set's own standard deviation."""
+
+    def _check(self) -> None:
+        for name in ("mean", "std"):
+            self._require(name, len(getattr(self, name)) in (0, 3), "three numbers, for red, green and blue, or none")
+        self._require("std", all(value > 0 for value in self.std), "above 0 each")
 
 
 @dataclass(frozen=True)

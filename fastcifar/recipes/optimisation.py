@@ -1,4 +1,4 @@
-"""The sections `optim`, `schedule`, `lookahead`, `ema` and `average` of a recipe: what becomes of the weights.
+"""The sections `optim`, `schedule`, `lookahead`, `ema`, `average` and `loss_scaling` of a recipe: what becomes of the weights.
 
 Learning rates and weight decay are written for the *mean* loss over a batch and the coupled form
 `g = dloss/dw + weight_decay * w`, `v <- momentum * v - lr * g`, whatever is summed inside.
@@ -207,3 +207,24 @@ class AverageConfig(Checked):
         self._require("epochs", self.epochs >= 0, "0 (no average) or more")
         self._require("every", self.every >= 1, "1 or more steps")
         self._require("images", self.images >= 1, "1 or more images")
+
+
+@dataclass(frozen=True)
+class LossScalingConfig(Checked):
+    """Dynamic loss scaling (Micikevicius 2018, as torch.amp.GradScaler has it): gradients are computed at a multiple of
+    their size, so that small ones are not rounded to 0, and divided by it in float32. A step whose gradients are not
+    finite is left out and halves the multiple. Only read where the network computes in float16; its steps are not
+    captured on a GPU, since each asks whether its gradients are finite."""
+
+    section: ClassVar[str] = "loss_scaling"
+
+    dynamic: bool = False
+    """Scale; false: never, as the named recipes train."""
+    initial: float = 65536.0
+    """The first multiple, of the mean loss's gradients."""
+    growth_every: int = 2000
+    """Steps in a row with finite gradients after which the multiple is doubled."""
+
+    def _check(self) -> None:
+        self._require("initial", self.initial > 0, "above 0")
+        self._require("growth_every", self.growth_every >= 1, "1 or more steps")

@@ -15,11 +15,18 @@ from typing import Literal
 
 from fastcifar.errors import UserError
 from fastcifar.recipes.checked import Checked
-from fastcifar.recipes.images import Augment, EvaluateConfig, SelectConfig
+from fastcifar.recipes.images import Augment, EvaluateConfig, NormalizeConfig, SelectConfig
 from fastcifar.recipes.networks import MLPConfig, ModelConfig, ResNetConfig, SpeedrunConfig
 from fastcifar.recipes.optimisation import TORCH_OPTIMIZERS as TORCH_OPTIMIZERS
 from fastcifar.recipes.optimisation import TORCH_SCHEDULERS as TORCH_SCHEDULERS
-from fastcifar.recipes.optimisation import AverageConfig, EMAConfig, LookaheadConfig, OptimConfig, Schedule
+from fastcifar.recipes.optimisation import (
+    AverageConfig,
+    EMAConfig,
+    LookaheadConfig,
+    LossScalingConfig,
+    OptimConfig,
+    Schedule,
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,10 @@ class Recipe(Checked):
     epochs: float = 10
     """Passes over the training images (with select, over those it keeps); the last may be in part."""
     batch_size: int = 512
-    """Images per step; an epoch's last partial batch is dropped."""
+    """Images per step."""
+    drop_last: bool = True
+    """Drop an epoch's last batch where the images left over do not fill it; false: a step of fewer images, at the same
+    rate for their mean loss."""
     label_smoothing: float = 0.2
     """Share of the target spread evenly over the classes (Szegedy 2016); 0: none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -48,6 +58,7 @@ class Recipe(Checked):
     resnet: ResNetConfig = ResNetConfig()
     mlp: MLPConfig = MLPConfig()
     speedrun: SpeedrunConfig = SpeedrunConfig()
+    normalize: NormalizeConfig = NormalizeConfig()
     augment: Augment = Augment()
     optim: OptimConfig = OptimConfig()
     schedule: Schedule = Schedule()
@@ -55,6 +66,7 @@ class Recipe(Checked):
     ema: EMAConfig = EMAConfig()
     select: SelectConfig = SelectConfig()
     average: AverageConfig = AverageConfig()
+    loss_scaling: LossScalingConfig = LossScalingConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def _check(self) -> None:

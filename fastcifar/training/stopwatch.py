@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,10 +12,11 @@ import torch
 
 class Stopwatch:
     """Seconds of work on one device, summed over `with` blocks. On CUDA the device is waited for before the first of
-    them and where seconds are read, and not in between, where events in its own queue keep the time."""
+    them and where seconds are read, and not in between, where events in its own queue keep the time. `before` are the
+    seconds that it shows at first, such as those of a training that goes on."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, before: float = 0.0) -> None:
+        self.device, self.before = device, before
         self._blocks: list[tuple[Event, Event]] = []
 
     def __enter__(self) -> Stopwatch:
@@ -28,6 +31,13 @@ class Stopwatch:
     def __exit__(self, *exc: object) -> None:
         self._blocks[-1][1].record()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within a `with` block, one whose seconds don't count."""
+        self.__exit__()
+        yield
+        self.__enter__()
+
     @property
     def seconds(self) -> float:
         """The seconds of all blocks so far."""
@@ -35,7 +45,7 @@ class Stopwatch:
 
     def lap(self) -> Lap:
         """What the watch shows at the end of its last block, which may be the present one, to be read later."""
-        return Lap(tuple(self._blocks))
+        return Lap(tuple(self._blocks), self.before)
 
 
 @dataclass(frozen=True)
@@ -43,6 +53,7 @@ class Lap:
     """What a stopwatch showed when a block had ended."""
 
     blocks: tuple[tuple[Event, Event], ...]
+    before: float = 0.0
 
     @property
     def over(self) -> bool:
@@ -54,7 +65,7 @@ class Lap:
         """The seconds of its blocks, once the device has come so far."""
         for _, stop in self.blocks[-1:]:
             stop.synchronize()
-        return sum(start.elapsed_time(stop) for start, stop in self.blocks) / 1000
+        return self.before + sum(start.elapsed_time(stop) for start, stop in self.blocks) / 1000
 
 
 class HostEvent:

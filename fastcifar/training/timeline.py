@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ class Stage:
     """Side of the images in pixels."""
     frozen: frozenset[str] = frozenset()
     """Names of the parameters that were trained in earlier stages and are not in this one."""
+    part: tuple[int, int] | None = None
+    """Where in the epoch's plan a last batch that is not full begins and ends; None: a full batch, the next in turn."""
 
 
 @dataclass(frozen=True)
@@ -32,23 +35,37 @@ class Epoch:
     first_step: int
     """Steps of the training before it."""
     steps: int
-    images: int | None
+    images: int
+    """Training images that its steps pass."""
+    visits: int | None
     """How many training images it visits if it leaves the easiest out; None: all are to be visited."""
     stage: Stage
+    last: Stage | None = None
+    """The stage of its last step where that has fewer images than a batch."""
+
+    @property
+    def end(self) -> int:
+        """Steps of the training up to its end."""
+        return self.first_step + self.steps
+
+    def stage_of(self, step: int) -> Stage:
+        """The stage of its step with this number, counted from the training's first."""
+        return self.last if self.last and step == self.end - 1 else self.stage
 
 
 class Timeline:
     """The epochs of a training of `recipe` on `images` square training images of side `size`.
 
-    An epoch has as many steps as the images that it visits fill batches; a last one in part has that part of them,
-    rounded up. `frozen_from` gives, by parameter name, the epoch from which on a parameter is frozen; it is so in the
+    An epoch has as many steps as the images that it visits fill batches, and without `drop_last` one more for those left
+    over; a last one in part has that part of them, rounded up. `frozen_from` gives, by parameter name, the epoch from which on a parameter is frozen; it is so in the
     epochs that begin at or after that.
-    Raises UserError where the images that an epoch visits do not fill a batch, and for crops larger than the images.
+    Raises UserError where the images that an epoch visits do not fill a batch, where a last batch does not divide into
+    ghost batches, and for crops larger than the images.
     """
 
     def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
         augment, batch_size = recipe.augment, recipe.batch_size
-        if images < batch_size:
+        if images < batch_size and recipe.drop_last:
             raise UserError(f"batch_size is {batch_size}; allowed: up to the {images} training images")
         if max(augment.early_sizes, default=0) > size:
             raise UserError(f"augment.early_sizes is {augment.early_sizes}; allowed: up to {size}, the images' side")
@@ -63,9 +80,17 @@ class Timeline:
             early = zip(augment.early_sizes, augment.early_shares, strict=True)
             side = next((early_size for early_size, share in early if number < share * recipe.epochs), size)
             frozen = frozenset(name for name, start in (frozen_from or {}).items() if number >= start)
-            stage = Stage(side, frozen)
-            self.epochs.append(Epoch(number, self.total_steps, max(1, steps), self._selected(number), stage))
+            self.epochs.append(self._epoch(number, max(1, steps), Stage(side, frozen)))
             self.total_steps += self.epochs[-1].steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch of all images."""
+        return self._steps(self._images)
+
+    def epochs_from(self, step: int) -> list[Epoch]:
+        """The epochs that have steps to make once `step` are made."""
+        return [epoch for epoch in self.epochs if epoch.end > step]
 
     def steps_before(self, epochs: float) -> int:
         """Steps that the first so many epochs take, not more than the training has."""
@@ -81,7 +106,10 @@ class Timeline:
         """Steps of the training in each of its different stages."""
         steps: dict[Stage, int] = {}
         for epoch in self.epochs:
-            steps[epoch.stage] = steps.get(epoch.stage, 0) + epoch.steps
+            full = epoch.steps - (epoch.last is not None)
+            for stage, count in ((epoch.stage, full), (epoch.last, 1)):
+                if stage and count:
+                    steps[stage] = steps.get(stage, 0) + count
         return steps
 
     def is_averaged(self, step: int) -> bool:
@@ -92,12 +120,24 @@ class Timeline:
         start = self.steps_before(max(0.0, self._recipe.epochs - average.epochs))
         return step > start and (self.total_steps - step) % average.every == 0
 
+    def _epoch(self, number: int, steps: int, stage: Stage) -> Epoch:
+        batch_size, visits = self._recipe.batch_size, self._selected(number)
+        images = min(steps * batch_size, visits or self._images)
+        over = images % batch_size
+        if over % self._recipe.ghost_batch:
+            raise UserError(
+                f"drop_last is false, which leaves {over} images for an epoch's last batch; allowed: drop_last true, or "
+                f"a batch_size that leaves a multiple of the ghost batch, {self._recipe.ghost_batch}"
+            )
+        last = dataclasses.replace(stage, part=(images - over, images)) if over else None
+        return Epoch(number, self.total_steps, steps, images, visits, stage, last)
+
     def _selected(self, number: int) -> int | None:
         select = self._recipe.select
         if select.keep == 1 or number < select.from_epoch:
             return None
         count = round(select.keep * self._images)
-        if count < self._recipe.batch_size:
+        if count < (self._recipe.batch_size if self._recipe.drop_last else 1):
             raise UserError(
                 f"select.keep is {select.keep}, which leaves {count} of the {self._images} training images; allowed: "
                 f"what leaves batch_size, {self._recipe.batch_size}, or more"
@@ -106,4 +146,8 @@ class Timeline:
 
     def _whole(self, number: int) -> int:
         """Steps of epoch `number` if it is not cut short."""
-        return (self._selected(number) or self._images) // self._recipe.batch_size
+        return self._steps(self._selected(number) or self._images)
+
+    def _steps(self, images: int) -> int:
+        whole, over = divmod(images, self._recipe.batch_size)
+        return whole + (over > 0 and not self._recipe.drop_last)

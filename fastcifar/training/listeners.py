@@ -1,0 +1,76 @@
+"""Listeners: who hears of a training as it goes, such as a progress bar, a tracker or code of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from fastcifar.errors import UserError
+from fastcifar.training.record import EpochRow, RunRecord
+
+if TYPE_CHECKING:
+    from fastcifar.training.train import Trainer
+
+
+class Listener:
+    """Hears of a training. Override what is of interest, or give functions: `Listener(on_epoch=print)`.
+
+    None of these is called while the stopwatch runs. Where somebody hears of steps or epochs, a GPU is waited for at the
+    end of each epoch; where nobody does, the whole training is queued.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_start: Callable[[Trainer], object] | None = None,
+        on_step: Callable[[int, int], object] | None = None,
+        on_epoch: Callable[[EpochRow], object] | None = None,
+        on_end: Callable[[RunRecord], object] | None = None,
+    ) -> None:
+        given = {"on_start": on_start, "on_step": on_step, "on_epoch": on_epoch, "on_end": on_end}
+        self.__dict__.update({name: call for name, call in given.items() if call})
+
+    def on_start(self, trainer: Trainer) -> object:
+        """Before the first step. `trainer.state` is what changes from here on; `trainer.recipe`, `trainer.dataset` and
+        `trainer.total_steps` do not."""
+
+    def on_step(self, step: int, total_steps: int) -> object:
+        """After each step on a CPU, on CUDA after the last of each epoch; `step` counts from 1."""
+
+    def on_epoch(self, row: EpochRow) -> object:
+        """After each epoch, once it is evaluated where that is due."""
+
+    def on_end(self, record: RunRecord) -> object:
+        """After the final evaluation; not where the training failed."""
+
+
+class Listeners:
+    """The listeners of one training, told in their order. Raises UserError for anything that is no `Listener`."""
+
+    def __init__(self, listeners: Sequence[Listener]) -> None:
+        for listener in listeners:
+            if not isinstance(listener, Listener):
+                what = type(listener).__name__
+                raise UserError(f"listeners has a {what}; allowed: a Listener, as in Listener(on_epoch=print)")
+        self._listeners = listeners
+        self.hear_steps, self.hear_epochs = self._hear("on_step"), self._hear("on_epoch")
+
+    def on_start(self, trainer: Trainer) -> None:
+        for listener in self._listeners:
+            listener.on_start(trainer)
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        for listener in self._listeners:
+            listener.on_step(step, total_steps)
+
+    def on_epoch(self, row: EpochRow) -> None:
+        for listener in self._listeners:
+            listener.on_epoch(row)
+
+    def on_end(self, record: RunRecord) -> None:
+        for listener in self._listeners:
+            listener.on_end(record)
+
+    def _hear(self, name: str) -> bool:
+        nothing = getattr(Listener, name)
+        return any(getattr(getattr(one, name), "__func__", None) is not nothing for one in self._listeners)
