@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from fastcifar.data import EpochPlan, Loader, Selection, Split
@@ -19,8 +17,8 @@ class Planner:
         self._loader = Loader(split, recipe.batch_size, recipe.augment, seed)
         self._selection = Selection(len(split), recipe.select.max_skips, split.device)
 
-    def prepare(self, epoch: Epoch) -> Callable[[torch.Tensor | None], EpochPlan]:
-        """The plan of `epoch` but for the choice of images: the result, called with their losses, float32 `[N]` (None
-        where the recipe selects nothing by them), is the plan."""
-        finish = self._loader.prepare_plan(epoch.number, epoch.stage.size, epoch.images)
-        return lambda losses: finish(self._selection.choose(losses, epoch.images) if epoch.images else None)
+    def plan(self, epoch: Epoch, losses: torch.Tensor | None) -> EpochPlan:
+        """Draw the plan of `epoch`; `losses` of the images, float32 `[N]`, say which it visits (None where the recipe
+        selects nothing by them)."""
+        visited = self._selection.choose(losses, epoch.images) if epoch.images else None
+        return self._loader.plan(epoch.number, epoch.stage.size, visited)

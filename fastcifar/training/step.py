@@ -8,7 +8,7 @@ import torch
 from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
-from fastcifar.kernels import augment, cross_entropy_step
+from fastcifar.kernels import cross_entropy_step
 from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
 
@@ -66,20 +66,15 @@ class TrainingStep:
 
     def __call__(self) -> None:
         recipe, train, flat, plan = self.recipe, self.dataset.train, self.flat, self._plan
+        batch = plan.batch(self._position, recipe.batch_size)
         with record_function(PART + "augment"):
-            images = augment(
-                *(train.images, plan.indices, plan.offsets, plan.flips, plan.cutouts, plan.jitter),
-                mean=self.dataset.mean,
-                std=self.dataset.std,
-                out_dtype=flat.dtype,
-                size=self._size,
-                position=self._position,
-                batch=recipe.batch_size,
+            images = batch.augment(
+                train.images, mean=self.dataset.mean, std=self.dataset.std, dtype=flat.dtype, size=self._size
             )
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
             gradient = cross_entropy_step(
-                *(logits, train.labels, plan.indices, self._position, self.losses, self.correct, self.image_losses),
+                *(logits, train.labels, plan.indices, batch.position, self.losses, self.correct, self.image_losses),
                 smoothing=recipe.label_smoothing,
                 scale=flat.model.logit_scale,
             )

@@ -182,15 +182,15 @@ class Trainer:
         planner = Planner(self.recipe, self.dataset.train, seed)
         metrics = Metrics(self.timeline, self.device)
         is_watched = on_step or on_epoch or until_train_accuracy is not None
-        prepared = None
+        drawn = None
         for epoch, following in zip(epochs, [*epochs[1:], None], strict=True):
             with self.phases("training: steps"), stopwatch:
                 with self.phases("training: plans"):
-                    plan = (prepared or planner.prepare(epoch))(self._step.image_losses)
+                    plan = drawn or planner.plan(epoch, self._step.image_losses)
                 self._train_epoch(epoch, plan, on_step)
                 metrics.keep(epoch, self._step, stopwatch.lap())
                 with self.phases("training: plans"):  # while a GPU is still at this epoch
-                    prepared = planner.prepare(following) if following else None
+                    drawn = planner.plan(following, self._step.image_losses) if following else None
             is_evaluated = following and eval_every and (epoch.number + 1) % eval_every == 0
             looks = is_watched or is_evaluated or not following
             with self.phases("training: steps"):
@@ -256,7 +256,7 @@ class Trainer:
             self._make_replayable()
         plan = Loader(self.dataset.train, size, self.recipe.augment).plan(0, stage.size)
         self._step.begin_epoch(plan)  # a step's first plan is one of all images
-        batch = plan.batch(0, size).clone().to(self.device)  # whose copy takes a GPU next to no time
+        batch = plan.rows(0, size).clone().to(self.device)  # whose copy takes a GPU next to no time
         return self._in_epochs_of_its_own(self._step, self._replays[stage], batch, stage)
 
     def _in_epochs_of_its_own(
@@ -311,7 +311,7 @@ class Trainer:
         """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes
         what `run` begins by resetting, and the evaluated network."""
         recipe, model = self.recipe, self._evaluated.model
-        Planner(recipe, self.dataset.train, seed=0).prepare(self.timeline.epochs[-1])(self._step.image_losses)
+        Planner(recipe, self.dataset.train, seed=0).plan(self.timeline.epochs[-1], self._step.image_losses)
         noise = self._noise(max(len(self.dataset.test), recipe.batch_size))
         if recipe.average.epochs:
             estimate_statistics(model, noise, recipe.batch_size, recipe.batch_size, self._evaluated.dtype)
