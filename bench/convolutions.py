@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcifar.training import Trainer
+from fastcifar.training.rehearse import step_on_noise
 from fastcifar.training.timeline import Stage
 
 PASSES = ("forward", "input", "weight")
@@ -48,7 +49,7 @@ def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convoluti
     """The convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
     layout."""
     stage = stage or trainer.timeline.epochs[-1].stage
-    trainer.step_on_noise(stage)  # enters the stage: what is frozen in it, and all below, has no gradient
+    step_on_noise(trainer, stage)  # enters the stage: what is frozen in it, and all below, has no gradient
     model, shape = trainer.model.train(), (trainer.recipe.batch_size, 3, stage.size, stage.size)
     images = torch.randn(shape, device=trainer.device, dtype=trainer.dtype)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -28,6 +28,7 @@ from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Trainer, resolve_device
+from fastcifar.training.rehearse import step_on_noise
 
 _LOADER_BATCHES = 4
 
@@ -83,7 +84,7 @@ def measure(trainer: Trainer, rounds: int) -> Result:
     steps: list[float] = []
     epochs: list[float] = []
     by_name: dict[str, dict[str, list[float]]] = {}
-    work: list[tuple[Callable[[], object], list[float]]] = [(trainer.step_on_noise(), steps)]
+    work: list[tuple[Callable[[], object], list[float]]] = [(step_on_noise(trainer), steps)]
     for convolution in convolutions(trainer):
         by_name[convolution.name] = passes = {which: [] for which in convolution.passes}
         work += [(call, passes[which]) for which, call in convolution.passes.items()]
@@ -133,7 +134,7 @@ def other_share(trainer: Trainer) -> float:
         "aten::bmm",
         "aten::addmm",
     )
-    step = trainer.step_on_noise()
+    step = step_on_noise(trainer)
     step()
     with profile(activities=[ProfilerActivity.CPU]) as profiler:
         step()

@@ -9,9 +9,10 @@ FIRST_STEP = """
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Trainer
+from fastcifar.training.rehearse import step_on_noise
 
 recipe, _ = quick(get_recipe("davidnet"))
-Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10)).step_on_noise()()
+step_on_noise(Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10)))()
 """
 PROCESSES = {
     "help": ["-m", "fastcifar", "--help"],

@@ -22,6 +22,7 @@ from bench.recorded_cases import RecordedCase, record_cases, reference_path
 from fastcifar.training import Trainer
 from fastcifar.training.device import resolve_dtype
 from fastcifar.training.evaluate import evaluate
+from fastcifar.training.rehearse import compile_kernels, step_on_noise
 
 Places = dict[str, int]
 """By recipe and stage, or evaluation, how often it calls an operator in this form."""
@@ -65,7 +66,7 @@ def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedC
         recipe = dataclasses.replace(recipe, dtype=dtype)
         trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
         if campaign.device.type == "cuda":
-            trainer.compile_kernels()  # else one would compile after the other
+            compile_kernels(trainer)  # else one would compile after the other
         for place, run in _pieces(trainer):
             try:
                 recorded = record_cases(run)
@@ -103,7 +104,7 @@ def _error(case: RecordedCase, places: Places) -> Record:
 def _pieces(trainer: Trainer) -> Iterator[tuple[str, Callable[[], object]]]:
     """A step of each stage, and an evaluation; each to be run before the next is asked for."""
     for number, stage in enumerate(trainer.timeline.steps_by_stage()):
-        yield f"stage {number} of {stage.size} pixels", trainer.step_on_noise(stage)
+        yield f"stage {number} of {stage.size} pixels", step_on_noise(trainer, stage)
     how = trainer.recipe.evaluate
     settings = (how.tta, how.batch_size, how.tta_share, how.tta_shifted)
     yield "evaluation", partial(evaluate, trainer.model, trainer.dataset.test, *settings)

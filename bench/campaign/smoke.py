@@ -13,10 +13,9 @@ from bench.campaign.images import smoke_dataset
 from bench.campaign.recipes import get_recipe
 from bench.campaign.trainings import training
 from bench.record import versions
-from fastcifar.data import EpochPlan
 from fastcifar.training import Trainer
 from fastcifar.training.run import Run
-from fastcifar.training.timeline import Epoch
+from fastcifar.training.timeline import Epoch, Stage
 
 
 def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Record]:
@@ -46,19 +45,18 @@ def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Record]:
 
 def _run_strictly(trainer: Trainer, seed: int) -> Run:
     """Train, with an error where the host waits for the device between the first and the last step."""
-    step, begin, train = trainer._step, trainer._step.begin_epoch, trainer._train_epoch
-    last = trainer.timeline.epochs[-1]
+    enter, end, last = trainer.enter, trainer.end_epoch, trainer.timeline.epochs[-1]
 
-    def begin_epoch(plan: EpochPlan) -> None:
-        begin(plan)
+    def enter_and_forbid(stage: Stage) -> None:
+        enter(stage)
         _set_waiting(trainer, "error")
 
-    def train_epoch(epoch: Epoch, *rest: object) -> None:
-        train(epoch, *rest)
+    def end_and_allow(epoch: Epoch) -> None:
+        end(epoch)
         if epoch is last:
             _set_waiting(trainer, "default")
 
-    with patch.object(step, "begin_epoch", begin_epoch), patch.object(trainer, "_train_epoch", train_epoch):
+    with patch.object(trainer, "enter", enter_and_forbid), patch.object(trainer, "end_epoch", end_and_allow):
         try:
             return trainer.run(seed, eval_every=0)
         finally:

@@ -12,6 +12,7 @@ from bench.campaign.captured import require_capture
 from bench.campaign.images import dataset
 from bench.campaign.recipes import get_recipe
 from fastcifar.training import Trainer
+from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Stage
 
@@ -38,8 +39,8 @@ def steps(campaign: Campaign, recipe: str) -> Iterator[Record]:
         if ("step", number) not in known:
             seconds = {
                 "in training": in_training[stage],
-                "replayed": _seconds_each(trainer.replay_on_noise(stage), campaign),
-                "launched": _seconds_each(trainer.step_on_noise(stage), campaign),
+                "replayed": _seconds_each(replay_on_noise(trainer, stage), campaign),
+                "launched": _seconds_each(step_on_noise(trainer, stage), campaign),
             }
             yield {"what": "step", **name, "batch_size": trainer.recipe.batch_size, "seconds": seconds}
     for number, (stage, name) in enumerate(names.items()):
@@ -47,7 +48,7 @@ def steps(campaign: Campaign, recipe: str) -> Iterator[Record]:
             yield {
                 "what": "profile",
                 **name,
-                **_profile(trainer.replay_on_noise(stage), trainer.device, 1 if campaign.tiny else _PROFILED),
+                **_profile(replay_on_noise(trainer, stage), trainer.device, 1 if campaign.tiny else _PROFILED),
             }
 
 

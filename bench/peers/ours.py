@@ -14,7 +14,7 @@ from fastcifar.data import Dataset
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe
-from fastcifar.training import Trainer
+from fastcifar.training import Listener, Trainer
 
 
 class Ours:
@@ -73,7 +73,7 @@ class Ours:
             if len(times) > steps:
                 raise Enough
 
-        self._stopped(lambda: self.trainer.run(seed, on_step=on_step, eval_every=0))
+        self._stopped(lambda: self.trainer.run(seed, listeners=[Listener(on_step=on_step)], eval_every=0))
         return [after - before for before, after in itertools.pairwise(times)]
 
     def _epoch(self, seed: int) -> list[float]:
@@ -84,8 +84,8 @@ class Ours:
             if len(rows) == 2:
                 raise Enough
 
-        self._stopped(lambda: self.trainer.run(seed, on_epoch=on_epoch, eval_every=0))
-        per_epoch = self.trainer.steps_per_epoch
+        self._stopped(lambda: self.trainer.run(seed, listeners=[Listener(on_epoch=on_epoch)], eval_every=0))
+        per_epoch = self.trainer.timeline.steps_per_epoch
         return [(rows[1] - rows[0]) / per_epoch] * per_epoch
 
     def _stopped(self, train: Callable[[], object]) -> None:

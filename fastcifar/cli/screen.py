@@ -109,7 +109,7 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     tests = "held-out" if dataset.holdout else "test"
     name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else dataset.name
     most = "up to " if recipe.select.keep < 1 else ""
-    epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.steps_per_epoch} steps"
+    epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     return (
         f"{recipe.name} on {name}: {train_size:,} training, {test_size:,} {tests} images\n"

@@ -84,6 +84,8 @@ class Options:
     """The same path in under a minute: a narrower network, fewer epochs, fewer training images."""
     eval_every: Annotated[int, arg(metavar="N")] = 1
     """Epochs between evaluations; 0: only at the end. Evaluation is not timed as training."""
+    evaluate_at_start: Switch = False
+    """Evaluate before the first step too, on the training images also: epoch 0."""
     profile: Switch = False
     """Print where process_seconds went, and write trace.json into the run's folder: a few steps of the (first) run for
     chrome://tracing."""
@@ -311,14 +313,18 @@ def _run(
     """Train and save one run; its record alone is kept in memory, since there may be hundreds."""
     from safetensors import SafetensorError
 
-    def on_step(step: int, total_steps: int) -> None:
-        show.step(step, total_steps)
-        if trace:
-            trace(step, total_steps)
+    from fastcifar.training import Listener
 
+    listeners = [Listener(on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
     show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
     try:
-        run = trainer.run(seed, on_step=on_step, on_epoch=show.epoch, eval_every=options.eval_every, init=start)
+        run = trainer.run(
+            seed,
+            listeners=listeners,
+            eval_every=options.eval_every,
+            evaluate_at_start=options.evaluate_at_start,
+            init=start,
+        )
     finally:
         show.end()
         if trace:

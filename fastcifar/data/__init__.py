@@ -12,7 +12,7 @@ from fastcifar.data.dataset import (
 from fastcifar.data.download import DownloadError
 from fastcifar.data.load import DATASETS, load_dataset
 from fastcifar.data.loader import Loader
-from fastcifar.data.plan import EpochPlan
+from fastcifar.data.plan import Batch, EpochPlan
 from fastcifar.data.selection import Selection
 from fastcifar.recipes.recipe import Augment
 
@@ -22,6 +22,7 @@ __all__ = [
     "CIFAR10_STD",
     "DATASETS",
     "Augment",
+    "Batch",
     "Dataset",
     "DownloadError",
     "EpochPlan",

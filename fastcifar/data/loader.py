@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
 from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
 from fastcifar.data.plan import EpochPlan
 from fastcifar.errors import UserError
-from fastcifar.kernels import augment as make_batch
 from fastcifar.recipes.recipe import Augment
 
 
@@ -51,38 +50,31 @@ class Loader:
         self.split = split
         self.batch_size = batch_size
         self.augment = augment
+        self.seed = seed
         self.drop_last = drop_last
         self.shuffle = shuffle
         self.mean, self.std = tuple(mean), tuple(std)
         self.dtype = dtype
         self.size = size
         self.epoch = 0
-        self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
         whole, over = divmod(len(self.split), self.batch_size)
         return whole if self.drop_last or not over else whole + 1
 
-    def plan(self, epoch: int, size: int | None = None) -> EpochPlan:
-        """The random choices of `epoch`, on the split's device: crops of `size` (the loader's unless given) of all
-        images."""
-        return self.prepare_plan(epoch, size)(None)
-
-    def prepare_plan(
-        self, epoch: int, size: int | None = None, visits: int | None = None
-    ) -> Callable[[torch.Tensor | None], EpochPlan]:
-        """The random choices of an epoch of `visits` images (all unless given): the result, called with their places,
-        int64 `[visits]` on the split's device, or None for all, is the plan. See `EpochPlan.prepare`."""
-        return EpochPlan.prepare(
+    def plan(self, epoch: int, size: int | None = None, visited: torch.Tensor | None = None) -> EpochPlan:
+        """Draw the random choices of `epoch`, on the split's device: crops of `size` (the loader's unless given) of the
+        images at the places `visited`, int64 `[n]` on that device (all unless given). See `EpochPlan.draw`."""
+        return EpochPlan.draw(
             len(self.split),
             self.augment,
             epoch,
-            self._generator,
+            self.seed,
             image_size=self.split.images.shape[1],
             shuffle=self.shuffle,
             size=self.size if size is None else size,
-            visits=visits,
+            visited=visited,
             device=self.split.device,
         )
 
@@ -92,18 +84,7 @@ class Loader:
         return self._batches(self.plan(epoch))
 
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            part = plan.batch(start, start + self.batch_size)
-            images = make_batch(
-                self.split.images,
-                part.indices,
-                part.offsets,
-                flips=part.flips,
-                cutouts=part.cutouts,
-                jitter=part.jitter,
-                mean=self.mean,
-                std=self.std,
-                out_dtype=self.dtype,
-                size=part.size,
-            )
-            yield images, self.split.labels[part.indices]
+        images, labels = self.split.images, self.split.labels
+        for position in range(len(self)):
+            batch = plan.batch(position, self.batch_size)
+            yield batch.augment(images, mean=self.mean, std=self.std, dtype=self.dtype), batch.labels(labels)

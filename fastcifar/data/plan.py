@@ -1,14 +1,17 @@
-"""`EpochPlan`: every random choice of one epoch, drawn at once, as tensors."""
+"""`EpochPlan`: every random choice of one epoch, drawn at once, as tensors; `Batch`: a batch made by them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from fastcifar import kernels
 from fastcifar.errors import UserError
+from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.recipes.recipe import Augment
 
 _ORDER, _CROP, _FLIP, _CUTOUT, _JITTER = range(5)
@@ -33,34 +36,34 @@ class EpochPlan:
     """Side of the crops in pixels."""
 
     @classmethod
-    def prepare(
+    def draw(
         cls,
         count: int,
         augment: Augment,
         epoch: int,
-        generator: torch.Generator,
+        seed: int,
+        *,
         image_size: int = 32,
         shuffle: bool = True,
         size: int | None = None,
-        visits: int | None = None,
+        visited: torch.Tensor | None = None,
         device: str | torch.device = "cpu",
-    ) -> Callable[[torch.Tensor | None], EpochPlan]:
-        """The plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on `device`, but for which
-        images it visits: call the result with their places, int64 `[visits]` on `device`, or, where it visits all,
-        with None. Which they are may be known late, and then little is left to do. It is drawn on the host, whatever
-        the device, and nothing waits for a GPU.
+    ) -> EpochPlan:
+        """Draw the plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on `device`.
 
-        `size`: side of the crops, the whole image's unless given. `visits`: how many images the epoch visits, all of
-        them unless given.
+        It is drawn on the host, whatever the device, and nothing waits for a GPU. `seed` is any integer from -2**63 to
+        2**64 - 1; negative ones count from 2**64 down. `size`: side of the crops, the whole image's unless given.
+        `visited`: places of the images that the epoch visits, int64 `[n]` on `device`, where what computes them may
+        still be queued; all of them unless given.
 
-        `generator` lends its initial seed alone and is not advanced: a plan depends on that seed and `epoch`, so epochs
-        may be drawn in any order; and each kind of choice has a stream of its own, so that switching one off leaves the
-        others as they are. A crop is uniform over its (image size - size + 2 crop + 1)^2 places. A cutout lies wholly
-        inside the crop (as Page's; DeVries and Taylor's may overlap the edge). Alternating flips mirror a random half
-        of the images in epoch 0 and the other half in epoch 1, in turn (Jordan, airbench, 2024). Brightness b and
-        contrast c make a normalised value x into (x + b) * c (hiverge, cifar10-speedrun, 2025).
-        Raises UserError for a crop or cutout that `image_size` or `size` does not hold, for a negative epoch and,
-        in the second call too, for another number of images than `count` holds or `visits` says.
+        A plan depends on `seed` and `epoch` alone, so epochs may be drawn in any order; and each kind of choice has a
+        stream of its own, so that switching one off leaves the others as they are. A crop is uniform over its (image
+        size - size + 2 crop + 1)^2 places. A cutout lies wholly inside the crop (as Page's; DeVries and Taylor's may
+        overlap the edge). Alternating flips mirror a random half of the images in epoch 0 and the other half in epoch
+        1, in turn (Jordan, airbench, 2024). Brightness b and contrast c make a normalised value x into (x + b) * c
+        (hiverge, cifar10-speedrun, 2025).
+        Raises UserError for a crop or cutout that `image_size` or `size` does not hold, for an epoch or a seed outside
+        its range, and for no or more visited images than `count`.
         """
         size = image_size if size is None else size
         if not 0 < size <= image_size:
@@ -71,21 +74,22 @@ class EpochPlan:
             raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {size}, the crop's side")
         if epoch < 0:
             raise UserError(f"epoch is {epoch}; allowed: 0 or more")
-        if visits is not None and not 1 <= visits <= count:
-            raise UserError(f"visits is {visits}; allowed: 1 to the {count} images")
-        seed = generator.initial_seed()
-        visits = count if visits is None else visits
+        if not -(2**63) <= seed < 2**64:
+            raise UserError(f"seed is {seed}; allowed: -2**63 to 2**64 - 1")
+        visits = count if visited is None else len(visited)
+        if not 1 <= visits <= count:
+            raise UserError(f"the places of {visits} images are given to visit; allowed: 1 to the {count} images")
 
         order = torch.randperm(visits, generator=_stream(seed, _ORDER, epoch)) if shuffle else torch.arange(visits)
         shape = (visits, 2)
         first, last, source = -augment.crop, image_size - size + augment.crop, _stream(seed, _CROP, epoch)
         offsets = torch.randint(first, last + 1, shape, generator=source, dtype=torch.int32)
         if augment.flip == "random":
-            mirrored = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
-        elif augment.flip == "alternating":
-            mirrored = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool() ^ bool(epoch % 2)
+            flips = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
+        elif augment.flip == "alternating":  # of every image, whichever are visited
+            flips = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool() ^ bool(epoch % 2)
         else:
-            mirrored = torch.zeros(visits, dtype=torch.bool)
+            flips = torch.zeros(visits, dtype=torch.bool)
         cutouts = jitter = None
         if augment.cutout:
             side, source = augment.cutout, _stream(seed, _CUTOUT, epoch)
@@ -96,18 +100,26 @@ class EpochPlan:
             factor = 1 + augment.contrast * contrast
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
 
-        order, offsets, mirrored = (_send(tensor, device) for tensor in (order, offsets, mirrored))
-        cutouts, jitter = (None if tensor is None else _send(tensor, device) for tensor in (cutouts, jitter))
+        plan = cls(order, offsets, flips, cutouts, jitter, size)._each(lambda tensor: _send(tensor, device))
+        indices = plan.indices if visited is None else visited[plan.indices]
+        flips = plan.flips[indices] if augment.flip == "alternating" else plan.flips
+        return dataclasses.replace(plan, indices=indices, flips=flips)
 
-        def finish(visited: torch.Tensor | None) -> EpochPlan:
-            given = count if visited is None else len(visited)
-            if given != visits:
-                raise UserError(f"the places of {given} images are given to visit; allowed: {visits}, as prepared for")
-            indices = order if visited is None else visited[order]
-            flips = mirrored[indices] if augment.flip == "alternating" else mirrored  # which goes by the image
-            return cls(indices, offsets, flips, cutouts, jitter, size)
+    @classmethod
+    def empty(cls, count: int, augment: Augment, image_size: int, device: str | torch.device) -> EpochPlan:
+        """Return a plan of zeros for `count` images, on `device`: buffers for `copy_` to fill with each epoch's."""
 
-        return finish
+        def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
+            return torch.zeros(count, *shape, dtype=dtype, device=device)
+
+        return cls(
+            zeros(dtype=torch.int64),
+            zeros(2, dtype=torch.int32),
+            zeros(dtype=torch.bool),
+            zeros(4, dtype=torch.int32) if augment.cutout else None,
+            zeros(2, dtype=torch.float32) if augment.brightness or augment.contrast else None,
+            image_size,
+        )
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -116,9 +128,22 @@ class EpochPlan:
         """The same plan with its tensors on `device`."""
         return self._each(lambda tensor: tensor.to(device))
 
-    def batch(self, start: int, stop: int) -> EpochPlan:
-        """The choices for images `start` to `stop` of the epoch, as views."""
+    def rows(self, start: int, stop: int) -> EpochPlan:
+        """Return the choices for images `start` to `stop` of the epoch, as views."""
         return self._each(lambda tensor: tensor[start:stop])
+
+    def batch(self, position: int | torch.Tensor, images: int) -> Batch:
+        """Return batch number `position` (from 0) of `images` images.
+
+        By an int the last batch may be smaller; IndexError for one beyond it. A tensor, int64 `[1]` on the plan's
+        device, is read there at every use, as a captured step needs it; then a batch must be whole.
+        """
+        if isinstance(position, torch.Tensor):
+            return Batch(self, images, position)
+        part = self.rows(position * images, (position + 1) * images)
+        if position < 0 or not len(part):
+            raise IndexError(f"batch {position} of {images} images each; the plan has {len(self)} images")
+        return Batch(part, len(part))
 
     def clone(self) -> EpochPlan:
         """The same plan in tensors of its own."""
@@ -138,6 +163,55 @@ class EpochPlan:
         return EpochPlan(*(None if tensor is None else change(tensor) for tensor in self._tensors()), self.size)
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One batch of an epoch; made by `EpochPlan.batch`."""
+
+    plan: EpochPlan
+    """Choices for the batch's images alone or, with a `position`, for those of several batches."""
+    images: int
+    """How many images it has."""
+    position: torch.Tensor | None = None
+    """int64 `[1]` on the plan's device: which batch of `plan` it is, from 0; None: all of `plan`."""
+
+    def augment(
+        self,
+        images: torch.Tensor,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        dtype: torch.dtype,
+        size: int | None = None,
+    ) -> torch.Tensor:
+        """Return the batch out of `images`, uint8 `[N, H, W, 3]`, as the plan says: `[B, 3, size, size]` of `dtype`,
+        channels-last, normalised by `mean` and `std` (0 to 255 units). `size` is the plan's unless given."""
+        plan = self.plan
+        return kernels.augment(
+            images,
+            plan.indices,
+            plan.offsets,
+            flips=plan.flips,
+            cutouts=plan.cutouts,
+            jitter=plan.jitter,
+            mean=mean,
+            std=std,
+            out_dtype=dtype,
+            size=plan.size if size is None else size,
+            position=self.position,
+            batch=None if self.position is None else self.images,
+        )
+
+    @property
+    def indices(self) -> torch.Tensor:
+        """The places of the batch's images in the split, int64 `[B]`."""
+        indices = self.plan.indices
+        return indices if self.position is None else indices[rows_of_batch(self.position, self.images)]
+
+    def labels(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return the batch's labels, int64 `[B]`, out of those of the split."""
+        return labels[self.indices]
+
+
 def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     """`tensor`, from the CPU, on `device`. To a GPU it goes from pinned memory, since a copy from any other waits for
     all that is queued. Each is pinned in memory of its own, and that may be let go while its copy is still to come:
@@ -150,5 +224,5 @@ def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
 def _stream(seed: int, purpose: int, epoch: int) -> torch.Generator:
     """A generator for one kind of choice in one epoch. Seeds are hashed: neighbours must not make like streams, and a
     generator seeded with `seed` itself, as a model's may be, must not make this one."""
-    mixed = np.random.SeedSequence([seed, purpose, epoch]).generate_state(1, np.uint64)[0]
+    mixed = np.random.SeedSequence([seed % 2**64, purpose, epoch]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(mixed))

@@ -28,3 +28,11 @@ class Selection:
         self._skips += 1
         self._skips.index_fill_(0, chosen, 0)
         return chosen
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return how often in a row each image was left out, int64 `[count]`, in a tensor of its own."""
+        return {"skips": self._skips.clone()}
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Go on from what `state_dict` returned, on whatever device."""
+        self._skips.copy_(state["skips"])

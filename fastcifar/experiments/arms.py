@@ -15,7 +15,7 @@ from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.runs import SEEDS, OnProgress, Progress, Record
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.training import Trainer
+from fastcifar.training import Listener, Trainer
 
 DIVERGED = "diverged"
 """In the place of all else in the record of a run whose loss became NaN or infinite: what was said of it."""
@@ -42,6 +42,7 @@ def train_arms(
     Raises UserError where a kept run is of another recipe than its arm.
     """
     trainers: dict[str, Trainer] = {}
+    listeners = [Listener(on_step=on_step)] if on_step else []
     seconds: dict[str, list[float]] = {}
     for number, (arm, seed) in enumerate(plan):
         key = f"{arm}/seed-{seed}"
@@ -55,7 +56,7 @@ def train_arms(
             if len(trainers) < _TRAINERS or _has_room(trainer.device):
                 trainers[arm] = trainer  # any other is made ready anew for each of its runs
             try:
-                record = dict(trainer.run(seed, on_step, eval_every=0).record)
+                record = dict(trainer.run(seed, listeners=listeners, eval_every=0).record)
             except NonFiniteLoss as error:
                 record = {DIVERGED: str(error)}
             store.put(key, record)

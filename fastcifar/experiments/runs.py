@@ -15,7 +15,8 @@ from safetensors.torch import save_file
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.store import Store
 from fastcifar.start import ColdStart, Start
-from fastcifar.training import Trainer, evaluate
+from fastcifar.training import Listener, Trainer, evaluate
+from fastcifar.training.rehearse import estimate_seconds
 
 Record = dict[str, Any]
 """What is kept of a run: its run.json and, under `train_split`, accuracy and log-loss (nats) on its own training images
@@ -69,7 +70,8 @@ class Runs:
     ) -> None:
         self.store, self._left = store, dict(images)
         self._total = len(images)
-        self._on_progress, self._on_step, self._eval_every = on_progress, on_step, eval_every
+        self._on_progress, self._eval_every = on_progress, eval_every
+        self._listeners = [Listener(on_step=on_step)] if on_step else []
         self._seconds: dict[str, float] = {}
         self._images: dict[str, float] = {}
 
@@ -94,7 +96,7 @@ class Runs:
                 self._say(key, seconds_left=self._estimate(ready))
             run = ready.run(
                 seed,
-                self._on_step,
+                listeners=self._listeners,
                 eval_every=self._eval_every,
                 init=start(),
                 until_train_accuracy=until_train_accuracy,
@@ -137,7 +139,7 @@ class Runs:
     def _estimate(self, trainer: Trainer) -> float:
         """Seconds for all that is left, going by a few timed steps of `trainer`."""
         images = trainer.total_steps * trainer.recipe.batch_size
-        return trainer.estimate_seconds() / images * sum(self._left.values())
+        return estimate_seconds(trainer) / images * sum(self._left.values())
 
     def _seconds_left(self) -> float | None:
         """From what an image took in the runs of each kind, and in all of them where none of a kind was trained."""

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from fastcifar.errors import UserError
+from fastcifar.recipes.change import change
 from fastcifar.recipes.fields import did_you_mean
 from fastcifar.recipes.recipe import (
     Augment,
@@ -45,6 +46,7 @@ __all__ = [
     "Schedule",
     "SelectConfig",
     "SpeedrunConfig",
+    "change",
     "get_recipe",
     "quick",
     "read_toml",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -18,19 +19,20 @@ else:
 
 
 def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """`recipe` with `values` in the fields with these dotted names, checked as those of a file are.
+    """`recipe` with `values` in the fields with these dotted names, checked as those of a file are; a value may be a
+    section, and "optimizer" is another word for `optim`.
 
     Raises UserError, which names `source` and the field, for an unknown field, a wrong type and a value out of range.
     """
     fields = dataclasses.asdict(recipe)
     for path, value in values.items():
-        *sections, name = path.split(".")
+        *sections, name = re.sub(r"^optimizer(?=\.|$)", "optim", path).split(".")
         inside = fields
         for section in sections:
             inside = inside.setdefault(section, {})
             if not isinstance(inside, dict):
                 raise UserError(f"{source}: {section} in {path} is no section; allowed: a field such as optim.lr")
-        inside[name] = value
+        inside[name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
     return recipe_from_dict(fields, source)
 
 

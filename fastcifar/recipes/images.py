@@ -1,4 +1,4 @@
-"""The sections `normalize`, `augment`, `select` and `evaluate` of a recipe: which images a network sees, and how changed."""
+"""The sections `normalize`, `augment`, `select` and `evaluate` of a recipe: which images a network sees, and how."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class NormalizeConfig(Checked):
     section: ClassVar[str] = "normalize"
 
     mean: tuple[float, ...] = ()
-    """Three numbers; none: the data set's own mean."""
+    """Three numbers; none: the data set's own."""
     std: tuple[float, ...] = ()
-    """Three numbers, such as 63.75 63.75 63.75 (a quarter of the range); none: the data set's own standard deviation."""
+    """Three numbers, such as 63.75 63.75 63.75, a quarter of the range; none: the data set's own."""
 
     def _check(self) -> None:
         for name in ("mean", "std"):

@@ -1,4 +1,5 @@
-"""The sections `optim`, `schedule`, `lookahead`, `ema`, `average` and `loss_scaling` of a recipe: what becomes of the weights.
+"""The sections `optim`, `schedule`, `lookahead`, `ema`, `average` and `loss_scaling` of a recipe: what becomes of the
+weights.
 
 Learning rates and weight decay are written for the *mean* loss over a batch and the coupled form
 `g = dloss/dw + weight_decay * w`, `v <- momentum * v - lr * g`, whatever is summed inside.

@@ -5,16 +5,22 @@ from fastcifar.training.average import estimate_statistics
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise
-from fastcifar.training.run import EpochRow, Run, load_run
+from fastcifar.training.listeners import Listener
+from fastcifar.training.record import EpochRow, RunRecord
+from fastcifar.training.run import Run, load_run
+from fastcifar.training.state import TrainingState
 from fastcifar.training.stopwatch import Stopwatch
-from fastcifar.training.trainer import Trainer, train
+from fastcifar.training.train import Trainer, train
 
 __all__ = [
     "EpochRow",
     "Evaluation",
+    "Listener",
     "Run",
+    "RunRecord",
     "Stopwatch",
     "Trainer",
+    "TrainingState",
     "describe_device",
     "estimate_statistics",
     "evaluate",

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Listener:
     """Hears of a training. Override what is of interest, or give functions: `Listener(on_epoch=print)`.
 
-    None of these is called while the stopwatch runs. Where somebody hears of steps or epochs, a GPU is waited for at the
-    end of each epoch; where nobody does, the whole training is queued.
+    None of these is called while the stopwatch runs. Where somebody hears of steps or epochs, a GPU is waited for at
+    the end of each epoch; where nobody does, the whole training is queued.
     """
 
     def __init__(

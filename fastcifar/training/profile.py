@@ -8,13 +8,14 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fastcifar.errors import UserError
+from fastcifar.training.listeners import Listener
 from fastcifar.training.step import PART
 
 _STEPS = 3
 
 
-class StepTrace:
-    """An `on_step` for `Trainer.run` that records the operations of three steps, or more where it is called less often.
+class StepTrace(Listener):
+    """Records the operations of three steps, or more where `on_step` is called less often.
 
     It begins after its first call, so that no first use of anything is in the trace, and ends after the call that is
     three steps on. On a CPU, where it is called after each step, that is steps 2 to 4; on CUDA, where it is called
@@ -22,6 +23,7 @@ class StepTrace:
     """
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__()
         activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
         with profile(activities=activities):  # the first use takes a second: here, before the training
             torch.zeros(1, device=device)
@@ -29,7 +31,7 @@ class StepTrace:
         self._first: int | None = None
         self._last: int | None = None
 
-    def __call__(self, step: int, total_steps: int) -> None:
+    def on_step(self, step: int, total_steps: int) -> None:
         if self._first is None:
             self._first = step + 1
             self._profile.start()

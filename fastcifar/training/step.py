@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch.profiler import record_function
@@ -11,16 +11,14 @@ from fastcifar.data import Dataset, EpochPlan
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
+from fastcifar.models.network import memory_format
 from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
-from fastcifar.training.loss_scale import LossScale
+from fastcifar.training.loss import Loss, LossScale, loss_step
 from fastcifar.training.timeline import Stage
 
 PART = "fastcifar: "
 """What the names of a step's parts begin with in a profile."""
-
-Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of logits, float32 `[B, classes]`, and labels, int64 `[B]`: the mean loss, or each image's, `[B]`."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 """Of images `[B, 3, H, W]`, normalised, in the compute type: as many images in it."""
@@ -54,6 +52,21 @@ class EpochTensors:
         for tensor in (self.losses, self.correct, self.position):
             tensor.zero_()
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """Its tensors by name, the plan's among them; not copies."""
+        everything = {**vars(self.plan), **vars(self)}
+        return {name: tensor for name, tensor in everything.items() if isinstance(tensor, torch.Tensor)}
+
+    def load(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Take over what `state` returned. Raises ValueError where other tensors are missing or given."""
+        mine = self.state()
+        if mine.keys() != state.keys():
+            raise ValueError(f"an epoch's tensors are {', '.join(state)}; allowed: {', '.join(mine)}")
+        for name, tensor in mine.items():
+            if tensor.shape != state[name].shape:
+                raise ValueError(f"{name} has shape {list(state[name].shape)}; allowed: {list(tensor.shape)}")
+            tensor.copy_(state[name])
+
 
 class TrainingStep:
     """Augment, forward, backward, optimiser and moving average of the next batch of `tensors`: call it with the stage.
@@ -78,38 +91,49 @@ class TrainingStep:
         loss_scale: LossScale | None = None,
     ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer, self.tensors = recipe, dataset, flat, optimizer, tensors
-        self._model, self._network = model, network or model
+        self._network, self._logit_scale = network or model, model.logit_scale
+        self._memory_format = memory_format(flat.model)
         self._loss, self._transform, self._loss_scale = loss, transform, loss_scale
 
     def __call__(self, stage: Stage) -> None:
-        recipe, data, now, flat = self.recipe, self.dataset, self.tensors, self.flat
-        position, losses, batch = now.position, now.losses, now.plan.batch(now.position, recipe.batch_size)
+        recipe, train, flat = self.recipe, self.dataset.train, self.flat
+        plan, position, losses = self.tensors.plan, self.tensors.position, self.tensors.losses
         if stage.part:  # a last batch that is not full, whose place is known
             start, stop = stage.part
-            position, losses = torch.zeros_like(position), losses[start // recipe.batch_size :]
-            batch = now.plan.rows(start, stop).batch(0, stop - start)
+            batch, position = plan.rows(start, stop).batch(0, stop - start), torch.zeros_like(position)
+            losses = losses[start // recipe.batch_size :]
+        else:
+            batch = plan.batch(position, recipe.batch_size)
+
         with record_function(PART + "augment"):
-            images = batch.augment(
-                data.train.images, mean=data.mean, std=data.std, dtype=flat.dtype, size=stage.size
-            ).contiguous(memory_format=self._memory_format)
+            normalisation = {"mean": self.dataset.mean, "std": self.dataset.std}
+            images = batch.augment(train.images, **normalisation, dtype=flat.dtype, size=stage.size)
+            images = images.contiguous(memory_format=self._memory_format)
             if self._transform:
                 images = self._transform(images)
+                if len(images) != batch.images:
+                    raise UserError(f"augment makes {len(images)} images of {batch.images}; allowed: as many")
+
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
-            metrics = (position, losses, now.correct, now.image_losses)
+            metrics = position, losses, self.tensors.correct, self.tensors.image_losses
             if self._loss:
-                labels = batch.labels(data.train.labels)
-                gradient = loss_step(self._loss, logits, labels, *metrics, batch.indices, self._model.logit_scale)
+                labels, places = batch.labels(train.labels), batch.indices
+                gradient = loss_step(self._loss, logits, labels, places, *metrics, scale=self._logit_scale)
             else:
                 gradient = cross_entropy_step(
-                    *(logits, data.train.labels, batch.plan.indices, *metrics),
+                    *(logits, train.labels, batch.plan.indices, *metrics),
                     smoothing=recipe.label_smoothing,
-                    scale=self._model.logit_scale,
+                    scale=self._logit_scale,
                 )
-        if stage.part:  # an optimiser divides by the images of a full batch
-            gradient.mul_(recipe.batch_size / len(images))
+            if stage.part:  # an optimiser divides by the images of a full batch
+                gradient.mul_(recipe.batch_size / batch.images)
+
         if self._loss_scale:
-            self._loss_scale.step(self.flat, self.optimizer, logits, gradient)
+            with record_function(PART + "backward"):
+                flat.backward(logits, gradient.mul_(self._loss_scale.scale))
+            with record_function(PART + "optimiser"):
+                self._loss_scale.step(flat, self.optimizer)
             return
         with record_function(PART + "backward"):
             flat.backward(logits, gradient, halfway=self._step_above)

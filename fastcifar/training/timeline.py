@@ -56,9 +56,9 @@ class Epoch:
 class Timeline:
     """The epochs of a training of `recipe` on `images` square training images of side `size`.
 
-    An epoch has as many steps as the images that it visits fill batches, and without `drop_last` one more for those left
-    over; a last one in part has that part of them, rounded up. `frozen_from` gives, by parameter name, the epoch from which on a parameter is frozen; it is so in the
-    epochs that begin at or after that.
+    An epoch has as many steps as the images that it visits fill batches, and without `drop_last` one more for those
+    left over; a last one in part has that part of them, rounded up. `frozen_from` gives, by parameter name, the epoch
+    from which on a parameter is frozen; it is so in the epochs that begin at or after that.
     Raises UserError where the images that an epoch visits do not fill a batch, where a last batch does not divide into
     ghost batches, and for crops larger than the images.
     """
@@ -126,8 +126,8 @@ class Timeline:
         over = images % batch_size
         if over % self._recipe.ghost_batch:
             raise UserError(
-                f"drop_last is false, which leaves {over} images for an epoch's last batch; allowed: drop_last true, or "
-                f"a batch_size that leaves a multiple of the ghost batch, {self._recipe.ghost_batch}"
+                f"drop_last is false, which leaves {over} images for an epoch's last batch; allowed: true, or a "
+                f"batch_size that leaves a multiple of the ghost batch, {self._recipe.ghost_batch}"
             )
         last = dataclasses.replace(stage, part=(images - over, images)) if over else None
         return Epoch(number, self.total_steps, steps, images, visits, stage, last)

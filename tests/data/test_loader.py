@@ -160,15 +160,12 @@ def test_the_size_of_the_crops_can_be_set_between_epochs():
     assert next(iter(loader))[0].shape == (7, 3, 32, 32)
 
 
-@pytest.mark.parametrize(
-    ("visits", "visited"), [(0, None), (51, None), (3, None), (None, [1, 2]), (2, [1]), (2, [1] * 3)]
-)
-def test_other_numbers_of_images_than_a_plan_is_prepared_for_are_refused(visits, visited):
-    loader = Loader(make_split(50), 7)
-    with pytest.raises(UserError, match="allowed"):
-        loader.prepare_plan(0, visits=visits)(None if visited is None else torch.tensor(visited))
+@pytest.mark.parametrize("visits", [0, 51])
+def test_no_or_more_visited_images_than_there_are_are_refused(visits):
+    with pytest.raises(UserError, match=f"the places of {visits} images are given to visit; allowed: 1 to the 50 "):
+        Loader(make_split(50), 7).plan(0, visited=torch.arange(visits))
 
 
 def test_a_plan_may_visit_some_of_the_images():
-    plan = Loader(make_split(), 7).prepare_plan(2, size=20, visits=3)(torch.tensor([4, 8, 9]))
+    plan = Loader(make_split(), 7).plan(2, size=20, visited=torch.tensor([4, 8, 9]))
     assert sorted(plan.indices.tolist()) == [4, 8, 9] and plan.size == 20

@@ -3,17 +3,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastcifar.data import Augment, EpochPlan
+from fastcifar.data import Augment, Batch, EpochPlan
 from fastcifar.errors import UserError
 
 EVERYTHING = Augment(crop=4, flip="random", cutout=8, brightness=0.1, contrast=0.2)
 TENSORS = ("indices", "offsets", "flips", "cutouts", "jitter")
 
 
-def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, visited=None, **settings):
-    visits = None if visited is None else len(visited)
-    generator = torch.Generator().manual_seed(seed)
-    return EpochPlan.prepare(count, augment, epoch, generator, visits=visits, **settings)(visited)
+def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, **settings):
+    return EpochPlan.draw(count, augment, epoch, seed, **settings)
 
 
 def same(first, second):
@@ -88,21 +86,34 @@ def test_no_flip_mirrors_nothing():
 
 
 def test_a_plan_depends_on_seed_and_epoch_alone():
-    generator = torch.Generator().manual_seed(3)
-    third = EpochPlan.prepare(100, EVERYTHING, 3, generator)(None)
-    torch.rand(10, generator=generator)
+    third = draw(epoch=3, seed=3, count=100)
     torch.manual_seed(0)
-    first = EpochPlan.prepare(100, EVERYTHING, 1, generator)(None)
+    first = draw(epoch=1, seed=3, count=100)
     assert same(first, draw(epoch=1, seed=3, count=100)) and same(third, draw(epoch=3, seed=3, count=100))
     others = [draw(epoch=epoch, seed=seed, count=100) for seed, epoch in ((3, 1), (3, 2), (4, 1), (1, 3))]
     assert len({tuple(plan.indices.tolist()) for plan in others}) == 4
 
 
-def test_drawing_a_plan_leaves_the_generator_and_the_global_one_as_they_were():
-    generator = torch.Generator().manual_seed(3)
-    states = generator.get_state(), torch.get_rng_state()
-    EpochPlan.prepare(100, EVERYTHING, 0, generator)(None)
-    assert torch.equal(states[0], generator.get_state()) and torch.equal(states[1], torch.get_rng_state())
+def test_drawing_a_plan_leaves_the_global_generator_as_it_was():
+    state = torch.get_rng_state()
+    draw(count=100)
+    assert torch.equal(state, torch.get_rng_state())
+
+
+@settings(deadline=None)
+@given(seed=st.one_of(st.integers(-(2**63), 2**64 - 1), st.sampled_from([-(2**63), -1, 0, 2**63, 2**64 - 1])))
+def test_a_seed_counts_as_torch_counts_it(seed):
+    assert same(draw(seed=seed, count=9), draw(seed=torch.Generator().manual_seed(seed).initial_seed(), count=9))
+
+
+def test_the_choices_of_a_seed_stay_what_they_have_always_been():
+    """Recorded runs are repeated by their seeds."""
+    plan = draw(epoch=1, seed=-3, count=50, size=24)
+    assert plan.indices[:5].tolist() == [9, 44, 8, 40, 47]
+    assert plan.offsets[:3].tolist() == [[12, -2], [0, 3], [5, 1]]
+    assert plan.flips[:8].tolist() == [True, False, False, True, False, False, True, False]
+    assert plan.cutouts[:2].tolist() == [[12, 0, 8, 8], [14, 3, 8, 8]]
+    assert plan.jitter[0].tolist() == [0.012498275376856327, 1.0575505495071411]
 
 
 def test_switching_one_choice_off_leaves_the_others_as_they_are():
@@ -153,14 +164,14 @@ def test_without_shuffle_images_come_in_order_and_are_changed_all_the_same():
     assert torch.equal(plan.offsets, draw().offsets)
 
 
-def test_batches_are_parts_of_the_plan():
+def test_rows_are_parts_of_the_plan():
     plan = draw(count=10)
-    part = plan.batch(4, 9)
+    part = plan.rows(4, 9)
     assert torch.equal(part.indices, plan.indices[4:9]) and torch.equal(part.offsets, plan.offsets[4:9])
     assert torch.equal(part.flips, plan.flips[4:9]) and torch.equal(part.cutouts, plan.cutouts[4:9])
     assert torch.equal(part.jitter, plan.jitter[4:9]) and part.size == plan.size
-    assert len(plan.batch(8, 12)) == 2
-    bare = draw(Augment(cutout=0), count=10).batch(0, 3)
+    assert len(plan.rows(8, 12)) == 2
+    bare = draw(Augment(cutout=0), count=10).rows(0, 3)
     assert bare.cutouts is None and bare.jitter is None
 
 
@@ -181,12 +192,15 @@ def test_what_the_image_does_not_hold_is_refused():
         draw(size=33)
     with pytest.raises(UserError, match="epoch is -1; allowed: 0 or more"):
         draw(epoch=-1)
+    for seed in (2**64, -(2**63) - 1):
+        with pytest.raises(UserError, match=f"seed is {seed}; allowed: -2..63 to 2..64 - 1"):
+            draw(seed=seed)
 
 
 @pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
-def test_a_batch_is_the_choices_in_its_places(augment):
+def test_rows_are_the_choices_in_their_places(augment):
     plan = draw(augment, count=20, size=30)
-    whole, part = plan, plan.batch(5, 9)
+    whole, part = plan, plan.rows(5, 9)
     assert part.size == 30
     for name in TENSORS:
         mine, theirs = getattr(whole, name), getattr(part, name)
@@ -206,12 +220,54 @@ def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, count
         assert (mine is None and theirs is None) or torch.equal(mine[:count], theirs)
 
 
+@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
+def test_an_empty_plan_takes_those_of_its_recipe(augment):
+    buffers, plan = EpochPlan.empty(20, augment, 32, "cpu"), draw(augment, count=20, size=24)
+    assert buffers.size == 32
+    for name in TENSORS:
+        mine, theirs = getattr(buffers, name), getattr(plan, name)
+        assert (mine is None and theirs is None) or (mine.dtype == theirs.dtype and mine.shape == theirs.shape)
+    buffers.copy_(plan)
+    assert all(
+        torch.equal(getattr(buffers, name), theirs) for name in TENSORS if (theirs := getattr(plan, name)) is not None
+    )
+    assert buffers.size == 32
+
+
+@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
+@pytest.mark.parametrize("size", [None, 24])
+def test_a_batch_by_its_number_is_the_one_by_a_tensor_and_the_one_of_its_rows(augment, size):
+    images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
+    labels, plan = torch.randperm(20), draw(augment, count=20, size=size)
+    how = {"mean": (120.5, 110.0, 99.25), "std": (60.0, 64.0, 70.5), "dtype": torch.float16}
+    for number in range(4):
+        part = plan.rows(number * 6, number * 6 + 6)
+        numbered = plan.batch(number, 6)
+        made = numbered.augment(images, **how)
+        assert made.shape == (6 if number < 3 else 2, 3, size or 32, size or 32) and made.dtype == torch.float16
+        assert torch.equal(made, Batch(part, len(part)).augment(images, **how))
+        assert torch.equal(numbered.labels(labels), labels[part.indices])
+        assert numbered.images == len(part) and numbered.position is None
+        if number < 3:
+            counted = plan.batch(torch.tensor([number]), 6)
+            assert torch.equal(counted.augment(images, **how), made)
+            assert torch.equal(counted.labels(labels), labels[part.indices])
+            assert counted.images == 6 and counted.plan is plan
+    assert plan.batch(0, 6).augment(images, **how, size=20).shape == (6, 3, 20, 20)
+
+
+@pytest.mark.parametrize("position", [-1, 4, 100])
+def test_a_batch_beyond_the_last_is_refused(position):
+    with pytest.raises(IndexError, match=f"batch {position} of 6 images each; the plan has 20 images"):
+        draw(count=20).batch(position, 6)
+
+
 @pytest.mark.parametrize("augment", [EVERYTHING, Augment(flip="alternating")], ids=["everything", "alternating"])
 @pytest.mark.parametrize("visits", [None, 7])
 def test_a_plan_for_a_device_is_finished_there_without_reading_a_value(augment, visits):
     """The meta device has none."""
-    prepare = EpochPlan.prepare(20, augment, 1, torch.Generator(), visits=visits, device="meta")
-    plan = prepare(visits and torch.empty(visits, dtype=torch.int64, device="meta"))
+    visited = visits and torch.empty(visits, dtype=torch.int64, device="meta")
+    plan = draw(augment, 1, count=20, visited=visited, device="meta")
     assert len(plan) == (visits or 20)
     assert {tensor.device.type for name in TENSORS if (tensor := getattr(plan, name)) is not None} == {"meta"}
 

@@ -87,3 +87,16 @@ def test_no_value_is_read_to_choose(max_skips):
     for _ in range(3):
         chosen = selection.choose(torch.empty(9, device="meta"), 4)
         assert chosen.shape == (4,) and chosen.device.type == "meta" and chosen.dtype == torch.int64
+
+
+def test_a_selection_goes_on_from_its_state():
+    one, other = Selection(8, max_skips=2), Selection(8, max_skips=2)
+    for _ in range(2):
+        one.choose(torch.arange(8.0), 3)
+    state = one.state_dict()
+    expected = [one.choose(torch.arange(8.0), 3).tolist() for _ in range(4)]
+    other.load_state_dict(state)
+    assert [other.choose(torch.arange(8.0), 3).tolist() for _ in range(4)] == expected
+    other.load_state_dict(state)  # which neither has changed since
+    assert other.choose(torch.arange(8.0), 3).tolist() == expected[0]
+    assert Selection(8, 2).choose(torch.arange(8.0), 3).tolist() != expected[0]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import fastcifar.training.trainer as trainer_module
+import fastcifar.training.train as train_module
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.recipes import ModelConfig, Recipe
@@ -28,12 +28,12 @@ def test_a_compiled_training_is_the_training(data, monkeypatch):
     def traced(model, device):  # by torch.compile's own machinery, without a C++ compiler's minute
         return CompiledNetwork(model, device, backend="aot_eager")
 
-    monkeypatch.setattr(trainer_module, "CompiledNetwork", traced)
+    monkeypatch.setattr(train_module, "CompiledNetwork", traced)
     counters.clear()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile is")
         trainer = Trainer(COMPILED, data)
-        trainer._make_replayable()
+        trainer.rehearse()
         ahead = dict(counters["frames"])
         compiled = trainer.run(0)
     assert ahead["ok"] > 0

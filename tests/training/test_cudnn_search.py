@@ -9,6 +9,7 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import MLPConfig, Recipe, recipe_from_dict
 from fastcifar.training import Trainer
 from fastcifar.training.device import cudnn_search
+from fastcifar.training.rehearse import estimate_seconds, replay_on_noise, step_on_noise
 
 RECIPE = Recipe(epochs=1, batch_size=32, network="mlp", mlp=MLPConfig(hidden=(8,)), cudnn_search=True)
 
@@ -27,14 +28,14 @@ def is_on() -> bool:
 
 def test_it_is_on_in_every_pass_of_a_training_and_then_as_it_was(before):
     trainer, seen = Trainer(RECIPE, make_synthetic(64, 16)), []
-    for network in (trainer.model, trainer._evaluated.model):
+    for network in (trainer.network, trainer.evaluated):
         network.register_forward_pre_hook(lambda module, inputs: seen.append(is_on()))
     trainer.run(0)
     assert len(seen) > 2 and all(seen) and is_on() == before
     seen.clear()
-    trainer.estimate_seconds(1)
-    trainer.step_on_noise()()
-    trainer.replay_on_noise()()
+    estimate_seconds(trainer, 1)
+    step_on_noise(trainer)()
+    replay_on_noise(trainer)()
     assert len(seen) == 4 and all(seen) and is_on() == before
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from fastcifar.recipes import (
     SelectConfig,
     SpeedrunConfig,
 )
-from fastcifar.training import Trainer
+from fastcifar.training import Listener, Trainer
 from fastcifar.training.stopwatch import HostEvent
 
 PLAIN = Recipe(
@@ -77,8 +78,8 @@ def log(monkeypatch):
 def reads_by_epoch(log, trainer, monkeypatch, **arguments):
     """What is read in each epoch but the last, up to the beginning of the next, where the device is always behind."""
     monkeypatch.setattr(HostEvent, "query", lambda event: False)
-    begin = trainer._step.begin_epoch
-    monkeypatch.setattr(trainer._step, "begin_epoch", lambda plan: (log.append(BEGIN), begin(plan)))
+    enter = trainer.enter
+    monkeypatch.setattr(trainer, "enter", lambda stage: (log.append(BEGIN), enter(stage)))
     with Reads(log):
         run = trainer.run(0, **arguments)
     starts = [place for place, what in enumerate(log) if what == BEGIN]
@@ -93,7 +94,7 @@ def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatc
     run, reads = reads_by_epoch(log, Trainer(recipe, data, "cpu"), monkeypatch, eval_every=0)
     assert not any(reads)
     seen = []
-    watched = Trainer(recipe, data, "cpu").run(0, eval_every=0, on_epoch=seen.append)
+    watched = Trainer(recipe, data, "cpu").run(0, eval_every=0, listeners=[Listener(on_epoch=seen.append)])
 
     def without_seconds(rows):
         return [dataclasses.replace(row, seconds=0) for row in rows]
@@ -106,8 +107,9 @@ def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "looks"),
     [
-        ({"on_epoch": lambda row: None}, [True, True]),
-        ({"on_step": lambda step, steps: None}, [True, True]),
+        ({"listeners": [Listener(on_epoch=lambda row: None)]}, [True, True]),
+        ({"listeners": [Listener(on_step=lambda step, steps: None)]}, [True, True]),
+        ({"listeners": [Listener(on_end=lambda record: None)]}, [False, False]),
         ({"until_train_accuracy": 1.0}, [True, True]),
         ({"eval_every": 2}, [False, True]),
     ],
@@ -123,16 +125,16 @@ def test_it_is_read_where_somebody_looks(log, monkeypatch, arguments, looks):
 def test_a_loss_that_is_no_number_is_named_rightly_however_late_it_is_read(monkeypatch, behind):
     monkeypatch.setattr(HostEvent, "query", lambda event: not behind)
     trainer = Trainer(PLAIN, make_synthetic(64, 16), "cpu")
-    steps, replay = [], trainer._step.__call__
+    steps = []
 
-    def spoil():
+    def spoil(replay):
         steps.append(len(steps) + 1)
         replay()
         if steps[-1] == 6:
-            trainer._step.losses[1] = torch.inf
+            trainer.state.tensors.losses[1] = torch.inf
 
-    trainer._make_replayable()
-    trainer._replays = dict.fromkeys(trainer._replays, spoil)
+    trainer.rehearse()
+    trainer.replays = {stage: partial(spoil, replay) for stage, replay in trainer.replays.items()}
     with pytest.raises(NonFiniteLoss, match=r"the loss became inf at step 6 of 12 \(epoch 2\)"):
         trainer.run(0, eval_every=0)
     assert steps[-1] == (12 if behind else 8)  # what is there is read, and what is not yet is not waited for
@@ -148,17 +150,21 @@ def test_nothing_waits_for_the_device_from_the_first_step_to_the_last(monkeypatc
     trainer = Trainer(recipe, make_synthetic(256, 64), "cuda")
     before = trainer.run(0, eval_every=0)
     if not captured:
-        trainer._replays = dict.fromkeys(trainer._replays, trainer._step)
+        trainer.replays = {stage: partial(trainer.step, stage) for stage in trainer.replays}
         trainer.run(0, eval_every=0)
-    train_epoch = trainer._train_epoch
+    enter, end_epoch = trainer.enter, trainer.end_epoch
 
-    def train_and_forbid(epoch, plan, on_step):
+    def enter_and_forbid(stage):
+        enter(stage)
         torch.cuda.set_sync_debug_mode("error")
-        train_epoch(epoch, plan, on_step)
+
+    def end_and_allow(epoch):
+        end_epoch(epoch)
         if epoch is trainer.timeline.epochs[-1]:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(trainer, "_train_epoch", train_and_forbid)
+    monkeypatch.setattr(trainer, "enter", enter_and_forbid)
+    monkeypatch.setattr(trainer, "end_epoch", end_and_allow)
     try:
         run = trainer.run(0, eval_every=0)
     finally:

@@ -22,7 +22,7 @@ def trainer():
 
 def test_some_steps_are_traced_and_the_training_is_the_same(trainer, tmp_path):
     trace = StepTrace(trainer.device)
-    traced = trainer.run(0, on_step=trace)
+    traced = trainer.run(0, listeners=[trace])
     trace.save(tmp_path / "trace.json")
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     names = [event.get("name", "") for event in events]
@@ -40,7 +40,7 @@ def test_some_steps_are_traced_and_the_training_is_the_same(trainer, tmp_path):
 def test_a_training_that_is_too_short_leaves_no_trace(tmp_path):
     trainer = Trainer(dataclasses.replace(RECIPE, epochs=1), make_synthetic(128, 64))
     trace = StepTrace(trainer.device)
-    trainer.run(0, on_step=trace)
+    trainer.run(0, listeners=[trace])
     trace.close()
     trace.save(tmp_path / "trace.json")
     assert (trace.steps, trace.parts(), list(tmp_path.iterdir())) == (None, {}, [])
@@ -49,6 +49,6 @@ def test_a_training_that_is_too_short_leaves_no_trace(tmp_path):
 def test_a_trace_that_cannot_be_written_is_said_in_one_line(tmp_path):
     trace = StepTrace(torch.device("cpu"))
     for step in range(1, 5):
-        trace(step, 4)
+        trace.on_step(step, 4)
     with pytest.raises(UserError, match=r"cannot save the trace in .*/none/trace\.json"):
         trace.save(tmp_path / "none" / "trace.json")

@@ -3,6 +3,7 @@ and the average of their last weights."""
 
 import dataclasses
 import itertools
+from functools import partial
 
 import pytest
 import torch
@@ -23,9 +24,10 @@ from fastcifar.recipes import (
     SelectConfig,
     SpeedrunConfig,
 )
-from fastcifar.training import Trainer, estimate_statistics, train
+from fastcifar.training import Listener, Trainer, estimate_statistics, train
 from fastcifar.training.average import WeightAverage
-from fastcifar.training.step import TrainingStep
+from fastcifar.training.rehearse import estimate_seconds, replay_on_noise, step_on_noise
+from fastcifar.training.step import EpochTensors
 
 RECIPE = Recipe(
     name="tiny",
@@ -62,20 +64,19 @@ def same_weights(one, other) -> bool:
 @pytest.fixture
 def plans(monkeypatch):
     """The plan of every epoch that any training step begins, and the losses of the images at that time."""
-    seen, begin = [], TrainingStep.begin_epoch
+    seen, begin = [], EpochTensors.begin
 
-    def record(step: TrainingStep, plan: EpochPlan) -> None:
-        copy = plan.clone()  # a step overwrites the first plan that it is given with the next
-        seen.append((copy, None if step.image_losses is None else step.image_losses.clone()))
-        begin(step, plan)
+    def record(tensors: EpochTensors, plan: EpochPlan) -> None:
+        seen.append((plan, None if tensors.image_losses is None else tensors.image_losses.clone()))
+        begin(tensors, plan)
 
-    monkeypatch.setattr(TrainingStep, "begin_epoch", record)
+    monkeypatch.setattr(EpochTensors, "begin", record)
     return seen
 
 
 def test_an_epoch_in_part_is_a_row_of_fewer_steps(data):
     steps, recipe = [], dataclasses.replace(RECIPE, epochs=1.25)
-    run = train(recipe, data, seed=3, on_step=lambda step, total: steps.append((step, total)))
+    run = train(recipe, data, seed=3, listeners=[Listener(on_step=lambda step, total: steps.append((step, total)))])
     assert steps == [(step, 13) for step in range(1, 14)]
     assert [row.epoch for row in run.rows] == [1, 2] and run.record["steps"] == 13
     assert run.record["epochs"] == 1.25
@@ -111,7 +112,7 @@ def test_the_loss_of_an_image_is_that_of_its_last_visit(data, plans):
     recipe = dataclasses.replace(RECIPE, epochs=1, select=SelectConfig(keep=0.5, from_epoch=1))
     trainer = Trainer(recipe, data.take(310))
     run = trainer.run(3)
-    losses, visited = trainer._step.image_losses, plans[-1][0].indices[:288]
+    losses, visited = trainer.state.tensors.image_losses, plans[-1][0].indices[:288]
     assert losses[visited].mean().item() == pytest.approx(run.rows[0].train_loss, rel=1e-5)
     unvisited = torch.ones(310, dtype=torch.bool).index_fill_(0, visited, False)
     assert unvisited.sum() == 22 and losses[unvisited].isinf().all()
@@ -138,8 +139,13 @@ def test_the_average_is_the_mean_of_the_last_weights(data):
     average = AverageConfig(epochs=0.55, every=2, images=32)
     trainer = Trainer(dataclasses.replace(RECIPE, ema=NO_EMA, average=average), data)
     weights = []
-    run = trainer.run(3, on_step=lambda *_: weights.append([group.weights.clone() for group in trainer._flat.groups]))
-    for place, group in enumerate(trainer._evaluated.groups):
+    run = trainer.run(
+        3,
+        listeners=[
+            Listener(on_step=lambda *_: weights.append([group.weights.clone() for group in trainer.state.flat.groups]))
+        ],
+    )
+    for place, group in enumerate(trainer._flat_evaluated.groups):
         expected = torch.stack([weights[step - 1][place] for step in (16, 18, 20)]).mean(0)
         torch.testing.assert_close(group.weights, expected)
     plain = train(dataclasses.replace(RECIPE, ema=NO_EMA), data, seed=3)
@@ -159,7 +165,7 @@ def test_an_average_that_is_due_at_no_step_is_the_last_weights(data):
 
 def test_a_new_mean_forgets_the_last(data):
     trainer = Trainer(RECIPE, data)
-    average, group = WeightAverage(trainer._flat), trainer._flat.groups[0]
+    average, group = WeightAverage(trainer.state.flat), trainer.state.flat.groups[0]
     for values in ((1.0, 2.0, 6.0), (5.0,)):
         average.reset()
         for value in values:
@@ -200,7 +206,7 @@ def test_a_frozen_parameter_trains_until_its_epoch_and_then_stays_as_it_is(data,
     settings = OptimConfig(name=optim, lr=0.05 if optim == "sgd" else 0.005, bias_lr_factor=1)
     recipe = dataclasses.replace(EVERYTHING, optim=settings, ema=ema, average=AverageConfig())
     trainer, biases, others = Trainer(recipe, data), [], []
-    early, other = (trainer._flat.group_of(name) for name in ("whitening.bias", "classifier.weight"))
+    early, other = (trainer.state.flat.group_of(name) for name in ("whitening.bias", "classifier.weight"))
 
     def look(*_) -> None:
         biases.append(early.weights.clone())
@@ -208,7 +214,7 @@ def test_a_frozen_parameter_trains_until_its_epoch_and_then_stays_as_it_is(data,
 
     for _ in range(2):  # the second run trains it again
         biases.clear()
-        trainer.run(3, on_step=look)
+        trainer.run(3, listeners=[Listener(on_step=look)])
         assert len(biases) == 10 + 10 + 6 + 3
         assert all(not torch.equal(*pair) for pair in itertools.pairwise(biases[:10]))
         assert all(torch.equal(bias, biases[9]) for bias in biases[10:])
@@ -220,9 +226,9 @@ def test_a_frozen_parameter_trains_until_its_epoch_and_then_stays_as_it_is(data,
 
 def test_a_parameter_that_is_frozen_early_has_the_whole_schedule_before(data):
     trainer = Trainer(EVERYTHING, data)
-    early = trainer._flat.group_of("whitening.bias")
+    early = trainer.state.flat.group_of("whitening.bias")
     assert early.steps == 10 and len(early.parameters) == 1
-    for group, rates in zip(trainer._flat.groups, trainer._optimizer.learning_rates(), strict=True):
+    for group, rates in zip(trainer.state.flat.groups, trainer.state.optimizer.learning_rates(), strict=True):
         steps = 10 if group is early else trainer.total_steps
         assert rates == pytest.approx([0.05 * EVERYTHING.schedule((step + 1) / steps) for step in range(steps)])
 
@@ -233,7 +239,7 @@ def test_a_seed_names_a_run_with_everything_on(data, dtype):
     trainer = Trainer(recipe, data)
     assert len(trainer.timeline.steps_by_stage()) == 3
     other = trainer.run(4)
-    assert trainer.estimate_seconds(1) > 0
+    assert estimate_seconds(trainer, 1) > 0
     first, second = trainer.run(3), train(recipe, data, seed=3)
     assert same_weights(first, second)
     assert torch.equal(first.logits, second.logits)
@@ -248,17 +254,17 @@ def test_a_step_on_noise_trains_at_its_stages_size_as_often_as_one_likes_and_lea
     trainer = Trainer(recipe, few)
     sizes = []
     trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
-    group = trainer._flat.group_of("classifier.weight")
+    group = trainer.state.flat.group_of("classifier.weight")
     for stage in trainer.timeline.steps_by_stage():
-        step = trainer.replay_on_noise(stage) if replayed else trainer.step_on_noise(stage)
+        step = replay_on_noise(trainer, stage) if replayed else step_on_noise(trainer, stage)
         sizes.clear()
-        for number in range(trainer.steps_per_epoch + 2):  # past the end of an epoch
+        for number in range(trainer.timeline.steps_per_epoch + 2):  # past the end of an epoch
             before = group.weights.clone()
             step()
-            assert trainer._optimizer.count.item() == number + 1 and not torch.equal(group.weights, before)
-            assert trainer._step.losses[1:].eq(0).all()
+            assert trainer.state.optimizer.count.item() == number + 1 and not torch.equal(group.weights, before)
+            assert trainer.state.tensors.losses[1:].eq(0).all()
         if trainer.device.type == "cpu":  # a replay calls no hook
-            assert sizes == [stage.size] * (trainer.steps_per_epoch + 2)
+            assert sizes == [stage.size] * (trainer.timeline.steps_per_epoch + 2)
     assert same_weights(trainer.run(3), train(recipe, few, seed=3)) or trainer.device.type == "cuda"
 
 
@@ -267,10 +273,10 @@ def test_each_stage_is_captured_once_and_replayed(data):
     recipe = dataclasses.replace(EVERYTHING, dtype="float32")
     trainer = Trainer(recipe, data.to("cuda"), "cuda")
     first = trainer.run(3)
-    replays = dict(trainer._replays)
-    assert len(replays) == 3 and trainer._step not in replays.values()
+    replays = dict(trainer.replays)
+    assert len(replays) == 3 and trainer.step not in replays.values()
     second = trainer.run(3)
-    assert trainer._replays == replays
+    assert trainer.replays == replays
     assert [row.train_loss for row in first.rows] == pytest.approx([row.train_loss for row in second.rows], rel=0.1)
 
 
@@ -281,6 +287,6 @@ def test_captured_stages_train_as_the_steps_themselves_do(data, optim):
     recipe = dataclasses.replace(EVERYTHING, dtype="float32", epochs=2.5, optim=rates)
     captured = Trainer(recipe, data.to("cuda"), "cuda")
     eager = Trainer(recipe, data.to("cuda"), "cuda")
-    eager._replays = dict.fromkeys(eager.timeline.steps_by_stage(), eager._step)
+    eager.replays = {stage: partial(eager.step, stage) for stage in eager.timeline.steps_by_stage()}
     losses = [[row.train_loss for row in trainer.run(3).rows] for trainer in (captured, eager)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)

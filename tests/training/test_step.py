@@ -1,9 +1,10 @@
 """A training step works on tensors of the device alone, and in few operators."""
 
+from functools import partial
+
 import pytest
 import torch
 
-from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models import build_model
 from fastcifar.optim import FlatModel, build_optimizer
@@ -11,7 +12,7 @@ from fastcifar.recipes import RECIPES
 from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
 from fastcifar.report.products import count_products
 from fastcifar.training import resolve_dtype
-from fastcifar.training.step import TrainingStep
+from fastcifar.training.step import EpochTensors, TrainingStep
 from fastcifar.training.timeline import Timeline
 
 CAPTURABLE = [name for name, recipe in RECIPES.items() if recipe.optim.name not in TORCH_OPTIMIZERS]
@@ -26,9 +27,9 @@ def step_without_data(recipe):
     for name in model.frozen_from:
         flat.group_of(name).steps = timeline.steps_until_frozen(name)
     optimizer = build_optimizer(flat, recipe, timeline.total_steps)
-    step = TrainingStep(recipe, dataset.to("meta"), flat, optimizer, steps_per_epoch=2)
-    step.begin_epoch(Loader(dataset.train, recipe.batch_size, recipe.augment).plan(0))
-    return step
+    dataset = dataset.to("meta")
+    step = TrainingStep(recipe, dataset, model, flat, optimizer, EpochTensors(recipe, dataset, steps_per_epoch=2))
+    return partial(step, timeline.epochs[-1].stage)
 
 
 @pytest.mark.parametrize("name", CAPTURABLE)

@@ -24,8 +24,10 @@ from fastcifar.recipes import (
     get_recipe,
     quick,
 )
-from fastcifar.training import Trainer, evaluate, load_run, train
-from fastcifar.training import trainer as trainer_module
+from fastcifar.training import Listener, Trainer, evaluate, load_run, train
+from fastcifar.training import rehearse as rehearse_module
+from fastcifar.training import train as train_module
+from fastcifar.training.rehearse import estimate_seconds, warm_up_the_rest
 
 RECIPE = Recipe(
     name="tiny", epochs=2, batch_size=32, dtype="float32", model=ModelConfig(widths=(8, 8, 16, 16), ghost_batch=16)
@@ -107,7 +109,7 @@ def test_the_next_run_of_a_trainer_leaves_the_weights_of_the_last_alone(data, ru
 
 def test_the_estimate_leaves_no_trace(data, run):
     trainer = Trainer(RECIPE, data)
-    assert trainer.estimate_seconds() > 0
+    assert estimate_seconds(trainer) > 0
     assert same_weights(trainer.run(3), run)
 
 
@@ -147,10 +149,10 @@ def test_the_record_says_whether_steps_are_replayed_and_why_not(data, run, monke
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     for reasons in ((None, None), ("out of memory", None)):
         left = iter(reasons)
-        monkeypatch.setattr(trainer_module, "capture", lambda step, warm_up, pool, left=left: (step, next(left)))
+        monkeypatch.setattr(rehearse_module, "capture", lambda step, warm_up, pool, left=left: (step, next(left)))
         augment = Augment(early_sizes=(24,), early_shares=(0.5,))  # two stages: one alone is not enough
         trainer = Trainer(dataclasses.replace(RECIPE, augment=augment), data.take(64), "cpu")
-        trainer._not_captured = None  # as on a GPU
+        trainer.not_captured = None  # as on a GPU
         record = trainer.run(0).record
         assert (record["captured"], record["not_captured"]) == (not any(reasons), reasons[0])
 
@@ -158,14 +160,14 @@ def test_the_record_says_whether_steps_are_replayed_and_why_not(data, run, monke
 def test_a_partial_batch_is_dropped(data):
     steps = []
     recipe = dataclasses.replace(RECIPE, epochs=1)
-    run = train(recipe, data.take(100), on_step=lambda step, total: steps.append((step, total)))
+    run = train(recipe, data.take(100), listeners=[Listener(on_step=lambda step, total: steps.append((step, total)))])
     assert steps == [(1, 3), (2, 3), (3, 3)]
     assert run.record["subset"]["size"] == 100
 
 
 def test_eval_every_says_how_often_the_test_split_is_seen(data):
     rows = []
-    train(dataclasses.replace(RECIPE, epochs=3), data, eval_every=2, on_epoch=rows.append)
+    train(dataclasses.replace(RECIPE, epochs=3), data, eval_every=2, listeners=[Listener(on_epoch=rows.append)])
     assert [row.test_accuracy is not None for row in rows] == [False, True, True]
     assert [row.epoch for row in rows] == [1, 2, 3]
 
@@ -263,13 +265,13 @@ def test_a_second_run_counts_its_own_seconds_alone(data):
 
 def test_a_network_that_the_last_step_spoils_is_no_result(data, monkeypatch):
     trainer = Trainer(dataclasses.replace(RECIPE, epochs=1), data)
-    evaluate = trainer_module.evaluate
+    evaluate = train_module.evaluate
 
     def spoil(model, *arguments):
         next(model.parameters()).data.fill_(math.nan)
         return evaluate(model, *arguments)
 
-    monkeypatch.setattr(trainer_module, "evaluate", spoil)
+    monkeypatch.setattr(train_module, "evaluate", spoil)
     with pytest.raises(NonFiniteLoss, match=r"the trained network's loss is nan: most likely optim\.lr"):
         trainer.run()
 
@@ -290,6 +292,6 @@ def test_a_warm_up_leaves_no_trace_in_the_run_after_it(average, test_size):
     recipe = dataclasses.replace(get_recipe("speedrun94"), speedrun=network, optim=OptimConfig(lr=0.1), **settings)
     data = make_synthetic(96, test_size)
     plain, warmed = Trainer(recipe, data), Trainer(recipe, data)
-    warmed._warm_up_the_rest()
+    warm_up_the_rest(warmed)
     states = [trainer.run(1).state for trainer in (plain, warmed)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -53,5 +53,5 @@ def test_a_training_with_lookahead_that_ends_early_ends_on_the_slow_weights(data
     trainer = Trainer(recipe, data)
     run = trainer.run(3, eval_every=0, until_train_accuracy=0.01)
     assert run.record["epochs"] == 1 and run.rows[0].train_accuracy >= 0.01
-    fresh = FlatModel(trainer._new_network(seed=3)).state_dict()
+    fresh = FlatModel(trainer.new_network(seed=3)).state_dict()
     assert all(torch.equal(run.state[name], fresh[name]) for name in fresh)

@@ -1,0 +1,146 @@
+"""What goes before a training's first step: compiling its kernels, recording its steps, warming up the rest; and steps
+on random images, for these and for whoever wants to time or look into one.
+
+None of it leaves a trace: a training begins by resetting everything that is changed here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fastcifar.data import EpochPlan, Split
+from fastcifar.kernels import compile_ahead
+from fastcifar.training.average import estimate_statistics
+from fastcifar.training.capture import capture
+from fastcifar.training.device import cudnn_search
+from fastcifar.training.evaluate import evaluate
+from fastcifar.training.step import EpochTensors
+from fastcifar.training.stopwatch import Stopwatch
+from fastcifar.training.timeline import Stage
+
+if TYPE_CHECKING:
+    from fastcifar.training.train import Trainer
+
+
+def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | None]:
+    """What a training calls for a step of each stage, a replay where it is captured, and why it is not captured (None:
+    it is). On CUDA every kernel is compiled and everything was run once."""
+    stages, on_cuda = trainer.timeline.steps_by_stage(), trainer.device.type == "cuda"
+    replays: dict[Stage, Callable[[], None]] = {stage: partial(trainer.step, stage) for stage in stages}
+    not_captured = trainer.not_captured
+    with trainer.phases("kernel compilation"):
+        if on_cuda:
+            compile_kernels(trainer)
+        if trainer.compiled or (on_cuda and not_captured):
+            for stage in stages:
+                step_on_noise(trainer, stage)()
+    if not not_captured:
+        with trainer.phases("capture"):
+            pool = torch.cuda.graph_pool_handle()
+            for stage, step in replays.items():
+                warm_up = step_on_noise(trainer, stage)
+                trainer.step.tensors.begin(_any_plan(trainer, trainer.dataset.train))
+                replays[stage], not_captured = capture(step, warm_up, pool)
+                if not_captured:  # what has failed once leaves the pool unfit for another
+                    break
+                replays[stage]()  # the first one also loads it
+    if on_cuda:
+        with trainer.phases("warm-up"):
+            warm_up_the_rest(trainer)
+    return replays, not_captured
+
+
+def step_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], None]:
+    """A training step of `stage`'s shapes on random images (the last stage's unless given)."""
+    stage = stage or trainer.timeline.epochs[-1].stage
+    noise = _noise(trainer, trainer.recipe.batch_size)
+    dataset = dataclasses.replace(trainer.dataset, train=noise)
+    tensors = EpochTensors(trainer.recipe, dataset, steps_per_epoch=1)
+    step = partial(trainer.new_step(dataset, tensors), stage)
+    return _in_epochs_of_its_own(trainer, tensors, step, _any_plan(trainer, noise), stage)
+
+
+def replay_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], None]:
+    """The step of `stage` that a training replays (the last stage's unless given), on one batch of the training images
+    from random weights; the step itself where none is captured."""
+    stage = stage or trainer.timeline.epochs[-1].stage
+    with cudnn_search(trainer.recipe.cudnn_search):
+        trainer.rehearse()
+    tensors, plan = trainer.step.tensors, _any_plan(trainer, trainer.dataset.train)
+    tensors.begin(plan)
+    first = plan.rows(0, trainer.recipe.batch_size).clone()  # whose copy takes a GPU next to no time
+    return _in_epochs_of_its_own(trainer, tensors, trainer.replays[stage], first, stage)
+
+
+def estimate_seconds(trainer: Trainer, steps: int = 3) -> float:
+    """Seconds that the whole training would take, from the median of a few steps of each stage after one untimed,
+    replayed where a training replays them."""
+    total = 0.0
+    for stage, count in trainer.timeline.steps_by_stage().items():
+        step, seconds = replay_on_noise(trainer, stage), []
+        for _ in range(steps + 1):
+            with Stopwatch(trainer.device) as stopwatch:
+                step()
+            seconds.append(stopwatch.seconds)
+        total += float(np.median(seconds[1:])) * count
+    return total
+
+
+def compile_kernels(trainer: Trainer) -> None:
+    """Compile the Triton kernels of every stage and of the rest, found by running it all."""
+
+    def run() -> None:
+        for stage in trainer.timeline.steps_by_stage():
+            step_on_noise(trainer, stage)()
+        with contextlib.suppress(RuntimeError):  # of LAPACK, of a whitening by what is in unwritten memory
+            warm_up_the_rest(trainer)
+
+    compile_ahead(run, trainer.device)
+
+
+def warm_up_the_rest(trainer: Trainer) -> None:
+    """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes the
+    evaluated network too."""
+    recipe, dataset, evaluated = trainer.recipe, trainer.dataset, trainer.evaluated
+    trainer.state.begin_epoch(trainer.timeline.epochs[-1])
+    noise = _noise(trainer, max(len(dataset.test), recipe.batch_size))
+    if recipe.average.epochs:
+        estimate_statistics(evaluated, noise, recipe.batch_size, recipe.batch_size, trainer.dtype)
+    evaluate(evaluated, noise, recipe.evaluate)
+    trainer.network.fit_whitening(noise.images)
+
+
+def _in_epochs_of_its_own(
+    trainer: Trainer, tensors: EpochTensors, step: Callable[[], None], plan: EpochPlan, stage: Stage
+) -> Callable[[], None]:
+    """`step`, which reads `tensors`, each time as the first of an epoch of `plan`, from reset weights."""
+    trainer.reset()
+    trainer.enter(stage)
+
+    def run() -> None:
+        with cudnn_search(trainer.recipe.cudnn_search):
+            tensors.begin(plan)
+            step()
+
+    return run
+
+
+def _any_plan(trainer: Trainer, split: Split) -> EpochPlan:
+    """A plan of all images of `split`; the size of its crops is no matter to a step, which has its stage's."""
+    side = split.images.shape[1]
+    return EpochPlan.draw(len(split), trainer.recipe.augment, 0, 0, image_size=side, device=split.device)
+
+
+def _noise(trainer: Trainer, count: int) -> Split:
+    """`count` random images and labels."""
+    device, dataset = trainer.device, trainer.dataset
+    random = {"device": device, "generator": torch.Generator(device).manual_seed(0)}
+    images = torch.randint(256, (count, *dataset.train.images.shape[1:]), dtype=torch.uint8, **random)
+    return Split(images, torch.randint(len(dataset.classes), (count,), **random))

@@ -1,0 +1,143 @@
+"""`TrainingState`: all that changes while a network trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from fastcifar.data import Dataset, EpochPlan, Selection
+from fastcifar.errors import UserError
+from fastcifar.models import Network
+from fastcifar.optim import FlatModel, FlatOptimizer
+from fastcifar.recipes import Recipe
+from fastcifar.training.average import WeightAverage
+from fastcifar.training.history import History
+from fastcifar.training.loss import LossScale
+from fastcifar.training.record import EpochRow
+from fastcifar.training.step import EpochTensors
+from fastcifar.training.stopwatch import Stopwatch
+from fastcifar.training.timeline import Epoch, Timeline
+
+
+class TrainingState:
+    """Everything that changes while a network trains, and nothing else: a training goes on from it as if it had never
+    stopped, on a CPU bit for bit (the same machine and number of threads).
+
+    `seed`: that of all random choices, `init`: what the training began with, `step`: steps made. `flat`: weights,
+    velocities, averages, running statistics; `optimizer`: what more that keeps; `average`: how many weights the mean of
+    the last ones holds; `tensors`: the epoch's plan and where in it the training is, its losses so far, the losses by
+    image; `selection`: how often each image was left out; `loss_scale`; `history`: the rows of the epochs that are
+    over; `stopwatch`: `train_seconds` so far. And the state of torch's random numbers, which are the training's own
+    while it runs.
+    """
+
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, timeline: Timeline, flat: FlatModel, optimizer: FlatOptimizer
+    ) -> None:
+        device = dataset.train.device
+        self._recipe, self._dataset, self._timeline = recipe, dataset, timeline
+        self.flat, self.optimizer = flat, optimizer
+        self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch)
+        self.average = WeightAverage(flat)
+        self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
+        self._device = device
+        self._restart(0, {})
+
+    def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
+        """Start a training afresh from the weights of `model`, on any device, in the same buffers."""
+        self.flat.load(model.module)
+        self.optimizer.reset()
+        self.average.reset()
+        self.loss_scale.reset()
+        self.tensors.reset()
+        self._restart(seed, init)
+
+    def begin_epoch(self, epoch: Epoch) -> None:
+        """Draw the plan of `epoch`, in one call, into the buffers that a captured step reads, and clear the metrics.
+        Nothing waits for the device: images are chosen there, by their losses at this time."""
+        train, losses = self._dataset.train, self.tensors.image_losses
+        visited = None if epoch.visits is None or losses is None else self.selection.choose(losses, epoch.visits)
+        plan = EpochPlan.draw(
+            len(train),
+            self._recipe.augment,
+            epoch.number,
+            self.seed,
+            image_size=train.images.shape[1],
+            size=epoch.stage.size,
+            visited=visited,
+            device=train.device,
+        )
+        self.tensors.begin(plan)
+
+    def end_epoch(self, epoch: Epoch) -> None:
+        """Send the metrics of `epoch` on their way to the host; called in the stopwatch's block."""
+        rate, lap = self.optimizer.learning_rate(epoch.end - 1), self.stopwatch.lap()
+        self.history.keep(epoch, self.tensors.losses, self.tensors.correct, rate, lap)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of it all on the CPU: tensors, numbers and words, for `torch.save` and `load_state_dict`. The device
+        is waited for."""
+        rows = [dataclasses.asdict(row) for row in self.history.settle(wait=True)]
+        random = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self._device)
+        state = {
+            "seed": self.seed,
+            "init": dict(self.init),
+            "step": self.step,
+            "flat": self.flat.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "averaged": self.average.count,
+            "epoch": self.tensors.state(),
+            "selection": self.selection.state_dict(),
+            "loss_scale": self.loss_scale.state_dict(),
+            "history": rows,
+            "train_seconds": self.stopwatch.seconds,
+            "random": random,
+        }
+        return _copied(state)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned for the same recipe, data and network. Raises UserError where it does
+        not fit."""
+        try:
+            self._restart(state["seed"], state["init"])
+            self.step = state["step"]
+            self.flat.load_training_state(state["flat"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.average.count = state["averaged"]
+            self.tensors.load(state["epoch"])
+            self.selection.load_state_dict(state["selection"])
+            self.loss_scale.load_state_dict(state["loss_scale"])
+            self.history.rows += [EpochRow(**row) for row in state["history"]]
+            self.stopwatch = Stopwatch(self._device, state["train_seconds"])
+            torch.set_rng_state(state["random"]["cpu"])
+            if self._device.type == "cuda" and "cuda" in state["random"]:
+                torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"the training state does not fit: {type(error).__name__}: {reason}; allowed: one that the same recipe "
+                "saved on the same data"
+            ) from None
+
+    def _restart(self, seed: int, init: Mapping[str, object]) -> None:
+        recipe, train = self._recipe, self._dataset.train
+        self.seed, self.init, self.step = seed, init, 0
+        self.selection = Selection(len(train), recipe.select.max_skips, self._device)
+        self.history = History(recipe, self._timeline, self.flat.dtype, self._device)
+        self.stopwatch = Stopwatch(self._device)
+
+
+def _copied(value: Any) -> Any:
+    """`value` with every tensor in it copied to the CPU."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, Mapping):
+        return {key: _copied(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(inner) for inner in value)
+    return value
