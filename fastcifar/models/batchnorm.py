@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
@@ -19,6 +21,8 @@ class GhostBatchNorm(nn.Module):
 
     `ghost_batch` 0 means the whole batch, plain batch norm. Raises ValueError when it does not divide the batch.
     """
+
+    wide_vectors: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,14 +10,14 @@ from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
-from fastcifar.models.network import CENTRED, Network
+from fastcifar.models.network import Network
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import ModelConfig
 
 _ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
 
 
-class DavidNet(Network):
+class DavidNet(Network[ModelConfig]):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
 
     Stem: frozen 3x3 patch whitening to 27 channels, 1x1 convolution to 64, ghost batch norm, CELU. Three layers of 128,
@@ -26,17 +26,10 @@ class DavidNet(Network):
     least 8. Every trick is a field of `ModelConfig`. Initial values are torch's own, whatever the layer.
     """
 
+    config_class = ModelConfig
     head = "classifier"
 
-    def __init__(
-        self,
-        config: ModelConfig | None = None,
-        classes: int = 10,
-        mean: Sequence[float] = CENTRED,
-        std: Sequence[float] = CENTRED,
-    ) -> None:
-        super().__init__(mean, std)
-        self.config = config = config or ModelConfig()
+    def build(self, config: ModelConfig, classes: int) -> None:
         stem, *widths = config.widths
         if config.whitening:
             self.whitening = PatchWhitening(3, 3, config.whitening_eps)
@@ -49,7 +42,6 @@ class DavidNet(Network):
             self.layers.append(Layer(before, width, config, residual=number in config.residual))
         self.classifier = nn.Linear(widths[-1], classes, bias=False)
         self.logit_scale = config.logit_scale
-        self.to(memory_format=torch.channels_last)
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set the whitening filters, if it has any, from uint8 training images `[N, H, W, 3]`: the first of them, as
@@ -125,6 +117,8 @@ class ConvBlock(nn.Module):
 class Bias(nn.Module):
     """What stands in for `GhostBatchNorm` in a network without batch norm: pool, trained bias, activation, residual
     sum."""
+
+    wide_vectors: ClassVar[bool] = True
 
     def __init__(self, channels: int, *, activation: str, celu_alpha: float, pool: bool) -> None:
         super().__init__()

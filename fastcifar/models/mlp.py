@@ -2,39 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
-from fastcifar.models.network import CENTRED, Linear, Network
+from fastcifar.models.network import Linear, Network
 from fastcifar.recipes import MLPConfig
 
 PIXELS = 3 * 32 * 32
 
 
-class MLP(Network):
+class MLP(Network[MLPConfig]):
     """Images `[N, 3, 32, 32]`, normalised, to logits `[N, classes]`: linear layers with ReLU between them.
 
     The pixels are read as they lie in memory, in the order (row, column, channel). Initial values are torch's own for
     linear layers: uniform, up to 1 / sqrt(inputs), for weights and biases.
     """
 
+    config_class = MLPConfig
     head = "classifier"
 
-    def __init__(
-        self,
-        config: MLPConfig | None = None,
-        classes: int = 10,
-        mean: Sequence[float] = CENTRED,
-        std: Sequence[float] = CENTRED,
-    ) -> None:
-        super().__init__(mean, std)
-        self.config = config or MLPConfig()
-        sizes = (PIXELS, *self.config.hidden)
-        self.hidden = nn.ModuleList(
-            Linear(before, width) for before, width in zip(sizes, self.config.hidden, strict=False)
-        )
+    def build(self, config: MLPConfig, classes: int) -> None:
+        sizes = (PIXELS, *config.hidden)
+        self.hidden = nn.ModuleList(Linear(before, width) for before, width in zip(sizes, config.hidden, strict=False))
         self.classifier = Linear(sizes[-1], classes)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
-from fastcifar.models.network import CENTRED, Linear, Network
+from fastcifar.models.network import Linear, Network
 from fastcifar.recipes import ResNetConfig
 
 
-class ResNet18(Network):
+class ResNet18(Network[ResNetConfig]):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 8.
 
     A stem and four layers of two `BasicBlock`s, of 1, 2, 4 and 8 times `width` channels, each layer after the first at
@@ -28,19 +26,12 @@ class ResNet18(Network):
     1, biases 0, the linear layer by torch's own rule. Batch norm is plain, over the whole batch.
     """
 
+    config_class = ResNetConfig
     head = "fc"
 
-    def __init__(
-        self,
-        config: ResNetConfig | None = None,
-        classes: int = 10,
-        mean: Sequence[float] = CENTRED,
-        std: Sequence[float] = CENTRED,
-    ) -> None:
-        super().__init__(mean, std)
-        self.config = config or ResNetConfig()
-        width = self.config.width
-        if self.config.stem == "cifar":
+    def build(self, config: ResNetConfig, classes: int) -> None:
+        width = config.width
+        if config.stem == "cifar":
             self.conv1 = Conv3x3(3, width)
         else:
             self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
@@ -53,7 +44,6 @@ class ResNet18(Network):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.to(memory_format=torch.channels_last)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x))

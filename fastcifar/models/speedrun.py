@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
-from fastcifar.models.network import CENTRED, Network
+from fastcifar.models.network import Network
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import SpeedrunConfig
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
 
 
-class SpeedrunNet(Network):
+class SpeedrunNet(Network[SpeedrunConfig]):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 16.
 
     Frozen 2x2 patch whitening without padding to 12 filters and their negatives, a bias that trains for some epochs,
@@ -29,18 +27,11 @@ class SpeedrunNet(Network):
     and the linear layer torch's own, the latter rescaled to a given standard deviation.
     """
 
+    config_class = SpeedrunConfig
     head = "classifier"
     first_block = "blocks.0"
 
-    def __init__(
-        self,
-        config: SpeedrunConfig | None = None,
-        classes: int = 10,
-        mean: Sequence[float] = CENTRED,
-        std: Sequence[float] = CENTRED,
-    ) -> None:
-        super().__init__(mean, std)
-        self.config = config = config or SpeedrunConfig()
+    def build(self, config: SpeedrunConfig, classes: int) -> None:
         trains_bias = config.whitening_bias_epochs > 0
         self.whitening = PatchWhitening(
             3, config.whitening_size, config.whitening_eps, padding=0, negatives=True, bias=trains_bias
@@ -56,7 +47,6 @@ class SpeedrunNet(Network):
         if config.head_std:
             with torch.no_grad():
                 self.classifier.weight.mul_(config.head_std / self.classifier.weight.std())
-        self.to(memory_format=torch.channels_last)
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set the whitening filters from the first of the uint8 training images `[N, H, W, 3]`."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,8 @@ class PatchWhitening(nn.Conv2d):
     `negatives` each filter's negative follows them all, twice as many outputs (airbench). `padding` None is "same"
     padding for an odd `size`; `bias` adds a trained bias, at first 0.
     """
+
+    wide_vectors: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -51,7 +54,7 @@ class PatchWhitening(nn.Conv2d):
         self.weight.copy_(filters.view_as(self.weight))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)  # flat buffers keep all biases in float32
+        bias = None if self.bias is None else self.bias.to(x.dtype)  # flat buffers keep it in float32
         return F.conv2d(x, self.weight, bias, padding=self.padding)
 
     def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:

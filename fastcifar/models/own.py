@@ -1,0 +1,71 @@
+"""A network of one's own in the place of one of ours: any module that takes images and gives logits."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from fastcifar.errors import UserError
+from fastcifar.models.network import Network, memory_format
+
+_taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""The modules that networks were made of: a second would move the parameters of the first."""
+
+
+class OwnNetwork(Network[nn.Module]):
+    """Calls the module `config` with images `[N, 3, H, W]` for logits `[N, classes]`.
+
+    Images come in the memory format of its filters (see `memory_format`), so that `x.view(len(x), -1)` works in a plain
+    network. Nothing in it is frozen later, its logits are not scaled, and which layer is its head is not known.
+    """
+
+    head = ""
+    memory_format = torch.preserve_format
+
+    def build(self, config: nn.Module, classes: int) -> None:
+        self.own, self._takes = config, memory_format(config)
+
+    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+        return self.own(x.contiguous(memory_format=self._takes))
+
+    @property
+    def module(self) -> nn.Module:
+        return self.own
+
+
+def own_network(
+    own: Callable[[int], nn.Module], classes: int, mean: Sequence[float], std: Sequence[float], side: int
+) -> Network:
+    """The network around the module that `own(classes)` gives, on the CPU in float32; a `Network`, or a class of them,
+    is taken as it is. Raises UserError where that is no module or one that was taken before, where nothing in it
+    trains, and where it gives anything but `[N, classes]` for images `[N, 3, side, side]`.
+    """
+    if isinstance(own, nn.Module) or not callable(own):
+        raise UserError(
+            f"the model is {_name(own)}; allowed: a class or function of the number of classes that gives a module"
+        )
+    module = own(None, classes) if isinstance(own, type) and issubclass(own, Network) else own(classes)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"the model gives {_name(module)}; allowed: a torch.nn.Module")
+    if module in _taken:
+        raise UserError("the model gives one module a second time; allowed: a new one, such as a copy, at each call")
+    module.to("cpu", torch.float32)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        logits = module.eval()(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
+    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else _name(logits)
+    if shape != [2, classes]:
+        raise UserError(f"the model gives {shape} for images [2, 3, {side}, {side}]; allowed: logits [2, {classes}]")
+    if not any(parameter.requires_grad for parameter in module.parameters()):
+        raise UserError(f"the model {_name(module)} has no parameter that trains; allowed: one or more")
+    _taken.add(module)
+    network = module if isinstance(module, Network) else OwnNetwork(module)
+    network.mean, network.std = tuple(mean), tuple(std)
+    return network.train()
+
+
+def _name(value: object) -> str:
+    """A type, or what it is a type of, in a word."""
+    return value.__name__ if isinstance(value, type) else f"of type {type(value).__name__}"
