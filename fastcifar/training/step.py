@@ -11,7 +11,6 @@ from fastcifar.data import Dataset, EpochPlan
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
-from fastcifar.models.network import memory_format
 from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
 from fastcifar.training.loss import Loss, LossScale, loss_step
@@ -92,7 +91,6 @@ class TrainingStep:
     ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer, self.tensors = recipe, dataset, flat, optimizer, tensors
         self._network, self._logit_scale = network or model, model.logit_scale
-        self._memory_format = memory_format(flat.model)
         self._loss, self._transform, self._loss_scale = loss, transform, loss_scale
 
     def __call__(self, stage: Stage) -> None:
@@ -108,7 +106,6 @@ class TrainingStep:
         with record_function(PART + "augment"):
             normalisation = {"mean": self.dataset.mean, "std": self.dataset.std}
             images = batch.augment(train.images, **normalisation, dtype=flat.dtype, size=stage.size)
-            images = images.contiguous(memory_format=self._memory_format)
             if self._transform:
                 images = self._transform(images)
                 if len(images) != batch.images:

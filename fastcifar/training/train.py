@@ -316,10 +316,10 @@ class Trainer:
 
     def new_network(self, seed: int, init: Start = _COLD) -> Network:
         """The network that a training begins with, on the CPU."""
-        dataset = self.dataset
+        dataset, side = self.dataset, self.dataset.train.images.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model)
+            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, side)
         initialise(model.module, init)
         return model
 

@@ -1,0 +1,165 @@
+"""A training goes on from its state as if it had never stopped."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.recipes import (
+    Augment,
+    AverageConfig,
+    EMAConfig,
+    LookaheadConfig,
+    LossScalingConfig,
+    MLPConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    SelectConfig,
+    SpeedrunConfig,
+    to_toml,
+)
+from fastcifar.training import Listener, Trainer
+
+PLAIN = Recipe(epochs=3, batch_size=16, dtype="float32", model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16))
+EVERYTHING = dataclasses.replace(
+    PLAIN,
+    epochs=4.5,
+    network="speedrun",
+    speedrun=SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1),
+    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_sizes=(20,), early_shares=(0.4,)),
+    optim=OptimConfig(name="muon", lr=0.05, bias_lr=0.05, head_lr=0.05),
+    select=SelectConfig(keep=0.6, from_epoch=1, max_skips=2),
+    ema=EMAConfig(decay=0),
+    average=AverageConfig(epochs=1, every=2, images=64),
+    lookahead=LookaheadConfig(every=3),
+)
+"""Six, three (twice), three and two steps."""
+MLP = dataclasses.replace(PLAIN, network="mlp", mlp=MLPConfig(hidden=(8,)))
+RECIPES = {
+    "plain": PLAIN,
+    "everything": EVERYTHING,
+    "bfloat16": dataclasses.replace(PLAIN, dtype="bfloat16"),
+    "Adam": dataclasses.replace(MLP, optim=OptimConfig(name="Adam", lr=0.01)),
+    "lars": dataclasses.replace(PLAIN, optim=OptimConfig(name="lars", bias_lr=0.1)),
+    "float16": dataclasses.replace(
+        MLP, dtype="float16", optim=OptimConfig(lr=0.01), loss_scaling=LossScalingConfig(dynamic=True, initial=2.0**26)
+    ),
+    "drop_last": dataclasses.replace(PLAIN, drop_last=False, batch_size=32, model=ModelConfig((4, 4, 4, 8), ghost_batch=0)),
+}
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_synthetic(100, 20)
+
+
+class Saved(Exception):
+    """The training was stopped, its state being saved."""
+
+
+def saved_after(step, path, trainer, **arguments):
+    """Train, save the state after `step` steps and stop."""
+
+    def save(now, total):
+        if now == step:
+            torch.save(trainer.state.state_dict(), path)
+            raise Saved
+
+    with pytest.raises(Saved):
+        trainer.run(3, listeners=[Listener(on_step=save)], **arguments)
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one, other):
+    assert all(torch.equal(one.state[name], other.state[name]) for name in one.state)
+    assert torch.equal(one.tta_logits, other.tta_logits)
+    rows = [[dataclasses.replace(row, seconds=0) for row in run.rows] for run in (one, other)]
+    assert rows[0] == rows[1]
+    assert one.record.steps == other.record.steps
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_training_goes_on_from_any_step_bit_for_bit(data, name, tmp_path):
+    recipe = RECIPES[name]
+    whole = Trainer(recipe, data, "cpu").run(3)
+    total = whole.record.steps
+    for step in sorted({1, total // 3, whole.rows[0].images // recipe.batch_size, total - 1, total}):
+        state = saved_after(step, tmp_path / "state.pt", Trainer(recipe, data, "cpu"))
+        assert state["step"] == step and state["seed"] == 3
+        trainer = Trainer(recipe, data, "cpu")
+        trainer.run(9)  # whatever was in its buffers is replaced
+        assert_same(trainer.run(resume=state), whole)
+
+
+def test_a_state_is_a_copy_and_holds_all_that_changes(data, tmp_path):
+    trainer, states = Trainer(EVERYTHING, data, "cpu"), []
+    trainer.run(3, listeners=[Listener(on_step=lambda step, total: states.append(trainer.state.state_dict()))])
+    assert [state["step"] for state in states] == list(range(1, trainer.total_steps + 1))
+    seconds = [state["train_seconds"] for state in states]
+    assert all(one < other for one, other in zip(seconds, seconds[1:], strict=False))
+    # Loaded in any order, each is the same again.
+    for state in (states[7], states[2]):
+        trainer.state.load_state_dict(state)
+        again = trainer.state.state_dict()
+        assert str(again) == str(state) and list(again) == list(state)
+
+
+class Noisy(nn.Sequential):
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, classes))
+
+
+def test_dropout_and_a_transform_of_ones_own_go_on_too_and_leave_the_process_alone(data, tmp_path):
+    def augment(images):
+        return images + 0.1 * torch.randn_like(images)
+
+    own = {"model": Noisy, "augment": augment, "optimizer": torch.optim.AdamW}
+    recipe = dataclasses.replace(PLAIN, optim=OptimConfig(lr=0.01))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    whole = Trainer(recipe, data, "cpu", **own).run(3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    state = saved_after(8, tmp_path / "state.pt", Trainer(recipe, data, "cpu", **own))
+    torch.manual_seed(2)
+    assert_same(Trainer(recipe, data, "cpu", **own).run(resume=state), whole)
+    assert not torch.equal(Trainer(recipe, data, "cpu", **own).run(4).tta_logits, whole.tta_logits)
+
+
+def test_another_process_goes_on_with_the_same_bits(data, tmp_path):
+    threads, whole = torch.get_num_threads(), Trainer(EVERYTHING, data, "cpu").run(3)
+    saved_after(8, tmp_path / "state.pt", Trainer(EVERYTHING, data, "cpu"))
+    (tmp_path / "recipe.toml").write_text(to_toml(EVERYTHING))
+    code = (
+        "import sys, torch\n"
+        "from fastcifar.data.synthetic import make_synthetic\n"
+        "from fastcifar.recipes import read_toml\n"
+        "from fastcifar.training import Trainer\n"
+        f"torch.set_num_threads({threads})\n"
+        "recipe, state, end = sys.argv[1:]\n"
+        "trainer = Trainer(read_toml(recipe), make_synthetic(100, 20), 'cpu')\n"
+        "run = trainer.run(resume=torch.load(state, weights_only=True))\n"
+        "torch.save({'state': run.state, 'logits': run.tta_logits}, end)\n"
+    )
+    files = [str(tmp_path / name) for name in ("recipe.toml", "state.pt", "end.pt")]
+    done = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    end = torch.load(tmp_path / "end.pt", weights_only=True)
+    assert all(torch.equal(end["state"][name], whole.state[name]) for name in whole.state)
+    assert torch.equal(end["logits"], whole.tta_logits)
+
+
+def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
+    state = saved_after(2, tmp_path / "state.pt", Trainer(PLAIN, data, "cpu"))
+    for recipe, images in ((MLP, data), (PLAIN, data.take(64))):
+        with pytest.raises(UserError, match="the training state does not fit") as said:
+            Trainer(recipe, images, "cpu").run(resume=state)
+        assert "\n" not in str(said.value)
+    with pytest.raises(UserError, match="the training state does not fit"):
+        Trainer(PLAIN, data, "cpu").run(resume={"seed": 0})
