@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import nn
 
+from fastcifar.errors import UserError
+
 # Every parameter starts on a 64-byte boundary in the compute dtype, for aligned vector loads. The gaps stay zero.
 _ALIGN = 32
 
@@ -25,31 +27,37 @@ class FlatGroup:
 
     `weights`: master copy, float32 (float64 where that is the compute dtype); `compute`: what the network's parameters
     view, `weights` itself where the dtypes agree; `grads`: gradients in the compute dtype, viewed by every parameter's
-    `.grad`; `velocity` and `ema`: the optimiser's, like `weights`. `steps`: how many steps it trains for where that is
-    not the whole training, which is for the trainer to say before it builds the optimiser. `spans`: where in the
+    `.grad`, or with `wide_gradients` like `weights`, `.grad` being left alone; `gradients`: a view of them for each
+    parameter; `velocity` and `ema`: the optimiser's, like `weights`. `steps`: how many steps it trains for where that
+    is not the whole training, which is for the trainer to say before it builds the optimiser. `spans`: where in the
     buffers each parameter lies, with the gap behind it.
     """
 
-    def __init__(self, name: str, parameters: list[nn.Parameter], dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, parameters: list[nn.Parameter], dtype: torch.dtype, wide_gradients: bool = False
+    ) -> None:
         self.name, self.parameters = name, parameters
         ends = list(itertools.accumulate(map(_padded, parameters), initial=0))
         self.spans = [slice(start, stop) for start, stop in itertools.pairwise(ends)]
         self.steps: int | None = None
         self.weights = _flatten(parameters, master_dtype(dtype))
         self.compute = self.weights.to(dtype)
-        self.grads = torch.zeros_like(self.compute)
+        self.grads = torch.zeros_like(self.weights if wide_gradients else self.compute)
+        self.gradients = self.views(self.grads)
         self.velocity = torch.zeros_like(self.weights)
         self.ema = self.weights.clone()
-        for parameter, weight, grad in zip(
-            parameters, _views(self.compute, parameters), _views(self.grads, parameters), strict=True
-        ):
+        for parameter, weight, grad in zip(parameters, self.views(self.compute), self.gradients, strict=True):
             parameter.data = weight
-            parameter.grad = grad
+            parameter.grad = None if wide_gradients else grad  # torch wants one of the parameter's own dtype
 
     @property
     def trains(self) -> bool:
         """Whether it trains now; while it does not, an optimiser leaves its weights as they are."""
         return self.parameters[0].requires_grad
+
+    def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
+        """A view of `buffer`, one of its own, for each parameter, with its shape and layout in memory."""
+        return _views(buffer, self.parameters)
 
     def runs(self, select: Callable[[nn.Parameter], bool]) -> list[slice]:
         """The stretches of the buffers that hold the parameters for which `select` is true, neighbours as one."""
@@ -71,39 +79,54 @@ class FlatGroup:
 
 
 class FlatModel:
-    """A network whose state lies in flat buffers: `groups` of trained parameters and `statistics`, all floating
-    buffers.
+    """A network whose state lies in flat buffers: `groups` of trained parameters and `statistics`, the floating buffers
+    of batch norms.
 
-    Groups: "weights" in `dtype` (matrices and convolution filters); "scales" (other trained vectors) and "biases" in
-    the master dtype, batch norm being computed in it; each parameter that the network freezes later (its `frozen_from`)
-    in a group of its own with the same name. `statistics` is [B] in the master dtype, `statistics_ema` its
-    moving average. Frozen parameters are cast likewise and stay where they are.
+    Groups: "weights" (matrices and convolution filters), "scales" (other trained vectors) and "biases"; each parameter
+    that the network freezes later (its `frozen_from`) in a group of its own with the same name. All is in `dtype`, as
+    `module.to(dtype)` has it, but for the vectors of modules that compute in the master dtype: batch norms and what
+    says so by `wide_vectors`. `statistics` is [B] in the master dtype, `statistics_ema` its moving average. Frozen
+    parameters and other floating buffers are cast likewise and stay where they are. `wide_gradients`: see `FlatGroup`.
     """
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32, wide_gradients: bool = False) -> None:
         self.model, self.dtype = model, dtype
         wide = master_dtype(dtype)
         alone = getattr(model, "frozen_from", {})
-        by_group: dict[tuple[str, str], list[nn.Parameter]] = {}
+        narrow = {id(p) for module in model.modules() if not _is_wide(module) for p in module._parameters.values()}
+        by_group: dict[tuple[str, str, torch.dtype], list[nn.Parameter]] = {}
+        self._frozen: dict[str, nn.Parameter] = {}
         for name, parameter in model.named_parameters():
+            group = _group(name, parameter)
+            computed = dtype if group == "weights" or id(parameter) in narrow else wide
             if parameter.requires_grad:
-                key = (_group(name, parameter), name if name in alone else "")
-                by_group.setdefault(key, []).append(parameter)
+                by_group.setdefault((group, name if name in alone else "", computed), []).append(parameter)
             else:
-                parameter.data = parameter.data.to(dtype if parameter.dim() > 1 else wide)
+                self._frozen[name] = parameter
+                if parameter.is_floating_point():
+                    parameter.data = parameter.data.to(computed)
         self.groups = [
-            FlatGroup(name, parameters, dtype if name == "weights" else wide)
-            for (name, _), parameters in by_group.items()
+            FlatGroup(name, parameters, computed, wide_gradients)
+            for (name, _, computed), parameters in by_group.items()
         ]
-        buffers = [(module, name) for module in model.modules() for name in module._buffers]
-        buffers = [(module, name) for module, name in buffers if module._buffers[name].is_floating_point()]
-        tensors = [module._buffers[name] for module, name in buffers]
+        averaged, tensors = [], []
+        for prefix, module in model.named_modules():
+            for name, buffer in module._buffers.items():
+                if buffer is None or not buffer.is_floating_point():
+                    continue
+                if _is_wide(module):
+                    averaged.append((prefix, module, name))
+                    tensors.append(buffer)
+                else:
+                    module._buffers[name] = buffer.to(dtype)
         device = next(model.parameters()).device
         self.statistics = _flatten(tensors, wide) if tensors else torch.zeros(0, dtype=wide, device=device)
         self.statistics_ema = self.statistics.clone()
+        self._averaged = {f"{prefix}.{name}" if prefix else name for prefix, _, name in averaged}
+        self._gradients = {p: into for g in self.groups for p, into in zip(g.parameters, g.gradients, strict=True)}
         self._below: set[int] = set()
         self._cut: torch.Tensor | None = None
-        for (module, name), view in zip(buffers, _views(self.statistics, tensors), strict=True):
+        for (_, module, name), view in zip(averaged, _views(self.statistics, tensors), strict=True):
             module._buffers[name] = view
 
     def group_of(self, name: str) -> FlatGroup:
@@ -115,7 +138,7 @@ class FlatModel:
         """From now on make the gradients above the network's `first_block` before all others (see `backward`). Nothing
         changes for a network that names none."""
         name = getattr(self.model, "first_block", None)
-        if name is None or self._below:
+        if not isinstance(name, str) or self._below:  # a name of ours may be a module of theirs
             return
         names = [parameter for parameter, _ in self.model.named_parameters()]
         last = max(place for place, parameter in enumerate(names) if parameter.startswith(f"{name}."))
@@ -136,76 +159,107 @@ class FlatModel:
         halfway: Callable[[Callable[[], None]], None] = lambda copy: copy(),
     ) -> None:
         """Overwrite the gradients of the parameters that train now with those of `outputs`, a scalar, or of what
-        `gradient`, like `outputs`, is the gradient of. The buffers' gaps stay zero. `halfway(copy)` is called once the
-        gradients above the first block are made, if the model was divided, while those below are not; it calls `copy`,
-        which copies them into the buffers, in the current stream. Raises RuntimeError where `outputs` does not depend
-        on one of the parameters."""
+        `gradient`, like `outputs`, is the gradient of; zero where that does not depend on one. The buffers' gaps stay
+        zero. `halfway(copy)` is called once the gradients above the first block are made, if the model was divided,
+        while those below are not; it calls `copy`, which copies them into the buffers, in the current stream."""
         cut, self._cut = self._cut, None
         trained = [parameter for group in self.groups if group.trains for parameter in group.parameters]
         if cut is None:
-            _copy_gradients(trained, torch.autograd.grad(outputs, trained, gradient))
+            self._copy_gradients(trained, _gradients(outputs, trained, gradient))
             return
         above = [parameter for parameter in trained if self.is_above(parameter)]
         below = [parameter for parameter in trained if not self.is_above(parameter)]
-        *grads, at_cut = torch.autograd.grad(outputs, [*above, cut], gradient)
-        halfway(lambda: _copy_gradients(above, grads))
-        _copy_gradients(below, torch.autograd.grad(cut, below, at_cut))
+        *grads, at_cut = _gradients(outputs, [*above, cut], gradient)
+        halfway(lambda: self._copy_gradients(above, grads))
+        self._copy_gradients(below, _gradients(cut, below, at_cut))
 
     @torch.no_grad()
     def load(self, model: nn.Module) -> None:
         """Start afresh from the state of a network of the same shape, on any device: see `FlatGroup.load`."""
-        state = model.state_dict()
+        source = dict([*model.named_parameters(), *model.named_buffers()])
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for group in self.groups:
             group.weights.zero_()  # the gaps too
-            for parameter, weight in zip(group.parameters, _views(group.weights, group.parameters), strict=True):
-                weight.copy_(state[names[id(parameter)]])
+            for parameter, weight in zip(group.parameters, group.views(group.weights), strict=True):
+                weight.copy_(source[names[id(parameter)]])
             group.load(group.weights)
-        for name, mine in (*self.model.named_parameters(), *self.model.named_buffers()):
-            if not mine.requires_grad:  # frozen parameters and running statistics
-                mine.copy_(state[name])
+        for name, mine in (*self._frozen.items(), *self.model.named_buffers()):
+            mine.copy_(source[name])
         self.statistics_ema.copy_(self.statistics)
 
     @torch.no_grad()
     def load_average(self, other: FlatModel, averaged: bool = True) -> None:
         """Take the moving averages of another network of the same shape as weights, or its last weights if not
-        `averaged`."""
+        `averaged`; what has no average is taken as it is."""
         for group, source in zip(self.groups, other.groups, strict=True):
             group.weights.copy_(source.ema if averaged else source.weights)
             group.compute.copy_(group.weights)
         self.statistics.copy_(other.statistics_ema if averaged else other.statistics)
-        self._copy_frozen(other)
+        theirs = other._not_averaged()
+        for name, mine in self._not_averaged().items():
+            mine.copy_(theirs[name])
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        """Everything in it that changes while training, by name: the tensors themselves, no copies."""
+        state = {"statistics": self.statistics, "statistics_ema": self.statistics_ema}
+        for number, group in enumerate(self.groups):
+            for name in ("weights", "velocity", "ema"):
+                state[f"groups.{number}.{name}"] = getattr(group, name)
+        return state | {f"model.{name}": tensor.detach() for name, tensor in self._not_averaged().items()}
+
+    @torch.no_grad()
+    def load_training_state(self, tensors: dict[str, torch.Tensor]) -> None:
+        """Go on from what `training_state` gave for the same network. Raises UserError for another's, changing
+        nothing."""
+        state = self.training_state()
+        for name in sorted(state.keys() | tensors.keys()):
+            ours, theirs = (list(some[name].shape) if name in some else None for some in (state, tensors))
+            if ours != theirs:
+                raise UserError(f"{name} of the training's state is {theirs or 'absent'}; allowed: {ours or 'absent'}")
+        for name, tensor in state.items():
+            tensor.copy_(tensors[name])
+        for group in self.groups:
+            group.compute.copy_(group.weights)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """A copy of the network's state by parameter name, float32 on the CPU, from the master weights."""
+        """A copy of the network's state by parameter name on the CPU, from the master weights, all that is floating in
+        float32."""
         state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
-        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        for group in self.groups:
-            for parameter, weight in zip(group.parameters, _views(group.weights, group.parameters), strict=True):
-                state[names[id(parameter)]] = weight
-        plain = {"device": "cpu", "dtype": torch.float32, "memory_format": torch.contiguous_format, "copy": True}
-        return {name: tensor.to(**plain) for name, tensor in state.items()}
+        weights = {p: w for g in self.groups for p, w in zip(g.parameters, g.views(g.weights), strict=True)}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            state[name] = weights.get(parameter, state[name])
+        plain = {"device": "cpu", "memory_format": torch.contiguous_format, "copy": True}
+        return {
+            name: tensor.to(dtype=torch.float32 if tensor.is_floating_point() else tensor.dtype, **plain)
+            for name, tensor in state.items()
+        }
 
-    def _copy_frozen(self, other: FlatModel) -> None:
-        for mine, theirs in zip(self.model.parameters(), other.model.parameters(), strict=True):
-            if not mine.requires_grad:
-                mine.data.copy_(theirs.data)
+    def _not_averaged(self) -> dict[str, torch.Tensor]:
+        """Frozen parameters, and the buffers that are not among the statistics."""
+        others = {name: buffer for name, buffer in self.model.named_buffers() if name not in self._averaged}
+        return {**self._frozen, **others}
+
+    def _copy_gradients(self, parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor]) -> None:
+        """Into the flat buffers, those of one dtype at once, as one launch for all needs."""
+        by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        for parameter, grad in zip(parameters, grads, strict=True):
+            by_dtype.setdefault(parameter.dtype, []).append((self._gradients[parameter], grad))
+            if grad.is_cuda:  # its memory is not to be given away before this stream has read it
+                grad.record_stream(torch.cuda.current_stream())
+        for pairs in by_dtype.values():
+            if all(into.stride() == grad.stride() for into, grad in pairs):  # else each would be a launch
+                size = max(_PIECE, sum(grad.numel() for _, grad in pairs) // _PIECES)
+                pairs = [
+                    piece for into, grad in pairs for piece in zip(_split(into, size), _split(grad, size), strict=True)
+                ]
+            torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
 
 
-def _copy_gradients(parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor]) -> None:
-    """Into the flat buffers, those of one dtype at once, as one launch for all needs."""
-    by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
-    for parameter, grad in zip(parameters, grads, strict=True):
-        by_dtype.setdefault(parameter.dtype, []).append((parameter.grad, grad))
-        if grad.is_cuda:  # its memory is not to be given away before this stream has read it
-            grad.record_stream(torch.cuda.current_stream())
-    for pairs in by_dtype.values():
-        if all(into.stride() == grad.stride() for into, grad in pairs):  # else each would be a launch
-            size = max(_PIECE, sum(grad.numel() for _, grad in pairs) // _PIECES)
-            pairs = [
-                piece for into, grad in pairs for piece in zip(_split(into, size), _split(grad, size), strict=True)
-            ]
-        torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
+def _gradients(
+    outputs: torch.Tensor, inputs: Sequence[torch.Tensor], gradient: torch.Tensor | None
+) -> tuple[torch.Tensor, ...]:
+    """Zeros for what `outputs` does not depend on, such as a block that a network left out in this step."""
+    return torch.autograd.grad(outputs, inputs, gradient, materialize_grads=True)
 
 
 def _split(tensor: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
@@ -236,15 +290,18 @@ def _flatten(tensors: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     return flat
 
 
+def _is_wide(module: nn.Module) -> bool:
+    """Whether a module computes with its vectors and buffers in the master dtype, whatever its input's is."""
+    return isinstance(module, nn.modules.batchnorm._BatchNorm) or bool(getattr(module, "wide_vectors", False))
+
+
 def _views(flat: torch.Tensor, like: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Views into `flat`, one after another, with the shapes of `like`; four-dimensional ones channels-last."""
+    """Views into `flat`, one after another, with the shapes of `like`, and in memory as these lie where they are
+    four-dimensional and channels-last."""
     views, start = [], 0
     for tensor in like:
         part = flat[start : start + tensor.numel()]
         start += _padded(tensor)
-        if tensor.dim() == 4:
-            out, into, height, width = tensor.shape
-            views.append(part.view(out, height, width, into).permute(0, 3, 1, 2))
-        else:
-            views.append(part.view(tensor.shape))
+        channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
+        views.append(part.as_strided(tensor.shape, tensor.stride()) if channels_last else part.view(tensor.shape))
     return views
