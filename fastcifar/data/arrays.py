@@ -38,8 +38,11 @@ def images_from(values: ArrayLike | torch.Tensor, what: str) -> torch.Tensor:
     return torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))
 
 
-def labels_from(values: ArrayLike | torch.Tensor, count: int, what: str) -> torch.Tensor:
-    """Return a copy of `values`, integers `[count]`, as int64 on the CPU. Raises UserError, naming them `what`."""
+def labels_from(values: ArrayLike | torch.Tensor | None, count: int, what: str) -> torch.Tensor:
+    """Return a copy of `values`, integers `[count]`, as int64 on the CPU; -1 for each where there are none. Raises
+    UserError, naming them `what`, for others."""
+    if values is None:
+        return torch.full((count,), -1)
     array = _array(values, what)
     if array.dtype.kind not in "ui" or array.shape != (count,):
         raise UserError(f"{what} is {array.dtype} {list(array.shape)}; allowed: integers [{count}], one for each image")

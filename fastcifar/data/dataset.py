@@ -139,25 +139,19 @@ class Dataset:
         """
         if x_val is None and y_val is not None:
             raise UserError("y_val is given without x_val; allowed: both, x_val alone or neither")
-        given = {"": (x, y), "_test": (x_test, y_test), "_val": (x_val, y_val)}
-        splits = {}
-        for part, (values, labels) in given.items():
-            if values is None:
-                continue
-            images = images_from(values, f"x{part}")
-            if labels is None and part:
-                labels = torch.full((len(images),), -1)
-            splits[part] = Split(images, labels_from(labels, len(images), f"y{part}"))
-            side, sides = (list(split.images.shape[1:3]) for split in (splits[part], splits[""]))
+        train, test = _split(x, y, ""), _split(x_test, y_test, "_test")
+        val = None if x_val is None else _split(x_val, y_val, "_val")
+        splits = {"x": train, "x_test": test} if val is None else {"x": train, "x_test": test, "x_val": val}
+        for part, split in splits.items():
+            side, sides = (list(images.shape[1:3]) for images in (split.images, train.images))
             if side != sides:
-                raise UserError(f"the images of x{part} are {side} pixels; allowed: {sides}, as of x")
+                raise UserError(f"the images of {part} are {side} pixels; allowed: {sides}, as of x")
         if classes is None:
             classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
-        measured = channel_statistics(splits[""].images)
+        measured = channel_statistics(train.images)
         mean = _by_channel(measured[0] if mean is None else mean, "mean", above=-math.inf)
         std = _by_channel(measured[1] if std is None else std, "std", above=0)
         sha256 = fingerprint(*splits.values())
-        train, test, val = (splits.get(part) for part in given)
         return cls(name, train, test, tuple(map(str, classes)), mean, std, sha256, "arrays in memory", val=val)
 
     def to(self, device: str | torch.device) -> Dataset:
@@ -221,16 +215,16 @@ def subset_indices(
     labels alone; `balanced` takes as nearly as possible the same number of each class; a size of None takes all.
     Raises UserError for a size above what there is.
     """
-    labels = labels.cpu().numpy()
+    named = labels.cpu().numpy()
     # RandomState's numbers are frozen (NEP 19), those of torch and of numpy's newer generators may change by version.
-    order = np.random.RandomState(seed).permutation(len(labels))
+    order = np.random.RandomState(seed).permutation(len(named))
     if classes is not None:
-        order = order[np.isin(labels[order], list(classes))]
+        order = order[np.isin(named[order], list(classes))]
     if balanced:
         # One of each class in turn: sort by an image's place among those of its class.
         place = np.empty(len(order), dtype=np.int64)
-        for label in np.unique(labels[order]):
-            same = labels[order] == label
+        for label in np.unique(named[order]):
+            same = named[order] == label
             place[same] = np.arange(same.sum())
         order = order[np.argsort(place, kind="stable")]
     size = len(order) if size is None else size
@@ -246,10 +240,10 @@ def fingerprint(*splits: Split) -> str:
     0 to 255. The same for the same data, whatever form it was read from."""
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(split.images.cpu().contiguous().numpy())
+        digest.update(split.images.cpu().contiguous().numpy().data)
         labels = split.labels.cpu()
         narrow = labels.to(torch.uint8)
-        digest.update((narrow if torch.equal(narrow.long(), labels) else labels.contiguous()).numpy())
+        digest.update((narrow if torch.equal(narrow.long(), labels) else labels.contiguous()).numpy().data)
     return digest.hexdigest()
 
 
@@ -292,6 +286,11 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "std": list(std),
         "sha256": dataset.sha256,
     }
+
+
+def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part: str) -> Split:
+    images = images_from(x, f"x{part}")
+    return Split(images, labels_from(y, len(images), f"y{part}"))
 
 
 def _by_channel(values: Sequence[float], what: str, above: float) -> tuple[float, float, float]:
