@@ -9,7 +9,7 @@ if __name__ != "fastcifar.kernels":
         "operator twice)"
     )
 
-from fastcifar.kernels.augment import augment, augment_reference
+from fastcifar.kernels.augment import augment, augment_reference, plain_batch
 from fastcifar.kernels.compile_ahead import compile_ahead
 from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
@@ -53,6 +53,7 @@ __all__ = [
     "norm_act_pool",
     "norm_act_pool_inference",
     "norm_act_pool_reference",
+    "plain_batch",
     "wants_gradient",
     "whiten",
     "whiten_reference",

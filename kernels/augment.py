@@ -254,3 +254,19 @@ def augment(
         *([float(m) for m in mean], [float(s) for s in std], out_dtype, side),
         *(position, count if batch is None else batch),
     )
+
+
+def plain_batch(
+    images: Tensor,
+    indices: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype,
+    shift: int = 0,
+    flip: bool = False,
+) -> Tensor:
+    """Return `images[indices]` as they are, normalised: a channels-last batch [B, 3, H, W] of `dtype`, all cropped
+    `shift` pixels down and to the right, then mirrored left to right where `flip`. Arguments as in `augment`."""
+    offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
+    flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
+    return augment(images, indices, offsets, flips, mean=mean, std=std, out_dtype=dtype)

@@ -21,9 +21,10 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from io import BufferedIOBase
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
+from typing import cast
 
 import numpy as np
 import torch
@@ -163,7 +164,7 @@ def _verify(path: Path, release: Release) -> Archive:
     raise UserError(f"{path} is no official archive: its md5 is {digest.hexdigest()}; allowed: {allowed}")
 
 
-_File = tuple[int, str, int, BinaryIO]
+_File = tuple[int, str, int, BufferedIOBase]
 """A batch: its place among the six, what to call it in an error, its bytes, and the open file."""
 
 
@@ -181,7 +182,8 @@ def _packed(path: Path, archive: Archive) -> Iterator[_File]:
     with tarfile.open(path, "r:gz") as tar:
         for member in tar:
             if member.isfile() and member.name in wanted:
-                yield wanted.pop(member.name), f"{path}: {member.name}", member.size, tar.extractfile(member)
+                file = cast(BufferedIOBase, tar.extractfile(member))  # which it is where the member is a file
+                yield wanted.pop(member.name), f"{path}: {member.name}", member.size, file
     if wanted:
         raise UserError(f"{path} lacks {', '.join(wanted)}")
 
@@ -195,7 +197,7 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
     buffer = np.empty((records, 1 + _PIXELS), dtype=np.uint8)
     for number, name, size, file in files:
         if archive is release.binary:
-            if size != buffer.nbytes or file.readinto(buffer) != size:
+            if size != buffer.nbytes or file.readinto(buffer.data) != size:
                 raise UserError(
                     f"{name} is {size:,} bytes; allowed: {buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
                 )

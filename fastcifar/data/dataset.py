@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
+from fastcifar.data.arrays import images_from, labels_from
 from fastcifar.errors import UserError
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -25,7 +28,8 @@ _HOLDOUT_SEED = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, on one device. Raises UserError for other tensors."""
+    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabelled image, on one device. Raises
+    UserError for other tensors."""
 
     images: torch.Tensor
     labels: torch.Tensor
@@ -42,9 +46,17 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
+    def __repr__(self) -> str:
+        return f"Split({_size(self)}, on {self.device})"
+
     @property
     def device(self) -> torch.device:
         return self.images.device
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Which images have a label: bool `[N]`."""
+        return self.labels >= 0
 
     def to(self, device: str | torch.device) -> Split:
         """The same split on `device`; no copy where it is there already."""
@@ -58,7 +70,10 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split, and what there is to know about them."""
+    """A training and a test split, perhaps one for validation, and what there is to know about them.
+
+    Images of the test and the validation split may be unlabelled. Raises UserError for labels that name no class.
+    """
 
     name: str
     """Which dataset, as `load_dataset` calls it; every output of a run says it."""
@@ -69,21 +84,85 @@ class Dataset:
     std: tuple[float, float, float]
     """Red, green, blue of the training images, in 0..255 units; what batches are normalised with."""
     sha256: str
-    """Of both whole splits as loaded (`fingerprint`), whatever was held out or left away since."""
+    """Of all whole splits as loaded (`fingerprint`), whatever was held out or left away since."""
     source: str
     """Where it came from: the folder or file, or how it was made."""
     holdout: int = 0
     """Training images that stand in for the test set; 0: `test` is the test set."""
     subset: dict[str, object] | None = None
     """What `take` was asked for; None: all training images."""
+    val: Split | None = None
+    """What to choose by, where the dataset has a split for it beside the test set."""
+
+    def __post_init__(self) -> None:
+        for name, split, least in (("train", self.train, 0), ("test", self.test, -1), ("val", self.val, -1)):
+            if split is None or split.labels.is_meta or not len(split):
+                continue
+            low, high = (bound.item() for bound in split.labels.cpu().aminmax())
+            last = len(self.classes) - 1
+            if low < least or high > last:
+                allowed = f"{least} to {last}" + (", -1 being unlabelled" if least else "")
+                raise UserError(f"the {name} labels are {low} to {high} of {last + 1} classes; allowed: {allowed}")
+
+    def __repr__(self) -> str:
+        parts = {"training": self.train, "validation": self.val, "test": self.test}
+        sizes = ", ".join(f"{_size(split)} ({name})" for name, split in parts.items() if split is not None)
+        return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: ArrayLike | torch.Tensor,
+        y: ArrayLike | torch.Tensor,
+        x_test: ArrayLike | torch.Tensor,
+        y_test: ArrayLike | torch.Tensor | None = None,
+        *,
+        x_val: ArrayLike | torch.Tensor | None = None,
+        y_val: ArrayLike | torch.Tensor | None = None,
+        classes: Sequence[str] | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        name: str = "arrays",
+    ) -> Dataset:
+        """Make a dataset of arrays in memory: numpy's, tensors, or lists of their form. It holds copies, on the CPU.
+
+        Args:
+            x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`;
+                integers from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
+            y, y_test, y_val: labels, integers `[N]` from 0; of the test and validation images also -1 for an unlabelled
+                one, or None, where all are.
+            classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
+            mean, std: of red, green and blue, in 0..255 units; those of the training images unless given.
+            name: what every output of a run calls the dataset.
+
+        Raises UserError for arrays that do not fit these or each other.
+        """
+        if x_val is None and y_val is not None:
+            raise UserError("y_val is given without x_val; allowed: both, x_val alone or neither")
+        train, test = _split(x, y, ""), _split(x_test, y_test, "_test")
+        val = None if x_val is None else _split(x_val, y_val, "_val")
+        splits = {"x": train, "x_test": test} if val is None else {"x": train, "x_test": test, "x_val": val}
+        for part, split in splits.items():
+            side, sides = (list(images.shape[1:3]) for images in (split.images, train.images))
+            if side != sides:
+                raise UserError(f"the images of {part} are {side} pixels; allowed: {sides}, as of x")
+        if classes is None:
+            classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
+        measured = channel_statistics(train.images)
+        mean = _by_channel(measured[0] if mean is None else mean, "mean", above=-math.inf)
+        std = _by_channel(measured[1] if std is None else std, "std", above=0)
+        sha256 = fingerprint(*splits.values())
+        return cls(name, train, test, tuple(map(str, classes)), mean, std, sha256, "arrays in memory", val=val)
 
     def to(self, device: str | torch.device) -> Dataset:
-        """The same dataset with both splits on `device`."""
-        return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device))
+        """The same dataset with all splits on `device`."""
+        val = None if self.val is None else self.val.to(device)
+        return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
 
     def hold_out(self, count: int) -> Dataset:
         """The dataset to develop on: `test` becomes `count` training images, equally many of each class or nearly so,
-        and `train` the rest. The same slice always, on every machine; a smaller one lies within a larger one.
+        and `train` the rest; `val` stays. The same slice always, on every machine; a smaller one lies within a larger
+        one.
 
         Raises UserError for a count that leaves nothing on either side, and where a slice is held out already.
         """
@@ -100,22 +179,27 @@ class Dataset:
         self, size: int | None = None, seed: int = 0, balanced: bool = False, classes: Collection[int] | None = None
     ) -> Dataset:
         """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice, and under
-        "of" the one before, if these are some of its images. With `classes` the test split too keeps these alone;
-        labels and the number of classes stay as they are."""
+        "of" the one before, if these are some of its images. With `classes` the test and validation splits too keep
+        these alone, and no unlabelled images; labels and the number of classes stay as they are."""
         for label in classes or ():
             if not 0 <= label < len(self.classes):
                 raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
         chosen = self.train.subset(subset_indices(self.train.labels, size, seed, balanced, classes))
-        labels, test = None, self.test
+        labels, kept = None, {"test": self.test, "val": self.val}
         if classes is not None:
             labels = sorted(set(classes))
-            test = test.subset(torch.isin(test.labels, torch.tensor(labels, device=test.device)))
-            if not len(test):
-                raise UserError(f"classes is {labels}, which leaves no test images; allowed: classes that it holds")
+            for name, split in kept.items():
+                if split is None:
+                    continue
+                kept[name] = split.subset(torch.isin(split.labels, torch.tensor(labels, device=split.device)))
+                if not len(kept[name]):
+                    raise UserError(
+                        f"classes is {labels}, which leaves no {name} images; allowed: classes that it holds"
+                    )
         subset = {"size": len(chosen), "seed": seed, "balanced": balanced, "classes": labels}
         if self.subset:
             subset["of"] = self.subset
-        return dataclasses.replace(self, train=chosen, test=test, subset=subset)
+        return dataclasses.replace(self, train=chosen, subset=subset, **kept)
 
 
 def subset_indices(
@@ -131,16 +215,16 @@ def subset_indices(
     labels alone; `balanced` takes as nearly as possible the same number of each class; a size of None takes all.
     Raises UserError for a size above what there is.
     """
-    labels = labels.cpu().numpy()
+    named = labels.cpu().numpy()
     # RandomState's numbers are frozen (NEP 19), those of torch and of numpy's newer generators may change by version.
-    order = np.random.RandomState(seed).permutation(len(labels))
+    order = np.random.RandomState(seed).permutation(len(named))
     if classes is not None:
-        order = order[np.isin(labels[order], list(classes))]
+        order = order[np.isin(named[order], list(classes))]
     if balanced:
         # One of each class in turn: sort by an image's place among those of its class.
         place = np.empty(len(order), dtype=np.int64)
-        for label in np.unique(labels[order]):
-            same = labels[order] == label
+        for label in np.unique(named[order]):
+            same = named[order] == label
             place[same] = np.arange(same.sum())
         order = order[np.argsort(place, kind="stable")]
     size = len(order) if size is None else size
@@ -150,13 +234,16 @@ def subset_indices(
     return torch.from_numpy(np.sort(order[:size]))
 
 
-def fingerprint(train: Split, test: Split) -> str:
-    """sha256 of the training images, training labels, test images and test labels, in this order: images as bytes of
-    `[N, H, W, 3]`, labels as one byte each. The same for the same data, whatever form it was read from."""
+def fingerprint(*splits: Split) -> str:
+    """sha256 of the training images, training labels, test images and test labels, in this order, then those of a
+    validation split: images as bytes of `[N, H, W, 3]`, labels as one byte each, or eight where a split has others than
+    0 to 255. The same for the same data, whatever form it was read from."""
     digest = hashlib.sha256()
-    for split in (train, test):
-        digest.update(split.images.cpu().contiguous().numpy())
-        digest.update(split.labels.cpu().to(torch.uint8).numpy())
+    for split in splits:
+        digest.update(split.images.cpu().contiguous().numpy().data)
+        labels = split.labels.cpu()
+        narrow = labels.to(torch.uint8)
+        digest.update((narrow if torch.equal(narrow.long(), labels) else labels.contiguous()).numpy().data)
     return digest.hexdigest()
 
 
@@ -175,24 +262,53 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 def describe(dataset: Dataset) -> dict[str, object]:
     """What there is to know about a dataset, ready for JSON; mean and std are measured on the training split as it is
-    now, counts are per class."""
+    now, counts are per class, of labelled images. Without a validation split its entries are None."""
     mean, std = channel_statistics(dataset.train.images)
-    count = len(dataset.classes)
+
+    def counts(split: Split) -> list[int]:
+        return torch.bincount(split.labels[split.labelled], minlength=len(dataset.classes)).tolist()
+
+    val = dataset.val
     return {
         "name": dataset.name,
         "source": dataset.source,
         "train_size": len(dataset.train),
         "test_size": len(dataset.test),
+        "val_size": None if val is None else len(val),
         "image_shape": list(dataset.train.images.shape[1:]),
         "classes": list(dataset.classes),
-        "train_counts": torch.bincount(dataset.train.labels, minlength=count).tolist(),
-        "test_counts": torch.bincount(dataset.test.labels, minlength=count).tolist(),
+        "train_counts": counts(dataset.train),
+        "test_counts": counts(dataset.test),
+        "val_counts": None if val is None else counts(val),
         "holdout": dataset.holdout,
         "subset": dataset.subset,
         "mean": list(mean),
         "std": list(std),
         "sha256": dataset.sha256,
     }
+
+
+def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part: str) -> Split:
+    images = images_from(x, f"x{part}")
+    return Split(images, labels_from(y, len(images), f"y{part}"))
+
+
+def _by_channel(values: Sequence[float], what: str, above: float) -> tuple[float, float, float]:
+    try:
+        red, green, blue = map(float, values)
+    except (TypeError, ValueError):
+        red = green = blue = math.nan
+    if not all(above < value < math.inf for value in (red, green, blue)):
+        positive = " above 0" if above == 0 else ""
+        raise UserError(
+            f"{what} is {values}; allowed: three numbers{positive}, of red, green and blue, in 0..255 units"
+        )
+    return red, green, blue
+
+
+def _size(split: Split) -> str:
+    height, width = split.images.shape[1:3]
+    return f"{len(split):,} images of {height} x {width}"
 
 
 def _kind(tensor: torch.Tensor) -> str:

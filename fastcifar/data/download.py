@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastcifar.errors import UserError
 
@@ -37,7 +38,7 @@ def download(url: str, md5: str, path: Path) -> Path:
     pooch.get_logger().setLevel("ERROR")
     try:
         with _progress_bar(path.name) as bar:
-            fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)
+            fetch: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)  # pooch's types are narrower
             pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=fetch)
     except requests.RequestException as error:
         raise DownloadError(url, _reason(error)) from error
@@ -75,7 +76,7 @@ class _RichBar:
 
 
 @contextlib.contextmanager
-def _progress_bar(name: str) -> Iterator[_RichBar]:
+def _progress_bar(name: str) -> Iterator[Any]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

@@ -153,14 +153,15 @@ class EpochPlan:
         """Overwrite the first rows of this plan's tensors with those of another epoch, from any device, which may visit
         fewer images; `size` stays as it is."""
         for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
-            if mine is not None:
-                mine[: len(other)].copy_(theirs)
+            mine[: len(other)].copy_(theirs)
 
-    def _tensors(self) -> tuple[torch.Tensor | None, ...]:
-        return self.indices, self.offsets, self.flips, self.cutouts, self.jitter
+    def _tensors(self) -> list[torch.Tensor]:
+        choices = (self.indices, self.offsets, self.flips, self.cutouts, self.jitter)
+        return [tensor for tensor in choices if tensor is not None]
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> EpochPlan:
-        return EpochPlan(*(None if tensor is None else change(tensor) for tensor in self._tensors()), self.size)
+        cutouts, jitter = (None if tensor is None else change(tensor) for tensor in (self.cutouts, self.jitter))
+        return EpochPlan(change(self.indices), change(self.offsets), change(self.flips), cutouts, jitter, self.size)
 
 
 @dataclass(frozen=True, eq=False)

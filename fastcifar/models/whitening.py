@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fastcifar.kernels import augment, wants_gradient, whiten
+from fastcifar.kernels import plain_batch, wants_gradient, whiten
 
 _CHUNK = 500
 """Images at a time on a CPU: all 10,000 as float32 would take 120 MB. A GPU has the memory, and fewer launches so."""
@@ -88,8 +88,7 @@ def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequen
     pairs = torch.zeros(size, size, width * channels, width * channels, dtype=torch.float64, device=images.device)
     at_once = _CHUNK if images.device.type == "cpu" else len(images)
     for chunk in torch.arange(len(images), device=images.device).split(at_once):
-        offsets = torch.zeros(len(chunk), 2, dtype=torch.int32, device=images.device)
-        pixels = augment(images, chunk, offsets, mean=mean, std=std, out_dtype=torch.float32)
+        pixels = plain_batch(images, chunk, mean, std, torch.float32)
         rows = pixels.permute(2, 0, 3, 1).reshape(height, len(chunk), width * channels)
         for apart in range(size):
             whole = _products(rows[: height - apart], rows[apart:])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastcifar.data import Split
-from fastcifar.kernels import augment
+from fastcifar.kernels import plain_batch
 from fastcifar.models import Network
 from fastcifar.optim import FlatModel
 
@@ -44,8 +44,7 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
     for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
         for norm in norms:
             norm.momentum = 1 / number  # makes the running mean a plain one; what was there before is forgotten
-        offsets = torch.zeros(len(indices), 2, dtype=torch.int32, device=split.device)
-        model(augment(split.images, indices, offsets, mean=model.mean, std=model.std, out_dtype=dtype))
+        model(plain_batch(split.images, indices, model.mean, model.std, dtype))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.data import Dataset, Split, describe, load_dataset, subset_indices
+from fastcifar.data.dataset import fingerprint
 from fastcifar.errors import UserError
 
 # Changing these changes what old results were measured on.
@@ -138,6 +139,56 @@ def test_a_holdout_is_always_the_same_slice_and_a_smaller_one_lies_within_it():
 def test_a_holdout_must_leave_images_on_both_sides(count):
     with pytest.raises(UserError, match=f"holdout is {count}; allowed: 1 to 89"):
         make_dataset([0, 1, 2] * 30).hold_out(count)
+
+
+def test_a_validation_split_moves_along_and_stays_where_images_are_held_out():
+    whole = make_dataset([0, 1, 2] * 20)
+    dataset = dataclasses.replace(whole, val=Split(whole.train.images[:5], torch.tensor([0, 1, -1, 2, 0])))
+    assert whole.to("meta").val is None and dataset.to("meta").val.device.type == "meta"
+    assert dataset.hold_out(9).val is dataset.val and dataset.take(7).val is dataset.val
+    assert dataset.val.labelled.tolist() == [True, True, False, True, True]
+    taken = dataset.take(classes=[1, 0])
+    assert taken.val.images[:, 0, 0, 0].tolist() == [0, 1, 4] and taken.val.labels.tolist() == [0, 1, 0]
+    with pytest.raises(UserError, match=r"classes is \[1\], which leaves no val images; allowed: classes that it"):
+        dataclasses.replace(dataset, val=dataset.val.subset(torch.tensor([0, 2]))).take(classes=[1])
+    facts = json.loads(json.dumps(describe(dataset)))
+    assert facts["val_size"] == 5 and facts["val_counts"] == [2, 1, 1]
+    assert describe(whole)["val_size"] is describe(whole)["val_counts"] is None
+
+
+def test_labels_that_name_no_class_are_refused():
+    dataset = make_dataset([0, 1, 2])
+    images = dataset.train.images
+    unlabelled = Split(images, torch.full((3,), -1))
+    assert not dataclasses.replace(dataset, test=unlabelled, val=unlabelled).val.labelled.any()
+    assert describe(dataclasses.replace(dataset, test=unlabelled))["test_counts"] == [0, 0, 0]
+    with pytest.raises(UserError, match=r"the train labels are -1 to -1 of 3 classes; allowed: 0 to 2$"):
+        dataclasses.replace(dataset, train=unlabelled)
+    for name in ("train", "test", "val"):
+        with pytest.raises(UserError, match=f"the {name} labels are 0 to 3 of 3 classes; allowed: (0|-1) to 2"):
+            dataclasses.replace(dataset, **{name: Split(images, torch.tensor([3, 0, 1]))})
+    for name in ("test", "val"):
+        with pytest.raises(UserError, match=f"the {name} labels are -2 to 0 of .*; allowed: -1 to 2, -1 being unlab"):
+            dataclasses.replace(dataset, **{name: Split(images, torch.tensor([-2, 0, -1]))})
+
+
+def test_what_a_dataset_shows_of_itself_is_a_line():
+    dataset = make_dataset([0, 1, 2])
+    assert repr(dataset.train) == "Split(3 images of 4 x 4, on cpu)"
+    assert repr(dataset) == (
+        "Dataset('synthetic': 3 images of 4 x 4 (training), 2 images of 4 x 4 (test), 3 classes, on cpu)"
+    )
+    assert "2 images of 4 x 4 (validation)" in repr(dataclasses.replace(dataset, val=dataset.test))
+
+
+def test_a_fingerprint_is_of_every_split_and_of_labels_that_a_byte_does_not_hold():
+    split, other = make_dataset([0, 1, 2]).train, make_dataset([0, 1, 1]).train
+    bytes_of = b"".join(bytes(part.numpy().tobytes()) for part in (split.images, split.labels.to(torch.uint8)))
+    assert fingerprint(split, split) == hashlib.sha256(bytes_of * 2).hexdigest()
+    wide = [Split(split.images, torch.tensor([0, 1, last])) for last in (-1, 255, 256, 0)]
+    found = [fingerprint(split, third) for third in (split, other, *wide)]
+    found += [fingerprint(split, split, third) for third in (split, other, *wide)]
+    assert len(set(found)) == len(found)
 
 
 def test_a_holdout_is_made_once():

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fastcifar.kernels import augment
+from fastcifar.kernels import augment, plain_batch
 
 MEAN, STD = (125.3, 122.9, 113.8), (62.9, 62.0, 66.7)
 
@@ -118,6 +118,16 @@ def test_a_flip_and_a_shift_are_test_time_views(path, device):
     shifted = augment(images, indices, zero + 1)
     assert torch.equal(shifted[:, :, :-1, :-1], plain[:, :, 1:, 1:])
     assert torch.equal(shifted[:, :, -1], shifted[:, :, -3])  # the border mirrors the image, edge pixels not repeated
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_plain_batch_is_the_images_as_they_are_or_a_view_of_them(path, device, dtype):
+    images, indices = torch.randint(256, (5, 6, 6, 3), dtype=torch.uint8, device=device), torch.tensor([4, 0, 2])
+    indices, zero = indices.to(device), torch.zeros(3, 2, dtype=torch.int32, device=device)
+    arguments, flips = (images, indices, MEAN, STD, dtype), torch.ones(3, dtype=torch.bool, device=device)
+    assert torch.equal(plain_batch(*arguments), augment(images, indices, zero, None, None, None, MEAN, STD, dtype))
+    view = augment(images, indices, zero - 1, flips, None, None, MEAN, STD, dtype)
+    assert torch.equal(plain_batch(*arguments, shift=-1, flip=True), view)
 
 
 def test_an_index_out_of_range_is_an_error_on_the_cpu(monkeypatch):
