@@ -26,10 +26,12 @@ def loss_step(
     image_losses: torch.Tensor | None = None,
     *,
     scale: float = 1.0,
+    gradient_scale: float = 1.0,
 ) -> torch.Tensor:
-    """The gradient, like `logits` `[B, K]`, of `loss` of `logits * scale` and `labels` `[B]`, summed over the batch;
-    the loss and the right answers are noted where `kernels.cross_entropy_step` notes them. `indices`: int64 `[B]`, the
-    images' places in the split. Raises UserError for a loss of another shape than `[]` or `[B]`."""
+    """`gradient_scale` times the gradient, like `logits` `[B, K]`, of `loss` of `logits * scale` and `labels` `[B]`,
+    summed over the batch; the loss and the right answers are noted where `kernels.cross_entropy_step` notes them.
+    `indices`: int64 `[B]`, the images' places in the split. Raises UserError for a loss of another shape than `[]` or
+    `[B]`."""
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     value = loss(leaf * scale, labels)
     if value.shape not in ((), labels.shape):
@@ -44,7 +46,7 @@ def loss_step(
     losses.index_copy_(0, position, total.detach().to(losses.dtype)[None])
     correct.add_((logits.argmax(1) == labels).sum())
     position.add_(1)
-    return torch.autograd.grad(total, leaf)[0].to(logits.dtype)
+    return torch.autograd.grad(total * gradient_scale, leaf)[0].to(logits.dtype)
 
 
 class LossScale:

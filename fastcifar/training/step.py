@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
+from torch.nn import functional as F
 from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
@@ -91,7 +93,10 @@ class TrainingStep:
     ) -> None:
         self.recipe, self.dataset, self.flat, self.optimizer, self.tensors = recipe, dataset, flat, optimizer, tensors
         self._network, self._logit_scale = network or model, model.logit_scale
-        self._loss, self._transform, self._loss_scale = loss, transform, loss_scale
+        self._transform, self._loss_scale = transform, loss_scale
+        # The kernel rounds gradients to the compute type before they could be scaled.
+        in_float32 = partial(F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing)
+        self._loss = loss or (in_float32 if loss_scale else None)
 
     def __call__(self, stage: Stage) -> None:
         recipe, train, flat = self.recipe, self.dataset.train, self.flat
@@ -114,29 +119,34 @@ class TrainingStep:
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
             metrics = position, losses, self.tensors.correct, self.tensors.image_losses
+            # An optimiser divides by the images of a full batch.
+            gradient_scale = recipe.batch_size / batch.images * (self._loss_scale.scale if self._loss_scale else 1)
             if self._loss:
-                labels, places = batch.labels(train.labels), batch.indices
-                gradient = loss_step(self._loss, logits, labels, places, *metrics, scale=self._logit_scale)
+                gradient = loss_step(
+                    *(self._loss, logits, batch.labels(train.labels), batch.indices, *metrics),
+                    scale=self._logit_scale,
+                    gradient_scale=gradient_scale,
+                )
             else:
                 gradient = cross_entropy_step(
                     *(logits, train.labels, batch.plan.indices, *metrics),
                     smoothing=recipe.label_smoothing,
                     scale=self._logit_scale,
                 )
-            if stage.part:  # an optimiser divides by the images of a full batch
-                gradient.mul_(recipe.batch_size / batch.images)
+                if gradient_scale != 1:
+                    gradient.mul_(gradient_scale)
 
-        if self._loss_scale:
-            with record_function(PART + "backward"):
-                flat.backward(logits, gradient.mul_(self._loss_scale.scale))
-            with record_function(PART + "optimiser"):
-                self._loss_scale.step(flat, self.optimizer)
-            return
         with record_function(PART + "backward"):
             flat.backward(logits, gradient, halfway=self._step_above)
         with record_function(PART + "optimiser"):
-            self.optimizer.step()
+            if self._loss_scale:
+                self._loss_scale.step(flat, self.optimizer)
+            else:
+                self.optimizer.step()
 
     def _step_above(self, copy_gradients: Callable[[], None]) -> None:
         with record_function(PART + "optimiser"):
-            self.optimizer.step_above(copy_gradients)
+            if self._loss_scale:  # which of the gradients are finite is not known yet
+                copy_gradients()
+            else:
+                self.optimizer.step_above(copy_gradients)

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from fastcifar.data import Dataset, Split, load_dataset
+from fastcifar.errors import UserError
 from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
@@ -123,6 +124,7 @@ class Trainer:
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         augment: Transform | None = None,
     ) -> None:
+        _refuse_what_cannot_be_called(loss=loss, augment=augment)
         self.recipe, self.phases = recipe, phases or Phases()
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(recipe.dtype, self.device)
@@ -381,6 +383,14 @@ class Trainer:
         if self._scales:
             return "dynamic loss scaling asks the device after every step"
         return self.state.optimizer.not_capturable
+
+
+def _refuse_what_cannot_be_called(**given: object) -> None:
+    takes = {"loss": "logits and labels", "augment": "a batch of images (a recipe's fields go by names: augment.crop)"}
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            kind = type(value).__name__
+            raise UserError(f"{name} is of type {kind}; allowed: a function of {takes[name]}")
 
 
 def _normalised_as_asked(dataset: Dataset, recipe: Recipe) -> Dataset:

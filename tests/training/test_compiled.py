@@ -2,17 +2,19 @@
 
 import dataclasses
 import warnings
+from importlib import import_module
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import fastcifar.training.train as train_module
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.recipes import ModelConfig, Recipe
 from fastcifar.training import Trainer
 from fastcifar.training.compiled import CompiledNetwork, lacking
+
+train_module = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
 
 SMALL = ModelConfig(widths=(8, 8, 8, 8), ghost_batch=16, residual=())
 PLAIN = Recipe(epochs=1, batch_size=32, dtype="float32", model=SMALL)

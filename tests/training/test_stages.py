@@ -139,12 +139,11 @@ def test_the_average_is_the_mean_of_the_last_weights(data):
     average = AverageConfig(epochs=0.55, every=2, images=32)
     trainer = Trainer(dataclasses.replace(RECIPE, ema=NO_EMA, average=average), data)
     weights = []
-    run = trainer.run(
-        3,
-        listeners=[
-            Listener(on_step=lambda *_: weights.append([group.weights.clone() for group in trainer.state.flat.groups]))
-        ],
-    )
+
+    def look(*_) -> None:
+        weights.append([group.weights.clone() for group in trainer.state.flat.groups])
+
+    run = trainer.run(3, listeners=[Listener(on_step=look)])
     for place, group in enumerate(trainer._flat_evaluated.groups):
         expected = torch.stack([weights[step - 1][place] for step in (16, 18, 20)]).mean(0)
         torch.testing.assert_close(group.weights, expected)

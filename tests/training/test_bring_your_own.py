@@ -1,0 +1,277 @@
+"""Networks, losses, optimizers and transforms of one's own, in this engine."""
+
+import dataclasses
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fastcifar
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.models import DavidNet
+from fastcifar.optim import SGD, Muon
+from fastcifar.recipes import (
+    Augment,
+    EMAConfig,
+    EvaluateConfig,
+    MLPConfig,
+    ModelConfig,
+    OptimConfig,
+    Recipe,
+    Schedule,
+    SelectConfig,
+)
+from fastcifar.start import WarmStart
+from fastcifar.training import Listener, Trainer, evaluate, load_run, train
+
+RECIPE = Recipe(
+    epochs=4,
+    batch_size=32,
+    dtype="float32",
+    label_smoothing=0.0,
+    network="mlp",
+    mlp=MLPConfig(hidden=(8,)),
+    optim=OptimConfig(lr=0.05, bias_lr_factor=1.0),
+    ema=EMAConfig(decay=0.9, every=1),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_synthetic(320, 64)
+
+
+class Plain(nn.Module):
+    """What a first course writes, `view` included."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.group = nn.GroupNorm(2, 8)
+        self.drop = nn.Dropout(0.1)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.fc = nn.Linear(8 * 8 * 8, classes)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.norm(self.conv(x))), 4)
+        return self.fc(self.drop(self.group(x)).view(len(x), -1)) * self.scale
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_plain_network_learns_in_every_type(data, dtype):
+    run = train(dataclasses.replace(RECIPE, dtype=dtype), data, model=Plain)
+    assert run.rows[-1].train_loss < 0.8 * run.rows[0].train_loss
+    assert type(run.model) is Plain and not run.model.training
+    assert run.state.keys() == run.model.state_dict().keys()
+    assert run.record.network == "own"
+    other = Plain(10)
+    other.load_state_dict(run.state)
+    assert evaluate(other.eval(), data.test, mean=data.mean, std=data.std).accuracy == pytest.approx(
+        run.tta_accuracy, abs=0.05 if dtype != "float32" else 1e-9
+    )
+    assert evaluate(run.model, data.test, EvaluateConfig(tta="flip")).accuracy == run.tta_accuracy
+
+
+def test_a_function_may_make_the_network_and_one_of_ours_may_be_it(data):
+    recipe = dataclasses.replace(RECIPE, network="davidnet", model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=0))
+    given = train(recipe, data, model=lambda classes: DavidNet(recipe.model, classes, data.mean, data.std))
+    ours = train(recipe, data)
+    assert [row.train_loss for row in given.rows] == [row.train_loss for row in ours.rows]
+    assert all(torch.equal(given.state[name], ours.state[name]) for name in ours.state)
+
+
+def test_a_run_of_an_own_network_is_saved_loaded_and_a_warm_start(data, tmp_path):
+    run = train(RECIPE, data, model=Plain)
+    folder = run.save(tmp_path / "run")
+    with pytest.raises(UserError, match="network of your own|own network|model="):
+        load_run(folder)
+    _, model, record = load_run(folder, model=Plain)
+    assert record == run.record and all(torch.equal(model.state_dict()[name], run.state[name]) for name in run.state)
+    warm = train(RECIPE, data, model=Plain, init=WarmStart(folder))
+    assert warm.rows[0].train_loss < run.rows[0].train_loss
+
+
+def by_hand(data, loss, steps_of_epoch=10):
+    """A few steps of torch's own SGD on the engine's first batches; the losses, means."""
+    trainer, losses = Trainer(STEPS, data, "cpu"), []
+    batches = []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].clone()))
+    trainer.run(3)
+    plan_labels = data.train.labels[trainer.state.tensors.plan.indices]
+    model = trainer.new_network(3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for number in range(steps_of_epoch):
+        labels = plan_labels[32 * number : 32 * number + 32]
+        value = loss(model(batches[number]), labels).mean()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        losses.append(value.item())
+    return losses, model.state_dict()
+
+
+STEPS = dataclasses.replace(
+    RECIPE,
+    epochs=1,
+    augment=Augment(crop=0, flip="none"),
+    optim=OptimConfig(lr=0.05, weight_decay=0.0, bias_lr_factor=1.0),
+    schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 1.0)),
+    ema=EMAConfig(decay=0.0),
+)
+
+
+def squares(logits, labels):
+    return ((logits - F.one_hot(labels, logits.shape[1])) ** 2).sum(1)
+
+
+@pytest.mark.parametrize("reduced", [False, True], ids=["by image", "mean"])
+def test_an_own_loss_is_what_is_trained_on(data, reduced):
+    def loss(logits, labels):
+        return squares(logits, labels).mean() if reduced else squares(logits, labels)
+
+    run = train(STEPS, data, seed=3, loss=loss)
+    losses, state = by_hand(data, squares)
+    assert run.rows[0].train_loss == pytest.approx(sum(losses) / len(losses), rel=1e-5)
+    for name, expected in state.items():
+        torch.testing.assert_close(run.state[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_cross_entropy_given_as_a_loss_is_the_recipes_own(data):
+    given, ours = train(RECIPE, data, loss=F.cross_entropy), train(RECIPE, data)
+    for one, other in zip(given.rows, ours.rows, strict=True):
+        assert one.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+        assert one.train_accuracy == pytest.approx(other.train_accuracy, abs=0.01)
+
+
+def test_images_are_selected_by_an_own_loss_of_each(data):
+    recipe = dataclasses.replace(RECIPE, select=SelectConfig(keep=0.5, from_epoch=1))
+    trainer = Trainer(recipe, data, "cpu", loss=squares)
+    run = trainer.run(0)
+    assert run.record.steps == 10 + 5 + 5 + 5 and trainer.state.tensors.image_losses.isfinite().all()
+    with pytest.raises(UserError, match=r"select.keep is below 1, which needs each image's loss"):
+        train(recipe, data, loss=F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        SGD,
+        torch.optim.SGD,
+        lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True),
+        lambda parameters: SGD(parameters, lr=0.05, momentum=0.9),
+    ],
+    ids=["our class", "torch's class", "torch's", "ours"],
+)
+def test_an_own_optimizer_takes_the_steps(data, optimizer):
+    run = train(STEPS, data, seed=3, optimizer=optimizer)
+    losses, state = by_hand(data, lambda logits, labels: F.cross_entropy(logits, labels, reduction="none"))
+    if optimizer is torch.optim.SGD:  # without Nesterov, as that class has it
+        assert run.rows[0].train_loss == pytest.approx(sum(losses) / len(losses), rel=0.2)
+        return
+    assert run.rows[0].train_loss == pytest.approx(sum(losses) / len(losses), rel=1e-4)
+    for name, expected in state.items():
+        torch.testing.assert_close(run.state[name], expected, rtol=1e-3, atol=1e-5)
+
+
+def test_an_own_optimizer_follows_the_recipes_schedule(data):
+    rates = []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append([group["lr"] for group in self.param_groups])
+            return super().step(closure)
+
+    def two_groups(parameters):
+        first, *rest = parameters
+        return Noting([{"params": [first], "lr": 0.4}, {"params": rest}], lr=0.1)
+
+    run = train(RECIPE, data, optimizer=two_groups)
+    schedule = [RECIPE.schedule((step + 1) / 40) for step in range(40)]
+    assert rates == [pytest.approx([0.4 * share, 0.1 * share]) for share in schedule]
+    assert run.rows[-1].learning_rate == pytest.approx(0.4 * schedule[-1])
+
+
+def test_matrices_reach_an_own_optimizer_as_matrices(data):
+    shapes = []
+
+    def mine(parameters):
+        parameters = list(parameters)
+        shapes.extend(tuple(parameter.shape) for parameter in parameters)
+        return Muon([parameter for parameter in parameters if parameter.dim() > 1], lr=0.02)
+
+    run = train(RECIPE, data, optimizer=mine)
+    assert sorted(shapes) == sorted([(8, 3072), (8,), (10, 8), (10,)])
+    assert run.rows[-1].train_loss < run.rows[0].train_loss
+
+
+def test_an_own_transform_comes_after_the_recipes(data):
+    seen, given = [], []
+
+    def augment(images):
+        given.append(images.clone())
+        return images.flip(2)
+
+    trainer = Trainer(RECIPE, data, "cpu", augment=augment)
+    trainer.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
+    run = trainer.run(3)
+    assert len(seen) == len(given) == 40
+    assert all(torch.equal(one, other.flip(2)) for one, other in zip(seen, given, strict=True))
+    plain = Trainer(RECIPE, data, "cpu")
+    first = []
+    plain.model.register_forward_pre_hook(lambda module, inputs: first.append(inputs[0].clone()))
+    plain.run(3)
+    assert torch.equal(first[0], given[0])
+    with pytest.raises(UserError, match="augment makes 31 images of 32; allowed: as many"):
+        train(RECIPE, data, augment=lambda images: images[1:])
+    assert run.record.steps == 40
+
+
+def test_fields_are_changed_by_their_dotted_names(data):
+    run = train("davidnet", data, epochs=0.5, batch_size=64, **{"optimizer.lr": 0.2, "model.widths": (4, 4, 4, 4)})
+    assert (run.recipe.epochs, run.recipe.optim.lr, run.recipe.model.widths) == (0.5, 0.2, (4, 4, 4, 4))
+    assert run.recipe.name == "davidnet"
+    section = train(RECIPE, data, epochs=0.1, optim=OptimConfig(lr=0.3))
+    assert section.recipe.optim == OptimConfig(lr=0.3)
+    with pytest.raises(UserError, match="unknown field optim.rate"):
+        train("davidnet", data, **{"optim.rate": 1})
+    with pytest.raises(UserError, match="unknown field epoch; did you mean 'epochs'"):
+        train("davidnet", data, epoch=1)
+
+
+@pytest.mark.parametrize(
+    ("given", "refusal"),
+    [
+        ({"model": 3}, "model is"),
+        ({"model": lambda classes: nn.Flatten()}, r"the model gives \[2, 3072\]"),
+        ({"loss": "squares"}, "loss is of type str; allowed: a function of logits and labels"),
+        ({"loss": lambda logits, labels: logits}, r"the loss has shape \[32, 10\]"),
+        ({"optimizer": torch.optim.SGD([torch.zeros(1)], lr=1.0)}, "optimizer"),
+        ({"optimizer": lambda parameters: None}, "optimizer"),
+        ({"augment": Augment(cutout=8)}, "augment is of type Augment; allowed: a function of a batch of images"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_taken_is_refused_in_one_line(data, given, refusal):
+    with pytest.raises(UserError, match=refusal) as said:
+        train(RECIPE, data, **given)
+    assert "\n" not in str(said.value)
+
+
+def test_everything_of_ones_own_goes_together(data):
+    rows = []
+    run = fastcifar.train(
+        RECIPE,
+        data,
+        dtype="bfloat16",
+        model=lambda classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, 16), nn.LayerNorm(16), nn.Linear(16, classes)),
+        loss=squares,
+        optimizer=torch.optim.AdamW,
+        augment=lambda images: images + 0.05 * torch.randn_like(images),
+        listeners=[Listener(on_epoch=rows.append)],
+        **{"optim.lr": 0.003},
+    )
+    assert len(rows) == 4 and rows[-1].train_loss < rows[0].train_loss
+    assert (run.record.dtype, run.record.network) == ("bfloat16", "own")
