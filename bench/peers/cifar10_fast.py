@@ -24,7 +24,7 @@ from bench.program import new_parser, run_program
 from fastcifar.data import Dataset, Loader, load_dataset
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import DavidNet
-from fastcifar.optim import SGD, FlatModel
+from fastcifar.optim import FlatModel, FlatSGD
 from fastcifar.recipes import Recipe, get_recipe
 
 SHIMS: dict[str, Shims] = {
@@ -184,7 +184,7 @@ class OurTrainer:
         self.flat = FlatModel(model, dtype)
         model.fit_whitening(dataset.train.images)
         self.whitening = model.whitening.weight.detach().contiguous()
-        self.optimizer = SGD(self.flat, recipe, total_steps)
+        self.optimizer = FlatSGD(self.flat, recipe, total_steps)
         model.train()
 
     def take_weights(self, theirs: torch.nn.Module) -> None:

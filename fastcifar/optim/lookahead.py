@@ -22,7 +22,7 @@ class FlatLookahead(FlatOptimizer):
     follow the weights as they are after that.
     """
 
-    def __init__(self, inner: type[FlatOptimizer], flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
+    def __init__(self, inner: Callable[..., FlatOptimizer], flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
         self.inner = inner(flat, dataclasses.replace(recipe, ema=EMAConfig(decay=0.0)), total_steps)
         self.not_capturable = self.inner.not_capturable
@@ -39,6 +39,27 @@ class FlatLookahead(FlatOptimizer):
         super().reset()
         self.inner.reset()
         torch._foreach_copy_(self._slow, self._fast)
+
+    def learning_rate(self, step: int) -> float:
+        return self.inner.learning_rate(step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "inner": self.inner.state_dict(), "slow": self._slow}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.inner.load_state_dict(state["inner"])
+        for slow, saved in zip(self._slow, state["slow"], strict=True):
+            slow.copy_(saved)
+
+    def skip(self) -> None:
+        """Leave a step out, and a meeting that was due; after the last step it ends on the slow weights all the
+        same."""
+        super().skip()
+        self.inner.skip()
+        if self.count.item() == self.total_steps:
+            self.finish()
 
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
         self.inner.step_above(copy_gradients)

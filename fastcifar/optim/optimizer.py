@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
 from fastcifar.kernels import flat_ema, flat_sgd
 from fastcifar.optim.flat import FlatGroup, FlatModel
-from fastcifar.optim.schedule import learning_rates
+from fastcifar.optim.schedule import at, learning_rates
 from fastcifar.recipes import Recipe
 
 
@@ -33,9 +35,22 @@ class FlatOptimizer(ABC):
         """Start again at step 0; called after the buffers are reset by `FlatModel.load`."""
         self.count.zero_()
 
+    def state_dict(self) -> dict[str, Any]:
+        """What changes while training besides the buffers of `flat`: tensors themselves, no copies."""
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave, once `flat` has loaded its own part."""
+        self.count.copy_(state["count"])
+
     @abstractmethod
     def step(self) -> None:
         """One update of all groups and averages from their gradients."""
+
+    def skip(self) -> None:
+        """Leave a step out, as where its gradients are not finite: it is counted, and changes nothing else. Not after
+        `step_above`."""
+        self.count.add_(1)
 
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
         """Called before `step` where the backward pass is divided (`FlatModel.divide`), once the gradients above the
@@ -45,6 +60,12 @@ class FlatOptimizer(ABC):
     def finish(self) -> None:  # noqa: B027  (most have nothing to do)
         """Called where a training ends before its last step: whatever that step would do besides an update."""
 
+    def learning_rate(self, step: int) -> float:
+        """The rate of the weights, the first group of that name or else the first of all, at `step`, from 0."""
+        names = [group.name for group in self.flat.groups]
+        return at(self.learning_rates[names.index("weights") if "weights" in names else 0], step)
+
+    @functools.cached_property
     def learning_rates(self) -> list[list[float]]:
         """The rates of every step, by group."""
         steps = [group.steps or self.total_steps for group in self.flat.groups]
@@ -76,7 +97,7 @@ class GroupOptimizer(FlatOptimizer):
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
         on_device = {"dtype": torch.float32, "device": self.count.device}
-        self.rates = [torch.tensor(rates, **on_device) for rates in self.learning_rates()]
+        self.rates = [torch.tensor(rates, **on_device) for rates in self.learning_rates]
 
     @torch.no_grad()
     def step(self) -> None:

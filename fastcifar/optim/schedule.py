@@ -49,6 +49,11 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
     return rates
 
 
+def at(rates: list[float], step: int) -> float:
+    """The rate at `step`; past the last one the last holds."""
+    return rates[min(step, len(rates) - 1)]
+
+
 def _options(cls: type, words: tuple[str, ...], peak: float, total_steps: int) -> dict[str, object]:
     """The arguments of a class of torch.optim.lr_scheduler from NAME=VALUE words, and those known anyway."""
     taken = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_OPTIONS}

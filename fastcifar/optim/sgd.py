@@ -1,14 +1,17 @@
-"""SGD with Nesterov momentum over flat buffers, with the moving average in the same pass."""
+"""SGD with Nesterov momentum: over flat buffers, with the moving average in the same pass, and alone."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import torch
 
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
+from fastcifar.optim.settings import require_settings
 
 
-class SGD(GroupOptimizer):
+class FlatSGD(GroupOptimizer):
     """The source's SGD: v <- momentum * v - lr * g; w <- w - lr * g + momentum * v, with g = dloss/dw + decay * w.
 
     Biases train at `bias_lr_factor` times the rate, with decay divided by it. Without momentum it is w <- w - lr * g,
@@ -26,3 +29,19 @@ class SGD(GroupOptimizer):
             weight_decay=optim.weight_decay / factor,
             form="source",
         )
+
+
+class SGD(torch.optim.SGD):
+    """torch's SGD, with Nesterov momentum unless asked otherwise: v <- momentum * v + g; w <- w - lr * (g + momentum *
+    v), with g = dloss/dw + weight_decay * w.
+
+    Without `nesterov` w <- w - lr * v. The velocity holds no rate, unlike `FlatSGD`'s: where the rate changes from step
+    to step the two differ. Raises UserError for a setting out of range.
+    """
+
+    def __init__(
+        self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = True
+    ) -> None:
+        require_settings("SGD", momentum, lr=lr, weight_decay=weight_decay)
+        # torch refuses Nesterov's form without momentum, where both forms are plain SGD
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov and momentum > 0)

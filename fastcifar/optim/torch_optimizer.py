@@ -1,53 +1,103 @@
-"""Any elementwise class of torch.optim over flat buffers."""
+"""Any elementwise class of torch.optim over flat buffers, or an optimizer of one's own over the weights in them."""
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import nn
 
-from fastcifar.optim.flat import FlatModel
+from fastcifar.errors import UserError
+from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.optimizer import FlatOptimizer
+from fastcifar.optim.schedule import at, learning_rates
 from fastcifar.recipes import Recipe
+
+OwnOptimizer = Callable[..., torch.optim.Optimizer]
+"""A class of torch's form, or a function of a list of parameters that gives an optimizer."""
 
 _FUSED = ("Adam", "AdamW", "SGD")
 """Classes whose step is one kernel where that is asked for, on a CPU too."""
 
 
 class TorchOptimizer(FlatOptimizer):
-    """The class of torch.optim that `recipe.optim.name` names, in the place of `SGD`.
+    """The class of torch.optim that `recipe.optim.name` names, in the place of `FlatSGD`; or `own`.
 
-    It is given the master weights of each group as one flat parameter, and as gradients those of the mean loss, in the
-    master dtype. Fields that the class does not take (momentum of Adam) are left out. Biases are as with `SGD`.
+    The former is given the master weights of each group as one flat parameter, and as gradients those of the mean loss,
+    in the master dtype. Fields that the class does not take (momentum of Adam) are left out. Biases are as with
+    `FlatSGD`.
+
+    `own` is given a parameter for each of the network's that trains, with its shape, in their order, on the same
+    weights and gradients. A class is made with the recipe's `lr`, and its `momentum` and `weight_decay` where it takes
+    them; a function chooses itself. The schedule multiplies the rate that each param group begins with. Raises
+    UserError where `own` gives no optimizer of these parameters.
     """
 
     not_capturable = "an optimiser of torch's counts its steps on the host"
 
-    def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
+    def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int, own: OwnOptimizer | None = None) -> None:
         super().__init__(flat, recipe, total_steps)
-        self.rates = self.learning_rates()
+        self._own = own
         self._grads = [torch.zeros_like(group.weights) for group in flat.groups]
+        self._trained = [self._pairs(group, grads) for group, grads in zip(flat.groups, self._grads, strict=True)]
         self.reset()
 
     def reset(self) -> None:
         """Start again at step 0 with no state; the weights are reset by `FlatModel.load`."""
         super().reset()
         self._step = 0
-        self._optimizer = self._build()
+        if self._own is None:
+            self._optimizer = self._build()
+            factors = [self._factor(group.name) for group in self.flat.groups]
+            self._rates = list(zip(self.learning_rates, factors, strict=True))
+        else:
+            self._optimizer = self._build_own(self._own)
+            rates, peak = learning_rates(self.recipe, self.total_steps), self.recipe.optim.lr
+            self._rates = [(rates, float(group["lr"]) / peak) for group in self._optimizer.param_groups]
+
+    def learning_rate(self, step: int) -> float:
+        """The rate of the weights at `step`, from 0; of one's own optimizer that of its first param group."""
+        if self._own is None:
+            return super().learning_rate(step)
+        rates, factor = self._rates[0]
+        return at(rates, step) * factor
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "step": self._step, "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._step = state["step"]
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would go on with these very tensors
 
     @torch.no_grad()
     def step(self) -> None:
         """One update of all groups and averages from their gradients."""
-        groups = zip(self.flat.groups, self.rates, self._grads, self._optimizer.param_groups, strict=True)
-        for group, rates, grad, settings in groups:
-            settings["lr"] = rates[min(self._step, len(rates) - 1)] * self._factor(group.name)
-            grad.copy_(group.grads).div_(self.recipe.batch_size)
-            group.weights.grad = grad if group.trains else None  # None: torch's optimisers pass it over
+        for settings, (rates, factor) in zip(self._optimizer.param_groups, self._rates, strict=True):
+            settings["lr"] = at(rates, self._step) * factor
+        for group, grads, trained in zip(self.flat.groups, self._grads, self._trained, strict=True):
+            grads.copy_(group.grads).div_(self.recipe.batch_size)
+            for parameter, grad in trained:
+                parameter.grad = grad if group.trains else None  # None: torch's optimisers pass it over
         self._optimizer.step()
         for group in self.flat.groups:
             self.follow(group)
         self.finish_step()
         self._step += 1
+
+    def skip(self) -> None:
+        super().skip()
+        self._step += 1
+
+    def _pairs(self, group: FlatGroup, grads: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """What the optimizer is given of `group`: weights, each with its part of `grads`."""
+        if self._own is None:
+            return [(group.weights, grads)]
+        weights = map(nn.Parameter, group.views(group.weights))
+        return list(zip(weights, group.views(grads), strict=True))
 
     def _build(self) -> torch.optim.Optimizer:
         optim = self.recipe.optim
@@ -63,6 +113,40 @@ class TorchOptimizer(FlatOptimizer):
             if "weight_decay" in taken:
                 groups[-1]["weight_decay"] = optim.weight_decay / factor
         return cls(groups, lr=optim.lr, **settings)
+
+    def _build_own(self, own: OwnOptimizer) -> torch.optim.Optimizer:
+        name, optim, settings = getattr(own, "__name__", type(own).__name__), self.recipe.optim, {}
+        if not callable(own):
+            raise UserError(
+                f"the optimizer is of type {name}; allowed: a class of torch's form, or a function of weights"
+            )
+        if isinstance(own, type) and issubclass(own, torch.optim.Optimizer):
+            taken = inspect.signature(own).parameters
+            settings = {"lr": optim.lr}
+            settings |= {key: getattr(optim, key) for key in ("momentum", "weight_decay") if key in taken}
+        ours = {
+            theirs: parameter
+            for group, trained in zip(self.flat.groups, self._trained, strict=True)
+            for theirs, (parameter, _) in zip(group.parameters, trained, strict=True)
+        }
+        parameters = [ours[parameter] for parameter in self.flat.model.parameters() if parameter in ours]
+        try:
+            with torch.enable_grad():
+                optimizer = own(parameters, **settings)
+        except (TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the optimizer {name} does not take the network's parameters: {reason}") from error
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise UserError(f"the optimizer {name} gives {type(optimizer).__name__}; allowed: a torch.optim.Optimizer")
+        closure = inspect.signature(optimizer.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise UserError(f"the optimizer {name} asks for the loss again; allowed: one whose step needs no closure")
+        for group in optimizer.param_groups:
+            if not set(group["params"]) <= set(parameters):
+                raise UserError(f"the optimizer {name} has parameters of its own; allowed: those that it is given")
+            if "lr" not in group:
+                raise UserError(f"the optimizer {name} has no lr for a schedule; allowed: one in every param group")
+        return optimizer
 
     def _factor(self, group: str) -> float:
         return self.recipe.optim.bias_lr_factor if group == "biases" else 1.0

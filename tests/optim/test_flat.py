@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fastcifar.models import DavidNet, SpeedrunNet
-from fastcifar.optim import SGD, FlatModel
+from fastcifar.optim import FlatModel, FlatSGD
 from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, SpeedrunConfig
 
 NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4)
@@ -72,7 +72,7 @@ def test_trained_scales_are_a_group_of_their_own():
 
 def test_load_starts_afresh_from_another_network():
     flat, other = (FlatModel(make_model(seed=seed), torch.bfloat16) for seed in (0, 1))
-    optimizer = SGD(flat, RECIPE, total_steps=4)
+    optimizer = FlatSGD(flat, RECIPE, total_steps=4)
     flat.backward(loss_of(flat.model, torch.bfloat16))
     optimizer.step()
     flat.load(make_model(seed=1))
@@ -95,7 +95,7 @@ def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
     it."""
     recipe = dataclasses.replace(RECIPE, optim=OptimConfig(lr=0.5, weight_decay=0.01))
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
-    optimizer = SGD(flat, recipe, total_steps=10)
+    optimizer = FlatSGD(flat, recipe, total_steps=10)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
     for step in range(1, steps + 1):
         model.zero_grad()
@@ -117,7 +117,7 @@ def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
 def test_the_average_moves_after_the_first_and_every_fifth_step_with_statistics():
     recipe = dataclasses.replace(RECIPE, ema=EMAConfig(decay=0.9, every=5))
     flat = FlatModel(make_model())
-    optimizer = SGD(flat, recipe, total_steps=12)
+    optimizer = FlatSGD(flat, recipe, total_steps=12)
     weights, statistics = flat.groups[0].weights.clone(), flat.statistics.clone()
     for step in range(12):
         flat.backward(loss_of(flat.model))
@@ -131,7 +131,7 @@ def test_the_average_moves_after_the_first_and_every_fifth_step_with_statistics(
 
 def test_load_average_takes_the_average_or_the_last_weights():
     flat, evaluated = FlatModel(make_model()), FlatModel(make_model(seed=1))
-    optimizer = SGD(flat, RECIPE, total_steps=12)
+    optimizer = FlatSGD(flat, RECIPE, total_steps=12)
     flat.backward(loss_of(flat.model))
     optimizer.step()
     optimizer.count.fill_(1)

@@ -8,7 +8,7 @@ import torch
 
 from fastcifar.errors import UserError
 from fastcifar.models import MLP, ResNet18
-from fastcifar.optim import SGD, FlatModel, TorchOptimizer, build_optimizer
+from fastcifar.optim import FlatModel, FlatSGD, TorchOptimizer, build_optimizer
 from fastcifar.recipes import EMAConfig, MLPConfig, OptimConfig, Recipe, ResNetConfig, Schedule
 from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
 
@@ -104,7 +104,7 @@ def test_sgd_without_momentum_is_plain_gradient_descent():
         models.append(ResNet18(config).double())
     flat, model = FlatModel(models[0], torch.float64), models[1]
     ours = build_optimizer(flat, recipe, total_steps=2)
-    assert isinstance(ours, SGD)
+    assert isinstance(ours, FlatSGD)
     theirs = torch.optim.SGD(model.parameters(), lr=0.1)
     for step in range(2):
         theirs.zero_grad()
