@@ -16,6 +16,7 @@ the last bit. Optimiser state and averages start afresh in any case.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -34,16 +35,19 @@ def initialise(model: Network, start: Start) -> None:
     """Turn the freshly initialised `model`, float32 on the CPU, into what `start` asks for, in place.
 
     Raises UserError where the source cannot be read, and where its tensors do not fit, with their names. Buffers that
-    torch counts batches with (num_batches_tracked) are passed over: torchvision's files have them.
+    torch counts batches with (num_batches_tracked) are passed over.
     """
     if isinstance(start, ColdStart):
         return
-    source, fresh = _read(start), model.state_dict()
+    module = model.module
+    source, fresh = _read(start), _without_counts(module.state_dict())
     if start.reset_head:
+        if not model.head:
+            raise UserError("reset_head is true; allowed: false for a network of one's own, whose head is not known")
         source, fresh = (_without(tensors, model.head) for tensors in (source, fresh))
     _refuse_misfits(source, fresh, start.source)
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    buffers = {name for name, _ in model.named_buffers()}
+    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    buffers = {name for name, _ in module.named_buffers()}
     for name, tensor in fresh.items():  # they share the model's memory
         shrink, perturb = start.shrink, start.perturb
         if name in frozen:
@@ -71,6 +75,10 @@ def _read(start: WarmStart | ShrinkPerturb) -> dict[str, torch.Tensor]:
     except Exception as error:  # whatever a damaged file makes safetensors or torch say
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot read the weights in {path}: {reason}; allowed: a .safetensors file") from None
+    return _without_counts(tensors)
+
+
+def _without_counts(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
 
 

@@ -280,8 +280,12 @@ class Trainer:
             phases=phases,
             images_per_second=(row.images or 0) / train_seconds,
         )
+        model = self.evaluated.module.eval()
+        for name in ("mean", "std"):  # what `evaluate` asks of a network, one of the user's own too
+            if not hasattr(model, name):
+                setattr(model, name, getattr(self.evaluated, name))
         labels, tensors = self.dataset.test.labels.cpu(), self._flat_evaluated.state_dict()
-        return Run(self.evaluated.module, record, evaluation.plain_logits, evaluation.logits, labels, tensors)
+        return Run(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors)
 
     def rehearse(self) -> None:
         """Compile, capture and warm up, unless that is done."""
@@ -322,7 +326,7 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, side)
-        initialise(model.module, init)
+        initialise(model, init)
         return model
 
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:

@@ -101,7 +101,9 @@ def test_without_drop_last_a_batch_may_be_larger_than_the_set_and_images_are_sel
 
 def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):
     recipe = Recipe(batch_size=64, drop_last=False, model=ModelConfig(widths=(4, 4, 4, 4), ghost_batch=32))
-    with pytest.raises(UserError, match="drop_last is false, which leaves 36 images for an epoch's last batch; allowed"):
+    with pytest.raises(
+        UserError, match="drop_last is false, which leaves 36 images for an epoch's last batch; allowed"
+    ):
         Trainer(recipe, data)
     Trainer(recipe, data.take(96))
 
@@ -139,7 +141,9 @@ HALF = dataclasses.replace(RECIPE, dtype="float16", optim=OptimConfig(lr=0.02, b
 
 def test_scaled_gradients_train_as_plain_ones_do(data):
     plain = train(HALF, data, seed=3)
-    scaled = train(dataclasses.replace(HALF, loss_scaling=LossScalingConfig(dynamic=True, initial=1024.0)), data, seed=3)
+    scaled = train(
+        dataclasses.replace(HALF, loss_scaling=LossScalingConfig(dynamic=True, initial=1024.0)), data, seed=3
+    )
     for one, other in zip(plain.rows, scaled.rows, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=0.01)
     assert "loss scaling" in scaled.record.not_captured or "CPU" in scaled.record.not_captured

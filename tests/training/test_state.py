@@ -50,7 +50,9 @@ RECIPES = {
     "float16": dataclasses.replace(
         MLP, dtype="float16", optim=OptimConfig(lr=0.01), loss_scaling=LossScalingConfig(dynamic=True, initial=2.0**26)
     ),
-    "drop_last": dataclasses.replace(PLAIN, drop_last=False, batch_size=32, model=ModelConfig((4, 4, 4, 8), ghost_batch=0)),
+    "drop_last": dataclasses.replace(
+        PLAIN, drop_last=False, batch_size=32, model=ModelConfig((4, 4, 4, 8), ghost_batch=0)
+    ),
 }
 
 
