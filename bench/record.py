@@ -100,16 +100,16 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit() -> str:
+def commit(checkout: Path = ROOT) -> str:
     """The commit that is checked out, with "+changes" where tracked files differ from it; "unknown" outside git."""
     try:
-        name = _git("rev-parse", "--short", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no")
+        name = _git(checkout, "rev-parse", "--short", "HEAD")
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return name + "+changes" * bool(changed)
 
 
-def _git(*arguments: str) -> str:
-    command = ["git", "-C", str(ROOT), *arguments]
+def _git(checkout: Path, *arguments: str) -> str:
+    command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]  # status would write to the checkout
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()

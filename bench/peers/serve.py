@@ -1,15 +1,8 @@
-"""The worker's side of `Worker`: a process that loads one program and runs it when it is told to.
-
-Requests and replies are JSON objects, one a line, on the standard input and output. What the program prints goes with
-the errors. Not for calling by hand.
-"""
+"""The worker's side of `Worker`: a process that loads one program and runs it when it is told to. Not for calling by
+hand."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +11,7 @@ import torch
 from bench.peers.harness import PLAIN, WITH_TTA, Enough, Harness
 from bench.peers.ours import Ours
 from bench.peers.programs import OURS, Program, get_program
+from bench.resident import Answer, serve
 from fastcifar.data import load_dataset
 from fastcifar.errors import UserError
 from fastcifar.phases import Phases
@@ -55,9 +49,11 @@ class Theirs:
         }
 
 
-def load(peer: str, checkout: Path | None, data: str | None, device_name: str) -> tuple[Ours | Theirs, dict[str, Any]]:
-    """The program, and what there is to know of it."""
-    device = resolve_device(device_name)
+def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
+    """What there is to know of the program that `arguments` names, and what runs it."""
+    peer, data = arguments["peer"], arguments["data"]
+    checkout = Path(arguments["checkout"]).resolve() if arguments["checkout"] else None
+    device = resolve_device(arguments["device"])
     phases = Phases("start of Python and imports")
     with phases("data"):
         dataset = load_dataset("synthetic") if data == "synthetic" else load_dataset("cifar10", data)
@@ -68,7 +64,7 @@ def load(peer: str, checkout: Path | None, data: str | None, device_name: str) -
         known = get_program(peer)
         batch_size, dtype = known.batch_size, known.cpu_dtype if device.type == "cpu" else known.cuda_dtype
         program = Theirs(known, checkout, Harness(dataset, device, batch_size))
-    return program, {
+    facts = {
         "batch_size": batch_size,
         "dtype": dtype,
         "device": describe_device(device),
@@ -76,36 +72,12 @@ def load(peer: str, checkout: Path | None, data: str | None, device_name: str) -
         "dataset": dataset.name,
     }
 
+    def answer(request: dict[str, Any]) -> dict[str, object]:
+        result = program.run(request["steps"], request["seed"])
+        return {"peer": peer, **result, "images": result["steps"] * batch_size}
 
-def main() -> None:
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # their own output, of C code too, is none of ours
-    arguments = json.loads(sys.stdin.readline())
-    checkout = Path(arguments["checkout"]).resolve() if arguments["checkout"] else None
-
-    def answer(reply: dict[str, object]) -> None:
-        sys.stdout.flush()
-        print(json.dumps(reply), file=replies, flush=True)
-
-    try:
-        program, facts = load(arguments["peer"], checkout, arguments["data"], arguments["device"])
-    except (Exception, SystemExit) as error:
-        return answer(_failure(error))
-    answer(facts)
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            result = program.run(request["steps"], request["seed"])
-            answer({"peer": arguments["peer"], **result, "images": result["steps"] * facts["batch_size"]})
-        except (Exception, SystemExit) as error:
-            answer(_failure(error))
-
-
-def _failure(error: BaseException) -> dict[str, str]:
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    line = " ".join(str(error).split())
-    return {"error": f"{kind}{line}"[:500], "traceback": "".join(traceback.format_exception(error))}
+    return facts, answer
 
 
 if __name__ == "__main__":
-    main()
+    serve(load)
