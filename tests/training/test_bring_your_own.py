@@ -86,7 +86,7 @@ def test_a_function_may_make_the_network_and_one_of_ours_may_be_it(data):
 def test_a_run_of_an_own_network_is_saved_loaded_and_a_warm_start(data, tmp_path):
     run = train(RECIPE, data, model=Plain)
     folder = run.save(tmp_path / "run")
-    with pytest.raises(UserError, match="network of your own|own network|model="):
+    with pytest.raises(UserError, match="model="):
         load_run(folder)
     _, model, record = load_run(folder, model=Plain)
     assert record == run.record and all(torch.equal(model.state_dict()[name], run.state[name]) for name in run.state)
@@ -237,7 +237,7 @@ def test_fields_are_changed_by_their_dotted_names(data):
     assert run.recipe.name == "davidnet"
     section = train(RECIPE, data, epochs=0.1, optim=OptimConfig(lr=0.3))
     assert section.recipe.optim == OptimConfig(lr=0.3)
-    with pytest.raises(UserError, match="unknown field optim.rate"):
+    with pytest.raises(UserError, match=r"unknown field optim\.rate"):
         train("davidnet", data, **{"optim.rate": 1})
     with pytest.raises(UserError, match="unknown field epoch; did you mean 'epochs'"):
         train("davidnet", data, epoch=1)

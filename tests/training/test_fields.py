@@ -1,6 +1,7 @@
 """drop_last, normalize and loss_scaling, a recipe's fields that change the engine's arithmetic."""
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -176,9 +177,9 @@ def test_a_step_whose_gradients_are_not_finite_is_left_out_and_halves_the_scale(
         weights.append(trainer.state.flat.groups[0].weights.clone())
 
     trainer.run(3, listeners=[Listener(on_step=note)])
-    changes = [b / a for a, b in zip(scales, scales[1:], strict=False)]
+    changes = [after / before for before, after in itertools.pairwise(scales)]
     assert {0.5, 1.0, 2.0} == set(changes)
-    for change, before, after in zip(changes, weights, weights[1:], strict=False):
+    for change, (before, after) in zip(changes, itertools.pairwise(weights), strict=True):
         assert torch.equal(before, after) == (change == 0.5)
     assert scales[0] == 2.0**40 / 32 / 2
 

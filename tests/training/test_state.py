@@ -1,6 +1,7 @@
 """A training goes on from its state as if it had never stopped."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 
@@ -104,7 +105,7 @@ def test_a_state_is_a_copy_and_holds_all_that_changes(data, tmp_path):
     trainer.run(3, listeners=[Listener(on_step=lambda step, total: states.append(trainer.state.state_dict()))])
     assert [state["step"] for state in states] == list(range(1, trainer.total_steps + 1))
     seconds = [state["train_seconds"] for state in states]
-    assert all(one < other for one, other in zip(seconds, seconds[1:], strict=False))
+    assert all(one < other for one, other in itertools.pairwise(seconds))
     # Loaded in any order, each is the same again.
     for state in (states[7], states[2]):
         trainer.state.load_state_dict(state)
