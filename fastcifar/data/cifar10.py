@@ -13,6 +13,7 @@ has no official hash: it is checked by size, count and range of labels. A downlo
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tarfile
 import tempfile
@@ -23,7 +24,6 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -163,7 +163,7 @@ def _verify(path: Path, release: Release) -> Archive:
     raise UserError(f"{path} is no official archive: its md5 is {digest.hexdigest()}; allowed: {allowed}")
 
 
-_File = tuple[int, str, int, BinaryIO]
+_File = tuple[int, str, int, io.BufferedReader]
 """A batch: its place among the six, what to call it in an error, its bytes, and the open file."""
 
 
@@ -181,7 +181,9 @@ def _packed(path: Path, archive: Archive) -> Iterator[_File]:
     with tarfile.open(path, "r:gz") as tar:
         for member in tar:
             if member.isfile() and member.name in wanted:
-                yield wanted.pop(member.name), f"{path}: {member.name}", member.size, tar.extractfile(member)
+                file = tar.extractfile(member)
+                assert isinstance(file, io.BufferedReader)  # of a regular file
+                yield wanted.pop(member.name), f"{path}: {member.name}", member.size, file
     if wanted:
         raise UserError(f"{path} lacks {', '.join(wanted)}")
 
@@ -195,7 +197,7 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
     buffer = np.empty((records, 1 + _PIXELS), dtype=np.uint8)
     for number, name, size, file in files:
         if archive is release.binary:
-            if size != buffer.nbytes or file.readinto(buffer) != size:
+            if size != buffer.nbytes or file.readinto(buffer.data) != size:
                 raise UserError(
                     f"{name} is {size:,} bytes; allowed: {buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
                 )

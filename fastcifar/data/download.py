@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fastcifar.errors import UserError
 
@@ -37,7 +38,8 @@ def download(url: str, md5: str, path: Path) -> Path:
     pooch.get_logger().setLevel("ERROR")
     try:
         with _progress_bar(path.name) as bar:
-            fetch = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)
+            # pooch annotates this argument as a bool, and what takes a downloader so that none of its own fits.
+            fetch: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)  # pyright: ignore[reportArgumentType]
             pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=fetch)
     except requests.RequestException as error:
         raise DownloadError(url, _reason(error)) from error

@@ -11,7 +11,7 @@ import io
 import math
 import pickle
 import pickletools
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -60,7 +60,7 @@ def loads(data: bytes) -> object:
     for instruction, argument, position in pickletools.genops(data):
         if instruction.name not in admitted:
             raise pickle.UnpicklingError(f"instruction {instruction.name} at byte {position} is not admitted")
-        if instruction.name.endswith("PUT") and argument > len(data):
+        if instruction.name.endswith("PUT") and (argument or 0) > len(data):
             # The unpickler would make room for this many entries.
             raise pickle.UnpicklingError(
                 f"{instruction.name} {argument} at byte {position} exceeds the pickle's length"
@@ -92,7 +92,7 @@ class _Array(_StandIn):
     def __init__(self, *_: object) -> None:
         """Class, shape and type of the empty array, which say nothing of the one to come."""
 
-    def __setstate__(self, state: object) -> None:
+    def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
         if not isinstance(dtype, _Dtype) or type(data) is not bytes or type(shape) is not tuple:
             raise pickle.UnpicklingError("an array that is not a shape and bytes of uint8")
