@@ -22,6 +22,10 @@ bench-compare: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p build/types/fastcifar
+	ln -sfn ../../../kernels build/types/fastcifar/kernels
+	$(BIN)/python tests/readme.py build/readme
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -4,31 +4,64 @@
     run = fastcifar.train("davidnet", seed=0)
     print(run.tta_accuracy, run.train_seconds)
 
+The names imported below are the public ones, and `fastcifar.NAME` is the path of each. They are stable: a release that
+renames, removes or redefines one says so in its notes, and takes the old way for one release more, with a warning.
+Whatever else the modules hold may change with any release.
+
 Public names are imported on first use, so that `import fastcifar` costs nothing.
 """
 
+import ast
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "fastcifar.data": ("Dataset", "EpochPlan", "Loader", "Split", "load_dataset"),
-    "fastcifar.errors": ("NonFiniteLoss", "UserError"),
-    "fastcifar.models": ("MLP", "DavidNet", "GhostBatchNorm", "PatchWhitening", "ResNet18"),
-    "fastcifar.optim": ("LARS", "SGD", "FlatModel", "Lookahead", "Muon"),
-    "fastcifar.recipes": ("Augment", "Recipe", "get_recipe"),
-    "fastcifar.start": ("ColdStart", "ShrinkPerturb", "WarmStart"),
-    "fastcifar.training": ("Evaluation", "Run", "Trainer", "evaluate", "load_run", "train"),
-}
-_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
-__all__ = sorted(_HOME_OF)
+if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so does __getattr__ below
+    from fastcifar.data import Dataset as Dataset
+    from fastcifar.data import EpochPlan as EpochPlan
+    from fastcifar.data import Loader as Loader
+    from fastcifar.data import Split as Split
+    from fastcifar.data import load_dataset as load_dataset
+    from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
+    from fastcifar.errors import UserError as UserError
+    from fastcifar.models import MLP as MLP
+    from fastcifar.models import DavidNet as DavidNet
+    from fastcifar.models import GhostBatchNorm as GhostBatchNorm
+    from fastcifar.models import PatchWhitening as PatchWhitening
+    from fastcifar.models import ResNet18 as ResNet18
+    from fastcifar.optim import LARS as LARS
+    from fastcifar.optim import SGD as SGD
+    from fastcifar.optim import FlatModel as FlatModel
+    from fastcifar.optim import Lookahead as Lookahead
+    from fastcifar.optim import Muon as Muon
+    from fastcifar.recipes import Augment as Augment
+    from fastcifar.recipes import Recipe as Recipe
+    from fastcifar.recipes import get_recipe as get_recipe
+    from fastcifar.start import ColdStart as ColdStart
+    from fastcifar.start import ShrinkPerturb as ShrinkPerturb
+    from fastcifar.start import WarmStart as WarmStart
+    from fastcifar.training import Evaluation as Evaluation
+    from fastcifar.training import Run as Run
+    from fastcifar.training import Trainer as Trainer
+    from fastcifar.training import evaluate as evaluate
+    from fastcifar.training import load_run as load_run
+    from fastcifar.training import train as train
 
+else:  # hidden from type checkers, to which a module with a __getattr__ has every name
+    _HOMES = {
+        alias.name: str(node.module)
+        for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastcifar.")
+        for alias in node.names
+    }
+    __all__ = sorted(_HOMES)
 
-def __getattr__(name: str) -> object:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'fastcifar' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    def __getattr__(name: str) -> object:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'fastcifar' has no attribute {name!r}")
+        return getattr(import_module(_HOMES[name]), name)
 
-
-def __dir__() -> list[str]:
-    return __all__
+    def __dir__() -> list[str]:
+        return __all__

@@ -26,7 +26,13 @@ class ColdStart:
 
 
 class _FromSource:
-    """Either start from given weights: it has a `mode`, a `source`, `shrink`, `perturb` and `reset_head`."""
+    """Either start from given weights."""
+
+    mode: ClassVar[str]
+    source: str | Path
+    shrink: float
+    perturb: float
+    reset_head: bool
 
     def describe(self) -> dict[str, object]:
         """What run.json says of it, the sha256 of the file with the weights included."""

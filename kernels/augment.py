@@ -10,6 +10,7 @@ launch itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from fastcifar.kernels.launch import TRITON_DTYPES, kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 # ---------------------------------------------------------------------------------------------------------- reference
 
@@ -56,10 +60,10 @@ def augment_reference(
     Pixels are gathered as rows of 3 bytes by one `index_select`, and normalised over whole rows of the image (means
     repeated along it), because torch's vectorised loops are slow over a last dimension of 3.
     """
-    if position is not None:
+    if position is not None and batch is not None:
         rows = rows_of_batch(position, batch)
-        choices = (indices, offsets, flips, cutouts, jitter)
-        indices, offsets, flips, cutouts, jitter = (None if choice is None else choice[rows] for choice in choices)
+        indices, offsets = indices[rows], offsets[rows]
+        flips, cutouts, jitter = (None if choice is None else choice[rows] for choice in (flips, cutouts, jitter))
     batch, (height, width, channels) = len(indices), images.shape[1:]
     side = height if size is None else size
     steps = torch.arange(side, dtype=torch.int32, device=images.device)
@@ -82,7 +86,6 @@ def augment_reference(
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 
 
 @kernel()

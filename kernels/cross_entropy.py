@@ -13,6 +13,8 @@ more, for the sums of all. It adds them in their order, so that the loss is the 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,9 @@ from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import autograd, operator
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 _Results = tuple[Tensor, Tensor, Tensor, Tensor]
 """What the operator gives: loss, correct, dloss/dlogits [B, K] and each image's loss [B]."""
@@ -54,7 +59,8 @@ def _forward_reference(logits: Tensor, labels: Tensor, smoothing: float, scale: 
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+# Triton annotates a maximum or a sum as what may be a tuple or a constexpr:
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 
 
 @kernel(do_not_specialize=["batch", "classes"])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,9 @@ from fastcifar.kernels.flat_optimizer import check_buffers, flat_ema_reference
 from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 FIELDS = 5
 """Numbers of a filter in a layout: start in the flat buffers, rows, columns; start in x, and from row to row there."""
@@ -85,7 +89,6 @@ def muon_update_reference(
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 # A program works on BLOCK elements of one filter, the gap behind it counted in: so all but x is accessed in whole
 # vectors.
 

@@ -10,12 +10,17 @@ The bytes bind. Buffers whose length is a multiple of 16 get 16-byte accesses; o
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 FORMS = ("source", "torch")
 
@@ -68,7 +73,6 @@ def flat_ema_reference(values: Tensor, ema: Tensor, step: Tensor, *, ema_decay: 
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 
 
 @kernel(do_not_specialize=["rates_length", "ema_every"])
@@ -165,9 +169,13 @@ def _flat_sgd(
         return
     size = len(weights) if weights.is_cuda else _CPU_SLICE
     for start in range(0, len(weights), size):
-        buffers = (b if b is None else b[start : start + size] for b in (weights, grads, velocity, compute, ema))
+        part = slice(start, start + size)
         flat_sgd_reference(
-            *buffers,
+            weights[part],
+            grads[part],
+            velocity[part],
+            None if compute is None else compute[part],
+            None if ema is None else ema[part],
             rates,
             step,
             lr_factor=lr_factor,

@@ -16,9 +16,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 _pending: list[tuple[Callable, dict]] = []
 _compiled: list | None = None
@@ -28,7 +32,7 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the Triton kernels compute on; float64 takes the reference path everywhere."""
 
 
-def kernel(**options) -> Callable[[Callable], Callable]:
+def kernel(**options: Any) -> Callable[[Callable], Any]:
     """Mark a function as a Triton kernel, or as a device function of one; `options` go to `triton.jit`."""
 
     def mark(function: Callable) -> Callable:
@@ -47,7 +51,7 @@ def load_triton() -> None:
 
     package = [module for name, module in list(sys.modules.items()) if name.startswith("fastcifar.kernels.")]
     for module in package:
-        module.tl = triton.language
+        vars(module)["tl"] = triton.language
     while _pending:
         function, options = _pending.pop()
         compiled = triton.jit(**options)(function)
@@ -80,7 +84,7 @@ def use_triton(tensor: Tensor) -> bool:
 
 @kernel()
 def _write_one(out_ptr):  # out_ptr: float32 [1]
-    tl.store(out_ptr, 1.0)  # noqa: F821
+    tl.store(out_ptr, 1.0)
 
 
 @functools.cache

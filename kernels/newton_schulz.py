@@ -23,6 +23,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -30,6 +31,9 @@ from torch import Tensor
 from fastcifar.kernels.launch import kernel, launch, use_triton
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.operators import operator
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 _MOST_ROWS = 512
 """A program holds its rows of a square in registers; larger squares take plain torch."""
@@ -64,11 +68,11 @@ def newton_schulz_reference(
             product = factor if product is None else factor @ product
             if left:
                 gram = factor @ gram @ factor
+        assert product is not None, "no steps"
         torch.bmm(product.to(x.dtype), matrices, out=out[place].view(shape))
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
 # `table_ptr`: int32 [matrices, 4]: place in x, rows, columns, place in the squares. ALIGN divides all of them.
 
 

@@ -232,9 +232,9 @@ def norm_act_pool(
     _check(x, vectors, activation, alpha, pool, residual)
     if groups < 1 or len(x) % groups:
         raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {len(x)} images")
-    running = running or (None, None)
+    running_mean, running_var = running or (None, None)
     out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
-        x, bias, scale, *running, momentum, groups, activation, alpha, pool, eps, residual
+        x, bias, scale, running_mean, running_var, momentum, groups, activation, alpha, pool, eps, residual
     )
     return out, mean, var
 

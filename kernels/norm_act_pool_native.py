@@ -12,6 +12,8 @@ Inside, images are [N, C, H, W] with channels-last strides. Where CUDA has no Tr
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,7 +25,7 @@ _POOL_VALUES = 1 << 18
 aten = torch.ops.aten
 
 
-def dense(*tensors: Tensor | None) -> list[Tensor | None]:
+def dense(*tensors: Tensor | None) -> list[Any]:
     """Each without gaps, images channels-last: as kernels read them, by pointer (torch's batch norm too)."""
     return [
         t if t is None else t.contiguous(memory_format=torch.channels_last if t.ndim == 4 else torch.contiguous_format)
@@ -150,7 +152,7 @@ def native_forward(
         if residual is not None:
             out[part].add_(residual[part])
     var = deviation.pow_(-2).sub_(eps).clamp_(min=0)
-    if running_mean is not None:
+    if running_mean is not None and running_var is not None:
         running_mean.lerp_(mean.mean(0), momentum)
         running_var.lerp_(var.mean(0) * unbiased(out.numel() // mean.numel()), momentum)
     return out, mean, var, pooled, argmax

@@ -9,6 +9,8 @@ those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -16,7 +18,11 @@ from fastcifar.kernels.launch import kernel, launch
 from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.norm_act_pool_native import dense, empty_images, empty_pooled, out_size, unbiased
 
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
+
+# Triton annotates its ranges as no iterators, and what may be a constexpr as one:
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false
 
 
 @kernel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,11 @@ from fastcifar.kernels.launch import kernel, launch
 from fastcifar.kernels.norm_act_pool_native import dense
 from fastcifar.kernels.norm_act_pool_triton import Tiling, falling, normal_distribution, window_corner
 
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
+
+# Triton annotates its ranges as no iterators:
+# pyright: reportGeneralTypeIssues=false
 
 
 @kernel()

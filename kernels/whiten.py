@@ -10,6 +10,8 @@ bind, the bytes nearly.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +21,9 @@ from fastcifar.kernels.launch_sizes import launch_sizes
 from fastcifar.kernels.norm_act_pool_native import dense
 from fastcifar.kernels.norm_act_pool_triton import _activated
 from fastcifar.kernels.operators import operator
+
+if TYPE_CHECKING:
+    import triton.language as tl  # given to this module when Triton is loaded
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 _MOST_TAPS, _MOST_OUTPUTS = 32, 64
@@ -35,7 +40,8 @@ def whiten_reference(images: Tensor, weight: Tensor, bias: Tensor | None = None,
 
 
 # ------------------------------------------------------------------------------------------------------------- Triton
-# ruff: noqa: F821  (`tl` is given to this module when Triton is loaded)
+# Triton annotates its ranges as no iterators:
+# pyright: reportGeneralTypeIssues=false
 
 
 @kernel(do_not_specialize=["pixels"])

@@ -77,7 +77,7 @@ def _flags(cls: type, prefix: str = "") -> dict[str, Any]:
         if not any(field.name == name for field in dataclasses.fields(cls)):
             continue  # a class variable
         name = name.replace("_", "-")
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             flags |= _flags(hint, "" if hint is Recipe else f"{prefix}{name}.")
             continue
         if get_origin(hint) in (UnionType, Union):  # X | None: None stands for a flag that is not given

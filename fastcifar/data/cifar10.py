@@ -13,6 +13,7 @@ has no official hash: it is checked by size, count and range of labels. A downlo
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tarfile
 import tempfile
@@ -21,10 +22,8 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from io import BufferedIOBase
 from os import PathLike
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -164,7 +163,7 @@ def _verify(path: Path, release: Release) -> Archive:
     raise UserError(f"{path} is no official archive: its md5 is {digest.hexdigest()}; allowed: {allowed}")
 
 
-_File = tuple[int, str, int, BufferedIOBase]
+_File = tuple[int, str, int, io.BufferedReader]
 """A batch: its place among the six, what to call it in an error, its bytes, and the open file."""
 
 
@@ -182,7 +181,8 @@ def _packed(path: Path, archive: Archive) -> Iterator[_File]:
     with tarfile.open(path, "r:gz") as tar:
         for member in tar:
             if member.isfile() and member.name in wanted:
-                file = cast(BufferedIOBase, tar.extractfile(member))  # which it is where the member is a file
+                file = tar.extractfile(member)
+                assert isinstance(file, io.BufferedReader)  # of a regular file
                 yield wanted.pop(member.name), f"{path}: {member.name}", member.size, file
     if wanted:
         raise UserError(f"{path} lacks {', '.join(wanted)}")

@@ -38,7 +38,8 @@ def download(url: str, md5: str, path: Path) -> Path:
     pooch.get_logger().setLevel("ERROR")
     try:
         with _progress_bar(path.name) as bar:
-            fetch: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)  # pooch's types are narrower
+            # pooch annotates this argument as a bool, and what takes a downloader so that none of its own fits.
+            fetch: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)  # pyright: ignore[reportArgumentType]
             pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=fetch)
     except requests.RequestException as error:
         raise DownloadError(url, _reason(error)) from error
@@ -76,7 +77,7 @@ class _RichBar:
 
 
 @contextlib.contextmanager
-def _progress_bar(name: str) -> Iterator[Any]:
+def _progress_bar(name: str) -> Iterator[_RichBar]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 

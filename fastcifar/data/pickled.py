@@ -11,7 +11,7 @@ import io
 import math
 import pickle
 import pickletools
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,9 +25,7 @@ _INSTRUCTIONS = (
 """Of protocols 2 to 4: dictionaries, lists, tuples, ints, bytes and strings, and the calls that make an array."""
 
 
-def read_pickle(
-    name: str, size: int, file: io.BufferedIOBase, records: int, pixels: int
-) -> tuple[np.ndarray, np.ndarray]:
+def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """The labels int64 `[records]` and pixels uint8 `[records, pixels]` of one batch of `size` bytes, `name` in errors.
 
     Raises UserError for a pickle that holds anything but these, or asks for any function.

@@ -50,7 +50,7 @@ def _patterns(random: np.random.RandomState) -> np.ndarray:
     coarse = 16 * coarse - coarse.sum(axis=(1, 2), keepdims=True)  # 16 times the pattern, so that its mean is 0
     smooth = coarse.repeat(8, axis=1).repeat(8, axis=2)
     for axis in (1, 2):
-        smooth = np.sum([np.roll(smooth, step, axis) for step in range(8)], axis=0)
+        smooth = sum((np.roll(smooth, step, axis) for step in range(8)), start=np.zeros_like(smooth))
     smooth //= 16 * 8 * 8
     steps = range(-_SHIFT, _SHIFT + 1)
     shifts = [(down, right) for down in steps for right in steps]

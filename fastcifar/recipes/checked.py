@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 from fastcifar.errors import UserError
 
 
+@dataclass(frozen=True)
 class Checked:
     """Refuses a field outside its `Literal` and offers `_require` to the checks of the subclasses."""
 

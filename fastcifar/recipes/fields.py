@@ -21,13 +21,15 @@ _KINDS = {int: "whole number", float: "number", str: "word", Path: "path"}
 def field_docs(cls: type) -> dict[str, str]:
     """The docstring under each field of a dataclass, by field name; empty where the source file is not at hand."""
     try:
-        body = ast.parse(inspect.getsource(cls)).body[0].body
+        [declared] = ast.parse(inspect.getsource(cls)).body
     except OSError:
         return {}
+    assert isinstance(declared, ast.ClassDef)
     docs = {}
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            docs[field.target.id] = inspect.cleandoc(text.value.value)
+    for pair in itertools.pairwise(declared.body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docs[name] = inspect.cleandoc(text)
     return docs
 
 

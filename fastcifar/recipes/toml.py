@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fastcifar.errors import UserError
+from fastcifar.recipes.checked import Checked
 from fastcifar.recipes.fields import allowed, did_you_mean, field_docs
 from fastcifar.recipes.recipe import Recipe
 
@@ -55,17 +56,17 @@ def recipe_from_dict(values: dict[str, Any], source: str = "recipe") -> Recipe:
         raise UserError(f"{source}: {error}") from None
 
 
-def _lines(section: object, path: str = "") -> list[str]:
+def _lines(section: Checked, path: str = "") -> list[str]:
     docs = field_docs(type(section))
     lines = []
     for field in dataclasses.fields(section):  # a TOML section's own fields must stand before its subsections
         value = getattr(section, field.name)
-        if not dataclasses.is_dataclass(value):
+        if not isinstance(value, Checked):
             lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
             lines.append(f"{field.name} = {_write(value)}")
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
-        if dataclasses.is_dataclass(value):
+        if isinstance(value, Checked):
             name = f"{path}{field.name}"
             lines += ["", f"[{name}]", *_lines(value, f"{name}.")]
     return lines
@@ -95,7 +96,7 @@ def _section(cls: type, values: object, prefix: str) -> Any:
 
 def _value(hint: Any, value: object, path: str) -> Any:
     """`value` as the type `hint`: integers may stand for floats and lists for tuples, nothing else is converted."""
-    if dataclasses.is_dataclass(hint):
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return _section(hint, value, f"{path}.")
     if get_origin(hint) is Literal and value in get_args(hint):
         return value

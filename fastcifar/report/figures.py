@@ -3,9 +3,11 @@ drawn."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastcifar.errors import UserError
 
@@ -46,8 +48,8 @@ class Figure:
         """Draw the figure, and save it as `stem`.png, .svg and .pdf. Raises UserError where matplotlib is missing or a
         file cannot be written."""
         try:
-            import matplotlib
-            from matplotlib.figure import Figure as Canvas
+            import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
+            from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
         canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
@@ -75,18 +77,18 @@ class Figure:
         return files
 
     @staticmethod
-    def _draw(axes: object, line: Line) -> None:
-        kept = [place for place, y in enumerate(line.y) if y is not None]
-        x, y = [line.x[place] for place in kept], [line.y[place] for place in kept]
-        style = {"color": f"C{line.color}", "label": line.label or None}
+    def _draw(axes: Any, line: Line) -> None:
+        kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
+        x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
+        style: dict[str, Any] = {"color": f"C{line.color}", "label": line.label or None}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
             style |= {"linestyle": ""}
         if line.marks or len(kept) == 1:  # a line through one point cannot be seen
             style |= {"marker": "o"}
-        intervals = [line.intervals[place] for place in kept] if line.intervals else []
-        if any(intervals):
+        intervals = [line.intervals[place] or (math.nan, math.nan) for place, _ in kept] if line.intervals else []
+        if not all(math.isnan(low) for low, _ in intervals):
             reach = [(y - low, high - y) for y, (low, high) in zip(y, intervals, strict=True)]
             axes.errorbar(x, y, yerr=list(zip(*reach, strict=True)), capsize=3, **style)
         else:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
-from fastcifar.models import build_model
+from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
@@ -128,8 +128,8 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
     A `dtype` of "auto" is counted as two bytes wide. Raises UserError where the recipe does not fit the images.
     """
     dtype = torch.float16 if recipe.dtype == "auto" else resolve_dtype(recipe.dtype, torch.device("cpu"))
-    flat = _model(recipe, dtype, "meta")
-    timeline = Timeline(recipe, train_images, SIDE, flat.model.frozen_from)
+    network, _ = _model(recipe, dtype, "meta")
+    timeline = Timeline(recipe, train_images, SIDE, network.frozen_from)
     labels = torch.zeros(recipe.batch_size, dtype=torch.int64, device="meta")
 
     def loss(logits: Tensor) -> Tensor:
@@ -137,10 +137,10 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
 
     stages = []
     for stage, steps in timeline.steps_by_stage().items():
-        for name, parameter in flat.model.named_parameters():
-            if name in flat.model.frozen_from:
+        for name, parameter in network.named_parameters():
+            if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
-        step = count_module(flat.model, (recipe.batch_size, 3, stage.size, stage.size), loss)
+        step = count_module(network, (recipe.batch_size, 3, stage.size, stage.size), loss)
         pixels = recipe.batch_size * 3 * stage.size**2
         step.moved_bytes += pixels * (1 + dtype.itemsize)  # augment reads bytes and writes the compute type
         stages.append(StageCount(stage, steps, step))
@@ -148,7 +148,7 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
     statistics, batches = None, 0
     if recipe.average.epochs:
         batches = max(1, min(recipe.average.images, train_images) // recipe.batch_size)
-        statistics = count_module(flat.model, (recipe.batch_size, 3, SIDE, SIDE), training=False)
+        statistics = count_module(network, (recipe.batch_size, 3, SIDE, SIDE), training=False)
     return RecipeCount(
         recipe,
         str(dtype).removeprefix("torch."),
@@ -156,7 +156,7 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
         _count_optimizer(recipe, dtype, timeline),
         statistics,
         batches,
-        count_module(flat.model, (1, 3, SIDE, SIDE), training=False),
+        count_module(network, (1, 3, SIDE, SIDE), training=False),
         test_images,
     )
 
@@ -210,14 +210,15 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
     }
 
 
-def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> FlatModel:
+def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
     with torch.device(device):
-        return FlatModel(build_model(recipe, CLASSES, _CENTRED, _CENTRED), dtype)
+        network = build_model(recipe, CLASSES, _CENTRED, _CENTRED)
+        return network, FlatModel(network, dtype)
 
 
 def _count_optimizer(recipe: Recipe, dtype: torch.dtype, timeline: Timeline) -> Count:
     # Torch's own fused optimisers refuse meta tensors; on a few million real weights a step takes milliseconds.
-    flat = _model(recipe, dtype, "cpu" if recipe.optim.name in TORCH_OPTIMIZERS else "meta")
-    for name in flat.model.frozen_from:
+    network, flat = _model(recipe, dtype, "cpu" if recipe.optim.name in TORCH_OPTIMIZERS else "meta")
+    for name in network.frozen_from:
         flat.group_of(name).steps = timeline.steps_until_frozen(name)
     return count_products(build_optimizer(flat, recipe, timeline.total_steps).step)

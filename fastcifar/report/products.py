@@ -258,7 +258,7 @@ class _Tally(TorchDispatchMode):
             layer.input_gradient += macs * values.requires_grad
             layer.weight_gradient += macs * weight.requires_grad
 
-    def _operator_products(self, products: list[tuple[int, int]], args: tuple, out: Tensor | None) -> None:
+    def _operator_products(self, products: list[tuple[int, int]], args: tuple, out: Any) -> None:
         """Of an operator of the project's; in a forward pass one without gradient, of the images that come first."""
         for macs, moved in products:
             self._count_product(Product(macs, moved))
@@ -269,13 +269,13 @@ class _Tally(TorchDispatchMode):
                 self._backward_macs += macs
 
     def _convolution_backward(self, args: tuple, out: tuple[Tensor | None, ...]) -> None:
-        grad, values, weight, transposed, mask = *args[:3], args[7], args[10]
+        grad, values, weight, transposed = *args[:3], args[7]
         macs = _convolution_macs(values, weight, grad, transposed)
-        for wanted, other, result in zip(mask[:2], (weight, values), out, strict=False):
-            if wanted:
+        for other, result in zip((weight, values), out, strict=False):
+            if result is not None:
                 self._count_product(Product(macs, _size(grad) + _size(other) + _size(result)))
                 self._backward_macs += macs
-        if mask[2]:
+        if out[2] is not None:
             self.count.moved_bytes += _size(grad) + _size(out[2])
 
     def _count_product(self, product: Product) -> None:
@@ -285,9 +285,10 @@ class _Tally(TorchDispatchMode):
     def _layer(self, parameter: str, values: Tensor, out: Tensor) -> Layer:
         name = parameter.rpartition(".")[0] if parameter else self.path[-1]
         if name not in self._layers:
+            assert self._module is not None, "layers are those of a module"
             own = self._module.get_submodule(name).parameters(recurse=False)
-            shapes = (tuple(tensor.shape[1:]) for tensor in (values, out))
-            self._layers[name] = Layer(name, *shapes, sum(parameter.numel() for parameter in own))
+            parameters = sum(parameter.numel() for parameter in own)
+            self._layers[name] = Layer(name, tuple(values.shape[1:]), tuple(out.shape[1:]), parameters)
         return self._layers[name]
 
     def _parameter(self, tensor: Tensor) -> str:

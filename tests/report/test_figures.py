@@ -64,7 +64,7 @@ def test_a_mean_is_said_with_half_its_interval():
 def test_a_figure_is_saved_in_three_formats_with_its_texts(tmp_path):
     pytest.importorskip("matplotlib")
     curve = Line([1, 2, 3], [10.0, None, 30.0], color=0, label="a run")
-    bars = Line([1, 2], [15.0, 20.0], 1, "a mean", intervals=[(14.0, 16.0), (18.0, 23.0)], marks=True)
+    bars = Line([1, 2, 3], [15.0, 20.0, 9.0], 1, "a mean", intervals=[(14.0, 16.0), (18.0, 23.0), None], marks=True)
     files = Figure("epoch", "accuracy (%)", (curve, bars), dashed_at=2.5, ticks=("x", "y")).save(tmp_path / "new/test")
     assert [file.name for file in files] == ["test.png", "test.svg", "test.pdf"]
     assert [file.read_bytes()[:4] for file in files] == [b"\x89PNG", b"<?xm", b"%PDF"]

@@ -1,0 +1,56 @@
+"""The public names, as programs and as type checkers find them, and what an installed fastcifar consists of."""
+
+import ast
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import fastcifar
+
+ROOT = Path(__file__).parents[1]
+IMPORTS = [
+    (node.module, alias)
+    for block in ast.parse((ROOT / "fastcifar/__init__.py").read_text(encoding="utf-8")).body
+    if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+    for node in block.body
+    for alias in node.names
+]
+
+
+def test_programs_and_type_checkers_find_the_same_names():
+    found = {name: getattr(fastcifar, name) for name in fastcifar.__all__}
+    assert found == {alias.name: getattr(import_module(home), alias.name) for home, alias in IMPORTS}
+    assert {"train", "Dataset", "UserError"} <= found.keys()
+    assert dir(fastcifar) == sorted(found)
+
+
+def test_each_public_name_has_one_path_and_is_handed_on():
+    assert len(IMPORTS) == len({alias.name for _, alias in IMPORTS})
+    # `import X` alone does not hand X on where a package says that it is typed (PEP 484).
+    assert [alias.name for _, alias in IMPORTS if alias.asname != alias.name] == []
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(AttributeError, match="module 'fastcifar' has no attribute 'Nothing'"):
+        _ = fastcifar.Nothing
+
+
+def test_a_wheel_holds_the_package_with_the_kernels_and_nothing_else(tmp_path):
+    pytest.importorskip("setuptools", minversion="70.1")  # older ones need another package to make a wheel
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in ("fastcifar", "kernels", "bench", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(tmp_path / "dist" / done.stdout.split()[-1]) as wheel:
+        held = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastcifar").rglob("*.py")}
+    kernels = {f"fastcifar/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
+    assert held == package | kernels | {"fastcifar/py.typed"}
