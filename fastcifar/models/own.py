@@ -26,14 +26,14 @@ class OwnNetwork(Network[nn.Module]):
     memory_format = torch.preserve_format
 
     def build(self, config: nn.Module, classes: int) -> None:
-        self.own, self._takes = config, memory_format(config)
+        self._takes = memory_format(config)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        return self.own(x.contiguous(memory_format=self._takes))
+        return self.config(x.contiguous(memory_format=self._takes))
 
     @property
     def module(self) -> nn.Module:
-        return self.own
+        return self.config
 
 
 def own_network(
