@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.errors import UserError
-from fastcifar.models import DavidNet, OwnNetwork, SpeedrunNet, build_model, memory_format
+from fastcifar.models import MLP, DavidNet, OwnNetwork, SpeedrunNet, build_model, memory_format
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, Schedule
@@ -17,7 +17,7 @@ from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, Sched
 CLASSES, BATCH, STEPS = 5, 8, 4
 MEAN, STD = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
 RECIPE = Recipe(
-    network="mlp",  # whose batches have any size
+    network="resnet18",  # whose batches have any size
     batch_size=BATCH,
     optim=OptimConfig(lr=0.02, weight_decay=0.01, bias_lr_factor=1.0),
     schedule=Schedule((0, 1), (1, 1)),
@@ -127,11 +127,11 @@ def test_in_float32_it_trains_as_with_torchs_optimizer(own):
             torch.testing.assert_close(state[name], expected, rtol=1e-4, atol=1e-6, msg=name)
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "Adam"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("own", NETWORKS)
 def test_in_half_precision_it_computes_as_if_it_were_cast_and_learns(own, dtype, name):
-    optim = OptimConfig(name, lr=0.01, bias_lr=0.01, bias_lr_factor=1.0)
+    optim = OptimConfig(name, lr=0.01, bias_lr=0.01, head_lr=0.01, bias_lr_factor=1.0)
     recipe = dataclasses.replace(RECIPE, optim=optim)
     network, cast = make(own), make(own).module.to(dtype)
     flat = FlatModel(network.module, dtype)
@@ -196,7 +196,7 @@ def test_images_come_in_the_memory_format_of_the_filters():
         assert seen == [own is not channels_last]
         assert (memory_format(network) == memory_format(network.module) == CHANNELS_LAST) == (own is channels_last)
     assert memory_format(DavidNet(ModelConfig(widths=(4, 8, 8, 8)))) == CHANNELS_LAST
-    assert memory_format(build_model(RECIPE, CLASSES, MEAN, STD)) == CHANNELS_LAST  # which has no filters
+    assert memory_format(MLP()) == CHANNELS_LAST  # which has no filters
     assert memory_format(nn.Conv2d(3, 4, 1)) == torch.contiguous_format  # which lies both ways
 
 
@@ -243,19 +243,22 @@ def test_blocks_of_ours_train_in_a_module_of_ones_own():
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (5, "the model is of type int; allowed: a class or function of the number of classes that gives a module"),
-        (nn.Linear(2, 2), "the model is of type Linear; allowed: a class or function of the number of classes that "),
-        (lambda classes: [classes], "the model gives of type list; allowed: a torch.nn.Module"),
-        (lambda classes: nn.Linear, "the model gives Linear; allowed: a torch.nn.Module"),
+        (
+            5,
+            "the model is an object of type int; allowed: a class or function of the number of classes that ",
+        ),
+        (nn.Linear(2, 2), "the model is an object of type Linear; allowed: a class or function of the number of "),
+        (lambda classes: [classes], "the model gives an object of type list; allowed: a torch.nn.Module"),
+        (lambda classes: nn.Linear, "the model gives the class Linear; allowed: a torch.nn.Module"),
         (lambda classes: sequential(9), "the model gives [2, 9] for images [2, 3, 32, 32]; allowed: logits [2, 5]"),
         (lambda classes: nn.Flatten(0), "the model gives [6144] for images [2, 3, 32, 32]; allowed: logits [2, 5]"),
         (
             lambda classes: Several(),
-            "the model gives of type tuple for images [2, 3, 32, 32]; allowed: logits [2, 5]",
+            "the model gives an object of type tuple for images [2, 3, 32, 32]; allowed: logits [2, 5]",
         ),
         (
             lambda classes: sequential(classes).requires_grad_(False),
-            "the model of type Sequential has no parameter that trains; allowed: one or more",
+            "the model gives an object of type Sequential without a parameter that trains; allowed: one or more",
         ),
     ],
 )
