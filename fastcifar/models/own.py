@@ -26,14 +26,14 @@ class OwnNetwork(Network[nn.Module]):
     memory_format = torch.preserve_format
 
     def build(self, config: nn.Module, classes: int) -> None:
-        self.own, self._takes = config, memory_format(config)
+        self._takes = memory_format(config)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        return self.own(x.contiguous(memory_format=self._takes))
+        return self.config(x.contiguous(memory_format=self._takes))
 
     @property
     def module(self) -> nn.Module:
-        return self.own
+        return self.config
 
 
 def own_network(
@@ -59,7 +59,7 @@ def own_network(
     if shape != [2, classes]:
         raise UserError(f"the model gives {shape} for images [2, 3, {side}, {side}]; allowed: logits [2, {classes}]")
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise UserError(f"the model {_name(module)} has no parameter that trains; allowed: one or more")
+        raise UserError(f"the model gives {_name(module)} without a parameter that trains; allowed: one or more")
     _taken.add(module)
     network = module if isinstance(module, Network) else OwnNetwork(module)
     network.mean, network.std = tuple(mean), tuple(std)
@@ -67,5 +67,4 @@ def own_network(
 
 
 def _name(value: object) -> str:
-    """A type, or what it is a type of, in a word."""
-    return value.__name__ if isinstance(value, type) else f"of type {type(value).__name__}"
+    return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

@@ -1,0 +1,31 @@
+"""What all our networks have in common: one constructor, layout in memory, names of their own."""
+
+import pytest
+import torch
+
+from fastcifar.models import MLP, DavidNet, ResNet18, SpeedrunNet
+from fastcifar.models.network import CENTRED
+from fastcifar.recipes import MLPConfig, ModelConfig, ResNetConfig, SpeedrunConfig
+
+NETWORKS = {
+    DavidNet: (ModelConfig, {"widths": (4, 8, 12, 16)}),
+    SpeedrunNet: (SpeedrunConfig, {"widths": (4, 8, 8)}),
+    ResNet18: (ResNetConfig, {"width": 2}),
+    MLP: (MLPConfig, {"hidden": (5,)}),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_they_are_made_alike(network):
+    config_class, narrow = NETWORKS[network]
+    default, model = network(), network(config_class(**narrow), 7, (1, 2, 3), [4, 5, 6])
+    assert (default.config, default.mean, default.std) == (config_class(), CENTRED, CENTRED)
+    assert (model.config, model.mean, model.std) == (config_class(**narrow), (1, 2, 3), (4, 5, 6))
+    assert default.get_submodule(default.head).out_features == 10
+    assert model.get_submodule(model.head).out_features == 7
+    assert model.module is model
+    filters = [p for p in model.parameters() if p.dim() == 4]
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in filters) and bool(filters) == (
+        network != MLP
+    )
+    assert model.eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)

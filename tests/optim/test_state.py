@@ -1,0 +1,173 @@
+"""What is saved in the middle of a training goes on in other objects with the same bits; steps may be left out."""
+
+import dataclasses
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from fastcifar.errors import UserError
+from fastcifar.models import ResNet18, SpeedrunNet
+from fastcifar.optim import FlatModel, build_optimizer, learning_rates
+from fastcifar.recipes import EMAConfig, LookaheadConfig, OptimConfig, Recipe, ResNetConfig, SpeedrunConfig
+
+BATCH, HALF = 8, 3
+OURS = Recipe(
+    network="speedrun",
+    speedrun=SpeedrunConfig(widths=(4, 8, 8), whitening_bias_epochs=1),
+    batch_size=BATCH,
+    ema=EMAConfig(decay=0.9, every=2),
+)
+OWN = {
+    "class": torch.optim.SGD,
+    "function": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
+    "groups": lambda parameters: torch.optim.RMSprop(
+        [{"params": [p], "lr": 0.01 / (1 + place)} for place, p in enumerate(parameters)], momentum=0.5
+    ),
+}
+
+
+def recipe_of(name, every=0):
+    optim = OptimConfig(name, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2, norm_every=2)
+    return dataclasses.replace(OURS, optim=optim, lookahead=LookaheadConfig(every=every))
+
+
+class Session:
+    """A network, its buffers and an optimizer, as a fresh process makes them."""
+
+    def __init__(self, recipe, dtype=torch.float32, own=None, seed=0):
+        torch.manual_seed(seed)
+        self.flat = FlatModel(SpeedrunNet(recipe.speedrun), dtype)
+        self.flat.group_of("whitening.bias").steps = HALF + 1
+        self.optimizer = build_optimizer(self.flat, recipe, 2 * HALF, own)
+
+    def train(self, steps):
+        model = self.flat.model.train()
+        for step in steps:
+            model.whitening.bias.requires_grad_(step < HALF + 1)
+            images = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(step))
+            logits = model(images.to(self.flat.dtype).contiguous(memory_format=torch.channels_last))
+            self.flat.backward(logits.float().square().sum(), halfway=self.optimizer.step_above)
+            self.optimizer.step()
+
+    def save(self):
+        file = io.BytesIO()
+        torch.save({"flat": self.flat.training_state(), "optimizer": self.optimizer.state_dict()}, file)
+        return file.getvalue()
+
+    def load(self, saved):
+        state = torch.load(io.BytesIO(saved))
+        self.flat.load_training_state(state["flat"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def equal(one, other):
+    assert one.keys() == other.keys()
+    return [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("every", [0, 2], ids=["alone", "lookahead"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam", "SGD", *OWN])
+def test_a_training_goes_on_from_a_saved_state_with_the_same_bits(name, every, dtype):
+    own = OWN.get(name)
+    recipe = recipe_of("sgd" if own else name, every)
+    whole, first, second = (Session(recipe, dtype, own, seed) for seed in (0, 0, 1))
+    whole.train(range(2 * HALF))
+    first.train(range(HALF))
+    saved = first.save()
+    first.train(range(HALF, 2 * HALF))  # what was saved is not what goes on
+    second.train(range(1))  # it need not be fresh
+    second.load(saved)
+    assert not equal(second.flat.training_state(), first.flat.training_state())
+    for group in second.flat.groups:
+        assert torch.equal(group.compute, group.weights.to(group.compute.dtype))
+    second.train(range(HALF, 2 * HALF))
+    for session in (first, second):
+        assert equal(session.flat.training_state(), whole.flat.training_state())
+        assert equal(session.flat.state_dict(), whole.flat.state_dict())
+        assert session.optimizer.count.item() == 2 * HALF
+
+
+def test_the_state_is_the_tensors_themselves_and_all_of_them():
+    session = Session(recipe_of("sgd"))
+    state = session.flat.training_state()
+    before = {name: tensor.clone() for name, tensor in state.items()}
+    session.train(range(2))
+    changed = {name for name in state if not torch.equal(state[name], before[name])}
+    frozen = {name for name, p in session.flat.model.named_parameters() if not p.requires_grad}
+    assert changed == state.keys() - {f"model.{name}" for name in frozen} and "whitening.weight" in frozen
+    session.flat.model.whitening.weight.data.add_(1)
+    assert not torch.equal(state["model.whitening.weight"], before["model.whitening.weight"])
+
+
+def test_integer_buffers_and_those_outside_the_state_dict_are_part_of_it():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.head = nn.BatchNorm1d(3, momentum=None), nn.Linear(3, 2)
+            self.register_buffer("scale", torch.ones(3), persistent=False)
+
+        def forward(self, x):
+            self.scale.mul_(0.5)
+            return self.head(self.norm(x) * self.scale)
+
+    flats = [FlatModel(Counting()) for _ in range(2)]
+    flats[0].model(torch.randn(4, 3))
+    flats[1].load_training_state(flats[0].training_state())
+    model = flats[1].model
+    assert model.norm.num_batches_tracked == 1 and torch.equal(model.scale, torch.full((3,), 0.5))
+    assert torch.equal(model.norm.running_mean, flats[0].model.norm.running_mean)
+
+
+def test_the_state_of_another_network_is_refused_and_changes_nothing():
+    session, other = Session(recipe_of("sgd")), FlatModel(ResNet18(ResNetConfig(width=2)))
+    before = {name: tensor.clone() for name, tensor in session.flat.training_state().items()}
+    with pytest.raises(UserError, match=r"^groups\.0\.ema of the training's state is \[\d+\]; allowed: \[32\]$"):
+        session.flat.load_training_state(other.training_state())
+    with pytest.raises(UserError, match=r"^statistics of the training's state is absent; allowed: \[\d+\]$"):
+        session.flat.load_training_state({name: before[name] for name in before if name != "statistics"})
+    assert equal(session.flat.training_state(), before)
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
+def test_a_step_that_is_left_out_is_counted_and_changes_nothing(name):
+    """And what follows is what would follow an update of zero: only the rates move on."""
+    recipe = dataclasses.replace(recipe_of(name), ema=EMAConfig(decay=0.9, every=1))
+    session = Session(recipe)
+    session.train(range(2))
+    before = {name: tensor.clone() for name, tensor in session.flat.training_state().items()}
+    for group in session.flat.groups:
+        for gradient in group.gradients:
+            gradient.fill_(torch.nan)
+    session.optimizer.skip()
+    assert equal(session.flat.training_state(), before)
+    assert session.optimizer.count.item() == 3
+    counted = Session(recipe)
+    counted.train(range(2))
+    state = counted.optimizer.state_dict()
+    counted.optimizer.load_state_dict({**state, "count": torch.tensor([3]), **({"step": 3} if "step" in state else {})})
+    for one in (session, counted):
+        one.train(range(3, 6))
+    assert equal(session.flat.training_state(), counted.flat.training_state())
+
+
+def test_lookahead_ends_on_the_slow_weights_though_the_last_step_is_left_out():
+    session = Session(recipe_of("sgd", every=3))
+    session.train(range(2 * HALF - 1))
+    slow = [tensor.clone() for tensor in session.optimizer.state_dict()["slow"]]
+    session.optimizer.skip()
+    fast = [*(group.weights for group in session.flat.groups), session.flat.statistics]
+    assert all(torch.equal(one, other) for one, other in zip(fast, slow, strict=True))
+    assert session.optimizer.count.item() == session.optimizer.inner.count.item() == 2 * HALF
+
+
+@pytest.mark.parametrize("every", [0, 2], ids=["alone", "lookahead"])
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
+def test_the_rate_of_the_weights_is_known_on_the_host(name, every):
+    optimizer = Session(recipe_of(name, every)).optimizer
+    expected = learning_rates(optimizer.recipe, 2 * HALF)  # not the bias's, whose group comes first and trains for less
+    assert [optimizer.learning_rate(step) for step in range(2 * HALF)] == expected and len(set(expected)) > 1
+    assert optimizer.learning_rate(99) == expected[-1]
+    assert type(optimizer.learning_rate(0)) is float
