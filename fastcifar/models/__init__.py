@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.blocks import ConvBN, ConvResBlock, GlobalMaxPool, Head
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.mlp import MLP
 from fastcifar.models.network import Network
@@ -13,7 +14,20 @@ from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import Recipe
 
-__all__ = ["MLP", "DavidNet", "GhostBatchNorm", "Network", "PatchWhitening", "ResNet18", "SpeedrunNet", "build_model"]
+__all__ = [
+    "MLP",
+    "ConvBN",
+    "ConvResBlock",
+    "DavidNet",
+    "GhostBatchNorm",
+    "GlobalMaxPool",
+    "Head",
+    "Network",
+    "PatchWhitening",
+    "ResNet18",
+    "SpeedrunNet",
+    "build_model",
+]
 
 
 def build_model(recipe: Recipe, classes: int, mean: Sequence[float], std: Sequence[float]) -> Network:
