@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 # ---------------------------------------------------------------------------------------------------------- reference
 
 
-def _reflect(places: Tensor, size: int) -> Tensor:
+def reflect(places: Tensor, size: int) -> Tensor:
     """Places outside [0, size) mirrored at the border pixels, which are not repeated; beyond one reflection clamped."""
     places = places.abs()
     return torch.minimum(places, 2 * (size - 1) - places).clamp_(min=0)
 
 
-def _vector(numbers: Sequence[float], like: Tensor) -> Tensor:
+def vector(numbers: Sequence[float], like: Tensor) -> Tensor:
     """A tensor made on the device: a copy from the host could not be captured in a CUDA graph."""
     return torch.cat([like.new_full((1,), number) for number in numbers])
 
@@ -39,6 +39,15 @@ def _vector(numbers: Sequence[float], like: Tensor) -> Tensor:
 def rows_of_batch(position: Tensor, batch: int) -> Tensor:
     """Rows `position * batch` up to, not including, `(position + 1) * batch`: int64 [batch] on position's device."""
     return position * batch + torch.arange(batch, device=position.device)
+
+
+def in_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels of each image lie in its box, [B, 4] of top, left, height and width: bool [B, height, width]."""
+    top, left, tall, wide = boxes[:, :, None].unbind(1)
+    rows, columns = (torch.arange(side, dtype=torch.int32, device=boxes.device) for side in (height, width))
+    cut_rows = (rows >= top) & (rows < top + tall)
+    cut_columns = (columns >= left) & (columns < left + wide)
+    return cut_rows[:, :, None] & cut_columns[:, None, :]
 
 
 def augment_reference(
@@ -67,21 +76,18 @@ def augment_reference(
     batch, (height, width, channels) = len(indices), images.shape[1:]
     side = height if size is None else size
     steps = torch.arange(side, dtype=torch.int32, device=images.device)
-    rows = _reflect(offsets[:, :1] + steps, height)
-    columns = _reflect(offsets[:, 1:] + steps, width)
+    rows = reflect(offsets[:, :1] + steps, height)
+    columns = reflect(offsets[:, 1:] + steps, width)
     if flips is not None:
         columns = torch.where(flips[:, None], columns.flip(1), columns)
     pixels = ((indices[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
     values = images.view(-1, channels).index_select(0, pixels.view(-1)).view(batch, side, side * channels).float()
-    values.sub_(_vector(mean, values).repeat(side)).mul_(_vector([1 / s for s in std], values).repeat(side))
+    values.sub_(vector(mean, values).repeat(side)).mul_(vector([1 / s for s in std], values).repeat(side))
     if jitter is not None:
         values.mul_(jitter[:, 1, None, None]).add_(jitter[:, 0, None, None])
     values = values.view(batch, side, side, channels)
     if cutouts is not None:
-        top, left, tall, wide = cutouts[:, :, None].unbind(1)
-        cut_rows = (steps >= top) & (steps < top + tall)
-        cut_columns = (steps >= left) & (steps < left + wide)
-        values.masked_fill_((cut_rows[:, :, None] & cut_columns[:, None, :])[..., None], 0)
+        values.masked_fill_(in_boxes(cutouts, side, side)[..., None], 0)
     return values.to(out_dtype).permute(0, 3, 1, 2)
 
 

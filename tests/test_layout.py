@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "start": {"errors", "output", "start"},
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
+    "transforms": LOWER | {"transforms"},
     "optim": LOWER | {"optim"},
     "training": LOWER | {"data", "models", "optim", "training"},
     "report": LOWER | {"data", "models", "optim", "training", "report"},

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-PROGRAM = '''
+PROGRAM = """
 import json
 import sys
 
@@ -95,7 +95,7 @@ print(
         }
     )
 )
-'''
+"""
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.blocks import ConvBN, ConvResBlock, GlobalMaxPool, Head
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.mlp import MLP
 from fastcifar.models.network import Network, memory_format
@@ -18,8 +19,12 @@ from fastcifar.recipes import Recipe
 
 __all__ = [
     "MLP",
+    "ConvBN",
+    "ConvResBlock",
     "DavidNet",
     "GhostBatchNorm",
+    "GlobalMaxPool",
+    "Head",
     "Network",
     "OwnNetwork",
     "PatchWhitening",

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.blocks import global_pool
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Network
 from fastcifar.models.whitening import PatchWhitening
@@ -54,9 +55,7 @@ class SpeedrunNet(Network[SpeedrunConfig]):
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = self.blocks(self.whitening.activated(x, self.config.whitening_activation))
-        # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
-        x = F.max_pool2d(x, x.shape[2:]).flatten(1) if self.config.final_pool == "max" else x.mean((2, 3))
-        return self.classifier(x)
+        return self.classifier(global_pool(x, self.config.final_pool))
 
 
 class Block(nn.Module):

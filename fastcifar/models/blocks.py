@@ -1,0 +1,166 @@
+"""The blocks that `DavidNet` is made of (Page, How to train your ResNet, 2018-2019), for anybody's own network. It is
+
+    nn.Sequential(
+        PatchWhitening(),
+        ConvBN(27, 64, kernel_size=1),
+        ConvResBlock(64, 128),
+        ConvBN(128, 256, pool=True),
+        ConvResBlock(256, 512),
+        GlobalMaxPool(),
+        Head(512, 10, scale=1 / 16),
+    )
+
+with ghost batches of 32 in all blocks. Images that are channels-last, and weights, are faster on a GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from fastcifar.errors import UserError
+from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.whitening import PatchWhitening
+
+Activation = Literal["celu", "relu", "gelu", "silu", "none"]
+Pooling = Literal["max", "avg"]
+_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
+
+
+class ConvBN(nn.Module):
+    """Convolution, 2x2 pool if asked for, ghost batch norm, activation: `[N, inputs, H, W]` to `[N, outputs, H', W']`.
+
+    Args:
+        pool: halve H and W, before the norm.
+        kernel_size: 3, with padding 1, or 1.
+        pooling: what `pool` takes of each 2x2 pixels.
+        norm: without it a trained bias alone stands in the norm's place.
+        ghost_batch: images a group of batch norm, consecutive in the batch (DavidNet: 32); 0: all, plain batch norm.
+        freeze_scale: keep batch norm's scales at 1 and train its biases alone.
+        momentum: share of a step's statistics in the running ones.
+        eps: added to the variance.
+        activation, celu_alpha: the nonlinearity, and CELU's alpha (Barron 2017).
+
+    Raises UserError for another `kernel_size`, `pooling` or `activation`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        pool: bool = False,
+        *,
+        kernel_size: Literal[1, 3] = 3,
+        pooling: Pooling = "max",
+        norm: bool = True,
+        ghost_batch: int = 0,
+        freeze_scale: bool = True,
+        momentum: float = 0.1,
+        eps: float = 1e-5,
+        activation: Activation = "celu",
+        celu_alpha: float = 0.3,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("kernel_size", kernel_size, (1, 3)),
+            ("pooling", pooling, get_args(Pooling)),
+            ("activation", activation, get_args(Activation)),
+        ):
+            if value not in allowed:
+                raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
+        self.conv = Conv3x3(inputs, outputs) if kernel_size == 3 else nn.Conv2d(inputs, outputs, 1, bias=False)
+        self.average_first = pool and pooling == "avg"
+        max_first = pool and pooling == "max"
+        self.norm = (
+            GhostBatchNorm(
+                outputs,
+                ghost_batch,
+                activation=activation,
+                celu_alpha=celu_alpha,
+                pool=max_first,
+                freeze_scale=freeze_scale,
+                momentum=momentum,
+                eps=eps,
+            )
+            if norm
+            else Bias(outputs, activation=activation, celu_alpha=celu_alpha, pool=max_first)
+        )
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None, whitening: PatchWhitening | None = None
+    ) -> torch.Tensor:
+        """`residual`, of the output's shape, is added to the output; with `whitening`, what is convolved is whitened
+        by it first."""
+        if whitening is None:
+            x = self.conv(x)
+        elif x.device.type == "cpu":  # where convolutions of 3 channels take longer than what one less saves
+            x = self.conv(whitening(x))
+        else:
+            x = whitening.followed_by(self.conv, x)
+        if self.average_first:
+            x = F.avg_pool2d(x, 2)
+        return self.norm(x, residual)
+
+
+class ConvResBlock(nn.Module):
+    """A pooled `ConvBN` and a residual branch of two more, without pool: `[N, inputs, H, W]` to `[N, outputs, H // 2,
+    W // 2]`. `settings` are those of all three; without `residual` the pooled one stands alone."""
+
+    def __init__(self, inputs: int, outputs: int, *, residual: bool = True, **settings: Any) -> None:
+        super().__init__()
+        self.block = ConvBN(inputs, outputs, pool=True, **settings)
+        self.residual = nn.ModuleList(ConvBN(outputs, outputs, **settings) for _ in range(2)) if residual else None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.block(x)
+        if self.residual is None:
+            return x
+        first, second = self.residual
+        return second(first(x), residual=x)
+
+
+class Bias(nn.Module):
+    """What stands in for `GhostBatchNorm` in a network without batch norm: pool, trained bias, activation, residual
+    sum."""
+
+    wide_vectors: ClassVar[bool] = True
+
+    def __init__(self, channels: int, *, activation: Activation, celu_alpha: float, pool: bool) -> None:
+        super().__init__()
+        self.activation, self.celu_alpha, self.pool = activation, celu_alpha, pool
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        if self.pool:
+            x = F.max_pool2d(x, 2)
+        x = x + self.bias.to(x.dtype)[:, None, None]
+        x = F.celu(x, self.celu_alpha) if self.activation == "celu" else _ACTIVATIONS[self.activation](x)
+        return x if residual is None else x + residual
+
+
+class GlobalMaxPool(nn.Module):
+    """The largest value of each channel: `[N, C, H, W]` to `[N, C]`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return global_pool(x)
+
+
+class Head(nn.Linear):
+    """A classifier without bias: features `[N, inputs]` to logits `[N, classes]`, times `scale`."""
+
+    def __init__(self, inputs: int, classes: int, scale: float = 1 / 16) -> None:
+        super().__init__(inputs, classes, bias=False)
+        self.scale = scale
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input) * self.scale
+
+
+def global_pool(x: torch.Tensor, pooling: Pooling = "max") -> torch.Tensor:
+    """Return the largest or mean value of each channel of `[N, C, H, W]`: `[N, C]`."""
+    # Not amax, which would spread the gradient over equal maxima: in half precision they are not rare.
+    return F.max_pool2d(x, x.shape[2:]).flatten(1) if pooling == "max" else x.mean((2, 3))

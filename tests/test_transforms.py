@@ -1,0 +1,186 @@
+"""Random changes to batches in anybody's loop: what becomes of each pixel, how often, and where chance comes from."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastcifar.errors import UserError
+from fastcifar.transforms import cutout, jitter, normalize, random_crop, random_flip
+
+MEAN, STD = (120.5, 110.0, 99.25), (60.0, 64.0, 70.5)
+CHANGES = {
+    "crop": lambda x, generator=None: random_crop(x, x.shape[2] - 1, 2, generator),
+    "flip": random_flip,
+    "cutout": lambda x, generator=None: cutout(x, 2, generator),
+    "jitter": lambda x, generator=None: jitter(floating(x) if x.dtype == torch.uint8 else x, 0.2, 0.3, generator),
+}
+sides = st.integers(2, 9)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def numbered(count, height, width):
+    """Images whose pixels say which they are: image, row and column, each from 1, so that none is 0."""
+    places = torch.meshgrid(*(torch.arange(1, side + 1) for side in (count, height, width)), indexing="ij")
+    return torch.stack(places, dim=3).to(torch.uint8)
+
+
+def floating(x):
+    return x.permute(0, 3, 1, 2).float()
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 6), height=sides, width=sides, seed=st.integers(0, 9), data=st.data())
+def test_a_crop_is_a_window_of_the_image_with_its_border_reflected(count, height, width, seed, data):
+    pad = data.draw(st.integers(0, min(height, width) - 1))
+    size = data.draw(st.integers(1, min(height, width) + 2 * pad))
+    x = numbered(count, height, width)
+    crops = random_crop(x, size, pad, seeded(seed))
+    assert crops.shape == (count, size, size, 3) and crops.dtype == torch.uint8
+    for image, crop in zip(x.numpy(), crops.numpy(), strict=True):
+        border = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+        windows = np.lib.stride_tricks.sliding_window_view(border, (size, size), (0, 1))
+        windows = windows.transpose(0, 1, 3, 4, 2)
+        assert (windows == crop).all((2, 3, 4)).any()
+
+
+def test_every_place_of_a_crop_is_about_equally_likely_and_each_image_has_its_own():
+    x = torch.arange(36, dtype=torch.float32).view(1, 1, 6, 6).expand(20_000, 3, 6, 6)
+    corner = random_crop(x, 4, 0, seeded(0))[:, 0, 0, 0]  # says which place
+    counts = torch.bincount(corner.long(), minlength=36).view(6, 6).double()
+    assert counts.sum() == counts[:3, :3].sum()
+    expected = 20_000 / 9
+    assert ((counts[:3, :3] - expected) ** 2 / expected).sum() < 8 + 6 * 16**0.5
+    tall = random_crop(x, 6, 3, seeded(0))[:, 0]
+    assert len(torch.unique(tall, dim=0)) == 49
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 20), height=sides, width=sides, seed=st.integers(0, 9))
+def test_a_flip_mirrors_whole_images_or_leaves_them(count, height, width, seed):
+    x = numbered(count, height, width)
+    for image, out in zip(x, random_flip(x, seeded(seed)), strict=True):
+        assert torch.equal(out, image) or torch.equal(out, image.flip(1))
+
+
+def test_a_half_is_flipped():
+    x = numbered(1, 2, 2).expand(40_000, 2, 2, 3)
+    assert abs((random_flip(x, seeded(0)) != x)[:, 0, 0, 2].double().mean() - 0.5) < 0.0125
+
+
+@settings(deadline=None, max_examples=60)
+@given(count=st.integers(1, 6), height=sides, width=sides, seed=st.integers(0, 9), data=st.data())
+def test_cutout_fills_one_square_and_changes_nothing_else(count, height, width, seed, data):
+    size = data.draw(st.integers(0, min(height, width)))
+    x = numbered(count, height, width)
+    out = cutout(x, size, seeded(seed), fill=77)
+    assert out.dtype == torch.uint8
+    for image, cut in zip(x, out, strict=True):
+        changed = (cut != image).all(2)
+        assert torch.equal(changed, (cut != image).any(2)) and (cut[changed] == 77).all()
+        rows, columns = changed.nonzero().unbind(1)
+        assert len(rows) == size**2
+        assert not size or rows.max() - rows.min() == columns.max() - columns.min() == size - 1
+
+
+def test_every_place_of_a_cutout_is_about_equally_likely():
+    out = cutout(torch.ones(20_000, 3, 6, 6), 4, seeded(0))
+    first = (out[:, 0] == 0).flatten(1).double().argmax(1)
+    counts = torch.bincount(first, minlength=36).view(6, 6)[:3, :3].double()
+    assert counts.sum() == 20_000 and ((counts - 20_000 / 9) ** 2 / (20_000 / 9)).sum() < 8 + 6 * 16**0.5
+
+
+def test_jitter_adds_and_multiplies_by_one_number_an_image_within_its_bounds():
+    x = torch.randn(5_000, 3, 4, 4, dtype=torch.float64, generator=seeded(1))
+    out = jitter(x, 0.2, 0.3, seeded(0))
+    contrast = (out[:, 0, 0, 0] - out[:, 1, 2, 3]) / (x[:, 0, 0, 0] - x[:, 1, 2, 3])
+    brightness = out[:, 0, 0, 0] / contrast - x[:, 0, 0, 0]
+    torch.testing.assert_close(out, (x + brightness[:, None, None, None]) * contrast[:, None, None, None])
+    for values, bound in ((brightness, 0.2), (contrast - 1, 0.3)):
+        assert values.abs().max() <= bound * (1 + 1e-6)
+        assert abs(values.mean()) < 0.025 * bound and abs(values.std() / bound - 3**-0.5) < 0.02
+    assert torch.equal(jitter(x, 0.0), x)
+
+
+def test_normalizing_is_a_difference_and_a_quotient():
+    x = torch.randint(256, (4, 6, 6, 3), dtype=torch.uint8)
+    expected = ((x.double() - torch.tensor(MEAN)) / torch.tensor(STD)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(normalize(x, MEAN, STD), expected.float())
+    torch.testing.assert_close(normalize(floating(x).double(), MEAN, STD), expected)
+    torch.testing.assert_close(normalize(x, MEAN, STD, torch.float16), expected.half())
+    assert torch.equal(normalize(x, MEAN, STD), normalize(floating(x), MEAN, STD))
+    assert normalize(floating(x), MEAN, STD, torch.bfloat16).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["crop", "flip", "cutout"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_floating_images_are_changed_as_bytes_are_and_keep_their_form(name, memory_format, dtype):
+    x = torch.randint(256, (7, 6, 6, 3), dtype=torch.uint8)
+    expected = CHANGES[name](x, seeded(2))
+    out = CHANGES[name](floating(x).to(dtype).contiguous(memory_format=memory_format), seeded(2))
+    assert out.dtype == dtype and torch.equal(out, expected.permute(0, 3, 1, 2).to(dtype))
+    assert out.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("form", [lambda x: x, floating], ids=["bytes", "floats"])
+def test_what_is_given_stays_and_chance_comes_from_where_it_is_said_to(change, form):
+    x = form(torch.randint(256, (9, 6, 6, 3), dtype=torch.uint8))
+    before, state, generator = x.clone(), torch.get_rng_state(), seeded(4)
+    first, second = change(x, generator), change(x, generator)
+    assert torch.equal(torch.get_rng_state(), state) and torch.equal(x, before)
+    assert torch.equal(first, change(x, seeded(4))) and not torch.equal(first, second)
+    torch.manual_seed(4)
+    assert torch.equal(change(x), first) and torch.equal(change(x), second)
+    torch.manual_seed(5)
+    assert not torch.equal(change(x), first)
+
+
+def test_gradients_pass():
+    x = torch.randn(3, 3, 6, 6, requires_grad=True)
+    out = x
+    for change in CHANGES.values():
+        out = change(out)
+    normalize(out, MEAN, STD).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all() and x.grad.any()
+
+
+@pytest.mark.parametrize("change", [*CHANGES.values(), lambda x: normalize(x, MEAN, STD)], ids=[*CHANGES, "normalize"])
+def test_other_images_are_refused(change):
+    bytes_ = torch.zeros(4, 6, 6, 3, dtype=torch.uint8)
+    for wrong in (bytes_.permute(0, 3, 1, 2), bytes_.int(), bytes_[0], torch.zeros(4, 6, 6, 3), bytes_ > 0):
+        if change is CHANGES["jitter"] and wrong.dtype == torch.uint8:
+            continue  # which it is given as floats above
+        with pytest.raises(UserError, match=r"x is .*\]; allowed: uint8 \[N, H, W, 3\] or floating \[N, 3, H, W\]"):
+            change(wrong)
+
+
+def test_what_the_images_do_not_hold_is_refused():
+    x = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)
+    with pytest.raises(UserError, match="pad is 5; allowed: 0 to 4, inside the image"):
+        random_crop(x, 5, pad=5)
+    with pytest.raises(UserError, match="size is 14; allowed: 1 to 13, the image with its border"):
+        random_crop(x, 14, pad=4)
+    with pytest.raises(UserError, match="size is 6; allowed: 0 to 5, the image's side"):
+        cutout(x, 6)
+    with pytest.raises(UserError, match="x is uint8; allowed: floating images"):
+        jitter(x, 0.1)
+    for mean, std in (((1, 2), STD), (MEAN, (1, 2, 0)), (MEAN, (1, 2, 3, 4))):
+        with pytest.raises(UserError, match=r"mean is .* and std .*; allowed: three numbers each"):
+            normalize(x, mean, std)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("form", [lambda x: x, floating], ids=["bytes", "floats"])
+def test_images_stay_on_their_gpu_and_are_changed_as_on_the_host(form):
+    x = form(torch.randint(256, (9, 6, 6, 3), dtype=torch.uint8))
+    for change in CHANGES.values():
+        out = change(x.cuda(), seeded(4))
+        assert out.is_cuda and torch.allclose(out.cpu(), change(x, seeded(4)))
+        assert change(x.cuda()).is_cuda  # by the GPU's own generator
+    assert torch.allclose(normalize(x.cuda(), MEAN, STD).cpu(), normalize(x, MEAN, STD))
