@@ -27,27 +27,42 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
     from fastcifar.errors import UserError as UserError
     from fastcifar.models import MLP as MLP
+    from fastcifar.models import ConvBN as ConvBN
+    from fastcifar.models import ConvResBlock as ConvResBlock
     from fastcifar.models import DavidNet as DavidNet
     from fastcifar.models import GhostBatchNorm as GhostBatchNorm
+    from fastcifar.models import GlobalMaxPool as GlobalMaxPool
+    from fastcifar.models import Head as Head
     from fastcifar.models import PatchWhitening as PatchWhitening
     from fastcifar.models import ResNet18 as ResNet18
+    from fastcifar.models import SpeedrunNet as SpeedrunNet
     from fastcifar.optim import LARS as LARS
     from fastcifar.optim import SGD as SGD
     from fastcifar.optim import FlatModel as FlatModel
     from fastcifar.optim import Lookahead as Lookahead
     from fastcifar.optim import Muon as Muon
     from fastcifar.recipes import Augment as Augment
+    from fastcifar.recipes import EvaluateConfig as EvaluateConfig
     from fastcifar.recipes import Recipe as Recipe
     from fastcifar.recipes import get_recipe as get_recipe
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
     from fastcifar.start import WarmStart as WarmStart
+    from fastcifar.training import EpochRow as EpochRow
     from fastcifar.training import Evaluation as Evaluation
+    from fastcifar.training import Listener as Listener
     from fastcifar.training import Run as Run
+    from fastcifar.training import RunRecord as RunRecord
     from fastcifar.training import Trainer as Trainer
+    from fastcifar.training import TrainingState as TrainingState
     from fastcifar.training import evaluate as evaluate
     from fastcifar.training import load_run as load_run
     from fastcifar.training import train as train
+    from fastcifar.transforms import cutout as cutout
+    from fastcifar.transforms import jitter as jitter
+    from fastcifar.transforms import normalize as normalize
+    from fastcifar.transforms import random_crop as random_crop
+    from fastcifar.transforms import random_flip as random_flip
 
 else:  # hidden from type checkers, to which a module with a __getattr__ has every name
     _HOMES = {
