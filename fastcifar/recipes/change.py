@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fastcifar.errors import UserError
+from fastcifar.recipes.checked import Checked
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.toml import recipe_from_dict
 
@@ -32,7 +33,7 @@ def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") ->
             inside = inside.setdefault(section, {})
             if not isinstance(inside, dict):
                 raise UserError(f"{source}: {section} in {path} is no section; allowed: a field such as optim.lr")
-        inside[name] = dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+        inside[name] = dataclasses.asdict(value) if isinstance(value, Checked) else value
     return recipe_from_dict(fields, source)
 
 

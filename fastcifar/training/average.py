@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from fastcifar.data import Split
@@ -35,7 +37,7 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
 
     At least one batch; a partial last one is left out. The model's training mode and momenta are left as they were.
     """
-    norms = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+    norms: list[Any] = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
     if not norms:
         return
     momenta, was_training = [norm.momentum for norm in norms], model.training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ _WARM_UP_STEPS = 3
 
 
 def capture(
-    step: Callable[[], None], warm_up: Callable[[], None], pool: tuple[int, int] | None = None
+    step: Callable[[], None], warm_up: Callable[[], None], pool: Any = None
 ) -> tuple[Callable[[], None], str | None]:
     """A replay of `step`, which must read and write device tensors alone, and None; where CUDA cannot record it, `step`
     itself and the reason in a line, which a warning says too.
@@ -36,7 +37,7 @@ def capture(
         return step, reason
 
 
-def record(run: Callable[[], object], pool: tuple[int, int] | None = None) -> torch.cuda.CUDAGraph:
+def record(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
     """What `run()` queues on the device, which a recording does not run. Raises what `run` raises, and RuntimeError
     where CUDA cannot record it; whatever comes next then finds the device as it was."""
     before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()

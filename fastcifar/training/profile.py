@@ -29,24 +29,20 @@ class StepTrace(Listener):
             torch.zeros(1, device=device)
         self._profile = profile(activities=activities)
         self._first: int | None = None
-        self._last: int | None = None
+        self.steps: tuple[int, int] | None = None
+        """The first and the last step of the trace, counted from 1; None where the training was too short for one."""
 
     def on_step(self, step: int, total_steps: int) -> None:
         if self._first is None:
             self._first = step + 1
             self._profile.start()
-        elif self._last is None and step >= self._first + _STEPS - 1:
-            self._last = step
+        elif self.steps is None and step >= self._first + _STEPS - 1:
+            self.steps = self._first, step
             self._profile.stop()
-
-    @property
-    def steps(self) -> tuple[int, int] | None:
-        """The first and the last step of the trace, counted from 1; None where the training was too short for one."""
-        return None if self._last is None else (self._first, self._last)
 
     def close(self) -> None:
         """End a recording that the training's end, or its failure, has left open."""
-        if self._first is not None and self._last is None:
+        if self._first is not None and self.steps is None:
             self._first = None
             self._profile.stop()
 
@@ -55,7 +51,7 @@ class StepTrace(Listener):
         there is no trace or the steps were replayed as a CUDA graph, which has no parts."""
         if self.steps is None:
             return {}
-        count = self._last - self._first + 1
+        count = self.steps[1] - self.steps[0] + 1
         return {
             event.key.removeprefix(PART): event.cpu_time_total / 1e6 / count
             for event in self._profile.key_averages()

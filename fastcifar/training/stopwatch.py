@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -52,7 +53,7 @@ class Stopwatch:
 class Lap:
     """What a stopwatch showed when a block had ended."""
 
-    blocks: tuple[tuple[Event, Event], ...]
+    blocks: tuple[tuple[Any, Any], ...]  # events: both of a block of one kind
     before: float = 0.0
 
     @property

@@ -209,12 +209,12 @@ class Trainer:
                                 audience.on_step(state.step, self.total_steps)
                     self.end_epoch(epoch)
 
-                is_last, asks = epoch is epochs[-1], until_train_accuracy is not None
+                is_last, goal = epoch is epochs[-1], until_train_accuracy
                 is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
                 is_watched = audience.hear_steps or audience.hear_epochs
                 with phases("training: steps"):  # the host waits for the device where somebody looks, and nowhere else
-                    state.history.settle(wait=is_watched or asks or is_evaluated or is_last)
-                is_enough = asks and rows[-1].train_accuracy >= until_train_accuracy
+                    state.history.settle(wait=is_watched or is_evaluated or is_last or goal is not None)
+                is_enough = goal is not None and (rows[-1].train_accuracy or 0) >= goal
                 if is_evaluated and not is_enough:
                     rows[-1] = self._evaluated_row(rows[-1])
                 if is_watched:
