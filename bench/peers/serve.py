@@ -6,6 +6,7 @@ the errors. Not for calling by hand.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -71,7 +72,7 @@ def load(peer: str, checkout: Path | None, data: str | None, device_name: str) -
     return program, {
         "batch_size": batch_size,
         "dtype": dtype,
-        "device": describe_device(device),
+        "device": dataclasses.asdict(describe_device(device)),
         "torch": torch.__version__,
         "dataset": dataset.name,
     }

@@ -5,7 +5,8 @@ from fastcifar.training.average import estimate_statistics
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise
-from fastcifar.training.run import EpochRow, Run, load_run
+from fastcifar.training.record import EpochRow, RunRecord
+from fastcifar.training.run import Run, load_run
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.trainer import Trainer, train
 
@@ -13,6 +14,7 @@ __all__ = [
     "EpochRow",
     "Evaluation",
     "Run",
+    "RunRecord",
     "Stopwatch",
     "Trainer",
     "describe_device",

@@ -2,96 +2,133 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.data import Split
+from fastcifar.errors import UserError
 from fastcifar.kernels import augment
+from fastcifar.models import Network
+from fastcifar.models.network import memory_format
+from fastcifar.recipes import EvaluateConfig
+
+_AS_THE_RECIPES = EvaluateConfig()
+_UNLABELLED = -1
+"""The label of an image that has none."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`accuracy`, a fraction; `loss`, the mean log-loss in nats; `logits`, float32 `[N, classes]` on the CPU; and
-    `plain_accuracy`, that of the images as they are, without their augmented views."""
+    """Accuracies are fractions, losses mean log-losses in nats, both over the labelled images, and None where there are
+    none; logits are float32 `[N, classes]` on the CPU. What is `plain` is of the images as they are, the rest with
+    test-time augmentation."""
 
-    accuracy: float
-    loss: float
+    accuracy: float | None
+    loss: float | None
     logits: torch.Tensor
-    plain_accuracy: float
+    plain_accuracy: float | None
+    plain_loss: float | None
+    plain_logits: torch.Tensor
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     split: Split,
-    tta: str = "flip",
-    batch_size: int = 1000,
-    share: float = 1.0,
-    shifted: float = 0.5,
+    how: EvaluateConfig = _AS_THE_RECIPES,
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
 ) -> Evaluation:
-    """Evaluate `model` on `split`, in the model's own dtype; `model.mean` and `model.std` say how to normalise.
+    """Evaluate `model` on `split`, in the model's own dtype.
 
-    `tta` names the views whose logits are averaged: "none", the image alone; "flip", it and its mirror image (Page
+    `how.tta` names the views whose logits are averaged: "none", the image alone; "flip", it and its mirror image (Page
     2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border reflected
-    (Jordan 2024), the four shifted views together weighing `shifted`. Only that `share` of the images whose plain view
-    has the lowest top probability gets further views; the others keep the plain view's logits (hiverge,
-    cifar10-speedrun, 2025). The model's training mode is left as it was. Raises ValueError for any other `tta`.
+    (Jordan 2024), the four shifted views together weighing `how.tta_shifted`. Only that `how.tta_share` of the images
+    whose plain view has the lowest top probability gets further views; the others keep the plain view's logits
+    (hiverge, cifar10-speedrun, 2025). `mean` and `std` (0 to 255 units) are what images are normalised with,
+    `model.mean` and `model.std` unless given. Images are channels-last, or contiguous if the model's filters are; those
+    labelled -1 count in no accuracy and no loss. The model's training mode is left as it was. Raises UserError where
+    nothing says how to normalise.
     """
-    if tta not in ("none", "flip", "flip-crop"):
-        raise ValueError(f"tta is {tta!r}; allowed: none, flip, flip-crop")
-    dtype = next(parameter.dtype for parameter in model.parameters() if parameter.dim() > 1)
+    known = cast(Network, model)  # or whatever else has both
+    try:
+        mean, std = known.mean if mean is None else mean, known.std if std is None else std
+    except AttributeError:
+        what = f"{type(model).__name__} has no mean and std of the images' colours to normalise with"
+        raise UserError(f"{what}; allowed: evaluate with mean=, std=, or a model that has both") from None
     was_training = model.training
     model.eval()
-    every = torch.arange(len(split), device=split.images.device)
-    plain = torch.cat([_logits(model, split.images, part, dtype) for part in every.split(batch_size)])
-    logits = plain
-    unsure = every
-    if share < 1:  # their number is known ahead: nothing waits for the device
-        confidence = plain.softmax(1).amax(1)
-        unsure = confidence.topk(round(share * len(split)), largest=False, sorted=False).indices
-    if tta != "none" and len(unsure):
-        plain_weight, views = _views(tta, shifted)
-        parts = []
-        for part in unsure.split(batch_size):
-            mean = plain_weight * plain[part]
-            for weight, shift, flip in views:
-                mean += weight * _logits(model, split.images, part, dtype, shift, flip)
-            parts.append(mean)
-        logits = plain.index_copy(0, unsure, torch.cat(parts))
+    dtype = next((parameter.dtype for parameter in model.parameters() if parameter.dim() > 1), torch.float32)
+    view = partial(_view, model, split.images, mean, std, dtype, memory_format(model))
+    with torch.inference_mode():
+        logits, plain = _logits(view, len(split), how, split.images.device)
+        accuracy, loss = _scores(logits, split.labels)
+        plain_accuracy, plain_loss = _scores(plain, split.labels)
     model.train(was_training)
-    return Evaluation(
-        _accuracy(logits, split.labels),
-        F.cross_entropy(logits, split.labels).item(),
-        logits.cpu(),
-        _accuracy(plain, split.labels),
-    )
+    # Copied outside of inference mode they are tensors like any others: gradients may flow from them.
+    logits, plain = logits.to("cpu", copy=True), plain.to("cpu", copy=True)
+    return Evaluation(accuracy, loss, logits, plain_accuracy, plain_loss, plain)
 
 
-def _views(tta: str, shifted: float) -> tuple[float, list[tuple[float, int, bool]]]:
+def _logits(
+    view: Callable[..., torch.Tensor], count: int, how: EvaluateConfig, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """With test-time augmentation and without, of `count` images; `view(indices, shift, flip)` gives those of some."""
+    every = torch.arange(count, device=device)
+    plain = torch.cat([view(part) for part in every.split(how.batch_size)])
+    unsure = every
+    if how.tta_share < 1:  # their number is known ahead: nothing waits for the device
+        confidence = plain.softmax(1).amax(1)
+        unsure = confidence.topk(round(how.tta_share * count), largest=False, sorted=False).indices
+    if how.tta == "none" or not len(unsure):
+        return plain, plain
+    plain_weight, views = _views(how)
+    parts = []
+    for part in unsure.split(how.batch_size):
+        mean = plain_weight * plain[part]
+        for weight, shift, flip in views:
+            mean += weight * view(part, shift, flip)
+        parts.append(mean)
+    return plain.index_copy(0, unsure, torch.cat(parts)), plain
+
+
+def _views(how: EvaluateConfig) -> tuple[float, list[tuple[float, int, bool]]]:
     """The weight of the plain view, and weight, shift and flip of each further one."""
-    if tta == "flip":
+    if how.tta == "flip":
         return 0.5, [(0.5, 0, True)]
+    shifted = how.tta_shifted
     crops = [(shifted / 4, shift, flip) for shift in (-1, 1) for flip in (False, True)]
     return (1 - shifted) / 2, [((1 - shifted) / 2, 0, True), *crops]
 
 
-def _accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return (logits.argmax(1) == labels).sum().item() / len(labels)
+def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float | None, float | None]:
+    """Accuracy and loss of the labelled images."""
+    labelled = (labels != _UNLABELLED).sum().item()
+    if not labelled:
+        return None, None
+    loss = F.cross_entropy(logits, labels, ignore_index=_UNLABELLED)
+    return (logits.argmax(1) == labels).sum().item() / labelled, loss.item()
 
 
-def _logits(
+def _view(
     model: nn.Module,
     images: torch.Tensor,
-    indices: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
     dtype: torch.dtype,
+    form: torch.memory_format,
+    indices: torch.Tensor,
     shift: int = 0,
     flip: bool = False,
 ) -> torch.Tensor:
     """Float32 logits of the images at `indices`, cropped `shift` pixels down and to the right, then mirrored."""
     offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
     flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
-    batch = augment(images, indices, offsets, flips, mean=model.mean, std=model.std, out_dtype=dtype)
-    return model(batch).float()
+    batch = augment(images, indices, offsets, flips, mean=mean, std=std, out_dtype=dtype)
+    return model(batch.contiguous(memory_format=form)).float()

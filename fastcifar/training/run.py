@@ -6,8 +6,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,61 +18,86 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
 from fastcifar.output import RECORD, WEIGHTS, check_out, umask
-from fastcifar.recipes import Recipe, recipe_from_dict
+from fastcifar.recipes import Recipe
+from fastcifar.training.record import EpochRow, RunRecord
 
 LOG, PREDICTIONS = "log.tsv", "predictions.npz"
+_SHOWN = 200
+"""Characters that an error shows of what torch, json or safetensors say."""
 
 
-@dataclass(frozen=True)
-class EpochRow:
-    """One epoch: mean training loss (smoothed, nats), accuracies as fractions (test None where not evaluated), and
-    `seconds`, the training stopwatch at its end."""
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    test_accuracy: float | None
-    seconds: float
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Run:
-    """A finished training: the evaluated model, its logits on the test split, `record` (run.json) and a row per
-    epoch."""
+    """A finished training."""
 
-    recipe: Recipe
-    seed: int
     model: nn.Module
-    record: Mapping[str, object]
-    rows: list[EpochRow]
-    logits: torch.Tensor
+    """The network that was evaluated."""
+    record: RunRecord
+    """All that is said of the training: run.json."""
+    plain_logits: torch.Tensor
+    """Of the test images as they are, float32 `[N, classes]` on the CPU."""
+    tta_logits: torch.Tensor
+    """The same with the recipe's test-time augmentation."""
     labels: torch.Tensor
-    state: Mapping[str, torch.Tensor] = field(repr=False)
+    """Of the test images, int64 `[N]` on the CPU; -1 where an image has none."""
+    state: Mapping[str, torch.Tensor]
+    """The network's tensors by name, float32 on the CPU: model.safetensors."""
 
     @property
-    def accuracy(self) -> float:
-        """Test accuracy without test-time augmentation, a fraction."""
-        return self.record["accuracy"]
+    def recipe(self) -> Recipe:
+        """What was trained."""
+        return self.record.recipe
 
     @property
-    def tta_accuracy(self) -> float:
-        """Test accuracy with the recipe's test-time augmentation, a fraction."""
-        return self.record["tta_accuracy"]
+    def seed(self) -> int:
+        """What names the run's random choices."""
+        return self.record.seed
+
+    @property
+    def rows(self) -> tuple[EpochRow, ...]:
+        """A row for each epoch."""
+        return self.record.history
+
+    @property
+    def losses(self) -> dict[str, dict[int, float]]:
+        """`losses[split][epoch]`, as in `run.losses["train"][3]`: mean losses in nats of the epochs that have one. The
+        splits are "train" (smoothed as in training), "test" (without test-time augmentation) and, if there is one,
+        "val"; epoch 0 is before the training."""
+        return self.record.losses
+
+    @property
+    def accuracies(self) -> dict[str, dict[int, float]]:
+        """`accuracies[split][epoch]`: fractions, otherwise as `losses`."""
+        return self.record.accuracies
+
+    @property
+    def accuracy(self) -> float | None:
+        """Test accuracy without test-time augmentation, a fraction; None for test images without labels."""
+        return self.record.accuracy
+
+    @property
+    def tta_accuracy(self) -> float | None:
+        """Test accuracy with the recipe's test-time augmentation, a fraction; None for test images without labels."""
+        return self.record.tta_accuracy
 
     @property
     def train_seconds(self) -> float:
         """From the first touch of the resident images to the last step, evaluation left out (DAWNBench's rule)."""
-        return self.record["train_seconds"]
+        return self.record.train_seconds
 
     @property
     def time_seconds(self) -> float:
         """train_seconds and the final evaluation with test-time augmentation (airbench's rule)."""
-        return self.record["time_seconds"]
+        return self.record.time_seconds
 
     @property
     def process_seconds(self) -> float:
         """From the start of the process, or the end of the run before in it, to the final accuracy."""
-        return self.record["process_seconds"]
+        return self.record.process_seconds
+
+    def __repr__(self) -> str:
+        accuracy = "no test labels" if self.tta_accuracy is None else f"{self.tta_accuracy:.2%}"
+        return f"Run({self.recipe.name}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
 
     def save(self, folder: str | Path) -> Path:
         """Write run.json, log.tsv, predictions.npz and model.safetensors to `folder`, all of them or none.
@@ -84,9 +109,10 @@ class Run:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         try:
-            (partial / RECORD).write_text(json.dumps(self.record, indent=2) + "\n", encoding="utf-8")
+            (partial / RECORD).write_text(json.dumps(self.record.to_json(), indent=2) + "\n", encoding="utf-8")
             (partial / LOG).write_text(self._dawnbench_log(), encoding="utf-8")
-            np.savez(partial / PREDICTIONS, logits=self.logits.numpy(), labels=self.labels.numpy())
+            names = ("plain_logits", "tta_logits", "labels")
+            np.savez(partial / PREDICTIONS, **{name: getattr(self, name).numpy() for name in names})
             save_file(dict(self.state), partial / WEIGHTS)
             partial.chmod(0o777 & ~umask())
             os.replace(partial, folder)
@@ -103,24 +129,34 @@ class Run:
         return "\n".join(lines) + "\n"
 
 
-def load_run(folder: str | Path) -> tuple[Recipe, nn.Module, dict[str, object]]:
+def load_run(
+    folder: str | Path, model: Callable[[int], nn.Module] | None = None
+) -> tuple[Recipe, nn.Module, RunRecord]:
     """The recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record kept in a run's folder.
 
-    Raises UserError where the folder holds no whole run.
+    A run of a network of the user's own needs that as `model`: its class, or a function of the number of classes.
+    Raises UserError where the folder holds no whole run, or not one of this network.
     """
     folder = Path(folder)
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no run: {name} is missing")
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        recipe = recipe_from_dict(record["recipe"])
-        dataset = record["dataset"]
-        model = build_model(recipe, len(dataset["classes"]), dataset["mean"], dataset["std"])
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except UserError as error:
-        raise UserError(f"{folder / RECORD}: {error}") from None
+        record = RunRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")), str(folder / RECORD))
+        dataset = record.dataset
+        if model is not None:
+            network = model(len(dataset.classes))
+        elif record.network is None:
+            network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std)
+        else:
+            raise UserError(
+                f"{folder} holds a run of a network of its own; allowed: with model=, the class of that network or a "
+                "function of the number of classes"
+            )
+        network.load_state_dict(load_file(folder / WEIGHTS))
+    except UserError:
+        raise
     except Exception as error:  # whatever a damaged file makes json, safetensors or torch say
-        reason = str(error).partition("\n")[0]
+        reason = " ".join(str(error).split())[:_SHOWN]
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None
-    return recipe, model.eval(), record
+    return record.recipe, network.eval(), record

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import math
-import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from fastcifar.kernels import compile_ahead
 from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
-from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.recipes import EvaluateConfig, Recipe, get_recipe
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import WeightAverage, estimate_statistics
 from fastcifar.training.capture import capture
@@ -31,7 +30,8 @@ from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.metrics import EpochMetrics, Metrics
 from fastcifar.training.planner import Planner
-from fastcifar.training.run import EpochRow, Run
+from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
+from fastcifar.training.run import Run
 from fastcifar.training.step import TrainingStep
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Epoch, Stage, Timeline
@@ -148,22 +148,27 @@ class Trainer:
                     self._take_average()
             train_seconds = stopwatch.seconds
             with stopwatch:
-                evaluation = self._evaluate(self.recipe.evaluate.tta, last=True)
-        if not math.isfinite(evaluation.loss):  # the last step can spoil a network whose losses were finite
+                evaluation = self._evaluate(self.recipe.evaluate, last=True)
+        if evaluation.loss is not None and not math.isfinite(
+            evaluation.loss
+        ):  # the last step can spoil a network whose losses were finite
             raise self._nonfinite(f"the trained network's loss is {evaluation.loss}")
-        rows[-1] = dataclasses.replace(rows[-1], test_accuracy=evaluation.plain_accuracy, seconds=train_seconds)
+        rows[-1] = dataclasses.replace(
+            rows[-1],
+            test_accuracy=evaluation.plain_accuracy,
+            test_loss=evaluation.plain_loss,
+            seconds=train_seconds,
+        )
         if on_epoch:
             on_epoch(rows[-1])
         record = self._record(seed, described, rows, evaluation, train_seconds, stopwatch.seconds)
         return Run(
-            self.recipe,
-            seed,
-            self._evaluated.model,
-            record,
-            rows,
-            evaluation.logits,
-            self.dataset.test.labels.cpu(),
-            self._evaluated.state_dict(),
+            model=self._evaluated.model,
+            record=record,
+            plain_logits=evaluation.plain_logits,
+            tta_logits=evaluation.logits,
+            labels=self.dataset.test.labels.cpu(),
+            state=self._evaluated.state_dict(),
         )
 
     def _train(
@@ -204,7 +209,8 @@ class Trainer:
                     self._optimizer.finish()
                 break
             if is_evaluated:
-                rows[-1] = dataclasses.replace(rows[-1], test_accuracy=self._evaluate("none").accuracy)
+                found = self._evaluate(dataclasses.replace(self.recipe.evaluate, tta="none"))
+                rows[-1] = dataclasses.replace(rows[-1], test_accuracy=found.accuracy, test_loss=found.loss)
             if on_epoch and following:
                 on_epoch(rows[-1])
         return rows
@@ -315,8 +321,7 @@ class Trainer:
         noise = self._noise(max(len(self.dataset.test), recipe.batch_size))
         if recipe.average.epochs:
             estimate_statistics(model, noise, recipe.batch_size, recipe.batch_size, self._evaluated.dtype)
-        how = recipe.evaluate
-        evaluate(model, noise, how.tta, how.batch_size, how.tta_share, how.tta_shifted)
+        evaluate(model, noise, recipe.evaluate)
         self._flat.model.fit_whitening(noise.images)
 
     def compile_kernels(self) -> None:
@@ -380,13 +385,11 @@ class Trainer:
         batch_size = self.recipe.batch_size
         estimate_statistics(evaluated.model, self.dataset.train, average.images, batch_size, evaluated.dtype)
 
-    def _evaluate(self, tta: str, last: bool = False) -> Evaluation:
+    def _evaluate(self, how: EvaluateConfig, last: bool = False) -> Evaluation:
         with self.phases("evaluation"):
             if not (last and self.recipe.average.epochs):
                 self._evaluated.load_average(self._flat, averaged=self.recipe.ema.decay > 0)
-            how = self.recipe.evaluate
-            model, test = self._evaluated.model, self.dataset.test
-            return evaluate(model, test, tta, how.batch_size, how.tta_share, how.tta_shifted)
+            return evaluate(self._evaluated.model, self.dataset.test, how)
 
     def _record(
         self,
@@ -396,44 +399,37 @@ class Trainer:
         evaluation: Evaluation,
         train_seconds: float,
         time_seconds: float,
-    ) -> dict[str, object]:
-        dataset, device, phases = self.dataset, self.device, self.phases.restart()
+    ) -> RunRecord:
+        dataset, phases = self.dataset, self.phases.restart()
         last = self.timeline.epochs[len(rows) - 1]
         steps = last.first_step + last.steps
         process_seconds = sum(phases.values())
-        return {
-            "recipe": json.loads(json.dumps(dataclasses.asdict(self.recipe))),  # tuples become lists, as when read back
-            "dataset": {
-                "name": dataset.name,
-                "train_size": len(dataset.train),
-                "test_size": len(dataset.test),
-                "sha256": dataset.sha256,
-                "holdout": dataset.holdout,
-                "classes": list(dataset.classes),
-                "mean": list(dataset.mean),
-                "std": list(dataset.std),
-                "source": dataset.source,
-            },
-            "subset": dataset.subset,
-            "seed": seed,
-            "init": init,
-            "device": describe_device(device),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds)),
-            "epochs": self.recipe.epochs if steps == self.total_steps else len(rows),
-            "steps": steps,
-            "history": [dataclasses.asdict(row) for row in rows],
-            "accuracy": rows[-1].test_accuracy,
-            "tta_accuracy": evaluation.accuracy,
-            "tta_loss": evaluation.loss,
-            "train_seconds": train_seconds,
-            "time_seconds": time_seconds,
-            "process_seconds": process_seconds,
-            "compiled": bool(self._compiled and self._compiled.active),
-            "captured": not self._not_captured,
-            "not_captured": self._not_captured,
-            "first_step_seconds": self._first_step_seconds,
-            "phases": phases,
-            "images_per_second": steps * self.recipe.batch_size / train_seconds,
-        }
+        return RunRecord(
+            recipe=self.recipe,
+            dataset=DatasetFacts.of(dataset),
+            subset=dataset.subset,
+            seed=seed,
+            init=init,
+            device=describe_device(self.device),
+            dtype=str(self.dtype).removeprefix("torch."),
+            versions=Versions.here(),
+            commit=own_commit(),
+            command=tuple(sys.argv),
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds)),
+            epochs=self.recipe.epochs if steps == self.total_steps else len(rows),
+            steps=steps,
+            history=tuple(rows),
+            accuracy=evaluation.plain_accuracy,
+            loss=evaluation.plain_loss,
+            tta_accuracy=evaluation.accuracy,
+            tta_loss=evaluation.loss,
+            train_seconds=train_seconds,
+            time_seconds=time_seconds,
+            process_seconds=process_seconds,
+            compiled=bool(self._compiled and self._compiled.active),
+            captured=not self._not_captured,
+            not_captured=self._not_captured,
+            first_step_seconds=self._first_step_seconds,
+            phases=phases,
+            images_per_second=steps * self.recipe.batch_size / train_seconds,
+        )
