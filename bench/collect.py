@@ -19,61 +19,65 @@ from bench.program import add_save_option, new_parser, run_program
 from bench.record import append, describe_hardware
 from fastcifar.errors import UserError
 from fastcifar.experiments.half import WARM
+from fastcifar.experiments.outcome import known
 from fastcifar.experiments.store import leaves
 from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, get_recipe
 from fastcifar.report.statistics import Summary, summarise
 from fastcifar.training.device import describe_device, resolve_device
+from fastcifar.training.record import DeviceFacts, RunRecord
 
-Record = dict[str, object]
+Result = dict[str, object]
+"""A line of a results file."""
+_KEPT = ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")
+"""What a result keeps of the record of each run."""
 
 
-def recipes(sources: Sequence[Path]) -> Iterator[Record]:
-    """One record for each recipe among the runs' folders: every run counts, so they must be alike but for the seed."""
-    by_recipe: dict[str, list[dict]] = {}
+def recipes(sources: Sequence[Path]) -> Iterator[Result]:
+    """One result for each recipe among the runs' folders: every run counts, so they must be alike but for the seed."""
+    by_recipe: dict[str, list[RunRecord]] = {}
     for source in sources:
-        run = _read(source / RECORD if source.is_dir() else source)
-        del run["dataset"]["source"]  # where it was found: what it is says its hash
-        by_recipe.setdefault(run["recipe"]["name"], []).append(run)
+        path = source / RECORD if source.is_dir() else source
+        run = RunRecord.from_json(_read(path), str(path))
+        anywhere = dataclasses.replace(run.dataset, source="")  # where it was found: what it is says its hash
+        by_recipe.setdefault(run.recipe.name, []).append(dataclasses.replace(run, dataset=anywhere))
     for name, runs in by_recipe.items():
-        for key in ("recipe", "dataset", "subset", "init", "device", "dtype", "versions"):
-            if any(run[key] != runs[0][key] for run in runs):
-                raise UserError(f"the runs of {name} differ in {key}; allowed: runs that differ in the seed alone")
-        seeds = [run["seed"] for run in runs]
+        for field in ("recipe", "dataset", "subset", "init", "device", "dtype", "versions"):
+            if any(getattr(run, field) != getattr(runs[0], field) for run in runs):
+                raise UserError(f"the runs of {name} differ in {field}; allowed: runs that differ in the seed alone")
+        seeds = [run.seed for run in runs]
         if sorted(seeds) != list(range(min(seeds), min(seeds) + len(seeds))):
             raise UserError(f"the runs of {name} have seeds {sorted(seeds)}; allowed: seeds in a row, each once")
-        first, dataset = runs[0], runs[0]["dataset"]
-        with_tta, plain = (summarise([run[key] for run in runs]) for key in ("tta_accuracy", "accuracy"))
-        seconds = [run["train_seconds"] for run in runs]
-        tested = f"{dataset['holdout']} held-out images" if dataset["holdout"] else "test images"
+        first, dataset = runs[0], runs[0].dataset
+        with_tta = summarise([known(run.tta_accuracy) for run in runs])
+        plain = summarise([known(run.accuracy) for run in runs])
+        seconds = [run.train_seconds for run in runs]
+        tested = f"{dataset.holdout} held-out images" if dataset.holdout else "test images"
         yield {
             "table": "recipes",
             "row": {
                 "recipe": f"`{name}`",
-                "epochs": f"{first['epochs']:g}",
-                "on": f"{dataset['name']}, {dataset['train_size']:,} images and {tested}",
+                "epochs": f"{first.epochs:g}",
+                "on": f"{dataset.name}, {dataset.train_size:,} images and {tested}",
                 "accuracy with TTA": f"{with_tta.mean:.2%}",
                 "without": f"{plain.mean:.2%}",
                 "n": str(len(runs)),
                 "95% interval": _interval(with_tta),
                 "`train_seconds`": f"{statistics.median(seconds):.4g}",
-                "`time_seconds`": f"{statistics.median(run['time_seconds'] for run in runs):.4g}",
+                "`time_seconds`": f"{statistics.median(run.time_seconds for run in runs):.4g}",
             },
             "n": len(runs),
             "spread": f"standard deviation {with_tta.std:.2%}" if with_tta.std is not None else "-",
             "command": f"fastcifar train --recipe {name} --seed {min(seeds)} --runs {len(runs)}",
-            "hardware": _hardware_of(first["device"]),
-            "versions": first["versions"],
-            "date": max(run["started"] for run in runs)[:10],
-            "runs": [
-                {key: run[key] for key in ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")}
-                for run in runs
-            ],
+            "hardware": _hardware_of(first.device),
+            "versions": {package: version for package, version in first.to_json()["versions"].items() if version},
+            "date": max(run.started for run in runs)[:10],
+            "runs": [{key: run.to_json()[key] for key in _KEPT} for run in runs],
         }
 
 
-def warm_start(sources: Sequence[Path]) -> Iterator[Record]:
-    """One record for each way of starting, of each network and optimiser."""
+def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
+    """One result for each way of starting, of each network and optimiser."""
     for source in sources:
         result = _read(source)
         if result.get("experiment") not in ("half", "table"):
@@ -149,18 +153,18 @@ def _changed(recipe: dict) -> Iterator[str]:
                 yield " ".join([name.replace("_", "-"), *words])
 
 
-KINDS: dict[str, Callable[[Sequence[Path]], Iterator[Record]]] = {"recipes": recipes, "warm-start": warm_start}
+KINDS: dict[str, Callable[[Sequence[Path]], Iterator[Result]]] = {"recipes": recipes, "warm-start": warm_start}
 
 
 def _interval(summary: Summary) -> str:
     return "-" if summary.interval is None else "{:.2%} to {:.2%}".format(*summary.interval)
 
 
-def _hardware_of(device: dict[str, object]) -> str:
+def _hardware_of(device: DeviceFacts) -> str:
     """What a run was made on: in full where that is this machine, else the name that the run gives."""
-    if device["type"] == "cpu" and describe_device(resolve_device("cpu"))["name"] == device["name"]:
+    if device.type == "cpu" and describe_device(resolve_device("cpu")).name == device.name:
         return describe_hardware("cpu")
-    return str(device["name"])
+    return device.name
 
 
 def _read(path: Path) -> dict:
@@ -185,17 +189,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     given = {key: getattr(options, key) for key in ("hardware", "commit") if getattr(options, key)}
     try:
-        records = [{**record, **given} for record in KINDS[options.kind](options.sources)]
+        results = [{**result, **given} for result in KINDS[options.kind](options.sources)]
     except UserError:
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(
             f"the sources are not what {options.kind} needs ({type(error).__name__}: {error}); see --help"
         ) from None
-    for record in records:
-        print("  ".join(f"{heading}: {cell}" for heading, cell in record["row"].items()))
+    for result in results:
+        print("  ".join(f"{heading}: {cell}" for heading, cell in result["row"].items()))
         if options.save:
-            append(options.save, record)
+            append(options.save, result)
     return 0
 
 

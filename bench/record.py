@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-import subprocess
 import time
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 
 from fastcifar.errors import UserError
 from fastcifar.training.device import describe_device, resolve_device
+from fastcifar.training.record import commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN = ("n", "spread", "command")
@@ -74,7 +74,7 @@ def missing_keys(record: dict[str, object]) -> list[str]:
 def describe_hardware(device: str | torch.device = "auto") -> str:
     """One line on what computes: the GPU's name, or the CPU's with its cores and memory."""
     resolved = resolve_device(device)
-    name = " ".join(str(describe_device(resolved)["name"]).split())
+    name = " ".join(str(describe_device(resolved).name).split())
     if resolved.type == "cuda":
         return name
     cores = os.cpu_count() or 1
@@ -102,14 +102,4 @@ def versions() -> dict[str, str]:
 
 def commit(checkout: Path = ROOT) -> str:
     """The commit that is checked out, with "+changes" where tracked files differ from it; "unknown" outside git."""
-    try:
-        name = _git(checkout, "rev-parse", "--short", "HEAD")
-        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return name + "+changes" * bool(changed)
-
-
-def _git(checkout: Path, *arguments: str) -> str:
-    command = ["git", "--no-optional-locks", "-C", str(checkout), *arguments]  # status would write to the checkout
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    return commit_of(checkout) or "unknown"

@@ -1,5 +1,6 @@
 """Evaluation of the main recipes' networks with each test-time augmentation, in the training's compute type."""
 
+from dataclasses import replace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -19,4 +20,4 @@ NETWORKS = ("davidnet", "speedrun94")
 def test_evaluation(timed, device, full, name, tta):
     recipe = RECIPES[name] if full else quick(RECIPES[name])[0]
     trainer = Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10_000 if full else 200), device)
-    timed(lambda: evaluate(trainer.model, trainer.dataset.test, tta, recipe.evaluate.batch_size))
+    timed(lambda: evaluate(trainer.model, trainer.dataset.test, replace(recipe.evaluate, tta=tta)))

@@ -22,7 +22,7 @@ recipe = dataclasses.replace(fastcifar.get_recipe("warmstart-mlp"), epochs=1, ba
 run = fastcifar.train(recipe, make_synthetic(64, 50), device="cpu")
 with tempfile.TemporaryDirectory() as folder:
     _, model, record = fastcifar.load_run(run.save(folder + "/run"))
-assert record["tta_accuracy"] == run.tta_accuracy
+assert record.tta_accuracy == run.tta_accuracy
 """
 
 

@@ -17,7 +17,8 @@ import torch
 from bench.campaign.faults import Faults
 from fastcifar.training import resolve_device
 
-Record = dict[str, object]
+Line = dict[str, object]
+"""A line of a file of results, as JSON."""
 OUTCOMES = ("done", "failed")
 """What records are that tell how a part ended; all others are results."""
 
@@ -63,7 +64,7 @@ class Campaign:
     def path(self, file: str) -> Path:
         return self.out / f"{file}.jsonl"
 
-    def records(self, file: str, what: str | None = None) -> list[Record]:
+    def records(self, file: str, what: str | None = None) -> list[Line]:
         """The results in a file, of this call and of earlier ones; those that are `what` alone, if given."""
         return [
             record
@@ -72,7 +73,7 @@ class Campaign:
         ]
 
 
-def append_record(path: Path, record: Record) -> None:
+def append_record(path: Path, record: Line) -> None:
     """Add a line. What a process that died has left of one is made a line of its own, which `read_records` skips."""
     line = json.dumps(record).encode() + b"\n"
     with path.open("a+b") as file:
@@ -82,7 +83,7 @@ def append_record(path: Path, record: Record) -> None:
         file.write(line)
 
 
-def read_records(path: Path) -> list[Record]:
+def read_records(path: Path) -> list[Line]:
     """Every whole line of a file of results; none where there is no file."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign
 
 
 class CaptureFailed(RuntimeError):
     """The steps of a recipe run without a CUDA graph."""
 
 
-def require_capture(campaign: Campaign, name: str, record: Record) -> None:
-    """Raise CaptureFailed where `record`, a training's of the recipe `name`, says so on CUDA, and where a fault is set.
-    On a CPU nothing is captured."""
+def require_capture(campaign: Campaign, name: str, captured: bool | None, not_captured: str | None) -> None:
+    """Raise CaptureFailed where a training of the recipe `name` on CUDA was not `captured`, for which `not_captured` is
+    the reason, and where a fault is set. On a CPU nothing is captured."""
     if name in campaign.faults.nocapture:
         raise CaptureFailed(f"{name}: its capture counts as failed, as a fault that is set says")
-    if campaign.device.type == "cuda" and not record["captured"]:
-        raise CaptureFailed(f"{name}: {record['not_captured']}")
+    if campaign.device.type == "cuda" and not captured:
+        raise CaptureFailed(f"{name}: {not_captured}")

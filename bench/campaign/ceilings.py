@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 
 import torch
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.images import noise
 from bench.campaign.recipes import main_recipes
 from bench.campaign.timing import seconds_per_call
@@ -18,7 +19,7 @@ from fastcifar.training import Trainer
 from fastcifar.training.device import describe_device, resolve_dtype
 
 
-def ceilings(campaign: Campaign) -> Iterator[Record]:
+def ceilings(campaign: Campaign) -> Iterator[Line]:
     """Versions and clocks; copy bandwidth, matrix product; the convolutions of each stage of each recipe's step, pass
     by pass, as fast as the library knows them."""
     torch.backends.cudnn.benchmark = True  # in this process alone
@@ -38,7 +39,7 @@ def ceilings(campaign: Campaign) -> Iterator[Record]:
                 yield {"what": "convolutions", **place, "layers": layers}
 
 
-def copy_rate(campaign: Campaign) -> Record:
+def copy_rate(campaign: Campaign) -> Line:
     """Bytes/s, read and written, of a copy larger than any cache."""
     # No power of two: a graph's copies of just such sizes were seen at half the bandwidth (pytorch issue 191284).
     size = 1000 << 20 if campaign.device.type == "cuda" else 1 << 26
@@ -48,10 +49,10 @@ def copy_rate(campaign: Campaign) -> Record:
     return {"bytes": 2 * source.numel(), "seconds": seconds, "rate": 2 * source.numel() / seconds}
 
 
-def _environment(campaign: Campaign) -> Record:
+def _environment(campaign: Campaign) -> Line:
     device = campaign.device
-    record: Record = {
-        "device": describe_device(device),
+    record: Line = {
+        "device": dataclasses.asdict(describe_device(device)),
         **versions(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -67,7 +68,7 @@ def _environment(campaign: Campaign) -> Record:
     return record
 
 
-def _product(campaign: Campaign) -> Record:
+def _product(campaign: Campaign) -> Line:
     """FLOP/s of a large square matrix product in the compute type, on random values: zeros draw less power."""
     side = 256 if campaign.tiny else 8192 if campaign.device.type == "cuda" else 2048
     dtype = resolve_dtype("auto", campaign.device)
@@ -76,7 +77,7 @@ def _product(campaign: Campaign) -> Record:
     return {"side": side, "dtype": str(dtype), "seconds": seconds, "rate": 2 * side**3 / seconds}
 
 
-def _layer(campaign: Campaign, layer: Convolution) -> Record:
+def _layer(campaign: Campaign, layer: Convolution) -> Line:
     """Each pass of a convolution, seconds and FLOP/s."""
     calls, repeats = (1, 1) if campaign.tiny else (10, 5)
     seconds = {which: seconds_per_call(call, campaign.device, calls, repeats) for which, call in layer.passes.items()}

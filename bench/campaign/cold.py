@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.race import checkout, data, tiny_recipe
 from bench.peers import PeerError
 from bench.peers.programs import COLD, OURS
 from bench.peers.race import start_cold
 
 
-def cold(campaign: Campaign) -> Iterator[Record]:
+def cold(campaign: Campaign) -> Iterator[Line]:
     """Ours, then those of other people that compile for minutes."""
     recipes = [tiny_recipe()] if campaign.tiny else ["davidnet", "speedrun94"]
     known = {record["program"] for record in campaign.records("cold", "cold")}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from bench import kernel_cases
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.ceilings import copy_rate
 from bench.campaign.images import noise
 from bench.campaign.recipes import main_recipes
@@ -28,7 +28,7 @@ Places = dict[str, int]
 """By recipe and stage, or evaluation, how often it calls an operator in this form."""
 
 
-def errors(campaign: Campaign) -> Iterator[Record]:
+def errors(campaign: Campaign) -> Iterator[Line]:
     """The error of every operator in every form, in the recipes' own type and then in the others. What raises is a
     finding, and the others have their turn."""
     known = {record["shape"] for record in campaign.records("kernels", "error")}
@@ -41,7 +41,7 @@ def errors(campaign: Campaign) -> Iterator[Record]:
                 yield _attempt(case.operation, partial(_error, case, places))
 
 
-def times(campaign: Campaign) -> Iterator[Record]:
+def times(campaign: Campaign) -> Iterator[Line]:
     """The seconds of every operator in every form, the largest tensors first, since they carry the time; then of their
     paths in plain torch. What moves on a position in the epoch is timed with putting it back."""
     known = {(record["shape"], record["variant"]) for record in campaign.records("kernels", "speed")}
@@ -57,11 +57,11 @@ def times(campaign: Campaign) -> Iterator[Record]:
                     yield {**_name(case, places), **_attempt(case.operation, speed)}
 
 
-def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedCase, Places]], list[Record]]:
+def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedCase, Places]], list[Line]]:
     """What a step of each stage and an evaluation of each recipe call in this compute type, each form once, and where;
     and a finding for each that raises."""
     found: dict[str, tuple[RecordedCase, Places]] = {}
-    failures: list[Record] = []
+    failures: list[Line] = []
     for name, recipe in main_recipes(campaign).items():
         recipe = dataclasses.replace(recipe, dtype=dtype)
         trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
@@ -79,19 +79,19 @@ def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedC
     return list(found.values()), failures
 
 
-def _attempt(name: str, measure: Callable[[], Record]) -> Record:
+def _attempt(name: str, measure: Callable[[], Line]) -> Line:
     try:
         return measure()
     except RuntimeError as error:
         return _finding(name, error)
 
 
-def _finding(name: str, error: RuntimeError) -> Record:
+def _finding(name: str, error: RuntimeError) -> Line:
     traceback.print_exception(error)
     return {"what": "finding", "program": name, "found": str(error).partition("\n")[0]}
 
 
-def _error(case: RecordedCase, places: Places) -> Record:
+def _error(case: RecordedCase, places: Places) -> Line:
     found = case.relative_errors()
     return {
         "what": "error",
@@ -105,12 +105,10 @@ def _pieces(trainer: Trainer) -> Iterator[tuple[str, Callable[[], object]]]:
     """A step of each stage, and an evaluation; each to be run before the next is asked for."""
     for number, stage in enumerate(trainer.timeline.steps_by_stage()):
         yield f"stage {number} of {stage.size} pixels", step_on_noise(trainer, stage)
-    how = trainer.recipe.evaluate
-    settings = (how.tta, how.batch_size, how.tta_share, how.tta_shifted)
-    yield "evaluation", partial(evaluate, trainer.model, trainer.dataset.test, *settings)
+    yield "evaluation", partial(evaluate, trainer.evaluated, trainer.dataset.test, trainer.recipe.evaluate)
 
 
-def compiled(campaign: Campaign) -> Iterator[Record]:
+def compiled(campaign: Campaign) -> Iterator[Line]:
     """Seconds of the operations that are written down by hand, forward and backward together, and of what torch.compile
     makes of their references."""
     tiny_cpu = campaign.tiny and campaign.device.type == "cpu"  # where it compiles for a minute
@@ -139,13 +137,13 @@ def _cases_by_hand(campaign: Campaign) -> Iterator[tuple[str, Case]]:
     yield "speedrun", kernel_cases.flat_muon(FILTERS[:2] if tiny else FILTERS, *where)
 
 
-def _name(case: RecordedCase, places: Places) -> Record:
+def _name(case: RecordedCase, places: Places) -> Line:
     return {"operation": case.operation, "shape": case.shape, "places": places}
 
 
 def _speed(
     campaign: Campaign, variant: str, case: RecordedCase | Case, call: Callable[..., object], bandwidth: float
-) -> Record:
+) -> Line:
     """Seconds of a variant and its share of the copy bandwidth."""
     turn = itertools.cycle(case.argument_sets(campaign.device))
     # Plain torch takes so much longer that all of it would take the part's time.

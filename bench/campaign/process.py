@@ -19,7 +19,7 @@ from typing import TextIO
 
 import torch
 
-from bench.campaign.campaign import Campaign, Record, append_record, read_records
+from bench.campaign.campaign import Campaign, Line, append_record, read_records
 from fastcifar.kernels import keep_freed_memory
 
 GRACE = 3.0
@@ -39,7 +39,7 @@ class Part:
     """One piece of the campaign: a generator of results, and the file that they go to."""
 
     name: str
-    run: Callable[[Campaign], Iterator[Record]]
+    run: Callable[[Campaign], Iterator[Line]]
     file: str
     share: float
     """Of the stage's seconds, after which it is ended."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.campaign.campaign import Campaign, Record, scratch
+from bench.campaign.campaign import Campaign, Line, scratch
 from bench.campaign.captured import require_capture
 from bench.campaign.recipes import shrink
 from bench.peers.programs import OURS, PROGRAMS
@@ -25,7 +25,7 @@ _MARGIN = 5.0
 """Seconds before its process is ended in which a rival that is too slow is told apart from one that hangs."""
 
 
-def race(campaign: Campaign, rival: str) -> Iterator[Record]:
+def race(campaign: Campaign, rival: str) -> Iterator[Line]:
     """One untimed training of each, which also compiles; then, when it is this rival's turn, rounds for as long as the
     time allows, one at least. Raises UserError where a side fails, RuntimeError where ours was not captured."""
     runs = [run for run in campaign.records("race", "run") if run["rival"] == rival and not run["warm_up"]]
@@ -49,7 +49,7 @@ def race(campaign: Campaign, rival: str) -> Iterator[Record]:
                 print(turn.error.traceback)
                 raise UserError(f"{turn.side}: {turn.error}")
             if turn.side == "ours":
-                require_capture(campaign, ours, turn.run)
+                require_capture(campaign, ours, turn.run["captured"], turn.run["not_captured"])
             warm_up = turn.round == done
             yield {"what": "run", "rival": rival, "side": turn.side, "warm_up": warm_up, **turn.facts, **turn.run}
             if turn.side == SIDES[-1]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.kernels import Places, cases
 from bench.campaign.timing import seconds_per_call
 from bench.recorded_cases import RecordedCase
@@ -45,7 +45,7 @@ OTHERS: dict[str, tuple[dict[str, Sequence[Any]], ...]] = {
 """By operator grids of the fields that it is launched with: each combination is tried."""
 
 
-def sizes(campaign: Campaign) -> Iterator[Record]:
+def sizes(campaign: Campaign) -> Iterator[Line]:
     """The seconds of each operator, in each form of a step of the largest crops and of an evaluation, with what there
     is now, and then with every combination of `OTHERS`; the largest tensors first. What cannot be launched is left
     out."""

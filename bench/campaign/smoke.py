@@ -8,7 +8,7 @@ from unittest.mock import patch
 
 import torch
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.images import smoke_dataset
 from bench.campaign.recipes import get_recipe
 from bench.campaign.trainings import training
@@ -18,7 +18,7 @@ from fastcifar.training.run import Run
 from fastcifar.training.timeline import Epoch, Stage
 
 
-def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Record]:
+def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Line]:
     """Trainings from seeds 0, 1 and 2: the first also captures. In the second nothing may wait for the device while
     steps are replayed: where something does, that is a finding, and the training is run again without."""
     done = {record["seed"] for record in campaign.records("smoke", "training") if record["recipe"] == recipe}

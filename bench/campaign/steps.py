@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.captured import require_capture
 from bench.campaign.images import dataset
 from bench.campaign.recipes import get_recipe
@@ -21,7 +21,7 @@ _PROFILED = 5
 """Replays in a profile; with `tiny` one."""
 
 
-def steps(campaign: Campaign, recipe: str) -> Iterator[Record]:
+def steps(campaign: Campaign, recipe: str) -> Iterator[Line]:
     """For each stage of the recipe the seconds of a step: in a training; replayed alone; launched kernel by kernel.
     Then its kernels, in replays of the captured step."""
     known = [(record["what"], record["stage"]) for record in campaign.records("steps") if record["recipe"] == recipe]
@@ -55,7 +55,7 @@ def steps(campaign: Campaign, recipe: str) -> Iterator[Record]:
 def _in_training(campaign: Campaign, recipe: str, trainer: Trainer) -> dict[Stage, float]:
     """Seconds of a step of each stage in a training: of its best epoch the mean."""
     run = trainer.run(seed=0, eval_every=0)
-    require_capture(campaign, recipe, run.record)
+    require_capture(campaign, recipe, run.record.captured, run.record.not_captured)
     seconds: dict[Stage, float] = {}
     before = 0.0
     for epoch, row in zip(trainer.timeline.epochs, run.rows, strict=True):
@@ -79,7 +79,7 @@ def _seconds_each(step: Callable[[], None], campaign: Campaign) -> float:
     return best
 
 
-def _profile(step: Callable[[], None], device: torch.device, replays: int) -> Record:
+def _profile(step: Callable[[], None], device: torch.device, replays: int) -> Line:
     """Milliseconds and calls of each kernel in a step, the longest first, and of all together; on a CPU of each
     operation."""
     step()

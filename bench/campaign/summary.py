@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from bench.campaign.campaign import OUTCOMES, Record, read_records
+from bench.campaign.campaign import OUTCOMES, Line, read_records
 from bench.peers.race import SIDES
 from fastcifar.report.statistics import summarise
 
@@ -30,7 +30,7 @@ def summary(out: Path) -> list[str]:
     return lines
 
 
-def _failures(records: list[Record]) -> Iterator[str]:
+def _failures(records: list[Line]) -> Iterator[str]:
     """Findings, and the parts that failed when they last had their turn."""
     for record in records:
         if record["what"] == "finding":
@@ -41,7 +41,7 @@ def _failures(records: list[Record]) -> Iterator[str]:
             yield f"{part}: failed, {record['reason']}"
 
 
-def _smoke(records: list[Record]) -> Iterator[str]:
+def _smoke(records: list[Line]) -> Iterator[str]:
     for recipe, runs in grouped(only(records, "training"), "recipe").items():
         first, phases = runs[0], runs[0]["phases"]
         took = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("kernel compilation", "capture") if name in phases)
@@ -50,7 +50,7 @@ def _smoke(records: list[Record]) -> Iterator[str]:
         yield f"  {_accuracy(runs)}; {_seconds(runs)}"
 
 
-def _kernels(records: list[Record]) -> Iterator[str]:
+def _kernels(records: list[Line]) -> Iterator[str]:
     worst: dict[str, float] = {}
     for record in only(records, "error"):
         worst[record["operation"]] = max(worst.get(record["operation"], 0.0), record["worst"])
@@ -64,7 +64,7 @@ def _kernels(records: list[Record]) -> Iterator[str]:
         yield f"{operation}: {', '.join(told)}"
 
 
-def _ceilings(records: list[Record]) -> Iterator[str]:
+def _ceilings(records: list[Line]) -> Iterator[str]:
     for record in records:
         if record["what"] == "environment":
             yield f"{record['device'].get('name')}, torch {record['torch']}, triton {record.get('triton')}"
@@ -77,7 +77,7 @@ def _ceilings(records: list[Record]) -> Iterator[str]:
             yield f"{_stage(record)}: convolutions {seconds * 1e3:.3f} ms a step, {flop / seconds / 1e12:.2f} TFLOP/s"
 
 
-def _steps(records: list[Record]) -> Iterator[str]:
+def _steps(records: list[Line]) -> Iterator[str]:
     profiles = {(record["recipe"], record["stage"]): record for record in only(records, "profile")}
     for record in only(records, "step"):
         times = ", ".join(f"{way} {seconds * 1e3:.3f} ms" for way, seconds in record["seconds"].items())
@@ -86,14 +86,14 @@ def _steps(records: list[Record]) -> Iterator[str]:
         yield f"{_stage(record)}: {times}{busy}"
 
 
-def _trainings(records: list[Record]) -> Iterator[str]:
+def _trainings(records: list[Line]) -> Iterator[str]:
     for recipe, runs in grouped(only(records, "training"), "recipe").items():
         loss = statistics.fmean(run["tta_loss"] for run in runs)
         yield f"{recipe}: {_accuracy(runs)}, log-loss {loss:.4f}"
         yield f"  {_seconds(runs)}"
 
 
-def _race(records: list[Record]) -> Iterator[str]:
+def _race(records: list[Line]) -> Iterator[str]:
     for rival, runs in grouped(only(records, "run"), "rival").items():
         sides = grouped([run for run in runs if not run["warm_up"]], "side")
         if len(sides) < len(SIDES):
@@ -110,18 +110,18 @@ def _race(records: list[Record]) -> Iterator[str]:
                 yield f"  ours takes {statistics.median(ratios):.3f} of theirs {words}, n={len(ratios)}, {spread}"
 
 
-def ratios_of(sides: dict[str, list[Record]], clock: str) -> list[float]:
+def ratios_of(sides: dict[str, list[Line]], clock: str) -> list[float]:
     """Our seconds by theirs in each round in which both are known."""
     theirs, ours = ({run["round"]: run.get(clock) for run in sides[side]} for side in SIDES)
     return [ours[number] / theirs[number] for number in theirs if theirs[number] and ours.get(number)]
 
 
-def _cold(records: list[Record]) -> Iterator[str]:
+def _cold(records: list[Line]) -> Iterator[str]:
     for record in only(records, "cold"):
         yield f"{record['program']}: {record['process_seconds']:.1f} s from process start to the first accuracy"
 
 
-def _sizes(records: list[Record]) -> Iterator[str]:
+def _sizes(records: list[Line]) -> Iterator[str]:
     """Of each operator what a step of all forms would take with the best sizes for all, and with those of now."""
     for operation, found in grouped(only(records, "sizes"), "operation").items():
         now, totals = totals_by_sizes(found)
@@ -129,7 +129,7 @@ def _sizes(records: list[Record]) -> Iterator[str]:
         yield f"{operation}: {totals[now] * 1e6:.1f} us now, {totals[best] * 1e6:.1f} us with {best}"
 
 
-def totals_by_sizes(found: list[Record]) -> tuple[str, dict[str, float]]:
+def totals_by_sizes(found: list[Line]) -> tuple[str, dict[str, float]]:
     """Of an operator's records the sizes that there were, and by sizes the seconds of all forms: of those sizes that as
     many were measured with as with the former."""
     seconds = grouped([{**record, "words": words_of(record["sizes"])} for record in found], "words")
@@ -142,7 +142,7 @@ def totals_by_sizes(found: list[Record]) -> tuple[str, dict[str, float]]:
     return now, totals
 
 
-def words_of(sizes: Record) -> str:
+def words_of(sizes: Line) -> str:
     """What an operator was launched with, in a line."""
     told = {name: value if isinstance(value, dict) else {"": value} for name, value in sizes.items()}
     return ", ".join(
@@ -150,39 +150,39 @@ def words_of(sizes: Record) -> str:
     )
 
 
-def _tests(records: list[Record]) -> Iterator[str]:
+def _tests(records: list[Line]) -> Iterator[str]:
     for record in only(records, "tests"):
         counts = ", ".join(f"{record[name]} {name}" for name in ("passed", "failed", "skipped"))
         yield f"{record['of']}: {counts}" + ("" if record["exit_code"] in (0, 1) else ", not all: ended before")
 
 
-def convolution_totals(record: Record) -> tuple[float, float]:
+def convolution_totals(record: Line) -> tuple[float, float]:
     """Seconds and FLOP of all passes of a stage's convolutions."""
     seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
     return seconds, sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
 
 
-def undisturbed(runs: list[Record]) -> list[Record]:
+def undisturbed(runs: list[Line]) -> list[Line]:
     """The trainings that had nothing beside them, without the first ones of a process."""
     return [run for run in runs if not run["first_in_process"] and "beside" not in run]
 
 
-def only(records: list[Record], what: str) -> list[Record]:
+def only(records: list[Line], what: str) -> list[Line]:
     return [record for record in records if record["what"] == what]
 
 
-def grouped(records: list[Record], key: str) -> dict[str, list[Record]]:
-    groups: dict[str, list[Record]] = {}
+def grouped(records: list[Line], key: str) -> dict[str, list[Line]]:
+    groups: dict[str, list[Line]] = {}
     for record in records:
         groups.setdefault(record[key], []).append(record)
     return groups
 
 
-def _stage(record: Record) -> str:
+def _stage(record: Line) -> str:
     return f"{record['recipe']} at {record['size']} pixels ({record['steps']} steps)"
 
 
-def _accuracy(runs: list[Record]) -> str:
+def _accuracy(runs: list[Line]) -> str:
     accuracy = summarise([run["tta_accuracy"] for run in runs])
     text = f"TTA accuracy {accuracy.mean:.2%}, n={accuracy.n}"
     if accuracy.interval:
@@ -190,7 +190,7 @@ def _accuracy(runs: list[Record]) -> str:
     return f"{text}; without {statistics.fmean(run['accuracy'] for run in runs):.2%}"
 
 
-def _seconds(runs: list[Record]) -> str:
+def _seconds(runs: list[Line]) -> str:
     """Of both clocks the mean and spread of all but the first runs of a process, undisturbed ones if there are any;
     then those first ones."""
     warm = [run for run in runs if not run["first_in_process"]]
@@ -201,7 +201,7 @@ def _seconds(runs: list[Record]) -> str:
     return f"{told}; first in a process {first}" if told else f"first in a process {first}"
 
 
-def _mean(runs: list[Record], clock: str) -> str:
+def _mean(runs: list[Line], clock: str) -> str:
     seconds = [run[clock] for run in runs if run.get(clock) is not None]
     if not seconds:
         return "-"
@@ -209,7 +209,7 @@ def _mean(runs: list[Record], clock: str) -> str:
     return f"{found.mean:.3f} s" + ("" if found.std is None else f" ± {found.std:.3f} (n={found.n})")
 
 
-_SHOWN: dict[str, Callable[[list[Record]], Iterator[str]]] = {
+_SHOWN: dict[str, Callable[[list[Line]], Iterator[str]]] = {
     "race": _race,
     "smoke": _smoke,
     "tests": _tests,

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.campaign.campaign import OUTCOMES, Record, read_records
+from bench.campaign.campaign import OUTCOMES, Line, read_records
 from bench.campaign.summary import (
     CLOCKS,
     convolution_totals,
@@ -58,11 +58,11 @@ def tables(out: Path) -> Iterator[Table]:
             yield make(records[name])
 
 
-def _results(path: Path) -> list[Record]:
+def _results(path: Path) -> list[Line]:
     return [record for record in read_records(path) if record["what"] not in OUTCOMES]
 
 
-def _ceilings(records: list[Record]) -> Table:
+def _ceilings(records: list[Line]) -> Table:
     rows = []
     title = "Ceilings"
     for record in records:
@@ -82,7 +82,7 @@ def _ceilings(records: list[Record]) -> Table:
     return Table(title, ("what", "rate"), tuple(rows))
 
 
-def _races(records: list[Record]) -> Table:
+def _races(records: list[Line]) -> Table:
     rows = []
     measured = [run for run in only(records, "run") if not run["warm_up"]]
     for rival, runs in grouped(measured, "rival").items():
@@ -100,12 +100,12 @@ def _races(records: list[Record]) -> Table:
     return Table("Whole trainings in turn with other programs", columns, tuple(rows))
 
 
-def _smoke(records: list[Record]) -> Table:
+def _smoke(records: list[Line]) -> Table:
     trainings = _trainings(only(records, "training"))
     return dataclasses.replace(trainings, title="Trainings on 25,000 images, tested on 5,000 others")
 
 
-def _trainings(records: list[Record]) -> Table:
+def _trainings(records: list[Line]) -> Table:
     rows = []
     for recipe, runs in grouped(records, "recipe").items():
         alone = undisturbed(runs)
@@ -119,7 +119,7 @@ def _trainings(records: list[Record]) -> Table:
     return Table("Trainings", columns, tuple(rows))
 
 
-def _steps(records: list[Record]) -> Table:
+def _steps(records: list[Line]) -> Table:
     rows = []
     for record in only(records, "step"):
         beside = " (beside another program's compilation)" if "beside" in record else ""
@@ -127,7 +127,7 @@ def _steps(records: list[Record]) -> Table:
     return Table("A step", ("recipe, stage", "in training", "replayed", "launched one by one"), tuple(rows))
 
 
-def _parts(records: list[Record]) -> Table:
+def _parts(records: list[Line]) -> Table:
     names = [*(name for name, _ in PARTS), _REST]
     rows = []
     for record in only(records, "profile"):
@@ -139,8 +139,8 @@ def _parts(records: list[Record]) -> Table:
     return Table("A step by part, us of kernels (some run at once)", ("recipe, stage", *names, "all"), tuple(rows))
 
 
-def _operators(records: list[Record]) -> Table:
-    by_shape: dict[tuple[str, str], dict[str, Record]] = {}
+def _operators(records: list[Line]) -> Table:
+    by_shape: dict[tuple[str, str], dict[str, Line]] = {}
     for record in only(records, "speed"):
         by_shape.setdefault((record["operation"], record["shape"]), {})[record["variant"]] = record
     errors = {record["shape"]: record["worst"] for record in only(records, "error")}
@@ -161,7 +161,7 @@ def _operators(records: list[Record]) -> Table:
 _OTHERS = ("reference", "compiled")
 
 
-def _sizes(records: list[Record]) -> Table:
+def _sizes(records: list[Line]) -> Table:
     """Of each operator the forms that were measured with what there was then, summed, with it and with the best."""
     rows = []
     for operation, found in grouped(only(records, "sizes"), "operation").items():
@@ -176,7 +176,7 @@ def _sizes(records: list[Record]) -> Table:
 _BEST = 3
 
 
-def _cold(records: list[Record]) -> Table:
+def _cold(records: list[Line]) -> Table:
     rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in only(records, "cold")]
     return Table("From process start to the first accuracy, empty caches", ("program", "seconds"), tuple(rows))
 
@@ -188,7 +188,7 @@ def _short(shape: str) -> str:
     return shape if ":" in shape else " ".join([words[0], *notable, words[-1]])
 
 
-def _place(record: Record) -> str:
+def _place(record: Line) -> str:
     return f"{record['recipe']} at {record['size']} pixels"
 
 

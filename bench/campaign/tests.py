@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 
 from bench.campaign import outcomes
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.peers.worker import ROOT
 
 KERNELS = ["tests/kernels", "--ignore=tests/kernels/test_compile_ahead.py"]
@@ -20,13 +20,13 @@ OTHERS = ["tests/optim", "tests/training", "tests/data", "-m", "gpu", "--continu
 TINY = ["tests/optim/test_lookahead.py"]
 
 
-def tests(campaign: Campaign) -> Iterator[Record]:
+def tests(campaign: Campaign) -> Iterator[Line]:
     """A finding for each test that fails, as soon as it has; then how many passed, failed and were skipped."""
     for which in [TINY] if campaign.tiny else [KERNELS, OTHERS]:
         yield from _run(campaign, which)
 
 
-def _run(campaign: Campaign, which: list[str]) -> Iterator[Record]:
+def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
     reading, writing = os.pipe()
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-p", outcomes.__name__]
     if importlib.util.find_spec("xdist") and not campaign.tiny:

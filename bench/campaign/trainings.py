@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Iterator
 
-from bench.campaign.campaign import Campaign, Record
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.captured import require_capture
 from bench.campaign.images import dataset
 from bench.campaign.recipes import get_recipe
@@ -24,7 +23,7 @@ _KEPT = (
 )
 
 
-def trainings(campaign: Campaign, recipe: str) -> Iterator[Record]:
+def trainings(campaign: Campaign, recipe: str) -> Iterator[Line]:
     """Trainings of one recipe from one seed after another, those that earlier calls have left out."""
     wanted = 2 if campaign.tiny else _WANTED.get(recipe, _WANTED_OF_OTHERS)
     done = {record["seed"] for record in campaign.records("trainings", "training") if record["recipe"] == recipe}
@@ -43,17 +42,17 @@ def trainings(campaign: Campaign, recipe: str) -> Iterator[Record]:
             longest = max(longest, time.monotonic() - started)
 
 
-def training(campaign: Campaign, recipe: str, run: Run, first: bool, setup: float, clocks: bool = True) -> Record:
+def training(campaign: Campaign, recipe: str, run: Run, first: bool, setup: float, clocks: bool = True) -> Line:
     """What is kept of a training. Raises CaptureFailed where its steps should have been captured and were not."""
-    require_capture(campaign, recipe, run.record)
+    require_capture(campaign, recipe, run.record.captured, run.record.not_captured)
+    record = run.record.to_json()
     return {
         "what": "training",
         "recipe": recipe,
-        "fields": dataclasses.asdict(run.recipe) if first else None,
+        "fields": record["recipe"] if first else None,
         "seed": run.seed,
         "first_in_process": first,
         "setup_seconds": setup,
-        "device": run.record["device"],
-        **{key: run.record[key] for key in _KEPT},
+        **{key: record[key] for key in ("device", *_KEPT)},
         "clocks": read_clocks(campaign.device.type) if clocks else None,
     }

@@ -18,8 +18,10 @@ from torch import Tensor, nn
 
 from bench.peers.harness import PLAIN, WITH_TTA, Harness
 from bench.peers.source import Shims, load_module, replace_torchvision
+from fastcifar.recipes import EvaluateConfig
 from fastcifar.training import evaluate
 
+_TTA = EvaluateConfig(tta="flip-crop", batch_size=2000)
 SHIMS: Shims = [
     ("if not os.path.exists(data_path):", "if False:"),
     ('torch.load(data_path, map_location=torch.device("cuda"), weights_only=True)', "_harness.split(train)"),
@@ -78,7 +80,7 @@ class E5:
         harness.synchronize()
         starter.elapsed_time(ender)
         with harness.evaluation():
-            found = evaluate(Normalised(model, self.module), harness.dataset.test, "flip-crop", batch_size=2000)
+            found = evaluate(Normalised(model, self.module), harness.dataset.test, _TTA)
         harness.accuracies = {PLAIN: found.plain_accuracy, WITH_TTA: found.accuracy}
 
     def _prepare(self, model: nn.Module, extra: Extra) -> None:

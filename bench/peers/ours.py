@@ -52,15 +52,15 @@ class Ours:
         start = time.perf_counter()
         run = self.trainer.run(seed, eval_every=0)
         return {
-            "steps": run.record["steps"],
+            "steps": run.record.steps,
             "step_seconds": [],
             "seconds": time.perf_counter() - start,
             "own_seconds": run.time_seconds,
             "train_seconds": run.train_seconds,
             "time_seconds": run.time_seconds,
-            "captured": run.record["captured"],
-            "not_captured": run.record["not_captured"],
-            "phases": run.record["phases"],
+            "captured": run.record.captured,
+            "not_captured": run.record.not_captured,
+            "phases": run.record.phases,
             "accuracy": run.tta_accuracy,
             "plain_accuracy": run.accuracy,
         }

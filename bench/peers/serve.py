@@ -3,6 +3,7 @@ hand."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
     facts = {
         "batch_size": batch_size,
         "dtype": dtype,
-        "device": describe_device(device),
+        "device": dataclasses.asdict(describe_device(device)),
         "torch": torch.__version__,
         "dataset": dataset.name,
     }

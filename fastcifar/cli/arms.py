@@ -157,8 +157,10 @@ class Show:
 
 def describe_arm(progress: Progress) -> str:
     """A finished run of `compare` or `ablate` in a few words."""
-    record = progress.record
-    if "tta_loss" not in record:
+    from fastcifar.training import RunRecord
+
+    record = progress.outcome
+    if not isinstance(record, RunRecord):
         return f"{progress.key:<28} diverged"
-    took = "kept" if progress.kept else f"{record['train_seconds']:.1f} s"
-    return f"{progress.key:<28} loss {record['tta_loss']:.4f}  accuracy {record['tta_accuracy']:.2%}  {took}"
+    took = "kept" if progress.kept else f"{record.train_seconds:.1f} s"
+    return f"{progress.key:<28} loss {record.tta_loss:.4f}  accuracy {record.tta_accuracy:.2%}  {took}"

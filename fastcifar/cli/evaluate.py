@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
 from fastcifar.cli.arguments import Switch, parse
+from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.output import RECORD
 
@@ -46,19 +47,16 @@ def main(args: Sequence[str]) -> int:
 
     device = resolve_device(options.device)
     recipe, model, record = load_run(folder)
-    trained_on = record["dataset"]
-    dataset = load_dataset(trained_on["name"], options.data_dir, device, trained_on.get("holdout", 0))
-    classes = (record.get("subset") or {}).get("classes")
-    if classes:
+    dataset = load_dataset(record.dataset.name, options.data_dir, device, record.dataset.holdout)
+    classes = (record.subset or {}).get("classes")
+    if isinstance(classes, list):
         dataset = dataset.take(classes=classes)
     dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
-    how = recipe.evaluate
-    evaluation = evaluate(model, dataset.test, tta, how.batch_size, how.tta_share, how.tta_shifted)
-    accuracy = evaluation.accuracy
-    stored = {"none": record.get("accuracy"), recipe.evaluate.tta: record.get("tta_accuracy")}.get(tta)
-    if dataset.sha256 != trained_on.get("sha256"):
+    evaluation = evaluate(model, dataset.test, replace(recipe.evaluate, tta=tta))
+    stored = {"none": record.accuracy, recipe.evaluate.tta: record.tta_accuracy}.get(tta)
+    if dataset.sha256 != record.dataset.sha256:
         stored = None  # other images: nothing to compare with
 
     images = len(dataset.test)
@@ -69,7 +67,7 @@ def main(args: Sequence[str]) -> int:
             "holdout": dataset.holdout,
             "images": images,
             "tta": tta,
-            "accuracy": accuracy,
+            "accuracy": evaluation.accuracy,
             "stored_accuracy": stored,
             "loss": evaluation.loss,
         }
@@ -77,5 +75,5 @@ def main(args: Sequence[str]) -> int:
         return 0
     tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {dataset.name}"
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
-    print(f"{recipe.name}  {accuracy:.2%} (tta {tta}) on {tests}{run_said}")
+    print(f"{recipe.name}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
     return 0

@@ -5,19 +5,17 @@ from __future__ import annotations
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from fastcifar.report import Summary, summarise
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastcifar.training import EpochRow, Trainer
+    from fastcifar.recipes import Recipe
+    from fastcifar.training import EpochRow, RunRecord, Trainer
     from fastcifar.training.profile import StepTrace
-
-Record = Mapping[str, Any]
-"""The content of a run.json."""
 
 _ESTIMATED_FROM = 3
 """Steps, after the first, whose median time the estimate goes by."""
@@ -84,7 +82,7 @@ class Screen:
         if self._columns:
             self.say(self._columns)
             self._columns = None
-        tested = "-" if row.test_accuracy is None else f"{row.test_accuracy:.2%}"
+        tested = share(row.test_accuracy)
         self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}  {tested:>9}  {row.seconds:9.1f}")
 
     def _estimate(self, step: int) -> None:
@@ -136,21 +134,27 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def stopwatches(record: Record) -> str:
+def share(value: float | None) -> str:
+    """A fraction in percent, "94.11%"; "-" for none."""
+    return "-" if value is None else f"{value:.2%}"
+
+
+def stopwatches(record: RunRecord) -> str:
     """The three stopwatches, a line each, with what they time."""
     return (
-        f"train   {record['train_seconds']:8.1f} s  first touch of the images to the last step, without evaluation\n"
-        f"time    {record['time_seconds']:8.1f} s  train, and the final evaluation\n"
-        f"process {record['process_seconds']:8.1f} s  start of the process (or end of the run before) to the accuracy"
+        f"train   {record.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
+        f"time    {record.time_seconds:8.1f} s  train, and the final evaluation\n"
+        f"process {record.process_seconds:8.1f} s  start of the process (or end of the run before) to the accuracy"
     )
 
 
-def phases_table(record: Record) -> str:
+def phases_table(record: RunRecord) -> str:
     """Where process_seconds went, a line for each phase, and their sum."""
-    total = record["process_seconds"]
-    lines = [f"{name:<22}{seconds:8.2f} s {seconds / total:6.1%}" for name, seconds in record["phases"].items()]
-    first = record["first_step_seconds"]
-    return "\n".join([*lines, f"{'process':<22}{total:8.2f} s; its first step ended after {first:.2f} s"])
+    total = record.process_seconds
+    lines = [f"{name:<22}{seconds:8.2f} s {seconds / total:6.1%}" for name, seconds in record.phases.items()]
+    first = record.first_step_seconds
+    ended = "" if first is None else f"; its first step ended after {first:.2f} s"
+    return "\n".join([*lines, f"{'process':<22}{total:8.2f} s{ended}"])
 
 
 def trace_lines(trace: StepTrace, path: Path) -> str:
@@ -162,19 +166,28 @@ def trace_lines(trace: StepTrace, path: Path) -> str:
     return f"steps {first} to {last} are traced in {path}" + (f"; mean of each:{parts}" if parts else "")
 
 
-def result_line(record: Record, remarks: Sequence[str] = ()) -> str:
+def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
     """A run in one line, which ends in the `remarks` on what it ran."""
-    times = "  ".join(f"{watch} {record[f'{watch}_seconds']:.1f} s" for watch in ("train", "time", "process"))
-    return "  ".join([_accuracies(record["recipe"], record["accuracy"], record["tta_accuracy"]), times, *remarks])
+    watches = {"train": record.train_seconds, "time": record.time_seconds, "process": record.process_seconds}
+    times = "  ".join(f"{watch} {seconds:.1f} s" for watch, seconds in watches.items())
+    return "  ".join([_accuracies(record.recipe, record.accuracy, record.tta_accuracy), times, *remarks])
 
 
-def summaries(records: Sequence[Record]) -> dict[str, Summary]:
-    """What the runs say together, by the key of run.json."""
-    keys = ("accuracy", "tta_accuracy", "train_seconds", "time_seconds")
-    return {key: summarise([record[key] for record in records]) for key in keys}
+_SUMMARISED: dict[str, Callable[[RunRecord], float | None]] = {
+    "accuracy": lambda record: record.accuracy,
+    "tta_accuracy": lambda record: record.tta_accuracy,
+    "train_seconds": lambda record: record.train_seconds,
+    "time_seconds": lambda record: record.time_seconds,
+}
 
 
-def summary_table(records: Sequence[Record]) -> str:
+def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:
+    """What the runs say together, by the key of run.json; without accuracies where the test images have no labels."""
+    found = {key: [value for record in records if (value := of(record)) is not None] for key, of in _SUMMARISED.items()}
+    return {key: summarise(values) for key, values in found.items() if values}
+
+
+def summary_table(records: Sequence[RunRecord]) -> str:
     """Mean, standard deviation, n and 95% interval of accuracies and times, a line each."""
     lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  95% interval"]
     for key, values in summaries(records).items():
@@ -186,19 +199,21 @@ def summary_table(records: Sequence[Record]) -> str:
     return "\n".join(lines)
 
 
-def summary_line(records: Sequence[Record], remarks: Sequence[str] = ()) -> str:
+def summary_line(records: Sequence[RunRecord], remarks: Sequence[str] = ()) -> str:
     """Many runs of one recipe in one line: the means, and the spread of the accuracy with test-time augmentation."""
-    recipe, summary = records[0]["recipe"], summaries(records)
+    recipe, summary = records[0].recipe, summaries(records)
+    if "tta_accuracy" not in summary:
+        return "  ".join([_accuracies(recipe, None, None), f"n={len(records)}", *remarks])
     headline = summary["tta_accuracy"]
     means = _accuracies(recipe, summary["accuracy"].mean, headline.mean)
     spread = "n=1, no interval"
     if headline.interval:
-        which = "" if recipe["evaluate"]["tta"] == "none" else "tta "
+        which = "" if recipe.evaluate.tta == "none" else "tta "
         low, high = headline.interval
         spread = f"n={headline.n}  {which}std dev {headline.std:.2%}  95% interval {low:.2%} to {high:.2%}"
     return "  ".join([means, spread, *remarks])
 
 
-def _accuracies(recipe: Record, accuracy: float, tta_accuracy: float) -> str:
-    tta = "" if recipe["evaluate"]["tta"] == "none" else f" (tta {tta_accuracy:.2%})"
-    return f"{recipe['name']}  {accuracy:.2%}{tta}"
+def _accuracies(recipe: Recipe, accuracy: float | None, tta_accuracy: float | None) -> str:
+    tta = "" if recipe.evaluate.tta == "none" else f" (tta {share(tta_accuracy)})"
+    return f"{recipe.name}  {share(accuracy)}{tta}"

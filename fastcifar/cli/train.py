@@ -26,7 +26,7 @@ from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
-    from fastcifar.training import Trainer
+    from fastcifar.training import RunRecord, Trainer
     from fastcifar.training.profile import StepTrace
     from fastcifar.training.timeline import Timeline
 
@@ -124,7 +124,7 @@ def main(args: Sequence[str]) -> int:
         show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
 
     trace = _trace(options, trainer)
-    records: list[screen.Record] = []
+    records: list[RunRecord] = []
     try:
         for seed, folder in zip(seeds, folders, strict=True):
             show.say(f"\nseed {seed}, run {len(records) + 1} of {options.runs}" if options.runs > 1 else "")
@@ -309,7 +309,7 @@ def _run(
     options: Options,
     show: screen.Screen,
     trace: StepTrace | None,
-) -> screen.Record:
+) -> RunRecord:
     """Train and save one run; its record alone is kept in memory, since there may be hundreds."""
     from safetensors import SafetensorError
 
@@ -339,17 +339,16 @@ def _run(
     return run.record
 
 
-def _conclude(
-    records: list[screen.Record], out: Path, remarks: list[str], options: Options, show: screen.Screen
-) -> None:
+def _conclude(records: list[RunRecord], out: Path, remarks: list[str], options: Options, show: screen.Screen) -> None:
     if options.json:
         summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
-        print(json.dumps(records[0] if options.runs == 1 else {"runs": records, "summary": summary}, indent=2))
+        runs = [record.to_json() for record in records]
+        print(json.dumps(runs[0] if options.runs == 1 else {"runs": runs, "summary": summary}, indent=2))
         return
     show.say()
     if options.runs == 1:
         show.say(screen.stopwatches(records[0]))
-        show.say(f"{records[0]['images_per_second']:,.0f} images/s; n=1, no interval; saved in {out}")
+        show.say(f"{records[0].images_per_second:,.0f} images/s; n=1, no interval; saved in {out}")
         print(screen.result_line(records[0], remarks))
     else:
         show.say(screen.summary_table(records))

@@ -274,11 +274,12 @@ def _conclude(result: Any, out: Path, options: _Options) -> None:
 
 def _said(progress: Progress) -> str:
     """A finished run in a few words, or before the first what the time left is guessed from."""
-    record = progress.record
-    if record is None:
+    from fastcifar.experiments.half import train_accuracies
+    from fastcifar.training import RunRecord
+
+    record = progress.outcome
+    if not isinstance(record, RunRecord):
         return "going by a few timed steps"
-    took = "kept" if progress.kept else f"{record['train_seconds']:.1f} s"
-    return (
-        f"{progress.key}: test {record['accuracy']:.2%}, train {record['train_split']['accuracy']:.2%}, "
-        f"{record['epochs']:g} epochs, {took}"
-    )
+    took = "kept" if progress.kept else f"{record.train_seconds:.1f} s"
+    (train_accuracy,) = train_accuracies([record])
+    return f"{progress.key}: test {record.accuracy:.2%}, train {train_accuracy:.2%}, {record.epochs:g} epochs, {took}"

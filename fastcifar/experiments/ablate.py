@@ -13,14 +13,16 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.experiments.arms import DIVERGED, check_runs, held_out, train_arms
-from fastcifar.experiments.runs import OnProgress, Record
+from fastcifar.experiments.arms import check_runs, held_out, train_arms
+from fastcifar.experiments.outcome import Diverged, Outcome, known
+from fastcifar.experiments.runs import OnProgress
 from fastcifar.experiments.settings import describe_data, kept_in
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.change import change
 from fastcifar.recipes.tricks import TTA, choose_tricks
 from fastcifar.report import Summary, Table, counted, percent, points, summarise
+from fastcifar.training import RunRecord
 
 FULL = "full"
 """The arm with all tricks."""
@@ -51,29 +53,33 @@ class Ablation:
     """What the runs were made with."""
     off: dict[str, dict[str, Any]]
     """Each trick and the fields that switch it off."""
-    records: dict[str, list[Record]]
-    """Of the full recipe and of each arm without a trick a record (run.json) for every seed."""
+    outcomes: dict[str, list[Outcome]]
+    """`outcomes[arm]`: of the full recipe and of each arm without a trick what is kept of the run of every seed."""
+
+    @property
+    def full(self) -> list[RunRecord]:
+        """The runs of the full recipe."""
+        return [outcome for outcome in self.outcomes[FULL] if isinstance(outcome, RunRecord)]
 
     @property
     def n(self) -> int:
         """Runs of each arm."""
-        return len(self.records[FULL])
+        return len(self.outcomes[FULL])
 
     def worth(self, trick: str) -> Worth:
         """What changes without `trick`."""
         off = self.off[trick]
-        full = self.records[FULL]
         if trick == TTA:
-            accuracy = summarise([record["accuracy"] - record["tta_accuracy"] for record in full])
+            accuracy = summarise([known(run.accuracy) - known(run.tta_accuracy) for run in self.full])
             return Worth(trick, off, accuracy, None, None, 0)
-        pairs = [pair for pair in zip(full, self.records[trick], strict=True) if DIVERGED not in pair[1]]
-        diverged = len(full) - len(pairs)
+        outcomes = zip(self.full, self.outcomes[trick], strict=True)
+        pairs = [(full, without) for full, without in outcomes if isinstance(without, RunRecord)]
+        diverged = self.n - len(pairs)
         if not pairs:
             return Worth(trick, off, None, None, None, diverged)
-        accuracy, loss = (
-            summarise([run[key] - full_run[key] for full_run, run in pairs]) for key in ("tta_accuracy", "tta_loss")
-        )
-        time = sum(run["train_seconds"] for _, run in pairs) / sum(run["train_seconds"] for run, _ in pairs)
+        accuracy = summarise([known(without.tta_accuracy) - known(full.tta_accuracy) for full, without in pairs])
+        loss = summarise([known(without.tta_loss) - known(full.tta_loss) for full, without in pairs])
+        time = sum(without.train_seconds for _, without in pairs) / sum(full.train_seconds for full, _ in pairs)
         return Worth(trick, off, accuracy, loss, time, diverged)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -81,9 +87,9 @@ class Ablation:
         full = {
             "arm": FULL,
             "n": self.n,
-            "accuracy": dataclasses.asdict(summarise([record["tta_accuracy"] for record in self.records[FULL]])),
-            "loss": dataclasses.asdict(summarise([record["tta_loss"] for record in self.records[FULL]])),
-            "train_seconds": dataclasses.asdict(summarise([run["train_seconds"] for run in self.records[FULL]])),
+            "accuracy": dataclasses.asdict(summarise([known(run.tta_accuracy) for run in self.full])),
+            "loss": dataclasses.asdict(summarise([known(run.tta_loss) for run in self.full])),
+            "train_seconds": dataclasses.asdict(summarise([run.train_seconds for run in self.full])),
         }
         return [full, *({"arm": f"no-{trick}", **dataclasses.asdict(self.worth(trick))} for trick in self.off)]
 
@@ -91,7 +97,7 @@ class Ablation:
         """The tricks, that without which the most accuracy is lost first."""
         worths = [self.worth(trick) for trick in self.off]
         worths.sort(key=lambda worth: worth.accuracy.mean if worth.accuracy else float("-inf"))
-        rows = [(FULL, percent(summarise([run["tta_accuracy"] for run in self.records[FULL]])), "", "1.000")]
+        rows = [(FULL, percent(summarise([known(run.tta_accuracy) for run in self.full])), "", "1.000")]
         for worth in worths:
             accuracy = "diverged" if worth.accuracy is None else points(worth.accuracy)
             if worth.accuracy and worth.diverged:
@@ -141,11 +147,11 @@ def ablate(
     ablation = Ablation(settings, off, {arm: [] for arm in arms})
     with kept_in(folder) as place:
         store = Store(place, settings)
-        for arm, run_seed, record in train_arms(arms, dataset, plan, store, device, on_progress, on_step):
-            if arm == FULL and DIVERGED in record:
-                raise NonFiniteLoss(f"the full recipe with seed {run_seed}: {record[DIVERGED]}")
-            ablation.records[arm].append(record)
-            if len({len(records) for records in ablation.records.values()}) == 1:  # every arm has this seed
+        for arm, run_seed, outcome in train_arms(arms, dataset, plan, store, device, on_progress, on_step):
+            if arm == FULL and isinstance(outcome, Diverged):
+                raise NonFiniteLoss(f"the full recipe with seed {run_seed}: {outcome.reason}")
+            ablation.outcomes[arm].append(outcome)
+            if len({len(outcomes) for outcomes in ablation.outcomes.values()}) == 1:  # every arm has this seed
                 store.write("results.jsonl", "".join(json.dumps(row) + "\n" for row in ablation.rows()))
                 store.write("table.md", ablation.table().markdown())
     return ablation

@@ -12,13 +12,11 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments.runs import SEEDS, OnProgress, Progress, Record
+from fastcifar.experiments.outcome import Diverged, Outcome, get_outcome
+from fastcifar.experiments.runs import SEEDS, OnProgress, Progress
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.training import Listener, Trainer
-
-DIVERGED = "diverged"
-"""In the place of all else in the record of a run whose loss became NaN or infinite: what was said of it."""
 
 Plan = Sequence[tuple[str, int]]
 """The runs in their order, each the name of its arm and its seed."""
@@ -35,9 +33,9 @@ def train_arms(
     device: str | torch.device = "auto",
     on_progress: OnProgress | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> Iterator[tuple[str, int, Record]]:
-    """Train the runs of `plan` one by one, those that are in `store` excepted, and give each one's arm, seed and record
-    (its run.json) when it is finished: stop listening to stop training.
+) -> Iterator[tuple[str, int, Outcome]]:
+    """Train the runs of `plan` one by one, those that are in `store` excepted, and give each one's arm, seed and
+    outcome when it is finished: stop listening to stop training.
 
     Raises UserError where a kept run is of another recipe than its arm.
     """
@@ -46,24 +44,24 @@ def train_arms(
     seconds: dict[str, list[float]] = {}
     for number, (arm, seed) in enumerate(plan):
         key = f"{arm}/seed-{seed}"
-        record = store.get(key)
-        kept = record is not None
-        if kept:
-            _refuse_other_recipe(store, key, record, arms[arm])
-        else:
+        outcome = get_outcome(store, key)
+        kept = outcome is not None
+        if outcome is None:
             began = time.perf_counter()
             trainer = trainers.get(arm) or Trainer(arms[arm], dataset, device)
             if len(trainers) < _TRAINERS or _has_room(trainer.device):
                 trainers[arm] = trainer  # any other is made ready anew for each of its runs
             try:
-                record = dict(trainer.run(seed, listeners=listeners, eval_every=0).record)
+                outcome = trainer.run(seed, listeners=listeners, eval_every=0).record
             except NonFiniteLoss as error:
-                record = {DIVERGED: str(error)}
-            store.put(key, record)
+                outcome = Diverged(str(error))
+            store.put(key, outcome.to_json())
             seconds.setdefault(arm, []).append(time.perf_counter() - began)
+        else:
+            _refuse_other_recipe(store, key, outcome, arms[arm])
         if on_progress:
-            on_progress(Progress(number + 1, len(plan), key, record, kept, _left(plan[number + 1 :], seconds, store)))
-        yield arm, seed, record
+            on_progress(Progress(number + 1, len(plan), key, outcome, kept, _left(plan[number + 1 :], seconds, store)))
+        yield arm, seed, outcome
 
 
 def held_out(dataset: Dataset, holdout: int) -> Dataset:
@@ -88,9 +86,10 @@ def _has_room(device: torch.device) -> bool:
     return free > total / 2
 
 
-def _refuse_other_recipe(store: Store, key: str, record: Record, recipe: Recipe) -> None:
-    there, now = record.get("recipe"), json.loads(json.dumps(dataclasses.asdict(recipe)))
-    if there is not None and there != now:
+def _refuse_other_recipe(store: Store, key: str, outcome: Outcome, recipe: Recipe) -> None:
+    if isinstance(outcome, Diverged):
+        return
+    if outcome.to_json()["recipe"] != json.loads(json.dumps(dataclasses.asdict(recipe))):
         raise UserError(
             f"{store.path(key)} is a run of another recipe than {key.partition('/')[0]} is now; allowed: another folder"
         )

@@ -13,17 +13,22 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments.arms import DIVERGED, check_runs, held_out, train_arms
-from fastcifar.experiments.runs import SEEDS, OnProgress, Record
+from fastcifar.experiments.arms import check_runs, held_out, train_arms
+from fastcifar.experiments.outcome import Diverged, known
+from fastcifar.experiments.runs import SEEDS, OnProgress
 from fastcifar.experiments.settings import describe_data, kept_in
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.report.sequential import check_alpha, e_value, interval
+from fastcifar.training import RunRecord
 
 A, B = "a", "b"
-METRICS = {"loss": "tta_loss", "accuracy": "tta_accuracy"}
-"""What runs are compared by, with the names in run.json: log-loss (nats) and accuracy (a fraction), both with the
-recipe's test-time augmentation."""
+METRICS: dict[str, Callable[[RunRecord], float]] = {
+    "loss": lambda record: known(record.tta_loss),
+    "accuracy": lambda record: known(record.tta_accuracy),
+}
+"""What runs are compared by: log-loss (nats) and accuracy (a fraction), both with the recipe's test-time
+augmentation."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Comparison:
 
     settings: dict[str, Any]
     """What the runs were made with; `by` and `alpha` are the rule's."""
-    records: dict[str, list[Record]]
-    """Of arms "a" and "b" a record (run.json) for every pair."""
+    records: dict[str, list[RunRecord]]
+    """`records["a"][pair]` and `records["b"][pair]`."""
 
     @property
     def n(self) -> int:
@@ -54,9 +59,9 @@ class Comparison:
 
     def difference(self, metric: str) -> Difference:
         """Of `metric`, "loss" or "accuracy"."""
-        key = METRICS[metric]
+        of = METRICS[metric]
         pairs = zip(self.records[A], self.records[B], strict=True)
-        values = tuple(b[key] - a[key] for a, b in pairs)
+        values = tuple(of(b) - of(a) for a, b in pairs)
         alpha = self.settings["alpha"]
         return Difference(values, sum(values) / len(values), interval(values, alpha), e_value(values))
 
@@ -82,13 +87,13 @@ class Comparison:
     @property
     def time_ratio(self) -> float:
         """B's training time over A's, all runs together."""
-        return sum(b["train_seconds"] for b in self.records[B]) / sum(a["train_seconds"] for a in self.records[A])
+        return sum(b.train_seconds for b in self.records[B]) / sum(a.train_seconds for a in self.records[A])
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as data, ready for JSON."""
         results = {
-            arm: {name: [record[key] for record in records] for name, key in METRICS.items()}
-            | {"train_seconds": [record["train_seconds"] for record in records]}
+            arm: {name: list(map(of, records)) for name, of in METRICS.items()}
+            | {"train_seconds": [record.train_seconds for record in records]}
             for arm, records in self.records.items()
         }
         differences = {metric: dataclasses.asdict(self.difference(metric)) for metric in METRICS}
@@ -156,10 +161,10 @@ def compare(
     comparison = Comparison(settings, {A: [], B: []})
     with kept_in(folder) as place:
         store = Store(place, settings)
-        for arm, run_seed, record in train_arms(recipes, dataset, plan, store, device, on_progress, on_step):
-            if DIVERGED in record:
-                raise NonFiniteLoss(f"{arm.upper()} with seed {run_seed}: {record[DIVERGED]}")
-            comparison.records[arm].append(record)
+        for arm, run_seed, outcome in train_arms(recipes, dataset, plan, store, device, on_progress, on_step):
+            if isinstance(outcome, Diverged):
+                raise NonFiniteLoss(f"{arm.upper()} with seed {run_seed}: {outcome.reason}")
+            comparison.records[arm].append(outcome)
             pairs = {len(records) for records in comparison.records.values()}
             if len(pairs) == 1:
                 store.write("results.json", json.dumps(comparison.to_dict(), indent=2) + "\n")

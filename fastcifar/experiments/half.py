@@ -6,19 +6,21 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fastcifar.data import Dataset
-from fastcifar.experiments.runs import OnProgress, Record, Runs, phase_seed
+from fastcifar.experiments.outcome import known
+from fastcifar.experiments.runs import OnProgress, Runs, phase_seed
 from fastcifar.experiments.settings import check_fraction, check_seeds, describe, first_size, kept_in, paired, summary
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarise
 from fastcifar.start import ColdStart, ShrinkPerturb, WarmStart
-from fastcifar.training import Trainer
+from fastcifar.training import EpochRow, RunRecord, Trainer
 
 FIRST, WARM, COLD, SHRINK = "half", "warm", "cold", "shrink-perturb"
 ARMS = (FIRST, WARM, COLD, SHRINK)
@@ -36,16 +38,16 @@ class HalfResult:
     settings: dict[str, Any]
     """What the runs were made with."""
     seeds: tuple[int, ...]
-    records: dict[str, list[Record]]
+    records: dict[str, list[RunRecord]]
     """Of each of `ARMS` a record for every seed."""
 
     def test_accuracies(self, arm: str) -> list[float]:
         """On the test split, without test-time augmentation, at the end."""
-        return [record["accuracy"] for record in self.records[arm]]
+        return [known(record.accuracy) for record in self.records[arm]]
 
     def train_accuracies(self, arm: str) -> list[float]:
         """On the run's own training images at the end, in evaluation mode and without augmentation."""
-        return [record["train_split"]["accuracy"] for record in self.records[arm]]
+        return train_accuracies(self.records[arm])
 
     def test_difference(self, arm: str, other: str) -> Summary:
         """Test accuracy of `arm` less that of `other`: mean and interval of the differences seed by seed."""
@@ -70,8 +72,8 @@ class HalfResult:
             arm: {
                 "test_accuracy": summary(self.test_accuracies(arm)),
                 "train_accuracy": summary(self.train_accuracies(arm)),
-                "train_seconds": summary([record["train_seconds"] for record in self.records[arm]]),
-                "epochs": [record["epochs"] for record in self.records[arm]],
+                "train_seconds": summary([record.train_seconds for record in self.records[arm]]),
+                "epochs": [record.epochs for record in self.records[arm]],
             }
             for arm in ARMS
         }
@@ -93,11 +95,11 @@ class HalfResult:
     def notebook(self) -> dict[str, Any]:
         """The curves of the first seed in the form of the notebook's runs.json: percent, a 0 before the first epoch,
         and how many places the second phase is moved to the right. None stands for an epoch without an evaluation."""
-        offset = len(self.records[FIRST][0]["history"]) + 1
+        offset = len(self.records[FIRST][0].history) + 1
         return {
             name: {
-                "training_accuracy": [0, *_percents(self.records[arm][0], "train_accuracy")],
-                "test_accuracy": [0, *_percents(self.records[arm][0], "test_accuracy")],
+                "training_accuracy": [0, *_percents(self.records[arm][0], _train)],
+                "test_accuracy": [0, *_percents(self.records[arm][0], _test)],
                 "offset": 0 if arm == FIRST else offset,
             }
             for arm, name in NOTEBOOK.items()
@@ -110,8 +112,8 @@ class HalfResult:
                 arm,
                 percent(summarise(self.test_accuracies(arm))),
                 percent(summarise(self.train_accuracies(arm))),
-                f"{summarise([record['epochs'] for record in self.records[arm]]).mean:.4g}",
-                seconds(summarise([record["train_seconds"] for record in self.records[arm]])),
+                f"{summarise([record.epochs for record in self.records[arm]]).mean:.4g}",
+                seconds(summarise([record.train_seconds for record in self.records[arm]])),
             )
             for arm in ARMS
         ]
@@ -139,11 +141,11 @@ class HalfResult:
 
     def figures(self) -> dict[str, Figure]:
         """Training and test accuracy over both phases: a faint line for each seed, and their mean."""
-        longest = max(len(record["history"]) for record in self.records[FIRST])
+        longest = max(len(record.history) for record in self.records[FIRST])
         figures = {}
-        for name, key, what in (
-            ("train", "train_accuracy", "training accuracy, running (%)"),
-            ("test", "test_accuracy", "test accuracy (%)"),
+        for name, column, what in (
+            ("train", _train, "training accuracy, running (%)"),
+            ("test", _test, "test accuracy (%)"),
         ):
             lines: list[Line] = []
             for arm, color, label in (
@@ -152,7 +154,7 @@ class HalfResult:
                 (COLD, 1, "all images: random initialisation"),
                 (SHRINK, 2, "all images: shrink and perturb"),
             ):
-                lines += _lines(self.records[arm], key, 0 if arm == FIRST else longest, color, label)
+                lines += _lines(self.records[arm], column, 0 if arm == FIRST else longest, color, label)
             figures[name] = Figure("epoch", what, tuple(lines), dashed_at=longest + 0.5)
         return figures
 
@@ -202,13 +204,13 @@ def train_half(
     seeds: Sequence[int],
     settings: dict[str, Any],
     device: str | torch.device,
-) -> dict[str, list[Record]]:
+) -> dict[str, list[RunRecord]]:
     """The records of `ARMS` for `seeds`, under keys that begin with `prefix`; `settings` are those of `half`."""
     until = settings["until_train_accuracy"]
     part = dataset.take(first_size(dataset, settings["fraction"]), seed=settings["subset_seed"])
     on_part = cache(lambda: Trainer(recipe, part, device))
     on_all = cache(lambda: Trainer(recipe, dataset, device))
-    records: dict[str, list[Record]] = {arm: [] for arm in ARMS}
+    records: dict[str, list[RunRecord]] = {arm: [] for arm in ARMS}
     for seed in seeds:
         first = half_key(prefix, FIRST, seed)
         records[FIRST].append(runs.train(first, on_part, phase_seed(seed, 0), until_train_accuracy=until))
@@ -237,14 +239,25 @@ def half_images(
     return {half_key(prefix, arm, seed): recipe.epochs * size for seed in seeds for arm, size in sizes.items()}
 
 
-def _percents(record: Record, key: str) -> list[float | None]:
+def train_accuracies(records: Sequence[RunRecord]) -> list[float]:
+    """Of runs on their own training images at the end."""
+    return [known(record.train_split and record.train_split.accuracy) for record in records]
+
+
+_Column = Callable[[EpochRow], float | None]
+_train: _Column = attrgetter("train_accuracy")
+_test: _Column = attrgetter("test_accuracy")
+
+
+def _percents(record: RunRecord, column: _Column) -> list[float | None]:
     """One of the columns of a run's history in percent, None where an epoch has no value."""
-    return [None if row[key] is None else 100 * row[key] for row in record["history"]]
+    values = map(column, record.history)
+    return [None if value is None else 100 * value for value in values]
 
 
-def _lines(records: Sequence[Record], key: str, offset: int, color: int, label: str) -> list[Line]:
+def _lines(records: Sequence[RunRecord], column: _Column, offset: int, color: int, label: str) -> list[Line]:
     """A faint line for each of several runs, and their mean up to where the first of them ended."""
-    curves = [_percents(record, key) for record in records]
+    curves = [_percents(record, column) for record in records]
     shortest = min(map(len, curves))
     mean = [
         None if None in values else sum(values) / len(values)

@@ -12,14 +12,15 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import UserError
-from fastcifar.experiments.half import COLD, SHRINK, WARM
-from fastcifar.experiments.runs import OnProgress, Record, Runs, phase_seed
+from fastcifar.experiments.half import COLD, SHRINK, WARM, train_accuracies
+from fastcifar.experiments.outcome import known
+from fastcifar.experiments.runs import OnProgress, Runs, phase_seed
 from fastcifar.experiments.settings import check_seeds, describe, kept_in, paired, summary
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
 from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarise
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
-from fastcifar.training import Trainer
+from fastcifar.training import RunRecord, Trainer
 
 ARMS = (COLD, WARM, SHRINK)
 
@@ -32,17 +33,17 @@ class OnlineResult:
     seeds: tuple[int, ...]
     sizes: tuple[int, ...]
     """Training images in each round."""
-    records: dict[str, list[list[Record]]]
+    records: dict[str, list[list[RunRecord]]]
     """Of each of `ARMS` for every round a record for every seed."""
 
     def test_accuracies(self, arm: str, number: int = -1) -> list[float]:
         """At the end of round `number` (from 0), by seed."""
-        return [record["accuracy"] for record in self.records[arm][number]]
+        return [known(record.accuracy) for record in self.records[arm][number]]
 
     def train_seconds(self, arm: str) -> list[float]:
         """Of all rounds together, by seed."""
         rounds = self.records[arm]
-        return [sum(found[place]["train_seconds"] for found in rounds) for place in range(len(self.seeds))]
+        return [sum(found[place].train_seconds for found in rounds) for place in range(len(self.seeds))]
 
     def test_difference(self, arm: str, other: str) -> Summary:
         """Test accuracy of `arm` less that of `other` after the last round: mean and interval, seed by seed."""
@@ -51,7 +52,7 @@ class OnlineResult:
     def unfinished(self, arm: str) -> int:
         """Runs that took the most epochs allowed without reaching the training accuracy."""
         goal = self.settings["until_train_accuracy"]
-        return sum(record["history"][-1]["train_accuracy"] < goal for found in self.records[arm] for record in found)
+        return sum(known(record.history[-1].train_accuracy) < goal for found in self.records[arm] for record in found)
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as data, ready for JSON."""
@@ -61,10 +62,10 @@ class OnlineResult:
                 "rounds": [
                     {
                         "images": size,
-                        "test_accuracy": summary([record["accuracy"] for record in found]),
-                        "train_accuracy": summary([record["train_split"]["accuracy"] for record in found]),
-                        "train_seconds": summary([record["train_seconds"] for record in found]),
-                        "epochs": [record["epochs"] for record in found],
+                        "test_accuracy": summary([known(record.accuracy) for record in found]),
+                        "train_accuracy": summary(train_accuracies(found)),
+                        "train_seconds": summary([record.train_seconds for record in found]),
+                        "epochs": [record.epochs for record in found],
                     }
                     for size, found in zip(self.sizes, rounds, strict=True)
                 ],
@@ -78,8 +79,8 @@ class OnlineResult:
         images."""
         return {
             name: {
-                "test_accuracies_online": [0, *(100 * found[0]["accuracy"] for found in self.records[arm])],
-                "training_times_online": [0, *(found[0]["train_seconds"] for found in self.records[arm])],
+                "test_accuracies_online": [0, *(100 * known(found[0].accuracy) for found in self.records[arm])],
+                "training_times_online": [0, *(found[0].train_seconds for found in self.records[arm])],
                 "n_samples_online": [0, *self.sizes],
             }
             for arm, name in ((COLD, "random"), (WARM, "warm"), (SHRINK, "shrink_perturb"))
@@ -92,10 +93,7 @@ class OnlineResult:
             (
                 f"{size:,}",
                 *(percent(summarise(self.test_accuracies(arm, number))) for arm in ARMS),
-                *(
-                    seconds(summarise([record["train_seconds"] for record in self.records[arm][number]]))
-                    for arm in ARMS
-                ),
+                *(seconds(summarise([record.train_seconds for record in self.records[arm][number]])) for arm in ARMS),
             )
             for number, size in enumerate(self.sizes)
         ]
@@ -125,10 +123,13 @@ class OnlineResult:
         """Test accuracy and training time by the number of images."""
         accuracy, time = [], []
         for arm, color in ((COLD, 1), (WARM, 0), (SHRINK, 2)):
-            for key, factor, lines in (("accuracy", 100, accuracy), ("train_seconds", 1, time)):
-                found = [summarise([record[key] for record in records]) for records in self.records[arm]]
-                y = [factor * summary.mean for summary in found]
-                ends = [tuple(factor * end for end in summary.interval or ()) for summary in found]
+            rounds = self.records[arm]
+            reached = [[100 * known(record.accuracy) for record in records] for records in rounds]
+            took = [[record.train_seconds for record in records] for records in rounds]
+            for values, lines in ((reached, accuracy), (took, time)):
+                found = list(map(summarise, values))
+                y = [summary.mean for summary in found]
+                ends = [summary.interval for summary in found]
                 lines.append(Line(self.sizes, y, color, arm, intervals=ends))
         return {
             "accuracy": Figure("training images", "test accuracy (%)", tuple(accuracy)),
@@ -174,29 +175,30 @@ def online(
         for seed in seeds
     }
     images = {key: recipe.epochs * sizes[number] for (number, _, _), key in keys.items()}
-    records: dict[str, list[list[Record]]] = {arm: [] for arm in ARMS}
+    records: dict[str, list[list[RunRecord]]] = {arm: [] for arm in ARMS}
     with kept_in(folder) as place:
         runs = Runs(Store(place, settings), images, on_progress, on_step, eval_every=0)
         for number, size in enumerate(sizes):
             part = dataset.take(size, seed=subset_seed)
             trainer = cache(lambda part=part: Trainer(recipe, part, device))
-            found: dict[str, Record] = {}
+            found: dict[str, RunRecord] = {}
             for arm in ARMS:
                 for seed in seeds:
                     key = keys[number, arm, seed]
                     if key not in found:  # the first round's is there from the arm before
-                        start = _start(arm, number and runs.weights(keys[number - 1, arm, seed]), shrink, perturb)
+                        source = runs.weights(keys[number - 1, arm, seed]) if number else None
+                        start = _start(arm, source, shrink, perturb)
                         found[key] = runs.train(key, trainer, phase_seed(seed, number), start, until_train_accuracy)
                 records[arm].append([found[keys[number, arm, seed]] for seed in seeds])
             for (later, arm, seed), key in keys.items():
                 if later > number:
-                    runs.expect(key, found[keys[number, arm, seed]]["epochs"] * sizes[later])
+                    runs.expect(key, found[keys[number, arm, seed]].epochs * sizes[later])
                 elif later == number - 1:
                     runs.weights(key).unlink(missing_ok=True)
     return OnlineResult(settings, tuple(seeds), sizes, records)
 
 
-def _start(arm: str, source: Path | int, shrink: float, perturb: float) -> Callable[[], Start]:
+def _start(arm: str, source: Path | None, shrink: float, perturb: float) -> Callable[[], Start]:
     """What a round begins with; there is no source in the first."""
     if not source or arm == COLD:
         return ColdStart

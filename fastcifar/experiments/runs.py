@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.experiments.outcome import Outcome, known
 from fastcifar.experiments.store import Store
 from fastcifar.start import ColdStart, Start
-from fastcifar.training import Listener, Trainer, evaluate
+from fastcifar.training import Listener, RunRecord, Trainer, evaluate
+from fastcifar.training.record import Scores
 from fastcifar.training.rehearse import estimate_seconds
-
-Record = dict[str, Any]
-"""What is kept of a run: its run.json and, under `train_split`, accuracy and log-loss (nats) on its own training images
-at the end, in evaluation mode and without augmentation."""
 
 SEEDS = 10**9
 """The seeds of an experiment are below this, and those of a run's phases lie this far apart: shrink-perturb draws its
@@ -37,7 +35,7 @@ class Progress:
     """Runs that there are."""
     key: str
     """The run that was finished last, or, before the first is trained, that one."""
-    record: Record | None = None
+    outcome: Outcome | None = None
     """What is kept of it; None where it is only about to be trained."""
     kept: bool = False
     """Whether it had been kept from before."""
@@ -86,11 +84,14 @@ class Runs:
         seed: int,
         start: Callable[[], Start] = ColdStart,
         until_train_accuracy: float | None = None,
-    ) -> Record:
-        """The record of the run `key`, trained first unless it is kept; `trainer` and `start` are called only then."""
-        record, kept = self.store.get(key), True
-        if record is None:
-            kept, began = False, time.perf_counter()
+    ) -> RunRecord:
+        """The record of the run `key`, `train_split` included, trained first unless it is kept; `trainer` and `start`
+        are called only then."""
+        values = self.store.get(key)
+        if values is not None:
+            record = RunRecord.from_json(values, str(self.store.path(key)))
+        else:
+            began = time.perf_counter()
             ready = trainer()
             if not self._images:
                 self._say(key, seconds_left=self._estimate(ready))
@@ -101,17 +102,18 @@ class Runs:
                 init=start(),
                 until_train_accuracy=until_train_accuracy,
             )
-            seen = evaluate(run.model, ready.dataset.train, "none", ready.recipe.evaluate.batch_size)
-            record = {**run.record, "train_split": {"accuracy": seen.accuracy, "loss": seen.loss}}
-            if not math.isfinite(seen.loss):  # though it was finite on the test split
+            seen = evaluate(run.model, ready.dataset.train, replace(ready.recipe.evaluate, tta="none"))
+            scores = Scores(known(seen.accuracy), known(seen.loss))
+            if not math.isfinite(scores.loss):  # though it was finite on the test split
                 rate = ready.recipe.optim.lr
-                raise NonFiniteLoss(f"the loss on the training images is {seen.loss}: optim.lr {rate:g} is too high")
+                raise NonFiniteLoss(f"the loss on the training images is {scores.loss}: optim.lr {rate:g} is too high")
+            record = replace(run.record, train_split=scores)
             self._keep(key, run.state, record)
             kind = key.partition("/")[0]
             self._seconds[kind] = self._seconds.get(kind, 0.0) + time.perf_counter() - began
-            self._images[kind] = self._images.get(kind, 0.0) + record["steps"] * ready.recipe.batch_size
+            self._images[kind] = self._images.get(kind, 0.0) + record.steps * ready.recipe.batch_size
         del self._left[key]
-        self._say(key, record, kept, self._seconds_left())
+        self._say(key, record, values is not None, self._seconds_left())
         return record
 
     def expect(self, key: str, images: float) -> None:
@@ -119,7 +121,7 @@ class Runs:
         if key in self._left:
             self._left[key] = images
 
-    def _keep(self, key: str, state: Mapping[str, Any], record: Record) -> None:
+    def _keep(self, key: str, state: Mapping[str, Any], record: RunRecord) -> None:
         """Weights first: a run counts as kept once its record is there."""
         file = self.weights(key)
         try:
@@ -127,10 +129,10 @@ class Runs:
             save_file(dict(state), file)
         except (OSError, SafetensorError) as error:
             raise UserError(f"cannot keep weights in {file}: {getattr(error, 'strerror', None) or error}") from None
-        self.store.put(key, record)
+        self.store.put(key, record.to_json())
 
     def _say(
-        self, key: str, record: Record | None = None, kept: bool = False, seconds_left: float | None = None
+        self, key: str, record: RunRecord | None = None, kept: bool = False, seconds_left: float | None = None
     ) -> None:
         if self._on_progress:
             done = self._total - len(self._left)

@@ -52,7 +52,10 @@ def describe(
 
 
 def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:
-    """What of the data and the device decides the runs, ready for JSON."""
+    """What of the data and the device decides the runs, ready for JSON. Raises UserError for a test split without
+    labels, of which an experiment has nothing to say."""
+    if (dataset.test.labels < 0).all():
+        raise UserError(f"no test image of {dataset.name} has a label; allowed: an experiment on labelled ones")
     return {
         "dataset": dataset.name,
         "sha256": dataset.sha256,

@@ -95,14 +95,15 @@ class TableResult:
         """Test accuracies with their intervals."""
         lines = []
         for place, arm in enumerate((COLD, WARM, SHRINK)):
-            found = [summarise(result.test_accuracies(arm)) for result in self.cells.values()]
+            percents = [[100 * share for share in result.test_accuracies(arm)] for result in self.cells.values()]
+            found = list(map(summarise, percents))
             lines.append(
                 Line(
                     [number + 0.12 * (place - 1) for number in range(len(found))],
-                    [100 * summary.mean for summary in found],
+                    [summary.mean for summary in found],
                     (1, 0, 2)[place],
                     arm,
-                    intervals=[tuple(100 * end for end in summary.interval or ()) for summary in found],
+                    intervals=[summary.interval for summary in found],
                     marks=True,
                 )
             )

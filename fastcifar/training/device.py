@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from fastcifar.errors import UserError
+from fastcifar.training.record import DeviceFacts
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -54,11 +55,11 @@ def cudnn_search(wanted: bool) -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def describe_device(device: torch.device) -> dict[str, object]:
+def describe_device(device: torch.device) -> DeviceFacts:
     """What a result must say of the hardware it was measured on."""
     if device.type == "cuda":
-        return {"type": "cuda", "name": torch.cuda.get_device_name(device)}
-    return {"type": "cpu", "name": _cpu_name(), "threads": torch.get_num_threads()}
+        return DeviceFacts("cuda", torch.cuda.get_device_name(device))
+    return DeviceFacts("cpu", _cpu_name(), torch.get_num_threads())
 
 
 @lru_cache

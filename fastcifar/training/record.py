@@ -195,8 +195,9 @@ class RunRecord:
         return _by_split(self.history, "accuracy")
 
     def to_json(self) -> dict[str, Any]:
-        """The record as run.json holds it: an object of plain values, lists for tuples."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """The record as run.json holds it: an object of plain values, lists for tuples, None for NaN and infinities,
+        which JSON has not."""
+        return json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=lambda _: None)
 
     @classmethod
     def from_json(cls, values: object, source: str = RECORD) -> RunRecord:
@@ -221,7 +222,16 @@ def commit_of(folder: Path) -> str | None:
     no checkout."""
     if not (folder / ".git").exists():  # what lies deeper in somebody's checkout, such as site-packages, is not of it
         return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+changes", "--exclude=*"]
+    command = [
+        "git",
+        "--no-optional-locks",
+        "-C",
+        str(folder),
+        "describe",
+        "--always",
+        "--dirty=+changes",
+        "--exclude=*",
+    ]
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
@@ -277,7 +287,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if isinstance(value, dict):
         if hint is Recipe:
             return recipe_from_dict(value, source=path)
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return _read(hint, value, f"{path}.")
         if kind is dict:
             return {key: _value(kinds[1], item, f"{path}.{key}") for key, item in value.items()}

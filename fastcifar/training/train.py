@@ -34,7 +34,7 @@ from fastcifar.training.history import nonfinite_loss
 from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.listeners import Listener, Listeners
 from fastcifar.training.loss import Loss
-from fastcifar.training.record import DatasetFacts, DeviceFacts, EpochRow, RunRecord, Versions, own_commit
+from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.training.rehearse import rehearse
 from fastcifar.training.run import Run
 from fastcifar.training.state import TrainingState
@@ -255,7 +255,7 @@ class Trainer:
             seed=state.seed,
             init=dict(state.init),
             network=None if self._own_model is None else "own",
-            device=DeviceFacts(**describe_device(self.device)),
+            device=describe_device(self.device),
             dtype=str(self.dtype).removeprefix("torch."),
             versions=Versions.here(),
             commit=own_commit(),

@@ -178,7 +178,7 @@ class InTurn:
     def run(self, steps, seed=0, timeout=None):
         if self.fails and self.fails in self.peer:
             raise PeerError("it does not compile", "Traceback: it does not compile")
-        return {"captured": True, "time_seconds": 1.0, "train_seconds": 1.0}
+        return {"captured": True, "not_captured": None, "time_seconds": 1.0, "train_seconds": 1.0}
 
     def close(self):
         pass
@@ -277,11 +277,11 @@ def test_a_test_that_fails_is_named_at_once_and_the_others_are_counted(tiny, tmp
 def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
     failed = {"captured": False, "not_captured": "a kernel waits"}
     monkeypatch.setattr(Campaign, "device", torch.device("cuda"))
-    require_capture(tiny, "davidnet", {"captured": True, "not_captured": None})
+    require_capture(tiny, "davidnet", captured=True, not_captured=None)
     with pytest.raises(CaptureFailed, match="davidnet: a kernel waits"):
-        require_capture(tiny, "davidnet", failed)
+        require_capture(tiny, "davidnet", **failed)
     monkeypatch.setattr(Campaign, "device", torch.device("cpu"))
-    require_capture(tiny, "davidnet", failed)
+    require_capture(tiny, "davidnet", **failed)
     with pytest.raises(CaptureFailed):
         list(trainings(dataclasses.replace(tiny, faults=Faults(nocapture=frozenset(["davidnet"]))), "davidnet"))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from fastcifar.errors import UserError
 from fastcifar.experiments.half import ARMS, HalfResult
 from fastcifar.recipes import MLPConfig, get_recipe
 from fastcifar.training import Trainer
+from fastcifar.training.record import Scores
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,14 @@ def test_what_measured_can_be_said(runs, tmp_path):
     assert (result["hardware"], result["commit"], result["n"], result["spread"]) == ("an abacus", "abc", 1, "-")
 
 
+def test_runs_that_an_older_version_saved_are_results_too(tmp_path):
+    folder = Path(__file__).parents[1] / "training/version-1"
+    assert main(["recipes", str(folder), "--save", str(tmp_path / "a.jsonl")]) == 0
+    (result,) = read_results(tmp_path)
+    assert (result["row"]["epochs"], result["row"]["accuracy with TTA"], result["n"]) == ("2", "14.00%", 1)
+    assert set(result["versions"]) == {"python", "torch", "numpy"}
+
+
 def test_runs_on_another_machine_keep_its_name(runs, tmp_path):
     folder = changed(runs, tmp_path, lambda record: record["device"].update(name="an abacus"))
     assert main(["recipes", str(folder), "--save", str(tmp_path / "a.jsonl")]) == 0
@@ -89,16 +99,12 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, text):
         main(["recipes", str(tmp_path / "nowhere")])
 
 
-def test_each_way_of_starting_makes_a_row(tmp_path):
+def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=2.0, mlp=MLPConfig(hidden=(8, 4)))
     settings = {"experiment": "half", "recipe": dataclasses.asdict(recipe), "dataset": "cifar10"}
     settings |= {"train_size": 600, "subset": {"size": 600}, "eval_every": 0}
     records = {
-        arm: [
-            {"accuracy": 0.5 + 0.1 * place + 0.01 * seed, "train_split": {"accuracy": 0.99}}
-            | {"train_seconds": 1.0, "epochs": 2}
-            for seed in (0, 1)
-        ]
+        arm: [new_record(accuracy=0.5 + 0.1 * place + 0.01 * seed, train_split=Scores(0.99, 0.1)) for seed in (0, 1)]
         for place, arm in enumerate(ARMS)
     }
     path = tmp_path / "results.json"

@@ -8,7 +8,7 @@ import torch
 
 from bench.recorded_cases import Floats, record_cases
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import get_recipe, quick
+from fastcifar.recipes import EvaluateConfig, get_recipe, quick
 from fastcifar.training import Trainer
 from fastcifar.training.evaluate import evaluate
 from fastcifar.training.rehearse import step_on_noise
@@ -133,6 +133,8 @@ def test_a_real_step_is_recorded_and_right():
 
 def test_augment_reads_its_batch_and_not_the_whole_data_set():
     trainer = Trainer(quick(get_recipe("davidnet"))[0], make_synthetic(128, 64), "cpu")
-    cases = record_cases(lambda: evaluate(trainer.model, trainer.dataset.test, "none", batch_size=4))
+    cases = record_cases(
+        lambda: evaluate(trainer.model, trainer.dataset.test, EvaluateConfig(tta="none", batch_size=4))
+    )
     (case,) = [case for case in cases if case.operation == "augment"]
     assert case.bytes_moved == pytest.approx(4 * 32 * 32 * 3 * (1 + trainer.dtype.itemsize), rel=0.01)

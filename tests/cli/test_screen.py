@@ -1,6 +1,5 @@
 import io
 import sys
-from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -9,41 +8,47 @@ from fastcifar.cli import screen
 from fastcifar.recipes import EvaluateConfig, Recipe, SelectConfig
 
 
-def record(accuracy=0.9411, tta_accuracy=0.9432, recipe=None):
-    return {
-        "recipe": asdict(recipe or Recipe()),
-        "accuracy": accuracy,
-        "tta_accuracy": tta_accuracy,
-        "train_seconds": 26.1,
-        "time_seconds": 26.3,
-        "process_seconds": 31.0,
-    }
+@pytest.fixture
+def record(new_record):
+    def make(accuracy=0.9411, tta_accuracy=0.9432, recipe=None):
+        scores = {"accuracy": accuracy, "tta_accuracy": tta_accuracy}
+        seconds = {"train_seconds": 26.1, "time_seconds": 26.3, "process_seconds": 31.0}
+        return new_record(recipe=recipe or Recipe(), **scores, **seconds)
+
+    return make
 
 
-def test_the_result_line_holds_accuracies_and_stopwatches_then_remarks():
+def test_the_result_line_holds_accuracies_and_stopwatches_then_remarks(record):
     line = "davidnet  94.11% (tta 94.32%)  train 26.1 s  time 26.3 s  process 31.0 s"
     assert screen.result_line(record()) == line
     assert screen.result_line(record(), ["holdout 5000", "quick"]) == f"{line}  holdout 5000  quick"
 
 
-def test_the_result_line_of_a_recipe_without_tta_holds_one_accuracy():
+def test_the_result_line_of_a_recipe_without_tta_holds_one_accuracy(record):
     recipe = Recipe(name="plain", evaluate=EvaluateConfig(tta="none"))
     assert screen.result_line(record(0.9, 0.9, recipe)).startswith("plain  90.00%  train")
 
 
-def test_the_summary_line_holds_means_spread_n_and_interval():
+def test_the_summary_line_holds_means_spread_n_and_interval(record):
     records = [record(0.94, 0.942), record(0.941, 0.943), record(0.942, 0.944)]
     assert screen.summary_line(records, ["synthetic"]) == (
         "davidnet  94.10% (tta 94.30%)  n=3  tta std dev 0.10%  95% interval 94.05% to 94.55%  synthetic"
     )
 
 
-def test_the_summary_of_one_run_has_no_interval():
+def test_the_summary_of_one_run_has_no_interval(record):
     assert screen.summary_line([record()]) == "davidnet  94.11% (tta 94.32%)  n=1, no interval"
     assert screen.summary_table([record()]).splitlines()[1].split()[1:] == ["94.11%", "-", "1", "none"]
 
 
-def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch():
+def test_runs_on_images_without_labels_have_no_accuracy(record):
+    runs = [record(None, None), record(None, None)]
+    assert screen.result_line(runs[0]).startswith("davidnet  - (tta -)  train 26.1 s")
+    assert screen.summary_line(runs, ["mine"]) == "davidnet  - (tta -)  n=2  mine"
+    assert [line.split()[0] for line in screen.summary_table(runs).splitlines()[1:]] == ["train", "time"]
+
+
+def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
     lines = screen.summary_table([record(0.94, 0.942), record(0.942, 0.944)]).splitlines()
     assert lines[1].split() == ["accuracy", "94.10%", "0.14%", "2", "92.83%", "to", "95.37%"]
     assert [line.split()[0] for line in lines[1:]] == ["accuracy", "tta", "train", "time"]

@@ -7,7 +7,7 @@ import pytest
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Ablation, ablate
+from fastcifar.experiments import Ablation, Diverged, ablate
 from fastcifar.recipes import Augment, EMAConfig, MLPConfig, OptimConfig, Recipe
 from fastcifar.recipes.change import change
 from fastcifar.training import Trainer
@@ -46,21 +46,21 @@ def trained(monkeypatch):
 def test_every_trick_but_tta_is_an_arm_in_turn_with_shared_seeds(dataset, trained, tmp_path):
     result = ablate(RECIPE, dataset, runs=2, folder=tmp_path, holdout=64)
     assert list(result.off) == TRICKS
-    assert set(result.records) == {"full", *TRICKS} - {"tta"}
+    assert set(result.outcomes) == {"full", *TRICKS} - {"tta"}
     assert len(trained) == 2 * 7
     assert [seed for _, seed in trained] == [0] * 7 + [1] * 7
     for trick, values in result.off.items():
         if trick != "tta":
             assert (change(RECIPE, values), 0) in trained
-    for record in result.records["cutout"]:
-        assert record["recipe"]["augment"]["cutout"] == 0
-        assert record["dataset"]["holdout"] == 64
+    for record in result.outcomes["cutout"]:
+        assert record.recipe.augment.cutout == 0
+        assert record.dataset.holdout == 64
 
     rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     assert [row["arm"] for row in rows] == ["full", *(f"no-{trick}" for trick in TRICKS)]
     cutout = next(row for row in rows if row["arm"] == "no-cutout")
-    full, without = result.records["full"], result.records["cutout"]
-    differences = [b["tta_accuracy"] - a["tta_accuracy"] for a, b in zip(full, without, strict=True)]
+    full, without = result.outcomes["full"], result.outcomes["cutout"]
+    differences = [b.tta_accuracy - a.tta_accuracy for a, b in zip(full, without, strict=True)]
     assert cutout["accuracy"]["mean"] == pytest.approx(sum(differences) / 2)
     assert cutout["accuracy"]["n"] == 2 and len(cutout["accuracy"]["interval"]) == 2
     assert cutout["time_ratio"] > 0
@@ -72,8 +72,8 @@ def test_tta_needs_no_run_of_its_own(dataset, trained):
     result = ablate(RECIPE, dataset, runs=3, only=["tta"], holdout=64)
     assert len(trained) == 3
     worth = result.worth("tta")
-    full = result.records["full"]
-    assert worth.accuracy.mean == pytest.approx(sum(run["accuracy"] - run["tta_accuracy"] for run in full) / 3)
+    full = result.outcomes["full"]
+    assert worth.accuracy.mean == pytest.approx(sum(run.accuracy - run.tta_accuracy for run in full) / 3)
     assert (worth.loss, worth.time_ratio) == (None, None)
 
 
@@ -82,7 +82,7 @@ def test_more_runs_and_other_tricks_add_to_what_is_kept(dataset, trained, tmp_pa
     assert len(trained) == 2
     result = ablate(RECIPE, dataset, runs=2, folder=tmp_path, only=["cutout", "flip"], holdout=64)
     assert len(trained) == 6
-    assert (result.n, len(result.records["flip"])) == (2, 2)
+    assert (result.n, len(result.outcomes["flip"])) == (2, 2)
     with pytest.raises(UserError, match=r"recipe\.epochs is 1 there and 2 now"):
         ablate(dataclasses.replace(RECIPE, epochs=2), dataset, runs=1, folder=tmp_path, holdout=64)
 
@@ -104,17 +104,17 @@ def test_a_trick_without_which_the_loss_diverges_is_counted_as_such(dataset, mon
         ablate(dataclasses.replace(RECIPE, augment=Augment()), dataset, runs=1, holdout=64)
 
 
-def test_the_table_begins_with_what_costs_most():
+def test_the_table_begins_with_what_costs_most(new_record):
     def runs(*accuracies):
         return [
-            {"accuracy": 0.85, "tta_accuracy": accuracy, "tta_loss": 1 - accuracy, "train_seconds": 2.0}
+            new_record(accuracy=0.85, tta_accuracy=accuracy, tta_loss=1 - accuracy, train_seconds=2.0)
             for accuracy in accuracies
         ]
 
     off = {"crop": {}, "flip": {}, "cutout": {}}
-    records = {"full": runs(0.9, 0.91), "crop": runs(0.89, 0.9), "flip": runs(0.8, 0.8)}
-    records["cutout"] = [{"diverged": "the loss became nan"}] * 2
-    table = Ablation({}, off, records).table()
+    outcomes = {"full": runs(0.9, 0.91), "crop": runs(0.89, 0.9), "flip": runs(0.8, 0.8)}
+    outcomes["cutout"] = [Diverged("the loss became nan")] * 2
+    table = Ablation({}, off, outcomes).table()
     assert [row[0] for row in table.rows] == ["full", "no cutout", "no flip", "no crop"]
     assert table.rows[1][1] == "diverged"
     assert table.rows[3][1:] == ("-1.00 ± 0.00", "+0.0100 ± 0.0000", "1.000")

@@ -4,14 +4,15 @@ import dataclasses
 import json
 
 import pytest
+import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Comparison, compare
+from fastcifar.experiments import Comparison, Diverged, compare
 from fastcifar.experiments.arms import train_arms
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import EMAConfig, MLPConfig, OptimConfig, Recipe
-from fastcifar.training import Trainer
+from fastcifar.training import RunRecord, Trainer
 
 GOOD = Recipe(
     name="good",
@@ -121,8 +122,8 @@ def test_a_run_whose_last_step_spoils_the_network_has_diverged(dataset, tmp_path
 
 
 @pytest.mark.parametrize(("alpha", "said"), [(0.05, "95%"), (0.001, "99.9%"), (0.00001, "99.999%")])
-def test_the_level_of_the_interval_is_said_to_the_last_figure(alpha, said):
-    records = [{"tta_loss": loss, "tta_accuracy": 0.5, "train_seconds": 1.0} for loss in (1.0, 2.0)]
+def test_the_level_of_the_interval_is_said_to_the_last_figure(new_record, alpha, said):
+    records = [new_record(tta_loss=loss, tta_accuracy=0.5, train_seconds=1.0) for loss in (1.0, 2.0)]
     result = Comparison({"by": "loss", "alpha": alpha}, {"a": records, "b": records})
     assert f" {said} interval, valid at any n" in result.lines()[0]
 
@@ -141,10 +142,32 @@ def test_what_is_no_comparison_is_refused(dataset, wrong, said):
         compare(GOOD, BAD, dataset, **wrong)
 
 
-def test_differences_and_times_are_those_of_the_pairs():
+def test_images_without_labels_are_refused_before_anything_is_written(dataset, tmp_path):
+    test = dataclasses.replace(dataset.test, labels=torch.full_like(dataset.test.labels, -1))
+    unlabelled = dataclasses.replace(dataset, test=test)
+    with pytest.raises(UserError, match="no test image of synthetic has a label; allowed: an experiment on labelled"):
+        compare(GOOD, BAD, unlabelled, runs=1, folder=tmp_path / "new", holdout=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_kept_runs_are_records_and_a_damaged_one_is_refused_by_file_and_field(dataset, tmp_path):
+    arms = {"good": GOOD, "wild": dataclasses.replace(GOOD, optim=OptimConfig(lr=1e30))}
+    plan, store = [("good", 0), ("wild", 0)], Store(tmp_path, {})
+    for _ in range(2):  # trained, then kept
+        (_, _, record), (_, _, diverged) = train_arms(arms, dataset, plan, store)
+        assert isinstance(record, RunRecord) and record.recipe == GOOD
+        assert isinstance(diverged, Diverged) and "too high" in diverged.reason
+    kept = store.get("good/seed-0")
+    assert RunRecord.from_json(kept) == record
+    store.put("good/seed-0", {**kept, "steps": None})
+    with pytest.raises(UserError, match=r"good/seed-0\.json: steps is None; allowed: a whole number"):
+        list(train_arms(arms, dataset, plan, store))
+
+
+def test_differences_and_times_are_those_of_the_pairs(new_record):
     def runs(losses, accuracies, seconds):
         rows = zip(losses, accuracies, strict=True)
-        return [{"tta_loss": loss, "tta_accuracy": accuracy, "train_seconds": seconds} for loss, accuracy in rows]
+        return [new_record(tta_loss=loss, tta_accuracy=accuracy, train_seconds=seconds) for loss, accuracy in rows]
 
     records = {"a": runs([0.5, 0.6], [0.9, 0.8], 2.0), "b": runs([0.4, 0.3], [0.8, 0.9], 3.0)}
     result = Comparison({"by": "loss", "alpha": 0.05}, records)

@@ -11,8 +11,9 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import HalfResult, draw, half, online, table, write
 from fastcifar.models import build_model
-from fastcifar.recipes import MLPConfig, get_recipe
+from fastcifar.recipes import EvaluateConfig, MLPConfig, get_recipe
 from fastcifar.training import evaluate
+from fastcifar.training.record import Scores
 
 BASE = get_recipe("warmstart-mlp")
 RECIPE = dataclasses.replace(
@@ -45,20 +46,20 @@ def test_the_first_phase_has_half_of_the_images_and_the_second_starts_from_its_w
     for place, seed in enumerate((0, 1)):
         first, warm, cold, mixed = (found.records[arm][place] for arm in ("half", "warm", "cold", "shrink-perturb"))
         sha256 = hashlib.sha256((kept / f"half/seed-{seed}.safetensors").read_bytes()).hexdigest()
-        assert [record["dataset"]["train_size"] for record in (first, warm, cold, mixed)] == [96, 192, 192, 192]
-        assert (warm["init"]["mode"], warm["init"]["sha256"]) == ("warm", sha256)
-        assert (mixed["init"]["shrink"], mixed["init"]["perturb"], mixed["init"]["sha256"]) == (0.4, 0.1, sha256)
-        assert first["init"] == cold["init"] == {"mode": "cold"}
-        assert warm["seed"] == cold["seed"] == mixed["seed"]
-        assert first["seed"] not in (warm["seed"], *(record["seed"] for record in found.records["half"][:place]))
+        assert [record.dataset.train_size for record in (first, warm, cold, mixed)] == [96, 192, 192, 192]
+        assert (warm.init["mode"], warm.init["sha256"]) == ("warm", sha256)
+        assert (mixed.init["shrink"], mixed.init["perturb"], mixed.init["sha256"]) == (0.4, 0.1, sha256)
+        assert first.init == cold.init == {"mode": "cold"}
+        assert warm.seed == cold.seed == mixed.seed
+        assert first.seed not in (warm.seed, *(record.seed for record in found.records["half"][:place]))
 
 
 def test_the_training_accuracy_is_that_of_the_final_weights_on_the_training_images(found, kept, data):
     model = build_model(RECIPE, 10, data.mean, data.std)
     model.load_state_dict(load_file(kept / "warm/seed-1.safetensors"))
-    seen = evaluate(model, data.train, "none")
+    seen = evaluate(model, data.train, EvaluateConfig(tta="none"))
     assert found.train_accuracies("warm")[1] == pytest.approx(seen.accuracy)
-    assert found.records["warm"][1]["train_split"]["loss"] == pytest.approx(seen.loss, rel=1e-4)
+    assert found.records["warm"][1].train_split.loss == pytest.approx(seen.loss, rel=1e-4)
 
 
 def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, data, tmp_path):
@@ -70,7 +71,7 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, d
         half(RECIPE, data, (0, 1), tmp_path / "new", **SETTINGS, on_progress=interrupt)
     said = []
     again = half(RECIPE, data, (0, 1), tmp_path / "new", **SETTINGS, on_progress=said.append)
-    assert [progress.kept for progress in said if progress.record] == [True] * 5 + [False] * 3
+    assert [progress.kept for progress in said if progress.outcome] == [True] * 5 + [False] * 3
     assert (said[-1].done, said[-1].total, said[-1].seconds_left) == (8, 8, 0.0)
     assert all(progress.seconds_left > 0 for progress in said[5:-1])
     for arm in found.records:
@@ -83,7 +84,7 @@ def test_more_seeds_train_only_what_is_not_kept(found, kept, data):
     half(RECIPE, data, (1, 0), kept, **SETTINGS, on_progress=said.append)
     assert all(progress.kept for progress in said)
     more = half(RECIPE, data, (0, 1, 2), kept, **SETTINGS, on_progress=said.append)
-    trained = [progress.key for progress in said if progress.record and not progress.kept]
+    trained = [progress.key for progress in said if progress.outcome and not progress.kept]
     assert trained == [f"{arm}/seed-2" for arm in more.records]
     assert more.test_accuracies("cold")[:2] == found.test_accuracies("cold")
 
@@ -127,18 +128,22 @@ def test_without_a_folder_the_result_is_the_same(found, data):
     assert half(RECIPE, data, (0,), **SETTINGS).test_accuracies("warm") == found.test_accuracies("warm")[:1]
 
 
-def made_up(**accuracies):
+@pytest.fixture
+def made_up(new_record):
     """A result with these test accuracies, and 1 for all training accuracies."""
-    records = {
-        arm.replace("_", "-"): [
-            {"accuracy": value, "train_split": {"accuracy": 1.0}, "train_seconds": 2.0, "epochs": 3} for value in values
-        ]
-        for arm, values in accuracies.items()
-    }
-    return HalfResult({"experiment": "half"}, tuple(range(len(accuracies["cold"]))), records)
+    rest = {"train_split": Scores(accuracy=1.0, loss=0.0), "train_seconds": 2.0, "epochs": 3}
+
+    def result(**accuracies):
+        records = {
+            arm.replace("_", "-"): [new_record(accuracy=value, **rest) for value in values]
+            for arm, values in accuracies.items()
+        }
+        return HalfResult({"experiment": "half"}, tuple(range(len(accuracies["cold"]))), records)
+
+    return result
 
 
-def test_differences_are_taken_seed_by_seed():
+def test_differences_are_taken_seed_by_seed(made_up):
     result = made_up(half=[0.4, 0.2], warm=[0.5, 0.3], cold=[0.6, 0.41], shrink_perturb=[0.58, 0.39])
     gap = result.test_difference("cold", "warm")
     assert (gap.n, gap.mean, gap.std) == (2, pytest.approx(0.105), pytest.approx(0.0070711, rel=1e-4))
@@ -151,15 +156,15 @@ def test_differences_are_taken_seed_by_seed():
 
 
 @pytest.mark.parametrize(("warm", "cold"), [([0.5], [0.6]), ([0.5, 0.5], [0.4, 0.41]), ([0.5, 0.5], [0.5, 0.53])])
-def test_no_share_is_said_of_a_gap_that_is_not_seen(warm, cold):
+def test_no_share_is_said_of_a_gap_that_is_not_seen(made_up, warm, cold):
     result = made_up(half=warm, warm=warm, cold=cold, shrink_perturb=warm)
     assert result.recovered is None
     assert not any("closes" in line for line in result.remarks())
 
 
-def test_a_mean_number_of_epochs_is_rounded():
+def test_a_mean_number_of_epochs_is_rounded(made_up):
     result = made_up(half=[0.4] * 3, warm=[0.5] * 3, cold=[0.6] * 3, shrink_perturb=[0.5] * 3)
-    result.records["cold"][0]["epochs"] = 49
+    result.records["cold"][0] = dataclasses.replace(result.records["cold"][0], epochs=49)
     cells = {row[0]: row for row in result.tables()[0].rows}
     assert (cells["cold"][3], cells["warm"][3]) == ("18.33", "3")
 
@@ -168,9 +173,9 @@ def test_the_curves_have_the_notebooks_form(found):
     curves = found.notebook()
     assert list(curves) == ["half_cifar", "warm_start", "random_init", "shrink_perturb"]
     assert [curve["offset"] for curve in curves.values()] == [0, 4, 4, 4]
-    history = found.records["warm"][0]["history"]
-    assert curves["warm_start"]["training_accuracy"] == [0, *(100 * row["train_accuracy"] for row in history)]
-    second, third = 100 * history[1]["test_accuracy"], 100 * history[2]["test_accuracy"]
+    history = found.records["warm"][0].history
+    assert curves["warm_start"]["training_accuracy"] == [0, *(100 * row.train_accuracy for row in history)]
+    second, third = 100 * history[1].test_accuracy, 100 * history[2].test_accuracy
     assert curves["warm_start"]["test_accuracy"] == [0, None, second, third]
 
 
@@ -197,7 +202,7 @@ def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
     narrow = dataclasses.replace(recipe.model, widths=(4, 4, 8, 8), ghost_batch=16)
     result = half(dataclasses.replace(recipe, model=narrow, batch_size=32, epochs=1), data, device="cpu")
     assert all(0 <= result.test_accuracies(arm)[0] <= 1 for arm in result.records)
-    assert result.records["warm"][0]["init"]["mode"] == "warm"
+    assert result.records["warm"][0].init["mode"] == "warm"
 
 
 def test_the_table_has_a_cell_for_every_network_and_optimiser(data, tmp_path):
@@ -210,9 +215,9 @@ def test_the_table_has_a_cell_for_every_network_and_optimiser(data, tmp_path):
     )
     assert list(result.cells) == [("mlp", "sgd"), ("mlp", "Adam")]
     for (network, optimizer), cell in result.cells.items():
-        recipe = cell.records["warm"][0]["recipe"]
-        assert (recipe["network"], recipe["optim"]["name"]) == (network, optimizer)
-        assert recipe["optim"]["lr"] == {"sgd": 0.1, "Adam": 0.01}[optimizer]
+        recipe = cell.records["warm"][0].recipe
+        assert (recipe.network, recipe.optim.name) == (network, optimizer)
+        assert recipe.optim.lr == {"sgd": 0.1, "Adam": 0.01}[optimizer]
     assert result.paper("mlp", "sgd") is None  # nothing of the paper's is on synthetic images
     on_cifar = dataclasses.replace(result, settings={**result.settings, "dataset": "cifar10"})
     assert on_cifar.paper("mlp", "sgd") == (0.39, 0.374)
@@ -259,14 +264,14 @@ def test_every_round_has_more_images_and_starts_from_the_round_before(rounds):
     result, folder, *_ = rounds
     assert result.sizes == (64, 128, 192)
     for arm, found in result.records.items():
-        sizes = [[record["dataset"]["train_size"] for record in records] for records in found]
+        sizes = [[record.dataset.train_size for record in records] for records in found]
         assert sizes == [[64, 64], [128, 128], [192, 192]]
-        modes = [records[0]["init"]["mode"] for records in found]
+        modes = [records[0].init["mode"] for records in found]
         assert modes == ["cold", *[arm] * 2]
-        assert len({record["seed"] for records in found for record in records}) == 6
+        assert len({record.seed for records in found for record in records}) == 6
     assert result.records["warm"][0] == result.records["cold"][0]
-    assert result.records["warm"][1][1]["init"]["source"] == str(folder / "64/cold/seed-1.safetensors")
-    assert result.records["warm"][2][1]["init"]["source"] == str(folder / "128/warm/seed-1.safetensors")
+    assert result.records["warm"][1][1].init["source"] == str(folder / "64/cold/seed-1.safetensors")
+    assert result.records["warm"][2][1].init["source"] == str(folder / "128/warm/seed-1.safetensors")
 
 
 def test_a_round_ends_with_the_first_epoch_that_reaches_the_goal(rounds):
@@ -274,10 +279,10 @@ def test_a_round_ends_with_the_first_epoch_that_reaches_the_goal(rounds):
     reached = 0
     for found in result.records.values():
         for record in (record for records in found for record in records):
-            *before, last = [row["train_accuracy"] for row in record["history"]]
+            *before, last = [row.train_accuracy for row in record.history]
             assert all(accuracy < 0.6 for accuracy in before)
-            assert last >= 0.6 or record["epochs"] == 12
-            assert record["epochs"] == len(record["history"])
+            assert last >= 0.6 or record.epochs == 12
+            assert record.epochs == len(record.history)
             reached += last >= 0.6
     assert reached
     assert sum(result.unfinished(arm) for arm in result.records) == 18 - reached
@@ -302,12 +307,10 @@ def test_the_rounds_are_written_and_drawn(rounds, tmp_path):
     assert names == {f"{name}.{form}" for name in ("accuracy", "time") for form in ("png", "svg", "pdf")}
     runs = json.loads((tmp_path / "runs.json").read_text())
     assert runs["warm"]["n_samples_online"] == [0, 64, 128, 192]
-    assert runs["warm"]["test_accuracies_online"][1:] == [
-        100 * found[0]["accuracy"] for found in result.records["warm"]
-    ]
+    assert runs["warm"]["test_accuracies_online"][1:] == [100 * found[0].accuracy for found in result.records["warm"]]
     assert "after 12 epochs" in (tmp_path / "table.md").read_text()
     seconds = result.train_seconds("cold")
-    assert seconds[1] == pytest.approx(sum(found[1]["train_seconds"] for found in result.records["cold"]))
+    assert seconds[1] == pytest.approx(sum(found[1].train_seconds for found in result.records["cold"]))
 
 
 @pytest.mark.parametrize("size", [31, 193])

@@ -136,8 +136,8 @@ def test_passes_are_those_that_the_evaluator_makes(tta, share, passes):
             return torch.zeros(len(x), 10)
 
     network, dataset = Counts(), make_synthetic(train_size=10, test_size=40)
-    config = EvaluateConfig(tta=tta, tta_share=share)
-    evaluate(network, dataset.test, config.tta, 16, config.tta_share, config.tta_shifted)
+    config = EvaluateConfig(tta=tta, tta_share=share, batch_size=16)
+    evaluate(network, dataset.test, config)
     count = count_recipe(Recipe(evaluate=config), test_images=40)
     assert network.images / 40 == count.evaluation_passes == passes
     assert count.evaluation_flop == 2 * count.evaluation.macs * network.images

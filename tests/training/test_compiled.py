@@ -41,10 +41,10 @@ def test_a_compiled_training_is_the_training(data, monkeypatch):
     assert ahead["ok"] > 0
     assert counters["frames"] == ahead  # nothing is compiled while the watch runs
     plain = Trainer(PLAIN, data).run(0)
-    assert (compiled.record["compiled"], plain.record["compiled"]) == (True, False)
-    assert compiled.record["phases"]["kernel compilation"] > 0
+    assert (compiled.record.compiled, plain.record.compiled) == (True, False)
+    assert compiled.record.phases["kernel compilation"] > 0
     assert compiled.rows[0].train_loss == pytest.approx(plain.rows[0].train_loss, rel=1e-5)
-    torch.testing.assert_close(compiled.logits, plain.logits, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(compiled.tta_logits, plain.tta_logits, rtol=1e-3, atol=1e-4)
 
 
 def test_without_a_compiler_one_line_says_so_and_the_training_goes_on(data, monkeypatch):
@@ -53,8 +53,8 @@ def test_without_a_compiler_one_line_says_so_and_the_training_goes_on(data, monk
     with pytest.warns(UserWarning, match="stays as it is: there is no C") as said:
         run = Trainer(COMPILED, data, "cpu").run(0)
     assert len(said) == 1
-    assert run.record["compiled"] is False
-    assert torch.equal(run.logits, Trainer(PLAIN, data, "cpu").run(0).logits)
+    assert run.record.compiled is False
+    assert torch.equal(run.tta_logits, Trainer(PLAIN, data, "cpu").run(0).tta_logits)
 
 
 def test_without_triton_nothing_is_compiled_for_cuda(monkeypatch):

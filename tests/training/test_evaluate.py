@@ -1,5 +1,6 @@
 """Evaluation, its views, and which images get them."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -9,8 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.models import build_model
+from fastcifar.models.network import memory_format
+from fastcifar.optim import FlatModel
+from fastcifar.recipes import RECIPES, EvaluateConfig
 from fastcifar.training.evaluate import evaluate
 
+NONE = EvaluateConfig(tta="none")
 DATA = make_synthetic(10, 60)
 TEST = DATA.test
 LABELS = torch.arange(60) % 3
@@ -65,7 +72,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
 
 def test_plain_evaluation_is_the_networks_logits_loss_and_accuracy():
     model = Probe()
-    result = evaluate(model, SPLIT, "none", batch_size=7)
+    result = evaluate(model, SPLIT, EvaluateConfig(tta="none", batch_size=7))
     logits = model.on(PIXELS)
     close(result.logits, logits)
     assert result.loss == pytest.approx(F.cross_entropy(logits, LABELS).item(), rel=1e-4)
@@ -75,16 +82,16 @@ def test_plain_evaluation_is_the_networks_logits_loss_and_accuracy():
 
 def test_flip_is_the_mean_of_the_image_and_its_mirror_image():
     model = Probe()
-    result = evaluate(model, SPLIT, "flip", batch_size=50)
+    result = evaluate(model, SPLIT, EvaluateConfig(tta="flip", batch_size=50))
     close(result.logits, mean_of_mirrored(model, PIXELS))
-    assert result.plain_accuracy == evaluate(model, SPLIT, "none").accuracy
+    assert result.plain_accuracy == evaluate(model, SPLIT, NONE).accuracy
 
 
 @settings(deadline=None, max_examples=10)
 @given(shifted=st.floats(0, 1), batch_size=st.integers(9, 100))
 def test_flip_crop_weighs_the_shifted_views_of_the_reflected_border(shifted, batch_size):
     model = Probe()
-    result = evaluate(model, SPLIT, "flip-crop", batch_size, shifted=shifted)
+    result = evaluate(model, SPLIT, EvaluateConfig(tta="flip-crop", batch_size=batch_size, tta_shifted=shifted))
     close(result.logits, expected_flip_crop(model, shifted))
 
 
@@ -93,7 +100,7 @@ def test_two_thirds_for_the_shifted_views_are_equal_weights():
     padded = F.pad(PIXELS, (1, 1, 1, 1), "reflect")
     views = [padded[:, :, i : i + 32, i : i + 32] for i in (0, 1, 2)]
     logits = torch.stack([model.on(view) for x in views for view in (x, mirrored(x))]).mean(0)
-    close(evaluate(model, SPLIT, "flip-crop", shifted=2 / 3).logits, logits)
+    close(evaluate(model, SPLIT, EvaluateConfig(tta="flip-crop", tta_shifted=2 / 3)).logits, logits)
 
 
 @pytest.mark.parametrize("tta", ["none", "flip", "flip-crop"])
@@ -101,7 +108,7 @@ def test_views_of_images_of_one_colour_change_nothing(tta):
     colours = SPLIT.images[:, :1, :1].expand_as(SPLIT.images).contiguous()
     split = dataclasses.replace(SPLIT, images=colours)
     model = Probe()
-    close(evaluate(model, split, tta).logits, evaluate(model, split, "none").logits)
+    close(evaluate(model, split, EvaluateConfig(tta=tta)).logits, evaluate(model, split, NONE).logits)
 
 
 @settings(deadline=None, max_examples=20)
@@ -113,10 +120,11 @@ def test_views_of_images_of_one_colour_change_nothing(tta):
 )
 def test_a_share_of_the_images_the_least_confident_get_further_views(share, tta, batch_size, seed):
     model = Probe(seed)
-    plain = evaluate(model, SPLIT, "none", batch_size).logits
-    every = evaluate(model, SPLIT, tta, batch_size).logits
+    how = EvaluateConfig(tta=tta, batch_size=batch_size)
+    plain = evaluate(model, SPLIT, dataclasses.replace(how, tta="none")).logits
+    every = evaluate(model, SPLIT, how).logits
     model.images_seen = 0
-    gated = evaluate(model, SPLIT, tta, batch_size, share=share).logits
+    gated = evaluate(model, SPLIT, dataclasses.replace(how, tta_share=share)).logits
     count = round(share * 60)
     assert model.images_seen == 60 + count * {"flip": 1, "flip-crop": 5}[tta]
     order = plain.softmax(1).amax(1).argsort()
@@ -125,5 +133,87 @@ def test_a_share_of_the_images_the_least_confident_get_further_views(share, tta,
 
 
 def test_an_unknown_augmentation_is_refused():
-    with pytest.raises(ValueError, match="tta is 'mirror'; allowed: none, flip, flip-crop"):
-        evaluate(Probe(), SPLIT, "mirror")
+    with pytest.raises(ValueError, match="tta is 'mirror'; allowed: one of none, flip, flip-crop"):
+        evaluate(Probe(), SPLIT, EvaluateConfig(tta="mirror"))
+
+
+@settings(deadline=None, max_examples=10)
+@given(
+    labelled=st.lists(st.booleans(), min_size=60, max_size=60).map(torch.tensor), tta=st.sampled_from(["none", "flip"])
+)
+def test_images_without_labels_count_in_no_accuracy_and_no_loss(labelled, tta):
+    model, how = Probe(), EvaluateConfig(tta=tta)
+    every = evaluate(model, SPLIT, how)
+    found = evaluate(model, dataclasses.replace(SPLIT, labels=torch.where(labelled, LABELS, -1)), how)
+    assert torch.equal(found.logits, every.logits) and torch.equal(found.plain_logits, every.plain_logits)
+    scores = (found.accuracy, found.loss), (found.plain_accuracy, found.plain_loss)
+    for (accuracy, loss), logits in zip(scores, (every.logits, every.plain_logits), strict=True):
+        if labelled.any():
+            logits, labels = logits[labelled], LABELS[labelled]
+            assert accuracy == (logits.argmax(1) == labels).sum().item() / len(labels)
+            assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
+        else:
+            assert accuracy is loss is None
+
+
+def test_without_any_label_there_is_no_accuracy():
+    found = evaluate(Probe(), dataclasses.replace(SPLIT, labels=torch.full_like(LABELS, -1)))
+    assert found.accuracy is found.loss is found.plain_accuracy is found.plain_loss is None
+    assert found.logits.shape == (60, 3)
+
+
+def test_plain_scores_are_those_of_the_images_as_they_are():
+    model = Probe()
+    plain, found = evaluate(model, SPLIT, NONE), evaluate(model, SPLIT)
+    assert torch.equal(found.plain_logits, plain.logits)
+    assert (found.plain_accuracy, found.plain_loss) == (plain.accuracy, plain.loss)
+    assert not torch.equal(found.logits, found.plain_logits)
+
+
+def test_logits_are_tensors_that_gradients_may_flow_from():
+    for logits in (evaluate(Probe(), SPLIT).logits, evaluate(Probe(), SPLIT, NONE).plain_logits):
+        assert not logits.is_inference() and not logits.requires_grad
+        (logits.requires_grad_() * logits).sum().backward()
+
+
+def test_images_are_normalised_with_what_is_given_or_what_the_model_says():
+    model = Probe()
+    other = copy.deepcopy(model)
+    other.mean, other.std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
+    expected = evaluate(other, SPLIT).logits
+    assert torch.equal(evaluate(model, SPLIT, mean=other.mean, std=other.std).logits, expected)
+    del model.mean, model.std
+    assert torch.equal(evaluate(model, SPLIT, mean=other.mean, std=other.std).logits, expected)
+    with pytest.raises(UserError, match=r"^Probe has no mean and std .*; allowed: evaluate with mean=, std=, or .*$"):
+        evaluate(model, SPLIT, mean=other.mean)
+
+
+class Plain(torch.nn.Sequential):
+    """A network of torch's layers, which notes how its images lie in memory."""
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.LazyLinear(3))
+        self(torch.zeros(1, 3, 32, 32))
+        self.seen: set[bool] = set()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if hasattr(self, "seen"):
+            self.seen.add(x.is_contiguous(memory_format=torch.channels_last))
+        return super().forward(x)
+
+
+def test_images_lie_as_the_networks_filters_do():
+    plain = Plain()
+    wide = evaluate(plain, SPLIT, mean=DATA.mean, std=DATA.std)
+    assert plain.seen == {False}
+    plain.seen.clear()
+    narrow = evaluate(plain.to(memory_format=torch.channels_last), SPLIT, mean=DATA.mean, std=DATA.std)
+    assert plain.seen == {True}
+    close(wide.logits, narrow.logits)
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_our_networks_take_channels_last_images(recipe):
+    model = build_model(recipe, 10, DATA.mean, DATA.std)
+    assert memory_format(model) == torch.channels_last
+    assert memory_format(FlatModel(model, torch.bfloat16).model) == torch.channels_last

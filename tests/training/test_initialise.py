@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 
 import pytest
 import torch
@@ -130,7 +129,7 @@ def test_averages_start_afresh_from_the_warm_weights(recipe, source, data):
 def test_the_record_names_mode_factors_and_the_hash_of_the_source(recipe, source, data):
     digest = hashlib.sha256((source / "model.safetensors").read_bytes()).hexdigest()
     record = train(recipe, data, init=ShrinkPerturb(source)).record
-    assert json.loads(json.dumps(record))["init"] == {
+    assert record.to_json()["init"] == {
         "mode": "shrink-perturb",
         "source": str(source),
         "sha256": digest,
@@ -139,7 +138,7 @@ def test_the_record_names_mode_factors_and_the_hash_of_the_source(recipe, source
         "reset_head": False,
     }
     assert WarmStart(source, reset_head=True).describe() == {
-        **record["init"],
+        **record.init,
         "mode": "warm",
         "shrink": 1.0,
         "perturb": 0.0,

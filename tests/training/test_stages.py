@@ -78,15 +78,15 @@ def test_an_epoch_in_part_is_a_row_of_fewer_steps(data):
     steps, recipe = [], dataclasses.replace(RECIPE, epochs=1.25)
     run = train(recipe, data, seed=3, listeners=[Listener(on_step=lambda step, total: steps.append((step, total)))])
     assert steps == [(step, 13) for step in range(1, 14)]
-    assert [row.epoch for row in run.rows] == [1, 2] and run.record["steps"] == 13
-    assert run.record["epochs"] == 1.25
+    assert [row.epoch for row in run.rows] == [1, 2] and run.record.steps == 13
+    assert run.record.epochs == 1.25
     assert all(1 < row.train_loss < 4 and 0 <= row.train_accuracy <= 1 for row in run.rows)
-    assert run.record["images_per_second"] == pytest.approx(13 * 32 / run.train_seconds)
+    assert run.record.images_per_second == pytest.approx(13 * 32 / run.train_seconds)
 
 
 def test_a_training_of_less_than_an_epoch_is_evaluated_once(data):
     run = train(dataclasses.replace(RECIPE, epochs=0.3), data)
-    assert run.record["steps"] == 3 and [row.test_accuracy for row in run.rows] == [run.accuracy]
+    assert run.record.steps == 3 and [row.test_accuracy for row in run.rows] == [run.accuracy]
 
 
 def test_brightness_and_contrast_reach_the_batches(data, plans):
@@ -120,7 +120,7 @@ def test_the_loss_of_an_image_is_that_of_its_last_visit(data, plans):
 
 def test_an_epoch_leaves_out_the_images_of_least_loss(data, plans):
     run = train(dataclasses.replace(RECIPE, epochs=4, select=SelectConfig(keep=0.55, from_epoch=2)), data, seed=3)
-    assert run.record["steps"] == 10 + 10 + 5 + 5
+    assert run.record.steps == 10 + 10 + 5 + 5
     assert plans[0][1].isinf().all()
     for plan, _ in plans[:2]:
         assert sorted(plan.indices.tolist()) == list(range(320))
@@ -241,9 +241,9 @@ def test_a_seed_names_a_run_with_everything_on(data, dtype):
     assert estimate_seconds(trainer, 1) > 0
     first, second = trainer.run(3), train(recipe, data, seed=3)
     assert same_weights(first, second)
-    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.tta_logits, second.tta_logits)
     assert not same_weights(first, other)
-    assert first.record["steps"] == 10 + 10 + 6 + 3
+    assert first.record.steps == 10 + 10 + 6 + 3
     assert first.state["whitening.bias"].abs().max() > 0
 
 

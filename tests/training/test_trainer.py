@@ -25,7 +25,7 @@ from fastcifar.recipes import (
     get_recipe,
     quick,
 )
-from fastcifar.training import Listener, Trainer, evaluate, load_run, train
+from fastcifar.training import Listener, RunRecord, Trainer, evaluate, load_run, train
 from fastcifar.training import rehearse as rehearse_module
 from fastcifar.training.rehearse import estimate_seconds, warm_up_the_rest
 
@@ -55,7 +55,7 @@ def test_a_seed_names_a_run_bit_for_bit(data, dtype):
     recipe = dataclasses.replace(RECIPE, dtype=dtype)
     first, second, third = train(recipe, data, seed=3), train(recipe, data, seed=3), train(recipe, data, seed=4)
     assert same_weights(first, second)
-    assert torch.equal(first.logits, second.logits)
+    assert torch.equal(first.tta_logits, second.tta_logits)
     assert not same_weights(first, third)
 
 
@@ -124,29 +124,29 @@ def test_training_leaves_the_global_random_state_alone(data):
 
 def test_a_run_learns_and_its_numbers_agree(data, run):
     assert run.rows[-1].train_loss < run.rows[0].train_loss
-    assert run.rows[-1].test_accuracy == run.accuracy == run.record["accuracy"]
-    assert run.tta_accuracy == (run.logits.argmax(1) == run.labels).double().mean().item()
+    assert run.rows[-1].test_accuracy == run.accuracy == run.record.accuracy
+    assert run.tta_accuracy == (run.tta_logits.argmax(1) == run.labels).double().mean().item()
     assert 0 < run.train_seconds < run.time_seconds < run.process_seconds
-    assert run.record["images_per_second"] == pytest.approx(2 * 320 / run.train_seconds)
+    assert run.record.images_per_second == pytest.approx(2 * 320 / run.train_seconds)
 
 
 def test_the_record_holds_what_a_reader_needs(data, run):
     keys = "recipe dataset subset seed init device versions epochs accuracy tta_accuracy train_seconds time_seconds"
-    assert set(keys.split()) | {"process_seconds", "images_per_second"} <= set(run.record)
-    assert run.record["dataset"]["name"] == "synthetic"
-    assert run.record["dataset"]["sha256"] == data.sha256
-    assert (run.record["dataset"]["train_size"], run.record["dataset"]["test_size"]) == (320, 100)
-    assert run.record["seed"] == 3
-    assert run.record["init"] == {"mode": "cold"}
-    assert sum(run.record["phases"].values()) == pytest.approx(run.process_seconds)
-    assert 0 < run.record["phases"]["training: steps"] < run.train_seconds + 0.1
-    assert 0 < run.record["first_step_seconds"] < run.process_seconds
-    assert json.loads(json.dumps(run.record)) == run.record
+    assert set(keys.split()) | {"process_seconds", "images_per_second"} <= set(run.record.to_json())
+    assert run.record.dataset.name == "synthetic"
+    assert run.record.dataset.sha256 == data.sha256
+    assert (run.record.dataset.train_size, run.record.dataset.test_size) == (320, 100)
+    assert run.record.seed == 3
+    assert run.record.init == {"mode": "cold"}
+    assert sum(run.record.phases.values()) == pytest.approx(run.process_seconds)
+    assert 0 < run.record.phases["training: steps"] < run.train_seconds + 0.1
+    assert 0 < run.record.first_step_seconds < run.process_seconds
+    assert RunRecord.from_json(json.loads(json.dumps(run.record.to_json()))) == run.record
 
 
 def test_the_record_says_whether_steps_are_replayed_and_why_not(data, run, monkeypatch):
     without = None if torch.cuda.is_available() else "a CPU has no CUDA graphs"
-    assert (run.record["captured"], run.record["not_captured"]) == (without is None, without)
+    assert (run.record.captured, run.record.not_captured) == (without is None, without)
 
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 0))
     for reasons in ((None, None), ("out of memory", None)):
@@ -156,7 +156,7 @@ def test_the_record_says_whether_steps_are_replayed_and_why_not(data, run, monke
         trainer = Trainer(dataclasses.replace(RECIPE, augment=augment), data.take(64), "cpu")
         trainer.not_captured = None  # as on a GPU
         record = trainer.run(0).record
-        assert (record["captured"], record["not_captured"]) == (not any(reasons), reasons[0])
+        assert (record.captured, record.not_captured) == (not any(reasons), reasons[0])
 
 
 def test_a_partial_batch_is_dropped(data):
@@ -164,7 +164,7 @@ def test_a_partial_batch_is_dropped(data):
     recipe = dataclasses.replace(RECIPE, epochs=1)
     run = train(recipe, data.take(100), listeners=[Listener(on_step=lambda step, total: steps.append((step, total)))])
     assert steps == [(1, 3), (2, 3), (3, 3)]
-    assert run.record["subset"]["size"] == 100
+    assert run.record.subset["size"] == 100
 
 
 def test_eval_every_says_how_often_the_test_split_is_seen(data):
@@ -176,8 +176,8 @@ def test_eval_every_says_how_often_the_test_split_is_seen(data):
 
 def test_holdout_keeps_the_test_split_out(data):
     run = train(dataclasses.replace(RECIPE, epochs=1), data, holdout=64)
-    assert len(run.logits) == run.record["dataset"]["holdout"] == run.record["dataset"]["test_size"] == 64
-    assert run.record["dataset"]["train_size"] == 256
+    assert len(run.tta_logits) == run.record.dataset.holdout == run.record.dataset.test_size == 64
+    assert run.record.dataset.train_size == 256
 
 
 def test_without_an_average_the_last_weights_are_evaluated(data, run):
@@ -210,7 +210,7 @@ def test_a_saved_run_gives_its_accuracy_again(data, run, tmp_path):
     folder = run.save(tmp_path / "deep" / "run")
     recipe, model, record = load_run(folder)
     assert (recipe, record) == (RECIPE, run.record)
-    assert evaluate(model, data.test, "flip").accuracy == run.tta_accuracy
+    assert evaluate(model, data.test).accuracy == run.tta_accuracy
     assert {path.name for path in folder.iterdir()} == {"run.json", "log.tsv", "predictions.npz", "model.safetensors"}
     log = (folder / "log.tsv").read_text().splitlines()
     assert log[0] == "epoch\thours\ttop1Accuracy"
@@ -261,8 +261,8 @@ def test_a_training_on_a_slice_of_real_images_reaches_a_stated_accuracy(real_dat
 def test_a_second_run_counts_its_own_seconds_alone(data):
     trainer = Trainer(dataclasses.replace(RECIPE, epochs=1), data)
     first, second = (trainer.run(seed).record for seed in (0, 1))
-    assert 0 < second["first_step_seconds"] < second["process_seconds"] < first["process_seconds"]
-    assert sum(second["phases"].values()) == pytest.approx(second["process_seconds"])
+    assert 0 < second.first_step_seconds < second.process_seconds < first.process_seconds
+    assert sum(second.phases.values()) == pytest.approx(second.process_seconds)
 
 
 def test_a_network_that_the_last_step_spoils_is_no_result(data, monkeypatch):

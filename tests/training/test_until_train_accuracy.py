@@ -34,7 +34,7 @@ def test_the_training_ends_after_the_first_epoch_that_reaches_the_goal_as_a_shor
 
     run = Trainer(RECIPE, data).run(3, eval_every=0, until_train_accuracy=goal)
     assert [row.train_accuracy for row in run.rows] == [row.train_accuracy for row in whole.rows[:reached]]
-    assert (run.record["epochs"], run.record["steps"]) == (reached, 3 * reached)
+    assert (run.record.epochs, run.record.steps) == (reached, 3 * reached)
     assert run.rows[-1].test_accuracy == run.accuracy
     shorter = Trainer(dataclasses.replace(RECIPE, epochs=reached), data).run(3, eval_every=0)
     assert all(torch.equal(run.state[name], shorter.state[name]) for name in run.state)
@@ -44,7 +44,7 @@ def test_the_training_ends_after_the_first_epoch_that_reaches_the_goal_as_a_shor
 def test_a_goal_that_is_not_reached_takes_the_recipes_epochs(data):
     recipe = dataclasses.replace(RECIPE, epochs=2)
     run = Trainer(recipe, data).run(0, until_train_accuracy=1.0)
-    assert (len(run.rows), run.record["epochs"], run.record["steps"]) == (2, 2, 6)
+    assert (len(run.rows), run.record.epochs, run.record.steps) == (2, 2, 6)
 
 
 def test_a_training_with_lookahead_that_ends_early_ends_on_the_slow_weights(data):
@@ -52,6 +52,6 @@ def test_a_training_with_lookahead_that_ends_early_ends_on_the_slow_weights(data
     recipe = dataclasses.replace(RECIPE, lookahead=LookaheadConfig(every=1000))
     trainer = Trainer(recipe, data)
     run = trainer.run(3, eval_every=0, until_train_accuracy=0.01)
-    assert run.record["epochs"] == 1 and run.rows[0].train_accuracy >= 0.01
+    assert run.record.epochs == 1 and run.rows[0].train_accuracy >= 0.01
     fresh = FlatModel(trainer.new_network(seed=3)).state_dict()
     assert all(torch.equal(run.state[name], fresh[name]) for name in fresh)
