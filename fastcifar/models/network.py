@@ -87,20 +87,3 @@ class Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self.weight, self.bias.to(x.dtype))
-
-
-class Linear(nn.Linear):
-    """A linear layer whose bias may be wider than its matrix: flat buffers keep it in float32."""
-
-    wide_vectors: ClassVar[bool] = True
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.weight, self.bias.to(x.dtype))
-
-
-def memory_format(model: nn.Module) -> torch.memory_format:
-    """How the images for `model` lie in memory: channels-last, unless a filter of its own is contiguous."""
-    filters = (parameter for parameter in model.parameters() if parameter.dim() == 4)
-    if all(parameter.is_contiguous(memory_format=torch.channels_last) for parameter in filters):
-        return torch.channels_last
-    return torch.contiguous_format
