@@ -72,6 +72,7 @@ class DatasetFacts:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     source: str
+    val_size: int = 0
 
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetFacts:
@@ -86,6 +87,7 @@ class DatasetFacts:
             mean=tuple(dataset.mean),
             std=tuple(dataset.std),
             source=dataset.source,
+            val_size=0 if dataset.val is None else len(dataset.val),
         )
 
 

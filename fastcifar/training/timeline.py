@@ -59,8 +59,7 @@ class Timeline:
     An epoch has as many steps as the images that it visits fill batches, and without `drop_last` one more for those
     left over; a last one in part has that part of them, rounded up. `frozen_from` gives, by parameter name, the epoch
     from which on a parameter is frozen; it is so in the epochs that begin at or after that.
-    Raises UserError where the images that an epoch visits do not fill a batch, where a last batch does not divide into
-    ghost batches, and for crops larger than the images.
+    Raises UserError where the images that an epoch visits do not fill a batch, and for crops larger than the images.
     """
 
     def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
@@ -124,11 +123,6 @@ class Timeline:
         batch_size, visits = self._recipe.batch_size, self._selected(number)
         images = min(steps * batch_size, visits or self._images)
         over = images % batch_size
-        if over % self._recipe.ghost_batch:
-            raise UserError(
-                f"drop_last is false, which leaves {over} images for an epoch's last batch; allowed: true, or a "
-                f"batch_size that leaves a multiple of the ghost batch, {self._recipe.ghost_batch}"
-            )
         last = dataclasses.replace(stage, part=(images - over, images)) if over else None
         return Epoch(number, self.total_steps, steps, images, visits, stage, last)
 

@@ -137,6 +137,8 @@ class Trainer:
             self._flat_evaluated = FlatModel(self.evaluated.module, self.dtype)
             side, frozen_from = self.dataset.train.images.shape[1], self.network.frozen_from
             self.timeline = Timeline(recipe, len(dataset.train), side, frozen_from)
+            if model is None:
+                _refuse_uneven_ghost_batches(self.timeline, recipe.ghost_batch)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             optim = build_optimizer(flat, recipe, self.total_steps, optimizer)
@@ -395,6 +397,16 @@ def _refuse_what_cannot_be_called(**given: object) -> None:
         if value is not None and not callable(value):
             kind = type(value).__name__
             raise UserError(f"{name} is of type {kind}; allowed: a function of {takes[name]}")
+
+
+def _refuse_uneven_ghost_batches(timeline: Timeline, ghost_batch: int) -> None:
+    for stage in timeline.steps_by_stage():
+        start, stop = stage.part or (0, 0)
+        if (stop - start) % ghost_batch:
+            raise UserError(
+                f"drop_last is false, which leaves {stop - start} images for an epoch's last batch; allowed: true, or "
+                f"a batch_size that leaves a multiple of the ghost batch, {ghost_batch}"
+            )
 
 
 def _normalised_as_asked(dataset: Dataset, recipe: Recipe) -> Dataset:
