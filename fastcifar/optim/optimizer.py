@@ -62,10 +62,13 @@ class FlatOptimizer(ABC):
 
     def learning_rate(self, step: int) -> float:
         """The rate of the weights, the first group of that name or else the first of all, at `step`, from 0."""
-        names = [group.name for group in self.flat.groups]
-        return at(self.learning_rates[names.index("weights") if "weights" in names else 0], step)
+        return at(self._rates_of_weights, step)
 
     @functools.cached_property
+    def _rates_of_weights(self) -> list[float]:
+        names = [group.name for group in self.flat.groups]
+        return self.learning_rates()[names.index("weights") if "weights" in names else 0]
+
     def learning_rates(self) -> list[list[float]]:
         """The rates of every step, by group."""
         steps = [group.steps or self.total_steps for group in self.flat.groups]
@@ -97,7 +100,7 @@ class GroupOptimizer(FlatOptimizer):
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
         on_device = {"dtype": torch.float32, "device": self.count.device}
-        self.rates = [torch.tensor(rates, **on_device) for rates in self.learning_rates]
+        self.rates = [torch.tensor(rates, **on_device) for rates in self.learning_rates()]
 
     @torch.no_grad()
     def step(self) -> None:

@@ -52,7 +52,7 @@ class TorchOptimizer(FlatOptimizer):
         if self._own is None:
             self._optimizer = self._build()
             factors = [self._factor(group.name) for group in self.flat.groups]
-            self._rates = list(zip(self.learning_rates, factors, strict=True))
+            self._rates = list(zip(self.learning_rates(), factors, strict=True))
         else:
             self._optimizer = self._build_own(self._own)
             rates, peak = learning_rates(self.recipe, self.total_steps), self.recipe.optim.lr

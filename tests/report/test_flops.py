@@ -126,8 +126,9 @@ def test_the_statistics_of_an_average_are_forward_passes():
 @pytest.mark.parametrize(("tta", "share", "passes"), [("none", 1, 1), ("flip", 1, 2), ("flip-crop", 0.25, 2.25)])
 def test_passes_are_those_that_the_evaluator_makes(tta, share, passes):
     class Counts(Network):
-        def __init__(self):
-            super().__init__()
+        config_class = dict
+
+        def build(self, config, classes):
             self.weight = torch.nn.Parameter(torch.zeros(1, 1))
             self.images = 0
 
