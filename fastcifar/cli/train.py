@@ -25,6 +25,8 @@ from fastcifar.recipes import Recipe
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
+    import torch
+
     from fastcifar.data import Dataset
     from fastcifar.training import RunRecord, Trainer
     from fastcifar.training.profile import StepTrace
@@ -252,7 +254,7 @@ def _trace(options: Options, trainer: Trainer) -> StepTrace | None:
         return StepTrace(trainer.device)
 
 
-def _load(options: Options, device: object) -> Dataset:
+def _load(options: Options, device: torch.device) -> Dataset:
     from fastcifar.data import DownloadError, load_dataset
 
     try:

@@ -118,7 +118,9 @@ class Online(_Options):
     settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
 
 
-EXPERIMENTS: dict[str, tuple[type[_Options], dict[str, Any], dict[str, Any]]] = {
+Options = Half | Table | Online
+
+EXPERIMENTS: dict[str, tuple[type[Half] | type[Table] | type[Online], dict[str, Any], dict[str, Any]]] = {
     "half": (Half, {}, {"train_size": 1500, "eval_every": 3}),
     "table": (
         Table,
@@ -150,7 +152,7 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _options(name: str, args: Sequence[str]) -> _Options:
+def _options(name: str, args: Sequence[str]) -> Options:
     """The options in `args`. The recipe and --quick are read first: they give the other fields their defaults."""
     kind, defaults, quick_defaults = EXPERIMENTS[name]
     in_short = last_given(args, "--quick") is not None
@@ -165,7 +167,7 @@ def _options(name: str, args: Sequence[str]) -> _Options:
     return parse(args, kind(recipe=recipe_name, settings=recipe, **defaults), f"{PROG} {name}")
 
 
-def _check(options: _Options) -> None:
+def _check(options: Options) -> None:
     """Refuse what can be refused before torch is imported."""
 
     def require(flag: str, ok: bool, allowed: str) -> None:
@@ -217,7 +219,7 @@ def _rates(options: Table) -> dict[str, float | None]:
     return rates
 
 
-def _run(name: str, options: _Options, out: Path, show: Show) -> HalfResult | OnlineResult | TableResult:
+def _run(name: str, options: Options, out: Path, show: Show) -> HalfResult | OnlineResult | TableResult:
     from fastcifar import experiments
 
     dataset = _load(options)

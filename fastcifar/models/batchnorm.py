@@ -24,6 +24,9 @@ class GhostBatchNorm(nn.Module):
 
     wide_vectors: ClassVar[bool] = True
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     def __init__(
         self,
         channels: int,

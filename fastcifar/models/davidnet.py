@@ -29,7 +29,7 @@ class DavidNet(Network[ModelConfig]):
         stem, *widths = config.widths
         settings = _settings(config)
         if config.whitening:
-            self.whitening = PatchWhitening(3, 3, config.whitening_eps)
+            self.whitening: PatchWhitening | None = PatchWhitening(3, 3, config.whitening_eps)
             self.stem = ConvBN(27, stem, kernel_size=1, **settings)
         else:
             self.whitening = None
@@ -43,7 +43,7 @@ class DavidNet(Network[ModelConfig]):
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set the whitening filters, if it has any, from uint8 training images `[N, H, W, 3]`: the first of them, as
         many as the configuration says."""
-        if self.config.whitening:
+        if self.whitening is not None:
             self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:

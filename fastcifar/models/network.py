@@ -47,7 +47,7 @@ class Network(nn.Module, ABC, Generic[Config]):
         self.mean, self.std = tuple(mean), tuple(std)
         self.frozen_from = {}
         self.build(self.config, classes)
-        self.to(memory_format=self.memory_format)
+        self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]  (torch's annotations lack it)
 
     @abstractmethod
     def build(self, config: Config, classes: int) -> None:

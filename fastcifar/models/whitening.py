@@ -41,7 +41,7 @@ class PatchWhitening(nn.Conv2d):
         super().__init__(channels, channels * size**2 * (2 if negatives else 1), size, padding=padding, bias=bias)
         self.eps, self.negatives = eps, negatives
         self.weight.requires_grad_(False)
-        if bias:
+        if self.bias is not None:
             nn.init.zeros_(self.bias)
 
     @torch.no_grad()

@@ -17,6 +17,8 @@ from fastcifar.errors import UserError
 # Every parameter starts on a 64-byte boundary in the compute dtype, for aligned vector loads. The gaps stay zero.
 _ALIGN = 32
 
+foreach_copy = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]  (torch has no public name for it)
+
 _PIECE, _PIECES = 4096, 48
 """Elements that a block of torch's multi-tensor kernels copies at least, and how many blocks' there may be: of tensors
 that are not in pieces a block takes 65536, in 12 microseconds; of more than 64 pieces the rest is another launch."""
@@ -252,7 +254,7 @@ class FlatModel:
                 pairs = [
                     piece for into, grad in pairs for piece in zip(_split(into, size), _split(grad, size), strict=True)
                 ]
-            torch._foreach_copy_(*(list(side) for side in zip(*pairs, strict=True)))
+            foreach_copy(*(list(side) for side in zip(*pairs, strict=True)))
 
 
 def _gradients(
@@ -283,7 +285,7 @@ def _padded(tensor: torch.Tensor) -> int:
     return -(-tensor.numel() // _ALIGN) * _ALIGN
 
 
-def _flatten(tensors: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+def _flatten(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     flat = torch.zeros(sum(map(_padded, tensors)), dtype=dtype, device=tensors[0].device)
     for view, tensor in zip(_views(flat, tensors), tensors, strict=True):
         view.copy_(tensor.detach())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from fastcifar.errors import UserError
-from fastcifar.optim.flat import FlatModel
+from fastcifar.optim.flat import FlatModel, foreach_copy
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.recipes import EMAConfig, LookaheadConfig, Recipe
 
@@ -38,7 +38,7 @@ class FlatLookahead(FlatOptimizer):
         """Start again at step 0, the slow weights being those in the buffers."""
         super().reset()
         self.inner.reset()
-        torch._foreach_copy_(self._slow, self._fast)
+        foreach_copy(self._slow, self._fast)
 
     def learning_rate(self, step: int) -> float:
         return self.inner.learning_rate(step)
@@ -80,7 +80,7 @@ class FlatLookahead(FlatOptimizer):
     @torch.no_grad()
     def finish(self) -> None:
         """End on the slow weights, as after the last step."""
-        torch._foreach_copy_(self._fast, self._slow)
+        foreach_copy(self._fast, self._slow)
         for group in self.flat.groups:
             group.compute.copy_(group.weights)
 
@@ -124,7 +124,7 @@ class Lookahead:
         """Clear the gradients of all parameters."""
         self.optimizer.zero_grad(set_to_none)
 
-    def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
         """One step of the wrapped optimiser, and where it is due one of the slow weights."""
         for parameter in self._fast()[len(self._slow) :]:  # of groups added since
             self._slow.append(parameter.detach().clone())

@@ -44,7 +44,7 @@ class FlatMuon(GroupOptimizer):
             _Filters(group, flat.dtype, lambda parameter: not flat.is_above(parameter)) for group in flat.groups
         ]
         self._beside = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
-        self._copied: torch.cuda.Event | None = None
+        self._copied: torch.Event | None = None
         self._stepped_above = False
 
     def reset(self) -> None:
@@ -201,8 +201,10 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["step"], state["momentum_buffer"] = 0, torch.zeros_like(parameter)
         state["step"] += 1
-        velocity = state["momentum_buffer"].mul_(momentum).add_(parameter.grad)
-        return parameter.grad.add(velocity, alpha=momentum) if group["nesterov"] else velocity
+        gradient = parameter.grad
+        assert gradient is not None
+        velocity = state["momentum_buffer"].mul_(momentum).add_(gradient)
+        return gradient.add(velocity, alpha=momentum) if group["nesterov"] else velocity
 
 
 def norm_factor(weight: torch.Tensor) -> torch.Tensor:

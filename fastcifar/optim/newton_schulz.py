@@ -54,7 +54,7 @@ def orthogonalize(
     by_shape: dict[torch.Size, list[int]] = {}
     for place, matrix in enumerate(matrices):
         by_shape.setdefault(matrix.shape, []).append(place)
-    results: list[torch.Tensor] = [None] * len(matrices)
+    results = list(matrices)
     for places in by_shape.values():
         batch = torch.stack([matrices[place] for place in places])
         for place, result in zip(places, newton_schulz(batch, steps, coefficients, dtype), strict=True):

@@ -88,7 +88,7 @@ class FlatOptimizer(ABC):
             flat_ema(self.flat.statistics, self.flat.statistics_ema, self.count, **self.average_settings())
         self.count.add_(1)
 
-    def average_settings(self) -> dict[str, float | int]:
+    def average_settings(self) -> dict[str, Any]:
         """The arguments of the kernels that move the averages, every `ema.every` steps by so many steps' decay."""
         ema = self.recipe.ema
         return {"ema_decay": ema.decay**ema.every, "ema_every": ema.every}
@@ -116,7 +116,7 @@ class GroupOptimizer(FlatOptimizer):
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         """One update of the weights of `group`, of their compute copy and of their average."""
 
-    def sgd(self, group: FlatGroup, rates: torch.Tensor, run: slice = slice(None), **settings: float | str) -> None:
+    def sgd(self, group: FlatGroup, rates: torch.Tensor, run: slice = slice(None), **settings: Any) -> None:
         """SGD with Nesterov momentum for `group`, or a stretch of it, cast and average in the same pass; `settings` are
         `flat_sgd`'s."""
         compute = None if group.compute is group.weights else group.compute[run]

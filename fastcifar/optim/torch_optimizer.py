@@ -103,7 +103,7 @@ class TorchOptimizer(FlatOptimizer):
         optim = self.recipe.optim
         cls = getattr(torch.optim, optim.name)
         taken = inspect.signature(cls).parameters
-        settings = {"fused": True} if optim.name in _FUSED else {}
+        settings: dict[str, Any] = {"fused": True} if optim.name in _FUSED else {}
         if "momentum" in taken:
             settings["momentum"] = optim.momentum
         groups = []
@@ -115,7 +115,8 @@ class TorchOptimizer(FlatOptimizer):
         return cls(groups, lr=optim.lr, **settings)
 
     def _build_own(self, own: OwnOptimizer) -> torch.optim.Optimizer:
-        name, optim, settings = getattr(own, "__name__", type(own).__name__), self.recipe.optim, {}
+        name, optim = getattr(own, "__name__", type(own).__name__), self.recipe.optim
+        settings: dict[str, Any] = {}
         if not callable(own):
             raise UserError(
                 f"the optimizer is of type {name}; allowed: a class of torch's form, or a function of weights"
