@@ -13,7 +13,7 @@ from torch import nn
 
 from fastcifar.data import Split
 from fastcifar.errors import UserError
-from fastcifar.kernels import augment
+from fastcifar.kernels import plain_batch
 from fastcifar.models import Network
 from fastcifar.models.network import memory_format
 from fastcifar.recipes import EvaluateConfig
@@ -68,8 +68,9 @@ def evaluate(
     view = partial(_view, model, split.images, mean, std, dtype, memory_format(model))
     with torch.inference_mode():
         logits, plain = _logits(view, len(split), how, split.images.device)
-        accuracy, loss = _scores(logits, split.labels)
-        plain_accuracy, plain_loss = _scores(plain, split.labels)
+        labelled = int(split.labelled.sum())
+        accuracy, loss = _scores(logits, split.labels, labelled)
+        plain_accuracy, plain_loss = _scores(plain, split.labels, labelled)
     model.train(was_training)
     # Copied outside of inference mode they are tensors like any others: gradients may flow from them.
     logits, plain = logits.to("cpu", copy=True), plain.to("cpu", copy=True)
@@ -107,9 +108,8 @@ def _views(how: EvaluateConfig) -> tuple[float, list[tuple[float, int, bool]]]:
     return (1 - shifted) / 2, [((1 - shifted) / 2, 0, True), *crops]
 
 
-def _scores(logits: torch.Tensor, labels: torch.Tensor) -> tuple[float | None, float | None]:
-    """Accuracy and loss of the labelled images."""
-    labelled = (labels != _UNLABELLED).sum().item()
+def _scores(logits: torch.Tensor, labels: torch.Tensor, labelled: int) -> tuple[float | None, float | None]:
+    """Accuracy and loss of the images that are labelled, so many."""
     if not labelled:
         return None, None
     loss = F.cross_entropy(logits, labels, ignore_index=_UNLABELLED)
@@ -128,7 +128,5 @@ def _view(
     flip: bool = False,
 ) -> torch.Tensor:
     """Float32 logits of the images at `indices`, cropped `shift` pixels down and to the right, then mirrored."""
-    offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
-    flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
-    batch = augment(images, indices, offsets, flips, mean=mean, std=std, out_dtype=dtype)
+    batch = plain_batch(images, indices, mean, std, dtype, shift, flip)
     return model(batch.contiguous(memory_format=form)).float()
