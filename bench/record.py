@@ -100,6 +100,6 @@ def versions() -> dict[str, str]:
     return found
 
 
-def commit(checkout: Path = ROOT) -> str:
-    """The commit that is checked out, with "+changes" where tracked files differ from it; "unknown" outside git."""
-    return commit_of(checkout) or "unknown"
+def commit(checkout: Path | None = None) -> str:
+    """The commit that is checked out, here unless another folder is given, with "+changes" where tracked files differ from it; "unknown" outside git."""
+    return commit_of(checkout or ROOT) or "unknown"

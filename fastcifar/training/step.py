@@ -22,7 +22,7 @@ PART = "fastcifar: "
 """What the names of a step's parts begin with in a profile."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
-"""Of images `[B, 3, H, W]`, normalised, in the compute type: as many images in it."""
+"""Of images `[B, 3, H, W]`, normalised, in the compute type: as many images."""
 
 
 class EpochTensors:
@@ -112,7 +112,7 @@ class TrainingStep:
             normalisation = {"mean": self.dataset.mean, "std": self.dataset.std}
             images = batch.augment(train.images, **normalisation, dtype=flat.dtype, size=stage.size)
             if self._transform:
-                images = self._transform(images)
+                images = self._transform(images).to(flat.dtype)
                 if len(images) != batch.images:
                     raise UserError(f"augment makes {len(images)} images of {batch.images}; allowed: as many")
 

@@ -66,7 +66,9 @@ def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
 def test_the_header_says_how_many_epochs_of_how_many_steps(fields, line):
     dataset = SimpleNamespace(name="cifar10", train=range(50_000), test=range(10_000), holdout=0)
     place = {"device": SimpleNamespace(type="cpu"), "dtype": "torch.bfloat16"}
-    trainer = SimpleNamespace(recipe=Recipe(**fields), dataset=dataset, steps_per_epoch=97, **place)
+    trainer = SimpleNamespace(
+        recipe=Recipe(**fields), dataset=dataset, timeline=SimpleNamespace(steps_per_epoch=97), **place
+    )
     lines = screen.header(trainer, [3]).splitlines()
     assert lines[0] == "davidnet on cifar10: 50,000 training, 10,000 test images"
     assert lines[1].startswith(line) and lines[1].endswith("bfloat16), seed 3")
