@@ -101,5 +101,6 @@ def versions() -> dict[str, str]:
 
 
 def commit(checkout: Path | None = None) -> str:
-    """The commit that is checked out, here unless another folder is given, with "+changes" where tracked files differ from it; "unknown" outside git."""
+    """The commit that is checked out, here unless `checkout` is given, with "+changes" where tracked files differ from
+    it; "unknown" outside git."""
     return commit_of(checkout or ROOT) or "unknown"
