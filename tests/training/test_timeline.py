@@ -65,7 +65,7 @@ def test_a_stage_is_one_size_and_one_set_of_trained_parameters():
 
 def test_an_epoch_that_leaves_images_out_has_fewer_steps():
     line = timeline(epochs=3.5, select=SelectConfig(keep=0.75, from_epoch=1.5))
-    assert [(epoch.images, epoch.steps) for epoch in line.epochs] == [(None, 100), (None, 100), (750, 75), (750, 38)]
+    assert [(epoch.visits, epoch.steps) for epoch in line.epochs] == [(None, 100), (None, 100), (750, 75), (750, 38)]
     assert [epoch.first_step for epoch in line.epochs] == [0, 100, 200, 275]
     assert line.total_steps == 313
 
@@ -102,4 +102,4 @@ def test_images_that_an_epoch_selects_do_not_change_the_epochs_before():
     whole = timeline(epochs=5)
     selected = timeline(epochs=5, select=SelectConfig(keep=0.5, from_epoch=3))
     assert whole.epochs[:3] == selected.epochs[:3]
-    assert dataclasses.replace(whole.epochs[3], images=500, steps=50) == selected.epochs[3]
+    assert dataclasses.replace(whole.epochs[3], images=500, visits=500, steps=50) == selected.epochs[3]
