@@ -1,6 +1,10 @@
 """What every test may ask for."""
 
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -56,3 +60,18 @@ def real_data_dir() -> str:
     if not folder:
         pytest.skip("FASTCIFAR_DATA names no folder with the real CIFAR-10")
     return folder
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory) -> Path:
+    """A wheel of this checkout, made from a copy of it."""
+    pytest.importorskip("setuptools", minversion="70.1")  # older ones need another package to make a wheel
+    root, folder = Path(__file__).parents[1], tmp_path_factory.mktemp("wheel")
+    for name in ("setup.py", "pyproject.toml", "README.md"):
+        shutil.copy(root / name, folder)
+    for name in ("fastcifar", "kernels", "bench", "tests"):
+        shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools import build_meta; print(build_meta.build_wheel('dist'))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "dist" / done.stdout.split()[-1]

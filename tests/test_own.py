@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-
 PROGRAM = """
 import json
 import sys
@@ -98,23 +96,11 @@ print(
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory):
-    """A folder in which a wheel of this checkout is installed, and nothing else."""
-    folder = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    flags = ["--no-deps", "--no-build-isolation"]
-    made = subprocess.run([*pip, "wheel", *flags, "-w", folder, ROOT], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    (wheel,) = folder.glob("*.whl")
-    done = subprocess.run(
-        [*pip, "install", "--no-deps", "--target", folder / "site", wheel], capture_output=True, text=True
-    )
+def test_everything_of_ones_own_trains_together_in_bfloat16_from_an_installed_wheel(wheel, tmp_path):
+    installed = tmp_path / "site"
+    pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--target", installed, wheel]
+    done = subprocess.run(pip, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return folder / "site"
-
-
-def test_everything_of_ones_own_trains_together_in_bfloat16_from_an_installed_wheel(installed, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, "program.py", "run"],
