@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.peers.harness import PLAIN, WITH_TTA, Harness
 from bench.peers.source import Shims, load_module, replace_torchvision
@@ -80,7 +80,8 @@ class E5:
         harness.synchronize()
         starter.elapsed_time(ender)
         with harness.evaluation():
-            found = evaluate(Normalised(model, self.module), harness.dataset.test, _TTA)
+            mean, std = (values.mul(255).tolist() for values in (self.module.CIFAR_MEAN, self.module.CIFAR_STD))
+            found = evaluate(model, harness.dataset.test, _TTA, mean=mean, std=std)
         harness.accuracies = {PLAIN: found.plain_accuracy, WITH_TTA: found.accuracy}
 
     def _prepare(self, model: nn.Module, extra: Extra) -> None:
@@ -135,18 +136,6 @@ class Unheard:
 
     def validate(self, model: nn.Module, step: int) -> None:
         """Do nothing: by their rule a timed training is not evaluated on the way."""
-
-
-class Normalised(nn.Module):
-    """Their network as our evaluation takes it: with the pixels' means and standard deviations, from 0 to 255."""
-
-    def __init__(self, model: nn.Module, module: ModuleType) -> None:
-        super().__init__()
-        self.model = model
-        self.mean, self.std = (values.mul(255).tolist() for values in (module.CIFAR_MEAN, module.CIFAR_STD))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model(x)
 
 
 def _load(checkout: Path, name: str, shims: Shims, harness: Harness) -> ModuleType:

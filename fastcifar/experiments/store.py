@@ -6,12 +6,13 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError
 from fastcifar.output import umask
+from fastcifar.recipes.change import leaves
 
 SETTINGS = "settings.json"
 """The file that makes a folder an experiment's: what its runs were asked to do."""
@@ -85,15 +86,6 @@ class Store:
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """What JSON gives back for `values`; raises ValueError for NaN and infinities, which are not JSON."""
     return json.loads(json.dumps(values, allow_nan=False))
-
-
-def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Every value in nested dictionaries with its dotted name."""
-    if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for name, inner in value.items():
-        yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
 
 
 def _shown(value: object) -> str:

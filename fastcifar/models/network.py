@@ -80,6 +80,19 @@ def memory_format(model: nn.Module) -> torch.memory_format:
     return torch.channels_last if ours or not all(map(torch.Tensor.is_contiguous, filters)) else torch.contiguous_format
 
 
+def remember_normalization(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
+    """Let `normalization` find these again; the module itself."""
+    module._normalization = (tuple(mean), tuple(std))  # pyright: ignore[reportArgumentType]  (a plain attribute)
+    return module
+
+
+def normalization(module: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation, 0 to 255 units, of the images that `module` was trained on; None: not known."""
+    if isinstance(module, Network):
+        return module.mean, module.std
+    return getattr(module, "_normalization", None)
+
+
 class Linear(nn.Linear):
     """A linear layer whose bias may be wider than its matrix: flat buffers keep it in float32."""
 

@@ -10,6 +10,10 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models.network import Network, memory_format
+from fastcifar.models.whitening import PatchWhitening
+
+_WHITENING_IMAGES = 10_000
+"""Training images, from the first, as DavidNet takes."""
 
 _taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """The modules that networks were made of: a second would move the parameters of the first."""
@@ -31,17 +35,23 @@ class OwnNetwork(Network[nn.Module]):
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         return self.config(x.contiguous(memory_format=self._takes))
 
+    def fit_whitening(self, images: torch.Tensor) -> None:
+        """Set the filters of each `PatchWhitening` of images in it."""
+        for module in self.config.modules():
+            if isinstance(module, PatchWhitening) and module.in_channels == images.shape[3]:
+                module.fit(images[:_WHITENING_IMAGES], self.mean, self.std)
+
     @property
     def module(self) -> nn.Module:
         return self.config
 
 
 def own_network(
-    own: Callable[[int], nn.Module], classes: int, mean: Sequence[float], std: Sequence[float], side: int
+    own: Callable[[int], nn.Module], classes: int, mean: Sequence[float], std: Sequence[float], sides: Sequence[int]
 ) -> Network:
     """The network around the module that `own(classes)` gives, on the CPU in float32; a `Network`, or a class of them,
     is taken as it is. Raises UserError where that is no module or one that was taken before, where nothing in it
-    trains, and where it gives anything but `[N, classes]` for images `[N, 3, side, side]`.
+    trains, and where it gives anything but `[N, classes]` for images `[N, 3, side, side]` of one of the `sides`.
     """
     if isinstance(own, nn.Module) or not callable(own):
         raise UserError(
@@ -53,11 +63,18 @@ def own_network(
     if module in _taken:
         raise UserError("the model gives one module a second time; allowed: a new one, such as a copy, at each call")
     module.to("cpu", torch.float32)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        logits = module.eval()(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
-    shape = list(logits.shape) if isinstance(logits, torch.Tensor) else _name(logits)
-    if shape != [2, classes]:
-        raise UserError(f"the model gives {shape} for images [2, 3, {side}, {side}]; allowed: logits [2, {classes}]")
+    for side in sides:
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                logits = module.eval()(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
+        except (RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"the model does not take images [2, 3, {side}, {side}]: {reason}") from error
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else _name(logits)
+        if shape != [2, classes]:
+            raise UserError(
+                f"the model gives {shape} for images [2, 3, {side}, {side}]; allowed: logits [2, {classes}]"
+            )
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise UserError(f"the model gives {_name(module)} without a parameter that trains; allowed: one or more")
     _taken.add(module)

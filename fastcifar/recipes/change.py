@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fastcifar.errors import UserError
@@ -21,7 +21,7 @@ else:
 
 def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     """`recipe` with `values` in the fields with these dotted names, checked as those of a file are; a value may be a
-    section, and "optimizer" is another word for `optim`.
+    section, whole or in part, and "optimizer" is another word for `optim`.
 
     Raises UserError, which names `source` and the field, for an unknown field, a wrong type and a value out of range.
     """
@@ -33,8 +33,19 @@ def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") ->
             inside = inside.setdefault(section, {})
             if not isinstance(inside, dict):
                 raise UserError(f"{source}: {section} in {path} is no section; allowed: a field such as optim.lr")
-        inside[name] = dataclasses.asdict(value) if isinstance(value, Checked) else value
+        value = dataclasses.asdict(value) if isinstance(value, Checked) else value
+        before = inside.get(name)  # a section in part keeps its other fields
+        inside[name] = {**before, **value} if isinstance(before, dict) and isinstance(value, Mapping) else value
     return recipe_from_dict(fields, source)
+
+
+def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Every value in nested dictionaries with its dotted name."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
 
 
 def read_changes(words: Iterable[str]) -> dict[str, Any]:

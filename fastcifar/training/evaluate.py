@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,7 @@ from torch import nn
 from fastcifar.data import Split
 from fastcifar.errors import UserError
 from fastcifar.kernels import plain_batch
-from fastcifar.models import Network
-from fastcifar.models.network import memory_format
+from fastcifar.models import memory_format, normalization
 from fastcifar.recipes import EvaluateConfig
 
 _AS_THE_RECIPES = EvaluateConfig()
@@ -51,17 +49,20 @@ def evaluate(
     2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border reflected
     (Jordan 2024), the four shifted views together weighing `how.tta_shifted`. Only that `how.tta_share` of the images
     whose plain view has the lowest top probability gets further views; the others keep the plain view's logits
-    (hiverge, cifar10-speedrun, 2025). `mean` and `std` (0 to 255 units) are what images are normalised with,
-    `model.mean` and `model.std` unless given. Images are channels-last, or contiguous if the model's filters are; those
+    (hiverge, cifar10-speedrun, 2025). `mean` and `std` (0 to 255 units) are what images are normalised with, those that
+    the model was trained with unless given. Images are channels-last, or contiguous if the model's filters are; those
     labelled -1 count in no accuracy and no loss. The model's training mode is left as it was. Raises UserError where
     nothing says how to normalise.
     """
-    known = cast(Network, model)  # or whatever else has both
-    try:
-        mean, std = known.mean if mean is None else mean, known.std if std is None else std
-    except AttributeError:
-        what = f"{type(model).__name__} has no mean and std of the images' colours to normalise with"
-        raise UserError(f"{what}; allowed: evaluate with mean=, std=, or a model that has both") from None
+    if not isinstance(split, Split) or not isinstance(how, EvaluateConfig):
+        given = f"{type(split).__name__} and {type(how).__name__}"
+        raise UserError(f"evaluate was given {given}; allowed: a Split, such as data.test, and an EvaluateConfig")
+    if mean is None or std is None:
+        known = normalization(model)
+        if known is None:
+            what = f"what images {type(model).__name__} was trained on is not known"
+            raise UserError(f"{what}; allowed: mean= and std=, or a network that this library trained")
+        mean, std = known[0] if mean is None else mean, known[1] if std is None else std
     was_training = model.training
     model.eval()
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.dim() > 1), torch.float32)

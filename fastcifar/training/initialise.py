@@ -46,13 +46,17 @@ def initialise(model: Network, start: Start) -> None:
             raise UserError("reset_head is true; allowed: false for a network of one's own, whose head is not known")
         source, fresh = (_without(tensors, model.head) for tensors in (source, fresh))
     _refuse_misfits(source, fresh, start.source)
-    frozen = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    buffers = {name for name, _ in module.named_buffers()}
+    parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
+    frozen = {name for name, parameter in parameters if not parameter.requires_grad}
+    averaged, done = {name for name, _ in buffers}, set()
     for name, tensor in fresh.items():  # they share the model's memory
+        if tensor.data_ptr() in done:  # of parameters that are tied
+            continue
+        done.add(tensor.data_ptr())
         shrink, perturb = start.shrink, start.perturb
         if name in frozen:
             shrink, perturb = (1.0, 0.0) if keeps_frozen(start) else (0.0, 1.0)
-        elif name in buffers:
+        elif name in averaged:
             shrink, perturb = shrink / (shrink + perturb), perturb / (shrink + perturb)
         tensor.copy_(_mix(shrink, source[name].to(tensor.dtype), perturb, tensor))
 

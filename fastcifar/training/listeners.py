@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from fastcifar.errors import UserError
+from fastcifar.phases import Phases
 from fastcifar.training.record import EpochRow, RunRecord
 
 if TYPE_CHECKING:
+    from fastcifar.training.state import TrainingState
     from fastcifar.training.train import Trainer
 
 
@@ -28,7 +30,10 @@ class Listener:
         on_end: Callable[[RunRecord], object] | None = None,
     ) -> None:
         given = {"on_start": on_start, "on_step": on_step, "on_epoch": on_epoch, "on_end": on_end}
-        self.__dict__.update({name: call for name, call in given.items() if call})
+        for name, call in given.items():
+            if call is not None and not callable(call):
+                raise UserError(f"{name} is of type {type(call).__name__}; allowed: a function")
+        self.__dict__.update({name: call for name, call in given.items() if call is not None})
 
     def on_start(self, trainer: Trainer) -> object:
         """Before the first step. `trainer.state` is what changes from here on; `trainer.recipe`, `trainer.dataset` and
@@ -44,33 +49,38 @@ class Listener:
         """After the final evaluation; not where the training failed."""
 
 
-class Listeners:
-    """The listeners of one training, told in their order. Raises UserError for anything that is no `Listener`."""
+class Audience:
+    """The listeners of one training, told in their order, with the process's own random numbers. Raises UserError for
+    anything that is no `Listener`."""
 
-    def __init__(self, listeners: Sequence[Listener]) -> None:
-        for listener in listeners:
+    def __init__(self, listeners: Iterable[Listener], state: TrainingState, phases: Phases) -> None:
+        if not isinstance(listeners, Iterable):
+            raise UserError(f"listeners is of type {type(listeners).__name__}; allowed: a list of them")
+        self._listeners, self._state, self._phases = list(listeners), state, phases
+        for listener in self._listeners:
             if not isinstance(listener, Listener):
                 what = type(listener).__name__
                 raise UserError(f"listeners has a {what}; allowed: a Listener, as in Listener(on_epoch=print)")
-        self._listeners = listeners
-        self.hear_steps, self.hear_epochs = self._hear("on_step"), self._hear("on_epoch")
+        self.hears_steps, self.hears_epochs = self._hears("on_step"), self._hears("on_epoch")
 
     def on_start(self, trainer: Trainer) -> None:
-        for listener in self._listeners:
-            listener.on_start(trainer)
+        self._tell("on_start", trainer)
 
     def on_step(self, step: int, total_steps: int) -> None:
-        for listener in self._listeners:
-            listener.on_step(step, total_steps)
+        self._tell("on_step", step, total_steps)
 
     def on_epoch(self, row: EpochRow) -> None:
-        for listener in self._listeners:
-            listener.on_epoch(row)
+        self._tell("on_epoch", row)
 
     def on_end(self, record: RunRecord) -> None:
-        for listener in self._listeners:
-            listener.on_end(record)
+        self._tell("on_end", record)
 
-    def _hear(self, name: str) -> bool:
+    def _tell(self, name: str, *what: object) -> None:
+        if self._listeners:
+            with self._phases("listeners"), self._state.random.outside():
+                for listener in self._listeners:
+                    getattr(listener, name)(*what)
+
+    def _hears(self, name: str) -> bool:
         nothing = getattr(Listener, name)
         return any(getattr(getattr(one, name), "__func__", None) is not nothing for one in self._listeners)

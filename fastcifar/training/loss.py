@@ -34,6 +34,9 @@ def loss_step(
     `[B]`."""
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     value = loss(leaf * scale, labels)
+    if not (isinstance(value, torch.Tensor) and value.requires_grad):
+        what = f"{type(value).__name__}{' without a gradient' * isinstance(value, torch.Tensor)}"
+        raise UserError(f"the loss gives a {what}; allowed: a tensor that depends on the logits")
     if value.shape not in ((), labels.shape):
         raise UserError(
             f"the loss has shape {list(value.shape)}; allowed: [], a mean, or [{len(labels)}], one an image"

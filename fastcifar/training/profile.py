@@ -19,7 +19,7 @@ class StepTrace(Listener):
 
     It begins after its first call, so that no first use of anything is in the trace, and ends after the call that is
     three steps on. On a CPU, where it is called after each step, that is steps 2 to 4; on CUDA, where it is called
-    after each epoch, the second epoch, and the evaluation between the two.
+    after each epoch and its evaluation, the second epoch and its own.
     """
 
     def __init__(self, device: torch.device) -> None:

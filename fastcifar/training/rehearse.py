@@ -60,6 +60,9 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
 def step_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], None]:
     """A training step of `stage`'s shapes on random images (the last stage's unless given)."""
     stage = stage or trainer.timeline.epochs[-1].stage
+    if stage.part:
+        start, stop = stage.part
+        stage = dataclasses.replace(stage, part=(0, stop - start))
     noise = _noise(trainer, trainer.recipe.batch_size)
     dataset = dataclasses.replace(trainer.dataset, train=noise)
     tensors = EpochTensors(trainer.recipe, dataset, steps_per_epoch=1)

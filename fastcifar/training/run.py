@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.models import build_model
+from fastcifar.models import build_model, remember_normalization
 from fastcifar.output import RECORD, WEIGHTS, check_out, umask
 from fastcifar.recipes import Recipe
 from fastcifar.training.record import EpochRow, RunRecord
@@ -145,7 +145,7 @@ def load_run(
         record = RunRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")), str(folder / RECORD))
         dataset = record.dataset
         if model is not None:
-            network = model(len(dataset.classes))
+            network = remember_normalization(model(len(dataset.classes)), dataset.mean, dataset.std)
         elif record.network is None:
             network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,9 +14,11 @@ from fastcifar.errors import UserError
 from fastcifar.models import Network
 from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.change import leaves
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.history import History
 from fastcifar.training.loss import LossScale
+from fastcifar.training.random import RandomNumbers
 from fastcifar.training.record import EpochRow
 from fastcifar.training.step import EpochTensors
 from fastcifar.training.stopwatch import Stopwatch
@@ -30,8 +33,8 @@ class TrainingState:
     velocities, averages, running statistics; `optimizer`: what more that keeps; `average`: how many weights the mean of
     the last ones holds; `tensors`: the epoch's plan and where in it the training is, its losses so far, the losses by
     image; `selection`: how often each image was left out; `loss_scale`; `history`: the rows of the epochs that are
-    over; `stopwatch`: `train_seconds` so far. And the state of torch's random numbers, which are the training's own
-    while it runs.
+    over; `stopwatch`: `train_seconds` so far; `random`: torch's random numbers, which are the training's own. What a
+    loss, a transform or a listener of the user's own keeps, and numpy's random numbers, are theirs.
     """
 
     def __init__(
@@ -43,7 +46,9 @@ class TrainingState:
         self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch)
         self.average = WeightAverage(flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
+        self.random = RandomNumbers(device)
         self._device = device
+        self._of = _identity(recipe, dataset)
         self._restart(0, {})
 
     def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
@@ -53,6 +58,7 @@ class TrainingState:
         self.average.reset()
         self.loss_scale.reset()
         self.tensors.reset()
+        self.random.seed(seed)
         self._restart(seed, init)
 
     def begin_epoch(self, epoch: Epoch) -> None:
@@ -79,12 +85,13 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of it all on the CPU: tensors, numbers and words, for `torch.save` and `load_state_dict`. The device
-        is waited for."""
+        is waited for. It says which training it is of, for `load_state_dict` to compare. Raises UserError before a
+        training has begun, which is when listeners hear of it."""
+        if not self.init:
+            raise UserError("no training has begun; allowed: a training's state, from a listener's on_start on")
         rows = [dataclasses.asdict(row) for row in self.history.settle(wait=True)]
-        random = {"cpu": torch.get_rng_state()}
-        if self._device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self._device)
         state = {
+            "of": self._of,
             "seed": self.seed,
             "init": dict(self.init),
             "step": self.step,
@@ -96,16 +103,20 @@ class TrainingState:
             "loss_scale": self.loss_scale.state_dict(),
             "history": rows,
             "train_seconds": self.stopwatch.seconds,
-            "random": random,
+            "random": self.random.state_dict(),
         }
         return _copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned for the same recipe, data and network. Raises UserError where it does
-        not fit."""
+        """Go on from what `state_dict` returned for the same recipe, data and network. Raises UserError where it is of
+        another training, or damaged."""
         try:
-            self._restart(state["seed"], state["init"])
-            self.step = state["step"]
+            self._refuse_another(state["of"])
+            self._restart(operator.index(state["seed"]), state["init"])
+            self.step = operator.index(state["step"])
+            if not 0 <= self.step <= self._timeline.total_steps:
+                raise ValueError(f"step is {self.step}; allowed: 0 to {self._timeline.total_steps}")
+            self.optimizer.reset()  # whatever broke off in the middle of a step
             self.flat.load_training_state(state["flat"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.count = state["averaged"]
@@ -114,15 +125,19 @@ class TrainingState:
             self.loss_scale.load_state_dict(state["loss_scale"])
             self.history.rows += [EpochRow(**row) for row in state["history"]]
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
-            torch.set_rng_state(state["random"]["cpu"])
-            if self._device.type == "cuda" and "cuda" in state["random"]:
-                torch.cuda.set_rng_state(state["random"]["cuda"], self._device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            self.random.load_state_dict(state["random"])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())
+            reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
             raise UserError(
-                f"the training state does not fit: {type(error).__name__}: {reason}; allowed: one that the same recipe "
-                "saved on the same data"
+                f"the training state does not fit: {reason}; allowed: one that the same recipe saved on the same data"
             ) from None
+
+    def _refuse_another(self, of: Mapping[str, Any]) -> None:
+        there, here = dict(leaves(of)), dict(leaves(self._of))
+        for name in {**here, **there}:
+            if there.get(name) != here.get(name):
+                raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         recipe, train = self._recipe, self._dataset.train
@@ -130,6 +145,12 @@ class TrainingState:
         self.selection = Selection(len(train), recipe.select.max_skips, self._device)
         self.history = History(recipe, self._timeline, self.flat.dtype, self._device)
         self.stopwatch = Stopwatch(self._device)
+
+
+def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
+    """Which training a state is of: what decides it besides seed, start and what is of the user's own."""
+    data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset}
+    return {"recipe": dataclasses.asdict(recipe), "data": {**data, "train_size": len(dataset.train)}}
 
 
 def _copied(value: Any) -> Any:

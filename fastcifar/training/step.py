@@ -112,9 +112,7 @@ class TrainingStep:
             normalisation = {"mean": self.dataset.mean, "std": self.dataset.std}
             images = batch.augment(train.images, **normalisation, dtype=flat.dtype, size=stage.size)
             if self._transform:
-                images = self._transform(images).to(flat.dtype)
-                if len(images) != batch.images:
-                    raise UserError(f"augment makes {len(images)} images of {batch.images}; allowed: as many")
+                images = _transformed(images, self._transform)
 
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
@@ -150,3 +148,11 @@ class TrainingStep:
                 copy_gradients()
             else:
                 self.optimizer.step_above(copy_gradients)
+
+
+def _transformed(images: torch.Tensor, transform: Transform) -> torch.Tensor:
+    made, count = transform(images), len(images)
+    if not isinstance(made, torch.Tensor) or made.dim() != 4 or made.shape[:2] != images.shape[:2]:
+        what = list(made.shape) if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+        raise UserError(f"augment makes {what} of {list(images.shape)}; allowed: as many images, [{count}, 3, H, W]")
+    return made.to(images.dtype)

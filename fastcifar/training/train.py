@@ -10,8 +10,7 @@ import dataclasses
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from torch import nn
 
 from fastcifar.data import Dataset, Split, load_dataset
 from fastcifar.errors import UserError
-from fastcifar.models import Network, build_model
+from fastcifar.models import GhostBatchNorm, Network, build_model, remember_normalization
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import EvaluateConfig, Recipe, change, get_recipe
@@ -32,7 +31,7 @@ from fastcifar.training.device import cudnn_search, describe_device, resolve_dev
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.history import nonfinite_loss
 from fastcifar.training.initialise import initialise, keeps_frozen
-from fastcifar.training.listeners import Listener, Listeners
+from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.training.rehearse import rehearse
@@ -43,12 +42,10 @@ from fastcifar.training.timeline import Epoch, Stage, Timeline
 
 _COLD = ColdStart()
 _PLAIN = EvaluateConfig(tta="none")
-_OWN = 5
-"""Of the streams of random numbers that follow from a seed this one; `fastcifar.data.plan` has those before."""
 
 
 def train(
-    recipe: Recipe | str = "davidnet",
+    recipe: Recipe | str | Path = "davidnet",
     data: Dataset | str = "cifar10",
     *,
     seed: int = 0,
@@ -90,7 +87,9 @@ def train(
     the loss becomes NaN or infinite.
     """
     phases = Phases()
-    recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
+    recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
+    if model is not None:  # whose batches are its own affair
+        changes = {"model.ghost_batch": 0, "speedrun.ghost_batch": 0, **changes}
     recipe = change(recipe, changes) if changes else recipe
     device = resolve_device(device)
     with phases("data"):
@@ -124,10 +123,16 @@ class Trainer:
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         augment: Transform | None = None,
     ) -> None:
+        for name, value, kind in (("recipe", recipe, Recipe), ("dataset", dataset, Dataset)):
+            if not isinstance(value, kind):
+                raise UserError(f"the {name} is of type {type(value).__name__}; allowed: a {kind.__name__}")
         _refuse_what_cannot_be_called(loss=loss, augment=augment)
         self.recipe, self.phases = recipe, phases or Phases()
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(recipe.dtype, self.device)
+        height, width = dataset.train.images.shape[1:3]
+        if height != width:
+            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
         self.dataset = _normalised_as_asked(dataset.to(self.device), recipe)
         self._own_model, self._loss, self._augment = model, loss, augment
         self._scales = recipe.loss_scaling.dynamic and self.dtype == torch.float16
@@ -137,8 +142,7 @@ class Trainer:
             self._flat_evaluated = FlatModel(self.evaluated.module, self.dtype)
             side, frozen_from = self.dataset.train.images.shape[1], self.network.frozen_from
             self.timeline = Timeline(recipe, len(dataset.train), side, frozen_from)
-            if model is None:
-                _refuse_uneven_ghost_batches(self.timeline, recipe.ghost_batch)
+            _refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             optim = build_optimizer(flat, recipe, self.total_steps, optimizer)
@@ -183,50 +187,43 @@ class Trainer:
         was answered right while training on them (the rule of Ash and Adams 2020, with 0.99); the recipe's epochs are
         then the most, and its schedule and averages are still laid out for them all.
         """
+        _refuse_arguments(seed, eval_every, init)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
-        audience = Listeners(listeners)
-        with cudnn_search(recipe.cudnn_search), _random_numbers_apart(self.device):
+        audience = Audience(listeners, state, phases)
+        with cudnn_search(recipe.cudnn_search), state.random:
             self.rehearse()
             self._begin(seed, init, resume)
             watch, rows = state.stopwatch, state.history.rows
-            with phases("listeners"):
-                audience.on_start(self)
-            if resume is None:
-                if not keeps_frozen(init):
-                    with phases("training: whitening"), watch:
-                        self.network.fit_whitening(self.dataset.train.images)
-                if evaluate_at_start:
-                    rows.append(self._epoch_zero())
-                    audience.on_epoch(rows[0])
-                with phases("training: plans"), watch:
-                    state.begin_epoch(epochs[0])
+            audience.on_start(self)
+            if evaluate_at_start and state.step == 0:
+                rows.append(self._epoch_zero())
+                audience.on_epoch(rows[0])
 
             for epoch in self.timeline.epochs_from(state.step):
+                if self._has_reached(until_train_accuracy):
+                    state.optimizer.finish()
+                    break
                 with phases("training: steps"), watch:
                     self.enter(epoch.stage)
                     while state.step < epoch.end:
                         self.take_step(epoch)
-                        if audience.hear_steps and self.device.type == "cpu" and state.step < epoch.end:
-                            with watch.paused(), phases("listeners"):
+                        if audience.hears_steps and self.device.type == "cpu" and state.step < epoch.end:
+                            with watch.paused():
                                 audience.on_step(state.step, self.total_steps)
                     self.end_epoch(epoch)
 
-                is_last, goal = epoch is epochs[-1], until_train_accuracy
+                is_last = epoch is epochs[-1]
                 is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
-                is_watched = audience.hear_steps or audience.hear_epochs
+                is_watched = audience.hears_steps or audience.hears_epochs or until_train_accuracy is not None
                 with phases("training: steps"):  # the host waits for the device where somebody looks, and nowhere else
-                    state.history.settle(wait=is_watched or is_evaluated or is_last or goal is not None)
-                is_enough = goal is not None and (rows[-1].train_accuracy or 0) >= goal
-                if is_evaluated and not is_enough:
+                    state.history.settle(wait=is_watched or is_evaluated or is_last)
+                ends = is_last or self._has_reached(until_train_accuracy)
+                if is_evaluated and not ends:
                     rows[-1] = self._evaluated_row(rows[-1])
                 if is_watched:
-                    with phases("listeners"):
-                        audience.on_step(state.step, self.total_steps)
-                        if not (is_last or is_enough):  # whose row is told after the final evaluation
-                            audience.on_epoch(rows[-1])
-                if is_enough and not is_last:
-                    state.optimizer.finish()
-                    break
+                    audience.on_step(state.step, self.total_steps)
+                    if not ends:  # whose row is told after the final evaluation
+                        audience.on_epoch(rows[-1])
 
             if recipe.average.epochs:
                 with phases("training: average"), watch:
@@ -234,21 +231,25 @@ class Trainer:
             train_seconds = watch.seconds
             with watch:
                 evaluation = self._evaluate(self.dataset.test, recipe.evaluate, last=True)
-            run = self._finished(train_seconds, evaluation)
-        audience.on_epoch(run.rows[-1])
-        audience.on_end(run.record)
+            rows[-1] = self._last_row(rows[-1], train_seconds, evaluation)
+            audience.on_epoch(rows[-1])
+            run = self._finished(train_seconds, watch.seconds, evaluation)
+            audience.on_end(run.record)
         return run
 
-    def _finished(self, train_seconds: float, evaluation: Evaluation) -> Run:
-        """The run that ends with `evaluation`. Raises NonFiniteLoss for a network that the last step has spoiled."""
-        state, loss = self.state, evaluation.loss
-        time_seconds = state.stopwatch.seconds
+    def _last_row(self, row: EpochRow, train_seconds: float, evaluation: Evaluation) -> EpochRow:
+        """`row` with what the final `evaluation` says. Raises NonFiniteLoss for a network that the last step has
+        spoiled."""
+        loss = evaluation.loss
         if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
             raise nonfinite_loss(f"the trained network's loss is {loss}", self.recipe, self.dtype)
-        row = dataclasses.replace(state.history.rows[-1], seconds=train_seconds)
-        row = dataclasses.replace(row, test_accuracy=evaluation.plain_accuracy, test_loss=evaluation.plain_loss)
-        state.history.rows[-1] = row = self._validated(row, last=True)
-        phases = self.phases.restart()
+        scores = {"test_accuracy": evaluation.plain_accuracy, "test_loss": evaluation.plain_loss}
+        return self._validated(dataclasses.replace(row, seconds=train_seconds, **scores), last=True)
+
+    def _finished(self, train_seconds: float, time_seconds: float, evaluation: Evaluation) -> Run:
+        """The run that ends with `evaluation`."""
+        state, phases = self.state, self.phases.restart()
+        row = state.history.rows[-1]
         process_seconds = sum(phases.values())
         record = RunRecord(
             recipe=self.recipe,
@@ -269,7 +270,7 @@ class Trainer:
             accuracy=evaluation.plain_accuracy,
             loss=evaluation.plain_loss,
             tta_accuracy=evaluation.accuracy,
-            tta_loss=loss,
+            tta_loss=evaluation.loss,
             val_accuracy=row.val_accuracy,
             val_loss=row.val_loss,
             train_seconds=train_seconds,
@@ -282,10 +283,7 @@ class Trainer:
             phases=phases,
             images_per_second=(row.images or 0) / train_seconds,
         )
-        model = self.evaluated.module.eval()
-        for name in ("mean", "std"):  # what `evaluate` asks of a network, one of the user's own too
-            if not hasattr(model, name):
-                setattr(model, name, getattr(self.evaluated, name))
+        model = remember_normalization(self.evaluated.module, self.evaluated.mean, self.evaluated.std).eval()
         labels, tensors = self.dataset.test.labels.cpu(), self._flat_evaluated.state_dict()
         return Run(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors)
 
@@ -324,10 +322,11 @@ class Trainer:
 
     def new_network(self, seed: int, init: Start = _COLD) -> Network:
         """The network that a training begins with, on the CPU."""
-        dataset, side = self.dataset, self.dataset.train.images.shape[1]
+        dataset = self.dataset
+        sides = (dataset.train.images.shape[1], *self.recipe.augment.early_sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, side)
+            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, sides)
         initialise(model, init)
         return model
 
@@ -342,13 +341,24 @@ class Trainer:
         )
 
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
+        """Up to the first step: weights, whitening, and the first epoch's plan; or all that `resume` holds."""
         self._first_step_seconds = None
         with self.phases("model and optimiser"):
-            if resume is None:
-                self.reset(seed, init)
-                _seed_random_numbers(self.device, seed)
-            else:
+            if resume is not None:
                 self.state.load_state_dict(resume)
+                return
+            self.reset(seed, init)
+        if not keeps_frozen(init):
+            with self.phases("training: whitening"), self.state.stopwatch:
+                self.network.fit_whitening(self.dataset.train.images)
+        with self.phases("training: plans"), self.state.stopwatch:
+            self.state.begin_epoch(self.timeline.epochs[0])
+
+    def _has_reached(self, train_accuracy: float | None) -> bool:
+        """Whether the last epoch's training accuracy is so high."""
+        rows = self.state.history.rows
+        trained = [row for row in rows[-1:] if row.epoch]
+        return train_accuracy is not None and any((row.train_accuracy or 0) >= train_accuracy for row in trained)
 
     def _epoch_zero(self) -> EpochRow:
         """The row of what the training begins with, evaluated on the training images too."""
@@ -391,41 +401,38 @@ class Trainer:
         return self.state.optimizer.not_capturable
 
 
+def _refuse_arguments(seed: int, eval_every: int, init: Start) -> None:
+    for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
+        if not (isinstance(value, int | np.integer) and 0 <= value < 2**63):
+            raise UserError(f"{name} is {value!r}; allowed: a whole number, {allowed}")
+    if not isinstance(init, Start):
+        raise UserError(
+            f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
+        )
+
+
 def _refuse_what_cannot_be_called(**given: object) -> None:
     takes = {"loss": "logits and labels", "augment": "a batch of images (a recipe's fields go by names: augment.crop)"}
     for name, value in given.items():
+        if isinstance(value, type):
+            raise UserError(f"{name} is the class {value.__name__}; allowed: a function of {takes[name]}")
         if value is not None and not callable(value):
-            kind = type(value).__name__
-            raise UserError(f"{name} is of type {kind}; allowed: a function of {takes[name]}")
+            raise UserError(f"{name} is of type {type(value).__name__}; allowed: a function of {takes[name]}")
 
 
-def _refuse_uneven_ghost_batches(timeline: Timeline, ghost_batch: int) -> None:
-    for stage in timeline.steps_by_stage():
-        start, stop = stage.part or (0, 0)
-        if (stop - start) % ghost_batch:
-            raise UserError(
-                f"drop_last is false, which leaves {stop - start} images for an epoch's last batch; allowed: true, or "
-                f"a batch_size that leaves a multiple of the ghost batch, {ghost_batch}"
-            )
+def _refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
+    ghosts = {module.ghost_batch for module in network.modules() if isinstance(module, GhostBatchNorm)} - {0}
+    for ghost in ghosts:
+        allowed = f"a multiple of the network's ghost batch, {ghost}"
+        if recipe.batch_size % ghost:
+            raise UserError(f"batch_size is {recipe.batch_size}; allowed: {allowed}")
+        for start, stop in (stage.part for stage in timeline.steps_by_stage() if stage.part):
+            if (stop - start) % ghost:
+                left = f"which leaves {stop - start} images for an epoch's last batch"
+                raise UserError(f"drop_last is false, {left}; allowed: true, or a batch_size that leaves {allowed}")
 
 
 def _normalised_as_asked(dataset: Dataset, recipe: Recipe) -> Dataset:
     """`dataset` with the mean and standard deviation that `recipe` gives, if it does."""
     given = {"mean": recipe.normalize.mean, "std": recipe.normalize.std}
     return dataclasses.replace(dataset, **{name: value for name, value in given.items() if value})
-
-
-@contextmanager
-def _random_numbers_apart(device: torch.device) -> Iterator[None]:
-    """Until the block ends torch's random numbers are a training's own; then they are as before."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        yield
-
-
-def _seed_random_numbers(device: torch.device, seed: int) -> None:
-    """Let torch's random numbers, which dropout and code of the user's own draw from, follow from `seed`."""
-    hashed = int(np.random.SeedSequence([seed % 2**64, _OWN]).generate_state(1, np.uint64)[0])
-    torch.default_generator.manual_seed(hashed)
-    if device.type == "cuda":
-        with torch.cuda.device(device):
-            torch.cuda.manual_seed(hashed)

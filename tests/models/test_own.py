@@ -280,4 +280,4 @@ def test_it_is_tried_on_images_of_the_datasets_size():
     def own(classes):
         return nn.Sequential(nn.Flatten(), nn.Linear(3 * 24 * 24, classes))
 
-    assert build_model(RECIPE, CLASSES, MEAN, STD, own, side=24)(torch.zeros(1, 3, 24, 24)).shape == (1, CLASSES)
+    assert build_model(RECIPE, CLASSES, MEAN, STD, own, sides=(24,))(torch.zeros(1, 3, 24, 24)).shape == (1, CLASSES)

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import Augment, OptimConfig, Recipe
+from fastcifar.recipes import Augment, OptimConfig, Recipe, get_recipe
 from fastcifar.recipes.change import change, read_changes
 
 
@@ -53,3 +53,12 @@ def test_what_is_no_recipe_is_refused_in_one_line(word, said):
     with pytest.raises(UserError, match=said) as refusal:
         change(Recipe(), read_changes([word]), "--a-set")
     assert "\n" not in str(refusal.value)
+
+
+def test_a_section_may_be_changed_whole_or_in_part_and_optimizer_is_another_word_for_optim():
+    recipe = get_recipe("speedrun94")
+    whole = change(recipe, {"optim": OptimConfig(lr=0.2)})
+    assert whole.optim == OptimConfig(lr=0.2)
+    part = change(recipe, {"optim": {"lr": 0.2}})
+    assert part == change(recipe, {"optimizer.lr": 0.2}) == change(recipe, {"optimizer": {"lr": 0.2}})
+    assert part.optim == dataclasses.replace(recipe.optim, lr=0.2)

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.models import build_model
-from fastcifar.models.network import memory_format
+from fastcifar.models import build_model, memory_format, remember_normalization
 from fastcifar.optim import FlatModel
 from fastcifar.recipes import RECIPES, EvaluateConfig
 from fastcifar.training.evaluate import evaluate
@@ -28,7 +27,7 @@ class Probe(torch.nn.Module):
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()
-        self.mean, self.std = DATA.mean, DATA.std
+        remember_normalization(self, DATA.mean, DATA.std)
         self.linear = torch.nn.Linear(3 * 32 * 32, 3).double()
         generator = torch.Generator().manual_seed(seed)
         self.linear.weight.data.normal_(0, 0.02, generator=generator)
@@ -179,13 +178,15 @@ def test_logits_are_tensors_that_gradients_may_flow_from():
 def test_images_are_normalised_with_what_is_given_or_what_the_model_says():
     model = Probe()
     other = copy.deepcopy(model)
-    other.mean, other.std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
+    mean, std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
+    remember_normalization(other, mean, std)
+    other.mean = other.std = "of its own"
     expected = evaluate(other, SPLIT).logits
-    assert torch.equal(evaluate(model, SPLIT, mean=other.mean, std=other.std).logits, expected)
-    del model.mean, model.std
-    assert torch.equal(evaluate(model, SPLIT, mean=other.mean, std=other.std).logits, expected)
-    with pytest.raises(UserError, match=r"^Probe has no mean and std .*; allowed: evaluate with mean=, std=, or .*$"):
-        evaluate(model, SPLIT, mean=other.mean)
+    assert torch.equal(evaluate(model, SPLIT, mean=mean, std=std).logits, expected)
+    del model._normalization
+    assert torch.equal(evaluate(model, SPLIT, mean=mean, std=std).logits, expected)
+    with pytest.raises(UserError, match=r"^what images Probe was trained on is not known; allowed: mean= .*$"):
+        evaluate(model, SPLIT, mean=mean)
 
 
 class Plain(torch.nn.Sequential):

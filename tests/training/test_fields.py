@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
+from fastcifar.models import DavidNet
 from fastcifar.recipes import (
     Augment,
     EMAConfig,
@@ -25,6 +26,7 @@ from fastcifar.recipes import (
     SelectConfig,
 )
 from fastcifar.training import Listener, Trainer, train
+from fastcifar.training.rehearse import estimate_seconds, replay_on_noise, step_on_noise
 from fastcifar.training.timeline import Timeline
 
 RECIPE = Recipe(
@@ -100,6 +102,23 @@ def test_without_drop_last_a_batch_may_be_larger_than_the_set_and_images_are_sel
     assert chosen.rows[-1].train_loss > 0
 
 
+def test_every_stage_is_rehearsed_a_smaller_last_batch_too(data):
+    recipe = dataclasses.replace(RECIPE, drop_last=False)
+    trainer = Trainer(recipe, data, "cpu")
+    stages = list(trainer.timeline.steps_by_stage())
+    assert [stage.part for stage in stages] == [None, (96, 100)]
+    sizes = []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    for stage in stages:
+        step_on_noise(trainer, stage)()
+        replay_on_noise(trainer, stage)()
+    assert sizes == [32, 32, 4, 4]
+    assert estimate_seconds(trainer, 1) > 0
+    assert all(
+        torch.equal(tensor, train(recipe, data, seed=3).state[name]) for name, tensor in trainer.run(3).state.items()
+    )
+
+
 def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):
     recipe = Recipe(batch_size=64, drop_last=False, model=ModelConfig(widths=(4, 4, 4, 4), ghost_batch=32))
     with pytest.raises(
@@ -107,6 +126,9 @@ def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):
     ):
         Trainer(recipe, data)
     Trainer(recipe, data.take(96))
+    whole = dataclasses.replace(recipe, model=ModelConfig(widths=(4, 4, 4, 4), ghost_batch=0))
+    with pytest.raises(UserError, match="drop_last is false, which leaves 36 images"):
+        Trainer(whole, data, model=lambda classes: DavidNet(recipe.model, classes))
 
 
 def test_images_are_normalised_as_the_recipe_says(data):
@@ -147,7 +169,6 @@ def test_scaled_gradients_train_as_plain_ones_do(data):
     )
     for one, other in zip(plain.rows, scaled.rows, strict=True):
         assert other.train_loss == pytest.approx(one.train_loss, rel=0.01)
-    assert "loss scaling" in scaled.record.not_captured or "CPU" in scaled.record.not_captured
 
 
 def test_gradients_too_small_for_float16_train_only_where_they_are_scaled(data):

@@ -105,7 +105,7 @@ def test_no_listener_is_called_while_the_watch_runs(data, monkeypatch):
 
     run = train(RECIPE, data, listeners=[Slow()])
     assert 0 < run.rows[0].seconds < run.train_seconds < run.time_seconds < 0.01
-    assert run.record.phases["listeners"] == pytest.approx(1 + 12 + 2)  # up to the record; the last row is told after
+    assert run.record.phases["listeners"] == pytest.approx(1 + 12 + 3)  # up to the record
 
 
 def test_an_error_of_a_listener_is_the_trainings(data):

@@ -158,11 +158,83 @@ def test_another_process_goes_on_with_the_same_bits(data, tmp_path):
     assert torch.equal(end["logits"], whole.tta_logits)
 
 
+def test_a_training_goes_on_from_before_its_first_step_too(data):
+    whole = Trainer(EVERYTHING, data, "cpu").run(3)
+    for how in ("on_start", "on_epoch"):
+        trainer, states = Trainer(EVERYTHING, data, "cpu"), []
+
+        def save(_, trainer=trainer, states=states):
+            states.append(trainer.state.state_dict())
+
+        trainer.run(3, listeners=[Listener(**{how: save})], evaluate_at_start=how == "on_epoch")
+        assert (states[0]["step"], len(states[0]["history"])) == (0, how == "on_epoch")
+        states[0]["history"] = []
+        assert_same(Trainer(EVERYTHING, data, "cpu").run(resume=states[0]), whole)
+
+
+def test_a_training_that_has_reached_its_goal_does_not_go_on(data, tmp_path):
+    goal = Trainer(MLP, data, "cpu").run(3).rows[0].train_accuracy
+    whole = Trainer(MLP, data, "cpu").run(3, until_train_accuracy=goal)
+    assert whole.record.steps == 6
+    state = saved_after(6, tmp_path / "state.pt", Trainer(MLP, data, "cpu"), until_train_accuracy=goal)
+    assert_same(Trainer(MLP, data, "cpu").run(resume=state, until_train_accuracy=goal), whole)
+
+
+def test_a_listener_draws_random_numbers_of_the_process(data):
+    recipe, drawn = dataclasses.replace(PLAIN, optim=OptimConfig(lr=0.01)), []
+    plain = Trainer(recipe, data, "cpu", model=Noisy).run(3)
+    torch.manual_seed(5)
+    heard = Trainer(recipe, data, "cpu", model=Noisy).run(
+        3, listeners=[Listener(on_step=lambda *_: drawn.append(torch.rand(2)))]
+    )
+    assert_same(heard, plain)
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat(drawn), torch.cat([torch.rand(2) for _ in drawn]))
+
+
 def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
     state = saved_after(2, tmp_path / "state.pt", Trainer(PLAIN, data, "cpu"))
-    for recipe, images in ((MLP, data), (PLAIN, data.take(64))):
-        with pytest.raises(UserError, match="the training state does not fit") as said:
+    slower = dataclasses.replace(PLAIN, optim=OptimConfig(lr=0.5))
+    for recipe, images, what in (
+        (MLP, data, "recipe.network is davidnet there and mlp here"),
+        (slower, data, "recipe.optim.lr is 1.0 there and 0.5 here"),
+        (dataclasses.replace(PLAIN, epochs=1), data, "recipe.epochs is 3 there and 1 here"),
+        (PLAIN, data.take(64), "data.subset.* there and"),
+        (PLAIN, make_synthetic(100, 20, seed=1), "data.sha256 is .* there and .* here"),
+    ):
+        with pytest.raises(UserError, match=f"the training state does not fit: {what}") as said:
             Trainer(recipe, images, "cpu").run(resume=state)
         assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"step": -1},
+        {"step": 400},
+        {"step": "2"},
+        {"flat": []},
+        {"flat": {}},
+        {"epoch": {}},
+        {"seed": None},
+        {"random": None},
+        {"history": [{"epoch": 1}]},
+        {"optimizer": {}},
+        {"of": None},
+    ],
+    ids=str,
+)
+def test_a_damaged_state_is_refused_in_one_line(data, tmp_path, damage):
+    trainer = Trainer(PLAIN, data, "cpu")
+    state = saved_after(2, tmp_path / "state.pt", trainer)
+    with pytest.raises(UserError, match="the training state does not fit") as said:
+        trainer.run(resume={**state, **damage})
+    assert "\n" not in str(said.value)
     with pytest.raises(UserError, match="the training state does not fit"):
-        Trainer(PLAIN, data, "cpu").run(resume={"seed": 0})
+        trainer.run(resume={name: value for name, value in state.items() if name not in damage})
+    assert trainer.run(resume=state).record.steps == 18
+
+
+def test_before_a_training_there_is_no_state(data):
+    with pytest.raises(UserError, match="no training has begun"):
+        Trainer(PLAIN, data, "cpu").state.state_dict()

@@ -1,0 +1,71 @@
+"""Torch's random numbers as a training has them, apart from those of the process around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+_STREAM = 5
+"""Of the streams of random numbers that follow from a seed this one; `fastcifar.data.plan` has those before."""
+
+
+class RandomNumbers:
+    """What dropout, and a network or transform of the user's own, draw from torch's global generators on the CPU and on
+    `device`: within a `with` block these go on from where the last block left them, whatever the process drew between;
+    after it they are as they were before."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._own: dict[str, torch.Tensor] = {}
+        self._others: dict[str, torch.Tensor] | None = None
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Begin anew, from `seed`."""
+        hashed = int(np.random.SeedSequence([seed % 2**64, _STREAM]).generate_state(1, np.uint64)[0])
+        devices = ["cpu", self._device] if self._device.type == "cuda" else ["cpu"]
+        states = [torch.Generator(device).manual_seed(hashed).get_state() for device in devices]
+        self.load_state_dict(dict(zip(("cpu", "cuda"), states, strict=False)))
+
+    def __enter__(self) -> None:
+        self._others = self._read()
+        self._write(self._own)
+
+    def __exit__(self, *exc: object) -> None:
+        self._own = self._read()
+        self._write(self._others or {})
+        self._others = None
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """Within a `with` block, one of the process's own random numbers."""
+        self.__exit__()
+        try:
+            yield
+        finally:
+            self.__enter__()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Where they are."""
+        return self._own if self._others is None else self._read()
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Go on from what `state_dict` returned."""
+        self._own = {name: tensor.clone() for name, tensor in state.items()}
+        if self._others is not None:
+            self._write(self._own)
+
+    def _read(self) -> dict[str, torch.Tensor]:
+        states = {"cpu": torch.get_rng_state()}
+        if self._device.type == "cuda":
+            states["cuda"] = torch.cuda.get_rng_state(self._device)
+        return states
+
+    def _write(self, states: Mapping[str, torch.Tensor]) -> None:
+        if "cpu" in states:
+            torch.set_rng_state(states["cpu"])
+        if "cuda" in states and self._device.type == "cuda":
+            torch.cuda.set_rng_state(states["cuda"], self._device)
