@@ -10,34 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.recipes import (
-    RECIPES,
-    Augment,
-    AverageConfig,
-    EMAConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    SelectConfig,
-    SpeedrunConfig,
-)
+from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.training import Listener, Trainer
 from fastcifar.training.stopwatch import HostEvent
+from tests.training.recipes import EVERYTHING, PLAIN
 
-PLAIN = Recipe(
-    **{"epochs": 3, "batch_size": 16, "dtype": "float32"}, model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16)
-)
-EVERYTHING = dataclasses.replace(
-    PLAIN,
-    epochs=4.5,
-    network="speedrun",
-    speedrun=SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1),
-    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_sizes=(20,), early_shares=(0.4,)),
-    optim=OptimConfig(name="muon", lr=0.05, bias_lr=0.05, head_lr=0.05),
-    select=SelectConfig(keep=0.6, from_epoch=1, max_skips=2),
-    ema=EMAConfig(decay=0),
-    average=AverageConfig(epochs=1, every=2, images=64),
-)
 BEGIN = "begin"
 
 

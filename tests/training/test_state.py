@@ -11,36 +11,12 @@ from torch import nn
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import (
-    Augment,
-    AverageConfig,
-    EMAConfig,
-    LookaheadConfig,
-    LossScalingConfig,
-    MLPConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    SelectConfig,
-    SpeedrunConfig,
-    to_toml,
-)
+from fastcifar.recipes import LookaheadConfig, LossScalingConfig, MLPConfig, ModelConfig, OptimConfig, to_toml
 from fastcifar.training import Listener, Trainer
+from tests.training.recipes import EVERYTHING as WITHOUT_LOOKAHEAD
+from tests.training.recipes import PLAIN
 
-PLAIN = Recipe(epochs=3, batch_size=16, dtype="float32", model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16))
-EVERYTHING = dataclasses.replace(
-    PLAIN,
-    epochs=4.5,
-    network="speedrun",
-    speedrun=SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1),
-    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_sizes=(20,), early_shares=(0.4,)),
-    optim=OptimConfig(name="muon", lr=0.05, bias_lr=0.05, head_lr=0.05),
-    select=SelectConfig(keep=0.6, from_epoch=1, max_skips=2),
-    ema=EMAConfig(decay=0),
-    average=AverageConfig(epochs=1, every=2, images=64),
-    lookahead=LookaheadConfig(every=3),
-)
-"""Six, three (twice), three and two steps."""
+EVERYTHING = dataclasses.replace(WITHOUT_LOOKAHEAD, lookahead=LookaheadConfig(every=3))
 MLP = dataclasses.replace(PLAIN, network="mlp", mlp=MLPConfig(hidden=(8,)))
 RECIPES = {
     "plain": PLAIN,
