@@ -1,10 +1,40 @@
 """What the kernel tests share: the device, both paths of an operation, and memory that shows unwritten outputs."""
 
+import importlib.util
+
 import numpy
 import pytest
 import torch
 
 from fastcifar.kernels import launch_sizes
+from tests.kernels.machine_code import Compilers
+
+
+def pytest_collection_modifyitems(items):
+    """What waits for compilers comes last: they run beside the other tests."""
+    items.sort(key=_waits_for_compilers)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compilers(request, tmp_path_factory):
+    """Started with the first test of a kernel."""
+    if not importlib.util.find_spec("triton") or not any(map(_waits_for_compilers, request.session.items)):
+        yield None
+        return
+    running = Compilers(tmp_path_factory.mktemp("compilers"))
+    yield running
+    running.stop()
+
+
+@pytest.fixture(scope="session")
+def compiled(compilers):
+    """By case and kernel, the PTX and stack of every compiled variant."""
+    pytest.importorskip("triton")
+    return compilers.results()
+
+
+def _waits_for_compilers(item) -> bool:
+    return "compiled" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,114 @@
+"""The machine code of every Triton kernel for GPUs that are not here, made by processes of their own."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CASES = [
+    (80, "bfloat16", "davidnet", "augment.cutout=8"),
+    (
+        *(89, "float32", "speedrun96"),
+        "speedrun.freeze_scale=false speedrun.activation=silu ema.decay=0.9 "
+        "speedrun.whitening_activation=silu speedrun.whitening_bias_epochs=1",
+    ),
+    (90, "float16", "speedrun94", ""),
+]
+"""Generation, dtype, recipe and changes of it: each activation, an average or none, scales learned or not, each choice
+of `augment`, Muon and SGD."""
+
+CODE = """
+import dataclasses, json, os, re, subprocess, sys, tempfile, torch, triton
+from triton.backends.compiler import GPUTarget
+
+architecture, dtype, name, changes = json.loads(sys.argv[1])
+
+
+class Driver:  # what triton asks of a driver in order to compile
+    get_current_target = staticmethod(lambda: GPUTarget("cuda", architecture, 32))
+    get_current_device = staticmethod(lambda: 0)
+    get_current_stream = staticmethod(lambda device: 0)
+
+
+triton.runtime.driver.set_active(Driver)
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.kernels import compile_ahead, newton_schulz
+from fastcifar.kernels import launch_sizes as sizes
+from fastcifar.recipes import RECIPES
+from fastcifar.recipes.change import change, read_changes
+from fastcifar.training import Trainer
+from fastcifar.training.rehearse import compile_kernels
+
+sizes._INTERPRETED = sizes._SIZES[divmod(architecture, 10)]  # what tensors on the CPU are launched with
+sizes._INTERPRETED_MULTIPROCESSORS = 132
+recipe = change(RECIPES[name], read_changes(changes.split()))
+# Narrow, for time: the numbers of channels and of elements keep the divisors that kernels are compiled for.
+recipe = dataclasses.replace(
+    recipe,
+    **{"batch_size": 512, "epochs": 4, "dtype": dtype},
+    model=dataclasses.replace(recipe.model, widths=(32, 32, 32, 64)),
+    speedrun=dataclasses.replace(recipe.speedrun, widths=(64, 64, 64)),
+)
+trainer = Trainer(recipe, make_synthetic(1024, 32), "cpu")
+with sys.modules["fastcifar.kernels.launch"].compile_only():  # lets Triton take tensors on the CPU
+    compile_kernels(trainer)
+    if dtype != "float32":  # the most that one program holds
+        x = torch.zeros(32 * sizes._INTERPRETED.small_rows, dtype=getattr(torch, dtype))
+        shape = [1, sizes._INTERPRETED.small_rows, 32]
+        compile_ahead(lambda: newton_schulz(x, x.clone(), shape, steps=5, coefficients=(3, -4, 2)), "cpu")
+    if name == "speedrun94":  # its own number of rows, and the most
+        for rows in (256, 512):
+            x = torch.zeros(rows * rows, dtype=getattr(torch, dtype))
+            compile_ahead(lambda: newton_schulz(x, x.clone(), [1, rows, rows], steps=3, coefficients=(3, -4, 2)), "cpu")
+
+cuobjdump = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
+
+
+def stack_bytes(cubin):  # what a thread spills, and its arrays that are not in registers
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = subprocess.run([cuobjdump, "--dump-resource-usage", file.name], capture_output=True, text=True).stdout
+    return sum(int(re.search(rf"{name}:(\\d+)", usage)[1]) for name in ("STACK", "LOCAL"))
+
+
+found = {}
+for name, module in list(sys.modules.items()):
+    for function in list(vars(module).values()) if name.startswith("fastcifar.kernels.") else ():
+        for cache in getattr(function, "device_caches", {}).values():
+            found[function.__name__] = [
+                {"ptx": kernel.asm["ptx"], "stack": stack_bytes(kernel.asm["cubin"])} for kernel in cache[0].values()
+            ]
+print(json.dumps(found))
+"""
+
+
+class Compilers:
+    """A process for each case, which compiles while other tests run."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {**os.environ, "FASTCIFAR_KERNELS": "triton", "TRITON_CACHE_DIR": str(folder / "cache")}
+        environment.pop("TRITON_INTERPRET", None)
+        behind = ["nice"] if shutil.which("nice") else []  # the tests that run meanwhile
+        self._running = []
+        for number, case in enumerate(CASES):
+            command = [*behind, sys.executable, "-c", CODE, json.dumps(case)]
+            out, errors = (folder / f"{number}.{name}" for name in ("out", "errors"))
+            with out.open("w") as stdout, errors.open("w") as stderr:
+                process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
+            self._running.append((case, process, out, errors))
+
+    def results(self) -> dict:
+        """By case and kernel, the PTX and stack of every compiled variant."""
+        found = {}
+        for case, process, out, errors in self._running:
+            assert process.wait() == 0, errors.read_text()
+            found[case] = json.loads(out.read_text())
+        return found
+
+    def stop(self) -> None:
+        for _, process, _, _ in self._running:
+            process.kill()
+            process.wait()
