@@ -14,13 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from fastcifar.data import Dataset, Split, load_dataset
-from fastcifar.errors import UserError
-from fastcifar.models import GhostBatchNorm, Network, build_model, remember_normalization
+from fastcifar.models import Network, build_model, remember_normalization
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import EvaluateConfig, Recipe, change, get_recipe
@@ -34,6 +32,12 @@ from fastcifar.training.initialise import initialise, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
+from fastcifar.training.refusals import (
+    refuse_arguments,
+    refuse_other_types,
+    refuse_uneven_ghost_batches,
+    refuse_what_cannot_be_called,
+)
 from fastcifar.training.rehearse import rehearse
 from fastcifar.training.run import Run
 from fastcifar.training.state import TrainingState
@@ -123,16 +127,11 @@ class Trainer:
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         augment: Transform | None = None,
     ) -> None:
-        for name, value, kind in (("recipe", recipe, Recipe), ("dataset", dataset, Dataset)):
-            if not isinstance(value, kind):
-                raise UserError(f"the {name} is of type {type(value).__name__}; allowed: a {kind.__name__}")
-        _refuse_what_cannot_be_called(loss=loss, augment=augment)
+        refuse_other_types(recipe, dataset)
+        refuse_what_cannot_be_called(loss=loss, augment=augment)
         self.recipe, self.phases = recipe, phases or Phases()
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(recipe.dtype, self.device)
-        height, width = dataset.train.images.shape[1:3]
-        if height != width:
-            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
         self.dataset = _normalised_as_asked(dataset.to(self.device), recipe)
         self._own_model, self._loss, self._augment = model, loss, augment
         self._scales = recipe.loss_scaling.dynamic and self.dtype == torch.float16
@@ -142,7 +141,7 @@ class Trainer:
             self._flat_evaluated = FlatModel(self.evaluated.module, self.dtype)
             side, frozen_from = self.dataset.train.images.shape[1], self.network.frozen_from
             self.timeline = Timeline(recipe, len(dataset.train), side, frozen_from)
-            _refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
+            refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             optim = build_optimizer(flat, recipe, self.total_steps, optimizer)
@@ -187,7 +186,7 @@ class Trainer:
         was answered right while training on them (the rule of Ash and Adams 2020, with 0.99); the recipe's epochs are
         then the most, and its schedule and averages are still laid out for them all.
         """
-        _refuse_arguments(seed, eval_every, init)
+        refuse_arguments(seed, eval_every, init)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with cudnn_search(recipe.cudnn_search), state.random:
@@ -399,37 +398,6 @@ class Trainer:
         if self._scales:
             return "dynamic loss scaling asks the device after every step"
         return self.state.optimizer.not_capturable
-
-
-def _refuse_arguments(seed: int, eval_every: int, init: Start) -> None:
-    for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
-        if not (isinstance(value, int | np.integer) and 0 <= value < 2**63):
-            raise UserError(f"{name} is {value!r}; allowed: a whole number, {allowed}")
-    if not isinstance(init, Start):
-        raise UserError(
-            f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
-        )
-
-
-def _refuse_what_cannot_be_called(**given: object) -> None:
-    takes = {"loss": "logits and labels", "augment": "a batch of images (a recipe's fields go by names: augment.crop)"}
-    for name, value in given.items():
-        if isinstance(value, type):
-            raise UserError(f"{name} is the class {value.__name__}; allowed: a function of {takes[name]}")
-        if value is not None and not callable(value):
-            raise UserError(f"{name} is of type {type(value).__name__}; allowed: a function of {takes[name]}")
-
-
-def _refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
-    ghosts = {module.ghost_batch for module in network.modules() if isinstance(module, GhostBatchNorm)} - {0}
-    for ghost in ghosts:
-        allowed = f"a multiple of the network's ghost batch, {ghost}"
-        if recipe.batch_size % ghost:
-            raise UserError(f"batch_size is {recipe.batch_size}; allowed: {allowed}")
-        for start, stop in (stage.part for stage in timeline.steps_by_stage() if stage.part):
-            if (stop - start) % ghost:
-                left = f"which leaves {stop - start} images for an epoch's last batch"
-                raise UserError(f"drop_last is false, {left}; allowed: true, or a batch_size that leaves {allowed}")
 
 
 def _normalised_as_asked(dataset: Dataset, recipe: Recipe) -> Dataset:

@@ -1,0 +1,57 @@
+"""What a training refuses before any work is done, in one line each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fastcifar.data import Dataset
+from fastcifar.errors import UserError
+from fastcifar.models import GhostBatchNorm, Network
+from fastcifar.recipes import Recipe
+from fastcifar.start import Start
+from fastcifar.training.timeline import Timeline
+
+
+def refuse_other_types(recipe: object, dataset: object) -> None:
+    """Raise UserError unless these are a recipe and a dataset of square images."""
+    if not isinstance(recipe, Recipe):
+        raise UserError(f"the recipe is of type {type(recipe).__name__}; allowed: a Recipe")
+    if not isinstance(dataset, Dataset):
+        raise UserError(f"the dataset is of type {type(dataset).__name__}; allowed: a Dataset")
+    height, width = dataset.train.images.shape[1:3]
+    if height != width:
+        raise UserError(f"images are {height} by {width} pixels; allowed: square images")
+
+
+def refuse_arguments(seed: int, eval_every: int, init: Start) -> None:
+    """Raise UserError for what `Trainer.run` cannot take."""
+    for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
+        if not (isinstance(value, int | np.integer) and 0 <= value < 2**63):
+            raise UserError(f"{name} is {value!r}; allowed: a whole number, {allowed}")
+    if not isinstance(init, Start):
+        raise UserError(
+            f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
+        )
+
+
+def refuse_what_cannot_be_called(**given: object) -> None:
+    """Raise UserError for a `loss` or `augment` that is no function."""
+    takes = {"loss": "logits and labels", "augment": "a batch of images (a recipe's fields go by names: augment.crop)"}
+    for name, value in given.items():
+        if isinstance(value, type):
+            raise UserError(f"{name} is the class {value.__name__}; allowed: a function of {takes[name]}")
+        if value is not None and not callable(value):
+            raise UserError(f"{name} is of type {type(value).__name__}; allowed: a function of {takes[name]}")
+
+
+def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
+    """Raise UserError where a batch does not divide into what the network normalises together."""
+    ghosts = {module.ghost_batch for module in network.modules() if isinstance(module, GhostBatchNorm)} - {0}
+    for ghost in ghosts:
+        allowed = f"a multiple of the network's ghost batch, {ghost}"
+        if recipe.batch_size % ghost:
+            raise UserError(f"batch_size is {recipe.batch_size}; allowed: {allowed}")
+        for start, stop in (stage.part for stage in timeline.steps_by_stage() if stage.part):
+            if (stop - start) % ghost:
+                left = f"which leaves {stop - start} images for an epoch's last batch"
+                raise UserError(f"drop_last is false, {left}; allowed: true, or a batch_size that leaves {allowed}")
