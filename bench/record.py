@@ -8,18 +8,17 @@ cell) for another. `table` is None where the result is for nobody's table. `appe
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import platform
 import time
-from importlib import metadata
 from pathlib import Path
 
 import torch
 
 from fastcifar.errors import UserError
 from fastcifar.training.device import describe_device, resolve_device
-from fastcifar.training.record import commit_of
+from fastcifar.training.record import Versions, commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN = ("n", "spread", "command")
@@ -89,14 +88,10 @@ def describe_hardware(device: str | torch.device = "auto") -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of what computes."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
+    known = dataclasses.asdict(Versions.here())
+    found = {name: version for name, version in known.items() if version and name != "fastcifar"}
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
-    for name in ("numpy", "triton"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -54,6 +54,14 @@ class Split:
         return self.images.device
 
     @property
+    def side(self) -> int:
+        """Height and width of the images in pixels. Raises UserError for images that are not square."""
+        height, width = self.images.shape[1:3]
+        if height != width:
+            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
+        return height
+
+    @property
     def labelled(self) -> torch.Tensor:
         """Which images have a label: bool `[N]`."""
         return self.labels >= 0

@@ -41,9 +41,7 @@ class Loader:
         dtype: torch.dtype = torch.float32,
         size: int | None = None,
     ) -> None:
-        height, width = split.images.shape[1:3]
-        if height != width:
-            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
+        self._side = split.side
         if batch_size < 1 or (drop_last and batch_size > len(split)):
             allowed = f"1 to the {len(split)} images" if drop_last else "1 or more"
             raise UserError(f"batch_size is {batch_size}; allowed: {allowed}")
@@ -71,7 +69,7 @@ class Loader:
             self.augment,
             epoch,
             self.seed,
-            image_size=self.split.images.shape[1],
+            image_size=self._side,
             shuffle=self.shuffle,
             size=self.size if size is None else size,
             visited=visited,

@@ -14,7 +14,8 @@ from fastcifar.errors import UserError
 from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.recipes.recipe import Augment
 
-_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER = range(5)
+_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED = range(6)
+"""Of a seed's streams of random numbers those of each kind of choice, and of what is drawn beside a plan."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,7 +224,11 @@ def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
 
 
 def _stream(seed: int, purpose: int, epoch: int) -> torch.Generator:
-    """A generator for one kind of choice in one epoch. Seeds are hashed: neighbours must not make like streams, and a
+    """A generator for one kind of choice in one epoch."""
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch))
+
+
+def derived_seed(seed: int, *stream: int) -> int:
+    """Return the seed of one of the streams of `seed`. It is hashed: neighbours must not make like streams, and a
     generator seeded with `seed` itself, as a model's may be, must not make this one."""
-    mixed = np.random.SeedSequence([seed % 2**64, purpose, epoch]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(mixed))
+    return int(np.random.SeedSequence([seed % 2**64, *stream]).generate_state(1, np.uint64)[0])

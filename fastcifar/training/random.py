@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import numpy as np
 import torch
 
-_STREAM = 5
-"""Of the streams of random numbers that follow from a seed this one; `fastcifar.data.plan` has those before."""
+from fastcifar.data.plan import NOT_PLANNED, derived_seed
 
 
 class RandomNumbers:
@@ -25,9 +23,9 @@ class RandomNumbers:
 
     def seed(self, seed: int) -> None:
         """Begin anew, from `seed`."""
-        hashed = int(np.random.SeedSequence([seed % 2**64, _STREAM]).generate_state(1, np.uint64)[0])
+        derived = derived_seed(seed, NOT_PLANNED)
         devices = ["cpu", self._device] if self._device.type == "cuda" else ["cpu"]
-        states = [torch.Generator(device).manual_seed(hashed).get_state() for device in devices]
+        states = [torch.Generator(device).manual_seed(derived).get_state() for device in devices]
         self.load_state_dict(dict(zip(("cpu", "cuda"), states, strict=False)))
 
     def __enter__(self) -> None:

@@ -13,14 +13,11 @@ from fastcifar.training.timeline import Timeline
 
 
 def refuse_other_types(recipe: object, dataset: object) -> None:
-    """Raise UserError unless these are a recipe and a dataset of square images."""
+    """Raise UserError unless these are a recipe and a dataset."""
     if not isinstance(recipe, Recipe):
         raise UserError(f"the recipe is of type {type(recipe).__name__}; allowed: a Recipe")
     if not isinstance(dataset, Dataset):
         raise UserError(f"the dataset is of type {type(dataset).__name__}; allowed: a Dataset")
-    height, width = dataset.train.images.shape[1:3]
-    if height != width:
-        raise UserError(f"images are {height} by {width} pixels; allowed: square images")
 
 
 def refuse_arguments(seed: int, eval_every: int, init: Start) -> None:

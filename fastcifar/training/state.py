@@ -71,7 +71,7 @@ class TrainingState:
             self._recipe.augment,
             epoch.number,
             self.seed,
-            image_size=train.images.shape[1],
+            image_size=train.side,
             size=epoch.stage.size,
             visited=visited,
             device=train.device,

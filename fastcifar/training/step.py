@@ -36,7 +36,7 @@ class EpochTensors:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, steps_per_epoch: int) -> None:
         count, device = len(dataset.train), dataset.train.device
-        self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.images.shape[1], device)
+        self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.side, device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(steps_per_epoch, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)

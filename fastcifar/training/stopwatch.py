@@ -24,6 +24,8 @@ class Stopwatch:
         on_cuda = self.device.type == "cuda"
         if on_cuda and not self._blocks:
             torch.cuda.synchronize(self.device)
+        if not on_cuda:  # what is over is a number: a watch that is paused at every step has many blocks
+            self.before, self._blocks = self.seconds, []
         start, stop = (torch.cuda.Event(enable_timing=True) if on_cuda else HostEvent() for _ in range(2))
         self._blocks.append((start, stop))
         start.record()

@@ -139,7 +139,7 @@ class Trainer:
             self.network, self.evaluated = (self.new_network(seed=0).to(self.device) for _ in range(2))
             flat = FlatModel(self.network.module, self.dtype, wide_gradients=self._scales)
             self._flat_evaluated = FlatModel(self.evaluated.module, self.dtype)
-            side, frozen_from = self.dataset.train.images.shape[1], self.network.frozen_from
+            side, frozen_from = self.dataset.train.side, self.network.frozen_from
             self.timeline = Timeline(recipe, len(dataset.train), side, frozen_from)
             refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             for name in frozen_from:
@@ -322,7 +322,7 @@ class Trainer:
     def new_network(self, seed: int, init: Start = _COLD) -> Network:
         """The network that a training begins with, on the CPU."""
         dataset = self.dataset
-        sides = (dataset.train.images.shape[1], *self.recipe.augment.early_sizes)
+        sides = (dataset.train.side, *self.recipe.augment.early_sizes)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, sides)
