@@ -139,7 +139,7 @@ def norm_act_pool(
         leaves = [x, bias] if residual is None else [x, bias, residual]
         return out.detach(), mean, var, *torch.autograd.grad(out, leaves, upstream)
 
-    # As kernels/norm_act_pool.py counts them. Forward: the input once for pool and statistics, the pooled once for the
+    # As kernels/norm_act_pool counts them. Forward: the input once for pool and statistics, the pooled once for the
     # rest, its output; backward: the incoming gradient and the pooled twice (sums, then the result), the result; with a
     # pool the pooled is written, and its argmax, a byte, written and read; a residual is read, its gradient is the
     # incoming one.

@@ -1,5 +1,9 @@
 """Fused operations on the hot paths of training, each with its torch reference; stands on torch and, to launch, Triton.
 
+Of an operation `name`, `name.py` holds the reference and the operator, `name_triton.py` the Triton kernels, their
+launches and block sizes; the largest, `norm_act_pool`, is a folder. Files of kernels are imported, and Triton with
+them, when the first operation takes its Triton path.
+
 `FASTCIFAR_KERNELS=reference|triton` forces a path; unset, CUDA tensors take Triton and others plain torch.
 """
 

@@ -1,26 +1,21 @@
-"""A training batch from the resident uint8 images: gather, crop, flip, normalise, jitter, cutout, cast, in one pass.
+"""A training batch from the resident uint8 images: gather, crop, flip, normalise, jitter, cut out, cast, in one pass.
 
 Roofline. An image of side S (32) out of [N, 32, 32, 3]: reads S²·3 bytes (3 KB) and writes them in the compute dtype (6
 KB in half precision); choices are 13 to 37 bytes. B 512 (DavidNet): 4.7 MB, 1.1 microseconds at 4.3 TB/s; B 2000
-(speedrun): 18.4 MB, 4.3 microseconds. Some 30 integer and floating operations a value, 0.05 and 0.18 GFLOP: 0.1 and 0.2
-microseconds at 790 TFLOP/s (more on the integer units that do them, still hidden). The bytes bind, and at B 512 the
+(SpeedrunNet): 18.4 MB, 4.3 microseconds. Some 30 integer and floating operations a value, 0.05 and 0.18 GFLOP: 0.1 and
+0.2 microseconds at 790 TFLOP/s (more on the integer units that do them, still hidden). The bytes bind, and at B 512 the
 launch itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fastcifar.kernels.launch import TRITON_DTYPES, kernel, launch, use_triton
-from fastcifar.kernels.launch_sizes import launch_sizes
+from fastcifar.kernels.launch import TRITON_DTYPES, use_triton
 from fastcifar.kernels.operators import operator
-
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
 
 # ---------------------------------------------------------------------------------------------------------- reference
 
@@ -91,69 +86,10 @@ def augment_reference(
     return values.to(out_dtype).permute(0, 3, 1, 2)
 
 
-# ------------------------------------------------------------------------------------------------------------- Triton
+# ----------------------------------------------------------------------------------------------------------- operator
 
 
-@kernel()
-def _reflected(places, SIZE: tl.constexpr):
-    places = tl.abs(places)
-    return tl.maximum(tl.minimum(places, 2 * (SIZE - 1) - places), 0)
-
-
-@kernel()
-def _augment_kernel(
-    images_ptr,  # uint8 [N, HEIGHT, WIDTH, 3]
-    position_ptr,  # int64 [1]: which batch of B choices, or None
-    indices_ptr,  # int64 [B], or of as many batches, like all choices
-    offsets_ptr,  # int32 [B, 2]: top, left
-    flips_ptr,  # bool [B], or None
-    cutouts_ptr,  # int32 [B, 4]: top, left, height, width, or None
-    jitter_ptr,  # float32 [B, 2]: brightness, contrast, or None
-    out_ptr,  # [B, SIDE, SIDE, 3], any floating dtype
-    mean0,
-    mean1,
-    mean2,
-    factor0,
-    factor1,
-    factor2,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    SIDE: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    image = tl.program_id(0)
-    choice = image.to(tl.int64)
-    if position_ptr is not None:
-        choice += tl.load(position_ptr) * tl.num_programs(0)
-    places = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = places < SIDE * SIDE * 3
-    channel = places % 3
-    pixel = places // 3
-    row = pixel // SIDE
-    column = pixel % SIDE
-    across = column
-    if flips_ptr is not None:
-        across = tl.where(tl.load(flips_ptr + choice) != 0, SIDE - 1 - column, column)
-    from_row = _reflected(tl.load(offsets_ptr + choice * 2) + row, HEIGHT)
-    from_column = _reflected(tl.load(offsets_ptr + choice * 2 + 1) + across, WIDTH)
-    source = images_ptr + tl.load(indices_ptr + choice) * (HEIGHT * WIDTH * 3)
-    values = tl.load(source + (from_row * WIDTH + from_column) * 3 + channel, mask, other=0).to(tl.float32)
-    mean = tl.where(channel == 0, mean0, tl.where(channel == 1, mean1, mean2))
-    factor = tl.where(channel == 0, factor0, tl.where(channel == 1, factor1, factor2))
-    values = (values - mean) * factor
-    if jitter_ptr is not None:
-        values = values * tl.load(jitter_ptr + choice * 2 + 1) + tl.load(jitter_ptr + choice * 2)
-    if cutouts_ptr is not None:
-        top = tl.load(cutouts_ptr + choice * 4)
-        left = tl.load(cutouts_ptr + choice * 4 + 1)
-        bottom = top + tl.load(cutouts_ptr + choice * 4 + 2)
-        right = left + tl.load(cutouts_ptr + choice * 4 + 3)
-        cut = (row >= top) & (row < bottom) & (column >= left) & (column < right)
-        values = tl.where(cut, 0.0, values)
-    tl.store(out_ptr + image.to(tl.int64) * (SIDE * SIDE * 3) + places, values, mask)
-
-
-def _augment_triton(
+def _augment(
     images: Tensor,
     indices: Tensor,
     offsets: Tensor,
@@ -163,37 +99,16 @@ def _augment_triton(
     mean: Sequence[float],
     std: Sequence[float],
     out_dtype: torch.dtype,
-    side: int,
+    size: int,
     position: Tensor | None,
     batch: int,
 ) -> Tensor:
-    out = torch.empty((batch, side, side, 3), dtype=out_dtype, device=images.device)
-    sizes, _ = launch_sizes(images)
-    launch(
-        _augment_kernel,
-        (batch, -(-side * side * 3 // sizes.augment_block)),
-        *(
-            images,
-            position,
-            *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)),
-            out,
-        ),
-        *(*map(float, mean), *(1 / s for s in std)),
-        HEIGHT=images.shape[1],
-        WIDTH=images.shape[2],
-        SIDE=side,
-        BLOCK=sizes.augment_block,
-        num_warps=sizes.augment_warps,
-    )
-    return out.permute(0, 3, 1, 2)
+    arguments = (images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch)
+    if use_triton(images) and out_dtype in TRITON_DTYPES:
+        from fastcifar.kernels.augment_triton import augment_triton
 
-
-# ----------------------------------------------------------------------------------------------------------- operator
-
-
-def _augment(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch) -> Tensor:
-    chosen = _augment_triton if use_triton(images) and out_dtype in TRITON_DTYPES else augment_reference
-    return chosen(images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch)
+        return augment_triton(*arguments)
+    return augment_reference(*arguments)
 
 
 def _augment_fake(
@@ -203,12 +118,7 @@ def _augment_fake(
     return out.permute(0, 3, 1, 2)
 
 
-operator(
-    "augment(Tensor images, Tensor indices, Tensor offsets, Tensor? flips, Tensor? cutouts, Tensor? jitter, "
-    "float[] mean, float[] std, ScalarType out_dtype, int size, Tensor? position, int batch) -> Tensor",
-    _augment,
-    _augment_fake,
-)
+operator("augment", _augment, _augment_fake)
 
 
 def _check(name: str, tensor: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> None:

@@ -7,37 +7,31 @@ filter, each a launch: in a step of a millisecond those, not bytes, are what cou
 
 Roofline. P weights in filters, half-precision gradients and compute copy: the direction reads weights 4P once,
 gradients 2P and velocity 4P twice, and writes velocity 4P and x 2P: 22P bytes; the update reads weights 4P and updates
-2P and writes weights 4P and compute 2P: 12P bytes; with the average 8P more, every `ema_every`-th step. The speedrun
-network, P 1.97 million: 43 and 24 MB, 10 and 6 microseconds at 4.3 TB/s. 15 operations a weight, below 0.1 microseconds
-at 790 TFLOP/s. The bytes bind.
+2P and writes weights 4P and compute 2P: 12P bytes; with the average 8P more, every `ema_every`-th step. SpeedrunNet, P
+1.97 million: 43 and 24 MB, 10 and 6 microseconds at 4.3 TB/s. 15 operations a weight, below 0.1 microseconds at 790
+TFLOP/s. The bytes bind.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastcifar.kernels.flat_optimizer import check_buffers, flat_ema_reference
-from fastcifar.kernels.launch import kernel, launch, use_triton
-from fastcifar.kernels.launch_sizes import launch_sizes
+from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.operators import operator
-
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
 
 FIELDS = 5
 """Numbers of a filter in a layout: start in the flat buffers, rows, columns; start in x, and from row to row there."""
 
 _SMALLEST_NORM = 1e-12
-_ALIGN = 32
+ALIGN = 32
 """Filters start at multiples of so many elements, the gaps between them being zero in every buffer."""
 
 
-def _filters(layout: Sequence[int]) -> Iterator[Sequence[int]]:
+def filters_of(layout: Sequence[int]) -> Iterator[Sequence[int]]:
     return (layout[place : place + FIELDS] for place in range(0, len(layout), FIELDS))
 
 
@@ -49,7 +43,7 @@ def muon_direction_reference(
 ) -> Tensor:
     """The specification of `muon_direction`, in plain torch."""
     norms = []
-    for start, rows, columns, place, stride in _filters(layout):
+    for start, rows, columns, place, stride in filters_of(layout):
         span = slice(start, start + rows * columns)
         gradient = grads[span].to(weights.dtype)
         direction = velocity[span].mul_(momentum).add_(gradient).mul(momentum).add_(gradient)
@@ -76,7 +70,7 @@ def muon_update_reference(
     """The specification of `muon_update`, in plain torch."""
     rate = rates[step.clamp(max=len(rates) - 1)]
     normalised = normalise[step.clamp(max=len(normalise) - 1)]
-    for number, (start, rows, columns, place, stride) in enumerate(_filters(layout)):
+    for number, (start, rows, columns, place, stride) in enumerate(filters_of(layout)):
         span = slice(start, start + rows * columns)
         factor = rows**0.5 / norms[number].clamp_min(_SMALLEST_NORM)
         factor = torch.where(normalised, factor, torch.ones_like(factor)) * (1 - rate * decay)
@@ -88,184 +82,38 @@ def muon_update_reference(
             flat_ema_reference(weights[span], ema[span], step, ema_decay=ema_decay, ema_every=ema_every)
 
 
-# ------------------------------------------------------------------------------------------------------------- Triton
-# A program works on BLOCK elements of one filter, the gap behind it counted in: so all but x is accessed in whole
-# vectors.
-
-
-@kernel()
-def _elements(layout_ptr, BLOCK: tl.constexpr):
-    """Of a program's elements: their places in the filter, and in the flat buffers with the mask of those."""
-    fields = layout_ptr + tl.program_id(1) * 5
-    start = tl.multiple_of(tl.load(fields), 32)
-    size = tl.multiple_of(tl.cdiv(tl.load(fields + 1) * tl.load(fields + 2), 32) * 32, 32)
-    inside = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    return inside, start + inside, inside < size
-
-
-@kernel()
-def _in_batches(layout_ptr, inside):
-    """Where elements of a filter lie in x, and which of them do: not those of the gap."""
-    fields = layout_ptr + tl.program_id(1) * 5
-    rows, columns = tl.load(fields + 1), tl.load(fields + 2)
-    row = inside // columns
-    return tl.load(fields + 3) + row * tl.load(fields + 4) + (inside - row * columns), inside < rows * columns
-
-
-@kernel()
-def _momentum_kernel(
-    weights_ptr,  # float32 [length]
-    grads_ptr,  # float32, float16 or bfloat16 [length]
-    velocity_ptr,  # float32 [length]
-    layout_ptr,  # int32 [filters, 5]
-    partial_ptr,  # float32 [filters, programs, 2]: sums of squared directions and of squared weights
-    momentum,
-    BLOCK: tl.constexpr,
-):
-    _, places, mask = _elements(layout_ptr, BLOCK)
-    gradient = tl.load(grads_ptr + places, mask, other=0.0).to(tl.float32)
-    velocity = momentum * tl.load(velocity_ptr + places, mask, other=0.0) + gradient
-    tl.store(velocity_ptr + places, velocity, mask)
-    direction = gradient + momentum * velocity
-    weights = tl.load(weights_ptr + places, mask, other=0.0)
-    partial = partial_ptr + (tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)) * 2
-    tl.store(partial, tl.sum(direction * direction, axis=0))
-    tl.store(partial + 1, tl.sum(weights * weights, axis=0))
-
-
-@kernel(do_not_specialize=["partials"])
-def _direction_kernel(
-    grads_ptr,  # float32, float16 or bfloat16 [length]
-    velocity_ptr,  # float32 [length]
-    layout_ptr,  # int32 [filters, 5]
-    partial_ptr,  # float32 [filters, partials, 2]
-    x_ptr,  # float32, float16 or bfloat16 [all batches]
-    norms_ptr,  # float32 [filters], of the weights, written
-    partials,
-    momentum,
-    BLOCK: tl.constexpr,
-):
-    inside, places, mask = _elements(layout_ptr, BLOCK)
-    directions = tl.zeros([BLOCK], tl.float32)
-    weights = tl.zeros([BLOCK], tl.float32)
-    for first in range(0, partials, BLOCK):
-        part = first + tl.arange(0, BLOCK)
-        partial = partial_ptr + (tl.program_id(1) * partials + part) * 2
-        directions += tl.load(partial, part < partials, other=0.0)
-        weights += tl.load(partial + 1, part < partials, other=0.0)
-    norm = tl.sqrt(tl.sum(directions, axis=0))
-    if tl.program_id(0) == 0:
-        tl.store(norms_ptr + tl.program_id(1), tl.sqrt(tl.sum(weights, axis=0)))
-    gradient = tl.load(grads_ptr + places, mask, other=0.0).to(tl.float32)
-    direction = gradient + momentum * tl.load(velocity_ptr + places, mask, other=0.0)
-    places, mask = _in_batches(layout_ptr, inside)
-    tl.store(x_ptr + places, direction / tl.maximum(norm, 1e-12, propagate_nan=tl.PropagateNan.ALL), mask)
-
-
-@kernel(do_not_specialize=["rates_length", "flags_length", "ema_every"])
-def _update_kernel(
-    weights_ptr,  # float32 [length]
-    updates_ptr,  # like x
-    compute_ptr,  # float16 or bfloat16 [length], or None
-    ema_ptr,  # float32 [length], or None
-    norms_ptr,  # float32 [filters]
-    rates_ptr,  # float32 [rates_length]
-    normalise_ptr,  # bool [flags_length]
-    step_ptr,  # int64 [1]
-    layout_ptr,  # int32 [filters, 5]
-    rates_length,
-    flags_length,
-    decay,
-    ema_decay,
-    ema_every,
-    BLOCK: tl.constexpr,
-):
-    step = tl.load(step_ptr)
-    rate = tl.load(rates_ptr + tl.minimum(step, rates_length - 1))
-    factor = 1 - rate * decay
-    if tl.load(normalise_ptr + tl.minimum(step, flags_length - 1)) != 0:
-        rows = tl.load(layout_ptr + tl.program_id(1) * 5 + 1).to(tl.float32)
-        norm = tl.load(norms_ptr + tl.program_id(1))
-        factor *= tl.sqrt(rows) / tl.maximum(norm, 1e-12, propagate_nan=tl.PropagateNan.ALL)
-    inside, places, mask = _elements(layout_ptr, BLOCK)
-    placed, real = _in_batches(layout_ptr, inside)
-    update = tl.load(updates_ptr + placed, real, other=0.0).to(tl.float32)
-    weights = tl.load(weights_ptr + places, mask, other=0.0) * factor - rate * update
-    tl.store(weights_ptr + places, weights, mask)
-    if compute_ptr is not None:
-        tl.store(compute_ptr + places, weights, mask)
-    if ema_ptr is not None:  # noqa: SIM102  (decided when the kernel is compiled, the other when it runs)
-        if step % ema_every == 0:
-            ema = tl.load(ema_ptr + places, mask, other=0.0)
-            tl.store(ema_ptr + places, ema + (1 - ema_decay) * (weights - ema), mask)
-
-
-@functools.cache
-def _table(layout: tuple[int, ...], device: torch.device) -> Tensor:
-    """The layout on the device: made before a graph that reads it is captured, and kept as long as that may be."""
-    return torch.tensor(layout, dtype=torch.int32).view(-1, FIELDS).to(device)
-
-
-def _grid(weights: Tensor, layout: Sequence[int]) -> tuple[tuple[int, int], dict[str, int]]:
-    """Programs of the largest filter by filters, and what the kernels are compiled for."""
-    sizes, _ = launch_sizes(weights)
-    largest = max(-(-rows * columns // _ALIGN) * _ALIGN for _, rows, columns, _, _ in _filters(layout))
-    grid = (-(-largest // sizes.muon_block), len(layout) // FIELDS)
-    return grid, {"BLOCK": sizes.muon_block, "num_warps": sizes.muon_warps}
-
-
-def _direction_triton(
-    weights: Tensor, grads: Tensor, velocity: Tensor, x: Tensor, layout: Sequence[int], momentum: float
-) -> Tensor:
-    grid, sizes = _grid(weights, layout)
-    programs, filters = grid
-    table = _table(tuple(layout), weights.device)
-    partial, norms = weights.new_empty(filters, programs, 2), weights.new_empty(filters)
-    launch(_momentum_kernel, grid, weights, grads, velocity, table, partial, momentum, **sizes)
-    launch(
-        _direction_kernel,
-        grid,
-        *(grads, velocity, table, partial, x, norms, programs, momentum),
-        **sizes,
-    )
-    return norms
-
-
 # ----------------------------------------------------------------------------------------------------------- operator
 
 
-def _direction(weights, grads, velocity, x, layout, momentum):
-    path = _direction_triton if use_triton(weights) else muon_direction_reference
-    return path(weights, grads, velocity, x, layout, momentum)
+def _direction(weights, *rest):
+    if use_triton(weights):
+        from fastcifar.kernels.flat_muon_triton import direction_triton
+
+        return direction_triton(weights, *rest)
+    return muon_direction_reference(weights, *rest)
 
 
-def _update(weights, updates, compute, ema, norms, rates, normalise, step, layout, decay, ema_decay, ema_every):
-    if not use_triton(weights):
-        muon_update_reference(
-            *(weights, updates, compute, ema, norms, rates, normalise, step, layout, decay, ema_decay, ema_every)
-        )
-        return
-    grid, sizes = _grid(weights, layout)
-    launch(
-        _update_kernel,
-        grid,
-        *(weights, updates, compute, ema, norms, rates.contiguous(), normalise, step),
-        *(_table(tuple(layout), weights.device), len(rates), len(normalise), decay, ema_decay, ema_every),
-        **sizes,
-    )
+def _update(weights, *rest):
+    if use_triton(weights):
+        from fastcifar.kernels.flat_muon_triton import update_triton
+
+        return update_triton(weights, *rest)
+    return muon_update_reference(weights, *rest)
 
 
 operator(
-    "muon_direction(Tensor weights, Tensor grads, Tensor(a!) velocity, Tensor(b!) x, int[] layout, float momentum) "
-    "-> Tensor",
+    "muon_direction",
     _direction,
     lambda weights, grads, velocity, x, layout, momentum: weights.new_empty(len(layout) // FIELDS),
+    signature=muon_direction_reference,
+    mutates=("velocity", "x"),
 )
 operator(
-    "muon_update(Tensor(a!) weights, Tensor updates, Tensor(b!)? compute, Tensor(c!)? ema, Tensor norms, Tensor rates, "
-    "Tensor normalise, Tensor step, int[] layout, float decay, float ema_decay, int ema_every) -> ()",
+    "muon_update",
     _update,
     lambda *_: None,
+    signature=muon_update_reference,
+    mutates=("weights", "compute", "ema"),
 )
 
 
@@ -273,12 +121,12 @@ def _check(layout: Sequence[int], length: int, batches: int, **buffers: Tensor |
     check_buffers(length, **buffers)
     if not layout or len(layout) % FIELDS:
         raise ValueError(f"the layout has {len(layout)} numbers; allowed: {FIELDS} for each filter")
-    for start, rows, columns, place, stride in _filters(layout):
-        fits = start % _ALIGN == 0 and -(-(start + rows * columns) // _ALIGN) * _ALIGN <= length
+    for start, rows, columns, place, stride in filters_of(layout):
+        fits = start % ALIGN == 0 and -(-(start + rows * columns) // ALIGN) * ALIGN <= length
         if not (fits and columns <= stride and place + rows * stride <= batches):
             raise ValueError(
                 f"a filter [{rows}, {columns}] at {start}, in x at {place} by rows of {stride}, does not fit buffers "
-                f"of {length} and {batches}; allowed: inside both, at a multiple of {_ALIGN}"
+                f"of {length} and {batches}; allowed: inside both, at a multiple of {ALIGN}"
             )
 
 

@@ -1,26 +1,19 @@
 """SGD with Nesterov momentum, weight decay, the cast to the compute dtype and the moving average, in one pass.
 
 Roofline. P weights, half-precision gradients and compute copy: a step reads weights 4P, gradients 2P, velocity 4P and
-writes weights 4P, velocity 4P, compute 2P: 20P bytes; with the average 8P more, every `ema_every`-th step. DavidNet,
-P 6.57 million: 131 MB, 31 microseconds at 4.3 TB/s (184 MB and 43 with the average). The speedrun network, P 1.97
-million:
-39 MB, 9 microseconds (55 MB and 13). 10 operations a weight, 66 and 20 MFLOP: below 0.1 microseconds at 790 TFLOP/s.
-The bytes bind. Buffers whose length is a multiple of 16 get 16-byte accesses; others work, more slowly.
+writes weights 4P, velocity 4P, compute 2P: 20P bytes; with the average 8P more, every `ema_every`-th step. DavidNet, P
+6.57 million: 131 MB, 31 microseconds at 4.3 TB/s (184 MB and 43 with the average). SpeedrunNet, P 1.97 million: 39 MB,
+9 microseconds (55 MB and 13). 10 operations a weight, 66 and 20 MFLOP: below 0.1 microseconds at 790 TFLOP/s. The bytes
+bind. Buffers whose length is a multiple of 16 get 16-byte accesses; others work, more slowly.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from fastcifar.kernels.launch import kernel, launch, use_triton
-from fastcifar.kernels.launch_sizes import launch_sizes
+from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.operators import operator
-
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
 
 FORMS = ("source", "torch")
 
@@ -72,70 +65,6 @@ def flat_ema_reference(values: Tensor, ema: Tensor, step: Tensor, *, ema_decay: 
     ema.lerp_(values, (step % ema_every == 0).to(ema.dtype) * (1 - ema_decay))  # the step is read on the device
 
 
-# ------------------------------------------------------------------------------------------------------------- Triton
-
-
-@kernel(do_not_specialize=["rates_length", "ema_every"])
-def _flat_sgd_kernel(
-    weights_ptr,  # float32 [length]
-    grads_ptr,  # float32, float16 or bfloat16 [length]
-    velocity_ptr,  # float32 [length]
-    compute_ptr,  # float16 or bfloat16 [length], or None
-    ema_ptr,  # float32 [length], or None
-    rates_ptr,  # float32 [rates_length]
-    step_ptr,  # int64 [1]
-    length,
-    rates_length,
-    lr_factor,
-    momentum,
-    weight_decay,
-    grad_scale,
-    ema_decay,
-    ema_every,
-    TORCH_FORM: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    mask = places < length
-    step = tl.load(step_ptr)
-    lr = tl.load(rates_ptr + tl.minimum(step, rates_length - 1)) * lr_factor
-    weights = tl.load(weights_ptr + places, mask)
-    velocity = tl.load(velocity_ptr + places, mask)
-    gradient = tl.load(grads_ptr + places, mask).to(tl.float32) * grad_scale + weight_decay * weights
-    if TORCH_FORM:
-        velocity = momentum * velocity + gradient
-        weights -= lr * (gradient + momentum * velocity)
-    else:
-        velocity = momentum * velocity - lr * gradient
-        weights = weights - lr * gradient + momentum * velocity
-    tl.store(velocity_ptr + places, velocity, mask)
-    tl.store(weights_ptr + places, weights, mask)
-    if compute_ptr is not None:
-        tl.store(compute_ptr + places, weights, mask)
-    if ema_ptr is not None:  # noqa: SIM102  (decided when the kernel is compiled, the other when it runs)
-        if step % ema_every == 0:
-            ema = tl.load(ema_ptr + places, mask)
-            tl.store(ema_ptr + places, ema + (1 - ema_decay) * (weights - ema), mask)
-
-
-@kernel(do_not_specialize=["ema_every"])
-def _flat_ema_kernel(
-    values_ptr,  # float32 [length]
-    ema_ptr,  # float32 [length]
-    step_ptr,  # int64 [1]
-    length,
-    ema_decay,
-    ema_every,
-    BLOCK: tl.constexpr,
-):
-    if tl.load(step_ptr) % ema_every == 0:
-        places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-        mask = places < length
-        ema = tl.load(ema_ptr + places, mask)
-        values = tl.load(values_ptr + places, mask)
-        tl.store(ema_ptr + places, ema + (1 - ema_decay) * (values - ema), mask)
-
-
 # ----------------------------------------------------------------------------------------------------------- operator
 
 
@@ -156,15 +85,11 @@ def _flat_sgd(
     ema_every: int,
 ) -> None:
     if use_triton(weights):
-        sizes, _ = launch_sizes(weights)
-        launch(
-            _flat_sgd_kernel,
-            (-(-len(weights) // sizes.flat_block),),
-            *(weights, grads, velocity, compute, ema, rates.contiguous(), step, len(weights), len(rates)),
-            *(lr_factor, momentum, weight_decay, grad_scale, ema_decay, ema_every),
-            TORCH_FORM=form == "torch",
-            BLOCK=sizes.flat_block,
-            num_warps=sizes.flat_warps,
+        from fastcifar.kernels.flat_optimizer_triton import flat_sgd_triton
+
+        flat_sgd_triton(
+            *(weights, grads, velocity, compute, ema, rates, step),
+            *(lr_factor, momentum, weight_decay, form, grad_scale, ema_decay, ema_every),
         )
         return
     size = len(weights) if weights.is_cuda else _CPU_SLICE
@@ -190,30 +115,15 @@ def _flat_sgd(
 
 def _flat_ema(values: Tensor, ema: Tensor, step: Tensor, ema_decay: float, ema_every: int) -> None:
     if use_triton(values):
-        sizes, _ = launch_sizes(values)
-        launch(
-            _flat_ema_kernel,
-            (-(-len(values) // sizes.flat_block),),
-            *(values, ema, step, len(values), ema_decay, ema_every),
-            BLOCK=sizes.flat_block,
-            num_warps=sizes.flat_warps,
-        )
+        from fastcifar.kernels.flat_optimizer_triton import flat_ema_triton
+
+        flat_ema_triton(values, ema, step, ema_decay, ema_every)
     else:
         flat_ema_reference(values, ema, step, ema_decay=ema_decay, ema_every=ema_every)
 
 
-operator(
-    "flat_sgd(Tensor(a!) weights, Tensor grads, Tensor(b!) velocity, Tensor(c!)? compute, Tensor(d!)? ema, "
-    "Tensor rates, Tensor step, float lr_factor, float momentum, float weight_decay, str form, float grad_scale, "
-    "float ema_decay, int ema_every) -> ()",
-    _flat_sgd,
-    lambda *_: None,
-)
-operator(
-    "flat_ema(Tensor values, Tensor(a!) ema, Tensor step, float ema_decay, int ema_every) -> ()",
-    _flat_ema,
-    lambda *_: None,
-)
+operator("flat_sgd", _flat_sgd, lambda *_: None, mutates=("weights", "velocity", "compute", "ema"))
+operator("flat_ema", _flat_ema, lambda *_: None, mutates=("ema",))
 
 
 def check_buffers(length: int, **buffers: Tensor | None) -> None:

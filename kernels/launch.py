@@ -1,11 +1,11 @@
-"""Which path an operation takes, and how its Triton kernels are made and launched.
+"""Which path an operation takes, and how its Triton kernels are launched.
 
-Triton is imported when the first kernel is launched, not before: the import costs half a second, and a machine without
-CUDA (or without Triton) never needs it. So a kernel is written as a plain function under `@kernel`, and becomes a
-`triton.jit` function, its module gaining the name `tl`, once Triton is loaded.
+Triton is imported by the files that hold kernels alone, and an operation imports its own when it takes its Triton path:
+the import costs half a second, and a machine without CUDA (or without Triton) never needs it.
 
 The environment variable `FASTCIFAR_KERNELS`, read at every call, forces a path: `reference` (plain torch everywhere) or
-`triton` (an error where Triton cannot run: it needs CUDA, or `TRITON_INTERPRET=1` set before Triton is imported).
+`triton` (an error where Triton cannot run: it needs CUDA, or `TRITON_INTERPRET=1` set before the first kernel's file is
+imported).
 """
 
 from __future__ import annotations
@@ -13,51 +13,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
-
-_pending: list[tuple[Callable, dict]] = []
 _compiled: list | None = None
 """What `compile_only` is compiling, while it does; else None."""
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """What the Triton kernels compute on; float64 takes the reference path everywhere."""
-
-
-def kernel(**options: Any) -> Callable[[Callable], Any]:
-    """Mark a function as a Triton kernel, or as a device function of one; `options` go to `triton.jit`."""
-
-    def mark(function: Callable) -> Callable:
-        _pending.append((function, options))
-        return function
-
-    return mark
-
-
-def load_triton() -> None:
-    """Import Triton and turn the functions marked so far into `triton.jit` functions; ImportError without Triton."""
-    if not _pending:
-        return
-    import triton
-    import triton.language
-
-    package = [module for name, module in list(sys.modules.items()) if name.startswith("fastcifar.kernels.")]
-    for module in package:
-        vars(module)["tl"] = triton.language
-    while _pending:
-        function, options = _pending.pop()
-        compiled = triton.jit(**options)(function)
-        for module in package:  # the one that defines it and those that import it
-            if vars(module).get(function.__name__) is function:
-                setattr(module, function.__name__, compiled)
 
 
 def use_triton(tensor: Tensor) -> bool:
@@ -77,22 +45,17 @@ def use_triton(tensor: Tensor) -> bool:
                 f"FASTCIFAR_KERNELS=triton on a tensor on {tensor.device}; allowed: cuda, or TRITON_INTERPRET=1 set "
                 "before the start"
             )
-        load_triton()
         return True
     return tensor.is_cuda and _triton_works()
-
-
-@kernel()
-def _write_one(out_ptr):  # out_ptr: float32 [1]
-    tl.store(out_ptr, 1.0)
 
 
 @functools.cache
 def _triton_works() -> bool:
     """Launch the smallest kernel once: Triton may be absent, or lack the C compiler or driver that it needs."""
     try:
-        load_triton()
-        _write_one[(1,)](torch.empty(1, device="cuda"))
+        from fastcifar.kernels.smallest import write_one
+
+        write_one[(1,)](torch.empty(1, device="cuda"))
     except Exception as error:  # whatever it is, training must go on without Triton
         warnings.warn(
             f"Triton does not work here, using plain torch, which is slower ({type(error).__name__}: {error})",
@@ -100,6 +63,51 @@ def _triton_works() -> bool:
         )
         return False
     return True
+
+
+def multiprocessors(tensor: Tensor) -> int:
+    """Return the number of multiprocessors of the GPU that `tensor` is on; 1 where kernels are interpreted."""
+    gpu = _gpu_of(tensor)
+    return 1 if gpu is None else gpu[1]
+
+
+def _gpu_of(tensor: Tensor) -> tuple[tuple[int, int], int] | None:
+    """Compute capability and number of multiprocessors of the GPU that `tensor` is on; None where kernels are
+    interpreted."""
+    return _gpu(tensor.device.index) if tensor.is_cuda else None
+
+
+@functools.cache
+def _gpu(index: int) -> tuple[tuple[int, int], int]:
+    properties = torch.cuda.get_device_properties(index)
+    return (properties.major, properties.minor), properties.multi_processor_count
+
+
+Row = TypeVar("Row")
+
+
+@dataclass
+class LaunchSizes(Generic[Row]):
+    """Block sizes and warps of a kernel for each GPU generation: data, so that nothing is searched at run time.
+
+    Blocks are powers of two, as `tl.arange` needs. Where nothing else is said they are chosen by counting: 16-byte
+    accesses per thread, two or more of them in flight, registers as the compiler reports them. Part `sizes` of
+    `bench.campaign` tries others.
+    """
+
+    generations: dict[tuple[int, int], Row]
+    """By compute capability. A device takes the newest row that is not newer than itself."""
+    interpreted: Row
+    """For Triton's interpreter, which takes milliseconds for an operation of any size: few and large programs."""
+
+    def of(self, tensor: Tensor) -> Row:
+        """Return the row for kernels on `tensor`'s device."""
+        gpu = _gpu_of(tensor)
+        if gpu is None:
+            return self.interpreted
+        capability, _ = gpu
+        known = [generation for generation in self.generations if generation <= capability]
+        return self.generations[max(known, default=min(self.generations))]
 
 
 def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:

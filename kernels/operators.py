@@ -6,7 +6,7 @@ first call imports torch.compile's machinery (and Triton with it), 1.2 s of ever
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch._library.autograd import Info, make_autograd_impl
@@ -19,17 +19,25 @@ PRODUCTS: dict[str, Callable[..., list[tuple[int, int]]]] = {}
 
 
 def operator(
-    schema: str,
+    name: str,
     implementation: Callable,
     fake: Callable,
+    *,
+    signature: Callable | None = None,
+    mutates: Sequence[str] = (),
     products: Callable[..., list[tuple[int, int]]] | None = None,
 ) -> None:
-    """Register one operator for all devices: its schema, what computes it, the shapes of what it returns, and, for
-    whoever counts operations, the matrix products in it (see `PRODUCTS`)."""
-    name = schema.partition("(")[0]
+    """Register the operator `name` for all devices.
+
+    implementation: computes it. fake: makes unwritten tensors of the shapes that it returns. signature: the function
+    whose annotations say what it takes and returns, where that is not `implementation`; no defaults. mutates: the
+    arguments that it writes. products: the matrix products in it, for whoever counts operations (see `PRODUCTS`).
+    """
     if products is not None:
         PRODUCTS[name] = products
-    _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    schema = torch.library.infer_schema(signature or implementation, mutates_args=mutates)
+    # Whole numbers are constants of a compiled graph; those that torch infers may be unknown in it.
+    _library.define(name + schema.replace("SymInt", "int"), tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
 

@@ -1,29 +1,21 @@
 """A whitened image's activations: a convolution of few channels without padding, bias (optional) and activation, fused.
 
 Roofline. n pixels out of O outputs each, from images of C channels by k x k filters: reads the images once (their
-pixels again from the caches), writes O n values. Speedrun, batch 512, half precision: [512, 3, 32, 32] to [512, 24, 31,
-31], 3 MB and 23.6 MB: 6 microseconds at 4.3 TB/s. The convolution is 142 million multiply-adds, 0.4 microseconds at 790
-TFLOP/s. But GELU is 15 instructions a value, as compiled, 5.5 million of a warp, and all else 3.4 million, most of it
-to gather the patches and to lay out the result: 132 multiprocessors issue them in 10 microseconds at 1.75 GHz. They
+pixels again from the caches), writes O n values. SpeedrunNet, batch 512, half precision: [512, 3, 32, 32] to [512, 24,
+31, 31], 3 MB and 23.6 MB: 6 microseconds at 4.3 TB/s. The convolution is 142 million multiply-adds, 0.4 microseconds at
+790 TFLOP/s. But GELU is 15 instructions a value, as compiled, 5.5 million of a warp, and all else 3.4 million, most of
+it to gather the patches and to lay out the result: 132 multiprocessors issue them in 10 microseconds at 1.75 GHz. They
 bind, the bytes nearly.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastcifar.kernels.launch import kernel, launch, use_triton
-from fastcifar.kernels.launch_sizes import launch_sizes
-from fastcifar.kernels.norm_act_pool_native import dense
-from fastcifar.kernels.norm_act_pool_triton import _activated
+from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.operators import operator
-
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 _MOST_TAPS, _MOST_OUTPUTS = 32, 64
@@ -39,88 +31,17 @@ def whiten_reference(images: Tensor, weight: Tensor, bias: Tensor | None = None,
     return getattr(functional, activation)(functional.conv2d(images, weight, bias))
 
 
-# ------------------------------------------------------------------------------------------------------------- Triton
-# Triton annotates its ranges as no iterators:
-# pyright: reportGeneralTypeIssues=false
-
-
-@kernel(do_not_specialize=["pixels"])
-def _whiten_kernel(
-    images_ptr,  # [N, HEIGHT, WIDTH, CHANNELS]
-    weight_ptr,  # [OUTPUTS, SIDE, SIDE, CHANNELS]
-    bias_ptr,  # float32 [OUTPUTS], or None
-    out_ptr,  # [pixels, OUTPUTS], the pixels being N * (HEIGHT - SIDE + 1) * (WIDTH - SIDE + 1)
-    pixels,
-    HEIGHT: tl.constexpr,
-    WIDTH: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    OUTPUTS: tl.constexpr,
-    SIDE: tl.constexpr,
-    ACTIVATION: tl.constexpr,
-    PIXELS: tl.constexpr,
-    TAPS: tl.constexpr,  # SIDE * SIDE * CHANNELS or more, a power of two of 16 or more
-    COLUMNS: tl.constexpr,  # OUTPUTS or more, a power of two
-):
-    dtype = images_ptr.dtype.element_ty
-    pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
-    real = pixel < pixels
-    row = pixel // (WIDTH - SIDE + 1)  # of all images
-    image = row // (HEIGHT - SIDE + 1)
-    corner_row = image.to(tl.int64) * HEIGHT + row % (HEIGHT - SIDE + 1)
-    corner = images_ptr + (corner_row * WIDTH + pixel % (WIDTH - SIDE + 1)) * CHANNELS
-    # A load for each tap and not one of the whole tile: so a thread has all taps of a pixel, whose address it computes
-    # once, and the conditions below are known when this is compiled.
-    tap = tl.arange(0, TAPS)
-    patches = tl.zeros([TAPS, PIXELS], dtype)
-    for number in tl.static_range(SIDE * SIDE * CHANNELS):
-        place = number // (SIDE * CHANNELS) * WIDTH * CHANNELS + number % (SIDE * CHANNELS)
-        value = tl.load(corner + place, real, other=0.0)
-        patches = tl.where((tap == number)[:, None], value[None, :], patches)
-    column = tl.arange(0, COLUMNS)
-    known = (tap < SIDE * SIDE * CHANNELS)[:, None] & (column < OUTPUTS)[None, :]
-    places = column[None, :] * (SIDE * SIDE * CHANNELS) + tap[:, None]
-    weight = tl.load(weight_ptr + places, known, other=0.0)
-    values = tl.dot(tl.trans(patches), weight, input_precision="ieee")
-    if bias_ptr is not None:
-        bias = tl.load(bias_ptr + column, column < OUTPUTS, other=0.0)
-        values += bias.to(dtype).to(tl.float32)[None, :]
-    # The padding's zeros are written as such, so that the compiler computes no activation of them.
-    out = tl.where((column < OUTPUTS)[None, :], _activated(values, 1.0, ACTIVATION), 0.0)
-    mask = real[:, None] & (column < OUTPUTS)[None, :]
-    tl.store(out_ptr + pixel.to(tl.int64)[:, None] * OUTPUTS + column[None, :], out, mask)
-
-
-def _whiten_triton(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
-    images, weight, bias = dense(images, weight, bias)
-    out = _whiten_fake(images, weight, bias, activation)
-    outputs, channels, side, _ = weight.shape
-    pixels = out.numel() // outputs
-    sizes, _ = launch_sizes(images)
-    launch(
-        _whiten_kernel,
-        (-(-pixels // sizes.whiten_pixels),),
-        *(images, weight, bias, out, pixels),
-        HEIGHT=images.shape[2],
-        WIDTH=images.shape[3],
-        CHANNELS=channels,
-        OUTPUTS=outputs,
-        SIDE=side,
-        ACTIVATION=activation,
-        PIXELS=sizes.whiten_pixels,
-        TAPS=max(16, 1 << (weight[0].numel() - 1).bit_length()),  # 16: the fewest that a product sums
-        COLUMNS=max(16, 1 << (outputs - 1).bit_length()),
-        num_warps=sizes.whiten_warps,
-    )
-    return out
-
-
 # ----------------------------------------------------------------------------------------------------------- operator
 
 
-def _whiten(images, weight, bias, activation) -> Tensor:
+def _whiten(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
     small = weight[0].numel() <= _MOST_TAPS and len(weight) <= _MOST_OUTPUTS
     if small and use_triton(images):
-        return _whiten_triton(images, weight, bias, activation)
+        from fastcifar.kernels.whiten_triton import whiten_triton
+
+        out = _whiten_fake(images, weight, bias, activation)
+        whiten_triton(images, weight, bias, activation, out)
+        return out
     return whiten_reference(images, weight, bias, activation).contiguous(memory_format=torch.channels_last)
 
 
@@ -137,12 +58,7 @@ def _products(images, weight, bias, activation) -> list[tuple[int, int]]:
     return [(out.numel() * weight[0].numel(), sum(tensor.numel() * tensor.element_size() for tensor in tensors))]
 
 
-operator(
-    "whiten(Tensor images, Tensor weight, Tensor? bias, str activation) -> Tensor",
-    _whiten,
-    _whiten_fake,
-    products=_products,
-)
+operator("whiten", _whiten, _whiten_fake, products=_products)
 
 
 def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu") -> Tensor:

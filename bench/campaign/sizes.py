@@ -1,48 +1,73 @@
-"""Part `sizes`: the operators of the recipes' steps launched with other block sizes and warps than
-kernels/launch_sizes.py has for this device, to say what belongs there.
+"""Part `sizes`: the operators of the recipes' steps launched with other block sizes and warps than the tables beside
+their kernels have for this device, to say what belongs there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
+import torch
+
 from bench.campaign.campaign import Campaign, Line
 from bench.campaign.kernels import Places, cases
 from bench.campaign.timing import seconds_per_call
 from bench.recorded_cases import RecordedCase
-from fastcifar.kernels import compile_ahead, launch_sizes
-from fastcifar.kernels.launch_sizes import NormSizes
+from fastcifar.kernels import compile_ahead
+from fastcifar.kernels.launch import LaunchSizes
 
 Fields = dict[str, Any]
-"""Fields of `launch_sizes.Sizes` with their values."""
+"""Fields of an operator's `Sizes` with their values."""
 
-_TILES = ((64, 32, 4), (32, 64, 4), (64, 32, 8), (128, 32, 8))
-"""Rows, channels and warps of `norm_act_pool`'s tiles: 8 or 16 elements a thread. Others, tried on an H100 beside them:
-16 warps, and 64 channels with 8 warps, which were never best."""
-_NORM = [NormSizes(*tile, stages, programs) for tile in _TILES for stages in (1, 3, 4) for programs in (2, 4, 8)]
-_FILTERS = {"muon_block": (1024, 2048, 4096), "muon_warps": (4, 8)}
-OTHERS: dict[str, tuple[dict[str, Sequence[Any]], ...]] = {
-    "norm_act_pool": ({"norm": _NORM},),
-    "norm_act_pool_backward": ({"norm_gradient": _NORM},),
-    "norm_act_pool_inference": ({"norm": [NormSizes(*tile, stages=1, programs=1) for tile in _TILES]},),
-    "augment": ({"augment_block": (512, 1024, 2048, 4096), "augment_warps": (2, 4, 8)},),
-    "whiten": ({"whiten_pixels": (32, 64, 128, 256), "whiten_warps": (1, 2, 4, 8)},),
-    "flat_sgd": ({"flat_block": (1024, 2048, 4096), "flat_warps": (4, 8)},),
-    "muon_direction": (_FILTERS,),
-    "muon_update": (_FILTERS,),
-    "newton_schulz": (
-        {"matrix_tile": (32, 64, 128), "matrix_depth": (32, 64), "matrix_warps": (4, 8)},
-        {"square_depth": (16, 32, 64), "square_warps": (4, 8)},
-        {"small_rows": (0, 64)},
-    ),
-    "cross_entropy_step": ({"entropy_values": (128, 256, 512, 1024), "entropy_warps": (4, 8)},),
+
+def _grid(**values: Sequence[Any]) -> list[Fields]:
+    """Return every combination of the fields' values."""
+    return [dict(zip(values, chosen, strict=True)) for chosen in itertools.product(*values.values())]
+
+
+_TILES = [
+    {"rows": rows, "channels": channels, "warps": warps}
+    for rows, channels, warps in ((64, 32, 4), (32, 64, 4), (64, 32, 8), (128, 32, 8))
+]
+"""Of `norm_act_pool`: 8 or 16 elements a thread. Others, tried on an H100 beside them: 16 warps, and 64 channels with 8
+warps, which were never best."""
+_NORM = [{**tile, **rest} for tile in _TILES for rest in _grid(stages=(1, 3, 4), programs=(2, 4, 8))]
+_FILTERS = _grid(block=(1024, 2048, 4096), warps=(4, 8))
+OTHERS: dict[str, list[Fields]] = {
+    "norm_act_pool": _NORM,
+    "norm_act_pool_backward": _NORM,
+    "norm_act_pool_inference": _TILES,
+    "augment": _grid(block=(512, 1024, 2048, 4096), warps=(2, 4, 8)),
+    "whiten": _grid(pixels=(32, 64, 128, 256), warps=(1, 2, 4, 8)),
+    "flat_sgd": _grid(block=(1024, 2048, 4096), warps=(4, 8)),
+    "muon_direction": _FILTERS,
+    "muon_update": _FILTERS,
+    "newton_schulz": [
+        *_grid(tile=(32, 64, 128), depth=(32, 64), warps=(4, 8)),
+        *_grid(square_depth=(16, 32, 64), square_warps=(4, 8)),
+        *_grid(small_rows=(0, 64)),
+    ],
+    "cross_entropy_step": _grid(values=(128, 256, 512, 1024), warps=(4, 8)),
 }
-"""By operator grids of the fields that it is launched with: each combination is tried."""
+"""By operator what else it is launched with."""
+FILES = {
+    "norm_act_pool": "norm_act_pool.forward",
+    "norm_act_pool_backward": "norm_act_pool.backward",
+    "norm_act_pool_inference": "norm_act_pool.forward",
+    "augment": "augment_triton",
+    "whiten": "whiten_triton",
+    "flat_sgd": "flat_optimizer_triton",
+    "muon_direction": "flat_muon_triton",
+    "muon_update": "flat_muon_triton",
+    "newton_schulz": "newton_schulz",
+    "cross_entropy_step": "cross_entropy_triton",
+}
+"""By operator the file in `fastcifar.kernels` that has its table. Imported when needed, since most import Triton."""
 
 
 def sizes(campaign: Campaign) -> Iterator[Line]:
@@ -63,13 +88,12 @@ def sizes(campaign: Campaign) -> Iterator[Line]:
         for fields in combinations:
             if campaign.seconds_left < 0:
                 return
-            told = {name: _told(value) for name, value in fields.items()}
-            if (case.shape, str(told)) in known:
+            if (case.shape, str(fields)) in known:
                 continue
             calls, repeats = (1, 1) if campaign.tiny else (20, 3)
-            with contextlib.suppress(RuntimeError), _launched_with(fields):
+            with contextlib.suppress(RuntimeError), _launched_with(case.operation, fields):
                 seconds = seconds_per_call(lambda: case.again(*next(turn)), campaign.device, calls, repeats)  # noqa: B023
-                name = {"operation": case.operation, "shape": case.shape, "places": places, "sizes": told}
+                name = {"operation": case.operation, "shape": case.shape, "places": places, "sizes": fields}
                 yield {"what": "sizes", **name, "now": fields == combinations[0], "seconds": seconds}
 
 
@@ -79,34 +103,23 @@ def _is_wanted(places: Places) -> bool:
 
 def _tried(operation: str, campaign: Campaign) -> list[Fields]:
     """What there is now, first; with `tiny` one other."""
-    present, combinations = _present(campaign), []
-    for grid in OTHERS[operation]:
-        combinations += [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
-    others = [fields for fields in combinations if any(getattr(present, name) != fields[name] for name in fields)]
-    now = {name: getattr(present, name) for grid in OTHERS[operation] for name in grid}
+    present = dataclasses.asdict(_table(operation).of(torch.empty(0, device=campaign.device)))
+    others = [fields for fields in OTHERS[operation] if not fields.items() <= present.items()]
+    now = {name: present[name] for fields in OTHERS[operation] for name in fields}
     return [now, *(others[:1] if campaign.tiny else others)]
 
 
-def _present(campaign: Campaign) -> launch_sizes.Sizes:
-    if campaign.device.type == "cuda":
-        return launch_sizes._device_sizes(campaign.device.index or 0)[0]
-    return launch_sizes._INTERPRETED
-
-
-def _told(value: Any) -> Any:
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+def _table(operation: str) -> LaunchSizes[Any]:
+    return importlib.import_module(f"fastcifar.kernels.{FILES[operation]}").SIZES
 
 
 @contextlib.contextmanager
-def _launched_with(fields: Fields) -> Iterator[None]:
-    """Inside it kernels take these sizes, on any device."""
-
-    def changed(index: int) -> tuple[launch_sizes.Sizes, int]:
-        known, multiprocessors = before(index)
-        return dataclasses.replace(known, **fields), multiprocessors
-
-    before, interpreted = launch_sizes._device_sizes, dataclasses.replace(launch_sizes._INTERPRETED, **fields)
-    with patch.multiple(launch_sizes, _device_sizes=changed, _INTERPRETED=interpreted):
+def _launched_with(operation: str, fields: Fields) -> Iterator[None]:
+    """Inside it the operator's kernels take these sizes, on any device."""
+    table = _table(operation)
+    generations = {known: dataclasses.replace(row, **fields) for known, row in table.generations.items()}
+    interpreted = dataclasses.replace(table.interpreted, **fields)
+    with patch.multiple(table, generations=generations, interpreted=interpreted):
         yield
 
 
@@ -114,5 +127,5 @@ def _launch_all(tried: list[tuple[RecordedCase, Places, list[Fields]]]) -> None:
     for case, _, combinations in tried:
         arguments = case.make()
         for fields in combinations:
-            with contextlib.suppress(RuntimeError), _launched_with(fields):
+            with contextlib.suppress(RuntimeError), _launched_with(case.operation, fields):
                 case.kernel(*arguments)

@@ -1,12 +1,13 @@
 """What the kernel tests share: the device, both paths of an operation, and memory that shows unwritten outputs."""
 
+import dataclasses
+import importlib
 import importlib.util
 
 import numpy
 import pytest
 import torch
 
-from fastcifar.kernels import launch_sizes
 from tests.kernels.machine_code import Compilers
 
 
@@ -47,6 +48,21 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+_NORM = {"rows": 16, "channels": 8, "stages": 2, "programs": 6}
+SMALL = {
+    "augment_triton": {"block": 64},
+    "cross_entropy_triton": {"values": 128},
+    "flat_muon_triton": {"block": 64},
+    "flat_optimizer_triton": {"block": 128},
+    "newton_schulz": {"tile": 16, "depth": 16, "square_rows": 16, "square_depth": 32},
+    "norm_act_pool.backward": _NORM,
+    "norm_act_pool.forward": _NORM,
+    "whiten_triton": {"pixels": 32},
+}
+"""By file of kernels, interpreted sizes so small that a few small images fill several tiles of several programs, with a
+rest."""
+
+
 @pytest.fixture(params=["reference", "triton"])
 def path(request, monkeypatch, device) -> str:
     """Forces a path: plain torch, then Triton, compiled on CUDA and in Triton's interpreter elsewhere."""
@@ -54,11 +70,10 @@ def path(request, monkeypatch, device) -> str:
         triton = pytest.importorskip("triton", reason="Triton is not installed")
         if device == "cpu" and triton.__version__ < "3.7" and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0":
             pytest.skip("the interpreter of this Triton needs an older numpy")
+        for name, sizes in SMALL.items():
+            table = importlib.import_module(f"fastcifar.kernels.{name}").SIZES
+            monkeypatch.setattr(table, "interpreted", dataclasses.replace(table.interpreted, **sizes))
     monkeypatch.setenv("FASTCIFAR_KERNELS", request.param)
-    # So small that a few small images fill several tiles of several programs, with a rest.
-    norm = launch_sizes.NormSizes(16, 8, 1, 2, 6)
-    small = launch_sizes.Sizes(64, 1, 128, 1, 128, 1, 64, 1, 16, 16, 1, 16, 32, 1, 64, norm, norm, 4, 32, 1)
-    monkeypatch.setattr(launch_sizes, "_INTERPRETED", small)
     return request.param
 
 

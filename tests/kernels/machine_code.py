@@ -35,14 +35,13 @@ class Driver:  # what triton asks of a driver in order to compile
 triton.runtime.driver.set_active(Driver)
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.kernels import compile_ahead, newton_schulz
-from fastcifar.kernels import launch_sizes as sizes
 from fastcifar.recipes import RECIPES
 from fastcifar.recipes.change import change, read_changes
 from fastcifar.training import Trainer
 from fastcifar.training.rehearse import compile_kernels
 
-sizes._INTERPRETED = sizes._SIZES[divmod(architecture, 10)]  # what tensors on the CPU are launched with
-sizes._INTERPRETED_MULTIPROCESSORS = 132
+launch = sys.modules["fastcifar.kernels.launch"]
+launch._gpu_of = lambda tensor: (divmod(architecture, 10), 132)  # what tensors on the CPU are launched with
 recipe = change(RECIPES[name], read_changes(changes.split()))
 # Narrow, for time: the numbers of channels and of elements keep the divisors that kernels are compiled for.
 recipe = dataclasses.replace(
@@ -52,12 +51,12 @@ recipe = dataclasses.replace(
     speedrun=dataclasses.replace(recipe.speedrun, widths=(64, 64, 64)),
 )
 trainer = Trainer(recipe, make_synthetic(1024, 32), "cpu")
-with sys.modules["fastcifar.kernels.launch"].compile_only():  # lets Triton take tensors on the CPU
+with launch.compile_only():  # lets Triton take tensors on the CPU
     compile_kernels(trainer)
     if dtype != "float32":  # the most that one program holds
-        x = torch.zeros(32 * sizes._INTERPRETED.small_rows, dtype=getattr(torch, dtype))
-        shape = [1, sizes._INTERPRETED.small_rows, 32]
-        compile_ahead(lambda: newton_schulz(x, x.clone(), shape, steps=5, coefficients=(3, -4, 2)), "cpu")
+        rows = sys.modules["fastcifar.kernels.newton_schulz"].SIZES.of(torch.zeros(())).small_rows
+        x = torch.zeros(32 * rows, dtype=getattr(torch, dtype))
+        compile_ahead(lambda: newton_schulz(x, x.clone(), [1, rows, 32], steps=5, coefficients=(3, -4, 2)), "cpu")
     if name == "speedrun94":  # its own number of rows, and the most
         for rows in (256, 512):
             x = torch.zeros(rows * rows, dtype=getattr(torch, dtype))

@@ -74,11 +74,13 @@ def test_float64_takes_the_reference_path_even_where_triton_is_forced(monkeypatc
 def test_a_broken_triton_on_cuda_is_one_warning_and_then_the_reference(monkeypatch):
     module = sys.modules["fastcifar.kernels.launch"]
 
-    def no_compiler():
-        raise OSError("no C compiler")
+    class NoCompiler:
+        def __getitem__(self, grid):
+            raise OSError("no C compiler")
 
     monkeypatch.delenv("FASTCIFAR_KERNELS", raising=False)
-    monkeypatch.setattr(module, "load_triton", no_compiler)
+    smallest = types.SimpleNamespace(write_one=NoCompiler())
+    monkeypatch.setitem(sys.modules, "fastcifar.kernels.smallest", smallest)
     monkeypatch.setattr(module, "_triton_works", module.functools.cache(module._triton_works.__wrapped__))
     tensor = types.SimpleNamespace(is_cuda=True, dtype=torch.float32)
     with pytest.warns(UserWarning, match="Triton does not work here, using plain torch.*OSError: no C compiler"):

@@ -1,4 +1,5 @@
 import dataclasses
+import importlib
 
 import pytest
 import torch
@@ -6,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fastcifar.kernels import launch_sizes, whiten, whiten_reference
+from fastcifar.kernels import whiten, whiten_reference
 
 ACTIVATIONS = ["gelu", "silu", "relu"]
 
@@ -41,8 +42,9 @@ def test_each_dtype_and_activation_is_the_specification(path, device, assert_clo
 @pytest.mark.parametrize("pixels", [24, 28, 32])
 def test_a_networks_sizes(monkeypatch, path, device, assert_close, pixels, side):
     # As small a block as the fixture's would make hundreds of programs, each of which the interpreter takes long for.
-    large = dataclasses.replace(launch_sizes._INTERPRETED, whiten_pixels=4096)
-    monkeypatch.setattr(launch_sizes, "_INTERPRETED", large)
+    if path == "triton":
+        table = importlib.import_module("fastcifar.kernels.whiten_triton").SIZES
+        monkeypatch.setattr(table, "interpreted", dataclasses.replace(table.interpreted, pixels=4096))
     check(assert_close, tensors((5, 3, pixels, pixels), 6 * side**2, side, torch.float16, device=device))
 
 

@@ -1,12 +1,12 @@
 """Training on the Triton kernels is training on their references."""
 
 import dataclasses
+import importlib
 
 import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.kernels import launch_sizes
 from fastcifar.recipes import Augment, ModelConfig, OptimConfig, Recipe, SpeedrunConfig, get_recipe
 from fastcifar.training import Trainer
 
@@ -35,11 +35,14 @@ def on_the_cpu():
 def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch, recipe):
     pytest.importorskip("triton")
     # An interpreted program takes milliseconds whatever its size: few large ones.
-    norm = dataclasses.replace(launch_sizes._INTERPRETED.norm, rows=2048, channels=16)
-    large = dataclasses.replace(
-        launch_sizes._INTERPRETED, augment_block=1 << 15, flat_block=1 << 17, norm=norm, norm_gradient=norm
-    )
-    monkeypatch.setattr(launch_sizes, "_INTERPRETED", large)
+    for name, sizes in (
+        ("augment_triton", {"block": 1 << 15}),
+        ("flat_optimizer_triton", {"block": 1 << 17}),
+        ("norm_act_pool.forward", {"channels": 16}),
+        ("norm_act_pool.backward", {"channels": 16}),
+    ):
+        table = importlib.import_module(f"fastcifar.kernels.{name}").SIZES
+        monkeypatch.setattr(table, "interpreted", dataclasses.replace(table.interpreted, **sizes))
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     results = {}

@@ -9,24 +9,50 @@ those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.launch import kernel, launch
-from fastcifar.kernels.launch_sizes import launch_sizes
-from fastcifar.kernels.norm_act_pool_native import dense, empty_images, empty_pooled, out_size, unbiased
-
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
+from fastcifar.kernels.launch import LaunchSizes, launch, multiprocessors
+from fastcifar.kernels.norm_act_pool.native import dense, empty_images, empty_pooled, out_size
+from fastcifar.kernels.norm_act_pool.reference import unbiased
 
 # Triton annotates its ranges as no iterators, and what may be a constexpr as one:
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false
 
 
-@kernel()
-def _activated(y, alpha, ACTIVATION: tl.constexpr):
+@dataclass(frozen=True)
+class Sizes:
+    """What a pass is launched with."""
+
+    rows: int
+    """Pixels per tile; half of it where the 2x2 windows are accessed too."""
+    channels: int
+    """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
+    warps: int
+    stages: int
+    """Tiles on their way from memory at once, one of which is worked on; 1: the next is asked for when it is needed."""
+    programs: int
+    """Programs that a multiprocessor runs at once: its 65536 registers, by those of a program's threads."""
+    partials: int
+    """Programs of a first launch per group, at most: every program of the second merges their partial sums."""
+
+
+SIZES = LaunchSizes(
+    {
+        (8, 0): Sizes(rows=128, channels=32, warps=8, stages=1, programs=3, partials=128),
+        # Measured on an H100: the best of 90 for the layers of a speedrun94 step.
+        (9, 0): Sizes(rows=64, channels=32, warps=4, stages=3, programs=4, partials=128),
+    },
+    interpreted=Sizes(rows=2048, channels=64, warps=1, stages=1, programs=1, partials=4),
+)
+
+
+@triton.jit
+def activated(y, alpha, ACTIVATION: tl.constexpr):
     if ACTIVATION == "celu":
         y = tl.where(y > 0, y, alpha * (falling(y, alpha) - 1))
     elif ACTIVATION == "relu":
@@ -39,13 +65,13 @@ def _activated(y, alpha, ACTIVATION: tl.constexpr):
     return y
 
 
-@kernel()
+@triton.jit
 def falling(y, alpha):
     """CELU's slope: exp(y / alpha) below zero, 1 above; NaN for NaN."""
     return tl.exp(tl.where(y > 0, 0.0, y) * (1 / alpha))
 
 
-@kernel()
+@triton.jit
 def normal_distribution(y):
     """Of the standard normal distribution: what lies below y, and exp(-y * y / 2). By Abramowitz and Stegun's 7.1.26,
     to 1e-7: with `tl.erf`, which does not share its exponential with the density, these kernels have up to a third more
@@ -57,7 +83,7 @@ def normal_distribution(y):
     return tl.where(y < 0, tail, 1 - tail), bell
 
 
-@kernel()
+@triton.jit
 def window_corner(rows, height, width):
     """The row in x of the top left pixel of a pooled pixel's window; x has `height` x `width` pixels."""
     out_height, out_width = height // 2, width // 2
@@ -67,7 +93,7 @@ def window_corner(rows, height, width):
     return top * width + pixel % out_width * 2
 
 
-@kernel()
+@triton.jit
 def _max_of_window(x_ptr, rows, columns, mask, channels, height, width):
     """The first maximum of the 2x2 windows of the pooled rows, in float32, and its place, 0 to 3."""
     corners = x_ptr + window_corner(rows, height, width)[:, None] * channels + columns[None, :]
@@ -81,7 +107,7 @@ def _max_of_window(x_ptr, rows, columns, mask, channels, height, width):
     return tl.maximum(top, bottom, propagate_nan=tl.PropagateNan.ALL), place
 
 
-@kernel(do_not_specialize=["group_rows", "program_rows", "height", "width"])
+@triton.jit(do_not_specialize=["group_rows", "program_rows", "height", "width"])
 def _moments_kernel(
     x_ptr,  # [groups * group_rows, channels], or [N * height * width, channels] with POOL
     pooled_ptr,  # [groups * group_rows, channels], written with POOL
@@ -134,7 +160,7 @@ def _moments_kernel(
     tl.store(partial + channels, tl.where(squared < 0, 0.0, squared), real)  # rounding can make 0 negative; NaN stays
 
 
-@kernel()
+@triton.jit
 def _moments_of_group(
     group, partial_ptr, partials, partial_rows, group_rows, columns, channels, PARTIALS: tl.constexpr
 ):
@@ -151,13 +177,13 @@ def _moments_of_group(
     return mean, tl.sum(deviations + counts * offsets * offsets, axis=0) / group_rows
 
 
-@kernel()
+@triton.jit
 def _move(running_ptr, columns, real, target, momentum):
     before = tl.load(running_ptr + columns, real, other=0.0)
     tl.store(running_ptr + columns, before + momentum * (target - before), real)
 
 
-@kernel(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
+@triton.jit(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
 def _normalise_kernel(
     in_ptr,  # [groups * group_rows, channels]
     partial_ptr,  # float32 [groups, partials, 2, channels], of `partial_rows` rows each, the last of fewer
@@ -214,13 +240,13 @@ def _normalise_kernel(
         mask = (rows < last)[:, None] & real[None, :]
         places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
         values = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32)
-        out = _activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
+        out = activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
         if residual_ptr is not None:
             out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
         tl.store(out_ptr + places, out, mask)
 
 
-@kernel(do_not_specialize=["rows_total", "height", "width"])
+@triton.jit(do_not_specialize=["rows_total", "height", "width"])
 def _inference_kernel(
     x_ptr,  # [rows_total, channels], or [N * height * width, channels] with POOL
     mean_ptr,  # float32 [channels]
@@ -254,7 +280,7 @@ def _inference_kernel(
         values, _ = _max_of_window(x_ptr, rows, columns, mask, channels, height, width)
     else:
         values = tl.load(x_ptr + places, mask, other=0.0).to(tl.float32)
-    out = _activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
+    out = activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
     if residual_ptr is not None:
         out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + places, out, mask)
@@ -265,23 +291,20 @@ class Tiling:
     those that leave `partial` sums no more than can be merged at once."""
 
     def __init__(
-        self, inputs: Tensor, groups: int, *, windows: bool = False, gradient: bool = False, partial: bool = False
+        self, sizes: Sizes, inputs: Tensor, groups: int, *, windows: bool = False, partial: bool = False
     ) -> None:
-        sizes, multiprocessors = launch_sizes(inputs)
-        chosen = sizes.norm_gradient if gradient else sizes.norm
         images, channels, height, width = inputs.shape
         self.group_rows = images // groups * height * width
         self.tile = {
-            "ROWS": chosen.rows // 2 if windows else chosen.rows,
-            "CHANNELS": min(chosen.channels, 1 << (channels - 1).bit_length()),
-            "num_warps": chosen.warps,
+            "ROWS": sizes.rows // 2 if windows else sizes.rows,
+            "CHANNELS": min(sizes.channels, 1 << (channels - 1).bit_length()),
+            "num_warps": sizes.warps,
         }
-        self.stages = {"STAGES": chosen.stages}
-        self.partials = {"PARTIALS": sizes.norm_partials}
+        self.stages = {"STAGES": sizes.stages}
         across = -(-channels // self.tile["CHANNELS"])
         tiles = -(-self.group_rows // self.tile["ROWS"])
-        at_once = chosen.programs * multiprocessors
-        programs = max(1, min(at_once // (across * groups), sizes.norm_partials if partial else tiles, tiles))
+        at_once = sizes.programs * multiprocessors(inputs)
+        programs = max(1, min(at_once // (across * groups), sizes.partials if partial else tiles, tiles))
         self.program_rows = -(-tiles // programs) * self.tile["ROWS"]
         self.programs = -(-self.group_rows // self.program_rows)
         self.grid = (self.programs, across, groups)
@@ -311,7 +334,8 @@ def triton_forward(
     inputs = pooled if pool else x
     out = torch.empty_like(inputs)
     mean, var = (x.new_empty((groups, channels), dtype=torch.float32) for _ in range(2))
-    first, second = Tiling(inputs, groups, windows=pool, partial=True), Tiling(inputs, groups)
+    sizes = SIZES.of(x)
+    first, second = Tiling(sizes, inputs, groups, windows=pool, partial=True), Tiling(sizes, inputs, groups)
     partial = first.new_partials(inputs)
     launch(
         _moments_kernel,
@@ -351,7 +375,7 @@ def triton_inference(
     x, mean, var, bias, scale, residual = dense(x, mean, var, bias, scale, residual)
     channels, height, width = x.shape[1:]
     out = empty_images(x, *out_size(x, pool))
-    tiling = Tiling(out, 1, windows=pool)
+    tiling = Tiling(SIZES.of(x), out, 1, windows=pool)
     launch(
         _inference_kernel,
         (-(-tiling.group_rows // tiling.tile["ROWS"]), tiling.grid[1]),

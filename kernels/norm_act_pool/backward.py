@@ -1,24 +1,30 @@
-"""The Triton kernels of `norm_act_pool`'s gradient and their launches, as norm_act_pool_triton.py describes them."""
+"""The Triton kernels of `norm_act_pool`'s gradient and their launches, as forward.py describes them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.launch import kernel, launch
-from fastcifar.kernels.norm_act_pool_native import dense
-from fastcifar.kernels.norm_act_pool_triton import Tiling, falling, normal_distribution, window_corner
-
-if TYPE_CHECKING:
-    import triton.language as tl  # given to this module when Triton is loaded
+from fastcifar.kernels.launch import LaunchSizes, launch
+from fastcifar.kernels.norm_act_pool.forward import Sizes, Tiling, falling, normal_distribution, window_corner
+from fastcifar.kernels.norm_act_pool.native import dense
 
 # Triton annotates its ranges as no iterators:
 # pyright: reportGeneralTypeIssues=false
 
+SIZES = LaunchSizes(
+    {
+        (8, 0): Sizes(rows=128, channels=32, warps=8, stages=1, programs=2, partials=128),
+        # Measured, as those of the forward pass.
+        (9, 0): Sizes(rows=32, channels=64, warps=4, stages=3, programs=4, partials=128),
+    },
+    interpreted=Sizes(rows=2048, channels=64, warps=1, stages=1, programs=1, partials=4),
+)
 
-@kernel()
+
+@triton.jit
 def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
     """`gradient` times the activation's slope at y."""
     if ACTIVATION == "celu":
@@ -34,7 +40,7 @@ def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
     return gradient
 
 
-@kernel()
+@triton.jit
 def _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
     """Of a tile: the values less their mean, and the gradient before the activation, zero outside `mask`."""
     centred = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32) - mean[None, :]
@@ -42,7 +48,7 @@ def _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, a
     return centred, _sloped(gradient, centred * factor[None, :] + bias[None, :], alpha, ACTIVATION)
 
 
-@kernel()
+@triton.jit
 def _factor(deviation, scale_ptr, columns, real):
     """What centred values are multiplied by: 1 / their standard deviation, times the scale if there is one."""
     if scale_ptr is not None:
@@ -50,7 +56,7 @@ def _factor(deviation, scale_ptr, columns, real):
     return deviation
 
 
-@kernel(do_not_specialize=["group_rows", "program_rows"])
+@triton.jit(do_not_specialize=["group_rows", "program_rows"])
 def _slope_sums_kernel(
     gradient_ptr,  # of out, [groups * group_rows, channels]
     in_ptr,  # [groups * group_rows, channels]
@@ -92,7 +98,7 @@ def _slope_sums_kernel(
     tl.store(partial + channels, tl.sum(products, axis=0) * deviation, real)
 
 
-@kernel()
+@triton.jit
 def _merged(partial_ptr, first, last, columns, channels, PARTIALS: tl.constexpr):
     """Both sums over the partial ones from `first` up to, not including, `last`, `PARTIALS` at most."""
     part = first + tl.arange(0, PARTIALS)
@@ -102,7 +108,7 @@ def _merged(partial_ptr, first, last, columns, channels, PARTIALS: tl.constexpr)
     return sums, tl.sum(tl.load(partial + channels, known, other=0.0), axis=0)
 
 
-@kernel(do_not_specialize=["groups", "group_rows", "program_rows", "partials", "height", "width"])
+@triton.jit(do_not_specialize=["groups", "group_rows", "program_rows", "partials", "height", "width"])
 def _gradient_kernel(
     gradient_ptr,  # of out, [groups * group_rows, channels]
     in_ptr,  # [groups * group_rows, channels]
@@ -198,8 +204,8 @@ def triton_backward(
     groups, pool = len(mean), argmax is not None
     channels, height, width = x_gradient.shape[1:]
     bias_gradient, scale_gradient = torch.empty_like(bias), torch.empty_like(bias)
-    first = Tiling(inputs, groups, gradient=True, partial=True)
-    second = Tiling(inputs, groups, gradient=True, windows=pool)
+    sizes = SIZES.of(inputs)
+    first, second = Tiling(sizes, inputs, groups, partial=True), Tiling(sizes, inputs, groups, windows=pool)
     partial = first.new_partials(inputs)
     launch(
         _slope_sums_kernel,
@@ -218,7 +224,7 @@ def triton_backward(
         ACTIVATION=activation,
         POOL=pool,
         ODD=pool and bool(height % 2 or width % 2),
-        **second.partials,
+        PARTIALS=sizes.partials,
         **second.tile,
         **second.stages,
     )

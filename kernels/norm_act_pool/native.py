@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastcifar.kernels.norm_act_pool.reference import unbiased
+
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 _POOL_VALUES = 1 << 18
 """Input values that max-pool takes at a time, so that its 8-byte indices stay in the cache."""
@@ -110,11 +112,6 @@ def _slope(gradient: Tensor, values: Tensor, activation: str, alpha: float, is_r
     if activation == "gelu":
         return aten.gelu_backward.grad_input(gradient, values, grad_input=out)
     return aten.silu_backward.grad_input(gradient, values, grad_input=out)
-
-
-def unbiased(count: int) -> float:
-    """What makes a biased variance of `count` values the unbiased one, as torch's batch norm keeps it."""
-    return count / max(count - 1, 1)
 
 
 def native_forward(

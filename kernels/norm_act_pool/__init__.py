@@ -1,7 +1,7 @@
 """2x2 max-pool (optional), ghost or plain batch norm, activation and residual (optional), fused, with the gradient.
 
-This file: the specification (`norm_act_pool_reference`), the operators and the public functions. The kernels are in
-norm_act_pool_triton.py and norm_act_pool_triton_backward.py, the CPU's path in norm_act_pool_native.py.
+This file: the operators and the public functions. The specification is in reference.py, the CPU's path in native.py,
+the Triton kernels in forward.py and backward.py.
 
 Roofline, half precision, n elements in and m out (m = n, or n / 4 with pool). Forward, two launches: read x (2n bytes;
 with pool write the pooled x and its argmax, 3m), then read 2m, write 2m, read a residual 2m. Backward, two launches:
@@ -17,7 +17,7 @@ exponential as four: 15 to 18 m forward, 40 m backward.
 | 512x8x8 with pool | 63 MB | 71 MB | 15 + 17 us | 0.1 + 0.2 us |
 | 512x4x4, twice, one residual | 59 MB | 84 MB | 14 + 20 us | 0.2 + 0.4 us |
 | a whole step | 935 MB | 1254 MB | 218 + 292 us | 2 + 5 us |
-| speedrun network, batch 2000, 64x31x31 with pool | 448 MB | 505 MB | 104 + 117 us | 0.7 + 1.5 us |
+| SpeedrunNet, batch 2000, 64x31x31 with pool | 448 MB | 505 MB | 104 + 117 us | 0.7 + 1.5 us |
 | 64x15x15 | 173 MB | 288 MB | 40 + 67 us | 0.5 + 1.5 us |
 | 256x15x15 with pool | 406 MB | 456 MB | 94 + 106 us | 0.6 + 1.3 us |
 | 256x7x7 | 151 MB | 251 MB | 35 + 58 us | 0.5 + 1.3 us |
@@ -35,10 +35,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fastcifar.kernels.launch import use_triton
-from fastcifar.kernels.norm_act_pool_native import (
+from fastcifar.kernels.norm_act_pool.native import (
     dense,
     empty_images,
     empty_pooled,
@@ -46,60 +45,21 @@ from fastcifar.kernels.norm_act_pool_native import (
     native_forward,
     native_inference,
     out_size,
-    unbiased,
 )
-from fastcifar.kernels.norm_act_pool_triton import triton_forward, triton_inference
-from fastcifar.kernels.norm_act_pool_triton_backward import triton_backward
+from fastcifar.kernels.norm_act_pool.reference import norm_act_pool_reference
 from fastcifar.kernels.operators import autograd, operator
+
+__all__ = ["ACTIVATIONS", "norm_act_pool", "norm_act_pool_inference", "norm_act_pool_reference"]
 
 ACTIVATIONS = ("celu", "relu", "gelu", "silu", "none")
 
-# ---------------------------------------------------------------------------------------------------------- reference
-
-
-def _activate(values: Tensor, activation: str, alpha: float) -> Tensor:
-    if activation == "celu":
-        return functional.celu(values, alpha)
-    return values if activation == "none" else getattr(functional, activation)(values)
-
-
-def norm_act_pool_reference(
-    x: Tensor,
-    bias: Tensor,
-    scale: Tensor | None = None,
-    *,
-    groups: int = 1,
-    activation: str = "celu",
-    alpha: float = 0.3,
-    pool: bool = False,
-    eps: float = 1e-5,
-    residual: Tensor | None = None,
-    running: tuple[Tensor, Tensor] | None = None,
-    momentum: float = 0.1,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The specification of `norm_act_pool`, in plain torch with torch's own gradient.
-
-    The path that runs in its place on a CPU is `norm_act_pool_native.py`: the same function, several times as fast.
-    """
-    x = functional.max_pool2d(x, 2) if pool else x
-    grouped = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (groups, -1))
-    var, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0, keepdim=True)
-    values = (grouped - mean) * torch.rsqrt(var + eps)
-    values = values if scale is None else values * scale[:, None, None]
-    out = _activate(values + bias[:, None, None], activation, alpha).flatten(0, 1)
-    out = out if residual is None else out + residual
-    mean, var = (statistic.detach()[:, 0, :, 0, 0] for statistic in (mean, var))
-    if running is not None:
-        running[0].lerp_(mean.mean(0), momentum)
-        running[1].lerp_(var.mean(0) * unbiased(x.numel() // mean.numel()), momentum)
-    return out.to(x.dtype), mean, var
-
-
-# ----------------------------------------------------------------------------------------------------------- operator
-
 
 def _forward(x, *arguments):
-    return (triton_forward if use_triton(x) else native_forward)(x, *arguments)
+    if use_triton(x):
+        from fastcifar.kernels.norm_act_pool.forward import triton_forward
+
+        return triton_forward(x, *arguments)
+    return native_forward(x, *arguments)
 
 
 def _forward_fake(x, bias, scale, running_mean, running_var, momentum, groups, activation, alpha, pool, eps, residual):
@@ -109,18 +69,39 @@ def _forward_fake(x, bias, scale, running_mean, running_var, momentum, groups, a
 
 
 def _inference(x, *arguments):
-    return (triton_inference if use_triton(x) else native_inference)(x, *arguments)
+    if use_triton(x):
+        from fastcifar.kernels.norm_act_pool.forward import triton_inference
+
+        return triton_inference(x, *arguments)
+    return native_inference(x, *arguments)
 
 
 def _inference_fake(x, mean, var, bias, scale, activation, alpha, pool, eps, residual):
     return empty_images(x, *out_size(x, pool))
 
 
-def _backward(gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width):
+def _backward(
+    gradient: Tensor,
+    inputs: Tensor,
+    argmax: Tensor | None,
+    result: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    activation: str,
+    alpha: float,
+    eps: float,
+    height: int,
+    width: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of x, bias and scale."""
     x_gradient = empty_images(inputs, height, width)
     (inputs,) = dense(inputs)
     rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient)
     if use_triton(inputs):
+        from fastcifar.kernels.norm_act_pool.backward import triton_backward
+
         sums = triton_backward(gradient, inputs, argmax, *rest)
     else:
         sums = native_backward(gradient, inputs, argmax, result, *rest)
@@ -132,26 +113,9 @@ def _backward_fake(gradient, inputs, argmax, result, mean, var, bias, scale, act
     return x_gradient, torch.empty_like(bias), torch.empty_like(bias)
 
 
-operator(
-    "norm_act_pool(Tensor x, Tensor bias, Tensor? scale, Tensor(a!)? running_mean, Tensor(b!)? running_var, "
-    "float momentum, int groups, str activation, float alpha, bool pool, float eps, Tensor? residual) "
-    "-> (Tensor out, Tensor mean, Tensor var, Tensor pooled, Tensor argmax)",
-    _forward,
-    _forward_fake,
-)
-operator(
-    "norm_act_pool_backward(Tensor gradient, Tensor inputs, Tensor? argmax, Tensor? result, Tensor mean, Tensor var, "
-    "Tensor bias, Tensor? scale, str activation, float alpha, float eps, int height, int width) "
-    "-> (Tensor x, Tensor bias, Tensor scale)",
-    _backward,
-    _backward_fake,
-)
-operator(
-    "norm_act_pool_inference(Tensor x, Tensor mean, Tensor var, Tensor bias, Tensor? scale, str activation, "
-    "float alpha, bool pool, float eps, Tensor? residual) -> Tensor",
-    _inference,
-    _inference_fake,
-)
+operator("norm_act_pool", _forward, _forward_fake, signature=native_forward, mutates=("running_mean", "running_var"))
+operator("norm_act_pool_backward", _backward, _backward_fake)
+operator("norm_act_pool_inference", _inference, _inference_fake, signature=native_inference)
 
 
 def _save(ctx, inputs, output) -> None:
