@@ -20,9 +20,9 @@ from bench.record import append, describe_hardware
 from fastcifar.errors import UserError
 from fastcifar.experiments.half import WARM
 from fastcifar.experiments.outcome import known
-from fastcifar.experiments.store import leaves
 from fastcifar.output import RECORD
-from fastcifar.recipes import RECIPES, get_recipe
+from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
+from fastcifar.recipes.text import leaves
 from fastcifar.report.statistics import Summary, summarise
 from fastcifar.training.device import describe_device, resolve_device
 from fastcifar.training.record import DeviceFacts, RunRecord
@@ -84,9 +84,9 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
             raise UserError(
                 f"{source} is of no experiment half or table; allowed: results.json of fastcifar warm-start"
             )
-        recipe = result["recipe"]
+        recipe = recipe_from_dict(result["recipe"], str(source))
         cells = result.get("cells") or [
-            {**result, "network": recipe["network"], "optimizer": recipe["optim"]["name"]},
+            {**result, "network": recipe.network.kind, "optimizer": recipe.optimizer.kind},
         ]
         for cell in cells:
             for arm, found in cell["arms"].items():
@@ -95,7 +95,7 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
                 yield {
                     "table": "warm-start",
                     "row": {
-                        "recipe": f"`{recipe['name']}`",
+                        "recipe": f"`{recipe.name}`",
                         "network": cell["network"],
                         "optimiser": cell["optimizer"],
                         "images": f"{result['train_size']:,}",
@@ -108,7 +108,7 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
                     },
                     "n": summary.n,
                     "spread": f"standard deviation {summary.std:.2%}" if summary.std is not None else "-",
-                    "command": _warm_start_command(result),
+                    "command": _warm_start_command(result, recipe),
                     "settings": {
                         key: value
                         for key, value in result.items()
@@ -131,26 +131,34 @@ def _points(difference: dict | None) -> str:
     return f"{100 * found['mean']:+.2f}{interval}"
 
 
-def _warm_start_command(result: dict) -> str:
+def _warm_start_command(result: dict, recipe: Recipe) -> str:
     """The command line that makes this result again."""
     seeds, size = result["seeds"], result["subset"]["size"]
-    words = [f"fastcifar warm-start {result['experiment']} --recipe {result['recipe']['name']}"]
+    words = [f"fastcifar warm-start {result['experiment']} --recipe {recipe.name}"]
     words += [] if size is None else [f"--train-size {size}"]
-    words += [f"--{flag}" for flag in _changed(result["recipe"])]
+    words += [f"--{flag}" for flag in _changed(recipe)]
     words += [f"--runs {len(seeds)}", *([f"--seed {seeds[0]}"] if seeds[0] else [])]
     if "eval_every" in result:
         words.append(f"--eval-every {result['eval_every']}")
     return " ".join(words)
 
 
-def _changed(recipe: dict) -> Iterator[str]:
-    """The flags for the fields in which a recipe's values, as JSON, differ from those of the recipe of its name."""
-    if recipe["name"] in RECIPES:
-        named = dict(leaves(json.loads(json.dumps(dataclasses.asdict(get_recipe(recipe["name"]))))))
-        for name, value in leaves(recipe):
-            if value != named[name]:
-                words = map(str, value) if isinstance(value, list) else [str(value)]
-                yield " ".join([name.replace("_", "-"), *words])
+def _changed(recipe: Recipe) -> Iterator[str]:
+    """The flags for the fields in which a recipe differs from the recipe of its name."""
+    if recipe.name in RECIPES:
+        named = dict(leaves(dataclasses.asdict(get_recipe(recipe.name))))
+        for name, value in leaves(dataclasses.asdict(recipe)):
+            if value != named.get(name):
+                yield " ".join([name.removesuffix(".kind").replace("_", "-"), *_words(value)])
+
+
+def _words(value: object) -> Iterator[str]:
+    """A field's value as a flag takes it: a list by its items, one of pairs by their items."""
+    if isinstance(value, tuple):
+        for item in value:
+            yield from _words(item)
+    else:
+        yield str(value)
 
 
 KINDS: dict[str, Callable[[Sequence[Path]], Iterator[Result]]] = {"recipes": recipes, "warm-start": warm_start}

@@ -19,7 +19,6 @@ named, in rounds in which one checkout's process steps while the other's waits. 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import itertools
 import math
@@ -37,15 +36,12 @@ from bench.program import add_save_option, new_parser, run_program
 from bench.record import ROOT, commit, show
 from bench.resident import ProgramError, Resident
 from fastcifar.errors import UserError
+from fastcifar.experiments.verify import shorten
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.training import resolve_dtype
-from fastcifar.training.timeline import Timeline
 
 SOME = ("speedrun94", "warmstart-resnet18", "warmstart-mlp", "warmstart-narrow")
 TIMED = ("davidnet", "speedrun94")
-LEAST_STEPS, LEAST_EPOCHS = 20, 10
-LEFT_OVER = 17
-"""Images beyond whole batches, which an epoch drops."""
 QUICK_IMAGES = 400
 STEPS_A_ROUND = 3
 _SIDE = 32
@@ -147,7 +143,7 @@ class Checkouts:
         """Train on both sides at once; what to say of it, and whether all bits are equal."""
         request = {"recipe": recipe.name, "part": part, "dtype": dtype, "train_size": QUICK_IMAGES}
         if part == "steps":
-            request["epochs"], request["train_size"] = shorten(recipe)
+            request["epochs"], request["train_size"] = shorten(recipe, _SIDE)
 
         def tensors_of(side: str) -> dict[str, torch.Tensor] | ProgramError:
             out = Path(self._scratch.name) / f"{side}.pt"
@@ -197,19 +193,6 @@ def make_view(checkout: Path, folder: Path) -> Path:
     return folder
 
 
-def shorten(recipe: Recipe) -> tuple[float, int]:
-    """The epochs, not more than the recipe's, and the training images that make at least `LEAST_STEPS` steps of it: the
-    fewest images, as batches of early epochs and of those that leave images out, and at least `LEAST_EPOCHS` epochs
-    where it has more, as some stages begin at an epoch."""
-    fewest = max(2, math.ceil(1 / recipe.select.keep))
-    return next(
-        (epochs, images)
-        for images in itertools.count(fewest * recipe.batch_size + LEFT_OVER, recipe.batch_size)
-        for epochs in (*range(LEAST_EPOCHS, math.floor(recipe.epochs)), recipe.epochs)
-        if Timeline(dataclasses.replace(recipe, epochs=epochs), images, _SIDE).total_steps >= LEAST_STEPS
-    )
-
-
 def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: int) -> dict[str, object]:
     """Time `rounds` rounds of `STEPS_A_ROUND` steps on noise on each side, after one that is not counted, which side is
     first changing from round to round; the result as `bench.record.append` takes it."""
@@ -218,7 +201,7 @@ def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: 
         "recipe": recipe.name,
         "part": "time",
         "dtype": dtype,
-        "train_size": shorten(recipe)[1],
+        "train_size": shorten(recipe, _SIDE)[1],
         "steps": STEPS_A_ROUND,
     }
     seconds: dict[str, list[float]] = {"base": [], "this": []}

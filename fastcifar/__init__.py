@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so does __getattr__ below
+    from fastcifar.catalogue import dataset as dataset
     from fastcifar.data import Dataset as Dataset
     from fastcifar.data import EpochPlan as EpochPlan
     from fastcifar.data import Loader as Loader
@@ -26,25 +27,43 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.data import load_dataset as load_dataset
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
     from fastcifar.errors import UserError as UserError
-    from fastcifar.models import MLP as MLP
     from fastcifar.models import ConvBN as ConvBN
     from fastcifar.models import ConvResBlock as ConvResBlock
-    from fastcifar.models import DavidNet as DavidNet
     from fastcifar.models import GhostBatchNorm as GhostBatchNorm
     from fastcifar.models import GlobalMaxPool as GlobalMaxPool
     from fastcifar.models import Head as Head
+    from fastcifar.models import Network as Network
     from fastcifar.models import PatchWhitening as PatchWhitening
-    from fastcifar.models import ResNet18 as ResNet18
-    from fastcifar.models import SpeedrunNet as SpeedrunNet
+    from fastcifar.models.davidnet import DavidNet as DavidNet
+    from fastcifar.models.mlp import MLP as MLP
+    from fastcifar.models.resnet import ResNet18 as ResNet18
+    from fastcifar.models.speedrun import SpeedrunNet as SpeedrunNet
     from fastcifar.optim import LARS as LARS
     from fastcifar.optim import SGD as SGD
     from fastcifar.optim import FlatModel as FlatModel
-    from fastcifar.optim import Lookahead as Lookahead
-    from fastcifar.optim import Muon as Muon
+    from fastcifar.optim import FlatOptimizer as FlatOptimizer
+    from fastcifar.optim import GroupOptimizer as GroupOptimizer
+    from fastcifar.optim.muon import Muon as Muon
     from fastcifar.recipes import Augment as Augment
     from fastcifar.recipes import EvaluateConfig as EvaluateConfig
+    from fastcifar.recipes import NetworkConfig as NetworkConfig
+    from fastcifar.recipes import OptimizerConfig as OptimizerConfig
     from fastcifar.recipes import Recipe as Recipe
+    from fastcifar.recipes import TransformConfig as TransformConfig
+    from fastcifar.recipes import change as change
     from fastcifar.recipes import get_recipe as get_recipe
+    from fastcifar.recipes import network as network
+    from fastcifar.recipes import optimizer as optimizer
+    from fastcifar.recipes import setting as setting
+    from fastcifar.recipes import transform as transform
+    from fastcifar.recipes import trick as trick
+    from fastcifar.recipes.networks.davidnet import DavidNetConfig as DavidNetConfig
+    from fastcifar.recipes.networks.mlp import MLPConfig as MLPConfig
+    from fastcifar.recipes.networks.resnet18 import ResNet18Config as ResNet18Config
+    from fastcifar.recipes.networks.speedrun import SpeedrunConfig as SpeedrunConfig
+    from fastcifar.recipes.optimizers.lars import LARSConfig as LARSConfig
+    from fastcifar.recipes.optimizers.muon import MuonConfig as MuonConfig
+    from fastcifar.recipes.optimizers.sgd import SGDConfig as SGDConfig
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
     from fastcifar.start import WarmStart as WarmStart
@@ -58,18 +77,25 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.training import evaluate as evaluate
     from fastcifar.training import load_run as load_run
     from fastcifar.training import train as train
-    from fastcifar.transforms import cutout as cutout
-    from fastcifar.transforms import jitter as jitter
-    from fastcifar.transforms import normalize as normalize
-    from fastcifar.transforms import random_crop as random_crop
-    from fastcifar.transforms import random_flip as random_flip
+    from fastcifar.transforms import *  # noqa: F403 (its __all__, read by type checkers as by _names below)
 
 else:  # hidden from type checkers, to which a module with a __getattr__ has every name
+
+    def _names(node: ast.ImportFrom) -> list[str]:
+        """What an import brings; where that is all of a module, what its __all__ says, without importing it."""
+        if node.names[0].name != "*":
+            return [alias.name for alias in node.names]
+        source = Path(__file__).parents[1].joinpath(*node.module.split(".")).with_suffix(".py")
+        for line in ast.parse(source.read_text(encoding="utf-8")).body:
+            if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__":
+                return ast.literal_eval(line.value)
+        raise ImportError(f"{source} has no __all__")
+
     _HOMES = {
-        alias.name: str(node.module)
+        name: str(node.module)
         for node in ast.walk(ast.parse(Path(__file__).read_text(encoding="utf-8")))
         if isinstance(node, ast.ImportFrom) and str(node.module).startswith("fastcifar.")
-        for alias in node.names
+        for name in _names(node)
     }
     __all__ = sorted(_HOMES)
 

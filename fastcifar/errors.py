@@ -1,4 +1,12 @@
-"""The errors that a user can cause or must hear of. Standard library only: raising one never imports torch."""
+"""The errors that a user can cause or must hear of, and the word that was probably meant.
+
+Standard library only: raising one never imports torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 
 class UserError(ValueError):
@@ -8,3 +16,14 @@ class UserError(ValueError):
 class NonFiniteLoss(ArithmeticError):
     """Training met a NaN or infinite loss. The message names the step and the likely cause. The command line exits with
     3."""
+
+
+class RenamedWarning(UserWarning):
+    """A recipe, or what was kept of a run, calls something by an older name; it is read all the same."""
+
+
+def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return a hint to append to an error line, "; did you mean 'epochs'?", or nothing where no known word is near."""
+    spelling = {name.lower(): name for name in known}
+    near = difflib.get_close_matches(word.lower(), spelling, n=1)
+    return f"; did you mean '{prefix}{spelling[near[0]]}'?" if near else ""

@@ -73,7 +73,7 @@ def jitter(
     x: torch.Tensor, brightness: float, contrast: float = 0.0, generator: torch.Generator | None = None
 ) -> torch.Tensor:
     """Make each floating, normalized image x into (x + b) * c: b is uniform within -`brightness` to `brightness`, c
-    within 1 - `contrast` to 1 + `contrast` (hiverge, cifar10-speedrun, 2025)."""
+    within 1 - `contrast` to 1 + `contrast` (hiverge, 2025)."""
     _sides(x)
     if x.dtype == torch.uint8:
         raise UserError("x is uint8; allowed: floating images, as normalize makes them")

@@ -75,3 +75,13 @@ def wheel(tmp_path_factory) -> Path:
     done = subprocess.run([sys.executable, "-c", build], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "dist" / done.stdout.split()[-1]
+
+
+@pytest.fixture(scope="session")
+def installed(wheel, tmp_path_factory) -> Path:
+    """A folder that the wheel is installed in, alone."""
+    folder = tmp_path_factory.mktemp("site")
+    pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--target", folder, wheel]
+    done = subprocess.run(pip, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder

@@ -96,11 +96,7 @@ print(
 """
 
 
-def test_everything_of_ones_own_trains_together_in_bfloat16_from_an_installed_wheel(wheel, tmp_path):
-    installed = tmp_path / "site"
-    pip = [sys.executable, "-m", "pip", "--quiet", "install", "--no-deps", "--target", installed, wheel]
-    done = subprocess.run(pip, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_everything_of_ones_own_trains_together_in_bfloat16_from_an_installed_wheel(installed, tmp_path):
     (tmp_path / "program.py").write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, "program.py", "run"],

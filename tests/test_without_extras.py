@@ -16,9 +16,9 @@ TRAINING = """
 import dataclasses, importlib, sys, tempfile
 import fastcifar
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import MLPConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
 
-recipe = dataclasses.replace(fastcifar.get_recipe("warmstart-mlp"), epochs=1, batch_size=32, mlp=MLPConfig((8,)))
+recipe = dataclasses.replace(fastcifar.get_recipe("warmstart-mlp"), epochs=1, batch_size=32, network=MLPConfig((8,)))
 run = fastcifar.train(recipe, make_synthetic(64, 50), device="cpu")
 with tempfile.TemporaryDirectory() as folder:
     _, model, record = fastcifar.load_run(run.save(folder + "/run"))

@@ -13,8 +13,7 @@ from bench.campaign.recipes import shrink
 from bench.peers.programs import OURS, PROGRAMS
 from bench.peers.race import SIDES, take_turns
 from fastcifar.errors import UserError
-from fastcifar.recipes import RECIPES, to_toml
-from fastcifar.recipes.change import change
+from fastcifar.recipes import RECIPES, change, to_toml
 
 RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")
 """The programs set beside ours, in order of value."""
@@ -65,7 +64,7 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
 def tiny_recipe() -> str:
     """A file with a recipe of a few steps of a narrow network."""
     file = scratch() / "tiny.toml"
-    few = {"epochs": 0.01, "speedrun.widths": [8, 8, 8], "evaluate.tta": "none"}
+    few = {"epochs": 0.01, "network.widths": [8, 8, 8], "evaluate.tta": "none"}
     recipe = change(shrink(RECIPES["speedrun94"]), {"name": TINY_RIVAL, **few})
     file.write_text(to_toml(recipe), encoding="utf-8")
     return str(file)

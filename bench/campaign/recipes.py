@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.campaign.campaign import Campaign
-from fastcifar.recipes import RECIPES, Recipe, quick
-from fastcifar.recipes.change import change
+from fastcifar.recipes import RECIPES, Recipe, change, quick
 
 
 def _of_batch(size: int, lr: float) -> dict[str, Any]:
@@ -17,17 +16,17 @@ def _of_batch(size: int, lr: float) -> dict[str, Any]:
     return {
         "batch_size": size,
         "label_smoothing": 0.09,
-        "speedrun.norm_momentum": 1 - 0.5566,
-        "optim.lr": lr,
-        "optim.momentum": 0.655,
-        "optim.weight_decay": 1.0418e-6 * size,
-        "optim.filter_decay": lr * 1.0418e-6 * size,
-        "optim.bias_lr": 0.0573 * size,
-        "optim.head_lr": 0.5415 * size,
-        "optim.sgd_momentum": 0.825,
-        "optim.ns_coefficients": [3.4576, -4.7391, 2.0843],
-        "optim.norm_every": 2,
-        "optim.norm_growth": 15,
+        "network.norm_momentum": 1 - 0.5566,
+        "optimizer.lr": lr,
+        "optimizer.momentum": 0.655,
+        "optimizer.weight_decay": 1.0418e-6 * size,
+        "optimizer.filter_decay": lr * 1.0418e-6 * size,
+        "optimizer.bias_lr": 0.0573 * size,
+        "optimizer.head_lr": 0.5415 * size,
+        "optimizer.sgd_momentum": 0.825,
+        "optimizer.ns_coefficients": [3.4576, -4.7391, 2.0843],
+        "optimizer.norm_every": 2,
+        "optimizer.norm_growth": 15,
     }
 
 
@@ -38,7 +37,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "davidnet": ("davidnet", {}),
     "speedrun94-1024": ("speedrun94", _of_batch(1024, lr=0.19)),
     "speedrun94-1536": ("speedrun94", _of_batch(1536, lr=0.2255)),
-    "speedrun94-in-turn": ("speedrun94", {"optim.overlap": False}),
+    "speedrun94-in-turn": ("speedrun94", {"optimizer.overlap": False}),
     OTHER_SEARCH: ("speedrun94", {"cudnn_search": not RECIPES["speedrun94"].cudnn_search}),
     "davidnet-searched": ("davidnet", {"cudnn_search": True}),
     "speedrun95": ("speedrun95", {}),

@@ -17,7 +17,7 @@ KERNELS = ["tests/kernels", "--ignore=tests/kernels/test_compile_ahead.py"]
 """All but what compiles for GPUs that are not there."""
 OTHERS = ["tests/optim", "tests/training", "tests/data", "-m", "gpu", "--continue-on-collection-errors"]
 """Files that need what is not here are left out so."""
-TINY = ["tests/optim/test_lookahead.py"]
+TINY = ["tests/optim/test_newton_schulz.py"]
 
 
 def tests(campaign: Campaign) -> Iterator[Line]:

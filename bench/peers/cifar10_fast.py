@@ -23,7 +23,7 @@ from bench.peers.source import Shims, load_module, stand_in
 from bench.program import new_parser, run_program
 from fastcifar.data import Dataset, Loader, load_dataset
 from fastcifar.kernels import cross_entropy
-from fastcifar.models import DavidNet
+from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import FlatModel, FlatSGD
 from fastcifar.recipes import Recipe, get_recipe
 
@@ -137,7 +137,7 @@ class PeerTrainer:
             "V": whitening,
         }  # their filter is V / sqrt(Λ + 1e-2): exactly `whitening`
         prep = partial(peer.whitening_block, **eigens)
-        channels = dict(zip(("prep", "layer1", "layer2", "layer3"), recipe.model.widths, strict=True))
+        channels = dict(zip(("prep", "layer1", "layer2", "layer3"), recipe.network.widths, strict=True))
         net = peer.net(channels, weight=1 / 16, conv_bn=peer.conv_bn, prep=prep)
         self.model = peer.Network(net).to(whitening.dtype)
         batch, epochs = recipe.batch_size, recipe.epochs
@@ -180,7 +180,7 @@ class OurTrainer:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, dtype: torch.dtype, total_steps: int) -> None:
         self.recipe = recipe
-        model = DavidNet(recipe.model, len(dataset.classes), dataset.mean, dataset.std)
+        model = DavidNet(recipe.network, len(dataset.classes), dataset.mean, dataset.std)
         self.flat = FlatModel(model, dtype)
         model.fit_whitening(dataset.train.images)
         self.whitening = model.whitening.weight.detach().contiguous()
@@ -215,15 +215,15 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     widths change no formula.
     """
     recipe = get_recipe("davidnet")
-    narrow = tuple(width // 8 for width in recipe.model.widths)
-    recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, widths=narrow))
+    narrow = tuple(width // 8 for width in recipe.network.widths)
+    recipe = dataclasses.replace(recipe, network=dataclasses.replace(recipe.network, widths=narrow))
     dataset = load_dataset("cifar10", data_dir)
     steps_per_epoch = len(dataset.train) // recipe.batch_size
     torch.manual_seed(0)
     ours = OurTrainer(recipe, dataset, torch.float64, round(round(steps_per_epoch * recipe.epochs)))
     theirs = PeerTrainer(load_peer(checkout), recipe, ours.whitening, steps_per_epoch)
     ours.take_weights(theirs.model)
-    order = ghost_order(recipe.batch_size, recipe.model.ghost_batch)
+    order = ghost_order(recipe.batch_size, recipe.network.ghost_batch)
     losses = []
     for (images, labels), _ in zip(_loader(dataset, recipe, torch.float64), range(steps), strict=False):
         their_loss = theirs.step(images.contiguous(), labels)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from fastcifar import __version__
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError, did_you_mean
 
 COMMANDS = {
     "train": "fastcifar.cli.train",
@@ -31,6 +34,7 @@ Trains CIFAR-10 networks as fast as the hardware allows, repeatably and measured
   eval RUN_DIR         evaluate the network of a saved run again
   recipes              list the named recipes
   recipes show NAME    print a recipe as a TOML file, which train --recipe reads
+  recipes tricks       the tricks that a recipe can use: what they are, who had them
   data info            what a data set holds and where it was found
   warm-start NAME      experiments of many runs on warm starts: half, table or online
   flops                count a recipe's operations and bytes, and the least time they mean
@@ -41,10 +45,10 @@ Trains CIFAR-10 networks as fast as the hardware allows, repeatably and measured
 
 examples:
   fastcifar train --quick                       under a minute on two CPU cores
-  fastcifar train --recipe davidnet --runs 5    seeds 0 to 4: mean, spread, interval
-  fastcifar train --epochs 12 --optim.lr 0.8    every field of a recipe is a flag
+  fastcifar train --runs 5                      seeds 0 to 4: mean, spread, interval
+  fastcifar train --epochs 12 --optimizer.lr 2  every field of a recipe is a flag
 
-exit status: 0 done, 2 bad input, 3 the loss became NaN or infinite, 130 interrupted
+exit status: 0 done, 1 ablate --verify found something, 2 bad input, 3 the loss became NaN or infinite, 130 interrupted
 """
 
 
@@ -52,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (the process's own arguments if None) and return its exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        status = _run(args)
+        with _renamings_in_a_line():
+            status = _run(args)
         sys.stdout.flush()
         return status
     except SystemExit as stop:  # after --help
@@ -79,12 +84,31 @@ def _run(args: list[str]) -> int:
         module = COMMANDS.get(" ".join(args[:words]))
         if module:
             return importlib.import_module(module).main(args[words:])
-    from fastcifar.recipes.fields import did_you_mean
-
     given = " ".join(args[:2] if args[0] == "data" else args[:1])
     raise UserError(f"unknown command {given!r}{did_you_mean(given, COMMANDS)}; allowed: {', '.join(COMMANDS)}")
 
 
+@contextlib.contextmanager
+def _renamings_in_a_line() -> Iterator[None]:
+    """Show a `RenamedWarning`, once each, as errors are shown."""
+    with warnings.catch_warnings():
+        others = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
+            if issubclass(category, RenamedWarning):
+                _say(message)
+            else:
+                others(message, category, *where)
+
+        warnings.showwarning = show
+        warnings.simplefilter("default", RenamedWarning)
+        yield
+
+
 def _fail(message: object, status: int) -> int:
-    print("fastcifar: " + " ".join(str(message).split()), file=sys.stderr)
+    _say(message)
     return status
+
+
+def _say(message: object) -> None:
+    print("fastcifar: " + " ".join(str(message).split()), file=sys.stderr)

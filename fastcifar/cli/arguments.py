@@ -1,101 +1,283 @@
-"""Command-line arguments typed by tyro from a dataclass; every refusal is a UserError of one line."""
+"""What the words of a command line mean. A recipe's fields are read here, in the grammar of recipe files; all other
+flags by tyro, from a dataclass. The help of both is tyro's. Every refusal is a UserError of one line."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import inspect
 import io
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
+from tyro.conf import arg
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe, get_recipe, quick
-from fastcifar.recipes.fields import allowed, did_you_mean
+from fastcifar.catalogue import DATASETS
+from fastcifar.errors import RenamedWarning, UserError, did_you_mean
+from fastcifar.recipes import DEFAULT_RECIPE, NETWORKS, OPTIMIZERS, QUICK_TRAIN_SIZE, Recipe, change, get_recipe, quick
+from fastcifar.recipes.declare import Checked, field_docs
+from fastcifar.recipes.legacy import GONE, modern_path
+from fastcifar.recipes.text import allowed, field_hints, read_value, with_all_transforms
+from fastcifar.registry import import_plugin
 
 Options = TypeVar("Options")
 
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
 """A flag without a value, off unless given."""
 
 
-def parse(args: Sequence[str], default: Options, prog: str) -> Options:
-    """The options in `args`: a dataclass like `default`, which holds the value of every flag that is not given.
+@dataclass(frozen=True)
+class PluginOptions:
+    """Of every command that reads a recipe, a run or a data set."""
 
-    `--help` prints the help and raises SystemExit(0). Raises UserError for anything that cannot be read, with the flag
-    and what is allowed; tyro itself would draw a box of several lines.
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="MODULE", help_behavior_hint="")] = ()
+    """A module to import first, which registers networks, optimizers, transforms or data sets of your own; may be given
+    several times."""
+
+
+@dataclass(frozen=True)
+class RecipeOptions(PluginOptions):
+    """Of every command whose flags change a recipe; read by `parse_with_recipe`."""
+
+    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = DEFAULT_RECIPE
+    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
+    network: str = ""
+    """The network; where it is not the recipe's, with its own defaults."""
+    optimizer: str = ""
+    """The optimizer; where it is not the recipe's, with its own defaults."""
+    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
+    """The recipe with all of these; its fields are flags too, whose help stands last."""
+
+
+def parse(args: Sequence[str], default: Options, prog: str) -> Options:
+    """Return the options in `args`: a dataclass like `default`, which holds the value of every flag that is not given.
+
+    The modules in --plugin are imported. `--help` prints the help and raises SystemExit(0). Raises UserError for
+    anything that cannot be read, with the flag and what is allowed; tyro itself would draw a box of several lines.
     """
+    import_plugins(args)
+    flags = _flags(default)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            options, rest = tyro.cli(type(default), args=args, default=default, prog=prog, return_unknown_args=True)
+            options, rest = tyro.cli(
+                type(default), args=args, default=default, prog=prog, return_unknown_args=True, registry=_SHOWN
+            )
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise _refusal(stop, _flags(type(default)), args, prog) from None
+        raise _refusal(stop, flags, args, prog) from None
     if rest:
-        raise _unknown(rest, _flags(type(default)), prog)
+        raise _unknown(rest, flags, prog)
+    name = getattr(options, "dataset", None)
+    if name is not None:
+        DATASETS[name]  # refuses an unknown one
     return options
 
 
-def parse_with_recipe(args: Sequence[str], options: Callable[..., Options], prog: str) -> Options:
-    """The same for a dataclass with the fields `recipe`, `train_size` and `settings`. --recipe and --quick are read
-    first: they give the other fields their defaults."""
-    name = last_given(args, "--recipe") or "davidnet"
-    recipe, train_size = get_recipe(name), None
-    if last_given(args, "--quick") is not None:
-        recipe, train_size = quick(recipe)
-    return parse(args, options(recipe=name, train_size=train_size, settings=recipe), prog)
+def parse_with_recipe(
+    args: Sequence[str],
+    options: Callable[..., Options],
+    prog: str,
+    *,
+    default: Recipe | None = None,
+    in_short: Callable[[Recipe], Recipe] | None = lambda recipe: quick(recipe)[0],
+    **defaults: Any,
+) -> Options:
+    """Return the options in `args` of a class of `RecipeOptions`, in three passes.
+
+    First --plugin. Then what other defaults depend on: --recipe (without it the recipe is `default`), --network and
+    --optimizer, which take another kind with its own defaults, and --quick, which is what `in_short` makes of that
+    (None: the command has no such flag). Then every other field of that recipe, and the command's own flags, whose
+    defaults are `defaults`.
+    """
+    import_plugins(args)
+    name = last_given(args, "--recipe")
+    recipe = default or get_recipe(DEFAULT_RECIPE)
+    if name:
+        recipe = get_recipe(name)
+    kinds = {section: kind for section in _OPEN if (kind := last_given(args, f"--{section}"))}
+    recipe = _with_kinds(recipe, kinds, args)
+    if in_short and last_given(args, "--quick") is not None:
+        recipe = in_short(recipe)
+    changes, rest = _read_fields(recipe, args)
+    recipe = _changed(recipe, changes)
+    kinds = {section: getattr(recipe, section).kind for section in _OPEN}
+    return parse(rest, options(recipe=name or recipe.name, settings=recipe, **kinds, **defaults), prog)
+
+
+def import_plugins(args: Sequence[str]) -> None:
+    """Import the modules in --plugin."""
+    for flag, words in map(_read, _groups(args)):
+        if flag == "--plugin":
+            if not words:
+                raise UserError("--plugin has no value; allowed: a module, as in package.module")
+            import_plugin(words[0])
+
+
+def quick_train_size(args: Sequence[str]) -> int | None:
+    """Return the training images of --quick; None where that is not given."""
+    return None if last_given(args, "--quick") is None else QUICK_TRAIN_SIZE
 
 
 def last_given(args: Sequence[str], flag: str) -> str | None:
-    """The last value given to `flag`, read before the other flags can be; None where the flag is absent."""
-    values = [words[0] if words else "" for given, words in _given(args) if given == flag]
+    """Return the last value given to `flag`, read before the other flags can be; None where the flag is absent."""
+    values = [words[0] if words else "" for given, words in map(_read, _groups(args)) if given == flag]
     return values[-1] if values else None
 
 
-def _given(args: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
-    """Each flag in `args`, spelled with hyphens, with the words up to the next flag."""
-    flag, words = "", []
+def _groups(args: Sequence[str]) -> list[list[str]]:
+    """Split `args` before each flag: the first words, which belong to none, then each flag with the words up to the
+    next."""
+    groups: list[list[str]] = [[]]
     for word in args:
-        if word.startswith("--"):
-            if flag:
-                yield flag, words
-            flag, equals, value = word.partition("=")
-            flag, words = flag.replace("_", "-"), [value] if equals else []
-        else:
-            words.append(word)
-    if flag:
-        yield flag, words
+        if word.startswith("--") or word == "-h":
+            groups.append([])
+        groups[-1].append(word)
+    return groups
 
 
-def _flags(cls: type, prefix: str = "") -> dict[str, Any]:
-    """Every flag with the type hint of its value. A recipe's own fields stand bare, its sections' behind a dot."""
+def _read(group: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the flag, spelled with hyphens, and the words of one of `_groups`; --flag=word is a word too."""
+    if not group or not group[0].startswith("-"):
+        return "", list(group)
+    flag, equals, value = group[0].partition("=")
+    return flag.replace("_", "-"), [value] * bool(equals) + list(group[1:])
+
+
+def _read_fields(recipe: Recipe, args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the flags that name fields of `recipe`, by dotted names, and all other words of `args`."""
+    fields = {_flag(name): (name, hint) for name, hint in field_hints(recipe).items()}
+    changes: dict[str, Any] = {}
+    rest: list[str] = []
+    for group in _groups(args):
+        flag, words = _read(group)
+        if flag not in fields:
+            rest += group
+            continue
+        name, hint = fields[flag]
+        if not words:
+            raise UserError(f"{flag} has no value; allowed: {allowed(hint)}")
+        if get_origin(hint) is not tuple and len(words) > 1:
+            raise UserError(f"unexpected argument {words[1]!r} after {flag} {words[0]}; allowed: {allowed(hint)}")
+        changes[name] = read_value(words, hint)
+    return changes, rest
+
+
+def _with_kinds(recipe: Recipe, kinds: Mapping[str, str], args: Sequence[str]) -> Recipe:
+    """Return `recipe` with other kinds. Where it does not go with one as it is, as early crops do not with a network
+    that takes whole images, the fields in `args` that every recipe has may help."""
+    try:
+        return _changed(recipe, kinds)
+    except UserError:
+        fields = {name: value for name, value in _read_fields(recipe, args)[0].items() if not _is_open(name)}
+        return _changed(recipe, {**kinds, **fields})
+
+
+def _is_open(name: str) -> bool:
+    return name.partition(".")[0] in _OPEN
+
+
+def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
+    """Return `recipe` with other values in some fields; refusals name the field alone."""
+    try:
+        return change(recipe, changes, "flags")
+    except UserError as error:
+        raise UserError(str(error).removeprefix("flags: ")) from None
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _flags(options: Any) -> dict[str, Any]:
+    """Return every flag of the dataclass `options` with the type hint of its value, those of a recipe in it too."""
     flags = {}
-    for name, hint in get_type_hints(cls).items():
-        if not any(field.name == name for field in dataclasses.fields(cls)):
-            continue  # a class variable
-        name = name.replace("_", "-")
-        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
-            flags |= _flags(hint, "" if hint is Recipe else f"{prefix}{name}.")
+    for name, hint in get_type_hints(type(options)).items():
+        if name == "settings":
+            flags |= {_flag(field): hint for field, hint in field_hints(options.settings).items()}
             continue
         if get_origin(hint) in (UnionType, Union):  # X | None: None stands for a flag that is not given
             hint = get_args(hint)[0]
-        flags[f"--{prefix}{name}"] = hint
-        if hint is bool and prefix:
-            flags[f"--{prefix}no-{name}"] = hint
+        flags[_flag(name)] = hint
     return flags
 
 
+_OPEN: dict[str, Mapping[str, Any]] = {"network": NETWORKS, "optimizer": OPTIMIZERS}
+"""The sections of a recipe that are of one kind of several."""
+_LISTED: dict[str, Callable[[], Mapping[str, str]]] = {
+    "network": lambda: {kind: _summary(config) for kind, config in NETWORKS.items()},
+    "optimizer": lambda: {kind: _summary(config) for kind, config in OPTIMIZERS.items()},
+    "dataset": lambda: {name: entry.summary for name, entry in DATASETS.items()},
+}
+"""Flags whose help names what is registered, each with a line."""
+_SHOWN = ConstructorRegistry()
+
+
+def _summary(config: type) -> str:
+    """Return the docstring of a configuration up to the end of its first statement."""
+    return re.split(r"[;.:](?:\s|$)(?![^(]*\))", " ".join((inspect.getdoc(config) or "").split()))[0]
+
+
+@_SHOWN.struct_rule
+def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
+    """Tell tyro which flags a dataclass has. A recipe's are for the help alone: they are read before."""
+    values = with_all_transforms(info.default) if isinstance(info.default, Recipe) else info.default
+    if not dataclasses.is_dataclass(values) or isinstance(values, type):
+        return None
+    cls, is_recipe = type(values), isinstance(values, Checked)
+    hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
+    shown = []
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name == "settings"):
+        value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())
+        if not is_recipe and field.name in _LISTED:
+            doc += f" (default: {value})" + "".join(f"\n{name}: {said}" for name, said in _LISTED[field.name]().items())
+            hint = _word("NAME", "")
+        if is_recipe and not isinstance(value, Checked):
+            if not field.init:
+                continue  # the kind of a network, which is a flag of its own
+            default = f"(default: {_words(value)})"
+            hint, value = _word(_metavar(hint), default), ""
+        shown.append(StructFieldSpec(field.name, hint, value, doc))
+    return StructConstructorSpec((lambda **_: info.default) if is_recipe else cls, tuple(shown))
+
+
+def _word(metavar: str, default: str) -> Any:
+    """Return the type of a flag that is shown like this."""
+    return Annotated[str, arg(metavar=metavar, help_behavior_hint=default)]
+
+
+def _metavar(hint: Any) -> str:
+    """Return how the help shows a value of a recipe's field."""
+    if get_origin(hint) is Literal:
+        return "{" + ",".join(map(str, get_args(hint))) + "}"
+    if get_origin(hint) is tuple:
+        items = [item for item in get_args(hint) if item is not Ellipsis]
+        return " ".join(map(_metavar, items)) + (" ..." if Ellipsis in get_args(hint) else "")
+    return "{true,false}" if hint is bool else hint.__name__.upper()
+
+
+def _words(value: object) -> str:
+    """Return a value of a recipe's field as it is typed after its flag."""
+    if isinstance(value, tuple):
+        return " ".join(map(_words, value)) or "[]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog: str) -> UserError:
-    """Why tyro stopped: a refusal of our own, which it met while it built the options, or a value of the wrong type."""
+    """Say why tyro stopped: a refusal of our own, which it met while it built the options, or a value of the wrong
+    type."""
     error: BaseException | None = stop
     while error is not None:
         if isinstance(error, UserError):
             return error
         error = error.__context__
-    for flag, words in _given(args):
+    for flag, words in map(_read, _groups(args)):
         hint = flags.get(flag)
         if hint is None or hint is bool or _fits(words, hint):
             continue
@@ -106,9 +288,7 @@ def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog:
 
 def _fits(words: list[str], hint: Any) -> bool:
     if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        counted = Ellipsis in kinds or len(words) >= len(kinds)
-        return counted and all(_fits([word], kinds[0]) for word in words)
+        return bool(words) and all(_fits([word], get_args(hint)[0]) for word in words)
     if not words:
         return False
     if get_origin(hint) is Literal:
@@ -120,23 +300,38 @@ def _fits(words: list[str], hint: Any) -> bool:
     return True
 
 
-def _unknown(rest: Sequence[str], flags: Iterable[str], prog: str) -> UserError:
+def _unknown(rest: Sequence[str], flags: Mapping[str, Any], prog: str) -> UserError:
     see_help = f"; '{prog} --help' lists what is allowed"
     for word in rest:
         if word.startswith("-"):
             flag = word.partition("=")[0]
-            return UserError(f"unknown flag {flag}{_nearest(flag, flags) or see_help}")
+            return UserError(f"unknown flag {flag}{_meant(flag, flags) or see_help}")
     return UserError(f"unexpected argument {rest[0]!r}{see_help}")
 
 
-def _nearest(flag: str, flags: Iterable[str]) -> str:
-    """The flag probably meant: a field without its section (`--lr`), the same words in another order
-    (`--no-model.norm`), or else what is spelled nearest."""
+def _meant(flag: str, flags: Mapping[str, Any]) -> str:
+    """Say which flag was probably meant: a field by its older name, a switch turned off (`--network.no-norm`), a field
+    of another kind, one without its section (`--lr`), the same words in another order, or what is spelled nearest."""
     name = flag.lstrip("-").replace("_", "-")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RenamedWarning)
+        renamed = _flag(modern_path(name.replace("-", "_"), "")).removesuffix(".kind")
+    if tuple(name.replace("-", "_").split(".")) in GONE:
+        return ": it is there no more"
+    if renamed != _flag(name) and renamed in flags:
+        return f"; did you mean '{renamed}'?"
+    section, _, field = renamed.removeprefix("--").rpartition(".")
+    positive = renamed.removesuffix(field) + field.removeprefix("no-")
+    if field.startswith("no-") and flags.get(positive) is bool:
+        return f"; did you mean '{positive} false'?"
+    kinds = _OPEN.get(section, {}).items()
+    owners = [kind for kind, config in kinds if field.replace("-", "_") in config.__dataclass_fields__]
+    if owners:
+        return f"; allowed: with --{section} {' or '.join(owners)}"
     known = [flag.removeprefix("--") for flag in flags]
-    meant = [flag for flag in known if flag.rpartition(".")[2] == name or _words(flag) == _words(name)]
+    meant = [flag for flag in known if flag.rpartition(".")[2] == name or _parts(flag) == _parts(name)]
     return f"; did you mean '--{meant[0]}'?" if meant else did_you_mean(name, known, prefix="--")
 
 
-def _words(flag: str) -> list[str]:
+def _parts(flag: str) -> list[str]:
     return sorted(flag.replace(".", "-").split("-"))

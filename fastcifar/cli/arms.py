@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import Switch
+from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.cli.arguments import PluginOptions, Switch
 from fastcifar.cli.screen import Screen, duration
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.recipes import Recipe
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ArmsOptions:
+class ArmsOptions(PluginOptions):
     """Of the experiments that train several recipes in turn, `compare` and `ablate`."""
 
-    dataset: Literal["cifar10", "synthetic"] = "cifar10"
-    """CIFAR-10, or a learnable set of ten classes made in memory."""
+    dataset: str = DEFAULT_DATASET
+    """The data set."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     holdout: Annotated[int, arg(metavar="N")] = 5000
     """Evaluate on N training images, which are then not trained on; 0: the test set, which is for confirming."""
     train_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None

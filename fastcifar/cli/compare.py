@@ -9,11 +9,11 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from fastcifar.cli.arguments import last_given, parse
+from fastcifar.cli.arguments import parse, quick_train_size
 from fastcifar.cli.arms import ArmsOptions, check, describe_arm, load, output_folder, shown
 from fastcifar.errors import UserError
-from fastcifar.recipes import QUICK_TRAIN_SIZE, RECIPES, Recipe, get_recipe, quick
-from fastcifar.recipes.change import change, read_changes
+from fastcifar.recipes import DEFAULT_RECIPE, RECIPES, Recipe, change, get_recipe, quick
+from fastcifar.recipes.text import read_changes
 
 PROG = "fastcifar compare"
 NAME = arg(metavar="NAME|FILE.toml", help_behavior_hint="")
@@ -36,7 +36,7 @@ class Options(ArmsOptions):
     runs: Annotated[int, arg(metavar="N")] = 20
     """Runs of each, at most."""
     set: Annotated[tuple[str, ...], FIELDS] = ()
-    """Fields of both, as in --set epochs=5 optim.lr=0.4."""
+    """Fields of both, as in --set epochs=5 optimizer.lr=0.4."""
     a_set: Annotated[tuple[str, ...], FIELDS] = ()
     """Fields of A."""
     b_set: Annotated[tuple[str, ...], FIELDS] = ()
@@ -49,8 +49,7 @@ class Options(ArmsOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    train_size = QUICK_TRAIN_SIZE if last_given(args, "--quick") is not None else None
-    options = parse(args, Options(train_size=train_size), PROG)
+    options = parse(args, Options(train_size=quick_train_size(args)), PROG)
     a, b = recipes(options)
     check(options, options.runs, a, b)
     if not 0 < options.alpha < 1:
@@ -90,7 +89,7 @@ def recipes(options: Options) -> tuple[Recipe, Recipe]:
     """A and B as they are to be trained."""
     if not (options.a and options.b):
         allowed = f"{', '.join(RECIPES)}, or a .toml file's path"
-        raise UserError(f"compare needs two recipes, as in '{PROG} davidnet my.toml'; allowed: {allowed}")
+        raise UserError(f"compare needs two recipes, as in '{PROG} {DEFAULT_RECIPE} my.toml'; allowed: {allowed}")
     both = []
     for name, flag, words in ((options.a, "--a-set", options.a_set), (options.b, "--b-set", options.b_set)):
         recipe = get_recipe(name)

@@ -6,21 +6,22 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import Switch, parse
+from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.cli.arguments import PluginOptions, Switch, parse
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(PluginOptions):
     """Load a data set, check it, and say what it holds and where it was found."""
 
-    dataset: Literal["cifar10", "synthetic"] = "cifar10"
-    """CIFAR-10, or a learnable set of ten classes made in memory."""
+    dataset: str = DEFAULT_DATASET
+    """The data set."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     json: Switch = False
     """Print a JSON object and nothing else to standard output."""
 

@@ -10,14 +10,15 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from fastcifar.cli.arguments import Switch, parse
+from fastcifar.cli.arguments import PluginOptions, Switch, parse
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.output import RECORD
+from fastcifar.recipes import DEFAULT_RECIPE
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(PluginOptions):
     """Evaluate the network of a saved run again, on the images that the run tested on."""
 
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
@@ -26,7 +27,7 @@ class Options:
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
     ones."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to evaluate; auto: on a GPU if there is one."""
     json: Switch = False
@@ -37,7 +38,9 @@ def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar eval")
     folder = Path(options.run_dir)
     if not options.run_dir:
-        raise UserError("eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0")
+        raise UserError(
+            f"eval needs the folder of a saved run, as in: fastcifar eval runs/{DEFAULT_RECIPE}-20250101-120000-0"
+        )
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder} holds no run: {RECORD} is missing; allowed: a folder that fastcifar train wrote")
 

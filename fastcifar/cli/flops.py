@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import Switch, last_given, parse
+from fastcifar.cli.arguments import RecipeOptions, Switch, parse_with_recipe
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe, get_recipe
 
 if TYPE_CHECKING:
     from fastcifar.report.flops import RecipeCount, StageCount
@@ -21,14 +19,12 @@ PROG = "fastcifar flops"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(RecipeOptions):
     """Count the multiply-adds, FLOP and bytes of a recipe's training, by layer and in all, without training it.
 
     A multiply-add is two FLOP. The flags of the count stand first, the fields of the recipe after them.
     """
 
-    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = "davidnet"
-    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
     tflops: Annotated[tuple[float, ...], arg(metavar="R [R ...]")] = (790.0,)
     """Rates, in 10^12 FLOP/s, at which to say the least time; the default is an H200's for half-precision products."""
     bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
@@ -39,12 +35,10 @@ class Options:
     """Images of the final evaluation."""
     json: Switch = False
     """Print the count as JSON and nothing else."""
-    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
 
 
 def main(args: Sequence[str]) -> int:
-    name = last_given(args, "--recipe") or "davidnet"
-    options = parse(args, Options(recipe=name, settings=get_recipe(name)), PROG)
+    options = parse_with_recipe(args, Options, PROG, in_short=None)
     rates = _rates(options)
     for flag, number in (("--train-images", options.train_images), ("--test-images", options.test_images)):
         if number < 1:
@@ -84,7 +78,7 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
         lines.append(f"{name:<28}{stage.steps:9,}{flop / recipe.batch_size:16.4f}{flop:15.1f}")
     if count.optimizer.macs:
         lines.append(
-            f"{'optimiser ' + recipe.optim.name:<28}{count.steps:9,}{'':16}{2 * count.optimizer.macs / 1e9:15.1f}"
+            f"{'optimizer ' + recipe.optimizer.kind:<28}{count.steps:9,}{'':16}{2 * count.optimizer.macs / 1e9:15.1f}"
         )
     if count.statistics:
         name, flop = "statistics of the average", 2 * count.statistics.macs / 1e9
@@ -92,7 +86,7 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     passes = f"{count.evaluated_images:,} images, {count.evaluation_passes:g} passes each"
     lines += [
         "",
-        f"training    {count.training_flop:.4g} FLOP, {count.optimizer_flop:.3g} of them the optimiser's",
+        f"training    {count.training_flop:.4g} FLOP, {count.optimizer_flop:.3g} of them the optimizer's",
         f"evaluation  {count.evaluation_flop:.4g} FLOP more: {passes}",
         f"memory      {_size(count.activation_bytes)} of activations kept from a forward for its backward pass",
         f"moved       {_size(count.product_bytes)} by the training's products, {_size(count.moved_bytes)} by all else",

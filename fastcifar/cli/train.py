@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from tyro.conf import arg
 
+from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.cli import screen
-from fastcifar.cli.arguments import Switch, parse_with_recipe
+from fastcifar.cli.arguments import RecipeOptions, Switch, parse_with_recipe, quick_train_size
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.output import TRACE, check_out
 from fastcifar.phases import Phases
-from fastcifar.recipes import Recipe
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
@@ -36,18 +36,16 @@ PROG = "fastcifar train"
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(RecipeOptions):
     """Train a recipe's network, show its accuracy, and save the run.
 
     The flags of the run stand first, the fields of the recipe after them; their defaults are the recipe's.
     """
 
-    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = "davidnet"
-    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
-    dataset: Literal["cifar10", "synthetic"] = "cifar10"
-    """CIFAR-10, or a learnable set of ten classes made in memory."""
+    dataset: str = DEFAULT_DATASET
+    """The data set."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     synthetic_fallback: Switch = False
     """Where CIFAR-10 cannot be downloaded, say so and train on the synthetic set."""
     holdout: Annotated[int, arg(metavar="N")] = 0
@@ -95,13 +93,12 @@ class Options:
     """Print the last line only."""
     json: Switch = False
     """Print run.json and nothing else to standard output; for several runs {"runs": [...], "summary": {...}}."""
-    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
 
 
 def main(args: Sequence[str]) -> int:
     phases = Phases("start of Python")
     with phases("command line"):
-        options = parse_with_recipe(args, Options, PROG)
+        options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         _check(options)
         start = _start(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"

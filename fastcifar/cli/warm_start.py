@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import Switch, last_given, parse
+from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.cli.arguments import RecipeOptions, Switch, last_given, parse_with_recipe
 from fastcifar.cli.arms import Show, output_folder, shown, start_device, take_train_size
-from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe, get_recipe, quick
-from fastcifar.recipes.fields import did_you_mean
+from fastcifar.errors import UserError, did_you_mean
+from fastcifar.recipes import Recipe, change, get_recipe, narrow, network_of, quick
 from fastcifar.start import check_factors
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ The experiments of "On Warm-Starting Neural Network Training" (Ash and Adams 202
 command again goes on where it was, and with a larger --runs adds seeds.
 
   half      half of the images first, then all: warm start, random initialisation, shrink and perturb
-  table     the same for every network and optimiser, beside the paper's accuracies
+  table     the same for every network and optimizer, beside the paper's accuracies
   online    1,000 images more each round: training time and test accuracy
 
   fastcifar warm-start half --help lists an experiment's options; --quick tries it in about a minute.
@@ -41,13 +41,11 @@ command again goes on where it was, and with a larger --runs adds seeds.
 
 
 @dataclass(frozen=True)
-class _Options:
-    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = DEFAULT
-    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
-    dataset: Literal["cifar10", "synthetic"] = "cifar10"
-    """CIFAR-10, or a learnable set of ten classes made in memory."""
+class _Options(RecipeOptions):
+    dataset: str = DEFAULT_DATASET
+    """The data set."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds CIFAR-10; without one, it is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     split: Literal["test", "paper"] = "test"
     """test: test on the test set. paper: fit on two thirds of the training images, test on the other third."""
     train_size: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
@@ -87,23 +85,21 @@ class Half(_Options):
     """Share of the images in the first phase."""
     eval_every: Annotated[int, arg(metavar="N")] = 1
     """Epochs between evaluations, which make the curve; 0: only at the end."""
-    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)
 class Table(_Options):
-    """The experiment `half` for every network and optimiser, beside the paper's accuracies.
+    """The experiment `half` for every network and optimizer, beside the paper's accuracies.
 
     The fields of the recipe stand last; their defaults are the recipe's.
     """
 
     networks: tuple[str, ...] = ("resnet18", "mlp")
-    """Values of the recipe's network."""
+    """Kinds of network; one that is not the recipe's is as the first named recipe has it that uses one."""
     optimizers: tuple[str, ...] = ("sgd", "Adam")
-    """Values of the recipe's optim.name, each with a rate of its own where one is given: sgd=0.03 Adam=0.001."""
+    """Kinds of optimizer, each with a rate of its own where one is given: sgd=0.03 Adam=0.001."""
     fraction: Annotated[float, arg(metavar="F")] = 0.5
     """Share of the images in the first phase."""
-    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
 
 
 @dataclass(frozen=True)
@@ -115,7 +111,6 @@ class Online(_Options):
 
     round_size: Annotated[int, arg(metavar="N")] = 1000
     """Images that each round adds."""
-    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
 
 
 Options = Half | Table | Online
@@ -153,18 +148,20 @@ def main(args: Sequence[str]) -> int:
 
 
 def _options(name: str, args: Sequence[str]) -> Options:
-    """The options in `args`. The recipe and --quick are read first: they give the other fields their defaults."""
+    """The options in `args`, by the experiment's own defaults and those that --quick gives it."""
     kind, defaults, quick_defaults = EXPERIMENTS[name]
-    in_short = last_given(args, "--quick") is not None
-    given = last_given(args, "--recipe")
-    recipe_name = given or (NARROW if in_short else DEFAULT)
-    recipe = get_recipe(recipe_name)
-    if name == "online" and recipe_name == DEFAULT and not given:
-        recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, name="Adam", lr=0.001))
-    if in_short:
-        recipe = quick(recipe)[0] if given else dataclasses.replace(recipe, epochs=QUICK_EPOCHS)
-        defaults = defaults | quick_defaults
-    return parse(args, kind(recipe=recipe_name, settings=recipe, **defaults), f"{PROG} {name}")
+    own = last_given(args, "--recipe") is None
+    default = get_recipe(DEFAULT)
+    if name == "online":
+        default = change(default, {"optimizer": {"kind": "Adam", "lr": 0.001, "weight_decay": 0.0}})
+    if last_given(args, "--quick") is not None:
+        default, defaults = get_recipe(NARROW), defaults | quick_defaults
+
+    def in_short(recipe: Recipe) -> Recipe:
+        network = recipe.network if recipe.network == default.network else narrow(recipe.network)
+        return dataclasses.replace(recipe, epochs=QUICK_EPOCHS, network=network) if own else quick(recipe)[0]
+
+    return parse_with_recipe(args, kind, f"{PROG} {name}", default=default, in_short=in_short, **defaults)
 
 
 def _check(options: Options) -> None:
@@ -200,9 +197,9 @@ def _check(options: Options) -> None:
             names = rates if flag == "--optimizers" else set(values)
             require(flag, bool(values) and len(names) == len(values), "one or more, all different")
         for optimizer, lr in rates.items():
-            optim = dataclasses.replace(settings.optim, name=optimizer, **({} if lr is None else {"lr": lr}))
+            changes = {"optimizer": optimizer} | ({} if lr is None else {"optimizer.lr": lr})
             for network in options.networks:
-                dataclasses.replace(settings, network=network, optim=optim)
+                change(settings, {"network": network, **changes}, f"--networks {network} --optimizers {optimizer}")
 
 
 def _rates(options: Table) -> dict[str, float | None]:
@@ -233,6 +230,10 @@ def _run(name: str, options: Options, out: Path, show: Show) -> HalfResult | Onl
     settings = {key: getattr(options, key) for key in own if hasattr(options, key)}
     if isinstance(options, Table):
         settings["optimizers"] = _rates(options)
+        if options.quick:  # the recipe's own network is narrow already
+            own_kind = options.settings.network.kind
+            others = {kind: narrow(network_of(options.settings, kind)) for kind in options.networks}
+            settings["networks"] = [kind if kind == own_kind else others[kind] for kind in options.networks]
     return experiment(
         options.settings,
         dataset,

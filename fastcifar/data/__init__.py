@@ -10,26 +10,25 @@ from fastcifar.data.dataset import (
     subset_indices,
 )
 from fastcifar.data.download import DownloadError
-from fastcifar.data.load import DATASETS, load_dataset
+from fastcifar.data.load import load_dataset
 from fastcifar.data.loader import Loader
 from fastcifar.data.plan import Batch, EpochPlan
-from fastcifar.data.selection import Selection
-from fastcifar.recipes.recipe import Augment
+from fastcifar.data.selection import hardest
+from fastcifar.recipes.augmentation import Augment
 
 __all__ = [
     "CIFAR10_CLASSES",
     "CIFAR10_MEAN",
     "CIFAR10_STD",
-    "DATASETS",
     "Augment",
     "Batch",
     "Dataset",
     "DownloadError",
     "EpochPlan",
     "Loader",
-    "Selection",
     "Split",
     "describe",
+    "hardest",
     "load_dataset",
     "subset_indices",
 ]

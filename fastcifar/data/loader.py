@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
 from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
-from fastcifar.data.plan import EpochPlan
+from fastcifar.data.plan import CROP_FLIP_CUTOUT, EpochPlan
 from fastcifar.errors import UserError
-from fastcifar.recipes.recipe import Augment
+from fastcifar.recipes.augmentation import Augment
+from fastcifar.recipes.transforms import TransformConfig
 
 
 class Loader:
@@ -21,9 +22,9 @@ class Loader:
     `epoch` is the number of the epoch that the next iteration gives, from 0; set it to resume a training. The batches
     of an epoch depend on `seed` and its number alone. `size` is the side of the crops, the images' own if None; set it
     between epochs to train on smaller ones early, since a loader does not know which epochs are early by
-    `augment.early_shares`. Without `drop_last` an epoch ends with the images left over. Mean and std are in 0..255
-    units, CIFAR-10's unless given. For an evaluation:
-    `augment=Augment(crop=0, flip="none"), shuffle=False, drop_last=False`.
+    `augment.early_crops`. Without `drop_last` an epoch ends with the images left over. Mean and std are in 0..255
+    units, CIFAR-10's unless given. `transforms` change each batch after `augment`, such as `recipe.transforms`. For an
+    evaluation: `augment=Augment(crop=0, flip="none"), shuffle=False, drop_last=False`.
     Raises UserError for images that are not square, and for a batch larger than the split where `drop_last` would leave
     nothing.
     """
@@ -32,7 +33,7 @@ class Loader:
         self,
         split: Split,
         batch_size: int = 512,
-        augment: Augment = Augment(crop=4, flip="random", cutout=8),  # noqa: B008 (a frozen value)
+        augment: Augment = CROP_FLIP_CUTOUT,
         seed: int = 0,
         drop_last: bool = True,
         shuffle: bool = True,
@@ -40,6 +41,7 @@ class Loader:
         std: Sequence[float] = CIFAR10_STD,
         dtype: torch.dtype = torch.float32,
         size: int | None = None,
+        transforms: Iterable[TransformConfig] = (),
     ) -> None:
         self._side = split.side
         if batch_size < 1 or (drop_last and batch_size > len(split)):
@@ -54,6 +56,7 @@ class Loader:
         self.mean, self.std = tuple(mean), tuple(std)
         self.dtype = dtype
         self.size = size
+        self.transforms = tuple(transforms)
         self.epoch = 0
 
     def __len__(self) -> int:
@@ -73,6 +76,7 @@ class Loader:
             shuffle=self.shuffle,
             size=self.size if size is None else size,
             visited=visited,
+            transforms=self.transforms,
             device=self.split.device,
         )
 

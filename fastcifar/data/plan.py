@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,16 @@ import torch
 from fastcifar import kernels
 from fastcifar.errors import UserError
 from fastcifar.kernels.augment import rows_of_batch
-from fastcifar.recipes.recipe import Augment
+from fastcifar.recipes.augmentation import Augment
+from fastcifar.recipes.transforms import TransformConfig
+from fastcifar.registry import resolve
 
-_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED = range(6)
-"""Of a seed's streams of random numbers those of each kind of choice, and of what is drawn beside a plan."""
+_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM = range(7)
+"""Of a seed's streams of random numbers those of each kind of choice, of what is drawn beside a plan, and of
+transforms, each of which has one of its own by its kind."""
+
+CROP_FLIP_CUTOUT = Augment(crop=4, flip="random", cutout=8)
+"""Page's changes of the training images (How to train your ResNet, 2018)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +41,11 @@ class EpochPlan:
     nothing."""
     size: int
     """Side of the crops in pixels."""
+    transforms: tuple[TransformConfig, ...] = ()
+    """What changes each batch then, in this order."""
+    numbers: torch.Tensor | None = None
+    """float32 `[n, total]`: the numbers from 0 up to 1 that `transforms` draw for each image, as many columns each as
+    its `draws`; None: no transforms."""
 
     @classmethod
     def draw(
@@ -48,6 +59,7 @@ class EpochPlan:
         shuffle: bool = True,
         size: int | None = None,
         visited: torch.Tensor | None = None,
+        transforms: Iterable[TransformConfig] = (),
         device: str | torch.device = "cpu",
     ) -> EpochPlan:
         """Draw the plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on `device`.
@@ -55,14 +67,15 @@ class EpochPlan:
         It is drawn on the host, whatever the device, and nothing waits for a GPU. `seed` is any integer from -2**63 to
         2**64 - 1; negative ones count from 2**64 down. `size`: side of the crops, the whole image's unless given.
         `visited`: places of the images that the epoch visits, int64 `[n]` on `device`, where what computes them may
-        still be queued; all of them unless given.
+        still be queued; all of them unless given. `transforms`: what changes each batch after `augment`; those that are
+        not active are left out.
 
         A plan depends on `seed` and `epoch` alone, so epochs may be drawn in any order; and each kind of choice has a
         stream of its own, so that switching one off leaves the others as they are. A crop is uniform over its (image
         size - size + 2 crop + 1)^2 places. A cutout lies wholly inside the crop (as Page's; DeVries and Taylor's may
         overlap the edge). Alternating flips mirror a random half of the images in epoch 0 and the other half in epoch
         1, in turn (Jordan, airbench, 2024). Brightness b and contrast c make a normalised value x into (x + b) * c
-        (hiverge, cifar10-speedrun, 2025).
+        (hiverge, 2025).
         Raises UserError for a crop or cutout that `image_size` or `size` does not hold, for an epoch or a seed outside
         its range, and for no or more visited images than `count`.
         """
@@ -100,15 +113,32 @@ class EpochPlan:
             brightness, contrast = torch.rand(shape, generator=_stream(seed, _JITTER, epoch)).mul_(2).sub_(1).unbind(1)
             factor = 1 + augment.contrast * contrast
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
+        transforms, numbers = _active(transforms), None
+        if transforms:
+            sources = [_stream(seed, _TRANSFORM, epoch, *each.kind.encode()) for each in transforms]
+            drawn = [
+                torch.rand(visits, each.draws, generator=source)
+                for each, source in zip(transforms, sources, strict=True)
+            ]
+            numbers = torch.cat(drawn, dim=1)
 
-        plan = cls(order, offsets, flips, cutouts, jitter, size)._each(lambda tensor: _send(tensor, device))
+        plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers)
+        plan = plan._each(lambda tensor: _send(tensor, device))
         indices = plan.indices if visited is None else visited[plan.indices]
         flips = plan.flips[indices] if augment.flip == "alternating" else plan.flips
         return dataclasses.replace(plan, indices=indices, flips=flips)
 
     @classmethod
-    def empty(cls, count: int, augment: Augment, image_size: int, device: str | torch.device) -> EpochPlan:
+    def empty(
+        cls,
+        count: int,
+        augment: Augment,
+        image_size: int,
+        device: str | torch.device,
+        transforms: Iterable[TransformConfig] = (),
+    ) -> EpochPlan:
         """Return a plan of zeros for `count` images, on `device`: buffers for `copy_` to fill with each epoch's."""
+        transforms = _active(transforms)
 
         def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
             return torch.zeros(count, *shape, dtype=dtype, device=device)
@@ -120,6 +150,8 @@ class EpochPlan:
             zeros(4, dtype=torch.int32) if augment.cutout else None,
             zeros(2, dtype=torch.float32) if augment.brightness or augment.contrast else None,
             image_size,
+            transforms,
+            zeros(sum(each.draws for each in transforms), dtype=torch.float32) if transforms else None,
         )
 
     def __len__(self) -> int:
@@ -153,16 +185,14 @@ class EpochPlan:
     def copy_(self, other: EpochPlan) -> None:
         """Overwrite the first rows of this plan's tensors with those of another epoch, from any device, which may visit
         fewer images; `size` stays as it is."""
-        for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
+        for mine, theirs in zip(self._tensors().values(), other._tensors().values(), strict=True):
             mine[: len(other)].copy_(theirs)
 
-    def _tensors(self) -> list[torch.Tensor]:
-        choices = (self.indices, self.offsets, self.flips, self.cutouts, self.jitter)
-        return [tensor for tensor in choices if tensor is not None]
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return {name: tensor for name, tensor in vars(self).items() if isinstance(tensor, torch.Tensor)}
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> EpochPlan:
-        cutouts, jitter = (None if tensor is None else change(tensor) for tensor in (self.cutouts, self.jitter))
-        return EpochPlan(change(self.indices), change(self.offsets), change(self.flips), cutouts, jitter, self.size)
+        return dataclasses.replace(self, **{name: change(tensor) for name, tensor in self._tensors().items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -186,9 +216,11 @@ class Batch:
         size: int | None = None,
     ) -> torch.Tensor:
         """Return the batch out of `images`, uint8 `[N, H, W, 3]`, as the plan says: `[B, 3, size, size]` of `dtype`,
-        channels-last, normalised by `mean` and `std` (0 to 255 units). `size` is the plan's unless given."""
+        channels-last, normalised by `mean` and `std` (0 to 255 units). `size` is the plan's unless given.
+
+        Raises UserError for a transform that makes anything else of a batch than as many images of the same sides."""
         plan = self.plan
-        return kernels.augment(
+        made = kernels.augment(
             images,
             plan.indices,
             plan.offsets,
@@ -202,16 +234,42 @@ class Batch:
             position=self.position,
             batch=None if self.position is None else self.images,
         )
+        if plan.numbers is None:
+            return made
+        parts = self._own(plan.numbers).split([each.draws for each in plan.transforms], dim=1)
+        for config, numbers in zip(plan.transforms, parts, strict=True):
+            changed = resolve(type(config).function)(made, numbers, config)
+            made = checked_batch(changed, made, f"transforms.{config.kind}")
+        return made
 
     @property
     def indices(self) -> torch.Tensor:
         """The places of the batch's images in the split, int64 `[B]`."""
-        indices = self.plan.indices
-        return indices if self.position is None else indices[rows_of_batch(self.position, self.images)]
+        return self._own(self.plan.indices)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
         """Return the batch's labels, int64 `[B]`, out of those of the split."""
         return labels[self.indices]
+
+    def _own(self, choices: torch.Tensor) -> torch.Tensor:
+        """Those of the plan's `choices` that are the batch's."""
+        return choices if self.position is None else choices[rows_of_batch(self.position, self.images)]
+
+
+def checked_batch(made: object, images: torch.Tensor, what: str, *, sides: bool = True) -> torch.Tensor:
+    """Return `made`, which `what` made of `images` `[B, 3, H, W]`, in the type of those. Raises UserError for what is
+    not as many images, of the same sides unless `sides` is false."""
+    kept = 4 if sides else 2
+    if isinstance(made, torch.Tensor) and made.dim() == 4 and made.shape[:kept] == images.shape[:kept]:
+        return made.to(images.dtype)
+    found = list(made.shape) if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
+    height, width = images.shape[2:] if sides else ("H", "W")
+    allowed = f"as many images, [{len(images)}, 3, {height}, {width}]"
+    raise UserError(f"{what} makes {found} of {list(images.shape)}; allowed: {allowed}")
+
+
+def _active(transforms: Iterable[TransformConfig]) -> tuple[TransformConfig, ...]:
+    return tuple(each for each in transforms if each.active)
 
 
 def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
@@ -223,9 +281,9 @@ def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     return tensor.to(device, non_blocking=True)
 
 
-def _stream(seed: int, purpose: int, epoch: int) -> torch.Generator:
+def _stream(seed: int, purpose: int, epoch: int, *kind: int) -> torch.Generator:
     """A generator for one kind of choice in one epoch."""
-    return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch))
+    return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch, *kind))
 
 
 def derived_seed(seed: int, *stream: int) -> int:

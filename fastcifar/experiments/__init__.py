@@ -8,23 +8,27 @@ from fastcifar.experiments.outcome import Diverged, Outcome
 from fastcifar.experiments.runs import Progress
 from fastcifar.experiments.store import Store
 from fastcifar.experiments.table import TableResult, table
+from fastcifar.experiments.verify import Effect, Verification, verify_tricks
 from fastcifar.experiments.write import draw, write
 
 __all__ = [
     "Ablation",
     "Comparison",
     "Diverged",
+    "Effect",
     "HalfResult",
     "OnlineResult",
     "Outcome",
     "Progress",
     "Store",
     "TableResult",
+    "Verification",
     "ablate",
     "compare",
     "draw",
     "half",
     "online",
     "table",
+    "verify_tricks",
     "write",
 ]

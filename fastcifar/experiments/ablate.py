@@ -18,8 +18,7 @@ from fastcifar.experiments.outcome import Diverged, Outcome, known
 from fastcifar.experiments.runs import OnProgress
 from fastcifar.experiments.settings import describe_data, kept_in
 from fastcifar.experiments.store import Store
-from fastcifar.recipes import Recipe
-from fastcifar.recipes.change import change
+from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.tricks import TTA, choose_tricks
 from fastcifar.report import Summary, Table, counted, percent, points, summarise
 from fastcifar.training import RunRecord

@@ -105,8 +105,10 @@ class Runs:
             seen = evaluate(run.model, ready.dataset.train, replace(ready.recipe.evaluate, tta="none"))
             scores = Scores(known(seen.accuracy), known(seen.loss))
             if not math.isfinite(scores.loss):  # though it was finite on the test split
-                rate = ready.recipe.optim.lr
-                raise NonFiniteLoss(f"the loss on the training images is {scores.loss}: optim.lr {rate:g} is too high")
+                rate = ready.recipe.optimizer.lr
+                raise NonFiniteLoss(
+                    f"the loss on the training images is {scores.loss}: optimizer.lr {rate:g} is too high"
+                )
             record = replace(run.record, train_split=scores)
             self._keep(key, run.state, record)
             kind = key.partition("/")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -12,13 +13,16 @@ from typing import Any
 
 from fastcifar.errors import UserError
 from fastcifar.output import umask
-from fastcifar.recipes.change import leaves
+from fastcifar.recipes.legacy import modernize
+from fastcifar.recipes.text import leaves, recipe_from_dict
 
 SETTINGS = "settings.json"
 """The file that makes a folder an experiment's: what its runs were asked to do."""
 
 _KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
 _SHOWN = 60
+_RECIPES = ("recipe", "a", "b")
+"""Settings that hold a recipe."""
 _PARTIAL = ".partial-"
 """What the name of a file begins with until it is whole; a process that was killed may leave one behind."""
 
@@ -37,7 +41,7 @@ class Store:
         self.settings = _plain(settings)
         path = self.folder / SETTINGS
         if path.is_file():
-            self._compare(_read(path))
+            self._compare(_in_todays_form(_read(path), str(path)))
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -81,6 +85,16 @@ class Store:
                     f"{self.folder} was begun with other settings: {name} is {there} there and {now} now; "
                     "allowed: the same settings, or another folder"
                 )
+
+
+def _in_todays_form(settings: dict[str, Any], source: str) -> dict[str, Any]:
+    """`settings` with what older ones called the fields of a recipe under today's names."""
+    new = {}
+    for name, value in settings.items():
+        if name in _RECIPES and isinstance(value, dict):
+            renamed = modernize(value, f"{source}: {name}")
+            new[name] = value if renamed == value else _plain(dataclasses.asdict(recipe_from_dict(renamed, source)))
+    return settings | new
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

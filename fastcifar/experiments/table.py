@@ -17,7 +17,7 @@ from fastcifar.experiments.half import COLD, SHRINK, WARM, HalfResult, half_imag
 from fastcifar.experiments.runs import OnProgress, Runs
 from fastcifar.experiments.settings import check_fraction, check_seeds, describe, kept_in
 from fastcifar.experiments.store import Store
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import OPTIMIZERS, NetworkConfig, Recipe, change, network_of
 from fastcifar.report import Figure, Line, Table, counted, percent, points, summarise
 
 PAPER = {
@@ -117,7 +117,7 @@ def table(
     seeds: Sequence[int] = (0,),
     folder: str | Path | None = None,
     *,
-    networks: Sequence[str] = ("resnet18", "mlp"),
+    networks: Sequence[str | NetworkConfig] = ("resnet18", "mlp"),
     optimizers: Mapping[str, float | None] = _OPTIMIZERS,
     fraction: float = 0.5,
     subset_seed: int = 0,
@@ -129,24 +129,34 @@ def table(
     on_progress: OnProgress | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> TableResult:
-    """The experiment `half` for `recipe` with each of `networks` and each of `optimizers`, values of `optim.name` with
-    their rate (None: the recipe's). The other arguments, and what is raised, are those of `half`."""
-    for name, values in (("networks", networks), ("optimizers", optimizers)):
-        if not values or len(set(values)) < len(values):
+    """The experiment `half` for `recipe` with each of `networks` (kinds, or configurations) and each of `optimizers`,
+    kinds with their rate (None: the recipe's).
+
+    A kind of network that is not the recipe's is as the first named recipe has it that uses one, such as
+    warmstart-resnet18. Another kind of optimizer takes over what fields it shares with the recipe's. The other
+    arguments, and what is raised, are those of `half`.
+    """
+    by_kind = {each if isinstance(each, str) else each.kind: each for each in networks}
+    for name, values, different in (("networks", networks, by_kind), ("optimizers", optimizers, optimizers)):
+        if not values or len(different) < len(values):
             raise UserError(f"{name} are {list(values)}; allowed: one or more, all different")
     check_seeds(seeds)
     check_fraction(fraction, recipe, dataset)
     settings = {
         **describe("table", recipe, dataset, subset_seed, shrink, perturb, until_train_accuracy, device, eval_every),
         "fraction": fraction,
-        "networks": list(networks),
+        "networks": [each if isinstance(each, str) else dataclasses.asdict(each) for each in networks],
         "optimizers": dict(optimizers),
     }
     recipes = {
-        (network, name): dataclasses.replace(
-            recipe, network=network, optim=dataclasses.replace(recipe.optim, name=name, lr=lr or recipe.optim.lr)
+        (kind, name): change(
+            recipe,
+            {
+                "network": network_of(recipe, kind) if isinstance(network, str) else network,
+                "optimizer": _optimizer(recipe, name, lr),
+            },
         )
-        for network in networks
+        for kind, network in by_kind.items()
         for name, lr in optimizers.items()
     }
     prefixes = {cell: f"{cell[0]}-{cell[1]}/" for cell in recipes}
@@ -161,3 +171,10 @@ def table(
             cell_settings = {**settings, "recipe": dataclasses.asdict(cell_recipe)}
             cells[cell] = HalfResult(cell_settings, tuple(seeds), records)
     return TableResult(settings, tuple(seeds), cells)
+
+
+def _optimizer(recipe: Recipe, kind: str, lr: float | None) -> dict[str, Any]:
+    """The section of an optimizer of this kind, at this rate if there is one, else as the recipe's has it."""
+    names = {field.name for field in dataclasses.fields(OPTIMIZERS[kind])}
+    kept = {name: value for name, value in dataclasses.asdict(recipe.optimizer).items() if name in names}
+    return {**kept, "kind": kind, "lr": lr or recipe.optimizer.lr}

@@ -1,7 +1,8 @@
-"""Networks and their layers."""
+"""Networks and their layers. `build_model` imports the network that a recipe names."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from torch import nn
@@ -9,28 +10,21 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.blocks import ConvBN, ConvResBlock, GlobalMaxPool, Head
-from fastcifar.models.davidnet import DavidNet
-from fastcifar.models.mlp import MLP
 from fastcifar.models.network import Network, memory_format, normalization, remember_normalization
 from fastcifar.models.own import OwnNetwork, own_network
-from fastcifar.models.resnet import ResNet18
-from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import Recipe
+from fastcifar.registry import resolve
 
 __all__ = [
-    "MLP",
     "ConvBN",
     "ConvResBlock",
-    "DavidNet",
     "GhostBatchNorm",
     "GlobalMaxPool",
     "Head",
     "Network",
     "OwnNetwork",
     "PatchWhitening",
-    "ResNet18",
-    "SpeedrunNet",
     "build_model",
     "memory_format",
     "normalization",
@@ -46,20 +40,22 @@ def build_model(
     own: Callable[[int], nn.Module] | None = None,
     sides: Sequence[int] = (32,),
 ) -> Network:
-    """Build the network that `recipe` names, freshly initialised from torch's global generator, on the CPU in float32.
+    """Build the network that `recipe.network` describes, freshly initialised from torch's global generator, on the CPU
+    in float32.
 
-    `own`, a class or function of the number of classes that gives a module, builds one in its place, which is tried on
-    two images of each of the `sides`, in pixels. Raises UserError where that does not do as a network (see
-    `own_network`), and for an MLP of images that it does not take.
+    `own`, a class or function of the number of classes that gives a module, builds one in its place. That module, and
+    one of a network whose builder is no class of `Network`, is tried on two images of each of the `sides`, in pixels.
+    Raises UserError where it does not do as a network (see `own_network`), and for images of a side that the recipe's
+    network does not take.
     """
     if own is not None:
         return own_network(own, classes, mean, std, sides)
-    if recipe.network == "resnet18":
-        return ResNet18(recipe.resnet, classes, mean, std)
-    if recipe.network == "mlp":
-        if max(sides) != 32:
-            raise UserError(f"network is mlp, and images have {max(sides)} pixels a side; allowed: 32 for an mlp")
-        return MLP(recipe.mlp, classes, mean, std)
-    if recipe.network == "speedrun":
-        return SpeedrunNet(recipe.speedrun, classes, mean, std)
-    return DavidNet(recipe.model, classes, mean, std)
+    config = recipe.network
+    for side in sides:
+        if config.sides and side not in config.sides:
+            allowed = f"{' or '.join(map(str, config.sides))} for {config.kind}"
+            raise UserError(f"network is {config.kind}, and images have {side} pixels a side; allowed: {allowed}")
+    builder = resolve(config.builder)
+    if isinstance(builder, type) and issubclass(builder, Network):
+        return builder(config, classes, mean, std)
+    return own_network(functools.partial(builder, config), classes, mean, std, sides)

@@ -14,7 +14,7 @@ class GhostBatchNorm(nn.Module):
     """Batch norm over groups of `ghost_batch` consecutive images (Hoffer, Hubara and Soudry 2017), then an activation.
 
     Input `[N, C, H, W]` channels-last, optionally max-pooled 2x2 first; output `[N, C, H', W']`, plus `residual` if
-    given. Where this differs from cifar10-fast on purpose: a group is a run of consecutive images (there, every 16th
+    given. Where this differs from Page's on purpose: a group is a run of consecutive images (there, every 16th
     image of the batch), and evaluation uses the running statistics averaged over all groups, kept so from the start
     (there they are averaged once and then follow the first group alone). The running variance is the unbiased one, as
     in torch.

@@ -10,22 +10,22 @@ from torch import nn
 from fastcifar.models.blocks import ConvBN, ConvResBlock, global_pool
 from fastcifar.models.network import Network
 from fastcifar.models.whitening import PatchWhitening
-from fastcifar.recipes import ModelConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 
 
-class DavidNet(Network[ModelConfig]):
+class DavidNet(Network[DavidNetConfig]):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
 
     Stem: frozen 3x3 patch whitening to 27 channels, 1x1 convolution to 64, ghost batch norm, CELU. Three layers of 128,
     256 and 512 channels: 3x3 convolution, 2x2 max-pool, ghost batch norm, CELU; the first and third with a residual
     branch of two more such convolutions without pool. Global max-pool, linear without bias, times 1/16. H and W are at
-    least 8. Every trick is a field of `ModelConfig`. Initial values are torch's own, whatever the layer.
+    least 8. Every trick is a field of `DavidNetConfig`. Initial values are torch's own, whatever the layer.
     """
 
-    config_class = ModelConfig
+    config_class = DavidNetConfig
     head = "classifier"
 
-    def build(self, config: ModelConfig, classes: int) -> None:
+    def build(self, config: DavidNetConfig, classes: int) -> None:
         stem, *widths = config.widths
         settings = _settings(config)
         if config.whitening:
@@ -51,7 +51,7 @@ class DavidNet(Network[ModelConfig]):
         return self.classifier(global_pool(x, self.config.final_pool))
 
 
-def _settings(config: ModelConfig) -> dict[str, Any]:
+def _settings(config: DavidNetConfig) -> dict[str, Any]:
     """What all of its convolution blocks have in common."""
     return {
         "pooling": config.pool,

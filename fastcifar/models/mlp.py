@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from fastcifar.models.network import Linear, Network
-from fastcifar.recipes import MLPConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
 
 PIXELS = 3 * 32 * 32
 

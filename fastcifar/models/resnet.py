@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Linear, Network
-from fastcifar.recipes import ResNetConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
 
-class ResNet18(Network[ResNetConfig]):
+class ResNet18(Network[ResNet18Config]):
     """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 8.
 
     A stem and four layers of two `BasicBlock`s, of 1, 2, 4 and 8 times `width` channels, each layer after the first at
@@ -26,10 +26,10 @@ class ResNet18(Network[ResNetConfig]):
     1, biases 0, the linear layer by torch's own rule. Batch norm is plain, over the whole batch.
     """
 
-    config_class = ResNetConfig
+    config_class = ResNet18Config
     head = "fc"
 
-    def build(self, config: ResNetConfig, classes: int) -> None:
+    def build(self, config: ResNet18Config, classes: int) -> None:
         width = config.width
         if config.stem == "cifar":
             self.conv1 = Conv3x3(3, width)

@@ -11,7 +11,7 @@ from fastcifar.models.blocks import global_pool
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Network
 from fastcifar.models.whitening import PatchWhitening
-from fastcifar.recipes import SpeedrunConfig
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 
 _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
 

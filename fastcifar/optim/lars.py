@@ -9,24 +9,25 @@ import torch
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.settings import require_settings
+from fastcifar.recipes.optimizers.lars import LARSConfig
 
 
-class FlatLARS(GroupOptimizer):
+class FlatLARS(GroupOptimizer[LARSConfig]):
     """LARS for matrices and filters over flat buffers, SGD with Nesterov momentum for biases and scales.
 
     Each matrix or filter: v <- momentum * v + lr * trust * (g + decay * w); w <- w - v, with `trust_ratio` as trust and
-    lr = s * `optim.lr` for the schedule s. Biases and scales have no trust ratio and no decay:
+    lr = s * `optimizer.lr` for the schedule s. Biases and scales have no trust ratio and no decay:
     v <- `sgd_momentum` * v + g; w <- w - s * `bias_lr` * (g + `sgd_momentum` * v). Gradients g are the mean loss's.
     """
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
-        optim = self.recipe.optim
+        config = self.config
         if group.name != "weights":
             self.sgd(
                 group,
                 rates,
-                lr_factor=optim.bias_lr / optim.lr,
-                momentum=optim.sgd_momentum,
+                lr_factor=config.bias_lr / config.lr,
+                momentum=config.sgd_momentum,
                 weight_decay=0.0,
                 form="torch",
             )
@@ -35,8 +36,8 @@ class FlatLARS(GroupOptimizer):
         for span in group.spans:
             weight = group.weights[span]
             gradient = group.grads[span].to(weight.dtype) / self.recipe.batch_size
-            trust = trust_ratio(weight, gradient, optim.trust_coefficient, optim.weight_decay)
-            _update(weight, gradient, group.velocity[span], rate_now * trust, optim.momentum, optim.weight_decay)
+            trust = trust_ratio(weight, gradient, config.trust_coefficient, config.weight_decay)
+            _update(weight, gradient, group.velocity[span], rate_now * trust, config.momentum, config.weight_decay)
         self.follow(group)
 
 

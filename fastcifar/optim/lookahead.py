@@ -8,14 +8,15 @@ from typing import Any
 
 import torch
 
-from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatModel, foreach_copy
 from fastcifar.optim.optimizer import FlatOptimizer
-from fastcifar.recipes import EMAConfig, LookaheadConfig, Recipe
+from fastcifar.recipes.averages import EMAConfig
+from fastcifar.recipes.lookahead import LookaheadConfig
+from fastcifar.recipes.recipe import Recipe
 
 
 class FlatLookahead(FlatOptimizer):
-    """Lookahead around another optimiser over flat buffers, of weights and running statistics (airbench96).
+    """Lookahead around another optimizer over flat buffers, of weights and running statistics (airbench96).
 
     After every `lookahead.every` steps slow <- slow + (1 - d) (fast - slow) and fast <- slow, where after t of T steps
     d = `lookahead.decay` * (t / T) ** `lookahead.decay_power`; after the last step fast <- slow. The moving averages
@@ -94,66 +95,3 @@ def lookahead_shares(config: LookaheadConfig, total_steps: int) -> list[float | 
     if total_steps and shares[-1] is None:
         shares[-1] = 0.0
     return shares
-
-
-class Lookahead:
-    """Lookahead around any optimiser of torch's form: `step`, `zero_grad`, `param_groups`, state dictionaries.
-
-    After every `every` steps slow <- slow + (1 - `decay`) (fast - slow) and fast <- slow; `decay` may be a function of
-    the steps made. Parameters only: running statistics are the network's own. A scheduler is given the wrapped
-    `optimizer`. Call `finish` at the end of the training to end with the slow weights. Raises UserError for a setting
-    out of range.
-    """
-
-    def __init__(
-        self, optimizer: torch.optim.Optimizer, every: int = 5, decay: float | Callable[[int], float] = 0.5
-    ) -> None:
-        if every < 1:
-            raise UserError(f"every of Lookahead is {every!r}; allowed: 1 or more steps")
-        if not callable(decay) and not 0 <= decay < 1:
-            raise UserError(f"decay of Lookahead is {decay!r}; allowed: 0 up to, not including, 1, or a function")
-        self.optimizer, self.every, self.decay, self.steps = optimizer, every, decay, 0
-        self._slow = [parameter.detach().clone() for parameter in self._fast()]
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the wrapped optimiser."""
-        return self.optimizer.param_groups
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear the gradients of all parameters."""
-        self.optimizer.zero_grad(set_to_none)
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One step of the wrapped optimiser, and where it is due one of the slow weights."""
-        for parameter in self._fast()[len(self._slow) :]:  # of groups added since
-            self._slow.append(parameter.detach().clone())
-        loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        self.steps += 1
-        if self.steps % self.every == 0:
-            decay = self.decay(self.steps) if callable(self.decay) else self.decay
-            with torch.no_grad():
-                for slow, fast in zip(self._slow, self._fast(), strict=True):
-                    fast.copy_(slow.lerp_(fast, 1 - decay))
-        return loss
-
-    @torch.no_grad()
-    def finish(self) -> None:
-        """Set the parameters to the slow weights."""
-        for slow, fast in zip(self._slow, self._fast(), strict=True):
-            fast.copy_(slow)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The state of both, for `load_state_dict`."""
-        return {"optimizer": self.optimizer.state_dict(), "slow": self._slow, "steps": self.steps}
-
-    @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned for the same parameters."""
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.steps = state["steps"]
-        for slow, saved in zip(self._slow, state["slow"], strict=True):
-            slow.copy_(saved)
-
-    def _fast(self) -> list[torch.Tensor]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]

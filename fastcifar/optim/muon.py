@@ -17,10 +17,11 @@ from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.settings import require_settings
-from fastcifar.recipes import OptimConfig, Recipe
+from fastcifar.recipes import Recipe
+from fastcifar.recipes.optimizers.muon import MuonConfig
 
 
-class FlatMuon(GroupOptimizer):
+class FlatMuon(GroupOptimizer[MuonConfig]):
     """Muon for the convolution filters and SGD with Nesterov momentum for all else, over flat buffers
     (airbench94_muon).
 
@@ -35,9 +36,9 @@ class FlatMuon(GroupOptimizer):
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
-        normalising = normalising_steps(recipe.optim, total_steps)
+        normalising = normalising_steps(self.config, total_steps)
         self._normalising = torch.tensor(normalising, device=flat.statistics.device)
-        if recipe.optim.overlap and recipe.compile == "off":  # a compiled network's backward pass is one piece
+        if self.config.overlap and recipe.compile == "off":  # a compiled network's backward pass is one piece
             flat.divide()
         self._above = [_Filters(group, flat.dtype, flat.is_above) for group in flat.groups]
         self._below = [
@@ -88,27 +89,27 @@ class FlatMuon(GroupOptimizer):
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         self._step_filters(group, rates, self._below[self.flat.groups.index(group)])
-        optim = self.recipe.optim
-        rate = optim.head_lr if group.name == "weights" else optim.bias_lr
+        config = self.config
+        rate = config.head_lr if group.name == "weights" else config.bias_lr
         for run in group.runs(lambda parameter: parameter.dim() != 4):
             self.sgd(
                 *(group, rates, run),
-                lr_factor=rate / optim.lr,
-                momentum=optim.sgd_momentum,
-                weight_decay=optim.weight_decay / rate,
+                lr_factor=rate / config.lr,
+                momentum=config.sgd_momentum,
+                weight_decay=config.weight_decay / rate,
                 form="torch",
             )
 
     def _step_filters(self, group: FlatGroup, rates: torch.Tensor, filters: _Filters) -> None:
-        optim = self.recipe.optim
+        config = self.config
         if not (filters.layout and group.trains):
             return
         buffers = (group.weights, group.grads, group.velocity)
-        norms = muon_direction(*buffers, filters.directions, filters.layout, momentum=optim.momentum)
+        norms = muon_direction(*buffers, filters.directions, filters.layout, momentum=config.momentum)
         iterate(
             *(filters.directions, filters.updates, filters.shapes),
-            steps=optim.ns_steps,
-            coefficients=optim.ns_coefficients,
+            steps=config.ns_steps,
+            coefficients=config.ns_coefficients,
         )
         muon_update(
             group.weights,
@@ -116,7 +117,7 @@ class FlatMuon(GroupOptimizer):
             None if group.compute is group.weights else group.compute,
             group.ema if self.recipe.ema.decay else None,
             *(norms, rates, self._normalising, self.count, filters.layout),
-            decay=optim.filter_decay / optim.lr,
+            decay=config.filter_decay / config.lr,
             **self.average_settings(),
         )
 
@@ -212,12 +213,12 @@ def norm_factor(weight: torch.Tensor) -> torch.Tensor:
     return len(weight) ** 0.5 / torch.linalg.vector_norm(weight).clamp_min(1e-12)
 
 
-def normalising_steps(optim: OptimConfig, total_steps: int) -> list[bool]:
+def normalising_steps(config: MuonConfig, total_steps: int) -> list[bool]:
     """Whether each step normalises the filters: `norm_every` steps after the last that did, and up to `norm_growth`
     more towards the end."""
     flags, last = [], 0
     for step in range(1, total_steps + 1):
-        interval = optim.norm_every + int(optim.norm_growth * step / total_steps)
-        flags.append(optim.norm_every > 0 and step - last >= interval)
+        interval = config.norm_every + int(config.norm_growth * step / total_steps)
+        flags.append(config.norm_every > 0 and step - last >= interval)
         last = step if flags[-1] else last
     return flags

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -13,10 +13,14 @@ from fastcifar.kernels import flat_ema, flat_sgd
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.schedule import at, learning_rates
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.optimizers import OptimizerConfig
+
+Config = TypeVar("Config", bound=OptimizerConfig)
 
 
-class FlatOptimizer(ABC):
-    """An optimiser over the buffers of `flat`, for a training of `total_steps` by `recipe`; `step` is one update.
+class FlatOptimizer(ABC, Generic[Config]):
+    """An optimiser over the buffers of `flat`, for a training of `total_steps` by `recipe`, whose section `optimizer`
+    is its `config`; `step` is one update.
 
     Gradients are those of the loss summed over `recipe.batch_size` images; rates are written for the mean. Step t, from
     0, uses rate t of the group's, and from the end on the last; a group that trains for fewer steps than all goes
@@ -29,6 +33,7 @@ class FlatOptimizer(ABC):
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         self.flat, self.recipe, self.total_steps = flat, recipe, total_steps
+        self.config = cast(Config, recipe.optimizer)
         self.count = torch.zeros(1, dtype=torch.int64, device=flat.statistics.device)
 
     def reset(self) -> None:
@@ -57,7 +62,7 @@ class FlatOptimizer(ABC):
         first block are made: has them copied into the buffers, and makes what of the update can be made then."""
         copy_gradients()
 
-    def finish(self) -> None:  # noqa: B027  (most have nothing to do)
+    def finish(self) -> None:
         """Called where a training ends before its last step: whatever that step would do besides an update."""
 
     def learning_rate(self, step: int) -> float:
@@ -94,7 +99,7 @@ class FlatOptimizer(ABC):
         return {"ema_decay": ema.decay**ema.every, "ema_every": ema.every}
 
 
-class GroupOptimizer(FlatOptimizer):
+class GroupOptimizer(FlatOptimizer[Config]):
     """A flat optimiser that takes one group after another, its rates on the device: `rates`, float32 [steps] each."""
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:

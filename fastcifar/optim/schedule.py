@@ -8,9 +8,8 @@ import warnings
 
 import torch
 
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, did_you_mean
 from fastcifar.recipes import Recipe
-from fastcifar.recipes.fields import did_you_mean
 
 _NOT_OPTIONS = ("self", "optimizer", "last_epoch", "verbose", "scale_fn", "epochs", "steps_per_epoch")
 """Arguments of torch's classes that a recipe cannot give or has no use for."""
@@ -24,7 +23,7 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
     start_factor=1, end_factor=0 and total_iters=100%, and our own line from 1 to 0 is the same one step ahead.
     Raises UserError where the options do not fit the class.
     """
-    peak, schedule = recipe.optim.lr, recipe.schedule
+    peak, schedule = recipe.optimizer.lr, recipe.schedule
     if schedule.name == "linear":
         return [peak * schedule((step + 1) / total_steps) for step in range(total_steps)]
     cls = getattr(torch.optim.lr_scheduler, schedule.name)

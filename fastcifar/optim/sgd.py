@@ -9,9 +9,10 @@ import torch
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.settings import require_settings
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 
 
-class FlatSGD(GroupOptimizer):
+class FlatSGD(GroupOptimizer[SGDConfig]):
     """The source's SGD: v <- momentum * v - lr * g; w <- w - lr * g + momentum * v, with g = dloss/dw + decay * w.
 
     Biases train at `bias_lr_factor` times the rate, with decay divided by it. Without momentum it is w <- w - lr * g,
@@ -19,14 +20,13 @@ class FlatSGD(GroupOptimizer):
     """
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
-        optim = self.recipe.optim
-        factor = optim.bias_lr_factor if group.name == "biases" else 1.0
+        factor = self.config.bias_lr_factor if group.name == "biases" else 1.0
         self.sgd(
             group,
             rates,
             lr_factor=factor,
-            momentum=optim.momentum,
-            weight_decay=optim.weight_decay / factor,
+            momentum=self.config.momentum,
+            weight_decay=self.config.weight_decay / factor,
             form="source",
         )
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.optim.schedule import at, learning_rates
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.optimizers import OptimizerConfig
+from fastcifar.registry import resolve
 
 OwnOptimizer = Callable[..., torch.optim.Optimizer]
 """A class of torch's form, or a function of a list of parameters that gives an optimizer."""
@@ -23,17 +26,18 @@ _FUSED = ("Adam", "AdamW", "SGD")
 """Classes whose step is one kernel where that is asked for, on a CPU too."""
 
 
-class TorchOptimizer(FlatOptimizer):
-    """The class of torch.optim that `recipe.optim.name` names, in the place of `FlatSGD`; or `own`.
+class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
+    """The class of torch.optim whose name is the kind of `recipe.optimizer`, in the place of `FlatSGD`; or `own`.
 
-    The former is given the master weights of each group as one flat parameter, and as gradients those of the mean loss,
-    in the master dtype. Fields that the class does not take (momentum of Adam) are left out. Biases are as with
-    `FlatSGD`.
+    The former is given the master weights of each group as one flat parameter, as gradients those of the mean loss, in
+    the master dtype, and as arguments the section's fields (no weight decay where the class has none, as Rprop). Biases
+    are as with `FlatSGD`.
 
     `own` is given a parameter for each of the network's that trains, with its shape, in their order, on the same
-    weights and gradients. A class is made with the recipe's `lr`, and its `momentum` and `weight_decay` where it takes
-    them; a function chooses itself. The schedule multiplies the rate that each param group begins with. Raises
-    UserError where `own` gives no optimizer of these parameters.
+    weights and gradients. A class is made with all fields of `recipe.optimizer` if it is that section's builder; else
+    with its `lr`, and its `momentum` and `weight_decay` where both have them. A function chooses itself. The schedule
+    multiplies the rate that each param group begins with. Raises UserError where `own` gives no optimizer of these
+    parameters.
     """
 
     not_capturable = "an optimiser of torch's counts its steps on the host"
@@ -55,7 +59,7 @@ class TorchOptimizer(FlatOptimizer):
             self._rates = list(zip(self.learning_rates(), factors, strict=True))
         else:
             self._optimizer = self._build_own(self._own)
-            rates, peak = learning_rates(self.recipe, self.total_steps), self.recipe.optim.lr
+            rates, peak = learning_rates(self.recipe, self.total_steps), self.config.lr
             self._rates = [(rates, float(group["lr"]) / peak) for group in self._optimizer.param_groups]
 
     def learning_rate(self, step: int) -> float:
@@ -100,31 +104,30 @@ class TorchOptimizer(FlatOptimizer):
         return list(zip(weights, group.views(grads), strict=True))
 
     def _build(self) -> torch.optim.Optimizer:
-        optim = self.recipe.optim
-        cls = getattr(torch.optim, optim.name)
-        taken = inspect.signature(cls).parameters
-        settings: dict[str, Any] = {"fused": True} if optim.name in _FUSED else {}
-        if "momentum" in taken:
-            settings["momentum"] = optim.momentum
+        kind = self.config.kind
+        cls = getattr(torch.optim, kind)
+        settings = self._fields(inspect.signature(cls).parameters)
         groups = []
         for group in self.flat.groups:
-            factor = self._factor(group.name)
             groups.append({"params": [group.weights]})
-            if "weight_decay" in taken:
-                groups[-1]["weight_decay"] = optim.weight_decay / factor
-        return cls(groups, lr=optim.lr, **settings)
+            if "weight_decay" in settings:
+                groups[-1]["weight_decay"] = settings["weight_decay"] / self._factor(group.name)
+        if kind in _FUSED:
+            settings["fused"] = True
+        return cls(groups, **settings)
 
     def _build_own(self, own: OwnOptimizer) -> torch.optim.Optimizer:
-        name, optim = getattr(own, "__name__", type(own).__name__), self.recipe.optim
-        settings: dict[str, Any] = {}
+        name, settings = getattr(own, "__name__", type(own).__name__), {}
         if not callable(own):
             raise UserError(
                 f"the optimizer is of type {name}; allowed: a class of torch's form, or a function of weights"
             )
         if isinstance(own, type) and issubclass(own, torch.optim.Optimizer):
-            taken = inspect.signature(own).parameters
-            settings = {"lr": optim.lr}
-            settings |= {key: getattr(optim, key) for key in ("momentum", "weight_decay") if key in taken}
+            if own is resolve(self.config.builder):
+                settings = self._fields()
+            else:
+                taken = inspect.signature(own).parameters
+                settings = self._fields({"lr", *({"momentum", "weight_decay"} & taken.keys())})
         ours = {
             theirs: parameter
             for group, trained in zip(self.flat.groups, self._trained, strict=True)
@@ -149,5 +152,10 @@ class TorchOptimizer(FlatOptimizer):
                 raise UserError(f"the optimizer {name} has no lr for a schedule; allowed: one in every param group")
         return optimizer
 
+    def _fields(self, names: Container[str] | None = None) -> dict[str, Any]:
+        """What the recipe's section says, its kind apart; of the fields with these names, unless that is None."""
+        fields = [field.name for field in dataclasses.fields(self.config) if field.name != "kind"]
+        return {name: getattr(self.config, name) for name in fields if names is None or name in names}
+
     def _factor(self, group: str) -> float:
-        return self.recipe.optim.bias_lr_factor if group == "biases" else 1.0
+        return self._fields()["bias_lr_factor"] if group == "biases" else 1.0

@@ -14,19 +14,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastcifar.errors import UserError
-from fastcifar.recipes.checked import Checked
-from fastcifar.recipes.images import Augment, EvaluateConfig, NormalizeConfig, SelectConfig
-from fastcifar.recipes.networks import MLPConfig, ModelConfig, ResNetConfig, SpeedrunConfig
-from fastcifar.recipes.optimisation import TORCH_OPTIMIZERS as TORCH_OPTIMIZERS
-from fastcifar.recipes.optimisation import TORCH_SCHEDULERS as TORCH_SCHEDULERS
-from fastcifar.recipes.optimisation import (
-    AverageConfig,
-    EMAConfig,
-    LookaheadConfig,
-    LossScalingConfig,
-    OptimConfig,
-    Schedule,
-)
+from fastcifar.recipes.augmentation import Augment, NormalizeConfig
+from fastcifar.recipes.averages import AverageConfig, EMAConfig
+from fastcifar.recipes.declare import Checked, setting, trick
+from fastcifar.recipes.evaluation import EvaluateConfig
+from fastcifar.recipes.lookahead import LookaheadConfig
+from fastcifar.recipes.networks import NetworkConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.optimizers import OptimizerConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.precision import LossScalingConfig
+from fastcifar.recipes.schedule import Schedule
+from fastcifar.recipes.selection import SelectConfig
+from fastcifar.recipes.transforms import Transforms
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Recipe(Checked):
 
     name: str = "davidnet"
     """What the run's outputs call it."""
-    epochs: float = 10
+    epochs: float = setting(10, above=0)
     """Passes over the training images (with select, over those it keeps); the last may be in part."""
-    batch_size: int = 512
+    batch_size: int = setting(512, at_least=1, unit="images")
     """Images per step."""
     drop_last: bool = True
     """Drop an epoch's last batch where the images left over do not fill it; false: a step of fewer images, at the same
     rate for their mean loss."""
-    label_smoothing: float = 0.2
-    """Share of the target spread evenly over the classes (Szegedy 2016); 0: none."""
+    label_smoothing: float = trick(0.2, off=0.0, at_least=0, at_most=1, source="Szegedy 2016")
+    """Share of the target spread evenly over the classes; 0: none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type. auto: float16 on CUDA, bfloat16 on a CPU that has it in hardware, else float32."""
     compile: Literal["off", "step"] = "off"
@@ -52,15 +52,11 @@ class Recipe(Checked):
     cudnn_search: bool = False
     """cuDNN's own search for the fastest convolution of each shape (torch's cudnn.benchmark), around warm-up, capture,
     steps and evaluation; costs seconds at the start. CUDA only. false: as torch is set."""
-    network: Literal["davidnet", "resnet18", "mlp", "speedrun"] = "davidnet"
-    """Which network; its own section is read (model, resnet, mlp or speedrun) and the others are not."""
-    model: ModelConfig = ModelConfig()
-    resnet: ResNetConfig = ResNetConfig()
-    mlp: MLPConfig = MLPConfig()
-    speedrun: SpeedrunConfig = SpeedrunConfig()
+    network: NetworkConfig = DavidNetConfig()
     normalize: NormalizeConfig = NormalizeConfig()
     augment: Augment = Augment()
-    optim: OptimConfig = OptimConfig()
+    transforms: Transforms = Transforms()
+    optimizer: OptimizerConfig = SGDConfig()
     schedule: Schedule = Schedule()
     lookahead: LookaheadConfig = LookaheadConfig()
     ema: EMAConfig = EMAConfig()
@@ -71,26 +67,25 @@ class Recipe(Checked):
 
     def _check(self) -> None:
         self._require("name", re.fullmatch(r"[\w.+-]+", self.name), "letters, digits and . _ + -")
-        self._require("epochs", self.epochs > 0, "above 0")
-        self._require("batch_size", self.batch_size >= 1, "1 or more images")
-        self._require("label_smoothing", 0 <= self.label_smoothing <= 1, "0 to 1")
+        for section, base in (("network", NetworkConfig), ("optimizer", OptimizerConfig)):
+            value = getattr(self, section)
+            self._require(
+                section, isinstance(value, base) and value.kind in base.kinds, f"a registered {base.__name__}"
+            )
         if self.ema.decay and self.average.epochs:
             both = f"ema.decay is {self.ema.decay} and average.epochs is {self.average.epochs}"
             raise UserError(f"{both}; allowed: one average of the two, the other 0")
-        if self.network == "mlp" and self.augment.early_sizes:
-            sizes = self.augment.early_sizes
-            raise UserError(f"augment.early_sizes is {sizes}; allowed: none, an mlp takes whole images")
-        if self.optim.name == "muon":
-            self._require("network", self.network != "mlp", "with optim.name muon one with convolutions, not mlp")
+        kind = self.network.kind
+        if self.network.sides and self.augment.early_crops:
+            crops = self.augment.early_crops
+            raise UserError(f"augment.early_crops is {crops}; allowed: none, the network {kind} takes whole images")
+        if self.optimizer.needs_filters and not self.network.has_filters:
+            optimizer = f"the optimizer {self.optimizer.kind}"
+            raise UserError(f"network.kind is {kind}; allowed: with {optimizer} one with convolutions")
         if self.batch_size % self.ghost_batch:
-            section = "model" if self.network == "davidnet" else "speedrun"
-            self._refuse("batch_size", f"a multiple of {section}.ghost_batch, {self.ghost_batch}")
+            self._refuse("batch_size", f"a multiple of network.ghost_batch, {self.ghost_batch}")
 
     @property
     def ghost_batch(self) -> int:
         """Images that the network normalises together, which must divide the batch; 1 where any batch will do."""
-        if self.network == "davidnet" and self.model.norm and self.model.ghost_batch:
-            return self.model.ghost_batch
-        if self.network == "speedrun" and self.speedrun.ghost_batch:
-            return self.speedrun.ghost_batch
-        return 1
+        return self.network.batch_multiple

@@ -17,9 +17,9 @@ from torch import Tensor
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import Network, build_model
-from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.optim import FlatModel, GroupOptimizer, build_optimizer
 from fastcifar.recipes import Recipe
-from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+from fastcifar.registry import resolve
 from fastcifar.report.products import Count, count_module, count_products
 from fastcifar.training import resolve_dtype
 from fastcifar.training.timeline import Stage, Timeline
@@ -211,14 +211,18 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 
 
 def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
+    sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
+    with torch.random.fork_rng(devices=[]):  # built with data: a network from outside may look at it
+        network = build_model(recipe, CLASSES, _CENTRED, _CENTRED, sides=sides).to(device)
     with torch.device(device):
-        network = build_model(recipe, CLASSES, _CENTRED, _CENTRED)
-        return network, FlatModel(network, dtype)
+        return network, FlatModel(network.module, dtype)
 
 
 def _count_optimizer(recipe: Recipe, dtype: torch.dtype, timeline: Timeline) -> Count:
     # Torch's own fused optimisers refuse meta tensors; on a few million real weights a step takes milliseconds.
-    network, flat = _model(recipe, dtype, "cpu" if recipe.optim.name in TORCH_OPTIMIZERS else "meta")
+    builder = resolve(recipe.optimizer.builder)
+    of_groups = isinstance(builder, type) and issubclass(builder, GroupOptimizer)
+    network, flat = _model(recipe, dtype, "meta" if of_groups else "cpu")
     for name in network.frozen_from:
         flat.group_of(name).steps = timeline.steps_until_frozen(name)
     return count_products(build_optimizer(flat, recipe, timeline.total_steps).step)

@@ -49,7 +49,7 @@ def evaluate(
     2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border reflected
     (Jordan 2024), the four shifted views together weighing `how.tta_shifted`. Only that `how.tta_share` of the images
     whose plain view has the lowest top probability gets further views; the others keep the plain view's logits
-    (hiverge, cifar10-speedrun, 2025). `mean` and `std` (0 to 255 units) are what images are normalised with, those that
+    (hiverge 2025). `mean` and `std` (0 to 255 units) are what images are normalised with, those that
     the model was trained with unless given. Images are channels-last, or contiguous if the model's filters are; those
     labelled -1 count in no accuracy and no loss. The model's training mode is left as it was. Raises UserError where
     nothing says how to normalise.

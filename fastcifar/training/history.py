@@ -69,4 +69,4 @@ class History:
 def nonfinite_loss(what: str, recipe: Recipe, dtype: torch.dtype) -> NonFiniteLoss:
     """The error for a loss that became NaN or infinite: `what` it is and where, and the likely cause."""
     too_narrow = ", or float16 too narrow" if dtype == torch.float16 else ""
-    return NonFiniteLoss(f"{what}: most likely optim.lr {recipe.optim.lr:g} is too high{too_narrow}")
+    return NonFiniteLoss(f"{what}: most likely optimizer.lr {recipe.optimizer.lr:g} is too high{too_narrow}")

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from fastcifar.errors import UserError
 from fastcifar.output import RECORD
 from fastcifar.recipes import Recipe, recipe_from_dict
+from fastcifar.recipes.legacy import modernize
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
 
-VERSION = 2
-"""Of the form that records have. 1: dictionaries without a version, and without the fields that are None by default."""
+VERSION = 3
+"""Of the form that records have. 1: dictionaries without a version, and without the fields that are None by default. 2:
+before a recipe's network and optimizer were of kinds."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
@@ -214,6 +216,9 @@ class RunRecord:
             version = values.get("version", 1)
             if type(version) is not int or not 1 <= version <= VERSION:
                 raise UserError(f"version is {_shown(version)}; allowed: 1 to {VERSION}, what this fastcifar can read")
+            recipe = values.get("recipe")
+            if isinstance(recipe, dict):  # whose warning is to name the file
+                values = {**values, "recipe": dict(modernize(recipe, source))}
             return _read(cls, {**values, "version": VERSION})
         except UserError as error:
             raise UserError(f"{source}: {error}") from None

@@ -137,7 +137,15 @@ def _in_epochs_of_its_own(
 
 def _any_plan(trainer: Trainer, split: Split) -> EpochPlan:
     """A plan of all images of `split`; the size of its crops is no matter to a step, which has its stage's."""
-    return EpochPlan.draw(len(split), trainer.recipe.augment, 0, 0, image_size=split.side, device=split.device)
+    return EpochPlan.draw(
+        len(split),
+        trainer.recipe.augment,
+        0,
+        0,
+        image_size=split.side,
+        transforms=trainer.recipe.transforms,
+        device=split.device,
+    )
 
 
 def _noise(trainer: Trainer, count: int) -> Split:

@@ -145,15 +145,15 @@ def load_run(
         record = RunRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")), str(folder / RECORD))
         dataset = record.dataset
         if model is not None:
-            network = remember_normalization(model(len(dataset.classes)), dataset.mean, dataset.std)
+            network = model(len(dataset.classes))
         elif record.network is None:
-            network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std)
+            network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
         else:
             raise UserError(
                 f"{folder} holds a run of a network of its own; allowed: with model=, the class of that network or a "
                 "function of the number of classes"
             )
-        network.load_state_dict(load_file(folder / WEIGHTS))
+        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(folder / WEIGHTS))
     except UserError:
         raise
     except Exception as error:  # whatever a damaged file makes json, safetensors or torch say

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from fastcifar.data import Dataset, EpochPlan, Selection
+from fastcifar.data import Dataset, EpochPlan, hardest
 from fastcifar.errors import UserError
 from fastcifar.models import Network
 from fastcifar.optim import FlatModel, FlatOptimizer
 from fastcifar.recipes import Recipe
-from fastcifar.recipes.change import leaves
+from fastcifar.recipes.text import leaves
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.history import History
 from fastcifar.training.loss import LossScale
@@ -32,9 +32,9 @@ class TrainingState:
     `seed`: that of all random choices, `init`: what the training began with, `step`: steps made. `flat`: weights,
     velocities, averages, running statistics; `optimizer`: what more that keeps; `average`: how many weights the mean of
     the last ones holds; `tensors`: the epoch's plan and where in it the training is, its losses so far, the losses by
-    image; `selection`: how often each image was left out; `loss_scale`; `history`: the rows of the epochs that are
-    over; `stopwatch`: `train_seconds` so far; `random`: torch's random numbers, which are the training's own. What a
-    loss, a transform or a listener of the user's own keeps, and numpy's random numbers, are theirs.
+    image; `loss_scale`; `history`: the rows of the epochs that are over; `stopwatch`: `train_seconds` so far; `random`:
+    torch's random numbers, which are the training's own. What a loss, a transform or a listener of the user's own
+    keeps, and numpy's random numbers, are theirs.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainingState:
         """Draw the plan of `epoch`, in one call, into the buffers that a captured step reads, and clear the metrics.
         Nothing waits for the device: images are chosen there, by their losses at this time."""
         train, losses = self._dataset.train, self.tensors.image_losses
-        visited = None if epoch.visits is None or losses is None else self.selection.choose(losses, epoch.visits)
+        visited = None if epoch.visits is None or losses is None else hardest(losses, epoch.visits)
         plan = EpochPlan.draw(
             len(train),
             self._recipe.augment,
@@ -74,6 +74,7 @@ class TrainingState:
             image_size=train.side,
             size=epoch.stage.size,
             visited=visited,
+            transforms=self._recipe.transforms,
             device=train.device,
         )
         self.tensors.begin(plan)
@@ -99,7 +100,6 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "averaged": self.average.count,
             "epoch": self.tensors.state(),
-            "selection": self.selection.state_dict(),
             "loss_scale": self.loss_scale.state_dict(),
             "history": rows,
             "train_seconds": self.stopwatch.seconds,
@@ -121,7 +121,6 @@ class TrainingState:
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.count = state["averaged"]
             self.tensors.load(state["epoch"])
-            self.selection.load_state_dict(state["selection"])
             self.loss_scale.load_state_dict(state["loss_scale"])
             self.history.rows += [EpochRow(**row) for row in state["history"]]
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
@@ -140,10 +139,8 @@ class TrainingState:
                 raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
-        recipe, train = self._recipe, self._dataset.train
         self.seed, self.init, self.step = seed, init, 0
-        self.selection = Selection(len(train), recipe.select.max_skips, self._device)
-        self.history = History(recipe, self._timeline, self.flat.dtype, self._device)
+        self.history = History(self._recipe, self._timeline, self.flat.dtype, self._device)
         self.stopwatch = Stopwatch(self._device)
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
-from fastcifar.errors import UserError
+from fastcifar.data.plan import checked_batch
 from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
 from fastcifar.optim import FlatModel, FlatOptimizer
@@ -36,7 +36,7 @@ class EpochTensors:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, steps_per_epoch: int) -> None:
         count, device = len(dataset.train), dataset.train.device
-        self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.side, device)
+        self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.side, device, recipe.transforms)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(steps_per_epoch, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
@@ -112,7 +112,7 @@ class TrainingStep:
             normalisation = {"mean": self.dataset.mean, "std": self.dataset.std}
             images = batch.augment(train.images, **normalisation, dtype=flat.dtype, size=stage.size)
             if self._transform:
-                images = _transformed(images, self._transform)
+                images = checked_batch(self._transform(images), images, "augment", sides=False)
 
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
@@ -148,11 +148,3 @@ class TrainingStep:
                 copy_gradients()
             else:
                 self.optimizer.step_above(copy_gradients)
-
-
-def _transformed(images: torch.Tensor, transform: Transform) -> torch.Tensor:
-    made, count = transform(images), len(images)
-    if not isinstance(made, torch.Tensor) or made.dim() != 4 or made.shape[:2] != images.shape[:2]:
-        what = list(made.shape) if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
-        raise UserError(f"augment makes {what} of {list(images.shape)}; allowed: as many images, [{count}, 3, H, W]")
-    return made.to(images.dtype)

@@ -66,8 +66,9 @@ class Timeline:
         augment, batch_size = recipe.augment, recipe.batch_size
         if images < batch_size and recipe.drop_last:
             raise UserError(f"batch_size is {batch_size}; allowed: up to the {images} training images")
-        if max(augment.early_sizes, default=0) > size:
-            raise UserError(f"augment.early_sizes is {augment.early_sizes}; allowed: up to {size}, the images' side")
+        if max((side for side, _ in augment.early_crops), default=0) > size:
+            crops = [list(crop) for crop in augment.early_crops]
+            raise UserError(f"augment.early_crops is {crops}; allowed: sides up to {size}, that of the images")
         self._recipe, self._images = recipe, images
         self.epochs: list[Epoch] = []
         self.total_steps = 0
@@ -76,8 +77,7 @@ class Timeline:
             steps = math.ceil(part * self._whole(number) - _ROUNDING)
             if not steps and self.epochs:
                 break
-            early = zip(augment.early_sizes, augment.early_shares, strict=True)
-            side = next((early_size for early_size, share in early if number < share * recipe.epochs), size)
+            side = next((side for side, share in augment.early_crops if number < share * recipe.epochs), size)
             frozen = frozenset(name for name, start in (frozen_from or {}).items() if number >= start)
             self.epochs.append(self._epoch(number, max(1, steps), Stage(side, frozen)))
             self.total_steps += self.epochs[-1].steps

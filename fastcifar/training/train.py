@@ -17,11 +17,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.data import Dataset, Split, load_dataset
 from fastcifar.models import Network, build_model, remember_normalization
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
-from fastcifar.recipes import EvaluateConfig, Recipe, change, get_recipe
+from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
+from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.compiled import CompiledNetwork
@@ -49,13 +51,13 @@ _PLAIN = EvaluateConfig(tta="none")
 
 
 def train(
-    recipe: Recipe | str | Path = "davidnet",
-    data: Dataset | str = "cifar10",
+    recipe: Recipe | str | Path = DEFAULT_RECIPE,
+    data: Dataset | str = DEFAULT_DATASET,
     *,
     seed: int = 0,
     model: Callable[[int], nn.Module] | None = None,
     loss: Loss | None = None,
-    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    optimizer: str | OptimizerConfig | Callable[..., torch.optim.Optimizer] | None = None,
     augment: Transform | None = None,
     listeners: Sequence[Listener] = (),
     holdout: int = 0,
@@ -69,7 +71,7 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file; `changes` are other values for its fields, by their dotted
-        names: `train("davidnet", epochs=1, **{"optimizer.lr": 0.2})`.
+        names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
     data: a dataset or its name, which `load_dataset` finds in `data_dir`; `holdout` evaluates on that many training
         images, which are then not trained on, in place of the test set.
     seed: names the run: initial weights, order, crops, flips, and what `model` and `augment` draw from torch.
@@ -82,8 +84,9 @@ def train(
         while training is captured on a GPU, and so may not depend on values.
     loss: of logits, float32 `[B, classes]`, and labels, int64 `[B]`, the mean or each image's; the recipe's label
         smoothing does not apply to it.
-    optimizer: a class of torch's form, given the recipe's `lr`, `momentum` and `weight_decay` where it takes them, or a
-        function of the parameters. The recipe's schedule multiplies its rates.
+    optimizer: a kind, such as "Adam", or its configuration, as the recipe's section `optimizer`; or a class of torch's
+        form, given the recipe's `lr`, `momentum` and `weight_decay` where it takes them, or a function of the
+        parameters. The recipe's schedule multiplies its rates.
     augment: of a batch of images `[B, 3, H, W]`, normalised and already changed by the recipe's augmentation, in the
         compute type: as many images.
 
@@ -92,8 +95,12 @@ def train(
     """
     phases = Phases()
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
-    if model is not None:  # whose batches are its own affair
-        changes = {"model.ghost_batch": 0, "speedrun.ghost_batch": 0, **changes}
+    if model is not None and hasattr(recipe.network, "ghost_batch"):  # whose batches are its own affair
+        recipe = change(recipe, {"network.ghost_batch": 0})
+    if isinstance(optimizer, type) and issubclass(optimizer, OptimizerConfig):
+        optimizer = optimizer()
+    if isinstance(optimizer, str | OptimizerConfig):
+        recipe, optimizer = change(recipe, {"optimizer": optimizer}), None
     recipe = change(recipe, changes) if changes else recipe
     device = resolve_device(device)
     with phases("data"):
@@ -322,7 +329,7 @@ class Trainer:
     def new_network(self, seed: int, init: Start = _COLD) -> Network:
         """The network that a training begins with, on the CPU."""
         dataset = self.dataset
-        sides = (dataset.train.side, *self.recipe.augment.early_sizes)
+        sides = (dataset.train.side, *(side for side, _ in self.recipe.augment.early_crops))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, sides)

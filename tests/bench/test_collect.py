@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.collect import main
+from bench.collect import _changed, main
 from bench.record import describe_hardware
 from bench.tables import read_results, table
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.errors import UserError
+from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.half import ARMS, HalfResult
-from fastcifar.recipes import MLPConfig, get_recipe
+from fastcifar.recipes import change, get_recipe
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import Trainer
 from fastcifar.training.record import Scores
 
@@ -20,7 +21,7 @@ from fastcifar.training.record import Scores
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folders of two trainings that differ in the seed alone."""
-    recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=1, batch_size=32, mlp=MLPConfig(hidden=(8,)))
+    recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=1, batch_size=32, network=MLPConfig(hidden=(8,)))
     trainer = Trainer(recipe, make_synthetic(64, 50), "cpu")
     folder = tmp_path_factory.mktemp("runs")
     return [trainer.run(seed).save(folder / str(seed)) for seed in (3, 4)]
@@ -57,7 +58,8 @@ def test_what_measured_can_be_said(runs, tmp_path):
 
 def test_runs_that_an_older_version_saved_are_results_too(tmp_path):
     folder = Path(__file__).parents[1] / "training/version-1"
-    assert main(["recipes", str(folder), "--save", str(tmp_path / "a.jsonl")]) == 0
+    with pytest.warns(RenamedWarning):
+        assert main(["recipes", str(folder), "--save", str(tmp_path / "a.jsonl")]) == 0
     (result,) = read_results(tmp_path)
     assert (result["row"]["epochs"], result["row"]["accuracy with TTA"], result["n"]) == ("2", "14.00%", 1)
     assert set(result["versions"]) == {"python", "torch", "numpy"}
@@ -100,7 +102,7 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, text):
 
 
 def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
-    recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=2.0, mlp=MLPConfig(hidden=(8, 4)))
+    recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=2.0, network=MLPConfig(hidden=(8, 4)))
     settings = {"experiment": "half", "recipe": dataclasses.asdict(recipe), "dataset": "cifar10"}
     settings |= {"train_size": 600, "subset": {"size": 600}, "eval_every": 0}
     records = {
@@ -117,8 +119,18 @@ def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     assert all(result["n"] == 2 for result in results)
     above = [result["row"]["points above warm"] for result in results]
     assert above[:2] == ["-", "-"] and above[2:] == ["+10.00 (+10.00 to +10.00)", "+20.00 (+20.00 to +20.00)"]
-    command = "fastcifar warm-start half --recipe warmstart-mlp --train-size 600 --epochs 2.0 --mlp.hidden 8 4"
+    command = "fastcifar warm-start half --recipe warmstart-mlp --train-size 600 --epochs 2.0 --network.hidden 8 4"
     assert {result["command"] for result in results} == {f"{command} --runs 2 --eval-every 0"}
     path.write_text(json.dumps({"experiment": "online"}))
     with pytest.raises(UserError, match="is of no experiment half or table"):
         main(["warm-start", str(path)])
+
+
+def test_fields_in_which_a_recipe_differs_are_flags():
+    recipe = get_recipe("warmstart-resnet18")
+    changes = {"network": "mlp", "augment.early_crops": (), "optimizer.lr": 0.5, "batch_size": 64}
+    assert list(_changed(change(recipe, changes))) == [
+        "batch-size 64", "network mlp", "network.hidden 100 100", "optimizer.lr 0.5"
+    ]  # fmt: skip
+    crops = change(recipe, {"augment.early_crops": [[20, 0.25], [24, 0.5]]})
+    assert list(_changed(crops)) == ["augment.early-crops 20 0.25 24 0.5"]

@@ -1,6 +1,5 @@
 """What is computed, compared between two checkouts: this one with itself, and with a copy that was changed."""
 
-import dataclasses
 import math
 import re
 import shutil
@@ -12,12 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench import golden, golden_worker
-from bench.golden import Checkouts, compare_all, difference, digest, make_view, names_in_base, shorten, time_steps
+from bench.golden import Checkouts, compare_all, difference, digest, make_view, names_in_base, time_steps
 from bench.record import append
 from bench.resident import ROOT, Resident
 from fastcifar.errors import UserError
-from fastcifar.recipes import RECIPES, Recipe, SelectConfig
-from fastcifar.training.timeline import Timeline
+from fastcifar.recipes import RECIPES
 
 TINY = RECIPES["warmstart-mlp"]
 
@@ -148,30 +146,6 @@ def test_steps_are_timed_in_turn(with_itself, tmp_path, monkeypatch):
 def test_a_worker_checks_what_it_imported(tmp_path):
     with pytest.raises(UserError, match=rf"was imported; allowed: files in {tmp_path}"):
         golden_worker.load({"checkout": str(tmp_path), "threads": 1})
-
-
-@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_few_images_and_epochs_have_all_stages_of_a_recipe(recipe):
-    epochs, images = shorten(recipe)
-    short, whole = Timeline(dataclasses.replace(recipe, epochs=epochs), images, 32), Timeline(recipe, 50_000, 32)
-
-    assert {epoch.stage for epoch in short.epochs} == {epoch.stage for epoch in whole.epochs}
-    assert {epoch.images is None for epoch in short.epochs} == {epoch.images is None for epoch in whole.epochs}
-    assert 20 <= short.total_steps <= 30
-
-
-@settings(deadline=None)
-@given(
-    st.floats(0.5, 400) | st.integers(1, 400),
-    st.integers(1, 2000),
-    st.floats(0.1, 1, exclude_min=True),
-    st.integers(1, 9),
-)
-def test_any_recipe_can_be_shortened(epochs, batch_size, keep, from_epoch):
-    recipe = Recipe(network="mlp", epochs=epochs, batch_size=batch_size, select=SelectConfig(keep, from_epoch))
-    short, images = shorten(recipe)
-    assert min(10, epochs) <= short <= epochs
-    assert Timeline(dataclasses.replace(recipe, epochs=short), images, 32).total_steps >= 20
 
 
 TENSORS = st.dictionaries(st.text(max_size=3), st.lists(st.floats(width=32), min_size=1, max_size=4), min_size=1)

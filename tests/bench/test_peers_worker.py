@@ -148,7 +148,7 @@ def test_a_worker_that_takes_too_long_is_ended(checkouts):
 
 
 def test_ours_is_run_in_the_same_scheme():
-    narrow = {"name": "narrow", "epochs": 2, "batch_size": 64, "model": {"widths": [4, 4, 8, 8]}}
+    narrow = {"name": "narrow", "epochs": 2, "batch_size": 64, "network": {"widths": [4, 4, 8, 8]}}
     ours = Ours(recipe_from_dict(narrow), make_synthetic(320, 100), CPU)
     stopped = ours.run(steps=3, seed=0)
     assert len(stopped["step_seconds"]) == stopped["steps"] == 3 and stopped["accuracy"] is None

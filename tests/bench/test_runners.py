@@ -11,7 +11,8 @@ import torch
 from bench.convolutions import PASSES, _of_layers, _of_operators, convolutions
 from bench.tables import read_results
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import ResNetConfig, get_recipe, quick
+from fastcifar.recipes import get_recipe, quick
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +35,7 @@ def test_the_step_is_set_beside_its_convolutions(tmp_path):
 
 def test_convolutions_are_found_in_any_network():
     recipe, _ = quick(get_recipe("davidnet"))
-    recipe = dataclasses.replace(recipe, network="resnet18", batch_size=8, resnet=ResNetConfig(width=4))
+    recipe = dataclasses.replace(recipe, network=ResNet18Config(width=4), batch_size=8)
     trainer = Trainer(recipe, make_synthetic(8, 8), "cpu")
     found = convolutions(trainer)
     assert len(found) == sum(isinstance(module, torch.nn.Conv2d) for module in trainer.model.modules())
@@ -66,16 +67,16 @@ def test_convolutions_are_the_same_seen_by_layer_and_by_operator():
 
 def test_a_convolution_above_nothing_but_what_is_frozen_in_the_end_has_no_input_gradient():
     recipe, _ = quick(get_recipe("speedrun94"))
-    network = dataclasses.replace(recipe.speedrun, whitening_bias_epochs=2)
-    recipe = dataclasses.replace(recipe, epochs=3, batch_size=8, speedrun=network)
+    network = dataclasses.replace(recipe.network, whitening_bias_epochs=2)
+    recipe = dataclasses.replace(recipe, epochs=3, batch_size=8, network=network)
     first, second = convolutions(Trainer(recipe, make_synthetic(32, 8), "cpu"))[:2]
     assert [set(part.passes) for part in (first, second)] == [{"forward", "weight"}, set(PASSES)]
 
 
 def test_convolutions_are_those_of_the_stage_asked_for():
     recipe, _ = quick(get_recipe("speedrun94"))
-    network = dataclasses.replace(recipe.speedrun, whitening_bias_epochs=2)
-    recipe = dataclasses.replace(recipe, epochs=3, batch_size=8, speedrun=network)
+    network = dataclasses.replace(recipe.network, whitening_bias_epochs=2)
+    recipe = dataclasses.replace(recipe, epochs=3, batch_size=8, network=network)
     trainer = Trainer(recipe, make_synthetic(32, 8), "cpu")
     for stage in trainer.timeline.steps_by_stage():
         found = {convolution.name: convolution for convolution in convolutions(trainer, stage)}

@@ -8,7 +8,8 @@ import pytest
 
 from bench.record import ADDED, GIVEN
 from bench.tables import outside_tables, read_results, table, with_tables
-from fastcifar.recipes import SUMMARIES, speedrun
+from fastcifar.recipes import SUMMARIES
+from fastcifar.recipes.named import speedrun
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

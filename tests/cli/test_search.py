@@ -13,10 +13,10 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import Recipe, get_recipe, to_toml
 from fastcifar.report.flops import count_recipe
 
-SMALL = ["network=mlp", "mlp.hidden=[8]", "epochs=1", "batch_size=32", "ema.decay=0", "optim.lr=0.05"]
-SMALL += ["optim.bias_lr_factor=1"]
+SMALL = ["network=mlp", "network.hidden=[8]", "epochs=1", "batch_size=32", "ema.decay=0", "optimizer.lr=0.05"]
+SMALL += ["optimizer.bias_lr_factor=1"]
 COMPARE = ["compare", "davidnet", "davidnet", "--dataset", "synthetic", "--holdout", "64", "--set", *SMALL]
-ABLATE = ["ablate", "--dataset", "synthetic", "--holdout", "64", "--network", "mlp", "--mlp.hidden", "8"]
+ABLATE = ["ablate", "--dataset", "synthetic", "--holdout", "64", "--network", "mlp", "--network.hidden", "8"]
 ABLATE += ["--epochs", "1", "--batch-size", "32", "--ema.decay", "0"]
 
 REFUSED = {
@@ -26,12 +26,12 @@ REFUSED = {
     "flops --tflops 1 2 3 --bandwidth 1 2": "--bandwidth has 2 numbers and --tflops 3; allowed: one, or as many",
     "flops --tflops fast": "--tflops is 'fast'; allowed: numbers",
     "flops --train-images 0": "--train-images is 0; allowed: 1 or more",
-    "flops --lr 1": "unknown flag --lr; did you mean '--optim.lr'?",
+    "flops --lr 1": "unknown flag --lr; did you mean '--optimizer.lr'?",
     "compare": "compare needs two recipes",
     "compare davidnet": "compare needs two recipes",
     "compare davidnet warmstart": "unknown recipe 'warmstart'",
     "compare davidnet davidnet --a-set lr=1": "--a-set: unknown field lr",
-    "compare davidnet davidnet --b-set optim.lr": "'optim.lr' sets no field; allowed: FIELD=VALUE",
+    "compare davidnet davidnet --b-set optimizer.lr": "'optimizer.lr' sets no field; allowed: FIELD=VALUE",
     "compare davidnet davidnet --runs 0": "--runs is 0; allowed: 1 or more",
     "compare davidnet davidnet --alpha 1": "--alpha is 1; allowed: above 0, below 1",
     "compare davidnet davidnet --by time": "--by is 'time'; allowed: one of loss, accuracy",
@@ -42,7 +42,10 @@ REFUSED = {
     "ablate --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
     "ablate --recipe warmstart-mlp": "warmstart-mlp uses no trick that can be switched off; allowed: a recipe",
     "ablate --runs 0": "--runs is 0; allowed: 1 or more",
-    "ablate --model.widths 8": "--model.widths is '8'; allowed: 4 whole numbers",
+    "ablate --network.widths 8": "network.widths is [8]; allowed: 4 whole numbers",
+    "ablate --verify --runs 2": "--runs is for measuring; allowed: without --verify",
+    "ablate --verify --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
+    "compare davidnet davidnet --dataset mnist": "unknown data set 'mnist'; allowed: cifar10, synthetic",
 }
 
 
@@ -96,8 +99,8 @@ def test_flops_as_json_are_the_librarys(capsys):
 
 
 def test_flops_show_layers_stages_and_the_least_time(capsys):
-    words = ["flops", "--network", "speedrun", "--optim.name", "muon", "--epochs", "8"]
-    words += ["--augment.early-sizes", "24", "--augment.early-shares", "0.5"]
+    words = ["flops", "--network", "speedrun", "--optimizer", "muon", "--epochs", "8"]
+    words += ["--augment.early-crops", "24", "0.5"]
     assert main([*words, "--tflops", "790", "312", "--ema.decay", "0", "--average.epochs", "1"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
@@ -106,7 +109,7 @@ def test_flops_show_layers_stages_and_the_least_time(capsys):
     assert row[1:] == ["256x7x7", "256x7x7", "589,824", "28.901", "28.901", "28.901"]
     (stage,) = [line.split() for line in lines if line.startswith("24 x 24 pixels, 1 frozen")]
     assert stage[6] == "97"
-    assert sum(line.startswith("optimiser muon") for line in lines) == 1
+    assert sum(line.startswith("optimizer muon") for line in lines) == 1
     assert sum(line.startswith("statistics of the average") for line in lines) == 1
     assert [line.split(" s at least")[0] for line in lines[-2:]] == [
         re.match(r"at 790 TFLOP/s and 4300 GB/s  [\d.]+", lines[-2]).group(),
@@ -115,7 +118,7 @@ def test_flops_show_layers_stages_and_the_least_time(capsys):
 
 
 def test_a_clear_comparison_ends_early_with_a_verdict(capsys, tmp_path):
-    assert main([*COMPARE, "--b-set", "optim.lr=1e-6", "--runs", "9", "--out", "kept"]) == 0
+    assert main([*COMPARE, "--b-set", "optimizer.lr=1e-6", "--runs", "9", "--out", "kept"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("A davidnet and B davidnet on synthetic: 192 training and 64 held-out images, at most 9")
     runs = [line for line in lines if line.startswith("[")]
@@ -126,19 +129,19 @@ def test_a_clear_comparison_ends_early_with_a_verdict(capsys, tmp_path):
 
 
 def test_the_same_command_goes_on_and_other_settings_are_refused(capsys):
-    words = [*COMPARE, "--b-set", "optim.lr=0.5"]
+    words = [*COMPARE, "--b-set", "optimizer.lr=0.5"]
     assert main([*words, "--runs", "1"]) == 0
     capsys.readouterr()
     assert main([*words, "--runs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 2
-    assert main([*COMPARE, "--b-set", "optim.lr=0.6"]) == 2
-    assert "runs/compare-davidnet-davidnet was begun with other settings: b.optim.lr" in capsys.readouterr().err
+    assert main([*COMPARE, "--b-set", "optimizer.lr=0.6"]) == 2
+    assert "runs/compare-davidnet-davidnet was begun with other settings: b.optimizer.lr" in capsys.readouterr().err
 
 
 def test_recipes_are_read_from_files_and_quick_makes_them_smaller(capsys, tmp_path):
     (tmp_path / "mine.toml").write_text(to_toml(get_recipe("warmstart-mlp")).replace('"warmstart-mlp"', '"mine"'))
     words = ["compare", "mine.toml", "mine.toml", "--dataset", "synthetic", "--holdout", "64", "--quick"]
-    assert main([*words, "--runs", "1", "--b-set", "optim.lr=0.01"]) == 0
+    assert main([*words, "--runs", "1", "--b-set", "optimizer.lr=0.01"]) == 0
     out = capsys.readouterr().out
     assert "A mine and B mine" in out and "kept in runs/compare-mine-mine-quick" in out
     assert out.splitlines()[-1].startswith("no difference seen in 1 run of each")
@@ -163,7 +166,7 @@ def test_an_interrupted_comparison_says_what_is_kept(capsys, monkeypatch):
 
 
 def test_a_comparison_that_diverged_does_not_say_that_it_goes_on(capsys):
-    assert main([*COMPARE, "--a-set", "optim.lr=1e30", "--out", "kept"]) == 3
+    assert main([*COMPARE, "--a-set", "optimizer.lr=1e30", "--out", "kept"]) == 3
     (said,) = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"fastcifar: A with seed 0: .* too high; 1 finished run is kept in kept", said)
 
@@ -180,3 +183,43 @@ def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):
     assert [row["arm"] for row in rows] == ["full", "no-crop", "no-tta"]
     assert main([*ABLATE, "--only", "crop", "tta", "--runs", "2", "--out", "kept", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == rows
+
+
+VERIFY = [*ABLATE[:3], "--recipe", "speedrun94", "--network", "mlp", "--optimizer", "sgd", "--quick"]
+VERIFY += ["--augment.early-crops", "[]", "--average.epochs", "0", "--verify"]
+
+
+def test_verified_tricks_are_a_table_and_status_0(capsys, tmp_path):
+    assert main(VERIFY) == 0
+    out = capsys.readouterr().out
+    rows = [line.split() for line in out.splitlines() if line.split()[-1:] == ["ok"]]
+    assert [row[0] for row in rows] == [
+        *("label-smoothing", "crop", "flip", "alternating-flip", "jitter"),
+        *("weight-decay", "bias-rate", "selection", "tta"),
+    ]
+    assert out.splitlines()[-1] == "9 tricks, none without effect"
+    assert list(tmp_path.iterdir()) == []
+    assert main([*VERIFY, "--json", "--only", "crop"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["trick"] == "crop" and row["off"] == {"augment.crop": 0} and row["seen"] and row["change"] > row["noise"]
+
+
+def test_a_trick_without_effect_is_named_and_the_status_1(capsys, monkeypatch):
+    monkeypatch.setattr("fastcifar.experiments.verify._largest_change", lambda full, other: 0.0)
+    assert main([*VERIFY, "--only", "crop", "tta", "--quiet"]) == 1
+    out = capsys.readouterr().out
+    assert re.search("crop .* NO EFFECT *\n", out) and re.search("tta .* ok", out)
+    assert out.splitlines()[-1] == "2 tricks, without effect: crop"
+
+
+def test_a_recipe_without_tricks_has_none_without_effect(capsys):
+    assert main([*ABLATE[:3], "--recipe", "warmstart-mlp", "--quick", "--verify", "--quiet"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 tricks, none without effect"
+
+
+def test_a_quick_verification_keeps_the_epochs_and_unless_given_the_small_batch(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fastcifar.cli.ablate._verify", lambda options: asked.append(options.settings) or 0)
+    assert main(["ablate", "--verify", "--quick", "--recipe", "speedrun96"]) == 0
+    assert main(["ablate", "--verify", "--quick", "--epochs", "2", "--batch-size", "64"]) == 0
+    assert [(recipe.epochs, recipe.batch_size) for recipe in asked] == [(24, 16), (2, 64)]

@@ -1,18 +1,26 @@
 """What the command line says before torch is imported: help, version, recipes, and every refusal of an argument."""
 
 import os
+import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 
 import fastcifar
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.cli import COMMANDS, main
-from fastcifar.recipes import RECIPES, Recipe, read_toml
-from fastcifar.recipes.fields import field_docs
-from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, read_toml
+from fastcifar.recipes.declare import field_docs
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.page import tricks_page
 
 NAMES = ", ".join(RECIPES)
+NO_PLUGIN = (
+    "cannot import the plug-in nowhere: ModuleNotFoundError: No module named 'nowhere'; allowed: a module, as in "
+    "package.module"
+)
 REFUSALS = {
     "": None,  # help
     "--help": None,
@@ -24,41 +32,75 @@ REFUSALS = {
     "data info --help": None,
     "recipes": None,
     "recipes show davidnet": None,
+    "recipes tricks": None,
+    "recipes tricks speedrun94": None,
+    "recipes tricks --help": None,
+    "train --network mlp --optimizer Adam --help": None,
     "trian": "unknown command 'trian'; did you mean 'train'?; allowed: " + ", ".join(COMMANDS),
     "data": "unknown command 'data'; did you mean 'data info'?; allowed: " + ", ".join(COMMANDS),
     "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: " + ", ".join(COMMANDS),
     "recipes show": f"recipes show needs a recipe; allowed: {NAMES}, or a .toml file's path",
     "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
-    "train --epochs a": "--epochs is 'a'; allowed: a number",
-    "train --batch-size 1.5": "--batch-size is '1.5'; allowed: a whole number",
+    "train --epochs a": "epochs is 'a'; allowed: a number",
+    "train --batch-size 1.5": "batch_size is 1.5; allowed: a whole number",
     "train --epochs": "--epochs has no value; allowed: a number",
     "train --epochs --quiet": "--epochs has no value; allowed: a number",
     "train --epochs 0": "epochs is 0.0; allowed: above 0",
-    "train --epochs 3 4": "unexpected argument '4'; 'fastcifar train --help' lists what is allowed",
-    "train --optim.lr -1": "optim.lr is -1.0; allowed: above 0",
-    "train --optim.lr=x": "--optim.lr is 'x'; allowed: a number",
-    "train --optim.lr nan": "optim.lr is nan; allowed: a finite number",
-    "train --model.widths 1 2": "--model.widths is '1 2'; allowed: 4 whole numbers",
-    "train --model.widths 1 2 3 x": "--model.widths is '1 2 3 x'; allowed: 4 whole numbers",
-    "train --model.residual 1 x": "--model.residual is '1 x'; allowed: whole numbers",
-    "train --model.residual 4": "model.residual is (4,); allowed: any of 1, 2, 3",
-    "train --model.pool min": "--model.pool is 'min'; allowed: one of max, avg",
+    "train --epochs 3 4": "unexpected argument '4' after --epochs 3; allowed: a number",
+    "train --optimizer.lr -1": "optimizer.lr is -1.0; allowed: above 0",
+    "train --optimizer.lr=x": "optimizer.lr is 'x'; allowed: a number",
+    "train --optimizer.lr nan": "optimizer.lr is nan; allowed: a finite number",
+    "train --network.widths 1 2": "network.widths is [1, 2]; allowed: 4 whole numbers",
+    "train --network.widths [1,2]": "network.widths is [1, 2]; allowed: 4 whole numbers",
+    "train --network.widths 1 2 3 x": "network.widths is 'x'; allowed: a whole number",
+    "train --network.widths": "--network.widths has no value; allowed: 4 whole numbers",
+    "train --network.residual 4": "network.residual is (4,); allowed: 1 to 3 each",
+    "train --network.pool min": "network.pool is 'min'; allowed: one of max, avg",
+    "train --augment.early-crops 24": "augment.early_crops is [24]; allowed: a whole number and a number",
     "train --schedule.values 1": "schedule.values is (1.0,); allowed: 4 numbers, one for each knot",
-    "train --network resnet": "--network is 'resnet'; allowed: one of davidnet, resnet18, mlp, speedrun",
-    "train --resnet.width 0": "resnet.width is 0; allowed: 1 or more channels",
-    "train --mlp.hidden 100 0": "mlp.hidden is (100, 0); allowed: positive numbers of units",
-    "train --optim.name adam": (
-        f"optim.name is 'adam'; did you mean 'Adam'?; allowed: sgd, muon, lars, {', '.join(TORCH_OPTIMIZERS)}"
+    "train --drop-last": "--drop-last has no value; allowed: true or false",
+    "train --drop-last True": "drop_last is 'True'; allowed: true or false",
+    "train --network resnet": (
+        f"network.kind is 'resnet'; did you mean 'resnet18'?; allowed: {', '.join(NETWORKS)}, "
+        "or what a plug-in adds (--plugin)"
     ),
-    "train --batch-size 100": "batch_size is 100; allowed: a multiple of model.ghost_batch, 32",
-    "train --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
+    "train --network": "--network has no value; allowed: a word",
+    "train --network resnet18 --network.width 0": "network.width is 0; allowed: 1 or more channels",
+    "train --network mlp --network.hidden 100 0": "network.hidden is (100, 0); allowed: 1 or more units each",
+    "train --network mlp --optimizer muon": (
+        "network.kind is mlp; allowed: with the optimizer muon one with convolutions"
+    ),
+    "train --optimizer adam": (
+        f"optimizer.kind is 'adam'; did you mean 'Adam'?; allowed: {', '.join(OPTIMIZERS)}, "
+        "or what a plug-in adds (--plugin)"
+    ),
+    "train --batch-size 100": "batch_size is 100; allowed: a multiple of network.ghost_batch, 32",
+    "train --plugin": "--plugin has no value; allowed: a module, as in package.module",
+    "train --plugin nowhere": NO_PLUGIN,
+    "ablate --plugin nowhere": NO_PLUGIN,
+    "flops --plugin=nowhere": NO_PLUGIN,
+    "warm-start half --plugin nowhere": NO_PLUGIN,
+    "compare a b --plugin nowhere": NO_PLUGIN,
+    "eval nowhere --plugin nowhere": NO_PLUGIN,
+    "data info --plugin nowhere": NO_PLUGIN,
+    "recipes show a --plugin nowhere": NO_PLUGIN,
+    "train --dataset mnist": "unknown data set 'mnist'; allowed: cifar10, synthetic",
     "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
     "train --out": "--out has no value; allowed: a path",
     "train --epoch 3": "unknown flag --epoch; did you mean '--epochs'?",
     "train --epoch=3": "unknown flag --epoch; did you mean '--epochs'?",
-    "train --lr 3": "unknown flag --lr; did you mean '--optim.lr'?",
-    "train --weight_decay 0": "unknown flag --weight_decay; did you mean '--optim.weight-decay'?",
-    "train --no-model.norm": "unknown flag --no-model.norm; did you mean '--model.no-norm'?",
+    "train --lr 3": "unknown flag --lr; did you mean '--optimizer.lr'?",
+    "train --weight_decay 0": "unknown flag --weight_decay; did you mean '--optimizer.weight-decay'?",
+    "train --optim.lr 1": "unknown flag --optim.lr; did you mean '--optimizer.lr'?",
+    "train --optim.name Adam": "unknown flag --optim.name; did you mean '--optimizer'?",
+    "train --model.widths 1": "unknown flag --model.widths; did you mean '--network.widths'?",
+    "train --mlp.hidden 1": "unknown flag --mlp.hidden; allowed: with --network mlp",
+    "train --network.hidden 8": "unknown flag --network.hidden; allowed: with --network mlp",
+    "train --network.kind mlp": "unknown flag --network.kind; did you mean '--network'?",
+    "train --optimizer.bias-lr 8": "unknown flag --optimizer.bias-lr; allowed: with --optimizer lars or muon",
+    "train --no-network.norm": "unknown flag --no-network.norm; did you mean '--network.norm'?",
+    "train --network.no-norm": "unknown flag --network.no-norm; did you mean '--network.norm false'?",
+    "train --no-drop-last": "unknown flag --no-drop-last; did you mean '--drop-last false'?",
     "train -x": "unknown flag -x; 'fastcifar train --help' lists what is allowed",
     "train davidnet": "unexpected argument 'davidnet'; 'fastcifar train --help' lists what is allowed",
     "train --quick=yes": "unexpected argument 'yes'; 'fastcifar train --help' lists what is allowed",
@@ -99,7 +141,9 @@ REFUSALS = {
     "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
     "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
-    "data info --dataset mnist": "--dataset is 'mnist'; allowed: one of cifar10, synthetic",
+    "data info --dataset sinthetic": (
+        "unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: cifar10, synthetic"
+    ),
 }
 """Arguments, and the line that refuses them; None where they are granted."""
 
@@ -174,11 +218,74 @@ def test_a_shown_recipe_is_a_file_that_reads_back_equal(capsys, tmp_path, name):
     assert read_toml(path) == RECIPES[name]
 
 
+def plain(capsys):
+    """What was printed, without the lines of boxes and in one line."""
+    return " ".join(re.sub("[─-╿]", " ", capsys.readouterr().out).split())
+
+
 def test_the_help_of_train_shows_the_fields_of_the_chosen_recipe(capsys, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("epochs = 77\n")
     assert main(["train", "--recipe", str(path), "--help"]) == 0
-    out = " ".join(capsys.readouterr().out.split())
+    out = plain(capsys)
     docs = field_docs(Recipe)
     assert f"--epochs FLOAT {docs['epochs']} (default: 77.0)" in out
-    assert "--optim.lr FLOAT Peak learning rate, for the mean loss; of muon " in out
+    assert f"--optimizer.lr FLOAT {field_docs(SGDConfig)['lr']} (default: 1.0)" in out
+    assert "--network.norm {true,false} " in out
+    assert (
+        "--network.widths INT INT INT INT Channels of the stem and of the three layers. (default: 64 128 256 512)"
+        in out
+    )
+    assert "--augment.early-crops INT FLOAT ..." in out
+
+
+def test_the_help_shows_the_fields_of_another_kind_and_those_alone(capsys):
+    assert main(["train", "--network", "mlp", "--optimizer", "Adam", "--help"]) == 0
+    out = plain(capsys)
+    assert "--network.hidden INT ... Units of each hidden layer, all with ReLU. (default: 100 100)" in out
+    assert "--optimizer.betas FLOAT FLOAT " in out
+    assert "--network.widths" not in out and "--optimizer.momentum" not in out and ".kind" not in out
+
+
+@pytest.mark.parametrize("command", ["train", "ablate", "flops", "warm-start half"])
+def test_the_help_lists_kinds_and_data_sets_with_a_line_each(capsys, command):
+    assert main([*command.split(), "--help"]) == 0
+    out = plain(capsys)
+    assert "resnet18: ResNet-18's shape (He 2015, as in torchvision)" in out
+    assert "Adam: Adam (Kingma and Ba 2014)" in out
+    if command != "flops":
+        assert f"(default: {DEFAULT_DATASET})" in out
+        assert all(f"{name}: {entry.summary}" in out for name, entry in DATASETS.items())
+
+
+def test_the_fields_of_a_recipe_stand_after_the_flags_of_the_run(capsys):
+    assert main(["train", "--help"]) == 0
+    out = plain(capsys)
+    assert out.index("--plugin") < out.index("--recipe") < out.index("--json") < out.index("--epochs")
+
+
+def test_an_old_recipe_is_read_and_its_renamings_said_in_one_line(capsys, tmp_path):
+    path = tmp_path / "old.toml"
+    path.write_text("epochs = 3\n[model]\nwidths = [8, 8, 8, 8]\n[optim]\nlr = 0.5\n")
+    for _ in range(2):  # each time
+        assert main(["recipes", "show", str(path)]) == 0
+        out, err = capsys.readouterr()
+        assert "widths = [8, 8, 8, 8]" in out
+        (said,) = err.splitlines()
+        assert said.startswith(f"fastcifar: {path}: ") and "optim is now optimizer" in said
+
+
+def test_other_warnings_are_shown_as_ever(monkeypatch):
+    monkeypatch.setattr("fastcifar.cli.recipes.main", lambda args: warnings.warn("something else", stacklevel=1) or 0)
+    with pytest.warns(UserWarning, match="something else"):
+        main(["recipes"])
+
+
+def test_the_page_of_tricks_is_all_there_are_or_a_recipes(capsys):
+    assert main(["recipes", "tricks"]) == 0
+    every = capsys.readouterr().out
+    assert every == tricks_page()
+    assert main(["recipes", "tricks", "speedrun94"]) == 0
+    own = capsys.readouterr().out
+    assert own == tricks_page(RECIPES["speedrun94"])
+    assert "## early-crops" in own and "## residual" in every and "## residual" not in own

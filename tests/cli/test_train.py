@@ -16,8 +16,8 @@ from fastcifar.errors import NonFiniteLoss
 from fastcifar.report import summarise
 from fastcifar.training import Trainer
 
-NARROW = ["--model.widths", "8", "8", "8", "8", "--batch-size", "64", "--epochs", "2"]
-TRAIN = ["train", "--dataset", "synthetic", *NARROW]
+SHORT = ["train", "--dataset", "synthetic", "--batch-size", "64", "--epochs", "2"]
+TRAIN = [*SHORT, "--network.widths", "8", "8", "8", "8"]
 LAST_LINE = r"davidnet  \d+\.\d\d% \(tta \d+\.\d\d%\)  train \d+\.\d s  time \d+\.\d s  process \d+\.\d s"
 
 
@@ -60,7 +60,7 @@ def test_a_run_shows_its_epochs_and_stopwatches_and_is_saved(capsys, tmp_path):
     assert saved == {"run.json", "log.tsv", "predictions.npz", "model.safetensors"}
     record = json.loads((tmp_path / "run/run.json").read_text())
     assert record["seed"] == 3
-    assert record["recipe"]["model"]["widths"] == [8, 8, 8, 8]
+    assert record["recipe"]["network"]["widths"] == [8, 8, 8, 8]
     assert f"davidnet  {record['accuracy']:.2%} (tta {record['tta_accuracy']:.2%})" in lines[-1]
     assert float(rows[1][4]) == pytest.approx(record["train_seconds"], abs=0.06)
 
@@ -115,7 +115,7 @@ def test_json_prints_the_record_and_nothing_else(capsys, tmp_path):
 
 def test_a_recipe_file_is_trained_with_flags_over_its_fields(capsys, tmp_path):
     (tmp_path / "tiny.toml").write_text(
-        "epochs = 9\nbatch_size = 64\nmodel.widths = [8, 8, 8, 8]\nevaluate.tta = 'none'"
+        "epochs = 9\nbatch_size = 64\nnetwork.widths = [8, 8, 8, 8]\nevaluate.tta = 'none'"
     )
     command = "train --dataset synthetic --recipe tiny.toml --epochs 1 --json --eval-every 0"
     assert main(command.split()) == 0
@@ -173,27 +173,27 @@ def test_a_failure_in_a_later_run_keeps_those_before_it(capsys, monkeypatch, tmp
 
 
 def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path):
-    assert main([*TRAIN, "--optim.lr", "1e30", "--quiet"]) == 3
+    assert main([*TRAIN, "--optimizer.lr", "1e30", "--quiet"]) == 3
     out, err = capsys.readouterr()
     assert out == ""
-    assert re.fullmatch(r"fastcifar: the loss became (nan|-?inf) at step \d+ of 8 .*optim\.lr.*\n", err)
+    assert re.fullmatch(r"fastcifar: the loss became (nan|-?inf) at step \d+ of 8 .*optimizer\.lr.*\n", err)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_quick_says_what_it_ran_and_the_command_of_the_full_run(capsys):
-    command = "train --quick --dataset synthetic --model.widths 8 8 8 8 --data-dir a\\ b --out c"
+    command = "train --quick --dataset synthetic --network.widths 8 8 8 8 --data-dir a\\ b --out c"
     assert main([word.replace("\\", "") for word in re.split(r"(?<!\\) ", command)]) == 0
     lines = lines_of(capsys)
     # the quick recipe's 8,000 images are more than this set has: then it takes them all
     assert lines[0] == "davidnet on synthetic data, not CIFAR-10: 256 training, 64 test images"
     assert lines[1].startswith("3 epochs of 2 steps of 128 images")
     assert lines[2].startswith("quick: ")
-    assert lines[3] == "  fastcifar train --dataset synthetic --model.widths 8 8 8 8 --data-dir 'a b'"
+    assert lines[3] == "  fastcifar train --dataset synthetic --network.widths 8 8 8 8 --data-dir 'a b'"
     assert lines[-1].endswith("  synthetic  quick")
 
 
 def test_without_cifar10_the_synthetic_set_stands_in_only_if_asked_to(capsys, tmp_path):
-    command = ["train", *NARROW, "--quiet", "--epochs", "1"]
+    command = ["train", *TRAIN[3:], "--quiet", "--epochs", "1"]
     assert main(command) == 2
     out, err = capsys.readouterr()
     assert out == ""
@@ -231,7 +231,7 @@ def test_a_run_starts_from_the_weights_of_another(capsys, tmp_path):
 
 def test_a_source_that_does_not_fit_is_refused_in_one_line(capsys):
     train_json(capsys, "run")
-    assert main([*TRAIN, "--quiet", "--network", "mlp", "--warm-start", "run", "--out", "mlp"]) == 2
+    assert main([*SHORT, "--quiet", "--network", "mlp", "--warm-start", "run", "--out", "mlp"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     names = r"classifier\.bias is absent for \[10\], classifier\.weight is \[10, 8\] for \[10, 100\], .* and \d+ more"

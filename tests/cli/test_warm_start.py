@@ -12,9 +12,11 @@ import fastcifar.experiments
 from fastcifar.cli import main
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+from fastcifar.recipes import NETWORKS, OPTIMIZERS
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
-TINY = "--dataset synthetic --device cpu --recipe warmstart-mlp --mlp.hidden 8 --batch-size 32 --epochs 1"
+TINY = "--dataset synthetic --device cpu --recipe warmstart-mlp --network.hidden 8 --batch-size 32 --epochs 1"
 REFUSALS = {
     "": None,
     "--help": None,
@@ -35,16 +37,22 @@ REFUSALS = {
     "half --eval-every -1": "--eval-every is -1; allowed: 0 (only at the end) or a number of epochs",
     "half --round-size 5": "unknown flag --round-size; did you mean '--train-size'?",
     "half new": "unexpected argument 'new'; 'fastcifar warm-start half --help' lists what is allowed",
-    "half --optim.lr 0": "optim.lr is 0.0; allowed: above 0",
+    "half --optimizer.lr 0": "optimizer.lr is 0.0; allowed: above 0",
     "half --split third": "--split is 'third'; allowed: one of test, paper",
-    "table --networks resnet": "network is 'resnet'; allowed: one of davidnet, resnet18, mlp, speedrun",
+    "table --networks resnet": (
+        f"--networks resnet --optimizers sgd: network.kind is 'resnet'; did you mean 'resnet18'?; allowed: "
+        f"{', '.join(NETWORKS)}, or what a plug-in adds (--plugin)"
+    ),
     "table --optimizers adam": (
-        f"optim.name is 'adam'; did you mean 'Adam'?; allowed: sgd, muon, lars, {', '.join(TORCH_OPTIMIZERS)}"
+        f"--networks resnet18 --optimizers adam: optimizer.kind is 'adam'; did you mean 'Adam'?; allowed: "
+        f"{', '.join(OPTIMIZERS)}, or what a plug-in adds (--plugin)"
     ),
     "table --optimizers sgd=x": "--optimizers has 'sgd=x'; allowed: a name, or a name and a rate, as in Adam=0.001",
-    "table --optimizers sgd=0": "optim.lr is 0.0; allowed: above 0",
+    "table --optimizers sgd=0": "--networks resnet18 --optimizers sgd: optimizer.lr is 0.0; allowed: above 0",
     "table --optimizers sgd sgd=1": "--optimizers is sgd sgd=1; allowed: one or more, all different",
-    "table --optimizers sgd muon": "network is 'mlp'; allowed: with optim.name muon one with convolutions, not mlp",
+    "table --optimizers sgd muon": (
+        "--networks mlp --optimizers muon: network.kind is mlp; allowed: with the optimizer muon one with convolutions"
+    ),
     "table --networks": "--networks has no value; allowed: one or more, all different",
     "table --networks mlp mlp": "--networks is mlp mlp; allowed: one or more, all different",
     "online --round-size 100": "--round-size is 100; allowed: batch_size, 128, or more images",
@@ -97,7 +105,7 @@ def test_half_says_each_run_with_the_time_left_and_ends_with_tables_and_files(ca
     assert (tmp_path / "new/test.pdf").is_file()
     results = json.loads((tmp_path / "new/results.json").read_text())
     assert (results["experiment"], results["seeds"]) == ("half", [0, 1])
-    assert results["recipe"]["mlp"]["hidden"] == [8]
+    assert results["recipe"]["network"]["hidden"] == [8]
 
 
 def test_the_same_command_again_goes_on_and_another_in_its_folder_is_refused(capsys, tmp_path):
@@ -109,11 +117,11 @@ def test_the_same_command_again_goes_on_and_another_in_its_folder_is_refused(cap
     assert [line.split(",")[-1].split(";")[0].strip() == "kept" for line in lines if "/seed-0: " in line] == [
         *(True, True, False, True)
     ]
-    status, lines, err = run(capsys, "half", TINY, "--optim.lr 0.5")
+    status, lines, err = run(capsys, "half", TINY, "--optimizer.lr 0.5")
     assert (status, lines[1:]) == (2, [])
     assert err == (
-        "fastcifar: runs/warm-start-half-warmstart-mlp was begun with other settings: recipe.optim.lr is 0.001 there "
-        "and 0.5 now; allowed: the same settings, or another folder\n"
+        "fastcifar: runs/warm-start-half-warmstart-mlp was begun with other settings: recipe.optimizer.lr is 0.001 "
+        "there and 0.5 now; allowed: the same settings, or another folder\n"
     )
 
 
@@ -187,7 +195,25 @@ def test_online_trains_with_adam_where_no_recipe_is_given(monkeypatch):
     asked = []
     monkeypatch.setattr("fastcifar.cli.warm_start._run", lambda name, options, *rest: asked.append(options.settings))
     monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
-    for words in ("online", "online --recipe warmstart-resnet18", "half", "online --optim.lr 0.1"):
+    for words in ("online", "online --recipe warmstart-resnet18", "half", "online --optimizer.lr 0.1"):
         assert main(["warm-start", *words.split()]) == 0
-    assert [recipe.optim.name for recipe in asked] == ["Adam", "sgd", "sgd", "Adam"]
-    assert [recipe.optim.lr for recipe in asked] == [0.001, 0.001, 0.001, 0.1]
+    assert [recipe.optimizer.kind for recipe in asked] == ["Adam", "sgd", "sgd", "Adam"]
+    assert [recipe.optimizer.lr for recipe in asked] == [0.001, 0.001, 0.001, 0.1]
+
+
+def test_the_networks_of_a_table_are_those_of_the_named_recipes_and_narrow_in_a_quick_one(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fastcifar.experiments.table", lambda *args, **settings: asked.append(settings["networks"]))
+    monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
+    for words in ("", "--quick", "--quick --recipe warmstart-resnet18"):
+        assert main(f"warm-start table --dataset synthetic --quiet {words}".split()) == 0
+    narrow = ResNet18Config(width=16, stem="imagenet")
+    assert asked == [("resnet18", "mlp"), [narrow, MLPConfig()], ["resnet18", MLPConfig()]]
+
+
+def test_a_quick_experiment_of_another_network_is_as_short(monkeypatch):
+    asked = []
+    monkeypatch.setattr("fastcifar.cli.warm_start._run", lambda name, options, *rest: asked.append(options.settings))
+    monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
+    assert main(["warm-start", "half", "--quick", "--network", "resnet18"]) == 0
+    assert (asked[0].epochs, asked[0].network) == (6, ResNet18Config(width=16))

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 
 from fastcifar.data import Augment, Loader, Split
 from fastcifar.errors import UserError
+from fastcifar.recipes.transforms import TransformConfig
 
 MEAN, STD = (120.5, 110.0, 99.25), (60.0, 64.0, 70.5)
 NOTHING = Augment(crop=0, flip="none", cutout=0)
@@ -169,3 +171,19 @@ def test_no_or_more_visited_images_than_there_are_are_refused(visits):
 def test_a_plan_may_visit_some_of_the_images():
     plan = Loader(make_split(), 7).plan(2, size=20, visited=torch.tensor([4, 8, 9]))
     assert sorted(plan.indices.tolist()) == [4, 8, 9] and plan.size == 20
+
+
+def test_transforms_change_each_batch_after_the_augmentation():
+    def add(images, numbers, config):
+        return images + numbers[:, :, None, None]
+
+    @dataclass(frozen=True)
+    class Add(TransformConfig):
+        kind = "add"
+        function = staticmethod(add)
+        active = True
+
+    loader, bare = Loader(make_split(), 7, seed=1, transforms=[Add()]), Loader(make_split(), 7, seed=1)
+    batches, numbers = zip(loader, bare, strict=True), loader.plan(0).numbers.split(7)
+    for ((images, labels), (plain, same_labels)), drawn in zip(batches, numbers, strict=False):
+        assert torch.equal(images, plain + drawn[:, :, None, None]) and torch.equal(labels, same_labels)

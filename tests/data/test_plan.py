@@ -1,3 +1,6 @@
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -5,9 +8,40 @@ from hypothesis import strategies as st
 
 from fastcifar.data import Augment, Batch, EpochPlan
 from fastcifar.errors import UserError
+from fastcifar.recipes.transforms import TransformConfig
 
 EVERYTHING = Augment(crop=4, flip="random", cutout=8, brightness=0.1, contrast=0.2)
-TENSORS = ("indices", "offsets", "flips", "cutouts", "jitter")
+TENSORS = ("indices", "offsets", "flips", "cutouts", "jitter", "numbers")
+
+
+def add(images, numbers, config):
+    return images + config.most * numbers.to(images)[:, :, None, None]
+
+
+def scale(images, numbers, config):
+    return images * (1 + numbers[:, :1, None, None] * numbers[:, 1:, None, None])  # float32, whatever the images are
+
+
+@dataclass(frozen=True)
+class Add(TransformConfig):
+    kind = "add"
+    function = staticmethod(add)
+    most: float = 1.0
+
+    @property
+    def active(self):
+        return self.most > 0
+
+
+@dataclass(frozen=True)
+class Scale(TransformConfig):
+    kind = "scale"
+    function = staticmethod(scale)
+    draws: ClassVar[int] = 2
+    active = True
+
+
+TRANSFORMS = (Add(), Scale())
 
 
 def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, **settings):
@@ -15,7 +49,8 @@ def draw(augment=EVERYTHING, epoch=0, seed=0, count=1000, **settings):
 
 
 def same(first, second):
-    return all(torch.equal(getattr(first, name), getattr(second, name)) for name in TENSORS)
+    pairs = [(getattr(first, name), getattr(second, name)) for name in TENSORS]
+    return all(one is other is None or torch.equal(one, other) for one, other in pairs)
 
 
 @settings(deadline=None, max_examples=50)
@@ -108,12 +143,13 @@ def test_a_seed_counts_as_torch_counts_it(seed):
 
 def test_the_choices_of_a_seed_stay_what_they_have_always_been():
     """Recorded runs are repeated by their seeds."""
-    plan = draw(epoch=1, seed=-3, count=50, size=24)
+    plan = draw(epoch=1, seed=-3, count=50, size=24, transforms=TRANSFORMS)
     assert plan.indices[:5].tolist() == [9, 44, 8, 40, 47]
     assert plan.offsets[:3].tolist() == [[12, -2], [0, 3], [5, 1]]
     assert plan.flips[:8].tolist() == [True, False, False, True, False, False, True, False]
     assert plan.cutouts[:2].tolist() == [[12, 0, 8, 8], [14, 3, 8, 8]]
     assert plan.jitter[0].tolist() == [0.012498275376856327, 1.0575505495071411]
+    assert plan.numbers[0].tolist() == [0.5871337056159973, 0.503679633140564, 0.5453460812568665]
 
 
 def test_switching_one_choice_off_leaves_the_others_as_they_are():
@@ -127,6 +163,32 @@ def test_switching_one_choice_off_leaves_the_others_as_they_are():
     brighter, sharper = (draw(Augment(0, "none", 0, *sizes)).jitter for sizes in ((0.1, 0), (0, 0.2)))
     assert torch.equal(brighter[:, 0] * sharper[:, 1], whole.jitter[:, 0])
     assert (brighter[:, 1] == 1).all() and (sharper[:, 0] == 0).all()
+
+
+def test_each_transform_draws_numbers_of_its_own_and_changes_no_other_choice():
+    bare, both = draw(epoch=2, seed=-5), draw(epoch=2, seed=-5, transforms=TRANSFORMS)
+    assert bare.numbers is None and both.numbers.shape == (1000, 3) and both.numbers.dtype == torch.float32
+    assert all(torch.equal(getattr(bare, name), getattr(both, name)) for name in TENSORS[:-1])
+    one, other = (draw(epoch=2, seed=-5, transforms=[each]).numbers for each in TRANSFORMS)
+    assert torch.equal(torch.cat([one, other], dim=1), both.numbers)
+    turned = draw(epoch=2, seed=-5, transforms=TRANSFORMS[::-1])
+    assert torch.equal(turned.numbers, torch.cat([other, one], dim=1)) and turned.transforms == TRANSFORMS[::-1]
+    off = draw(epoch=2, seed=-5, transforms=[Add(0.0), Scale()])
+    assert torch.equal(off.numbers, other) and off.transforms == (Scale(),)
+    assert draw(transforms=[Add(0.0)]).numbers is None
+    for values in both.numbers.unbind(1):
+        assert values.min() >= 0 and values.max() < 1
+    others = [draw(epoch=epoch, seed=seed, transforms=TRANSFORMS).numbers for epoch, seed in ((3, -5), (2, 5))]
+    drawn = torch.cat([both.numbers, *others], dim=1)
+    assert torch.corrcoef(drawn.T).fill_diagonal_(0).abs().max() < 0.15
+    assert torch.equal(draw(epoch=2, seed=-5, transforms=TRANSFORMS).numbers, both.numbers)
+
+
+def test_numbers_are_uniform():
+    numbers = draw(count=100_000, transforms=TRANSFORMS).numbers
+    counts = torch.stack([torch.histc(column, 20, 0, 1) for column in numbers.unbind(1)]).double()
+    chi_square = ((counts - 5_000) ** 2 / 5_000).sum(1)
+    assert chi_square.max() < 19 + 6 * 38**0.5
 
 
 def test_brightness_and_contrast_are_uniform_within_their_bounds_and_independent():
@@ -165,19 +227,21 @@ def test_without_shuffle_images_come_in_order_and_are_changed_all_the_same():
 
 
 def test_rows_are_parts_of_the_plan():
-    plan = draw(count=10)
+    plan = draw(count=10, transforms=TRANSFORMS)
     part = plan.rows(4, 9)
     assert torch.equal(part.indices, plan.indices[4:9]) and torch.equal(part.offsets, plan.offsets[4:9])
     assert torch.equal(part.flips, plan.flips[4:9]) and torch.equal(part.cutouts, plan.cutouts[4:9])
-    assert torch.equal(part.jitter, plan.jitter[4:9]) and part.size == plan.size
+    assert torch.equal(part.jitter, plan.jitter[4:9]) and torch.equal(part.numbers, plan.numbers[4:9])
+    assert part.size == plan.size and part.transforms == TRANSFORMS
     assert len(plan.rows(8, 12)) == 2
     bare = draw(Augment(cutout=0), count=10).rows(0, 3)
-    assert bare.cutouts is None and bare.jitter is None
+    assert bare.cutouts is bare.jitter is bare.numbers is None
 
 
 def test_to_moves_every_tensor():
-    moved = draw(count=10, size=20).to("meta")
-    assert all(getattr(moved, name).device.type == "meta" for name in TENSORS) and moved.size == 20
+    moved = draw(count=10, size=20, transforms=TRANSFORMS).to("meta")
+    assert all(getattr(moved, name).device.type == "meta" for name in TENSORS)
+    assert moved.size == 20 and moved.transforms == TRANSFORMS
     assert draw(Augment(cutout=0), count=10).to("meta").cutouts is None
 
 
@@ -197,21 +261,27 @@ def test_what_the_image_does_not_hold_is_refused():
             draw(seed=seed)
 
 
-@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
-def test_rows_are_the_choices_in_their_places(augment):
-    plan = draw(augment, count=20, size=30)
+BARE_AND_EVERYTHING = pytest.mark.parametrize(
+    ("augment", "transforms"), [(Augment(), ()), (EVERYTHING, TRANSFORMS)], ids=["bare", "everything"]
+)
+
+
+@BARE_AND_EVERYTHING
+def test_rows_are_the_choices_in_their_places(augment, transforms):
+    plan = draw(augment, count=20, size=30, transforms=transforms)
     whole, part = plan, plan.rows(5, 9)
     assert part.size == 30
     for name in TENSORS:
         mine, theirs = getattr(whole, name), getattr(part, name)
-        assert (mine is None) == (theirs is None) == (name in ("cutouts", "jitter") and augment == Augment())
+        assert (mine is None) == (theirs is None) == (name in TENSORS[-3:] and augment == Augment())
         assert mine is None or torch.equal(mine[torch.arange(5, 9)], theirs)
 
 
-@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
+@BARE_AND_EVERYTHING
 @pytest.mark.parametrize("count", [20, 7])
-def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, count):
-    plan, other = draw(augment, 0, count=20), draw(augment, 1, count=20, visited=torch.arange(count))
+def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, transforms, count):
+    plan = draw(augment, 0, count=20, transforms=transforms)
+    other = draw(augment, 1, count=20, visited=torch.arange(count), transforms=transforms)
     last, places = plan.indices[count:].clone(), plan.indices.data_ptr()
     plan.copy_(other)
     assert plan.indices.data_ptr() == places and torch.equal(plan.indices[count:], last)
@@ -220,10 +290,11 @@ def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, count
         assert (mine is None and theirs is None) or torch.equal(mine[:count], theirs)
 
 
-@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
-def test_an_empty_plan_takes_those_of_its_recipe(augment):
-    buffers, plan = EpochPlan.empty(20, augment, 32, "cpu"), draw(augment, count=20, size=24)
-    assert buffers.size == 32
+@BARE_AND_EVERYTHING
+def test_an_empty_plan_takes_those_of_its_recipe(augment, transforms):
+    buffers = EpochPlan.empty(20, augment, 32, "cpu", transforms)
+    plan = draw(augment, count=20, size=24, transforms=transforms)
+    assert buffers.size == 32 and buffers.transforms == transforms
     for name in TENSORS:
         mine, theirs = getattr(buffers, name), getattr(plan, name)
         assert (mine is None and theirs is None) or (mine.dtype == theirs.dtype and mine.shape == theirs.shape)
@@ -234,11 +305,11 @@ def test_an_empty_plan_takes_those_of_its_recipe(augment):
     assert buffers.size == 32
 
 
-@pytest.mark.parametrize("augment", [Augment(), EVERYTHING], ids=["bare", "everything"])
+@BARE_AND_EVERYTHING
 @pytest.mark.parametrize("size", [None, 24])
-def test_a_batch_by_its_number_is_the_one_by_a_tensor_and_the_one_of_its_rows(augment, size):
+def test_a_batch_by_its_number_is_the_one_by_a_tensor_and_the_one_of_its_rows(augment, transforms, size):
     images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
-    labels, plan = torch.randperm(20), draw(augment, count=20, size=size)
+    labels, plan = torch.randperm(20), draw(augment, count=20, size=size, transforms=transforms)
     how = {"mean": (120.5, 110.0, 99.25), "std": (60.0, 64.0, 70.5), "dtype": torch.float16}
     for number in range(4):
         part = plan.rows(number * 6, number * 6 + 6)
@@ -256,6 +327,43 @@ def test_a_batch_by_its_number_is_the_one_by_a_tensor_and_the_one_of_its_rows(au
     assert plan.batch(0, 6).augment(images, **how, size=20).shape == (6, 3, 20, 20)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transforms_change_the_normalised_batch_one_after_the_other(dtype):
+    images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
+    how = {"mean": (120.5, 110.0, 99.25), "std": (60.0, 64.0, 70.5), "dtype": dtype}
+    transforms = (Add(0.5), Add(0.0), Scale())
+    bare, plan = draw(count=20), draw(count=20, transforms=transforms)
+    first, *factors = plan.numbers[6:12, :, None, None, None].unbind(1)
+    added = bare.batch(1, 6).augment(images, **how) + 0.5 * first.to(dtype)
+    expected = (added * (1 + factors[0] * factors[1])).to(dtype)
+    for position in (1, torch.tensor([1])):
+        made = plan.batch(position, 6).augment(images, **how)
+        assert made.dtype == dtype and torch.equal(made, expected)
+
+
+@pytest.mark.parametrize(
+    ("function", "found"),
+    [
+        (lambda images, numbers, config: images[1:], r"\[5, 3, 32, 32\]"),
+        (lambda images, numbers, config: images[..., 1:], r"\[6, 3, 32, 31\]"),
+        (lambda images, numbers, config: images[:, 0], r"\[6, 32, 32\]"),
+        (lambda images, numbers, config: None, "a NoneType"),
+    ],
+)
+def test_a_transform_that_makes_other_than_as_many_images_is_refused(function, found):
+    @dataclass(frozen=True)
+    class Wrong(TransformConfig):
+        kind = "wrong"
+        active = True
+
+    Wrong.function = staticmethod(function)
+    batch = draw(count=20, transforms=[Wrong()]).batch(0, 6)
+    images = torch.zeros(20, 32, 32, 3, dtype=torch.uint8)
+    refusal = rf"^transforms.wrong makes {found} of \[6, 3, 32, 32\]; allowed: as many images, \[6, 3, 32, 32\]$"
+    with pytest.raises(UserError, match=refusal):
+        batch.augment(images, mean=(0, 0, 0), std=(1, 1, 1), dtype=torch.float32)
+
+
 @pytest.mark.parametrize("position", [-1, 4, 100])
 def test_a_batch_beyond_the_last_is_refused(position):
     with pytest.raises(IndexError, match=f"batch {position} of 6 images each; the plan has 20 images"):
@@ -267,7 +375,7 @@ def test_a_batch_beyond_the_last_is_refused(position):
 def test_a_plan_for_a_device_is_finished_there_without_reading_a_value(augment, visits):
     """The meta device has none."""
     visited = visits and torch.empty(visits, dtype=torch.int64, device="meta")
-    plan = draw(augment, 1, count=20, visited=visited, device="meta")
+    plan = draw(augment, 1, count=20, visited=visited, transforms=TRANSFORMS, device="meta")
     assert len(plan) == (visits or 20)
     assert {tensor.device.type for name in TENSORS if (tensor := getattr(plan, name)) is not None} == {"meta"}
 
@@ -276,12 +384,13 @@ def test_a_plan_for_a_device_is_finished_there_without_reading_a_value(augment, 
 @pytest.mark.parametrize("visited", [None, [3, 5, 6, 10, 40]])
 def test_a_plan_for_a_gpu_is_that_for_the_host_and_waits_for_nothing(visited):
     visited = None if visited is None else torch.tensor(visited)
-    expected = [draw(epoch=epoch, count=50, visited=visited) for epoch in range(20)]
+    settings = {"count": 50, "transforms": TRANSFORMS}
+    expected = [draw(epoch=epoch, visited=visited, **settings) for epoch in range(20)]
     there = None if visited is None else visited.cuda()
     torch.cuda.set_sync_debug_mode("error")
     try:
         torch.cuda._sleep(100_000_000)  # the copies are all still to come when the last is queued
-        plans = [draw(epoch=epoch, count=50, visited=there, device="cuda") for epoch in range(20)]
+        plans = [draw(epoch=epoch, visited=there, device="cuda", **settings) for epoch in range(20)]
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert all(same(plan.to("cpu"), other) for plan, other in zip(plans, expected, strict=True))

@@ -8,21 +8,21 @@ import pytest
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Ablation, Diverged, ablate
-from fastcifar.recipes import Augment, EMAConfig, MLPConfig, OptimConfig, Recipe
-from fastcifar.recipes.change import change
+from fastcifar.recipes import Augment, EMAConfig, Recipe, change
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Trainer
 
 RECIPE = Recipe(
     name="small",
     epochs=1,
     batch_size=32,
-    network="mlp",
-    mlp=MLPConfig(hidden=(8,)),
+    network=MLPConfig(hidden=(8,)),
     augment=Augment(cutout=8),
-    optim=OptimConfig(lr=0.05, weight_decay=0.0),
+    optimizer=SGDConfig(lr=0.05, weight_decay=0.0),
     ema=EMAConfig(decay=0.5),
 )
-TRICKS = ["bias-rate", "label-smoothing", "crop", "flip", "cutout", "ema", "tta"]
+TRICKS = ["label-smoothing", "crop", "flip", "cutout", "bias-rate", "ema", "tta"]
 
 
 @pytest.fixture(scope="module")
@@ -121,5 +121,7 @@ def test_the_table_begins_with_what_costs_most(new_record):
 
 
 def test_a_trick_that_the_recipe_has_not_is_refused(dataset):
-    with pytest.raises(UserError, match=r"small has no trick 'cutouts'; did you mean 'cutout'\?; allowed: bias-rate, "):
+    with pytest.raises(
+        UserError, match=r"small has no trick 'cutouts'; did you mean 'cutout'\?; allowed: label-smoothing, "
+    ):
         ablate(RECIPE, dataset, only=["cutouts"])

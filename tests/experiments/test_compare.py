@@ -11,19 +11,20 @@ from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Comparison, Diverged, compare
 from fastcifar.experiments.arms import train_arms
 from fastcifar.experiments.store import Store
-from fastcifar.recipes import EMAConfig, MLPConfig, OptimConfig, Recipe
+from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import RunRecord, Trainer
 
 GOOD = Recipe(
     name="good",
     epochs=2,
     batch_size=32,
-    network="mlp",
-    mlp=MLPConfig(hidden=(16,)),
-    optim=OptimConfig(lr=0.05, bias_lr_factor=1.0),
+    network=MLPConfig(hidden=(16,)),
+    optimizer=SGDConfig(lr=0.05, bias_lr_factor=1.0),
     ema=EMAConfig(decay=0.0),
 )
-BAD = dataclasses.replace(GOOD, name="bad", optim=OptimConfig(lr=1e-5, bias_lr_factor=1.0))
+BAD = dataclasses.replace(GOOD, name="bad", optimizer=SGDConfig(lr=1e-5, bias_lr_factor=1.0))
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +103,12 @@ def test_the_rule_may_not_be_changed_after_looking(dataset, tmp_path):
     for change in ({"alpha": 0.1}, {"by": "accuracy"}, {"seed": 1}, {"holdout": 32}):
         with pytest.raises(UserError, match="was begun with other settings"):
             compare(GOOD, BAD, dataset, runs=1, folder=tmp_path, **{"holdout": 64, **change})
-    with pytest.raises(UserError, match=r"b\.optim\.lr is 1e-05 there and 0\.05 now"):
+    with pytest.raises(UserError, match=r"b\.optimizer\.lr is 1e-05 there and 0\.05 now"):
         compare(GOOD, dataclasses.replace(GOOD, name="bad"), dataset, runs=1, folder=tmp_path, holdout=64)
 
 
 def test_a_run_that_diverges_ends_the_comparison_now_and_later(dataset, trained, tmp_path):
-    wild = dataclasses.replace(GOOD, optim=OptimConfig(lr=1e30))
+    wild = dataclasses.replace(GOOD, optimizer=SGDConfig(lr=1e30))
     for _ in range(2):
         with pytest.raises(NonFiniteLoss, match="B with seed 0: the loss became"):
             compare(GOOD, wild, dataset, runs=3, folder=tmp_path, holdout=64)
@@ -115,7 +116,7 @@ def test_a_run_that_diverges_ends_the_comparison_now_and_later(dataset, trained,
 
 
 def test_a_run_whose_last_step_spoils_the_network_has_diverged(dataset, tmp_path):
-    wild = dataclasses.replace(GOOD, epochs=0.1, optim=OptimConfig(lr=1e30))  # one step, from fresh weights
+    wild = dataclasses.replace(GOOD, epochs=0.1, optimizer=SGDConfig(lr=1e30))  # one step, from fresh weights
     for _ in range(2):
         with pytest.raises(NonFiniteLoss, match=r"B with seed 0: the trained network's loss is (nan|inf): most likely"):
             compare(GOOD, wild, dataset, runs=1, folder=tmp_path, holdout=64)
@@ -151,7 +152,7 @@ def test_images_without_labels_are_refused_before_anything_is_written(dataset, t
 
 
 def test_kept_runs_are_records_and_a_damaged_one_is_refused_by_file_and_field(dataset, tmp_path):
-    arms = {"good": GOOD, "wild": dataclasses.replace(GOOD, optim=OptimConfig(lr=1e30))}
+    arms = {"good": GOOD, "wild": dataclasses.replace(GOOD, optimizer=SGDConfig(lr=1e30))}
     plan, store = [("good", 0), ("wild", 0)], Store(tmp_path, {})
     for _ in range(2):  # trained, then kept
         (_, _, record), (_, _, diverged) = train_arms(arms, dataset, plan, store)

@@ -11,7 +11,8 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import HalfResult, draw, half, online, table, write
 from fastcifar.models import build_model
-from fastcifar.recipes import EvaluateConfig, MLPConfig, get_recipe
+from fastcifar.recipes import EvaluateConfig, get_recipe, network_of
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import evaluate
 from fastcifar.training.record import Scores
 
@@ -21,8 +22,8 @@ RECIPE = dataclasses.replace(
     epochs=3,
     batch_size=32,
     dtype="float32",
-    mlp=MLPConfig(hidden=(16,)),
-    optim=dataclasses.replace(BASE.optim, lr=0.1),
+    network=MLPConfig(hidden=(16,)),
+    optimizer=dataclasses.replace(BASE.optimizer, lr=0.1),
 )
 SETTINGS = {"device": "cpu", "eval_every": 2}
 
@@ -199,8 +200,8 @@ def test_the_result_is_written_and_drawn(found, tmp_path):
 
 def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
     recipe = get_recipe("davidnet")
-    narrow = dataclasses.replace(recipe.model, widths=(4, 4, 8, 8), ghost_batch=16)
-    result = half(dataclasses.replace(recipe, model=narrow, batch_size=32, epochs=1), data, device="cpu")
+    narrow = dataclasses.replace(recipe.network, widths=(4, 4, 8, 8), ghost_batch=16)
+    result = half(dataclasses.replace(recipe, network=narrow, batch_size=32, epochs=1), data, device="cpu")
     assert all(0 <= result.test_accuracies(arm)[0] <= 1 for arm in result.records)
     assert result.records["warm"][0].init["mode"] == "warm"
 
@@ -216,8 +217,8 @@ def test_the_table_has_a_cell_for_every_network_and_optimiser(data, tmp_path):
     assert list(result.cells) == [("mlp", "sgd"), ("mlp", "Adam")]
     for (network, optimizer), cell in result.cells.items():
         recipe = cell.records["warm"][0].recipe
-        assert (recipe.network, recipe.optim.name) == (network, optimizer)
-        assert recipe.optim.lr == {"sgd": 0.1, "Adam": 0.01}[optimizer]
+        assert (recipe.network.kind, recipe.optimizer.kind) == (network, optimizer)
+        assert recipe.optimizer.lr == {"sgd": 0.1, "Adam": 0.01}[optimizer]
     assert result.paper("mlp", "sgd") is None  # nothing of the paper's is on synthetic images
     on_cifar = dataclasses.replace(result, settings={**result.settings, "dataset": "cifar10"})
     assert on_cifar.paper("mlp", "sgd") == (0.39, 0.374)
@@ -246,15 +247,15 @@ def test_the_papers_split_is_told_from_others(data):
 
 
 def test_a_run_whose_last_step_spoils_the_network_ends_the_experiment(data, tmp_path):
-    wild = dataclasses.replace(RECIPE, epochs=0.1, optim=dataclasses.replace(RECIPE.optim, lr=1e30))
-    with pytest.raises(NonFiniteLoss, match=r"loss is (nan|inf): most likely optim\.lr 1e\+30 is too high"):
+    wild = dataclasses.replace(RECIPE, epochs=0.1, optimizer=dataclasses.replace(RECIPE.optimizer, lr=1e30))
+    with pytest.raises(NonFiniteLoss, match=r"loss is (nan|inf): most likely optimizer\.lr 1e\+30 is too high"):
         half(wild, data, folder=tmp_path, device="cpu")
     assert not list(tmp_path.rglob("seed-0*"))
 
 
 @pytest.fixture(scope="module")
 def rounds(data, tmp_path_factory):
-    recipe = dataclasses.replace(RECIPE, epochs=12, optim=dataclasses.replace(RECIPE.optim, lr=0.3))
+    recipe = dataclasses.replace(RECIPE, epochs=12, optimizer=dataclasses.replace(RECIPE.optimizer, lr=0.3))
     folder = tmp_path_factory.mktemp("online") / "new"
     settings = {"round_size": 64, "until_train_accuracy": 0.6, "device": "cpu"}
     return online(recipe, data, (0, 1), folder, **settings), folder, recipe, settings
@@ -317,3 +318,9 @@ def test_the_rounds_are_written_and_drawn(rounds, tmp_path):
 def test_a_round_of_less_than_a_batch_or_of_more_than_there_is_is_refused(data, size):
     with pytest.raises(UserError, match=rf"round_size is {size}; allowed: batch_size, 32, to the 192 training images"):
         online(RECIPE, data, round_size=size)
+
+
+def test_another_network_is_as_the_first_named_recipe_has_it():
+    narrow = get_recipe("warmstart-narrow")
+    assert network_of(narrow, "resnet18") == get_recipe("warmstart-resnet18").network
+    assert network_of(narrow, "davidnet") == narrow.network

@@ -1,10 +1,13 @@
+import dataclasses
 import json
 import os
+from pathlib import Path
 
 import pytest
 
-from fastcifar.errors import UserError
+from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.store import SETTINGS, Store
+from fastcifar.recipes import RECIPES
 
 TEN = {"recipe": {"epochs": 10, "widths": (8, 16)}, "runs": 5}
 
@@ -96,3 +99,17 @@ def test_numbers_that_json_has_not_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         Store(tmp_path, TEN).put("a", {"loss": float("nan")})
     assert json.loads((tmp_path / SETTINGS).read_text()) == {"recipe": {"epochs": 10, "widths": [8, 16]}, "runs": 5}
+
+
+def test_a_folder_that_an_older_version_began_goes_on(tmp_path):
+    old = json.loads((Path(__file__).parents[1] / "recipes/old_form/warmstart-narrow.json").read_text())
+    (tmp_path / SETTINGS).write_text(json.dumps({"recipe": old, "b": old, "runs": 5}))
+    recipe = dataclasses.asdict(RECIPES["warmstart-narrow"])
+    with pytest.warns(RenamedWarning) as said:
+        Store(tmp_path, {"recipe": recipe, "b": recipe, "runs": 5})
+    messages = [str(warning.message) for warning in said]
+    for name, message in zip(("recipe", "b"), messages, strict=True):
+        assert message.startswith(f"{tmp_path / SETTINGS}: {name}: model is now network; ")
+    other = {**recipe, "epochs": 3}
+    with pytest.warns(RenamedWarning), pytest.raises(UserError, match=r"recipe\.epochs is 18\.0 there and 3 now"):
+        Store(tmp_path, {"recipe": other, "b": recipe, "runs": 5})

@@ -11,8 +11,8 @@ CASES = [
     (80, "bfloat16", "davidnet", "augment.cutout=8"),
     (
         *(89, "float32", "speedrun96"),
-        "speedrun.freeze_scale=false speedrun.activation=silu ema.decay=0.9 "
-        "speedrun.whitening_activation=silu speedrun.whitening_bias_epochs=1",
+        "network.freeze_scale=false network.activation=silu ema.decay=0.9 "
+        "network.whitening_activation=silu network.whitening_bias_epochs=1",
     ),
     (90, "float16", "speedrun94", ""),
 ]
@@ -36,7 +36,7 @@ triton.runtime.driver.set_active(Driver)
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.kernels import compile_ahead, newton_schulz
 from fastcifar.recipes import RECIPES
-from fastcifar.recipes.change import change, read_changes
+from fastcifar.recipes.text import change, read_changes
 from fastcifar.training import Trainer
 from fastcifar.training.rehearse import compile_kernels
 
@@ -47,8 +47,7 @@ recipe = change(RECIPES[name], read_changes(changes.split()))
 recipe = dataclasses.replace(
     recipe,
     **{"batch_size": 512, "epochs": 4, "dtype": dtype},
-    model=dataclasses.replace(recipe.model, widths=(32, 32, 32, 64)),
-    speedrun=dataclasses.replace(recipe.speedrun, widths=(64, 64, 64)),
+    network=dataclasses.replace(recipe.network, widths=(32, 32, 32, 64) if name == "davidnet" else (64, 64, 64)),
 )
 trainer = Trainer(recipe, make_synthetic(1024, 32), "cpu")
 with launch.compile_only():  # lets Triton take tensors on the CPU

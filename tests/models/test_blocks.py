@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.models import ConvBN, ConvResBlock, DavidNet, GlobalMaxPool, Head, PatchWhitening
-from fastcifar.recipes import ModelConfig
+from fastcifar.models import ConvBN, ConvResBlock, GlobalMaxPool, Head, PatchWhitening
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 
-CONFIG = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4)
+CONFIG = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 NAMES = {
     "whitening.": "0.",
     "stem.": "1.",

@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.models import DavidNet, GhostBatchNorm, PatchWhitening
+from fastcifar.models import GhostBatchNorm, PatchWhitening
+from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.whitening import patch_second_moment, whitening_filters
-from fastcifar.recipes import ModelConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 
-NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4)
+NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 
 
 def trained(model: torch.nn.Module) -> int:

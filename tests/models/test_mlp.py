@@ -2,8 +2,14 @@
 
 import torch
 
-from fastcifar.models import MLP, DavidNet, ResNet18, build_model
-from fastcifar.recipes import MLPConfig, Recipe, ResNetConfig
+from fastcifar.models import build_model
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.mlp import MLP
+from fastcifar.models.resnet import ResNet18
+from fastcifar.recipes import Recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
 
 def test_it_is_two_hidden_layers_of_a_hundred_units_with_relu():
@@ -32,12 +38,9 @@ def test_hidden_layers_are_a_field_and_may_be_none():
     assert linear(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_a_recipe_names_its_network_whose_section_alone_is_read():
-    sections = {"resnet": ResNetConfig(width=2), "mlp": MLPConfig(hidden=(9,))}
-    built = [
-        build_model(Recipe(network=name, **sections), 4, (1, 2, 3), (4, 5, 6))
-        for name in ("davidnet", "resnet18", "mlp")
-    ]
+def test_a_recipes_section_is_the_network_that_is_built():
+    sections = (DavidNetConfig(), ResNet18Config(width=2), MLPConfig(hidden=(9,)))
+    built = [build_model(Recipe(network=section), 4, (1, 2, 3), (4, 5, 6)) for section in sections]
     assert [type(model) for model in built] == [DavidNet, ResNet18, MLP]
     assert (built[1].conv1.out_channels, built[2].hidden[0].out_features) == (2, 9)
     for model in built:
@@ -46,6 +49,6 @@ def test_a_recipe_names_its_network_whose_section_alone_is_read():
 
 
 def test_ghost_batches_bind_the_batch_size_of_davidnet_alone():
-    assert Recipe(network="mlp", batch_size=100).ghost_batch == 1
-    assert Recipe(network="resnet18", batch_size=7).ghost_batch == 1
+    assert Recipe(network=MLPConfig(), batch_size=100).ghost_batch == 1
+    assert Recipe(network=ResNet18Config(), batch_size=7).ghost_batch == 1
     assert Recipe().ghost_batch == 32

@@ -3,14 +3,20 @@
 import pytest
 import torch
 
-from fastcifar.models import MLP, DavidNet, ResNet18, SpeedrunNet
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.mlp import MLP
 from fastcifar.models.network import CENTRED
-from fastcifar.recipes import MLPConfig, ModelConfig, ResNetConfig, SpeedrunConfig
+from fastcifar.models.resnet import ResNet18
+from fastcifar.models.speedrun import SpeedrunNet
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 
 NETWORKS = {
-    DavidNet: (ModelConfig, {"widths": (4, 8, 12, 16)}),
+    DavidNet: (DavidNetConfig, {"widths": (4, 8, 12, 16)}),
     SpeedrunNet: (SpeedrunConfig, {"widths": (4, 8, 8)}),
-    ResNet18: (ResNetConfig, {"width": 2}),
+    ResNet18: (ResNet18Config, {"width": 2}),
     MLP: (MLPConfig, {"hidden": (5,)}),
 }
 

@@ -9,17 +9,24 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.errors import UserError
-from fastcifar.models import MLP, DavidNet, OwnNetwork, SpeedrunNet, build_model, memory_format
+from fastcifar.models import OwnNetwork, build_model, memory_format
 from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.mlp import MLP
+from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.optim import FlatModel, build_optimizer
-from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, Schedule
+from fastcifar.recipes import EMAConfig, Recipe, Schedule
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from tests import kinds
 
 CLASSES, BATCH, STEPS = 5, 8, 4
 MEAN, STD = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)
 RECIPE = Recipe(
-    network="resnet18",  # whose batches have any size
+    network=ResNet18Config(),  # whose batches have any size
     batch_size=BATCH,
-    optim=OptimConfig(lr=0.02, weight_decay=0.01, bias_lr_factor=1.0),
+    optimizer=SGDConfig(lr=0.02, weight_decay=0.01, bias_lr_factor=1.0),
     schedule=Schedule((0, 1), (1, 1)),
     ema=EMAConfig(decay=0.5, every=1),
 )
@@ -131,8 +138,8 @@ def test_in_float32_it_trains_as_with_torchs_optimizer(own):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("own", NETWORKS)
 def test_in_half_precision_it_computes_as_if_it_were_cast_and_learns(own, dtype, name):
-    optim = OptimConfig(name, lr=0.01, bias_lr=0.01, head_lr=0.01, bias_lr_factor=1.0)
-    recipe = dataclasses.replace(RECIPE, optim=optim)
+    optimizer = kinds.optimizer(name, lr=0.01, bias_lr=0.01, head_lr=0.01, bias_lr_factor=1.0)
+    recipe = dataclasses.replace(RECIPE, optimizer=optimizer)
     network, cast = make(own), make(own).module.to(dtype)
     flat = FlatModel(network.module, dtype)
     for module in cast.modules():
@@ -195,7 +202,7 @@ def test_images_come_in_the_memory_format_of_the_filters():
         network.eval()(torch.zeros(2, 3, 32, 32).contiguous(memory_format=CHANNELS_LAST))
         assert seen == [own is not channels_last]
         assert (memory_format(network) == memory_format(network.module) == CHANNELS_LAST) == (own is channels_last)
-    assert memory_format(DavidNet(ModelConfig(widths=(4, 8, 8, 8)))) == CHANNELS_LAST
+    assert memory_format(DavidNet(DavidNetConfig(widths=(4, 8, 8, 8)))) == CHANNELS_LAST
     assert memory_format(MLP()) == CHANNELS_LAST  # which has no filters
     assert memory_format(nn.Conv2d(3, 4, 1)) == torch.contiguous_format  # which lies both ways
 

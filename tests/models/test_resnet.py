@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from fastcifar.models import ResNet18
-from fastcifar.recipes import ResNetConfig
+from fastcifar.models.resnet import ResNet18
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
 
 def block(name, downsample=False):
@@ -55,14 +55,14 @@ def plain(state, x, stem):
 )
 def test_it_has_the_sources_number_of_parameters(width, stem, count):
     with torch.device("meta"):
-        model = ResNet18(ResNetConfig(width=width, stem=stem), classes=10)
+        model = ResNet18(ResNet18Config(width=width, stem=stem), classes=10)
     assert sum(parameter.numel() for parameter in model.parameters()) == count
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_parameters_go_by_torchvisions_names_in_its_order(stem):
-    model = ResNet18(ResNetConfig(width=2, stem=stem))
+    model = ResNet18(ResNet18Config(width=2, stem=stem))
     assert [name for name, _ in model.named_parameters()] == TORCHVISION_NAMES
     norms = [name.removesuffix("bias") for name in TORCHVISION_NAMES if name.endswith("bias") and name != "fc.bias"]
     buffers = [f"{name}{kind}" for name in norms for kind in ("running_mean", "running_var")]
@@ -74,7 +74,7 @@ def test_parameters_go_by_torchvisions_names_in_its_order(stem):
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_output_and_gradients_are_those_of_the_plain_formula(stem):
     torch.manual_seed(0)
-    model = ResNet18(ResNetConfig(width=4, stem=stem)).double().train()
+    model = ResNet18(ResNet18Config(width=4, stem=stem)).double().train()
     for name, parameter in model.named_parameters():
         if parameter.dim() == 1:
             parameter.data.normal_(1.0 if name.endswith("weight") else 0.0, 0.3)
@@ -91,7 +91,7 @@ def test_output_and_gradients_are_those_of_the_plain_formula(stem):
 
 def test_initial_values_are_torchvisions():
     torch.manual_seed(0)
-    model = ResNet18(ResNetConfig(width=16))
+    model = ResNet18(ResNet18Config(width=16))
     for name, parameter in model.named_parameters():
         if parameter.dim() == 4:
             spread = (2 / (parameter.shape[0] * parameter.shape[2] * parameter.shape[3])) ** 0.5
@@ -102,5 +102,5 @@ def test_initial_values_are_torchvisions():
 
 
 def test_any_width_and_any_image_size_from_eight_pixels_evaluate():
-    model = ResNet18(ResNetConfig(width=3), classes=7).eval()
+    model = ResNet18(ResNet18Config(width=3), classes=7).eval()
     assert model(torch.randn(2, 3, 8, 8)).shape == (2, 7)

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.kernels import whiten
-from fastcifar.models import PatchWhitening, SpeedrunNet, build_model
+from fastcifar.models import PatchWhitening, build_model
+from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.models.whitening import patch_second_moment
-from fastcifar.recipes import Recipe, SpeedrunConfig, quick
+from fastcifar.recipes import Recipe, quick
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 
 NARROW = SpeedrunConfig(widths=(6, 8, 10), ghost_batch=4)
 ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
@@ -210,28 +212,28 @@ def test_without_a_gradient_whitening_and_activation_are_one_operator_of_the_sam
 
 
 def test_the_recipe_builds_it_and_quick_makes_it_narrower():
-    recipe = Recipe(network="speedrun", speedrun=NARROW, batch_size=12)
+    recipe = Recipe(network=NARROW, batch_size=12)
     model = build_model(recipe, 4, (1, 2, 3), (4, 5, 6))
     assert (type(model), model.config, model.mean) == (SpeedrunNet, NARROW, (1, 2, 3))
     assert model.get_submodule(model.head).out_features == 4
-    assert quick(Recipe(network="speedrun"))[0].speedrun.widths == (16, 64, 64)
+    assert quick(Recipe(network=SpeedrunConfig()))[0].network.widths == (16, 64, 64)
 
 
 def test_a_batch_that_its_ghost_batches_do_not_divide_is_refused():
-    with pytest.raises(UserError, match=r"^batch_size is 10; allowed: a multiple of speedrun\.ghost_batch, 4$"):
-        Recipe(network="speedrun", speedrun=NARROW, batch_size=10)
-    assert Recipe(network="speedrun", batch_size=7).ghost_batch == 1
+    with pytest.raises(UserError, match=r"^batch_size is 10; allowed: a multiple of network\.ghost_batch, 4$"):
+        Recipe(network=NARROW, batch_size=10)
+    assert Recipe(network=SpeedrunConfig(), batch_size=7).ghost_batch == 1
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"widths": (64, 0, 64)}, "speedrun.widths is (64, 0, 64); allowed: three positive numbers of channels"),
-        ({"depth": 0}, "speedrun.depth is 0; allowed: 1 or more convolutions"),
-        ({"depth": 1, "residual": True}, "speedrun.residual is True; allowed: false where speedrun.depth is 1"),
-        ({"whitening_size": 6}, "speedrun.whitening_size is 6; allowed: 1 to 5 pixels"),
-        ({"whitening_bias_epochs": -1.0}, "speedrun.whitening_bias_epochs is -1.0; allowed: 0 or more epochs"),
-        ({"norm_eps": 0.0}, "speedrun.norm_eps is 0.0; allowed: above 0"),
+        ({"widths": (64, 0, 64)}, "network.widths is (64, 0, 64); allowed: 1 or more channels each"),
+        ({"depth": 0}, "network.depth is 0; allowed: 1 or more convolutions"),
+        ({"depth": 1, "residual": True}, "network.residual is True; allowed: false where network.depth is 1"),
+        ({"whitening_size": 6}, "network.whitening_size is 6; allowed: 1 to 5 pixels"),
+        ({"whitening_bias_epochs": -1.0}, "network.whitening_bias_epochs is -1.0; allowed: 0 or more epochs"),
+        ({"norm_eps": 0.0}, "network.norm_eps is 0.0; allowed: above 0"),
     ],
 )
 def test_a_field_out_of_range_is_refused(change, message):

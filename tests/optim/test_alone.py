@@ -1,6 +1,5 @@
 """SGD, Muon and LARS alone are used as any of torch's optimizers."""
 
-import copy
 import io
 
 import pytest
@@ -9,7 +8,8 @@ from torch import nn
 
 import fastcifar
 from fastcifar.errors import UserError
-from fastcifar.optim import LARS, SGD, Lookahead, Muon
+from fastcifar.optim import LARS, SGD
+from fastcifar.optim.muon import Muon
 
 STEPS = 6
 ALONE = {
@@ -86,18 +86,6 @@ def test_a_groups_rate_is_what_a_step_is_made_at(name):
         ends.append(parameters)
     assert torch.equal(ends[0][0], ends[1][0]) and torch.equal(ends[1][1], weights()[1])
     assert not torch.equal(ends[0][1], ends[1][1])
-
-
-@pytest.mark.parametrize("name", ALONE)
-def test_lookahead_wraps_each(name):
-    parameters = weights()
-    start, optimizer = copy.deepcopy(parameters), Lookahead(in_groups(ALONE[name], parameters), every=1, decay=0.9)
-    alone = weights()
-    plain = in_groups(ALONE[name], alone)
-    plain.step(closure_of(alone, plain, 0))
-    optimizer.step(closure_of(parameters, optimizer, 0))
-    for slow, fast, first in zip(parameters, alone, start, strict=True):
-        torch.testing.assert_close(slow, first + 0.1 * (fast - first))
 
 
 @pytest.mark.parametrize(("momentum", "nesterov"), [(0.9, True), (0.9, False), (0.0, True)])

@@ -7,24 +7,27 @@ import warnings
 import pytest
 import torch
 
-from fastcifar.models import DavidNet, SpeedrunNet
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.optim import FlatModel, build_optimizer
-from fastcifar.recipes import EMAConfig, LookaheadConfig, ModelConfig, OptimConfig, Recipe, SpeedrunConfig
+from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.training.capture import capture, record
+from tests import kinds
 
 STEPS = 7
-NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
+NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("every", [0, 3], ids=["alone", "lookahead"])
 @pytest.mark.parametrize("name", ["sgd", "muon", "lars"])
-def test_a_replayed_step_is_the_step(name, every):
+def test_a_replayed_step_is_the_step(name):
     recipe = Recipe(
-        model=NARROW,
+        network=NARROW,
         batch_size=8,
-        optim=OptimConfig(name, lr=0.1, norm_every=2, bias_lr=0.1, head_lr=0.1),
-        lookahead=LookaheadConfig(every=every),
+        optimizer=kinds.optimizer(name, lr=0.1, norm_every=2, bias_lr=0.1, head_lr=0.1),
         ema=EMAConfig(decay=0.9, every=2),
     )
 
@@ -61,11 +64,12 @@ def test_muon_beside_the_backward_pass_takes_the_gradients_that_were_made(captur
 
     def train(overlap, captured):
         recipe = Recipe(
-            **{"network": "speedrun", "speedrun": SpeedrunConfig(widths=(16, 64, 64)), "batch_size": 32},
-            optim=OptimConfig("muon", lr=0.1, bias_lr=0.1, head_lr=0.1, overlap=overlap),
+            network=SpeedrunConfig(widths=(16, 64, 64)),
+            batch_size=32,
+            optimizer=MuonConfig(lr=0.1, bias_lr=0.1, head_lr=0.1, overlap=overlap),
         )
         torch.manual_seed(0)
-        start, images = SpeedrunNet(recipe.speedrun).cuda(), torch.randn(32, 3, 32, 32, device="cuda")
+        start, images = SpeedrunNet(recipe.network).cuda(), torch.randn(32, 3, 32, 32, device="cuda")
         flat = FlatModel(copy.deepcopy(start))
         optimizer = build_optimizer(flat, recipe, STEPS)
 

@@ -6,15 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from fastcifar.models import DavidNet, SpeedrunNet
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.optim import FlatModel, FlatSGD
-from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, SpeedrunConfig
+from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 
-NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4)
-RECIPE = Recipe(model=NARROW, batch_size=8)
+NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
+RECIPE = Recipe(network=NARROW, batch_size=8)
 
 
-def make_model(config: ModelConfig = NARROW, seed: int = 0) -> DavidNet:
+def make_model(config: DavidNetConfig = NARROW, seed: int = 0) -> DavidNet:
     torch.manual_seed(seed)
     return DavidNet(config)
 
@@ -93,7 +97,7 @@ def test_state_dict_is_the_master_weights():
 def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
     """The closed form, in float64: v <- mu v - lr g; w <- w - lr g + mu v, rates over the batch size, decay times
     it."""
-    recipe = dataclasses.replace(RECIPE, optim=OptimConfig(lr=0.5, weight_decay=0.01))
+    recipe = dataclasses.replace(RECIPE, optimizer=SGDConfig(lr=0.5, weight_decay=0.01))
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
     optimizer = FlatSGD(flat, recipe, total_steps=10)
     velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}

@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from fastcifar.errors import UserError
-from fastcifar.models import ResNet18
+from fastcifar.models.resnet import ResNet18
 from fastcifar.optim import LARS, FlatLARS, FlatModel, build_optimizer
-from fastcifar.recipes import EMAConfig, OptimConfig, Recipe, ResNetConfig, Schedule
+from fastcifar.recipes import EMAConfig, Recipe, Schedule
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.recipes.optimizers.lars import LARSConfig
 
 BATCH, STEPS = 4, 3
 RECIPE = Recipe(
     batch_size=BATCH,
-    network="resnet18",
-    resnet=ResNetConfig(width=2),
-    optim=OptimConfig("lars", 5.0, 0.8, weight_decay=0.02, bias_lr=0.3, sgd_momentum=0.7, trust_coefficient=0.01),
+    network=ResNet18Config(width=2),
+    optimizer=LARSConfig(5.0, 0.8, weight_decay=0.02, bias_lr=0.3, sgd_momentum=0.7, trust_coefficient=0.01),
     schedule=Schedule((0, 1), (1, 0)),
     ema=EMAConfig(decay=0.9, every=2),
 )
@@ -23,7 +24,7 @@ RECIPE = Recipe(
 
 def make_model():
     torch.manual_seed(0)
-    return ResNet18(RECIPE.resnet)
+    return ResNet18(RECIPE.network)
 
 
 def fill_gradients(model, step, scale=1.0):
@@ -95,5 +96,5 @@ def test_a_setting_out_of_range_is_refused():
         LARS([torch.ones(2, 2)], lr=1.0, momentum=-0.1)
     with pytest.raises(UserError, match=r"^lr of LARS is nan; allowed: 0 or more$"):
         LARS([torch.ones(2, 2)], lr=float("nan"))
-    with pytest.raises(UserError, match=r"^optim\.trust_coefficient is 0; allowed: above 0$"):
-        dataclasses.replace(RECIPE.optim, trust_coefficient=0)
+    with pytest.raises(UserError, match=r"^optimizer\.trust_coefficient is 0; allowed: above 0$"):
+        dataclasses.replace(RECIPE.optimizer, trust_coefficient=0)

@@ -7,15 +7,17 @@ import pytest
 import torch
 
 from fastcifar.errors import UserError
-from fastcifar.models import DavidNet
-from fastcifar.optim import FlatModel, FlatMuon, Muon, build_optimizer
-from fastcifar.optim.muon import normalising_steps
-from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe, Schedule
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.optim.muon import FlatMuon, Muon, normalising_steps
+from fastcifar.recipes import EMAConfig, Recipe, Schedule
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
 
 BATCH, STEPS = 8, 5
-NARROW = ModelConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
-OPTIM = OptimConfig(
-    name="muon",
+NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
+OPTIM = MuonConfig(
     lr=0.24,
     momentum=0.6,
     weight_decay=2e-6 * BATCH,
@@ -24,9 +26,9 @@ OPTIM = OptimConfig(
     sgd_momentum=0.85,
 )
 RECIPE = Recipe(
-    model=NARROW,
+    network=NARROW,
     batch_size=BATCH,
-    optim=OPTIM,
+    optimizer=OPTIM,
     schedule=Schedule((0, 1), (1, 0)),
     ema=EMAConfig(decay=0.9, every=2),
 )
@@ -97,8 +99,8 @@ def test_five_steps_are_airbenchs():
 def test_the_mean_loss_and_another_rate_of_decay_reach_all_else():
     """The head's decay is a share of the weight: with no gradient its first step removes (1 + momentum) shares."""
     recipe = dataclasses.replace(RECIPE, schedule=Schedule((0, 1), (1, 1)))
-    recipe = dataclasses.replace(recipe, optim=dataclasses.replace(OPTIM, weight_decay=0.01, filter_decay=0.03))
-    recipe = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, norm_every=0))
+    recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(OPTIM, weight_decay=0.01, filter_decay=0.03))
+    recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, norm_every=0))
     flat, start = FlatModel(make_model(), torch.float64), make_model().double()
     build_optimizer(flat, recipe, STEPS).step()
     for (name, mine), (_, before) in zip(flat.model.named_parameters(), start.named_parameters(), strict=True):
@@ -116,7 +118,7 @@ def test_filters_are_normalised_in_the_steps_that_the_interval_says():
     assert normalising_steps(OPTIM, 4) == [True] * 4
     assert normalising_steps(dataclasses.replace(OPTIM, norm_every=0, norm_growth=3), 4) == [False] * 4
 
-    recipe = dataclasses.replace(RECIPE, optim=dataclasses.replace(OPTIM, norm_every=2))
+    recipe = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(OPTIM, norm_every=2))
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
     optimizer = build_optimizer(flat, recipe, STEPS)
     reference = AirbenchReference(model, normalise=lambda step: step % 2 == 1)
@@ -256,19 +258,18 @@ def test_muon_alone_refuses_what_it_cannot_do(settings, message):
 
 
 def test_a_network_without_filters_is_refused():
-    with pytest.raises(UserError, match=r"^network is 'mlp'; allowed: with optim\.name muon one with convolutions"):
-        dataclasses.replace(RECIPE, network="mlp")
+    with pytest.raises(UserError, match=r"^network\.kind is mlp; allowed: with the optimizer muon one with conv"):
+        dataclasses.replace(RECIPE, network=MLPConfig())
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"head_lr": 0.0}, "optim.head_lr is 0.0; allowed: above 0"),
-        ({"sgd_momentum": 1.0}, "optim.sgd_momentum is 1.0; allowed: 0 up to, not including, 1"),
-        ({"ns_steps": 0}, "optim.ns_steps is 0; allowed: 1 or more steps"),
-        ({"norm_every": -1}, "optim.norm_every is -1; allowed: 0 (never) or a number of steps"),
-        ({"filter_decay": 1.0}, "optim.filter_decay is 1.0; allowed: 0 up to, not including, 1"),
-        ({"name": "Muon"}, "optim.name is 'Muon'; did you mean 'muon'?; allowed: sgd, muon, lars, Adam"),
+        ({"head_lr": 0.0}, "optimizer.head_lr is 0.0; allowed: above 0"),
+        ({"sgd_momentum": 1.0}, "optimizer.sgd_momentum is 1.0; allowed: 0 up to, not including, 1"),
+        ({"ns_steps": 0}, "optimizer.ns_steps is 0; allowed: 1 or more steps"),
+        ({"norm_every": -1}, "optimizer.norm_every is -1; allowed: 0 or more steps"),
+        ({"filter_decay": 1.0}, "optimizer.filter_decay is 1.0; allowed: 0 up to, not including, 1"),
     ],
 )
 def test_a_field_out_of_range_is_refused(fields, message):

@@ -5,12 +5,15 @@ import dataclasses
 import pytest
 import torch
 
-from fastcifar.cli.arguments import parse
 from fastcifar.errors import UserError
-from fastcifar.models import MLP
+from fastcifar.models.mlp import MLP
 from fastcifar.optim import FlatModel, build_optimizer, learning_rates
-from fastcifar.recipes import EMAConfig, MLPConfig, OptimConfig, Recipe, Schedule, read_toml, to_toml
-from fastcifar.recipes.recipe import TORCH_SCHEDULERS
+from fastcifar.recipes import EMAConfig, Recipe, Schedule, change, read_toml, to_toml
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.schedule import TORCH_SCHEDULERS
+from fastcifar.recipes.text import read_changes
+from tests import kinds
 
 STEPS, PEAK = 20, 0.4
 
@@ -38,7 +41,7 @@ ARGUMENTS = {
 
 
 def recipe_of(name, *options):
-    return Recipe(optim=OptimConfig(lr=PEAK), schedule=Schedule(name=name, options=options))
+    return Recipe(optimizer=SGDConfig(lr=PEAK), schedule=Schedule(name=name, options=options))
 
 
 @pytest.mark.parametrize("name", TORCH_SCHEDULERS)
@@ -59,7 +62,7 @@ def test_a_class_of_torch_gives_the_rates_that_it_sets(name):
 
 def test_our_line_reaches_airbenchs_rates_one_step_ahead_and_torchs_exactly():
     airbench = [PEAK * (1 - step / STEPS) for step in range(STEPS)]
-    ours = learning_rates(Recipe(optim=OptimConfig(lr=PEAK), schedule=Schedule((0, 1), (1, 0))), STEPS)
+    ours = learning_rates(Recipe(optimizer=SGDConfig(lr=PEAK), schedule=Schedule((0, 1), (1, 0))), STEPS)
     assert ours == pytest.approx([*airbench[1:], 0])
     options = ("start_factor=1", "end_factor=0", "total_iters=100%")
     assert learning_rates(recipe_of("LinearLR", *options), STEPS) == pytest.approx(airbench)
@@ -69,13 +72,12 @@ def test_our_line_reaches_airbenchs_rates_one_step_ahead_and_torchs_exactly():
 def test_an_optimiser_trains_at_these_rates(name):
     recipe = dataclasses.replace(
         recipe_of("CosineAnnealingLR"),
-        network="mlp",
-        mlp=MLPConfig(hidden=(3,)),
+        network=MLPConfig(hidden=(3,)),
         batch_size=2,
-        optim=OptimConfig(name, PEAK, momentum=0, weight_decay=0),
+        optimizer=kinds.optimizer(name, lr=PEAK, momentum=0, weight_decay=0),
         ema=EMAConfig(decay=0),
     )
-    flat, steps = FlatModel(MLP(recipe.mlp)), []
+    flat, steps = FlatModel(MLP(recipe.network)), []
     optimizer = build_optimizer(flat, recipe, STEPS)
     for _ in range(STEPS):
         before = flat.groups[0].weights.clone()
@@ -85,12 +87,13 @@ def test_an_optimiser_trains_at_these_rates(name):
     assert steps == pytest.approx(learning_rates(recipe, STEPS), rel=1e-3, abs=1e-5)
 
 
-def test_a_schedule_survives_its_file_and_comes_from_the_command_line(tmp_path):
+def test_a_schedule_survives_its_file_and_comes_from_words(tmp_path):
     recipe = recipe_of("MultiStepLR", "milestones=50%,75%", "gamma=0.2")
     (tmp_path / "mine.toml").write_text(to_toml(recipe), encoding="utf-8")
     assert read_toml(tmp_path / "mine.toml") == recipe
-    words = ["--schedule.name", "MultiStepLR", "--schedule.options", "milestones=50%,75%", "gamma=0.2"]
-    assert parse([*words, "--optim.lr", str(PEAK)], Recipe(), "prog") == recipe
+    options = 'schedule.options=["milestones=50%,75%", "gamma=0.2"]'
+    words = ["schedule.name=MultiStepLR", options, f"optimizer.lr={PEAK}"]
+    assert change(Recipe(), read_changes(words)) == recipe
 
 
 @pytest.mark.parametrize(
@@ -99,7 +102,7 @@ def test_a_schedule_survives_its_file_and_comes_from_the_command_line(tmp_path):
         (
             "ReduceLROnPlateau",
             (),
-            "schedule.name is 'ReduceLROnPlateau'; allowed: what follows from the step alone, rat",
+            "schedule.name is 'ReduceLROnPlateau'; allowed: linear, StepLR, ",
         ),
         ("cosine", (), "schedule.name is 'cosine'; allowed: linear, StepLR, "),
         ("OneCycle", (), "schedule.name is 'OneCycle'; did you mean 'OneCycleLR'?; allowed: linear, StepLR, "),

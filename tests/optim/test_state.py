@@ -8,14 +8,17 @@ import torch
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.models import ResNet18, SpeedrunNet
+from fastcifar.models.resnet import ResNet18
+from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.optim import FlatModel, build_optimizer, learning_rates
-from fastcifar.recipes import EMAConfig, LookaheadConfig, OptimConfig, Recipe, ResNetConfig, SpeedrunConfig
+from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from tests import kinds
 
 BATCH, HALF = 8, 3
 OURS = Recipe(
-    network="speedrun",
-    speedrun=SpeedrunConfig(widths=(4, 8, 8), whitening_bias_epochs=1),
+    network=SpeedrunConfig(widths=(4, 8, 8), whitening_bias_epochs=1),
     batch_size=BATCH,
     ema=EMAConfig(decay=0.9, every=2),
 )
@@ -28,9 +31,9 @@ OWN = {
 }
 
 
-def recipe_of(name, every=0):
-    optim = OptimConfig(name, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2, norm_every=2)
-    return dataclasses.replace(OURS, optim=optim, lookahead=LookaheadConfig(every=every))
+def recipe_of(name):
+    optimizer = kinds.optimizer(name, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2, norm_every=2)
+    return dataclasses.replace(OURS, optimizer=optimizer)
 
 
 class Session:
@@ -38,7 +41,7 @@ class Session:
 
     def __init__(self, recipe, dtype=torch.float32, own=None, seed=0):
         torch.manual_seed(seed)
-        self.flat = FlatModel(SpeedrunNet(recipe.speedrun), dtype)
+        self.flat = FlatModel(SpeedrunNet(recipe.network), dtype)
         self.flat.group_of("whitening.bias").steps = HALF + 1
         self.optimizer = build_optimizer(self.flat, recipe, 2 * HALF, own)
 
@@ -68,11 +71,10 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("every", [0, 2], ids=["alone", "lookahead"])
 @pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam", "SGD", *OWN])
-def test_a_training_goes_on_from_a_saved_state_with_the_same_bits(name, every, dtype):
+def test_a_training_goes_on_from_a_saved_state_with_the_same_bits(name, dtype):
     own = OWN.get(name)
-    recipe = recipe_of("sgd" if own else name, every)
+    recipe = recipe_of("sgd" if own else name)
     whole, first, second = (Session(recipe, dtype, own, seed) for seed in (0, 0, 1))
     whole.train(range(2 * HALF))
     first.train(range(HALF))
@@ -122,7 +124,7 @@ def test_integer_buffers_and_those_outside_the_state_dict_are_part_of_it():
 
 
 def test_the_state_of_another_network_is_refused_and_changes_nothing():
-    session, other = Session(recipe_of("sgd")), FlatModel(ResNet18(ResNetConfig(width=2)))
+    session, other = Session(recipe_of("sgd")), FlatModel(ResNet18(ResNet18Config(width=2)))
     before = {name: tensor.clone() for name, tensor in session.flat.training_state().items()}
     with pytest.raises(UserError, match=r"^groups\.0\.ema of the training's state is \[\d+\]; allowed: \[32\]$"):
         session.flat.load_training_state(other.training_state())
@@ -153,20 +155,9 @@ def test_a_step_that_is_left_out_is_counted_and_changes_nothing(name):
     assert equal(session.flat.training_state(), counted.flat.training_state())
 
 
-def test_lookahead_ends_on_the_slow_weights_though_the_last_step_is_left_out():
-    session = Session(recipe_of("sgd", every=3))
-    session.train(range(2 * HALF - 1))
-    slow = [tensor.clone() for tensor in session.optimizer.state_dict()["slow"]]
-    session.optimizer.skip()
-    fast = [*(group.weights for group in session.flat.groups), session.flat.statistics]
-    assert all(torch.equal(one, other) for one, other in zip(fast, slow, strict=True))
-    assert session.optimizer.count.item() == session.optimizer.inner.count.item() == 2 * HALF
-
-
-@pytest.mark.parametrize("every", [0, 2], ids=["alone", "lookahead"])
 @pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
-def test_the_rate_of_the_weights_is_known_on_the_host(name, every):
-    optimizer = Session(recipe_of(name, every)).optimizer
+def test_the_rate_of_the_weights_is_known_on_the_host(name):
+    optimizer = Session(recipe_of(name)).optimizer
     expected = learning_rates(optimizer.recipe, 2 * HALF)  # not the bias's, whose group comes first and trains for less
     assert [optimizer.learning_rate(step) for step in range(2 * HALF)] == expected and len(set(expected)) > 1
     assert optimizer.learning_rate(99) == expected[-1]

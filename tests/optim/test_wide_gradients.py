@@ -4,12 +4,14 @@ import numpy
 import pytest
 import torch
 
-from fastcifar.models import DavidNet
+from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import FlatModel, build_optimizer
-from fastcifar.recipes import EMAConfig, ModelConfig, OptimConfig, Recipe
+from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from tests import kinds
 
 SCALE, STEPS = 2.0**12, 2
-NARROW = ModelConfig(widths=(4, 4, 6, 6), residual=(), ghost_batch=4, freeze_scale=False)
+NARROW = DavidNetConfig(widths=(4, 4, 6, 6), residual=(), ghost_batch=4, freeze_scale=False)
 
 
 @pytest.fixture(params=["reference", "triton"])
@@ -23,8 +25,8 @@ def path(request, monkeypatch):
 
 
 def recipe_of(name):
-    optim = OptimConfig(name, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2)
-    return Recipe(model=NARROW, batch_size=8, optim=optim, ema=EMAConfig(decay=0.9, every=2))
+    optimizer = kinds.optimizer(name, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2)
+    return Recipe(network=NARROW, batch_size=8, optimizer=optimizer, ema=EMAConfig(decay=0.9, every=2))
 
 
 def make_flat(dtype, wide):

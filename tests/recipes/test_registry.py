@@ -7,13 +7,13 @@ from fastcifar.recipes import (
     RECIPES,
     SUMMARIES,
     EMAConfig,
-    ModelConfig,
-    OptimConfig,
     Recipe,
     get_recipe,
     quick,
     to_toml,
 )
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
 
 
 def test_davidnet_is_the_default_recipe():
@@ -45,9 +45,9 @@ def test_an_unknown_recipe_is_refused_with_the_known_ones():
 def test_the_warm_start_recipes_are_plain_gradient_descent_at_one_rate():
     for name, network in {"warmstart-resnet18": "resnet18", "warmstart-mlp": "mlp"}.items():
         recipe = get_recipe(name)
-        assert (recipe.network, recipe.epochs, recipe.batch_size) == (network, 350, 128)
-        assert [recipe.optim.lr * recipe.schedule(progress) for progress in (0, 0.3, 1)] == [0.001] * 3
-        assert (recipe.optim.momentum, recipe.optim.weight_decay, recipe.optim.bias_lr_factor) == (0, 0, 1)
+        assert (recipe.network.kind, recipe.epochs, recipe.batch_size) == (network, 350, 128)
+        assert [recipe.optimizer.lr * recipe.schedule(progress) for progress in (0, 0.3, 1)] == [0.001] * 3
+        assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay, recipe.optimizer.bias_lr_factor) == (0, 0, 1)
         assert (recipe.augment.crop, recipe.augment.flip, recipe.augment.cutout) == (0, "none", 0)
         assert (recipe.label_smoothing, recipe.ema.decay, recipe.evaluate.tta) == (0, 0, "none")
 
@@ -55,39 +55,37 @@ def test_the_warm_start_recipes_are_plain_gradient_descent_at_one_rate():
 def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
     full = Recipe()
     recipe, train_size = quick(full)
-    assert recipe.model.widths == (16, 32, 64, 128)
+    assert recipe.network.widths == (16, 32, 64, 128)
     assert recipe.epochs < full.epochs
     assert recipe.batch_size <= train_size < 50_000
-    assert recipe.optim.lr / recipe.batch_size == full.optim.lr / full.batch_size
+    assert recipe.optimizer.lr / recipe.batch_size == full.optimizer.lr / full.batch_size
     restored = replace(
         recipe,
         epochs=full.epochs,
         batch_size=full.batch_size,
-        model=full.model,
-        resnet=full.resnet,
-        speedrun=full.speedrun,
-        optim=full.optim,
+        network=full.network,
+        optimizer=full.optimizer,
         ema=full.ema,
     )
     assert restored == full
 
 
 def test_quick_leaves_muons_rate_and_scales_those_of_the_mean_loss():
-    full = Recipe(optim=OptimConfig(name="muon", lr=0.24))
+    full = Recipe(optimizer=MuonConfig(lr=0.24))
     recipe, _ = quick(full)
     ratio = recipe.batch_size / full.batch_size
-    assert recipe.optim.lr == 0.24 and ratio < 1
+    assert recipe.optimizer.lr == 0.24 and ratio < 1
     for name in ("bias_lr", "head_lr", "weight_decay"):
-        assert getattr(recipe.optim, name) == pytest.approx(ratio * getattr(full.optim, name))
+        assert getattr(recipe.optimizer, name) == pytest.approx(ratio * getattr(full.optimizer, name))
 
 
 def test_quick_lengthens_nothing():
     small = Recipe(epochs=1, batch_size=64, ema=EMAConfig(decay=0.5))
     recipe, _ = quick(small)
-    assert (recipe.epochs, recipe.batch_size, recipe.optim.lr, recipe.ema.decay) == (1, 64, small.optim.lr, 0.5)
+    assert (recipe.epochs, recipe.batch_size, recipe.optimizer.lr, recipe.ema.decay) == (1, 64, small.optimizer.lr, 0.5)
 
 
 @pytest.mark.parametrize(("ghost", "batch_size"), [(0, 128), (48, 96), (100, 100), (256, 256), (512, 512)])
 def test_quick_keeps_whole_ghost_groups(ghost, batch_size):
-    recipe, _ = quick(Recipe(batch_size=ghost * 3 or 512, model=ModelConfig(ghost_batch=ghost)))
+    recipe, _ = quick(Recipe(batch_size=ghost * 3 or 512, network=DavidNetConfig(ghost_batch=ghost)))
     assert recipe.batch_size == batch_size

@@ -1,5 +1,3 @@
-import dataclasses
-
 import pytest
 
 from fastcifar.recipes import (
@@ -9,12 +7,14 @@ from fastcifar.recipes import (
     EMAConfig,
     EvaluateConfig,
     LookaheadConfig,
-    OptimConfig,
     Recipe,
     SelectConfig,
-    SpeedrunConfig,
+    change,
 )
-from fastcifar.recipes.change import change
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.page import tricks_page
 from fastcifar.recipes.tricks import tricks
 
 
@@ -25,26 +25,36 @@ def test_davidnets_tricks():
     }
 
 
+SPEEDRUN = Recipe(
+    network=SpeedrunConfig(residual=True, ghost_batch=64),
+    optimizer=MuonConfig(head_lr=256.0),
+    augment=Augment(flip="alternating", brightness=0.1, early_crops=((24, 0.5),)),
+    ema=EMAConfig(decay=0.0),
+    select=SelectConfig(keep=0.75),
+    average=AverageConfig(epochs=1),
+    lookahead=LookaheadConfig(every=5),
+    evaluate=EvaluateConfig(tta="flip-crop"),
+)
+
+
 def test_the_speedrun_networks_tricks():
-    recipe = Recipe(
-        network="speedrun",
-        speedrun=SpeedrunConfig(residual=True, ghost_batch=64),
-        optim=OptimConfig(name="muon"),
-        augment=Augment(flip="alternating", brightness=0.1, early_sizes=(24,), early_shares=(0.5,)),
-        ema=EMAConfig(decay=0.0),
-        select=SelectConfig(keep=0.75),
-        average=AverageConfig(epochs=1),
-        lookahead=LookaheadConfig(every=5),
-        evaluate=EvaluateConfig(tta="flip-crop"),
-    )
-    assert set(tricks(recipe)) == {
+    assert set(tricks(SPEEDRUN)) == {
         *("whitening-bias", "ghost-batch", "frozen-scale", "activation", "final-max-pool", "residual", "dirac"),
         *("head-scale", "weight-decay", "weight-normalisation", "muon", "label-smoothing", "crop", "flip"),
         *("alternating-flip", "jitter", "early-crops", "selection", "average", "lookahead", "tta"),
     }
-    without = change(recipe, tricks(recipe)["alternating-flip"])
-    assert without.augment.flip == "random"
-    assert change(recipe, tricks(recipe)["muon"]).optim.name == "sgd"
+
+
+def test_a_trick_of_several_fields_is_switched_off_in_all_of_them():
+    off = tricks(SPEEDRUN)
+    assert off["jitter"] == {"augment.brightness": 0.0, "augment.contrast": 0.0}
+    assert off["activation"] == {"network.activation": "relu", "network.whitening_activation": "relu"}
+    assert off["alternating-flip"] == {"augment.flip": "random"} and off["flip"] == {"augment.flip": "none"}
+    head = change(SPEEDRUN, off["head-scale"])
+    assert (head.network.head_std, head.network.logit_scale) == (0.0, 1 / 9)
+    assert head.optimizer.head_lr / 9**2 == pytest.approx(256 / 256**2)  # rate times the square of the scale
+    sgd = SGDConfig(lr=0.75, momentum=0.85, weight_decay=1.3e-3, bias_lr_factor=64.0)
+    assert change(SPEEDRUN, off["muon"]).optimizer == sgd
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -57,5 +67,17 @@ def test_without_a_trick_every_recipe_is_a_recipe_that_lacks_it(name):
 
 
 def test_what_is_off_is_no_trick():
-    bare = dataclasses.replace(RECIPES["warmstart-mlp"])
-    assert tricks(bare) == {}
+    assert tricks(RECIPES["warmstart-mlp"]) == {}
+
+
+def test_the_page_tells_every_trick_its_fields_and_its_source():
+    page = tricks_page()
+    for recipe in (*RECIPES.values(), SPEEDRUN):
+        of_recipe = tricks_page(recipe)
+        for name, fields in tricks(recipe).items():
+            assert f"\n## {name}\n" in page and f"\n## {name}\n" in of_recipe
+            assert any(f"`{path}`" in of_recipe for path in fields)
+        assert of_recipe.count("\n## ") == len(tricks(recipe))
+    part = page.partition("## cutout\n")[2].partition("\n##")[0]
+    assert "`augment.cutout`: Side in pixels of a square" in part and "Source: DeVries and Taylor 2017" in part
+    assert tricks_page(RECIPES["warmstart-mlp"]).count("##") == 0

@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fastcifar.models import build_model
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import NETWORKS, Recipe
 from fastcifar.report.products import ELSEWHERE, Product, count_module, count_products
 
 CENTRED = (127.5, 127.5, 127.5)
@@ -64,9 +64,9 @@ def test_bytes_of_a_linear_layer_and_its_activation():
     assert 4 * (4 * y) <= count.moved_bytes <= 4 * (8 * y)
 
 
-@pytest.mark.parametrize("network", ["davidnet", "speedrun", "resnet18", "mlp"])
+@pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_is_counted_as_by_torch(network):
-    recipe = Recipe(network=network)
+    recipe = Recipe(network=NETWORKS[network]())
     count = count_module(build_model(recipe, 10, CENTRED, CENTRED), (64, 3, 32, 32))
     with torch.device("meta"):
         model = build_model(recipe, 10, CENTRED, CENTRED)

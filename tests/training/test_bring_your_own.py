@@ -13,19 +13,15 @@ import fastcifar
 from fastcifar.data import Dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.models import ConvBN, DavidNet, GlobalMaxPool, Head, PatchWhitening
-from fastcifar.optim import SGD, Muon
-from fastcifar.recipes import (
-    Augment,
-    EMAConfig,
-    EvaluateConfig,
-    MLPConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    Schedule,
-    SelectConfig,
-)
+from fastcifar.models import ConvBN, GlobalMaxPool, Head, PatchWhitening
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.optim import SGD
+from fastcifar.optim.muon import Muon
+from fastcifar.recipes import Augment, EMAConfig, EvaluateConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.start import ShrinkPerturb, WarmStart
 from fastcifar.training import Listener, Trainer, evaluate, load_run, train
 
@@ -34,9 +30,8 @@ RECIPE = Recipe(
     batch_size=32,
     dtype="float32",
     label_smoothing=0.0,
-    network="mlp",
-    mlp=MLPConfig(hidden=(8,)),
-    optim=OptimConfig(lr=0.05, bias_lr_factor=1.0),
+    network=MLPConfig(hidden=(8,)),
+    optimizer=SGDConfig(lr=0.05, bias_lr_factor=1.0),
     ema=EMAConfig(decay=0.9, every=1),
 )
 
@@ -79,8 +74,8 @@ def test_a_plain_network_learns_in_every_type(data, dtype):
 
 
 def test_a_function_may_make_the_network_and_one_of_ours_may_be_it(data):
-    recipe = dataclasses.replace(RECIPE, network="davidnet", model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=0))
-    given = train(recipe, data, model=lambda classes: DavidNet(recipe.model, classes, data.mean, data.std))
+    recipe = dataclasses.replace(RECIPE, network=DavidNetConfig(widths=(4, 4, 4, 8), ghost_batch=0))
+    given = train(recipe, data, model=lambda classes: DavidNet(recipe.network, classes, data.mean, data.std))
     ours = train(recipe, data)
     assert [row.train_loss for row in given.rows] == [row.train_loss for row in ours.rows]
     assert all(torch.equal(given.state[name], ours.state[name]) for name in ours.state)
@@ -122,7 +117,7 @@ STEPS = dataclasses.replace(
     RECIPE,
     epochs=1,
     augment=Augment(crop=0, flip="none"),
-    optim=OptimConfig(lr=0.05, weight_decay=0.0, bias_lr_factor=1.0),
+    optimizer=SGDConfig(lr=0.05, weight_decay=0.0, bias_lr_factor=1.0),
     schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 1.0)),
     ema=EMAConfig(decay=0.0),
 )
@@ -236,13 +231,13 @@ def test_an_own_transform_comes_after_the_recipes(data):
 
 
 def test_fields_are_changed_by_their_dotted_names(data):
-    run = train("davidnet", data, epochs=0.5, batch_size=64, **{"optimizer.lr": 0.2, "model.widths": (4, 4, 4, 4)})
-    assert (run.recipe.epochs, run.recipe.optim.lr, run.recipe.model.widths) == (0.5, 0.2, (4, 4, 4, 4))
+    run = train("davidnet", data, epochs=0.5, batch_size=64, **{"optimizer.lr": 0.2, "network.widths": (4, 4, 4, 4)})
+    assert (run.recipe.epochs, run.recipe.optimizer.lr, run.recipe.network.widths) == (0.5, 0.2, (4, 4, 4, 4))
     assert run.recipe.name == "davidnet"
-    section = train(RECIPE, data, epochs=0.1, optim=OptimConfig(lr=0.3))
-    assert section.recipe.optim == OptimConfig(lr=0.3)
-    with pytest.raises(UserError, match=r"unknown field optim\.rate"):
-        train("davidnet", data, **{"optim.rate": 1})
+    section = train(RECIPE, data, epochs=0.1, optimizer=SGDConfig(lr=0.3))
+    assert section.recipe.optimizer == SGDConfig(lr=0.3)
+    with pytest.raises(UserError, match=r"unknown field optimizer\.rate"):
+        train("davidnet", data, **{"optimizer.rate": 1})
     with pytest.raises(UserError, match="unknown field epoch; did you mean 'epochs'"):
         train("davidnet", data, epoch=1)
 
@@ -278,7 +273,9 @@ def test_what_cannot_be_taken_is_refused_in_one_line(data, given, refusal):
 
 
 def test_an_own_network_is_tried_at_every_size_that_the_recipe_has(data):
-    recipe = dataclasses.replace(RECIPE, augment=Augment(early_sizes=(24,), early_shares=(0.5,)), network="davidnet")
+    recipe = dataclasses.replace(
+        RECIPE, augment=Augment(early_crops=((24, 0.5),)), network=DavidNetConfig(ghost_batch=0)
+    )
     with pytest.raises(UserError, match=r"the model does not take images \[2, 3, 24, 24\]: "):
         train(recipe, data, model=Plain)
 
@@ -362,7 +359,22 @@ def test_everything_of_ones_own_goes_together(data):
         optimizer=torch.optim.AdamW,
         augment=lambda images: images + 0.05 * torch.randn_like(images),
         listeners=[Listener(on_epoch=rows.append)],
-        **{"optim.lr": 0.003},
+        **{"optimizer.lr": 0.003},
     )
     assert len(rows) == 4 and rows[-1].train_loss < rows[0].train_loss
     assert (run.record.dtype, run.record.network) == ("bfloat16", "own")
+
+
+@pytest.mark.parametrize("given", ["Adam", AdamConfig(), AdamConfig], ids=["kind", "configuration", "class"])
+def test_an_optimizer_of_the_recipes_may_be_named_or_configured(data, given):
+    run = train(RECIPE, data, epochs=0.5, optimizer=given, **{"optimizer.lr": 0.003})
+    expected = dataclasses.replace(RECIPE, epochs=0.5, optimizer=AdamConfig(lr=0.003))
+    assert run.recipe == expected
+    plain = train(expected, data)
+    assert all(torch.equal(tensor, plain.state[name]) for name, tensor in run.state.items())
+
+
+def test_an_unknown_kind_of_optimizer_is_refused_with_what_was_probably_meant(data):
+    with pytest.raises(UserError, match="did you mean 'Adam'") as said:
+        train(RECIPE, data, optimizer="adam")
+    assert "\n" not in str(said.value)

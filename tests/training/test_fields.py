@@ -12,19 +12,11 @@ from hypothesis import strategies as st
 from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.models import DavidNet
-from fastcifar.recipes import (
-    Augment,
-    EMAConfig,
-    LossScalingConfig,
-    MLPConfig,
-    ModelConfig,
-    NormalizeConfig,
-    OptimConfig,
-    Recipe,
-    Schedule,
-    SelectConfig,
-)
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.recipes import Augment, EMAConfig, LossScalingConfig, NormalizeConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Listener, Trainer, train
 from fastcifar.training.rehearse import estimate_seconds, replay_on_noise, step_on_noise
 from fastcifar.training.timeline import Timeline
@@ -34,10 +26,9 @@ RECIPE = Recipe(
     batch_size=32,
     dtype="float32",
     label_smoothing=0.0,
-    network="mlp",
-    mlp=MLPConfig(hidden=(8,)),
+    network=MLPConfig(hidden=(8,)),
     augment=Augment(crop=0, flip="none"),
-    optim=OptimConfig(lr=0.05, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0),
+    optimizer=SGDConfig(lr=0.05, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0),
     schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 1.0)),
     ema=EMAConfig(decay=0.0),
 )
@@ -120,15 +111,15 @@ def test_every_stage_is_rehearsed_a_smaller_last_batch_too(data):
 
 
 def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):
-    recipe = Recipe(batch_size=64, drop_last=False, model=ModelConfig(widths=(4, 4, 4, 4), ghost_batch=32))
+    recipe = Recipe(batch_size=64, drop_last=False, network=DavidNetConfig(widths=(4, 4, 4, 4), ghost_batch=32))
     with pytest.raises(
         UserError, match="drop_last is false, which leaves 36 images for an epoch's last batch; allowed"
     ):
         Trainer(recipe, data)
     Trainer(recipe, data.take(96))
-    whole = dataclasses.replace(recipe, model=ModelConfig(widths=(4, 4, 4, 4), ghost_batch=0))
+    whole = dataclasses.replace(recipe, network=DavidNetConfig(widths=(4, 4, 4, 4), ghost_batch=0))
     with pytest.raises(UserError, match="drop_last is false, which leaves 36 images"):
-        Trainer(whole, data, model=lambda classes: DavidNet(recipe.model, classes))
+        Trainer(whole, data, model=lambda classes: DavidNet(recipe.network, classes))
 
 
 def test_images_are_normalised_as_the_recipe_says(data):
@@ -159,7 +150,7 @@ def test_a_normalisation_that_is_none_is_refused(fields, refusal):
         NormalizeConfig(**fields)
 
 
-HALF = dataclasses.replace(RECIPE, dtype="float16", optim=OptimConfig(lr=0.02, bias_lr_factor=1.0))
+HALF = dataclasses.replace(RECIPE, dtype="float16", optimizer=SGDConfig(lr=0.02, bias_lr_factor=1.0))
 
 
 def test_scaled_gradients_train_as_plain_ones_do(data):
@@ -177,7 +168,7 @@ def test_gradients_too_small_for_float16_train_only_where_they_are_scaled(data):
     def tiny(logits, labels):
         return F.cross_entropy(logits, labels) * 1e-9
 
-    recipe = dataclasses.replace(HALF, optim=OptimConfig(lr=1e7, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0))
+    recipe = dataclasses.replace(HALF, optimizer=SGDConfig(lr=1e7, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0))
     scaling = LossScalingConfig(dynamic=True, initial=2.0**30)
     results = {}
     for name, changed in (("plain", {}), ("scaled", {"loss_scaling": scaling}), ("wide", {"dtype": "float32"})):

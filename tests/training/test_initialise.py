@@ -11,7 +11,12 @@ from fastcifar import ColdStart, ShrinkPerturb, WarmStart
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
-from fastcifar.recipes import EMAConfig, MLPConfig, ModelConfig, OptimConfig, Recipe, ResNetConfig, SpeedrunConfig
+from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Trainer, initialise, train
 
 RECIPE = Recipe(
@@ -19,14 +24,13 @@ RECIPE = Recipe(
     epochs=1,
     batch_size=16,
     dtype="float32",
-    model=ModelConfig(widths=(4, 4, 4, 8), ghost_batch=16, freeze_scale=True),
-    resnet=ResNetConfig(width=2, stem="imagenet"),
-    mlp=MLPConfig(hidden=(6,)),
-    speedrun=SpeedrunConfig(widths=(4, 4, 8)),
-    optim=OptimConfig(lr=0.1, bias_lr_factor=1.0),
+    network=DavidNetConfig(widths=(4, 4, 4, 8), ghost_batch=16, freeze_scale=True),
+    optimizer=SGDConfig(lr=0.1, bias_lr_factor=1.0),
     ema=EMAConfig(decay=0.5, every=1),
 )
-NETWORKS = ("davidnet", "resnet18", "mlp", "speedrun")
+RESNET = dataclasses.replace(RECIPE, network=ResNet18Config(width=2, stem="imagenet"))
+MLP = dataclasses.replace(RECIPE, network=MLPConfig(hidden=(6,)))
+SPEEDRUN = dataclasses.replace(RECIPE, network=SpeedrunConfig(widths=(4, 4, 8)))
 
 
 @pytest.fixture(scope="module")
@@ -34,15 +38,15 @@ def data():
     return make_synthetic(64, 20)
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=(RECIPE, RESNET, MLP, SPEEDRUN), ids=lambda recipe: recipe.network.kind)
 def recipe(request):
-    return dataclasses.replace(RECIPE, network=request.param)
+    return request.param
 
 
 @pytest.fixture(scope="module")
 def source(recipe, data, tmp_path_factory):
     """The folder of a run of `recipe` with seed 1."""
-    return train(recipe, data, seed=1).save(tmp_path_factory.mktemp(recipe.network) / "run")
+    return train(recipe, data, seed=1).save(tmp_path_factory.mktemp(recipe.network.kind) / "run")
 
 
 def make_model(recipe, seed, start=None, classes=10):
@@ -88,7 +92,7 @@ def test_each_kind_of_tensor_is_mixed_by_its_own_rule(recipe, source):
     mixed = make_model(recipe, 2, ShrinkPerturb(source, shrink=0.4, perturb=0.1))
     for name, tensor in mixed.items():
         scale = "norm" in name and name.endswith(".weight")
-        if name == "whitening.weight" or (recipe.network in ("davidnet", "speedrun") and scale):  # frozen
+        if name == "whitening.weight" or (recipe in (RECIPE, SPEEDRUN) and scale):  # frozen
             expected = weights[name]
         elif "running" in name:
             expected = 0.8 * weights[name] + 0.2 * fresh[name]
@@ -98,7 +102,7 @@ def test_each_kind_of_tensor_is_mixed_by_its_own_rule(recipe, source):
 
 
 def test_trained_scales_are_mixed_as_other_weights(tmp_path):
-    recipe = dataclasses.replace(RECIPE, model=dataclasses.replace(RECIPE.model, freeze_scale=False))
+    recipe = dataclasses.replace(RECIPE, network=dataclasses.replace(RECIPE.network, freeze_scale=False))
     weights = make_model(recipe, 1)
     save_file(weights, tmp_path / "source.safetensors")
     mixed = make_model(recipe, 2, ShrinkPerturb(tmp_path / "source.safetensors", shrink=0.5, perturb=0.25))
@@ -121,7 +125,7 @@ def test_the_sources_whitening_is_kept_unless_nothing_else_is(tmp_path, data):
 
 def test_averages_start_afresh_from_the_warm_weights(recipe, source, data):
     """A rate of nearly nothing: the average that is evaluated can then only be the source."""
-    slow = dataclasses.replace(recipe, optim=OptimConfig(lr=1e-30, bias_lr_factor=1.0), ema=EMAConfig(0.99, every=1))
+    slow = dataclasses.replace(recipe, optimizer=SGDConfig(lr=1e-30, bias_lr_factor=1.0), ema=EMAConfig(0.99, every=1))
     run, weights = train(slow, data, init=WarmStart(source)), load_file(source / "model.safetensors")
     assert all(torch.equal(run.state[name], weights[name]) for name in weights if "running" not in name)
 
@@ -160,7 +164,7 @@ def test_a_reset_head_is_fresh_and_may_differ_in_shape(recipe, source):
 
 
 def test_weights_that_do_not_fit_are_refused_with_the_names_that_differ(tmp_path):
-    recipe = dataclasses.replace(RECIPE, network="mlp")
+    recipe = MLP
     weights = make_model(recipe, 1)
     weights["extra"] = torch.zeros(2)
     weights["hidden.0.weight"] = torch.zeros(7, 3072)
@@ -173,14 +177,14 @@ def test_weights_that_do_not_fit_are_refused_with_the_names_that_differ(tmp_path
         "hidden.0.bias is absent for [6], hidden.0.weight is [7, 3072] for [6, 3072]; "
         "allowed: the same names and shapes, the classifier's apart where the head is reset"
     )
-    save_file(make_model(dataclasses.replace(RECIPE, network="resnet18"), 1), tmp_path / "resnet.safetensors")
+    save_file(make_model(RESNET, 1), tmp_path / "resnet.safetensors")
     with pytest.raises(UserError, match=r"bn1.bias is \[2\] for none here, .* and \d+ more; allowed") as refusal:
         make_model(recipe, 2, WarmStart(tmp_path / "resnet.safetensors"))
     assert "\n" not in str(refusal.value)
 
 
 def test_a_file_of_torchvisions_tensors_fits_resnet18(tmp_path):
-    recipe = dataclasses.replace(RECIPE, network="resnet18")
+    recipe = RESNET
     weights = make_model(recipe, 1)
     counters = {f"{name.removesuffix('running_var')}num_batches_tracked": torch.tensor(3) for name in weights}
     save_file({**weights, **{name: count for name, count in counters.items() if "bn" in name}}, tmp_path / "tv.st")

@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import Augment, ModelConfig, OptimConfig, Recipe, SpeedrunConfig, get_recipe
+from fastcifar.recipes import Augment, Recipe, get_recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.training import Trainer
 
 DAVIDNET = Recipe(
@@ -15,14 +18,14 @@ DAVIDNET = Recipe(
     batch_size=32,
     dtype="float32",
     augment=Augment(crop=4, flip="random", cutout=8),
-    model=ModelConfig(widths=(8, 16, 32, 64), ghost_batch=16),
+    network=DavidNetConfig(widths=(8, 16, 32, 64), ghost_batch=16),
 )
 """DavidNet at an eighth of its width."""
 SPEEDRUN = dataclasses.replace(
     get_recipe("speedrun94"),
     **{"epochs": 1, "batch_size": 32, "dtype": "float32"},
-    speedrun=SpeedrunConfig(widths=(8, 16, 16)),
-    optim=OptimConfig("muon", lr=0.05, bias_lr=0.05, head_lr=0.05),
+    network=SpeedrunConfig(widths=(8, 16, 16)),
+    optimizer=MuonConfig(lr=0.05, bias_lr=0.05, head_lr=0.05),
 )
 
 
@@ -31,7 +34,7 @@ def on_the_cpu():
     """Not here: compiled kernels need a GPU, interpreted ones none."""
 
 
-@pytest.mark.parametrize("recipe", [DAVIDNET, SPEEDRUN], ids=lambda recipe: recipe.network)
+@pytest.mark.parametrize("recipe", [DAVIDNET, SPEEDRUN], ids=lambda recipe: recipe.network.kind)
 def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch, recipe):
     pytest.importorskip("triton")
     # An interpreted program takes milliseconds whatever its size: few large ones.

@@ -8,11 +8,12 @@ import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import MLPConfig, Recipe
+from fastcifar.recipes import Recipe
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import Trainer
 from fastcifar.training.profile import StepTrace
 
-RECIPE = Recipe(epochs=3, batch_size=64, network="mlp", mlp=MLPConfig(hidden=(8,)))
+RECIPE = Recipe(epochs=3, batch_size=64, network=MLPConfig(hidden=(8,)))
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastcifar
-from fastcifar.errors import UserError
-from fastcifar.recipes import RECIPES, MLPConfig, Recipe
+from fastcifar.errors import RenamedWarning, UserError
+from fastcifar.recipes import RECIPES, Recipe
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import EpochRow, RunRecord
 from fastcifar.training import record as record_module
 from fastcifar.training.record import VERSION, Versions, commit_of
@@ -26,6 +27,8 @@ FIRST = json.loads((Path(__file__).parent / "version-1/run.json").read_text())
 """As it was written before records had a version."""
 SIMPLE = {int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False), str: st.text(max_size=9)}
 SIMPLE |= {bool: st.booleans(), object: st.none() | st.booleans() | st.integers() | st.text(max_size=9)}
+
+pytestmark = pytest.mark.filterwarnings("ignore::fastcifar.errors.RenamedWarning")  # of the first version
 
 
 def anything(hint):
@@ -63,9 +66,15 @@ def test_what_is_no_finite_number_is_none_in_json(new_record):
     json.dumps(kept, allow_nan=False)
 
 
+def test_the_first_version_is_read_with_one_line_that_names_the_file():
+    with pytest.warns(RenamedWarning, match="^somewhere/run.json: mlp is now network; optim is now optimizer") as said:
+        RunRecord.from_json(FIRST, "somewhere/run.json")
+    assert len(said) == 1
+
+
 def test_the_first_version_is_read_with_all_that_it_says():
     record = RunRecord.from_json(FIRST)
-    changed = {"epochs": 2, "batch_size": 32, "mlp": MLPConfig(hidden=(8,))}
+    changed = {"epochs": 2, "batch_size": 32, "network": MLPConfig(hidden=(8,))}
     assert record.recipe == dataclasses.replace(RECIPES["warmstart-mlp"], **changed)
     again = record.to_json()
     assert again.pop("version") == VERSION

@@ -11,7 +11,8 @@ import torch
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
-from fastcifar.recipes import EvaluateConfig, MLPConfig, get_recipe
+from fastcifar.recipes import EvaluateConfig, get_recipe
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import evaluate, load_run, train
 from fastcifar.training.record import own_commit
 
@@ -20,7 +21,7 @@ RECIPE = dataclasses.replace(
     epochs=3,
     batch_size=32,
     dtype="float32",
-    mlp=MLPConfig(hidden=(8,)),
+    network=MLPConfig(hidden=(8,)),
     evaluate=EvaluateConfig(tta="flip"),
 )
 

@@ -11,19 +11,14 @@ import torch.nn.functional as F
 
 from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.models import DavidNet
-from fastcifar.recipes import (
-    Augment,
-    AverageConfig,
-    EMAConfig,
-    EvaluateConfig,
-    MLPConfig,
-    ModelConfig,
-    OptimConfig,
-    Recipe,
-    SelectConfig,
-    SpeedrunConfig,
-)
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, Trainer, estimate_statistics, train
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.rehearse import estimate_seconds, replay_on_noise, step_on_noise
@@ -34,18 +29,17 @@ RECIPE = Recipe(
     epochs=2,
     batch_size=32,
     dtype="float32",
-    model=ModelConfig(widths=(8, 8, 16, 16), ghost_batch=16),
+    network=DavidNetConfig(widths=(8, 8, 16, 16), ghost_batch=16),
     evaluate=EvaluateConfig(tta="none"),
 )
 NO_EMA = EMAConfig(decay=0)
 EVERYTHING = dataclasses.replace(
     RECIPE,
     epochs=3.5,
-    network="speedrun",
-    speedrun=SpeedrunConfig(widths=(8, 8, 8), whitening_bias_epochs=1),
-    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_sizes=(20,), early_shares=(0.4,)),
-    optim=OptimConfig(lr=0.05, bias_lr_factor=4),
-    select=SelectConfig(keep=0.6, from_epoch=2, max_skips=2),
+    network=SpeedrunConfig(widths=(8, 8, 8), whitening_bias_epochs=1),
+    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_crops=((20, 0.4),)),
+    optimizer=SGDConfig(lr=0.05, bias_lr_factor=4),
+    select=SelectConfig(keep=0.6, from_epoch=2),
     ema=NO_EMA,
     average=AverageConfig(epochs=1, every=2, images=64),
 )
@@ -100,7 +94,7 @@ def test_brightness_and_contrast_reach_the_batches(data, plans):
 
 
 def test_early_epochs_train_on_smaller_images(data):
-    augment = Augment(crop=2, early_sizes=(24, 28), early_shares=(0.3, 0.6))
+    augment = Augment(crop=2, early_crops=((24, 0.3), (28, 0.6)))
     trainer, sizes = Trainer(dataclasses.replace(RECIPE, epochs=2.5, augment=augment), data), []
     trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
     run = trainer.run(3)
@@ -177,7 +171,7 @@ def test_a_new_mean_forgets_the_last(data):
 def test_statistics_are_the_mean_over_the_batches_of_the_images_as_they_are(data, images, batches):
     torch.manual_seed(0)
     split = data.take(100).train
-    model = DavidNet(ModelConfig(widths=(8, 8, 16, 16), ghost_batch=0), 10, data.mean, data.std).eval()
+    model = DavidNet(DavidNetConfig(widths=(8, 8, 16, 16), ghost_batch=0), 10, data.mean, data.std).eval()
     model.fit_whitening(split.images)
     seen = []
     model.stem.norm.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].clone()))
@@ -194,16 +188,17 @@ def test_statistics_are_the_mean_over_the_batches_of_the_images_as_they_are(data
 
 def test_a_network_without_batch_norm_is_averaged_too(data):
     recipe = dataclasses.replace(
-        RECIPE, network="mlp", mlp=MLPConfig(hidden=(8,)), ema=NO_EMA, average=AverageConfig(epochs=1, every=3)
+        RECIPE, network=MLPConfig(hidden=(8,)), ema=NO_EMA, average=AverageConfig(epochs=1, every=3)
     )
     assert not same_weights(train(recipe, data), train(dataclasses.replace(recipe, average=AverageConfig()), data))
 
 
-@pytest.mark.parametrize("optim", ["sgd", "Adam"])
+@pytest.mark.parametrize(
+    "optimizer", [SGDConfig(lr=0.05, bias_lr_factor=1), AdamConfig(lr=0.005)], ids=lambda config: config.kind
+)
 @pytest.mark.parametrize("ema", [NO_EMA, EMAConfig(decay=0.9, every=1)], ids=["last", "average"])
-def test_a_frozen_parameter_trains_until_its_epoch_and_then_stays_as_it_is(data, optim, ema):
-    settings = OptimConfig(name=optim, lr=0.05 if optim == "sgd" else 0.005, bias_lr_factor=1)
-    recipe = dataclasses.replace(EVERYTHING, optim=settings, ema=ema, average=AverageConfig())
+def test_a_frozen_parameter_trains_until_its_epoch_and_then_stays_as_it_is(data, optimizer, ema):
+    recipe = dataclasses.replace(EVERYTHING, optimizer=optimizer, ema=ema, average=AverageConfig())
     trainer, biases, others = Trainer(recipe, data), [], []
     early, other = (trainer.state.flat.group_of(name) for name in ("whitening.bias", "classifier.weight"))
 
@@ -280,10 +275,11 @@ def test_each_stage_is_captured_once_and_replayed(data):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("optim", ["sgd", "muon"])
-def test_captured_stages_train_as_the_steps_themselves_do(data, optim):
-    rates = dataclasses.replace(EVERYTHING.optim, name=optim, bias_lr=0.05, head_lr=0.05)
-    recipe = dataclasses.replace(EVERYTHING, dtype="float32", epochs=2.5, optim=rates)
+@pytest.mark.parametrize(
+    "optimizer", [EVERYTHING.optimizer, MuonConfig(lr=0.05, bias_lr=0.05, head_lr=0.05)], ids=["sgd", "muon"]
+)
+def test_captured_stages_train_as_the_steps_themselves_do(data, optimizer):
+    recipe = dataclasses.replace(EVERYTHING, dtype="float32", epochs=2.5, optimizer=optimizer)
     captured = Trainer(recipe, data.to("cuda"), "cuda")
     eager = Trainer(recipe, data.to("cuda"), "cuda")
     eager.replays = {stage: partial(eager.step, stage) for stage in eager.timeline.steps_by_stage()}

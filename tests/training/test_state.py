@@ -11,24 +11,32 @@ from torch import nn
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import LookaheadConfig, LossScalingConfig, MLPConfig, ModelConfig, OptimConfig, to_toml
+from fastcifar.recipes import LookaheadConfig, LossScalingConfig, to_toml
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.lars import LARSConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, Trainer
 from tests.training.recipes import EVERYTHING as WITHOUT_LOOKAHEAD
 from tests.training.recipes import PLAIN
 
 EVERYTHING = dataclasses.replace(WITHOUT_LOOKAHEAD, lookahead=LookaheadConfig(every=3))
-MLP = dataclasses.replace(PLAIN, network="mlp", mlp=MLPConfig(hidden=(8,)))
+MLP = dataclasses.replace(PLAIN, network=MLPConfig(hidden=(8,)))
 RECIPES = {
     "plain": PLAIN,
     "everything": EVERYTHING,
     "bfloat16": dataclasses.replace(PLAIN, dtype="bfloat16"),
-    "Adam": dataclasses.replace(MLP, optim=OptimConfig(name="Adam", lr=0.01)),
-    "lars": dataclasses.replace(PLAIN, optim=OptimConfig(name="lars", bias_lr=0.1)),
+    "Adam": dataclasses.replace(MLP, optimizer=AdamConfig(lr=0.01)),
+    "lars": dataclasses.replace(PLAIN, optimizer=LARSConfig(bias_lr=0.1)),
     "float16": dataclasses.replace(
-        MLP, dtype="float16", optim=OptimConfig(lr=0.01), loss_scaling=LossScalingConfig(dynamic=True, initial=2.0**26)
+        MLP,
+        dtype="float16",
+        optimizer=SGDConfig(lr=0.01),
+        loss_scaling=LossScalingConfig(dynamic=True, initial=2.0**26),
     ),
     "drop_last": dataclasses.replace(
-        PLAIN, drop_last=False, batch_size=32, model=ModelConfig((4, 4, 4, 8), ghost_batch=0)
+        PLAIN, drop_last=False, batch_size=32, network=DavidNetConfig((4, 4, 4, 8), ghost_batch=0)
     ),
 }
 
@@ -99,7 +107,7 @@ def test_dropout_and_a_transform_of_ones_own_go_on_too_and_leave_the_process_alo
         return images + 0.1 * torch.randn_like(images)
 
     own = {"model": Noisy, "augment": augment, "optimizer": torch.optim.AdamW}
-    recipe = dataclasses.replace(PLAIN, optim=OptimConfig(lr=0.01))
+    recipe = dataclasses.replace(PLAIN, optimizer=SGDConfig(lr=0.01))
     torch.manual_seed(0)
     before = torch.get_rng_state()
     whole = Trainer(recipe, data, "cpu", **own).run(3)
@@ -157,7 +165,7 @@ def test_a_training_that_has_reached_its_goal_does_not_go_on(data, tmp_path):
 
 
 def test_a_listener_draws_random_numbers_of_the_process(data):
-    recipe, drawn = dataclasses.replace(PLAIN, optim=OptimConfig(lr=0.01)), []
+    recipe, drawn = dataclasses.replace(PLAIN, optimizer=SGDConfig(lr=0.01)), []
     plain = Trainer(recipe, data, "cpu", model=Noisy).run(3)
     torch.manual_seed(5)
     heard = Trainer(recipe, data, "cpu", model=Noisy).run(
@@ -170,10 +178,10 @@ def test_a_listener_draws_random_numbers_of_the_process(data):
 
 def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
     state = saved_after(2, tmp_path / "state.pt", Trainer(PLAIN, data, "cpu"))
-    slower = dataclasses.replace(PLAIN, optim=OptimConfig(lr=0.5))
+    slower = dataclasses.replace(PLAIN, optimizer=SGDConfig(lr=0.5))
     for recipe, images, what in (
-        (MLP, data, "recipe.network is davidnet there and mlp here"),
-        (slower, data, "recipe.optim.lr is 1.0 there and 0.5 here"),
+        (MLP, data, "recipe.network.kind is davidnet there and mlp here"),
+        (slower, data, "recipe.optimizer.lr is 1.0 there and 0.5 here"),
         (dataclasses.replace(PLAIN, epochs=1), data, "recipe.epochs is 3 there and 1 here"),
         (PLAIN, data.take(64), "data.subset.* there and"),
         (PLAIN, make_synthetic(100, 20, seed=1), "data.sha256 is .* there and .* here"),

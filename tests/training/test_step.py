@@ -9,13 +9,13 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models import build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import RECIPES
-from fastcifar.recipes.recipe import TORCH_OPTIMIZERS
+from fastcifar.recipes.optimizers.torch import TorchConfig
 from fastcifar.report.products import count_products
 from fastcifar.training import resolve_dtype
 from fastcifar.training.step import EpochTensors, TrainingStep
 from fastcifar.training.timeline import Timeline
 
-CAPTURABLE = [name for name, recipe in RECIPES.items() if recipe.optim.name not in TORCH_OPTIMIZERS]
+CAPTURABLE = [name for name, recipe in RECIPES.items() if not isinstance(recipe.optimizer, TorchConfig)]
 
 
 def step_without_data(recipe):

@@ -9,14 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, ModelConfig, Recipe, SelectConfig
+from fastcifar.recipes import Augment, AverageConfig, EMAConfig, Recipe, SelectConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.training.timeline import Timeline
 
-PLAIN = ModelConfig(ghost_batch=0)
+PLAIN = DavidNetConfig(ghost_batch=0)
 
 
 def timeline(images=1000, size=32, frozen_from=None, **fields):
-    return Timeline(Recipe(**{"batch_size": 10, "model": PLAIN, **fields}), images, size, frozen_from)
+    return Timeline(Recipe(**{"batch_size": 10, "network": PLAIN, **fields}), images, size, frozen_from)
 
 
 @settings(deadline=None, max_examples=200)
@@ -41,7 +42,7 @@ def test_an_epoch_of_less_than_a_step_is_a_step():
 
 def test_early_epochs_are_those_that_begin_before_their_share():
     def sizes(epochs, *shares):
-        line = timeline(epochs=epochs, augment=Augment(early_sizes=(24, 28)[: len(shares)], early_shares=shares))
+        line = timeline(epochs=epochs, augment=Augment(early_crops=tuple(zip((24, 28), shares, strict=False))))
         return [epoch.stage.size for epoch in line.epochs]
 
     assert sizes(4, 0.5) == [24, 24, 32, 32]
@@ -54,9 +55,7 @@ def test_early_epochs_are_those_that_begin_before_their_share():
 
 
 def test_a_stage_is_one_size_and_one_set_of_trained_parameters():
-    line = timeline(
-        epochs=4.5, augment=Augment(early_sizes=(24,), early_shares=(0.4,)), frozen_from={"bias": 1.5, "never": 9.0}
-    )
+    line = timeline(epochs=4.5, augment=Augment(early_crops=((24, 0.4),)), frozen_from={"bias": 1.5, "never": 9.0})
     stages = [(epoch.stage.size, sorted(epoch.stage.frozen)) for epoch in line.epochs]
     assert stages == [(24, []), (24, []), (32, ["bias"]), (32, ["bias"]), (32, ["bias"])]
     assert list(line.steps_by_stage().values()) == [200, 250]
@@ -90,8 +89,10 @@ def test_steps_before_is_where_a_place_in_epochs_is():
 def test_what_does_not_fill_a_batch_or_fit_an_image_is_refused():
     with pytest.raises(UserError, match="batch_size is 10; allowed: up to the 9 training images"):
         timeline(9)
-    with pytest.raises(UserError, match=r"augment.early_sizes is \(24,\); allowed: up to 16, the images' side"):
-        timeline(size=16, augment=Augment(early_sizes=(24,), early_shares=(0.5,)))
+    with pytest.raises(
+        UserError, match=r"augment.early_crops is \[\[24, 0.5\]\]; allowed: sides up to 16, that of the images"
+    ):
+        timeline(size=16, augment=Augment(early_crops=((24, 0.5),)))
     keep = SelectConfig(keep=0.009, from_epoch=1)
     with pytest.raises(UserError, match=r"select.keep is 0.009, which leaves 9 of the 1000 training images; allowed"):
         timeline(epochs=2, select=keep)

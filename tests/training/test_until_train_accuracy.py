@@ -7,7 +7,8 @@ import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.optim import FlatModel
-from fastcifar.recipes import LookaheadConfig, MLPConfig, get_recipe
+from fastcifar.recipes import LookaheadConfig, get_recipe
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import Trainer
 
 BASE = get_recipe("warmstart-mlp")
@@ -16,8 +17,8 @@ RECIPE = dataclasses.replace(
     epochs=12,
     batch_size=32,
     dtype="float32",
-    mlp=MLPConfig(hidden=(16,)),
-    optim=dataclasses.replace(BASE.optim, lr=0.3),
+    network=MLPConfig(hidden=(16,)),
+    optimizer=dataclasses.replace(BASE.optimizer, lr=0.3),
 )
 
 

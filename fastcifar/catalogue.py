@@ -1,0 +1,59 @@
+"""The data sets by name: what `--dataset` and `load_dataset` know.
+
+Standard library only; a loader is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fastcifar.registry import Registry
+
+if TYPE_CHECKING:
+    from fastcifar.data import Dataset
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A data set and what loads it."""
+
+    name: str
+    summary: str
+    """One line on it."""
+    load: str | Callable[..., Dataset]
+    """A function, or where it is ("package.module:name"), that gives the data set, on the CPU. A parameter `data_dir`,
+    where it has one, is the folder that the user names, or None."""
+
+
+DATASETS: Registry[DatasetEntry] = Registry("data set")
+
+for _entry in (
+    DatasetEntry("cifar10", "CIFAR-10 (Krizhevsky 2009)", "fastcifar.data.cifar10:load_cifar10"),
+    DatasetEntry(
+        "synthetic", "a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"
+    ),
+):
+    DATASETS.add(_entry.name, _entry)
+
+DEFAULT_DATASET = next(iter(DATASETS))
+
+
+def dataset(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:
+    """Register the decorated function as the loader of the data set `name`; see `DatasetEntry.load`.
+
+        @fastcifar.dataset("mine")
+        def load_mine(data_dir: Path | None) -> fastcifar.Dataset:
+            \"\"\"Photographs of two kinds of pens.\"\"\"
+
+    The first line of its docstring is the set's summary. Raises UserError for a name that is taken.
+    """
+
+    def register(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
+        summary = (inspect.getdoc(load) or name).partition("\n")[0]
+        DATASETS.add(name, DatasetEntry(name, summary, load))
+        return load
+
+    return register

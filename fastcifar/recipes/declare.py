@@ -1,0 +1,316 @@
+"""How a recipe's fields are declared: bounds, what switches a trick off, where it comes from, all at the field.
+
+    crop: int = trick(4, off=0, at_least=0, below=32, unit="pixels", source="He 2015")
+
+Flags, help, TOML files, refusals, the arms of an ablation and the page of tricks are read from there. Standard library
+only.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import itertools
+import linecache
+import math
+import numbers
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from fastcifar.errors import UserError, did_you_mean
+from fastcifar.registry import Registry
+
+Value = TypeVar("Value")
+Off = Callable[[Any], Mapping[str, Any]]
+"""Of a recipe: the changes, by dotted names, that switch a trick off."""
+
+_KEY = "fastcifar"
+_WORDS = {int: "whole number", float: "number", str: "word", Path: "path"}
+
+
+@dataclass(frozen=True)
+class TrickDeclaration:
+    """A trick at a field."""
+
+    name: str
+    """Tricks of one name, at several fields of a section, are one: they are switched off together."""
+    off: Any
+    """The field's value without it, or a function of the recipe that gives all changes (`Off`)."""
+    source: str
+    """Who had it: a paper, a post or a program, with the year."""
+    of: Any = None
+    """The one value of the field that it is; None: any but `off`."""
+
+    def changes(self, recipe: object, path: str) -> Mapping[str, Any]:
+        """Return the fields of `recipe` that switch it off, by dotted names; `path` is its own field's."""
+        return cast(Off, self.off)(recipe) if callable(self.off) else {path: self.off}
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What is declared at a field besides its type, default and docstring."""
+
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    """Bounds of the number, or of each number in a list."""
+    unit: str = ""
+    choices: tuple[str, ...] | None = None
+    """Of a word: those that are known. Other than with a `Literal` they may be many, and the nearest one is named."""
+    width: bool = False
+    """A number of channels, or several: narrower in a quick run."""
+    with_batch: bool = False
+    """In proportion to the batch, as the rate for a mean loss is."""
+    tricks: tuple[TrickDeclaration, ...] = ()
+
+
+def setting(default: Value, **declared: Any) -> Value:
+    """Declare a field with this default and the bounds and marks of `Declaration`, by keyword."""
+    return cast(Value, dataclasses.field(default=default, metadata={_KEY: Declaration(**declared)}))
+
+
+def trick(
+    default: Value,
+    *,
+    off: Value | Off,
+    source: str,
+    name: str = "",
+    lesser: Mapping[str, tuple[Value, Value]] | None = None,
+    **declared: Any,
+) -> Value:
+    """Declare a field that holds a trick.
+
+    off: the field's value without it, or, where other fields change with it, a function of the recipe that gives the
+        changes by dotted names.
+    source: who had it: a paper, a post or a program, with the year.
+    name: what an ablation calls it; the field's own unless given. Fields of a section that share one are one trick.
+    lesser: tricks by name that are single values of the field, each with what is taken in its place.
+
+    The other keywords are those of `setting`.
+    """
+    tricks = [TrickDeclaration(name, off, source)]
+    tricks += [TrickDeclaration(each, to, source, of=of) for each, (of, to) in (lesser or {}).items()]
+    return setting(default, tricks=tuple(tricks), **declared)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """Frozen values that check themselves: each field against its type and its declared bounds, then `_check`. Lists
+    become tuples, and numpy's numbers Python's."""
+
+    section: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        hints = _hints(type(self))
+        for field in dataclasses.fields(self):
+            hint, declared = hints[field.name], declaration(field)
+            value = _plain(getattr(self, field.name))
+            if field.init:
+                object.__setattr__(self, field.name, value)
+            if not _fits(value, hint):
+                self._refuse(field.name, allowed(hint))
+            given = [each for each in _flat(value) if isinstance(each, int | float)]
+            if any(isinstance(number, float) and not math.isfinite(number) for number in given):
+                self._refuse(field.name, "a finite number")
+            if not all(_within(number, declared) for number in given):
+                whole = float not in (hint, *get_args(hint))
+                self._refuse(field.name, bounds(declared, whole) + " each" * isinstance(value, tuple))
+            if declared.choices and value not in declared.choices:
+                near = did_you_mean(str(value), declared.choices)
+                path = self._path(field.name)
+                raise UserError(f"{path} is {value!r}{near}; allowed: {', '.join(declared.choices)}")
+        self._check()
+
+    def _check(self) -> None:
+        """Check rules between fields; subclasses call `_require`."""
+
+    def _path(self, name: str) -> str:
+        return f"{self.section}.{name}" if self.section else name
+
+    def _refuse(self, name: str, allowed: str) -> None:
+        raise UserError(f"{self._path(name)} is {getattr(self, name)!r}; allowed: {allowed}")
+
+    def _require(self, name: str, ok: object, allowed: str) -> None:
+        if not ok:
+            self._refuse(name, allowed)
+
+
+@dataclass(frozen=True)
+class Kind(Checked):
+    """One kind of a section that is open to others, such as a network: its settings, and in a class variable what makes
+    the thing itself."""
+
+    kinds: ClassVar[Registry[Any]]
+    """All kinds of the section."""
+    off: ClassVar[Off | None] = None
+    """Where the kind as a whole is a trick: what takes its place."""
+    source: ClassVar[str] = ""
+    """Who had that trick."""
+
+    kind: str = dataclasses.field(init=False, default="")
+    """Which one; its own fields follow."""
+
+
+KindClass = TypeVar("KindClass", bound=Kind)
+
+
+def register(
+    base: type[Kind], kind: str, **made_by: str | Callable[..., Any]
+) -> Callable[[type[KindClass]], type[KindClass]]:
+    """Return a decorator that adds a configuration to the kinds of `base`, with `made_by` in class variables."""
+
+    def add(cls: Any) -> Any:
+        check_kind(base, kind, cls)
+        for name, target in made_by.items():  # a function as a class variable would become a method
+            setattr(cls, name, target if isinstance(target, str) else staticmethod(target))
+        cls.kind = kind
+        return base.kinds.add(kind, cls)
+
+    return add
+
+
+def check_kind(base: type[Kind], kind: str, cls: type) -> None:
+    """Raise UserError unless `cls` can be the configuration of `kind`: a dataclass, frozen as `base` is, whose fields
+    have defaults and types that a recipe file can hold."""
+    if not (isinstance(cls, type) and issubclass(cls, base) and "__dataclass_fields__" in vars(cls)):
+        raise UserError(f"{kind} is registered with {cls!r}; allowed: a dataclass(frozen=True) of a {base.__name__}")
+    for field in dataclasses.fields(cls):
+        hint = _hints(cls)[field.name]
+        if field.init and (field.default is dataclasses.MISSING or not _is_known(hint)):
+            what = "has no default" if field.default is dataclasses.MISSING else f"is of type {hint}"
+            known = "a default, and a type of int, float, bool, str, a Literal of words or a tuple of these"
+            raise UserError(f"the field {field.name} of {kind} {what}; allowed: {known}")
+
+
+def declaration(field: dataclasses.Field[Any]) -> Declaration:
+    """Return what is declared at a dataclass's field, which may be nothing."""
+    return field.metadata.get(_KEY, Declaration())
+
+
+def bounds(declared: Declaration, whole: bool) -> str:
+    """Return what a number may be, in words: "0 to 31 pixels", "above 0, up to 1"; `whole`: it is an integer."""
+    low, above, high, below = declared.at_least, declared.above, declared.at_most, declared.below
+    if whole:
+        low = above + 1 if above is not None else low
+        high = below - 1 if below is not None else high
+        above = below = None
+    unit = f" {declared.unit}" if declared.unit else ""
+    if above is not None:
+        upper = f", up to {high:g}" if high is not None else f", below {below:g}" if below is not None else ""
+        return f"above {above:g}{upper}{unit}"
+    if below is not None:
+        return f"{low or 0:g} up to, not including, {below:g}{unit}"
+    return f"{low:g} or more{unit}" if high is None else f"{low or 0:g} to {high:g}{unit}"
+
+
+def allowed(hint: object) -> str:
+    """Return what a value of this type may be, for the end of an error line: "a whole number", "4 numbers"."""
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if get_origin(kinds[0]) is tuple:
+            return f"lists, each of {allowed(kinds[0])}"
+        if Ellipsis not in kinds and len(set(kinds)) > 1:
+            return " and ".join(map(allowed, kinds))
+        count = "" if Ellipsis in kinds else f"{len(kinds)} "
+        return f"{count}{_WORDS[kinds[0]]}s"
+    if hint is bool:
+        return "true or false"
+    return f"a {_WORDS[hint]}" if hint in _WORDS else "a section of fields"
+
+
+@functools.cache
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the docstring under each field of a dataclass, inherited ones too, by field name; none where the source
+    file is not at hand."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        file = getattr(sys.modules.get(base.__module__), "__file__", None) or ""
+        linecache.checkcache(file)
+        declared = _classes("".join(linecache.getlines(file))).get(base.__qualname__, [])
+        for pair in itertools.pairwise(declared):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    docs[name] = inspect.cleandoc(text)
+    return docs
+
+
+@functools.cache
+def _classes(source: str) -> dict[str, list[ast.stmt]]:
+    """The statements of each class in a module, by its qualified name. The module is parsed once: `inspect.getsource`
+    does it for each class."""
+    classes: dict[str, list[ast.stmt]] = {}
+
+    def find(node: ast.AST, prefix: str) -> None:
+        for inner in ast.iter_child_nodes(node):
+            below = prefix
+            if isinstance(inner, ast.ClassDef):
+                classes[prefix + inner.name] = inner.body
+                below = f"{prefix}{inner.name}."
+            elif isinstance(inner, ast.FunctionDef | ast.AsyncFunctionDef):
+                below = f"{prefix}{inner.name}.<locals>."
+            if isinstance(inner, ast.stmt):
+                find(inner, below)
+
+    find(ast.parse(source), "")
+    return classes
+
+
+def _plain(value: Any) -> Any:
+    """`value` with tuples for lists, and Python's numbers for numpy's."""
+    if isinstance(value, tuple | list):
+        return tuple(map(_plain, value))
+    if type(value) in (bool, int, float):
+        return value
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether `value` is of this type; a whole number is a number too."""
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        kinds = get_args(hint)
+        if not isinstance(value, tuple) or (Ellipsis not in kinds and len(kinds) != len(value)):
+            return False
+        items = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        return all(map(_fits, value, items))
+    if hint is float:
+        return isinstance(value, float) or (type(value) is int and abs(value) < 2**1023)
+    return type(value) is hint if hint in _WORDS or hint is bool else isinstance(value, hint)
+
+
+def _is_known(hint: Any) -> bool:
+    if get_origin(hint) is tuple:
+        return all(item is Ellipsis or _is_known(item) for item in get_args(hint))
+    return hint in _WORDS or hint is bool or get_origin(hint) is Literal
+
+
+def _flat(value: object) -> Iterator[object]:
+    if isinstance(value, tuple):
+        for each in value:
+            yield from _flat(each)
+    else:
+        yield value
+
+
+def _within(number: float, declared: Declaration) -> bool:
+    low, above, high, below = declared.at_least, declared.above, declared.at_most, declared.below
+    return (
+        (low is None or number >= low)
+        and (above is None or number > above)
+        and (high is None or number <= high)
+        and (below is None or number < below)
+    )
+
+
+_hints = functools.cache(get_type_hints)

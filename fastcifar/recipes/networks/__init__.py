@@ -1,0 +1,53 @@
+"""The section `network` of a recipe: which network, its shape and tricks, one kind a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from fastcifar.recipes.declare import Kind, register
+from fastcifar.registry import Registry
+
+
+@dataclass(frozen=True)
+class NetworkConfig(Kind):
+    """The configuration of a network. A subclass is a frozen dataclass of settings; see `network`."""
+
+    section: ClassVar[str] = "network"
+    builder: ClassVar[str | Callable[..., Any]]
+    """What makes the module; see `network`."""
+    sides: ClassVar[tuple[int, ...]] = ()
+    """Sides in pixels of the images that it takes; none: any."""
+    has_filters: ClassVar[bool] = True
+    """Whether it has convolutions, which Muon asks for."""
+    formerly: ClassVar[str] = ""
+    """What its section was called in recipe files before there were kinds."""
+
+    @property
+    def batch_multiple(self) -> int:
+        """Images that it normalises together, which must divide the batch; 1 where any batch will do."""
+        return 1
+
+
+NETWORKS: Registry[type[NetworkConfig]] = Registry("network", __name__)
+NetworkConfig.kinds = NETWORKS
+
+Config = TypeVar("Config", bound=NetworkConfig)
+
+
+def network(kind: str, builder: str | Callable[..., Any]) -> Callable[[type[Config]], type[Config]]:
+    """Register the decorated configuration, a frozen dataclass, as the network `kind`.
+
+        @fastcifar.network("tiny", "my_package.tiny:TinyNet")
+        @dataclass(frozen=True)
+        class TinyConfig(fastcifar.NetworkConfig):
+            width: int = fastcifar.setting(8, at_least=1)
+
+    builder: what makes the module, or where it is ("package.module:name"), imported when a network is built: a class of
+        `fastcifar.Network`, or a function or class that takes the configuration and the number of classes and gives any
+        `nn.Module`.
+
+    Raises UserError for a name that is taken.
+    """
+    return register(NetworkConfig, kind, builder=builder)

@@ -1,0 +1,22 @@
+"""The perceptron's shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from fastcifar.recipes.declare import setting
+from fastcifar.recipes.networks import NetworkConfig, network
+
+
+@network("mlp", "fastcifar.models.mlp:MLP")
+@dataclass(frozen=True)
+class MLPConfig(NetworkConfig):
+    """The perceptron's shape (Ash and Adams 2020)."""
+
+    formerly: ClassVar[str] = "mlp"
+    sides: ClassVar[tuple[int, ...]] = (32,)
+    has_filters: ClassVar[bool] = False
+
+    hidden: tuple[int, ...] = setting((100, 100), at_least=1, unit="units")
+    """Units of each hidden layer, all with ReLU."""

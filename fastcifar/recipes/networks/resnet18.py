@@ -1,0 +1,22 @@
+"""ResNet-18's shape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from fastcifar.recipes.declare import setting
+from fastcifar.recipes.networks import NetworkConfig, network
+
+
+@network("resnet18", "fastcifar.models.resnet:ResNet18")
+@dataclass(frozen=True)
+class ResNet18Config(NetworkConfig):
+    """ResNet-18's shape (He 2015, as in torchvision)."""
+
+    formerly: ClassVar[str] = "resnet"
+
+    width: int = setting(64, at_least=1, unit="channels", width=True)
+    """Channels of the stem and the first of the four layers; each later layer has twice as many as the one before."""
+    stem: Literal["cifar", "imagenet"] = "cifar"
+    """cifar: a 3x3 convolution of stride 1. imagenet: torchvision's 7x7 one of stride 2 and a max-pool of stride 2."""

@@ -1,0 +1,83 @@
+"""The shape and tricks of the speed records' network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from fastcifar.recipes.declare import setting, trick
+from fastcifar.recipes.networks import NetworkConfig, network
+
+if TYPE_CHECKING:
+    from fastcifar.recipes.recipe import Recipe
+
+_AIRBENCH = "Jordan 2024 (airbench94)"
+
+
+def _head_of_airbench95(recipe: Recipe) -> Mapping[str, Any]:
+    """The head as airbench95 and 96 have it: torch's initial weights, logits divided by 9. A step changes the logits by
+    its rate times the square of their scale: a rate for the head of its own keeps that product."""
+    network = cast(SpeedrunConfig, recipe.network)
+    scale = network.logit_scale or 1 / network.widths[-1]
+    off: dict[str, Any] = {"network.head_std": 0.0, "network.logit_scale": 1 / 9}
+    if head_lr := getattr(recipe.optimizer, "head_lr", None):
+        off["optimizer.head_lr"] = head_lr * (9 * scale) ** 2
+    return off
+
+
+@network("speedrun", "fastcifar.models.speedrun:SpeedrunNet")
+@dataclass(frozen=True)
+class SpeedrunConfig(NetworkConfig):
+    """The shape and tricks of the speed records' network (Jordan 2024, airbench; its variants and successors are
+    settings of these fields)."""
+
+    formerly: ClassVar[str] = "speedrun"
+
+    widths: tuple[int, int, int] = setting((64, 256, 256), at_least=1, unit="channels", width=True)
+    """Channels of the three blocks."""
+    depth: int = setting(2, at_least=1, unit="convolutions")
+    """3x3 convolutions in each block (airbench96: 3)."""
+    residual: bool = trick(False, off=False, source="Jordan 2024 (airbench96)")
+    """Add each block's first activation to its last norm's output, before the last activation (airbench96)."""
+    whitening_size: int = setting(2, at_least=1, at_most=5, unit="pixels")
+    """Side in pixels of the whitened patches; there are 3 * side * side filters, and their negatives."""
+    whitening_images: int = setting(5_000, at_least=1, unit="images")
+    """Training images, from the first, whose patches the whitening is computed from."""
+    whitening_eps: float = setting(5e-4, above=0)
+    """Added to the patches' eigenvalues before the inverse square root."""
+    whitening_activation: Literal["gelu", "silu", "relu"] = trick(
+        "gelu", off="relu", name="activation", source=_AIRBENCH
+    )
+    """The nonlinearity after the whitening."""
+    whitening_bias_epochs: float = trick(
+        3.0, off=0.0, at_least=0, unit="epochs", name="whitening-bias", source=_AIRBENCH
+    )
+    """Epochs for which the whitening's bias trains before it is frozen; 0: there is no bias."""
+    activation: Literal["gelu", "silu", "relu"] = trick("gelu", off="relu", source=_AIRBENCH)
+    """The nonlinearity after each batch norm (gelu: the exact one; hiverge's record: silu)."""
+    ghost_batch: int = trick(0, off=0, at_least=0, unit="images", name="ghost-batch", source="Hoffer 2017")
+    """Images per group of ghost batch norm, consecutive in the batch; 0: plain batch norm."""
+    freeze_scale: bool = trick(True, off=False, name="frozen-scale", source="Page 2019")
+    """Keep batch norm's scales at 1 and train its biases alone."""
+    norm_momentum: float = setting(0.4, above=0, at_most=1)
+    """Share of a step's statistics in the running statistics."""
+    norm_eps: float = setting(1e-12, above=0)
+    """Added to the variance in batch norm."""
+    final_pool: Literal["max", "avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
+    """The global pooling before the classifier."""
+    dirac: bool = trick(True, off=False, source="tysam-code 2023")
+    """Begin with the identity in each 3x3 convolution's first filters, as many as it has inputs."""
+    head_std: float = trick(
+        1.0, off=_head_of_airbench95, at_least=0, name="head-scale", source="Jordan 2024 (airbench94_muon)"
+    )
+    """Standard deviation that the classifier's initial weights are scaled to; 0: torch's own (airbench95, 96)."""
+    logit_scale: float = setting(0.0, at_least=0)
+    """The constant that the logits are multiplied by (airbench95, 96: 1/9); 0: one over the classifier's inputs."""
+
+    def _check(self) -> None:
+        self._require("residual", not self.residual or self.depth >= 2, "false where network.depth is 1")
+
+    @property
+    def batch_multiple(self) -> int:
+        return self.ghost_batch or 1

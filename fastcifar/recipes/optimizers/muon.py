@@ -1,0 +1,69 @@
+"""Muon for filters, SGD for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from fastcifar.recipes.declare import Off, setting, trick
+from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
+
+if TYPE_CHECKING:
+    from fastcifar.recipes.recipe import Recipe
+
+_BATCH = 512
+
+
+def _sgd_of_airbench94(recipe: Recipe) -> Mapping[str, Any]:
+    """SGD as the same network was trained before: airbench94's 11.5 for 1024 (1 + 1 / (1 - momentum)) images and decay
+    0.0153, in the convention of the mean loss."""
+    return {
+        "optimizer": "sgd",
+        "optimizer.lr": 1.5 * recipe.batch_size / 1024,
+        "optimizer.momentum": 0.85,
+        "optimizer.weight_decay": 1.3e-3,
+        "optimizer.bias_lr_factor": 64.0,
+    }
+
+
+@optimizer("muon", "fastcifar.optim.muon:FlatMuon")
+@dataclass(frozen=True)
+class MuonConfig(OptimizerConfig):
+    """Orthogonalised updates for convolution filters (Jordan 2024, airbench94_muon), SGD with Nesterov momentum for the
+    rest. A share of airbench's batch of 2000 below is written for the mean loss."""
+
+    needs_filters: ClassVar[bool] = True
+    off: ClassVar[Off | None] = staticmethod(_sgd_of_airbench94)
+    source: ClassVar[str] = "Jordan 2024"
+
+    lr: float = setting(0.16, above=0)
+    """Peak learning rate of the filters, whatever the loss (airbench94_muon: 0.24)."""
+    momentum: float = setting(0.6, at_least=0, below=1)
+    """Nesterov's momentum of the filters; 0: none."""
+    weight_decay: float = trick(2e-6 * _BATCH, off=0.0, at_least=0, with_batch=True, source="Jordan 2024")
+    """Of all but the filters, the share of w that a step at the peak rate removes, before momentum: weight_decay / rate
+    * w is added to the gradient (airbench94_muon: 2e-6 an image of the batch)."""
+    bias_lr: float = setting(0.053 * _BATCH, above=0, with_batch=True)
+    """Peak rate of biases and scales, for the mean loss (airbench94_muon: 0.053 an image of the batch)."""
+    head_lr: float = setting(1.0, above=0, with_batch=True)
+    """Peak rate of the classifier, for the mean loss. It goes with the square of the scale of the logits: 1 for
+    DavidNet's 1/16, and for airbench94_muon's, which is 1/256, 0.67 an image of the batch."""
+    sgd_momentum: float = setting(0.85, at_least=0, below=1)
+    """Nesterov's momentum of what trains with SGD."""
+    ns_steps: int = setting(3, at_least=1, unit="steps")
+    """Newton-Schulz steps that orthogonalise an update."""
+    ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
+    """a, b and c of those steps, a s + b s^3 + c s^5 for each singular value s (hiverge 2025: 3.4576, -4.7391,
+    2.0843)."""
+    norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalisation", source="Jordan 2024")
+    """Steps between scalings of each filter matrix to the norm sqrt(out channels), before its update; 0: never."""
+    norm_growth: int = setting(0, at_least=0, unit="steps")
+    """Steps by which norm_every grows over the training, linearly (hiverge 2025: from 2, by 15)."""
+    filter_decay: float = trick(
+        0.0, off=0.0, at_least=0, below=1, name="weight-decay", source="Loshchilov and Hutter 2017"
+    )
+    """Share of a filter that a step at the peak rate removes, decoupled."""
+    overlap: bool = True
+    """Update the filters above the network's first block while the gradients below are still being made, on a GPU in a
+    stream of its own; no effect on the result. Not with compile = "step"."""

@@ -1,0 +1,113 @@
+"""The classes of torch.optim that treat every weight alike, and so can work on flat buffers.
+
+Not among them: LBFGS (asks for the loss again), SparseAdam (sparse gradients), Adafactor and Muon (each matrix for
+itself). A field is an argument of the class; what is not a field keeps torch's default.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastcifar.recipes.declare import setting, trick
+from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
+
+_BUILDER = "fastcifar.optim.torch_optimizer:TorchOptimizer"
+
+
+@dataclass(frozen=True)
+class TorchConfig(OptimizerConfig):
+    """What all of these classes take."""
+
+    lr: float = setting(1e-3, above=0)
+    """Peak learning rate; of those that divide by the gradients' size, whatever the batch."""
+    weight_decay: float = trick(0.0, off=0.0, at_least=0, source="Krogh and Hertz 1992")
+    """Weight decay, as the class has it: added to the gradient as weight_decay * w, decoupled in AdamW."""
+    bias_lr_factor: float = trick(1.0, off=1.0, above=0, name="bias-rate", source="Page 2019")
+    """Biases train at this multiple of the rate, their weight decay divided by it; 1: like the weights."""
+
+
+@optimizer("Adam", _BUILDER)
+@dataclass(frozen=True)
+class AdamConfig(TorchConfig):
+    """Adam (Kingma and Ba 2014)."""
+
+    lr: float = setting(2e-3, above=0)
+    betas: tuple[float, float] = setting((0.9, 0.999), at_least=0, below=1)
+    """Shares that the running means of gradients and of their squares keep in a step."""
+
+
+@optimizer("AdamW", _BUILDER)
+@dataclass(frozen=True)
+class AdamWConfig(AdamConfig):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+
+
+@optimizer("Adamax", _BUILDER)
+@dataclass(frozen=True)
+class AdamaxConfig(AdamConfig):
+    """Adam by the largest gradient (Kingma and Ba 2014)."""
+
+    lr: float = setting(4e-3, above=0)
+
+
+@optimizer("NAdam", _BUILDER)
+@dataclass(frozen=True)
+class NAdamConfig(AdamConfig):
+    """Adam with Nesterov momentum (Dozat 2016)."""
+
+
+@optimizer("RAdam", _BUILDER)
+@dataclass(frozen=True)
+class RAdamConfig(AdamConfig):
+    """Adam with a rectified variance (Liu 2019)."""
+
+    lr: float = setting(4e-3, above=0)
+
+
+@optimizer("SGD", _BUILDER)
+@dataclass(frozen=True)
+class TorchSGDConfig(TorchConfig):
+    """SGD as torch has it: the rate outside the velocity, and without Nesterov's form."""
+
+    lr: float = setting(1.0, above=0, with_batch=True)
+    momentum: float = setting(0.9, at_least=0, below=1)
+    """Momentum; 0: none."""
+
+
+@optimizer("ASGD", _BUILDER)
+@dataclass(frozen=True)
+class ASGDConfig(TorchConfig):
+    """Averaged SGD (Polyak and Juditsky 1992)."""
+
+    lr: float = setting(1.0, above=0, with_batch=True)
+
+
+@optimizer("RMSprop", _BUILDER)
+@dataclass(frozen=True)
+class RMSpropConfig(TorchConfig):
+    """RMSprop (Hinton 2012)."""
+
+    momentum: float = setting(0.0, at_least=0, below=1)
+    """Momentum; 0: none."""
+
+
+@optimizer("Rprop", _BUILDER)
+@dataclass(frozen=True)
+class RpropConfig(TorchConfig):
+    """Rprop (Riedmiller and Braun 1993), by the signs of gradients alone: for full batches rather than small ones."""
+
+
+@optimizer("Adagrad", _BUILDER)
+@dataclass(frozen=True)
+class AdagradConfig(TorchConfig):
+    """Adagrad (Duchi 2011)."""
+
+    lr: float = setting(1e-2, above=0)
+
+
+@optimizer("Adadelta", _BUILDER)
+@dataclass(frozen=True)
+class AdadeltaConfig(TorchConfig):
+    """Adadelta (Zeiler 2012)."""
+
+    lr: float = setting(1.0, above=0)

@@ -1,0 +1,286 @@
+"""Recipes and their fields as text: TOML files, FIELD=VALUE words, flags and keyword arguments, all of one grammar.
+
+A value is TOML's: a number, true or false, a list in brackets, a word in quotes; on the command line a word needs none,
+and a list may be written as several words. A field goes by its dotted name, `optimizer.lr`. The kind of an open section
+is its field `kind`, or the section's own value: `network = "mlp"` takes that kind with its own defaults.
+
+A file may leave fields out: they keep DavidNet's values, or those of the kind that it names. It never imports code.
+Reading is the standard library's (`tomli` before Python 3.11).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from fastcifar.errors import UserError, did_you_mean
+from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs
+from fastcifar.recipes.legacy import modern_path, modernize
+from fastcifar.recipes.recipe import Recipe
+from fastcifar.recipes.transforms import Transforms
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+class Written(str):
+    """A value as the command line has it: how it is read is up to its field's type."""
+
+
+def to_toml(recipe: Recipe) -> str:
+    """Return the recipe as the text of a TOML file; `recipe_from_dict(tomllib.loads(text))` equals `recipe`."""
+    return "\n".join(_lines(recipe)) + "\n"
+
+
+def to_text(value: object) -> str:
+    """Return a field's value as TOML has it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)  # TOML's escapes are JSON's
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(to_text, value)) + "]"
+    return repr(value)
+
+
+def read_toml(path: str | Path) -> Recipe:
+    """Return the recipe in a TOML file. A file that does not name its recipe names it after itself.
+
+    Raises UserError, with the file and the field, for a file that cannot be read or is not TOML, an unknown field, a
+    wrong type and a value out of range.
+    """
+    path = Path(path)
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested beyond reason
+        raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
+    return recipe_from_dict({"name": path.stem, **values}, source=str(path))
+
+
+def recipe_from_dict(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Return the recipe in nested dictionaries, as TOML and JSON files hold it and `dataclasses.asdict` gives it.
+    Fields left out keep DavidNet's values, or those of the kind that a section names.
+
+    What was written before sections had kinds is read too, with one warning (`RenamedWarning`).
+    Raises UserError, which names `source` and the field, for an unknown field, a wrong type and a value out of range.
+    """
+    try:
+        return _section(Recipe, modernize(values, source), prefix="")
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+
+
+def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """Return `recipe` with `values` in the fields with these dotted names, checked as those of a file are.
+
+    A value may be a section, whole or in part, or for an open one its kind: `{"network": "mlp"}`. Another kind begins
+    with its own defaults; the same one keeps its fields.
+    Raises UserError, which names `source` and the field, for an unknown field, a wrong type and a value out of range.
+    """
+    fields = dataclasses.asdict(recipe)
+    kind = values.get("network.kind", values.get("network", recipe.network.kind))
+    parts = [(modern_path(path, source, kind).split("."), value) for path, value in values.items()]
+    parts.sort(
+        key=lambda part: part[0][-1] != "kind" and len(part[0])
+    )  # a kind before its fields, sections before these
+    try:
+        for path, value in parts:
+            _put(fields, path, value)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    return recipe_from_dict(fields, source)
+
+
+def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """Give every value in nested dictionaries with its dotted name."""
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for name, inner in value.items():
+        yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
+
+
+def read_changes(words: Iterable[str]) -> dict[str, Any]:
+    """Return the fields and values in words such as `optimizer.lr=0.2` and `network.widths=[8, 16, 32, 64]`, for
+    `change`. Raises UserError for a word of another form."""
+    changes = {}
+    for word in words:
+        path, equals, text = word.partition("=")
+        if not (path and equals and text):
+            raise UserError(f"{word!r} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
+        changes[path.replace("-", "_")] = Written(text)
+    return changes
+
+
+def read_value(words: str | Sequence[str], hint: Any) -> Any:
+    """Return what `words`, one or for a list several, mean as a value of this type; what is none comes back as it is,
+    for `change` to refuse."""
+    if not isinstance(words, str):
+        if len(words) == 1:
+            return read_value(words[0], hint)
+        items = _item_hint(hint)
+        if get_origin(items) is tuple:  # several lists, one after the other
+            size = len(get_args(items))
+            return [read_value(words[place : place + size], items) for place in range(0, len(words), size)]
+        return [read_value(word, items) for word in words]
+    if hint is str or get_origin(hint) is Literal:
+        return _toml(words, str)
+    if hint is float:
+        return _float(_toml(words))
+    if get_origin(hint) is not tuple:
+        return _toml(words)
+    value = _toml(words)
+    return value if isinstance(value, list) else [read_value(words, _item_hint(hint))]
+
+
+def field_hints(recipe: Recipe) -> dict[str, Any]:
+    """Return the type of every field that `recipe`, with its kinds and all transforms, may be given a value in, by
+    dotted name."""
+    return dict(_field_hints(with_all_transforms(recipe)))
+
+
+def with_all_transforms(recipe: Recipe) -> Recipe:
+    """Return `recipe` with a section for every registered transform, also those that are off."""
+    configs = {field.name: getattr(recipe.transforms, field.name) for field in dataclasses.fields(recipe.transforms)}
+    return dataclasses.replace(recipe, transforms=Transforms.of_all_kinds()(**configs))
+
+
+def _lines(section: Checked, path: str = "") -> list[str]:
+    docs = field_docs(type(section))
+    lines = []
+    for field in dataclasses.fields(section):  # a TOML section's own fields must stand before its subsections
+        value = getattr(section, field.name)
+        if not isinstance(value, Checked):
+            lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
+            lines.append(f"{field.name} = {to_text(value)}")
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Checked) and dataclasses.fields(value):
+            name = f"{path}{field.name}"
+            lines += ["", f"[{name}]", *_lines(value, f"{name}.")]
+    return lines
+
+
+def _put(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Put `value` into nested dictionaries; a section in part keeps its other fields where its kind stays."""
+    *sections, name = path
+    inside = fields
+    for section in sections:
+        inside = inside.setdefault(section, {})
+        if not isinstance(inside, dict):
+            raise UserError(f"{section} in {'.'.join(path)} is no section; allowed: a field such as optimizer.lr")
+    before = inside.get(name)
+    names_kind = name == "kind" or (isinstance(before, dict) and "kind" in before)
+    if names_kind and isinstance(value, Written):
+        value = read_value(str(value), str)
+    if name == "kind" and before != value:
+        inside.clear()
+    value = dataclasses.asdict(value) if isinstance(value, Checked) else value
+    if names_kind and name != "kind" and isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(before, dict) and isinstance(value, Mapping):
+        value = {**before, **value} if value.get("kind") in (None, before.get("kind")) else value
+    inside[name] = value
+
+
+def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
+    """The section of this type, or of the `kind` of it that `values` name, with `values` in its fields."""
+    is_open = issubclass(hint, Kind)
+    if is_open and isinstance(values, str):
+        values = {"kind": values}
+    if not isinstance(values, Mapping):
+        raise UserError(f"{prefix[:-1]} is {values!r}; allowed: a section of fields")
+    if is_open:
+        named = values.get("kind", kind)
+        if named not in hint.kinds:
+            near = did_you_mean(str(named), hint.kinds)
+            known = ", ".join(hint.kinds)
+            raise UserError(f"{prefix}kind is {named!r}{near}; allowed: {known}, or what a plug-in adds (--plugin)")
+        hint = hint.kinds[named]
+        values = {name: value for name, value in values.items() if name != "kind"}
+    elif hint is Transforms:
+        hint = Transforms.of_all_kinds()
+    hints = _hints(hint)
+    names = [field.name for field in dataclasses.fields(hint) if field.init]
+    for name in values:
+        if name not in names:
+            near = did_you_mean(name, names) or "; allowed: " + (", ".join(names) or "what a plug-in adds (--plugin)")
+            raise UserError(f"unknown field {prefix}{name}{near}")
+    defaults = {field.name: field.default for field in dataclasses.fields(hint)}
+    made = hint(
+        **{
+            name: _section(hints[name], value, f"{prefix}{name}.", getattr(defaults[name], "kind", ""))
+            if _is_section(hints[name])
+            else _value(hints[name], value, f"{prefix}{name}")
+            for name, value in values.items()
+        }
+    )
+    if isinstance(made, Transforms):  # equal to what never heard of those that are as by default
+        return Transforms.of(getattr(made, name) for name in names)
+    return made
+
+
+def _value(hint: Any, value: object, path: str) -> Any:
+    """`value` as the type `hint`: integers may stand for floats and lists for tuples, nothing else is converted."""
+    if isinstance(value, Written):
+        value = read_value(str(value), hint)
+    if get_origin(hint) is Literal and value in get_args(hint):
+        return value
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
+        kinds = get_args(hint)
+        if Ellipsis in kinds or len(kinds) == len(value):
+            items = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+            return tuple(_value(item, each, path) for item, each in zip(items, value, strict=True))
+    if hint is float and type(value) is int and abs(value) < 2**1023:
+        return float(value)
+    if type(value) is hint:
+        return value
+    raise UserError(f"{path} is {value!r}; allowed: {allowed(hint)}")
+
+
+def _field_hints(section: Checked, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    hints = _hints(type(section))
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if isinstance(value, Checked):
+            yield from _field_hints(value, f"{prefix}{field.name}.")
+        elif field.init:
+            yield f"{prefix}{field.name}", hints[field.name]
+
+
+def _is_section(hint: object) -> bool:
+    return isinstance(hint, type) and issubclass(hint, Checked)
+
+
+def _item_hint(hint: Any) -> Any:
+    return get_args(hint)[0] if get_origin(hint) is tuple else hint
+
+
+def _float(value: Any) -> Any:
+    """The number in a word that TOML does not take for one, as .5; else `value`."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _toml(text: str, kind: type = object) -> Any:
+    """The TOML value in `text`, where it is one and of this type; else `text`."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except (ValueError, RecursionError):
+        return text
+    return value if isinstance(value, kind) else text
+
+
+_hints = functools.cache(get_type_hints)

@@ -1,0 +1,16 @@
+"""How few files know a network, an optimizer, a data set or a trick by name: what one more asks of all others."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["davidnet", "speedrun", "muon", "cutout", "cifar10"])
+def test_a_name_stands_in_few_files(name):
+    files = {path.resolve() for folder in ("fastcifar", "kernels") for path in (ROOT / folder).rglob("*.py")}
+    word = re.compile(rf"\b{name}\b")
+    found = [str(path.relative_to(ROOT)) for path in files if word.search(path.read_text(encoding="utf-8"))]
+    assert 1 <= len(found) <= 4, sorted(found)
