@@ -115,7 +115,7 @@ def import_plugins(args: Sequence[str]) -> None:
     """Import the modules in --plugin."""
     for flag, words in map(_read, _groups(args)):
         if flag == "--plugin":
-            if not words:
+            if not words or not words[0]:
                 raise UserError("--plugin has no value; allowed: a module, as in package.module")
             import_plugin(words[0])
 

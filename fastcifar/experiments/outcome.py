@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
+from typing import Any
 
-from fastcifar.errors import UserError
+from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.store import Store
 from fastcifar.training import RunRecord
 
@@ -33,7 +35,17 @@ def get_outcome(store: Store, key: str) -> Outcome | None:
         return None
     if _DIVERGED in values:
         return Diverged(str(values[_DIVERGED]))
-    return RunRecord.from_json(values, str(store.path(key)))
+    return read_record(store, key, values)
+
+
+def read_record(store: Store, key: str, values: dict[str, Any]) -> RunRecord:
+    """Return the record in what `store` holds of the run `key`. Raises UserError for a file that holds something else.
+
+    What older ones called a recipe's fields was said of the settings: it is not said again of every run.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RenamedWarning)
+        return RunRecord.from_json(values, str(store.path(key)))
 
 
 def known(value: float | None) -> float:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments.outcome import Outcome, known
+from fastcifar.experiments.outcome import Outcome, known, read_record
 from fastcifar.experiments.store import Store
 from fastcifar.start import ColdStart, Start
 from fastcifar.training import Listener, RunRecord, Trainer, evaluate
@@ -89,7 +89,7 @@ class Runs:
         are called only then."""
         values = self.store.get(key)
         if values is not None:
-            record = RunRecord.from_json(values, str(self.store.path(key)))
+            record = read_record(self.store, key, values)
         else:
             began = time.perf_counter()
             ready = trainer()

@@ -7,12 +7,14 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastcifar.errors import UserError
+from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.output import umask
+from fastcifar.recipes import network_of
 from fastcifar.recipes.legacy import modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
 
@@ -94,7 +96,24 @@ def _in_todays_form(settings: dict[str, Any], source: str) -> dict[str, Any]:
         if name in _RECIPES and isinstance(value, dict):
             renamed = modernize(value, f"{source}: {name}")
             new[name] = value if renamed == value else _plain(dataclasses.asdict(recipe_from_dict(renamed, source)))
+    if isinstance(settings.get("networks"), list) and isinstance(settings.get("recipe"), dict):
+        networks = (_network(each, settings["recipe"], source) for each in settings["networks"])
+        new["networks"] = {network["kind"]: network for network in networks}
     return settings | new
+
+
+def _network(network: Any, recipe: dict[str, Any], source: str) -> dict[str, Any]:
+    """The configuration of a network of a table of `recipe`, which was kept by its kind: that of the recipe, which
+    formerly had a section for each, or of `network_of`."""
+    if not isinstance(network, str):
+        return network
+    with warnings.catch_warnings():  # said already, of the recipe
+        warnings.simplefilter("ignore", RenamedWarning)
+        if isinstance(recipe.get("network"), str):
+            config = recipe_from_dict({**recipe, "network": network}, source).network
+        else:
+            config = network_of(recipe_from_dict(recipe, source), network)
+    return _plain(dataclasses.asdict(config))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

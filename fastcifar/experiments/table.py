@@ -136,7 +136,8 @@ def table(
     warmstart-resnet18. Another kind of optimizer takes over what fields it shares with the recipe's. The other
     arguments, and what is raised, are those of `half`.
     """
-    by_kind = {each if isinstance(each, str) else each.kind: each for each in networks}
+    configs = [network_of(recipe, each) if isinstance(each, str) else each for each in networks]
+    by_kind = {config.kind: config for config in configs}
     for name, values, different in (("networks", networks, by_kind), ("optimizers", optimizers, optimizers)):
         if not values or len(different) < len(values):
             raise UserError(f"{name} are {list(values)}; allowed: one or more, all different")
@@ -145,17 +146,11 @@ def table(
     settings = {
         **describe("table", recipe, dataset, subset_seed, shrink, perturb, until_train_accuracy, device, eval_every),
         "fraction": fraction,
-        "networks": [each if isinstance(each, str) else dataclasses.asdict(each) for each in networks],
+        "networks": {kind: dataclasses.asdict(config) for kind, config in by_kind.items()},
         "optimizers": dict(optimizers),
     }
     recipes = {
-        (kind, name): change(
-            recipe,
-            {
-                "network": network_of(recipe, kind) if isinstance(network, str) else network,
-                "optimizer": _optimizer(recipe, name, lr),
-            },
-        )
+        (kind, name): change(recipe, {"network": network, "optimizer": _optimizer(recipe, name, lr)})
         for kind, network in by_kind.items()
         for name, lr in optimizers.items()
     }

@@ -76,6 +76,8 @@ REFUSALS = {
     ),
     "train --batch-size 100": "batch_size is 100; allowed: a multiple of network.ghost_batch, 32",
     "train --plugin": "--plugin has no value; allowed: a module, as in package.module",
+    "train --plugin=": "--plugin has no value; allowed: a module, as in package.module",
+    "flops --tflops 1 --epochs 2 3": "unexpected argument '3' after --epochs 2; allowed: a number",
     "train --plugin nowhere": NO_PLUGIN,
     "ablate --plugin nowhere": NO_PLUGIN,
     "flops --plugin=nowhere": NO_PLUGIN,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError
 from fastcifar.experiments import Comparison, Diverged, compare
 from fastcifar.experiments.arms import train_arms
 from fastcifar.experiments.store import Store
@@ -195,3 +195,30 @@ def test_a_kept_run_of_another_recipe_is_refused(dataset, tmp_path):
     assert len(list(train_arms({"x": GOOD}, dataset, [("x", 0)], store))) == 1
     with pytest.raises(UserError, match="is a run of another recipe than x is now"):
         list(train_arms({"x": BAD}, dataset, [("x", 0)], store))
+
+
+def in_old_form(recipe):
+    """A recipe of an mlp as it was kept before its sections had kinds."""
+    values = dataclasses.asdict(recipe)
+    network, optimizer = values.pop("network"), values.pop("optimizer")
+    optim = {"name": optimizer.pop("kind"), **optimizer}
+    return {**values, "network": network.pop("kind"), "mlp": network, "optim": optim}
+
+
+def test_runs_that_an_older_version_kept_go_on_with_one_warning_for_each_recipe(dataset, tmp_path, trained):
+    compare(GOOD, BAD, dataset, runs=2, holdout=64, folder=tmp_path)
+    settings = tmp_path / "settings.json"
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps({**values, "a": in_old_form(GOOD), "b": in_old_form(BAD)}))
+    for file in tmp_path.glob("*/seed-*.json"):
+        values = json.loads(file.read_text())
+        file.write_text(json.dumps({**values, "recipe": in_old_form(GOOD if file.parent.name == "a" else BAD)}))
+    trained.clear()
+    with pytest.warns(RenamedWarning) as said:
+        compare(GOOD, BAD, dataset, runs=2, holdout=64, folder=tmp_path)
+    assert trained == []
+    assert [str(warning.message).split(": ")[:2] for warning in said] == [[str(settings), "a"], [str(settings), "b"]]
+
+    file.write_text(json.dumps({**values, "recipe": in_old_form(dataclasses.replace(GOOD, epochs=1))}))
+    with pytest.warns(RenamedWarning), pytest.raises(UserError, match="is a run of another recipe than"):
+        compare(GOOD, BAD, dataset, runs=2, holdout=64, folder=tmp_path)

@@ -324,3 +324,10 @@ def test_another_network_is_as_the_first_named_recipe_has_it():
     narrow = get_recipe("warmstart-narrow")
     assert network_of(narrow, "resnet18") == get_recipe("warmstart-resnet18").network
     assert network_of(narrow, "davidnet") == narrow.network
+
+
+def test_a_folder_of_a_table_is_of_these_networks_and_no_others(data, tmp_path):
+    settings = {"optimizers": {"sgd": None}, "device": "cpu"}
+    table(RECIPE, data, folder=tmp_path / "new", networks=("mlp",), **settings)
+    with pytest.raises(UserError, match=r"networks\.mlp\.hidden is \[16\] there and \[8\] now"):
+        table(RECIPE, data, folder=tmp_path / "new", networks=(MLPConfig(hidden=(8,)),), **settings)

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import os
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.store import SETTINGS, Store
 from fastcifar.recipes import RECIPES
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
 TEN = {"recipe": {"epochs": 10, "widths": (8, 16)}, "runs": 5}
 
@@ -113,3 +116,22 @@ def test_a_folder_that_an_older_version_began_goes_on(tmp_path):
     other = {**recipe, "epochs": 3}
     with pytest.warns(RenamedWarning), pytest.raises(UserError, match=r"recipe\.epochs is 18\.0 there and 3 now"):
         Store(tmp_path, {"recipe": other, "b": recipe, "runs": 5})
+
+
+@pytest.mark.parametrize(("width", "is_old"), [(16, True), (64, False)])
+def test_kinds_of_networks_in_an_older_folder_stand_for_what_they_were_then(tmp_path, width, is_old):
+    """Formerly the recipe had a section for each; then the named recipes had them."""
+    recipe = dataclasses.asdict(RECIPES["warmstart-narrow"])
+    old = json.loads((Path(__file__).parents[1] / "recipes/old_form/warmstart-narrow.json").read_text())
+    mlp = dataclasses.asdict(MLPConfig())
+    (tmp_path / SETTINGS).write_text(json.dumps({"recipe": old if is_old else recipe, "networks": ["resnet18", mlp]}))
+
+    def go_on(width):
+        resnet = dataclasses.asdict(ResNet18Config(width=width, stem="imagenet"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RenamedWarning)
+            Store(tmp_path, {"recipe": recipe, "networks": {"resnet18": resnet, "mlp": mlp}})
+
+    go_on(width)
+    with pytest.raises(UserError, match=rf"networks\.resnet18\.width is {width} there and 32 now"):
+        go_on(32)

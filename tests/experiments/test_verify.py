@@ -140,3 +140,18 @@ def test_epochs_are_enough_for_what_begins_late():
     recipe = Recipe(epochs=30.0, select=SelectConfig(keep=0.5, from_epoch=14))
     epochs, images = verify.shorten(recipe, 32)
     assert any(epoch.visits for epoch in Timeline(dataclasses.replace(recipe, epochs=epochs), images, 32).epochs)
+
+
+def test_an_effect_is_ten_times_what_has_no_cause():
+    """On a GPU, where two trainings differ a little."""
+    seen = {change: verify.Effect("crop", {}, change, noise=0.01).seen for change in (0.02, 0.09, 0.11)}
+    assert seen == {0.02: False, 0.09: False, 0.11: True}
+
+
+def test_too_few_images_are_refused_with_the_number_that_it_takes(trained):
+    _, images = verify.shorten(RECIPE, 32)
+    few, enough = (make_synthetic(train_size=images + more, test_size=32) for more in (63, 64))
+    with pytest.raises(UserError, match=rf"^synthetic has {images + 63} training images; allowed: {images + 64} or mo"):
+        verify_tricks(RECIPE, few, device="cpu", only=["tta"])
+    assert trained == []
+    assert verify_tricks(RECIPE, enough, device="cpu", only=["tta"]).images == images
