@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import RecipeOptions, Switch, last_given, parse_with_recipe, quick_train_size
+from fastcifar.cli.arguments import RecipeOptions, Switch, last_given, parse_with_recipe, quick_recipe, quick_train_size
 from fastcifar.cli.arms import ArmsOptions, Show, check, describe_arm, load, output_folder, shown
 from fastcifar.cli.screen import Screen
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe, change, quick
+from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.tricks import choose_tricks, tricks
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Options(ArmsOptions, RecipeOptions):
 
 def main(args: Sequence[str]) -> int:
     is_verified = last_given(args, "--verify") is not None
-    in_short = _tiny if is_verified else _quick
+    in_short = _tiny if is_verified else quick_recipe
     options = parse_with_recipe(args, Options, PROG, in_short=in_short, train_size=quick_train_size(args))
     recipe = options.settings
     if not tricks(recipe) and not is_verified:
@@ -81,14 +81,10 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _quick(recipe: Recipe) -> Recipe:
-    return quick(recipe)[0]
-
-
 def _tiny(recipe: Recipe) -> Recipe:
     """The recipe for --verify --quick: of smaller batches than a quick one, ghost batches too, but as many epochs: some
     tricks begin at one."""
-    small = _quick(recipe)
+    small = quick_recipe(recipe)
     if getattr(small.network, "ghost_batch", 0) > 8:
         small = change(small, {"network.ghost_batch": 8})
     batch_size = min(recipe.batch_size, max(16, 2 * small.ghost_batch))

@@ -80,13 +80,18 @@ def parse(args: Sequence[str], default: Options, prog: str) -> Options:
     return options
 
 
+def quick_recipe(recipe: Recipe) -> Recipe:
+    """Return what --quick makes of `recipe`."""
+    return quick(recipe)[0]
+
+
 def parse_with_recipe(
     args: Sequence[str],
     options: Callable[..., Options],
     prog: str,
     *,
     default: Recipe | None = None,
-    in_short: Callable[[Recipe], Recipe] | None = lambda recipe: quick(recipe)[0],
+    in_short: Callable[[Recipe], Recipe] | None = quick_recipe,
     **defaults: Any,
 ) -> Options:
     """Return the options in `args` of a class of `RecipeOptions`, in three passes.

@@ -9,10 +9,10 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from fastcifar.cli.arguments import parse, quick_train_size
+from fastcifar.cli.arguments import parse, quick_recipe, quick_train_size
 from fastcifar.cli.arms import ArmsOptions, check, describe_arm, load, output_folder, shown
 from fastcifar.errors import UserError
-from fastcifar.recipes import DEFAULT_RECIPE, RECIPES, Recipe, change, get_recipe, quick
+from fastcifar.recipes import DEFAULT_RECIPE, RECIPES, Recipe, change, get_recipe
 from fastcifar.recipes.text import read_changes
 
 PROG = "fastcifar compare"
@@ -94,7 +94,7 @@ def recipes(options: Options) -> tuple[Recipe, Recipe]:
     for name, flag, words in ((options.a, "--a-set", options.a_set), (options.b, "--b-set", options.b_set)):
         recipe = get_recipe(name)
         if options.quick:
-            recipe = quick(recipe)[0]
+            recipe = quick_recipe(recipe)
         recipe = change(recipe, read_changes(options.set), "--set")
         both.append(change(recipe, read_changes(words), flag))
     return both[0], both[1]

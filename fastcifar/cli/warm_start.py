@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import arg
 
 from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.cli.arguments import RecipeOptions, Switch, last_given, parse_with_recipe
+from fastcifar.cli.arguments import RecipeOptions, Switch, last_given, parse_with_recipe, quick_recipe
 from fastcifar.cli.arms import Show, output_folder, shown, start_device, take_train_size
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes import Recipe, change, get_recipe, narrow, network_of, quick
+from fastcifar.recipes import Recipe, change, get_recipe, narrow, network_of
 from fastcifar.start import check_factors
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def _options(name: str, args: Sequence[str]) -> Options:
 
     def in_short(recipe: Recipe) -> Recipe:
         network = recipe.network if recipe.network == default.network else narrow(recipe.network)
-        return dataclasses.replace(recipe, epochs=QUICK_EPOCHS, network=network) if own else quick(recipe)[0]
+        return dataclasses.replace(recipe, epochs=QUICK_EPOCHS, network=network) if own else quick_recipe(recipe)
 
     return parse_with_recipe(args, kind, f"{PROG} {name}", default=default, in_short=in_short, **defaults)
 
@@ -231,9 +231,10 @@ def _run(name: str, options: Options, out: Path, show: Show) -> HalfResult | Onl
     if isinstance(options, Table):
         settings["optimizers"] = _rates(options)
         if options.quick:  # the recipe's own network is narrow already
-            own_kind = options.settings.network.kind
-            others = {kind: narrow(network_of(options.settings, kind)) for kind in options.networks}
-            settings["networks"] = [kind if kind == own_kind else others[kind] for kind in options.networks]
+            recipe = options.settings
+            settings["networks"] = [
+                kind if kind == recipe.network.kind else narrow(network_of(recipe, kind)) for kind in options.networks
+            ]
     return experiment(
         options.settings,
         dataset,

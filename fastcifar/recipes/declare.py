@@ -107,13 +107,13 @@ class Checked:
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
-        hints = _hints(type(self))
+        hints = type_hints(type(self))
         for field in dataclasses.fields(self):
             hint, declared = hints[field.name], declaration(field)
             value = _plain(getattr(self, field.name))
             if field.init:
                 object.__setattr__(self, field.name, value)
-            if not _fits(value, hint):
+            if not fits(value, hint):
                 self._refuse(field.name, allowed(hint))
             given = [each for each in _flat(value) if isinstance(each, int | float)]
             if any(isinstance(number, float) and not math.isfinite(number) for number in given):
@@ -181,7 +181,7 @@ def check_kind(base: type[Kind], kind: str, cls: type) -> None:
     if not (isinstance(cls, type) and issubclass(cls, base) and "__dataclass_fields__" in vars(cls)):
         raise UserError(f"{kind} is registered with {cls!r}; allowed: a dataclass(frozen=True) of a {base.__name__}")
     for field in dataclasses.fields(cls):
-        hint = _hints(cls)[field.name]
+        hint = type_hints(cls)[field.name]
         if field.init and (field.default is dataclasses.MISSING or not _is_known(hint)):
             what = "has no default" if field.default is dataclasses.MISSING else f"is of type {hint}"
             known = "a default, and a type of int, float, bool, str, a Literal of words or a tuple of these"
@@ -274,19 +274,26 @@ def _plain(value: Any) -> Any:
     return float(value) if isinstance(value, numbers.Real) else value
 
 
-def _fits(value: object, hint: Any) -> bool:
-    """Whether `value` is of this type; a whole number is a number too."""
+def fits(value: object, hint: Any) -> bool:
+    """Return whether `value` is of this type; a whole number is a number too."""
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
-        kinds = get_args(hint)
-        if not isinstance(value, tuple) or (Ellipsis not in kinds and len(kinds) != len(value)):
+        if not isinstance(value, tuple):
             return False
-        items = kinds[:1] * len(value) if Ellipsis in kinds else kinds
-        return all(map(_fits, value, items))
+        items = item_hints(hint, len(value))
+        return items is not None and all(map(fits, value, items))
     if hint is float:
-        return isinstance(value, float) or (type(value) is int and abs(value) < 2**1023)
+        return type(value) is float or (type(value) is int and abs(value) < 2**1023)
     return type(value) is hint if hint in _WORDS or hint is bool else isinstance(value, hint)
+
+
+def item_hints(hint: Any, count: int) -> tuple[Any, ...] | None:
+    """Return the types of the items in a tuple of this type and length; None where it has another length."""
+    kinds = get_args(hint)
+    if Ellipsis in kinds:
+        return kinds[:1] * count
+    return kinds if len(kinds) == count else None
 
 
 def _is_known(hint: Any) -> bool:
@@ -313,4 +320,5 @@ def _within(number: float, declared: Declaration) -> bool:
     )
 
 
-_hints = functools.cache(get_type_hints)
+type_hints = functools.cache(get_type_hints)
+"""The types of a dataclass's fields, by name."""

@@ -44,7 +44,7 @@ def modernize(values: Mapping[str, Any], source: str) -> Mapping[str, Any]:
 
     Raises UserError for what is there no more.
     """
-    old_sections = {cls.formerly: kind for kind, cls in NETWORKS.items() if cls.formerly}
+    old_sections = _old_networks()
     old = {*old_sections, "optim"}
     said, new = [], {k: value for k, value in values.items() if k not in old or not isinstance(value, Mapping)}
     given = {name: value for name, value in values.items() if name in old_sections and isinstance(value, Mapping)}
@@ -92,7 +92,7 @@ def modern_path(path: str, source: str, network: Any = None) -> str:
     """Return a field's dotted name, that of an old one with a `RenamedWarning`. Raises UserError for a field of another
     kind of network than `network` (None: whatever it is)."""
     section, dot, rest = path.partition(".")
-    old_networks = {cls.formerly: kind for kind, cls in NETWORKS.items() if cls.formerly}
+    old_networks = _old_networks()
     if section == "optim":
         new = f"optimizer{dot}{'kind' if rest == 'name' else rest}"
     elif section in old_networks:
@@ -103,3 +103,8 @@ def modern_path(path: str, source: str, network: Any = None) -> str:
         return path
     warnings.warn(f"{source}: {path} is now {new}", RenamedWarning, stacklevel=3)
     return new
+
+
+def _old_networks() -> dict[str, str]:
+    """The kinds of network that had a section of their own, by its name."""
+    return {cls.formerly: kind for kind, cls in NETWORKS.items() if cls.formerly}

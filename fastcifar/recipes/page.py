@@ -18,7 +18,7 @@ def tricks_page(recipe: Recipe | None = None) -> str:
     declared = list(_of_all_kinds() if recipe is None else declared_tricks(recipe))
     if recipe is not None:
         used = tricks(recipe)
-        declared = [each for each in declared if each.name in used and each.trick.of in (None, each.value)]
+        declared = [each for each in declared if each.name in used and each.applies]
     names = dict.fromkeys(each.name for each in declared)
     lines = ["# Tricks" if recipe is None else f"# Tricks of {recipe.name}", ""]
     lines += ["What a recipe's fields declare; `fastcifar ablate` measures what each is worth."]

@@ -11,16 +11,15 @@ Reading is the standard library's (`tomli` before Python 3.11).
 from __future__ import annotations
 
 import dataclasses
-import functools
 import json
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs
+from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs, fits, item_hints, type_hints
 from fastcifar.recipes.legacy import modern_path, modernize
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.transforms import Transforms
@@ -90,9 +89,8 @@ def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") ->
     fields = dataclasses.asdict(recipe)
     kind = values.get("network.kind", values.get("network", recipe.network.kind))
     parts = [(modern_path(path, source, kind).split("."), value) for path, value in values.items()]
-    parts.sort(
-        key=lambda part: part[0][-1] != "kind" and len(part[0])
-    )  # a kind before its fields, sections before these
+    # A kind goes before its fields, and so does a section.
+    parts.sort(key=lambda part: part[0][-1] != "kind" and len(part[0]))
     try:
         for path, value in parts:
             _put(fields, path, value)
@@ -210,7 +208,7 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
         values = {name: value for name, value in values.items() if name != "kind"}
     elif hint is Transforms:
         hint = Transforms.of_all_kinds()
-    hints = _hints(hint)
+    hints = type_hints(hint)
     names = [field.name for field in dataclasses.fields(hint) if field.init]
     for name in values:
         if name not in names:
@@ -234,22 +232,17 @@ def _value(hint: Any, value: object, path: str) -> Any:
     """`value` as the type `hint`: integers may stand for floats and lists for tuples, nothing else is converted."""
     if isinstance(value, Written):
         value = read_value(str(value), hint)
-    if get_origin(hint) is Literal and value in get_args(hint):
-        return value
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
-        kinds = get_args(hint)
-        if Ellipsis in kinds or len(kinds) == len(value):
-            items = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        items = item_hints(hint, len(value))
+        if items is not None:
             return tuple(_value(item, each, path) for item, each in zip(items, value, strict=True))
-    if hint is float and type(value) is int and abs(value) < 2**1023:
-        return float(value)
-    if type(value) is hint:
-        return value
+    if fits(value, hint):
+        return float(value) if hint is float else value  # pyright: ignore[reportArgumentType]  (a number, as it fits)
     raise UserError(f"{path} is {value!r}; allowed: {allowed(hint)}")
 
 
 def _field_hints(section: Checked, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    hints = _hints(type(section))
+    hints = type_hints(type(section))
     for field in dataclasses.fields(section):
         value = getattr(section, field.name)
         if isinstance(value, Checked):
@@ -281,6 +274,3 @@ def _toml(text: str, kind: type = object) -> Any:
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, kind) else text
-
-
-_hints = functools.cache(get_type_hints)

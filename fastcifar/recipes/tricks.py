@@ -25,9 +25,8 @@ def tricks(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """
     off: dict[str, dict[str, Any]] = {}
     for each in declared_tricks(recipe):
-        trick = each.trick
-        if trick.of is None or trick.of == each.value:
-            off.setdefault(each.name, {}).update(trick.changes(recipe, each.path))
+        if each.applies:
+            off.setdefault(each.name, {}).update(each.trick.changes(recipe, each.path))
     whole = change(recipe, {})
     return {name: values for name, values in off.items() if change(recipe, values) != whole}
 
@@ -54,6 +53,11 @@ class Declared:
     trick: TrickDeclaration
     value: Any
     """The field's."""
+
+    @property
+    def applies(self) -> bool:
+        """Whether it can be switched off here: a trick that is one value of its field only where it has that value."""
+        return self.trick.of in (None, self.value)
 
 
 def declared_tricks(section: Checked, prefix: str = "") -> Iterator[Declared]:
