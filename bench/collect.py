@@ -23,7 +23,7 @@ from fastcifar.experiments.outcome import known
 from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
 from fastcifar.recipes.text import leaves
-from fastcifar.report.statistics import Summary, summarise
+from fastcifar.report.statistics import Summary, summarize
 from fastcifar.training.device import describe_device, resolve_device
 from fastcifar.training.record import DeviceFacts, RunRecord
 
@@ -49,8 +49,8 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
         if sorted(seeds) != list(range(min(seeds), min(seeds) + len(seeds))):
             raise UserError(f"the runs of {name} have seeds {sorted(seeds)}; allowed: seeds in a row, each once")
         first, dataset = runs[0], runs[0].dataset
-        with_tta = summarise([known(run.tta_accuracy) for run in runs])
-        plain = summarise([known(run.accuracy) for run in runs])
+        with_tta = summarize([known(run.tta_accuracy) for run in runs])
+        plain = summarize([known(run.accuracy) for run in runs])
         seconds = [run.train_seconds for run in runs]
         tested = f"{dataset.holdout} held-out images" if dataset.holdout else "test images"
         yield {
@@ -77,7 +77,7 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
 
 
 def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
-    """One result for each way of starting, of each network and optimiser."""
+    """One result for each way of starting, of each network and optimizer."""
     for source in sources:
         result = _read(source)
         if result.get("experiment") not in ("half", "table"):
@@ -91,13 +91,13 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
         for cell in cells:
             for arm, found in cell["arms"].items():
                 accuracies = found["test_accuracy"]["values"]
-                summary = summarise(accuracies)
+                summary = summarize(accuracies)
                 yield {
                     "table": "warm-start",
                     "row": {
                         "recipe": f"`{recipe.name}`",
                         "network": cell["network"],
-                        "optimiser": cell["optimizer"],
+                        "optimizer": cell["optimizer"],
                         "images": f"{result['train_size']:,}",
                         "start": arm,
                         "test accuracy": f"{summary.mean:.2%}",

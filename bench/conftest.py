@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.kernel_cases import Case, lacking_for_compile
-from bench.reference import WORKLOADS, Reference, seconds_of, synchronise
+from bench.reference import WORKLOADS, Reference, seconds_of, synchronize
 from fastcifar.kernels import keep_freed_memory
 
 CUDA = torch.cuda.is_available()
@@ -102,7 +102,7 @@ def timed(request, benchmark, device, reference, full, turn):
         def one_round() -> None:
             for _ in range(calls):
                 work()
-            synchronise(device)
+            synchronize(device)
 
         if benchmark.disabled:
             benchmark.pedantic(one_round)

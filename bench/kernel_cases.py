@@ -232,12 +232,12 @@ def flat_muon(shapes: Sequence[tuple[int, int]], device: torch.device, dtype: to
         layout += [size, rows, columns, size, columns]
         size += rows * columns
     rates, step = torch.full((10,), 0.1, device=device), torch.zeros(1, dtype=torch.int64, device=device)
-    normalise = torch.ones(10, dtype=torch.bool, device=device)
+    normalize = torch.ones(10, dtype=torch.bool, device=device)
 
     def make() -> tuple:
         weights = torch.randn(size, device=device)
         gradient, direction = torch.randn(size, device=device).to(dtype), torch.zeros(size, dtype=dtype, device=device)
-        return weights, gradient, torch.zeros_like(weights), direction, direction.clone(), rates, normalise, step
+        return weights, gradient, torch.zeros_like(weights), direction, direction.clone(), rates, normalize, step
 
     def kernel(weights, gradient, velocity, direction, compute, *rest) -> None:
         norms = kernels.muon_direction(weights, gradient, velocity, direction, layout, momentum=0.6)

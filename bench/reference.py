@@ -43,19 +43,19 @@ class Reference:
             self.seconds()
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of one call of each workload, the device synchronised around it."""
+        """Seconds of one call of each workload, the device synchronized around it."""
         return {name: seconds_of(call, self._device) for name, call in self._calls.items()}
 
 
 def seconds_of(call: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, the device synchronised around it."""
-    synchronise(device)
+    """Seconds of one call, the device synchronized around it."""
+    synchronize(device)
     start = perf_counter()
     call()
-    synchronise(device)
+    synchronize(device)
     return perf_counter() - start
 
 
-def synchronise(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,6 +1,6 @@
 """What a training starts from: fresh weights, those of another run, or a mixture of both. Standard library only.
 
-The values say what is wanted and check themselves; `fastcifar.training.initialise` carries them out, and says how each
+The values say what is wanted and check themselves; `fastcifar.training.initialize` carries them out, and says how each
 kind of tensor is treated.
 """
 
@@ -18,7 +18,7 @@ from fastcifar.output import weights_file
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A fresh initialisation, drawn from the run's seed."""
+    """A fresh initialization, drawn from the run's seed."""
 
     def describe(self) -> dict[str, object]:
         """What run.json says of it."""
@@ -66,7 +66,7 @@ class WarmStart(_FromSource):
 
 @dataclass(frozen=True)
 class ShrinkPerturb(_FromSource):
-    """`shrink` times the weights of `source` plus `perturb` times a fresh initialisation (Ash and Adams 2020).
+    """`shrink` times the weights of `source` plus `perturb` times a fresh initialization (Ash and Adams 2020).
 
     Shrink 1 and perturb 0 is `WarmStart`, shrink 0 and perturb 1 is `ColdStart`. `source` and `reset_head` are those of
     `WarmStart`. Raises UserError for factors out of range, and where there is no such file.

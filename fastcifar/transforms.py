@@ -58,7 +58,7 @@ def cutout(x: torch.Tensor, size: int, generator: torch.Generator | None = None,
     """Set a square of `size` x `size` pixels to `fill`, at a uniformly random place inside each image.
 
     After DeVries and Taylor (2017), whose square may overlap the edge; Page's (2018) lies inside, as here. In
-    normalized images 0 is the mean colour. Raises UserError for a size that the images do not hold.
+    normalized images 0 is the mean color. Raises UserError for a size that the images do not hold.
     """
     height, width = _sides(x)
     if not 0 <= size <= min(height, width):

@@ -1,4 +1,4 @@
-"""A training batch from the resident uint8 images: gather, crop, flip, normalise, jitter, cut out, cast, in one pass.
+"""A training batch from the resident uint8 images: gather, crop, flip, normalize, jitter, cut out, cast, in one pass.
 
 Roofline. An image of side S (32) out of [N, 32, 32, 3]: reads S²·3 bytes (3 KB) and writes them in the compute dtype (6
 KB in half precision); choices are 13 to 37 bytes. B 512 (DavidNet): 4.7 MB, 1.1 microseconds at 4.3 TB/s; B 2000
@@ -61,8 +61,8 @@ def augment_reference(
 ) -> Tensor:
     """The specification of `augment`, in plain torch; the CPU's path.
 
-    Pixels are gathered as rows of 3 bytes by one `index_select`, and normalised over whole rows of the image (means
-    repeated along it), because torch's vectorised loops are slow over a last dimension of 3.
+    Pixels are gathered as rows of 3 bytes by one `index_select`, and normalized over whole rows of the image (means
+    repeated along it), because torch's vectorized loops are slow over a last dimension of 3.
     """
     if position is not None and batch is not None:
         rows = rows_of_batch(position, batch)
@@ -140,12 +140,12 @@ def augment(
     position: Tensor | None = None,
     batch: int | None = None,
 ) -> Tensor:
-    """`images[indices]` cropped, flipped, normalised, jittered and cut out: a channels-last batch [B, 3, size, size].
+    """`images[indices]` cropped, flipped, normalized, jittered and cut out: a channels-last batch [B, 3, size, size].
 
     images: uint8 [N, H, W, 3], contiguous; indices: int64 [B], each in [0, N); offsets: int32 [B, 2], top and left of
     the crop in the image, negative or beyond it too: the border is the image mirrored at its edge pixels (reflect-101,
     computed, not stored), to a depth of H - 1. flips: bool [B], mirror left to right after the crop. mean, std: of each
-    channel, on the scale 0 to 255. jitter: float32 [B, 2], brightness and contrast: normalised values become `value *
+    channel, on the scale 0 to 255. jitter: float32 [B, 2], brightness and contrast: normalized values become `value *
     contrast + brightness`. cutouts: int32 [B, 4], top, left, height and width in the output of a box set to 0.
     size: side of the crop, H unless given. position: int64 [1] on the device, for a captured graph that replays with
     the next one: the choices are those of several batches of `batch` images, and the batch made is the one of that
@@ -184,7 +184,7 @@ def plain_batch(
     shift: int = 0,
     flip: bool = False,
 ) -> Tensor:
-    """Return `images[indices]` as they are, normalised: a channels-last batch [B, 3, H, W] of `dtype`, all cropped
+    """Return `images[indices]` as they are, normalized: a channels-last batch [B, 3, H, W] of `dtype`, all cropped
     `shift` pixels down and to the right, then mirrored left to right where `flip`. Arguments as in `augment`."""
     offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
     flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None

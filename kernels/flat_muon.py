@@ -60,7 +60,7 @@ def muon_update_reference(
     ema: Tensor | None,
     norms: Tensor,
     rates: Tensor,
-    normalise: Tensor,
+    normalize: Tensor,
     step: Tensor,
     layout: Sequence[int],
     decay: float,
@@ -69,11 +69,11 @@ def muon_update_reference(
 ) -> None:
     """The specification of `muon_update`, in plain torch."""
     rate = rates[step.clamp(max=len(rates) - 1)]
-    normalised = normalise[step.clamp(max=len(normalise) - 1)]
+    normalized = normalize[step.clamp(max=len(normalize) - 1)]
     for number, (start, rows, columns, place, stride) in enumerate(filters_of(layout)):
         span = slice(start, start + rows * columns)
         factor = rows**0.5 / norms[number].clamp_min(_SMALLEST_NORM)
-        factor = torch.where(normalised, factor, torch.ones_like(factor)) * (1 - rate * decay)
+        factor = torch.where(normalized, factor, torch.ones_like(factor)) * (1 - rate * decay)
         update = updates[place : place + rows * stride].view(rows, stride)[:, :columns]
         weights[span].mul_(factor).view(rows, columns).sub_(update * rate)
         if compute is not None:
@@ -155,7 +155,7 @@ def muon_update(
     ema: Tensor | None,
     norms: Tensor,
     rates: Tensor,
-    normalise: Tensor,
+    normalize: Tensor,
     step: Tensor,
     layout: Sequence[int],
     *,
@@ -166,9 +166,9 @@ def muon_update(
     """One update of all filters from `updates` [X], which lie as in the x of `muon_direction`, whose `norms`, float32
     [F], it gave.
 
-    `lr = rates[step]`; where `normalise[step]`, `w = w * sqrt(R) / norm`; then `w = w * (1 - lr * decay) - lr * u`,
+    `lr = rates[step]`; where `normalize[step]`, `w = w * sqrt(R) / norm`; then `w = w * (1 - lr * decay) - lr * u`,
     `compute = w`, and where `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`. rates: float32 [S];
-    normalise: bool [S]; step: int64 [1]; all on the device, the last of each holding past its end, as in `flat_sgd`;
+    normalize: bool [S]; step: int64 [1]; all on the device, the last of each holding past its end, as in `flat_sgd`;
     compute and ema may be None.
     Raises ValueError for buffers of other shapes and filters outside them.
     """
@@ -177,5 +177,5 @@ def muon_update(
     if norms.shape != (filters,):
         raise ValueError(f"norms has shape {list(norms.shape)}; allowed: [{filters}], one for each filter")
     torch.ops.fastcifar.muon_update(
-        *(weights, updates, compute, ema, norms, rates, normalise, step, layout, decay, ema_decay, ema_every)
+        *(weights, updates, compute, ema, norms, rates, normalize, step, layout, decay, ema_decay, ema_every)
     )

@@ -106,7 +106,7 @@ def _update_kernel(
     ema_ptr,  # float32 [length], or None
     norms_ptr,  # float32 [filters]
     rates_ptr,  # float32 [rates_length]
-    normalise_ptr,  # bool [flags_length]
+    normalize_ptr,  # bool [flags_length]
     step_ptr,  # int64 [1]
     layout_ptr,  # int32 [filters, 5]
     rates_length,
@@ -119,7 +119,7 @@ def _update_kernel(
     step = tl.load(step_ptr)
     rate = tl.load(rates_ptr + tl.minimum(step, rates_length - 1))
     factor = 1 - rate * decay
-    if tl.load(normalise_ptr + tl.minimum(step, flags_length - 1)) != 0:
+    if tl.load(normalize_ptr + tl.minimum(step, flags_length - 1)) != 0:
         rows = tl.load(layout_ptr + tl.program_id(1) * 5 + 1).to(tl.float32)
         norm = tl.load(norms_ptr + tl.program_id(1))
         factor *= tl.sqrt(rows) / tl.maximum(norm, 1e-12, propagate_nan=tl.PropagateNan.ALL)
@@ -174,7 +174,7 @@ def update_triton(
     ema: Tensor | None,
     norms: Tensor,
     rates: Tensor,
-    normalise: Tensor,
+    normalize: Tensor,
     step: Tensor,
     layout: Sequence[int],
     decay: float,
@@ -185,7 +185,7 @@ def update_triton(
     launch(
         _update_kernel,
         grid,
-        *(weights, updates, compute, ema, norms, rates.contiguous(), normalise, step),
-        *(_table(tuple(layout), weights.device), len(rates), len(normalise), decay, ema_decay, ema_every),
+        *(weights, updates, compute, ema, norms, rates.contiguous(), normalize, step),
+        *(_table(tuple(layout), weights.device), len(rates), len(normalize), decay, ema_decay, ema_every),
         **sizes,
     )

@@ -37,10 +37,10 @@ def new_record():
     from fastcifar.training.record import DatasetFacts, DeviceFacts, RunRecord, Versions
 
     def make(**fields) -> RunRecord:
-        colours = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+        colors = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
         made_up = {
             "recipe": Recipe(),
-            "dataset": DatasetFacts("cifar10", 50_000, 10_000, "0" * 64, 0, ("cat", "dog"), *colours, "a folder"),
+            "dataset": DatasetFacts("cifar10", 50_000, 10_000, "0" * 64, 0, ("cat", "dog"), *colors, "a folder"),
             "device": DeviceFacts("cpu", "an abacus", threads=1),
             "versions": Versions("3.12"),
             **{"subset": None, "seed": 0, "init": {"mode": "cold"}, "dtype": "float32", "history": ()},

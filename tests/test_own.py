@@ -59,7 +59,7 @@ class Diary(fastcifar.Listener):
 random = np.random.RandomState(0)
 y = random.randint(0, 3, 400)
 x = (random.rand(400, 32, 32, 3) * 0.5).astype(np.float32)
-x[np.arange(400), :, :, y] += 0.4  # a class is a colour
+x[np.arange(400), :, :, y] += 0.4  # a class is a color
 data = fastcifar.Dataset.from_arrays(x[:320], y[:320], x[320:], y[320:], classes=("red", "green", "blue"))
 diary = Diary()
 run = fastcifar.train(

@@ -49,7 +49,7 @@ def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:
         raise UserError(f"cannot read the first {FIRST:,} images in {folder}: {error}") from None
     if images.shape != (FIRST, 32, 32, 3) or labels.shape != (FIRST,) or labels.max() >= len(CIFAR10_CLASSES):
-        raise UserError(f"{folder} has {len(images):,} images of its first part; allowed: {FIRST:,}, labelled 0 to 9")
+        raise UserError(f"{folder} has {len(images):,} images of its first part; allowed: {FIRST:,}, labeled 0 to 9")
     return images, labels
 
 

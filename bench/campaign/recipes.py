@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
 """By name: a recipe and what is changed in it, by dotted names. speedrun94's own batches are small, for few operations,
 and may not fill a GPU: in larger ones it reached as much on held-out images (bench/results/speedrun94-search.jsonl)."""
 REST = ("speedrun95", "speedrun96", "warmstart-resnet18", "warmstart-mlp")
-"""Those that the smoke trains once, the last two briefly. warmstart-narrow's optimiser is torch's, and not captured."""
+"""Those that the smoke trains once, the last two briefly. warmstart-narrow's optimizer is torch's, and not captured."""
 MAIN = ("speedrun94", "davidnet")
 """Those whose steps are taken apart: convolutions and kernels at their shapes."""
 

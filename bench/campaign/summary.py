@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.campaign.campaign import OUTCOMES, Line, read_records
 from bench.peers.race import SIDES
-from fastcifar.report.statistics import summarise
+from fastcifar.report.statistics import summarize
 
 MOST_LINES = 60
 CLOCKS = {"time_seconds": "with the final evaluation", "train_seconds": "without the final evaluation"}
@@ -183,7 +183,7 @@ def _stage(record: Line) -> str:
 
 
 def _accuracy(runs: list[Line]) -> str:
-    accuracy = summarise([run["tta_accuracy"] for run in runs])
+    accuracy = summarize([run["tta_accuracy"] for run in runs])
     text = f"TTA accuracy {accuracy.mean:.2%}, n={accuracy.n}"
     if accuracy.interval:
         text += f", 95% interval {accuracy.interval[0]:.2%} to {accuracy.interval[1]:.2%}"
@@ -205,7 +205,7 @@ def _mean(runs: list[Line], clock: str) -> str:
     seconds = [run[clock] for run in runs if run.get(clock) is not None]
     if not seconds:
         return "-"
-    found = summarise(seconds)
+    found = summarize(seconds)
     return f"{found.mean:.3f} s" + ("" if found.std is None else f" ± {found.std:.3f} (n={found.n})")
 
 

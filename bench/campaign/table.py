@@ -23,14 +23,14 @@ from bench.campaign.summary import (
 )
 from bench.peers.race import SIDES
 from bench.program import new_parser, run_program
-from fastcifar.report.statistics import summarise
+from fastcifar.report.statistics import summarize
 from fastcifar.report.tables import Table
 
 PARTS = (
     ("convolutions", "xmma|convolve|ImplicitGemm|nhwcAddPadding|implicit_gemm|fprop|wgrad|dgrad|ReduceSplitK"),
-    ("pool, batch norm, activation", "_moments|_normalise|_slope_sums|_gradient_kernel"),
+    ("pool, batch norm, activation", "_moments|_normalize|_slope_sums|_gradient_kernel"),
     ("Newton-Schulz", "^_(step|gram|apply|small)_kernel"),
-    ("optimiser", "_direction|_momentum|_update_kernel|_flat_sgd|_flat_ema"),
+    ("optimizer", "_direction|_momentum|_update_kernel|_flat_sgd|_flat_ema"),
     ("images and whitening", "_augment|_whiten|GeluCUDA"),
     ("loss", "_cross_entropy"),
     ("gradients into flat buffers", "multi_tensor_apply"),
@@ -109,7 +109,7 @@ def _trainings(records: list[Line]) -> Table:
     rows = []
     for recipe, runs in grouped(records, "recipe").items():
         alone = undisturbed(runs)
-        accuracy = summarise([run["tta_accuracy"] for run in runs])
+        accuracy = summarize([run["tta_accuracy"] for run in runs])
         told = f"{accuracy.mean:.2%}"
         if accuracy.interval:
             told += f" ({accuracy.interval[0]:.2%} to {accuracy.interval[1]:.2%})"
@@ -193,7 +193,7 @@ def _place(record: Line) -> str:
 
 
 def _mean(values: list[float], unit: str, digits: int) -> str:
-    found = summarise(values)
+    found = summarize(values)
     return f"{found.mean:.{digits}f} {unit}" + ("" if found.std is None else f" ± {found.std:.{digits}f}")
 
 

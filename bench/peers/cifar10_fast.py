@@ -127,7 +127,7 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
 
 
 class PeerTrainer:
-    """Their network, loss, optimisers and moving average, in the dtype of the `whitening` filters `[27, 3, 3, 3]`;
+    """Their network, loss, optimizers and moving average, in the dtype of the `whitening` filters `[27, 3, 3, 3]`;
     `step(images, labels)` returns the mean loss."""
 
     def __init__(self, peer: types.ModuleType, recipe: Recipe, whitening: torch.Tensor, steps_per_epoch: int) -> None:
@@ -176,7 +176,7 @@ class PeerTrainer:
 
 
 class OurTrainer:
-    """Our model, loss, optimiser and moving average in `dtype`; `step(images, labels)` returns the mean loss."""
+    """Our model, loss, optimizer and moving average in `dtype`; `step(images, labels)` returns the mean loss."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, dtype: torch.dtype, total_steps: int) -> None:
         self.recipe = recipe

@@ -3,7 +3,7 @@
     python -m bench.peers.flops --checkouts DIR [--recipe speedrun94] [--save FILE]
 
 Theirs are built from their own source, on the meta device; how many steps they take, of what size and with and without
-a gradient of the whitening's bias, how their optimiser pads filters and how many views they evaluate are facts of their
+a gradient of the whitening's bias, how their optimizer pads filters and how many views they evaluate are facts of their
 programs, stated here with the batch. A multiply-add is two operations; elementwise work is not counted.
 """
 
@@ -43,7 +43,7 @@ class Training:
     bias_epochs: float
     """Epochs in which the whitening's bias has a gradient."""
     filters: Sequence[tuple[int, int]]
-    """The matrices that its optimiser orthogonalises, as it lays them out."""
+    """The matrices that its optimizer orthogonalizes, as it lays them out."""
     passes: float
     """Views of a test image that are evaluated."""
     sizes: Sequence[int] = (32,)
@@ -68,7 +68,7 @@ TRAININGS = {
 
 
 def count_peer(training: Training, checkouts: Path) -> tuple[float, float]:
-    """Operations of its training, optimiser included, and of its last evaluation. Raises UserError where the checkout
+    """Operations of its training, optimizer included, and of its last evaluation. Raises UserError where the checkout
     is not the one meant."""
     replace_torchvision()
     sys.argv = [str(checkouts / training.file)]  # they keep the text of the file named here
@@ -89,8 +89,8 @@ def count_peer(training: Training, checkouts: Path) -> tuple[float, float]:
     bias_steps = math.ceil(training.bias_epochs * steps_per_epoch)
     last = len(training.sizes) - 1
     kinds = Counter((training.sizes[min(step // steps_per_epoch, last)], step < bias_steps) for step in range(steps))
-    orthogonalising = _NEWTON_SCHULZ_STEPS * sum(2 * rows**2 * columns + rows**3 for rows, columns in training.filters)
-    macs = sum(count * step_macs(*kind) for kind, count in kinds.items()) + steps * orthogonalising
+    orthogonalizing = _NEWTON_SCHULZ_STEPS * sum(2 * rows**2 * columns + rows**3 for rows, columns in training.filters)
+    macs = sum(count * step_macs(*kind) for kind, count in kinds.items()) + steps * orthogonalizing
     return 2.0 * macs, 2.0 * view * training.passes * _TEST_IMAGES
 
 

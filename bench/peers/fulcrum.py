@@ -94,7 +94,7 @@ class E5:
         module, hyp = self.module, self.module.hyp
         model = module.Model().to(self.harness.device, memory_format=torch.channels_last)
         loader = module.CifarLoader("cifar10", batch_size=hyp["batch_size"], aug=hyp["aug"])
-        next(iter(loader))  # keeps the normalised and padded images, which by their rule is no part of a training
+        next(iter(loader))  # keeps the normalized and padded images, which by their rule is no part of a training
         steps = {name: ceil(hyp[name] * len(loader)) for name in ("train_epochs", "decay_epochs", "whiten_bias_epochs")}
         return model, {
             "optimizers": module.make_optimizers(model, steps["decay_epochs"]),

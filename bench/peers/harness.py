@@ -153,7 +153,7 @@ class Event:
         self._harness._running = self
 
     def elapsed_time(self, end: Event) -> float:
-        """Milliseconds from this event to `end`. They call it after synchronising, at the end of what they time."""
+        """Milliseconds from this event to `end`. They call it after synchronizing, at the end of what they time."""
         seconds = _between(self.mark, end.mark)
         self._harness.own_seconds += seconds
         self._harness.seconds += time.perf_counter() - self.at

@@ -14,7 +14,7 @@ from bench.peers.source import Shims, load_module, replace_torchvision
 
 SHIMS: Shims = [
     ("if not os.path.exists(hyp['misc']['data_location']):", "if False:"),
-    ("torch.load(hyp['misc']['data_location'])", "_normalised()"),
+    ("torch.load(hyp['misc']['data_location'])", "_normalized()"),
     ("torch.cuda.Event(", "_harness.Event("),
     ("              current_steps += 1\n", "              current_steps += 1\n              _harness.step_done()\n"),
 ]
@@ -35,7 +35,7 @@ def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
     on_cpu = harness.device.type == "cpu"
     shims = [*SHIMS, *ON_CPU] if on_cpu else SHIMS
     dtype = torch.bfloat16 if on_cpu else torch.float16
-    namespace = {"_harness": harness, "_normalised": lambda: normalised(harness, dtype)}
+    namespace = {"_harness": harness, "_normalized": lambda: normalized(harness, dtype)}
     module = load_module(path, shims, "hlb_cifar10", namespace)
     everything = module.data  # its training images are padded already
 
@@ -49,7 +49,7 @@ def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
     return train
 
 
-def normalised(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
+def normalized(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
     """The `data.pt` that they make on a first run: images `[N, 3, 32, 32]` of mean 0 and standard deviation 1 over the
     training images, and labels as one-hot vectors, both in `dtype`."""
     train = harness.dataset.train.images.permute(0, 3, 1, 2).float() / 255

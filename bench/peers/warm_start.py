@@ -44,7 +44,7 @@ def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
 
 
 class Images:
-    """Labelled images as torchvision's CIFAR10 hands them out: one at a time, from the host's memory, transformed."""
+    """Labeled images as torchvision's CIFAR10 hands them out: one at a time, from the host's memory, transformed."""
 
     def __init__(self, harness: Harness, train: bool, transform: Callable) -> None:
         split = harness.split(train)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from fastcifar.report import Summary, summarise
+from fastcifar.report import Summary, summarize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -173,7 +173,7 @@ def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
     return "  ".join([_accuracies(record.recipe, record.accuracy, record.tta_accuracy), times, *remarks])
 
 
-_SUMMARISED: dict[str, Callable[[RunRecord], float | None]] = {
+_SUMMARIZED: dict[str, Callable[[RunRecord], float | None]] = {
     "accuracy": lambda record: record.accuracy,
     "tta_accuracy": lambda record: record.tta_accuracy,
     "train_seconds": lambda record: record.train_seconds,
@@ -183,8 +183,8 @@ _SUMMARISED: dict[str, Callable[[RunRecord], float | None]] = {
 
 def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:
     """What the runs say together, by the key of run.json; without accuracies where the test images have no labels."""
-    found = {key: [value for record in records if (value := of(record)) is not None] for key, of in _SUMMARISED.items()}
-    return {key: summarise(values) for key, values in found.items() if values}
+    found = {key: [value for record in records if (value := of(record)) is not None] for key, of in _SUMMARIZED.items()}
+    return {key: summarize(values) for key, values in found.items() if values}
 
 
 def summary_table(records: Sequence[RunRecord]) -> str:

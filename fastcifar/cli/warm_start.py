@@ -32,7 +32,7 @@ usage: fastcifar warm-start half|table|online [OPTIONS]
 The experiments of "On Warm-Starting Neural Network Training" (Ash and Adams 2020). Finished runs are kept: the same
 command again goes on where it was, and with a larger --runs adds seeds.
 
-  half      half of the images first, then all: warm start, random initialisation, shrink and perturb
+  half      half of the images first, then all: warm start, random initialization, shrink and perturb
   table     the same for every network and optimizer, beside the paper's accuracies
   online    1,000 images more each round: training time and test accuracy
 

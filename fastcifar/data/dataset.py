@@ -1,4 +1,4 @@
-"""`Split` and `Dataset`: labelled images that live on one device, and the parts that are cut from them."""
+"""`Split` and `Dataset`: labeled images that live on one device, and the parts that are cut from them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HOLDOUT_SEED = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabelled image, on one device. Raises
+    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabeled image, on one device. Raises
     UserError for other tensors."""
 
     images: torch.Tensor
@@ -62,7 +62,7 @@ class Split:
         return height
 
     @property
-    def labelled(self) -> torch.Tensor:
+    def labeled(self) -> torch.Tensor:
         """Which images have a label: bool `[N]`."""
         return self.labels >= 0
 
@@ -80,7 +80,7 @@ class Split:
 class Dataset:
     """A training and a test split, perhaps one for validation, and what there is to know about them.
 
-    Images of the test and the validation split may be unlabelled. Raises UserError for labels that name no class.
+    Images of the test and the validation split may be unlabeled. Raises UserError for labels that name no class.
     """
 
     name: str
@@ -90,7 +90,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Red, green, blue of the training images, in 0..255 units; what batches are normalised with."""
+    """Red, green, blue of the training images, in 0..255 units; what batches are normalized with."""
     sha256: str
     """Of all whole splits as loaded (`fingerprint`), whatever was held out or left away since."""
     source: str
@@ -109,7 +109,7 @@ class Dataset:
             low, high = (bound.item() for bound in split.labels.cpu().aminmax())
             last = len(self.classes) - 1
             if low < least or high > last:
-                allowed = f"{least} to {last}" + (", -1 being unlabelled" if least else "")
+                allowed = f"{least} to {last}" + (", -1 being unlabeled" if least else "")
                 raise UserError(f"the {name} labels are {low} to {high} of {last + 1} classes; allowed: {allowed}")
 
     def __repr__(self) -> str:
@@ -137,7 +137,7 @@ class Dataset:
         Args:
             x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`;
                 integers from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
-            y, y_test, y_val: labels, integers `[N]` from 0; of the test and validation images also -1 for an unlabelled
+            y, y_test, y_val: labels, integers `[N]` from 0; of the test and validation images also -1 for an unlabeled
                 one, or None, where all are.
             classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
             mean, std: of red, green and blue, in 0..255 units; those of the training images unless given.
@@ -188,7 +188,7 @@ class Dataset:
     ) -> Dataset:
         """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice, and under
         "of" the one before, if these are some of its images. With `classes` the test and validation splits too keep
-        these alone, and no unlabelled images; labels and the number of classes stay as they are."""
+        these alone, and no unlabeled images; labels and the number of classes stay as they are."""
         for label in classes or ():
             if not 0 <= label < len(self.classes):
                 raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
@@ -270,11 +270,11 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 def describe(dataset: Dataset) -> dict[str, object]:
     """What there is to know about a dataset, ready for JSON; mean and std are measured on the training split as it is
-    now, counts are per class, of labelled images. Without a validation split its entries are None."""
+    now, counts are per class, of labeled images. Without a validation split its entries are None."""
     mean, std = channel_statistics(dataset.train.images)
 
     def counts(split: Split) -> list[int]:
-        return torch.bincount(split.labels[split.labelled], minlength=len(dataset.classes)).tolist()
+        return torch.bincount(split.labels[split.labeled], minlength=len(dataset.classes)).tolist()
 
     val = dataset.val
     return {

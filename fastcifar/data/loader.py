@@ -14,7 +14,7 @@ from fastcifar.recipes.transforms import TransformConfig
 
 
 class Loader:
-    """Iterates over one epoch's `(images, labels)`: images `[B, 3, H, W]` of `dtype`, channels-last and normalised, and
+    """Iterates over one epoch's `(images, labels)`: images `[B, 3, H, W]` of `dtype`, channels-last and normalized, and
     labels int64 `[B]`, both on the split's device. Each new iteration is the next epoch.
 
         for images, labels in Loader(dataset.train, batch_size=512, mean=dataset.mean, std=dataset.std): ...

@@ -37,7 +37,7 @@ class EpochPlan:
     cutouts: torch.Tensor | None
     """int32 `[n, 4]`: top, left, height, width of the square cut out of the cropped and flipped image; None: none."""
     jitter: torch.Tensor | None
-    """float32 `[n, 2]`: what `kernels.augment` adds to normalised pixels and, before that, multiplies them by; None:
+    """float32 `[n, 2]`: what `kernels.augment` adds to normalized pixels and, before that, multiplies them by; None:
     nothing."""
     size: int
     """Side of the crops in pixels."""
@@ -74,7 +74,7 @@ class EpochPlan:
         stream of its own, so that switching one off leaves the others as they are. A crop is uniform over its (image
         size - size + 2 crop + 1)^2 places. A cutout lies wholly inside the crop (as Page's; DeVries and Taylor's may
         overlap the edge). Alternating flips mirror a random half of the images in epoch 0 and the other half in epoch
-        1, in turn (Jordan, airbench, 2024). Brightness b and contrast c make a normalised value x into (x + b) * c
+        1, in turn (Jordan, airbench, 2024). Brightness b and contrast c make a normalized value x into (x + b) * c
         (hiverge, 2025).
         Raises UserError for a crop or cutout that `image_size` or `size` does not hold, for an epoch or a seed outside
         its range, and for no or more visited images than `count`.
@@ -216,7 +216,7 @@ class Batch:
         size: int | None = None,
     ) -> torch.Tensor:
         """Return the batch out of `images`, uint8 `[N, H, W, 3]`, as the plan says: `[B, 3, size, size]` of `dtype`,
-        channels-last, normalised by `mean` and `std` (0 to 255 units). `size` is the plan's unless given.
+        channels-last, normalized by `mean` and `std` (0 to 255 units). `size` is the plan's unless given.
 
         Raises UserError for a transform that makes anything else of a batch than as many images of the same sides."""
         plan = self.plan
@@ -287,6 +287,6 @@ def _stream(seed: int, purpose: int, epoch: int, *kind: int) -> torch.Generator:
 
 
 def derived_seed(seed: int, *stream: int) -> int:
-    """Return the seed of one of the streams of `seed`. It is hashed: neighbours must not make like streams, and a
+    """Return the seed of one of the streams of `seed`. It is hashed: neighbors must not make like streams, and a
     generator seeded with `seed` itself, as a model's may be, must not make this one."""
     return int(np.random.SeedSequence([seed % 2**64, *stream]).generate_state(1, np.uint64)[0])

@@ -16,7 +16,7 @@ def make_synthetic(train_size: int = 10_000, test_size: int = 2_000, seed: int =
     """Images uint8 `[N, 32, 32, 3]` of ten classes, every class as often as the others to within one.
 
     A class is a smooth random pattern. An image shows it shifted by up to four pixels, mirrored or not, mixed with the
-    pattern of another class, which is weaker but in some images not by much, under noise. Its mean colour says nothing.
+    pattern of another class, which is weaker but in some images not by much, under noise. Its mean color says nothing.
     Integers only, from a frozen random stream: the same bytes on every machine.
     """
     random = np.random.RandomState(seed)

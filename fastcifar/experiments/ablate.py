@@ -20,7 +20,7 @@ from fastcifar.experiments.settings import describe_data, kept_in
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.tricks import TTA, choose_tricks
-from fastcifar.report import Summary, Table, counted, percent, points, summarise
+from fastcifar.report import Summary, Table, counted, percent, points, summarize
 from fastcifar.training import RunRecord
 
 FULL = "full"
@@ -69,15 +69,15 @@ class Ablation:
         """What changes without `trick`."""
         off = self.off[trick]
         if trick == TTA:
-            accuracy = summarise([known(run.accuracy) - known(run.tta_accuracy) for run in self.full])
+            accuracy = summarize([known(run.accuracy) - known(run.tta_accuracy) for run in self.full])
             return Worth(trick, off, accuracy, None, None, 0)
         outcomes = zip(self.full, self.outcomes[trick], strict=True)
         pairs = [(full, without) for full, without in outcomes if isinstance(without, RunRecord)]
         diverged = self.n - len(pairs)
         if not pairs:
             return Worth(trick, off, None, None, None, diverged)
-        accuracy = summarise([known(without.tta_accuracy) - known(full.tta_accuracy) for full, without in pairs])
-        loss = summarise([known(without.tta_loss) - known(full.tta_loss) for full, without in pairs])
+        accuracy = summarize([known(without.tta_accuracy) - known(full.tta_accuracy) for full, without in pairs])
+        loss = summarize([known(without.tta_loss) - known(full.tta_loss) for full, without in pairs])
         time = sum(without.train_seconds for _, without in pairs) / sum(full.train_seconds for full, _ in pairs)
         return Worth(trick, off, accuracy, loss, time, diverged)
 
@@ -86,9 +86,9 @@ class Ablation:
         full = {
             "arm": FULL,
             "n": self.n,
-            "accuracy": dataclasses.asdict(summarise([known(run.tta_accuracy) for run in self.full])),
-            "loss": dataclasses.asdict(summarise([known(run.tta_loss) for run in self.full])),
-            "train_seconds": dataclasses.asdict(summarise([run.train_seconds for run in self.full])),
+            "accuracy": dataclasses.asdict(summarize([known(run.tta_accuracy) for run in self.full])),
+            "loss": dataclasses.asdict(summarize([known(run.tta_loss) for run in self.full])),
+            "train_seconds": dataclasses.asdict(summarize([run.train_seconds for run in self.full])),
         }
         return [full, *({"arm": f"no-{trick}", **dataclasses.asdict(self.worth(trick))} for trick in self.off)]
 
@@ -96,7 +96,7 @@ class Ablation:
         """The tricks, that without which the most accuracy is lost first."""
         worths = [self.worth(trick) for trick in self.off]
         worths.sort(key=lambda worth: worth.accuracy.mean if worth.accuracy else float("-inf"))
-        rows = [(FULL, percent(summarise([known(run.tta_accuracy) for run in self.full])), "", "1.000")]
+        rows = [(FULL, percent(summarize([known(run.tta_accuracy) for run in self.full])), "", "1.000")]
         for worth in worths:
             accuracy = "diverged" if worth.accuracy is None else points(worth.accuracy)
             if worth.accuracy and worth.diverged:

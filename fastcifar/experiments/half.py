@@ -18,7 +18,7 @@ from fastcifar.experiments.runs import OnProgress, Runs, phase_seed
 from fastcifar.experiments.settings import check_fraction, check_seeds, describe, first_size, kept_in, paired, summary
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarise
+from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarize
 from fastcifar.start import ColdStart, ShrinkPerturb, WarmStart
 from fastcifar.training import EpochRow, RunRecord, Trainer
 
@@ -110,10 +110,10 @@ class HalfResult:
         arms = [
             (
                 arm,
-                percent(summarise(self.test_accuracies(arm))),
-                percent(summarise(self.train_accuracies(arm))),
-                f"{summarise([record.epochs for record in self.records[arm]]).mean:.4g}",
-                seconds(summarise([record.train_seconds for record in self.records[arm]])),
+                percent(summarize(self.test_accuracies(arm))),
+                percent(summarize(self.train_accuracies(arm))),
+                f"{summarize([record.epochs for record in self.records[arm]]).mean:.4g}",
+                seconds(summarize([record.train_seconds for record in self.records[arm]])),
             )
             for arm in ARMS
         ]
@@ -151,7 +151,7 @@ class HalfResult:
             for arm, color, label in (
                 (FIRST, 0, ""),
                 (WARM, 0, f"{self.settings['fraction']:.0%} of the images, then all: warm start"),
-                (COLD, 1, "all images: random initialisation"),
+                (COLD, 1, "all images: random initialization"),
                 (SHRINK, 2, "all images: shrink and perturb"),
             ):
                 lines += _lines(self.records[arm], column, 0 if arm == FIRST else longest, color, label)

@@ -18,7 +18,7 @@ from fastcifar.experiments.runs import OnProgress, Runs, phase_seed
 from fastcifar.experiments.settings import check_seeds, describe, kept_in, paired, summary
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import Recipe
-from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarise
+from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarize
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 from fastcifar.training import RunRecord, Trainer
 
@@ -92,8 +92,8 @@ class OnlineResult:
         rows = [
             (
                 f"{size:,}",
-                *(percent(summarise(self.test_accuracies(arm, number))) for arm in ARMS),
-                *(seconds(summarise([record.train_seconds for record in self.records[arm][number]])) for arm in ARMS),
+                *(percent(summarize(self.test_accuracies(arm, number))) for arm in ARMS),
+                *(seconds(summarize([record.train_seconds for record in self.records[arm][number]])) for arm in ARMS),
             )
             for number, size in enumerate(self.sizes)
         ]
@@ -101,8 +101,8 @@ class OnlineResult:
         totals = [
             (
                 arm,
-                seconds(summarise(self.train_seconds(arm))),
-                percent(summarise(self.test_accuracies(arm))),
+                seconds(summarize(self.train_seconds(arm))),
+                percent(summarize(self.test_accuracies(arm))),
                 str(self.unfinished(arm)),
             )
             for arm in ARMS
@@ -127,7 +127,7 @@ class OnlineResult:
             reached = [[100 * known(record.accuracy) for record in records] for records in rounds]
             took = [[record.train_seconds for record in records] for records in rounds]
             for values, lines in ((reached, accuracy), (took, time)):
-                found = list(map(summarise, values))
+                found = list(map(summarize, values))
                 y = [summary.mean for summary in found]
                 ends = [summary.interval for summary in found]
                 lines.append(Line(self.sizes, y, color, arm, intervals=ends))

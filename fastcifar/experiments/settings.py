@@ -15,7 +15,7 @@ from fastcifar.data import Dataset
 from fastcifar.errors import UserError
 from fastcifar.experiments.runs import SEEDS
 from fastcifar.recipes import Recipe
-from fastcifar.report import Summary, summarise
+from fastcifar.report import Summary, summarize
 from fastcifar.start import check_factors
 from fastcifar.training import resolve_device
 
@@ -55,7 +55,7 @@ def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any
     """What of the data and the device decides the runs, ready for JSON. Raises UserError for a test split without
     labels, of which an experiment has nothing to say."""
     if (dataset.test.labels < 0).all():
-        raise UserError(f"no test image of {dataset.name} has a label; allowed: an experiment on labelled ones")
+        raise UserError(f"no test image of {dataset.name} has a label; allowed: an experiment on labeled ones")
     return {
         "dataset": dataset.name,
         "sha256": dataset.sha256,
@@ -99,9 +99,9 @@ def kept_in(folder: str | Path | None) -> Iterator[Path]:
 
 def paired(values: Sequence[float], others: Sequence[float]) -> Summary:
     """Mean and interval of the differences of two results for each seed."""
-    return summarise([value - other for value, other in zip(values, others, strict=True)])
+    return summarize([value - other for value, other in zip(values, others, strict=True)])
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """n, mean, standard deviation and 95% interval of `values`, and these, ready for JSON."""
-    return {**dataclasses.asdict(summarise(values)), "values": list(values)}
+    return {**dataclasses.asdict(summarize(values)), "values": list(values)}

@@ -1,4 +1,4 @@
-"""Random, warm and shrink-perturbed starts for every network and optimiser (Ash and Adams 2020, table 1)."""
+"""Random, warm and shrink-perturbed starts for every network and optimizer (Ash and Adams 2020, table 1)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastcifar.experiments.runs import OnProgress, Runs
 from fastcifar.experiments.settings import check_fraction, check_seeds, describe, kept_in
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import OPTIMIZERS, NetworkConfig, Recipe, change, network_of
-from fastcifar.report import Figure, Line, Table, counted, percent, points, summarise
+from fastcifar.report import Figure, Line, Table, counted, percent, points, summarize
 
 PAPER = {
     ("cifar10", "resnet18", "sgd"): (0.562, 0.517),
@@ -26,7 +26,7 @@ PAPER = {
     ("cifar10", "mlp", "sgd"): (0.390, 0.374),
     ("cifar10", "mlp", "adam"): (0.394, 0.361),
 }
-"""What the paper's table 1 says of a dataset, network and optimiser: accuracy after a random and after a warm start."""
+"""What the paper's table 1 says of a dataset, network and optimizer: accuracy after a random and after a warm start."""
 _OPTIMIZERS: Mapping[str, float | None] = MappingProxyType({"sgd": None, "Adam": None})
 
 
@@ -37,7 +37,7 @@ class TableResult:
     settings: dict[str, Any]
     seeds: tuple[int, ...]
     cells: dict[tuple[str, str], HalfResult]
-    """By network and optimiser, as in ("resnet18", "Adam")."""
+    """By network and optimizer, as in ("resnet18", "Adam")."""
 
     def paper(self, network: str, optimizer: str) -> tuple[float, float] | None:
         """The paper's accuracies, cold and warm, where it has this combination."""
@@ -63,7 +63,7 @@ class TableResult:
         warm start, and their difference; means over the seeds."""
         found = {}
         for (network, optimizer), result in self.cells.items():
-            cold, warm = (100 * summarise(result.test_accuracies(arm)).mean for arm in (COLD, WARM))
+            cold, warm = (100 * summarize(result.test_accuracies(arm)).mean for arm in (COLD, WARM))
             name = "-".join((network.removesuffix("18"), optimizer.lower(), self.settings["dataset"]))
             found[name] = [cold, warm, cold - warm]
         return found
@@ -76,7 +76,7 @@ class TableResult:
             rows.append(
                 (
                     f"{network} {optimizer}",
-                    *(percent(summarise(result.test_accuracies(arm))) for arm in (COLD, WARM, SHRINK)),
+                    *(percent(summarize(result.test_accuracies(arm))) for arm in (COLD, WARM, SHRINK)),
                     points(result.test_difference(COLD, WARM)),
                     points(result.train_difference(COLD, WARM)),
                     f"{100 * paper[0]:.1f} / {100 * paper[1]:.1f}" if paper else "-",
@@ -96,7 +96,7 @@ class TableResult:
         lines = []
         for place, arm in enumerate((COLD, WARM, SHRINK)):
             percents = [[100 * share for share in result.test_accuracies(arm)] for result in self.cells.values()]
-            found = list(map(summarise, percents))
+            found = list(map(summarize, percents))
             lines.append(
                 Line(
                     [number + 0.12 * (place - 1) for number in range(len(found))],
@@ -108,7 +108,7 @@ class TableResult:
                 )
             )
         names = tuple(f"{network}\n{optimizer}" for network, optimizer in self.cells)
-        return {"accuracy": Figure("network and optimiser", "test accuracy (%)", tuple(lines), ticks=names)}
+        return {"accuracy": Figure("network and optimizer", "test accuracy (%)", tuple(lines), ticks=names)}
 
 
 def table(

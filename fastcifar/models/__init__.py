@@ -40,7 +40,7 @@ def build_model(
     own: Callable[[int], nn.Module] | None = None,
     sides: Sequence[int] = (32,),
 ) -> Network:
-    """Build the network that `recipe.network` describes, freshly initialised from torch's global generator, on the CPU
+    """Build the network that `recipe.network` describes, freshly initialized from torch's global generator, on the CPU
     in float32.
 
     `own`, a class or function of the number of classes that gives a module, builds one in its place. That module, and

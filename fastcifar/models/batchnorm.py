@@ -1,4 +1,4 @@
-"""Ghost batch norm fused with its neighbours: pooling before it, the activation and a residual sum after it."""
+"""Ghost batch norm fused with its neighbors: pooling before it, the activation and a residual sum after it."""
 
 from __future__ import annotations
 

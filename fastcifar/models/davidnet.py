@@ -14,7 +14,7 @@ from fastcifar.recipes.networks.davidnet import DavidNetConfig
 
 
 class DavidNet(Network[DavidNetConfig]):
-    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
+    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`.
 
     Stem: frozen 3x3 patch whitening to 27 channels, 1x1 convolution to 64, ghost batch norm, CELU. Three layers of 128,
     256 and 512 channels: 3x3 convolution, 2x2 max-pool, ghost batch norm, CELU; the first and third with a residual

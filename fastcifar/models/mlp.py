@@ -12,7 +12,7 @@ PIXELS = 3 * 32 * 32
 
 
 class MLP(Network[MLPConfig]):
-    """Images `[N, 3, 32, 32]`, normalised, to logits `[N, classes]`: linear layers with ReLU between them.
+    """Images `[N, 3, 32, 32]`, normalized, to logits `[N, classes]`: linear layers with ReLU between them.
 
     The pixels are read as they lie in memory, in the order (row, column, channel). Initial values are torch's own for
     linear layers: uniform, up to 1 / sqrt(inputs), for weights and biases.

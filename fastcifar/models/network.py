@@ -10,16 +10,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-CENTRED = (127.5, 127.5, 127.5)
+CENTERED = (127.5, 127.5, 127.5)
 
 Config = TypeVar("Config")
 
 
 class Network(nn.Module, ABC, Generic[Config]):
-    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`.
+    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`.
 
     `config` says what is built, by default a `config_class` with its defaults. `mean` and `std` (0 to 255 units) say
-    what its input was normalised with: `evaluate` reads them. `head` is the name of the classifier, the one layer whose
+    what its input was normalized with: `evaluate` reads them. `head` is the name of the classifier, the one layer whose
     shape depends on the classes. `frozen_from` names the parameters that train at first and are frozen later, each with
     the epoch (a float, counted from 0) from which on it is. Initial values come from torch's global generator.
     """
@@ -39,8 +39,8 @@ class Network(nn.Module, ABC, Generic[Config]):
         self,
         config: Config | None = None,
         classes: int = 10,
-        mean: Sequence[float] = CENTRED,
-        std: Sequence[float] = CENTRED,
+        mean: Sequence[float] = CENTERED,
+        std: Sequence[float] = CENTERED,
     ) -> None:
         super().__init__()
         self.config: Config = self.config_class() if config is None else config

@@ -13,7 +13,7 @@ from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
 
 class ResNet18(Network[ResNet18Config]):
-    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 8.
+    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`; H and W are at least 8.
 
     A stem and four layers of two `BasicBlock`s, of 1, 2, 4 and 8 times `width` channels, each layer after the first at
     half the resolution; global mean, linear. Stem "imagenet" is torchvision's, a 7x7 convolution of stride 2 and a 3x3

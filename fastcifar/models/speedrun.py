@@ -17,7 +17,7 @@ _ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
 
 
 class SpeedrunNet(Network[SpeedrunConfig]):
-    """Images `[N, 3, H, W]`, normalised, to logits `[N, classes]`; H and W are at least 16.
+    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`; H and W are at least 16.
 
     Frozen 2x2 patch whitening without padding to 12 filters and their negatives, a bias that trains for some epochs,
     GELU. Three blocks, by default of 64, 256 and 256 channels: 3x3 convolution, 2x2 max-pool, batch norm, GELU, 3x3

@@ -19,7 +19,7 @@ _CHUNK = 500
 class PatchWhitening(nn.Conv2d):
     """A frozen `size` x `size` convolution from `channels` to channels * size**2 outputs.
 
-    `fit` computes the filters: the eigenvectors of the uncentred second moment of all patches, each divided by
+    `fit` computes the filters: the eigenvectors of the uncentered second moment of all patches, each divided by
     sqrt(eigenvalue + eps), so that the covariance of its outputs is diag(eigenvalue / (eigenvalue + eps)). With
     `negatives` each filter's negative follows them all, twice as many outputs (airbench). `padding` None is "same"
     padding for an odd `size`; `bias` adds a trained bias, at first 0.
@@ -46,7 +46,7 @@ class PatchWhitening(nn.Conv2d):
 
     @torch.no_grad()
     def fit(self, images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set the filters from `images`, uint8 `[N, H, W, C]`, normalised by `mean` and `std` (0 to 255 units)."""
+        """Set the filters from `images`, uint8 `[N, H, W, C]`, normalized by `mean` and `std` (0 to 255 units)."""
         moment = patch_second_moment(images, mean, std, self.kernel_size[0])
         filters = whitening_filters(moment, self.eps)
         if self.negatives:
@@ -77,8 +77,8 @@ class PatchWhitening(nn.Conv2d):
 
 
 def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], size: int) -> torch.Tensor:
-    """The uncentred second moment, float64 `[D, D]` on the CPU, D = C * size**2, of all `size` x `size` patches of the
-    normalised uint8 `images` `[N, H, W, C]`, divided by the number of patches less one; D in the order (C, row,
+    """The uncentered second moment, float64 `[D, D]` on the CPU, D = C * size**2, of all `size` x `size` patches of the
+    normalized uint8 `images` `[N, H, W, C]`, divided by the number of patches less one; D in the order (C, row,
     column)."""
     height, width, channels = images.shape[1:]
     tall, wide = height - size + 1, width - size + 1  # a patch's places down and across

@@ -1,4 +1,4 @@
-"""Flat buffers and the optimisers that work on them; and some of the latter for anybody's parameters.
+"""Flat buffers and the optimizers that work on them; and some of the latter for anybody's parameters.
 
 Over flat buffers, by `build_optimizer`, which imports the one that a recipe names: `FlatSGD`, `FlatMuon`, `FlatLARS`
 and `TorchOptimizer`, and around any of these `FlatLookahead`. Alone, as torch's own are used: `SGD`, `LARS` and `Muon`.

@@ -1,6 +1,6 @@
 """Flat buffers: all trained weights of a network in one tensor per group, its parameters being views into them.
 
-The optimiser step, the moving average, a reset for the next run or a checkpoint is then one operation per group instead
+The optimizer step, the moving average, a reset for the next run or a checkpoint is then one operation per group instead
 of one per parameter.
 """
 
@@ -30,8 +30,8 @@ class FlatGroup:
     `weights`: master copy, float32 (float64 where that is the compute dtype); `compute`: what the network's parameters
     view, `weights` itself where the dtypes agree; `grads`: gradients in the compute dtype, viewed by every parameter's
     `.grad`, or with `wide_gradients` like `weights`, `.grad` being left alone; `gradients`: a view of them for each
-    parameter; `velocity` and `ema`: the optimiser's, like `weights`. `steps`: how many steps it trains for where that
-    is not the whole training, which is for the trainer to say before it builds the optimiser. `spans`: where in the
+    parameter; `velocity` and `ema`: the optimizer's, like `weights`. `steps`: how many steps it trains for where that
+    is not the whole training, which is for the trainer to say before it builds the optimizer. `spans`: where in the
     buffers each parameter lies, with the gap behind it.
     """
 
@@ -54,7 +54,7 @@ class FlatGroup:
 
     @property
     def trains(self) -> bool:
-        """Whether it trains now; while it does not, an optimiser leaves its weights as they are."""
+        """Whether it trains now; while it does not, an optimizer leaves its weights as they are."""
         return self.parameters[0].requires_grad
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
@@ -62,7 +62,7 @@ class FlatGroup:
         return _views(buffer, self.parameters)
 
     def runs(self, select: Callable[[nn.Parameter], bool]) -> list[slice]:
-        """The stretches of the buffers that hold the parameters for which `select` is true, neighbours as one."""
+        """The stretches of the buffers that hold the parameters for which `select` is true, neighbors as one."""
         runs: list[slice] = []
         for parameter, span in zip(self.parameters, self.spans, strict=True):
             if select(parameter):
@@ -72,7 +72,7 @@ class FlatGroup:
 
     @torch.no_grad()
     def load(self, weights: torch.Tensor) -> None:
-        """Start afresh from flat `weights` [P]: optimiser state zero, average equal to the weights."""
+        """Start afresh from flat `weights` [P]: optimizer state zero, average equal to the weights."""
         self.weights.copy_(weights)
         self.ema.copy_(weights)
         self.velocity.zero_()
@@ -270,7 +270,7 @@ def _split(tensor: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of master weights, optimiser state and statistics beside a compute `dtype`: float32, or wider if that
+    """The dtype of master weights, optimizer state and statistics beside a compute `dtype`: float32, or wider if that
     is."""
     return torch.promote_types(dtype, torch.float32)
 

@@ -1,4 +1,4 @@
-"""Muon: momentum whose every matrix is orthogonalised before it is applied (Jordan 2024, kellerjordan.github.io/posts/
+"""Muon: momentum whose every matrix is orthogonalized before it is applied (Jordan 2024, kellerjordan.github.io/posts/
 muon), over flat buffers and alone."""
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
 
     Filters are matrices W [out, in * height * width], G the gradient, V the momentum, m = `momentum`, s the schedule:
         V <- m V + G;  W <- W * sqrt(out) / |W| in the steps of `norm_every`;  W <- (1 - s * filter_decay) W;
-        W <- W - s * lr * orthogonalised(G + m V)
-    Orthogonalising is `newton_schulz` in the network's compute dtype. All else, with m = `sgd_momentum` and the peak
+        W <- W - s * lr * orthogonalized(G + m V)
+    Orthogonalizing is `newton_schulz` in the network's compute dtype. All else, with m = `sgd_momentum` and the peak
     rate r = `head_lr` for matrices, `bias_lr` for biases and scales:
         g = dloss/dw + weight_decay / r * w;  v <- m v + g;  w <- w - s * r * (g + m v)
     So either decay is the share of a weight that a step at the peak rate removes, `weight_decay` before momentum.
@@ -36,8 +36,8 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
-        normalising = normalising_steps(self.config, total_steps)
-        self._normalising = torch.tensor(normalising, device=flat.statistics.device)
+        normalizing = normalizing_steps(self.config, total_steps)
+        self._normalizing = torch.tensor(normalizing, device=flat.statistics.device)
         if self.config.overlap and recipe.compile == "off":  # a compiled network's backward pass is one piece
             flat.divide()
         self._above = [_Filters(group, flat.dtype, flat.is_above) for group in flat.groups]
@@ -116,7 +116,7 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
             filters.updates,
             None if group.compute is group.weights else group.compute,
             group.ema if self.recipe.ema.decay else None,
-            *(norms, rates, self._normalising, self.count, filters.layout),
+            *(norms, rates, self._normalizing, self.count, filters.layout),
             decay=config.filter_decay / config.lr,
             **self.average_settings(),
         )
@@ -150,9 +150,9 @@ class Muon(torch.optim.Optimizer):
     """Muon for any parameters of two or more dimensions, taken as matrices [size of the first, all others].
 
     V <- momentum V + G; W <- W * sqrt(rows) / |W| every `norm_every` steps (0: never); W <- (1 - lr * weight_decay) W;
-    W <- W - lr * orthogonalised(G + momentum V), without `nesterov` orthogonalised(V). Matrices of equal shape go
+    W <- W - lr * orthogonalized(G + momentum V), without `nesterov` orthogonalized(V). Matrices of equal shape go
     through Newton-Schulz together, in `dtype` (unless given, their own; bfloat16 is enough and fast). Biases and scales
-    need another optimiser. Raises UserError for a setting out of range or a parameter that is no matrix.
+    need another optimizer. Raises UserError for a setting out of range or a parameter that is no matrix.
     """
 
     def __init__(
@@ -197,7 +197,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _direction(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        """What is orthogonalised next, momentum and the step count brought up to date."""
+        """What is orthogonalized next, momentum and the step count brought up to date."""
         state, momentum = self.state[parameter], group["momentum"]
         if not state:
             state["step"], state["momentum_buffer"] = 0, torch.zeros_like(parameter)
@@ -213,8 +213,8 @@ def norm_factor(weight: torch.Tensor) -> torch.Tensor:
     return len(weight) ** 0.5 / torch.linalg.vector_norm(weight).clamp_min(1e-12)
 
 
-def normalising_steps(config: MuonConfig, total_steps: int) -> list[bool]:
-    """Whether each step normalises the filters: `norm_every` steps after the last that did, and up to `norm_growth`
+def normalizing_steps(config: MuonConfig, total_steps: int) -> list[bool]:
+    """Whether each step normalizes the filters: `norm_every` steps after the last that did, and up to `norm_growth`
     more towards the end."""
     flags, last = [], 0
     for step in range(1, total_steps + 1):

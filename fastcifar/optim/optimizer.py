@@ -1,4 +1,4 @@
-"""What the optimisers over flat buffers have in common."""
+"""What the optimizers over flat buffers have in common."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Config = TypeVar("Config", bound=OptimizerConfig)
 
 
 class FlatOptimizer(ABC, Generic[Config]):
-    """An optimiser over the buffers of `flat`, for a training of `total_steps` by `recipe`, whose section `optimizer`
+    """An optimizer over the buffers of `flat`, for a training of `total_steps` by `recipe`, whose section `optimizer`
     is its `config`; `step` is one update.
 
     Gradients are those of the loss summed over `recipe.batch_size` images; rates are written for the mean. Step t, from
@@ -100,7 +100,7 @@ class FlatOptimizer(ABC, Generic[Config]):
 
 
 class GroupOptimizer(FlatOptimizer[Config]):
-    """A flat optimiser that takes one group after another, its rates on the device: `rates`, float32 [steps] each."""
+    """A flat optimizer that takes one group after another, its rates on the device: `rates`, float32 [steps] each."""
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)

@@ -1,4 +1,4 @@
-"""Checks of the settings of optimisers that are used alone; a recipe checks its own."""
+"""Checks of the settings of optimizers that are used alone; a recipe checks its own."""
 
 from __future__ import annotations
 

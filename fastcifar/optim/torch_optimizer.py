@@ -40,7 +40,7 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
     parameters.
     """
 
-    not_capturable = "an optimiser of torch's counts its steps on the host"
+    not_capturable = "an optimizer of torch's counts its steps on the host"
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int, own: OwnOptimizer | None = None) -> None:
         super().__init__(flat, recipe, total_steps)
@@ -85,7 +85,7 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         for group, grads, trained in zip(self.flat.groups, self._grads, self._trained, strict=True):
             grads.copy_(group.grads).div_(self.recipe.batch_size)
             for parameter, grad in trained:
-                parameter.grad = grad if group.trains else None  # None: torch's optimisers pass it over
+                parameter.grad = grad if group.trains else None  # None: torch's optimizers pass it over
         self._optimizer.step()
         for group in self.flat.groups:
             self.follow(group)

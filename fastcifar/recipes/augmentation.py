@@ -38,9 +38,9 @@ class Augment(Checked):
     )
     """Mirror left to right: never, each image with chance 1/2, or every image in every other epoch (airbench)."""
     cutout: int = trick(0, off=0, at_least=0, at_most=32, unit="pixels", source="DeVries and Taylor 2017")
-    """Side in pixels of a square set to the mean colour at a random place; 0: none."""
+    """Side in pixels of a square set to the mean color at a random place; 0: none."""
     brightness: float = trick(0.0, off=0.0, at_least=0, name="jitter", source="hiverge 2025")
-    """Largest brightness added to or taken from an image's normalised pixels, uniform (hiverge: 0.1399); 0: none."""
+    """Largest brightness added to or taken from an image's normalized pixels, uniform (hiverge: 0.1399); 0: none."""
     contrast: float = trick(0.0, off=0.0, at_least=0, at_most=1, name="jitter", source="hiverge 2025")
     """Pixels, brightened, are multiplied by a number within 1 - contrast to 1 + contrast, uniform (hiverge: 0.1308);
     0: none."""

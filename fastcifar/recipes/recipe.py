@@ -1,7 +1,7 @@
 """`Recipe`: everything about a training method, as frozen values that check themselves.
 
 Standard library only, so that the command line can refuse a bad field before torch is imported. What is outside the
-method (dataset, subset, seed, initialisation, device) belongs to the run. Each section is in the module it is imported
+method (dataset, subset, seed, initialization, device) belongs to the run. Each section is in the module it is imported
 from here.
 """
 
@@ -87,5 +87,5 @@ class Recipe(Checked):
 
     @property
     def ghost_batch(self) -> int:
-        """Images that the network normalises together, which must divide the batch; 1 where any batch will do."""
+        """Images that the network normalizes together, which must divide the batch; 1 where any batch will do."""
         return self.network.batch_multiple

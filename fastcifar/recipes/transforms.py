@@ -46,9 +46,9 @@ def transform(kind: str, function: str | Callable[..., Any]) -> Callable[[type[C
         @dataclass(frozen=True)
         class GreyConfig(fastcifar.TransformConfig):
             share: float = fastcifar.trick(0.0, off=0.0, at_least=0, at_most=1, source="Krizhevsky 2012")
-            \"\"\"Share of the images that lose their colour.\"\"\"
+            \"\"\"Share of the images that lose their color.\"\"\"
 
-    function: of images `[B, 3, H, W]`, normalised and already changed by `augment`, in the compute type; of their
+    function: of images `[B, 3, H, W]`, normalized and already changed by `augment`, in the compute type; of their
         numbers, float32 `[B, draws]`, uniform from 0 up to 1, drawn in bulk for the epoch; and of the configuration:
         as many images. Or where it is ("package.module:name"), imported at the first batch. On a GPU it is captured,
         and so may not depend on values.
@@ -59,7 +59,7 @@ def transform(kind: str, function: str | Callable[..., Any]) -> Callable[[type[C
 
     def add(cls: type[Config]) -> type[Config]:
         if not kind.isidentifier():
-            raise UserError(f"the transform's name is {kind!r}; allowed: a Python name, such as colour_jitter")
+            raise UserError(f"the transform's name is {kind!r}; allowed: a Python name, such as color_jitter")
         check_kind(TransformConfig, kind, cls)
         if cls().active:
             raise UserError(f"the transform {kind} is on by default; allowed: tricks whose default is their off value")

@@ -1,7 +1,7 @@
 """What many runs say together."""
 
 from fastcifar.report.figures import Figure, Line
-from fastcifar.report.statistics import Summary, summarise, t_quantile
+from fastcifar.report.statistics import Summary, summarize, t_quantile
 from fastcifar.report.tables import Table, counted, percent, points, seconds
 
-__all__ = ["Figure", "Line", "Summary", "Table", "counted", "percent", "points", "seconds", "summarise", "t_quantile"]
+__all__ = ["Figure", "Line", "Summary", "Table", "counted", "percent", "points", "seconds", "summarize", "t_quantile"]

@@ -1,4 +1,4 @@
-"""Line figures with labelled axes, saved as PNG, SVG and PDF. Matplotlib, the extra `plot`, is imported when one is
+"""Line figures with labeled axes, saved as PNG, SVG and PDF. Matplotlib, the extra `plot`, is imported when one is
 drawn."""
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     color: int
-    """Place in matplotlib's cycle of colours: lines that belong together share it."""
+    """Place in matplotlib's cycle of colors: lines that belong together share it."""
     label: str = ""
     """Its name in the legend; empty: not named."""
     faint: bool = False

@@ -1,6 +1,6 @@
 """What a recipe's training computes and moves, counted without training it, and the least time that this takes.
 
-Counted: every matrix product and convolution of forward pass, input gradients, weight gradients and optimiser, in all
+Counted: every matrix product and convolution of forward pass, input gradients, weight gradients and optimizer, in all
 steps with the image size and the frozen parameters of each stage; and the bytes of everything else. Not counted: the
 whitening's eigenproblem and its patches (some GFLOP, once) and the plans.
 """
@@ -30,7 +30,7 @@ SIDE, CLASSES = 32, 10
 VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
 """Passes through the network of an image that gets all views of a test-time augmentation."""
 
-_CENTRED = (127.5, 127.5, 127.5)
+_CENTERED = (127.5, 127.5, 127.5)
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class StageCount:
     stage: Stage
     steps: int
     step: Count
-    """Augmentation, forward pass, loss and backward pass of one batch; the optimiser is counted apart."""
+    """Augmentation, forward pass, loss and backward pass of one batch; the optimizer is counted apart."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RecipeCount:
     stages: list[StageCount]
     """In the order in which they begin."""
     optimizer: Count
-    """One step of the optimiser. Averages that are moved every few steps are counted in each."""
+    """One step of the optimizer. Averages that are moved every few steps are counted in each."""
     statistics: Count | None
     """One batch of those that batch norm's statistics are estimated from after averaging; None: no averaging."""
     statistics_batches: int
@@ -72,12 +72,12 @@ class RecipeCount:
 
     @property
     def training_flop(self) -> int:
-        """Of the whole training, optimiser included, evaluation not."""
+        """Of the whole training, optimizer included, evaluation not."""
         return 2 * sum(times * count.macs for times, count in self._parts)
 
     @property
     def optimizer_flop(self) -> int:
-        """The optimiser's matrix products over the training: Muon's Newton-Schulz iterations; 0 for most others."""
+        """The optimizer's matrix products over the training: Muon's Newton-Schulz iterations; 0 for most others."""
         return 2 * self.steps * self.optimizer.macs
 
     @property
@@ -213,13 +213,13 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
     sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
     with torch.random.fork_rng(devices=[]):  # built with data: a network from outside may look at it
-        network = build_model(recipe, CLASSES, _CENTRED, _CENTRED, sides=sides).to(device)
+        network = build_model(recipe, CLASSES, _CENTERED, _CENTERED, sides=sides).to(device)
     with torch.device(device):
         return network, FlatModel(network.module, dtype)
 
 
 def _count_optimizer(recipe: Recipe, dtype: torch.dtype, timeline: Timeline) -> Count:
-    # Torch's own fused optimisers refuse meta tensors; on a few million real weights a step takes milliseconds.
+    # Torch's own fused optimizers refuse meta tensors; on a few million real weights a step takes milliseconds.
     builder = resolve(recipe.optimizer.builder)
     of_groups = isinstance(builder, type) and issubclass(builder, GroupOptimizer)
     network, flat = _model(recipe, dtype, "meta" if of_groups else "cpu")

@@ -101,7 +101,7 @@ def count_module(
     call: Callable[[nn.Module, Tensor], Tensor] | None = None,
     training: bool = True,
 ) -> Count:
-    """Count one training step of `module`, without its optimiser, on a batch of `input_shape` (images first), or with
+    """Count one training step of `module`, without its optimizer, on a batch of `input_shape` (images first), or with
     `training` False one evaluation in inference mode.
 
     The input is channels-last where it has four dimensions, of the dtype of the module's first matrix, and needs no
@@ -145,7 +145,7 @@ def count_module(
 
 
 def count_products(run: Callable[[], object]) -> Count:
-    """Count what `run()` computes and moves, such as a step of an optimiser whose tensors are on the meta device; it
+    """Count what `run()` computes and moves, such as a step of an optimizer whose tensors are on the meta device; it
     has no layers."""
     tally = _Tally(Count(batch=1), None, {})
     tally.forward = False

@@ -24,11 +24,11 @@ class Summary:
     """95% confidence interval of the mean: mean ± t · std / sqrt(n), Student's t with n - 1 degrees of freedom."""
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
     """Mean, sample standard deviation and 95% Student interval of `values`. Raises UserError where there are none."""
     n = len(values)
     if n == 0:
-        raise UserError("nothing to summarise: 0 values; allowed: 1 or more")
+        raise UserError("nothing to summarize: 0 values; allowed: 1 or more")
     mean = statistics.fmean(values)
     if n == 1:
         return Summary(1, mean, None, None)

@@ -4,7 +4,7 @@ from fastcifar.phases import process_seconds
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
-from fastcifar.training.initialise import initialise
+from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Listener
 from fastcifar.training.record import EpochRow, RunRecord
 from fastcifar.training.run import Run, load_run
@@ -24,7 +24,7 @@ __all__ = [
     "describe_device",
     "estimate_statistics",
     "evaluate",
-    "initialise",
+    "initialize",
     "load_run",
     "process_seconds",
     "resolve_device",

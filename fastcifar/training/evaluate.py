@@ -17,13 +17,13 @@ from fastcifar.models import memory_format, normalization
 from fastcifar.recipes import EvaluateConfig
 
 _AS_THE_RECIPES = EvaluateConfig()
-_UNLABELLED = -1
+_UNLABELED = -1
 """The label of an image that has none."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies are fractions, losses mean log-losses in nats, both over the labelled images, and None where there are
+    """Accuracies are fractions, losses mean log-losses in nats, both over the labeled images, and None where there are
     none; logits are float32 `[N, classes]` on the CPU. What is `plain` is of the images as they are, the rest with
     test-time augmentation."""
 
@@ -49,10 +49,10 @@ def evaluate(
     2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border reflected
     (Jordan 2024), the four shifted views together weighing `how.tta_shifted`. Only that `how.tta_share` of the images
     whose plain view has the lowest top probability gets further views; the others keep the plain view's logits
-    (hiverge 2025). `mean` and `std` (0 to 255 units) are what images are normalised with, those that
+    (hiverge 2025). `mean` and `std` (0 to 255 units) are what images are normalized with, those that
     the model was trained with unless given. Images are channels-last, or contiguous if the model's filters are; those
-    labelled -1 count in no accuracy and no loss. The model's training mode is left as it was. Raises UserError where
-    nothing says how to normalise.
+    labeled -1 count in no accuracy and no loss. The model's training mode is left as it was. Raises UserError where
+    nothing says how to normalize.
     """
     if not isinstance(split, Split) or not isinstance(how, EvaluateConfig):
         given = f"{type(split).__name__} and {type(how).__name__}"
@@ -69,9 +69,9 @@ def evaluate(
     view = partial(_view, model, split.images, mean, std, dtype, memory_format(model))
     with torch.inference_mode():
         logits, plain = _logits(view, len(split), how, split.images.device)
-        labelled = int(split.labelled.sum())
-        accuracy, loss = _scores(logits, split.labels, labelled)
-        plain_accuracy, plain_loss = _scores(plain, split.labels, labelled)
+        labeled = int(split.labeled.sum())
+        accuracy, loss = _scores(logits, split.labels, labeled)
+        plain_accuracy, plain_loss = _scores(plain, split.labels, labeled)
     model.train(was_training)
     # Copied outside of inference mode they are tensors like any others: gradients may flow from them.
     logits, plain = logits.to("cpu", copy=True), plain.to("cpu", copy=True)
@@ -109,12 +109,12 @@ def _views(how: EvaluateConfig) -> tuple[float, list[tuple[float, int, bool]]]:
     return (1 - shifted) / 2, [((1 - shifted) / 2, 0, True), *crops]
 
 
-def _scores(logits: torch.Tensor, labels: torch.Tensor, labelled: int) -> tuple[float | None, float | None]:
-    """Accuracy and loss of the images that are labelled, so many."""
-    if not labelled:
+def _scores(logits: torch.Tensor, labels: torch.Tensor, labeled: int) -> tuple[float | None, float | None]:
+    """Accuracy and loss of the images that are labeled, so many."""
+    if not labeled:
         return None, None
-    loss = F.cross_entropy(logits, labels, ignore_index=_UNLABELLED)
-    return (logits.argmax(1) == labels).sum().item() / labelled, loss.item()
+    loss = F.cross_entropy(logits, labels, ignore_index=_UNLABELED)
+    return (logits.argmax(1) == labels).sum().item() / labeled, loss.item()
 
 
 def _view(

@@ -47,7 +47,7 @@ class StepTrace(Listener):
             self._profile.stop()
 
     def parts(self) -> dict[str, float]:
-        """Seconds per step of its parts (augment, forward, backward, optimiser), on the host's clock; empty where
+        """Seconds per step of its parts (augment, forward, backward, optimizer), on the host's clock; empty where
         there is no trace or the steps were replayed as a CUDA graph, which has no parts."""
         if self.steps is None:
             return {}

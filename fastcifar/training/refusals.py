@@ -42,7 +42,7 @@ def refuse_what_cannot_be_called(**given: object) -> None:
 
 
 def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
-    """Raise UserError where a batch does not divide into what the network normalises together."""
+    """Raise UserError where a batch does not divide into what the network normalizes together."""
     ghosts = {module.ghost_batch for module in network.modules() if isinstance(module, GhostBatchNorm)} - {0}
     for ghost in ghosts:
         allowed = f"a multiple of the network's ghost batch, {ghost}"

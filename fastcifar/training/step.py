@@ -22,7 +22,7 @@ PART = "fastcifar: "
 """What the names of a step's parts begin with in a profile."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
-"""Of images `[B, 3, H, W]`, normalised, in the compute type: as many images."""
+"""Of images `[B, 3, H, W]`, normalized, in the compute type: as many images."""
 
 
 class EpochTensors:
@@ -70,7 +70,7 @@ class EpochTensors:
 
 
 class TrainingStep:
-    """Augment, forward, backward, optimiser and moving average of the next batch of `tensors`: call it with the stage.
+    """Augment, forward, backward, optimizer and moving average of the next batch of `tensors`: call it with the stage.
 
     Which batch comes next, the learning rate and the metrics are read from and written to the device. `network` is what
     is called, such as `model` compiled; `loss` stands in for the smoothed cross-entropy, and `transform` is applied to
@@ -109,15 +109,15 @@ class TrainingStep:
             batch = plan.batch(position, recipe.batch_size)
 
         with record_function(PART + "augment"):
-            normalisation = {"mean": self.dataset.mean, "std": self.dataset.std}
-            images = batch.augment(train.images, **normalisation, dtype=flat.dtype, size=stage.size)
+            normalization = {"mean": self.dataset.mean, "std": self.dataset.std}
+            images = batch.augment(train.images, **normalization, dtype=flat.dtype, size=stage.size)
             if self._transform:
                 images = checked_batch(self._transform(images), images, "augment", sides=False)
 
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
             metrics = position, losses, self.tensors.correct, self.tensors.image_losses
-            # An optimiser divides by the images of a full batch.
+            # An optimizer divides by the images of a full batch.
             gradient_scale = recipe.batch_size / batch.images * (self._loss_scale.scale if self._loss_scale else 1)
             if self._loss:
                 gradient = loss_step(
@@ -136,14 +136,14 @@ class TrainingStep:
 
         with record_function(PART + "backward"):
             flat.backward(logits, gradient, halfway=self._step_above)
-        with record_function(PART + "optimiser"):
+        with record_function(PART + "optimizer"):
             if self._loss_scale:
                 self._loss_scale.step(flat, self.optimizer)
             else:
                 self.optimizer.step()
 
     def _step_above(self, copy_gradients: Callable[[], None]) -> None:
-        with record_function(PART + "optimiser"):
+        with record_function(PART + "optimizer"):
             if self._loss_scale:  # which of the gradients are finite is not known yet
                 copy_gradients()
             else:

@@ -30,7 +30,7 @@ from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, describe_device, resolve_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.history import nonfinite_loss
-from fastcifar.training.initialise import initialise, keeps_frozen
+from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
@@ -78,7 +78,7 @@ def train(
 
     In place of the recipe's own, or after it:
 
-    model: a class or function of the number of classes that gives an `nn.Module`: images `[N, 3, H, W]`, normalised, to
+    model: a class or function of the number of classes that gives an `nn.Module`: images `[N, 3, H, W]`, normalized, to
         logits `[N, classes]`. Plain torch layers train in bfloat16 and float16 too; batch norm stays in float32. Its
         memory format is kept: with `.to(memory_format=torch.channels_last)` convolutions are faster. What it computes
         while training is captured on a GPU, and so may not depend on values.
@@ -87,7 +87,7 @@ def train(
     optimizer: a kind, such as "Adam", or its configuration, as the recipe's section `optimizer`; or a class of torch's
         form, given the recipe's `lr`, `momentum` and `weight_decay` where it takes them, or a function of the
         parameters. The recipe's schedule multiplies its rates.
-    augment: of a batch of images `[B, 3, H, W]`, normalised and already changed by the recipe's augmentation, in the
+    augment: of a batch of images `[B, 3, H, W]`, normalized and already changed by the recipe's augmentation, in the
         compute type: as many images.
 
     The other arguments are those of `Trainer` and `Trainer.run`. Raises UserError for bad input and NonFiniteLoss where
@@ -118,7 +118,7 @@ class Trainer:
 
     On CUDA the step is captured before the first run, after a few steps on random images, in one CUDA graph for each
     stage of the training (see `Timeline`); where that cannot be done one warning says why, and the step is run as it
-    is, as it always is with an optimiser of torch's. Whitening and evaluation are run on random images too.
+    is, as it always is with an optimizer of torch's. Whitening and evaluation are run on random images too.
     Raises UserError where the recipe does not fit the dataset or the device.
     """
 
@@ -139,10 +139,10 @@ class Trainer:
         self.recipe, self.phases = recipe, phases or Phases()
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(recipe.dtype, self.device)
-        self.dataset = _normalised_as_asked(dataset.to(self.device), recipe)
+        self.dataset = _normalized_as_asked(dataset.to(self.device), recipe)
         self._own_model, self._loss, self._augment = model, loss, augment
         self._scales = recipe.loss_scaling.dynamic and self.dtype == torch.float16
-        with self.phases("model and optimiser"):
+        with self.phases("model and optimizer"):
             self.network, self.evaluated = (self.new_network(seed=0).to(self.device) for _ in range(2))
             flat = FlatModel(self.network.module, self.dtype, wide_gradients=self._scales)
             self._flat_evaluated = FlatModel(self.evaluated.module, self.dtype)
@@ -333,11 +333,11 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self._own_model, sides)
-        initialise(model, init)
+        initialize(model, init)
         return model
 
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:
-        """A step on batches of `dataset`, of the same network and optimiser."""
+        """A step on batches of `dataset`, of the same network and optimizer."""
         return TrainingStep(
             *(self.recipe, dataset, self.network, self.state.flat, self.state.optimizer, tensors),
             network=self.compiled,
@@ -349,7 +349,7 @@ class Trainer:
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
         """Up to the first step: weights, whitening, and the first epoch's plan; or all that `resume` holds."""
         self._first_step_seconds = None
-        with self.phases("model and optimiser"):
+        with self.phases("model and optimizer"):
             if resume is not None:
                 self.state.load_state_dict(resume)
                 return
@@ -407,7 +407,7 @@ class Trainer:
         return self.state.optimizer.not_capturable
 
 
-def _normalised_as_asked(dataset: Dataset, recipe: Recipe) -> Dataset:
+def _normalized_as_asked(dataset: Dataset, recipe: Recipe) -> Dataset:
     """`dataset` with the mean and standard deviation that `recipe` gives, if it does."""
     given = {"mean": recipe.normalize.mean, "std": recipe.normalize.std}
     return dataclasses.replace(dataset, **{name: value for name, value in given.items() if value})

@@ -41,16 +41,16 @@ def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
+def _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
     """Of a tile: the values less their mean, and the gradient before the activation, zero outside `mask`."""
-    centred = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32) - mean[None, :]
+    centered = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32) - mean[None, :]
     gradient = tl.load(gradient_ptr + places, mask, other=0.0).to(tl.float32)
-    return centred, _sloped(gradient, centred * factor[None, :] + bias[None, :], alpha, ACTIVATION)
+    return centered, _sloped(gradient, centered * factor[None, :] + bias[None, :], alpha, ACTIVATION)
 
 
 @triton.jit
 def _factor(deviation, scale_ptr, columns, real):
-    """What centred values are multiplied by: 1 / their standard deviation, times the scale if there is one."""
+    """What centered values are multiplied by: 1 / their standard deviation, times the scale if there is one."""
     if scale_ptr is not None:
         deviation *= tl.load(scale_ptr + columns, real, other=0.0)
     return deviation
@@ -64,7 +64,7 @@ def _slope_sums_kernel(
     var_ptr,  # float32 [groups, channels]
     bias_ptr,  # float32 [channels]
     scale_ptr,  # float32 [channels], or None
-    partial_ptr,  # float32 [groups, programs, 2, channels]: sums of the slopes, and of slope * normalised value
+    partial_ptr,  # float32 [groups, programs, 2, channels]: sums of the slopes, and of slope * normalized value
     group_rows,
     program_rows,
     channels,
@@ -90,9 +90,9 @@ def _slope_sums_kernel(
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & real[None, :]
         places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
-        centred, slope = _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
+        centered, slope = _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
         sums += slope
-        products += slope * centred
+        products += slope * centered
     partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
     tl.store(partial, tl.sum(sums, axis=0), real)
     tl.store(partial + channels, tl.sum(products, axis=0) * deviation, real)
@@ -164,8 +164,8 @@ def _gradient_kernel(
         mask = (rows < last)[:, None] & real[None, :]
         all_rows = group * group_rows + rows
         places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
-        centred, slope = _centred_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
-        gradient = (slope - (centred * products[None, :] + sums[None, :])) * factor[None, :]
+        centered, slope = _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
+        gradient = (slope - (centered * products[None, :] + sums[None, :])) * factor[None, :]
         if POOL:
             corners = x_gradient_ptr + window_corner(all_rows, height, width)[:, None] * channels + columns[None, :]
             argmax = tl.load(argmax_ptr + places, mask, other=0)

@@ -2,7 +2,7 @@
 
 To the kernels a tensor of images is [rows, channels], a row being a pixel; the rows of a group are consecutive. A
 program works on `program_rows` rows of one group and CHANNELS channels, a tile of ROWS rows at a time. "in" is what is
-normalised: x, or the pooled x. The first launch of a pass leaves partial sums, and every program of the second merges
+normalized: x, or the pooled x. The first launch of a pass leaves partial sums, and every program of the second merges
 those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-bit: a large evaluation batch passes
 2^31 elements.
 """
@@ -184,7 +184,7 @@ def _move(running_ptr, columns, real, target, momentum):
 
 
 @triton.jit(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
-def _normalise_kernel(
+def _normalize_kernel(
     in_ptr,  # [groups * group_rows, channels]
     partial_ptr,  # float32 [groups, partials, 2, channels], of `partial_rows` rows each, the last of fewer
     mean_ptr,  # float32 [groups, channels], written
@@ -346,7 +346,7 @@ def triton_forward(
         **first.stages,
     )
     launch(
-        _normalise_kernel,
+        _normalize_kernel,
         second.grid,
         *(inputs, partial, mean, var, running_mean, running_var, bias, scale, residual, out),
         *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels),

@@ -167,7 +167,7 @@ def native_inference(
     eps: float,
     residual: Tensor | None,
 ) -> Tensor:
-    """The output alone, normalised by given statistics [C]."""
+    """The output alone, normalized by given statistics [C]."""
     x, mean, var, bias, scale = dense(x, mean, var, bias, scale)
     out = empty_images(x, *out_size(x, pool))
     scale = torch.ones_like(bias) if scale is None else scale
@@ -202,7 +202,7 @@ def native_backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients of bias and scale [C]; that of x is written into `x_gradient` [N, C, H, W].
 
-    gradient: of the output; inputs: what was normalised (x, or the pooled x); result: the activation's, or None.
+    gradient: of the output; inputs: what was normalized (x, or the pooled x); result: the activation's, or None.
     """
     groups = len(mean)
     gradient, bias, scale = dense(gradient, bias, scale)

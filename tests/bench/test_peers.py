@@ -21,7 +21,7 @@ from fastcifar.recipes import get_recipe
 CHECKOUTS = os.getenv("FASTCIFAR_PEERS")
 
 
-def test_images_are_normalised_in_their_own_type_and_layout():
+def test_images_are_normalized_in_their_own_type_and_layout():
     images = torch.rand(4, 3, 8, 8).to(torch.bfloat16, memory_format=torch.channels_last)
     out = Normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))(images)
     assert out.dtype == torch.bfloat16 and out.is_contiguous(memory_format=torch.channels_last)

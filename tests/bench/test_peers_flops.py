@@ -23,7 +23,7 @@ class CifarNet(nn.Module):
 """
 
 
-def test_a_training_is_its_steps_its_optimiser_and_its_views(tmp_path):
+def test_a_training_is_its_steps_its_optimizer_and_its_views(tmp_path):
     (tmp_path / "program.py").write_text(NETWORK)
     training = Training("program.py", batch_size=5000, epochs=1.5, bias_epochs=0.5, filters=((4, 12),), passes=2)
     whitening, head = 31 * 31 * 4 * 12, 40

@@ -120,7 +120,7 @@ def train(model, extra, ctx):
         run_steps(model, extra["train_loader"], *extra["optimizers"], extra["decay_steps"],
                   extra["whiten_bias_train_steps"], extra["total_train_steps"], ctx=ctx, lr_floor=hyp["lr_floor"])
 """
-"""Of the shape of both recipes, with every piece of text that is replaced in them: a linear map of mean colours."""
+"""Of the shape of both recipes, with every piece of text that is replaced in them: a linear map of mean colors."""
 
 LOAD = {"e1": load_e1, "e5": load_e5}
 

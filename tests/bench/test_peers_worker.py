@@ -87,7 +87,7 @@ def main(run, model):
 if __name__ == "__main__":
     raise SystemExit("run as a program")
 """
-"""Of the shape of airbench94_muon.py, with every piece of text that is replaced there: a linear map of mean colours."""
+"""Of the shape of airbench94_muon.py, with every piece of text that is replaced there: a linear map of mean colors."""
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from fastcifar.cli import main
 from fastcifar.data import DownloadError
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.report import summarise
+from fastcifar.report import summarize
 from fastcifar.training import Trainer
 
 SHORT = ["train", "--dataset", "synthetic", "--batch-size", "64", "--epochs", "2"]
@@ -77,7 +77,7 @@ def test_a_profile_is_a_table_that_sums_to_the_process_and_a_trace(capsys, tmp_p
     lines = lines_of(capsys)
     record = json.loads((tmp_path / "run/run.json").read_text())
     phases = record["phases"]
-    assert {"start of Python", "imports", "data", "model and optimiser", "training: steps", "evaluation"} <= set(phases)
+    assert {"start of Python", "imports", "data", "model and optimizer", "training: steps", "evaluation"} <= set(phases)
     assert sum(phases.values()) == pytest.approx(record["process_seconds"])
     assert phases["training: steps"] + phases["training: whitening"] <= record["train_seconds"] * 1.01 + 0.01
     assert record["first_step_seconds"] < record["process_seconds"]
@@ -124,13 +124,13 @@ def test_a_recipe_file_is_trained_with_flags_over_its_fields(capsys, tmp_path):
     assert recipe["evaluate"]["tta"] == "none"
 
 
-def test_several_runs_are_saved_each_and_summarised(capsys, tmp_path):
+def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     assert main([*TRAIN, "--runs", "3", "--seed", "4", "--out", "all"]) == 0
     lines = lines_of(capsys)
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-4", "seed-5", "seed-6"]
     records = [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
     assert [record["seed"] for record in records] == [4, 5, 6]
-    summary = summarise([record["tta_accuracy"] for record in records])
+    summary = summarize([record["tta_accuracy"] for record in records])
     low, high = summary.interval
     assert f"(tta {summary.mean:.2%})  n=3  tta std dev {summary.std:.2%}" in lines[-1]
     assert lines[-1].endswith(f"95% interval {low:.2%} to {high:.2%}  synthetic")
@@ -146,7 +146,7 @@ def test_several_runs_in_json_are_records_and_a_summary(capsys):
     assert main([*TRAIN, "--runs", "2", "--json", "--epochs", "1"]) == 0
     printed = json.loads(capsys.readouterr().out)
     accuracies = [record["accuracy"] for record in printed["runs"]]
-    expected = summarise(accuracies)
+    expected = summarize(accuracies)
     assert printed["summary"]["accuracy"] == {
         "n": 2,
         "mean": expected.mean,

@@ -58,7 +58,7 @@ def test_grey_images_become_three_equal_channels():
         assert dataset.test.images[..., channel].tolist() == PIXELS[:2, ..., 1].tolist()
 
 
-def test_test_and_validation_images_may_be_unlabelled_in_whole_or_in_part():
+def test_test_and_validation_images_may_be_unlabeled_in_whole_or_in_part():
     dataset = Dataset.from_arrays(PIXELS, LABELS, PIXELS[:4], x_val=PIXELS[4:6], y_val=[-1, 1], classes=["a", "b", "c"])
     assert dataset.test.labels.tolist() == [-1] * 4 and dataset.val.labels.tolist() == [-1, 1]
     assert dataset.val.images.tolist() == PIXELS[4:6].tolist() and dataset.classes == ("a", "b", "c")
@@ -107,7 +107,7 @@ def test_a_dataset_holds_copies():
         ({"y": LABELS / 1}, r"y is float64 \[9\]; allowed: integers \[9\]"),
         ({"y": None}, "the train labels are -1 to -1 of 3 classes; allowed: 0 to 2$"),
         ({"y": LABELS - 1}, "the train labels are -1 to 1 of 3 classes; allowed: 0 to 2$"),
-        ({"y_test": LABELS - 2}, "the test labels are -2 to 0 of 3 classes; allowed: -1 to 2, -1 being unlabelled"),
+        ({"y_test": LABELS - 2}, "the test labels are -2 to 0 of 3 classes; allowed: -1 to 2, -1 being unlabeled"),
         ({"classes": ["a", "b"]}, "the train labels are 0 to 2 of 2 classes; allowed: 0 to 1$"),
         ({"y_val": LABELS}, "y_val is given without x_val; allowed: both, x_val alone or neither"),
         ({"mean": (1, 2)}, r"mean is \(1, 2\); allowed: three numbers, of red, green and blue, in 0..255 units"),

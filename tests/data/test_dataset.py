@@ -146,7 +146,7 @@ def test_a_validation_split_moves_along_and_stays_where_images_are_held_out():
     dataset = dataclasses.replace(whole, val=Split(whole.train.images[:5], torch.tensor([0, 1, -1, 2, 0])))
     assert whole.to("meta").val is None and dataset.to("meta").val.device.type == "meta"
     assert dataset.hold_out(9).val is dataset.val and dataset.take(7).val is dataset.val
-    assert dataset.val.labelled.tolist() == [True, True, False, True, True]
+    assert dataset.val.labeled.tolist() == [True, True, False, True, True]
     taken = dataset.take(classes=[1, 0])
     assert taken.val.images[:, 0, 0, 0].tolist() == [0, 1, 4] and taken.val.labels.tolist() == [0, 1, 0]
     with pytest.raises(UserError, match=r"classes is \[1\], which leaves no val images; allowed: classes that it"):
@@ -159,11 +159,11 @@ def test_a_validation_split_moves_along_and_stays_where_images_are_held_out():
 def test_labels_that_name_no_class_are_refused():
     dataset = make_dataset([0, 1, 2])
     images = dataset.train.images
-    unlabelled = Split(images, torch.full((3,), -1))
-    assert not dataclasses.replace(dataset, test=unlabelled, val=unlabelled).val.labelled.any()
-    assert describe(dataclasses.replace(dataset, test=unlabelled))["test_counts"] == [0, 0, 0]
+    unlabeled = Split(images, torch.full((3,), -1))
+    assert not dataclasses.replace(dataset, test=unlabeled, val=unlabeled).val.labeled.any()
+    assert describe(dataclasses.replace(dataset, test=unlabeled))["test_counts"] == [0, 0, 0]
     with pytest.raises(UserError, match=r"the train labels are -1 to -1 of 3 classes; allowed: 0 to 2$"):
-        dataclasses.replace(dataset, train=unlabelled)
+        dataclasses.replace(dataset, train=unlabeled)
     for name in ("train", "test", "val"):
         with pytest.raises(UserError, match=f"the {name} labels are 0 to 3 of 3 classes; allowed: (0|-1) to 2"):
             dataclasses.replace(dataset, **{name: Split(images, torch.tensor([3, 0, 1]))})
@@ -222,7 +222,7 @@ def test_the_synthetic_set_is_the_same_on_every_machine():
     assert dataset.mean == pytest.approx(describe(dataset)["mean"])
 
 
-def test_the_synthetic_set_can_be_learned_but_not_by_its_mean_colour():
+def test_the_synthetic_set_can_be_learned_but_not_by_its_mean_color():
     dataset = load_dataset("synthetic")
 
     def accuracy(features):

@@ -328,7 +328,7 @@ def test_a_batch_by_its_number_is_the_one_by_a_tensor_and_the_one_of_its_rows(au
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_transforms_change_the_normalised_batch_one_after_the_other(dtype):
+def test_transforms_change_the_normalized_batch_one_after_the_other(dtype):
     images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
     how = {"mean": (120.5, 110.0, 99.25), "std": (60.0, 64.0, 70.5), "dtype": dtype}
     transforms = (Add(0.5), Add(0.0), Scale())

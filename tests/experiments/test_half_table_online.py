@@ -206,7 +206,7 @@ def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
     assert result.records["warm"][0].init["mode"] == "warm"
 
 
-def test_the_table_has_a_cell_for_every_network_and_optimiser(data, tmp_path):
+def test_the_table_has_a_cell_for_every_network_and_optimizer(data, tmp_path):
     result = table(
         dataclasses.replace(RECIPE, epochs=1),
         data,

@@ -13,7 +13,7 @@ from tests.kernels.machine_code import CASES
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_kernel_of_the_recipe_compiles(compiled, case):
     muon = {"_momentum_kernel", "_direction_kernel", "_update_kernel", "_gram_kernel", "_step_kernel", "_apply_kernel"}
-    always = {"_augment_kernel", "_cross_entropy_kernel", "_flat_sgd_kernel", "_moments_kernel", "_normalise_kernel"}
+    always = {"_augment_kernel", "_cross_entropy_kernel", "_flat_sgd_kernel", "_moments_kernel", "_normalize_kernel"}
     always |= {"_inference_kernel", "_slope_sums_kernel", "_gradient_kernel"}
     always |= {"_small_kernel"} if case[1] != "float32" else set()
     averaged = {"_flat_ema_kernel"} if case[2] == "davidnet" or "ema.decay=0.9" in case[3] else set()
@@ -40,7 +40,7 @@ def test_no_kernel_spills_registers(compiled, case):
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
-    stored = ("_flat_sgd_kernel", "_normalise_kernel", "_inference_kernel", "_gradient_kernel")
+    stored = ("_flat_sgd_kernel", "_normalize_kernel", "_inference_kernel", "_gradient_kernel")
     for name in (*stored, "_momentum_kernel", "_update_kernel", "_apply_kernel", "_small_kernel", "_whiten_kernel"):
         for kernel in compiled[case].get(name, ()):
             assert "st.global.v4.b32" in kernel["ptx"], name

@@ -57,11 +57,11 @@ def test_the_torch_form_is_torchs_sgd(path, device, assert_close):
     weights, velocity = torch.randn(50, device=device), torch.zeros(50, device=device)
     parameter = weights.double().clone().requires_grad_()
     rates = torch.tensor([0.1] * 4, device=device)
-    optimiser = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
+    optimizer = torch.optim.SGD([parameter], lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=True)
     for step in range(4):
         grads = torch.randn(50, device=device)
         parameter.grad = grads.double()
-        optimiser.step()
+        optimizer.step()
         counter = torch.tensor([step], device=device)
         flat_sgd(*(weights, grads, velocity, None, None, rates, counter), momentum=0.9, weight_decay=0.01, form="torch")
     assert_close(weights, parameter, torch.float32)

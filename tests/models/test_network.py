@@ -5,7 +5,7 @@ import torch
 
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.mlp import MLP
-from fastcifar.models.network import CENTRED
+from fastcifar.models.network import CENTERED
 from fastcifar.models.resnet import ResNet18
 from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -25,7 +25,7 @@ NETWORKS = {
 def test_they_are_made_alike(network):
     config_class, narrow = NETWORKS[network]
     default, model = network(), network(config_class(**narrow), 7, (1, 2, 3), [4, 5, 6])
-    assert (default.config, default.mean, default.std) == (config_class(), CENTRED, CENTRED)
+    assert (default.config, default.mean, default.std) == (config_class(), CENTERED, CENTERED)
     assert (model.config, model.mean, model.std) == (config_class(**narrow), (1, 2, 3), (4, 5, 6))
     assert default.get_submodule(default.head).out_features == 10
     assert model.get_submodule(model.head).out_features == 7

@@ -9,7 +9,7 @@ import torch
 from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import FlatModel, build_optimizer
-from fastcifar.optim.muon import FlatMuon, Muon, normalising_steps
+from fastcifar.optim.muon import FlatMuon, Muon, normalizing_steps
 from fastcifar.recipes import EMAConfig, Recipe, Schedule
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
@@ -49,7 +49,7 @@ def fill_gradients(model, step):
             parameter.grad.copy_(noise)
 
 
-def reference_orthogonalised(matrix, steps=3, a=3.4445, b=-4.7750, c=2.0315):
+def reference_orthogonalized(matrix, steps=3, a=3.4445, b=-4.7750, c=2.0315):
     """Newton-Schulz for one matrix, by its definition: a X + b (X X') X + c (X X')^2 X."""
     x = matrix.double() / matrix.double().norm()
     for _ in range(steps):
@@ -58,10 +58,10 @@ def reference_orthogonalised(matrix, steps=3, a=3.4445, b=-4.7750, c=2.0315):
 
 
 class AirbenchReference:
-    """airbench94_muon's two optimisers from their formulas: rates for the summed loss, decay wd / rate, coupled."""
+    """airbench94_muon's two optimizers from their formulas: rates for the summed loss, decay wd / rate, coupled."""
 
-    def __init__(self, model, normalise=lambda step: True):
-        self.model, self.normalise = model, normalise
+    def __init__(self, model, normalize=lambda step: True):
+        self.model, self.normalize = model, normalize
         self.buffers = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
 
     def step(self, step, scale):
@@ -71,9 +71,9 @@ class AirbenchReference:
             v, g = self.buffers[name], w.grad
             if w.dim() == 4:
                 v.copy_(0.6 * v + g)
-                if self.normalise(step):
+                if self.normalize(step):
                     w.data *= len(w) ** 0.5 / w.data.norm()
-                w.data -= 0.24 * scale * reference_orthogonalised((g + 0.6 * v).flatten(1)).view_as(w)
+                w.data -= 0.24 * scale * reference_orthogonalized((g + 0.6 * v).flatten(1)).view_as(w)
             else:
                 rate = 0.67 if w.dim() == 2 else 0.053
                 g = g + 2e-6 * BATCH / rate * w.data
@@ -108,20 +108,20 @@ def test_the_mean_loss_and_another_rate_of_decay_reach_all_else():
         torch.testing.assert_close(mine, before * kept if mine.requires_grad else before, rtol=1e-6, atol=0, msg=name)
 
 
-def test_filters_are_normalised_in_the_steps_that_the_interval_says():
-    flags = normalising_steps(dataclasses.replace(OPTIM, norm_every=2, norm_growth=15), 60)
+def test_filters_are_normalized_in_the_steps_that_the_interval_says():
+    flags = normalizing_steps(dataclasses.replace(OPTIM, norm_every=2, norm_growth=15), 60)
     expected, last = [], 0
     for step in range(1, 61):  # cifar10-speedrun's rule
         expected.append(step - last >= 2 + int(15 * step / 60))
         last = step if expected[-1] else last
     assert flags == expected and 3 < sum(flags) < 15
-    assert normalising_steps(OPTIM, 4) == [True] * 4
-    assert normalising_steps(dataclasses.replace(OPTIM, norm_every=0, norm_growth=3), 4) == [False] * 4
+    assert normalizing_steps(OPTIM, 4) == [True] * 4
+    assert normalizing_steps(dataclasses.replace(OPTIM, norm_every=0, norm_growth=3), 4) == [False] * 4
 
     recipe = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(OPTIM, norm_every=2))
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
     optimizer = build_optimizer(flat, recipe, STEPS)
-    reference = AirbenchReference(model, normalise=lambda step: step % 2 == 1)
+    reference = AirbenchReference(model, normalize=lambda step: step % 2 == 1)
     for step in range(4):
         fill_gradients(flat.model, step)
         fill_gradients(model, step)
@@ -220,7 +220,7 @@ def test_muon_alone_is_its_formula_for_matrices_and_filters(nesterov):
         for w, v, parameter in zip(expected, velocities, parameters, strict=True):
             v.mul_(0.9).add_(parameter.grad)
             direction = parameter.grad + 0.9 * v if nesterov else v
-            w.mul_(1 - 0.1 * 0.5).sub_(0.1 * reference_orthogonalised(direction.flatten(1), 5).view_as(w))
+            w.mul_(1 - 0.1 * 0.5).sub_(0.1 * reference_orthogonalized(direction.flatten(1), 5).view_as(w))
         optimizer.zero_grad()
     for w, parameter in zip(expected, parameters, strict=True):
         torch.testing.assert_close(parameter.data, w, rtol=1e-6, atol=1e-8)

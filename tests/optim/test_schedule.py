@@ -69,7 +69,7 @@ def test_our_line_reaches_airbenchs_rates_one_step_ahead_and_torchs_exactly():
 
 
 @pytest.mark.parametrize("name", ["sgd", "Adam"])
-def test_an_optimiser_trains_at_these_rates(name):
+def test_an_optimizer_trains_at_these_rates(name):
     recipe = dataclasses.replace(
         recipe_of("CosineAnnealingLR"),
         network=MLPConfig(hidden=(3,)),

@@ -1,4 +1,4 @@
-"""The optimisers of torch.optim over flat buffers do what they do over a network's own parameters."""
+"""The optimizers of torch.optim over flat buffers do what they do over a network's own parameters."""
 
 import dataclasses
 import inspect

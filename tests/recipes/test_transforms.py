@@ -16,7 +16,7 @@ from fastcifar.recipes.tricks import tricks
 
 @dataclass(frozen=True)
 class GreyConfig(TransformConfig):
-    """Images that lose their colour."""
+    """Images that lose their color."""
 
     share: float = trick(0.0, off=0.0, at_least=0, at_most=1, source="Krizhevsky 2012")
     """Share of the images."""

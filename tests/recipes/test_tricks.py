@@ -40,7 +40,7 @@ SPEEDRUN = Recipe(
 def test_the_speedrun_networks_tricks():
     assert set(tricks(SPEEDRUN)) == {
         *("whitening-bias", "ghost-batch", "frozen-scale", "activation", "final-max-pool", "residual", "dirac"),
-        *("head-scale", "weight-decay", "weight-normalisation", "muon", "label-smoothing", "crop", "flip"),
+        *("head-scale", "weight-decay", "weight-normalization", "muon", "label-smoothing", "crop", "flip"),
         *("alternating-flip", "jitter", "early-crops", "selection", "average", "lookahead", "tta"),
     }
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.report import Figure, Line, Table, counted, percent, points, seconds, summarise
+from fastcifar.report import Figure, Line, Table, counted, percent, points, seconds, summarize
 
 TABLE = Table("Found (n=2)", ("start", "test accuracy"), (("cold", "56.20%"), ("warm [x]", "51.70%")))
 
@@ -53,12 +53,12 @@ def test_a_title_says_n_and_an_interval_where_there_is_one():
 
 
 def test_a_mean_is_said_with_half_its_interval():
-    both, one = summarise([0.5, 0.52]), summarise([0.5])
+    both, one = summarize([0.5, 0.52]), summarize([0.5])
     half = 100 * (both.interval[1] - 0.51)
     assert (percent(both), percent(one)) == (f"51.00% ± {half:.2f}", "50.00%")
     assert (points(both), points(one)) == (f"+51.00 ± {half:.2f}", "+50.00")
-    assert points(summarise([-0.01])) == "-1.00"
-    assert seconds(summarise([1234.56])) == "1,234.6 s"
+    assert points(summarize([-0.01])) == "-1.00"
+    assert seconds(summarize([1234.56])) == "1,234.6 s"
 
 
 def test_a_figure_is_saved_in_three_formats_with_its_texts(tmp_path):

@@ -90,7 +90,7 @@ def test_newton_schulz_is_counted_by_its_products():
     assert count_recipe(Recipe()).optimizer_flop == 0
 
 
-def test_an_optimiser_of_torch_moves_bytes_and_multiplies_nothing():
+def test_an_optimizer_of_torch_moves_bytes_and_multiplies_nothing():
     count = count_recipe(Recipe(optimizer=AdamConfig(lr=1e-3)))
     assert count.optimizer.macs == 0
     assert count.optimizer.moved_bytes > count_recipe(Recipe()).optimizer.moved_bytes

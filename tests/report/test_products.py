@@ -10,7 +10,7 @@ from fastcifar.models import build_model
 from fastcifar.recipes import NETWORKS, Recipe
 from fastcifar.report.products import ELSEWHERE, Product, count_module, count_products
 
-CENTRED = (127.5, 127.5, 127.5)
+CENTERED = (127.5, 127.5, 127.5)
 
 
 class Small(nn.Module):
@@ -67,9 +67,9 @@ def test_bytes_of_a_linear_layer_and_its_activation():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_is_counted_as_by_torch(network):
     recipe = Recipe(network=NETWORKS[network]())
-    count = count_module(build_model(recipe, 10, CENTRED, CENTRED), (64, 3, 32, 32))
+    count = count_module(build_model(recipe, 10, CENTERED, CENTERED), (64, 3, 32, 32))
     with torch.device("meta"):
-        model = build_model(recipe, 10, CENTRED, CENTRED)
+        model = build_model(recipe, 10, CENTERED, CENTERED)
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(64, 3, 32, 32)).sum().backward()
     assert 2 * count.macs == counter.get_total_flops()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
-from fastcifar.report import summarise, t_quantile
+from fastcifar.report import summarize, t_quantile
 from fastcifar.report.sequential import EFFECT_VARIANCE, e_value, interval
 
 LOOKS = 200
@@ -114,7 +114,7 @@ def test_the_first_four_values_say_nothing_yet_and_the_fifth_can():
 def test_it_is_wider_than_the_interval_of_a_single_look():
     values = np.random.default_rng(5).normal(0, 1, 30).tolist()
     low, high = interval(values)
-    student = summarise(values).interval
+    student = summarize(values).interval
     assert low < student[0] and high > student[1]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
-from fastcifar.report import summarise, t_quantile
+from fastcifar.report import summarize, t_quantile
 
 TABLE = {  # two-sided 95% and 99% points of Student's t, from printed tables
     1: (12.7062, 63.6567),
@@ -46,17 +46,17 @@ def test_a_quantile_that_does_not_exist_is_refused(probability, df):
 
 
 def test_a_summary_of_three_values():
-    summary = summarise([0.94, 0.941, 0.942])
+    summary = summarize([0.94, 0.941, 0.942])
     half = 4.302653 * 0.001 / math.sqrt(3)
     assert (summary.n, summary.mean, summary.std) == (3, pytest.approx(0.941), pytest.approx(0.001))
     assert summary.interval == (pytest.approx(0.941 - half), pytest.approx(0.941 + half))
 
 
 def test_one_value_has_no_spread_and_no_interval():
-    summary = summarise([0.94])
+    summary = summarize([0.94])
     assert (summary.n, summary.mean, summary.std, summary.interval) == (1, 0.94, None, None)
 
 
 def test_no_values_are_refused():
     with pytest.raises(UserError, match="0 values"):
-        summarise([])
+        summarize([])

@@ -335,14 +335,14 @@ def test_shrink_and_perturb_mix_tied_weights_once(data, tmp_path):
 
 
 def test_a_loaded_own_network_is_evaluated_as_the_run_was(data, tmp_path):
-    class Normalising(Plain):
+    class Normalizing(Plain):
         def __init__(self, classes):
             super().__init__(classes)
             self.register_buffer("mean", torch.zeros(3, 1, 1))
             self.std = "of its own"
 
-    run = train(RECIPE, data, model=Normalising)
-    _, model, _ = load_run(run.save(tmp_path / "run"), Normalising)
+    run = train(RECIPE, data, model=Normalizing)
+    _, model, _ = load_run(run.save(tmp_path / "run"), Normalizing)
     assert evaluate(run.model, data.test).accuracy == evaluate(model, data.test).accuracy == run.tta_accuracy
 
 

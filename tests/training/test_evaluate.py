@@ -43,8 +43,8 @@ class Probe(torch.nn.Module):
 
 
 def pixels_of(images: torch.Tensor) -> torch.Tensor:
-    normalised = (images.double() - torch.tensor(DATA.mean, dtype=torch.float64)) / torch.tensor(DATA.std).double()
-    return normalised.permute(0, 3, 1, 2)
+    normalized = (images.double() - torch.tensor(DATA.mean, dtype=torch.float64)) / torch.tensor(DATA.std).double()
+    return normalized.permute(0, 3, 1, 2)
 
 
 def mirrored(x: torch.Tensor) -> torch.Tensor:
@@ -103,9 +103,9 @@ def test_two_thirds_for_the_shifted_views_are_equal_weights():
 
 
 @pytest.mark.parametrize("tta", ["none", "flip", "flip-crop"])
-def test_views_of_images_of_one_colour_change_nothing(tta):
-    colours = SPLIT.images[:, :1, :1].expand_as(SPLIT.images).contiguous()
-    split = dataclasses.replace(SPLIT, images=colours)
+def test_views_of_images_of_one_color_change_nothing(tta):
+    colors = SPLIT.images[:, :1, :1].expand_as(SPLIT.images).contiguous()
+    split = dataclasses.replace(SPLIT, images=colors)
     model = Probe()
     close(evaluate(model, split, EvaluateConfig(tta=tta)).logits, evaluate(model, split, NONE).logits)
 
@@ -138,17 +138,17 @@ def test_an_unknown_augmentation_is_refused():
 
 @settings(deadline=None, max_examples=10)
 @given(
-    labelled=st.lists(st.booleans(), min_size=60, max_size=60).map(torch.tensor), tta=st.sampled_from(["none", "flip"])
+    labeled=st.lists(st.booleans(), min_size=60, max_size=60).map(torch.tensor), tta=st.sampled_from(["none", "flip"])
 )
-def test_images_without_labels_count_in_no_accuracy_and_no_loss(labelled, tta):
+def test_images_without_labels_count_in_no_accuracy_and_no_loss(labeled, tta):
     model, how = Probe(), EvaluateConfig(tta=tta)
     every = evaluate(model, SPLIT, how)
-    found = evaluate(model, dataclasses.replace(SPLIT, labels=torch.where(labelled, LABELS, -1)), how)
+    found = evaluate(model, dataclasses.replace(SPLIT, labels=torch.where(labeled, LABELS, -1)), how)
     assert torch.equal(found.logits, every.logits) and torch.equal(found.plain_logits, every.plain_logits)
     scores = (found.accuracy, found.loss), (found.plain_accuracy, found.plain_loss)
     for (accuracy, loss), logits in zip(scores, (every.logits, every.plain_logits), strict=True):
-        if labelled.any():
-            logits, labels = logits[labelled], LABELS[labelled]
+        if labeled.any():
+            logits, labels = logits[labeled], LABELS[labeled]
             assert accuracy == (logits.argmax(1) == labels).sum().item() / len(labels)
             assert loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)
         else:
@@ -175,7 +175,7 @@ def test_logits_are_tensors_that_gradients_may_flow_from():
         (logits.requires_grad_() * logits).sum().backward()
 
 
-def test_images_are_normalised_with_what_is_given_or_what_the_model_says():
+def test_images_are_normalized_with_what_is_given_or_what_the_model_says():
     model = Probe()
     other = copy.deepcopy(model)
     mean, std = (1.0, 2.0, 3.0), (4.0, 5.0, 6.0)

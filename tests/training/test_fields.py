@@ -122,7 +122,7 @@ def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):
         Trainer(whole, data, model=lambda classes: DavidNet(recipe.network, classes))
 
 
-def test_images_are_normalised_as_the_recipe_says(data):
+def test_images_are_normalized_as_the_recipe_says(data):
     batches = []
     given = NormalizeConfig(mean=(127.5, 100.0, 0.0), std=(255.0, 50.0, 1.0))
     for normalize in (given, NormalizeConfig(), NormalizeConfig(std=(63.75,) * 3)):
@@ -145,7 +145,7 @@ def test_images_are_normalised_as_the_recipe_says(data):
         ({"std": (1.0, 2.0, 0.0)}, "normalize.std is .* allowed: above 0"),
     ],
 )
-def test_a_normalisation_that_is_none_is_refused(fields, refusal):
+def test_a_normalization_that_is_none_is_refused(fields, refusal):
     with pytest.raises(UserError, match=refusal):
         NormalizeConfig(**fields)
 

@@ -30,7 +30,7 @@ def test_some_steps_are_traced_and_the_training_is_the_same(trainer, tmp_path):
     if trainer.device.type == "cpu":
         assert trace.steps == (2, 4)
         assert sum(name == "fastcifar: forward" for name in names) == 3
-        assert set(trace.parts()) == {"augment", "forward", "backward", "optimiser"}
+        assert set(trace.parts()) == {"augment", "forward", "backward", "optimizer"}
         assert all(seconds > 0 for seconds in trace.parts().values())
     else:
         assert trace.steps == (4, 6)

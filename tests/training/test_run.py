@@ -107,18 +107,18 @@ def test_a_network_of_ones_own_is_loaded_with_its_class_alone(run, data, tmp_pat
 
 
 @pytest.fixture(scope="module")
-def unlabelled(data):
+def unlabeled(data):
     """A training whose test images have no labels."""
     test = dataclasses.replace(data.test, labels=torch.full_like(data.test.labels, -1))
     return train(RECIPE, dataclasses.replace(data, test=test), seed=3, eval_every=2, device="cpu")
 
 
-def test_test_images_without_labels_have_logits_and_no_accuracy(unlabelled, run, tmp_path):
-    assert torch.equal(unlabelled.tta_logits, run.tta_logits)
-    assert unlabelled.accuracy is unlabelled.tta_accuracy is None
-    assert unlabelled.record.loss is unlabelled.record.tta_loss is None
-    assert (unlabelled.losses["test"], unlabelled.accuracies["test"]) == ({}, {})
-    assert repr(unlabelled).startswith("Run(warmstart-mlp, seed 3, no test labels, ")
-    folder = unlabelled.save(tmp_path / "run")
-    assert load_run(folder)[2] == unlabelled.record
+def test_test_images_without_labels_have_logits_and_no_accuracy(unlabeled, run, tmp_path):
+    assert torch.equal(unlabeled.tta_logits, run.tta_logits)
+    assert unlabeled.accuracy is unlabeled.tta_accuracy is None
+    assert unlabeled.record.loss is unlabeled.record.tta_loss is None
+    assert (unlabeled.losses["test"], unlabeled.accuracies["test"]) == ({}, {})
+    assert repr(unlabeled).startswith("Run(warmstart-mlp, seed 3, no test labels, ")
+    folder = unlabeled.save(tmp_path / "run")
+    assert load_run(folder)[2] == unlabeled.record
     assert (folder / "log.tsv").read_text().count("\n") == 1, "the head alone"

@@ -78,7 +78,7 @@ def test_muon_trains_the_same_whether_it_overlaps_the_backward_pass_or_not(data)
     [(SGDConfig(lr=0.05, bias_lr_factor=1), "bfloat16"), (AdamConfig(lr=0.005, weight_decay=5e-4), "float32")],
     ids=["sgd-bfloat16", "Adam-float32"],
 )
-def test_every_network_trains_with_every_optimiser_and_is_saved(data, tmp_path, dtype, network, optimizer):
+def test_every_network_trains_with_every_optimizer_and_is_saved(data, tmp_path, dtype, network, optimizer):
     recipe = dataclasses.replace(
         RECIPE,
         network=network,

@@ -26,7 +26,7 @@ class NetworkConfig(Kind):
 
     @property
     def batch_multiple(self) -> int:
-        """Images that it normalises together, which must divide the batch; 1 where any batch will do."""
+        """Images that it normalizes together, which must divide the batch; 1 where any batch will do."""
         return 1
 
 

@@ -30,7 +30,7 @@ def _sgd_of_airbench94(recipe: Recipe) -> Mapping[str, Any]:
 @optimizer("muon", "fastcifar.optim.muon:FlatMuon")
 @dataclass(frozen=True)
 class MuonConfig(OptimizerConfig):
-    """Orthogonalised updates for convolution filters (Jordan 2024, airbench94_muon), SGD with Nesterov momentum for the
+    """Orthogonalized updates for convolution filters (Jordan 2024, airbench94_muon), SGD with Nesterov momentum for the
     rest. A share of airbench's batch of 2000 below is written for the mean loss."""
 
     needs_filters: ClassVar[bool] = True
@@ -52,11 +52,11 @@ class MuonConfig(OptimizerConfig):
     sgd_momentum: float = setting(0.85, at_least=0, below=1)
     """Nesterov's momentum of what trains with SGD."""
     ns_steps: int = setting(3, at_least=1, unit="steps")
-    """Newton-Schulz steps that orthogonalise an update."""
+    """Newton-Schulz steps that orthogonalize an update."""
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
     """a, b and c of those steps, a s + b s^3 + c s^5 for each singular value s (hiverge 2025: 3.4576, -4.7391,
     2.0843)."""
-    norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalisation", source="Jordan 2024")
+    norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalization", source="Jordan 2024")
     """Steps between scalings of each filter matrix to the norm sqrt(out channels), before its update; 0: never."""
     norm_growth: int = setting(0, at_least=0, unit="steps")
     """Steps by which norm_every grows over the training, linearly (hiverge 2025: from 2, by 15)."""

@@ -3,7 +3,7 @@
 How each kind of tensor is treated, for shrink s and perturb p (a warm start is s 1, p 0):
 
 - Trained parameters become s * source + p * fresh. The fresh ones are drawn from the run's seed by the network's own
-  initialisation, so that each kind is perturbed on its own scale (Ash and Adams 2020).
+  initialization, so that each kind is perturbed on its own scale (Ash and Adams 2020).
 - Running statistics become (s * source + p * fresh) / (s + p): a mean of the two, since a variance that shrank with the
   weights would be none. Training replaces them within some tens of steps.
 - Frozen parameters are not scaled: they are the source's where s is above 0, else fresh. So the whitening, in whose
@@ -11,7 +11,7 @@ How each kind of tensor is treated, for shrink s and perturb p (a warm start is 
 - A classifier that is reset is fresh, whatever s and p are.
 
 A term with the factor 0 is left out, not multiplied: s 0 and p 1 is the cold start and s 1 and p 0 the warm start to
-the last bit. Optimiser state and averages start afresh in any case.
+the last bit. Optimizer state and averages start afresh in any case.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _NAMES_SHOWN = 12
 
 
 @torch.no_grad()
-def initialise(model: Network, start: Start) -> None:
-    """Turn the freshly initialised `model`, float32 on the CPU, into what `start` asks for, in place.
+def initialize(model: Network, start: Start) -> None:
+    """Turn the freshly initialized `model`, float32 on the CPU, into what `start` asks for, in place.
 
     Raises UserError where the source cannot be read, and where its tensors do not fit, with their names. Buffers that
     torch counts batches with (num_batches_tracked) are passed over.

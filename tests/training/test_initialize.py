@@ -17,7 +17,7 @@ from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.training import Trainer, initialise, train
+from fastcifar.training import Trainer, initialize, train
 
 RECIPE = Recipe(
     name="tiny",
@@ -53,7 +53,7 @@ def make_model(recipe, seed, start=None, classes=10):
     torch.manual_seed(seed)
     model = build_model(recipe, classes, (127.5,) * 3, (60.0,) * 3)
     if start:
-        initialise(model, start)
+        initialize(model, start)
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
 
 
