@@ -28,7 +28,7 @@ from fastcifar.report.tables import Table
 
 PARTS = (
     ("convolutions", "xmma|convolve|ImplicitGemm|nhwcAddPadding|implicit_gemm|fprop|wgrad|dgrad|ReduceSplitK"),
-    ("pool, batch norm, activation", "_moments|_normalize|_slope_sums|_gradient_kernel"),
+    ("pool, batch norm, activation", "_moments|_normali[sz]e|_slope_sums|_gradient_kernel"),
     ("Newton-Schulz", "^_(step|gram|apply|small)_kernel"),
     ("optimizer", "_direction|_momentum|_update_kernel|_flat_sgd|_flat_ema"),
     ("images and whitening", "_augment|_whiten|GeluCUDA"),
