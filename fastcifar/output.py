@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from fastcifar.errors import UserError
@@ -13,6 +16,8 @@ WEIGHTS = "model.safetensors"
 """The weights of the evaluated network, in a run's folder."""
 TRACE = "trace.json"
 """A few training steps for Chrome's trace viewer, in the folder of a run that was profiled."""
+PARTIAL = ".partial-"
+"""What the name of a file begins with until it is whole; a process that was killed may leave one behind."""
 
 
 def weights_file(source: str | Path) -> Path:
@@ -53,3 +58,51 @@ def umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all, whenever the process ends. Raises UserError where it cannot
+    be written."""
+    partial = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=PARTIAL, delete=False) as file:
+            partial = Path(file.name)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.chmod(0o666 & ~umask())
+        os.replace(partial, path)
+        partial = None
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        if partial:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[bool]:
+    """Hold the lock file `path` while the block runs, and give whether this process holds it, which no two do at once.
+
+    The system gives it up with the process, however that ends. Where it knows no such locks (Windows), everybody holds
+    it: what is written whole twice is the same.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "w")  # noqa: SIM115  (closed below, which gives the lock up)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+        path.unlink(missing_ok=True)

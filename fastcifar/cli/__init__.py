@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import os
 import sys
+import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,32 +16,23 @@ from fastcifar import __version__
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError, did_you_mean
 
 COMMANDS = {
-    "train": "fastcifar.cli.train",
-    "eval": "fastcifar.cli.evaluate",
-    "recipes": "fastcifar.cli.recipes",
-    "data info": "fastcifar.cli.data_info",
-    "warm-start": "fastcifar.cli.warm_start",
-    "flops": "fastcifar.cli.flops",
-    "compare": "fastcifar.cli.compare",
-    "ablate": "fastcifar.cli.ablate",
+    "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
+    "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
+    "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
+    "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
+    "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),
+    "data info": ("data info", "fastcifar.cli.data_info", "say what a data set holds and where it was found"),
+    "flops": ("flops", "fastcifar.cli.flops", "count a recipe's operations and bytes, and their least time"),
 }
-"""Each command and the module whose `main(args) -> int` runs it."""
+"""`COMMANDS[words]`: how each command is typed, the module (and function) that runs it, and a line on it. Experiments
+are commands too: see `fastcifar.experiments.EXPERIMENTS`."""
 
 HELP = """\
 usage: fastcifar COMMAND [OPTIONS]
 
 Trains CIFAR-10 networks as fast as the hardware allows, repeatably and measured honestly.
 
-  train                train a recipe's network and save the run
-  eval RUN_DIR         evaluate the network of a saved run again
-  recipes              list the named recipes
-  recipes show NAME    print a recipe as a TOML file, which train --recipe reads
-  recipes tricks       the tricks that a recipe can use: what they are, who had them
-  data info            what a data set holds and where it was found
-  warm-start NAME      experiments of many runs on warm starts: half, table or online
-  flops                count a recipe's operations and bytes, and the least time they mean
-  compare A B          which of two recipes is better, on held-out images, stopping early
-  ablate               what each trick of a recipe is worth, switched off one at a time
+{commands}
 
   fastcifar COMMAND --help says more; fastcifar --version says which this is.
 
@@ -47,8 +40,9 @@ examples:
   fastcifar train --quick                       under a minute on two CPU cores
   fastcifar train --runs 5                      seeds 0 to 4: mean, spread, interval
   fastcifar train --epochs 12 --optimizer.lr 2  every field of a recipe is a flag
+  fastcifar compare davidnet davidnet --b-set optimizer.lr=2
 
-exit status: 0 done, 1 ablate --verify found something, 2 bad input, 3 the loss became NaN or infinite, 130 interrupted
+exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became NaN or infinite, 130 interrupted
 """
 
 
@@ -74,18 +68,51 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help", "help"):
-        print(HELP, end="")
-        return 0
     if args == ["--version"]:
         print(f"fastcifar {__version__}")
         return 0
-    for words in (2, 1):
-        module = COMMANDS.get(" ".join(args[:words]))
-        if module:
-            return importlib.import_module(module).main(args[words:])
-    given = " ".join(args[:2] if args[0] == "data" else args[:1])
-    raise UserError(f"unknown command {given!r}{did_you_mean(given, COMMANDS)}; allowed: {', '.join(COMMANDS)}")
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP.format(commands=_lines("")), end="")
+        return 0
+    given = " ".join(args[:2])
+    words = given if given in COMMANDS else args[0]
+    if words in COMMANDS:
+        module, _, function = COMMANDS[words][1].partition(":")
+        return getattr(importlib.import_module(module), function or "main")(args[len(words.split()) :])
+    if "--plugin" in " ".join(args):  # which may bring the experiment
+        importlib.import_module("fastcifar.cli.arguments").import_plugins(args)
+    experiments = _experiments()
+    words = given if given in experiments else args[0]
+    if words in experiments:
+        command = importlib.import_module("fastcifar.cli.experiment")
+        return command.main(experiments[words], args[len(words.split()) :])
+    in_group = _lines(f"{args[0]} ")
+    if in_group and (len(args) == 1 or args[1] in ("-h", "--help")):
+        print(f"usage: fastcifar {args[0]} COMMAND [OPTIONS]\n\n{in_group}")
+        return 0
+    known = [name for name in (*COMMANDS, *experiments) if not in_group or name.startswith(f"{args[0]} ")]
+    given = given if in_group else args[0]
+    raise UserError(f"unknown command {given!r}{did_you_mean(given, known)}; allowed: {', '.join(known)}")
+
+
+def _experiments() -> dict[str, Any]:
+    """Return the registered experiments by the words of their commands."""
+    from fastcifar.experiments import EXPERIMENTS
+
+    return {f"{cls.group} {name}".strip(): cls for name, cls in EXPERIMENTS.items()}
+
+
+def _lines(prefix: str) -> str:
+    """Return a line for each command that begins with `prefix`."""
+    lines = {words: (typed, line) for words, (typed, _, line) in COMMANDS.items()}
+    for words, cls in _experiments().items():
+        names = [field for field in ("a", "b") if field in cls.__dataclass_fields__]
+        first = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
+        lines[words] = " ".join([words, *(name.upper() for name in names)]), first[:1].lower() + first[1:]
+    shown = [(typed, line) for words, (typed, line) in lines.items() if words.startswith(prefix)]
+    return "\n".join(
+        textwrap.fill(line, 100, initial_indent=f"  {typed:<20} ", subsequent_indent=" " * 23) for typed, line in shown
+    )
 
 
 @contextlib.contextmanager

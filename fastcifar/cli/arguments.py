@@ -10,64 +10,55 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from types import UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastcifar.catalogue import DATASETS
+from fastcifar.cli.options import CommandOptions, own_fields
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
-from fastcifar.recipes import DEFAULT_RECIPE, NETWORKS, OPTIMIZERS, QUICK_TRAIN_SIZE, Recipe, change, get_recipe, quick
-from fastcifar.recipes.declare import Checked, field_docs
+from fastcifar.experiments import Experiment
+from fastcifar.recipes import (
+    DEFAULT_RECIPE,
+    NETWORKS,
+    OPTIMIZERS,
+    QUICK_TRAIN_SIZE,
+    Recipe,
+    change,
+    get_recipe,
+    narrow,
+    quick,
+)
+from fastcifar.recipes.declare import Checked, field_docs, is_optional
 from fastcifar.recipes.legacy import GONE, modern_path
 from fastcifar.recipes.text import allowed, field_hints, read_value, with_all_transforms
 from fastcifar.registry import import_plugin
 
-Options = TypeVar("Options")
-
-Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
-"""A flag without a value, off unless given."""
+Options = TypeVar("Options", bound=CommandOptions)
 
 
-@dataclass(frozen=True)
-class PluginOptions:
-    """Of every command that reads a recipe, a run or a data set."""
-
-    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="MODULE", help_behavior_hint="")] = ()
-    """A module to import first, which registers networks, optimizers, transforms or data sets of your own; may be given
-    several times."""
+def quick_recipe(recipe: Recipe) -> Recipe:
+    """Return what --quick makes of `recipe`."""
+    return quick(recipe)[0]
 
 
-@dataclass(frozen=True)
-class RecipeOptions(PluginOptions):
-    """Of every command whose flags change a recipe; read by `parse_with_recipe`."""
-
-    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = DEFAULT_RECIPE
-    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
-    network: str = ""
-    """The network; where it is not the recipe's, with its own defaults."""
-    optimizer: str = ""
-    """The optimizer; where it is not the recipe's, with its own defaults."""
-    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
-    """The recipe with all of these; its fields are flags too, whose help stands last."""
-
-
-def parse(args: Sequence[str], default: Options, prog: str) -> Options:
+def parse(
+    args: Sequence[str], default: Options, prog: str, *, description: str | None = None, usage: str = ""
+) -> Options:
     """Return the options in `args`: a dataclass like `default`, which holds the value of every flag that is not given.
 
-    The modules in --plugin are imported. `--help` prints the help and raises SystemExit(0). Raises UserError for
-    anything that cannot be read, with the flag and what is allowed; tyro itself would draw a box of several lines.
+    The modules in --plugin are imported. `--help` prints the help, with the `description` (the docstring of the class
+    unless given) under the `usage`, and raises SystemExit(0). Raises UserError for anything that cannot be read, with
+    the flag and what is allowed; tyro itself would draw a box of several lines.
     """
     import_plugins(args)
     flags = _flags(default)
+    how = {"prog": usage or prog, "description": description, "return_unknown_args": True, "registry": _SHOWN}
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            options, rest = tyro.cli(
-                type(default), args=args, default=default, prog=prog, return_unknown_args=True, registry=_SHOWN
-            )
+            options, rest = tyro.cli(type(default), args=args, default=default, **how)
     except SystemExit as stop:
         if not stop.code:
             raise
@@ -80,40 +71,53 @@ def parse(args: Sequence[str], default: Options, prog: str) -> Options:
     return options
 
 
-def quick_recipe(recipe: Recipe) -> Recipe:
-    """Return what --quick makes of `recipe`."""
-    return quick(recipe)[0]
-
-
 def parse_with_recipe(
     args: Sequence[str],
     options: Callable[..., Options],
     prog: str,
     *,
-    default: Recipe | None = None,
-    in_short: Callable[[Recipe], Recipe] | None = quick_recipe,
+    shorten: Callable[[Recipe], Recipe] | None = quick_recipe,
     **defaults: Any,
 ) -> Options:
-    """Return the options in `args` of a class of `RecipeOptions`, in three passes.
+    """Return the options in `args` of a class of `RecipeOptions`.
 
-    First --plugin. Then what other defaults depend on: --recipe (without it the recipe is `default`), --network and
-    --optimizer, which take another kind with its own defaults, and --quick, which is what `in_short` makes of that
-    (None: the command has no such flag). Then every other field of that recipe, and the command's own flags, whose
-    defaults are `defaults`.
+    First --plugin is read, then the recipe (see `read_recipe`), then the command's own flags, whose defaults are
+    `defaults`.
     """
-    import_plugins(args)
-    name = last_given(args, "--recipe")
-    recipe = default or get_recipe(DEFAULT_RECIPE)
-    if name:
-        recipe = get_recipe(name)
-    kinds = {section: kind for section in _OPEN if (kind := last_given(args, f"--{section}"))}
-    recipe = _with_kinds(recipe, kinds, args)
-    if in_short and last_given(args, "--quick") is not None:
-        recipe = in_short(recipe)
-    changes, rest = _read_fields(recipe, args)
-    recipe = _changed(recipe, changes)
+    name = last_given(args, "--recipe") or ""
+    recipe, rest = read_recipe(args, name, shorten=shorten)
     kinds = {section: getattr(recipe, section).kind for section in _OPEN}
     return parse(rest, options(recipe=name or recipe.name, settings=recipe, **kinds, **defaults), prog)
+
+
+def read_recipe(
+    args: Sequence[str],
+    name: str,
+    *,
+    default: Recipe | None = None,
+    shorten: Callable[[Recipe], Recipe] | None = quick_recipe,
+    quick_default: Recipe | None = None,
+) -> tuple[Recipe, list[str]]:
+    """Return the recipe that the flags in `args` ask for, and the words that say something else.
+
+    name: a named recipe or a TOML file; empty: `default`, or with --quick `quick_default`, where there is one.
+    shorten: what --quick makes of a recipe; None: the command has no such flag.
+
+    First come the things that other defaults depend on: the recipe, --network and --optimizer, which take another kind
+    with its own defaults, and --quick. Then every other field.
+    """
+    import_plugins(args)
+    is_quick = shorten is not None and last_given(args, "--quick") is not None
+    is_short = is_quick and not name and quick_default is not None
+    recipe = get_recipe(name) if name else quick_default if is_short else default or get_recipe(DEFAULT_RECIPE)
+    kinds = {section: kind for section in _OPEN if (kind := last_given(args, f"--{section}"))}
+    recipe = _with_kinds(recipe, kinds, args)
+    if is_short and "network" in kinds:
+        recipe = dataclasses.replace(recipe, network=narrow(recipe.network))
+    elif is_quick and not is_short:
+        recipe = shorten(recipe)
+    changes, rest = read_fields(field_hints(recipe), args)
+    return _changed(recipe, changes), rest
 
 
 def import_plugins(args: Sequence[str]) -> None:
@@ -128,6 +132,31 @@ def import_plugins(args: Sequence[str]) -> None:
 def quick_train_size(args: Sequence[str]) -> int | None:
     """Return the training images of --quick; None where that is not given."""
     return None if last_given(args, "--quick") is None else QUICK_TRAIN_SIZE
+
+
+def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Return the words in `args` that belong to no flag, and all others. `hints` are the types of the command's own
+    options; what follows another flag, which is a recipe's field, belongs to it."""
+    free, rest = [], []
+    for group in _groups(args):
+        flag, _ = _read(group)
+        hint = hints.get(flag.removeprefix("--").replace("-", "_"))
+        has_value = hint is not bool and "=" not in (group or [""])[0]
+        taken = len(group) if flag and hint is None else (1 + has_value if flag else 0)
+        free += group[taken:]
+        rest += group[:taken]
+    return free, rest
+
+
+def take_groups(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+    """Return the words that follow `flag` in `args`, and all others."""
+    words, rest = [], []
+    for group in _groups(args):
+        if _read(group)[0] == flag:
+            words += _read(group)[1]
+        else:
+            rest += group
+    return words, rest
 
 
 def last_given(args: Sequence[str], flag: str) -> str | None:
@@ -155,10 +184,11 @@ def _read(group: Sequence[str]) -> tuple[str, list[str]]:
     return flag.replace("_", "-"), [value] * bool(equals) + list(group[1:])
 
 
-def _read_fields(recipe: Recipe, args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Return the values of the flags that name fields of `recipe`, by dotted names, and all other words of `args`."""
-    fields = {_flag(name): (name, hint) for name, hint in field_hints(recipe).items()}
-    changes: dict[str, Any] = {}
+def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Return the values of the flags that name fields, whose types by dotted name are `hints`, and all other words of
+    `args`."""
+    fields = {_flag(name): (name, hint) for name, hint in hints.items()}
+    values: dict[str, Any] = {}
     rest: list[str] = []
     for group in _groups(args):
         flag, words = _read(group)
@@ -166,12 +196,14 @@ def _read_fields(recipe: Recipe, args: Sequence[str]) -> tuple[dict[str, Any], l
             rest += group
             continue
         name, hint = fields[flag]
+        if hint is bool and not words:
+            words = ["true"]
         if not words:
             raise UserError(f"{flag} has no value; allowed: {allowed(hint)}")
         if get_origin(hint) is not tuple and len(words) > 1:
             raise UserError(f"unexpected argument {words[1]!r} after {flag} {words[0]}; allowed: {allowed(hint)}")
-        changes[name] = read_value(words, hint)
-    return changes, rest
+        values[name] = read_value(words, hint)
+    return values, rest
 
 
 def _with_kinds(recipe: Recipe, kinds: Mapping[str, str], args: Sequence[str]) -> Recipe:
@@ -180,8 +212,8 @@ def _with_kinds(recipe: Recipe, kinds: Mapping[str, str], args: Sequence[str]) -
     try:
         return _changed(recipe, kinds)
     except UserError:
-        fields = {name: value for name, value in _read_fields(recipe, args)[0].items() if not _is_open(name)}
-        return _changed(recipe, {**kinds, **fields})
+        fields = {name: hint for name, hint in field_hints(recipe).items() if not _is_open(name)}
+        return _changed(recipe, {**kinds, **read_fields(fields, args)[0]})
 
 
 def _is_open(name: str) -> bool:
@@ -206,10 +238,10 @@ def _flags(options: Any) -> dict[str, Any]:
     for name, hint in get_type_hints(type(options)).items():
         if name == "settings":
             flags |= {_flag(field): hint for field, hint in field_hints(options.settings).items()}
-            continue
-        if get_origin(hint) in (UnionType, Union):  # X | None: None stands for a flag that is not given
-            hint = get_args(hint)[0]
-        flags[_flag(name)] = hint
+        elif name == "experiment":
+            flags |= {_flag(field): hint for field, hint in own_fields(type(options.experiment)).items()}
+        else:
+            flags[_flag(name)] = hint
     return flags
 
 
@@ -235,21 +267,24 @@ def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
     values = with_all_transforms(info.default) if isinstance(info.default, Recipe) else info.default
     if not dataclasses.is_dataclass(values) or isinstance(values, type):
         return None
-    cls, is_recipe = type(values), isinstance(values, Checked)
+    cls, is_section = type(values), not isinstance(values, CommandOptions)
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
+    fields = dataclasses.fields(cls)
+    if isinstance(values, Experiment):
+        fields = [field for field in fields if field.name in own_fields(cls)]
     shown = []
-    for field in sorted(dataclasses.fields(cls), key=lambda field: field.name == "settings"):
+    for field in sorted(fields, key=lambda field: (field.name == "settings", field.name != "experiment")):
         value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())
-        if not is_recipe and field.name in _LISTED:
+        if not is_section and field.name in _LISTED:
             doc += f" (default: {value})" + "".join(f"\n{name}: {said}" for name, said in _LISTED[field.name]().items())
             hint = _word("NAME", "")
-        if is_recipe and not isinstance(value, Checked):
+        if is_section and not isinstance(value, Checked):
             if not field.init:
                 continue  # the kind of a network, which is a flag of its own
             default = f"(default: {_words(value)})"
             hint, value = _word(_metavar(hint), default), ""
         shown.append(StructFieldSpec(field.name, hint, value, doc))
-    return StructConstructorSpec((lambda **_: info.default) if is_recipe else cls, tuple(shown))
+    return StructConstructorSpec((lambda **_: info.default) if is_section else cls, tuple(shown))
 
 
 def _word(metavar: str, default: str) -> Any:
@@ -258,7 +293,9 @@ def _word(metavar: str, default: str) -> Any:
 
 
 def _metavar(hint: Any) -> str:
-    """Return how the help shows a value of a recipe's field."""
+    """Return how the help shows a value of a section's field."""
+    if is_optional(hint):
+        return _metavar(get_args(hint)[0])
     if get_origin(hint) is Literal:
         return "{" + ",".join(map(str, get_args(hint))) + "}"
     if get_origin(hint) is tuple:
@@ -268,7 +305,7 @@ def _metavar(hint: Any) -> str:
 
 
 def _words(value: object) -> str:
-    """Return a value of a recipe's field as it is typed after its flag."""
+    """Return a value of a section's field as it is typed after its flag."""
     if isinstance(value, tuple):
         return " ".join(map(_words, value)) or "[]"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -292,6 +329,8 @@ def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog:
 
 
 def _fits(words: list[str], hint: Any) -> bool:
+    if is_optional(hint):
+        return any(_fits(words, each) for each in get_args(hint) if each is not type(None))
     if get_origin(hint) is tuple:
         return bool(words) and all(_fits([word], get_args(hint)[0]) for word in words)
     if not words:

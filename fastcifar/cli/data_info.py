@@ -5,23 +5,16 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from tyro.conf import arg
-
-from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.cli.arguments import PluginOptions, Switch, parse
+from fastcifar.cli.arguments import parse
+from fastcifar.cli.options import DataOptions, Switch
 
 
 @dataclass(frozen=True)
-class Options(PluginOptions):
+class Options(DataOptions):
     """Load a data set, check it, and say what it holds and where it was found."""
 
-    dataset: str = DEFAULT_DATASET
-    """The data set."""
-    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     json: Switch = False
     """Print a JSON object and nothing else to standard output."""
 

@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
-from fastcifar.cli.arguments import PluginOptions, Switch, parse
+from fastcifar.cli.arguments import parse
+from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.output import RECORD
@@ -18,7 +19,7 @@ from fastcifar.recipes import DEFAULT_RECIPE
 
 
 @dataclass(frozen=True)
-class Options(PluginOptions):
+class Options(CommandOptions):
     """Evaluate the network of a saved run again, on the images that the run tested on."""
 
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""

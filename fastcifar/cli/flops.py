@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import RecipeOptions, Switch, parse_with_recipe
+from fastcifar.cli.arguments import parse_with_recipe
+from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Options(RecipeOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    options = parse_with_recipe(args, Options, PROG, in_short=None)
+    options = parse_with_recipe(args, Options, PROG, shorten=None)
     rates = _rates(options)
     for flag, number in (("--train-images", options.train_images), ("--test-images", options.test_images)):
         if number < 1:

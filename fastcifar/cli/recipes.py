@@ -8,19 +8,20 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from fastcifar.cli.arguments import PluginOptions, parse
+from fastcifar.cli.arguments import parse
+from fastcifar.cli.options import CommandOptions
 from fastcifar.errors import UserError
 from fastcifar.recipes import RECIPES, SUMMARIES, get_recipe, to_toml
 
 
 @dataclass(frozen=True)
-class ListOptions(PluginOptions):
+class ListOptions(CommandOptions):
     """List the named recipes, a line for each; `fastcifar recipes show NAME` prints one in full, and
     `fastcifar recipes tricks` what the fields are that are tricks."""
 
 
 @dataclass(frozen=True)
-class ShowOptions(PluginOptions):
+class ShowOptions(CommandOptions):
     """Print a recipe as a TOML file, which `fastcifar train --recipe FILE.toml` reads back."""
 
     name: Annotated[Positional[str], arg(metavar="NAME", help_behavior_hint="")] = ""
@@ -28,7 +29,7 @@ class ShowOptions(PluginOptions):
 
 
 @dataclass(frozen=True)
-class TricksOptions(PluginOptions):
+class TricksOptions(CommandOptions):
     """Print the tricks that recipes can use as Markdown: what each is, what switches it off, and who had it."""
 
     name: Annotated[Positional[str], arg(metavar="NAME", help_behavior_hint="(default: all there are)")] = ""
@@ -36,10 +37,6 @@ class TricksOptions(PluginOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    if args[:1] == ["show"]:
-        return _show(args[1:])
-    if args[:1] == ["tricks"]:
-        return _tricks(args[1:])
     parse(args, ListOptions(), "fastcifar recipes")
     width = max(map(len, RECIPES))
     for name in RECIPES:
@@ -47,7 +44,7 @@ def main(args: Sequence[str]) -> int:
     return 0
 
 
-def _show(args: Sequence[str]) -> int:
+def show(args: Sequence[str]) -> int:
     options = parse(args, ShowOptions(), "fastcifar recipes show")
     if not options.name:
         raise UserError(f"recipes show needs a recipe; allowed: {', '.join(RECIPES)}, or a .toml file's path")
@@ -55,7 +52,7 @@ def _show(args: Sequence[str]) -> int:
     return 0
 
 
-def _tricks(args: Sequence[str]) -> int:
+def tricks(args: Sequence[str]) -> int:
     from fastcifar.recipes.page import tricks_page
 
     options = parse(args, TricksOptions(), "fastcifar recipes tricks")

@@ -1,8 +1,7 @@
-"""What a training shows: lines on standard output, a progress bar on standard error where that is a terminal."""
+"""A training on the screen: lines on standard output, a progress bar on standard error where that is a terminal."""
 
 from __future__ import annotations
 
-import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -17,22 +16,17 @@ if TYPE_CHECKING:
     from fastcifar.training import EpochRow, RunRecord, Trainer
     from fastcifar.training.profile import StepTrace
 
-_ESTIMATED_FROM = 3
-"""Steps, after the first, whose median time the estimate goes by."""
-
 
 class Screen:
-    """Says the lines of a training as they come, unless `silent`, below which a bar shows the steps if `bar`.
+    """The lines of a training as they come, unless `silent`, below which a bar shows the steps if `bar`.
 
     The bar is drawn from the training's own thread, at most four times a second: half a millisecond each, where a
-    thread of its own would compete with the training for a core. After the first steps it says how long
-    `estimated_steps` like them will take; 0: never.
+    thread of its own would compete with the training for a core.
     """
 
-    def __init__(self, silent: bool, bar: bool, estimated_steps: float = 0) -> None:
-        self.silent, self.estimated_steps = silent, estimated_steps
+    def __init__(self, silent: bool, bar: bool) -> None:
+        self.silent = silent
         self._columns: str | None = None
-        self._step_ends: list[float] = []
         self.wants_bar = bar and sys.stderr.isatty()
         self._bar = None
         self._drawn = 0.0
@@ -47,7 +41,7 @@ class Screen:
         if self._bar:
             self._bar.start()
 
-    def begin(self, total_steps: int, tested_on: str) -> None:
+    def begin(self, total_steps: int, tested_on: str = "") -> None:
         """Show an empty bar, and the columns' heads above the first epoch, `tested_on` being the test accuracy's."""
         self._columns = f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}  {tested_on:>9}  {'seconds':>9}"
         if self.wants_bar:
@@ -68,9 +62,9 @@ class Screen:
             self._bar.start()
 
     def step(self, step: int, total_steps: int) -> None:
-        """Move the bar to `step`, and say the estimate when it is time to."""
-        if self.estimated_steps and not self.silent:
-            self._estimate(step)
+        """Move the bar to `step`; a first step shows it."""
+        if not self._bar and self.wants_bar:
+            self.begin(total_steps)
         if self._bar:
             now = time.monotonic()
             redraw = now - self._drawn > 0.25
@@ -85,14 +79,6 @@ class Screen:
         tested = share(row.test_accuracy)
         self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}  {tested:>9}  {row.seconds:9.1f}")
 
-    def _estimate(self, step: int) -> None:
-        self._step_ends = [*self._step_ends, time.monotonic()] if step > 1 else [time.monotonic()]
-        if len(self._step_ends) > _ESTIMATED_FROM:
-            pairs = zip(self._step_ends, self._step_ends[1:], strict=False)
-            seconds = statistics.median(end - begin for begin, end in pairs) * self.estimated_steps
-            self.estimated_steps = 0
-            self.say(f"about {duration(seconds)} of training, going by its first steps")
-
     def end(self) -> None:
         """Clear the bar."""
         if self._bar:
@@ -101,7 +87,7 @@ class Screen:
 
 
 def header(trainer: Trainer, seeds: Sequence[int]) -> str:
-    """Two lines: the recipe on its data, and how and where it is computed."""
+    """Return two lines: the recipe on its data, and how and where it is computed."""
     recipe, dataset = trainer.recipe, trainer.dataset
     train_size, test_size = len(dataset.train), len(dataset.test)
     tests = "held-out" if dataset.holdout else "test"
@@ -116,7 +102,7 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
 
 
 def _place(trainer: Trainer) -> str:
-    """The device, its threads and the compute type: "cpu (2 threads, bfloat16)"."""
+    """Return the device, its threads and the compute type: "cpu (2 threads, bfloat16)"."""
     import torch
 
     dtype = str(trainer.dtype).removeprefix("torch.")
@@ -127,7 +113,7 @@ def _place(trainer: Trainer) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A length of time to two figures: "40 s", "55 min", "2 h 10 min"."""
+    """Return a length of time to two figures: "40 s", "55 min", "2 h 10 min"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -135,12 +121,12 @@ def duration(seconds: float) -> str:
 
 
 def share(value: float | None) -> str:
-    """A fraction in percent, "94.11%"; "-" for none."""
+    """Return a fraction in percent, "94.11%"; "-" for none."""
     return "-" if value is None else f"{value:.2%}"
 
 
 def stopwatches(record: RunRecord) -> str:
-    """The three stopwatches, a line each, with what they time."""
+    """Return the three stopwatches, a line each, with what they time."""
     return (
         f"train   {record.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
         f"time    {record.time_seconds:8.1f} s  train, and the final evaluation\n"
@@ -149,7 +135,7 @@ def stopwatches(record: RunRecord) -> str:
 
 
 def phases_table(record: RunRecord) -> str:
-    """Where process_seconds went, a line for each phase, and their sum."""
+    """Return where process_seconds went, a line for each phase, and their sum."""
     total = record.process_seconds
     lines = [f"{name:<22}{seconds:8.2f} s {seconds / total:6.1%}" for name, seconds in record.phases.items()]
     first = record.first_step_seconds
@@ -158,7 +144,7 @@ def phases_table(record: RunRecord) -> str:
 
 
 def trace_lines(trace: StepTrace, path: Path) -> str:
-    """Which steps were traced, their parts, and where the trace is."""
+    """Return which steps were traced, their parts, and where the trace is."""
     if trace.steps is None:
         return "no trace: the training is too short for one"
     first, last = trace.steps
@@ -167,7 +153,7 @@ def trace_lines(trace: StepTrace, path: Path) -> str:
 
 
 def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
-    """A run in one line, which ends in the `remarks` on what it ran."""
+    """Return a run in one line, which ends in the `remarks` on what it ran."""
     watches = {"train": record.train_seconds, "time": record.time_seconds, "process": record.process_seconds}
     times = "  ".join(f"{watch} {seconds:.1f} s" for watch, seconds in watches.items())
     return "  ".join([_accuracies(record.recipe, record.accuracy, record.tta_accuracy), times, *remarks])
@@ -182,13 +168,13 @@ _SUMMARIZED: dict[str, Callable[[RunRecord], float | None]] = {
 
 
 def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:
-    """What the runs say together, by the key of run.json; without accuracies where the test images have no labels."""
+    """Return `summaries[key]`, keys as in run.json; without accuracies where the test images have no labels."""
     found = {key: [value for record in records if (value := of(record)) is not None] for key, of in _SUMMARIZED.items()}
     return {key: summarize(values) for key, values in found.items() if values}
 
 
 def summary_table(records: Sequence[RunRecord]) -> str:
-    """Mean, standard deviation, n and 95% interval of accuracies and times, a line each."""
+    """Return mean, standard deviation, n and 95% interval of accuracies and times, a line each."""
     lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  95% interval"]
     for key, values in summaries(records).items():
         name = key.removesuffix("_seconds").replace("_", " ")
@@ -200,7 +186,8 @@ def summary_table(records: Sequence[RunRecord]) -> str:
 
 
 def summary_line(records: Sequence[RunRecord], remarks: Sequence[str] = ()) -> str:
-    """Many runs of one recipe in one line: the means, and the spread of the accuracy with test-time augmentation."""
+    """Return many runs of one recipe in one line: the means, and the spread of the accuracy with test-time
+    augmentation."""
     recipe, summary = records[0].recipe, summaries(records)
     if "tta_accuracy" not in summary:
         return "  ".join([_accuracies(recipe, None, None), f"n={len(records)}", *remarks])

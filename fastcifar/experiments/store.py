@@ -1,22 +1,30 @@
-"""`Store`: the finished runs of an experiment, kept one by one, so that the same command goes on where it stopped."""
+"""`Store` and `RunFolders` keep finished runs one by one, so that the same command goes on where it stopped."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
-import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+
+from fastcifar.data import Dataset
 from fastcifar.errors import RenamedWarning, UserError
-from fastcifar.output import umask
+from fastcifar.experiments.experiment import Job
+from fastcifar.experiments.result import Diverged, Outcome
+from fastcifar.output import PARTIAL, RECORD, WEIGHTS, claimed, write_whole
+from fastcifar.phases import Phases
 from fastcifar.recipes import network_of
 from fastcifar.recipes.legacy import modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
+from fastcifar.training import Run, RunRecord, resolve_device
 
 SETTINGS = "settings.json"
 """The file that makes a folder an experiment's: what its runs were asked to do."""
@@ -25,8 +33,6 @@ _KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
 _SHOWN = 60
 _RECIPES = ("recipe", "a", "b")
 """Settings that hold a recipe."""
-_PARTIAL = ".partial-"
-"""What the name of a file begins with until it is whole; a process that was killed may leave one behind."""
 
 
 class Store:
@@ -47,7 +53,7 @@ class Store:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            used = any(not entry.name.startswith(_PARTIAL) for entry in self.folder.iterdir())
+            used = any(not entry.name.startswith(PARTIAL) for entry in self.folder.iterdir())
         except OSError as error:
             raise UserError(f"output folder {self.folder} cannot be made: {error.strerror or error}") from None
         if used:
@@ -57,22 +63,50 @@ class Store:
             )
         write_whole(path, _text(self.settings))
 
-    def get(self, key: str) -> dict[str, Any] | None:
-        """The record of the run `key`; None where there is none. Raises UserError for a file that cannot be read."""
-        path = self.path(key)
-        return _read(path) if path.is_file() else None
+    def get(self, job: Job) -> Outcome | None:
+        """Return what is kept of `job`; None where there is nothing. Raises UserError for a file that cannot be read,
+        and for a run of another recipe."""
+        path = self.path(job.key)
+        if not path.is_file():
+            return None
+        values = _read(path)
+        if "diverged" in values:
+            return Diverged(str(values["diverged"]))
+        with warnings.catch_warnings():  # older names were said of the settings: not again of every run
+            warnings.simplefilter("ignore", RenamedWarning)
+            record = RunRecord.from_json(values, str(path))
+        if _plain(dataclasses.asdict(record.recipe)) != _plain(dataclasses.asdict(job.recipe)):
+            raise UserError(f"{path} is a run of another recipe than {job.arm} is now; allowed: another folder")
+        return record
 
-    def put(self, key: str, record: Mapping[str, Any]) -> None:
-        """Keep `record` as that of the run `key`, in the place of an earlier one."""
-        write_whole(self.path(key), _text(_plain(record)))
+    def has(self, key: str) -> bool:
+        """Return whether the outcome of the job `key` is kept."""
+        return self.path(key).is_file()
 
-    def write(self, name: str, text: str) -> Path:
-        """Write the file `name`, such as a table of the results, beside the runs, in the place of an earlier one."""
-        write_whole(self.folder / name, text)
-        return self.folder / name
+    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None:
+        """Keep the outcome of `job`, in place of an earlier one, and with `weights` those of its run.
+
+        Weights are written first: a run counts as kept once its record is there.
+        """
+        if run and weights:
+            file = self.weights(job.key)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                save_file(dict(run.state), file)
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from None
+        write_whole(self.path(job.key), _text(_plain(outcome.to_json())))
+
+    def weights(self, key: str) -> Path:
+        """Return the file of the weights that the run of the job `key` ended with."""
+        return self.path(key).with_suffix(".safetensors")
+
+    def claim(self, job: Job) -> AbstractContextManager[bool]:
+        """Return a context that gives whether this process may train `job`; see `claimed`."""
+        return claimed(self.path(job.key).with_suffix(".lock"))
 
     def path(self, key: str) -> Path:
-        """The file of the run `key`: letters, digits and . _ + -, with slashes that make folders.
+        """Return the file of the run `key`: letters, digits and . _ + -, with slashes that make folders.
         Raises UserError for any other key."""
         if not _KEY.fullmatch(key) or f"{key}.json" == SETTINGS:
             raise UserError(f"the key of a run is {key!r}; allowed: letters, digits and . _ + -, as in a/seed-0")
@@ -89,35 +123,89 @@ class Store:
                 )
 
 
-def _in_todays_form(settings: dict[str, Any], source: str) -> dict[str, Any]:
-    """`settings` with what older ones called the fields of a recipe under today's names."""
+class RunFolders:
+    """The folders that runs are saved in, whole (see `Run.save`); `folders[key]` is that of a job.
+
+    same: what a record that is there already must say (`RunRecord.to_json`), such as the dataset and the start.
+
+    Raises UserError for a folder that holds something else. Runs that diverge leave nothing.
+    """
+
+    def __init__(self, folders: Mapping[str, Path], same: Mapping[str, Any], phases: Phases) -> None:
+        self._folders, self._same, self._phases = folders, _plain(same), phases
+
+    def get(self, job: Job) -> Outcome | None:
+        """Return the record of the run that is saved in the folder of `job`, if there is one."""
+        if not self.has(job.key):
+            return None
+        path = self._folders[job.key] / RECORD
+        record = RunRecord.from_json(_read(path), str(path))
+        there = record.to_json()
+        for name, value in {"recipe": _plain(dataclasses.asdict(job.recipe)), "seed": job.seed, **self._same}.items():
+            if not _holds(there[name], value):
+                raise UserError(f"{path} is a run with another {name}; allowed: the same command, or another folder")
+        return record
+
+    def has(self, key: str) -> bool:
+        """Return whether the folder of the job `key` holds a run."""
+        return (self._folders[key] / RECORD).is_file()
+
+    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None:
+        """Save the run of `job`, with its weights always."""
+        if run:
+            try:
+                with self._phases("saving"):
+                    run.save(self._folders[job.key])
+            except (OSError, SafetensorError) as error:
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"cannot save the run in {self._folders[job.key]}: {reason}") from None
+
+    def weights(self, key: str) -> Path:
+        """Return the file of the weights of the job `key`."""
+        return self._folders[key] / WEIGHTS
+
+    def claim(self, job: Job) -> AbstractContextManager[bool]:
+        """Return a context that gives whether this process may train `job`; of a single one it always may."""
+        folder = self._folders[job.key]
+        return claimed(folder.parent / f".{folder.name}.lock") if len(self._folders) > 1 else nullcontext(True)
+
+
+def _holds(there: object, value: object) -> bool:
+    """Return whether a value of a record is `value`, or has all of its keys with their values."""
+    if isinstance(value, dict) and isinstance(there, dict):
+        return all(name in there and _holds(there[name], inner) for name, inner in value.items())
+    return there == value
+
+
+def _in_todays_form(settings: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return `settings` with what older ones called the fields of a recipe under today's names."""
     new = {}
     for name, value in settings.items():
         if name in _RECIPES and isinstance(value, dict):
-            renamed = modernize(value, f"{source}: {name}")
-            new[name] = value if renamed == value else _plain(dataclasses.asdict(recipe_from_dict(renamed, source)))
+            renamed = modernize(value, f"{where}: {name}")
+            new[name] = value if renamed == value else _plain(dataclasses.asdict(recipe_from_dict(renamed, where)))
     if isinstance(settings.get("networks"), list) and isinstance(settings.get("recipe"), dict):
-        networks = (_network(each, settings["recipe"], source) for each in settings["networks"])
+        networks = (_network(each, settings["recipe"], where) for each in settings["networks"])
         new["networks"] = {network["kind"]: network for network in networks}
     return settings | new
 
 
-def _network(network: Any, recipe: dict[str, Any], source: str) -> dict[str, Any]:
-    """The configuration of a network of a table of `recipe`, which was kept by its kind: that of the recipe, which
-    formerly had a section for each, or of `network_of`."""
+def _network(network: Any, recipe: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the configuration of a network of a table of `recipe`, which was kept by its kind: that of the recipe,
+    which formerly had a section for each, or of `network_of`."""
     if not isinstance(network, str):
         return network
     with warnings.catch_warnings():  # said already, of the recipe
         warnings.simplefilter("ignore", RenamedWarning)
         if isinstance(recipe.get("network"), str):
-            config = recipe_from_dict({**recipe, "network": network}, source).network
+            config = recipe_from_dict({**recipe, "network": network}, where).network
         else:
-            config = network_of(recipe_from_dict(recipe, source), network)
+            config = network_of(recipe_from_dict(recipe, where), network)
     return _plain(dataclasses.asdict(config))
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """What JSON gives back for `values`; raises ValueError for NaN and infinities, which are not JSON."""
+    """Return what JSON gives back for `values`. Raises ValueError for NaN and infinities, which are not JSON."""
     return json.loads(json.dumps(values, allow_nan=False))
 
 
@@ -141,22 +229,17 @@ def _text(record: dict[str, Any]) -> str:
     return json.dumps(record, indent=2) + "\n"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process ends. Raises UserError where it cannot
-    be written."""
-    partial = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=_PARTIAL, delete=False) as file:
-            partial = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~umask())
-        os.replace(partial, path)
-        partial = None
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    finally:
-        if partial:
-            partial.unlink(missing_ok=True)
+def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:
+    """Return what of the data and the device decides the runs, ready for JSON. Raises UserError for a test split
+    without labels, of which an experiment has nothing to say."""
+    if (dataset.test.labels < 0).all():
+        raise UserError(f"no test image of {dataset.name} has a label; allowed: an experiment on labeled ones")
+    return {
+        "dataset": dataset.name,
+        "sha256": dataset.sha256,
+        "train_size": len(dataset.train),
+        "test_size": len(dataset.test),
+        "holdout": dataset.holdout,
+        "subset": dataset.subset,
+        "device": resolve_device(device).type,
+    }

@@ -20,7 +20,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from fastcifar.errors import UserError, did_you_mean
 from fastcifar.registry import Registry
@@ -211,8 +212,10 @@ def bounds(declared: Declaration, whole: bool) -> str:
 
 def allowed(hint: object) -> str:
     """Return what a value of this type may be, for the end of an error line: "a whole number", "4 numbers"."""
+    if is_optional(hint):
+        return " or ".join(allowed(each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
-        return "one of " + ", ".join(map(str, get_args(hint)))
+        return "one of " * (len(get_args(hint)) > 1) + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is tuple:
         kinds = get_args(hint)
         if get_origin(kinds[0]) is tuple:
@@ -276,6 +279,8 @@ def _plain(value: Any) -> Any:
 
 def fits(value: object, hint: Any) -> bool:
     """Return whether `value` is of this type; a whole number is a number too."""
+    if is_optional(hint):
+        return value is None or any(fits(value, each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
         return value in get_args(hint)
     if get_origin(hint) is tuple:
@@ -285,7 +290,12 @@ def fits(value: object, hint: Any) -> bool:
         return items is not None and all(map(fits, value, items))
     if hint is float:
         return type(value) is float or (type(value) is int and abs(value) < 2**1023)
-    return type(value) is hint if hint in _WORDS or hint is bool else isinstance(value, hint)
+    return type(value) is hint if hint in (int, str, bool) else isinstance(value, hint)
+
+
+def is_optional(hint: Any) -> bool:
+    """Return whether a type is one of several, as in `int | None`; None stands for a value that is not given."""
+    return get_origin(hint) in (UnionType, Union)
 
 
 def item_hints(hint: Any, count: int) -> tuple[Any, ...] | None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs, fits, item_hints, type_hints
+from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs, fits, is_optional, item_hints, type_hints
 from fastcifar.recipes.legacy import modern_path, modernize
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.transforms import Transforms
@@ -123,6 +123,8 @@ def read_changes(words: Iterable[str]) -> dict[str, Any]:
 def read_value(words: str | Sequence[str], hint: Any) -> Any:
     """Return what `words`, one or for a list several, mean as a value of this type; what is none comes back as it is,
     for `change` to refuse."""
+    if is_optional(hint):
+        hint = get_args(hint)[0]
     if not isinstance(words, str):
         if len(words) == 1:
             return read_value(words[0], hint)

@@ -1,0 +1,180 @@
+"""Options that several commands share, their checks, and the data and the device that they name."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+from tyro.conf import arg
+
+from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.errors import UserError
+from fastcifar.experiments.experiment import Experiment, hold_out
+from fastcifar.recipes import DEFAULT_RECIPE, Recipe
+from fastcifar.recipes.declare import Checked, setting, type_hints
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastcifar.data import Dataset
+
+Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
+"""A flag without a value, off unless given."""
+
+
+def _optional(metavar: str, default: str = "all") -> object:
+    """Return how the help shows a flag that has no value unless it is given one."""
+    return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclass(frozen=True)
+class CommandOptions(Checked):
+    """Options of every command that reads a recipe, a run or a data set."""
+
+    plugin: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="MODULE", help_behavior_hint="")] = ()
+    """A module to import first, which registers networks, optimizers, transforms, data sets or experiments of your own;
+    may be given several times."""
+
+    def _path(self, name: str) -> str:
+        return "--" + name.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class RecipeOptions(CommandOptions):
+    """Options of every command whose flags change a recipe; read by `parse_with_recipe`."""
+
+    recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = DEFAULT_RECIPE
+    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
+    network: str = ""
+    """The network; where it is not the recipe's, with its own defaults."""
+    optimizer: str = ""
+    """The optimizer; where it is not the recipe's, with its own defaults."""
+    settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
+    """The recipe with all of these; its fields are flags too, whose help stands last."""
+
+
+@dataclass(frozen=True)
+class DataOptions(CommandOptions):
+    """The data set, and where it is."""
+
+    dataset: str = DEFAULT_DATASET
+    """The data set."""
+    data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
+    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(RecipeOptions, DataOptions):
+    """Options of every command that trains."""
+
+    synthetic_fallback: Switch = False
+    """Where CIFAR-10 cannot be downloaded, say so and train on the synthetic set."""
+    holdout: Annotated[int | Literal["third"], arg(metavar="N|third")] = setting(0, at_least=0, unit="images")
+    """Test on N training images, or on a third of them, which are then not trained on, in place of the test set, which
+    is for confirming; 0: the test set."""
+    train_size: Annotated[int | None, _optional("N")] = setting(None, at_least=1, unit="images")
+    """Train on N training images only: always the same, and those of a smaller N among those of a larger."""
+    train_fraction: Annotated[float | None, _optional("F", "1")] = setting(None, above=0, at_most=1)
+    """Train on this share, above 0 up to 1, of the training images (of --train-size and --classes, where given)."""
+    balanced: Switch = False
+    """Take as nearly as possible the same number of each class for --train-size and --train-fraction."""
+    subset_seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0, below=2**32)
+    """Names the choice of images for --train-size and --train-fraction."""
+    classes: Annotated[str | None, _optional("L,L,...")] = None
+    """Train and test on images with these labels alone, as in 0,1,2; the network keeps an output for every class."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto: on a GPU if there is one."""
+    threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1)
+    """CPU threads."""
+    seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
+    """Names the random choices of a run (weights, order, crops, flips); with several runs, of the first."""
+    runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1)
+    """Train N times, with seeds S, S+1, ...; the same command in the same --out goes on where it was stopped, and
+    several processes share the runs."""
+    out: Annotated[Path | None, _optional("DIR", "named after the recipe, in runs")] = None
+    """Folder for the runs and the results."""
+    quick: Switch = False
+    """The same path in under a minute: a narrower network, fewer epochs, fewer training images."""
+    quiet: Switch = False
+    """Print the result only."""
+    json: Switch = False
+    """Print the result as JSON and nothing else to standard output."""
+
+    @property
+    def labels(self) -> list[int] | None:
+        """The labels in --classes; None where it is not given."""
+        if self.classes is None:
+            return None
+        words = self.classes.split(",")
+        if not all(word.isascii() and word.isdigit() for word in words):
+            raise UserError(f"--classes is {self.classes!r}; allowed: labels with a comma between them, as in 0,1,2")
+        return [int(word) for word in words]
+
+    def check(self, *recipes: Recipe) -> None:
+        """Refuse what does not go together, before torch is imported."""
+        largest = max(recipe.batch_size for recipe in recipes)
+        if self.train_size is not None:
+            self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
+        _ = self.labels
+
+    def start_device(self) -> torch.device:
+        """Return the device in --device, with --threads; torch is imported and set here."""
+        import torch
+
+        from fastcifar.kernels import keep_freed_memory
+        from fastcifar.training import resolve_device
+
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        device = resolve_device(self.device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        else:  # the device starts while the data is read
+            Thread(target=torch.zeros, args=(1,), kwargs={"device": device}, daemon=True).start()
+        return device
+
+    def load(self, device: torch.device) -> Dataset:
+        """Return the images on `device`, those of --holdout in place of the test set, and of them what --classes,
+        --train-size and --train-fraction leave; --quick asks for no more than there are."""
+        from fastcifar.data import DownloadError, load_dataset
+
+        try:
+            dataset = load_dataset(self.dataset, self.data_dir, device)
+        except DownloadError as error:
+            if not self.synthetic_fallback:
+                raise
+            print(f"fastcifar: {error}; training on synthetic data instead", file=sys.stderr)
+            dataset = load_dataset("synthetic", None, device)
+        dataset = hold_out(dataset, self.holdout)
+        labels = dataset.train.labels.tolist()
+        available = len(labels) if self.labels is None else sum(label in self.labels for label in labels)
+        size = self.train_size
+        if size is None or (self.quick and size > available):
+            size = available
+        if self.train_fraction is not None:
+            size = round(size * self.train_fraction)
+        if size == available and self.labels is None:
+            return dataset
+        return dataset.take(size, self.subset_seed, self.balanced, self.labels)
+
+
+def describe_images(dataset: Dataset) -> str:
+    """Return how many images there are, in words."""
+    tested = "held-out" if dataset.holdout else "test"
+    return f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
+
+
+SHARED = {each.name for each in dataclasses.fields(TrainingOptions)} - {"recipe"}
+"""Options that an experiment may have as fields too, such as --seed; then the field's default is the option's."""
+
+
+def own_fields(experiment: type[Experiment[Any]]) -> dict[str, Any]:
+    """Return the fields of an experiment that are flags of its own, with their types."""
+    hints = type_hints(experiment)
+    names = [each.name for each in dataclasses.fields(experiment) if each.name not in SHARED]
+    return {name: hints[name] for name in names if hints[name] is not Recipe}

@@ -1,0 +1,231 @@
+"""`Experiment`: options, the trainings they ask for and what those say, in one class; `Job`: one of its trainings.
+
+An experiment is one file: a frozen dataclass of options with `jobs`, decorated with `experiment`. Its fields are the
+flags of its command and the arguments of the library, and its runs are kept, resumed and shown by `run` alone. This
+module and those of the experiments import torch only when something is trained, so that a command's help needs none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.experiments.result import Diverged, Outcome, Result
+from fastcifar.recipes import Recipe, quick
+from fastcifar.recipes.declare import Checked, setting
+from fastcifar.registry import Registry
+from fastcifar.start import ColdStart, Start
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastcifar.data import Dataset
+    from fastcifar.experiments.runner import OnProgress
+
+SEEDS = 10**9
+"""The seeds of an experiment are below this, and those of its rounds lie this far apart: shrink-perturb draws its noise
+from the run's seed, and it must not be the fresh weights that the round before began with."""
+
+Found = TypeVar("Found", bound=Result)
+
+
+_COLD = ColdStart()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training of an experiment. It is data alone, so that several processes can share a list of jobs."""
+
+    arm: str
+    """The alternative that it trains, as in "full" or "1000/warm". Jobs of one arm differ by their seeds."""
+    seed: int
+    recipe: Recipe
+    train_size: int | None = None
+    """Training images, taken by `subset_seed`; None: all."""
+    subset_seed: int = 0
+    round: int = 0
+    """Each round of a seed has its own random choices."""
+    after: str | None = None
+    """The key of the job whose weights it begins with."""
+    start: Start | Callable[[Path], Start] = _COLD
+    """What it begins with; with `after` a function of the file of those weights."""
+    until_train_accuracy: float | None = None
+    """See `Trainer.run`."""
+    eval_every: int = 0
+    """Epochs between evaluations; 0: only at the end."""
+    evaluate_at_start: bool = False
+    evaluate_train: bool = False
+    """Evaluate the training images too, at the end and without augmentation."""
+    keep_weights: bool = False
+    """Keep the weights; else they are removed once no other job needs them."""
+
+    @property
+    def key(self) -> str:
+        """The name that its outcome is kept under."""
+        return f"{self.arm}/seed-{self.seed}"
+
+    @property
+    def run_seed(self) -> int:
+        """The seed of its random choices."""
+        return self.seed + self.round * SEEDS
+
+
+@dataclass(frozen=True)
+class Experiment(Checked, Generic[Found]):
+    """The base of experiments: options as fields (see `setting`), and `jobs`."""
+
+    seed: int = setting(0, at_least=0)
+    """The first seed."""
+    runs: int = setting(1, at_least=1)
+    """Runs of each arm, with seeds S, S+1, ...; with more of them the same command goes on."""
+
+    name: ClassVar[str] = ""
+    group: ClassVar[str] = ""
+    """The word before the name on the command line."""
+    holdout: ClassVar[int | Literal["third"]] = 0
+    """Training images to evaluate on in place of the test set, unless the caller says otherwise; "third": one third."""
+    extending: ClassVar[tuple[str, ...]] = ("runs",)
+    """Fields that say which runs there are, not how they are trained: their values may change from call to call."""
+    needed_arms: ClassVar[tuple[str, ...]] = ()
+    """Arms without which there is no result: a run of theirs that diverges ends the experiment."""
+    quick: ClassVar[Mapping[str, Any]] = {}
+    """Other defaults of the command's flags with --quick."""
+    is_kept: ClassVar[bool] = True
+    """Whether the command keeps the runs where no folder is named."""
+    ends_early: ClassVar[bool] = False
+    """Whether it may end before all jobs are done."""
+
+    def _check(self) -> None:
+        self._require("seed", self.seed <= SEEDS - self.runs, "0 up to 10**9 - 1, the last of the runs included")
+
+    @property
+    def seeds(self) -> range:
+        """The seed of each run of an arm."""
+        return range(self.seed, self.seed + self.runs)
+
+    def jobs(self, dataset: Dataset) -> Sequence[Job]:
+        """Return the trainings in the order in which to do them. Raises UserError where they do not fit the images."""
+        raise NotImplementedError
+
+    def result(self, settings: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> Found:
+        """Return what `outcomes[arm]`, in the order of the jobs, say; they are few at first, and grow."""
+        return Result(self, settings, outcomes)  # pyright: ignore[reportReturnType]  (a subclass that says more)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what decides how the runs are trained, ready for JSON."""
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in self.extending}
+        return {"experiment": self.name, **values}
+
+    @classmethod
+    def quick_default(cls) -> Recipe | None:
+        """Return the recipe of --quick where none is named; None: the usual one, made short."""
+        return None
+
+    @classmethod
+    def shorten(cls, recipe: Recipe) -> Recipe:
+        """Return what --quick makes of a recipe."""
+        return quick(recipe)[0]
+
+    def run(
+        self,
+        dataset: Dataset,
+        folder: str | Path | None = None,
+        *,
+        holdout: int | Literal["third"] | None = None,
+        device: str | torch.device = "auto",
+        on_progress: OnProgress | None = None,
+        on_step: Callable[[int, int], None] | None = None,
+    ) -> Found:
+        """Train the jobs that `folder` does not hold yet, and return what all of them say.
+
+        dataset: the images. Where none of them are held out yet, `holdout` training images are (None: as many as the
+            experiment says, "third": one third of them, 0: none), and evaluated in place of the test split.
+        folder: keeps each run as it is finished; the same call again, or one with more runs, goes on from there, and
+            several processes that are given the same folder share the jobs. The result's files are written beside the
+            runs whenever every arm has as many. None: nothing is kept.
+        on_progress: hears of every finished run, and of the time left.
+        on_step: hears of the steps of a run, as a `Listener` does.
+
+        Raises UserError for bad input, and where `folder` was begun with other settings; NonFiniteLoss where a run
+        diverges without which there is no result. Any other run that diverges is counted as such.
+        """
+        from fastcifar.experiments.runner import Runner
+        from fastcifar.experiments.store import Store, describe_data
+        from fastcifar.training import Listener
+
+        dataset = hold_out(dataset, self.holdout if holdout is None else holdout)
+        jobs = self.jobs(dataset)
+        settings = {**self.settings(), **describe_data(dataset, device)}
+        result = self.result(settings, {job.arm: [] for job in jobs})
+        listeners = [Listener(on_step=on_step)] if on_step else []
+        with _kept_in(folder) as place:
+            store = Store(place, settings)
+            for job, outcome in Runner(jobs, dataset, store, device, listeners=listeners, on_progress=on_progress):
+                if isinstance(outcome, Diverged) and job.arm in self.needed_arms:
+                    raise NonFiniteLoss(f"{job.arm} with seed {job.seed}: {outcome.reason}")
+                result.outcomes[job.arm].append(outcome)
+                if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1 and result.n:
+                    result.write(place)
+                    if result.is_settled:
+                        break
+        if not result.n:
+            arm, first = result.diverged[0]
+            raise NonFiniteLoss(f"a run of every seed diverged; {arm}: {first.reason}")
+        return result
+
+
+ExperimentClass = TypeVar("ExperimentClass", bound=type[Experiment[Any]])
+
+EXPERIMENTS: Registry[type[Experiment[Any]]] = Registry("experiment", "fastcifar.experiments.named")
+
+
+def experiment(name: str, group: str = "") -> Callable[[ExperimentClass], ExperimentClass]:
+    """Register the decorated class as the experiment `name`, whose command is `fastcifar [GROUP] NAME`.
+
+        @fastcifar.experiment("lengths")
+        @dataclass(frozen=True)
+        class Lengths(fastcifar.Experiment):
+            \"\"\"Train a recipe for one epoch, for two and for four.\"\"\"
+
+            recipe: fastcifar.Recipe = fastcifar.Recipe()
+
+            def jobs(self, dataset):
+                ...
+
+    Its docstring is the command's help, and its fields are flags; a field `recipe` is the flag --recipe and the flags
+    of a recipe's fields. Raises UserError for a name that is taken and for a class that is no frozen dataclass of
+    `Experiment`.
+    """
+
+    def register(cls: ExperimentClass) -> ExperimentClass:
+        if not (isinstance(cls, type) and issubclass(cls, Experiment) and "__dataclass_fields__" in vars(cls)):
+            raise UserError(f"{name} is registered with {cls!r}; allowed: a dataclass(frozen=True) of an Experiment")
+        cls.name, cls.group = name, group
+        return EXPERIMENTS.add(name, cls)  # pyright: ignore[reportReturnType]
+
+    return register
+
+
+def hold_out(dataset: Dataset, count: int | Literal["third"]) -> Dataset:
+    """Return `dataset` with `count` training images in the place of its test split; as it is, where `count` is 0 or
+    images are held out already."""
+    if dataset.holdout or not count:
+        return dataset
+    images = len(dataset.train)
+    return dataset.hold_out(images - images * 2 // 3 if count == "third" else count)
+
+
+@contextlib.contextmanager
+def _kept_in(folder: str | Path | None) -> Iterator[Path]:
+    """Give `folder`, or for None a temporary one that is removed at the end."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        yield Path(temporary)

@@ -1,0 +1,162 @@
+"""`Result`: what the runs of an experiment say together, as data, tables, figures and files."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from fastcifar.errors import UserError
+from fastcifar.output import write_whole
+from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
+
+if TYPE_CHECKING:
+    from fastcifar.experiments.experiment import Experiment
+    from fastcifar.training import RunRecord
+
+
+@dataclass(frozen=True)
+class Diverged:
+    """A run whose loss became NaN or infinite, of which nothing else is kept."""
+
+    reason: str
+    """What the error said."""
+
+    def to_json(self) -> dict[str, str]:
+        """Return what a file holds in place of a record."""
+        return {"diverged": self.reason}
+
+
+Outcome = Union["RunRecord", Diverged]
+"""What is kept of a run."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an experiment found. This one compares arms by the accuracy and log-loss with the recipe's test-time
+    augmentation; experiments with another answer have subclasses."""
+
+    experiment: Experiment[Any]
+    settings: dict[str, Any]
+    """What the runs were made with, ready for JSON."""
+    outcomes: dict[str, list[Outcome]]
+    """`outcomes[arm]`, in the order of the seeds."""
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds in which every arm has a record."""
+        return [self.experiment.seeds[place] for place in self._whole]
+
+    @property
+    def records(self) -> dict[str, list[RunRecord]]:
+        """`records[arm]`, in the order of `seeds`."""
+        return {arm: [outcomes[place] for place in self._whole] for arm, outcomes in self.outcomes.items()}  # pyright: ignore[reportReturnType]
+
+    @property
+    def n(self) -> int:
+        """The number of `seeds`."""
+        return len(self._whole)
+
+    @property
+    def diverged(self) -> list[tuple[str, Diverged]]:
+        """The runs that diverged, by their arm."""
+        return [(arm, each) for arm, found in self.outcomes.items() for each in found if isinstance(each, Diverged)]
+
+    @property
+    def _whole(self) -> list[int]:
+        seeds = enumerate(zip(*self.outcomes.values(), strict=False))
+        return [place for place, outcomes in seeds if not any(isinstance(each, Diverged) for each in outcomes)]
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the answer is clear, and no further job is to be trained."""
+        return False
+
+    @property
+    def status(self) -> int:
+        """The exit status of the command."""
+        return 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it as data, ready for JSON."""
+        arms = {
+            arm: {
+                "accuracy": summary([known(record.tta_accuracy) for record in records]),
+                "loss": summary([known(record.tta_loss) for record in records]),
+                "train_seconds": summary([record.train_seconds for record in records]),
+                "epochs": [record.epochs for record in records],
+            }
+            for arm, records in self.records.items()
+        }
+        return {**self.settings, "seeds": self.seeds, "arms": arms, "diverged": len(self.diverged)}
+
+    def tables(self) -> list[Table]:
+        """Return the tables to show."""
+        rows = []
+        for arm, records in self.records.items():
+            accuracy, loss = (summarize(list(map(known, values))) for values in _metrics(records))
+            time = summarize([record.train_seconds for record in records])
+            rows.append((arm, percent(accuracy), f"{loss.mean:.4f}", seconds(time)))
+        return [Table(f"At the end ({counted(self.n)})", ("arm", "accuracy", "log-loss", "training"), tuple(rows))]
+
+    def remarks(self) -> list[str]:
+        """Return the answer in a line or two, and what else a reader of the tables must know."""
+        return self._divergences()
+
+    def figures(self) -> dict[str, Figure]:
+        """Return the figures to draw, by the names of their files."""
+        return {}
+
+    def files(self) -> dict[str, str]:
+        """Return the texts to keep beside the runs, by the names of their files."""
+        names = [value["name"] for value in self.settings.values() if isinstance(value, dict) and "epochs" in value]
+        heading = f"# {self.experiment.name}: {', '.join(names)}, {self.settings['dataset']}"
+        tables = "\n".join(table.markdown() for table in self.tables())
+        return {
+            "results.json": json.dumps(self.to_dict(), indent=2) + "\n",
+            "table.md": f"{heading}\n\n{tables}\n" + "".join(f"{line}\n" for line in self.remarks()),
+        }
+
+    def write(self, folder: str | Path) -> list[Path]:
+        """Write `files` to `folder`, in place of earlier ones. Raises UserError where that cannot be done."""
+        paths = []
+        for name, text in self.files().items():
+            paths.append(Path(folder) / name)
+            write_whole(paths[-1], text)
+        return paths
+
+    def draw(self, folder: str | Path) -> list[Path]:
+        """Save `figures` in `folder` as PNG, SVG and PDF. Raises UserError where matplotlib is missing."""
+        return [file for name, figure in self.figures().items() for file in figure.save(Path(folder) / name)]
+
+    def _divergences(self) -> list[str]:
+        lost = len(next(iter(self.outcomes.values()))) - self.n
+        if not self.diverged:
+            return []
+        arm, first = self.diverged[0]
+        count = f"{len(self.diverged)} run{'s' * (len(self.diverged) > 1)} diverged"
+        return [f"{count}, and {lost} seed{'s are' if lost > 1 else ' is'} in no number ({arm}: {first.reason})"]
+
+
+def known(value: float | None) -> float:
+    """Return an accuracy or a loss that a run must have. Raises UserError for one that was not measured."""
+    if value is None:
+        raise UserError("a kept run has no accuracy or loss; allowed: runs on images with labels, in a new folder")
+    return value
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> Summary:
+    """Return mean and interval of the differences of two results for each seed."""
+    return summarize([value - other for value, other in zip(values, others, strict=True)])
+
+
+def summary(values: Sequence[float]) -> dict[str, Any]:
+    """Return n, mean, standard deviation and 95% interval of `values`, and these, ready for JSON."""
+    return {**dataclasses.asdict(summarize(values)), "values": list(values)}
+
+
+def _metrics(records: Sequence[RunRecord]) -> list[list[float | None]]:
+    return [[record.tta_accuracy for record in records], [record.tta_loss for record in records]]

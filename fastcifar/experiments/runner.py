@@ -1,0 +1,254 @@
+"""`Runner`: trains the jobs of an experiment one by one, keeps each as it is finished, and says how long the rest take.
+
+Interrupted, it goes on where it was. Several processes that are given the same jobs and the same folder share them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from fastcifar.data import Dataset
+from fastcifar.errors import NonFiniteLoss
+from fastcifar.experiments.experiment import Job
+from fastcifar.experiments.result import Diverged, Outcome, known
+from fastcifar.phases import Phases
+from fastcifar.training import Listener, Run, Trainer, evaluate, resolve_device
+from fastcifar.training.record import Scores
+from fastcifar.training.timeline import Timeline
+
+_WAIT_SECONDS = 0.5
+"""How often a process that has nothing to train looks for what others have finished."""
+_TRAINERS = 2
+"""Trainers that are always kept ready: those of a comparison."""
+_STEPS = 3
+"""Steps, after the first, that the first guess at the time left goes by."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far an experiment is."""
+
+    done: int
+    """Runs that are finished."""
+    total: int
+    """Runs that there are."""
+    key: str
+    """The run that was finished last or, while the first is trained, that one."""
+    outcome: Outcome | None = None
+    """What is kept of it; None while the first is trained."""
+    kept: bool = False
+    """Whether it was trained before, or by another process."""
+    seconds_left: float | None = None
+    """What the others will take; None where nothing is known yet."""
+
+
+OnProgress = Callable[[Progress], None]
+
+
+class Keeper(Protocol):
+    """Where outcomes are kept: `Store`, or the folders of `fastcifar train`."""
+
+    def get(self, job: Job) -> Outcome | None: ...
+    def has(self, key: str) -> bool: ...
+    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None: ...
+    def weights(self, key: str) -> Path: ...
+    def claim(self, job: Job) -> AbstractContextManager[bool]: ...
+
+
+class Runner:
+    """The jobs of an experiment, and what trains them.
+
+    jobs: in the order in which their outcomes are given; a job stands after the one whose weights it begins with.
+    store: keeps outcomes, weights and the claims of several processes.
+    listeners: hear of every run.
+    on_progress: hears of every finished run and, where none is finished, of a guess after the first steps.
+    phases: count the seconds of the first run from before this.
+
+    Iterate over it: it gives each job and its outcome when that is known. Who stops iterating stops training.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        dataset: Dataset,
+        store: Keeper,
+        device: str | torch.device = "auto",
+        *,
+        listeners: Sequence[Listener] = (),
+        on_progress: OnProgress | None = None,
+        phases: Phases | None = None,
+    ) -> None:
+        self.jobs, self._dataset, self._store = tuple(jobs), dataset, store
+        self._device, self._phases = resolve_device(device), phases
+        self._listeners, self._on_progress = list(listeners), on_progress
+        self._successors = {job.after for job in jobs if job.after}
+        self._outcomes: dict[str, Outcome] = {}
+        self._trainers: dict[Hashable, Trainer] = {}
+        self._rates: dict[str, list[float]] = {}
+
+    def __iter__(self) -> Iterator[tuple[Job, Outcome]]:
+        for number, job in enumerate(self.jobs):
+            while (outcome := self._outcomes.get(job.key) or self._store.get(job)) is None:
+                if not self._train_one_of(self.jobs[number:]):
+                    time.sleep(_WAIT_SECONDS)
+            kept = job.key not in self._outcomes
+            self._outcomes[job.key] = outcome
+            self._drop_weights(job.after)
+            self._say(number + 1, job, outcome, kept)
+            yield job, outcome
+
+    def trainer(self, job: Job) -> Trainer:
+        """Return what trains `job`: one that trained another such job, or a new one."""
+        key = _likeness(job)
+        if key not in self._trainers:
+            needed = {_likeness(other) for other in self.jobs if other.key not in self._outcomes}
+            self._trainers = {other: each for other, each in self._trainers.items() if other in needed}
+            dataset = self._dataset
+            if job.train_size is not None:
+                dataset = dataset.take(job.train_size, seed=job.subset_seed)
+            trainer = Trainer(job.recipe, dataset, self._device, self._phases)
+            if len(self._trainers) >= _TRAINERS and not _has_room(self._device):
+                return trainer
+            self._trainers[key] = trainer
+        return self._trainers[key]
+
+    def _train_one_of(self, jobs: Sequence[Job]) -> bool:
+        """Train the first of `jobs` that can be and that no other process trains."""
+        for job in jobs:
+            if self._is_done(job.key) or (job.after and not self._is_done(job.after)):
+                continue
+            with self._store.claim(job) as is_ours:
+                if is_ours and not self._is_done(job.key):
+                    self._train(job)
+                    return True
+        return False
+
+    def _train(self, job: Job) -> None:
+        began = time.perf_counter()
+        run, outcome = None, self._outcome_of_start(job)
+        if outcome is None:
+            trainer = self.trainer(job)
+            first = [_FirstSteps(self, job, trainer.timeline)] if self._on_progress and not self._rates else []
+            try:
+                run = trainer.run(
+                    job.run_seed,
+                    listeners=[*first, *self._listeners],
+                    eval_every=job.eval_every,
+                    evaluate_at_start=job.evaluate_at_start,
+                    init=job.start(self._store.weights(job.after)) if callable(job.start) else job.start,
+                    until_train_accuracy=job.until_train_accuracy,
+                )
+                outcome = run.record
+                if job.evaluate_train:
+                    outcome = replace(outcome, train_split=_train_scores(run, trainer))
+            except NonFiniteLoss as error:
+                outcome = Diverged(str(error))
+        self._store.put(job, outcome, run, weights=job.keep_weights or job.key in self._successors)
+        self._outcomes[job.key] = outcome
+        if run:
+            self._learn(job, time.perf_counter() - began)
+
+    def _outcome_of_start(self, job: Job) -> Diverged | None:
+        """The outcome of a job whose weights to begin with are not there, because their run diverged."""
+        before = next((other for other in self.jobs if other.key == job.after), None)
+        outcome = before and (self._outcomes.get(before.key) or self._store.get(before))
+        if before and isinstance(outcome, Diverged):
+            return Diverged(f"the run that it begins with, {before.key}, diverged: {outcome.reason}")
+        return None
+
+    def _drop_weights(self, key: str | None) -> None:
+        """Remove the weights of a job that are not to be kept, once all jobs that begin with them are done."""
+        before = next((job for job in self.jobs if job.key == key), None)
+        if before and not before.keep_weights and all(self._is_done(job.key) for job in self.jobs if job.after == key):
+            self._store.weights(before.key).unlink(missing_ok=True)
+
+    def _is_done(self, key: str) -> bool:
+        return key in self._outcomes or self._store.has(key)
+
+    def _say(self, done: int, job: Job, outcome: Outcome | None, kept: bool) -> None:
+        if self._on_progress:
+            self._on_progress(Progress(done, len(self.jobs), job.key, outcome, kept, self.seconds_left()))
+
+    def _learn(self, job: Job, seconds: float) -> None:
+        for kind in _kinds(job):
+            self._rates.setdefault(kind, []).append(seconds / self._work(job))
+
+    def guess(self, job: Job, seconds: float) -> None:
+        """Say what is left, going by a first run that will take `seconds`."""
+        self._rates[""] = [seconds / self._work(job)]
+        self._say(sum(self._is_done(other.key) for other in self.jobs), job, None, False)
+        del self._rates[""]
+
+    def seconds_left(self) -> float | None:
+        """Return what the jobs that are left will take, going by the finished ones that are most like each; None where
+        none is finished."""
+        left = [job for job in self.jobs if not self._is_done(job.key)]
+        if left and not self._rates:
+            return None
+        rates = ((job, next(self._rates[kind] for kind in _kinds(job) if kind in self._rates)) for job in left)
+        return sum(self._work(job) * sum(known) / len(known) for job, known in rates)
+
+    def _work(self, job: Job) -> float:
+        """Training images that it passes at most."""
+        return job.recipe.epochs * (job.train_size or len(self._dataset.train))
+
+
+class _FirstSteps(Listener):
+    """Guesses the time left from the first steps of a run, once."""
+
+    def __init__(self, runner: Runner, job: Job, timeline: Timeline) -> None:
+        super().__init__()
+        first = timeline.epochs[0].stage.size
+        self._runner, self._job = runner, job
+        # A step's time goes by its images' pixels.
+        self._steps_like_first = sum(
+            steps * (stage.size / first) ** 2 for stage, steps in timeline.steps_by_stage().items()
+        )
+        self._first: tuple[int, float] | None = None
+        self._is_said = False
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = step, now
+        elif not self._is_said and step - self._first[0] >= _STEPS:
+            self._is_said = True
+            seconds = (now - self._first[1]) / (step - self._first[0])
+            self._runner.guess(self._job, seconds * self._steps_like_first)
+
+
+def _likeness(job: Job) -> Hashable:
+    """What jobs that one trainer serves have in common."""
+    return job.recipe, job.train_size, job.subset_seed
+
+
+def _kinds(job: Job) -> list[str]:
+    """Kinds of jobs that take about as long for each image as `job`, the most alike first; "" is all of them."""
+    first, _, rest = job.arm.partition("/")
+    return list(dict.fromkeys([job.arm, f"{first}/", f"/{rest}", ""]))
+
+
+def _train_scores(run: Run, trainer: Trainer) -> Scores:
+    """Evaluate the training images. Raises NonFiniteLoss, as the loss may be finite on the test split alone."""
+    seen = evaluate(run.model, trainer.dataset.train, replace(trainer.recipe.evaluate, tta="none"))
+    scores = Scores(known(seen.accuracy), known(seen.loss))
+    if not math.isfinite(scores.loss):
+        rate = trainer.recipe.optimizer.lr
+        raise NonFiniteLoss(f"the loss on the training images is {scores.loss}: optimizer.lr {rate:g} is too high")
+    return scores
+
+
+def _has_room(device: torch.device) -> bool:
+    """Whether half of a GPU's memory is free. A CPU's trainers are quickly made: nothing is captured for them."""
+    if device.type != "cuda":
+        return False
+    free, total = torch.cuda.mem_get_info(device)
+    return free > total / 2
