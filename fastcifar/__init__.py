@@ -27,6 +27,10 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.data import load_dataset as load_dataset
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
     from fastcifar.errors import UserError as UserError
+    from fastcifar.experiments import Experiment as Experiment
+    from fastcifar.experiments import Job as Job
+    from fastcifar.experiments import Result as Result
+    from fastcifar.experiments import experiment as experiment
     from fastcifar.models import ConvBN as ConvBN
     from fastcifar.models import ConvResBlock as ConvResBlock
     from fastcifar.models import GhostBatchNorm as GhostBatchNorm

@@ -1,5 +1,5 @@
-"""Somebody's network, optimizers, data set and image trick, far from this checkout: each is registered by its own few
-files (those in `extension`), and an installed fastcifar has its flags, its recipes, its runs and its ablation."""
+"""Somebody's network, optimizers, data set, image trick and experiment, far from this checkout: each is registered by
+its own few files (those in `extension`), and an installed fastcifar has its flags, recipes, runs and command."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 EXTENSION = Path(__file__).with_name("extension")
-FILES = {"tinynet": 2, "flatsign": 2, "lion": 2, "stripes": 1, "grey": 2}
+FILES = {"tinynet": 2, "flatsign": 2, "lion": 2, "stripes": 1, "grey": 2, "lengths": 1}
 """Each plug-in and the files that it consists of."""
 PLUGINS = [word for name in FILES for word in ("--plugin", name)]
 SMALL = ("--dataset", "stripes", "--device", "cpu")
@@ -193,15 +193,47 @@ def test_one_plug_in_alone_trains(fastcifar, folder):
 
 def test_what_is_declared_a_trick_is_an_arm_of_an_ablation_and_changes_the_losses(fastcifar):
     words = ("ablate", *PLUGINS, *SMALL, "--recipe", "small.toml", "--only", "squared", "shrink", "grey", "--json")
-    arms = json.loads(fastcifar(*words, "--runs", "1", "--holdout", "0", "--out", "ablation"))
+    arms = json.loads(fastcifar(*words, "--runs", "1", "--holdout", "0", "--out", "ablation"))["rows"]
     assert {row["arm"] for row in arms} == {"full", "no-squared", "no-shrink", "no-grey"}
-    verified = json.loads(fastcifar(*words, "--verify"))
+    verified = json.loads(fastcifar("verify", *words[1:]))["rows"]
     assert {row["trick"]: row["off"] for row in verified} == {
         "squared": {"network.squared": False},
         "shrink": {"optimizer.shrink": 0.0},
         "grey": {"transforms.grey.share": 0.0},
     }
     assert all(row["seen"] and row["change"] > 1e-5 for row in verified)
+
+
+def test_an_experiment_of_one_file_has_its_command_and_goes_on_where_it_was(fastcifar, without, folder):
+    lines = (EXTENSION / "lengths.py").read_text().splitlines()
+    assert len(lines) < 60
+    said = " ".join(fastcifar("lengths", *PLUGINS, "--help").split())
+    assert "Train a recipe for several numbers of epochs." in said
+    assert "--epochs-each FLOAT ... How many epochs, an arm each. (default: 1.0 2.0)" in said
+    assert "--optimizer.lr" in said and "--runs N" in said
+    assert "train a recipe for several numbers of epochs" in fastcifar("--help", *PLUGINS)
+    words = (
+        "lengths",
+        *PLUGINS,
+        *SMALL,
+        "--recipe",
+        "small.toml",
+        "--epochs-each",
+        "0.5",
+        "1",
+        "--out",
+        "lengths-runs",
+    )
+    said = fastcifar(*words, "--runs", "1")
+    assert "[2/2] 1-epochs/seed-0" in said and "accuracy" in said
+    said = fastcifar(*words, "--runs", "2")
+    lines = [line.split(";")[0] for line in said.splitlines() if line.startswith(("[1/", "[2/", "[4/"))]
+    assert [line.endswith("kept") for line in lines] == [True, True, False]
+    results = json.loads((folder / "lengths-runs/results.json").read_text())
+    assert results["arms"]["1-epochs"]["accuracy"]["n"] == 2 and results["epochs_each"] == [0.5, 1]
+    assert "| 0.5-epochs | " in (folder / "lengths-runs/table.md").read_text()
+    assert (folder / "lengths-runs/lengths.svg").is_file() or "figures need matplotlib" in said
+    assert "unknown command 'lengths'" in without.refusal("lengths")
 
 
 def test_a_name_that_is_taken_is_refused(fastcifar, folder):

@@ -72,6 +72,7 @@ def _run(args: list[str]) -> int:
         print(f"fastcifar {__version__}")
         return 0
     if not args or args[0] in ("-h", "--help", "help"):
+        _import_plugins(args)
         print(HELP.format(commands=_lines("")), end="")
         return 0
     given = " ".join(args[:2])
@@ -79,8 +80,7 @@ def _run(args: list[str]) -> int:
     if words in COMMANDS:
         module, _, function = COMMANDS[words][1].partition(":")
         return getattr(importlib.import_module(module), function or "main")(args[len(words.split()) :])
-    if "--plugin" in " ".join(args):  # which may bring the experiment
-        importlib.import_module("fastcifar.cli.arguments").import_plugins(args)
+    _import_plugins(args)  # which may bring the experiment
     experiments = _experiments()
     words = given if given in experiments else args[0]
     if words in experiments:
@@ -93,6 +93,11 @@ def _run(args: list[str]) -> int:
     known = [name for name in (*COMMANDS, *experiments) if not in_group or name.startswith(f"{args[0]} ")]
     given = given if in_group else args[0]
     raise UserError(f"unknown command {given!r}{did_you_mean(given, known)}; allowed: {', '.join(known)}")
+
+
+def _import_plugins(args: list[str]) -> None:
+    if any(word.startswith("--plugin") for word in args):
+        importlib.import_module("fastcifar.cli.arguments").import_plugins(args)
 
 
 def _experiments() -> dict[str, Any]:

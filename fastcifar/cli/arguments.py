@@ -107,14 +107,14 @@ def read_recipe(
     with its own defaults, and --quick. Then every other field.
     """
     import_plugins(args)
-    is_quick = shorten is not None and last_given(args, "--quick") is not None
-    is_short = is_quick and not name and quick_default is not None
-    recipe = get_recipe(name) if name else quick_default if is_short else default or get_recipe(DEFAULT_RECIPE)
+    is_quick = last_given(args, "--quick") is not None
+    short = quick_default if is_quick and not name else None
+    recipe = get_recipe(name) if name else short or default or get_recipe(DEFAULT_RECIPE)
     kinds = {section: kind for section in _OPEN if (kind := last_given(args, f"--{section}"))}
     recipe = _with_kinds(recipe, kinds, args)
-    if is_short and "network" in kinds:
+    if short and "network" in kinds:
         recipe = dataclasses.replace(recipe, network=narrow(recipe.network))
-    elif is_quick and not is_short:
+    elif is_quick and shorten and not short:
         recipe = shorten(recipe)
     changes, rest = read_fields(field_hints(recipe), args)
     return _changed(recipe, changes), rest
@@ -142,7 +142,8 @@ def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list
         flag, _ = _read(group)
         hint = hints.get(flag.removeprefix("--").replace("-", "_"))
         has_value = hint is not bool and "=" not in (group or [""])[0]
-        taken = len(group) if flag and hint is None else (1 + has_value if flag else 0)
+        takes_all = hint is None or (get_origin(hint) is tuple and flag != "--plugin")
+        taken = 0 if not flag else len(group) if takes_all else 1 + has_value
         free += group[taken:]
         rest += group[:taken]
     return free, rest
@@ -271,7 +272,7 @@ def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
     fields = dataclasses.fields(cls)
     if isinstance(values, Experiment):
-        fields = [field for field in fields if field.name in own_fields(cls)]
+        fields = [field for field in fields if field.name in own_fields(type(values))]
     shown = []
     for field in sorted(fields, key=lambda field: (field.name == "settings", field.name != "experiment")):
         value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())

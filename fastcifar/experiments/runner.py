@@ -143,7 +143,7 @@ class Runner:
                     listeners=[*first, *self._listeners],
                     eval_every=job.eval_every,
                     evaluate_at_start=job.evaluate_at_start,
-                    init=job.start(self._store.weights(job.after)) if callable(job.start) else job.start,
+                    init=job.start(self._store.weights(job.after or "")) if callable(job.start) else job.start,
                     until_train_accuracy=job.until_train_accuracy,
                 )
                 outcome = run.record

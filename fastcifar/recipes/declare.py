@@ -207,7 +207,7 @@ def bounds(declared: Declaration, whole: bool) -> str:
         return f"above {above:g}{upper}{unit}"
     if below is not None:
         return f"{low or 0:g} up to, not including, {below:g}{unit}"
-    return f"{low:g} or more{unit}" if high is None else f"{low or 0:g} to {high:g}{unit}"
+    return f"{low:,} or more{unit}" if high is None else f"{low or 0:,} to {high:,}{unit}"
 
 
 def allowed(hint: object) -> str:

@@ -5,9 +5,11 @@ import sys
 
 import pytest
 
-from fastcifar.cli import ablate, flops, main, train
+from fastcifar.cli import flops, main, train
 from fastcifar.cli.arguments import parse_with_recipe, quick_train_size
+from fastcifar.cli.experiment import read_options
 from fastcifar.errors import UserError
+from fastcifar.experiments.named.compare import Compare
 from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, change, quick, to_toml
 from fastcifar.recipes.networks import NetworkConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -132,10 +134,19 @@ def test_the_kinds_in_use_are_in_the_options():
     assert options.settings.network == MLPConfig(hidden=(8,))
 
 
-@pytest.mark.parametrize("options", [train.Options, ablate.Options, flops.Options])
+@pytest.mark.parametrize("options", [train.Options, flops.Options])
 def test_flags_of_the_command_and_of_the_recipe_may_be_mixed(options):
     recipe = settings("--json --epochs 3 --recipe speedrun94 --batch-size 64", options)
     assert recipe == dataclasses.replace(RECIPES["speedrun94"], epochs=3.0, batch_size=64)
+
+
+def test_flags_of_an_experiment_and_of_its_recipes_may_be_mixed():
+    line = "davidnet --json --epochs 3 --by accuracy speedrun94 --b-set epochs=4 --batch-size 64 --runs 7"
+    options = read_options(Compare, line.split())
+    compare, both = options.experiment, {"epochs": 3.0, "batch_size": 64}
+    assert (options.json, compare.by, compare.runs, compare.alpha) == (True, "accuracy", 7, 0.05)
+    assert compare.a == change(RECIPES["davidnet"], both)
+    assert compare.b == change(RECIPES["speedrun94"], {**both, "epochs": 4.0})
 
 
 def test_a_recipe_file_may_name_what_a_plug_in_registers(plugin, in_its_folder, capsys):
@@ -185,6 +196,6 @@ def test_what_is_there_no_more_is_said_to_be_so():
 def test_positional_arguments_may_follow_a_plug_in(plugin, capsys):
     name = plugin("outsider")
     assert main(["compare", "--plugin", name, "davidnet"]) == 2
-    assert "compare needs two recipes" in capsys.readouterr().err
+    assert "compare needs 2 recipes" in capsys.readouterr().err
     assert main(["eval", "--plugin", name, "nowhere"]) == 2
     assert "nowhere holds no run" in capsys.readouterr().err

@@ -9,15 +9,16 @@ import pytest
 
 import fastcifar.data
 from fastcifar.cli import main
+from fastcifar.cli.experiment import read_options
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.experiments.named.verify import Verify
 from fastcifar.recipes import Recipe, get_recipe, to_toml
 from fastcifar.report.flops import count_recipe
 
-SMALL = ["network=mlp", "network.hidden=[8]", "epochs=1", "batch_size=32", "ema.decay=0", "optimizer.lr=0.05"]
-SMALL += ["optimizer.bias_lr_factor=1"]
-COMPARE = ["compare", "davidnet", "davidnet", "--dataset", "synthetic", "--holdout", "64", "--set", *SMALL]
-ABLATE = ["ablate", "--dataset", "synthetic", "--holdout", "64", "--network", "mlp", "--network.hidden", "8"]
-ABLATE += ["--epochs", "1", "--batch-size", "32", "--ema.decay", "0"]
+SMALL = ["--network", "mlp", "--network.hidden", "8", "--epochs", "1", "--batch-size", "32", "--ema.decay", "0"]
+COMPARE = ["compare", "davidnet", "davidnet", "--dataset", "synthetic", "--holdout", "64", *SMALL]
+COMPARE += ["--optimizer.lr", "0.05", "--optimizer.bias-lr-factor", "1"]
+ABLATE = ["ablate", "--dataset", "synthetic", "--holdout", "64", *SMALL]
 
 REFUSED = {
     "flops --recipe davidnot": "unknown recipe 'davidnot'; did you mean 'davidnet'?",
@@ -27,24 +28,27 @@ REFUSED = {
     "flops --tflops fast": "--tflops is 'fast'; allowed: numbers",
     "flops --train-images 0": "--train-images is 0; allowed: 1 or more",
     "flops --lr 1": "unknown flag --lr; did you mean '--optimizer.lr'?",
-    "compare": "compare needs two recipes",
-    "compare davidnet": "compare needs two recipes",
+    "compare": "compare needs 2 recipes",
+    "compare davidnet": "compare needs 2 recipes",
     "compare davidnet warmstart": "unknown recipe 'warmstart'",
     "compare davidnet davidnet --a-set lr=1": "--a-set: unknown field lr",
     "compare davidnet davidnet --b-set optimizer.lr": "'optimizer.lr' sets no field; allowed: FIELD=VALUE",
     "compare davidnet davidnet --runs 0": "--runs is 0; allowed: 1 or more",
-    "compare davidnet davidnet --alpha 1": "--alpha is 1; allowed: above 0, below 1",
-    "compare davidnet davidnet --by time": "--by is 'time'; allowed: one of loss, accuracy",
-    "compare davidnet davidnet --holdout -1": "--holdout is -1; allowed: 0 (the test set) or a number of images",
+    "compare davidnet davidnet --alpha 1": "alpha is 1; allowed: above 0, below 1",
+    "compare davidnet davidnet --by time": "by is 'time'; allowed: one of loss, accuracy",
+    "compare davidnet davidnet --holdout -1": "--holdout is -1; allowed: 0 or more images",
     "compare davidnet davidnet --train-size 511": "--train-size is 511; allowed: batch_size, 512, or more images",
-    "compare davidnet davidnet --seed -1": "--seed is -1; allowed: 0 up to",
+    "compare davidnet davidnet --seed -1": "--seed is -1; allowed: 0 or more",
     "compare davidnet davidnet --threads 0": "--threads is 0; allowed: 1 or more",
     "ablate --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
     "ablate --recipe warmstart-mlp": "warmstart-mlp uses no trick that can be switched off; allowed: a recipe",
     "ablate --runs 0": "--runs is 0; allowed: 1 or more",
     "ablate --network.widths 8": "network.widths is [8]; allowed: 4 whole numbers",
-    "ablate --verify --runs 2": "--runs is for measuring; allowed: without --verify",
-    "ablate --verify --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
+    "compare davidnet davidnet --by loss davidnet": "unexpected argument 'davidnet' after --by loss",
+    "compare davidnet davidnet --holdout some": "--holdout is 'some'; allowed: a whole number or third",
+    "compare davidnet warmstart-mlp --network.widths 1 2 3 4": "unknown flag --network.widths",
+    "verify --runs 2": "runs is 2; allowed: 1, as this checks and does not measure",
+    "verify --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
     "compare davidnet davidnet --dataset mnist": "unknown data set 'mnist'; allowed: cifar10, synthetic",
 }
 
@@ -58,11 +62,7 @@ def in_a_folder_of_its_own(monkeypatch, tmp_path):
 def few_images(monkeypatch):
     """The synthetic set is smaller here than it is for users."""
 
-    def load(name, data_dir, device, holdout=0):
-        dataset = make_synthetic(train_size=256, test_size=64)
-        return dataset.hold_out(holdout) if holdout else dataset
-
-    monkeypatch.setattr(fastcifar.data, "load_dataset", load)
+    monkeypatch.setattr(fastcifar.data, "load_dataset", lambda *_: make_synthetic(train_size=256, test_size=64))
 
 
 @pytest.mark.parametrize("line", REFUSED)
@@ -120,10 +120,13 @@ def test_flops_show_layers_stages_and_the_least_time(capsys):
 def test_a_clear_comparison_ends_early_with_a_verdict(capsys, tmp_path):
     assert main([*COMPARE, "--b-set", "optimizer.lr=1e-6", "--runs", "9", "--out", "kept"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("A davidnet and B davidnet on synthetic: 192 training and 64 held-out images, at most 9")
+    assert lines[0] == (
+        "compare: davidnet and davidnet on synthetic: 192 training and 64 held-out images, n=9; kept in kept"
+    )
     runs = [line for line in lines if line.startswith("[")]
-    assert runs[0].startswith("[1/18] a/seed-0 ") and "; at most about " in runs[0]
-    assert len(runs) == 10
+    assert re.fullmatch(r"\[0/18\] going by the first steps; at most about \d+ s left", runs[0])
+    assert runs[1].startswith("[1/18] a/seed-0 ") and "; at most about " in runs[1]
+    assert len(runs) == 11
     assert lines[-1].startswith("A better, after 5 runs of each (loss of B less A +")
     assert json.loads((tmp_path / "kept/results.json").read_text())["better"] == "a"
 
@@ -143,7 +146,7 @@ def test_recipes_are_read_from_files_and_quick_makes_them_smaller(capsys, tmp_pa
     words = ["compare", "mine.toml", "mine.toml", "--dataset", "synthetic", "--holdout", "64", "--quick"]
     assert main([*words, "--runs", "1", "--b-set", "optimizer.lr=0.01"]) == 0
     out = capsys.readouterr().out
-    assert "A mine and B mine" in out and "kept in runs/compare-mine-mine-quick" in out
+    assert "compare: mine and mine on" in out and "kept in runs/compare-mine-mine-quick" in out
     assert out.splitlines()[-1].startswith("no difference seen in 1 run of each")
 
 
@@ -168,25 +171,36 @@ def test_an_interrupted_comparison_says_what_is_kept(capsys, monkeypatch):
 def test_a_comparison_that_diverged_does_not_say_that_it_goes_on(capsys):
     assert main([*COMPARE, "--a-set", "optimizer.lr=1e30", "--out", "kept"]) == 3
     (said,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"fastcifar: A with seed 0: .* too high; 1 finished run is kept in kept", said)
+    assert re.fullmatch(r"fastcifar: a with seed 0: .* too high; 1 finished run is kept in kept", said)
 
 
 def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):
     assert main([*ABLATE, "--only", "crop", "tta", "--runs", "2", "--out", "kept"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("davidnet without each of crop, tta on synthetic: 192 training and 64 held-out images, n=2")
-    assert [line.split()[1] for line in out.splitlines() if line.startswith("[")] == [
+    assert out.startswith("ablate: davidnet on synthetic: 192 training and 64 held-out images, n=2; kept in kept")
+    assert [line.split()[1] for line in out.splitlines() if re.match(r"\[[1-9]", line)] == [
         *("full/seed-0", "crop/seed-0", "full/seed-1", "crop/seed-1")
     ]
     assert "no crop" in out and "no tta" in out
-    rows = [json.loads(line) for line in (tmp_path / "kept/results.jsonl").read_text().splitlines()]
+    rows = json.loads((tmp_path / "kept/results.json").read_text())["rows"]
     assert [row["arm"] for row in rows] == ["full", "no-crop", "no-tta"]
     assert main([*ABLATE, "--only", "crop", "tta", "--runs", "2", "--out", "kept", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == rows
+    assert json.loads(capsys.readouterr().out)["rows"] == rows
 
 
-VERIFY = [*ABLATE[:3], "--recipe", "speedrun94", "--network", "mlp", "--optimizer", "sgd", "--quick"]
-VERIFY += ["--augment.early-crops", "[]", "--average.epochs", "0", "--verify"]
+VERIFY = [
+    "verify",
+    "--dataset",
+    "synthetic",
+    "--recipe",
+    "speedrun94",
+    "--network",
+    "mlp",
+    "--optimizer",
+    "sgd",
+    "--quick",
+]
+VERIFY += ["--augment.early-crops", "[]", "--average.epochs", "0"]
 
 
 def test_verified_tricks_are_a_table_and_status_0(capsys, tmp_path):
@@ -200,12 +214,12 @@ def test_verified_tricks_are_a_table_and_status_0(capsys, tmp_path):
     assert out.splitlines()[-1] == "9 tricks, none without effect"
     assert list(tmp_path.iterdir()) == []
     assert main([*VERIFY, "--json", "--only", "crop"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
     assert row["trick"] == "crop" and row["off"] == {"augment.crop": 0} and row["seen"] and row["change"] > row["noise"]
 
 
 def test_a_trick_without_effect_is_named_and_the_status_1(capsys, monkeypatch):
-    monkeypatch.setattr("fastcifar.experiments.verify._largest_change", lambda full, other: 0.0)
+    monkeypatch.setattr("fastcifar.experiments.named.verify._largest_change", lambda full, other: 0.0)
     assert main([*VERIFY, "--only", "crop", "tta", "--quiet"]) == 1
     out = capsys.readouterr().out
     assert re.search("crop .* NO EFFECT *\n", out) and re.search("tta .* ok", out)
@@ -213,13 +227,14 @@ def test_a_trick_without_effect_is_named_and_the_status_1(capsys, monkeypatch):
 
 
 def test_a_recipe_without_tricks_has_none_without_effect(capsys):
-    assert main([*ABLATE[:3], "--recipe", "warmstart-mlp", "--quick", "--verify", "--quiet"]) == 0
+    assert main(["verify", "--dataset", "synthetic", "--recipe", "warmstart-mlp", "--quick", "--quiet"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "0 tricks, none without effect"
 
 
-def test_a_quick_verification_keeps_the_epochs_and_unless_given_the_small_batch(monkeypatch):
-    asked = []
-    monkeypatch.setattr("fastcifar.cli.ablate._verify", lambda options: asked.append(options.settings) or 0)
-    assert main(["ablate", "--verify", "--quick", "--recipe", "speedrun96"]) == 0
-    assert main(["ablate", "--verify", "--quick", "--epochs", "2", "--batch-size", "64"]) == 0
-    assert [(recipe.epochs, recipe.batch_size) for recipe in asked] == [(24, 16), (2, 64)]
+def test_a_quick_verification_keeps_the_epochs_and_unless_given_the_small_batch():
+    for line, expected in (
+        ("--quick --recipe speedrun96", (24, 16)),
+        ("--quick --epochs 2 --batch-size 64", (2, 64)),
+    ):
+        recipe = read_options(Verify, line.split()).experiment.recipe
+        assert (recipe.epochs, recipe.batch_size) == expected

@@ -136,9 +136,14 @@ def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     assert lines[-1].endswith(f"95% interval {low:.2%} to {high:.2%}  synthetic")
     assert sum(re.fullmatch(rf"seed \d  {LAST_LINE}  synthetic", line) is not None for line in lines) == 3
 
-    assert main([*TRAIN, "--runs", "2", "--seed", "6", "--out", "all"]) == 2  # seed 6 is there already
+    assert main([*TRAIN, "--runs", "4", "--seed", "4", "--out", "all"]) == 0  # goes on with seed 7
+    lines = lines_of(capsys)
+    assert [line for line in lines if line.endswith(" of 4")] == ["seed 7, run 4 of 4"]
+    assert "  n=4  " in lines[-1]
+    assert records == [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
+    assert main([*TRAIN, "--runs", "2", "--seed", "6", "--out", "all", "--batch-size", "64"]) == 2
     assert capsys.readouterr().err == (
-        "fastcifar: output folder all/seed-6 already holds a run; allowed: a new or an empty folder\n"
+        "fastcifar: all/seed-6/run.json is a run with another recipe; allowed: the same command, or another folder\n"
     )
 
 
@@ -155,7 +160,7 @@ def test_several_runs_in_json_are_records_and_a_summary(capsys):
     }
 
 
-def test_a_failure_in_a_later_run_keeps_those_before_it(capsys, monkeypatch, tmp_path):
+def test_a_run_that_diverges_is_counted_and_the_others_are_kept(capsys, monkeypatch, tmp_path):
     train = Trainer.run
 
     def fails_at_seed_2(self, seed, *args, **kwargs):
@@ -165,11 +170,9 @@ def test_a_failure_in_a_later_run_keeps_those_before_it(capsys, monkeypatch, tmp
 
     monkeypatch.setattr(Trainer, "run", fails_at_seed_2)
     assert main([*TRAIN, "--runs", "4", "--epochs", "1", "--quiet", "--out", "all"]) == 3
-    assert capsys.readouterr() == (
-        "",
-        "fastcifar: the loss became nan at step 7; 2 of 4 runs are kept in all\n",
-    )
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-0", "seed-1"]
+    out, err = capsys.readouterr()
+    assert "  n=3  " in out and out.endswith("  synthetic  1 of 4 diverged\n") and err == ""
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-0", "seed-1", "seed-3"]
 
 
 def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path):
@@ -267,10 +270,10 @@ def test_classes_restrict_what_is_tested_on_in_eval_too(capsys, tmp_path):
 
 @pytest.fixture
 def nothing_is_loaded(monkeypatch):
-    def fail(options):
+    def fail(options, phases):
         raise AssertionError("loaded before the output folder was checked")
 
-    monkeypatch.setattr("fastcifar.cli.train._trainer", fail)
+    monkeypatch.setattr("fastcifar.cli.train._load", fail)
 
 
 @pytest.mark.usefixtures("nothing_is_loaded")

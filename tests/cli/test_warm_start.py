@@ -8,13 +8,15 @@ import sys
 import pytest
 
 import fastcifar.data
-import fastcifar.experiments
 from fastcifar.cli import main
+from fastcifar.cli.experiment import read_options
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss
+from fastcifar.experiments import EXPERIMENTS
 from fastcifar.recipes import NETWORKS, OPTIMIZERS
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.training import Trainer
 
 TINY = "--dataset synthetic --device cpu --recipe warmstart-mlp --network.hidden 8 --batch-size 32 --epochs 1"
 REFUSALS = {
@@ -23,39 +25,42 @@ REFUSALS = {
     "half --help": None,
     "table --quick --help": None,
     "online --recipe davidnet --help": None,
-    "hlf": "unknown experiment 'hlf'; did you mean 'half'?; allowed: half, table, online",
+    "hlf": (
+        "unknown command 'warm-start hlf'; did you mean 'warm-start half'?; allowed: "
+        "warm-start half, warm-start online, warm-start table"
+    ),
     "half --runs 0": "--runs is 0; allowed: 1 or more",
-    "half --seed -1": "--seed is -1; allowed: 0 up to 10**9 - 1, the last of --runs included",
-    "half --seed 999999999 --runs 2": ("--seed is 999999999; allowed: 0 up to 10**9 - 1, the last of --runs included"),
-    "half --subset-seed -1": "--subset-seed is -1; allowed: 0 up to 2**32 - 1",
+    "half --seed -1": "--seed is -1; allowed: 0 or more",
+    "half --seed 999999999 --runs 2": "seed is 999999999; allowed: 0 up to 10**9 - 1, the last of the runs included",
+    "half --subset-seed -1": "subset_seed is -1; allowed: 0 to 4,294,967,295",
     "half --threads 0": "--threads is 0; allowed: 1 or more",
-    "half --shrink 2": "shrink is 2.0; allowed: 0 to 1",
-    "half --perturb -1": "perturb is -1.0; allowed: 0 or more",
-    "half --fraction 1": "--fraction is 1.0; allowed: above 0, below 1",
-    "half --train-size 1": "--train-size is 1; allowed: 2 or more images",
-    "half --until-train-accuracy 99": "--until-train-accuracy is 99.0; allowed: above 0, up to 1",
-    "half --eval-every -1": "--eval-every is -1; allowed: 0 (only at the end) or a number of epochs",
+    "half --shrink 2": "shrink is 2; allowed: 0 to 1",
+    "half --perturb -1": "perturb is -1; allowed: 0 or more",
+    "half --fraction 1": "fraction is 1; allowed: above 0, below 1",
+    "half --train-size 1": "--train-size is 1; allowed: batch_size, 128, or more images",
+    "half --until-train-accuracy 99": "until_train_accuracy is 99; allowed: above 0, up to 1",
+    "half --eval-every -1": "eval_every is -1; allowed: 0 or more epochs",
     "half --round-size 5": "unknown flag --round-size; did you mean '--train-size'?",
     "half new": "unexpected argument 'new'; 'fastcifar warm-start half --help' lists what is allowed",
     "half --optimizer.lr 0": "optimizer.lr is 0.0; allowed: above 0",
-    "half --split third": "--split is 'third'; allowed: one of test, paper",
+    "half --split paper": "unknown flag --split; 'fastcifar warm-start half --help' lists what is allowed",
     "table --networks resnet": (
-        f"--networks resnet --optimizers sgd: network.kind is 'resnet'; did you mean 'resnet18'?; allowed: "
+        f"networks resnet, optimizers sgd: network.kind is 'resnet'; did you mean 'resnet18'?; allowed: "
         f"{', '.join(NETWORKS)}, or what a plug-in adds (--plugin)"
     ),
     "table --optimizers adam": (
-        f"--networks resnet18 --optimizers adam: optimizer.kind is 'adam'; did you mean 'Adam'?; allowed: "
+        f"networks resnet18, optimizers adam: optimizer.kind is 'adam'; did you mean 'Adam'?; allowed: "
         f"{', '.join(OPTIMIZERS)}, or what a plug-in adds (--plugin)"
     ),
-    "table --optimizers sgd=x": "--optimizers has 'sgd=x'; allowed: a name, or a name and a rate, as in Adam=0.001",
-    "table --optimizers sgd=0": "--networks resnet18 --optimizers sgd: optimizer.lr is 0.0; allowed: above 0",
-    "table --optimizers sgd sgd=1": "--optimizers is sgd sgd=1; allowed: one or more, all different",
+    "table --optimizers sgd=x": "optimizers has 'sgd=x'; allowed: a name, or a name and a rate, as in Adam=0.001",
+    "table --optimizers sgd=0": "networks resnet18, optimizers sgd: optimizer.lr is 0.0; allowed: above 0",
+    "table --optimizers sgd sgd=1": "optimizers are sgd sgd=1; allowed: one or more, all different",
     "table --optimizers sgd muon": (
-        "--networks mlp --optimizers muon: network.kind is mlp; allowed: with the optimizer muon one with convolutions"
+        "networks mlp, optimizers muon: network.kind is mlp; allowed: with the optimizer muon one with convolutions"
     ),
-    "table --networks": "--networks has no value; allowed: one or more, all different",
-    "table --networks mlp mlp": "--networks is mlp mlp; allowed: one or more, all different",
-    "online --round-size 100": "--round-size is 100; allowed: batch_size, 128, or more images",
+    "table --networks": "--networks has no value; allowed: words",
+    "table --networks mlp mlp": "networks are mlp mlp; allowed: one or more, all different",
+    "online --round-size 100": "round_size is 100; allowed: batch_size, 128, or more images",
 }
 """Arguments, and the line that refuses them; None where they are granted."""
 
@@ -94,14 +99,17 @@ def test_half_says_each_run_with_the_time_left_and_ends_with_tables_and_files(ca
     pytest.importorskip("matplotlib")
     status, lines, _ = run(capsys, "half", TINY, "--runs 2 --out new")
     assert status == 0
-    assert lines[0] == ("half: warmstart-mlp on synthetic, 192 images to fit on and 40 test ones, n=2; kept in new")
-    assert re.fullmatch(r"\[0/8\] going by a few timed steps; about \d+ s left", lines[1])
-    assert re.fullmatch(
-        r"\[1/8\] half/seed-0: test \d+\.\d\d%, train \d+\.\d\d%, 1 epochs, \d+\.\d s; about \d+ s left", lines[2]
+    assert lines[0] == (
+        "warm-start-half: warmstart-mlp on synthetic: 192 training and 40 test images, n=2; kept in new"
     )
-    assert re.fullmatch(r"\[8/8\] shrink-perturb/seed-1: test .*, \d+\.\d s", lines[9])
+    assert re.fullmatch(r"\[0/8\] going by the first steps; about \d+ s left", lines[1])
+    assert re.fullmatch(
+        r"\[1/8\] half/seed-0 +loss .*  accuracy .*%  train .*%  1 epochs  \d+\.\d s; about \d+ s left", lines[2]
+    )
+    assert re.fullmatch(r"\[8/8\] shrink-perturb/seed-1 +loss .*  \d+\.\d s", lines[9])
     assert any(re.match(r" *cold - warm +[+-]\d", line) for line in lines)
-    assert lines[-1] == "figures, results.json, table.md and runs.json are in new"
+    assert "figures, results.json, table.md, runs.json are in new" in lines
+    assert lines[-1].startswith("cold - warm: ")
     assert (tmp_path / "new/test.pdf").is_file()
     results = json.loads((tmp_path / "new/results.json").read_text())
     assert (results["experiment"], results["seeds"]) == ("half", [0, 1])
@@ -114,7 +122,7 @@ def test_the_same_command_again_goes_on_and_another_in_its_folder_is_refused(cap
     assert folder.name == "warm-start-half-warmstart-mlp"
     (folder / "cold/seed-0.json").unlink()
     _, lines, _ = run(capsys, "half", TINY)
-    assert [line.split(",")[-1].split(";")[0].strip() == "kept" for line in lines if "/seed-0: " in line] == [
+    assert [line.split(";")[0].endswith("kept") for line in lines if re.match(r"\[[1-4]/", line)] == [
         *(True, True, False, True)
     ]
     status, lines, err = run(capsys, "half", TINY, "--optimizer.lr 0.5")
@@ -126,12 +134,15 @@ def test_the_same_command_again_goes_on_and_another_in_its_folder_is_refused(cap
 
 
 def test_an_interruption_says_what_is_kept(capsys, monkeypatch):
-    def interrupt(self, progress, say=fastcifar.cli.warm_start.Show.progress):
-        say(self, progress)
-        if progress.done == 2:
-            raise KeyboardInterrupt
+    run, done = Trainer.run, []
 
-    monkeypatch.setattr("fastcifar.cli.warm_start.Show.progress", interrupt)
+    def interrupted(*args, **kwargs):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(1)
+        return run(*args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", interrupted)
     status, _, err = run(capsys, "half", TINY, "--out new")
     assert (status, err) == (
         130,
@@ -143,8 +154,12 @@ def test_a_loss_that_becomes_nan_ends_the_experiment_with_its_status(capsys, mon
     def fail(*args, **kwargs):
         raise NonFiniteLoss("the loss became nan")
 
-    monkeypatch.setattr(fastcifar.experiments, "half", fail)
-    assert run(capsys, "half", TINY)[::2] == (3, "fastcifar: the loss became nan\n")
+    monkeypatch.setattr(Trainer, "run", fail)
+    status, _, err = run(capsys, "half", TINY, "--out new")
+    assert (status, err) == (
+        3,
+        "fastcifar: a run of every seed diverged; half: the loss became nan; 4 finished runs are kept in new\n",
+    )
 
 
 def test_table_takes_the_papers_split_and_shows_its_accuracies(capsys, tmp_path):
@@ -152,7 +167,7 @@ def test_table_takes_the_papers_split_and_shows_its_accuracies(capsys, tmp_path)
     assert status == 0
     assert "quick: too few images and epochs to say anything about the question" in lines
     assert json.loads((tmp_path / "new/settings.json").read_text())["optimizers"] == {"sgd": 0.02}
-    assert lines[0].startswith("table: warmstart-mlp on synthetic, 128 images to fit on and 64 held-out ones, n=1")
+    assert lines[0].startswith("warm-start-table: warmstart-mlp on synthetic: 128 training and 64 held-out images, n=1")
     assert "| mlp sgd |" in (tmp_path / "new/table.md").read_text()
     assert json.loads((tmp_path / "new/runs.json").read_text()).keys() == {"mlp-sgd-synthetic"}
 
@@ -160,60 +175,56 @@ def test_table_takes_the_papers_split_and_shows_its_accuracies(capsys, tmp_path)
 def test_online_adds_images_by_rounds(capsys, tmp_path):
     status, lines, _ = run(capsys, "online", TINY, "--round-size 64 --train-size 128 --out new --quiet")
     assert status == 0
-    assert lines[-2] == "a round ends at 99% running training accuracy, or after 1 epochs"
+    assert lines[-1] == "a round ends at 99% running training accuracy, or after 1 epochs"
     assert json.loads((tmp_path / "new/runs.json").read_text())["random"]["n_samples_online"] == [0, 64, 128]
 
 
 def test_without_matplotlib_the_rest_is_written_all_the_same(capsys, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    status, lines, _ = run(capsys, "half", TINY, "--out new --quiet")
+    status, lines, _ = run(capsys, "half", TINY, "--out new")
     assert status == 0
-    assert lines[-1].startswith("results.json, table.md and runs.json are in new; no figures: figures need matplotlib")
+    said = "results.json, table.md, runs.json are in new; no figures: figures need matplotlib"
+    assert any(line.startswith(said) for line in lines)
     assert (tmp_path / "new/results.json").is_file()
 
 
+def options(experiment, line):
+    """What the words of `line` make of an experiment's command."""
+    return read_options(EXPERIMENTS[experiment], line.split())
+
+
 @pytest.mark.parametrize("experiment", ["half", "table", "online"])
-def test_quick_takes_a_small_share_of_the_work_unless_told_otherwise(monkeypatch, experiment):
-    asked = {}
-
-    class Stop(Exception):
-        pass
-
-    def note(recipe, dataset, seeds, folder, **settings):
-        asked.update(recipe=recipe, seeds=seeds, folder=folder, settings=settings)
-        raise Stop
-
-    monkeypatch.setattr(fastcifar.experiments, experiment, note)
-    with pytest.raises(Stop):
-        main(["warm-start", experiment, "--quick", "--dataset", "synthetic", "--epochs", "2", "--device", "cpu"])
-    assert (asked["recipe"].name, asked["recipe"].epochs) == ("warmstart-narrow", 2)
-    assert asked["folder"].name == f"warm-start-{experiment}-warmstart-narrow-quick"
-    assert asked["settings"]["until_train_accuracy"] == (None if experiment == "half" else 0.99)
+def test_quick_takes_a_small_share_of_the_work_unless_told_otherwise(experiment):
+    asked = options(experiment, "--quick --epochs 2")
+    assert (asked.experiment.recipe.name, asked.experiment.recipe.epochs) == ("warmstart-narrow", 2)
+    assert asked.train_size <= 2000 and options(experiment, "--quick --train-size 300").train_size == 300
+    assert asked.holdout == ("third" if experiment == "table" else 0)
+    assert asked.experiment.until_train_accuracy == (None if experiment == "half" else 0.99)
 
 
-def test_online_trains_with_adam_where_no_recipe_is_given(monkeypatch):
+def test_online_trains_with_adam_where_no_recipe_is_given():
+    asked = [
+        options(experiment, words).experiment.recipe.optimizer
+        for experiment, words in (
+            ("online", ""),
+            ("online", "--recipe warmstart-resnet18"),
+            ("half", ""),
+            ("online", "--optimizer.lr 0.1"),
+        )
+    ]
+    assert [optimizer.kind for optimizer in asked] == ["Adam", "sgd", "sgd", "Adam"]
+    assert [optimizer.lr for optimizer in asked] == [0.001, 0.001, 0.001, 0.1]
+
+
+def test_the_networks_of_a_table_are_those_of_the_named_recipes_and_narrow_in_a_quick_one():
     asked = []
-    monkeypatch.setattr("fastcifar.cli.warm_start._run", lambda name, options, *rest: asked.append(options.settings))
-    monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
-    for words in ("online", "online --recipe warmstart-resnet18", "half", "online --optimizer.lr 0.1"):
-        assert main(["warm-start", *words.split()]) == 0
-    assert [recipe.optimizer.kind for recipe in asked] == ["Adam", "sgd", "sgd", "Adam"]
-    assert [recipe.optimizer.lr for recipe in asked] == [0.001, 0.001, 0.001, 0.1]
-
-
-def test_the_networks_of_a_table_are_those_of_the_named_recipes_and_narrow_in_a_quick_one(monkeypatch):
-    asked = []
-    monkeypatch.setattr("fastcifar.experiments.table", lambda *args, **settings: asked.append(settings["networks"]))
-    monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
     for words in ("", "--quick", "--quick --recipe warmstart-resnet18"):
-        assert main(f"warm-start table --dataset synthetic --quiet {words}".split()) == 0
-    narrow = ResNet18Config(width=16, stem="imagenet")
-    assert asked == [("resnet18", "mlp"), [narrow, MLPConfig()], ["resnet18", MLPConfig()]]
+        cells = options("table", words).experiment.cells
+        asked.append([recipe.network for (_, optimizer), recipe in cells.items() if optimizer == "Adam"])
+    wide, narrow = (ResNet18Config(width=width, stem="imagenet") for width in (64, 16))
+    assert asked == [[wide, MLPConfig()], [narrow, MLPConfig(hidden=(25, 25))], [narrow, MLPConfig(hidden=(25, 25))]]
 
 
-def test_a_quick_experiment_of_another_network_is_as_short(monkeypatch):
-    asked = []
-    monkeypatch.setattr("fastcifar.cli.warm_start._run", lambda name, options, *rest: asked.append(options.settings))
-    monkeypatch.setattr("fastcifar.cli.warm_start._conclude", lambda *args: None)
-    assert main(["warm-start", "half", "--quick", "--network", "resnet18"]) == 0
-    assert (asked[0].epochs, asked[0].network) == (6, ResNet18Config(width=16))
+def test_a_quick_experiment_of_another_network_is_as_short():
+    recipe = options("half", "--quick --network resnet18").experiment.recipe
+    assert (recipe.epochs, recipe.network) == (6, ResNet18Config(width=16))

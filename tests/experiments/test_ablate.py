@@ -7,7 +7,8 @@ import pytest
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Ablation, Diverged, ablate
+from fastcifar.experiments import Diverged
+from fastcifar.experiments.named.ablate import Ablate
 from fastcifar.recipes import Augment, EMAConfig, Recipe, change
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
@@ -23,6 +24,10 @@ RECIPE = Recipe(
     ema=EMAConfig(decay=0.5),
 )
 TRICKS = ["label-smoothing", "crop", "flip", "cutout", "bias-rate", "ema", "tta"]
+
+
+def ablate(recipe, dataset, folder=None, holdout=None, **options):
+    return Ablate(recipe=recipe, **options).run(dataset, folder, holdout=holdout, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +50,18 @@ def trained(monkeypatch):
 
 def test_every_trick_but_tta_is_an_arm_in_turn_with_shared_seeds(dataset, trained, tmp_path):
     result = ablate(RECIPE, dataset, runs=2, folder=tmp_path, holdout=64)
-    assert list(result.off) == TRICKS
+    assert list(result.experiment.off) == TRICKS
     assert set(result.outcomes) == {"full", *TRICKS} - {"tta"}
     assert len(trained) == 2 * 7
     assert [seed for _, seed in trained] == [0] * 7 + [1] * 7
-    for trick, values in result.off.items():
+    for trick, values in result.experiment.off.items():
         if trick != "tta":
             assert (change(RECIPE, values), 0) in trained
     for record in result.outcomes["cutout"]:
         assert record.recipe.augment.cutout == 0
         assert record.dataset.holdout == 64
 
-    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["arm"] for row in rows] == ["full", *(f"no-{trick}" for trick in TRICKS)]
     cutout = next(row for row in rows if row["arm"] == "no-cutout")
     full, without = result.outcomes["full"], result.outcomes["cutout"]
@@ -71,10 +76,10 @@ def test_every_trick_but_tta_is_an_arm_in_turn_with_shared_seeds(dataset, traine
 def test_tta_needs_no_run_of_its_own(dataset, trained):
     result = ablate(RECIPE, dataset, runs=3, only=["tta"], holdout=64)
     assert len(trained) == 3
-    worth = result.worth("tta")
+    effect = result.effect("tta")
     full = result.outcomes["full"]
-    assert worth.accuracy.mean == pytest.approx(sum(run.accuracy - run.tta_accuracy for run in full) / 3)
-    assert (worth.loss, worth.time_ratio) == (None, None)
+    assert effect.accuracy.mean == pytest.approx(sum(run.accuracy - run.tta_accuracy for run in full) / 3)
+    assert (effect.loss, effect.time_ratio) == (None, None)
 
 
 def test_more_runs_and_other_tricks_add_to_what_is_kept(dataset, trained, tmp_path):
@@ -96,11 +101,11 @@ def test_a_trick_without_which_the_loss_diverges_is_counted_as_such(dataset, mon
         return run(trainer, seed, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "run", diverging)
-    worth = ablate(RECIPE, dataset, runs=3, only=["cutout"], holdout=64).worth("cutout")
-    assert (worth.diverged, worth.accuracy.n) == (2, 1)
-    worth = ablate(RECIPE, dataset, runs=1, only=["cutout"], holdout=64).worth("cutout")
-    assert (worth.diverged, worth.accuracy, worth.time_ratio) == (1, None, None)
-    with pytest.raises(NonFiniteLoss, match="the full recipe with seed 0"):
+    effect = ablate(RECIPE, dataset, runs=3, only=["cutout"], holdout=64).effect("cutout")
+    assert (effect.diverged, effect.accuracy.n) == (2, 1)
+    effect = ablate(RECIPE, dataset, runs=1, only=["cutout"], holdout=64).effect("cutout")
+    assert (effect.diverged, effect.accuracy, effect.time_ratio) == (1, None, None)
+    with pytest.raises(NonFiniteLoss, match="full with seed 0"):
         ablate(dataclasses.replace(RECIPE, augment=Augment()), dataset, runs=1, holdout=64)
 
 
@@ -111,10 +116,10 @@ def test_the_table_begins_with_what_costs_most(new_record):
             for accuracy in accuracies
         ]
 
-    off = {"crop": {}, "flip": {}, "cutout": {}}
+    ablation = Ablate(recipe=RECIPE, only=("crop", "flip", "cutout"))
     outcomes = {"full": runs(0.9, 0.91), "crop": runs(0.89, 0.9), "flip": runs(0.8, 0.8)}
     outcomes["cutout"] = [Diverged("the loss became nan")] * 2
-    table = Ablation({}, off, outcomes).table()
+    (table,) = ablation.result({}, outcomes).tables()
     assert [row[0] for row in table.rows] == ["full", "no cutout", "no flip", "no crop"]
     assert table.rows[1][1] == "diverged"
     assert table.rows[3][1:] == ("-1.00 ± 0.00", "+0.0100 ± 0.0000", "1.000")

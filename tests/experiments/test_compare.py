@@ -8,8 +8,9 @@ import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError
-from fastcifar.experiments import Comparison, Diverged, compare
-from fastcifar.experiments.arms import train_arms
+from fastcifar.experiments import Diverged, Job
+from fastcifar.experiments.named.compare import Compare
+from fastcifar.experiments.runner import Runner
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import EMAConfig, Recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
@@ -25,6 +26,11 @@ GOOD = Recipe(
     ema=EMAConfig(decay=0.0),
 )
 BAD = dataclasses.replace(GOOD, name="bad", optimizer=SGDConfig(lr=1e-5, bias_lr_factor=1.0))
+
+
+def compare(a, b, dataset, folder=None, holdout=None, on_progress=None, **options):
+    experiment = Compare(a=a, b=b, **options)
+    return experiment.run(dataset, folder, holdout=holdout, device="cpu", on_progress=on_progress)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +90,7 @@ def test_few_pairs_have_no_interval_and_no_verdict(dataset):
     assert result.better is None
     assert result.difference("loss").interval is None
     assert "no interval yet" in result.verdict
-    assert any("no interval yet" in line for line in result.lines())
+    assert "no interval yet" in result.tables()[0].markdown()
 
 
 def test_a_comparison_goes_on_where_it_was_and_with_more_runs(dataset, trained, tmp_path):
@@ -110,7 +116,7 @@ def test_the_rule_may_not_be_changed_after_looking(dataset, tmp_path):
 def test_a_run_that_diverges_ends_the_comparison_now_and_later(dataset, trained, tmp_path):
     wild = dataclasses.replace(GOOD, optimizer=SGDConfig(lr=1e30))
     for _ in range(2):
-        with pytest.raises(NonFiniteLoss, match="B with seed 0: the loss became"):
+        with pytest.raises(NonFiniteLoss, match="b with seed 0: the loss became"):
             compare(GOOD, wild, dataset, runs=3, folder=tmp_path, holdout=64)
     assert len(trained) == 2
 
@@ -118,15 +124,15 @@ def test_a_run_that_diverges_ends_the_comparison_now_and_later(dataset, trained,
 def test_a_run_whose_last_step_spoils_the_network_has_diverged(dataset, tmp_path):
     wild = dataclasses.replace(GOOD, epochs=0.1, optimizer=SGDConfig(lr=1e30))  # one step, from fresh weights
     for _ in range(2):
-        with pytest.raises(NonFiniteLoss, match=r"B with seed 0: the trained network's loss is (nan|inf): most likely"):
+        with pytest.raises(NonFiniteLoss, match=r"b with seed 0: the trained network's loss is (nan|inf): most likely"):
             compare(GOOD, wild, dataset, runs=1, folder=tmp_path, holdout=64)
 
 
 @pytest.mark.parametrize(("alpha", "said"), [(0.05, "95%"), (0.001, "99.9%"), (0.00001, "99.999%")])
 def test_the_level_of_the_interval_is_said_to_the_last_figure(new_record, alpha, said):
     records = [new_record(tta_loss=loss, tta_accuracy=0.5, train_seconds=1.0) for loss in (1.0, 2.0)]
-    result = Comparison({"by": "loss", "alpha": alpha}, {"a": records, "b": records})
-    assert f" {said} interval, valid at any n" in result.lines()[0]
+    result = Compare(runs=2).result({"by": "loss", "alpha": alpha}, {"a": records, "b": records})
+    assert result.tables()[0].columns[2] == f"{said} interval, valid at any n"
 
 
 @pytest.mark.parametrize(
@@ -134,7 +140,7 @@ def test_the_level_of_the_interval_is_said_to_the_last_figure(new_record, alpha,
     [
         ({"runs": 0}, "runs is 0"),
         ({"seed": -1}, "seed is -1"),
-        ({"by": "time"}, "by is 'time'; allowed: loss, accuracy"),
+        ({"by": "time"}, "by is 'time'; allowed: one of loss, accuracy"),
         ({"alpha": 1.0}, "alpha is 1"),
     ],
 )
@@ -152,17 +158,16 @@ def test_images_without_labels_are_refused_before_anything_is_written(dataset, t
 
 
 def test_kept_runs_are_records_and_a_damaged_one_is_refused_by_file_and_field(dataset, tmp_path):
-    arms = {"good": GOOD, "wild": dataclasses.replace(GOOD, optimizer=SGDConfig(lr=1e30))}
-    plan, store = [("good", 0), ("wild", 0)], Store(tmp_path, {})
+    good, store = Job("good", 0, GOOD), Store(tmp_path, {})
+    jobs = [good, Job("wild", 0, dataclasses.replace(GOOD, optimizer=SGDConfig(lr=1e30)))]
     for _ in range(2):  # trained, then kept
-        (_, _, record), (_, _, diverged) = train_arms(arms, dataset, plan, store)
+        (_, record), (_, diverged) = Runner(jobs, dataset, store, "cpu")
         assert isinstance(record, RunRecord) and record.recipe == GOOD
         assert isinstance(diverged, Diverged) and "too high" in diverged.reason
-    kept = store.get("good/seed-0")
-    assert RunRecord.from_json(kept) == record
-    store.put("good/seed-0", {**kept, "steps": None})
+    assert store.get(good) == record
+    store.path(good.key).write_text(json.dumps({**record.to_json(), "steps": None}))
     with pytest.raises(UserError, match=r"good/seed-0\.json: steps is None; allowed: a whole number"):
-        list(train_arms(arms, dataset, plan, store))
+        list(Runner(jobs, dataset, store, "cpu"))
 
 
 def test_differences_and_times_are_those_of_the_pairs(new_record):
@@ -171,7 +176,7 @@ def test_differences_and_times_are_those_of_the_pairs(new_record):
         return [new_record(tta_loss=loss, tta_accuracy=accuracy, train_seconds=seconds) for loss, accuracy in rows]
 
     records = {"a": runs([0.5, 0.6], [0.9, 0.8], 2.0), "b": runs([0.4, 0.3], [0.8, 0.9], 3.0)}
-    result = Comparison({"by": "loss", "alpha": 0.05}, records)
+    result = Compare(runs=2).result({"by": "loss", "alpha": 0.05}, records)
     assert result.difference("loss").values == pytest.approx((-0.1, -0.3))
     assert result.difference("accuracy").mean == pytest.approx(0)
     assert result.time_ratio == pytest.approx(1.5)
@@ -180,21 +185,21 @@ def test_differences_and_times_are_those_of_the_pairs(new_record):
 def test_progress_counts_the_runs_and_the_time_left(dataset, tmp_path):
     said = []
     compare(GOOD, BAD, dataset, runs=2, folder=tmp_path, holdout=64, on_progress=said.append)
-    assert [(progress.done, progress.total, progress.kept) for progress in said] == [
-        (n, 4, False) for n in (1, 2, 3, 4)
-    ]
+    guess, *said = said
+    assert (guess.done, guess.outcome, guess.key) == (0, None, "a/seed-0") and guess.seconds_left > 0
+    assert [(each.done, each.total, each.kept) for each in said] == [(n, 4, False) for n in (1, 2, 3, 4)]
     assert said[0].seconds_left > said[2].seconds_left > said[3].seconds_left == 0
     again = []
     compare(GOOD, BAD, dataset, runs=3, folder=tmp_path, holdout=64, on_progress=again.append)
-    assert [progress.kept for progress in again] == [True] * 4 + [False] * 2
+    assert [progress.kept for progress in again if progress.outcome] == [True] * 4 + [False] * 2
     assert again[0].seconds_left is None  # nothing was trained yet
 
 
 def test_a_kept_run_of_another_recipe_is_refused(dataset, tmp_path):
     store = Store(tmp_path, {})
-    assert len(list(train_arms({"x": GOOD}, dataset, [("x", 0)], store))) == 1
+    assert len(list(Runner([Job("x", 0, GOOD)], dataset, store, "cpu"))) == 1
     with pytest.raises(UserError, match="is a run of another recipe than x is now"):
-        list(train_arms({"x": BAD}, dataset, [("x", 0)], store))
+        list(Runner([Job("x", 0, BAD)], dataset, store, "cpu"))
 
 
 def in_old_form(recipe):

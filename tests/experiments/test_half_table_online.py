@@ -9,9 +9,12 @@ from safetensors.torch import load_file
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import HalfResult, draw, half, online, table, write
+from fastcifar.experiments import Diverged
+from fastcifar.experiments.named.half import Half
+from fastcifar.experiments.named.online import Online
+from fastcifar.experiments.named.table import Table
 from fastcifar.models import build_model
-from fastcifar.recipes import EvaluateConfig, get_recipe, network_of
+from fastcifar.recipes import EvaluateConfig, change, get_recipe, network_of
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import evaluate
 from fastcifar.training.record import Scores
@@ -25,7 +28,19 @@ RECIPE = dataclasses.replace(
     network=MLPConfig(hidden=(16,)),
     optimizer=dataclasses.replace(BASE.optimizer, lr=0.1),
 )
-SETTINGS = {"device": "cpu", "eval_every": 2}
+SETTINGS = {"eval_every": 2}
+
+
+def half(recipe, data, runs=1, folder=None, on_progress=None, **options):
+    return Half(recipe=recipe, runs=runs, **options).run(data, folder, device="cpu", on_progress=on_progress)
+
+
+def table(recipe, data, folder=None, **options):
+    return Table(recipe=recipe, **options).run(data, folder, device="cpu")
+
+
+def online(recipe, data, runs=1, folder=None, on_progress=None, **options):
+    return Online(recipe=recipe, runs=runs, **options).run(data, folder, device="cpu", on_progress=on_progress)
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +55,10 @@ def kept(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(data, kept):
-    return half(RECIPE, data, (0, 1), kept, **SETTINGS)
+    return half(RECIPE, data, 2, kept, **SETTINGS)
 
 
-def test_the_first_phase_has_half_of_the_images_and_the_second_starts_from_its_weights(found, kept):
+def test_the_first_round_has_half_of_the_images_and_the_second_starts_from_its_weights(found, kept):
     for place, seed in enumerate((0, 1)):
         first, warm, cold, mixed = (found.records[arm][place] for arm in ("half", "warm", "cold", "shrink-perturb"))
         sha256 = hashlib.sha256((kept / f"half/seed-{seed}.safetensors").read_bytes()).hexdigest()
@@ -69,9 +84,9 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, d
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        half(RECIPE, data, (0, 1), tmp_path / "new", **SETTINGS, on_progress=interrupt)
+        half(RECIPE, data, 2, tmp_path / "new", **SETTINGS, on_progress=interrupt)
     said = []
-    again = half(RECIPE, data, (0, 1), tmp_path / "new", **SETTINGS, on_progress=said.append)
+    again = half(RECIPE, data, 2, tmp_path / "new", **SETTINGS, on_progress=said.append)
     assert [progress.kept for progress in said if progress.outcome] == [True] * 5 + [False] * 3
     assert (said[-1].done, said[-1].total, said[-1].seconds_left) == (8, 8, 0.0)
     assert all(progress.seconds_left > 0 for progress in said[5:-1])
@@ -82,9 +97,9 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, d
 
 def test_more_seeds_train_only_what_is_not_kept(found, kept, data):
     said = []
-    half(RECIPE, data, (1, 0), kept, **SETTINGS, on_progress=said.append)
+    half(RECIPE, data, 2, kept, **SETTINGS, on_progress=said.append)
     assert all(progress.kept for progress in said)
-    more = half(RECIPE, data, (0, 1, 2), kept, **SETTINGS, on_progress=said.append)
+    more = half(RECIPE, data, 3, kept, **SETTINGS, on_progress=said.append)
     trained = [progress.key for progress in said if progress.outcome and not progress.kept]
     assert trained == [f"{arm}/seed-2" for arm in more.records]
     assert more.test_accuracies("cold")[:2] == found.test_accuracies("cold")
@@ -101,32 +116,36 @@ def test_more_seeds_train_only_what_is_not_kept(found, kept, data):
 )
 def test_other_settings_in_the_same_folder_are_refused(found, kept, data, change, said):
     with pytest.raises(UserError, match=said):
-        half(RECIPE, data, (0,), kept, **{**SETTINGS, **change})
+        half(RECIPE, data, 1, kept, **{**SETTINGS, **change})
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"seeds": ()}, "seeds are []; allowed: one or more"),
-        ({"seeds": (1, 1)}, "seeds are [1, 1]; allowed: one or more, all different"),
-        ({"seeds": (10**9,)}, "seeds are [1000000000]; allowed: one or more, all different, 0 to 999999999"),
+        ({"runs": 0}, "runs is 0; allowed: 1 or more"),
+        ({"seed": -1}, "seed is -1; allowed: 0 or more"),
+        (
+            {"seed": 10**9 - 1, "runs": 2},
+            "seed is 999999999; allowed: 0 up to 10**9 - 1, the last of the runs included",
+        ),
         ({"fraction": 1}, "fraction is 1; allowed: above 0, below 1"),
-        ({"fraction": 0.16}, "the first phase has 31 images; allowed: batch_size, 32, or more"),
+        ({"fraction": 0.16}, "the first round has 31 images; allowed: batch_size, 32, or more"),
         ({"shrink": 2}, "shrink is 2; allowed: 0 to 1"),
+        ({"shrink": 0, "perturb": 0}, "shrink and perturb are both 0"),
         ({"until_train_accuracy": 0}, "until_train_accuracy is 0; allowed: above 0, up to 1"),
-        ({"subset_seed": -1}, "subset_seed is -1; allowed: 0 up to 2**32 - 1"),
-        ({"eval_every": -1}, "eval_every is -1; allowed: 0 (only at the end) or a number of epochs"),
+        ({"subset_seed": -1}, "subset_seed is -1; allowed: 0 to 4.29497e+09"),
+        ({"eval_every": -1}, "eval_every is -1; allowed: 0 or more epochs"),
     ],
 )
 def test_a_bad_value_is_refused_before_anything_is_written(data, tmp_path, change, said):
     with pytest.raises(UserError) as refused:
-        half(RECIPE, data, folder=tmp_path / "new", **change)
+        half(RECIPE, data, **{"folder": tmp_path / "new", **change})
     assert said in str(refused.value)
     assert not (tmp_path / "new").exists()
 
 
 def test_without_a_folder_the_result_is_the_same(found, data):
-    assert half(RECIPE, data, (0,), **SETTINGS).test_accuracies("warm") == found.test_accuracies("warm")[:1]
+    assert half(RECIPE, data, **SETTINGS).test_accuracies("warm") == found.test_accuracies("warm")[:1]
 
 
 @pytest.fixture
@@ -139,7 +158,7 @@ def made_up(new_record):
             arm.replace("_", "-"): [new_record(accuracy=value, **rest) for value in values]
             for arm, values in accuracies.items()
         }
-        return HalfResult({"experiment": "half"}, tuple(range(len(accuracies["cold"]))), records)
+        return Half(runs=len(accuracies["cold"])).result({"experiment": "half"}, records)
 
     return result
 
@@ -165,7 +184,7 @@ def test_no_share_is_said_of_a_gap_that_is_not_seen(made_up, warm, cold):
 
 def test_a_mean_number_of_epochs_is_rounded(made_up):
     result = made_up(half=[0.4] * 3, warm=[0.5] * 3, cold=[0.6] * 3, shrink_perturb=[0.5] * 3)
-    result.records["cold"][0] = dataclasses.replace(result.records["cold"][0], epochs=49)
+    result.outcomes["cold"][0] = dataclasses.replace(result.records["cold"][0], epochs=49)
     cells = {row[0]: row for row in result.tables()[0].rows}
     assert (cells["cold"][3], cells["warm"][3]) == ("18.33", "3")
 
@@ -183,7 +202,7 @@ def test_the_curves_have_the_notebooks_form(found):
 def test_the_result_is_written_and_drawn(found, tmp_path):
     pytest.importorskip("matplotlib")
     for _ in range(2):  # again in the same place
-        files = write(found, tmp_path / "out") + draw(found, tmp_path / "out")
+        files = found.write(tmp_path / "out") + found.draw(tmp_path / "out")
     expected = {"results.json", "runs.json", "table.md"}
     expected |= {f"{name}.{form}" for name in ("train", "test") for form in ("png", "svg", "pdf")}
     assert {file.name for file in files} == {file.name for file in (tmp_path / "out").iterdir()} == expected
@@ -201,7 +220,7 @@ def test_the_result_is_written_and_drawn(found, tmp_path):
 def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
     recipe = get_recipe("davidnet")
     narrow = dataclasses.replace(recipe.network, widths=(4, 4, 8, 8), ghost_batch=16)
-    result = half(dataclasses.replace(recipe, network=narrow, batch_size=32, epochs=1), data, device="cpu")
+    result = half(dataclasses.replace(recipe, network=narrow, batch_size=32, epochs=1), data)
     assert all(0 <= result.test_accuracies(arm)[0] <= 1 for arm in result.records)
     assert result.records["warm"][0].init["mode"] == "warm"
 
@@ -211,8 +230,7 @@ def test_the_table_has_a_cell_for_every_network_and_optimizer(data, tmp_path):
         dataclasses.replace(RECIPE, epochs=1),
         data,
         networks=("mlp",),
-        optimizers={"sgd": None, "Adam": 0.01},
-        device="cpu",
+        optimizers=("sgd", "Adam=0.01"),
     )
     assert list(result.cells) == [("mlp", "sgd"), ("mlp", "Adam")]
     for (network, optimizer), cell in result.cells.items():
@@ -226,21 +244,21 @@ def test_the_table_has_a_cell_for_every_network_and_optimizer(data, tmp_path):
     assert "39.0 / 37.4" in on_cifar.tables()[0].markdown()
     cold, warm, difference = result.notebook()["mlp-adam-synthetic"]
     assert difference == pytest.approx(cold - warm)
-    write(result, tmp_path)
+    result.write(tmp_path)
     assert [cell["optimizer"] for cell in json.loads((tmp_path / "results.json").read_text())["cells"]] == [
         "sgd",
         "Adam",
     ]
 
 
-@pytest.mark.parametrize("change", [{"networks": ()}, {"networks": ("mlp", "mlp")}, {"optimizers": {}}])
+@pytest.mark.parametrize("change", [{"networks": ()}, {"networks": ("mlp", "mlp")}, {"optimizers": ("sgd", "sgd=1")}])
 def test_a_table_without_cells_or_with_equal_ones_is_refused(data, change):
     with pytest.raises(UserError, match="allowed: one or more, all different"):
         table(RECIPE, data, **change)
 
 
 def test_the_papers_split_is_told_from_others(data):
-    result = table(RECIPE, data.hold_out(64), networks=("mlp",), optimizers={"sgd": None}, device="cpu")
+    result = table(RECIPE, data, networks=("mlp",), optimizers=("sgd",))
     assert result.remarks() == []
     other = dataclasses.replace(result, settings={**result.settings, "holdout": 0})
     assert "compare differences only" in other.remarks()[0]
@@ -249,36 +267,47 @@ def test_the_papers_split_is_told_from_others(data):
 def test_a_run_whose_last_step_spoils_the_network_ends_the_experiment(data, tmp_path):
     wild = dataclasses.replace(RECIPE, epochs=0.1, optimizer=dataclasses.replace(RECIPE.optimizer, lr=1e30))
     with pytest.raises(NonFiniteLoss, match=r"loss is (nan|inf): most likely optimizer\.lr 1e\+30 is too high"):
-        half(wild, data, folder=tmp_path, device="cpu")
-    assert not list(tmp_path.rglob("seed-0*"))
+        half(wild, data, folder=tmp_path)
+    kept = json.loads((tmp_path / "warm/seed-0.json").read_text())
+    assert kept["diverged"].startswith(
+        "the run that it begins with, half/seed-0, diverged: the trained network's loss is"
+    )
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_a_seed_of_which_a_run_diverged_is_in_no_number_and_counted(made_up):
+    result = made_up(half=[0.4, 0.2], warm=[0.5, 0.3], cold=[0.6, 0.41], shrink_perturb=[0.58, 0.39])
+    result.outcomes["cold"][0] = Diverged("the loss became nan")
+    assert (result.seeds, result.n, result.test_accuracies("warm")) == ([1], 1, [0.3])
+    assert result.remarks()[-1] == "1 run diverged, and 1 seed is in no number (cold: the loss became nan)"
 
 
 @pytest.fixture(scope="module")
 def rounds(data, tmp_path_factory):
     recipe = dataclasses.replace(RECIPE, epochs=12, optimizer=dataclasses.replace(RECIPE.optimizer, lr=0.3))
     folder = tmp_path_factory.mktemp("online") / "new"
-    settings = {"round_size": 64, "until_train_accuracy": 0.6, "device": "cpu"}
-    return online(recipe, data, (0, 1), folder, **settings), folder, recipe, settings
+    settings = {"round_size": 64, "until_train_accuracy": 0.6}
+    return online(recipe, data, 2, folder, **settings), folder, recipe, settings
 
 
 def test_every_round_has_more_images_and_starts_from_the_round_before(rounds):
     result, folder, *_ = rounds
-    assert result.sizes == (64, 128, 192)
-    for arm, found in result.records.items():
+    assert list(result.sizes) == [64, 128, 192]
+    for arm, found in result.rounds.items():
         sizes = [[record.dataset.train_size for record in records] for records in found]
         assert sizes == [[64, 64], [128, 128], [192, 192]]
         modes = [records[0].init["mode"] for records in found]
         assert modes == ["cold", *[arm] * 2]
         assert len({record.seed for records in found for record in records}) == 6
-    assert result.records["warm"][0] == result.records["cold"][0]
-    assert result.records["warm"][1][1].init["source"] == str(folder / "64/cold/seed-1.safetensors")
-    assert result.records["warm"][2][1].init["source"] == str(folder / "128/warm/seed-1.safetensors")
+    assert result.rounds["warm"][0] == result.rounds["cold"][0]
+    assert result.rounds["warm"][1][1].init["source"] == str(folder / "64/cold/seed-1.safetensors")
+    assert result.rounds["warm"][2][1].init["source"] == str(folder / "128/warm/seed-1.safetensors")
 
 
 def test_a_round_ends_with_the_first_epoch_that_reaches_the_goal(rounds):
     result, *_ = rounds
     reached = 0
-    for found in result.records.values():
+    for found in result.rounds.values():
         for record in (record for records in found for record in records):
             *before, last = [row.train_accuracy for row in record.history]
             assert all(accuracy < 0.6 for accuracy in before)
@@ -286,7 +315,7 @@ def test_a_round_ends_with_the_first_epoch_that_reaches_the_goal(rounds):
             assert record.epochs == len(record.history)
             reached += last >= 0.6
     assert reached
-    assert sum(result.unfinished(arm) for arm in result.records) == 18 - reached
+    assert sum(result.unfinished(arm) for arm in result.rounds) == 18 - reached
 
 
 def test_only_the_last_rounds_weights_stay_and_kept_rounds_are_not_trained_again(rounds, data):
@@ -294,7 +323,7 @@ def test_only_the_last_rounds_weights_stay_and_kept_rounds_are_not_trained_again
     weights = sorted(path.relative_to(folder).parts[0] for path in folder.rglob("*.safetensors"))
     assert weights == ["192"] * 6
     said = []
-    again = online(recipe, data, (0, 1), folder, **settings, on_progress=said.append)
+    again = online(recipe, data, 2, folder, **settings, on_progress=said.append)
     assert all(progress.kept for progress in said)
     assert len(said) == 2 + 2 * 6
     assert again.to_dict() == result.to_dict()
@@ -303,20 +332,20 @@ def test_only_the_last_rounds_weights_stay_and_kept_rounds_are_not_trained_again
 def test_the_rounds_are_written_and_drawn(rounds, tmp_path):
     pytest.importorskip("matplotlib")
     result, *_ = rounds
-    write(result, tmp_path)
-    names = {path.name for path in draw(result, tmp_path)}
+    result.write(tmp_path)
+    names = {path.name for path in result.draw(tmp_path)}
     assert names == {f"{name}.{form}" for name in ("accuracy", "time") for form in ("png", "svg", "pdf")}
     runs = json.loads((tmp_path / "runs.json").read_text())
     assert runs["warm"]["n_samples_online"] == [0, 64, 128, 192]
-    assert runs["warm"]["test_accuracies_online"][1:] == [100 * found[0].accuracy for found in result.records["warm"]]
+    assert runs["warm"]["test_accuracies_online"][1:] == [100 * found[0].accuracy for found in result.rounds["warm"]]
     assert "after 12 epochs" in (tmp_path / "table.md").read_text()
     seconds = result.train_seconds("cold")
-    assert seconds[1] == pytest.approx(sum(found[1].train_seconds for found in result.records["cold"]))
+    assert seconds[1] == pytest.approx(sum(found[1].train_seconds for found in result.rounds["cold"]))
 
 
-@pytest.mark.parametrize("size", [31, 193])
-def test_a_round_of_less_than_a_batch_or_of_more_than_there_is_is_refused(data, size):
-    with pytest.raises(UserError, match=rf"round_size is {size}; allowed: batch_size, 32, to the 192 training images"):
+@pytest.mark.parametrize(("size", "allowed"), [(31, "or more images"), (193, "to the 192 training images")])
+def test_a_round_of_less_than_a_batch_or_of_more_than_there_is_is_refused(data, size, allowed):
+    with pytest.raises(UserError, match=rf"round_size is {size}; allowed: batch_size, 32, {allowed}"):
         online(RECIPE, data, round_size=size)
 
 
@@ -327,7 +356,7 @@ def test_another_network_is_as_the_first_named_recipe_has_it():
 
 
 def test_a_folder_of_a_table_is_of_these_networks_and_no_others(data, tmp_path):
-    settings = {"optimizers": {"sgd": None}, "device": "cpu"}
-    table(RECIPE, data, folder=tmp_path / "new", networks=("mlp",), **settings)
-    with pytest.raises(UserError, match=r"networks\.mlp\.hidden is \[16\] there and \[8\] now"):
-        table(RECIPE, data, folder=tmp_path / "new", networks=(MLPConfig(hidden=(8,)),), **settings)
+    settings = {"networks": ("mlp",), "optimizers": ("sgd",)}
+    table(RECIPE, data, tmp_path / "new", **settings)
+    with pytest.raises(UserError, match=r"recipe\.network\.hidden is \[16\] there and \[8\] now"):
+        table(change(RECIPE, {"network.hidden": (8,)}), data, tmp_path / "new", **settings)

@@ -7,28 +7,47 @@ from pathlib import Path
 import pytest
 
 from fastcifar.errors import RenamedWarning, UserError
+from fastcifar.experiments import Job
 from fastcifar.experiments.store import SETTINGS, Store
-from fastcifar.recipes import RECIPES
+from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
+
+JOB = Job("arm", 0, Recipe())
+
+
+@pytest.fixture
+def record(new_record):
+    """Makes the record of a run of `JOB` with this loss."""
+    return lambda loss: new_record(recipe=JOB.recipe, tta_loss=loss)
+
 
 TEN = {"recipe": {"epochs": 10, "widths": (8, 16)}, "runs": 5}
 
 
-def test_what_is_put_is_got_again_by_another_store(tmp_path):
-    Store(tmp_path / "new", TEN).put("arm/seed-0", {"loss": 0.5, "sizes": (1, 2)})
+def test_what_is_put_is_got_again_by_another_store(tmp_path, record):
+    Store(tmp_path / "new", TEN).put(JOB, record(0.5), None, weights=False)
     again = Store(tmp_path / "new", TEN)
-    assert again.get("arm/seed-0") == {"loss": 0.5, "sizes": [1, 2]}
-    assert again.get("arm/seed-1") is None
+    assert again.get(JOB) == record(0.5)
+    assert again.get(dataclasses.replace(JOB, seed=1)) is None
     assert again.path("arm/seed-0") == tmp_path / "new/arm/seed-0.json"
 
 
-def test_a_later_record_replaces_an_earlier_one(tmp_path):
+def test_a_later_record_replaces_an_earlier_one(tmp_path, record):
     store = Store(tmp_path, TEN)
-    store.put("a", {"loss": 1})
-    store.put("a", {"loss": 2})
-    assert store.get("a") == {"loss": 2}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", SETTINGS]
+    store.put(JOB, record(1.0), None, weights=False)
+    store.put(JOB, record(2.0), None, weights=False)
+    assert store.get(JOB).tta_loss == 2
+    assert sorted(path.name for path in tmp_path.rglob("*.json")) == ["seed-0.json", SETTINGS]
+
+
+def test_a_job_is_claimed_by_one_process_at_a_time(tmp_path):
+    store, other = Store(tmp_path, TEN), Store(tmp_path, TEN)
+    with store.claim(JOB) as first, other.claim(JOB) as second:
+        assert (first, second) == (True, False)
+    with other.claim(JOB) as again:
+        assert again
+    assert [path.name for path in tmp_path.rglob("*.*")] == [SETTINGS]
 
 
 @pytest.mark.parametrize(
@@ -65,26 +84,27 @@ def test_a_key_that_is_no_file_of_the_folder_is_refused(tmp_path, key):
 @pytest.mark.parametrize("content", ["", "{", "[1]"])
 def test_a_damaged_record_is_said(tmp_path, content):
     store = Store(tmp_path, TEN)
-    store.path("a").write_text(content)
-    with pytest.raises(UserError, match=r"cannot read .*a\.json"):
-        store.get("a")
+    store.path(JOB.key).parent.mkdir()
+    store.path(JOB.key).write_text(content)
+    with pytest.raises(UserError, match=r"cannot read .*arm/seed-0\.json"):
+        store.get(JOB)
 
 
-def test_a_write_that_fails_leaves_the_record_before_it_and_no_trace(tmp_path, monkeypatch):
+def test_a_write_that_fails_leaves_the_record_before_it_and_no_trace(tmp_path, monkeypatch, record):
     store = Store(tmp_path, TEN)
-    store.put("a", {"loss": 1})
+    store.put(JOB, record(1.0), None, weights=False)
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match="No space left"):
-        store.put("a", {"loss": 2})
-    assert store.get("a") == {"loss": 1}
-    assert len(list(tmp_path.iterdir())) == 2
+        store.put(JOB, record(2.0), None, weights=False)
+    assert store.get(JOB).tta_loss == 1
+    assert len(list(tmp_path.rglob("*.*"))) == 2
 
 
-def test_what_a_process_killed_while_writing_leaves_is_no_hindrance(tmp_path, monkeypatch):
+def test_what_a_process_killed_while_writing_leaves_is_no_hindrance(tmp_path, monkeypatch, record):
     def kill(*_):
         raise SystemExit
 
@@ -94,14 +114,14 @@ def test_what_a_process_killed_while_writing_leaves_is_no_hindrance(tmp_path, mo
         with pytest.raises(SystemExit):
             Store(tmp_path, TEN)
     assert len(list(tmp_path.iterdir())) == 1
-    Store(tmp_path, TEN).put("a", {"loss": 1})
-    assert Store(tmp_path, TEN).get("a") == {"loss": 1}
+    Store(tmp_path, TEN).put(JOB, record(1.0), None, weights=False)
+    assert Store(tmp_path, TEN).get(JOB).tta_loss == 1
 
 
 def test_numbers_that_json_has_not_are_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
-        Store(tmp_path, TEN).put("a", {"loss": float("nan")})
-    assert json.loads((tmp_path / SETTINGS).read_text()) == {"recipe": {"epochs": 10, "widths": [8, 16]}, "runs": 5}
+        Store(tmp_path, {"share": float("nan")})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_an_older_version_began_goes_on(tmp_path):

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import verify, verify_tricks
+from fastcifar.experiments.named import verify
+from fastcifar.experiments.named.verify import Verify
 from fastcifar.recipes import (
     RECIPES,
     TRANSFORMS,
@@ -37,6 +38,10 @@ RECIPE = change(
 TRICKS = ["label-smoothing", "crop", "flip", "cutout", "weight-decay", "bias-rate", "ema", "selection", "tta"]
 
 
+def verify_tricks(recipe, dataset, **options):
+    return Verify(recipe=recipe, **options).run(dataset, device="cpu")
+
+
 @pytest.fixture(scope="module")
 def dataset():
     return make_synthetic(train_size=300, test_size=32)
@@ -56,14 +61,15 @@ def trained(monkeypatch):
 
 
 def test_every_trick_is_switched_off_once_and_changes_a_loss(dataset, trained):
-    result = verify_tricks(RECIPE, dataset, device="cpu")
-    assert sorted(effect.trick for effect in result.effects) == sorted(TRICKS)
-    assert all(effect.seen and effect.noise == 0 < effect.change for effect in result.effects)
+    result = verify_tricks(RECIPE, dataset)
+    assert sorted(effect.trick for effect in result.tricks) == sorted(TRICKS)
+    assert all(effect.seen and effect.noise == 0 < effect.change for effect in result.tricks)
     assert result.without_effect == []
     assert len(trained) == len(TRICKS) + 1  # all tricks twice; tta needs no run
-    assert {len(trainer.dataset.train) for trainer in trained} == {result.images}
-    assert {trainer.recipe.epochs for trainer in trained} == {result.recipe.epochs}
-    assert {trainer.dataset.holdout for trainer in trained} == {verify.TEST_IMAGES}
+    epochs, images = verify.shorten(RECIPE, 32)
+    assert {len(trainer.dataset.train) for trainer in trained} == {images}
+    assert {trainer.recipe.epochs for trainer in trained} == {epochs}
+    assert {trainer.dataset.holdout for trainer in trained} == {64}
 
 
 @pytest.fixture
@@ -80,18 +86,18 @@ def idle(monkeypatch):
 
 
 def test_a_trick_that_does_nothing_is_found(dataset, idle):
-    result = verify_tricks(idle, dataset, device="cpu", only=["cutout", "idle"])
+    result = verify_tricks(idle, dataset, only=["cutout", "idle"])
     assert result.without_effect == ["idle"]
     assert [row["seen"] for row in result.rows()] == [True, False]
-    assert ("idle", "transforms.idle.amount = 0.0", "0.0e+00", "NO EFFECT") in result.table().rows
+    assert ("idle", "transforms.idle.amount = 0.0", "0.0e+00", "NO EFFECT") in result.tables()[0].rows
 
 
 def test_only_some_and_an_unknown_one(dataset, trained):
-    result = verify_tricks(RECIPE, dataset, device="cpu", only=["tta"])
-    assert [effect.trick for effect in result.effects] == ["tta"]
+    result = verify_tricks(RECIPE, dataset, only=["tta"])
+    assert [effect.trick for effect in result.tricks] == ["tta"]
     assert len(trained) == 2
     with pytest.raises(UserError, match="small has no trick 'cutuot'; did you mean 'cutout'"):
-        verify_tricks(RECIPE, dataset, device="cpu", only=["cutuot"])
+        verify_tricks(RECIPE, dataset, only=["cutuot"])
 
 
 def test_without_a_trick_the_training_may_diverge_but_with_all_it_must_not(dataset, monkeypatch):
@@ -103,13 +109,13 @@ def test_without_a_trick_the_training_may_diverge_but_with_all_it_must_not(datas
         return run(trainer, *args, **kwargs)
 
     monkeypatch.setattr(Trainer, "run", diverges)
-    result = verify_tricks(RECIPE, dataset, device="cpu", only=["cutout"])
-    (effect,) = result.effects
+    result = verify_tricks(RECIPE, dataset, only=["cutout"])
+    (effect,) = result.tricks
     assert effect.seen
     assert result.rows()[0]["change"] is None
-    assert result.table().rows == (("cutout", "augment.cutout = 0", "diverged", "ok"),)
-    with pytest.raises(NonFiniteLoss, match="the full recipe"):
-        verify_tricks(change(RECIPE, {"augment.cutout": 0}), dataset, device="cpu")
+    assert result.tables()[0].rows == (("cutout", "augment.cutout = 0", "diverged", "ok"),)
+    with pytest.raises(NonFiniteLoss, match="full with seed 0"):
+        verify_tricks(change(RECIPE, {"augment.cutout": 0}), dataset)
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -144,14 +150,14 @@ def test_epochs_are_enough_for_what_begins_late():
 
 def test_an_effect_is_ten_times_what_has_no_cause():
     """On a GPU, where two trainings differ a little."""
-    seen = {change: verify.Effect("crop", {}, change, noise=0.01).seen for change in (0.02, 0.09, 0.11)}
+    seen = {change: verify.VerifiedTrick("crop", {}, change, noise=0.01).seen for change in (0.02, 0.09, 0.11)}
     assert seen == {0.02: False, 0.09: False, 0.11: True}
 
 
 def test_too_few_images_are_refused_with_the_number_that_it_takes(trained):
     _, images = verify.shorten(RECIPE, 32)
     few, enough = (make_synthetic(train_size=images + more, test_size=32) for more in (63, 64))
-    with pytest.raises(UserError, match=rf"^synthetic has {images + 63} training images; allowed: {images + 64} or mo"):
-        verify_tricks(RECIPE, few, device="cpu", only=["tta"])
+    with pytest.raises(UserError, match=rf"^synthetic has {images - 1} training images; allowed: {images} or more"):
+        verify_tricks(RECIPE, few, only=["tta"])
     assert trained == []
-    assert verify_tricks(RECIPE, enough, device="cpu", only=["tta"]).images == images
+    assert len(verify_tricks(RECIPE, enough, only=["tta"]).tricks) == 1
