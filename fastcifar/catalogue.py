@@ -1,4 +1,4 @@
-"""The data sets by name: what `--dataset` and `load_dataset` know.
+"""The data sets by name, for `--dataset` and `load_dataset`.
 
 Standard library only; a loader is imported when it is called.
 """
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A data set and what loads it."""
+    """A data set and its loader."""
 
     name: str
     summary: str
     """One line on it."""
     load: str | Callable[..., Dataset]
-    """A function, or where it is ("package.module:name"), that gives the data set, on the CPU. A parameter `data_dir`,
-    where it has one, is the folder that the user names, or None."""
+    """A function that returns the data set, on the CPU, or its place ("package.module:name"). If it has a parameter
+    `data_dir`, it is given the folder that the user names, or None."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
