@@ -1,7 +1,7 @@
 """The classes of torch.optim that treat every weight alike, and so can work on flat buffers.
 
-Left out: LBFGS (computes the loss again), SparseAdam (sparse gradients), Adafactor and Muon (treat matrices as a whole).
-A field is an argument of the class; arguments without a field keep torch's defaults.
+Left out: LBFGS (computes the loss again), SparseAdam (sparse gradients), Adafactor and Muon (treat each matrix as a
+whole). A field is an argument of the class; arguments without a field keep torch's defaults.
 """
 
 from __future__ import annotations
