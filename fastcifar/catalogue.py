@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 class DatasetEntry:
     """A data set and its loader."""
 
-    name: str
     summary: str
     """One line on it."""
     load: str | Callable[..., Dataset]
@@ -29,15 +28,11 @@ class DatasetEntry:
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
-
-for _entry in (
-    DatasetEntry("cifar10", "CIFAR-10 (Krizhevsky 2009)", "fastcifar.data.cifar10:load_cifar10"),
-    DatasetEntry(
-        "synthetic", "a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"
-    ),
-):
-    DATASETS.add(_entry.name, _entry)
-
+DATASETS.add("cifar10", DatasetEntry("CIFAR-10 (Krizhevsky 2009)", "fastcifar.data.cifar10:load_cifar10"))
+DATASETS.add(
+    "synthetic",
+    DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),
+)
 DEFAULT_DATASET = next(iter(DATASETS))
 
 
@@ -48,12 +43,12 @@ def dataset(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Datas
         def load_mine(data_dir: Path | None) -> fastcifar.Dataset:
             \"\"\"Photographs of two kinds of pens.\"\"\"
 
-    The first line of its docstring is the set's summary. Raises UserError for a name that is taken.
+    The first line of its docstring is the set's summary. Raises UserError if the name is taken.
     """
 
     def register(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
         summary = (inspect.getdoc(load) or name).partition("\n")[0]
-        DATASETS.add(name, DatasetEntry(name, summary, load))
+        DATASETS.add(name, DatasetEntry(summary, load))
         return load
 
     return register

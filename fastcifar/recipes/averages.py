@@ -22,8 +22,8 @@ class EMAConfig(Checked):
 
 @dataclass(frozen=True)
 class AverageConfig(Checked):
-    """Uniform average of the last weights (Izmailov 2018, SWA), with batch norm's statistics estimated again; it is what
-    is evaluated. It cannot be combined with ema."""
+    """Uniform average of the last weights (Izmailov 2018, SWA), with batch norm's statistics estimated again; this is
+    what is evaluated. It cannot be combined with ema."""
 
     section: ClassVar[str] = "average"
 

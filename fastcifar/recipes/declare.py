@@ -19,6 +19,7 @@ import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -312,12 +313,8 @@ def _flat(value: object) -> Iterator[object]:
 
 def _within(number: float, declared: Declaration) -> bool:
     low, above, high, below = declared.at_least, declared.above, declared.at_most, declared.below
-    return (
-        (low is None or number >= low)
-        and (above is None or number > above)
-        and (high is None or number <= high)
-        and (below is None or number < below)
-    )
+    checks = ((ge, low), (gt, above), (le, high), (lt, below))
+    return all(bound is None or holds(number, bound) for holds, bound in checks)
 
 
 type_hints = functools.cache(get_type_hints)
