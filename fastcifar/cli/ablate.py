@@ -87,7 +87,7 @@ def _tiny(recipe: Recipe) -> Recipe:
     small = quick_recipe(recipe)
     if getattr(small.network, "ghost_batch", 0) > 8:
         small = change(small, {"network.ghost_batch": 8})
-    batch_size = min(recipe.batch_size, max(16, 2 * small.network.batch_multiple))
+    batch_size = min(recipe.batch_size, max(16, 2 * small.ghost_batch))
     return dataclasses.replace(small, epochs=recipe.epochs, batch_size=batch_size)
 
 

@@ -90,7 +90,7 @@ def quick(recipe: Recipe) -> tuple[Recipe, int]:
     Batches are smaller, so that there are enough steps, and settings that are declared in proportion to the batch
     (rates, or the share of a weight that a step removes) are smaller with them.
     """
-    ghost = recipe.network.batch_multiple
+    ghost = recipe.ghost_batch
     batch_size = min(recipe.batch_size, max(ghost, QUICK_BATCH_SIZE // ghost * ghost))
     ratio = batch_size / recipe.batch_size
     with_batch = {name: value * ratio for name, value in _marked(recipe.optimizer, "with_batch").items()}

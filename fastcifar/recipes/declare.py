@@ -142,6 +142,14 @@ class Checked:
             self._refuse(name, allowed)
 
 
+def sections_of(section: Checked, prefix: str = "") -> Iterator[tuple[str, Checked]]:
+    """Give a section and those below it, each after the prefix of its fields' dotted names: "" or "optimizer."."""
+    yield prefix, section
+    for field in dataclasses.fields(section):
+        if isinstance(value := getattr(section, field.name), Checked):
+            yield from sections_of(value, f"{prefix}{field.name}.")
+
+
 @dataclass(frozen=True)
 class Kind(Checked):
     """One kind of an open section, such as a network: its settings, and in a class variable the maker of the thing

@@ -50,7 +50,7 @@ def modernize(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     for name in old:
         now = "optimizer" if name == "optim" else "network"
         if now in sections:
-            raise UserError(f"{name} and {now} are both given; allowed: {now}, as it is called now")
+            raise UserError(f"{name} and {now} are both given; allowed: {now}, its name now")
     said, new = [], {name: value for name, value in values.items() if name not in old}
     if any(name in old_networks for name in old):
         kind = values.get("network", Recipe().network.kind)
@@ -70,8 +70,8 @@ def modernize(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         inside = dict(sections.get(section, {}))
         if field in inside:
             if (value := inside.pop(field)) != off:
-                raise UserError(f"{section}.{field} is {value!r}; allowed: {off!r}, it is there no more")
-            said.append(f"{section}.{field} is there no more")
+                raise UserError(f"{section}.{field} is {value!r}; allowed: {off!r}, the field was removed")
+            said.append(f"{section}.{field} was removed")
             new[section] = inside
     augment = dict(sections.get("augment", {}))
     if {"early_sizes", "early_shares"} & augment.keys():

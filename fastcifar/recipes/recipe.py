@@ -78,5 +78,10 @@ class Recipe(Checked):
         if self.optimizer.needs_filters and not self.network.has_filters:
             optimizer = f"the optimizer {self.optimizer.kind}"
             raise UserError(f"network.kind is {network}; allowed: with {optimizer} one with convolutions")
-        ghost = self.network.batch_multiple
-        self._require("batch_size", self.batch_size % ghost == 0, f"a multiple of network.ghost_batch, {ghost}")
+        whole = self.batch_size % self.ghost_batch == 0
+        self._require("batch_size", whole, f"a multiple of network.ghost_batch, {self.ghost_batch}")
+
+    @property
+    def ghost_batch(self) -> int:
+        """Number of images that the network normalizes together, which must divide the batch; 1: any batch will do."""
+        return self.network.batch_multiple

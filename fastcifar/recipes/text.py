@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs, fits, item_hints, type_hints
+from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs, fits, item_hints, sections_of, type_hints
 from fastcifar.recipes.legacy import modern_path, modernize
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.transforms import Transforms
@@ -35,7 +35,16 @@ class Written(str):
 
 def to_toml(recipe: Recipe) -> str:
     """Return the recipe as the text of a TOML file; `recipe_from_dict(tomllib.loads(text))` equals `recipe`."""
-    return "\n".join(_lines(recipe)) + "\n"
+    lines = []
+    for prefix, section in sections_of(recipe):
+        docs = field_docs(type(section))
+        if prefix and dataclasses.fields(section):
+            lines += ["", f"[{prefix[:-1]}]"]
+        for field in dataclasses.fields(section):
+            if not isinstance(value := getattr(section, field.name), Checked):
+                lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
+                lines.append(f"{field.name} = {to_text(value)}")
+    return "\n".join(lines) + "\n"
 
 
 def to_text(value: object) -> str:
@@ -144,29 +153,18 @@ def read_value(words: str | Sequence[str], hint: Any) -> Any:
 
 def field_hints(recipe: Recipe) -> dict[str, Any]:
     """Return the type of every field of `recipe` that can be set, with all transforms, by dotted name."""
-    return dict(_field_hints(with_all_transforms(recipe)))
+    return {
+        f"{prefix}{field.name}": type_hints(type(section))[field.name]
+        for prefix, section in sections_of(with_all_transforms(recipe))
+        for field in dataclasses.fields(section)
+        if field.init and not isinstance(getattr(section, field.name), Checked)
+    }
 
 
 def with_all_transforms(recipe: Recipe) -> Recipe:
     """Return `recipe` with a section for every registered transform, on or off."""
     configs = {field.name: getattr(recipe.transforms, field.name) for field in dataclasses.fields(recipe.transforms)}
     return dataclasses.replace(recipe, transforms=Transforms.of_all_kinds()(**configs))
-
-
-def _lines(section: Checked, path: str = "") -> list[str]:
-    docs = field_docs(type(section))
-    lines = []
-    for field in dataclasses.fields(section):  # a TOML section's own fields must stand before its subsections
-        value = getattr(section, field.name)
-        if not isinstance(value, Checked):
-            lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
-            lines.append(f"{field.name} = {to_text(value)}")
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Checked) and dataclasses.fields(value):
-            name = f"{path}{field.name}"
-            lines += ["", f"[{name}]", *_lines(value, f"{name}.")]
-    return lines
 
 
 def _put(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
@@ -237,16 +235,6 @@ def _value(hint: Any, value: object, path: str) -> Any:
     if fits(value, hint):
         return float(value) if hint is float else value  # pyright: ignore[reportArgumentType]  (a number, as it fits)
     raise UserError(f"{path} is {value!r}; allowed: {allowed(hint)}")
-
-
-def _field_hints(section: Checked, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    hints = type_hints(type(section))
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Checked):
-            yield from _field_hints(value, f"{prefix}{field.name}.")
-        elif field.init:
-            yield f"{prefix}{field.name}", hints[field.name]
 
 
 def _is_section(hint: object) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes.declare import Checked, Kind, TrickDeclaration, declaration
+from fastcifar.recipes.declare import Checked, Kind, TrickDeclaration, declaration, sections_of
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.text import change
 from fastcifar.recipes.transforms import TransformConfig
@@ -61,13 +61,12 @@ class FieldTrick:
 
 def declared_tricks(section: Checked, prefix: str = "") -> Iterator[FieldTrick]:
     """Give each trick that is declared in a section and those below it, on or off."""
-    if isinstance(section, Kind) and section.off is not None:
-        declared = TrickDeclaration(section.kind, section.off, section.source)
-        yield FieldTrick(section.kind, prefix.removesuffix("."), section, declared, section.kind)
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Checked):
-            yield from declared_tricks(value, f"{prefix}{field.name}.")
-        default = section.kind if isinstance(section, TransformConfig) else field.name.replace("_", "-")
-        for declared in declaration(field).tricks:
-            yield FieldTrick(declared.name or default, f"{prefix}{field.name}", section, declared, value)
+    for prefix, each in sections_of(section, prefix):
+        if isinstance(each, Kind) and each.off is not None:
+            declared = TrickDeclaration(each.kind, each.off, each.source)
+            yield FieldTrick(each.kind, prefix[:-1], each, declared, each.kind)
+        for field in dataclasses.fields(each):
+            default = each.kind if isinstance(each, TransformConfig) else field.name.replace("_", "-")
+            for declared in declaration(field).tricks:
+                value = getattr(each, field.name)
+                yield FieldTrick(declared.name or default, f"{prefix}{field.name}", each, declared, value)

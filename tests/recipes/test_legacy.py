@@ -23,7 +23,7 @@ def test_an_old_recipe_file_is_read_with_one_line():
     [warning] = said
     assert str(warning.message) == (
         f"{path}: speedrun is now network; optim is now optimizer, its name kind; "
-        "select.max_skips is there no more; augment.early_sizes and early_shares are now augment.early_crops"
+        "select.max_skips was removed; augment.early_sizes and early_shares are now augment.early_crops"
     )
 
 
@@ -56,7 +56,7 @@ def test_fields_left_out_of_an_old_file_keep_the_old_defaults():
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"select": {"max_skips": 2}}, "select.max_skips is 2; allowed: 0, it is there no more"),
+        ({"select": {"max_skips": 2}}, "select.max_skips is 2; allowed: 0, the field was removed"),
         ({"augment": {"early_sizes": [24]}}, "augment.early_sizes is [24] and augment.early_shares (); allowed: aug"),
         ({"augment": {"early_sizes": 24}}, "augment.early_sizes is 24 and augment.early_shares (); allowed: augment"),
         ({"model": {}, "network": {"kind": "davidnet"}}, "model and network are both given; allowed: network"),
