@@ -61,12 +61,12 @@ class FieldTrick:
 
 def declared_tricks(section: Checked, prefix: str = "") -> Iterator[FieldTrick]:
     """Give each trick that is declared in a section and those below it, on or off."""
-    for prefix, each in sections_of(section, prefix):
+    for path, each in sections_of(section, prefix):
         if isinstance(each, Kind) and each.off is not None:
             declared = TrickDeclaration(each.kind, each.off, each.source)
-            yield FieldTrick(each.kind, prefix[:-1], each, declared, each.kind)
+            yield FieldTrick(each.kind, path[:-1], each, declared, each.kind)
         for field in dataclasses.fields(each):
             default = each.kind if isinstance(each, TransformConfig) else field.name.replace("_", "-")
             for declared in declaration(field).tricks:
                 value = getattr(each, field.name)
-                yield FieldTrick(declared.name or default, f"{prefix}{field.name}", each, declared, value)
+                yield FieldTrick(declared.name or default, f"{path}{field.name}", each, declared, value)
