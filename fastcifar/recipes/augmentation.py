@@ -1,4 +1,4 @@
-"""The sections `normalize` and `augment` of a recipe: what a network sees of an image."""
+"""The sections `normalize` and `augment` of a recipe: the input of a network."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Augment(Checked):
     flip: Literal["none", "random", "alternating"] = trick(
         "random", off="none", source="Jordan 2024 (airbench)", lesser={"alternating-flip": ("alternating", "random")}
     )
-    """Mirror left to right: none: never; random: each image with chance 1/2; alternating: every image in every other
-    epoch (airbench)."""
+    """Mirror images left to right. random: each with chance 1/2. alternating: every image in every other epoch."""
     cutout: int = trick(0, off=0, at_least=0, at_most=32, unit="pixels", source="DeVries and Taylor 2017")
     """Side in pixels of a square set to the mean color at a random place; 0: none."""
     brightness: float = trick(0.0, off=0.0, at_least=0, name="jitter", source="hiverge 2025")
     """Add to an image's normalized pixels a number drawn uniformly from -brightness to brightness (hiverge: 0.1399);
     0: none."""
     contrast: float = trick(0.0, off=0.0, at_least=0, at_most=1, name="jitter", source="hiverge 2025")
-    """Then multiply them by a number drawn uniformly from 1 - contrast to 1 + contrast (hiverge: 0.1308); 0: none."""
+    """Multiply the brightened pixels by a number drawn uniformly from 1 - contrast to 1 + contrast (hiverge: 0.1308);
+    0: none."""
     early_crops: tuple[tuple[int, float], ...] = trick((), off=(), name="early-crops", source="after Howard 2018")
     """Train early epochs on small random crops, not rescaled, in place of whole images, which takes fewer operations
     (Howard rescales whole images instead). Pairs of a side in pixels and the share of the training at which it ends, as
