@@ -4,9 +4,9 @@
     run = fastcifar.train("davidnet", seed=0)
     print(run.tta_accuracy, run.train_seconds)
 
-The names imported below are the public ones, and `fastcifar.NAME` is the path of each. They are stable: a release that
-renames, removes or redefines one says so in its notes, and takes the old way for one release more, with a warning.
-Whatever else the modules hold may change with any release.
+The names imported below are the public ones; use them as `fastcifar.NAME`. They are stable: a release that renames,
+removes or redefines one says so in its notes, and takes the old way for one release more, with a warning. Anything else
+in the modules may change with any release.
 
 Public names are imported on first use, so that `import fastcifar` costs nothing.
 """
@@ -83,17 +83,17 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.training import train as train
     from fastcifar.transforms import *  # noqa: F403 (its __all__, read by type checkers as by _names below)
 
-else:  # hidden from type checkers, to which a module with a __getattr__ has every name
+else:  # hidden from type checkers: they assume that a module with a __getattr__ has every name
 
     def _names(node: ast.ImportFrom) -> list[str]:
-        """What an import brings; where that is all of a module, what its __all__ says, without importing it."""
+        """Return the names of an import, for `import *` those in the module's __all__, without importing it."""
         if node.names[0].name != "*":
             return [alias.name for alias in node.names]
-        source = Path(__file__).parents[1].joinpath(*node.module.split(".")).with_suffix(".py")
-        for line in ast.parse(source.read_text(encoding="utf-8")).body:
+        path = Path(__file__).parents[1].joinpath(*node.module.split(".")).with_suffix(".py")
+        for line in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__":
                 return ast.literal_eval(line.value)
-        raise ImportError(f"{source} has no __all__")
+        raise ImportError(f"{path} has no __all__")
 
     _HOMES = {
         name: str(node.module)

@@ -1,4 +1,4 @@
-"""The data sets by name: what `--dataset` and `load_dataset` know.
+"""The data sets by name, for `--dataset` and `load_dataset`.
 
 Standard library only; a loader is imported when it is called.
 """
@@ -18,26 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DatasetEntry:
-    """A data set and what loads it."""
+    """A data set and its loader."""
 
-    name: str
     summary: str
     """One line on it."""
     load: str | Callable[..., Dataset]
-    """A function, or where it is ("package.module:name"), that gives the data set, on the CPU. A parameter `data_dir`,
-    where it has one, is the folder that the user names, or None."""
+    """A function that returns the data set, on the CPU, or its place ("package.module:name"). If it has a parameter
+    `data_dir`, it is given the folder that the user names, or None."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
-
-for _entry in (
-    DatasetEntry("cifar10", "CIFAR-10 (Krizhevsky 2009)", "fastcifar.data.cifar10:load_cifar10"),
-    DatasetEntry(
-        "synthetic", "a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"
-    ),
-):
-    DATASETS.add(_entry.name, _entry)
-
+DATASETS.add("cifar10", DatasetEntry("CIFAR-10 (Krizhevsky 2009)", "fastcifar.data.cifar10:load_cifar10"))
+DATASETS.add(
+    "synthetic",
+    DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),
+)
 DEFAULT_DATASET = next(iter(DATASETS))
 
 
@@ -48,12 +43,12 @@ def dataset(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Datas
         def load_mine(data_dir: Path | None) -> fastcifar.Dataset:
             \"\"\"Photographs of two kinds of pens.\"\"\"
 
-    The first line of its docstring is the set's summary. Raises UserError for a name that is taken.
+    The first line of its docstring is the set's summary. Raises UserError if the name is taken.
     """
 
     def register(load: Callable[..., Dataset]) -> Callable[..., Dataset]:
         summary = (inspect.getdoc(load) or name).partition("\n")[0]
-        DATASETS.add(name, DatasetEntry(name, summary, load))
+        DATASETS.add(name, DatasetEntry(summary, load))
         return load
 
     return register

@@ -1,4 +1,4 @@
-"""The errors that a user can cause or must hear of, and the word that was probably meant.
+"""The errors that a user can cause or must hear of, and suggestions for misspelled words.
 
 Standard library only: raising one never imports torch.
 """
@@ -19,11 +19,11 @@ class NonFiniteLoss(ArithmeticError):
 
 
 class RenamedWarning(UserWarning):
-    """A recipe, or what was kept of a run, calls something by an older name; it is read all the same."""
+    """A recipe or a kept run calls something by an older name; it is read all the same."""
 
 
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return a hint to append to an error line, "; did you mean 'epochs'?", or nothing where no known word is near."""
+    """Return "; did you mean 'epochs'?" to append to an error line, or "" if no known word is similar."""
     spelling = {name.lower(): name for name in known}
     near = difflib.get_close_matches(word.lower(), spelling, n=1)
     return f"; did you mean '{prefix}{spelling[near[0]]}'?" if near else ""

@@ -1,4 +1,4 @@
-"""Where a run may be saved and where its weights are, checked before anything is loaded. Standard library only."""
+"""The folder of a run: may one be saved there, and where are its weights. Standard library only."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pathlib import Path
 from fastcifar.errors import UserError
 
 RECORD = "run.json"
-"""The file that makes a folder a run's."""
+"""The record of a run; a folder that holds one is a run's."""
 WEIGHTS = "model.safetensors"
-"""The weights of the evaluated network, in a run's folder."""
+"""The weights of the evaluated network."""
 TRACE = "trace.json"
-"""A few training steps for Chrome's trace viewer, in the folder of a run that was profiled."""
+"""A few training steps of a profiled run, for Chrome's trace viewer."""
 PARTIAL = ".partial-"
 """What the name of a file begins with until it is whole; a process that was killed may leave one behind."""
 
 
-def weights_file(source: str | Path) -> Path:
-    """The file of the weights in `source`, a run's folder or that file itself. Raises UserError where there is none."""
-    path = Path(source)
+def weights_file(path: str | Path) -> Path:
+    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none."""
+    path = Path(path)
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
@@ -35,7 +35,7 @@ def check_out(folder: str | Path) -> None:
     folder = Path(folder)
     try:
         _check(folder)
-    except OSError as error:  # a name too long, a parent that may not be searched
+    except OSError as error:  # a name too long, a parent without permission to search it
         raise UserError(f"output folder {folder} cannot be made: {error.strerror or error}") from None
 
 
@@ -54,7 +54,7 @@ def _check(folder: Path) -> None:
 
 
 def umask() -> int:
-    """The permissions that new files lack, as the system has set them for this process."""
+    """Return the process's umask: the permissions that new files lack."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,5 +1,5 @@
-"""Where the seconds of a process go, from its start on, run by run. Standard library only, so that the clock runs while
-torch is imported."""
+"""The seconds of a process by phase, from its start. Standard library only, so that the clock runs while torch is
+imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 OTHER = "other"
-"""The phase of whatever lies in no other."""
+"""The phase of all time that lies in no other."""
 
 _imported = time.perf_counter()
 
@@ -19,8 +19,8 @@ class Phases:
     """Seconds since the process started, or since the last `restart`, by phase: `with phases("data"): ...` counts to
     "data".
 
-    Phases within phases are taken out of the outer ones, and what lies in none is "other": so the parts always sum to
-    the whole. What went before this object was made is the phase `before`. For one thread.
+    The phases sum to the whole: an inner phase's time is not counted to the outer one, time outside all phases is
+    "other", and time before this object was made is the phase `before`. For one thread.
     """
 
     def __init__(self, before: str = "before") -> None:
@@ -29,7 +29,7 @@ class Phases:
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Count to `name` until the block ends, however it ends."""
+        """Count to `name` until the block ends, also by an error."""
         outer = self._switch(name)
         try:
             yield
@@ -37,19 +37,18 @@ class Phases:
             self._switch(outer)
 
     def restart(self) -> dict[str, float]:
-        """The seconds of each phase up to now, in the order in which they first began, "other" last. From here on they
-        are counted anew."""
+        """Return the seconds of each phase, in the order in which they began, "other" last, and count anew from 0."""
         self._switch(self._name)
         seconds, self._seconds = self._seconds, {}
         return {name: seconds[name] for name in sorted(seconds, key=OTHER.__eq__)}
 
     @property
     def total(self) -> float:
-        """The seconds of all phases up to now."""
+        """Seconds of all phases up to now."""
         return sum(self._seconds.values()) + time.perf_counter() - self._since
 
     def _switch(self, name: str) -> str:
-        """Go on to `name`; what went before."""
+        """Switch to the phase `name` and return the one before."""
         now, before = time.perf_counter(), self._name
         self._seconds[before] = self._seconds.get(before, 0.0) + now - self._since
         self._seconds.setdefault(name, 0.0)
@@ -58,7 +57,7 @@ class Phases:
 
 
 def process_seconds() -> float:
-    """Seconds since this process started; where the system does not tell (no /proc), since fastcifar was imported."""
+    """Return the seconds since this process started, or without /proc since fastcifar was imported."""
     try:
         # The name, in parentheses, may hold spaces: field 22, the start in ticks after boot, is the 20th behind it.
         started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""`Registry`: what goes by a name and can be added from outside the package; and the modules that add it."""
+"""`Registry`: values by name, which modules outside the package can add to."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Value = TypeVar("Value")
 
 
 class Registry(Mapping[str, Value]):
-    """Values by name, those of the package first.
+    """Values by name, the built-in ones first.
 
-    what: what they are, for messages, such as "network".
-    package: a package whose modules add the built-in ones; they are imported at the first look.
+    what: the kind of values, for messages, such as "network".
+    package: a package whose modules add the built-in values; they are imported at the first look-up.
 
     Looking up an unknown name raises UserError with the known ones.
     """
@@ -33,10 +33,10 @@ class Registry(Mapping[str, Value]):
         self._values: dict[str, Value] = {}
 
     def add(self, name: str, value: Value) -> Value:
-        """Add `value`, and return it. Raises UserError for a name that is no word, or that something else has."""
+        """Add `value` and return it. Raises UserError if `name` is not a word or is taken."""
         of_package = self._package and str(getattr(value, "__module__", "")).startswith(self._package)
         if self._values and not of_package:
-            self._import_package()  # the built-in ones come first, and the package itself begins with one
+            self._known()  # the built-in values come first; the first of all is added by the package itself
         if not re.fullmatch(r"[A-Za-z][\w.+-]*", name):
             raise UserError(f"the {self.what}'s name is {name!r}; allowed: a letter, then letters, digits and . _ + -")
         if name in self._values and _origin(self._values[name]) != _origin(value):  # a module may be loaded again
@@ -45,48 +45,43 @@ class Registry(Mapping[str, Value]):
         return value
 
     def __getitem__(self, name: str) -> Value:
-        self._import_package()
-        if name not in self._values:
+        if name not in self:
             known = ", ".join(self)
             raise UserError(f"unknown {self.what} {name!r}{did_you_mean(str(name), self)}; allowed: {known}")
         return self._values[name]
 
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of this name, or `default`."""
-        self._import_package()
-        return self._values.get(name, default)
+        return self._known().get(name, default)
 
     def __contains__(self, name: object) -> bool:
-        self._import_package()
-        return isinstance(name, str) and name in self._values
+        return isinstance(name, str) and name in self._known()
 
     def __iter__(self) -> Iterator[str]:
-        self._import_package()
-        return iter(self._values)
+        return iter(self._known())
 
     def __len__(self) -> int:
-        self._import_package()
-        return len(self._values)
+        return len(self._known())
 
-    def _import_package(self) -> None:
-        if self._package is None:
-            return
-        with self._lock:  # another thread's look waits for all of it
-            if self._package is None or self._importing:
-                return
-            self._importing = True
-            try:
-                for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
-                    importlib.import_module(f"{self._package}.{module.name}")
-                self._package = None
-            finally:
-                self._importing = False
+    def _known(self) -> dict[str, Value]:
+        """Return all values. The first call imports the package's modules."""
+        if self._package is not None:
+            with self._lock:  # another thread waits until all are imported
+                if self._package is not None and not self._importing:
+                    self._importing = True
+                    try:
+                        for module in pkgutil.iter_modules(importlib.import_module(self._package).__path__):
+                            importlib.import_module(f"{self._package}.{module.name}")
+                        self._package = None
+                    finally:
+                        self._importing = False
+        return self._values
 
 
 def resolve(target: str | Callable[..., Any]) -> Any:
-    """Return what "package.module:name" names, the module imported; anything else as it is.
+    """Import and return what "package.module:name" names; return anything but a string as it is.
 
-    Raises UserError where there is no such module or name."""
+    Raises UserError if there is no such module or name."""
     if not isinstance(target, str):
         return target
     module, _, name = target.partition(":")
@@ -97,9 +92,9 @@ def resolve(target: str | Callable[..., Any]) -> Any:
 
 
 def import_plugin(module: str) -> None:
-    """Import a module that registers something; modules in the current folder are found too.
+    """Import a module that registers something, from the current folder too.
 
-    Raises UserError, with the place, where it cannot be imported."""
+    Raises UserError, with the file and line of the error, if it cannot be imported."""
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
     try:
@@ -109,16 +104,15 @@ def import_plugin(module: str) -> None:
     except (Exception, SystemExit) as error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith("<")]
         missing = isinstance(error, ModuleNotFoundError) and module.startswith(str(error.name))
-        says_itself = missing or isinstance(error, SyntaxError)
-        place = "" if says_itself else f" ({frames[-1].filename}, line {frames[-1].lineno})"
-        reason = f"{type(error).__name__}: {error}{place}"
-        raise UserError(
-            f"cannot import the plug-in {module}: {reason}; allowed: a module, as in package.module"
-        ) from error
+        reason = f"{type(error).__name__}: {error}"
+        if not (missing or isinstance(error, SyntaxError)):  # whose messages say where
+            reason += f" ({frames[-1].filename}, line {frames[-1].lineno})"
+        said = f"cannot import the plug-in {module}: {reason}"
+        raise UserError(f"{said}; allowed: a module, as in package.module") from error
 
 
 def _origin(value: object) -> tuple[object, object] | object:
-    """Where `value`, or what it loads, was defined; of something that does not say so the value itself."""
+    """Return the module and name of `value` or of its loader, or `value` itself if it has none."""
     value = getattr(value, "load", value)
     name = getattr(value, "__qualname__", None)
     return value if name is None else (getattr(value, "__module__", None), name)

@@ -1,7 +1,7 @@
-"""What a training starts from: fresh weights, those of another run, or a mixture of both. Standard library only.
+"""The start of a training: fresh weights, another run's, or a mixture of both. Standard library only.
 
-The values say what is wanted and check themselves; `fastcifar.training.initialize` carries them out, and says how each
-kind of tensor is treated.
+The values check themselves; `fastcifar.training.initialize` carries them out, and says how it treats each kind of
+tensor.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ class ColdStart:
     """A fresh initialization, drawn from the run's seed."""
 
     def describe(self) -> dict[str, object]:
-        """What run.json says of it."""
+        """Return the entry `init` of run.json."""
         return {"mode": "cold"}
 
 
 class _FromSource:
-    """Either start from given weights."""
+    """A start from given weights."""
 
     mode: ClassVar[str]
     source: str | Path
@@ -35,7 +35,7 @@ class _FromSource:
     reset_head: bool
 
     def describe(self) -> dict[str, object]:
-        """What run.json says of it, the sha256 of the file with the weights included."""
+        """Return the entry `init` of run.json, with the sha256 of the file of weights."""
         return {
             "mode": self.mode,
             "source": str(self.source),
@@ -48,10 +48,10 @@ class _FromSource:
 
 @dataclass(frozen=True)
 class WarmStart(_FromSource):
-    """The weights of `source`, the folder of a saved run or a .safetensors file: the evaluated ones, averages if there
-    were any. Raises UserError where there is no such file.
+    """The evaluated weights (averages, if the run had any) of `source`, a saved run's folder or a .safetensors file.
 
     `reset_head` starts the classifier afresh, whatever its shape in the source.
+    Raises UserError if there is no such file.
     """
 
     source: str | Path
@@ -68,8 +68,8 @@ class WarmStart(_FromSource):
 class ShrinkPerturb(_FromSource):
     """`shrink` times the weights of `source` plus `perturb` times a fresh initialization (Ash and Adams 2020).
 
-    Shrink 1 and perturb 0 is `WarmStart`, shrink 0 and perturb 1 is `ColdStart`. `source` and `reset_head` are those of
-    `WarmStart`. Raises UserError for factors out of range, and where there is no such file.
+    Shrink 1 and perturb 0 is `WarmStart`, shrink 0 and perturb 1 is `ColdStart`. `source` and `reset_head` are as in
+    `WarmStart`. Raises UserError for factors out of range, and if there is no such file.
     """
 
     source: str | Path
@@ -84,7 +84,7 @@ class ShrinkPerturb(_FromSource):
 
 
 def check_factors(shrink: float, perturb: float) -> None:
-    """Raise UserError for factors of `ShrinkPerturb` that are out of range."""
+    """Raise UserError unless these can be the factors of `ShrinkPerturb`."""
     if not 0 <= shrink <= 1:
         raise UserError(f"shrink is {shrink}; allowed: 0 to 1")
     if not (perturb >= 0 and math.isfinite(perturb)):

@@ -8,15 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STANDARD = {
-    "catalogue",
-    "errors",
-    "output",
-    "phases",
-    "recipes",
-    "registry",
-    "start",
-}  # these import nothing but the standard library
+STANDARD = {"catalogue", "errors", "output", "phases", "recipes", "registry", "start"}
+"""The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"kernels"}
 MAY_IMPORT = {
     "errors": {"errors"},
@@ -24,7 +17,7 @@ MAY_IMPORT = {
     "output": {"errors", "output"},
     "phases": {"phases"},
     "recipes": {"errors", "recipes", "registry"},
-    "catalogue": {"catalogue", "data", "errors", "registry"},  # the data room for its types alone
+    "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
     "start": {"errors", "output", "start"},
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
@@ -34,11 +27,11 @@ MAY_IMPORT = {
     "report": LOWER | {"data", "models", "optim", "training", "report"},
     "experiments": LOWER | {"data", "models", "optim", "training", "report", "experiments"},
 }
-"""What each room of `fastcifar` may import from `fastcifar`; `cli` and the package's front may import everything."""
+"""The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""
 
 
 def imports(path):
-    """The names that a file imports, in functions too; `from a import b` gives a.b."""
+    """Return the names that a file imports, in functions too; `from a import b` gives a.b."""
     names = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):

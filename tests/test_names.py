@@ -1,4 +1,4 @@
-"""How few files know a network, an optimizer, a data set or a trick by name: what one more asks of all others."""
+"""Few files know a network, an optimizer, a data set or a trick by name, so that adding one changes few."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a process's seconds go: the parts sum to the whole."""
+"""The seconds of a process by phase, which sum to the whole."""
 
 import time
 

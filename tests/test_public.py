@@ -1,4 +1,4 @@
-"""The public names, as programs and as type checkers find them, and what an installed fastcifar consists of."""
+"""The public names, for programs and for type checkers, and the files of an installed fastcifar."""
 
 import ast
 import zipfile

@@ -1,4 +1,4 @@
-"""What goes by a name, and the modules that add it."""
+"""Registries of values by name, and the modules that add to them."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, NetworkConfig, netw
 from fastcifar.registry import Registry, import_plugin, resolve
 
 
-def test_what_is_built_in_is_there_at_the_first_look_whatever_was_imported():
+def test_built_in_values_are_there_at_the_first_look_up():
     code = (
         "from fastcifar.recipes.networks import NETWORKS\n"
         "from fastcifar.recipes.optimizers import OPTIMIZERS\n"
@@ -90,21 +90,12 @@ class Config(fastcifar.NetworkConfig): ...
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (
-            None,
-            r"cannot import the plug-in broken_plugin: ModuleNotFoundError: No module named 'broken_plugin'; allowed",
-        ),
-        (
-            "import no_such_thing",
-            r"ModuleNotFoundError: No module named 'no_such_thing' \(.*broken_plugin\.py, line 1\)",
-        ),
+        (None, r"cannot import the plug-in broken_plugin: ModuleNotFoundError: .* 'broken_plugin'; allowed"),
+        ("import no_such_thing", r"ModuleNotFoundError: .* 'no_such_thing' \(.*broken_plugin\.py, line 1\)"),
         ("import sys\nsys.exit('no')", r"SystemExit: no \(.*broken_plugin\.py, line 2\)"),
         ("x = (", r"SyntaxError: .* \(broken_plugin\.py, line 1\); allowed"),
         ("x = 1\n1 / 0", r"ZeroDivisionError: division by zero \(.*broken_plugin\.py, line 2\)"),
-        (
-            TAKEN,
-            "the plug-in broken_plugin: there is a network 'davidnet' already; allowed: another name",
-        ),
+        (TAKEN, "the plug-in broken_plugin: there is a network 'davidnet' already; allowed: another name"),
     ],
 )
 def test_a_plugin_that_cannot_be_imported_is_refused_in_one_line(tmp_path, monkeypatch, text, said):
@@ -117,7 +108,7 @@ def test_a_plugin_that_cannot_be_imported_is_refused_in_one_line(tmp_path, monke
     assert "\n" not in str(refusal.value)
 
 
-def test_threads_that_look_at_once_all_see_what_is_built_in():
+def test_threads_that_look_up_at_once_all_see_the_built_in_values():
     code = (
         "import sys, threading\n"
         "sys.setswitchinterval(1e-6)\n"
@@ -152,7 +143,7 @@ class Mixed(NetworkConfig):
         (Mixed, "the field width of odd is of type int | None; allowed: a default, and a type of int"),
     ],
 )
-def test_what_can_be_no_configuration_is_not_registered(cls, said):
+def test_a_bad_configuration_is_not_registered(cls, said):
     with pytest.raises(UserError, match=said):
         network("odd", "a:b")(cls)
     assert "odd" not in NETWORKS

@@ -1,4 +1,4 @@
-"""Anybody's arrays as the tensors of a `Split`."""
+"""Conversion of arrays to the tensors of a `Split`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from numpy.typing import ArrayLike
 from fastcifar.errors import UserError
 
 
-def images_from(values: ArrayLike | torch.Tensor, what: str) -> torch.Tensor:
+def images_from(values: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:
     """Return a copy of `values` as images uint8 `[N, H, W, 3]` on the CPU.
 
-    `values`: `[N, H, W, 3]`, `[N, 3, H, W]` or, of one grey channel that becomes all three, `[N, H, W]`; integers from
-    0 to 255, or floats from 0 to 1, which are rounded to 8 bits. Raises UserError, naming them `what`, for others.
+    `values` are `[N, H, W, 3]`, `[N, 3, H, W]` or, grey, `[N, H, W]`; integers from 0 to 255, or floats from 0 to 1,
+    which are rounded to 8 bits. Raises UserError, with their `name`, for others.
     """
-    array = _array(values, what)
-    shape = f"{what} is {array.dtype} {list(array.shape)}"
+    array = _array(values, name)
+    shape = f"{name} is {array.dtype} {list(array.shape)}"
     if array.ndim == 3:
         array = array[..., None].repeat(3, axis=3)
     elif array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
@@ -30,32 +30,32 @@ def images_from(values: ArrayLike | torch.Tensor, what: str) -> torch.Tensor:
     if array.dtype.kind not in "uif":
         raise UserError(f"{shape}; allowed: integers from 0 to 255 or floats from 0 to 1")
     low, high, most = array.min(), array.max(), 1 if array.dtype.kind == "f" else 255
-    if not (low >= 0 and high <= most):  # which a NaN is not
+    if not (low >= 0 and high <= most):  # a NaN fails both
         allowed = "integers from 0 to 255" if most == 255 else "floats from 0 to 1, or integers from 0 to 255"
-        raise UserError(f"{what} is {array.dtype} from {low:g} to {high:g}; allowed: {allowed}")
+        raise UserError(f"{name} is {array.dtype} from {low:g} to {high:g}; allowed: {allowed}")
     if most == 1:
         array = np.rint(array * array.dtype.type(255))
     return torch.from_numpy(np.array(array, dtype=np.uint8, order="C"))
 
 
-def labels_from(values: ArrayLike | torch.Tensor | None, count: int, what: str) -> torch.Tensor:
-    """Return a copy of `values`, integers `[count]`, as int64 on the CPU; -1 for each where there are none. Raises
-    UserError, naming them `what`, for others."""
+def labels_from(values: ArrayLike | torch.Tensor | None, count: int, name: str) -> torch.Tensor:
+    """Return a copy of `values`, integers `[count]`, as int64 on the CPU, or `count` times -1 for None. Raises
+    UserError, with their `name`, for others."""
     if values is None:
         return torch.full((count,), -1)
-    array = _array(values, what)
+    array = _array(values, name)
     if array.dtype.kind not in "ui" or array.shape != (count,):
-        raise UserError(f"{what} is {array.dtype} {list(array.shape)}; allowed: integers [{count}], one for each image")
+        raise UserError(f"{name} is {array.dtype} {list(array.shape)}; allowed: integers [{count}], one for each image")
     return torch.from_numpy(array.astype(np.int64))
 
 
-def _array(values: ArrayLike | torch.Tensor, what: str) -> np.ndarray:
+def _array(values: ArrayLike | torch.Tensor, name: str) -> np.ndarray:
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         # numpy has no bfloat16, and half precision is too narrow to be multiplied by 255
         return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     try:
         array = np.asarray(values)
-    except ValueError as error:  # of lists of unequal lengths
-        raise UserError(f"{what} is no array: {error}; allowed: one shape throughout") from error
+    except ValueError as error:  # for lists of unequal lengths
+        raise UserError(f"{name} is no array: {error}; allowed: one shape throughout") from error
     return array.astype(np.float32) if array.dtype == np.float16 else array

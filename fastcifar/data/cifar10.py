@@ -1,13 +1,13 @@
-"""CIFAR-10 (Krizhevsky 2009) from any of the forms it is kept in, checked as it is read.
+"""CIFAR-10 (Krizhevsky 2009) from any of its usual forms, checked as it is read.
 
-A place may itself be one of these, or a folder that holds some of them; the first in this order is read:
+A place is one of these, or a folder that holds some of them, of which the first in this order is read:
 - `cifar-10-batches-bin/`, the unpacked binary version: six files of records, a byte of label and 3,072 of pixels each;
 - `cifar-10-batches-py/`, the unpacked Python version: six pickles;
 - `cifar-10-binary.tar.gz` and `cifar-10-python.tar.gz`, the official archives, known by their md5 and read in place;
 - one `.npz` with `train_images`, `train_labels`, `test_images` and `test_labels`, or with `images` and `labels`, the
   training images first; images uint8 `[N, 32, 32, 3]`.
-A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. What is unpacked
-has no official hash: it is checked by size, count and range of labels. A download is unpacked into the user's cache.
+A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. Unpacked files have
+no official hash: their sizes, counts and ranges of labels are checked. A download is unpacked into the user's cache.
 """
 
 from __future__ import annotations
@@ -45,20 +45,20 @@ class Archive:
     filename: str
     folder: str
     suffix: str
-    """Of the batches' names: `.bin` or nothing."""
+    """End of the batches' names: `.bin` or nothing."""
     size: int
-    """Bytes of the archive; only told to the user, the md5 decides."""
+    """Bytes of the archive, for messages; only the md5 is checked."""
     md5: str
 
     @property
     def batches(self) -> tuple[str, ...]:
-        """File names of the five training batches and the test batch."""
+        """The file names of the five training batches and the test batch."""
         return tuple(name + self.suffix for name in _BATCHES)
 
 
 @dataclass(frozen=True)
 class Release:
-    """What is published, as data, so that the tests can publish less."""
+    """The published files, as data, so that the tests can publish smaller ones."""
 
     records: int = 10_000
     """Images in each of the six batches."""
@@ -69,7 +69,7 @@ class Release:
         "cifar-10-python.tar.gz", "cifar-10-batches-py", "", 170_498_071, "c58f30108f718f92721af3b95e74349a"
     )
     url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-    """Where the binary archive is downloaded from."""
+    """The address of the binary archive."""
 
     @property
     def archives(self) -> tuple[Archive, Archive]:
@@ -79,10 +79,10 @@ class Release:
 def load_cifar10(
     data_dir: str | PathLike[str] | None = None, release: Release = Release(), cache: Path | None = None
 ) -> Dataset:
-    """CIFAR-10 on the CPU, from `data_dir`, else from `$FASTCIFAR_DATA`, else from `cache` (by default the user's),
-    else downloaded to there. A place that is named is never passed over.
+    """Load CIFAR-10 to the CPU from `data_dir`, else `$FASTCIFAR_DATA`, else `cache` (by default the user's), to which
+    it is downloaded if need be.
 
-    Raises UserError where a named place holds nothing known and where the data is damaged; DownloadError.
+    Raises UserError if the data is damaged or a place that is named holds none; DownloadError if a download fails.
     """
     try:
         for given_as, place in (("data_dir", data_dir), ("$FASTCIFAR_DATA", os.environ.get("FASTCIFAR_DATA"))):
@@ -91,7 +91,9 @@ def load_cifar10(
                 read = _reader(path, release)
                 if read is None:
                     lack = "holds no CIFAR-10" if path.exists() else "does not exist"
-                    raise UserError(f"{given_as} {path} {lack}; looked for {_known_forms(release)}")
+                    folders = "".join(f"{archive.folder}/, " for archive in release.archives)
+                    files = ", ".join(archive.filename for archive in release.archives)
+                    raise UserError(f"{given_as} {path} {lack}; looked for {folders}{files} or one .npz")
                 return read()
         cache = cache or user_cache()
         read = _reader(cache, release)
@@ -102,13 +104,8 @@ def load_cifar10(
         raise DownloadError(release.url, f"{error.name} is not installed") from error
 
 
-def _known_forms(release: Release) -> str:
-    folders = [f"{archive.folder}/" for archive in release.archives]
-    return ", ".join([*folders, *(archive.filename for archive in release.archives)]) + " or one .npz"
-
-
 def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
-    """What reads the data that `place` is or holds; None where it is or holds nothing known."""
+    """Return a function that reads the data that `place` is or holds, or None if there is none."""
     if place.is_file():
         if place.suffix == ".npz":
             return partial(_read_npz, place, release)
@@ -143,7 +140,7 @@ def _read_archive(path: Path, release: Release) -> Dataset:
 
 
 def _verify(path: Path, release: Release) -> Archive:
-    """Which official archive `path` is. Raises UserError for any other file."""
+    """Return the official archive with the md5 of `path`. Raises UserError if there is none."""
     digest = hashlib.md5(usedforsecurity=False)
     with open(path, "rb", buffering=0) as file:
         while chunk := file.read(1 << 20):
@@ -164,7 +161,7 @@ def _verify(path: Path, release: Release) -> Archive:
 
 
 _File = tuple[int, str, int, io.BufferedReader]
-"""A batch: its place among the six, what to call it in an error, its bytes, and the open file."""
+"""A batch: its place among the six, its name for errors, its size in bytes, and the open file."""
 
 
 def _unpacked(folder: Path, archive: Archive) -> Iterator[_File]:
@@ -182,25 +179,24 @@ def _packed(path: Path, archive: Archive) -> Iterator[_File]:
         for member in tar:
             if member.isfile() and member.name in wanted:
                 file = tar.extractfile(member)
-                assert isinstance(file, io.BufferedReader)  # of a regular file
+                assert isinstance(file, io.BufferedReader)  # it is a regular file
                 yield wanted.pop(member.name), f"{path}: {member.name}", member.size, file
     if wanted:
         raise UserError(f"{path} lacks {', '.join(wanted)}")
 
 
 def _assemble(files: Iterator[_File], archive: Archive, release: Release, source: str) -> Dataset:
-    """The dataset in these batches, in one pass, with its pixels brought from `[3, 32, 32]` to `[32, 32, 3]`."""
+    """Read the dataset in these batches, in one pass, its pixels from `[3, 32, 32]` to `[32, 32, 3]`."""
     records = release.records
-    # numpy asks the system for huge pages, torch does not: the first touch of this memory is three times as fast.
+    # numpy's memory, which unlike torch's is in huge pages: its first touch is three times as fast.
     images = torch.from_numpy(np.empty((len(_BATCHES) * records, 32, 32, 3), dtype=np.uint8))
     labels = torch.empty(len(images), dtype=torch.int64)
     buffer = np.empty((records, 1 + _PIXELS), dtype=np.uint8)
     for number, name, size, file in files:
         if archive is release.binary:
             if size != buffer.nbytes or file.readinto(buffer.data) != size:
-                raise UserError(
-                    f"{name} is {size:,} bytes; allowed: {buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
-                )
+                allowed = f"{buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
+                raise UserError(f"{name} is {size:,} bytes; allowed: {allowed}")
             batch_labels, pixels = buffer[:, 0], buffer[:, 1:]
         else:
             batch_labels, pixels = read_pickle(name, size, file, records, _PIXELS)
@@ -230,7 +226,7 @@ _WHOLE_KEYS = ("images", "labels")
 
 
 def _npz_keys(path: Path) -> tuple[str, ...] | None:
-    """The keys of the arrays to read; None for a file that has neither set of them, or is no .npz."""
+    """Return the keys of the arrays to read, or None if the file has neither set of them or is no .npz."""
     try:
         with zipfile.ZipFile(path) as members:
             present = {name.removesuffix(".npy") for name in members.namelist() if name.endswith(".npy")}
@@ -242,9 +238,8 @@ def _npz_keys(path: Path) -> tuple[str, ...] | None:
 def _read_npz(path: Path, release: Release) -> Dataset:
     keys = _npz_keys(path)
     if keys is None:
-        raise UserError(
-            f"{path} is damaged, or no .npz with {', '.join(_SPLIT_KEYS)}, nor with {' and '.join(_WHOLE_KEYS)}"
-        )
+        keys = f"{', '.join(_SPLIT_KEYS)}, nor with {' and '.join(_WHOLE_KEYS)}"
+        raise UserError(f"{path} is damaged, or no .npz with {keys}")
     train_size, test_size = _TRAIN_BATCHES * release.records, release.records
     sizes = (train_size, train_size, test_size, test_size) if keys is _SPLIT_KEYS else (train_size + test_size,) * 2
     found = [_npz_array(path, key, size) for key, size in zip(keys, sizes, strict=True)]
@@ -256,25 +251,25 @@ def _read_npz(path: Path, release: Release) -> Dataset:
 
 
 def _npz_array(path: Path, key: str, size: int) -> np.ndarray:
-    """One array of an .npz, checked: images uint8 `[size, 32, 32, 3]` or labels as int64 `[size]`."""
+    """Read one array of an .npz, checked: images uint8 `[size, 32, 32, 3]` or labels as int64 `[size]`."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             array = arrays[key]
     except (ValueError, EOFError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise UserError(f"{path} is damaged at {key}: {' '.join(str(error).split())}") from error
-    shape = (size, 32, 32, 3) if key.endswith("images") else (size,)
-    is_kind = array.dtype == np.uint8 if key.endswith("images") else array.dtype.kind in "iu"
-    if not is_kind or array.shape != shape:
-        kind = "uint8" if key.endswith("images") else "integers"
-        raise UserError(f"{path}: {key} is {array.dtype} {list(array.shape)}; allowed: {kind} {list(shape)}")
+    kind, shape, fits = "integers", (size,), array.dtype.kind in "iu"
     if key.endswith("images"):
+        kind, shape, fits = "uint8", (size, 32, 32, 3), array.dtype == np.uint8
+    if not fits or array.shape != shape:
+        raise UserError(f"{path}: {key} is {array.dtype} {list(array.shape)}; allowed: {kind} {list(shape)}")
+    if kind == "uint8":
         return np.ascontiguousarray(array)
     _check_labels(f"{path}: {key}", array)
     return array.astype(np.int64)
 
 
 def _download(cache: Path, release: Release) -> Path:
-    """Downloads the binary archive and unpacks it to its folder in `cache`, whole or not at all; that folder."""
+    """Download the binary archive, unpack it to its folder in `cache`, whole or not at all, and return that folder."""
     folder = cache / release.binary.folder
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -287,7 +282,7 @@ def _download(cache: Path, release: Release) -> Path:
             try:
                 unpacked.rename(folder)
             except OSError:
-                if not folder.is_dir():  # it is where another process was faster
+                if not folder.is_dir():  # else another process was faster
                     raise
     except OSError as error:
         raise DownloadError(release.url, f"cannot write to {cache}: {error.strerror or error}") from error

@@ -1,4 +1,4 @@
-"""`Split` and `Dataset`: labeled images that live on one device, and the parts that are cut from them."""
+"""`Split` and `Dataset`: labeled images on one device, and subsets of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CIFAR10_STD = (62.99, 62.09, 66.70)
 """Red, green, blue over the 50,000 training images, in 0..255 units, as Page rounds them (How to train your ResNet)."""
 
 _HOLDOUT_SEED = 50_000
-"""Fixed for ever: another number would make another slice, and old results could not be compared."""
+"""Never to be changed: another seed holds out other images, and old results could not be compared."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,44 +63,44 @@ class Split:
 
     @property
     def labeled(self) -> torch.Tensor:
-        """Which images have a label: bool `[N]`."""
+        """True for each image that has a label: bool `[N]`."""
         return self.labels >= 0
 
     def to(self, device: str | torch.device) -> Split:
-        """The same split on `device`; no copy where it is there already."""
+        """Return the same split on `device`, without a copy if it is there already."""
         return Split(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: torch.Tensor) -> Split:
-        """The images at `indices` (int64 `[n]`, or bool `[N]`), in that order."""
+        """Return the images at `indices` (int64 `[n]`, or bool `[N]`), in that order."""
         indices = indices.to(self.device)
         return Split(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split, perhaps one for validation, and what there is to know about them.
+    """A training and a test split, perhaps a validation split, and facts about them.
 
     Images of the test and the validation split may be unlabeled. Raises UserError for labels that name no class.
     """
 
     name: str
-    """Which dataset, as `load_dataset` calls it; every output of a run says it."""
+    """Name for `load_dataset`, and in every output of a run."""
     train: Split
     test: Split
     classes: tuple[str, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    """Red, green, blue of the training images, in 0..255 units; what batches are normalized with."""
+    """Red, green, blue of the training images, in 0..255 units, to normalize batches with."""
     sha256: str
-    """Of all whole splits as loaded (`fingerprint`), whatever was held out or left away since."""
+    """`fingerprint` of all whole splits as loaded, before any hold-out or subset."""
     source: str
-    """Where it came from: the folder or file, or how it was made."""
+    """The folder or file that it was read from, or the way it was made."""
     holdout: int = 0
-    """Training images that stand in for the test set; 0: `test` is the test set."""
+    """Number of training images that `test` consists of; 0: `test` is the test set."""
     subset: dict[str, object] | None = None
-    """What `take` was asked for; None: all training images."""
+    """Size and arguments of `take`; None: all training images."""
     val: Split | None = None
-    """What to choose by, where the dataset has a split for it beside the test set."""
+    """The validation split, to make choices by, if the dataset has one beside the test set."""
 
     def __post_init__(self) -> None:
         for name, split, least in (("train", self.train, 0), ("test", self.test, -1), ("val", self.val, -1)):
@@ -134,14 +134,13 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of arrays in memory: numpy's, tensors, or lists of their form. It holds copies, on the CPU.
 
-        Args:
-            x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`;
-                integers from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
-            y, y_test, y_val: labels, integers `[N]` from 0; of the test and validation images also -1 for an unlabeled
-                one, or None, where all are.
-            classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
-            mean, std: of red, green and blue, in 0..255 units; those of the training images unless given.
-            name: what every output of a run calls the dataset.
+        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`; integers
+            from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
+        y, y_test, y_val: labels, integers `[N]` from 0. For test and validation images also -1 for an unlabeled one, or
+            None if all are.
+        classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
+        mean, std: three numbers for red, green and blue, in 0..255 units; those of the training images unless given.
+        name: the dataset's name in every output of a run.
 
         Raises UserError for arrays that do not fit these or each other.
         """
@@ -163,16 +162,15 @@ class Dataset:
         return cls(name, train, test, tuple(map(str, classes)), mean, std, sha256, "arrays in memory", val=val)
 
     def to(self, device: str | torch.device) -> Dataset:
-        """The same dataset with all splits on `device`."""
+        """Return the same dataset with all splits on `device`."""
         val = None if self.val is None else self.val.to(device)
         return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
 
     def hold_out(self, count: int) -> Dataset:
-        """The dataset to develop on: `test` becomes `count` training images, equally many of each class or nearly so,
-        and `train` the rest; `val` stays. The same slice always, on every machine; a smaller one lies within a larger
-        one.
+        """Return the dataset to develop on: `test` becomes `count` training images, about equally many of each class,
+        `train` the rest, and `val` stays. They are the same images always, and a smaller count is part of a larger one.
 
-        Raises UserError for a count that leaves nothing on either side, and where a slice is held out already.
+        Raises UserError if `train` or `test` would be empty, and if images are held out already.
         """
         if self.holdout:
             raise UserError(f"holdout is {count}, but {self.holdout} images are held out already; allowed: once")
@@ -186,9 +184,11 @@ class Dataset:
     def take(
         self, size: int | None = None, seed: int = 0, balanced: bool = False, classes: Collection[int] | None = None
     ) -> Dataset:
-        """The dataset with fewer training images, those of `subset_indices`; `subset` records the choice, and under
-        "of" the one before, if these are some of its images. With `classes` the test and validation splits too keep
-        these alone, and no unlabeled images; labels and the number of classes stay as they are."""
+        """Return the dataset with fewer training images, those of `subset_indices`, which lists the arguments.
+
+        With `classes`, the test and validation splits too keep only images with these labels. Labels and the number of
+        classes stay as they are. `subset` records the choice, and under "of" an earlier one.
+        """
         for label in classes or ():
             if not 0 <= label < len(self.classes):
                 raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
@@ -201,9 +201,8 @@ class Dataset:
                     continue
                 kept[name] = split.subset(torch.isin(split.labels, torch.tensor(labels, device=split.device)))
                 if not len(kept[name]):
-                    raise UserError(
-                        f"classes is {labels}, which leaves no {name} images; allowed: classes that it holds"
-                    )
+                    which = f"which leaves no {name} images"
+                    raise UserError(f"classes is {labels}, {which}; allowed: classes that it holds")
         subset = {"size": len(chosen), "seed": seed, "balanced": balanced, "classes": labels}
         if self.subset:
             subset["of"] = self.subset
@@ -217,24 +216,28 @@ def subset_indices(
     balanced: bool = False,
     classes: Collection[int] | None = None,
 ) -> torch.Tensor:
-    """`size` of the places in `labels` (int64 `[N]`), drawn without replacement; int64 `[size]`, ascending, on the CPU.
+    """Return places drawn without replacement: int64 `[size]`, ascending, on the CPU.
 
-    Nested: with the other arguments the same, a smaller size is contained in a larger one. `classes` draws from these
-    labels alone; `balanced` takes as nearly as possible the same number of each class; a size of None takes all.
-    Raises UserError for a size above what there is.
+    labels: int64 `[N]`.
+    size: number of places; None: all.
+    seed: with the same seed (and other arguments), a smaller size is part of a larger one.
+    balanced: take as nearly as possible the same number of each class.
+    classes: draw only from places with these labels.
+
+    Raises UserError if there are fewer than `size`.
     """
-    named = labels.cpu().numpy()
-    # RandomState's numbers are frozen (NEP 19), those of torch and of numpy's newer generators may change by version.
-    order = np.random.RandomState(seed).permutation(len(named))
+    labels_of = labels.cpu().numpy()
+    # RandomState's numbers are frozen (NEP 19); those of torch and of numpy's newer generators may change by version.
+    order = np.random.RandomState(seed).permutation(len(labels_of))
     if classes is not None:
-        order = order[np.isin(named[order], list(classes))]
+        order = order[np.isin(labels_of[order], list(classes))]
     if balanced:
-        # One of each class in turn: sort by an image's place among those of its class.
-        place = np.empty(len(order), dtype=np.int64)
-        for label in np.unique(named[order]):
-            same = named[order] == label
-            place[same] = np.arange(same.sum())
-        order = order[np.argsort(place, kind="stable")]
+        # One of each class in turn: sort by an image's rank among those of its class.
+        rank = np.empty(len(order), dtype=np.int64)
+        for label in np.unique(labels_of[order]):
+            same = labels_of[order] == label
+            rank[same] = np.arange(same.sum())
+        order = order[np.argsort(rank, kind="stable")]
     size = len(order) if size is None else size
     if not 0 < size <= len(order):
         of_classes = "" if classes is None else f" of classes {', '.join(map(str, sorted(classes)))}"
@@ -243,9 +246,8 @@ def subset_indices(
 
 
 def fingerprint(*splits: Split) -> str:
-    """sha256 of the training images, training labels, test images and test labels, in this order, then those of a
-    validation split: images as bytes of `[N, H, W, 3]`, labels as one byte each, or eight where a split has others than
-    0 to 255. The same for the same data, whatever form it was read from."""
+    """Return the sha256 of the images and labels of each split (training, test, validation): images as bytes of
+    `[N, H, W, 3]`, labels as one byte each, or eight in a split that has others than 0 to 255."""
     digest = hashlib.sha256()
     for split in splits:
         digest.update(split.images.cpu().contiguous().numpy().data)
@@ -256,7 +258,7 @@ def fingerprint(*splits: Split) -> str:
 
 
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, in 0..255 units."""
+    """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, in 0..255 units."""
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
     for channel in images.unbind(dim=-1):
@@ -269,8 +271,8 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 
 def describe(dataset: Dataset) -> dict[str, object]:
-    """What there is to know about a dataset, ready for JSON; mean and std are measured on the training split as it is
-    now, counts are per class, of labeled images. Without a validation split its entries are None."""
+    """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now;
+    counts are of labeled images per class. Without a validation split its entries are None."""
     mean, std = channel_statistics(dataset.train.images)
 
     def counts(split: Split) -> list[int]:
@@ -301,16 +303,14 @@ def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part
     return Split(images, labels_from(y, len(images), f"y{part}"))
 
 
-def _by_channel(values: Sequence[float], what: str, above: float) -> tuple[float, float, float]:
+def _by_channel(values: Sequence[float], name: str, above: float) -> tuple[float, float, float]:
     try:
         red, green, blue = map(float, values)
     except (TypeError, ValueError):
         red = green = blue = math.nan
     if not all(above < value < math.inf for value in (red, green, blue)):
-        positive = " above 0" if above == 0 else ""
-        raise UserError(
-            f"{what} is {values}; allowed: three numbers{positive}, of red, green and blue, in 0..255 units"
-        )
+        allowed = f"three numbers{' above 0' if above == 0 else ''}, of red, green and blue, in 0..255 units"
+        raise UserError(f"{name} is {values}; allowed: {allowed}")
     return red, green, blue
 
 

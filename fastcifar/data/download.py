@@ -1,4 +1,4 @@
-"""Downloading an archive with pooch, which is imported only when there is something to download."""
+"""Download of an archive with pooch, which is imported only then."""
 
 from __future__ import annotations
 
@@ -11,57 +11,50 @@ from fastcifar.errors import UserError
 
 
 class DownloadError(UserError):
-    """The data could not be downloaded; the message says from where, why, and what to do instead."""
+    """A failed download; the message says from where, why, and what to do instead."""
 
     def __init__(self, url: str, reason: str) -> None:
-        super().__init__(
-            f"cannot download {url}: {reason}; allowed: --data-dir with a folder or archive, or --dataset synthetic"
-        )
+        allowed = "--data-dir with a folder or archive, or --dataset synthetic"
+        super().__init__(f"cannot download {url}: {reason}; allowed: {allowed}")
 
 
 def user_cache() -> Path:
-    """The user's cache folder for fastcifar: what `pooch.os_cache("fastcifar")` is, without importing all of pooch."""
-    import platformdirs  # pooch needs it: it is there where pooch is
+    """Return the user's cache folder for fastcifar, as `pooch.os_cache("fastcifar")` without importing pooch."""
+    import platformdirs  # installed with pooch
 
     return Path(platformdirs.user_cache_dir("fastcifar"))
 
 
 def download(url: str, md5: str, path: Path) -> Path:
-    """Downloads `url` to `path`, with a progress bar on a terminal's standard error; returns `path`.
+    """Download `url` to `path`, with a progress bar on a terminal's standard error, and return `path`.
 
-    Raises DownloadError where there is no connection, for an HTTP error and for a file with another md5.
+    Raises DownloadError without a connection, for an HTTP error and for a file with another md5.
     """
     import pooch
-    import requests  # what pooch downloads with
+    import requests  # which pooch downloads with
 
-    # The bar and, where it fails, our one line are what the user sees, not pooch's log beside them.
+    # The user sees the bar or the line of our error, not pooch's log beside them.
     pooch.get_logger().setLevel("ERROR")
     try:
         with _progress_bar(path.name) as bar:
-            # pooch annotates this argument as a bool, and what takes a downloader so that none of its own fits.
+            # pooch annotates this argument as a bool, and its downloaders do not fit its annotation of `retrieve`.
             fetch: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)  # pyright: ignore[reportArgumentType]
             pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=fetch)
-    except requests.RequestException as error:
-        raise DownloadError(url, _reason(error)) from error
-    except ValueError as error:  # pooch's for another md5
-        raise DownloadError(url, _reason(error)) from error
+    except (requests.RequestException, ValueError) as error:  # ValueError: another md5
+        # urllib3's own reason, where requests has one, without the address that requests repeats
+        reason = getattr(error.args[0] if error.args else None, "reason", None) or error
+        raise DownloadError(url, " ".join(str(reason).split()) or type(error).__name__) from error
     return path
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, on one line, without the address that requests repeats where urllib3 gave the reason apart."""
-    inner = getattr(error.args[0] if error.args else None, "reason", None) or error
-    return " ".join(str(inner).split()) or type(error).__name__
-
-
 class _RichBar:
-    """What pooch asks of a progress bar (tqdm's names), done by rich."""
+    """A progress bar of rich with the names that pooch calls (tqdm's)."""
 
     def __init__(self, progress, task) -> None:
         self._progress, self._task = progress, task
 
     def _set_total(self, size: int) -> None:
-        # A server that does not tell the length gives 0 here: the bar then pulses.
+        # 0 if the server does not send the length: the bar then pulses.
         self._progress.update(self._task, total=size or None)
 
     total = property(None, _set_total)
@@ -82,12 +75,6 @@ def _progress_bar(name: str) -> Iterator[_RichBar]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
-    columns = (
-        "{task.description}",
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
+    columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         yield _RichBar(progress, progress.add_task(name, total=None))

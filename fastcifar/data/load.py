@@ -21,20 +21,22 @@ def load_dataset(
     device: str | torch.device = "cpu",
     holdout: int = 0,
 ) -> Dataset:
-    """Return the dataset that is registered under `name`, all splits on `device`; `holdout` training images stand in
-    for the test set (0: none).
+    """Return the dataset that is registered as `name`.
 
-    CIFAR-10, the default, is looked for in `data_dir`, else in `$FASTCIFAR_DATA`, else in the user's cache folder, else
-    downloaded to there (`load_cifar10` says what may lie there). "synthetic" is made in memory and reads none of them.
-    The loader of any other gets `data_dir`, if it takes it.
-    Raises UserError for bad input or damaged data, and its subclass DownloadError where a download fails.
+    data_dir: the folder or file to read. For CIFAR-10, the default is `$FASTCIFAR_DATA`, else the user's cache folder,
+        to which it is downloaded if need be (`load_cifar10` lists the forms it may have). "synthetic" is made in memory
+        and reads nothing. Loaders without such a parameter are not given it.
+    device: the device of all splits.
+    holdout: number of training images that take the place of the test set; 0: none.
+
+    Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
     """
     load = resolve(DATASETS[name].load)
     takes_folder = "data_dir" in inspect.signature(load).parameters
     dataset = load(data_dir=None if data_dir is None else Path(data_dir)) if takes_folder else load()
     if not isinstance(dataset, Dataset):
         raise UserError(f"the loader of {name!r} gives a {type(dataset).__name__}; allowed: a fastcifar.Dataset")
-    if dataset.name != name:  # by which a run's record finds it again
+    if dataset.name != name:  # a run's record finds it again by this name
         dataset = dataclasses.replace(dataset, name=name)
     if holdout:
         dataset = dataset.hold_out(holdout)

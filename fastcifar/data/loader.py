@@ -1,4 +1,4 @@
-"""`Loader`: augmented batches of a split, for our training and for anybody's own loop."""
+"""`Loader`: augmented batches of a split, for our training or a loop of your own."""
 
 from __future__ import annotations
 
@@ -14,19 +14,21 @@ from fastcifar.recipes.transforms import TransformConfig
 
 
 class Loader:
-    """Iterates over one epoch's `(images, labels)`: images `[B, 3, H, W]` of `dtype`, channels-last and normalized, and
-    labels int64 `[B]`, both on the split's device. Each new iteration is the next epoch.
+    """An iterable over one epoch's `(images, labels)`: images `[B, 3, H, W]`, channels-last and normalized, and labels
+    int64 `[B]`, both on the split's device. Each new iteration is the next epoch.
 
         for images, labels in Loader(dataset.train, batch_size=512, mean=dataset.mean, std=dataset.std): ...
 
-    `epoch` is the number of the epoch that the next iteration gives, from 0; set it to resume a training. The batches
-    of an epoch depend on `seed` and its number alone. `size` is the side of the crops, the images' own if None; set it
-    between epochs to train on smaller ones early, since a loader does not know which epochs are early by
-    `augment.early_crops`. Without `drop_last` an epoch ends with the images left over. Mean and std are in 0..255
-    units, CIFAR-10's unless given. `transforms` change each batch after `augment`, such as `recipe.transforms`. For an
-    evaluation: `augment=Augment(crop=0, flip="none"), shuffle=False, drop_last=False`.
-    Raises UserError for images that are not square, and for a batch larger than the split where `drop_last` would leave
-    nothing.
+    augment: the changes of the images. For an evaluation: `Augment(crop=0, flip="none")`, no `shuffle`, no `drop_last`.
+    seed: with the number of an epoch it determines the epoch's batches.
+    drop_last: drop a last batch that is not full.
+    mean, std: of red, green and blue, in 0..255 units.
+    dtype: of the images.
+    size: side of the crops; None: the images' own. A loader ignores `augment.early_crops`: set `size` between epochs.
+    transforms: changes of each batch after `augment`, such as `recipe.transforms`.
+
+    The attribute `epoch` is the number of the next epoch, from 0; set it to resume a training.
+    Raises UserError for images that are not square, and if no batch is full and `drop_last` would drop all.
     """
 
     def __init__(
@@ -60,13 +62,13 @@ class Loader:
         self.epoch = 0
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Return the number of batches in an epoch."""
         whole, over = divmod(len(self.split), self.batch_size)
         return whole if self.drop_last or not over else whole + 1
 
     def plan(self, epoch: int, size: int | None = None, visited: torch.Tensor | None = None) -> EpochPlan:
-        """Draw the random choices of `epoch`, on the split's device: crops of `size` (the loader's unless given) of the
-        images at the places `visited`, int64 `[n]` on that device (all unless given). See `EpochPlan.draw`."""
+        """Draw the plan of `epoch`, on the split's device: crops of `size` (the loader's unless given) of the images at
+        the places `visited`, int64 `[n]` on that device (all unless given). See `EpochPlan.draw`."""
         return EpochPlan.draw(
             len(self.split),
             self.augment,

@@ -1,8 +1,8 @@
-"""CIFAR-10's Python version: pickles, read so that nothing in them can run.
+"""Reader of CIFAR-10's Python version, which is pickles, without running anything in them.
 
-A pickle is a program whose instructions may call any function by name. Here two sieves stand before it: only the
-instructions that these files need are admitted, and every name in it gets a stand-in of ours or is refused, so that not
-even numpy is called by a pickle: the array is made afterwards, from a type, a shape and bytes that were checked.
+A pickle is a program whose instructions may call any function by name. Two checks prevent that: only the instructions
+that these files need are admitted, and every name in it is replaced by a class of ours or refused. Not even numpy is
+called by a pickle: the array is made from a checked type, shape and bytes.
 """
 
 from __future__ import annotations
@@ -22,13 +22,18 @@ _INSTRUCTIONS = (
     "APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
     "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINUNICODE SHORT_BINUNICODE GLOBAL STACK_GLOBAL REDUCE BUILD"
 )
-"""Of protocols 2 to 4: dictionaries, lists, tuples, ints, bytes and strings, and the calls that make an array."""
+"""The instructions of protocols 2 to 4 that make dictionaries, lists, tuples, ints, bytes, strings and arrays."""
 
 
 def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
-    """The labels int64 `[records]` and pixels uint8 `[records, pixels]` of one batch of `size` bytes, `name` in errors.
+    """Read the labels int64 `[records]` and pixels uint8 `[records, pixels]` of one batch.
 
-    Raises UserError for a pickle that holds anything but these, or asks for any function.
+    name: its name in errors.
+    size: bytes of `file`.
+    records: number of images.
+    pixels: bytes of an image.
+
+    Raises UserError for a pickle that holds anything else or calls any function.
     """
     most = 4 * records * pixels + (1 << 20)
     if size > most:
@@ -52,19 +57,17 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
 
 
 def loads(data: bytes) -> object:
-    """`pickle.loads` of dictionaries, lists, tuples, ints, bytes, strings and uint8 arrays (as `_Array`), nothing else.
+    """Load a pickle of dictionaries, lists, tuples, ints, bytes, strings and uint8 arrays (as `_Array`), nothing else.
 
-    Raises pickle.UnpicklingError, naming what is refused; for damaged pickles other errors too.
+    Raises pickle.UnpicklingError, with the reason; for damaged pickles other errors too.
     """
     admitted = set(_INSTRUCTIONS.split())
     for instruction, argument, position in pickletools.genops(data):
         if instruction.name not in admitted:
             raise pickle.UnpicklingError(f"instruction {instruction.name} at byte {position} is not admitted")
-        if instruction.name.endswith("PUT") and (argument or 0) > len(data):
-            # The unpickler would make room for this many entries.
-            raise pickle.UnpicklingError(
-                f"{instruction.name} {argument} at byte {position} exceeds the pickle's length"
-            )
+        if instruction.name.endswith("PUT") and (argument or 0) > len(data):  # it would allocate so many entries
+            said = f"{instruction.name} {argument} at byte {position}"
+            raise pickle.UnpicklingError(f"{said} exceeds the pickle's length")
     return _Unpickler(io.BytesIO(data), encoding="bytes").load()
 
 
@@ -77,20 +80,20 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _StandIn:
-    """The pickle's BUILD instruction calls `__setstate__` where there is one; else it would set any attribute it liked,
-    of our classes too."""
+    """A class that takes the place of a name in a pickle. The BUILD instruction calls `__setstate__` if there is one;
+    without, it could set any attribute, of our classes too."""
 
     def __setstate__(self, state: object) -> None:
         raise pickle.UnpicklingError("a state where there is none")
 
 
 class _Array(_StandIn):
-    """Stands for `numpy.core.multiarray._reconstruct`: an array that is empty until its state comes."""
+    """Stand-in for `numpy.core.multiarray._reconstruct`: an array that is empty until its state comes."""
 
     array: np.ndarray | None = None
 
     def __init__(self, *_: object) -> None:
-        """Class, shape and type of the empty array, which say nothing of the one to come."""
+        """Ignore the class, shape and type of the empty array."""
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, fortran, data = state
@@ -98,23 +101,23 @@ class _Array(_StandIn):
             raise pickle.UnpicklingError("an array that is not a shape and bytes of uint8")
         if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != len(data):
             raise pickle.UnpicklingError(f"an array of {len(data):,} bytes that its shape does not describe")
-        # A copy: the bytes are read-only, and torch wants memory that it may write to.
+        # A copy: the bytes are read-only, and torch needs writable memory.
         self.array = np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if fortran else "C").copy(order="C")
 
 
 class _Dtype(_StandIn):
-    """Stands for `numpy.dtype`, of which uint8 alone is admitted."""
+    """Stand-in for `numpy.dtype`, of which only uint8 is admitted."""
 
     def __init__(self, code: object, *_: object) -> None:
         if code not in (b"u1", "u1"):
             raise pickle.UnpicklingError(f"an array of type {str(code)[:20]!r}, only uint8 is admitted")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment, which mean nothing for single bytes."""
+        """Ignore byte order and alignment: single bytes have none."""
 
 
 class _Encode(_StandIn):
-    """Stands for `_codecs.encode`, with which Python 3 writes bytes in protocol 2: characters 0 to 255 in "latin1"."""
+    """Stand-in for `_codecs.encode`, with which Python 3 writes bytes in protocol 2, as characters in "latin1"."""
 
     def __new__(cls, text: object, encoding: object) -> bytes:
         if type(text) is not str or encoding not in ("latin1", b"latin1"):
@@ -124,7 +127,7 @@ class _Encode(_StandIn):
 
 _ADMITTED = {
     ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,  # as numpy 2 calls it
+    ("numpy._core.multiarray", "_reconstruct"): _Array,  # its name in numpy 2
     ("numpy", "ndarray"): "ndarray",
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _Encode,

@@ -1,4 +1,4 @@
-"""`EpochPlan`: every random choice of one epoch, drawn at once, as tensors; `Batch`: a batch made by them."""
+"""`EpochPlan`: all random choices of one epoch, drawn at once, as tensors; `Batch`: a batch made by them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.registry import resolve
 
 _ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM = range(7)
-"""Of a seed's streams of random numbers those of each kind of choice, of what is drawn beside a plan, and of
-transforms, each of which has one of its own by its kind."""
+"""The streams of a seed's random numbers, one for each kind of choice. NOT_PLANNED is for choices outside of plans;
+each transform has a stream of its own, by its kind."""
 
 CROP_FLIP_CUTOUT = Augment(crop=4, flip="random", cutout=8)
-"""Page's changes of the training images (How to train your ResNet, 2018)."""
+"""Page's augmentation (How to train your ResNet, 2018)."""
 
 
 @dataclass(frozen=True, eq=False)
 class EpochPlan:
-    """Which images an epoch (or a part of it) takes, in their order, and how each is changed."""
+    """The images that an epoch (or a part of it) takes, in order, and the changes of each."""
 
     indices: torch.Tensor
     """int64 `[n]`: places in the split."""
@@ -37,15 +37,14 @@ class EpochPlan:
     cutouts: torch.Tensor | None
     """int32 `[n, 4]`: top, left, height, width of the square cut out of the cropped and flipped image; None: none."""
     jitter: torch.Tensor | None
-    """float32 `[n, 2]`: what `kernels.augment` adds to normalized pixels and, before that, multiplies them by; None:
-    nothing."""
+    """float32 `[n, 2]`: summand and factor of normalized pixels, for `kernels.augment`, which multiplies first; None:
+    no jitter."""
     size: int
     """Side of the crops in pixels."""
     transforms: tuple[TransformConfig, ...] = ()
-    """What changes each batch then, in this order."""
+    """The transforms of each batch, applied last, in this order."""
     numbers: torch.Tensor | None = None
-    """float32 `[n, total]`: the numbers from 0 up to 1 that `transforms` draw for each image, as many columns each as
-    its `draws`; None: no transforms."""
+    """float32 `[n, total]`: numbers from 0 up to 1 for `transforms`, `draws` columns for each; None: no transforms."""
 
     @classmethod
     def draw(
@@ -62,22 +61,28 @@ class EpochPlan:
         transforms: Iterable[TransformConfig] = (),
         device: str | torch.device = "cpu",
     ) -> EpochPlan:
-        """Draw the plan of `epoch` (from 0) for `count` square images of `image_size` pixels, on `device`.
+        """Draw the plan of an epoch, on the host, without waiting for a GPU.
 
-        It is drawn on the host, whatever the device, and nothing waits for a GPU. `seed` is any integer from -2**63 to
-        2**64 - 1; negative ones count from 2**64 down. `size`: side of the crops, the whole image's unless given.
-        `visited`: places of the images that the epoch visits, int64 `[n]` on `device`, where what computes them may
-        still be queued; all of them unless given. `transforms`: what changes each batch after `augment`; those that are
-        not active are left out.
+        count: number of images in the split.
+        augment: the changes to draw.
+        epoch: number of the epoch, from 0.
+        seed: an integer from -2**63 to 2**64 - 1; negative ones count from 2**64 down.
+        image_size: side of the images, which are square, in pixels.
+        shuffle: visit the images in random order.
+        size: side of the crops; the whole image's unless given.
+        visited: places of the images to visit, int64 `[n]` on `device`, perhaps still to be computed there; all unless
+            given.
+        transforms: changes of each batch after `augment`; those that are not active are left out.
+        device: the device of the plan's tensors.
 
-        A plan depends on `seed` and `epoch` alone, so epochs may be drawn in any order; and each kind of choice has a
+        A plan depends on `seed` and `epoch` alone, so epochs may be drawn in any order. Each kind of choice has a
         stream of its own, so that switching one off leaves the others as they are. A crop is uniform over its (image
-        size - size + 2 crop + 1)^2 places. A cutout lies wholly inside the crop (as Page's; DeVries and Taylor's may
-        overlap the edge). Alternating flips mirror a random half of the images in epoch 0 and the other half in epoch
-        1, in turn (Jordan, airbench, 2024). Brightness b and contrast c make a normalized value x into (x + b) * c
+        size - size + 2 crop + 1)^2 places. A cutout lies inside the crop (as in Page's; DeVries and Taylor's may
+        overlap the edge). Alternating flips mirror a random half of the images in epoch 0, the other half in epoch 1,
+        and so on (Jordan, airbench, 2024). Brightness b and contrast c turn a normalized value x into (x + b) * c
         (hiverge, 2025).
-        Raises UserError for a crop or cutout that `image_size` or `size` does not hold, for an epoch or a seed outside
-        its range, and for no or more visited images than `count`.
+        Raises UserError if a crop or cutout does not fit into `image_size` or `size`, if epoch or seed is out of range,
+        and if no or more than `count` images are visited.
         """
         size = image_size if size is None else size
         if not 0 < size <= image_size:
@@ -96,18 +101,18 @@ class EpochPlan:
 
         order = torch.randperm(visits, generator=_stream(seed, _ORDER, epoch)) if shuffle else torch.arange(visits)
         shape = (visits, 2)
-        first, last, source = -augment.crop, image_size - size + augment.crop, _stream(seed, _CROP, epoch)
-        offsets = torch.randint(first, last + 1, shape, generator=source, dtype=torch.int32)
+        first, last, generator = -augment.crop, image_size - size + augment.crop, _stream(seed, _CROP, epoch)
+        offsets = torch.randint(first, last + 1, shape, generator=generator, dtype=torch.int32)
         if augment.flip == "random":
             flips = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
-        elif augment.flip == "alternating":  # of every image, whichever are visited
+        elif augment.flip == "alternating":  # for every image, visited or not
             flips = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool() ^ bool(epoch % 2)
         else:
             flips = torch.zeros(visits, dtype=torch.bool)
         cutouts = jitter = None
         if augment.cutout:
-            side, source = augment.cutout, _stream(seed, _CUTOUT, epoch)
-            corners = torch.randint(size - side + 1, shape, generator=source, dtype=torch.int32)
+            side, generator = augment.cutout, _stream(seed, _CUTOUT, epoch)
+            corners = torch.randint(size - side + 1, shape, generator=generator, dtype=torch.int32)
             cutouts = torch.cat([corners, torch.full_like(corners, side)], dim=1)
         if augment.brightness or augment.contrast:
             brightness, contrast = torch.rand(shape, generator=_stream(seed, _JITTER, epoch)).mul_(2).sub_(1).unbind(1)
@@ -115,12 +120,8 @@ class EpochPlan:
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
         transforms, numbers = _active(transforms), None
         if transforms:
-            sources = [_stream(seed, _TRANSFORM, epoch, *each.kind.encode()) for each in transforms]
-            drawn = [
-                torch.rand(visits, each.draws, generator=source)
-                for each, source in zip(transforms, sources, strict=True)
-            ]
-            numbers = torch.cat(drawn, dim=1)
+            generators = ((each, _stream(seed, _TRANSFORM, epoch, *each.kind.encode())) for each in transforms)
+            numbers = torch.cat([torch.rand(visits, each.draws, generator=own) for each, own in generators], dim=1)
 
         plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers)
         plan = plan._each(lambda tensor: _send(tensor, device))
@@ -137,7 +138,7 @@ class EpochPlan:
         device: str | torch.device,
         transforms: Iterable[TransformConfig] = (),
     ) -> EpochPlan:
-        """Return a plan of zeros for `count` images, on `device`: buffers for `copy_` to fill with each epoch's."""
+        """Return a plan of zeros with the tensors that `draw` makes with the same arguments, for `copy_` to fill."""
         transforms = _active(transforms)
 
         def zeros(*shape: int, dtype: torch.dtype) -> torch.Tensor:
@@ -158,18 +159,18 @@ class EpochPlan:
         return len(self.indices)
 
     def to(self, device: str | torch.device) -> EpochPlan:
-        """The same plan with its tensors on `device`."""
+        """Return the same plan with its tensors on `device`."""
         return self._each(lambda tensor: tensor.to(device))
 
     def rows(self, start: int, stop: int) -> EpochPlan:
-        """Return the choices for images `start` to `stop` of the epoch, as views."""
+        """Return the plan of images `start` to `stop` of the epoch, as views."""
         return self._each(lambda tensor: tensor[start:stop])
 
     def batch(self, position: int | torch.Tensor, images: int) -> Batch:
         """Return batch number `position` (from 0) of `images` images.
 
-        By an int the last batch may be smaller; IndexError for one beyond it. A tensor, int64 `[1]` on the plan's
-        device, is read there at every use, as a captured step needs it; then a batch must be whole.
+        With an int the last batch may be smaller; raises IndexError beyond it. A tensor, int64 `[1]` on the plan's
+        device, is read there at every use, as a captured step needs it; then the batch must be full.
         """
         if isinstance(position, torch.Tensor):
             return Batch(self, images, position)
@@ -179,12 +180,12 @@ class EpochPlan:
         return Batch(part, len(part))
 
     def clone(self) -> EpochPlan:
-        """The same plan in tensors of its own."""
+        """Return a copy of the plan."""
         return self._each(torch.clone)
 
     def copy_(self, other: EpochPlan) -> None:
-        """Overwrite the first rows of this plan's tensors with those of another epoch, from any device, which may visit
-        fewer images; `size` stays as it is."""
+        """Overwrite the first rows of this plan's tensors with those of another, on any device, which may visit fewer
+        images; `size` stays as it is."""
         for mine, theirs in zip(self._tensors().values(), other._tensors().values(), strict=True):
             mine[: len(other)].copy_(theirs)
 
@@ -200,11 +201,11 @@ class Batch:
     """One batch of an epoch; made by `EpochPlan.batch`."""
 
     plan: EpochPlan
-    """Choices for the batch's images alone or, with a `position`, for those of several batches."""
+    """The plan of the batch's images or, with a `position`, of several batches."""
     images: int
-    """How many images it has."""
+    """Number of images in the batch."""
     position: torch.Tensor | None = None
-    """int64 `[1]` on the plan's device: which batch of `plan` it is, from 0; None: all of `plan`."""
+    """int64 `[1]` on the plan's device: the number of the batch in `plan`, from 0; None: all of `plan`."""
 
     def augment(
         self,
@@ -215,12 +216,17 @@ class Batch:
         dtype: torch.dtype,
         size: int | None = None,
     ) -> torch.Tensor:
-        """Return the batch out of `images`, uint8 `[N, H, W, 3]`, as the plan says: `[B, 3, size, size]` of `dtype`,
-        channels-last, normalized by `mean` and `std` (0 to 255 units). `size` is the plan's unless given.
+        """Return the batch, `[B, 3, size, size]`, channels-last and normalized.
 
-        Raises UserError for a transform that makes anything else of a batch than as many images of the same sides."""
+        images: the split's, uint8 `[N, H, W, 3]`.
+        mean, std: of red, green and blue, in 0..255 units.
+        dtype: of the batch.
+        size: side of the crops; the plan's unless given.
+
+        Raises UserError if a transform returns anything but as many images of the same sides.
+        """
         plan = self.plan
-        made = kernels.augment(
+        batch = kernels.augment(
             images,
             plan.indices,
             plan.offsets,
@@ -235,37 +241,44 @@ class Batch:
             batch=None if self.position is None else self.images,
         )
         if plan.numbers is None:
-            return made
+            return batch
         parts = self._own(plan.numbers).split([each.draws for each in plan.transforms], dim=1)
         for config, numbers in zip(plan.transforms, parts, strict=True):
-            changed = resolve(type(config).function)(made, numbers, config)
-            made = checked_batch(changed, made, f"transforms.{config.kind}")
-        return made
+            changed = resolve(type(config).function)(batch, numbers, config)
+            batch = checked_batch(changed, batch, f"transforms.{config.kind}")
+        return batch
 
     @property
     def indices(self) -> torch.Tensor:
-        """The places of the batch's images in the split, int64 `[B]`."""
+        """Places of the batch's images in the split, int64 `[B]`."""
         return self._own(self.plan.indices)
 
     def labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Return the batch's labels, int64 `[B]`, out of those of the split."""
+        """Return the batch's labels, int64 `[B]`, out of the split's `labels`."""
         return labels[self.indices]
 
     def _own(self, choices: torch.Tensor) -> torch.Tensor:
-        """Those of the plan's `choices` that are the batch's."""
+        """Return the batch's rows of a tensor of the plan."""
         return choices if self.position is None else choices[rows_of_batch(self.position, self.images)]
 
 
-def checked_batch(made: object, images: torch.Tensor, what: str, *, sides: bool = True) -> torch.Tensor:
-    """Return `made`, which `what` made of `images` `[B, 3, H, W]`, in the type of those. Raises UserError for what is
-    not as many images, of the same sides unless `sides` is false."""
+def checked_batch(made: object, images: torch.Tensor, name: str, *, sides: bool = True) -> torch.Tensor:
+    """Return `made` in the type of `images`.
+
+    made: the images that a transform made of `images`.
+    images: `[B, 3, H, W]`.
+    name: the transform's name in errors.
+    sides: `made` must have the same sides.
+
+    Raises UserError unless `made` are as many images.
+    """
     kept = 4 if sides else 2
     if isinstance(made, torch.Tensor) and made.dim() == 4 and made.shape[:kept] == images.shape[:kept]:
         return made.to(images.dtype)
     found = list(made.shape) if isinstance(made, torch.Tensor) else f"a {type(made).__name__}"
     height, width = images.shape[2:] if sides else ("H", "W")
     allowed = f"as many images, [{len(images)}, 3, {height}, {width}]"
-    raise UserError(f"{what} makes {found} of {list(images.shape)}; allowed: {allowed}")
+    raise UserError(f"{name} makes {found} of {list(images.shape)}; allowed: {allowed}")
 
 
 def _active(transforms: Iterable[TransformConfig]) -> tuple[TransformConfig, ...]:
@@ -273,20 +286,20 @@ def _active(transforms: Iterable[TransformConfig]) -> tuple[TransformConfig, ...
 
 
 def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
-    """`tensor`, from the CPU, on `device`. To a GPU it goes from pinned memory, since a copy from any other waits for
-    all that is queued. Each is pinned in memory of its own, and that may be let go while its copy is still to come:
-    torch's allocator of pinned memory lends it to nobody else before the stream of the copy has passed it."""
+    """Copy a CPU tensor to `device`. To a GPU it goes from pinned memory, since a copy from any other waits for all
+    queued work. The pinned memory may be freed before the copy is done: torch's allocator does not reuse it until the
+    copy's stream has passed it."""
     if torch.device(device).type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
 
 def _stream(seed: int, purpose: int, epoch: int, *kind: int) -> torch.Generator:
-    """A generator for one kind of choice in one epoch."""
+    """Return a generator for one kind of choice in one epoch."""
     return torch.Generator().manual_seed(derived_seed(seed, purpose, epoch, *kind))
 
 
 def derived_seed(seed: int, *stream: int) -> int:
-    """Return the seed of one of the streams of `seed`. It is hashed: neighbors must not make like streams, and a
-    generator seeded with `seed` itself, as a model's may be, must not make this one."""
+    """Return the seed of one of the streams of `seed`. It is a hash, so that similar seeds make unrelated streams, and
+    none is that of a generator seeded with `seed` itself, as a model's may be."""
     return int(np.random.SeedSequence([seed % 2**64, *stream]).generate_state(1, np.uint64)[0])

@@ -1,4 +1,4 @@
-"""`hardest`: which training images an epoch visits when it leaves out the easiest."""
+"""`hardest`: the training images that an epoch visits when it leaves out the easiest."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 def hardest(losses: torch.Tensor, number: int) -> torch.Tensor:
-    """Return the places, int64 `[number]`, ascending, of the largest `losses` (float `[N]`; infinite for an image that
-    was never visited), of equal ones the first.
+    """Return the places, int64 `[number]`, ascending, of the largest `losses`, float `[N]`, infinite for images never
+    visited; among equal losses the first places.
 
-    They are chosen on the losses' device by a stable sort: nothing waits for it, and equal losses give equal choices.
+    They are chosen by a stable sort on the losses' device, which nothing waits for.
     """
     return losses.argsort(descending=True, stable=True)[:number].sort().values

@@ -1,4 +1,4 @@
-"""The synthetic dataset: ten classes that a network can learn but not master, for where CIFAR-10 cannot be had."""
+"""The synthetic dataset: ten classes that a network can learn but not perfectly, in place of CIFAR-10."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _CHUNK = 500
 
 
 def make_synthetic(train_size: int = 10_000, test_size: int = 2_000, seed: int = 0) -> Dataset:
-    """Images uint8 `[N, 32, 32, 3]` of ten classes, every class as often as the others to within one.
+    """Make images uint8 `[N, 32, 32, 3]` of ten classes, all equally frequent to within one image.
 
     A class is a smooth random pattern. An image shows it shifted by up to four pixels, mirrored or not, mixed with the
-    pattern of another class, which is weaker but in some images not by much, under noise. Its mean color says nothing.
-    Integers only, from a frozen random stream: the same bytes on every machine.
+    weaker pattern of another class, in some images not much weaker, and noise. The mean color is independent of the
+    class. Integers only, from a frozen random stream: the same bytes on every machine.
     """
     random = np.random.RandomState(seed)
     patterns = _patterns(random)
     total = train_size + test_size
     labels = np.concatenate([random.permutation(np.arange(size) % 10) for size in (train_size, test_size)])
     others = (labels + random.randint(1, 10, total)) % 10
-    weights = random.randint([9, 0], [17, 13], (total, 2)).astype(np.int16)  # of its own and the other pattern, in 1/16
+    weights = random.randint([9, 0], [17, 13], (total, 2)).astype(np.int16)  # of the own and the other pattern, in 1/16
     places = random.randint(0, patterns.shape[1], (total, 2))
     images = np.empty((total, patterns.shape[2]), dtype=np.uint8)
     for start in range(0, total, _CHUNK):
@@ -33,19 +33,16 @@ def make_synthetic(train_size: int = 10_000, test_size: int = 2_000, seed: int =
         own = patterns[labels[rows], places[rows, 0]] * weights[rows, :1]
         other = patterns[others[rows], places[rows, 1]] * weights[rows, 1:]
         images[rows] = ((own + other >> 4) + noise.reshape(own.shape) + 128).clip(0, 255)
-    images = images.reshape(total, _SIDE, _SIDE, 3)
-
-    splits = []
-    for part in (slice(train_size), slice(train_size, total)):
-        splits.append(Split(torch.from_numpy(images[part]), torch.from_numpy(labels[part].astype(np.int64))))
-    train, test = splits
+    images, labels = torch.from_numpy(images.reshape(total, _SIDE, _SIDE, 3)), torch.from_numpy(labels.astype(np.int64))
+    train = Split(images[:train_size], labels[:train_size])
+    test = Split(images[train_size:], labels[train_size:])
     mean, std = channel_statistics(train.images)
     names = tuple(f"pattern {number}" for number in range(10))
     return Dataset("synthetic", train, test, names, mean, std, fingerprint(train, test), f"made from seed {seed}")
 
 
 def _patterns(random: np.random.RandomState) -> np.ndarray:
-    """Every class's pattern at every shift, plain and mirrored: int16 `[10, 2 * 9 * 9, 32 * 32 * 3]`, around 0."""
+    """Return each class's pattern at each shift, plain and mirrored: int16 `[10, 2 * 9 * 9, 32 * 32 * 3]`, around 0."""
     coarse = random.randint(-96, 97, (10, 4, 4, 3))
     coarse = 16 * coarse - coarse.sum(axis=(1, 2), keepdims=True)  # 16 times the pattern, so that its mean is 0
     smooth = coarse.repeat(8, axis=1).repeat(8, axis=2)

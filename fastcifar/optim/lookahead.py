@@ -10,8 +10,7 @@ import torch
 
 from fastcifar.optim.flat import FlatModel, foreach_copy
 from fastcifar.optim.optimizer import FlatOptimizer
-from fastcifar.recipes.averages import EMAConfig
-from fastcifar.recipes.lookahead import LookaheadConfig
+from fastcifar.recipes.averages import EMAConfig, LookaheadConfig
 from fastcifar.recipes.recipe import Recipe
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 from fastcifar.errors import UserError, did_you_mean
 from fastcifar.recipes.augmentation import Augment, NormalizeConfig
-from fastcifar.recipes.averages import AverageConfig, EMAConfig
+from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, declaration, setting, trick
 from fastcifar.recipes.evaluation import EvaluateConfig
-from fastcifar.recipes.lookahead import LookaheadConfig
 from fastcifar.recipes.named import DEFAULT_RECIPE, RECIPES, SUMMARIES
 from fastcifar.recipes.networks import NETWORKS, NetworkConfig, network
 from fastcifar.recipes.optimizers import OPTIMIZERS, OptimizerConfig, optimizer
@@ -62,12 +61,12 @@ QUICK_EPOCHS = 3
 QUICK_BATCH_SIZE = 128
 QUICK_EMA_DECAY = 0.95
 QUICK_TRAIN_SIZE = 8_000
-"""What `--quick` makes of a recipe, sized to end in under 60 s on two CPU cores: the widths divided, at most as many
-epochs, images and images per step, and an average that forgets at least as fast, there being fewer steps."""
+"""The limits of `--quick`, which ends in under 60 s on two CPU cores: the divisor of the widths, and the largest number
+of epochs, images per step, decay of the average (there are fewer steps to average) and training images."""
 
 
 def get_recipe(name_or_path: str) -> Recipe:
-    """Return a recipe by its name in `RECIPES` or by the path of its TOML file. Raises UserError for neither."""
+    """Return a recipe by its name in `RECIPES` or by the path of its TOML file. Raises UserError if there is none."""
     if name_or_path in RECIPES:
         return RECIPES[name_or_path]
     path = Path(name_or_path)
@@ -78,17 +77,18 @@ def get_recipe(name_or_path: str) -> Recipe:
 
 
 def network_of(recipe: Recipe, kind: str) -> NetworkConfig:
-    """Return the network of this kind that goes with `recipe`: its own, or that of the first named recipe which uses
-    one, or else the kind's defaults. Raises UserError for an unknown kind."""
+    """Return a network of this kind for `recipe`: its own, else that of the first named recipe that uses one, else the
+    kind's defaults. Raises UserError for an unknown kind."""
     used = (each.network for each in (recipe, *RECIPES.values()) if each.network.kind == kind)
     return next(used, None) or NETWORKS[kind]()
 
 
 def quick(recipe: Recipe) -> tuple[Recipe, int]:
-    """Return a narrower and shorter `recipe` and the number of training images for it: the same path in under a minute.
+    """Return a narrower and shorter `recipe` and the number of training images for it: it runs the same code, in under
+    a minute.
 
-    Steps are smaller so that there are enough of them, and what is declared in proportion to the batch (rates, or the
-    share of a weight that a step removes) smaller with them.
+    Batches are smaller, so that there are enough steps, and settings that are declared in proportion to the batch
+    (rates, or the share of a weight that a step removes) are smaller with them.
     """
     ghost = recipe.ghost_batch
     batch_size = min(recipe.batch_size, max(ghost, QUICK_BATCH_SIZE // ghost * ghost))
@@ -116,6 +116,6 @@ def narrow(network: NetworkConfig) -> NetworkConfig:
 
 
 def _marked(section: Checked, mark: str) -> dict[str, Any]:
-    """The values of the fields that are declared with this mark."""
+    """Return the values of the fields that are declared with `mark`, by name."""
     fields = dataclasses.fields(section)
     return {field.name: getattr(section, field.name) for field in fields if getattr(declaration(field), mark)}

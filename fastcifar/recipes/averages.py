@@ -1,4 +1,4 @@
-"""The sections `ema` and `average` of a recipe: which weights are evaluated."""
+"""The sections `ema`, `average` and `lookahead` of a recipe: averages of the weights over a training."""
 
 from __future__ import annotations
 
@@ -22,16 +22,30 @@ class EMAConfig(Checked):
 
 @dataclass(frozen=True)
 class AverageConfig(Checked):
-    """Uniform average of the last weights, batch norm's statistics estimated again for it (Izmailov 2018, SWA); it is
-    what is evaluated. Another average than ema's: one of them at a time."""
+    """Uniform average of the last weights (Izmailov 2018, SWA), with batch norm's statistics estimated again; this is
+    what is evaluated. It cannot be combined with ema."""
 
     section: ClassVar[str] = "average"
 
     epochs: float = trick(0.0, off=0.0, at_least=0, unit="epochs", name="average", source="Izmailov 2018")
-    """Length of the training's end, in epochs, whose weights are averaged (all of it, where it is no longer); 0: no
-    average."""
+    """Average the weights of so many last epochs, or of the whole training if it is shorter; 0: no average."""
     every: int = setting(5, at_least=1, unit="steps")
     """Steps between the weights that are averaged, counted back from the last step."""
     images: int = setting(5000, at_least=1, unit="images")
-    """Training images, the first, unchanged and of full size, that the statistics are estimated from, in batches of
-    batch_size; at least one batch, a partial last one left out."""
+    """Estimate the statistics from so many training images, the first ones, unchanged and of full size, in batches of
+    batch_size: at least one batch, without a partial last one."""
+
+
+@dataclass(frozen=True)
+class LookaheadConfig(Checked):
+    """Lookahead as in airbench96: every few steps slow weights move towards the trained ones, by
+    1 - decay * progress ** decay_power of the way, and training goes on from there; it ends on the slow weights."""
+
+    section: ClassVar[str] = "lookahead"
+
+    every: int = trick(0, off=0, at_least=0, unit="steps", name="lookahead", source="Zhang 2019")
+    """Steps between the moves of the slow weights (airbench96: 5); 0: no lookahead."""
+    decay: float = setting(0.95**5, at_least=0, below=1)
+    """Share of the slow weights that a move keeps at the end of the training (Zhang: 0.5 throughout)."""
+    decay_power: float = setting(3.0, at_least=0)
+    """The share kept is decay times the progress to this power; 0: constant."""

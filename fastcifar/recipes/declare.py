@@ -1,9 +1,9 @@
-"""How a recipe's fields are declared: bounds, what switches a trick off, where it comes from, all at the field.
+"""Declarations of a recipe's fields: bounds, a trick's off-value and its source, all at the field.
 
     crop: int = trick(4, off=0, at_least=0, below=32, unit="pixels", source="He 2015")
 
-Flags, help, TOML files, refusals, the arms of an ablation and the page of tricks are read from there. Standard library
-only.
+Flags, help, TOML files, error messages, the arms of an ablation and the page of tricks are made from them. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numbers
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import ge, gt, le, lt
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
@@ -28,7 +29,7 @@ from fastcifar.registry import Registry
 
 Value = TypeVar("Value")
 Off = Callable[[Any], Mapping[str, Any]]
-"""Of a recipe: the changes, by dotted names, that switch a trick off."""
+"""A function of a recipe that returns the changes, by dotted name, that switch a trick off."""
 
 _KEY = "fastcifar"
 _WORDS = {int: "whole number", float: "number", str: "word", Path: "path"}
@@ -39,22 +40,22 @@ class TrickDeclaration:
     """A trick at a field."""
 
     name: str
-    """Tricks of one name, at several fields of a section, are one: they are switched off together."""
+    """Fields of a section with the same name are one trick: they are switched off together."""
     off: Any
-    """The field's value without it, or a function of the recipe that gives all changes (`Off`)."""
+    """The field's value without the trick, or a function of the recipe that returns all changes (`Off`)."""
     source: str
-    """Who had it: a paper, a post or a program, with the year."""
+    """The paper, post or program that it comes from, with the year."""
     of: Any = None
-    """The one value of the field that it is; None: any but `off`."""
+    """The one value of the field that is this trick; None: any value but `off`."""
 
     def changes(self, recipe: object, path: str) -> Mapping[str, Any]:
-        """Return the fields of `recipe` that switch it off, by dotted names; `path` is its own field's."""
+        """Return the changes of `recipe`, by dotted name, that switch off the trick at the field `path`."""
         return cast(Off, self.off)(recipe) if callable(self.off) else {path: self.off}
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """What is declared at a field besides its type, default and docstring."""
+    """The bounds, marks and tricks of a field."""
 
     at_least: float | None = None
     above: float | None = None
@@ -63,16 +64,16 @@ class Declaration:
     """Bounds of the number, or of each number in a list."""
     unit: str = ""
     choices: tuple[str, ...] | None = None
-    """Of a word: those that are known. Other than with a `Literal` they may be many, and the nearest one is named."""
+    """The words allowed. Unlike a `Literal`'s they may be many: an error suggests the most similar one."""
     width: bool = False
-    """A number of channels, or several: narrower in a quick run."""
+    """A number of channels, or several, which a quick run divides."""
     with_batch: bool = False
     """In proportion to the batch, as the rate for a mean loss is."""
     tricks: tuple[TrickDeclaration, ...] = ()
 
 
 def setting(default: Value, **declared: Any) -> Value:
-    """Declare a field with this default and the bounds and marks of `Declaration`, by keyword."""
+    """Declare a field with this default and, by keyword, the bounds and marks of `Declaration`."""
     return cast(Value, dataclasses.field(default=default, metadata={_KEY: Declaration(**declared)}))
 
 
@@ -87,11 +88,11 @@ def trick(
 ) -> Value:
     """Declare a field that holds a trick.
 
-    off: the field's value without it, or, where other fields change with it, a function of the recipe that gives the
-        changes by dotted names.
-    source: who had it: a paper, a post or a program, with the year.
-    name: what an ablation calls it; the field's own unless given. Fields of a section that share one are one trick.
-    lesser: tricks by name that are single values of the field, each with what is taken in its place.
+    off: the field's value without the trick, or, if other fields change too, a function of the recipe that returns the
+        changes by dotted name.
+    source: the paper, post or program that it comes from, with the year.
+    name: its name in an ablation; the field's unless given. Fields of a section with the same name are one trick.
+    lesser: tricks that are single values of the field: by name, the value and its replacement.
 
     The other keywords are those of `setting`.
     """
@@ -102,8 +103,8 @@ def trick(
 
 @dataclass(frozen=True)
 class Checked:
-    """Frozen values that check themselves: each field against its type and its declared bounds, then `_check`. Lists
-    become tuples, and numpy's numbers Python's."""
+    """Frozen values that check themselves: each field against its type and bounds, then `_check`. Lists become tuples,
+    and numpy's numbers Python's."""
 
     section: ClassVar[str] = ""
 
@@ -142,20 +143,28 @@ class Checked:
             self._refuse(name, allowed)
 
 
+def sections_of(section: Checked, prefix: str = "") -> Iterator[tuple[str, Checked]]:
+    """Give a section and those below it, each after the prefix of its fields' dotted names: "" or "optimizer."."""
+    yield prefix, section
+    for field in dataclasses.fields(section):
+        if isinstance(value := getattr(section, field.name), Checked):
+            yield from sections_of(value, f"{prefix}{field.name}.")
+
+
 @dataclass(frozen=True)
 class Kind(Checked):
-    """One kind of a section that is open to others, such as a network: its settings, and in a class variable what makes
-    the thing itself."""
+    """One kind of an open section, such as a network: its settings, and in a class variable the maker of the thing
+    itself."""
 
     kinds: ClassVar[Registry[Any]]
     """All kinds of the section."""
     off: ClassVar[Off | None] = None
-    """Where the kind as a whole is a trick: what takes its place."""
+    """If the kind as a whole is a trick: the changes that replace it."""
     source: ClassVar[str] = ""
-    """Who had that trick."""
+    """The source of that trick."""
 
     kind: str = dataclasses.field(init=False, default="")
-    """Which one; its own fields follow."""
+    """The kind of this section; its own fields follow."""
 
 
 KindClass = TypeVar("KindClass", bound=Kind)
@@ -164,11 +173,11 @@ KindClass = TypeVar("KindClass", bound=Kind)
 def register(
     base: type[Kind], kind: str, **made_by: str | Callable[..., Any]
 ) -> Callable[[type[KindClass]], type[KindClass]]:
-    """Return a decorator that adds a configuration to the kinds of `base`, with `made_by` in class variables."""
+    """Return a decorator that adds a configuration to the kinds of `base`, with `made_by` as class variables."""
 
     def add(cls: Any) -> Any:
         check_kind(base, kind, cls)
-        for name, target in made_by.items():  # a function as a class variable would become a method
+        for name, target in made_by.items():  # staticmethod: a plain function would become a method
             setattr(cls, name, target if isinstance(target, str) else staticmethod(target))
         cls.kind = kind
         return base.kinds.add(kind, cls)
@@ -177,8 +186,8 @@ def register(
 
 
 def check_kind(base: type[Kind], kind: str, cls: type) -> None:
-    """Raise UserError unless `cls` can be the configuration of `kind`: a dataclass, frozen as `base` is, whose fields
-    have defaults and types that a recipe file can hold."""
+    """Raise UserError unless `cls` can configure `kind`: a frozen dataclass of a `base`, whose fields have defaults and
+    types that a recipe file can hold."""
     if not (isinstance(cls, type) and issubclass(cls, base) and "__dataclass_fields__" in vars(cls)):
         raise UserError(f"{kind} is registered with {cls!r}; allowed: a dataclass(frozen=True) of a {base.__name__}")
     for field in dataclasses.fields(cls):
@@ -190,12 +199,12 @@ def check_kind(base: type[Kind], kind: str, cls: type) -> None:
 
 
 def declaration(field: dataclasses.Field[Any]) -> Declaration:
-    """Return what is declared at a dataclass's field, which may be nothing."""
+    """Return the declaration of a dataclass's field, an empty one if it has none."""
     return field.metadata.get(_KEY, Declaration())
 
 
 def bounds(declared: Declaration, whole: bool) -> str:
-    """Return what a number may be, in words: "0 to 31 pixels", "above 0, up to 1"; `whole`: it is an integer."""
+    """Return the bounds in words, "0 to 31 pixels" or "above 0, up to 1"; `whole`: for integers."""
     low, above, high, below = declared.at_least, declared.above, declared.at_most, declared.below
     if whole:
         low = above + 1 if above is not None else low
@@ -211,7 +220,7 @@ def bounds(declared: Declaration, whole: bool) -> str:
 
 
 def allowed(hint: object) -> str:
-    """Return what a value of this type may be, for the end of an error line: "a whole number", "4 numbers"."""
+    """Return the values of this type in words, for the end of an error line: "a whole number", "4 numbers"."""
     if is_optional(hint):
         return " or ".join(allowed(each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
@@ -231,8 +240,8 @@ def allowed(hint: object) -> str:
 
 @functools.cache
 def field_docs(cls: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, inherited ones too, by field name; none where the source
-    file is not at hand."""
+    """Return the docstring under each field of a dataclass, inherited ones too, by field name; none if its file cannot
+    be read."""
     docs: dict[str, str] = {}
     for base in reversed(cls.__mro__):
         file = getattr(sys.modules.get(base.__module__), "__file__", None) or ""
@@ -246,9 +255,9 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 @functools.cache
-def _classes(source: str) -> dict[str, list[ast.stmt]]:
-    """The statements of each class in a module, by its qualified name. The module is parsed once: `inspect.getsource`
-    does it for each class."""
+def _classes(code: str) -> dict[str, list[ast.stmt]]:
+    """Return the statements of each class in a module, by qualified name. It parses the module once, where
+    `inspect.getsource` does for each class."""
     classes: dict[str, list[ast.stmt]] = {}
 
     def find(node: ast.AST, prefix: str) -> None:
@@ -262,12 +271,12 @@ def _classes(source: str) -> dict[str, list[ast.stmt]]:
             if isinstance(inner, ast.stmt):
                 find(inner, below)
 
-    find(ast.parse(source), "")
+    find(ast.parse(code), "")
     return classes
 
 
 def _plain(value: Any) -> Any:
-    """`value` with tuples for lists, and Python's numbers for numpy's."""
+    """Return `value` with tuples for lists, and Python's numbers for numpy's."""
     if isinstance(value, tuple | list):
         return tuple(map(_plain, value))
     if type(value) in (bool, int, float):
@@ -278,7 +287,7 @@ def _plain(value: Any) -> Any:
 
 
 def fits(value: object, hint: Any) -> bool:
-    """Return whether `value` is of this type; a whole number is a number too."""
+    """Return True if `value` is of this type; a whole number is a number too."""
     if is_optional(hint):
         return value is None or any(fits(value, each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
@@ -299,7 +308,7 @@ def is_optional(hint: Any) -> bool:
 
 
 def item_hints(hint: Any, count: int) -> tuple[Any, ...] | None:
-    """Return the types of the items in a tuple of this type and length; None where it has another length."""
+    """Return the types of the items in a tuple of this type with `count` items; None if it has another length."""
     kinds = get_args(hint)
     if Ellipsis in kinds:
         return kinds[:1] * count
@@ -322,12 +331,8 @@ def _flat(value: object) -> Iterator[object]:
 
 def _within(number: float, declared: Declaration) -> bool:
     low, above, high, below = declared.at_least, declared.above, declared.at_most, declared.below
-    return (
-        (low is None or number >= low)
-        and (above is None or number > above)
-        and (high is None or number <= high)
-        and (below is None or number < below)
-    )
+    checks = ((ge, low), (gt, above), (le, high), (lt, below))
+    return all(bound is None or holds(number, bound) for holds, bound in checks)
 
 
 type_hints = functools.cache(get_type_hints)

@@ -10,18 +10,18 @@ from fastcifar.recipes.declare import Checked, setting, trick
 
 @dataclass(frozen=True)
 class EvaluateConfig(Checked):
-    """How the trained network is evaluated."""
+    """The evaluation of the trained network."""
 
     section: ClassVar[str] = "evaluate"
 
     tta: Literal["none", "flip", "flip-crop"] = trick("flip", off="none", source="Page 2019")
-    """Test-time augmentation: none; the mean logits of each image and its mirror image (Page 2019); or of these and
-    both shifted by a pixel to the upper left and to the lower right, the border reflected (Jordan 2024)."""
+    """Test-time augmentation. flip: the mean logits of each image and its mirror image (Page 2019). flip-crop: of these
+    and of both shifted by a pixel to the upper left and to the lower right, the border reflected (Jordan 2024)."""
     tta_shifted: float = setting(0.5, at_least=0, at_most=1)
-    """Weight of the four shifted views together, the two others having the rest (airbench: 1/2; hiverge's equal
-    weights: 2/3). Only read with tta flip-crop."""
+    """Weight of the four shifted views together; the two others share the rest (airbench: 1/2; hiverge's equal weights:
+    2/3). Only read with tta flip-crop."""
     tta_share: float = setting(1.0, at_least=0, at_most=1)
-    """Share of the images that get further views: those whose plain view has the lowest top probability; the others
-    keep its logits (hiverge 2025: 0.25)."""
+    """Share of the images that get these views: those whose plain view has the lowest top probability (hiverge 2025:
+    0.25). The others keep the logits of their plain view."""
     batch_size: int = setting(1000, at_least=1, unit="images")
-    """Images per evaluation batch; no effect on the result beyond rounding."""
+    """Images per evaluation batch; changes the result by rounding alone."""

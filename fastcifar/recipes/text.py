@@ -1,11 +1,10 @@
-"""Recipes and their fields as text: TOML files, FIELD=VALUE words, flags and keyword arguments, all of one grammar.
+"""Recipes and their fields as text: one grammar for TOML files, FIELD=VALUE words, flags and keyword arguments.
 
-A value is TOML's: a number, true or false, a list in brackets, a word in quotes; on the command line a word needs none,
-and a list may be written as several words. A field goes by its dotted name, `optimizer.lr`. The kind of an open section
-is its field `kind`, or the section's own value: `network = "mlp"` takes that kind with its own defaults.
+A value is TOML's: a number, true or false, a list in brackets, a word in quotes. On the command line a word needs no
+quotes, and a list may be written as several words. A field goes by its dotted name, `optimizer.lr`. The kind of an open
+section is its field `kind`, or the section's own value: `network = "mlp"` takes that kind with its defaults.
 
 A file may leave fields out: they keep DavidNet's values, or those of the kind that it names. It never imports code.
-Reading is the standard library's (`tomli` before Python 3.11).
 """
 
 from __future__ import annotations
@@ -19,7 +18,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes.declare import Checked, Kind, allowed, field_docs, fits, is_optional, item_hints, type_hints
+from fastcifar.recipes.declare import (
+    Checked,
+    Kind,
+    allowed,
+    field_docs,
+    fits,
+    is_optional,
+    item_hints,
+    sections_of,
+    type_hints,
+)
 from fastcifar.recipes.legacy import modern_path, modernize
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.transforms import Transforms
@@ -31,16 +40,25 @@ else:
 
 
 class Written(str):
-    """A value as the command line has it: how it is read is up to its field's type."""
+    """A value from the command line, to be read by its field's type."""
 
 
 def to_toml(recipe: Recipe) -> str:
     """Return the recipe as the text of a TOML file; `recipe_from_dict(tomllib.loads(text))` equals `recipe`."""
-    return "\n".join(_lines(recipe)) + "\n"
+    lines = []
+    for prefix, section in sections_of(recipe):
+        docs = field_docs(type(section))
+        if prefix and dataclasses.fields(section):
+            lines += ["", f"[{prefix[:-1]}]"]
+        for field in dataclasses.fields(section):
+            if not isinstance(value := getattr(section, field.name), Checked):
+                lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
+                lines.append(f"{field.name} = {to_text(value)}")
+    return "\n".join(lines) + "\n"
 
 
 def to_text(value: object) -> str:
-    """Return a field's value as TOML has it."""
+    """Return a field's value in TOML."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
@@ -51,7 +69,7 @@ def to_text(value: object) -> str:
 
 
 def read_toml(path: str | Path) -> Recipe:
-    """Return the recipe in a TOML file. A file that does not name its recipe names it after itself.
+    """Return the recipe in a TOML file, named after the file unless it has a name.
 
     Raises UserError, with the file and the field, for a file that cannot be read or is not TOML, an unknown field, a
     wrong type and a value out of range.
@@ -63,54 +81,56 @@ def read_toml(path: str | Path) -> Recipe:
         raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested beyond reason
         raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
-    return recipe_from_dict({"name": path.stem, **values}, source=str(path))
+    return recipe_from_dict({"name": path.stem, **values}, str(path))
 
 
-def recipe_from_dict(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Return the recipe in nested dictionaries, as TOML and JSON files hold it and `dataclasses.asdict` gives it.
+def recipe_from_dict(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Return the recipe in nested dictionaries, as from a TOML or JSON file or `dataclasses.asdict`.
     Fields left out keep DavidNet's values, or those of the kind that a section names.
 
-    What was written before sections had kinds is read too, with one warning (`RenamedWarning`).
-    Raises UserError, which names `source` and the field, for an unknown field, a wrong type and a value out of range.
+    Files from before sections had kinds are read too, with one warning (`RenamedWarning`).
+    Raises UserError, with `where`, the place of the values, and the field, for an unknown field, a wrong type and a
+    value out of range.
     """
     try:
-        return _section(Recipe, modernize(values, source), prefix="")
+        return _section(Recipe, modernize(values, where), prefix="")
     except UserError as error:
-        raise UserError(f"{source}: {error}") from None
+        raise UserError(f"{where}: {error}") from None
 
 
-def change(recipe: Recipe, values: Mapping[str, Any], source: str = "recipe") -> Recipe:
-    """Return `recipe` with `values` in the fields with these dotted names, checked as those of a file are.
+def change(recipe: Recipe, values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """Return `recipe` with new `values` of fields, by dotted names, checked like those of a file.
 
     A value may be a section, whole or in part, or for an open one its kind: `{"network": "mlp"}`. Another kind begins
     with its own defaults; the same one keeps its fields.
-    Raises UserError, which names `source` and the field, for an unknown field, a wrong type and a value out of range.
+    Raises UserError, with `where`, the place of the values, and the field, for an unknown field, a wrong type and a
+    value out of range.
     """
     fields = dataclasses.asdict(recipe)
     kind = values.get("network.kind", values.get("network", recipe.network.kind))
-    parts = [(modern_path(path, source, kind).split("."), value) for path, value in values.items()]
+    parts = [(modern_path(path, where, kind).split("."), value) for path, value in values.items()]
     # A kind goes before its fields, and so does a section.
     parts.sort(key=lambda part: part[0][-1] != "kind" and len(part[0]))
     try:
         for path, value in parts:
             _put(fields, path, value)
     except UserError as error:
-        raise UserError(f"{source}: {error}") from None
-    return recipe_from_dict(fields, source)
+        raise UserError(f"{where}: {error}") from None
+    return recipe_from_dict(fields, where)
 
 
 def leaves(value: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Give every value in nested dictionaries with its dotted name."""
-    if not isinstance(value, dict):
+    """Give each value in nested dictionaries with its dotted name."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
+    else:
         yield prefix, value
-        return
-    for name, inner in value.items():
-        yield from leaves(inner, f"{prefix}.{name}" if prefix else name)
 
 
 def read_changes(words: Iterable[str]) -> dict[str, Any]:
     """Return the fields and values in words such as `optimizer.lr=0.2` and `network.widths=[8, 16, 32, 64]`, for
-    `change`. Raises UserError for a word of another form."""
+    `change`. Raises UserError for any other word."""
     changes = {}
     for word in words:
         path, equals, text = word.partition("=")
@@ -121,8 +141,8 @@ def read_changes(words: Iterable[str]) -> dict[str, Any]:
 
 
 def read_value(words: str | Sequence[str], hint: Any) -> Any:
-    """Return what `words`, one or for a list several, mean as a value of this type; what is none comes back as it is,
-    for `change` to refuse."""
+    """Return the value of type `hint` in a word, or for a list in several. A word that is no such value is returned as
+    it is, for `change` to refuse."""
     if is_optional(hint):
         hint = get_args(hint)[0]
     if not isinstance(words, str):
@@ -144,57 +164,43 @@ def read_value(words: str | Sequence[str], hint: Any) -> Any:
 
 
 def field_hints(recipe: Recipe) -> dict[str, Any]:
-    """Return the type of every field that `recipe`, with its kinds and all transforms, may be given a value in, by
-    dotted name."""
-    return dict(_field_hints(with_all_transforms(recipe)))
+    """Return the type of every field of `recipe` that can be set, with all transforms, by dotted name."""
+    return {
+        f"{prefix}{field.name}": type_hints(type(section))[field.name]
+        for prefix, section in sections_of(with_all_transforms(recipe))
+        for field in dataclasses.fields(section)
+        if field.init and not isinstance(getattr(section, field.name), Checked)
+    }
 
 
 def with_all_transforms(recipe: Recipe) -> Recipe:
-    """Return `recipe` with a section for every registered transform, also those that are off."""
+    """Return `recipe` with a section for every registered transform, on or off."""
     configs = {field.name: getattr(recipe.transforms, field.name) for field in dataclasses.fields(recipe.transforms)}
     return dataclasses.replace(recipe, transforms=Transforms.of_all_kinds()(**configs))
 
 
-def _lines(section: Checked, path: str = "") -> list[str]:
-    docs = field_docs(type(section))
-    lines = []
-    for field in dataclasses.fields(section):  # a TOML section's own fields must stand before its subsections
-        value = getattr(section, field.name)
-        if not isinstance(value, Checked):
-            lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
-            lines.append(f"{field.name} = {to_text(value)}")
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Checked) and dataclasses.fields(value):
-            name = f"{path}{field.name}"
-            lines += ["", f"[{name}]", *_lines(value, f"{name}.")]
-    return lines
-
-
 def _put(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Put `value` into nested dictionaries; a section in part keeps its other fields where its kind stays."""
-    *sections, name = path
+    """Put `value` into nested dictionaries. A section in part keeps its other fields unless it names another kind."""
+    names_kind = len(path) > 1 and path[-1] == "kind"
+    *sections, name = path[:-1] if names_kind else path
     inside = fields
     for section in sections:
         inside = inside.setdefault(section, {})
         if not isinstance(inside, dict):
             raise UserError(f"{section} in {'.'.join(path)} is no section; allowed: a field such as optimizer.lr")
     before = inside.get(name)
-    names_kind = name == "kind" or (isinstance(before, dict) and "kind" in before)
-    if names_kind and isinstance(value, Written):
-        value = read_value(str(value), str)
-    if name == "kind" and before != value:
-        inside.clear()
-    value = dataclasses.asdict(value) if isinstance(value, Checked) else value
-    if names_kind and name != "kind" and isinstance(value, str):
-        value = {"kind": value}
-    if isinstance(before, dict) and isinstance(value, Mapping):
-        value = {**before, **value} if value.get("kind") in (None, before.get("kind")) else value
+    if names_kind or (isinstance(before, dict) and "kind" in before and isinstance(value, str)):
+        value = {"kind": read_value(str(value), str) if isinstance(value, Written) else value}
+    elif isinstance(value, Checked):
+        value = dataclasses.asdict(value)
+    if isinstance(before, dict) and isinstance(value, Mapping) and value.get("kind") in (None, before.get("kind")):
+        value = {**before, **value}
     inside[name] = value
 
 
 def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
-    """The section of this type, or of the `kind` of it that `values` name, with `values` in its fields."""
+    """Return the section of type `hint`, or for an open one of the kind that `values` name, else of `kind`, with
+    `values` in its fields."""
     is_open = issubclass(hint, Kind)
     if is_open and isinstance(values, str):
         values = {"kind": values}
@@ -225,13 +231,13 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
             for name, value in values.items()
         }
     )
-    if isinstance(made, Transforms):  # equal to what never heard of those that are as by default
+    if isinstance(made, Transforms):  # without those at their defaults
         return Transforms.of(getattr(made, name) for name in names)
     return made
 
 
 def _value(hint: Any, value: object, path: str) -> Any:
-    """`value` as the type `hint`: integers may stand for floats and lists for tuples, nothing else is converted."""
+    """Return `value` as the type `hint`: only integers are converted to floats, and lists to tuples."""
     if isinstance(value, Written):
         value = read_value(str(value), hint)
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
@@ -243,16 +249,6 @@ def _value(hint: Any, value: object, path: str) -> Any:
     raise UserError(f"{path} is {value!r}; allowed: {allowed(hint)}")
 
 
-def _field_hints(section: Checked, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    hints = type_hints(type(section))
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Checked):
-            yield from _field_hints(value, f"{prefix}{field.name}.")
-        elif field.init:
-            yield f"{prefix}{field.name}", hints[field.name]
-
-
 def _is_section(hint: object) -> bool:
     return isinstance(hint, type) and issubclass(hint, Checked)
 
@@ -262,7 +258,7 @@ def _item_hint(hint: Any) -> Any:
 
 
 def _float(value: Any) -> Any:
-    """The number in a word that TOML does not take for one, as .5; else `value`."""
+    """Return the number in a word that is none to TOML, such as .5; else `value`."""
     try:
         return float(value) if isinstance(value, str) else value
     except ValueError:
@@ -270,7 +266,7 @@ def _float(value: Any) -> Any:
 
 
 def _toml(text: str, kind: type = object) -> Any:
-    """The TOML value in `text`, where it is one and of this type; else `text`."""
+    """Return the TOML value in `text` if it is one and of type `kind`; else `text`."""
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""The section `transforms` of a recipe: random changes to a training batch that are added by their names."""
+"""The section `transforms` of a recipe: random changes to a training batch, registered by name."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from fastcifar.registry import Registry
 
 @dataclass(frozen=True)
 class TransformConfig(Kind):
-    """The configuration of a change to images. A subclass is a frozen dataclass of settings, one or more of which are
-    tricks, all off by default; see `transform`."""
+    """The configuration of a change to images. A subclass is a frozen dataclass of settings, with one or more tricks,
+    all off by default; see `transform`."""
 
     function: ClassVar[str | Callable[..., Any]]
-    """What changes the images; see `transform`."""
+    """The function that changes the images; see `transform`."""
     draws: ClassVar[int] = 1
-    """Random numbers that each image gets in each epoch."""
+    """Random numbers per image and epoch."""
 
     @property
     def active(self) -> bool:
-        """Whether any of its tricks is on."""
+        """True if any of its tricks is on."""
         return any(
             getattr(self, field.name) != each.off
             for field in dataclasses.fields(self)
@@ -48,13 +48,13 @@ def transform(kind: str, function: str | Callable[..., Any]) -> Callable[[type[C
             share: float = fastcifar.trick(0.0, off=0.0, at_least=0, at_most=1, source="Krizhevsky 2012")
             \"\"\"Share of the images that lose their color.\"\"\"
 
-    function: of images `[B, 3, H, W]`, normalized and already changed by `augment`, in the compute type; of their
-        numbers, float32 `[B, draws]`, uniform from 0 up to 1, drawn in bulk for the epoch; and of the configuration:
-        as many images. Or where it is ("package.module:name"), imported at the first batch. On a GPU it is captured,
-        and so may not depend on values.
+    function: `function(images, numbers, config)` returns as many images, or its place, "package.module:name", imported
+        at the first batch. `images` are `[B, 3, H, W]`, normalized and changed by `augment`, in the compute type;
+        `numbers` are float32 `[B, draws]`, uniform from 0 up to 1, drawn in bulk for the epoch. On a GPU the function
+        is captured, so it must not depend on values.
 
-    A recipe's file names it `[transforms.grey]`, a flag `--transforms.grey.share`. Raises UserError for a name that is
-    taken or no Python name, and for a configuration that is on by default.
+    A recipe's file names it `[transforms.grey]`, a flag `--transforms.grey.share`. Raises UserError if `kind` is taken
+    or no Python name, and if the configuration is on by default.
     """
 
     def add(cls: type[Config]) -> type[Config]:
@@ -71,13 +71,13 @@ def transform(kind: str, function: str | Callable[..., Any]) -> Callable[[type[C
 
 @dataclass(frozen=True)
 class Transforms(Checked):
-    """The transforms of a recipe, a section each, applied in the order in which they were registered. A recipe holds
-    those that are not as by default, in a class with a field for each that `of` makes; this one has none."""
+    """The transforms of a recipe, a section each, applied in the order in which they were registered. `of` makes a
+    subclass with a field for each one that differs from its default."""
 
     section: ClassVar[str] = "transforms"
 
     def __iter__(self) -> Iterator[TransformConfig]:
-        """Give those that are on."""
+        """Give the transforms that are on."""
         for field in dataclasses.fields(self):
             config = getattr(self, field.name)
             if config.active:
@@ -85,14 +85,14 @@ class Transforms(Checked):
 
     @staticmethod
     def of(configs: Iterable[TransformConfig]) -> Transforms:
-        """Return the section of these, without those that are as by default."""
+        """Return the section of those `configs` that differ from their defaults."""
         changed = {config.kind: config for config in configs if config != type(config)()}
         kinds = {kind: cls for kind, cls in TRANSFORMS.items() if kind in changed}
         return _class_of(tuple(kinds.items()))(**changed) if changed else Transforms()
 
     @staticmethod
     def of_all_kinds() -> type[Transforms]:
-        """Return the class with a field for each registered kind."""
+        """Return a class with a field for each registered kind."""
         return _class_of(tuple(TRANSFORMS.items()))
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""What of a recipe is a trick that can be switched off, and how: read from the fields' declarations."""
+"""The tricks of a recipe, and the changes that switch each off, read from the fields' declarations."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastcifar.errors import UserError, did_you_mean
-from fastcifar.recipes.declare import Checked, Kind, TrickDeclaration, declaration
+from fastcifar.recipes.declare import Checked, Kind, TrickDeclaration, declaration, sections_of
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.text import change
 from fastcifar.recipes.transforms import TransformConfig
 
 TTA = "tta"
-"""The trick whose worth needs no further training: every run says its accuracy without test-time augmentation too."""
+"""The trick that is measured without further training: every run has an accuracy without test-time augmentation."""
 
 
 def tricks(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Return the tricks that `recipe` uses, by name, each with the fields that switch it off and their values then.
+    """Return the tricks that `recipe` uses: `tricks[name]` are the changes that switch one off.
 
-    One at a time: the rates stay as they are, tuned for all tricks together, and so what is lost without one is at
-    least what it is worth.
+    Switch off one at a time: the rates stay as they are, tuned for all tricks together, so what is lost without one is
+    at least what it is worth.
     """
     off: dict[str, dict[str, Any]] = {}
     for each in declared_tricks(recipe):
         if each.applies:
-            off.setdefault(each.name, {}).update(each.trick.changes(recipe, each.path))
+            off.setdefault(each.name, {}).update(each.declared.changes(recipe, each.path))
     whole = change(recipe, {})
     return {name: values for name, values in off.items() if change(recipe, values) != whole}
 
 
 def choose_tricks(recipe: Recipe, only: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return the tricks of `recipe` that are named in `only`, or all; see `tricks`. Raises UserError for any other
-    name."""
+    """Return the tricks of `recipe` named in `only`, or all; see `tricks`. Raises UserError for any other name."""
     known = tricks(recipe)
     for name in only:
         if name not in known:
@@ -43,32 +42,31 @@ def choose_tricks(recipe: Recipe, only: Sequence[str] = ()) -> dict[str, dict[st
 
 
 @dataclass(frozen=True)
-class Declared:
-    """A trick where it is declared."""
+class FieldTrick:
+    """A trick at a field, or at a section whose kind as a whole is one."""
 
     name: str
     path: str
-    """Its field's dotted name; of a kind that is one as a whole, the section's."""
+    """Dotted name of the field or section."""
     section: Checked
-    trick: TrickDeclaration
+    declared: TrickDeclaration
     value: Any
-    """The field's."""
+    """The field's value, or the section's kind."""
 
     @property
     def applies(self) -> bool:
-        """Whether it can be switched off here: a trick that is one value of its field only where it has that value."""
-        return self.trick.of in (None, self.value)
+        """True if it can be switched off here; a trick that is one value of its field needs that value."""
+        return self.declared.of in (None, self.value)
 
 
-def declared_tricks(section: Checked, prefix: str = "") -> Iterator[Declared]:
-    """Give each trick that is declared in a section and those below it, also those that are off."""
-    if isinstance(section, Kind) and section.off is not None:
-        trick = TrickDeclaration(section.kind, section.off, section.source)
-        yield Declared(section.kind, prefix.removesuffix("."), section, trick, section.kind)
-    for field in dataclasses.fields(section):
-        value = getattr(section, field.name)
-        if isinstance(value, Checked):
-            yield from declared_tricks(value, f"{prefix}{field.name}.")
-        for trick in declaration(field).tricks:
-            whole = section.kind if isinstance(section, TransformConfig) else field.name.replace("_", "-")
-            yield Declared(trick.name or whole, f"{prefix}{field.name}", section, trick, value)
+def declared_tricks(section: Checked, prefix: str = "") -> Iterator[FieldTrick]:
+    """Give each trick that is declared in a section and those below it, on or off."""
+    for path, each in sections_of(section, prefix):
+        if isinstance(each, Kind) and each.off is not None:
+            declared = TrickDeclaration(each.kind, each.off, each.source)
+            yield FieldTrick(each.kind, path[:-1], each, declared, each.kind)
+        for field in dataclasses.fields(each):
+            default = each.kind if isinstance(each, TransformConfig) else field.name.replace("_", "-")
+            for declared in declaration(field).tricks:
+                value = getattr(each, field.name)
+                yield FieldTrick(declared.name or default, f"{path}{field.name}", each, declared, value)

@@ -293,7 +293,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return value
     if isinstance(value, dict):
         if hint is Recipe:
-            return recipe_from_dict(value, source=path)
+            return recipe_from_dict(value, path)
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             return _read(hint, value, f"{path}.")
         if kind is dict:

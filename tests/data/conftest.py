@@ -1,4 +1,4 @@
-"""A CIFAR-10 of 20 images a batch in every form that the official one is kept in, made in memory; no network."""
+"""A CIFAR-10 of 20 images a batch, in every form of the official one, made without network."""
 
 import hashlib
 import struct
@@ -15,7 +15,7 @@ RECORDS = 20
 
 
 def write_as_python_2(labels, pixels, fortran=False):
-    """What Python 2 and its numpy wrote for one official batch, byte for byte in form: strings are strings of bytes."""
+    """Return a batch as Python 2 and its numpy wrote the official ones, with strings as bytes."""
 
     def short(text):
         return b"U" + bytes([len(text)]) + text
@@ -36,12 +36,12 @@ def write_as_python_2(labels, pixels, fortran=False):
 
 @dataclass
 class Small:
-    """The small release on disk, and the arrays that it was made from."""
+    """The small release on disk and the arrays in it."""
 
     folder: Path
     release: Release
     images: np.ndarray
-    """uint8 [120, 32, 32, 3], the last 20 being the test set."""
+    """uint8 `[120, 32, 32, 3]`, the last 20 for the test set."""
     labels: np.ndarray
 
     @property
@@ -65,7 +65,7 @@ def published(archive: Archive, path: Path) -> Archive:
 
 @pytest.fixture(autouse=True)
 def nowhere(monkeypatch, tmp_path):
-    """No test finds data by accident, nor leaves any in the user's cache."""
+    """Keep tests from finding data by accident and from leaving any in the user's cache."""
     monkeypatch.delenv("FASTCIFAR_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg-cache"))
 

@@ -17,7 +17,7 @@ REAL_DATA = os.environ.get("FASTCIFAR_DATA")
 
 
 def refused(small, place, message):
-    """The error line for `place`, which must match `message`."""
+    """Return the error line for `place`, which must match `message`."""
     with pytest.raises(UserError, match=message) as caught:
         load_cifar10(place, small.release)
     assert "\n" not in str(caught.value)

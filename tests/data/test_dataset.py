@@ -172,7 +172,7 @@ def test_labels_that_name_no_class_are_refused():
             dataclasses.replace(dataset, **{name: Split(images, torch.tensor([-2, 0, -1]))})
 
 
-def test_what_a_dataset_shows_of_itself_is_a_line():
+def test_the_repr_of_a_dataset_is_a_line():
     dataset = make_dataset([0, 1, 2])
     assert repr(dataset.train) == "Split(3 images of 4 x 4, on cpu)"
     assert repr(dataset) == (

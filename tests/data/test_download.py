@@ -18,7 +18,7 @@ from fastcifar.errors import UserError
 
 @pytest.fixture
 def server(small, monkeypatch):
-    """Serves the small release's folder from this machine; `requests` lists what was asked for."""
+    """Serve the small release's folder from this machine, and give the list of requests."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     requests = []
 
@@ -49,7 +49,7 @@ def failed(small, cache, message):
     assert "--data-dir" in line and "--dataset synthetic" in line
 
 
-def test_what_is_nowhere_is_downloaded_once_and_kept_unpacked(small, server, tmp_path, caplog):
+def test_missing_data_is_downloaded_once_and_kept_unpacked(small, server, tmp_path, caplog):
     pooch.get_logger().addHandler(caplog.handler)
     cache = tmp_path / "deep" / "cache"
     first = load_cifar10(None, small.release, cache)

@@ -1,4 +1,4 @@
-"""Data sets by name, those that are registered from outside among them."""
+"""Data sets by name, registered ones too."""
 
 from pathlib import Path
 
@@ -37,7 +37,7 @@ def test_a_registered_loader_gets_the_folder_if_it_takes_it(folder):
     def make() -> Dataset:
         return arrays("another")
 
-    for name in ("folders", "memory"):  # by which a record finds it again, whatever the loader calls it
+    for name in ("folders", "memory"):  # whatever the loader calls it
         assert load_dataset(name, folder).name == name
     assert asked == [folder and Path("here")]
     assert len(load_dataset("memory", holdout=3).test) == 3

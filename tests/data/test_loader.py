@@ -20,7 +20,7 @@ def make_split(count=23, size=32):
 
 
 def made_slowly(split, plan, border):
-    """The images of `plan` as float64 [n, H, W, 3], made one by one from copies with a real border."""
+    """Make the images of `plan`, float64 `[n, H, W, 3]`, one by one from copies with a real border."""
     images = split.images.numpy()
     made = []
     for place in range(len(plan)):
@@ -146,7 +146,7 @@ def test_a_batch_larger_than_the_set_is_refused():
         Loader(make_split(), 0, drop_last=False)
 
 
-def test_what_the_images_do_not_hold_is_refused():
+def test_a_loader_refuses_what_does_not_fit_into_the_images():
     with pytest.raises(UserError, match="images are 4 by 5 pixels; allowed: square images"):
         Loader(Split(torch.zeros(8, 4, 5, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)), 4)
     with pytest.raises(UserError, match=r"augment.cutout is 8; allowed: 0 to 6"):
@@ -163,7 +163,7 @@ def test_the_size_of_the_crops_can_be_set_between_epochs():
 
 
 @pytest.mark.parametrize("visits", [0, 51])
-def test_no_or_more_visited_images_than_there_are_are_refused(visits):
+def test_visiting_no_images_or_too_many_is_refused(visits):
     with pytest.raises(UserError, match=f"the places of {visits} images are given to visit; allowed: 1 to the 50 "):
         Loader(make_split(50), 7).plan(0, visited=torch.arange(visits))
 

@@ -226,18 +226,6 @@ def test_without_shuffle_images_come_in_order_and_are_changed_all_the_same():
     assert torch.equal(plan.offsets, draw().offsets)
 
 
-def test_rows_are_parts_of_the_plan():
-    plan = draw(count=10, transforms=TRANSFORMS)
-    part = plan.rows(4, 9)
-    assert torch.equal(part.indices, plan.indices[4:9]) and torch.equal(part.offsets, plan.offsets[4:9])
-    assert torch.equal(part.flips, plan.flips[4:9]) and torch.equal(part.cutouts, plan.cutouts[4:9])
-    assert torch.equal(part.jitter, plan.jitter[4:9]) and torch.equal(part.numbers, plan.numbers[4:9])
-    assert part.size == plan.size and part.transforms == TRANSFORMS
-    assert len(plan.rows(8, 12)) == 2
-    bare = draw(Augment(cutout=0), count=10).rows(0, 3)
-    assert bare.cutouts is bare.jitter is bare.numbers is None
-
-
 def test_to_moves_every_tensor():
     moved = draw(count=10, size=20, transforms=TRANSFORMS).to("meta")
     assert all(getattr(moved, name).device.type == "meta" for name in TENSORS)
@@ -245,7 +233,7 @@ def test_to_moves_every_tensor():
     assert draw(Augment(cutout=0), count=10).to("meta").cutouts is None
 
 
-def test_what_the_image_does_not_hold_is_refused():
+def test_crops_and_cutouts_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match=r"augment.crop is 8; allowed: 0 to 7"):
         draw(Augment(crop=8), image_size=8)
     with pytest.raises(UserError, match=r"augment.cutout is 9; allowed: 0 to 8"):
@@ -269,10 +257,10 @@ BARE_AND_EVERYTHING = pytest.mark.parametrize(
 @BARE_AND_EVERYTHING
 def test_rows_are_the_choices_in_their_places(augment, transforms):
     plan = draw(augment, count=20, size=30, transforms=transforms)
-    whole, part = plan, plan.rows(5, 9)
-    assert part.size == 30
+    part = plan.rows(5, 9)
+    assert part.size == 30 and part.transforms == transforms and len(plan.rows(18, 22)) == 2
     for name in TENSORS:
-        mine, theirs = getattr(whole, name), getattr(part, name)
+        mine, theirs = getattr(plan, name), getattr(part, name)
         assert (mine is None) == (theirs is None) == (name in TENSORS[-3:] and augment == Augment())
         assert mine is None or torch.equal(mine[torch.arange(5, 9)], theirs)
 
@@ -291,7 +279,7 @@ def test_copy_overwrites_the_first_rows_of_the_tensors_themselves(augment, trans
 
 
 @BARE_AND_EVERYTHING
-def test_an_empty_plan_takes_those_of_its_recipe(augment, transforms):
+def test_an_empty_plan_has_room_for_the_plans_of_its_recipe(augment, transforms):
     buffers = EpochPlan.empty(20, augment, 32, "cpu", transforms)
     plan = draw(augment, count=20, size=24, transforms=transforms)
     assert buffers.size == 32 and buffers.transforms == transforms
@@ -350,7 +338,7 @@ def test_transforms_change_the_normalized_batch_one_after_the_other(dtype):
         (lambda images, numbers, config: None, "a NoneType"),
     ],
 )
-def test_a_transform_that_makes_other_than_as_many_images_is_refused(function, found):
+def test_a_transform_must_return_as_many_images_of_the_same_sides(function, found):
     @dataclass(frozen=True)
     class Wrong(TransformConfig):
         kind = "wrong"

@@ -1,4 +1,4 @@
-"""Which images an epoch visits when it leaves out the easiest."""
+"""The images that an epoch visits when it leaves out the easiest."""
 
 import torch
 from hypothesis import given, settings

@@ -49,7 +49,7 @@ def test_a_word_that_sets_nothing_is_refused(word):
         ("a = 1\nb=2", "--a-set: unknown field a "),
     ],
 )
-def test_what_is_no_recipe_is_refused_in_one_line(word, said):
+def test_a_bad_change_is_refused_in_one_line(word, said):
     with pytest.raises(UserError, match=said) as refusal:
         change(Recipe(), read_changes([word]), "--a-set")
     assert "\n" not in str(refusal.value)

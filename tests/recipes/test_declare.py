@@ -30,7 +30,7 @@ BOUNDED = [
 
 
 def _beyond(declared):
-    """Numbers just outside the bounds."""
+    """Give numbers just outside the bounds."""
     if declared.at_least is not None:
         yield declared.at_least - 1
     if declared.above is not None:
@@ -96,9 +96,8 @@ def test_a_number_is_accepted_where_its_bounds_admit_it(value):
 
 def test_every_field_of_every_kind_has_its_docstring():
     for section in SECTIONS:
-        own = {
-            field.name for field in dataclasses.fields(section) if not isinstance(getattr(section, field.name), Checked)
-        }
+        fields = [field.name for field in dataclasses.fields(section)]
+        own = {name for name in fields if not isinstance(getattr(section, name), Checked)}
         assert own <= field_docs(type(section)).keys(), type(section)
 
 

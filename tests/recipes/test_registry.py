@@ -3,15 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import (
-    RECIPES,
-    SUMMARIES,
-    EMAConfig,
-    Recipe,
-    get_recipe,
-    quick,
-    to_toml,
-)
+from fastcifar.recipes import RECIPES, SUMMARIES, EMAConfig, Recipe, get_recipe, quick, to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 
@@ -59,15 +51,8 @@ def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
     assert recipe.epochs < full.epochs
     assert recipe.batch_size <= train_size < 50_000
     assert recipe.optimizer.lr / recipe.batch_size == full.optimizer.lr / full.batch_size
-    restored = replace(
-        recipe,
-        epochs=full.epochs,
-        batch_size=full.batch_size,
-        network=full.network,
-        optimizer=full.optimizer,
-        ema=full.ema,
-    )
-    assert restored == full
+    changed = {name: getattr(full, name) for name in ("epochs", "batch_size", "network", "optimizer", "ema")}
+    assert replace(recipe, **changed) == full
 
 
 def test_quick_leaves_muons_rate_and_scales_those_of_the_mean_loss():

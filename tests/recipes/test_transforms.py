@@ -1,4 +1,4 @@
-"""Transforms are sections of their own, by the names under which they are registered."""
+"""Transforms are sections of their own, under their registered names."""
 
 import copy
 import dataclasses

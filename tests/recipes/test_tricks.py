@@ -66,7 +66,7 @@ def test_without_a_trick_every_recipe_is_a_recipe_that_lacks_it(name):
         assert trick not in tricks(without)
 
 
-def test_what_is_off_is_no_trick():
+def test_a_trick_that_is_off_is_not_listed():
     assert tricks(RECIPES["warmstart-mlp"]) == {}
 
 

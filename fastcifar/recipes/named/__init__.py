@@ -13,8 +13,7 @@ SUMMARIES: dict[str, str] = {}
 
 
 def add_recipe(recipe: Recipe, summary: str) -> None:
-    """Add `recipe`, under its own name, to the named ones, with one line on it. Raises UserError for a name that is
-    taken."""
+    """Add `recipe` under its own name to the named ones, with one line on it. Raises UserError if the name is taken."""
     RECIPES.add(recipe.name, recipe)
     SUMMARIES[recipe.name] = summary
 

@@ -1,6 +1,6 @@
-"""The recipes of the experiments on warm starts: bare gradient descent at one rate, with nothing that helps.
+"""The recipes of the experiments on warm starts: plain gradient descent at one rate, without any trick.
 
-The notebook is teaching-on-testbeds/re_warm_start_nn, experiment 1, on torchvision's own network. Other than there an
+They follow the notebook teaching-on-testbeds/re_warm_start_nn, experiment 1, on torchvision's network. Unlike there, an
 epoch's last partial batch is dropped, and pixels are divided by their standard deviation over all images (there by
 about 0.2 of 1).
 """
@@ -34,8 +34,8 @@ _RESNET18 = Recipe(
     evaluate=EvaluateConfig(tta="none"),
 )
 
-# The same question at a scale for a CPU: DavidNet at a quarter of its width learns some thousand images by heart in 18
-# epochs, of which the last third, at a falling rate, brings all runs to the same training accuracy.
+# The same question at the scale of a CPU: DavidNet at a quarter of its width memorizes some thousand images in 18
+# epochs. In the last third the rate falls, which brings all runs to the same training accuracy.
 _NARROW = dataclasses.replace(
     _RESNET18,
     name="warmstart-narrow",

@@ -1,4 +1,4 @@
-"""The section `network` of a recipe: which network, its shape and tricks, one kind a file."""
+"""The section `network` of a recipe: the network, its shape and its tricks, one kind a file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ class NetworkConfig(Kind):
 
     section: ClassVar[str] = "network"
     builder: ClassVar[str | Callable[..., Any]]
-    """What makes the module; see `network`."""
+    """Maker of the module; see `network`."""
     sides: ClassVar[tuple[int, ...]] = ()
     """Sides in pixels of the images that it takes; none: any."""
     has_filters: ClassVar[bool] = True
-    """Whether it has convolutions, which Muon asks for."""
+    """True if it has convolutions, which Muon needs."""
     formerly: ClassVar[str] = ""
-    """What its section was called in recipe files before there were kinds."""
+    """Name of its section in recipe files from before there were kinds."""
 
     @property
     def batch_multiple(self) -> int:
-        """Images that it normalizes together, which must divide the batch; 1 where any batch will do."""
+        """Number of images that it normalizes together, which must divide the batch; 1: any batch will do."""
         return 1
 
 
@@ -44,10 +44,9 @@ def network(kind: str, builder: str | Callable[..., Any]) -> Callable[[type[Conf
         class TinyConfig(fastcifar.NetworkConfig):
             width: int = fastcifar.setting(8, at_least=1)
 
-    builder: what makes the module, or where it is ("package.module:name"), imported when a network is built: a class of
-        `fastcifar.Network`, or a function or class that takes the configuration and the number of classes and gives any
-        `nn.Module`.
+    builder: a class of `fastcifar.Network`, or a function or class that makes any `nn.Module` from the configuration
+        and the number of classes; or its place, "package.module:name", imported when a network is built.
 
-    Raises UserError for a name that is taken.
+    Raises UserError if the name is taken.
     """
     return register(NetworkConfig, kind, builder=builder)

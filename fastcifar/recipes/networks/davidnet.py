@@ -19,19 +19,19 @@ class DavidNetConfig(NetworkConfig):
     widths: tuple[int, int, int, int] = setting((64, 128, 256, 512), at_least=1, unit="channels", width=True)
     """Channels of the stem and of the three layers."""
     residual: tuple[int, ...] = trick((1, 3), off=(), at_least=1, at_most=3, source="Page 2018")
-    """Layers (1 to 3) that get a residual branch of two convolutions."""
+    """Layers (1 to 3) that have a residual branch of two convolutions."""
     whitening: bool = trick(True, off=False, source="Page 2019")
     """Begin with the frozen 3x3 patch whitening and a trained 1x1 convolution, instead of a trained 3x3 one."""
     whitening_images: int = setting(10_000, at_least=1, unit="images")
-    """Training images, from the first, whose patches the whitening is computed from."""
+    """Compute the whitening from the patches of so many training images, the first ones."""
     whitening_eps: float = setting(1e-2, above=0)
     """Added to the patches' eigenvalues before the inverse square root."""
     norm: bool = True
-    """Batch norm after each trained convolution; without it a trained bias alone."""
+    """Batch norm after each trained convolution; false: only a trained bias."""
     ghost_batch: int = trick(32, off=0, at_least=0, unit="images", name="ghost-batch", source="Hoffer 2017")
     """Images per group of ghost batch norm, consecutive in the batch; 0: plain batch norm."""
     freeze_scale: bool = trick(True, off=False, name="frozen-scale", source="Page 2019")
-    """Keep batch norm's scales at 1 and train its biases alone."""
+    """Keep batch norm's scales at 1 and train only its biases."""
     norm_momentum: float = setting(0.1, above=0, at_most=1)
     """Share of a step's statistics in the running statistics."""
     norm_eps: float = setting(1e-5, above=0)
@@ -45,7 +45,7 @@ class DavidNetConfig(NetworkConfig):
     final_pool: Literal["max", "avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
     """The global pooling before the classifier."""
     logit_scale: float = setting(1 / 16, above=0)
-    """The constant that the logits are multiplied by."""
+    """Multiply the logits by this constant."""
 
     @property
     def batch_multiple(self) -> int:

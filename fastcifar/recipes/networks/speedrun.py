@@ -16,8 +16,8 @@ _AIRBENCH = "Jordan 2024 (airbench94)"
 
 
 def _head_of_airbench95(recipe: Recipe) -> Mapping[str, Any]:
-    """The head as airbench95 and 96 have it: torch's initial weights, logits divided by 9. A step changes the logits by
-    its rate times the square of their scale: a rate for the head of its own keeps that product."""
+    """Return the head of airbench95 and 96: torch's initial weights, logits divided by 9. A step changes the logits by
+    its rate times the square of their scale: if the head has a rate of its own, that product stays as it is."""
     network = cast(SpeedrunConfig, recipe.network)
     scale = network.logit_scale or 1 / network.widths[-1]
     off: dict[str, Any] = {"network.head_std": 0.0, "network.logit_scale": 1 / 9}
@@ -29,8 +29,8 @@ def _head_of_airbench95(recipe: Recipe) -> Mapping[str, Any]:
 @network("speedrun", "fastcifar.models.speedrun:SpeedrunNet")
 @dataclass(frozen=True)
 class SpeedrunConfig(NetworkConfig):
-    """The shape and tricks of the speed records' network (Jordan 2024, airbench; its variants and successors are
-    settings of these fields)."""
+    """The shape and tricks of the speed records' network (Jordan 2024, airbench); its variants and successors are
+    settings of these fields."""
 
     formerly: ClassVar[str] = "speedrun"
 
@@ -43,7 +43,7 @@ class SpeedrunConfig(NetworkConfig):
     whitening_size: int = setting(2, at_least=1, at_most=5, unit="pixels")
     """Side in pixels of the whitened patches; there are 3 * side * side filters, and their negatives."""
     whitening_images: int = setting(5_000, at_least=1, unit="images")
-    """Training images, from the first, whose patches the whitening is computed from."""
+    """Compute the whitening from the patches of so many training images, the first ones."""
     whitening_eps: float = setting(5e-4, above=0)
     """Added to the patches' eigenvalues before the inverse square root."""
     whitening_activation: Literal["gelu", "silu", "relu"] = trick(
@@ -53,13 +53,13 @@ class SpeedrunConfig(NetworkConfig):
     whitening_bias_epochs: float = trick(
         3.0, off=0.0, at_least=0, unit="epochs", name="whitening-bias", source=_AIRBENCH
     )
-    """Epochs for which the whitening's bias trains before it is frozen; 0: there is no bias."""
+    """Train the whitening's bias for so many epochs, then freeze it; 0: there is no bias."""
     activation: Literal["gelu", "silu", "relu"] = trick("gelu", off="relu", source=_AIRBENCH)
-    """The nonlinearity after each batch norm (gelu: the exact one; hiverge's record: silu)."""
+    """The nonlinearity after each batch norm (hiverge's record: silu); gelu is the exact one."""
     ghost_batch: int = trick(0, off=0, at_least=0, unit="images", name="ghost-batch", source="Hoffer 2017")
     """Images per group of ghost batch norm, consecutive in the batch; 0: plain batch norm."""
     freeze_scale: bool = trick(True, off=False, name="frozen-scale", source="Page 2019")
-    """Keep batch norm's scales at 1 and train its biases alone."""
+    """Keep batch norm's scales at 1 and train only its biases."""
     norm_momentum: float = setting(0.4, above=0, at_most=1)
     """Share of a step's statistics in the running statistics."""
     norm_eps: float = setting(1e-12, above=0)
@@ -67,13 +67,13 @@ class SpeedrunConfig(NetworkConfig):
     final_pool: Literal["max", "avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
     """The global pooling before the classifier."""
     dirac: bool = trick(True, off=False, source="tysam-code 2023")
-    """Begin with the identity in each 3x3 convolution's first filters, as many as it has inputs."""
+    """Initialize each 3x3 convolution's first filters, as many as it has inputs, to the identity."""
     head_std: float = trick(
         1.0, off=_head_of_airbench95, at_least=0, name="head-scale", source="Jordan 2024 (airbench94_muon)"
     )
-    """Standard deviation that the classifier's initial weights are scaled to; 0: torch's own (airbench95, 96)."""
+    """Scale the classifier's initial weights to this standard deviation; 0: as torch has them (airbench95, 96)."""
     logit_scale: float = setting(0.0, at_least=0)
-    """The constant that the logits are multiplied by (airbench95, 96: 1/9); 0: one over the classifier's inputs."""
+    """Multiply the logits by this constant (airbench95, 96: 1/9); 0: by one over the classifier's inputs."""
 
     def _check(self) -> None:
         self._require("residual", not self.residual or self.depth >= 2, "false where network.depth is 1")

@@ -1,8 +1,7 @@
-"""The section `optimizer` of a recipe: which optimizer and its settings, one kind a file.
+"""The section `optimizer` of a recipe: the optimizer and its settings, one kind a file.
 
-Learning rates and weight decay are written for the *mean* loss over a batch and the coupled form
-`g = dloss/dw + weight_decay * w`, `v <- momentum * v - lr * g`, whatever is summed inside. A kind's defaults train
-DavidNet with batches of 512.
+Learning rates and weight decay are for the *mean* loss over a batch and the coupled form
+`g = dloss/dw + weight_decay * w`, `v <- momentum * v - lr * g`. A kind's defaults train DavidNet with batches of 512.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ class OptimizerConfig(Kind):
 
     section: ClassVar[str] = "optimizer"
     builder: ClassVar[str | Callable[..., Any]]
-    """What makes the optimizer; see `optimizer`."""
+    """Maker of the optimizer; see `optimizer`."""
     needs_filters: ClassVar[bool] = False
-    """Whether it is for networks with convolutions alone."""
+    """True if it only works for networks with convolutions."""
 
     lr: float = setting(0.1, above=0, with_batch=True)
     """Peak learning rate, for the mean loss."""
@@ -43,11 +42,11 @@ def optimizer(kind: str, builder: str | Callable[..., Any]) -> Callable[[type[Co
         class SignConfig(fastcifar.OptimizerConfig):
             lr: float = fastcifar.setting(1e-3, above=0)
 
-    builder: what makes the optimizer, or where it is ("package.module:name"), imported when one is built: a class of
-        `torch.optim.Optimizer`, given the network's parameters and the configuration's fields as keyword arguments; a
-        function of the configuration and the parameters that gives such an optimizer; or a class of
-        `fastcifar.FlatOptimizer`, given flat buffers, the recipe and the number of steps.
+    builder: a class of `torch.optim.Optimizer`, given the network's parameters and the configuration's fields as
+        keyword arguments; a function that makes such an optimizer from the configuration and the parameters; a class of
+        `fastcifar.FlatOptimizer`, given flat buffers, the recipe and the number of steps; or the place of one of these,
+        "package.module:name", imported when an optimizer is built.
 
-    The recipe's schedule multiplies the rate `lr`. Raises UserError for a name that is taken.
+    The recipe's schedule multiplies the rate `lr`. Raises UserError if the name is taken.
     """
     return register(OptimizerConfig, kind, builder=builder)

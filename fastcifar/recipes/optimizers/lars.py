@@ -11,11 +11,11 @@ from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
 @optimizer("lars", "fastcifar.optim.lars:FlatLARS")
 @dataclass(frozen=True)
 class LARSConfig(OptimizerConfig):
-    """Rates in proportion to each weight's norm over its gradient's (You, Gitman and Ginsburg 2017); biases and scales
-    train with SGD, without decay."""
+    """Rates in proportion to the ratio of each weight's norm to its gradient's (You, Gitman and Ginsburg 2017); biases
+    and scales train with SGD, without decay."""
 
     lr: float = setting(20.0, above=0, with_batch=True)
-    """Peak learning rate, which `trust_coefficient` and the ratio of norms multiply."""
+    """Peak learning rate, multiplied by `trust_coefficient` and the ratio of norms."""
     momentum: float = setting(0.9, at_least=0, below=1)
     """Momentum of matrices and filters; 0: none."""
     weight_decay: float = trick(5e-4, off=0.0, at_least=0, source="You 2017")
@@ -23,7 +23,6 @@ class LARSConfig(OptimizerConfig):
     bias_lr: float = setting(25.0, above=0, with_batch=True)
     """Peak rate of biases and scales, for the mean loss."""
     sgd_momentum: float = setting(0.85, at_least=0, below=1)
-    """Nesterov's momentum of biases and scales."""
+    """Nesterov momentum of biases and scales."""
     trust_coefficient: float = setting(0.001, above=0)
-    """eta: the rate of each matrix or filter is that of the schedule times this, times
-    |w| / (|g| + weight_decay |w|)."""
+    """eta: the rate of each matrix or filter is the scheduled one * eta * |w| / (|g| + weight_decay * |w|)."""

@@ -16,8 +16,8 @@ _BATCH = 512
 
 
 def _sgd_of_airbench94(recipe: Recipe) -> Mapping[str, Any]:
-    """SGD as the same network was trained before: airbench94's 11.5 for 1024 (1 + 1 / (1 - momentum)) images and decay
-    0.0153, in the convention of the mean loss."""
+    """Return SGD as in airbench94, which trains the same network: its rate of 11.5 for 1024 (1 + 1 / (1 - momentum))
+    images and decay of 0.0153, converted to the mean loss."""
     return {
         "optimizer": "sgd",
         "optimizer.lr": 1.5 * recipe.batch_size / 1024,
@@ -31,7 +31,7 @@ def _sgd_of_airbench94(recipe: Recipe) -> Mapping[str, Any]:
 @dataclass(frozen=True)
 class MuonConfig(OptimizerConfig):
     """Orthogonalized updates for convolution filters (Jordan 2024, airbench94_muon), SGD with Nesterov momentum for the
-    rest. A share of airbench's batch of 2000 below is written for the mean loss."""
+    rest. Rates are for the mean loss; airbench's, for the summed one, are given per image of the batch."""
 
     needs_filters: ClassVar[bool] = True
     off: ClassVar[Off | None] = staticmethod(_sgd_of_airbench94)
@@ -40,30 +40,30 @@ class MuonConfig(OptimizerConfig):
     lr: float = setting(0.16, above=0)
     """Peak learning rate of the filters, whatever the loss (airbench94_muon: 0.24)."""
     momentum: float = setting(0.6, at_least=0, below=1)
-    """Nesterov's momentum of the filters; 0: none."""
+    """Nesterov momentum of the filters; 0: none."""
     weight_decay: float = trick(2e-6 * _BATCH, off=0.0, at_least=0, with_batch=True, source="Jordan 2024")
-    """Of all but the filters, the share of w that a step at the peak rate removes, before momentum: weight_decay / rate
-    * w is added to the gradient (airbench94_muon: 2e-6 an image of the batch)."""
+    """Share of w that a step at the peak rate removes, before momentum, from all but the filters: weight_decay / rate *
+    w is added to the gradient (airbench94_muon: 2e-6 per image of the batch)."""
     bias_lr: float = setting(0.053 * _BATCH, above=0, with_batch=True)
-    """Peak rate of biases and scales, for the mean loss (airbench94_muon: 0.053 an image of the batch)."""
+    """Peak rate of biases and scales, for the mean loss (airbench94_muon: 0.053 per image of the batch)."""
     head_lr: float = setting(1.0, above=0, with_batch=True)
-    """Peak rate of the classifier, for the mean loss. It goes with the square of the scale of the logits: 1 for
-    DavidNet's 1/16, and for airbench94_muon's, which is 1/256, 0.67 an image of the batch."""
+    """Peak rate of the classifier, for the mean loss. A smaller scale of the logits needs a larger one, by its inverse
+    square: 1 for DavidNet's scale of 1/16, 0.67 per image of the batch for airbench94_muon's of 1/256."""
     sgd_momentum: float = setting(0.85, at_least=0, below=1)
-    """Nesterov's momentum of what trains with SGD."""
+    """Nesterov momentum of the weights that train with SGD."""
     ns_steps: int = setting(3, at_least=1, unit="steps")
     """Newton-Schulz steps that orthogonalize an update."""
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
     """a, b and c of those steps, a s + b s^3 + c s^5 for each singular value s (hiverge 2025: 3.4576, -4.7391,
     2.0843)."""
     norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalization", source="Jordan 2024")
-    """Steps between scalings of each filter matrix to the norm sqrt(out channels), before its update; 0: never."""
+    """Every so many steps, scale each filter matrix to the norm sqrt(out channels) before its update; 0: never."""
     norm_growth: int = setting(0, at_least=0, unit="steps")
-    """Steps by which norm_every grows over the training, linearly (hiverge 2025: from 2, by 15)."""
+    """Increase norm_every by so many steps over the training, linearly (hiverge 2025: from 2, by 15)."""
     filter_decay: float = trick(
         0.0, off=0.0, at_least=0, below=1, name="weight-decay", source="Loshchilov and Hutter 2017"
     )
-    """Share of a filter that a step at the peak rate removes, decoupled."""
+    """Decoupled weight decay of the filters: the share that a step at the peak rate removes."""
     overlap: bool = True
-    """Update the filters above the network's first block while the gradients below are still being made, on a GPU in a
-    stream of its own; no effect on the result. Not with compile = "step"."""
+    """Update the filters above the network's first block while the gradients below are still computed, on a GPU in a
+    stream of its own; the result stays the same. Not with compile = "step"."""

@@ -1,7 +1,7 @@
 """The classes of torch.optim that treat every weight alike, and so can work on flat buffers.
 
-Not among them: LBFGS (asks for the loss again), SparseAdam (sparse gradients), Adafactor and Muon (each matrix for
-itself). A field is an argument of the class; what is not a field keeps torch's default.
+Left out: LBFGS (computes the loss again), SparseAdam (sparse gradients), Adafactor and Muon (treat each matrix as a
+whole). A field is an argument of the class; arguments without a field keep torch's defaults.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _BUILDER = "fastcifar.optim.torch_optimizer:TorchOptimizer"
 
 @dataclass(frozen=True)
 class TorchConfig(OptimizerConfig):
-    """What all of these classes take."""
+    """The settings that all of these classes share."""
 
     lr: float = setting(1e-3, above=0)
-    """Peak learning rate; of those that divide by the gradients' size, whatever the batch."""
+    """Peak learning rate; independent of the batch size for classes that divide by the gradients' size."""
     weight_decay: float = trick(0.0, off=0.0, at_least=0, source="Krogh and Hertz 1992")
-    """Weight decay, as the class has it: added to the gradient as weight_decay * w, decoupled in AdamW."""
+    """Weight decay, as in the class: added to the gradient as weight_decay * w, decoupled in AdamW."""
     bias_lr_factor: float = trick(1.0, off=1.0, above=0, name="bias-rate", source="Page 2019")
-    """Biases train at this multiple of the rate, their weight decay divided by it; 1: like the weights."""
+    """Multiply the rate of biases by this, and divide their weight decay by it; 1: train them like the weights."""
 
 
 @optimizer("Adam", _BUILDER)
@@ -33,7 +33,7 @@ class AdamConfig(TorchConfig):
 
     lr: float = setting(2e-3, above=0)
     betas: tuple[float, float] = setting((0.9, 0.999), at_least=0, below=1)
-    """Shares that the running means of gradients and of their squares keep in a step."""
+    """Decay per step of the running means of the gradients and of their squares."""
 
 
 @optimizer("AdamW", _BUILDER)
@@ -45,7 +45,7 @@ class AdamWConfig(AdamConfig):
 @optimizer("Adamax", _BUILDER)
 @dataclass(frozen=True)
 class AdamaxConfig(AdamConfig):
-    """Adam by the largest gradient (Kingma and Ba 2014)."""
+    """Adam with the largest gradient in place of the mean square (Kingma and Ba 2014)."""
 
     lr: float = setting(4e-3, above=0)
 
@@ -67,7 +67,7 @@ class RAdamConfig(AdamConfig):
 @optimizer("SGD", _BUILDER)
 @dataclass(frozen=True)
 class TorchSGDConfig(TorchConfig):
-    """SGD as torch has it: the rate outside the velocity, and without Nesterov's form."""
+    """SGD as in torch: the rate outside the velocity, without Nesterov momentum."""
 
     lr: float = setting(1.0, above=0, with_batch=True)
     momentum: float = setting(0.9, at_least=0, below=1)
@@ -94,7 +94,7 @@ class RMSpropConfig(TorchConfig):
 @optimizer("Rprop", _BUILDER)
 @dataclass(frozen=True)
 class RpropConfig(TorchConfig):
-    """Rprop (Riedmiller and Braun 1993), by the signs of gradients alone: for full batches rather than small ones."""
+    """Rprop (Riedmiller and Braun 1993), which uses only the gradients' signs: for full batches, not small ones."""
 
 
 @optimizer("Adagrad", _BUILDER)
