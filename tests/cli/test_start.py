@@ -91,7 +91,7 @@ REFUSALS = {
     "eval nowhere --plugin nowhere": NO_PLUGIN,
     "data info --plugin nowhere": NO_PLUGIN,
     "recipes show a --plugin nowhere": NO_PLUGIN,
-    "train --dataset mnist": "unknown data set 'mnist'; allowed: cifar10, synthetic",
+    "train --dataset mnist": f"unknown data set 'mnist'; allowed: {', '.join(DATASETS)}",
     "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
     "train --out": "--out has no value; allowed: a path",
     "train --epoch 3": "unknown flag --epoch; did you mean '--epochs'?",
@@ -149,7 +149,7 @@ REFUSALS = {
     "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
     "data info --dataset sinthetic": (
-        "unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: cifar10, synthetic"
+        f"unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: {', '.join(DATASETS)}"
     ),
 }
 """Arguments, and the line that refuses them; None where they are granted."""

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
 from fastcifar.recipes import (
+    NETWORKS,
     RECIPES,
     Augment,
     EMAConfig,
@@ -20,6 +21,7 @@ from fastcifar.recipes import (
 )
 from fastcifar.recipes.declare import field_docs
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -100,7 +102,8 @@ def test_fields_left_out_keep_their_defaults_and_the_file_names_the_recipe(tmp_p
     assert isinstance(read_toml(path).optimizer.lr, float)
 
 
-KNOWN_NETWORKS = "davidnet, mlp, resnet18, speedrun, or what a plug-in adds (--plugin)"
+KNOWN_NETWORKS = f"{', '.join(NETWORKS)}, or what a plug-in adds (--plugin)"
+MLP_FIELDS = ", ".join(field.name for field in dataclasses.fields(MLPConfig) if field.init)
 CROPS = "sizes of 16 to 32 pixels, each with a share, rising, above 0, up to 1"
 REFUSALS = {
     "epoch = 3": "unknown field epoch; did you mean 'epochs'?",
@@ -122,7 +125,7 @@ REFUSALS = {
     "network = 3": "network is 3; allowed: a section of fields",
     "network = 'davidnte'": f"network.kind is 'davidnte'; did you mean 'davidnet'?; allowed: {KNOWN_NETWORKS}",
     "network.kind = ['mlp']": f"network.kind is ['mlp']; did you mean 'mlp'?; allowed: {KNOWN_NETWORKS}",
-    "network = {kind = 'mlp', widths = [1]}": "unknown field network.widths; allowed: hidden",
+    "network = {kind = 'mlp', widths = [1]}": f"unknown field network.widths; allowed: {MLP_FIELDS}",
     "network.pool = 'min'": "network.pool is 'min'; allowed: one of max, avg",
     "network.pool = 3": "network.pool is 3; allowed: one of max, avg",
     "network.residual = [0]": "network.residual is (0,); allowed: 1 to 3 each",
