@@ -122,7 +122,7 @@ def read_recipe(
 
 def import_plugins(args: Sequence[str]) -> None:
     """Import the modules in --plugin."""
-    for flag, words in map(_read, _groups(args)):
+    for flag, words in map(_read, groups(args)):
         if flag == "--plugin":
             if not words or not words[0]:
                 raise UserError("--plugin has no value; allowed: a module, as in package.module")
@@ -138,7 +138,7 @@ def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list
     """Return the words in `args` that belong to no flag, and all others. `hints` are the types of the command's own
     options; what follows another flag, which is a recipe's field, belongs to it."""
     free, rest = [], []
-    for group in _groups(args):
+    for group in groups(args):
         flag, _ = _read(group)
         hint = hints.get(flag.removeprefix("--").replace("-", "_"))
         has_value = hint is not bool and "=" not in (group or [""])[0]
@@ -149,10 +149,10 @@ def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list
     return free, rest
 
 
-def take_groups(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+def takegroups(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     """Return the words that follow `flag` in `args`, and all others."""
     words, rest = [], []
-    for group in _groups(args):
+    for group in groups(args):
         if _read(group)[0] == flag:
             words += _read(group)[1]
         else:
@@ -162,11 +162,11 @@ def take_groups(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
 
 def last_given(args: Sequence[str], flag: str) -> str | None:
     """Return the last value given to `flag`, read before the other flags can be; None where the flag is absent."""
-    values = [words[0] if words else "" for given, words in map(_read, _groups(args)) if given == flag]
+    values = [words[0] if words else "" for given, words in map(_read, groups(args)) if given == flag]
     return values[-1] if values else None
 
 
-def _groups(args: Sequence[str]) -> list[list[str]]:
+def groups(args: Sequence[str]) -> list[list[str]]:
     """Split `args` before each flag: the first words, which belong to none, then each flag with the words up to the
     next."""
     groups: list[list[str]] = [[]]
@@ -191,14 +191,12 @@ def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str
     fields = {_flag(name): (name, hint) for name, hint in hints.items()}
     values: dict[str, Any] = {}
     rest: list[str] = []
-    for group in _groups(args):
+    for group in groups(args):
         flag, words = _read(group)
         if flag not in fields:
             rest += group
             continue
         name, hint = fields[flag]
-        if hint is bool and not words:
-            words = ["true"]
         if not words:
             raise UserError(f"{flag} has no value; allowed: {allowed(hint)}")
         if get_origin(hint) is not tuple and len(words) > 1:
@@ -320,7 +318,7 @@ def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog:
         if isinstance(error, UserError):
             return error
         error = error.__context__
-    for flag, words in map(_read, _groups(args)):
+    for flag, words in map(_read, groups(args)):
         hint = flags.get(flag)
         if hint is None or hint is bool or _fits(words, hint):
             continue

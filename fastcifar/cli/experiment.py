@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import last_given, parse, read_fields, read_recipe, take_free_words, take_groups
+from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_groups
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, own_fields
 from fastcifar.cli.screen import Screen, duration, share
 from fastcifar.errors import NonFiniteLoss, UserError
@@ -116,14 +116,18 @@ def _read_recipes(cls: type[Experiment[Any]], args: Sequence[str], prog: str) ->
     changes = {}
     for name in names:
         changes[name], rest = take_groups(rest, f"--{name}-set")
-    recipes, left = {}, []
+    recipes, left = {}, {}
     for name, default in defaults.items():
-        recipes[name], words = read_recipe(
+        recipe, left[name] = read_recipe(
             rest, given.get(name, ""), default=default, shorten=cls.shorten, quick_default=cls.quick_default()
         )
-        recipes[name] = change(recipes[name], read_changes(changes.get(name, ())), f"--{name}-set")
-        left = max(left, words, key=len)
-    return recipes, left
+        recipes[name] = change(recipe, read_changes(changes.get(name, ())), f"--{name}-set")
+    fewest, most = min(left, key=lambda name: len(left[name])), max(left, key=lambda name: len(left[name]))
+    for group in groups(left[most]):
+        if group not in groups(left[fewest]):
+            field = f"{group[0]} is a field of {fewest}, not of {most}"
+            raise UserError(f"{field}; allowed: --{fewest}-set FIELD=VALUE, or a field of both")
+    return recipes, left[fewest]
 
 
 @contextmanager

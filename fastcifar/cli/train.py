@@ -26,6 +26,8 @@ from fastcifar.recipes.declare import setting
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
+    import torch
+
     from fastcifar.data import Dataset
     from fastcifar.experiments.runner import Progress
     from fastcifar.training import RunRecord, Trainer
@@ -98,8 +100,10 @@ def main(args: Sequence[str]) -> int:
         if progress.outcome is None and not options.quick and progress.seconds_left:
             show.say(f"about {screen.duration(progress.seconds_left)} of training, going by its first steps")
 
-    listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch)]
-    runner = Runner(jobs, dataset, store, dataset.train.device, listeners=listeners, on_progress=guess, phases=phases)
+    device = dataset.train.device
+    trace = _trace(options, device, phases)
+    listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
+    runner = Runner(jobs, dataset, store, device, listeners=listeners, on_progress=guess, phases=phases)
     trainer = runner.trainer(jobs[0])
     remarks = _remarks(options, start, dataset)
     show.say(screen.header(trainer, seeds))
@@ -109,9 +113,6 @@ def main(args: Sequence[str]) -> int:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
 
-    trace = _trace(options, trainer)
-    if trace:
-        listeners.append(trace)
     records: dict[int, RunRecord] = {}
     diverged: dict[int, Diverged] = {}
     with shown(show, out if options.runs > 1 else None) as finished:
@@ -200,13 +201,13 @@ def _same(start: Start, dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _trace(options: Options, trainer: Trainer) -> StepTrace | None:
+def _trace(options: Options, device: torch.device, phases: Phases) -> StepTrace | None:
     if not options.profile:
         return None
     from fastcifar.training.profile import StepTrace
 
-    with trainer.phases("profiler"):
-        return StepTrace(trainer.device)
+    with phases("profiler"):
+        return StepTrace(device)
 
 
 def _save_trace(trace: StepTrace, file: Path, record: RunRecord, show: screen.Screen) -> None:

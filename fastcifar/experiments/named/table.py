@@ -85,8 +85,8 @@ class Table(WarmStarts["TableResult"]):
             for optimizer, rate in self.rates.items():
                 where = f"networks {network}, optimizers {optimizer}"
                 is_own = network == self.recipe.network.kind
-                recipe = change(self.recipe, {"network": network}, where)
-                config = self.recipe.network if is_own else network_of(recipe, network)
+                change(self.recipe, {"network": network}, where)  # refuses an unknown one
+                config = self.recipe.network if is_own else network_of(self.recipe, network)
                 config = narrow(config) if self.narrow and not is_own else config
                 changes = {"network": config, "optimizer": self._optimizer(optimizer, rate)}
                 cells[network, optimizer] = change(self.recipe, changes, where)
