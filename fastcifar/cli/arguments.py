@@ -149,7 +149,7 @@ def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list
     return free, rest
 
 
-def takegroups(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
+def take_words_of(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]:
     """Return the words that follow `flag` in `args`, and all others."""
     words, rest = [], []
     for group in groups(args):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
-from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_groups
+from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, own_fields
 from fastcifar.cli.screen import Screen, duration, share
 from fastcifar.errors import NonFiniteLoss, UserError
@@ -115,7 +115,7 @@ def _read_recipes(cls: type[Experiment[Any]], args: Sequence[str], prog: str) ->
         given["recipe"] = last_given(args, "--recipe") or ""
     changes = {}
     for name in names:
-        changes[name], rest = take_groups(rest, f"--{name}-set")
+        changes[name], rest = take_words_of(rest, f"--{name}-set")
     recipes, left = {}, {}
     for name, default in defaults.items():
         recipe, left[name] = read_recipe(

