@@ -18,9 +18,9 @@ Config = TypeVar("Config")
 class Network(nn.Module, ABC, Generic[Config]):
     """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`.
 
-    config: what is built; by default a `config_class` with its defaults.
+    config: by default a `config_class` with its defaults.
     classes: number of classes.
-    mean, std: what its images are normalized with, 0 to 255 units; `evaluate` reads them.
+    mean, std: normalize its images, 0 to 255 units; `evaluate` reads them.
 
     `head` is the name of the classifier, the one layer whose shape depends on the classes. `frozen_from[name]` is the
     epoch (a float, counted from 0) from which on a parameter that trains at first is frozen. Initial values come from

@@ -13,10 +13,10 @@ from fastcifar.models.network import Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
 
 _WHITENING_IMAGES = 10_000
-"""The first so many training images, as for DavidNet."""
+"""Number of training images for whitening, as for DavidNet."""
 
 _taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""The modules that networks were made of: a second network of one would move the first one's parameters."""
+"""Modules in use by a network: a second network would move their parameters."""
 
 
 class OwnNetwork(Network[nn.Module]):

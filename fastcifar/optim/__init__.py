@@ -44,7 +44,7 @@ def build_optimizer(
     flat: the buffers that it works on.
     recipe: its section `optimizer` names the optimizer; one of torch's form is wrapped in a `TorchOptimizer`.
     total_steps: steps of the training.
-    own: takes its place: a class of torch's form, or a function of a list of parameters that gives such an optimizer.
+    own: used in its place: a class of torch's form, or a function of a list of parameters that returns an optimizer.
 
     Raises UserError where `own` gives no optimizer.
     """

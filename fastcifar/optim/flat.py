@@ -51,7 +51,7 @@ class FlatGroup:
         self.ema = self.weights.clone()
         for parameter, weight, grad in zip(parameters, self.views(self.compute), self.gradients, strict=True):
             parameter.data = weight
-            parameter.grad = None if wide_gradients else grad  # torch wants one of the parameter's own dtype
+            parameter.grad = None if wide_gradients else grad  # torch takes only one of the parameter's own dtype
 
     @property
     def trains(self) -> bool:
@@ -219,8 +219,7 @@ class FlatModel:
 
     @torch.no_grad()
     def load_training_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what `training_state` gave for the same network. Raises UserError for another's, and then changes
-        nothing."""
+        """Go on from the `training_state` of the same network. Raises UserError for another's, and changes nothing."""
         copy_tensors(tensors, self.training_state())
         for group in self.groups:
             group.compute.copy_(group.weights)

@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that move towards the fast ones every few steps, where these then go on (Zhang 2019)."""
+"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones go on from there (Zhang 2019)."""
 
 from __future__ import annotations
 

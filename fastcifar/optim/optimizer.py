@@ -45,7 +45,7 @@ class FlatOptimizer(ABC, Generic[Config]):
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, once `flat` has loaded its own part."""
+        """Go on from a `state_dict`, once `flat` has loaded its own part."""
         self.count.copy_(state["count"])
 
     @abstractmethod
@@ -57,7 +57,7 @@ class FlatOptimizer(ABC, Generic[Config]):
         self.count.add_(1)
 
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
-        """Copy the gradients above the first block into the buffers and make what part of the update they allow.
+        """Copy the gradients above the first block into the buffers and update all weights that need no others.
         Called before `step`, in the middle of a divided backward pass (`FlatModel.divide`)."""
         copy_gradients()
 

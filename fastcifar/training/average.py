@@ -36,7 +36,7 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
 
     model: its training mode and momenta are left as they were.
     split: the images, which are not augmented.
-    images: the first so many are used, at least one batch; a partial last batch is left out.
+    images: number of images, from the first; at least one batch is used, and a partial last batch is left out.
     batch_size: images in a batch.
     dtype: the compute type.
     """

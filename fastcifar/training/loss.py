@@ -87,5 +87,5 @@ class LossScale:
         return {"scale": self.scale, "finite_steps": self.finite_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from a `state_dict`."""
         self.scale, self.finite_steps = state["scale"], state["finite_steps"]

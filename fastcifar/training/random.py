@@ -51,7 +51,7 @@ class RandomNumbers:
         return self._own if self._others is None else self._read()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from a `state_dict`."""
         self._own = {name: tensor.clone() for name, tensor in state.items()}
         if self._others is not None:
             self._write(self._own)

@@ -112,8 +112,8 @@ class TrainingState:
         return _copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned for the same recipe, data and network. Raises UserError where it is of
-        another training, or damaged."""
+        """Go on from a `state_dict` of the same recipe, data and network. Raises UserError where it is of another
+        training, or damaged."""
         try:
             self._refuse_another(state["of"])
             self._restart(operator.index(state["seed"]), state["init"])
@@ -149,7 +149,7 @@ class TrainingState:
 
 
 def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """Return what identifies a training, besides seed, start and the user's own functions."""
+    """Return the facts that identify a training, besides seed, start and the user's own functions."""
     data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset}
     return {"recipe": dataclasses.asdict(recipe), "data": {**data, "train_size": len(dataset.train)}}
 

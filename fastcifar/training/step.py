@@ -64,7 +64,7 @@ class EpochTensors:
 class TrainingStep:
     """Augmentation, forward pass, backward pass, optimizer and moving average for the next batch; called with a stage.
 
-    recipe, dataset: what is trained, and on which images.
+    recipe, dataset: the batch size, the loss and the augmentation; the images.
     network: computes the logits.
     optimizer: updates the network.
     tensors: hold the plan and the next batch's number, and take the metrics.

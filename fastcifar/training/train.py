@@ -187,7 +187,7 @@ class Trainer:
         seed: names all random choices.
         listeners: called in the course of it. On CUDA the host waits for the device where one has `on_step` or
             `on_epoch`, for evaluations and for `until_train_accuracy`; else the whole training is queued.
-        eval_every: evaluate after every so many epochs; 0: only after the last, which is always evaluated.
+        eval_every: epochs from one evaluation to the next; the last epoch is always evaluated, with 0 no other.
         evaluate_at_start: evaluate before the first epoch too, as epoch 0 of the rows.
         init: the weights to begin with: fresh ones, `WarmStart` or `ShrinkPerturb`, whose noise is drawn from `seed`.
         until_train_accuracy: end after the first epoch with this fraction of right answers while training (the rule of
