@@ -165,7 +165,8 @@ class FlatModel:
         gradient: torch.Tensor | None = None,
         halfway: Callable[[Callable[[], None]], None] = lambda copy: copy(),
     ) -> None:
-        """Overwrite the gradients of the parameters that train now; zero for those that `outputs` does not depend on.
+        """Overwrite the gradients of the parameters that train now, with zeros where `outputs` does not depend on them.
+        The buffers' gaps stay zero.
 
         outputs: a scalar, or a tensor whose `gradient` is given.
         gradient: the gradient at `outputs`, of its shape.
