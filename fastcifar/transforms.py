@@ -1,14 +1,14 @@
-"""Random changes to a batch of images, a line each, for anybody's training loop.
+"""Random changes to a batch of images, one line each, for any training loop.
 
     x = random_crop(x, 32, pad=4)
     x = random_flip(x)
     x = cutout(x, 8)
     x = normalize(x, dataset.mean, dataset.std)
 
-A batch is of uint8 images `[N, H, W, 3]`, as a `Split` holds them, or of floating ones `[N, 3, H, W]`, as networks take
-them; what comes back is new, of the same form and on the same device. Each image gets a random choice of its own: from
-`generator`, or from torch's global one of the images' device. All raise UserError for other images. `train` and
-`Loader` make all of these changes in one pass instead, from choices that an `EpochPlan` draws.
+A batch is uint8 images `[N, H, W, 3]`, as in a `Split`, or floating ones `[N, 3, H, W]`, as networks take them. The
+result is new, of the same form and on the same device. Each image gets its own random choice from `generator`, by
+default torch's global one of the images' device. All raise UserError for other images. `train` and `Loader` make all of
+these changes in one pass instead, from choices that an `EpochPlan` draws.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ __all__ = ["cutout", "jitter", "normalize", "random_crop", "random_flip"]
 
 
 def random_crop(x: torch.Tensor, size: int, pad: int = 4, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Crop `size` x `size` pixels out of each image at a uniformly random place.
+    """Crop `size` x `size` pixels out of each image at a uniformly random place (Page, How to train your ResNet, 2018).
 
-    A place may lie over the edge by `pad` pixels, where the image is mirrored at its edge pixels, which are not
-    repeated (as in Page's How to train your ResNet, 2018). Raises UserError for a size or pad that the images do not
-    hold.
+    The crop may extend over the edge by `pad` pixels, where the image is mirrored at its edge pixels, which are not
+    repeated. Raises UserError for a size or pad that the images do not hold.
     """
     height, width = _sides(x)
     if not 0 <= pad < min(height, width):
@@ -57,7 +56,7 @@ def random_flip(x: torch.Tensor, generator: torch.Generator | None = None) -> to
 def cutout(x: torch.Tensor, size: int, generator: torch.Generator | None = None, *, fill: float = 0) -> torch.Tensor:
     """Set a square of `size` x `size` pixels to `fill`, at a uniformly random place inside each image.
 
-    After DeVries and Taylor (2017), whose square may overlap the edge; Page's (2018) lies inside, as here. In
+    From DeVries and Taylor (2017), whose square may overlap the edge; here, as in Page's (2018), it lies inside. In
     normalized images 0 is the mean color. Raises UserError for a size that the images do not hold.
     """
     height, width = _sides(x)
@@ -72,8 +71,8 @@ def cutout(x: torch.Tensor, size: int, generator: torch.Generator | None = None,
 def jitter(
     x: torch.Tensor, brightness: float, contrast: float = 0.0, generator: torch.Generator | None = None
 ) -> torch.Tensor:
-    """Make each floating, normalized image x into (x + b) * c: b is uniform within -`brightness` to `brightness`, c
-    within 1 - `contrast` to 1 + `contrast` (hiverge, 2025)."""
+    """Change each floating, normalized image x to (x + b) * c, with b uniform in -`brightness` to `brightness` and c in
+    1 - `contrast` to 1 + `contrast` (hiverge, 2025)."""
     _sides(x)
     if x.dtype == torch.uint8:
         raise UserError("x is uint8; allowed: floating images, as normalize makes them")
@@ -85,10 +84,11 @@ def jitter(
 def normalize(
     x: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype | None = None
 ) -> torch.Tensor:
-    """Return (x - mean) / std, floating `[N, 3, H, W]`, of uint8 images too; nothing in it is random.
+    """Return (x - mean) / std, floating `[N, 3, H, W]`, of uint8 images too. Nothing in it is random.
 
-    `mean` and `std` are of red, green and blue, in the units of `x`: 0..255 for uint8 images. `dtype` is that of
-    floating images unless given, float32 of uint8 ones.
+    x: images.
+    mean, std: of red, green and blue, in the units of `x`: 0 to 255 for uint8 images.
+    dtype: of the result; by default that of `x`, float32 for uint8 images.
     """
     _sides(x)
     if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
@@ -103,7 +103,7 @@ def normalize(
 
 
 def _sides(x: torch.Tensor) -> tuple[int, int]:
-    """Height and width. Raises UserError for what is no batch of images."""
+    """Return height and width. Raises UserError for anything but a batch of images."""
     is_bytes = x.dtype == torch.uint8
     if x.ndim != 4 or x.shape[3 if is_bytes else 1] != 3 or not (is_bytes or x.is_floating_point()):
         kind = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
@@ -113,11 +113,11 @@ def _sides(x: torch.Tensor) -> tuple[int, int]:
 
 
 def _pixels(x: torch.Tensor) -> torch.Tensor:
-    """A view `[N, H, W, 3]`."""
+    """Return a view `[N, H, W, 3]`."""
     return x if x.dtype == torch.uint8 else x.permute(0, 2, 3, 1)
 
 
 def _random_below(high: int, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-    """A whole number from 0 up to, not including, `high` for each image: int64 `[N, 1]`."""
+    """Draw a whole number from 0 to `high` - 1 for each image: int64 `[N, 1]`."""
     device = x.device if generator is None else generator.device
     return torch.randint(high, (len(x), 1), generator=generator, device=device).to(x.device)

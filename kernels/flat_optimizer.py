@@ -15,7 +15,7 @@ from torch import Tensor
 from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.operators import operator
 
-FORMS = ("source", "torch")
+FORMS = ("rate_in_velocity", "torch")
 
 _CPU_SLICE = 1 << 17
 """Elements that a CPU updates at a time: the half megabyte of each buffer stays in the L2 cache between operations."""
@@ -35,7 +35,7 @@ def flat_sgd_reference(
     lr_factor: float = 1.0,
     momentum: float,
     weight_decay: float,
-    form: str = "source",
+    form: str = "rate_in_velocity",
     grad_scale: float = 1.0,
     ema_decay: float = 0.0,
     ema_every: int = 1,
@@ -43,7 +43,7 @@ def flat_sgd_reference(
     """The specification of `flat_sgd`, in plain torch."""
     lr = rates[step.clamp(max=len(rates) - 1)] * lr_factor
     gradient = grads.to(weights.dtype).mul(grad_scale).add_(weights, alpha=weight_decay)
-    if form == "source":
+    if form == "rate_in_velocity":
         change = gradient.mul_(lr)
         velocity.mul_(momentum).sub_(change)
         weights.sub_(change).add_(velocity, alpha=momentum)
@@ -145,7 +145,7 @@ def flat_sgd(
     lr_factor: float = 1.0,
     momentum: float,
     weight_decay: float,
-    form: str = "source",
+    form: str = "rate_in_velocity",
     grad_scale: float = 1.0,
     ema_decay: float = 0.0,
     ema_every: int = 1,
@@ -158,7 +158,8 @@ def flat_sgd(
     step is not incremented here, and past the last rate the last one holds.
 
     With `lr = rates[step] * lr_factor` and `g = grads * grad_scale + weight_decay * weights`:
-    form "source" (Page, How to train your ResNet): `v = momentum * v - lr * g`, `w = w - lr * g + momentum * v`;
+    form "rate_in_velocity" (Page, How to train your ResNet): `v = momentum * v - lr * g`,
+    `w = w - lr * g + momentum * v`;
     form "torch" (torch.optim.SGD, nesterov, no dampening): `v = momentum * v + g`, `w = w - lr * (g + momentum * v)`.
     Then `compute = w`, and where `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`.
 

@@ -40,13 +40,16 @@ def build_model(
     own: Callable[[int], nn.Module] | None = None,
     sides: Sequence[int] = (32,),
 ) -> Network:
-    """Build the network that `recipe.network` describes, freshly initialized from torch's global generator, on the CPU
-    in float32.
+    """Build a network on the CPU in float32, freshly initialized from torch's global generator.
 
-    `own`, a class or function of the number of classes that gives a module, builds one in its place. That module, and
-    one of a network whose builder is no class of `Network`, is tried on two images of each of the `sides`, in pixels.
-    Raises UserError where it does not do as a network (see `own_network`), and for images of a side that the recipe's
-    network does not take.
+    recipe: its section `network` describes the network.
+    classes: number of classes.
+    mean, std: normalize its images, 0 to 255 units.
+    own: builds another network: a class or function of the number of classes that returns a module.
+    sides: sides of images in pixels. A module of `own`, or of a builder that is no `Network`, is tried on two of each.
+
+    Raises UserError for a module that is no network (see `own_network`), and for sides that the recipe's network does
+    not take.
     """
     if own is not None:
         return own_network(own, classes, mean, std, sides)

@@ -14,12 +14,13 @@ class GhostBatchNorm(nn.Module):
     """Batch norm over groups of `ghost_batch` consecutive images (Hoffer, Hubara and Soudry 2017), then an activation.
 
     Input `[N, C, H, W]` channels-last, optionally max-pooled 2x2 first; output `[N, C, H', W']`, plus `residual` if
-    given. Where this differs from Page's on purpose: a group is a run of consecutive images (there, every 16th
-    image of the batch), and evaluation uses the running statistics averaged over all groups, kept so from the start
-    (there they are averaged once and then follow the first group alone). The running variance is the unbiased one, as
-    in torch.
+    given. It differs from Page's on purpose: a group is a run of consecutive images (Page: every 16th image of the
+    batch), and the running statistics are means over all groups throughout (Page: averaged once, then those of the
+    first group). The running variance is the unbiased one, as in torch.
 
-    `ghost_batch` 0 means the whole batch, plain batch norm. Raises ValueError when it does not divide the batch.
+    channels: C. The other arguments are those of `ConvBN`; `ghost_batch` 0 is the whole batch, plain batch norm.
+
+    Raises ValueError for a batch that `ghost_batch` does not divide.
     """
 
     wide_vectors: ClassVar[bool] = True
@@ -49,13 +50,8 @@ class GhostBatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
-        fused = {
-            "activation": self.activation,
-            "alpha": self.celu_alpha,
-            "pool": self.pool,
-            "eps": self.eps,
-            "residual": residual,
-        }
+        act = {"activation": self.activation, "alpha": self.celu_alpha}
+        fused = {**act, "pool": self.pool, "eps": self.eps, "residual": residual}
         scale = self.weight if self.weight.requires_grad else None
         if not self.training:
             return norm_act_pool_inference(x, self.running_mean, self.running_var, self.bias, scale, **fused)

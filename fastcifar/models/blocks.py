@@ -1,4 +1,4 @@
-"""The blocks that `DavidNet` is made of (Page, How to train your ResNet, 2018-2019), for anybody's own network. It is
+"""The blocks of `DavidNet` (Page, How to train your ResNet, 2018-2019), for networks of your own. DavidNet is
 
     nn.Sequential(
         PatchWhitening(),
@@ -10,7 +10,7 @@
         Head(512, 10, scale=1 / 16),
     )
 
-with ghost batches of 32 in all blocks. Images that are channels-last, and weights, are faster on a GPU.
+with ghost batches of 32 in all blocks. Channels-last images and weights are faster on a GPU.
 """
 
 from __future__ import annotations
@@ -28,22 +28,21 @@ from fastcifar.models.whitening import PatchWhitening
 
 Activation = Literal["celu", "relu", "gelu", "silu", "none"]
 Pooling = Literal["max", "avg"]
-_ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
+ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
 
 
 class ConvBN(nn.Module):
-    """Convolution, 2x2 pool if asked for, ghost batch norm, activation: `[N, inputs, H, W]` to `[N, outputs, H', W']`.
+    """Convolution, optional 2x2 pool, ghost batch norm, activation: `[N, inputs, H, W]` to `[N, outputs, H', W']`.
 
-    Args:
-        pool: halve H and W, before the norm.
-        kernel_size: 3, with padding 1, or 1.
-        pooling: what `pool` takes of each 2x2 pixels.
-        norm: without it a trained bias alone stands in the norm's place.
-        ghost_batch: images a group of batch norm, consecutive in the batch (DavidNet: 32); 0: all, plain batch norm.
-        freeze_scale: keep batch norm's scales at 1 and train its biases alone.
-        momentum: share of a step's statistics in the running ones.
-        eps: added to the variance.
-        activation, celu_alpha: the nonlinearity, and CELU's alpha (Barron 2017).
+    pool: halve H and W, before the norm.
+    kernel_size: 3, with padding 1, or 1.
+    pooling: the largest or the mean value of each 2x2 pixels.
+    norm: False puts a trained bias in place of the norm.
+    ghost_batch: consecutive images that batch norm groups (DavidNet: 32); 0: the whole batch, plain batch norm.
+    freeze_scale: keep batch norm's scales at 1 and train only its biases.
+    momentum: share of a step's statistics in the running ones.
+    eps: added to the variance.
+    activation, celu_alpha: the nonlinearity, and CELU's alpha (Barron 2017).
 
     Raises UserError for another `kernel_size`, `pooling` or `activation`.
     """
@@ -74,30 +73,21 @@ class ConvBN(nn.Module):
                 raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
         self.conv = Conv3x3(inputs, outputs) if kernel_size == 3 else nn.Conv2d(inputs, outputs, 1, bias=False)
         self.average_first = pool and pooling == "avg"
-        max_first = pool and pooling == "max"
-        self.norm = (
-            GhostBatchNorm(
-                outputs,
-                ghost_batch,
-                activation=activation,
-                celu_alpha=celu_alpha,
-                pool=max_first,
-                freeze_scale=freeze_scale,
-                momentum=momentum,
-                eps=eps,
+        fused: dict[str, Any] = {"activation": activation, "celu_alpha": celu_alpha, "pool": pool and pooling == "max"}
+        if norm:
+            self.norm = GhostBatchNorm(
+                outputs, ghost_batch, freeze_scale=freeze_scale, momentum=momentum, eps=eps, **fused
             )
-            if norm
-            else Bias(outputs, activation=activation, celu_alpha=celu_alpha, pool=max_first)
-        )
+        else:
+            self.norm = Bias(outputs, **fused)
 
     def forward(
         self, x: torch.Tensor, residual: torch.Tensor | None = None, whitening: PatchWhitening | None = None
     ) -> torch.Tensor:
-        """`residual`, of the output's shape, is added to the output; with `whitening`, what is convolved is whitened
-        by it first."""
+        """Return the block's output for `x`, whitened by `whitening` first, plus `residual`; both are optional."""
         if whitening is None:
             x = self.conv(x)
-        elif x.device.type == "cpu":  # where convolutions of 3 channels take longer than what one less saves
+        elif x.device.type == "cpu":  # the composed convolution takes longer there than the two
             x = self.conv(whitening(x))
         else:
             x = whitening.followed_by(self.conv, x)
@@ -108,7 +98,7 @@ class ConvBN(nn.Module):
 
 class ConvResBlock(nn.Module):
     """A pooled `ConvBN` and a residual branch of two more, without pool: `[N, inputs, H, W]` to `[N, outputs, H // 2,
-    W // 2]`. `settings` are those of all three; without `residual` the pooled one stands alone."""
+    W // 2]`. All three take `settings`. Without `residual` there is only the pooled one."""
 
     def __init__(self, inputs: int, outputs: int, *, residual: bool = True, **settings: Any) -> None:
         super().__init__()
@@ -124,8 +114,7 @@ class ConvResBlock(nn.Module):
 
 
 class Bias(nn.Module):
-    """What stands in for `GhostBatchNorm` in a network without batch norm: pool, trained bias, activation, residual
-    sum."""
+    """Pool, trained bias, activation and residual sum: the substitute for `GhostBatchNorm` without batch norm."""
 
     wide_vectors: ClassVar[bool] = True
 
@@ -138,7 +127,7 @@ class Bias(nn.Module):
         if self.pool:
             x = F.max_pool2d(x, 2)
         x = x + self.bias.to(x.dtype)[:, None, None]
-        x = F.celu(x, self.celu_alpha) if self.activation == "celu" else _ACTIVATIONS[self.activation](x)
+        x = F.celu(x, self.celu_alpha) if self.activation == "celu" else ACTIVATIONS[self.activation](x)
         return x if residual is None else x + residual
 
 

@@ -1,4 +1,4 @@
-"""3x3 convolution that on a CPU lays small images side by side, because oneDNN's kernels work along a row of pixels."""
+"""A 3x3 convolution that lays small images side by side on a CPU, where oneDNN's kernels work along rows of pixels."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import nn
 from torch.nn import functional as F
 
 # oneDNN takes 16 to 64 neighboring pixels of a row at a time, and computes with zeros where the image is narrower.
-# Forward pass and both gradients of 512 images in bfloat16, on one core with AMX, took of the time without strips: at
-# 8x8 (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32; 128
-# images in float32 1.06, 1.03, 0.70 and 0.74. At 11x11 the copies cost what they save.
+# Forward pass and both gradients on one core with AMX, seconds with strips / without: 512 images in bfloat16 at 8x8
+# (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32; 128 images
+# in float32 1.06, 1.03, 0.70 and 0.74. At 11x11 the copies cost as much as they save.
 _WIDEST_HALF = 8
 _WIDEST = 4
 _STRIP = 64
@@ -18,12 +18,12 @@ _STRIP = 64
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution, padding 1, stride 1, without bias: `[N, C, H, W]` to `[N, out, H, W]`, channels-last.
 
-    On a CPU, images of at most 8 pixels' width, in float32 4, are convolved as strips of several; everywhere else it is
-    torch's convolution. The two agree to rounding.
+    On a CPU, images up to 8 pixels wide (in float32 up to 4) are convolved as strips of several; all others by torch's
+    convolution. The two agree to rounding.
     """
 
-    def __init__(self, before: int, width: int) -> None:
-        super().__init__(before, width, 3, padding=1, bias=False)
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if x.device.type == "cpu" and x.shape[3] <= (_WIDEST_HALF if x.element_size() == 2 else _WIDEST):
@@ -32,7 +32,7 @@ class Conv3x3(nn.Conv2d):
 
 
 class StripConvolution(torch.autograd.Function):
-    """`apply(x, weight)` is `conv2d(x, weight, padding=1)` for images and filters [out, C, 3, 3], by way of strips."""
+    """`conv2d(x, weight, padding=1)` by way of strips, as `apply(x, weight)`; filters are `[out, C, 3, 3]`."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -43,8 +43,8 @@ class StripConvolution(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
         strips, weight = ctx.saved_tensors
-        # In the gradient's strips the columns between images are zero too: what the forward pass wrote there was
-        # never read.
+        # The columns between images are zero in the gradient's strips too: nothing read what the forward pass wrote
+        # there.
         grad_strips, grad_weight, _ = torch.ops.aten.convolution_backward(
             *(side_by_side(grad), strips, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
             [*ctx.needs_input_grad, False],
@@ -54,8 +54,8 @@ class StripConvolution(torch.autograd.Function):
 
 
 def side_by_side(x: torch.Tensor) -> torch.Tensor:
-    """Images `[N, C, H, W]` as strips `[ceil(N / k), C, H, k * (W + 1)]`, k of them side by side with a column of zeros
-    after each; images that are missing in the last strip are zeros."""
+    """Return images `[N, C, H, W]` as strips `[ceil(N / k), C, H, k * (W + 1)]`: k images side by side, a column of
+    zeros after each. The last strip is filled up with zeros."""
     images, channels, height, width = x.shape
     per_strip = _STRIP // (width + 1)
     whole, rest = divmod(images, per_strip)
@@ -70,7 +70,7 @@ def side_by_side(x: torch.Tensor) -> torch.Tensor:
 
 
 def _apart(strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The images of `side_by_side` again; `shape` is theirs but for the channels, which are those of the strips."""
+    """Undo `side_by_side`: return images of `shape`, but with the strips' number of channels."""
     images, _, _, width = shape
     apart = strips.permute(0, 2, 3, 1).unflatten(2, (-1, width + 1))[:, :, :, :width].transpose(1, 2)
     return apart.flatten(0, 1)[:images].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)

@@ -1,7 +1,8 @@
-"""DavidNet, the 9-layer ResNet of "How to train your ResNet" (Page 2018-2019), as the series' last post left it."""
+"""DavidNet, the 9-layer ResNet of "How to train your ResNet" (Page 2018-2019), as in the series' last post."""
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import torch
@@ -26,8 +27,17 @@ class DavidNet(Network[DavidNetConfig]):
     head = "classifier"
 
     def build(self, config: DavidNetConfig, classes: int) -> None:
-        stem, *widths = config.widths
-        settings = _settings(config)
+        stem = config.widths[0]
+        settings: dict[str, Any] = {
+            "pooling": config.pool,
+            "norm": config.norm,
+            "ghost_batch": config.ghost_batch,
+            "freeze_scale": config.freeze_scale,
+            "momentum": config.norm_momentum,
+            "eps": config.norm_eps,
+            "activation": config.activation,
+            "celu_alpha": config.celu_alpha,
+        }
         if config.whitening:
             self.whitening: PatchWhitening | None = PatchWhitening(3, 3, config.whitening_eps)
             self.stem = ConvBN(27, stem, kernel_size=1, **settings)
@@ -35,31 +45,17 @@ class DavidNet(Network[DavidNetConfig]):
             self.whitening = None
             self.stem = ConvBN(3, stem, **settings)
         self.layers = nn.Sequential()
-        for number, (before, width) in enumerate(zip((stem, *widths), widths, strict=False), start=1):
-            self.layers.append(ConvResBlock(before, width, residual=number in config.residual, **settings))
-        self.classifier = nn.Linear(widths[-1], classes, bias=False)
+        for number, (inputs, outputs) in enumerate(itertools.pairwise(config.widths), start=1):
+            self.layers.append(ConvResBlock(inputs, outputs, residual=number in config.residual, **settings))
+        self.classifier = nn.Linear(config.widths[-1], classes, bias=False)
         self.logit_scale = config.logit_scale
 
     def fit_whitening(self, images: torch.Tensor) -> None:
-        """Set the whitening filters, if it has any, from uint8 training images `[N, H, W, 3]`: the first of them, as
-        many as the configuration says."""
+        """Set the whitening filters, if there are any, from the first `config.whitening_images` of the uint8 training
+        images `[N, H, W, 3]`."""
         if self.whitening is not None:
             self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layers(self.stem(x, whitening=self.whitening))
         return self.classifier(global_pool(x, self.config.final_pool))
-
-
-def _settings(config: DavidNetConfig) -> dict[str, Any]:
-    """What all of its convolution blocks have in common."""
-    return {
-        "pooling": config.pool,
-        "norm": config.norm,
-        "ghost_batch": config.ghost_batch,
-        "freeze_scale": config.freeze_scale,
-        "momentum": config.norm_momentum,
-        "eps": config.norm_eps,
-        "activation": config.activation,
-        "celu_alpha": config.celu_alpha,
-    }

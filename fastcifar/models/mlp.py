@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import nn
 
@@ -14,8 +16,8 @@ PIXELS = 3 * 32 * 32
 class MLP(Network[MLPConfig]):
     """Images `[N, 3, 32, 32]`, normalized, to logits `[N, classes]`: linear layers with ReLU between them.
 
-    The pixels are read as they lie in memory, in the order (row, column, channel). Initial values are torch's own for
-    linear layers: uniform, up to 1 / sqrt(inputs), for weights and biases.
+    Pixels are read in the order (row, column, channel), as they lie in memory. Initial values are torch's own for
+    linear layers: weights and biases uniform within 1 / sqrt(inputs).
     """
 
     config_class = MLPConfig
@@ -23,7 +25,7 @@ class MLP(Network[MLPConfig]):
 
     def build(self, config: MLPConfig, classes: int) -> None:
         sizes = (PIXELS, *config.hidden)
-        self.hidden = nn.ModuleList(Linear(before, width) for before, width in zip(sizes, config.hidden, strict=False))
+        self.hidden = nn.ModuleList(itertools.starmap(Linear, itertools.pairwise(sizes)))
         self.classifier = Linear(sizes[-1], classes)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""`Network`: what the training engine, the evaluation and a warm start ask of every network."""
+"""`Network`: the interface that training, evaluation and warm starts need of every network."""
 
 from __future__ import annotations
 
@@ -18,22 +18,25 @@ Config = TypeVar("Config")
 class Network(nn.Module, ABC, Generic[Config]):
     """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`.
 
-    `config` says what is built, by default a `config_class` with its defaults. `mean` and `std` (0 to 255 units) say
-    what its input was normalized with: `evaluate` reads them. `head` is the name of the classifier, the one layer whose
-    shape depends on the classes. `frozen_from` names the parameters that train at first and are frozen later, each with
-    the epoch (a float, counted from 0) from which on it is. Initial values come from torch's global generator.
+    config: by default a `config_class` with its defaults.
+    classes: number of classes.
+    mean, std: normalize its images, 0 to 255 units; `evaluate` reads them.
+
+    `head` is the name of the classifier, the one layer whose shape depends on the classes. `frozen_from[name]` is the
+    epoch (a float, counted from 0) from which on a parameter that trains at first is frozen. Initial values come from
+    torch's global generator.
     """
 
     config_class: ClassVar[type]
     head: ClassVar[str]
     memory_format: ClassVar[torch.memory_format] = torch.channels_last
-    """How parameters of four dimensions lie in memory; `torch.preserve_format`: as they were made."""
+    """Memory format of parameters of four dimensions; `torch.preserve_format`: as they were made."""
     frozen_from: dict[str, float]
     first_block: ClassVar[str | None] = None
-    """Name of the module whose output divides the network: the gradients of what comes after it are made first, and may
-    be used while those of it and what comes before are still to be made. None: nobody gains by it."""
+    """Name of the module at whose output the backward pass may be divided: gradients of later layers are ready for use
+    before those of this module and earlier layers are computed. None: not divided."""
     logit_scale: float = 1.0
-    """What the classifier's outputs are multiplied by."""
+    """The factor of the classifier's outputs."""
 
     def __init__(
         self,
@@ -55,14 +58,14 @@ class Network(nn.Module, ABC, Generic[Config]):
 
     @abstractmethod
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits before `logit_scale`: a loss that takes the scale itself saves a pass and its gradient."""
+        """Return the logits before `logit_scale`: a loss that applies it saves a pass and its gradient."""
 
     def forward(self, x: torch.Tensor, scaled: bool = True) -> torch.Tensor:
         logits = self.unscaled(x)
         return logits * self.logit_scale if scaled and self.logit_scale != 1 else logits
 
     def fit_whitening(self, images: torch.Tensor) -> None:
-        """Set what is computed from the uint8 training images `[N, H, W, 3]` before training: here nothing."""
+        """Compute weights from the uint8 training images `[N, H, W, 3]` before training; by default none."""
 
     @property
     def module(self) -> nn.Module:
@@ -71,7 +74,8 @@ class Network(nn.Module, ABC, Generic[Config]):
 
 
 def memory_format(model: nn.Module) -> torch.memory_format:
-    """The memory format in which `model` takes images: channels-last for our networks and for filters that lie so."""
+    """Return the memory format in which `model` takes images: channels-last for fastcifar's networks and for
+    channels-last filters."""
     module = model.module if isinstance(model, Network) else model
     filters = [parameter for parameter in module.parameters() if parameter.dim() == 4]
     if not all(weight.is_contiguous(memory_format=torch.channels_last) for weight in filters):
@@ -81,13 +85,13 @@ def memory_format(model: nn.Module) -> torch.memory_format:
 
 
 def remember_normalization(module: nn.Module, mean: Sequence[float], std: Sequence[float]) -> nn.Module:
-    """Let `normalization` find these again; the module itself."""
+    """Note for `normalization` what the images of `module` are normalized with, and return `module`."""
     module._normalization = (tuple(mean), tuple(std))  # pyright: ignore[reportArgumentType]  (a plain attribute)
     return module
 
 
 def normalization(module: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation, 0 to 255 units, of the images that `module` was trained on; None: not known."""
+    """Return mean and standard deviation, 0 to 255 units, of the images that `module` was trained on; None: unknown."""
     if isinstance(module, Network):
         return module.mean, module.std
     return getattr(module, "_normalization", None)

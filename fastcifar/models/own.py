@@ -1,4 +1,4 @@
-"""A network of one's own in the place of one of ours: any module that takes images and gives logits."""
+"""A network of the user's own: any module that takes images and gives logits."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from fastcifar.models.network import Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
 
 _WHITENING_IMAGES = 10_000
-"""Training images, from the first, as DavidNet takes."""
+"""Number of training images for whitening, as for DavidNet."""
 
 _taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""The modules that networks were made of: a second would move the parameters of the first."""
+"""Modules in use by a network: a second network would move their parameters."""
 
 
 class OwnNetwork(Network[nn.Module]):
     """Calls the module `config` with images `[N, 3, H, W]` for logits `[N, classes]`.
 
     Images come in the memory format of its filters (see `memory_format`), so that `x.view(len(x), -1)` works in a plain
-    network. Nothing in it is frozen later, its logits are not scaled, and which layer is its head is not known.
+    network. Nothing in it is frozen later, its logits are not scaled, and its head is unknown.
     """
 
     head = ""
     memory_format = torch.preserve_format
 
     def build(self, config: nn.Module, classes: int) -> None:
-        self._takes = memory_format(config)
+        self._image_format = memory_format(config)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        return self.config(x.contiguous(memory_format=self._takes))
+        return self.config(x.contiguous(memory_format=self._image_format))
 
     def fit_whitening(self, images: torch.Tensor) -> None:
-        """Set the filters of each `PatchWhitening` of images in it."""
+        """Set the filters of each `PatchWhitening` that takes images."""
         for module in self.config.modules():
             if isinstance(module, PatchWhitening) and module.in_channels == images.shape[3]:
                 module.fit(images[:_WHITENING_IMAGES], self.mean, self.std)
@@ -49,17 +49,17 @@ class OwnNetwork(Network[nn.Module]):
 def own_network(
     own: Callable[[int], nn.Module], classes: int, mean: Sequence[float], std: Sequence[float], sides: Sequence[int]
 ) -> Network:
-    """The network around the module that `own(classes)` gives, on the CPU in float32; a `Network`, or a class of them,
-    is taken as it is. Raises UserError where that is no module or one that was taken before, where nothing in it
-    trains, and where it gives anything but `[N, classes]` for images `[N, 3, side, side]` of one of the `sides`.
+    """Return the network around the module that `own(classes)` gives, on the CPU in float32; a `Network`, or a class of
+    them, is taken as it is. Raises UserError for no module, for one that was taken before, where nothing in it trains,
+    and where it gives anything but `[N, classes]` for images `[N, 3, side, side]` of one of the `sides`.
     """
     if isinstance(own, nn.Module) or not callable(own):
         raise UserError(
-            f"the model is {_name(own)}; allowed: a class or function of the number of classes that gives a module"
+            f"the model is {_described(own)}; allowed: a class or function of the number of classes that gives a module"
         )
     module = own(None, classes) if isinstance(own, type) and issubclass(own, Network) else own(classes)
     if not isinstance(module, nn.Module):
-        raise UserError(f"the model gives {_name(module)}; allowed: a torch.nn.Module")
+        raise UserError(f"the model gives {_described(module)}; allowed: a torch.nn.Module")
     if module in _taken:
         raise UserError("the model gives one module a second time; allowed: a new one, such as a copy, at each call")
     module.to("cpu", torch.float32)
@@ -70,18 +70,18 @@ def own_network(
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the model does not take images [2, 3, {side}, {side}]: {reason}") from error
-        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else _name(logits)
+        shape = list(logits.shape) if isinstance(logits, torch.Tensor) else _described(logits)
         if shape != [2, classes]:
             raise UserError(
                 f"the model gives {shape} for images [2, 3, {side}, {side}]; allowed: logits [2, {classes}]"
             )
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise UserError(f"the model gives {_name(module)} without a parameter that trains; allowed: one or more")
+        raise UserError(f"the model gives {_described(module)} without a parameter that trains; allowed: one or more")
     _taken.add(module)
     network = module if isinstance(module, Network) else OwnNetwork(module)
     network.mean, network.std = tuple(mean), tuple(std)
     return network.train()
 
 
-def _name(value: object) -> str:
+def _described(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else f"an object of type {type(value).__name__}"

@@ -15,15 +15,15 @@ from fastcifar.recipes.networks.resnet18 import ResNet18Config
 class ResNet18(Network[ResNet18Config]):
     """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`; H and W are at least 8.
 
-    A stem and four layers of two `BasicBlock`s, of 1, 2, 4 and 8 times `width` channels, each layer after the first at
-    half the resolution; global mean, linear. Stem "imagenet" is torchvision's, a 7x7 convolution of stride 2 and a 3x3
-    max-pool of stride 2: with it, width 64 and ten classes the network has torchvision's 11,181,642 parameters. Stem
-    "cifar" is one 3x3 convolution of stride 1: 11,173,962 parameters, and at width 16 the 701,466 of the network in Ash
-    and Adams's code.
+    A stem and four layers of two `BasicBlock`s, with 1, 2, 4 and 8 times `width` channels, each layer after the first
+    at half the resolution; global mean, linear. Stem "imagenet" is torchvision's, a 7x7 convolution of stride 2 and a
+    3x3 max-pool of stride 2: with width 64 and ten classes the network has torchvision's 11,181,642 parameters. Stem
+    "cifar" is one 3x3 convolution of stride 1: 11,173,962 parameters, and at width 16 the 701,466 of Ash and Adams's
+    code.
 
-    Parameters go by torchvision's names; the running statistics too, but there is no num_batches_tracked. Initial
-    values are torchvision's: convolutions normal with variance 2 / (outputs * kernel area) (He 2015, fan-out), scales
-    1, biases 0, the linear layer by torch's own rule. Batch norm is plain, over the whole batch.
+    Parameters and running statistics have torchvision's names; there is no num_batches_tracked. Initial values are
+    torchvision's: convolutions normal with variance 2 / (outputs * kernel area) (He 2015, fan-out), scales 1, biases
+    0, the linear layer torch's own. Batch norm is plain, over the whole batch.
     """
 
     config_class = ResNet18Config
@@ -54,25 +54,24 @@ class ResNet18(Network[ResNet18Config]):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch norm; the input, or where the shape changes its 1x1 convolution with batch
-    norm, is added before the last ReLU."""
+    """Two 3x3 convolutions, each with batch norm. The input is added before the last ReLU, where the shape changes
+    after a 1x1 convolution with batch norm."""
 
-    def __init__(self, before: int, width: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         if stride == 1:
-            self.conv1 = Conv3x3(before, width)
+            self.conv1 = Conv3x3(inputs, outputs)
         else:
-            self.conv1 = nn.Conv2d(before, width, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = GhostBatchNorm(width, activation="relu")
-        self.conv2 = Conv3x3(width, width)
-        self.bn2 = GhostBatchNorm(width)
+            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = GhostBatchNorm(outputs, activation="relu")
+        self.conv2 = Conv3x3(outputs, outputs)
+        self.bn2 = GhostBatchNorm(outputs)
         self.downsample = None
-        if stride != 1 or before != width:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(before, width, 1, stride=stride, bias=False), GhostBatchNorm(width)
-            )
+        if stride != 1 or inputs != outputs:
+            shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, GhostBatchNorm(outputs))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        # The norm adds the shortcut in its own pass; nothing keeps that sum, so the ReLU may overwrite it.
+        # The norm adds the shortcut in its own pass. Nothing keeps the sum, so the ReLU may overwrite it.
         return self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut).relu_()

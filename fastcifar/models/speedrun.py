@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
-from fastcifar.models.blocks import global_pool
+from fastcifar.models.blocks import ACTIVATIONS, global_pool
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Network
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
-
-_ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
 
 
 class SpeedrunNet(Network[SpeedrunConfig]):
@@ -24,8 +23,8 @@ class SpeedrunNet(Network[SpeedrunConfig]):
     convolution, batch norm, GELU. Global max-pool, linear without bias, divided by its inputs. Every choice is a field
     of `SpeedrunConfig`; the defaults are those of airbench94_muon.
 
-    Initial values: a 3x3 convolution's first filters, as many as it has inputs, are the identity (Dirac), all others
-    and the linear layer torch's own, the latter rescaled to a given standard deviation.
+    Initial values: the first filters of a 3x3 convolution, as many as it has inputs, are the identity (Dirac); all
+    others are torch's own, and so is the linear layer, rescaled to a given standard deviation.
     """
 
     config_class = SpeedrunConfig
@@ -39,10 +38,8 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         )
         if trains_bias:
             self.frozen_from = {"whitening.bias": config.whitening_bias_epochs}
-        before = (self.whitening.out_channels, *config.widths)
-        self.blocks = nn.Sequential(
-            *(Block(inputs, width, config) for inputs, width in zip(before, config.widths, strict=False))
-        )
+        channels = itertools.pairwise((self.whitening.out_channels, *config.widths))
+        self.blocks = nn.Sequential(*(Block(inputs, outputs, config) for inputs, outputs in channels))
         self.classifier = nn.Linear(config.widths[-1], classes, bias=False)
         self.logit_scale = config.logit_scale or 1 / config.widths[-1]
         if config.head_std:
@@ -50,7 +47,8 @@ class SpeedrunNet(Network[SpeedrunConfig]):
                 self.classifier.weight.mul_(config.head_std / self.classifier.weight.std())
 
     def fit_whitening(self, images: torch.Tensor) -> None:
-        """Set the whitening filters from the first of the uint8 training images `[N, H, W, 3]`."""
+        """Set the whitening filters from the first `config.whitening_images` of the uint8 training images
+        `[N, H, W, 3]`."""
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
@@ -64,19 +62,19 @@ class Block(nn.Module):
     With a residual, the first activation is added to the last norm's output, before the last activation.
     """
 
-    def __init__(self, before: int, width: int, config: SpeedrunConfig) -> None:
+    def __init__(self, inputs: int, outputs: int, config: SpeedrunConfig) -> None:
         super().__init__()
         self.activation, self.residual = config.activation, config.residual
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for number in range(config.depth):
-            conv = Conv3x3(width if number else before, width)
+            conv = Conv3x3(outputs if number else inputs, outputs)
             if config.dirac:
                 nn.init.dirac_(conv.weight.data[: conv.in_channels])
             adds = config.residual and number == config.depth - 1
             self.convs.append(conv)
             self.norms.append(
                 GhostBatchNorm(
-                    width,
+                    outputs,
                     config.ghost_batch,
                     activation="none" if adds else config.activation,
                     pool=number == 0,
@@ -88,10 +86,6 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x = self.norms[0](self.convs[0](x))
-        layers = list(zip(self.convs, self.norms, strict=True))[1:]
-        for conv, norm in layers[:-1]:
-            x = norm(conv(x))
-        if layers:
-            conv, norm = layers[-1]
-            x = norm(conv(x), shortcut if self.residual else None)
-        return _ACTIVATIONS[self.activation](x) if self.residual else x
+        for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
+            x = norm(conv(x), shortcut if self.residual and norm is self.norms[-1] else None)
+        return ACTIVATIONS[self.activation](x) if self.residual else x

@@ -13,16 +13,20 @@ from torch import nn
 from fastcifar.kernels import plain_batch, wants_gradient, whiten
 
 _CHUNK = 500
-"""Images at a time on a CPU: all 10,000 as float32 would take 120 MB. A GPU has the memory, and fewer launches so."""
+"""Images at a time on a CPU: all 10,000 as float32 would take 120 MB. A GPU takes all at once, in fewer launches."""
 
 
 class PatchWhitening(nn.Conv2d):
     """A frozen `size` x `size` convolution from `channels` to channels * size**2 outputs.
 
     `fit` computes the filters: the eigenvectors of the uncentered second moment of all patches, each divided by
-    sqrt(eigenvalue + eps), so that the covariance of its outputs is diag(eigenvalue / (eigenvalue + eps)). With
-    `negatives` each filter's negative follows them all, twice as many outputs (airbench). `padding` None is "same"
-    padding for an odd `size`; `bias` adds a trained bias, at first 0.
+    sqrt(eigenvalue + eps), so that the covariance of its outputs is diag(eigenvalue / (eigenvalue + eps)).
+
+    channels, size: input channels, and the side of a patch in pixels.
+    eps: added to each eigenvalue.
+    padding: None is "same" padding for an odd `size`.
+    negatives: add the negative of each filter after all filters, twice as many outputs (airbench).
+    bias: add a trained bias, at first 0.
     """
 
     wide_vectors: ClassVar[bool] = True
@@ -58,17 +62,16 @@ class PatchWhitening(nn.Conv2d):
         return F.conv2d(x, self.weight, bias, padding=self.padding)
 
     def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
-        """`activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; one pass over the
-        images where nothing in it has a gradient."""
+        """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; in one pass
+        over the images where no gradient is needed."""
         if wants_gradient(x, self.weight, self.bias):
             return getattr(F, activation)(self(x))
         return whiten(x, self.weight, self.bias, activation)
 
     def followed_by(self, pointwise: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-        """`pointwise(self(x))` for a 1x1 convolution, neither having a bias: both are linear, and so one convolution by
-        the composed filters, whose gradient reaches `pointwise` by a product as small as they are. The whitened image
-        is never made: its 27 channels would be 54 bytes a pixel in half precision, where tensor cores want a multiple
-        of 16."""
+        """Return `pointwise(self(x))` for a 1x1 convolution, both without bias, as one convolution by the composed
+        filters. The whitened image is never made: its 27 channels would be 54 bytes a pixel in half precision, where
+        tensor cores want a multiple of 16."""
         size = self.kernel_size[0]
         patches = self.weight.permute(0, 2, 3, 1).flatten(1)  # in memory order: no copy
         filters = pointwise.weight.flatten(1) @ patches
@@ -77,14 +80,14 @@ class PatchWhitening(nn.Conv2d):
 
 
 def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequence[float], size: int) -> torch.Tensor:
-    """The uncentered second moment, float64 `[D, D]` on the CPU, D = C * size**2, of all `size` x `size` patches of the
-    normalized uint8 `images` `[N, H, W, C]`, divided by the number of patches less one; D in the order (C, row,
-    column)."""
+    """Return the uncentered second moment of all `size` x `size` patches of the normalized uint8 `images`
+    `[N, H, W, C]`, divided by the number of patches less one: float64 `[D, D]` on the CPU, D = C * size**2 in the order
+    (C, row, column)."""
     height, width, channels = images.shape[1:]
-    tall, wide = height - size + 1, width - size + 1  # a patch's places down and across
-    # Of two pixels of a patch, in its rows i and j, the products summed over all patches are those of whole rows of
-    # pixels, j - i apart, without those at the top and bottom that no patch has as its i-th and j-th: large matrix
-    # products that need no patch laid out, a third of the time of unfolding them.
+    tall, wide = height - size + 1, width - size + 1  # places of a patch down and across
+    # Pixels in rows i and j of a patch: their products, summed over all patches, are those of whole rows of pixels,
+    # j - i apart, without the rows at the top and bottom that are no patch's i-th and j-th. These are large matrix
+    # products that need no patch laid out: a third of the time of unfolding.
     pairs = torch.zeros(size, size, width * channels, width * channels, dtype=torch.float64, device=images.device)
     at_once = _CHUNK if images.device.type == "cpu" else len(images)
     for chunk in torch.arange(len(images), device=images.device).split(at_once):
@@ -109,14 +112,15 @@ def patch_second_moment(images: torch.Tensor, mean: Sequence[float], std: Sequen
 
 
 def _products(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Sums of products over two dimensions: `[h, n, a]` and `[h, n, b]` to `[a, b]`; zeros for h = 0."""
+    """Sum products over two dimensions: `[h, n, a]` and `[h, n, b]` to `[a, b]`; zeros for h = 0."""
     return one.flatten(0, 1).T @ other.flatten(0, 1)
 
 
 def whitening_filters(moment: torch.Tensor, eps: float) -> torch.Tensor:
-    """Whitening filters, rows of `[D, D]` float64, the largest eigenvalue first, from the second moment `[D, D]`.
+    """Return whitening filters, float64 rows of `[D, D]`, the largest eigenvalue first, from the second moment
+    `[D, D]`.
 
-    Solved on the CPU in float64: it is small, and a GPU's solver would first have to be woken. An eigenvector's sign is
+    Solved on the CPU in float64: it is small, and a GPU's solver takes long to load. An eigenvector's sign is
     arbitrary: here its largest entry is positive, so that the filters are the same everywhere.
     """
     values, vectors = torch.linalg.eigh(moment.double().cpu())

@@ -1,7 +1,7 @@
-"""Flat buffers and the optimizers that work on them; and some of the latter for anybody's parameters.
+"""Flat buffers, the optimizers that work on them, and optimizers for any parameters.
 
-Over flat buffers, by `build_optimizer`, which imports the one that a recipe names: `FlatSGD`, `FlatMuon`, `FlatLARS`
-and `TorchOptimizer`, and around any of these `FlatLookahead`. Alone, as torch's own are used: `SGD`, `LARS` and `Muon`.
+`build_optimizer` imports the one that a recipe names and builds it over flat buffers: `FlatSGD`, `FlatMuon`, `FlatLARS`
+or `TorchOptimizer`, and around it `FlatLookahead`. `SGD`, `LARS` and `Muon` are used alone, as torch's own are.
 """
 
 from __future__ import annotations
@@ -39,12 +39,14 @@ __all__ = [
 def build_optimizer(
     flat: FlatModel, recipe: Recipe, total_steps: int, own: OwnOptimizer | None = None
 ) -> FlatOptimizer:
-    """Build the optimizer that `recipe.optimizer` describes, over the buffers of `flat`, for a training of
-    `total_steps`.
+    """Build the optimizer that `recipe.optimizer` describes.
 
-    `own`, a class of torch's form or a function of a list of parameters that gives such an optimizer, takes its place;
-    so does the class that is the recipe's builder where it is of torch's form (see `TorchOptimizer`). Raises UserError
-    where that gives none.
+    flat: the buffers that it works on.
+    recipe: its section `optimizer` names the optimizer; one of torch's form is wrapped in a `TorchOptimizer`.
+    total_steps: steps of the training.
+    own: used in its place: a class of torch's form, or a function of a list of parameters that returns an optimizer.
+
+    Raises UserError where `own` gives no optimizer.
     """
     build = functools.partial(_build, own=own)
     if recipe.lookahead.every:

@@ -1,13 +1,12 @@
-"""Flat buffers: all trained weights of a network in one tensor per group, its parameters being views into them.
+"""Flat buffers: all trained weights of a network in one tensor per group; its parameters are views into them.
 
-The optimizer step, the moving average, a reset for the next run or a checkpoint is then one operation per group instead
-of one per parameter.
+An optimizer step, a moving average, a reset or a checkpoint is then one operation per group, not one per parameter.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -20,19 +19,21 @@ _ALIGN = 32
 foreach_copy = torch._foreach_copy_  # pyright: ignore[reportPrivateImportUsage]  (torch has no public name for it)
 
 _PIECE, _PIECES = 4096, 48
-"""Elements that a block of torch's multi-tensor kernels copies at least, and how many blocks' there may be: of tensors
-that are not in pieces a block takes 65536, in 12 microseconds; of more than 64 pieces the rest is another launch."""
+"""The least elements in a piece that a block of torch's multi-tensor kernels copies, and the most pieces. Of whole
+tensors a block copies 65536 elements, in 12 microseconds; beyond 64 pieces another launch begins."""
 
 
 class FlatGroup:
     """Parameters that share hyperparameters and a dtype, as flat tensors of P elements.
 
-    `weights`: master copy, float32 (float64 where that is the compute dtype); `compute`: what the network's parameters
-    view, `weights` itself where the dtypes agree; `grads`: gradients in the compute dtype, viewed by every parameter's
-    `.grad`, or with `wide_gradients` like `weights`, `.grad` being left alone; `gradients`: a view of them for each
-    parameter; `velocity` and `ema`: the optimizer's, like `weights`. `steps`: how many steps it trains for where that
-    is not the whole training, which is for the trainer to say before it builds the optimizer. `spans`: where in the
-    buffers each parameter lies, with the gap behind it.
+    weights: master copy, float32 (float64 where that is the compute dtype).
+    compute: the buffer that the network's parameters view; `weights` itself where the dtypes agree.
+    grads: gradients in the compute dtype, viewed by every parameter's `.grad`; with `wide_gradients` in the dtype of
+        `weights`, and `.grad` is left alone.
+    gradients: a view of `grads` for each parameter.
+    velocity, ema: the optimizer's, like `weights`.
+    steps: steps that it trains for, set before the optimizer is built; None: the whole training.
+    spans: the place of each parameter in the buffers, with the gap behind it.
     """
 
     def __init__(
@@ -50,19 +51,19 @@ class FlatGroup:
         self.ema = self.weights.clone()
         for parameter, weight, grad in zip(parameters, self.views(self.compute), self.gradients, strict=True):
             parameter.data = weight
-            parameter.grad = None if wide_gradients else grad  # torch wants one of the parameter's own dtype
+            parameter.grad = None if wide_gradients else grad  # torch takes only one of the parameter's own dtype
 
     @property
     def trains(self) -> bool:
-        """Whether it trains now; while it does not, an optimizer leaves its weights as they are."""
+        """True while it trains; otherwise an optimizer leaves its weights as they are."""
         return self.parameters[0].requires_grad
 
     def views(self, buffer: torch.Tensor) -> list[torch.Tensor]:
-        """A view of `buffer`, one of its own, for each parameter, with its shape and layout in memory."""
+        """Return a view of `buffer`, one of the group's, for each parameter, with its shape and memory layout."""
         return _views(buffer, self.parameters)
 
     def runs(self, select: Callable[[nn.Parameter], bool]) -> list[slice]:
-        """The stretches of the buffers that hold the parameters for which `select` is true, neighbors as one."""
+        """Return the slices of the buffers that hold the parameters for which `select` is true, neighbors as one."""
         runs: list[slice] = []
         for parameter, span in zip(self.parameters, self.spans, strict=True):
             if select(parameter):
@@ -72,7 +73,7 @@ class FlatGroup:
 
     @torch.no_grad()
     def load(self, weights: torch.Tensor) -> None:
-        """Start afresh from flat `weights` [P]: optimizer state zero, average equal to the weights."""
+        """Start afresh from flat `weights` `[P]`: optimizer state zero, average equal to the weights."""
         self.weights.copy_(weights)
         self.ema.copy_(weights)
         self.velocity.zero_()
@@ -81,14 +82,18 @@ class FlatGroup:
 
 
 class FlatModel:
-    """A network whose state lies in flat buffers: `groups` of trained parameters and `statistics`, the floating buffers
-    of batch norms.
+    """A network whose state lies in flat buffers.
 
-    Groups: "weights" (matrices and convolution filters), "scales" (other trained vectors) and "biases"; each parameter
-    that the network freezes later (its `frozen_from`) in a group of its own with the same name. All is in `dtype`, as
-    `module.to(dtype)` has it, but for the vectors of modules that compute in the master dtype: batch norms and what
-    says so by `wide_vectors`. `statistics` is [B] in the master dtype, `statistics_ema` its moving average. Frozen
-    parameters and other floating buffers are cast likewise and stay where they are. `wide_gradients`: see `FlatGroup`.
+    `groups`: trained parameters as "weights" (matrices and convolution filters), "scales" (other vectors) and "biases";
+    each parameter that the network freezes later (its `frozen_from`) is in a group of its own with the same name.
+    `statistics` `[B]`: the floating buffers of batch norms, in the master dtype; `statistics_ema`: their moving
+    average.
+
+    model: the network; its parameters become views.
+    dtype: the compute dtype, as in `module.to(dtype)`. Vectors of modules that compute in the master dtype (batch
+        norms, and modules with `wide_vectors`) are in that. Frozen parameters and other floating buffers are cast in
+        the same way and stay where they are.
+    wide_gradients: see `FlatGroup`.
     """
 
     def __init__(self, model: nn.Module, dtype: torch.dtype = torch.float32, wide_gradients: bool = False) -> None:
@@ -132,15 +137,15 @@ class FlatModel:
             module._buffers[name] = view
 
     def group_of(self, name: str) -> FlatGroup:
-        """The group that the trained parameter `name` lies in."""
+        """Return the group that holds the trained parameter `name`."""
         parameter = self.model.get_parameter(name)
         return next(group for group in self.groups if any(parameter is member for member in group.parameters))
 
     def divide(self) -> None:
-        """From now on make the gradients above the network's `first_block` before all others (see `backward`). Nothing
-        changes for a network that names none."""
+        """Make `backward` compute the gradients above the network's `first_block` before all others from now on.
+        Nothing changes for a network that names none."""
         name = getattr(self.model, "first_block", None)
-        if not isinstance(name, str) or self._below:  # a name of ours may be a module of theirs
+        if not isinstance(name, str) or self._below:  # a user's network may have a module of that name
             return
         names = [parameter for parameter, _ in self.model.named_parameters()]
         last = max(place for place, parameter in enumerate(names) if parameter.startswith(f"{name}."))
@@ -148,7 +153,7 @@ class FlatModel:
         self.model.get_submodule(name).register_forward_hook(self._keep_cut)
 
     def is_above(self, parameter: nn.Parameter) -> bool:
-        """Whether `parameter` is among those whose gradients are made first."""
+        """Return True for a parameter above `first_block`, whose gradients are computed first."""
         return bool(self._below) and id(parameter) not in self._below
 
     def _keep_cut(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
@@ -160,10 +165,14 @@ class FlatModel:
         gradient: torch.Tensor | None = None,
         halfway: Callable[[Callable[[], None]], None] = lambda copy: copy(),
     ) -> None:
-        """Overwrite the gradients of the parameters that train now with those of `outputs`, a scalar, or of what
-        `gradient`, like `outputs`, is the gradient of; zero where that does not depend on one. The buffers' gaps stay
-        zero. `halfway(copy)` is called once the gradients above the first block are made, if the model was divided,
-        while those below are not; it calls `copy`, which copies them into the buffers, in the current stream."""
+        """Overwrite the gradients of the parameters that train now, with zeros where `outputs` does not depend on them.
+        The buffers' gaps stay zero.
+
+        outputs: a scalar, or a tensor whose `gradient` is given.
+        gradient: the gradient at `outputs`, of its shape.
+        halfway: called after `divide`, as `halfway(copy)`, once the gradients above the first block are computed and
+            before those below; it must call `copy`, which copies them into the buffers in the current stream.
+        """
         cut, self._cut = self._cut, None
         trained = [parameter for group in self.groups if group.trains for parameter in group.parameters]
         if cut is None:
@@ -178,23 +187,23 @@ class FlatModel:
     @torch.no_grad()
     def load(self, model: nn.Module) -> None:
         """Start afresh from the state of a network of the same shape, on any device: see `FlatGroup.load`."""
-        source = dict([*model.named_parameters(), *model.named_buffers()])
+        given = dict([*model.named_parameters(), *model.named_buffers()])
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
         for group in self.groups:
             group.weights.zero_()  # the gaps too
             for parameter, weight in zip(group.parameters, group.views(group.weights), strict=True):
-                weight.copy_(source[names[id(parameter)]])
+                weight.copy_(given[names[id(parameter)]])
             group.load(group.weights)
         for name, mine in (*self._frozen.items(), *self.model.named_buffers()):
-            mine.copy_(source[name])
+            mine.copy_(given[name])
         self.statistics_ema.copy_(self.statistics)
 
     @torch.no_grad()
     def load_average(self, other: FlatModel, averaged: bool = True) -> None:
-        """Take the moving averages of another network of the same shape as weights, or its last weights if not
-        `averaged`; what has no average is taken as it is."""
-        for group, source in zip(self.groups, other.groups, strict=True):
-            group.weights.copy_(source.ema if averaged else source.weights)
+        """Copy the moving averages of `other`, of the same shape, as weights; its last weights if not `averaged`.
+        Tensors without an average are copied as they are."""
+        for group, others in zip(self.groups, other.groups, strict=True):
+            group.weights.copy_(others.ema if averaged else others.weights)
             group.compute.copy_(group.weights)
         self.statistics.copy_(other.statistics_ema if averaged else other.statistics)
         theirs = other._not_averaged()
@@ -202,7 +211,7 @@ class FlatModel:
             mine.copy_(theirs[name])
 
     def training_state(self) -> dict[str, torch.Tensor]:
-        """Everything in it that changes while training, by name: the tensors themselves, no copies."""
+        """Return all tensors that change while training, by name; not copies."""
         state = {"statistics": self.statistics, "statistics_ema": self.statistics_ema}
         for number, group in enumerate(self.groups):
             for name in ("weights", "velocity", "ema"):
@@ -211,21 +220,14 @@ class FlatModel:
 
     @torch.no_grad()
     def load_training_state(self, tensors: dict[str, torch.Tensor]) -> None:
-        """Go on from what `training_state` gave for the same network. Raises UserError for another's, changing
-        nothing."""
-        state = self.training_state()
-        for name in sorted(state.keys() | tensors.keys()):
-            ours, theirs = (list(some[name].shape) if name in some else None for some in (state, tensors))
-            if ours != theirs:
-                raise UserError(f"{name} of the training's state is {theirs or 'absent'}; allowed: {ours or 'absent'}")
-        for name, tensor in state.items():
-            tensor.copy_(tensors[name])
+        """Go on from the `training_state` of the same network. Raises UserError for another's, and changes nothing."""
+        copy_tensors(tensors, self.training_state())
         for group in self.groups:
             group.compute.copy_(group.weights)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """A copy of the network's state by parameter name on the CPU, from the master weights, all that is floating in
-        float32."""
+        """Return a copy of the network's state by parameter name on the CPU, from the master weights, floating tensors
+        in float32."""
         state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
         weights = {p: w for g in self.groups for p, w in zip(g.parameters, g.views(g.weights), strict=True)}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
@@ -237,19 +239,19 @@ class FlatModel:
         }
 
     def _not_averaged(self) -> dict[str, torch.Tensor]:
-        """Frozen parameters, and the buffers that are not among the statistics."""
+        """Return frozen parameters, and the buffers that are not among the statistics, by name."""
         others = {name: buffer for name, buffer in self.model.named_buffers() if name not in self._averaged}
         return {**self._frozen, **others}
 
     def _copy_gradients(self, parameters: Sequence[nn.Parameter], grads: Sequence[torch.Tensor]) -> None:
-        """Into the flat buffers, those of one dtype at once, as one launch for all needs."""
+        """Copy `grads` into the flat buffers, all of one dtype at once, since one launch takes only one."""
         by_dtype: dict[torch.dtype, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         for parameter, grad in zip(parameters, grads, strict=True):
             by_dtype.setdefault(parameter.dtype, []).append((self._gradients[parameter], grad))
-            if grad.is_cuda:  # its memory is not to be given away before this stream has read it
+            if grad.is_cuda:  # its memory must not be reused before this stream has read it
                 grad.record_stream(torch.cuda.current_stream())
         for pairs in by_dtype.values():
-            if all(into.stride() == grad.stride() for into, grad in pairs):  # else each would be a launch
+            if all(into.stride() == grad.stride() for into, grad in pairs):  # otherwise each piece would be a launch
                 size = max(_PIECE, sum(grad.numel() for _, grad in pairs) // _PIECES)
                 pairs = [
                     piece for into, grad in pairs for piece in zip(_split(into, size), _split(grad, size), strict=True)
@@ -257,21 +259,33 @@ class FlatModel:
             foreach_copy(*(list(side) for side in zip(*pairs, strict=True)))
 
 
+@torch.no_grad()
+def copy_tensors(tensors: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
+    """Copy the saved `tensors` of a training's state `into` those of the same names. Raises UserError for other names
+    or shapes, and then copies nothing."""
+    for name in sorted(tensors.keys() | into.keys()):
+        given, needed = (list(some[name].shape) if name in some else "absent" for some in (tensors, into))
+        if given != needed:
+            raise UserError(f"{name} of the training's state is {given}; allowed: {needed}")
+    for name, tensor in into.items():
+        tensor.copy_(tensors[name])
+
+
 def _gradients(
     outputs: torch.Tensor, inputs: Sequence[torch.Tensor], gradient: torch.Tensor | None
 ) -> tuple[torch.Tensor, ...]:
-    """Zeros for what `outputs` does not depend on, such as a block that a network left out in this step."""
+    """Return gradients; zeros for inputs that `outputs` does not depend on, such as a block left out in this step."""
     return torch.autograd.grad(outputs, inputs, gradient, materialize_grads=True)
 
 
 def _split(tensor: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
-    """Pieces of some `size` elements, of whole rows."""
+    """Return pieces of about `size` elements, of whole rows."""
     return (tensor,) if tensor.numel() <= size else tensor.split(max(1, size // tensor[0].numel()))
 
 
 def master_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of master weights, optimizer state and statistics beside a compute `dtype`: float32, or wider if that
-    is."""
+    """Return the dtype of master weights, optimizer state and statistics for a compute `dtype`: float32, or `dtype` if
+    that is wider."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -293,13 +307,12 @@ def _flatten(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tenso
 
 
 def _is_wide(module: nn.Module) -> bool:
-    """Whether a module computes with its vectors and buffers in the master dtype, whatever its input's is."""
+    """Return True for a module whose vectors and buffers are in the master dtype, whatever its input's dtype."""
     return isinstance(module, nn.modules.batchnorm._BatchNorm) or bool(getattr(module, "wide_vectors", False))
 
 
 def _views(flat: torch.Tensor, like: Iterable[torch.Tensor]) -> list[torch.Tensor]:
-    """Views into `flat`, one after another, with the shapes of `like`, and in memory as these lie where they are
-    four-dimensional and channels-last."""
+    """Return views into `flat`, one after another, with the shapes of `like`, channels-last where these are."""
     views, start = [], 0
     for tensor in like:
         part = flat[start : start + tensor.numel()]

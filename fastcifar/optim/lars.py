@@ -1,4 +1,4 @@
-"""LARS: each weight at a rate in proportion to its norm over its gradient's (You, Gitman and Ginsburg 2017)."""
+"""LARS: each weight's rate is in proportion to its norm over its gradient's (You, Gitman and Ginsburg 2017)."""
 
 from __future__ import annotations
 
@@ -16,21 +16,15 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
     """LARS for matrices and filters over flat buffers, SGD with Nesterov momentum for biases and scales.
 
     Each matrix or filter: v <- momentum * v + lr * trust * (g + decay * w); w <- w - v, with `trust_ratio` as trust and
-    lr = s * `optimizer.lr` for the schedule s. Biases and scales have no trust ratio and no decay:
-    v <- `sgd_momentum` * v + g; w <- w - s * `bias_lr` * (g + `sgd_momentum` * v). Gradients g are the mean loss's.
+    lr = s * `optimizer.lr`, s being the schedule. Biases and scales have no trust ratio and no decay:
+    v <- `sgd_momentum` * v + g; w <- w - s * `bias_lr` * (g + `sgd_momentum` * v). Gradients g are of the mean loss.
     """
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         config = self.config
         if group.name != "weights":
-            self.sgd(
-                group,
-                rates,
-                lr_factor=config.bias_lr / config.lr,
-                momentum=config.sgd_momentum,
-                weight_decay=0.0,
-                form="torch",
-            )
+            factor, momentum = config.bias_lr / config.lr, config.sgd_momentum
+            self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=0.0, form="torch")
             return
         rate_now = rates[self.count.clamp(max=len(rates) - 1)]
         for span in group.spans:
@@ -44,8 +38,10 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
 class LARS(torch.optim.Optimizer):
     """LARS for any parameters: v <- momentum * v + lr * trust * (g + weight_decay * w); w <- w - v.
 
-    Parameters of fewer than two dimensions (biases, scales) have neither `trust_ratio` nor decay: trust is 1.
-    Raises UserError for a setting out of range.
+    trust_coefficient: scales the `trust_ratio`. Parameters of fewer than two dimensions (biases, scales) have trust 1
+        and no decay.
+
+    The other arguments are those of torch.optim.SGD. Raises UserError for a setting out of range.
     """
 
     def __init__(
@@ -62,7 +58,7 @@ class LARS(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """One update of every parameter that has a gradient; the loss of `closure` where one is given."""
+        """Update every parameter that has a gradient; return the loss of `closure` if one is given."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
@@ -80,7 +76,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def trust_ratio(weight: torch.Tensor, gradient: torch.Tensor, coefficient: float, decay: float) -> torch.Tensor:
-    """coefficient * |w| / (|g| + decay * |w|), a tensor without dimensions; 1 where |w| or |g| is 0."""
+    """Return coefficient * |w| / (|g| + decay * |w|), a tensor without dimensions; 1 where |w| or |g| is 0."""
     size, slope = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
     ratio = coefficient * size / (slope + decay * size)
     return torch.where((size > 0) & (slope > 0), ratio, torch.ones_like(ratio))
@@ -94,6 +90,6 @@ def _update(
     momentum: float,
     decay: float,
 ) -> None:
-    """One step of one tensor in place; `rate` holds the trust ratio."""
+    """Update one tensor in place; `rate` includes the trust ratio."""
     velocity.mul_(momentum).add_((gradient + decay * weight) * rate)
     weight.sub_(velocity)

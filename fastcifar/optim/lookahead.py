@@ -1,4 +1,4 @@
-"""Lookahead: slow weights that move towards the fast ones every few steps, and from which these go on (Zhang 2019)."""
+"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones go on from there (Zhang 2019)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FlatLookahead(FlatOptimizer):
 
     After every `lookahead.every` steps slow <- slow + (1 - d) (fast - slow) and fast <- slow, where after t of T steps
     d = `lookahead.decay` * (t / T) ** `lookahead.decay_power`; after the last step fast <- slow. The moving averages
-    follow the weights as they are after that.
+    are updated after that.
     """
 
     def __init__(self, inner: Callable[..., FlatOptimizer], flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
@@ -29,13 +29,13 @@ class FlatLookahead(FlatOptimizer):
         like = {"dtype": flat.statistics.dtype, "device": flat.statistics.device}
         shares = lookahead_shares(recipe.lookahead, total_steps)
         self._shares = torch.tensor([share or 0.0 for share in shares], **like)
-        self._meets = torch.tensor([share is not None for share in shares], **like)
+        self._syncs = torch.tensor([share is not None for share in shares], **like)
         self._fast = [*(group.weights for group in flat.groups), flat.statistics]
         self._slow = [torch.empty_like(fast) for fast in self._fast]
         self.reset()
 
     def reset(self) -> None:
-        """Start again at step 0, the slow weights being those in the buffers."""
+        """Start again at step 0, with the weights in the buffers as slow weights."""
         super().reset()
         self.inner.reset()
         foreach_copy(self._slow, self._fast)
@@ -54,8 +54,8 @@ class FlatLookahead(FlatOptimizer):
             slow.copy_(saved)
 
     def skip(self) -> None:
-        """Leave a step out, and a meeting that was due; after the last step it ends on the slow weights all the
-        same."""
+        """Leave out a step, and the move of the slow weights that was due; the last step ends on the slow weights all
+        the same."""
         super().skip()
         self.inner.skip()
         if self.count.item() == self.total_steps:
@@ -68,11 +68,11 @@ class FlatLookahead(FlatOptimizer):
     def step(self) -> None:
         self.inner.step()
         step = self.count.clamp(max=len(self._shares) - 1)
-        share, meets = self._shares[step], self._meets[step]
-        if meets.device.type != "cpu" or meets.item():  # a device decides for itself: with 0 neither changes
+        share, syncs = self._shares[step], self._syncs[step]
+        if syncs.device.type != "cpu" or syncs.item():  # a GPU is not asked: with 0 neither changes
             for slow, fast in zip(self._slow, self._fast, strict=True):
                 slow.lerp_(fast, share)
-                fast.lerp_(slow, meets)
+                fast.lerp_(slow, syncs)
         for group in self.flat.groups:
             self.follow(group)
         self.finish_step()
@@ -86,8 +86,8 @@ class FlatLookahead(FlatOptimizer):
 
 
 def lookahead_shares(config: LookaheadConfig, total_steps: int) -> list[float | None]:
-    """How far the slow weights move towards the fast ones after each step, before these are set to them; None where
-    they do not meet."""
+    """Return by which share of the distance the slow weights move to the fast ones after each step, before the fast
+    ones are set to them; None for steps after which neither changes."""
     shares: list[float | None] = [None] * total_steps
     for step in range(config.every, total_steps + 1, config.every):
         shares[step - 1] = 1 - config.decay * (step / total_steps) ** config.decay_power

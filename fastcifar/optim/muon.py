@@ -1,5 +1,5 @@
-"""Muon: momentum whose every matrix is orthogonalized before it is applied (Jordan 2024, kellerjordan.github.io/posts/
-muon), over flat buffers and alone."""
+"""Muon: momentum, orthogonalized matrix by matrix before it is applied (Jordan 2024,
+kellerjordan.github.io/posts/muon), over flat buffers and alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
@@ -28,10 +27,10 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
     Filters are matrices W [out, in * height * width], G the gradient, V the momentum, m = `momentum`, s the schedule:
         V <- m V + G;  W <- W * sqrt(out) / |W| in the steps of `norm_every`;  W <- (1 - s * filter_decay) W;
         W <- W - s * lr * orthogonalized(G + m V)
-    Orthogonalizing is `newton_schulz` in the network's compute dtype. All else, with m = `sgd_momentum` and the peak
-    rate r = `head_lr` for matrices, `bias_lr` for biases and scales:
+    `newton_schulz` orthogonalizes, in the network's compute dtype. All else, with m = `sgd_momentum` and the peak rate
+    r = `head_lr` for matrices, `bias_lr` for biases and scales:
         g = dloss/dw + weight_decay / r * w;  v <- m v + g;  w <- w - s * r * (g + m v)
-    So either decay is the share of a weight that a step at the peak rate removes, `weight_decay` before momentum.
+    So each decay is the share of a weight that a step at the peak rate removes, `weight_decay` before momentum.
     """
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
@@ -40,16 +39,13 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
         self._normalizing = torch.tensor(normalizing, device=flat.statistics.device)
         if self.config.overlap and recipe.compile == "off":  # a compiled network's backward pass is one piece
             flat.divide()
-        self._above = [_Filters(group, flat.dtype, flat.is_above) for group in flat.groups]
-        self._below = [
-            _Filters(group, flat.dtype, lambda parameter: not flat.is_above(parameter)) for group in flat.groups
-        ]
-        self._beside = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
+        self._above, self._below = ([_Filters(flat, group, above) for group in flat.groups] for above in (True, False))
+        self._side_stream = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
         self._copied: torch.Event | None = None
         self._stepped_above = False
 
     def reset(self) -> None:
-        """Start again at step 0, whatever broke off a step before."""
+        """Start again at step 0, even where a step was broken off."""
         super().reset()
         self._stepped_above = False
 
@@ -57,17 +53,17 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
         """Update the filters above the first block; on CUDA in a stream of their own, while the backward pass goes on:
         the iteration is a chain of small products, which leave most of a GPU idle."""
-        with self._other_stream():
+        with self._in_side_stream():
             copy_gradients()
-            if self._beside is not None:
-                self._copied = self._beside.record_event()
+            if self._side_stream is not None:
+                self._copied = self._side_stream.record_event()
             for group, rates, filters in zip(self.flat.groups, self.rates, self._above, strict=True):
                 self._step_filters(group, rates, filters)
         self._stepped_above = True
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of all groups and averages from their gradients."""
+        """Update all groups and averages from their gradients."""
         if not self._stepped_above:
             self.step_above()
         self._stepped_above = False
@@ -75,16 +71,16 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
             torch.cuda.current_stream().wait_event(self._copied)
         super().step()
 
-    def _other_stream(self) -> contextlib.AbstractContextManager:
-        if self._beside is None:
+    def _in_side_stream(self) -> contextlib.AbstractContextManager:
+        if self._side_stream is None:
             return contextlib.nullcontext()
-        self._beside.wait_stream(torch.cuda.current_stream())
-        return torch.cuda.stream(self._beside)
+        self._side_stream.wait_stream(torch.cuda.current_stream())
+        return torch.cuda.stream(self._side_stream)
 
     def finish_step(self) -> None:
-        """The average of the running statistics, and the count, once both streams are done with it."""
-        if self._beside is not None:
-            torch.cuda.current_stream().wait_stream(self._beside)
+        """End a step once both streams have read its count."""
+        if self._side_stream is not None:
+            torch.cuda.current_stream().wait_stream(self._side_stream)
         super().finish_step()
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
@@ -123,16 +119,18 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
 
 
 class _Filters:
-    """The filters of a group for which `select` is true, as Newton-Schulz takes them: matrices with as many rows in one
-    batch, all as long as its longest, zeros behind the shorter, which stay zero. The flat buffers `directions` and
-    `updates`, in `dtype`, hold the batches of `shapes` (see `kernels.newton_schulz`); `layout` says where each filter
-    is (see `muon_direction`). In memory a filter is [out, height, width, in]; the order of columns is nothing to
-    Muon."""
+    """The filters of `group` above the first block of `flat`, or the others, as batches for Newton-Schulz.
 
-    def __init__(self, group: FlatGroup, dtype: torch.dtype, select: Callable[[nn.Parameter], bool]) -> None:
+    A batch holds the matrices with the same number of rows, padded with zeros to the longest; the padding stays zero.
+    The flat buffers `directions` and `updates`, in the compute dtype, hold the batches of `shapes` (see
+    `kernels.newton_schulz`); `layout` is the place of each filter (see `muon_direction`). In memory a filter is
+    [out, height, width, in]; the order of columns makes no difference to Muon.
+    """
+
+    def __init__(self, flat: FlatModel, group: FlatGroup, above: bool) -> None:
         by_rows: dict[int, list[tuple[int, int]]] = {}
         for parameter, span in zip(group.parameters, group.spans, strict=True):
-            if parameter.dim() == 4 and select(parameter):
+            if parameter.dim() == 4 and flat.is_above(parameter) == above:
                 by_rows.setdefault(len(parameter), []).append((span.start, parameter[0].numel()))
         self.layout: list[int] = []
         self.shapes: list[int] = []
@@ -143,16 +141,22 @@ class _Filters:
                 self.layout += [start, rows, columns, size, longest]
                 size += rows * longest
             self.shapes += [len(filters), rows, longest]
-        self.directions, self.updates = (torch.zeros(size, dtype=dtype, device=group.weights.device) for _ in range(2))
+        like = {"dtype": flat.dtype, "device": group.weights.device}
+        self.directions, self.updates = (torch.zeros(size, **like) for _ in range(2))
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for any parameters of two or more dimensions, taken as matrices [size of the first, all others].
+    """Muon for parameters of two or more dimensions, taken as matrices [size of the first, all others].
 
-    V <- momentum V + G; W <- W * sqrt(rows) / |W| every `norm_every` steps (0: never); W <- (1 - lr * weight_decay) W;
-    W <- W - lr * orthogonalized(G + momentum V), without `nesterov` orthogonalized(V). Matrices of equal shape go
-    through Newton-Schulz together, in `dtype` (unless given, their own; bfloat16 is enough and fast). Biases and scales
-    need another optimizer. Raises UserError for a setting out of range or a parameter that is no matrix.
+    V <- momentum V + G; W <- W * sqrt(rows) / |W| every `norm_every` steps; W <- (1 - lr * weight_decay) W;
+    W <- W - lr * orthogonalized(G + momentum V). Biases and scales need another optimizer.
+
+    nesterov: False orthogonalizes V in place of G + momentum V.
+    ns_steps, ns_coefficients: those of `newton_schulz`, which takes matrices of equal shape together.
+    norm_every: 0: never.
+    dtype: of Newton-Schulz; by default the parameters' own. bfloat16 is enough and fast.
+
+    Raises UserError for a setting out of range or a parameter that is no matrix.
     """
 
     def __init__(
@@ -173,7 +177,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(params, settings)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As torch's, refusing what is no matrix."""
+        """Add parameters as torch does. Raises UserError for one that is no matrix."""
         super().add_param_group(param_group)
         for parameter in self.param_groups[-1]["params"]:
             if parameter.dim() < 2:
@@ -182,7 +186,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """One update of every parameter that has a gradient; the loss of `closure` where one is given."""
+        """Update every parameter that has a gradient; return the loss of `closure` if one is given."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
         for group in self.param_groups:
@@ -197,7 +201,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _direction(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
-        """What is orthogonalized next, momentum and the step count brought up to date."""
+        """Update momentum and step count; return the matrix to orthogonalize."""
         state, momentum = self.state[parameter], group["momentum"]
         if not state:
             state["step"], state["momentum_buffer"] = 0, torch.zeros_like(parameter)
@@ -209,13 +213,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def norm_factor(weight: torch.Tensor) -> torch.Tensor:
-    """The factor that gives a weight of R rows the norm sqrt(R), a tensor without dimensions."""
+    """Return the factor that gives a weight of R rows the norm sqrt(R), a tensor without dimensions."""
     return len(weight) ** 0.5 / torch.linalg.vector_norm(weight).clamp_min(1e-12)
 
 
 def normalizing_steps(config: MuonConfig, total_steps: int) -> list[bool]:
-    """Whether each step normalizes the filters: `norm_every` steps after the last that did, and up to `norm_growth`
-    more towards the end."""
+    """Return True for each step that normalizes the filters: `norm_every` steps after the last one, and up to
+    `norm_growth` more towards the end."""
     flags, last = [], 0
     for step in range(1, total_steps + 1):
         interval = config.norm_every + int(config.norm_growth * step / total_steps)

@@ -1,4 +1,4 @@
-"""Newton-Schulz iteration: the nearest orthogonal matrix, nearly, by matrix products alone (Jordan 2024, Muon)."""
+"""Newton-Schulz iteration: about the nearest orthogonal matrix, by matrix products alone (Jordan 2024, Muon)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import torch
 from fastcifar.kernels import newton_schulz as iterate
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Jordan's: the steepest at 0 (small singular values rise fastest) of those that end within about 0.7 to 1.2."""
+"""Jordan's: of those that end within about 0.7 to 1.2 the steepest at 0, where small singular values rise fastest."""
 
 _SMALLEST_NORM = 1e-12
-"""A matrix of a smaller norm is divided by this, so that zero stays zero and what is all but zero stays small."""
+"""A matrix of a smaller norm is divided by this, so that zero stays zero and tiny values stay small."""
 
 
 def newton_schulz(
@@ -21,12 +21,13 @@ def newton_schulz(
     coefficients: tuple[float, float, float] = COEFFICIENTS,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """`matrices` [..., R, C] with their singular values brought near 1, their singular vectors kept, in `dtype`
-    (unless given, their own).
+    """Return `matrices` `[..., R, C]` with singular values near 1 and the same singular vectors.
 
-    Each is divided by its Frobenius norm, which puts every singular value s in 0 to 1; then each of `steps` makes
-    s <- a s + b s^3 + c s^5, `coefficients` being a, b and c. The norm is taken in float32 or wider, so that the result
-    does not depend on the scale of `matrices` down to a norm of 1e-12. Below that it fades to zero.
+    matrices: each is divided by its Frobenius norm, which puts every singular value s in 0 to 1. The norm is taken in
+        float32 or wider: the result does not depend on the scale, down to a norm of 1e-12, and fades to zero below.
+    steps: times that s <- a s + b s^3 + c s^5 is applied.
+    coefficients: a, b and c.
+    dtype: of the iteration and the result; by default that of `matrices`.
 
     The iteration is in Gram form (`kernels.newton_schulz`), on the transposed matrices where these are wider.
     """
@@ -50,7 +51,7 @@ def orthogonalize(
     coefficients: tuple[float, float, float] = COEFFICIENTS,
     dtype: torch.dtype | None = None,
 ) -> list[torch.Tensor]:
-    """`newton_schulz` of matrices [R, C] of several shapes, those of equal shape in one batch; in their order."""
+    """Return `newton_schulz` of each matrix `[R, C]`, in their order, computed in one batch for each shape."""
     by_shape: dict[torch.Size, list[int]] = {}
     for place, matrix in enumerate(matrices):
         by_shape.setdefault(matrix.shape, []).append(place)

@@ -1,4 +1,4 @@
-"""What the optimizers over flat buffers have in common."""
+"""The base classes of the optimizers over flat buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from fastcifar.kernels import flat_ema, flat_sgd
 from fastcifar.optim.flat import FlatGroup, FlatModel
-from fastcifar.optim.schedule import at, learning_rates
+from fastcifar.optim.schedule import learning_rates, rate_at
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
 
@@ -19,14 +19,14 @@ Config = TypeVar("Config", bound=OptimizerConfig)
 
 
 class FlatOptimizer(ABC, Generic[Config]):
-    """An optimizer over the buffers of `flat`, for a training of `total_steps` by `recipe`, whose section `optimizer`
-    is its `config`; `step` is one update.
+    """An optimizer over the buffers of `flat`, for a training of `total_steps` by `recipe`; `step` is one update.
 
-    Gradients are those of the loss summed over `recipe.batch_size` images; rates are written for the mean. Step t, from
-    0, uses rate t of the group's, and from the end on the last; a group that trains for fewer steps than all goes
-    through the whole schedule in these, and is left as it is once it is frozen. After every `ema.every` steps from the
-    first, the averages of weights and running statistics move by 1 - decay ** every. `not_capturable` says why a step
-    cannot be captured and replayed; None: it can, since what changes from step to step is on the device, as `count` is.
+    `config` is the recipe's section `optimizer`. Gradients are of the loss summed over `recipe.batch_size` images;
+    rates are for the mean loss. Step t, from 0, uses rate t of its group, and past the last rate the last. A group that
+    trains for fewer steps goes through the whole schedule in these, and is left as it is once it is frozen. Every
+    `ema.every` steps, from the first, the averages of weights and running statistics move by 1 - decay ** every.
+    `not_capturable` says why a step cannot be captured and replayed; None: it can, and all that changes from step to
+    step is on the device, as `count` is.
     """
 
     not_capturable: str | None = None
@@ -37,37 +37,36 @@ class FlatOptimizer(ABC, Generic[Config]):
         self.count = torch.zeros(1, dtype=torch.int64, device=flat.statistics.device)
 
     def reset(self) -> None:
-        """Start again at step 0; called after the buffers are reset by `FlatModel.load`."""
+        """Start again at step 0; called after `FlatModel.load` has reset the buffers."""
         self.count.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes while training besides the buffers of `flat`: tensors themselves, no copies."""
+        """Return all that changes while training besides the buffers of `flat`; tensors are not copied."""
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` gave, once `flat` has loaded its own part."""
+        """Go on from a `state_dict`, once `flat` has loaded its own part."""
         self.count.copy_(state["count"])
 
     @abstractmethod
     def step(self) -> None:
-        """One update of all groups and averages from their gradients."""
+        """Update all groups and averages from their gradients."""
 
     def skip(self) -> None:
-        """Leave a step out, as where its gradients are not finite: it is counted, and changes nothing else. Not after
-        `step_above`."""
+        """Leave out a step, such as one whose gradients are not finite: only count it. Not after `step_above`."""
         self.count.add_(1)
 
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
-        """Called before `step` where the backward pass is divided (`FlatModel.divide`), once the gradients above the
-        first block are made: has them copied into the buffers, and makes what of the update can be made then."""
+        """Copy the gradients above the first block into the buffers and update all weights that need no others.
+        Called before `step`, in the middle of a divided backward pass (`FlatModel.divide`)."""
         copy_gradients()
 
     def finish(self) -> None:
-        """Called where a training ends before its last step: whatever that step would do besides an update."""
+        """Do what the last step does besides an update; called where a training ends before it."""
 
     def learning_rate(self, step: int) -> float:
-        """The rate of the weights, the first group of that name or else the first of all, at `step`, from 0."""
-        return at(self._rates_of_weights, step)
+        """Return the rate at `step`, from 0, of the first group named "weights", or else of the first group."""
+        return rate_at(self._rates_of_weights, step)
 
     @functools.cached_property
     def _rates_of_weights(self) -> list[float]:
@@ -75,32 +74,33 @@ class FlatOptimizer(ABC, Generic[Config]):
         return self.learning_rates()[names.index("weights") if "weights" in names else 0]
 
     def learning_rates(self) -> list[list[float]]:
-        """The rates of every step, by group."""
+        """Return `rates[group][step]`."""
         steps = [group.steps or self.total_steps for group in self.flat.groups]
         by_steps = {number: learning_rates(self.recipe, number) for number in set(steps)}
         return [by_steps[number] for number in steps]
 
     def follow(self, group: FlatGroup) -> None:
-        """Bring the compute copy and the average of `group` up to its weights."""
+        """Update the compute copy and the average of `group` from its weights."""
         if group.compute is not group.weights:
             group.compute.copy_(group.weights)
         if self.recipe.ema.decay:
             flat_ema(group.weights, group.ema, self.count, **self.average_settings())
 
     def finish_step(self) -> None:
-        """The average of the running statistics, and the count: what ends every step."""
+        """End a step: update the average of the running statistics, and count it."""
         if self.recipe.ema.decay:
             flat_ema(self.flat.statistics, self.flat.statistics_ema, self.count, **self.average_settings())
         self.count.add_(1)
 
     def average_settings(self) -> dict[str, Any]:
-        """The arguments of the kernels that move the averages, every `ema.every` steps by so many steps' decay."""
+        """Return the kernels' arguments for averages, which move every `ema.every` steps by so many steps' decay."""
         ema = self.recipe.ema
         return {"ema_decay": ema.decay**ema.every, "ema_every": ema.every}
 
 
 class GroupOptimizer(FlatOptimizer[Config]):
-    """A flat optimizer that takes one group after another, its rates on the device: `rates`, float32 [steps] each."""
+    """A flat optimizer that updates one group after another; `rates` holds its rates on the device, float32 `[steps]`
+    for each group."""
 
     def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
         super().__init__(flat, recipe, total_steps)
@@ -109,7 +109,7 @@ class GroupOptimizer(FlatOptimizer[Config]):
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of all groups and averages from their gradients."""
+        """Update all groups and averages from their gradients."""
         for group, rates in zip(self.flat.groups, self.rates, strict=True):
             if group.trains:
                 self.step_group(group, rates)
@@ -119,11 +119,11 @@ class GroupOptimizer(FlatOptimizer[Config]):
 
     @abstractmethod
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
-        """One update of the weights of `group`, of their compute copy and of their average."""
+        """Update the weights of `group`, their compute copy and their average."""
 
     def sgd(self, group: FlatGroup, rates: torch.Tensor, run: slice = slice(None), **settings: Any) -> None:
-        """SGD with Nesterov momentum for `group`, or a stretch of it, cast and average in the same pass; `settings` are
-        `flat_sgd`'s."""
+        """Update `group`, or the slice `run` of its buffers, by SGD with Nesterov momentum, compute copy and average in
+        the same pass; `settings` are those of `flat_sgd`."""
         compute = None if group.compute is group.weights else group.compute[run]
         ema = group.ema[run] if self.recipe.ema.decay else None
         flat_sgd(

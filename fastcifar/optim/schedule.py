@@ -1,4 +1,4 @@
-"""The learning rate of every step, computed ahead, so that a captured step reads it from the device."""
+"""The learning rate of every step, computed before the training, so that a captured step reads it from the device."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fastcifar.errors import UserError, did_you_mean
 from fastcifar.recipes import Recipe
 
 _NOT_OPTIONS = ("self", "optimizer", "last_epoch", "verbose", "scale_fn", "epochs", "steps_per_epoch")
-"""Arguments of torch's classes that a recipe cannot give or has no use for."""
+"""Arguments of torch's classes that a recipe cannot give or does not need."""
 
 
 def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
-    """The rate of every step, for the mean loss.
+    """Return the rate of every step, for the mean loss.
 
-    Our own schedule gives step t, from 0, its value at (t + 1) / `total_steps`; a class of torch's begins with its
+    The schedule "linear" gives step t, from 0, its value at (t + 1) / `total_steps`; a class of torch's begins with its
     first rate at step 0 and is stepped after every step. So 1 - t / total_steps (airbench) is the class LinearLR with
-    start_factor=1, end_factor=0 and total_iters=100%, and our own line from 1 to 0 is the same one step ahead.
+    start_factor=1, end_factor=0 and total_iters=100%; "linear" from 1 to 0 is one step ahead of it.
     Raises UserError where the options do not fit the class.
     """
     peak, schedule = recipe.optimizer.lr, recipe.schedule
@@ -28,7 +28,7 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
         return [peak * schedule((step + 1) / total_steps) for step in range(total_steps)]
     cls = getattr(torch.optim.lr_scheduler, schedule.name)
     options = _options(cls, schedule.options, peak, total_steps)
-    # Classes that cycle the momentum too want one to change; it is not read.
+    # Classes that cycle the momentum too need one to change; it is not read.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak, momentum=0.9)
     rates = []
     try:
@@ -48,13 +48,14 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
     return rates
 
 
-def at(rates: list[float], step: int) -> float:
-    """The rate at `step`; past the last one the last holds."""
+def rate_at(rates: list[float], step: int) -> float:
+    """Return the rate at `step`; past the end the last one."""
     return rates[min(step, len(rates) - 1)]
 
 
 def _options(cls: type, words: tuple[str, ...], peak: float, total_steps: int) -> dict[str, object]:
-    """The arguments of a class of torch.optim.lr_scheduler from NAME=VALUE words, and those known anyway."""
+    """Return the arguments of a class of torch.optim.lr_scheduler: those in NAME=VALUE words, and those known from the
+    recipe."""
     taken = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_OPTIONS}
     known = {"T_max": total_steps, "total_steps": total_steps, "max_lr": peak}
     options = {name: value for name, value in known.items() if name in taken}
@@ -71,7 +72,7 @@ def _options(cls: type, words: tuple[str, ...], peak: float, total_steps: int) -
 
 
 def _value(text: str, total_steps: int) -> object:
-    """A number, a word, true or false, a share of the steps ("30%") or a list of these with commas."""
+    """Read a number, a word, true or false, a share of the steps ("30%") or a list of these with commas."""
     if "," in text:
         return [_value(part, total_steps) for part in text.split(",") if part]
     if text in ("true", "false"):

@@ -1,4 +1,4 @@
-"""Checks of the settings of optimizers that are used alone; a recipe checks its own."""
+"""Checks of the settings of optimizers that are used alone; recipes check their own."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fastcifar.errors import UserError
 
 
 def require_settings(optimizer: str, momentum: float, **others: float) -> None:
-    """Raise UserError for a momentum outside 0 to 1, or any other setting below 0, of `optimizer`."""
+    """Raise UserError for a momentum of `optimizer` outside 0 to 1, or another setting below 0."""
     if not 0 <= momentum < 1:
         raise UserError(f"momentum of {optimizer} is {momentum!r}; allowed: 0 up to, not including, 1")
     for name, value in others.items():

@@ -13,35 +13,30 @@ from fastcifar.recipes.optimizers.sgd import SGDConfig
 
 
 class FlatSGD(GroupOptimizer[SGDConfig]):
-    """The source's SGD: v <- momentum * v - lr * g; w <- w - lr * g + momentum * v, with g = dloss/dw + decay * w.
+    """SGD with the rate in the velocity (Page, How to train your ResNet, 2018): v <- momentum * v - lr * g;
+    w <- w - lr * g + momentum * v, with g = dloss/dw + weight_decay * w.
 
-    Biases train at `bias_lr_factor` times the rate, with decay divided by it. Without momentum it is w <- w - lr * g,
-    plain SGD.
+    Biases train at `bias_lr_factor` times the rate, with decay divided by it. Without momentum it is plain SGD,
+    w <- w - lr * g.
     """
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         factor = self.config.bias_lr_factor if group.name == "biases" else 1.0
-        self.sgd(
-            group,
-            rates,
-            lr_factor=factor,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay / factor,
-            form="source",
-        )
+        momentum, decay = self.config.momentum, self.config.weight_decay / factor
+        self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=decay, form="rate_in_velocity")
 
 
 class SGD(torch.optim.SGD):
-    """torch's SGD, with Nesterov momentum unless asked otherwise: v <- momentum * v + g; w <- w - lr * (g + momentum *
-    v), with g = dloss/dw + weight_decay * w.
+    """torch's SGD, by default with Nesterov momentum: v <- momentum * v + g; w <- w - lr * (g + momentum * v), with
+    g = dloss/dw + weight_decay * w.
 
-    Without `nesterov` w <- w - lr * v. The velocity holds no rate, unlike `FlatSGD`'s: where the rate changes from step
-    to step the two differ. Raises UserError for a setting out of range.
+    Without `nesterov` w <- w - lr * v. The velocity holds no rate, unlike `FlatSGD`'s: the two differ where the rate
+    changes from step to step. Raises UserError for a setting out of range.
     """
 
     def __init__(
         self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = True
     ) -> None:
         require_settings("SGD", momentum, lr=lr, weight_decay=weight_decay)
-        # torch refuses Nesterov's form without momentum, where both forms are plain SGD
+        # torch refuses `nesterov` without momentum, where it makes no difference
         super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov and momentum > 0)

@@ -1,4 +1,4 @@
-"""Any elementwise class of torch.optim over flat buffers, or an optimizer of one's own over the weights in them."""
+"""Elementwise classes of torch.optim over flat buffers, and optimizers of the user's own over the weights in them."""
 
 from __future__ import annotations
 
@@ -14,30 +14,29 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.optimizer import FlatOptimizer
-from fastcifar.optim.schedule import at, learning_rates
+from fastcifar.optim.schedule import learning_rates, rate_at
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.registry import resolve
 
 OwnOptimizer = Callable[..., torch.optim.Optimizer]
-"""A class of torch's form, or a function of a list of parameters that gives an optimizer."""
+"""A class of torch's form, or a function of a list of parameters that returns an optimizer."""
 
 _FUSED = ("Adam", "AdamW", "SGD")
-"""Classes whose step is one kernel where that is asked for, on a CPU too."""
+"""Classes that take `fused=True`: their step is one kernel, on a CPU too."""
 
 
 class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
-    """The class of torch.optim whose name is the kind of `recipe.optimizer`, in the place of `FlatSGD`; or `own`.
+    """The class of torch.optim that the kind of `recipe.optimizer` names, or `own`.
 
-    The former is given the master weights of each group as one flat parameter, as gradients those of the mean loss, in
-    the master dtype, and as arguments the section's fields (no weight decay where the class has none, as Rprop). Biases
+    A class of torch.optim gets the master weights of each group as one flat parameter, gradients of the mean loss in
+    the master dtype, and the section's fields as arguments (no weight decay where the class has none, as Rprop). Biases
     are as with `FlatSGD`.
 
-    `own` is given a parameter for each of the network's that trains, with its shape, in their order, on the same
-    weights and gradients. A class is made with all fields of `recipe.optimizer` if it is that section's builder; else
-    with its `lr`, and its `momentum` and `weight_decay` where both have them. A function chooses itself. The schedule
-    multiplies the rate that each param group begins with. Raises UserError where `own` gives no optimizer of these
-    parameters.
+    `own` gets a parameter for each trained one of the network, in their order and shapes, on the same weights and
+    gradients. If it is the section's builder it gets all fields of `recipe.optimizer`; any other class gets `lr`, and
+    `momentum` and `weight_decay` where it takes them; a function gets no more. The schedule multiplies the rate that
+    each param group begins with. Raises UserError where `own` gives no optimizer of these parameters.
     """
 
     not_capturable = "an optimizer of torch's counts its steps on the host"
@@ -50,7 +49,7 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         self.reset()
 
     def reset(self) -> None:
-        """Start again at step 0 with no state; the weights are reset by `FlatModel.load`."""
+        """Start again at step 0 with no state; `FlatModel.load` resets the weights."""
         super().reset()
         self._step = 0
         if self._own is None:
@@ -63,11 +62,11 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
             self._rates = [(rates, float(group["lr"]) / peak) for group in self._optimizer.param_groups]
 
     def learning_rate(self, step: int) -> float:
-        """The rate of the weights at `step`, from 0; of one's own optimizer that of its first param group."""
+        """Return the rate of the weights at `step`, from 0; with `own` that of its first param group."""
         if self._own is None:
             return super().learning_rate(step)
         rates, factor = self._rates[0]
-        return at(rates, step) * factor
+        return rate_at(rates, step) * factor
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "step": self._step, "optimizer": self._optimizer.state_dict()}
@@ -75,17 +74,17 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
         self._step = state["step"]
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch would go on with these very tensors
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch keeps the tensors it is given
 
     @torch.no_grad()
     def step(self) -> None:
-        """One update of all groups and averages from their gradients."""
+        """Update all groups and averages from their gradients."""
         for settings, (rates, factor) in zip(self._optimizer.param_groups, self._rates, strict=True):
-            settings["lr"] = at(rates, self._step) * factor
+            settings["lr"] = rate_at(rates, self._step) * factor
         for group, grads, trained in zip(self.flat.groups, self._grads, self._trained, strict=True):
             grads.copy_(group.grads).div_(self.recipe.batch_size)
             for parameter, grad in trained:
-                parameter.grad = grad if group.trains else None  # None: torch's optimizers pass it over
+                parameter.grad = grad if group.trains else None  # torch's optimizers skip None
         self._optimizer.step()
         for group in self.flat.groups:
             self.follow(group)
@@ -97,7 +96,7 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         self._step += 1
 
     def _pairs(self, group: FlatGroup, grads: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """What the optimizer is given of `group`: weights, each with its part of `grads`."""
+        """Return the weights of `group` that the optimizer gets, each with its part of `grads`."""
         if self._own is None:
             return [(group.weights, grads)]
         weights = map(nn.Parameter, group.views(group.weights))
@@ -153,9 +152,9 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         return optimizer
 
     def _fields(self, names: Container[str] | None = None) -> dict[str, Any]:
-        """What the recipe's section says, its kind apart; of the fields with these names, unless that is None."""
-        fields = [field.name for field in dataclasses.fields(self.config) if field.name != "kind"]
-        return {name: getattr(self.config, name) for name in fields if names is None or name in names}
+        """Return the fields of the recipe's section, without `kind`; only those in `names` unless that is None."""
+        fields = {field.name: getattr(self.config, field.name) for field in dataclasses.fields(self.config)}
+        return {name: fields[name] for name in fields if name != "kind" and (names is None or name in names)}
 
     def _factor(self, group: str) -> float:
         return self._fields()["bias_lr_factor"] if group == "biases" else 1.0

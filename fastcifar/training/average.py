@@ -1,4 +1,4 @@
-"""The uniform average of the last weights (Izmailov 2018, SWA) and batch norm's statistics for it."""
+"""The uniform average of the last weights (Izmailov 2018, SWA) and its batch norm statistics."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from fastcifar.optim import FlatModel
 
 
 class WeightAverage:
-    """The mean of the weights of `flat` at the times of `add`, kept in the buffers of its moving average."""
+    """The mean of the weights of `flat` at each call of `add`, kept in the buffers of the moving average."""
 
     def __init__(self, flat: FlatModel) -> None:
         self.flat, self.count = flat, 0
 
     def reset(self) -> None:
-        """Begin a new mean."""
+        """Start a new mean."""
         self.count = 0
 
     @torch.no_grad()
     def add(self) -> None:
-        """Take the present weights into the mean. Nothing waits for the device."""
+        """Add the present weights to the mean, without waiting for the device."""
         self.count += 1
         for group in self.flat.groups:
             group.ema.lerp_(group.weights, 1 / self.count)
@@ -32,10 +32,13 @@ class WeightAverage:
 
 @torch.no_grad()
 def estimate_statistics(model: Network, split: Split, images: int, batch_size: int, dtype: torch.dtype) -> None:
-    """Set the running statistics of all batch norms in `model` to the mean over batches of the first `images` images of
-    `split`, as they are, in the compute type `dtype`.
+    """Set the running statistics of all batch norms in `model` to the mean over batches.
 
-    At least one batch; a partial last one is left out. The model's training mode and momenta are left as they were.
+    model: its training mode and momenta are left as they were.
+    split: the images, which are not augmented.
+    images: number of images, from the first; at least one batch is used, and a partial last batch is left out.
+    batch_size: images in a batch.
+    dtype: the compute type.
     """
     norms: list[Any] = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
     if not norms:
@@ -45,7 +48,7 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
     batches = torch.arange(len(split), device=split.device)[: max(images, batch_size)].split(batch_size)
     for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
         for norm in norms:
-            norm.momentum = 1 / number  # makes the running mean a plain one; what was there before is forgotten
+            norm.momentum = 1 / number  # a plain mean, in which the values from before count nothing
         model(plain_batch(split.images, indices, model.mean, model.std, dtype))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

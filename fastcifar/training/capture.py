@@ -15,13 +15,13 @@ _WARM_UP_STEPS = 3
 def capture(
     step: Callable[[], None], warm_up: Callable[[], None], pool: Any = None
 ) -> tuple[Callable[[], None], str | None]:
-    """A replay of `step`, which must read and write device tensors alone, and None; where CUDA cannot record it, `step`
-    itself and the reason in a line, which a warning says too.
+    """Return a replay of `step` and None; where CUDA cannot record it, warn and return `step` and the reason in a line.
 
-    `warm_up`, a step of the same shapes on other data, is run first, on a side stream: so nothing is tuned, loaded or
-    compiled while recording. Recording runs nothing: what `step` changes is as `warm_up` left it. Graphs that are never
-    replayed at once, and read nothing that another left in its own memory, may share that: `pool` is
-    `torch.cuda.graph_pool_handle()`.
+    step: reads and writes only device tensors. It is recorded and not run.
+    warm_up: a step of the same shapes on other data. It runs first, on a side stream, so that nothing is tuned, loaded
+        or compiled while recording.
+    pool: memory from `torch.cuda.graph_pool_handle()` for graphs that are never replayed at the same time and read
+        nothing that another left in that memory.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -38,8 +38,8 @@ def capture(
 
 
 def record(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
-    """What `run()` queues on the device, which a recording does not run. Raises what `run` raises, and RuntimeError
-    where CUDA cannot record it; whatever comes next then finds the device as it was."""
+    """Record all that `run()` queues on the device, without running it. Raises what `run` raises, and RuntimeError
+    where CUDA cannot record it; the device is then left as it was."""
     before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     broke_off: list[Exception] = []
     try:
@@ -50,9 +50,9 @@ def record(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
                 broke_off.append(error)
                 raise
     except RuntimeError as error:
-        torch.cuda.set_stream(before)  # a recording that breaks off leaves its own as the current one
+        torch.cuda.set_stream(before)  # a failed recording leaves its own stream as the current one
         torch.cuda.synchronize()
         with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
-            torch.zeros(1, device=before.device)  # and torch's random numbers as if it went on: one that ends mends it
-        raise (broke_off or [error])[0] from None  # a recording that broke off also fails to end, which says nothing
+            torch.zeros(1, device=before.device)  # and torch's random numbers as while recording: a whole one resets it
+        raise (broke_off or [error])[0] from None  # what `run` raised; the error at the end of recording says nothing
     return graph

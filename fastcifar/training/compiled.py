@@ -1,4 +1,4 @@
-"""The network's forward pass, and with it the backward pass, through torch.compile."""
+"""The network's forward and backward pass through torch.compile."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from torch import nn
 
 
 class CompiledNetwork:
-    """`model` compiled at its first call with images of a shape; its parameters stay where they are.
+    """`model`, compiled at its first call with images of a shape; its parameters stay where they are.
 
-    Where it cannot be compiled, for want of a C++ compiler (CPU) or of Triton (CUDA) or because torch.compile fails,
-    one warning says why and the model is called as it is: `active` is then False.
+    Where there is no C++ compiler (CPU) or no Triton (CUDA), or torch.compile fails, one warning says so, `active` is
+    False and the model is called as it is.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, backend: str = "inductor") -> None:
         self.model, self.active = model, True
-        missing = lacking(device) if backend == "inductor" else None
+        missing = missing_compiler(device) if backend == "inductor" else None
         if missing:
             self._give_up(missing)
         else:
@@ -43,8 +43,8 @@ class CompiledNetwork:
         warnings.warn(f"compile is 'step', but the step stays as it is: {reason}", stacklevel=3)
 
 
-def lacking(device: torch.device) -> str | None:
-    """What torch.compile needs for `device` and is not here, in a few words; None: nothing."""
+def missing_compiler(device: torch.device) -> str | None:
+    """Return in a few words what torch.compile needs for `device` and does not find; None: nothing."""
     if device.type == "cuda":
         return None if importlib.util.find_spec("triton") else "there is no Triton"
     compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")

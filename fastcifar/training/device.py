@@ -1,4 +1,4 @@
-"""Which device and which compute type a run uses."""
+"""The device and the compute type of a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastcifar.training.record import DeviceFacts
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device meant by "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is
-    none."""
+    """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is
+    no such device."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -32,8 +32,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """The compute type meant by a recipe's `dtype`: "auto" is float16 on CUDA, bfloat16 on a CPU that computes in it in
-    hardware (its emulation is slower than float32), else float32."""
+    """Return the compute type for a recipe's `dtype`: "auto" is float16 on CUDA, bfloat16 on a CPU with hardware for it
+    (its emulation is slower than float32), else float32."""
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cuda":
@@ -43,8 +43,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
 
 @contextmanager
 def cudnn_search(wanted: bool) -> Iterator[None]:
-    """Let cuDNN search for the fastest convolution of each shape, if `wanted`, until the block ends; then torch is set
-    as it was. Only that one flag is touched: `torch.backends.cudnn.flags` would reset the others too."""
+    """Let cuDNN search for the fastest convolution of each shape within a `with` block, if `wanted`. Only that one flag
+    is changed and restored: `torch.backends.cudnn.flags` would reset the others too."""
     if not wanted:
         yield
         return
@@ -56,7 +56,7 @@ def cudnn_search(wanted: bool) -> Iterator[None]:
 
 
 def describe_device(device: torch.device) -> DeviceFacts:
-    """What a result must say of the hardware it was measured on."""
+    """Return the facts of the hardware that belong to every measured result."""
     if device.type == "cuda":
         return DeviceFacts("cuda", torch.cuda.get_device_name(device))
     return DeviceFacts("cpu", _cpu_name(), torch.get_num_threads())

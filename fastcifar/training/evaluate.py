@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,16 +15,18 @@ from fastcifar.kernels import plain_batch
 from fastcifar.models import memory_format, normalization
 from fastcifar.recipes import EvaluateConfig
 
-_AS_THE_RECIPES = EvaluateConfig()
+_DEFAULT = EvaluateConfig()
 _UNLABELED = -1
-"""The label of an image that has none."""
+"""The label of an image without one."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Accuracies are fractions, losses mean log-losses in nats, both over the labeled images, and None where there are
-    none; logits are float32 `[N, classes]` on the CPU. What is `plain` is of the images as they are, the rest with
-    test-time augmentation."""
+    """The scores of a network on a split: with test-time augmentation and, as `plain_*`, without.
+
+    Accuracies are fractions, losses mean log-losses in nats, both over the labeled images, and None where there are
+    none; logits are float32 `[N, classes]` on the CPU.
+    """
 
     accuracy: float | None
     loss: float | None
@@ -38,21 +39,22 @@ class Evaluation:
 def evaluate(
     model: nn.Module,
     split: Split,
-    how: EvaluateConfig = _AS_THE_RECIPES,
+    how: EvaluateConfig = _DEFAULT,
     *,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Evaluation:
     """Evaluate `model` on `split`, in the model's own dtype.
 
-    `how.tta` names the views whose logits are averaged: "none", the image alone; "flip", it and its mirror image (Page
-    2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border reflected
-    (Jordan 2024), the four shifted views together weighing `how.tta_shifted`. Only that `how.tta_share` of the images
-    whose plain view has the lowest top probability gets further views; the others keep the plain view's logits
-    (hiverge 2025). `mean` and `std` (0 to 255 units) are what images are normalized with, those that
-    the model was trained with unless given. Images are channels-last, or contiguous if the model's filters are; those
-    labeled -1 count in no accuracy and no loss. The model's training mode is left as it was. Raises UserError where
-    nothing says how to normalize.
+    model: gets channels-last images, or contiguous ones if its filters are; its training mode is left as it was.
+    split: images, and labels; images labeled -1 count in no accuracy and no loss.
+    how: `tta` names the views whose logits are averaged: "none", the image alone; "flip", it and its mirror image (Page
+        2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border
+        reflected (Jordan 2024), the four shifted views together weighing `tta_shifted`. Only the `tta_share` of the
+        images whose plain view has the lowest top probability gets further views (hiverge 2025).
+    mean, std: normalize the images, 0 to 255 units; by default those that the model was trained with.
+
+    Raises UserError where it is unknown how to normalize.
     """
     if not isinstance(split, Split) or not isinstance(how, EvaluateConfig):
         given = f"{type(split).__name__} and {type(how).__name__}"
@@ -66,14 +68,19 @@ def evaluate(
     was_training = model.training
     model.eval()
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.dim() > 1), torch.float32)
-    view = partial(_view, model, split.images, mean, std, dtype, memory_format(model))
+    form = memory_format(model)
+
+    def view(indices: torch.Tensor, shift: int = 0, flip: bool = False) -> torch.Tensor:
+        batch = plain_batch(split.images, indices, mean, std, dtype, shift, flip)
+        return model(batch.contiguous(memory_format=form)).float()
+
     with torch.inference_mode():
         logits, plain = _logits(view, len(split), how, split.images.device)
         labeled = int(split.labeled.sum())
         accuracy, loss = _scores(logits, split.labels, labeled)
         plain_accuracy, plain_loss = _scores(plain, split.labels, labeled)
     model.train(was_training)
-    # Copied outside of inference mode they are tensors like any others: gradients may flow from them.
+    # Copied outside of inference mode they are ordinary tensors: gradients may flow from them.
     logits, plain = logits.to("cpu", copy=True), plain.to("cpu", copy=True)
     return Evaluation(accuracy, loss, logits, plain_accuracy, plain_loss, plain)
 
@@ -81,11 +88,15 @@ def evaluate(
 def _logits(
     view: Callable[..., torch.Tensor], count: int, how: EvaluateConfig, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """With test-time augmentation and without, of `count` images; `view(indices, shift, flip)` gives those of some."""
+    """Return the logits of `count` images with test-time augmentation and without.
+
+    `view(indices, shift, flip)` returns the float32 logits of the images at `indices`, cropped `shift` pixels down and
+    to the right, then mirrored.
+    """
     every = torch.arange(count, device=device)
     plain = torch.cat([view(part) for part in every.split(how.batch_size)])
     unsure = every
-    if how.tta_share < 1:  # their number is known ahead: nothing waits for the device
+    if how.tta_share < 1:  # with a known number of images nothing waits for the device
         confidence = plain.softmax(1).amax(1)
         unsure = confidence.topk(round(how.tta_share * count), largest=False, sorted=False).indices
     if how.tta == "none" or not len(unsure):
@@ -101,7 +112,7 @@ def _logits(
 
 
 def _views(how: EvaluateConfig) -> tuple[float, list[tuple[float, int, bool]]]:
-    """The weight of the plain view, and weight, shift and flip of each further one."""
+    """Return the weight of the plain view, and `(weight, shift, flip)` of each further one."""
     if how.tta == "flip":
         return 0.5, [(0.5, 0, True)]
     shifted = how.tta_shifted
@@ -110,24 +121,8 @@ def _views(how: EvaluateConfig) -> tuple[float, list[tuple[float, int, bool]]]:
 
 
 def _scores(logits: torch.Tensor, labels: torch.Tensor, labeled: int) -> tuple[float | None, float | None]:
-    """Accuracy and loss of the images that are labeled, so many."""
+    """Return accuracy and loss of the labeled images; `labeled` is their number."""
     if not labeled:
         return None, None
     loss = F.cross_entropy(logits, labels, ignore_index=_UNLABELED)
     return (logits.argmax(1) == labels).sum().item() / labeled, loss.item()
-
-
-def _view(
-    model: nn.Module,
-    images: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype,
-    form: torch.memory_format,
-    indices: torch.Tensor,
-    shift: int = 0,
-    flip: bool = False,
-) -> torch.Tensor:
-    """Float32 logits of the images at `indices`, cropped `shift` pixels down and to the right, then mirrored."""
-    batch = plain_batch(images, indices, mean, std, dtype, shift, flip)
-    return model(batch.contiguous(memory_format=form)).float()

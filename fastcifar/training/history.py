@@ -1,4 +1,4 @@
-"""`History`: what the epochs of a training came to, on its way from the device to the host."""
+"""`History`: the rows of a training's epochs, copied from the device to the host without waiting."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from fastcifar.training.timeline import Epoch, Timeline
 
 
 class History:
-    """The rows of a training's epochs. Nothing waits for the device before somebody asks `settle` to: each epoch has a
-    place of its own in (pinned) memory of the host, to which its metrics are copied when the device gets there, and
-    which nothing overwrites."""
+    """The rows of a training's epochs. Only `settle` waits for the device: the metrics of each epoch are copied to a
+    place of their own in (pinned) host memory when the device gets there."""
 
     def __init__(self, recipe: Recipe, timeline: Timeline, dtype: torch.dtype, device: torch.device) -> None:
         pinned = device.type == "cuda"
@@ -28,18 +27,18 @@ class History:
 
     def keep(self, epoch: Epoch, losses: torch.Tensor, correct: torch.Tensor, learning_rate: float, lap: Lap) -> None:
         """Queue the copies of an epoch's metrics at its end: the `losses` of its steps, float32 `[steps]` or more, each
-        summed over its batch, and how many answers were `correct`, int64 `[1]`. Called in the block that `lap` ends
+        summed over its batch, and the number of `correct` answers, int64 `[1]`. Called within the block that `lap` ends
         with."""
         self._losses_of(epoch).copy_(losses[: epoch.steps], non_blocking=True)
         self._correct[epoch.number : epoch.number + 1].copy_(correct, non_blocking=True)
         self._queued.append((epoch, learning_rate, lap))
 
     def settle(self, wait: bool) -> list[EpochRow]:
-        """All rows, with those of the epochs that the device has ended by now; if `wait`, of all that were kept. Raises
-        NonFiniteLoss for an epoch that went wrong."""
+        """Return all rows, up to the last epoch that the device has finished, or that was kept if `wait`. Raises
+        NonFiniteLoss for an epoch with a loss that is not finite."""
         while self._queued and (wait or self._queued[0][2].over):
             epoch, learning_rate, lap = self._queued.popleft()
-            seconds = lap.seconds  # from here on the copies are there
+            seconds = lap.seconds  # waits: from here on the copies are there
             losses = self._losses_of(epoch)
             self._refuse_nonfinite(epoch, losses)
             self.rows.append(
@@ -67,6 +66,6 @@ class History:
 
 
 def nonfinite_loss(what: str, recipe: Recipe, dtype: torch.dtype) -> NonFiniteLoss:
-    """The error for a loss that became NaN or infinite: `what` it is and where, and the likely cause."""
+    """Return the error for a loss that is NaN or infinite: `what` says which and where; the likely cause is added."""
     too_narrow = ", or float16 too narrow" if dtype == torch.float16 else ""
     return NonFiniteLoss(f"{what}: most likely optimizer.lr {recipe.optimizer.lr:g} is too high{too_narrow}")

@@ -1,17 +1,17 @@
 """Cold start, warm start and shrink-perturb: the weights that a training begins with.
 
-How each kind of tensor is treated, for shrink s and perturb p (a warm start is s 1, p 0):
+With shrink s and perturb p (a warm start is s = 1, p = 0):
 
-- Trained parameters become s * source + p * fresh. The fresh ones are drawn from the run's seed by the network's own
+- Trained parameters become s * source + p * fresh. Fresh ones are drawn from the run's seed by the network's own
   initialization, so that each kind is perturbed on its own scale (Ash and Adams 2020).
-- Running statistics become (s * source + p * fresh) / (s + p): a mean of the two, since a variance that shrank with the
-  weights would be none. Training replaces them within some tens of steps.
-- Frozen parameters are not scaled: they are the source's where s is above 0, else fresh. So the whitening, in whose
-  directions the source's weights are written, is kept, and fitted to the training images only where s is 0.
+- Running statistics become the mean (s * source + p * fresh) / (s + p): a variance must not shrink with the weights.
+  Training replaces them within some tens of steps.
+- Frozen parameters are not scaled: they are the source's if s > 0, else fresh. So the whitening, which the source's
+  weights rely on, is kept, and is fitted to the training images only if s = 0.
 - A classifier that is reset is fresh, whatever s and p are.
 
-A term with the factor 0 is left out, not multiplied: s 0 and p 1 is the cold start and s 1 and p 0 the warm start to
-the last bit. Optimizer state and averages start afresh in any case.
+A term with the factor 0 is left out, not multiplied: s = 0 and p = 1 is the cold start and s = 1 and p = 0 the warm
+start to the last bit. Optimizer state and averages start afresh in any case.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _NAMES_SHOWN = 12
 
 @torch.no_grad()
 def initialize(model: Network, start: Start) -> None:
-    """Turn the freshly initialized `model`, float32 on the CPU, into what `start` asks for, in place.
+    """Change the freshly initialized `model`, float32 on the CPU, in place as `start` says.
 
-    Raises UserError where the source cannot be read, and where its tensors do not fit, with their names. Buffers that
-    torch counts batches with (num_batches_tracked) are passed over.
+    Raises UserError where the source cannot be read or its tensors do not fit. torch's counts of batches
+    (num_batches_tracked) are skipped.
     """
     if isinstance(start, ColdStart):
         return
@@ -50,7 +50,7 @@ def initialize(model: Network, start: Start) -> None:
     frozen = {name for name, parameter in parameters if not parameter.requires_grad}
     averaged, done = {name for name, _ in buffers}, set()
     for name, tensor in fresh.items():  # they share the model's memory
-        if tensor.data_ptr() in done:  # of parameters that are tied
+        if tensor.data_ptr() in done:  # tied parameters
             continue
         done.add(tensor.data_ptr())
         shrink, perturb = start.shrink, start.perturb
@@ -62,7 +62,7 @@ def initialize(model: Network, start: Start) -> None:
 
 
 def keeps_frozen(start: Start) -> bool:
-    """Whether frozen parameters, such as whitening filters, are the source's, and not to be computed afresh."""
+    """Return True where frozen parameters, such as whitening filters, are the source's, not computed afresh."""
     return not isinstance(start, ColdStart) and start.shrink > 0
 
 
@@ -76,7 +76,7 @@ def _read(start: WarmStart | ShrinkPerturb) -> dict[str, torch.Tensor]:
     path = weights_file(start.source)
     try:
         tensors = load_file(path)
-    except Exception as error:  # whatever a damaged file makes safetensors or torch say
+    except Exception as error:  # a damaged file makes safetensors and torch raise many kinds
         reason = str(error).partition("\n")[0]
         raise UserError(f"cannot read the weights in {path}: {reason}; allowed: a .safetensors file") from None
     return _without_counts(tensors)

@@ -1,4 +1,4 @@
-"""Listeners: who hears of a training as it goes, such as a progress bar, a tracker or code of the user's own."""
+"""Listeners to a training, such as a progress bar, a tracker or code of the user's own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Listener:
-    """Hears of a training. Override what is of interest, or give functions: `Listener(on_epoch=print)`.
+    """A listener to a training. Override methods, or give functions: `Listener(on_epoch=print)`.
 
-    None of these is called while the stopwatch runs. Where somebody hears of steps or epochs, a GPU is waited for at
-    the end of each epoch; where nobody does, the whole training is queued.
+    None of them is called while the stopwatch runs. With `on_step` or `on_epoch` the host waits for a GPU at the end of
+    each epoch; without, the whole training is queued.
     """
 
     def __init__(
@@ -36,22 +36,22 @@ class Listener:
         self.__dict__.update({name: call for name, call in given.items() if call is not None})
 
     def on_start(self, trainer: Trainer) -> object:
-        """Before the first step. `trainer.state` is what changes from here on; `trainer.recipe`, `trainer.dataset` and
+        """Called before the first step. From here on `trainer.state` changes; `trainer.recipe`, `trainer.dataset` and
         `trainer.total_steps` do not."""
 
     def on_step(self, step: int, total_steps: int) -> object:
-        """After each step on a CPU, on CUDA after the last of each epoch; `step` counts from 1."""
+        """Called after each step on a CPU, on CUDA after the last of each epoch; `step` counts from 1."""
 
     def on_epoch(self, row: EpochRow) -> object:
-        """After each epoch, once it is evaluated where that is due."""
+        """Called after each epoch, and after its evaluation if one is due."""
 
     def on_end(self, record: RunRecord) -> object:
-        """After the final evaluation; not where the training failed."""
+        """Called after the final evaluation; not where the training failed."""
 
 
 class Audience:
-    """The listeners of one training, told in their order, with the process's own random numbers. Raises UserError for
-    anything that is no `Listener`."""
+    """The listeners of one training, called in their order, with the process's own random numbers. Raises UserError for
+    anything but a `Listener`."""
 
     def __init__(self, listeners: Iterable[Listener], state: TrainingState, phases: Phases) -> None:
         if not isinstance(listeners, Iterable):
@@ -63,24 +63,13 @@ class Audience:
                 raise UserError(f"listeners has a {what}; allowed: a Listener, as in Listener(on_epoch=print)")
         self.hears_steps, self.hears_epochs = self._hears("on_step"), self._hears("on_epoch")
 
-    def on_start(self, trainer: Trainer) -> None:
-        self._tell("on_start", trainer)
-
-    def on_step(self, step: int, total_steps: int) -> None:
-        self._tell("on_step", step, total_steps)
-
-    def on_epoch(self, row: EpochRow) -> None:
-        self._tell("on_epoch", row)
-
-    def on_end(self, record: RunRecord) -> None:
-        self._tell("on_end", record)
-
-    def _tell(self, name: str, *what: object) -> None:
+    def tell(self, name: str, *arguments: object) -> None:
+        """Call the method `name` of every listener."""
         if self._listeners:
             with self._phases("listeners"), self._state.random.outside():
                 for listener in self._listeners:
-                    getattr(listener, name)(*what)
+                    getattr(listener, name)(*arguments)
 
     def _hears(self, name: str) -> bool:
-        nothing = getattr(Listener, name)
-        return any(getattr(getattr(one, name), "__func__", None) is not nothing for one in self._listeners)
+        unchanged = getattr(Listener, name)
+        return any(getattr(getattr(one, name), "__func__", None) is not unchanged for one in self._listeners)

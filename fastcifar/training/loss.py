@@ -1,4 +1,4 @@
-"""A training step's loss of the user's own, and dynamic loss scaling."""
+"""Losses of the user's own, and dynamic loss scaling."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from fastcifar.errors import UserError
-from fastcifar.optim import FlatModel, FlatOptimizer
+from fastcifar.optim import FlatOptimizer
 from fastcifar.recipes import LossScalingConfig
 
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Of logits, float32 `[B, classes]`, and labels, int64 `[B]`: their mean loss, or the loss of each, `[B]`."""
+"""A function of logits, float32 `[B, classes]`, and labels, int64 `[B]`, that returns the mean loss, `[]`, or the loss
+of each image, `[B]`."""
 
 
 def loss_step(
@@ -28,10 +29,9 @@ def loss_step(
     scale: float = 1.0,
     gradient_scale: float = 1.0,
 ) -> torch.Tensor:
-    """`gradient_scale` times the gradient, like `logits` `[B, K]`, of `loss` of `logits * scale` and `labels` `[B]`,
-    summed over the batch; the loss and the right answers are noted where `kernels.cross_entropy_step` notes them.
-    `indices`: int64 `[B]`, the images' places in the split. Raises UserError for a loss of another shape than `[]` or
-    `[B]`."""
+    """Return `gradient_scale` times the gradient at `logits` `[B, classes]` of `loss(logits * scale, labels)`, summed
+    over the batch. `indices`, int64 `[B]`, are the images' places in the split; the other tensors are written as by
+    `kernels.cross_entropy_step`. Raises UserError for a loss of another shape than `[]` or `[B]`."""
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
     value = loss(leaf * scale, labels)
     if not (isinstance(value, torch.Tensor) and value.requires_grad):
@@ -53,10 +53,10 @@ def loss_step(
 
 
 class LossScale:
-    """Dynamic loss scaling (Micikevicius 2018), with the rules of torch.amp.GradScaler: doubled after `growth_every`
-    steps in a row, halved after a step whose gradients are not all finite, which is left out.
+    """Dynamic loss scaling (Micikevicius 2018), by the rules of torch.amp.GradScaler.
 
-    `scale` multiplies the gradients of the loss summed over `batch_size` images.
+    `scale` multiplies the gradients of the loss summed over `batch_size` images. It is doubled after `growth_every`
+    steps in a row, and halved after a step whose gradients are not all finite, which is left out.
     """
 
     def __init__(self, config: LossScalingConfig, batch_size: int) -> None:
@@ -64,13 +64,13 @@ class LossScale:
         self.reset()
 
     def reset(self) -> None:
-        """Begin again, as before a training."""
+        """Start again with the first scale."""
         self.scale, self.finite_steps = self._initial, 0
 
-    def step(self, flat: FlatModel, optimizer: FlatOptimizer) -> None:
-        """A step of `optimizer` by the gradients in `flat`, which are `scale` times too large, unless they are not
-        finite. The host waits for the device to tell."""
-        gradients = [group.grads for group in flat.groups if group.trains]
+    def step(self, optimizer: FlatOptimizer) -> None:
+        """Make a step of `optimizer` by its gradients divided by `scale`, or leave it out unless all are finite. The
+        host waits for the device."""
+        gradients = [group.grads for group in optimizer.flat.groups if group.trains]
         if torch.stack([grad.isfinite().all() for grad in gradients]).all().item():
             for grad in gradients:
                 grad.div_(self.scale)
@@ -83,9 +83,9 @@ class LossScale:
             self.scale, self.finite_steps = self.scale / 2, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What changes in it."""
+        """Return all that changes."""
         return {"scale": self.scale, "finite_steps": self.finite_steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from a `state_dict`."""
         self.scale, self.finite_steps = state["scale"], state["finite_steps"]

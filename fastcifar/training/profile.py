@@ -15,11 +15,11 @@ _STEPS = 3
 
 
 class StepTrace(Listener):
-    """Records the operations of three steps, or more where `on_step` is called less often.
+    """A listener that records the operations of three steps, or more where `on_step` is called less often.
 
-    It begins after its first call, so that no first use of anything is in the trace, and ends after the call that is
-    three steps on. On a CPU, where it is called after each step, that is steps 2 to 4; on CUDA, where it is called
-    after each epoch and its evaluation, the second epoch and its own.
+    It starts at its first call, so that no first use of anything is in the trace, and stops at the call three steps
+    later. On a CPU, with a call after each step, these are steps 2 to 4; on CUDA, with a call after each epoch and its
+    evaluation, the second epoch and its evaluation.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,7 +30,7 @@ class StepTrace(Listener):
         self._profile = profile(activities=activities)
         self._first: int | None = None
         self.steps: tuple[int, int] | None = None
-        """The first and the last step of the trace, counted from 1; None where the training was too short for one."""
+        """The first and the last step of the trace, counted from 1; None where the training was too short."""
 
     def on_step(self, step: int, total_steps: int) -> None:
         if self._first is None:
@@ -41,14 +41,14 @@ class StepTrace(Listener):
             self._profile.stop()
 
     def close(self) -> None:
-        """End a recording that the training's end, or its failure, has left open."""
+        """Stop a recording that the training's end or failure left open."""
         if self._first is not None and self.steps is None:
             self._first = None
             self._profile.stop()
 
     def parts(self) -> dict[str, float]:
-        """Seconds per step of its parts (augment, forward, backward, optimizer), on the host's clock; empty where
-        there is no trace or the steps were replayed as a CUDA graph, which has no parts."""
+        """Return `seconds[part]` per step of augment, forward, backward and optimizer, on the host's clock; empty
+        without a trace, or where the steps were replayed as a CUDA graph, which has no parts."""
         if self.steps is None:
             return {}
         count = self.steps[1] - self.steps[0] + 1
@@ -66,5 +66,5 @@ class StepTrace(Listener):
             self._profile.export_chrome_trace(str(path))
         except (OSError, RuntimeError) as error:
             raise UserError(f"cannot save the trace in {path}: {error}") from None
-        if not path.is_file():  # torch says so on standard error and goes on
+        if not path.is_file():  # torch prints that to standard error and goes on
             raise UserError(f"cannot save the trace in {path}")

@@ -1,4 +1,4 @@
-"""Torch's random numbers as a training has them, apart from those of the process around it."""
+"""Torch's random numbers in a training, apart from those of the process around it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fastcifar.data.plan import NOT_PLANNED, derived_seed
 
 
 class RandomNumbers:
-    """What dropout, and a network or transform of the user's own, draw from torch's global generators on the CPU and on
-    `device`: within a `with` block these go on from where the last block left them, whatever the process drew between;
-    after it they are as they were before."""
+    """Torch's global generators, on the CPU and on `device`, for dropout and for networks and transforms of the user's
+    own. Within a `with` block they go on from where the last block left them, whatever the process drew between; after
+    it they are as before."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -22,7 +22,7 @@ class RandomNumbers:
         self.seed(0)
 
     def seed(self, seed: int) -> None:
-        """Begin anew, from `seed`."""
+        """Start again from `seed`."""
         derived = derived_seed(seed, NOT_PLANNED)
         devices = ["cpu", self._device] if self._device.type == "cuda" else ["cpu"]
         states = [torch.Generator(device).manual_seed(derived).get_state() for device in devices]
@@ -39,7 +39,7 @@ class RandomNumbers:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """Within a `with` block, one of the process's own random numbers."""
+        """Use the process's own random numbers within a `with` block inside the training's."""
         self.__exit__()
         try:
             yield
@@ -47,11 +47,11 @@ class RandomNumbers:
             self.__enter__()
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Where they are."""
+        """Return the generators' states."""
         return self._own if self._others is None else self._read()
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from what `state_dict` returned."""
+        """Go on from a `state_dict`."""
         self._own = {name: tensor.clone() for name, tensor in state.items()}
         if self._others is not None:
             self._write(self._own)

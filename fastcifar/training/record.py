@@ -1,8 +1,8 @@
-"""`RunRecord`: what run.json says of a finished training. Standard library and recipes only: reading one never needs
-torch.
+"""`RunRecord`: the record of a finished training in run.json. Standard library and recipes only: reading one never
+needs torch.
 
-A record is written as one flat JSON object, a field a key. A field is declared once, by its type: reading checks each
-value against it, so that a damaged file is refused by the name of the field.
+A record is one flat JSON object with a key for each field. Reading checks each value against its field's type and
+refuses a damaged file by the name of the field.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from fastcifar.data import Dataset
 
 VERSION = 3
-"""Of the form that records have. 1: dictionaries without a version, and without the fields that are None by default. 2:
-before a recipe's network and optimizer were of kinds."""
+"""The version of the format. 1: dictionaries without a version, and without the fields that are None by default. 2:
+before a recipe's network and optimizer had kinds."""
 
 _ROOT = Path(__file__).resolve().parents[2]
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
@@ -40,21 +40,21 @@ _SHOWN = 60
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One epoch, or, as epoch 0, the network before it was trained. What was not measured is None."""
+    """The results of one epoch, or, as epoch 0, of the network before training. Values not measured are None."""
 
     epoch: int
     train_loss: float | None
     """Mean over the images trained on, in nats, label smoothing included."""
     train_accuracy: float | None
-    """A fraction of the images trained on, as they were answered while training."""
+    """The fraction of right answers while training."""
     test_accuracy: float | None
     """A fraction, without test-time augmentation."""
     seconds: float
-    """The training stopwatch at the end of the epoch."""
+    """Reading of the training stopwatch at the end of the epoch."""
     test_loss: float | None = None
     """Mean log-loss in nats, without test-time augmentation."""
     learning_rate: float | None = None
-    """Of the last step."""
+    """The rate of the last step."""
     images: int | None = None
     """Training images seen since the training began."""
     val_loss: float | None = None
@@ -78,7 +78,7 @@ class DatasetFacts:
 
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetFacts:
-        """What a record says of `dataset`."""
+        """Return the facts of `dataset`."""
         return cls(
             name=dataset.name,
             train_size=len(dataset.train),
@@ -101,12 +101,12 @@ class DeviceFacts:
     """cpu or cuda."""
     name: str
     threads: int | None = None
-    """Of a CPU: how many torch computes with."""
+    """Threads that torch computes with on a CPU."""
 
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions of Python and of what a run was computed with; None: absent, or not written down at the time."""
+    """Versions of Python and of a run's packages; None: absent, or not recorded at the time."""
 
     python: str
     torch: str | None = None
@@ -116,8 +116,8 @@ class Versions:
 
     @classmethod
     def here(cls) -> Versions:
-        """Those of this process."""
-        packages = [each.name for each in dataclasses.fields(cls) if each.name != "python"]
+        """Return the versions in this process."""
+        packages = [field.name for field in dataclasses.fields(cls) if field.name != "python"]
         return cls(platform.python_version(), *map(_version, packages))
 
 
@@ -131,32 +131,32 @@ class Scores:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """All that is said of a finished training; a field with a default is one that older records may lack.
+    """The record of a finished training. Older records may lack fields that have a default.
 
-    Accuracies are fractions, losses mean log-losses in nats, both None where the images have no labels. What begins
-    with `tta` is with the recipe's test-time augmentation.
+    Accuracies are fractions, losses mean log-losses in nats, both None where the images have no labels; `tta_*` are
+    with the recipe's test-time augmentation.
     """
 
     version: int = VERSION
     recipe: Recipe
     dataset: DatasetFacts
     subset: dict[str, object] | None
-    """Which training images were taken; None: all."""
+    """The choice of training images; None: all."""
     seed: int
     init: dict[str, object]
-    """What the training began with, as `ColdStart.describe` and the like say it."""
+    """The start, as `ColdStart.describe` and the like say it."""
     network: str | None = None
-    """None: the recipe's; "own": one that was given to `train`."""
+    """None: the recipe's; "own": one given to `train`."""
     device: DeviceFacts
     dtype: str
-    """What was computed in, such as bfloat16."""
+    """The compute type, such as bfloat16."""
     versions: Versions
     commit: str | None = None
-    """Of the checkout that fastcifar was imported from, with "+changes" where tracked files differed from it."""
+    """The commit that fastcifar was imported from, with "+changes" where tracked files differed from it."""
     command: tuple[str, ...] | None = None
     """The command line of the process."""
     started: str
-    """When the process began, or the run before it in the process ended: UTC, as in 2025-01-31T12:00:00Z."""
+    """The time when the process began, or the run before in it ended: UTC, as in 2025-01-31T12:00:00Z."""
     epochs: float
     steps: int
     history: tuple[EpochRow, ...]
@@ -176,13 +176,13 @@ class RunRecord:
     process_seconds: float
     """From the start of the process, or the end of the run before in it, to the final accuracy."""
     compiled: bool = False
-    """Whether the network went through torch.compile."""
+    """True if the network went through torch.compile."""
     captured: bool | None = None
-    """Whether the steps were replayed from CUDA graphs."""
+    """True if the steps were replayed from CUDA graphs."""
     not_captured: str | None = None
-    """Why not."""
+    """The reason where they were not."""
     first_step_seconds: float | None = None
-    """From where process_seconds begins to the end of the first step; on CUDA until it was queued."""
+    """From the beginning of process_seconds to the end of the first step; on CUDA until it was queued."""
     phases: dict[str, float] = field(default_factory=dict)
     """The parts of process_seconds."""
     images_per_second: float
@@ -199,16 +199,16 @@ class RunRecord:
         return _by_split(self.history, "accuracy")
 
     def to_json(self) -> dict[str, Any]:
-        """The record as run.json holds it: an object of plain values, lists for tuples, None for NaN and infinities,
-        which JSON has not."""
+        """Return the record as in run.json: plain values, lists for tuples, None for NaN and infinities, which JSON
+        lacks."""
         return json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=lambda _: None)
 
     @classmethod
-    def from_json(cls, values: object, source: str = RECORD) -> RunRecord:
-        """The record in what JSON gave, of this version or an older one, as one of this version.
+    def from_json(cls, values: object, where: str = RECORD) -> RunRecord:
+        """Return the record in values read from JSON, of this version or an older one, as one of this version.
 
-        Keys that name no field are passed over. Raises UserError, which begins with `source`, for a newer version and
-        where a field is missing or wrong.
+        Unknown keys are skipped. Raises UserError, which begins with `where`, for a newer version and where a field is
+        missing or wrong.
         """
         try:
             if not isinstance(values, dict):
@@ -217,37 +217,28 @@ class RunRecord:
             if type(version) is not int or not 1 <= version <= VERSION:
                 raise UserError(f"version is {_shown(version)}; allowed: 1 to {VERSION}, what this fastcifar can read")
             recipe = values.get("recipe")
-            if isinstance(recipe, dict):  # whose warning is to name the file
-                values = {**values, "recipe": dict(modernize(recipe, source))}
+            if isinstance(recipe, dict):  # here, so that its warning names the file
+                values = {**values, "recipe": dict(modernize(recipe, where))}
             return _read(cls, {**values, "version": VERSION})
         except UserError as error:
-            raise UserError(f"{source}: {error}") from None
+            raise UserError(f"{where}: {error}") from None
 
 
 def commit_of(folder: Path) -> str | None:
-    """The commit that is checked out in `folder`, with "+changes" where tracked files differ from it; None where it is
-    no checkout."""
-    if not (folder / ".git").exists():  # what lies deeper in somebody's checkout, such as site-packages, is not of it
+    """Return the commit that is checked out in `folder`, with "+changes" where tracked files differ from it; None where
+    it is no checkout."""
+    if not (folder / ".git").exists():  # a folder inside another project's checkout, such as site-packages, is none
         return None
-    command = [
-        "git",
-        "--no-optional-locks",
-        "-C",
-        str(folder),
-        "describe",
-        "--always",
-        "--dirty=+changes",
-        "--exclude=*",
-    ]
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty=+changes", "--exclude=*"]
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 
 
 @cache
 def own_commit() -> str | None:
-    """That of fastcifar itself, asked for once in a process."""
+    """Return the commit of fastcifar itself; git is called once in a process."""
     return commit_of(_ROOT)
 
 
@@ -261,10 +252,10 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _by_split(history: Iterable[EpochRow], what: str) -> dict[str, dict[int, float]]:
+def _by_split(history: Iterable[EpochRow], score: str) -> dict[str, dict[int, float]]:
     found: dict[str, dict[int, float]] = {}
     for split in ("train", "test", "val"):
-        values = {row.epoch: getattr(row, f"{split}_{what}") for row in history}
+        values = {row.epoch: getattr(row, f"{split}_{score}") for row in history}
         found[split] = {epoch: value for epoch, value in values.items() if value is not None}
     return found if found["val"] else {split: found[split] for split in ("train", "test")}
 
@@ -273,7 +264,7 @@ _hints = cache(get_type_hints)
 
 
 def _read(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
-    """A dataclass from its fields in `values`."""
+    """Return a dataclass from its fields in `values`."""
     found = {}
     for each in dataclasses.fields(cls):
         path = prefix + each.name
@@ -285,7 +276,7 @@ def _read(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
-    """`value` as the type `hint`: lists stand for tuples, objects for dataclasses, integers may stand for floats."""
+    """Return `value` as the type `hint`: lists stand for tuples, objects for dataclasses, integers may for floats."""
     kind, kinds = get_origin(hint) or hint, get_args(hint)
     if NoneType in kinds:
         return None if value is None else _value(kinds[0], value, path)

@@ -1,4 +1,4 @@
-"""What a training refuses before any work is done, in one line each."""
+"""Refusals of wrong arguments before a training does any work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def refuse_other_types(recipe: object, dataset: object) -> None:
 
 
 def refuse_arguments(seed: int, eval_every: int, init: Start) -> None:
-    """Raise UserError for what `Trainer.run` cannot take."""
+    """Raise UserError for arguments of `Trainer.run` of a wrong type or value."""
     for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
         if not (isinstance(value, int | np.integer) and 0 <= value < 2**63):
             raise UserError(f"{name} is {value!r}; allowed: a whole number, {allowed}")
@@ -31,7 +31,7 @@ def refuse_arguments(seed: int, eval_every: int, init: Start) -> None:
         )
 
 
-def refuse_what_cannot_be_called(**given: object) -> None:
+def refuse_uncallable(**given: object) -> None:
     """Raise UserError for a `loss` or `augment` that is no function."""
     takes = {"loss": "logits and labels", "augment": "a batch of images (a recipe's fields go by names: augment.crop)"}
     for name, value in given.items():
@@ -42,7 +42,7 @@ def refuse_what_cannot_be_called(**given: object) -> None:
 
 
 def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
-    """Raise UserError where a batch does not divide into what the network normalizes together."""
+    """Raise UserError where a batch does not divide into the network's ghost batches."""
     ghosts = {module.ghost_batch for module in network.modules() if isinstance(module, GhostBatchNorm)} - {0}
     for ghost in ghosts:
         allowed = f"a multiple of the network's ghost batch, {ghost}"

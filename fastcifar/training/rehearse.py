@@ -1,7 +1,7 @@
-"""What goes before a training's first step: compiling its kernels, recording its steps, warming up the rest; and steps
-on random images, for these and for whoever wants to time or look into one.
+"""Preparation of a training's first step: kernels are compiled, steps captured, the rest warmed up. Also steps on
+random images, for this and for timing or inspecting one.
 
-None of it leaves a trace: a training begins by resetting everything that is changed here.
+None of it leaves a trace: a training first resets everything that is changed here.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 
 def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | None]:
-    """What a training calls for a step of each stage, a replay where it is captured, and why it is not captured (None:
-    it is). On CUDA every kernel is compiled and everything was run once."""
+    """Return `steps[stage]`, the functions that a training calls (replays where captured), and why steps are not
+    captured (None: they are). On CUDA compile every kernel and run everything once before."""
     stages, on_cuda = trainer.timeline.steps_by_stage(), trainer.device.type == "cuda"
     replays: dict[Stage, Callable[[], None]] = {stage: partial(trainer.step, stage) for stage in stages}
     not_captured = trainer.not_captured
@@ -48,7 +48,7 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
                 warm_up = step_on_noise(trainer, stage)
                 trainer.step.tensors.begin(_any_plan(trainer, trainer.dataset.train))
                 replays[stage], not_captured = capture(step, warm_up, pool)
-                if not_captured:  # what has failed once leaves the pool unfit for another
+                if not_captured:  # a failure leaves the pool unfit for another capture
                     break
                 replays[stage]()  # the first one also loads it
     if on_cuda:
@@ -58,7 +58,7 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
 
 
 def step_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], None]:
-    """A training step of `stage`'s shapes on random images (the last stage's unless given)."""
+    """Return a training step of the shapes of `stage`, by default the last, on random images."""
     stage = stage or trainer.timeline.epochs[-1].stage
     if stage.part:
         start, stop = stage.part
@@ -71,14 +71,14 @@ def step_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], 
 
 
 def replay_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], None]:
-    """The step of `stage` that a training replays (the last stage's unless given), on one batch of the training images
+    """Return the step of `stage`, by default the last, that a training replays, on one batch of the training images
     from random weights; the step itself where none is captured."""
     stage = stage or trainer.timeline.epochs[-1].stage
     with cudnn_search(trainer.recipe.cudnn_search):
         trainer.rehearse()
     tensors, plan = trainer.step.tensors, _any_plan(trainer, trainer.dataset.train)
     tensors.begin(plan)
-    first = plan.rows(0, trainer.recipe.batch_size).clone()  # whose copy takes a GPU next to no time
+    first = plan.rows(0, trainer.recipe.batch_size).clone()  # its copy takes a GPU next to no time
     return _in_epochs_of_its_own(trainer, tensors, trainer.replays[stage], first, stage)
 
 
@@ -97,20 +97,20 @@ def estimate_seconds(trainer: Trainer, steps: int = 3) -> float:
 
 
 def compile_kernels(trainer: Trainer) -> None:
-    """Compile the Triton kernels of every stage and of the rest, found by running it all."""
+    """Compile the Triton kernels of every stage and of the rest, found by running them."""
 
     def run() -> None:
         for stage in trainer.timeline.steps_by_stage():
             step_on_noise(trainer, stage)()
-        with contextlib.suppress(RuntimeError):  # of LAPACK, of a whitening by what is in unwritten memory
+        with contextlib.suppress(RuntimeError):  # LAPACK's, for a whitening computed from unwritten memory
             warm_up_the_rest(trainer)
 
     compile_ahead(run, trainer.device)
 
 
 def warm_up_the_rest(trainer: Trainer) -> None:
-    """What a training does besides its steps, on random images: a GPU compiles and loads at a first call. Changes the
-    evaluated network too."""
+    """Run all that a training does besides its steps, on random images: a GPU compiles and loads at a first call.
+    Changes the evaluated network too."""
     recipe, dataset, evaluated = trainer.recipe, trainer.dataset, trainer.evaluated
     trainer.state.begin_epoch(trainer.timeline.epochs[-1])
     noise = _noise(trainer, max(len(dataset.test), recipe.batch_size))
@@ -123,7 +123,8 @@ def warm_up_the_rest(trainer: Trainer) -> None:
 def _in_epochs_of_its_own(
     trainer: Trainer, tensors: EpochTensors, step: Callable[[], None], plan: EpochPlan, stage: Stage
 ) -> Callable[[], None]:
-    """`step`, which reads `tensors`, each time as the first of an epoch of `plan`, from reset weights."""
+    """Return `step`, which reads `tensors`, as one that is the first of an epoch of `plan` each time, from reset
+    weights."""
     trainer.reset()
     trainer.enter(stage)
 
@@ -136,7 +137,7 @@ def _in_epochs_of_its_own(
 
 
 def _any_plan(trainer: Trainer, split: Split) -> EpochPlan:
-    """A plan of all images of `split`; the size of its crops is no matter to a step, which has its stage's."""
+    """Return a plan of all images of `split`; its crop size does not matter, since a step uses its stage's."""
     return EpochPlan.draw(
         len(split),
         trainer.recipe.augment,
@@ -149,7 +150,7 @@ def _any_plan(trainer: Trainer, split: Split) -> EpochPlan:
 
 
 def _noise(trainer: Trainer, count: int) -> Split:
-    """`count` random images and labels."""
+    """Return `count` random images and labels."""
     device, dataset = trainer.device, trainer.dataset
     random = {"device": device, "generator": torch.Generator(device).manual_seed(0)}
     images = torch.randint(256, (count, *dataset.train.images.shape[1:]), dtype=torch.uint8, **random)

@@ -1,14 +1,17 @@
-"""`Run`: what a training gave, and the folder it is kept in."""
+"""`Run`: the result of a training, and its folder."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,11 +22,16 @@ from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.output import RECORD, WEIGHTS, check_out, umask
 from fastcifar.recipes import Recipe
-from fastcifar.training.record import EpochRow, RunRecord
+from fastcifar.training.device import describe_device
+from fastcifar.training.evaluate import Evaluation
+from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
+
+if TYPE_CHECKING:
+    from fastcifar.training.train import Trainer
 
 LOG, PREDICTIONS = "log.tsv", "predictions.npz"
 _SHOWN = 200
-"""Characters that an error shows of what torch, json or safetensors say."""
+"""Characters that an error shows of messages of torch, json or safetensors."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,24 +41,66 @@ class Run:
     model: nn.Module
     """The network that was evaluated."""
     record: RunRecord
-    """All that is said of the training: run.json."""
+    """The record of the training: run.json."""
     plain_logits: torch.Tensor
-    """Of the test images as they are, float32 `[N, classes]` on the CPU."""
+    """Logits of the test images as they are, float32 `[N, classes]` on the CPU."""
     tta_logits: torch.Tensor
     """The same with the recipe's test-time augmentation."""
     labels: torch.Tensor
-    """Of the test images, int64 `[N]` on the CPU; -1 where an image has none."""
+    """Labels of the test images, int64 `[N]` on the CPU; -1 where an image has none."""
     state: Mapping[str, torch.Tensor]
     """The network's tensors by name, float32 on the CPU: model.safetensors."""
 
+    @classmethod
+    def of(cls, trainer: Trainer, evaluation: Evaluation, train_seconds: float, time_seconds: float) -> Run:
+        """Return the run that `trainer` has just finished, with its final `evaluation` and the stopwatch's readings."""
+        state, phases, dataset = trainer.state, trainer.phases.restart(), trainer.dataset
+        row = state.history.rows[-1]
+        process_seconds = sum(phases.values())
+        record = RunRecord(
+            recipe=trainer.recipe,
+            dataset=DatasetFacts.of(dataset),
+            subset=dataset.subset,
+            seed=state.seed,
+            init=dict(state.init),
+            network=None if trainer.own_model is None else "own",
+            device=describe_device(trainer.device),
+            dtype=str(trainer.dtype).removeprefix("torch."),
+            versions=Versions.here(),
+            commit=own_commit(),
+            command=tuple(sys.argv),
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds)),
+            epochs=trainer.recipe.epochs if state.step == trainer.total_steps else row.epoch,
+            steps=state.step,
+            history=tuple(state.history.rows),
+            accuracy=evaluation.plain_accuracy,
+            loss=evaluation.plain_loss,
+            tta_accuracy=evaluation.accuracy,
+            tta_loss=evaluation.loss,
+            val_accuracy=row.val_accuracy,
+            val_loss=row.val_loss,
+            train_seconds=train_seconds,
+            time_seconds=time_seconds,
+            process_seconds=process_seconds,
+            compiled=bool(trainer.compiled and trainer.compiled.active),
+            captured=not trainer.not_captured,
+            not_captured=trainer.not_captured,
+            first_step_seconds=trainer.first_step_seconds,
+            phases=phases,
+            images_per_second=(row.images or 0) / train_seconds,
+        )
+        model = remember_normalization(trainer.evaluated.module, dataset.mean, dataset.std).eval()
+        labels, tensors = dataset.test.labels.cpu(), trainer.flat_evaluated.state_dict()
+        return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors)
+
     @property
     def recipe(self) -> Recipe:
-        """What was trained."""
+        """The recipe that was trained."""
         return self.record.recipe
 
     @property
     def seed(self) -> int:
-        """What names the run's random choices."""
+        """The seed of the run's random choices."""
         return self.record.seed
 
     @property
@@ -132,10 +182,10 @@ class Run:
 def load_run(
     folder: str | Path, model: Callable[[int], nn.Module] | None = None
 ) -> tuple[Recipe, nn.Module, RunRecord]:
-    """The recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record kept in a run's folder.
+    """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's folder.
 
-    A run of a network of the user's own needs that as `model`: its class, or a function of the number of classes.
-    Raises UserError where the folder holds no whole run, or not one of this network.
+    A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
+    UserError where the folder holds no whole run, or one of another network.
     """
     folder = Path(folder)
     for name in (RECORD, WEIGHTS):
@@ -156,7 +206,7 @@ def load_run(
         remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(folder / WEIGHTS))
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged file makes json, safetensors or torch say
+    except Exception as error:  # a damaged file makes json, safetensors and torch raise many kinds
         reason = " ".join(str(error).split())[:_SHOWN]
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None
     return record.recipe, network.eval(), record

@@ -12,7 +12,8 @@ import torch
 from fastcifar.data import Dataset, EpochPlan, hardest
 from fastcifar.errors import UserError
 from fastcifar.models import Network
-from fastcifar.optim import FlatModel, FlatOptimizer
+from fastcifar.optim import FlatOptimizer
+from fastcifar.optim.flat import copy_tensors
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.text import leaves
 from fastcifar.training.average import WeightAverage
@@ -29,30 +30,34 @@ class TrainingState:
     """Everything that changes while a network trains, and nothing else: a training goes on from it as if it had never
     stopped, on a CPU bit for bit (the same machine and number of threads).
 
-    `seed`: that of all random choices, `init`: what the training began with, `step`: steps made. `flat`: weights,
-    velocities, averages, running statistics; `optimizer`: what more that keeps; `average`: how many weights the mean of
-    the last ones holds; `tensors`: the epoch's plan and where in it the training is, its losses so far, the losses by
-    image; `loss_scale`; `history`: the rows of the epochs that are over; `stopwatch`: `train_seconds` so far; `random`:
-    torch's random numbers, which are the training's own. What a loss, a transform or a listener of the user's own
-    keeps, and numpy's random numbers, are theirs.
+    seed: of all random choices.
+    init: the start, as its `describe` says it.
+    step: steps made.
+    flat: weights, velocities, averages, running statistics.
+    optimizer: its further state.
+    average: the number of weights in the mean of the last ones.
+    tensors: the epoch's plan and the place in it, its losses so far, the losses by image.
+    loss_scale: the factor of gradients.
+    history: the rows of the epochs that are over.
+    stopwatch: `train_seconds` so far.
+    random: torch's random numbers of the training.
+
+    Not in it: numpy's random numbers, and the state of a loss, transform or listener of the user's own.
     """
 
-    def __init__(
-        self, recipe: Recipe, dataset: Dataset, timeline: Timeline, flat: FlatModel, optimizer: FlatOptimizer
-    ) -> None:
-        device = dataset.train.device
+    def __init__(self, recipe: Recipe, dataset: Dataset, timeline: Timeline, optimizer: FlatOptimizer) -> None:
         self._recipe, self._dataset, self._timeline = recipe, dataset, timeline
-        self.flat, self.optimizer = flat, optimizer
+        self._device = dataset.train.device
+        self.flat, self.optimizer = optimizer.flat, optimizer
         self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch)
-        self.average = WeightAverage(flat)
+        self.average = WeightAverage(self.flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
-        self.random = RandomNumbers(device)
-        self._device = device
-        self._of = _identity(recipe, dataset)
+        self.random = RandomNumbers(self._device)
+        self._identity = _identity(recipe, dataset)
         self._restart(0, {})
 
     def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
-        """Start a training afresh from the weights of `model`, on any device, in the same buffers."""
+        """Start a training afresh in the same buffers, from the weights of `model`, on any device."""
         self.flat.load(model.module)
         self.optimizer.reset()
         self.average.reset()
@@ -62,8 +67,8 @@ class TrainingState:
         self._restart(seed, init)
 
     def begin_epoch(self, epoch: Epoch) -> None:
-        """Draw the plan of `epoch`, in one call, into the buffers that a captured step reads, and clear the metrics.
-        Nothing waits for the device: images are chosen there, by their losses at this time."""
+        """Draw the plan of `epoch` into the buffers that a captured step reads, and clear the metrics. Nothing waits
+        for the device: images are chosen there, by their present losses."""
         train, losses = self._dataset.train, self.tensors.image_losses
         visited = None if epoch.visits is None or losses is None else hardest(losses, epoch.visits)
         plan = EpochPlan.draw(
@@ -80,19 +85,18 @@ class TrainingState:
         self.tensors.begin(plan)
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Send the metrics of `epoch` on their way to the host; called in the stopwatch's block."""
+        """Queue the copies of the metrics of `epoch` to the host; called within the stopwatch's block."""
         rate, lap = self.optimizer.learning_rate(epoch.end - 1), self.stopwatch.lap()
         self.history.keep(epoch, self.tensors.losses, self.tensors.correct, rate, lap)
 
     def state_dict(self) -> dict[str, Any]:
-        """A copy of it all on the CPU: tensors, numbers and words, for `torch.save` and `load_state_dict`. The device
-        is waited for. It says which training it is of, for `load_state_dict` to compare. Raises UserError before a
-        training has begun, which is when listeners hear of it."""
+        """Return a copy of everything on the CPU, for `torch.save` and `load_state_dict`: tensors, numbers and words,
+        and which training it is of. Waits for the device. Raises UserError before a training's `on_start`."""
         if not self.init:
             raise UserError("no training has begun; allowed: a training's state, from a listener's on_start on")
         rows = [dataclasses.asdict(row) for row in self.history.settle(wait=True)]
         state = {
-            "of": self._of,
+            "of": self._identity,
             "seed": self.seed,
             "init": dict(self.init),
             "step": self.step,
@@ -108,19 +112,19 @@ class TrainingState:
         return _copied(state)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from what `state_dict` returned for the same recipe, data and network. Raises UserError where it is of
-        another training, or damaged."""
+        """Go on from a `state_dict` of the same recipe, data and network. Raises UserError where it is of another
+        training, or damaged."""
         try:
             self._refuse_another(state["of"])
             self._restart(operator.index(state["seed"]), state["init"])
             self.step = operator.index(state["step"])
             if not 0 <= self.step <= self._timeline.total_steps:
                 raise ValueError(f"step is {self.step}; allowed: 0 to {self._timeline.total_steps}")
-            self.optimizer.reset()  # whatever broke off in the middle of a step
+            self.optimizer.reset()  # after a step that was broken off
             self.flat.load_training_state(state["flat"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.average.count = state["averaged"]
-            self.tensors.load(state["epoch"])
+            copy_tensors(state["epoch"], into=self.tensors.state())
             self.loss_scale.load_state_dict(state["loss_scale"])
             self.history.rows += [EpochRow(**row) for row in state["history"]]
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
@@ -133,7 +137,7 @@ class TrainingState:
             ) from None
 
     def _refuse_another(self, of: Mapping[str, Any]) -> None:
-        there, here = dict(leaves(of)), dict(leaves(self._of))
+        there, here = dict(leaves(of)), dict(leaves(self._identity))
         for name in {**here, **there}:
             if there.get(name) != here.get(name):
                 raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
@@ -145,13 +149,13 @@ class TrainingState:
 
 
 def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
-    """Which training a state is of: what decides it besides seed, start and what is of the user's own."""
+    """Return the facts that identify a training, besides seed, start and the user's own functions."""
     data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset}
     return {"recipe": dataclasses.asdict(recipe), "data": {**data, "train_size": len(dataset.train)}}
 
 
 def _copied(value: Any) -> Any:
-    """`value` with every tensor in it copied to the CPU."""
+    """Return `value` with every tensor in it copied to the CPU."""
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, Mapping):

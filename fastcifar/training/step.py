@@ -1,8 +1,8 @@
-"""One training step as a function of tensors on the device alone, so that a CUDA graph of it can be replayed."""
+"""One training step, a function of device tensors alone, so that a CUDA graph of it can be replayed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -13,25 +13,27 @@ from fastcifar.data import Dataset, EpochPlan
 from fastcifar.data.plan import checked_batch
 from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
-from fastcifar.optim import FlatModel, FlatOptimizer
+from fastcifar.optim import FlatOptimizer
 from fastcifar.recipes import Recipe
 from fastcifar.training.loss import Loss, LossScale, loss_step
 from fastcifar.training.timeline import Stage
 
 PART = "fastcifar: "
-"""What the names of a step's parts begin with in a profile."""
+"""The beginning of the names of a step's parts in a profile."""
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
-"""Of images `[B, 3, H, W]`, normalized, in the compute type: as many images."""
+"""A function of images `[B, 3, H, W]`, normalized, in the compute type, that returns as many images."""
 
 
 class EpochTensors:
-    """What steps read and write on the device in the course of an epoch.
+    """The device tensors that steps read and write in an epoch.
 
-    `plan`: the epoch's, in its first rows; `position`: int64 `[1]`, the next batch's number; `losses`: float32
-    `[steps]`, those of its steps, summed over each batch; `correct`: int64 `[1]`, its right answers so far; and
-    `image_losses`: float32 `[N]`, the loss of every training image at its last visit, infinite before the first (None
-    where the recipe selects nothing by it).
+    plan: the epoch's, in its first rows.
+    position: int64 `[1]`, the next batch's number.
+    losses: float32 `[steps]`, of the epoch's steps, summed over each batch.
+    correct: int64 `[1]`, right answers so far.
+    image_losses: float32 `[N]`, of every training image at its last visit, infinite before the first; None where the
+        recipe selects nothing by it.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, steps_per_epoch: int) -> None:
@@ -48,60 +50,54 @@ class EpochTensors:
             self.image_losses.fill_(torch.inf)
 
     def begin(self, plan: EpochPlan) -> None:
-        """Take the choices of a new epoch, into the buffers that a captured step reads, and clear the metrics."""
+        """Copy the plan of a new epoch into the buffers that a captured step reads, and clear the metrics."""
         self.plan.copy_(plan)
         for tensor in (self.losses, self.correct, self.position):
             tensor.zero_()
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Its tensors by name, the plan's among them; not copies."""
+        """Return all tensors by name, with the plan's; not copies."""
         everything = {**vars(self.plan), **vars(self)}
         return {name: tensor for name, tensor in everything.items() if isinstance(tensor, torch.Tensor)}
 
-    def load(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `state` returned. Raises ValueError where other tensors are missing or given."""
-        mine = self.state()
-        if mine.keys() != state.keys():
-            raise ValueError(f"an epoch's tensors are {', '.join(state)}; allowed: {', '.join(mine)}")
-        for name, tensor in mine.items():
-            if tensor.shape != state[name].shape:
-                raise ValueError(f"{name} has shape {list(state[name].shape)}; allowed: {list(tensor.shape)}")
-            tensor.copy_(state[name])
-
 
 class TrainingStep:
-    """Augment, forward, backward, optimizer and moving average of the next batch of `tensors`: call it with the stage.
+    """Augmentation, forward pass, backward pass, optimizer and moving average for the next batch; called with a stage.
 
-    Which batch comes next, the learning rate and the metrics are read from and written to the device. `network` is what
-    is called, such as `model` compiled; `loss` stands in for the smoothed cross-entropy, and `transform` is applied to
-    each batch after the recipe's augmentation.
+    recipe, dataset: the batch size, the loss and the augmentation; the images.
+    network: computes the logits.
+    optimizer: updates the network.
+    tensors: hold the plan and the next batch's number, and take the metrics.
+    compiled: called in place of `network`.
+    loss: takes the place of the smoothed cross-entropy.
+    transform: is applied to each batch after the recipe's augmentation.
+    loss_scale: scales the gradients.
     """
 
     def __init__(
         self,
         recipe: Recipe,
         dataset: Dataset,
-        model: Network,
-        flat: FlatModel,
+        network: Network,
         optimizer: FlatOptimizer,
         tensors: EpochTensors,
         *,
-        network: Callable[..., torch.Tensor] | None = None,
+        compiled: Callable[..., torch.Tensor] | None = None,
         loss: Loss | None = None,
         transform: Transform | None = None,
         loss_scale: LossScale | None = None,
     ) -> None:
-        self.recipe, self.dataset, self.flat, self.optimizer, self.tensors = recipe, dataset, flat, optimizer, tensors
-        self._network, self._logit_scale = network or model, model.logit_scale
+        self.recipe, self.dataset, self.optimizer, self.tensors = recipe, dataset, optimizer, tensors
+        self._network, self._logit_scale = compiled or network, network.logit_scale
         self._transform, self._loss_scale = transform, loss_scale
         # The kernel rounds gradients to the compute type before they could be scaled.
         in_float32 = partial(F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing)
         self._loss = loss or (in_float32 if loss_scale else None)
 
     def __call__(self, stage: Stage) -> None:
-        recipe, train, flat = self.recipe, self.dataset.train, self.flat
+        recipe, train, flat = self.recipe, self.dataset.train, self.optimizer.flat
         plan, position, losses = self.tensors.plan, self.tensors.position, self.tensors.losses
-        if stage.part:  # a last batch that is not full, whose place is known
+        if stage.part:  # a last batch that is not full, at a known place
             start, stop = stage.part
             batch, position = plan.rows(start, stop).batch(0, stop - start), torch.zeros_like(position)
             losses = losses[start // recipe.batch_size :]
@@ -117,7 +113,7 @@ class TrainingStep:
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
             metrics = position, losses, self.tensors.correct, self.tensors.image_losses
-            # An optimizer divides by the images of a full batch.
+            # Optimizers divide by the images of a full batch.
             gradient_scale = recipe.batch_size / batch.images * (self._loss_scale.scale if self._loss_scale else 1)
             if self._loss:
                 gradient = loss_step(
@@ -138,13 +134,13 @@ class TrainingStep:
             flat.backward(logits, gradient, halfway=self._step_above)
         with record_function(PART + "optimizer"):
             if self._loss_scale:
-                self._loss_scale.step(flat, self.optimizer)
+                self._loss_scale.step(self.optimizer)
             else:
                 self.optimizer.step()
 
     def _step_above(self, copy_gradients: Callable[[], None]) -> None:
         with record_function(PART + "optimizer"):
-            if self._loss_scale:  # which of the gradients are finite is not known yet
+            if self._loss_scale:  # whether all gradients are finite is not known yet
                 copy_gradients()
             else:
                 self.optimizer.step_above(copy_gradients)

@@ -12,9 +12,9 @@ import torch
 
 
 class Stopwatch:
-    """Seconds of work on one device, summed over `with` blocks. On CUDA the device is waited for before the first of
-    them and where seconds are read, and not in between, where events in its own queue keep the time. `before` are the
-    seconds that it shows at first, such as those of a training that goes on."""
+    """The seconds of work on one device, summed over `with` blocks. On CUDA it waits for the device before the first
+    block and where seconds are read; in between, events in the device's queue keep the time. `before` are seconds to
+    begin with, such as those of a training that goes on."""
 
     def __init__(self, device: torch.device, before: float = 0.0) -> None:
         self.device, self.before = device, before
@@ -24,7 +24,7 @@ class Stopwatch:
         on_cuda = self.device.type == "cuda"
         if on_cuda and not self._blocks:
             torch.cuda.synchronize(self.device)
-        if not on_cuda:  # what is over is a number: a watch that is paused at every step has many blocks
+        if not on_cuda:  # sum up finished blocks: a watch that is paused at every step has many
             self.before, self._blocks = self.seconds, []
         start, stop = (torch.cuda.Event(enable_timing=True) if on_cuda else HostEvent() for _ in range(2))
         self._blocks.append((start, stop))
@@ -36,7 +36,7 @@ class Stopwatch:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Within a `with` block, one whose seconds don't count."""
+        """Stop within a `with` block inside the watch's own."""
         self.__exit__()
         yield
         self.__enter__()
@@ -47,32 +47,32 @@ class Stopwatch:
         return self.lap().seconds
 
     def lap(self) -> Lap:
-        """What the watch shows at the end of its last block, which may be the present one, to be read later."""
+        """Return the reading at the end of the last block, which may be the present one, to be read later."""
         return Lap(tuple(self._blocks), self.before)
 
 
 @dataclass(frozen=True)
 class Lap:
-    """What a stopwatch showed when a block had ended."""
+    """The reading of a stopwatch at the end of a block."""
 
     blocks: tuple[tuple[Any, Any], ...]  # events: both of a block of one kind
     before: float = 0.0
 
     @property
     def over(self) -> bool:
-        """Whether the device has come so far; nothing waits for it."""
+        """True once the device has reached the end of the block; does not wait for it."""
         return all(stop.query() for _, stop in self.blocks[-1:])
 
     @property
     def seconds(self) -> float:
-        """The seconds of its blocks, once the device has come so far."""
+        """The seconds of all blocks; waits for the device to reach their end."""
         for _, stop in self.blocks[-1:]:
             stop.synchronize()
         return self.before + sum(start.elapsed_time(stop) for start, stop in self.blocks) / 1000
 
 
 class HostEvent:
-    """A time on the host, which is its own device, with the methods of `torch.cuda.Event`."""
+    """A time on the host, with the methods of `torch.cuda.Event`."""
 
     def record(self) -> None:
         self._time = time.perf_counter()
@@ -81,10 +81,10 @@ class HostEvent:
         return True
 
     def synchronize(self) -> None:
-        """Nothing is left to wait for."""
+        """Do nothing: the host is at every event it has recorded."""
 
     def elapsed_time(self, end: HostEvent) -> float:
-        """Milliseconds from this to `end`."""
+        """Return the milliseconds from this to `end`."""
         return (end._time - self._time) * 1000
 
 

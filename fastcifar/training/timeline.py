@@ -1,4 +1,4 @@
-"""The epochs of a training: how many steps each has, and what a captured step has fixed in it."""
+"""The epochs of a training: their steps, and what is fixed in a captured step."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from fastcifar.errors import UserError
 from fastcifar.recipes import Recipe
 
 _ROUNDING = 1e-6
-"""Steps by which a product in floating point may be above the whole number that it stands for, as in 0.07 of 100."""
+"""Steps by which a floating-point product may exceed the whole number that is meant, as in 0.07 of 100."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What one captured step has fixed; epochs with equal stages replay the same one."""
+    """The settings that are fixed in a captured step; epochs with equal stages replay the same one."""
 
     size: int
     """Side of the images in pixels."""
     frozen: frozenset[str] = frozenset()
-    """Names of the parameters that were trained in earlier stages and are not in this one."""
+    """Names of the parameters that earlier stages trained and this one does not."""
     part: tuple[int, int] | None = None
-    """Where in the epoch's plan a last batch that is not full begins and ends; None: a full batch, the next in turn."""
+    """Start and stop in the epoch's plan of a last batch that is not full; None: the next full batch."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Epoch:
     """Steps of the training before it."""
     steps: int
     images: int
-    """Training images that its steps pass."""
+    """Training images that its steps use."""
     visits: int | None
-    """How many training images it visits if it leaves the easiest out; None: all are to be visited."""
+    """Training images to visit where the easiest are left out; None: all."""
     stage: Stage
     last: Stage | None = None
     """The stage of its last step where that has fewer images than a batch."""
@@ -49,17 +49,17 @@ class Epoch:
         return self.first_step + self.steps
 
     def stage_of(self, step: int) -> Stage:
-        """The stage of its step with this number, counted from the training's first."""
+        """Return the stage of `step`, counted from the training's first."""
         return self.last if self.last and step == self.end - 1 else self.stage
 
 
 class Timeline:
     """The epochs of a training of `recipe` on `images` square training images of side `size`.
 
-    An epoch has as many steps as the images that it visits fill batches, and without `drop_last` one more for those
-    left over; a last one in part has that part of them, rounded up. `frozen_from` gives, by parameter name, the epoch
-    from which on a parameter is frozen; it is so in the epochs that begin at or after that.
-    Raises UserError where the images that an epoch visits do not fill a batch, and for crops larger than the images.
+    An epoch has a step for each full batch of the images that it visits, and without `drop_last` one more for those
+    left over; a last epoch in part has that part of the steps, rounded up. `frozen_from[name]` is the epoch from which
+    on a parameter is frozen: it is in all epochs that begin then or later. Raises UserError where the images that an
+    epoch visits do not fill a batch, and for crops larger than the images.
     """
 
     def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
@@ -88,21 +88,21 @@ class Timeline:
         return self._steps(self._images)
 
     def epochs_from(self, step: int) -> list[Epoch]:
-        """The epochs that have steps to make once `step` are made."""
+        """Return the epochs that still have steps after `step` steps."""
         return [epoch for epoch in self.epochs if epoch.end > step]
 
     def steps_before(self, epochs: float) -> int:
-        """Steps that the first so many epochs take, not more than the training has."""
+        """Return the steps of the first `epochs` epochs, at most those of the training."""
         number = min(math.floor(epochs), len(self.epochs) - 1)
         part = math.ceil((epochs - number) * self._whole(number) - _ROUNDING)
         return min(self.epochs[number].first_step + part, self.total_steps)
 
     def steps_until_frozen(self, name: str) -> int:
-        """Steps that the parameter `name` trains for: the whole training's if it is never frozen."""
+        """Return the steps that the parameter `name` trains for: all if it is never frozen."""
         return sum(epoch.steps for epoch in self.epochs if name not in epoch.stage.frozen)
 
     def steps_by_stage(self) -> dict[Stage, int]:
-        """Steps of the training in each of its different stages."""
+        """Return the number of steps in each different stage."""
         steps: dict[Stage, int] = {}
         for epoch in self.epochs:
             full = epoch.steps - (epoch.last is not None)
@@ -112,7 +112,7 @@ class Timeline:
         return steps
 
     def is_averaged(self, step: int) -> bool:
-        """Whether the weights after `step` steps are among those that `recipe.average` averages."""
+        """Return True if `recipe.average` averages the weights after `step` steps."""
         average = self._recipe.average
         if not average.epochs:
             return False
@@ -139,7 +139,7 @@ class Timeline:
         return count
 
     def _whole(self, number: int) -> int:
-        """Steps of epoch `number` if it is not cut short."""
+        """Return the steps of epoch `number` if it is not cut short."""
         return self._steps(self._selected(number) or self._images)
 
     def _steps(self, images: int) -> int:

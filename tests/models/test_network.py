@@ -1,4 +1,4 @@
-"""What all our networks have in common: one constructor, layout in memory, names of their own."""
+"""All our networks have in common: one constructor, layout in memory, names of their own."""
 
 import pytest
 import torch

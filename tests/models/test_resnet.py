@@ -26,7 +26,7 @@ TORCHVISION_NAMES = [
 
 
 def plain(state, x, stem):
-    """The network in training mode, from its state by name, without any layer of ours."""
+    """Compute the network in training mode from its state by name, without any layer of ours."""
 
     def norm(name, x):
         return F.batch_norm(x, None, None, state[f"{name}.weight"], state[f"{name}.bias"], training=True)

@@ -20,7 +20,7 @@ ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu, "relu": F.relu}
 
 
 def make(config, seed=0, classes=10):
-    """A network of `config` in float64 whose biases, scales and filters are all at work."""
+    """Return a network of `config` in float64 with biases, scales and filters that all change its output."""
     torch.manual_seed(seed)
     model = SpeedrunNet(config, classes)
     torch.nn.init.normal_(model.whitening.weight, 0, 0.3)
@@ -33,7 +33,7 @@ def make(config, seed=0, classes=10):
 
 
 def expected(model, config, x):
-    """The network in torch's own layers, its groups one after another."""
+    """Compute the network in torch's own layers, its groups one after another."""
     weights = dict(model.named_parameters())
     group = config.ghost_batch or len(x)
     x = F.conv2d(x, weights["whitening.weight"], weights.get("whitening.bias"))

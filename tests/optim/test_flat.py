@@ -1,4 +1,4 @@
-"""Flat buffers are the network's parameters, and SGD over them is the source's formula."""
+"""Flat buffers are the network's parameters, and SGD over them is Page's formula."""
 
 import dataclasses
 
@@ -94,7 +94,7 @@ def test_state_dict_is_the_master_weights():
 
 
 @pytest.mark.parametrize("steps", [1, 4])
-def test_sgd_is_the_sources_formula_for_the_summed_loss(steps):
+def test_sgd_is_pages_formula_for_the_summed_loss(steps):
     """The closed form, in float64: v <- mu v - lr g; w <- w - lr g + mu v, rates over the batch size, decay times
     it."""
     recipe = dataclasses.replace(RECIPE, optimizer=SGDConfig(lr=0.5, weight_decay=0.01))

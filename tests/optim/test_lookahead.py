@@ -29,7 +29,7 @@ def make_model(seed=0):
 
 
 def fill_state(flat, step):
-    """Gradients, and running statistics, that depend on `step` alone."""
+    """Set gradients and running statistics that depend on `step` alone."""
     generator = torch.Generator().manual_seed(step)
     for group in flat.groups:
         group.grads.copy_(torch.randn(group.grads.shape, generator=generator))
@@ -41,7 +41,7 @@ def buffers(flat):
 
 
 @pytest.mark.parametrize("name", ["sgd", "muon", "lars", "AdamW"])
-def test_slow_and_fast_weights_meet_as_said_around_every_optimizer(name):
+def test_slow_and_fast_weights_synchronize_around_every_optimizer(name):
     recipe = dataclasses.replace(RECIPE, optimizer=kinds.optimizer(name, lr=0.01, bias_lr=0.01, head_lr=0.01))
     flat, plain = FlatModel(make_model(), torch.float64), FlatModel(make_model(), torch.float64)
     optimizer = build_optimizer(flat, recipe, STEPS)

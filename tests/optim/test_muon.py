@@ -40,7 +40,7 @@ def make_model(seed=0):
 
 
 def fill_gradients(model, step):
-    """Random gradients of the summed loss, the same for equal `step`."""
+    """Set random gradients of the summed loss, the same for equal `step`."""
     generator = torch.Generator().manual_seed(step)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -50,7 +50,7 @@ def fill_gradients(model, step):
 
 
 def reference_orthogonalized(matrix, steps=3, a=3.4445, b=-4.7750, c=2.0315):
-    """Newton-Schulz for one matrix, by its definition: a X + b (X X') X + c (X X')^2 X."""
+    """Iterate Newton-Schulz for one matrix by its definition: a X + b (X X') X + c (X X')^2 X."""
     x = matrix.double() / matrix.double().norm()
     for _ in range(steps):
         x = a * x + b * (x @ x.T @ x) + c * (x @ x.T @ x @ x.T @ x)
@@ -169,7 +169,7 @@ def test_in_bfloat16_a_step_is_near_that_in_float64():
 
 
 def test_no_value_on_the_device_is_read_on_the_host_in_a_step():
-    """What a CUDA graph could not record; the average, which on a CPU does read the step, is left out."""
+    """A CUDA graph could not record it; the average, which on a CPU does read the step, is left out."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     seen = []

@@ -17,7 +17,7 @@ def random(*shape, seed=0, dtype=torch.float64):
 
 
 def predicted(matrix, steps, coefficients):
-    """By the singular value decomposition: the polynomial applied to each singular value over the norm."""
+    """Compute, by the singular value decomposition, the polynomial applied to each singular value over the norm."""
     a, b, c = coefficients
     left, values, right = torch.linalg.svd(matrix.double(), full_matrices=False)
     values = values / matrix.double().norm()
@@ -74,7 +74,7 @@ def test_the_transposed_matrix_gives_the_transposed_result_of_the_same_shape(sha
 
 
 def test_permuted_columns_give_the_result_with_its_columns_permuted():
-    """Why a filter may be taken in memory order, channels last."""
+    """So a filter may be taken in memory order, channels last."""
     matrix, order = random(5, 12), torch.randperm(12, generator=torch.Generator().manual_seed(1))
     torch.testing.assert_close(newton_schulz(matrix[:, order], 3), newton_schulz(matrix, 3)[:, order])
 

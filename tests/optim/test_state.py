@@ -1,4 +1,4 @@
-"""What is saved in the middle of a training goes on in other objects with the same bits; steps may be left out."""
+"""A state saved in the middle of a training goes on in other objects with the same bits; steps may be left out."""
 
 import dataclasses
 import io

@@ -42,7 +42,7 @@ def data():
 
 
 class Plain(nn.Module):
-    """What a first course writes, `view` included."""
+    """A network as a first course writes it, `view` included."""
 
     def __init__(self, classes):
         super().__init__()
@@ -95,7 +95,7 @@ def test_a_run_of_an_own_network_is_saved_loaded_and_a_warm_start(data, tmp_path
 
 
 def by_hand(data, loss, steps_of_epoch=10, nesterov=True):
-    """A few steps of torch's own SGD on the engine's first batches; the losses, means."""
+    """Make a few steps of torch's own SGD on the engine's first batches; return the mean losses, and the weights."""
     trainer, losses = Trainer(STEPS, data, "cpu"), []
     batches = []
     trainer.model.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].clone()))

@@ -13,7 +13,7 @@ from fastcifar.errors import UserError
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.training import Trainer
-from fastcifar.training.compiled import CompiledNetwork, lacking
+from fastcifar.training.compiled import CompiledNetwork, missing_compiler
 
 train_module = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
 
@@ -50,7 +50,7 @@ def test_a_compiled_training_is_the_training(data, monkeypatch):
 
 def test_without_a_compiler_one_line_says_so_and_the_training_goes_on(data, monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert lacking(torch.device("cpu")) == "there is no C++ compiler no-such-compiler"
+    assert missing_compiler(torch.device("cpu")) == "there is no C++ compiler no-such-compiler"
     with pytest.warns(UserWarning, match="stays as it is: there is no C") as said:
         run = Trainer(COMPILED, data, "cpu").run(0)
     assert len(said) == 1
@@ -60,7 +60,7 @@ def test_without_a_compiler_one_line_says_so_and_the_training_goes_on(data, monk
 
 def test_without_triton_nothing_is_compiled_for_cuda(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert lacking(torch.device("cuda")) == "there is no Triton"
+    assert missing_compiler(torch.device("cuda")) == "there is no Triton"
 
 
 def test_where_compiling_fails_one_line_says_so_and_the_network_is_called_as_it_is():

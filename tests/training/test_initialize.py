@@ -45,7 +45,7 @@ def recipe(request):
 
 @pytest.fixture(scope="module")
 def source(recipe, data, tmp_path_factory):
-    """The folder of a run of `recipe` with seed 1."""
+    """Return the folder of a run of `recipe` with seed 1."""
     return train(recipe, data, seed=1).save(tmp_path_factory.mktemp(recipe.network.kind) / "run")
 
 

@@ -40,7 +40,7 @@ class Reads(TorchDispatchMode):
 
 @pytest.fixture
 def log(monkeypatch):
-    """What `Reads` notes and what asks a tensor for its values, between notes of the epochs' beginnings."""
+    """Return a list that takes the notes of `Reads` and of reads of a tensor's values, and a note for each epoch."""
     log = []
 
     def noting(name):
@@ -53,7 +53,7 @@ def log(monkeypatch):
 
 
 def reads_by_epoch(log, trainer, monkeypatch, **arguments):
-    """What is read in each epoch but the last, up to the beginning of the next, where the device is always behind."""
+    """Return the run, and the reads in each epoch but the last, up to the next, with a device that is always behind."""
     monkeypatch.setattr(HostEvent, "query", lambda event: False)
     enter = trainer.enter
     monkeypatch.setattr(trainer, "enter", lambda stage: (log.append(BEGIN), enter(stage)))

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::fastcifar.errors.RenamedWarning
 
 
 def anything(hint):
-    """Values of the type `hint`."""
+    """Return a strategy for values of the type `hint`."""
     kinds = get_args(hint)
     if NoneType in kinds:
         return st.none() | anything(kinds[0])
@@ -47,7 +47,7 @@ def anything(hint):
 
 
 def refusal(values, source="run.json"):
-    """The line with which the record in `values` is refused."""
+    """Return the line with which the record in `values` is refused."""
     with pytest.raises(UserError) as refused:
         RunRecord.from_json(values, source)
     assert "\n" not in str(refused.value) and str(refused.value).startswith(f"{source}: ")

@@ -108,7 +108,7 @@ def test_a_network_of_ones_own_is_loaded_with_its_class_alone(run, data, tmp_pat
 
 @pytest.fixture(scope="module")
 def unlabeled(data):
-    """A training whose test images have no labels."""
+    """Return a training whose test images have no labels."""
     test = dataclasses.replace(data.test, labels=torch.full_like(data.test.labels, -1))
     return train(RECIPE, dataclasses.replace(data, test=test), seed=3, eval_every=2, device="cpu")
 

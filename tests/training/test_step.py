@@ -19,7 +19,7 @@ CAPTURABLE = [name for name, recipe in RECIPES.items() if not isinstance(recipe.
 
 
 def step_without_data(recipe):
-    """A step whose tensors are on the meta device: it raises where it asks for a value, or for a tensor elsewhere."""
+    """Return a step on the meta device: it raises where it asks for a value, or for a tensor elsewhere."""
     dataset = make_synthetic(2 * recipe.batch_size, 1)
     model = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std).to("meta")
     flat = FlatModel(model, resolve_dtype("float16", torch.device("cpu")))
@@ -28,7 +28,7 @@ def step_without_data(recipe):
         flat.group_of(name).steps = timeline.steps_until_frozen(name)
     optimizer = build_optimizer(flat, recipe, timeline.total_steps)
     dataset = dataset.to("meta")
-    step = TrainingStep(recipe, dataset, model, flat, optimizer, EpochTensors(recipe, dataset, steps_per_epoch=2))
+    step = TrainingStep(recipe, dataset, model, optimizer, EpochTensors(recipe, dataset, steps_per_epoch=2))
     return partial(step, timeline.epochs[-1].stage)
 
 

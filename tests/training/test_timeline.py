@@ -1,4 +1,4 @@
-"""How many steps each epoch of a training has, and what is fixed in it."""
+"""Each epoch of a training has its number of steps, and fixes its stage."""
 
 import dataclasses
 import math

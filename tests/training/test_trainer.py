@@ -294,7 +294,7 @@ def test_the_speedrun_recipes_learn_at_reduced_size(name):
 
 @pytest.mark.parametrize(("average", "test_size"), [(0, 40), (1, 20)])
 def test_a_warm_up_leaves_no_trace_in_the_run_after_it(average, test_size):
-    """What a GPU is warmed up with besides steps, here on a CPU; also where the test images do not fill a batch."""
+    """All that warms up a GPU besides steps, here on a CPU; also where the test images do not fill a batch."""
     settings = {"epochs": 1, "batch_size": 32, "dtype": "float32", "average": AverageConfig(epochs=average)}
     network = SpeedrunConfig(widths=(8, 8, 8), ghost_batch=16)
     recipe = dataclasses.replace(get_recipe("speedrun94"), network=network, optimizer=SGDConfig(lr=0.1), **settings)
