@@ -1,5 +1,5 @@
-"""What the words of a command line mean. A recipe's fields are read here, in the grammar of recipe files; all other
-flags by tyro, from a dataclass. The help of both is tyro's. Every refusal is a UserError of one line."""
+"""The meaning of the words of a command line. The fields of recipes and experiments are read here, in the grammar of
+recipe files, all other flags by tyro, from a dataclass. The help is tyro's. A refusal is a UserError of one line."""
 
 from __future__ import annotations
 
@@ -360,7 +360,7 @@ def _meant(flag: str, flags: Mapping[str, Any]) -> str:
         warnings.simplefilter("ignore", RenamedWarning)
         renamed = _flag(modern_path(name.replace("-", "_"), "")).removesuffix(".kind")
     if tuple(name.replace("-", "_").split(".")) in GONE:
-        return ": it is there no more"
+        return ": it was removed"
     if renamed != _flag(name) and renamed in flags:
         return f"; did you mean '{renamed}'?"
     section, _, field = renamed.removeprefix("--").rpartition(".")

@@ -30,7 +30,7 @@ class Options(CommandOptions):
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
     """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to evaluate; auto: on a GPU if there is one."""
+    """The device to evaluate on; auto: a GPU if there is one."""
     json: Switch = False
     """Print a JSON object and nothing else to standard output."""
 

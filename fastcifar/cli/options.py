@@ -73,7 +73,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
     """Options of every command that trains."""
 
     synthetic_fallback: Switch = False
-    """Where CIFAR-10 cannot be downloaded, say so and train on the synthetic set."""
+    """If CIFAR-10 cannot be downloaded, say so and train on the synthetic set."""
     holdout: Annotated[int | Literal["third"], arg(metavar="N|third")] = setting(0, at_least=0, unit="images")
     """Test on N training images, or on a third of them, which are then not trained on, in place of the test set, which
     is for confirming; 0: the test set."""
@@ -88,7 +88,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
     classes: Annotated[str | None, _optional("L,L,...")] = None
     """Train and test on images with these labels alone, as in 0,1,2; the network keeps an output for every class."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto: on a GPU if there is one."""
+    """The device to train on; auto: a GPU if there is one."""
     threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1)
     """CPU threads."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)

@@ -54,7 +54,7 @@ class Job:
     after: str | None = None
     """The key of the job whose weights it begins with."""
     start: Start | Callable[[Path], Start] = _COLD
-    """What it begins with; with `after` a function of the file of those weights."""
+    """The start of the training; with `after` a function of the file of those weights."""
     until_train_accuracy: float | None = None
     """See `Trainer.run`."""
     eval_every: int = 0
@@ -97,9 +97,9 @@ class Experiment(Checked, Generic[Found]):
     quick: ClassVar[Mapping[str, Any]] = {}
     """Other defaults of the command's flags with --quick."""
     is_kept: ClassVar[bool] = True
-    """Whether the command keeps the runs where no folder is named."""
+    """The command keeps the runs in a folder of its own where none is named."""
     ends_early: ClassVar[bool] = False
-    """Whether it may end before all jobs are done."""
+    """It may end before all jobs are done."""
 
     def _check(self) -> None:
         self._require("seed", self.seed <= SEEDS - self.runs, "0 up to 10**9 - 1, the last of the runs included")

@@ -23,7 +23,7 @@ class Diverged:
     """A run whose loss became NaN or infinite, of which nothing else is kept."""
 
     reason: str
-    """What the error said."""
+    """The error's message."""
 
     def to_json(self) -> dict[str, str]:
         """Return what a file holds in place of a record."""
@@ -31,17 +31,17 @@ class Diverged:
 
 
 Outcome = Union["RunRecord", Diverged]
-"""What is kept of a run."""
+"""A run as it is kept."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an experiment found. This one compares arms by the accuracy and log-loss with the recipe's test-time
+    """The result of an experiment. This one compares arms by the accuracy and log-loss with the recipe's test-time
     augmentation; experiments with another answer have subclasses."""
 
     experiment: Experiment[Any]
     settings: dict[str, Any]
-    """What the runs were made with, ready for JSON."""
+    """The options and data that the runs were made with, ready for JSON."""
     outcomes: dict[str, list[Outcome]]
     """`outcomes[arm]`, in the order of the seeds."""
 
@@ -72,7 +72,7 @@ class Result:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the answer is clear, and no further job is to be trained."""
+        """True when the answer is clear, and no further job is to be trained."""
         return False
 
     @property

@@ -25,7 +25,7 @@ from fastcifar.training.record import Scores
 from fastcifar.training.timeline import Timeline
 
 _WAIT_SECONDS = 0.5
-"""How often a process that has nothing to train looks for what others have finished."""
+"""A process that has nothing to train looks so often for what others have finished."""
 _TRAINERS = 2
 """Trainers that are always kept ready: those of a comparison."""
 _STEPS = 3
@@ -34,7 +34,7 @@ _STEPS = 3
 
 @dataclass(frozen=True)
 class Progress:
-    """How far an experiment is."""
+    """The state of an experiment while it goes on."""
 
     done: int
     """Runs that are finished."""
@@ -43,18 +43,18 @@ class Progress:
     key: str
     """The run that was finished last or, while the first is trained, that one."""
     outcome: Outcome | None = None
-    """What is kept of it; None while the first is trained."""
+    """Its outcome; None while the first is trained."""
     kept: bool = False
-    """Whether it was trained before, or by another process."""
+    """It was trained before, or by another process."""
     seconds_left: float | None = None
-    """What the others will take; None where nothing is known yet."""
+    """The time that the others will take; None where nothing is known yet."""
 
 
 OnProgress = Callable[[Progress], None]
 
 
 class Keeper(Protocol):
-    """Where outcomes are kept: `Store`, or the folders of `fastcifar train`."""
+    """A place that keeps outcomes: `Store`, or the folders of `fastcifar train`."""
 
     def get(self, job: Job) -> Outcome | None: ...
     def has(self, key: str) -> bool: ...
@@ -157,7 +157,7 @@ class Runner:
             self._learn(job, time.perf_counter() - began)
 
     def _outcome_of_start(self, job: Job) -> Diverged | None:
-        """The outcome of a job whose weights to begin with are not there, because their run diverged."""
+        """Return the outcome of a job whose weights to begin with are not there, because their run diverged."""
         before = next((other for other in self.jobs if other.key == job.after), None)
         outcome = before and (self._outcomes.get(before.key) or self._store.get(before))
         if before and isinstance(outcome, Diverged):
@@ -197,7 +197,7 @@ class Runner:
         return sum(self._work(job) * sum(known) / len(known) for job, known in rates)
 
     def _work(self, job: Job) -> float:
-        """Training images that it passes at most."""
+        """Return the training images that `job` passes at most."""
         return job.recipe.epochs * (job.train_size or len(self._dataset.train))
 
 
@@ -226,12 +226,12 @@ class _FirstSteps(Listener):
 
 
 def _likeness(job: Job) -> Hashable:
-    """What jobs that one trainer serves have in common."""
+    """Return what jobs that one trainer serves have in common."""
     return job.recipe, job.train_size, job.subset_seed
 
 
 def _kinds(job: Job) -> list[str]:
-    """Kinds of jobs that take about as long for each image as `job`, the most alike first; "" is all of them."""
+    """Return the kinds of jobs that take about as long an image as `job`, the most alike first; "" is all of them."""
     first, _, rest = job.arm.partition("/")
     return list(dict.fromkeys([job.arm, f"{first}/", f"/{rest}", ""]))
 
@@ -247,7 +247,7 @@ def _train_scores(run: Run, trainer: Trainer) -> Scores:
 
 
 def _has_room(device: torch.device) -> bool:
-    """Whether half of a GPU's memory is free. A CPU's trainers are quickly made: nothing is captured for them."""
+    """Return True if half of a GPU's memory is free. A CPU's trainers are quickly made."""
     if device.type != "cuda":
         return False
     free, total = torch.cuda.mem_get_info(device)

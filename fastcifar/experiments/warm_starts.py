@@ -1,4 +1,4 @@
-"""What the experiments on warm starts share (Ash and Adams 2020): options, and three ways to start a later training."""
+"""The common part of the experiments on warm starts (Ash and Adams 2020): options, and three ways to start."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from fastcifar.data import EpochPlan, Split
@@ -22,7 +21,6 @@ from fastcifar.training.capture import capture
 from fastcifar.training.device import cudnn_search
 from fastcifar.training.evaluate import evaluate
 from fastcifar.training.step import EpochTensors
-from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Stage
 
 if TYPE_CHECKING:
@@ -80,20 +78,6 @@ def replay_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[]
     tensors.begin(plan)
     first = plan.rows(0, trainer.recipe.batch_size).clone()  # its copy takes a GPU next to no time
     return _in_epochs_of_its_own(trainer, tensors, trainer.replays[stage], first, stage)
-
-
-def estimate_seconds(trainer: Trainer, steps: int = 3) -> float:
-    """Seconds that the whole training would take, from the median of a few steps of each stage after one untimed,
-    replayed where a training replays them."""
-    total = 0.0
-    for stage, count in trainer.timeline.steps_by_stage().items():
-        step, seconds = replay_on_noise(trainer, stage), []
-        for _ in range(steps + 1):
-            with Stopwatch(trainer.device) as stopwatch:
-                step()
-            seconds.append(stopwatch.seconds)
-        total += float(np.median(seconds[1:])) * count
-    return total
 
 
 def compile_kernels(trainer: Trainer) -> None:

@@ -18,7 +18,7 @@ from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Listener, Trainer, train
-from fastcifar.training.rehearse import estimate_seconds, replay_on_noise, step_on_noise
+from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from fastcifar.training.timeline import Timeline
 
 RECIPE = Recipe(
@@ -104,7 +104,7 @@ def test_every_stage_is_rehearsed_a_smaller_last_batch_too(data):
         step_on_noise(trainer, stage)()
         replay_on_noise(trainer, stage)()
     assert sizes == [32, 32, 4, 4]
-    assert estimate_seconds(trainer, 1) > 0
+    replay_on_noise(trainer)()
     assert all(
         torch.equal(tensor, train(recipe, data, seed=3).state[name]) for name, tensor in trainer.run(3).state.items()
     )

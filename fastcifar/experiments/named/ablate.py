@@ -1,4 +1,4 @@
-"""What is each trick of a recipe worth? The recipe with all of them against the recipe without one, for each."""
+"""Ablation: a recipe with all of its tricks against the same without one, for each."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class TrickEffect:
 
 @dataclass(frozen=True)
 class Ablation(Result):
-    """What `Ablate` found."""
+    """The result of `Ablate`."""
 
     experiment: Ablate
 

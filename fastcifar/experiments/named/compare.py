@@ -1,4 +1,4 @@
-"""Which of two recipes is better? Runs in turn on held-out images, stopped as soon as the answer is clear."""
+"""Comparison of two recipes: runs in turn on held-out images, stopped as soon as the answer is clear."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ METRICS: dict[str, Callable[[RunRecord], float]] = {
     "loss": lambda record: known(record.tta_loss),
     "accuracy": lambda record: known(record.tta_accuracy),
 }
-"""What runs are compared by: log-loss (nats) and accuracy (a fraction), both with the recipe's test-time
+"""The measures that runs are compared by: log-loss (nats) and accuracy (a fraction), both with the recipe's test-time
 augmentation."""
 
 
@@ -46,8 +46,8 @@ class Compare(Experiment["Comparison"]):
     runs: int = setting(20, at_least=1)
     """Runs of each, at most."""
     by: Literal["loss", "accuracy"] = "loss"
-    """What decides. Log-loss spreads less, but changes with what makes a network surer of itself, too: where A and B
-    differ in label smoothing or the scale of the logits, take accuracy."""
+    """The measure that decides. Log-loss spreads less, but changes with what makes a network surer of itself, too:
+    where A and B differ in label smoothing or the scale of the logits, take accuracy."""
     alpha: float = setting(0.05, above=0, below=1)
     """The chance to see a difference where there is none."""
 
@@ -74,14 +74,14 @@ class Difference:
     values: tuple[float, ...]
     mean: float
     interval: tuple[float, float] | None
-    """Of the mean; valid however often it is looked at. None with too few pairs for any."""
+    """Interval of the mean, valid however often it is looked at. None with too few pairs for any."""
     e_value: float
     """Evidence against no difference; a difference is seen when it reaches 1 / alpha."""
 
 
 @dataclass(frozen=True)
 class Comparison(Result):
-    """What `Compare` found. `records["a"]` and `records["b"]` are pair by pair."""
+    """The result of `Compare`. `records["a"]` and `records["b"]` are pair by pair."""
 
     def difference(self, metric: str) -> Difference:
         """Return the difference in `metric`, "loss" or "accuracy"."""

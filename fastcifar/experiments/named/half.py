@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FIRST = "half"
 """The training on a part of the images, which the arms `WARM` and `SHRINK` begin with."""
 NOTEBOOK = {FIRST: "half_cifar", WARM: "warm_start", COLD: "random_init", SHRINK: "shrink_perturb"}
-"""What the notebook teaching-on-testbeds/re_warm_start_nn calls them in the file of its experiment 1."""
+"""Their names in the notebook teaching-on-testbeds/re_warm_start_nn, in the file of its experiment 1."""
 PAIRS = ((COLD, WARM), (SHRINK, WARM), (COLD, SHRINK))
 """The differences that are the experiment's answer."""
 
@@ -60,22 +60,22 @@ class Half(WarmStarts["HalfResult"]):
 
 @dataclass(frozen=True)
 class HalfResult(Result):
-    """What `Half` found. Accuracies are fractions, in the order of `seeds`."""
+    """The result of `Half`. Accuracies are fractions, in the order of `seeds`."""
 
     def test_accuracies(self, arm: str) -> list[float]:
-        """On the test split, without test-time augmentation, at the end."""
+        """Return the accuracies at the end on the test split, without test-time augmentation."""
         return [known(record.accuracy) for record in self.records[arm]]
 
     def train_accuracies(self, arm: str) -> list[float]:
-        """On the run's own training images at the end, in evaluation mode and without augmentation."""
+        """Return the accuracies at the end on a run's own training images, without augmentation."""
         return train_accuracies(self.records[arm])
 
     def test_difference(self, arm: str, other: str) -> Summary:
-        """Test accuracy of `arm` less that of `other`: mean and interval of the differences seed by seed."""
+        """Return the test accuracy of `arm` less that of `other`: mean and interval of the differences seed by seed."""
         return paired(self.test_accuracies(arm), self.test_accuracies(other))
 
     def train_difference(self, arm: str, other: str) -> Summary:
-        """The same of the training accuracies."""
+        """Return the same of the training accuracies."""
         return paired(self.train_accuracies(arm), self.train_accuracies(other))
 
     @property
@@ -113,8 +113,8 @@ class HalfResult(Result):
         }
 
     def notebook(self) -> dict[str, Any]:
-        """The curves of the first seed in the form of the notebook's runs.json: percent, a 0 before the first epoch,
-        and how many places the second round is moved to the right. None stands for an epoch without an evaluation."""
+        """Return the curves of the first seed in the form of the notebook's runs.json: percent, a 0 before the first
+        epoch, None for an epoch without an evaluation, and the places that the second round is moved to the right."""
         offset = len(self.records[FIRST][0].history) + 1
         return {
             name: {
@@ -161,7 +161,7 @@ class HalfResult(Result):
         return {**super().files(), "runs.json": json.dumps(self.notebook()) + "\n"}
 
     def figures(self) -> dict[str, Figure]:
-        """Training and test accuracy over both rounds: a faint line for each seed, and their mean."""
+        """Return training and test accuracy over both rounds: a faint line for each seed, and their mean."""
         longest = max(len(record.history) for record in self.records[FIRST])
         figures = {}
         for name, column, what in (

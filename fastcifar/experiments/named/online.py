@@ -78,7 +78,7 @@ def _arm(size: int, arm: str) -> str:
 
 @dataclass(frozen=True)
 class OnlineResult(Result):
-    """What `Online` found."""
+    """The result of `Online`."""
 
     experiment: Online
 
@@ -94,20 +94,20 @@ class OnlineResult(Result):
         return {arm: [records[_arm(size, arm if size > first else COLD)] for size in self.sizes] for arm in ARMS}
 
     def test_accuracies(self, arm: str, number: int = -1) -> list[float]:
-        """At the end of round `number` (from 0), by seed."""
+        """Return the accuracies at the end of round `number` (from 0), by seed."""
         return [known(record.accuracy) for record in self.rounds[arm][number]]
 
     def train_seconds(self, arm: str) -> list[float]:
-        """Of all rounds together, by seed."""
+        """Return the training time of all rounds together, by seed."""
         rounds = self.rounds[arm]
         return [sum(found[place].train_seconds for found in rounds) for place in range(self.n)]
 
     def test_difference(self, arm: str, other: str) -> Summary:
-        """Test accuracy of `arm` less that of `other` after the last round: mean and interval, seed by seed."""
+        """Return test accuracy of `arm` less that of `other` after the last round: mean and interval by seed."""
         return paired(self.test_accuracies(arm), self.test_accuracies(other))
 
     def unfinished(self, arm: str) -> int:
-        """Runs that took the most epochs allowed without reaching the training accuracy."""
+        """Return the number of runs that took the most epochs allowed without reaching the training accuracy."""
         goal = self.settings["until_train_accuracy"]
         return sum(known(record.history[-1].train_accuracy) < goal for found in self.rounds[arm] for record in found)
 
@@ -131,8 +131,8 @@ class OnlineResult(Result):
         return {**self.settings, "seeds": self.seeds, "arms": arms}
 
     def notebook(self) -> dict[str, Any]:
-        """The first seed in the form of the results of the notebook's experiment 3, which begin with a round of no
-        images."""
+        """Return the first seed in the form of the results of the notebook's experiment 3, which begin with a round of
+        no images."""
         return {
             name: {
                 "test_accuracies_online": [0, *(100 * known(found[0].accuracy) for found in self.rounds[arm])],
@@ -178,7 +178,7 @@ class OnlineResult(Result):
         return {**super().files(), "runs.json": json.dumps(self.notebook()) + "\n"}
 
     def figures(self) -> dict[str, Figure]:
-        """Test accuracy and training time by the number of images."""
+        """Return test accuracy and training time by the number of images."""
         accuracy, time = [], []
         for arm, color in ((COLD, 1), (WARM, 0), (SHRINK, 2)):
             rounds = self.rounds[arm]

@@ -134,7 +134,7 @@ def _arm(cell: tuple[str, str], arm: str) -> str:
 
 @dataclass(frozen=True)
 class TableResult(Result):
-    """What `Table` found."""
+    """The result of `Table`."""
 
     experiment: Table
 
@@ -162,8 +162,8 @@ class TableResult(Result):
         return {**self.settings, "seeds": self.seeds, "cells": cells}
 
     def notebook(self) -> dict[str, Any]:
-        """In the form of the results of the notebook's experiment 2: accuracies in percent after a random and after a
-        warm start, and their difference; means over the seeds."""
+        """Return the results in the form of the notebook's experiment 2: accuracies in percent after a random and
+        after a warm start, and their difference; means over the seeds."""
         found = {}
         for (network, optimizer), result in self.cells.items():
             cold, warm = (100 * summarize(result.test_accuracies(arm)).mean for arm in (COLD, WARM))
@@ -197,7 +197,7 @@ class TableResult(Result):
         return {**super().files(), "runs.json": json.dumps(self.notebook()) + "\n"}
 
     def figures(self) -> dict[str, Figure]:
-        """Test accuracies with their intervals."""
+        """Return test accuracies with their intervals."""
         lines = []
         for place, arm in enumerate((COLD, WARM, SHRINK)):
             percents = [[100 * share for share in result.test_accuracies(arm)] for result in self.cells.values()]

@@ -1,4 +1,4 @@
-"""Does every trick of a recipe do something? The recipe, cut short, against the same without each of its tricks."""
+"""A check that tricks do something: a recipe, cut short, against the same without each of its tricks."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Verify(Experiment["Verification"]):
 
 @dataclass(frozen=True)
 class VerifiedTrick:
-    """What a trick does to a short training."""
+    """The effect of a trick on a short training."""
 
     trick: str
     off: dict[str, Any]
@@ -93,13 +93,13 @@ class VerifiedTrick:
 
     @property
     def seen(self) -> bool:
-        """Whether the trick does anything: ten times as much as what has no cause."""
+        """True if the trick does anything: ten times as much as what has no cause."""
         return self.change > 10 * self.noise
 
 
 @dataclass(frozen=True)
 class Verification(Result):
-    """What `Verify` found."""
+    """The result of `Verify`."""
 
     experiment: Verify
 
@@ -179,7 +179,7 @@ def shorten(recipe: Recipe, side: int) -> tuple[float, int]:
 
 
 def _largest_change(full: RunRecord, other: RunRecord | Diverged) -> float:
-    """The largest relative difference between losses of the two runs."""
+    """Return the largest relative difference between losses of the two runs."""
     if isinstance(other, Diverged):
         return math.inf
     return max(_relative(loss, without) for loss, without in zip(_losses(full), _losses(other), strict=True))
