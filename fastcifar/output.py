@@ -17,7 +17,7 @@ WEIGHTS = "model.safetensors"
 TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
 PARTIAL = ".partial-"
-"""What the name of a file begins with until it is whole; a process that was killed may leave one behind."""
+"""The beginning of a file's name until it is whole; a process that was killed may leave one behind."""
 
 
 def weights_file(path: str | Path) -> Path:

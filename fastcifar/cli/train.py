@@ -22,6 +22,7 @@ from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged, Job
 from fastcifar.output import RECORD, TRACE, check_out
 from fastcifar.phases import Phases
+from fastcifar.recipes import Recipe
 from fastcifar.recipes.declare import setting
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
@@ -64,15 +65,21 @@ class Options(TrainingOptions):
     """Print where process_seconds went, and write trace.json into the run's folder: a few steps of the (first) run for
     chrome://tracing."""
 
+    def check(self, *recipes: Recipe) -> None:
+        super().check(*recipes)
+        self._require("seed", self.seed + self.runs <= 2**63, "0 up to 2**63 - 1, the last of --runs included")
+        if self.train_size is None and self.train_fraction is None:
+            for flag, given in (("--balanced", self.balanced), ("--subset-seed", self.subset_seed)):
+                if given:
+                    allowed = "with --train-size or --train-fraction"
+                    raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
+
 
 def main(args: Sequence[str]) -> int:
     phases = Phases("start of Python")
     with phases("command line"):
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
-        last = "0 up to 2**63 - 1, the last of --runs included"
-        options._require("seed", options.seed + options.runs <= 2**63, last)
-        _refuse_subset_flags(options)
         start = _start(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     seeds = range(options.seed, options.seed + options.runs)
@@ -144,14 +151,6 @@ def _full_run(args: Sequence[str]) -> list[str]:
         place = words.index("--out")
         del words[place : place + 2]
     return words
-
-
-def _refuse_subset_flags(options: Options) -> None:
-    if options.train_size is None and options.train_fraction is None:
-        for flag, given in (("--balanced", options.balanced), ("--subset-seed", options.subset_seed)):
-            if given:
-                allowed = "with --train-size or --train-fraction"
-                raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
 
 
 def _start(options: Options) -> Start:
