@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from bench.peers.source import load_module, replace_torchvision
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append
+from fastcifar.costs.flops import count_recipe
+from fastcifar.costs.products import count_module
 from fastcifar.recipes import get_recipe
-from fastcifar.report.flops import count_recipe
-from fastcifar.report.products import count_module
 
 _TRAIN_IMAGES, _TEST_IMAGES = 50_000, 10_000
 _FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))

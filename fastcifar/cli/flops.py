@@ -13,7 +13,7 @@ from fastcifar.cli.arguments import RecipeOptions, Switch, parse_with_recipe
 from fastcifar.errors import UserError
 
 if TYPE_CHECKING:
-    from fastcifar.report.flops import RecipeCount, StageCount
+    from fastcifar.costs.flops import RecipeCount, StageCount
 
 PROG = "fastcifar flops"
 
@@ -44,7 +44,7 @@ def main(args: Sequence[str]) -> int:
         if number < 1:
             raise UserError(f"{flag} is {number}; allowed: 1 or more")
 
-    from fastcifar.report.flops import count_recipe, describe
+    from fastcifar.costs.flops import count_recipe, describe
 
     count = count_recipe(options.settings, options.train_images, options.test_images)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))

@@ -9,9 +9,9 @@ import pytest
 
 import fastcifar.data
 from fastcifar.cli import main
+from fastcifar.costs.flops import count_recipe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import Recipe, get_recipe, to_toml
-from fastcifar.report.flops import count_recipe
 
 SMALL = ["network=mlp", "network.hidden=[8]", "epochs=1", "batch_size=32", "ema.decay=0", "optimizer.lr=0.05"]
 SMALL += ["optimizer.bias_lr_factor=1"]

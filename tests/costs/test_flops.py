@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from fastcifar.costs.flops import count_recipe, describe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import Network
@@ -10,7 +11,6 @@ from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig,
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.torch import AdamConfig
-from fastcifar.report.flops import count_recipe, describe
 from fastcifar.training import evaluate
 
 NO_EMA = EMAConfig(decay=0.0)

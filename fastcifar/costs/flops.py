@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcifar.costs.products import Count, count_module, count_products
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, GroupOptimizer, build_optimizer
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
-from fastcifar.report.products import Count, count_module, count_products
 from fastcifar.training import resolve_dtype
 from fastcifar.training.timeline import Stage, Timeline
 
