@@ -1,4 +1,4 @@
-"""Counts the matrix products and the bytes of any network or function by running it on tensors without data.
+"""Counts the matrix products and the bytes of any network or function, by running it on tensors without data.
 
 On the meta device operators compute shapes alone, so that a count takes milliseconds and no memory. What is counted is
 what is called: a frozen layer has no weight gradient, and a layer above nothing that trains no input gradient, because
@@ -221,7 +221,7 @@ class _Tally(TorchDispatchMode):
         return self.count
 
     def _add(self, products: list[Product], operands: Sequence[Tensor] = (), out: object = None) -> None:
-        """Add one operator's products. Its gradients are those that autograd will ask for, `operands` requiring them."""
+        """Add one operator's products, and the gradients that autograd will ask for where `operands` require them."""
         self.count.products += products
         self.count.operators += len(products)
         macs = sum(product.macs for product in products)
