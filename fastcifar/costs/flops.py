@@ -68,44 +68,44 @@ class RecipeCount:
 
     @property
     def _parts(self) -> list[tuple[int, Count]]:
-        """The parts of the training, without the evaluation, each with the times that it is run."""
+        """Return the training's parts, without the evaluation, each with the number of times that it runs."""
         parts = [*((stage.steps, stage.step) for stage in self.stages), (self.steps, self.optimizer)]
         return [*parts, (self.statistics_batches, self.statistics)] if self.statistics else parts
 
     @property
     def training_flop(self) -> int:
-        """FLOP of the whole training, optimizer included, evaluation not."""
+        """Return the FLOP of the whole training, optimizer included, evaluation not."""
         return 2 * sum(times * count.macs for times, count in self._parts)
 
     @property
     def optimizer_flop(self) -> int:
-        """FLOP of the optimizer over the training: Muon's Newton-Schulz iterations; 0 for most others."""
+        """Return the optimizer's FLOP over the training: Muon's Newton-Schulz iterations; 0 for most others."""
         return 2 * self.steps * self.optimizer.macs
 
     @property
     def evaluation_passes(self) -> float:
-        """Mean passes through the network for each evaluated image."""
+        """Return the mean passes through the network for each evaluated image."""
         evaluate = self.recipe.evaluate
         return 1 + evaluate.tta_share * (VIEWS[evaluate.tta] - 1)
 
     @property
     def evaluation_flop(self) -> int:
-        """FLOP of the final evaluation with its test-time augmentation."""
+        """Return the FLOP of the final evaluation with its test-time augmentation."""
         return round(2 * self.evaluation.macs * self.evaluation_passes * self.evaluated_images)
 
     @property
     def activation_bytes(self) -> int:
-        """Bytes kept from a forward for its backward pass, in the stage where that is most."""
+        """Return the bytes kept from a forward for its backward pass, in the stage where that is most."""
         return max(stage.step.activation_bytes for stage in self.stages)
 
     @property
     def moved_bytes(self) -> int:
-        """Bytes read and written over the training by all that is no matrix product."""
+        """Return the bytes that all but the matrix products read and write over the training."""
         return sum(times * count.moved_bytes for times, count in self._parts)
 
     @property
     def product_bytes(self) -> int:
-        """Bytes read and written over the training by the matrix products."""
+        """Return the bytes that the matrix products read and write over the training."""
         return sum(times * count.product_bytes for times, count in self._parts)
 
     def floor(self, tflops: float, bandwidth: float) -> dict[str, float]:

@@ -1,8 +1,8 @@
 """Counts the matrix products and the bytes of any network or function, by running it on tensors without data.
 
-On the meta device operators compute shapes alone, so that a count takes milliseconds and no memory. What is counted is
-what is called: a frozen layer has no weight gradient, and a layer above nothing that trains no input gradient, because
-autograd does not ask for them. A multiply-add is counted once; it is two FLOP. The formulas are those of
+On the meta device operators compute shapes alone, so that a count takes milliseconds and no memory. The count is of
+what is really called: a frozen layer has no weight gradient, and a layer above nothing that trains no input gradient,
+because autograd does not ask for them. A multiply-add is counted once; it is two FLOP. The formulas are those of
 `torch.utils.flop_counter`, so an operator registered there with `register_flop_formula` is counted too; torch's own
 `FlopCounterMode` tells neither the two gradients of a layer apart nor bytes.
 """
@@ -67,7 +67,7 @@ class Layer:
 
     @property
     def total(self) -> int:
-        """Multiply-adds of a step."""
+        """Return the multiply-adds of a step."""
         return self.forward + self.input_gradient + self.weight_gradient
 
 
@@ -91,12 +91,12 @@ class Count:
 
     @property
     def macs(self) -> int:
-        """Multiply-adds of all products, forward and backward."""
+        """Return the multiply-adds of all products, forward and backward."""
         return sum(product.macs for product in self.products)
 
     @property
     def product_bytes(self) -> int:
-        """Bytes that the products read and write, each its operands and its result once."""
+        """Return the bytes that the products read and write, each its operands and its result once."""
         return sum(product.bytes for product in self.products)
 
     def seconds(self, flops_per_second: float, bytes_per_second: float) -> float:
@@ -118,7 +118,7 @@ def count_module(
     input_shape: images first. The input is channels-last if it has four dimensions, of the dtype of the module's first
         matrix, and needs no gradient.
     loss: makes the scalar that is differentiated.
-    call: calls the module with the input, where that is not its only argument.
+    call: calls the module with the input, if that is not its only argument.
     training: False counts one evaluation in inference mode.
     """
     module = copy.deepcopy(module).to("meta").train(training)
@@ -180,8 +180,8 @@ def count_bytes(func: Any, args: tuple, kwargs: dict, out: object) -> int:
 
 
 class _Tally(TorchDispatchMode):
-    """Adds every operator that is called to a count; a product of a module's forward pass also to a layer: the one
-    whose weight it reads, else that of the module which is being called."""
+    """A count of every operator that is called. A product of a module's forward pass belongs to the layer whose weight
+    it reads, else to the module which is being called."""
 
     def __init__(self, module: nn.Module, batch: int = 1) -> None:
         super().__init__()

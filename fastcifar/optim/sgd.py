@@ -27,7 +27,7 @@ class FlatSGD(GroupOptimizer[SGDConfig]):
             lr_factor=factor,
             momentum=self.config.momentum,
             weight_decay=self.config.weight_decay / factor,
-            form="source",
+            form="page",
         )
 
 

@@ -25,7 +25,7 @@ from fastcifar.recipes import change, get_recipe
 
 
 class Opened(TorchDispatchMode):
-    """Runs fastcifar's operators so that the modes around it see what is called in them."""
+    """A mode in which fastcifar's operators are run so that the modes around it see their insides."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.namespace != "fastcifar":
@@ -34,7 +34,7 @@ class Opened(TorchDispatchMode):
 
 
 def flop_by_torch(recipe, data):
-    """The FLOP of a training and its evaluation on `data`, as torch counts them."""
+    """Return the FLOP of a training and its evaluation on `data`, as torch counts them."""
     with FlopCounterMode(display=False) as whole, Opened():
         train(recipe, data, device="cpu", eval_every=0)
     with FlopCounterMode(display=False) as fit:
