@@ -101,13 +101,9 @@ def augment_triton(
     launch(
         _augment_kernel,
         (batch, -(-side * side * 3 // sizes.block)),
-        *(
-            images,
-            position,
-            *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)),
-            out,
-        ),
-        *(*map(float, mean), *(1 / s for s in std)),
+        *(images, position),
+        *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)),
+        *(out, *map(float, mean), *(1 / s for s in std)),
         HEIGHT=images.shape[1],
         WIDTH=images.shape[2],
         SIDE=side,

@@ -158,12 +158,7 @@ def direction_triton(
     table = _table(tuple(layout), weights.device)
     partial, norms = weights.new_empty(filters, programs, 2), weights.new_empty(filters)
     launch(_momentum_kernel, grid, weights, grads, velocity, table, partial, momentum, **sizes)
-    launch(
-        _direction_kernel,
-        grid,
-        *(grads, velocity, table, partial, x, norms, programs, momentum),
-        **sizes,
-    )
+    launch(_direction_kernel, grid, grads, velocity, table, partial, x, norms, programs, momentum, **sizes)
     return norms
 
 
