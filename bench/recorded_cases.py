@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from bench.kernel_cases import count_sets
-from fastcifar.report.products import count_bytes
+from fastcifar.costs.products import count_bytes
 
 _NAMESPACE = "fastcifar"
 _PATH = "FASTCIFAR_KERNELS"
@@ -187,7 +187,7 @@ class _Recorder(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # as in fastcifar.report.products: nothing is compiled here
+        return False  # as in fastcifar.costs.products: nothing is compiled here
 
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}

@@ -1,8 +1,8 @@
-"""Fused operations on the hot paths of training, each with its torch reference; stands on torch and, to launch, Triton.
+"""Fused operations on the hot paths of training, each with its torch reference; needs torch and, to launch, Triton.
 
-Of an operation `name`, `name.py` holds the reference and the operator, `name_triton.py` the Triton kernels, their
-launches and block sizes; the largest, `norm_act_pool`, is a folder. Files of kernels are imported, and Triton with
-them, when the first operation takes its Triton path.
+For an operation `name`, `name.py` holds the reference and the operator, `name_triton.py` the Triton kernels, their
+launches and block sizes; the largest, `norm_act_pool`, is a folder. Files of kernels, and Triton with them, are
+imported when the first operation takes its Triton path.
 
 `FASTCIFAR_KERNELS=reference|triton` forces a path; unset, CUDA tensors take Triton and others plain torch.
 """

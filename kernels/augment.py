@@ -21,23 +21,24 @@ from fastcifar.kernels.operators import operator
 
 
 def reflect(places: Tensor, size: int) -> Tensor:
-    """Places outside [0, size) mirrored at the border pixels, which are not repeated; beyond one reflection clamped."""
+    """Mirror places outside [0, size) at the border pixels, which are not repeated; clamp beyond one reflection."""
     places = places.abs()
     return torch.minimum(places, 2 * (size - 1) - places).clamp_(min=0)
 
 
 def vector(numbers: Sequence[float], like: Tensor) -> Tensor:
-    """A tensor made on the device: a copy from the host could not be captured in a CUDA graph."""
+    """Return `numbers` as a tensor made on the device: a CUDA graph cannot capture a copy from the host."""
     return torch.cat([like.new_full((1,), number) for number in numbers])
 
 
 def rows_of_batch(position: Tensor, batch: int) -> Tensor:
-    """Rows `position * batch` up to, not including, `(position + 1) * batch`: int64 [batch] on position's device."""
+    """Return the rows from `position * batch` to before `(position + 1) * batch`: int64 [batch], on position's
+    device."""
     return position * batch + torch.arange(batch, device=position.device)
 
 
 def in_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
-    """Which pixels of each image lie in its box, [B, 4] of top, left, height and width: bool [B, height, width]."""
+    """Return bool [B, height, width]: the pixels in each image's box, [B, 4] of top, left, height and width."""
     top, left, tall, wide = boxes[:, :, None].unbind(1)
     rows, columns = (torch.arange(side, dtype=torch.int32, device=boxes.device) for side in (height, width))
     cut_rows = (rows >= top) & (rows < top + tall)
@@ -59,7 +60,7 @@ def augment_reference(
     position: Tensor | None = None,
     batch: int | None = None,
 ) -> Tensor:
-    """The specification of `augment`, in plain torch; the CPU's path.
+    """Compute `augment` in plain torch: its specification and the CPU's path.
 
     Pixels are gathered as rows of 3 bytes by one `index_select`, and normalized over whole rows of the image (means
     repeated along it), because torch's vectorized loops are slow over a last dimension of 3.
@@ -140,16 +141,20 @@ def augment(
     position: Tensor | None = None,
     batch: int | None = None,
 ) -> Tensor:
-    """`images[indices]` cropped, flipped, normalized, jittered and cut out: a channels-last batch [B, 3, size, size].
+    """Return `images[indices]` cropped, flipped, normalized, jittered and cut out: channels-last [B, 3, size, size].
 
-    images: uint8 [N, H, W, 3], contiguous; indices: int64 [B], each in [0, N); offsets: int32 [B, 2], top and left of
-    the crop in the image, negative or beyond it too: the border is the image mirrored at its edge pixels (reflect-101,
-    computed, not stored), to a depth of H - 1. flips: bool [B], mirror left to right after the crop. mean, std: of each
-    channel, on the scale 0 to 255. jitter: float32 [B, 2], brightness and contrast: normalized values become `value *
-    contrast + brightness`. cutouts: int32 [B, 4], top, left, height and width in the output of a box set to 0.
-    size: side of the crop, H unless given. position: int64 [1] on the device, for a captured graph that replays with
-    the next one: the choices are those of several batches of `batch` images, and the batch made is the one of that
-    number, from 0.
+    images: uint8 [N, H, W, 3], contiguous.
+    indices: int64 [B], each in [0, N).
+    offsets: int32 [B, 2], top and left of the crop, inside the image or beyond its border, where the image is mirrored
+        at its edge pixels (reflect-101, computed, not stored) to a depth of H - 1.
+    flips: bool [B], mirror left to right after the crop.
+    cutouts: int32 [B, 4], top, left, height and width of a box in the output that is set to 0.
+    jitter: float32 [B, 2], brightness and contrast: normalized values become `value * contrast + brightness`.
+    mean, std: of each channel, on the scale 0 to 255.
+    out_dtype: the batch's floating dtype.
+    size: side of the crop; None: H.
+    position: int64 [1] on the device, which a captured graph reads anew: the choices are those of several batches of
+        `batch` images, and the batch with this number, from 0, is made.
 
     Raises ValueError for other shapes or dtypes.
     """
@@ -185,7 +190,7 @@ def plain_batch(
     flip: bool = False,
 ) -> Tensor:
     """Return `images[indices]` as they are, normalized: a channels-last batch [B, 3, H, W] of `dtype`, all cropped
-    `shift` pixels down and to the right, then mirrored left to right where `flip`. Arguments as in `augment`."""
+    `shift` pixels down and to the right, then mirrored left to right if `flip`. Arguments as in `augment`."""
     offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
     flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
     return augment(images, indices, offsets, flips, mean=mean, std=std, out_dtype=dtype)

@@ -65,8 +65,8 @@ def _augment_kernel(
         across = tl.where(tl.load(flips_ptr + choice) != 0, SIDE - 1 - column, column)
     from_row = _reflected(tl.load(offsets_ptr + choice * 2) + row, HEIGHT)
     from_column = _reflected(tl.load(offsets_ptr + choice * 2 + 1) + across, WIDTH)
-    source = images_ptr + tl.load(indices_ptr + choice) * (HEIGHT * WIDTH * 3)
-    values = tl.load(source + (from_row * WIDTH + from_column) * 3 + channel, mask, other=0).to(tl.float32)
+    image_ptr = images_ptr + tl.load(indices_ptr + choice) * (HEIGHT * WIDTH * 3)
+    values = tl.load(image_ptr + (from_row * WIDTH + from_column) * 3 + channel, mask, other=0).to(tl.float32)
     mean = tl.where(channel == 0, mean0, tl.where(channel == 1, mean1, mean2))
     factor = tl.where(channel == 0, factor0, tl.where(channel == 1, factor1, factor2))
     values = (values - mean) * factor
@@ -101,13 +101,9 @@ def augment_triton(
     launch(
         _augment_kernel,
         (batch, -(-side * side * 3 // sizes.block)),
-        *(
-            images,
-            position,
-            *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)),
-            out,
-        ),
-        *(*map(float, mean), *(1 / s for s in std)),
+        *(images, position),
+        *(None if t is None else t.contiguous() for t in (indices, offsets, flips, cutouts, jitter)),
+        *(out, *map(float, mean), *(1 / s for s in std)),
         HEIGHT=images.shape[1],
         WIDTH=images.shape[2],
         SIDE=side,

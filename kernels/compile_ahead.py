@@ -17,10 +17,9 @@ from fastcifar.kernels.launch import compile_only, use_triton
 def compile_ahead(run: Callable[[], object], device: torch.device | str = "cuda") -> bool:
     """Call `run` and compile every kernel that it would launch on `device`; a first launch then finds it compiled.
 
-    Nothing is launched, so that what kernels would write stays unwritten memory, which `run` must bear; everything else
-    that it does is done, while threads compile. False, and nothing done, where the operations do not take their Triton
-    path (see FASTCIFAR_KERNELS). Compiled kernels stay in Triton's cache on disk, so a second process spends
-    milliseconds here.
+    Nothing is launched: `run` must bear that outputs of kernels stay unwritten memory. The rest of it is done, while
+    threads compile. Returns False, and does nothing, if the operations do not take their Triton path (see
+    FASTCIFAR_KERNELS). Compiled kernels stay in Triton's cache on disk, so a second process spends milliseconds here.
     """
     if not use_triton(torch.empty(0, device=device)):
         return False

@@ -1,5 +1,4 @@
-"""Cross-entropy of smoothed targets, with the gradient, each image's loss and the number of right answers in the same
-pass.
+"""Cross-entropy of smoothed targets, with the gradient, each image's loss and the number of right answers in one pass.
 
 Roofline. Logits [B, K] in half precision, labels [B] int64: reads 2BK + 8B bytes, writes the float32 gradient 4BK, the
 images' losses 4B and two scalars; the backward pass reads 4BK and writes 2BK. B 512, K 10 (DavidNet): 68 KB, 16 ns at
@@ -26,7 +25,7 @@ from fastcifar.kernels.operators import autograd, operator
 def cross_entropy_by_image_reference(
     logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The specification of `cross_entropy_by_image`, in plain torch with torch's own gradient."""
+    """Compute `cross_entropy_by_image` in plain torch with torch's own gradient: its specification."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     log_p = torch.log_softmax(wide * scale, dim=1)
     nll = -log_p.gather(1, labels[:, None]).squeeze(1)
@@ -37,15 +36,15 @@ def cross_entropy_by_image_reference(
 def cross_entropy_reference(
     logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The specification of `cross_entropy`."""
+    """Compute `cross_entropy` in plain torch with torch's own gradient: its specification."""
     return cross_entropy_by_image_reference(logits, labels, smoothing, scale)[:2]
 
 
 def _forward_reference(
     logits: Tensor, labels: Tensor, smoothing: float, scale: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss, correct, dloss/dlogits [B, K] and each image's loss [B]: float32 but for the count; float64 where the
-    logits are."""
+    """Return loss, number of right answers, dloss/dlogits [B, K] and each image's loss [B]. All but the number are
+    float32, or float64 for float64 logits."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     loss, correct, losses = cross_entropy_by_image_reference(wide, labels, smoothing, scale)
     gradient = torch.softmax(wide * scale, dim=1).sub_(smoothing / logits.shape[1])
@@ -71,7 +70,7 @@ def _cross_entropy_fake(logits, labels, smoothing, scale):
 
 
 def _cross_entropy_backward(upstream: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
-    """`upstream * gradient` in the logits' dtype: float32 until after the multiplication, for a scaled float16 loss."""
+    """Return `upstream * gradient` in the logits' dtype, multiplied before the cast, for a scaled float16 loss."""
     return torch.mul(gradient, upstream, out=_cross_entropy_backward_fake(upstream, gradient, dtype))
 
 
@@ -132,11 +131,14 @@ operator(
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
-    """`(loss, correct)`: cross-entropy of `logits * scale` summed over the batch, and how many answers are right.
+    """Return `(loss, correct)`: summed cross-entropy of `logits * scale`, and the number of right answers.
 
-    logits: [B, K] floating; labels: int64 [B], each in [0, K). The targets are `1 - smoothing` on the label plus
-    `smoothing / K` on every class (Szegedy 2016). loss: float32 scalar (float64 for float64 logits), its gradient in
-    the logits' dtype. correct: int64 scalar; of equal logits the first counts as the answer.
+    logits: [B, K] floating.
+    labels: int64 [B], each in [0, K).
+    smoothing: the targets are `1 - smoothing` on the label plus `smoothing / K` on every class (Szegedy 2016).
+
+    loss: float32 scalar (float64 for float64 logits), its gradient in the logits' dtype. correct: int64 scalar; of
+    equal logits the first counts as the answer.
 
     Raises ValueError for other shapes, TypeError for other dtypes.
     """
@@ -146,7 +148,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale:
 def cross_entropy_by_image(
     logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`(loss, correct, losses)`: as `cross_entropy`, and what each image adds to the loss, [B] in its dtype, which is
+    """Return `(loss, correct, losses)`: as `cross_entropy`, and each image's part of the loss, [B] in its dtype,
     without a gradient."""
     _check(logits, labels, logits.shape[:1])
     loss, correct, _, losses = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
@@ -166,13 +168,16 @@ def cross_entropy_step(
     smoothing: float = 0.0,
     scale: float = 1.0,
 ) -> Tensor:
-    """The gradient of `cross_entropy` in the logits, [B, K] in their dtype, for a step of a training; what the loss
-    tells is noted on the device, and the position moved on to the next batch.
+    """Return the gradient of `cross_entropy` in the logits, [B, K] in their dtype, for a step of a training. Write the
+    loss and the right answers on the device, and move the position to the next batch.
 
-    labels: int64 [N], of all training images; indices: int64 [at least (position + 1) * B], the images of an epoch in
-    their order; position: int64 [1], which batch of B of them. losses: float32 [batches]: that of the position becomes
-    the loss. correct: int64 [1]: the right answers are added to it. image_losses: float32 [N], or None: those of the
-    batch's images become what each adds to the loss.
+    labels: int64 [N], of all training images.
+    indices: int64 [at least (position + 1) * B], the images of an epoch in their order.
+    position: int64 [1], the number of the batch of B indices, from 0; it becomes one more.
+    losses: float32 [batches]: the entry at the position becomes the loss.
+    correct: int64 [1]: the number of right answers is added.
+    image_losses: float32 [N], or None: the entries of the batch's images become their parts of the loss.
+    smoothing, scale: as in `cross_entropy`.
 
     Raises ValueError for other shapes, TypeError for other dtypes.
     """

@@ -29,7 +29,7 @@ SIZES = LaunchSizes({(8, 0): Sizes(values=256, warps=8)}, interpreted=Sizes(valu
 def _cross_entropy_kernel(
     logits_ptr,  # [batch, classes], any floating dtype
     labels_ptr,  # int64 [batch]; with indices of all images
-    position_ptr,  # int64 [1], which batch of the indices, moved on by one; the loss's place too
+    position_ptr,  # int64 [1], the batch's number in the indices and the loss's place; becomes one more
     indices_ptr,  # int64 [batches * batch], or None
     loss_ptr,  # float32 [batches]
     correct_ptr,  # int64 [1], added to

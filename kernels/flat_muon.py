@@ -32,6 +32,7 @@ ALIGN = 32
 
 
 def filters_of(layout: Sequence[int]) -> Iterator[Sequence[int]]:
+    """Return the `FIELDS` of each filter of `layout`."""
     return (layout[place : place + FIELDS] for place in range(0, len(layout), FIELDS))
 
 
@@ -41,7 +42,7 @@ def filters_of(layout: Sequence[int]) -> Iterator[Sequence[int]]:
 def muon_direction_reference(
     weights: Tensor, grads: Tensor, velocity: Tensor, x: Tensor, layout: Sequence[int], momentum: float
 ) -> Tensor:
-    """The specification of `muon_direction`, in plain torch."""
+    """Compute `muon_direction` in plain torch: its specification."""
     norms = []
     for start, rows, columns, place, stride in filters_of(layout):
         span = slice(start, start + rows * columns)
@@ -67,7 +68,7 @@ def muon_update_reference(
     ema_decay: float,
     ema_every: int,
 ) -> None:
-    """The specification of `muon_update`, in plain torch."""
+    """Compute `muon_update` in plain torch: its specification."""
     rate = rates[step.clamp(max=len(rates) - 1)]
     normalized = normalize[step.clamp(max=len(normalize) - 1)]
     for number, (start, rows, columns, place, stride) in enumerate(filters_of(layout)):
@@ -133,13 +134,15 @@ def _check(layout: Sequence[int], length: int, batches: int, **buffers: Tensor |
 def muon_direction(
     weights: Tensor, grads: Tensor, velocity: Tensor, x: Tensor, layout: Sequence[int], *, momentum: float
 ) -> Tensor:
-    """Muon's momentum and the matrices for Newton-Schulz, over flat buffers; returns the norms of the filters, float32
-    [F], before any of them changes (Jordan 2024, airbench94_muon).
+    """Move Muon's momentum and write the matrices for Newton-Schulz, over flat buffers (Jordan 2024, airbench94_muon).
+    Return the norms of the filters, float32 [F], before any of them changes.
 
-    weights, velocity: float32 [P]; grads: [P] in any floating dtype; x: flat, in the dtype of the iteration. `layout`
-    has five numbers for each filter, a matrix [R, C] of weights: its start in the flat buffers, a multiple of 32, R, C,
-    and its start in x with the elements from row to row there. What lies between filters is zero in every buffer and
-    stays so; of x only the filters are written.
+    weights, velocity: float32 [P].
+    grads: [P] in any floating dtype.
+    x: flat, in the dtype of the iteration.
+    layout: five numbers for each filter, a matrix [R, C] of weights: its start in the flat buffers, a multiple of 32,
+        R, C, its start in x and the elements from row to row there. Gaps between filters are zero in every buffer and
+        stay so; only the filters are written in x.
 
     `v = momentum * v + g`, and into x `(g + momentum * v)` divided by its norm (1e-12 at least).
     Raises ValueError for buffers of other shapes and filters outside them.
@@ -163,13 +166,18 @@ def muon_update(
     ema_decay: float = 0.0,
     ema_every: int = 1,
 ) -> None:
-    """One update of all filters from `updates` [X], which lie as in the x of `muon_direction`, whose `norms`, float32
-    [F], it gave.
+    """Update all filters once.
 
-    `lr = rates[step]`; where `normalize[step]`, `w = w * sqrt(R) / norm`; then `w = w * (1 - lr * decay) - lr * u`,
-    `compute = w`, and where `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`. rates: float32 [S];
-    normalize: bool [S]; step: int64 [1]; all on the device, the last of each holding past its end, as in `flat_sgd`;
-    compute and ema may be None.
+    `lr = rates[step]`; if `normalize[step]`, `w = w * sqrt(R) / norm`; then `w = w * (1 - lr * decay) - lr * u`,
+    `compute = w`, and if `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`.
+
+    updates: u, [X], laid out like the x of `muon_direction`.
+    compute, ema: as in `flat_sgd`; each may be None.
+    norms: float32 [F], what `muon_direction` returned.
+    rates, normalize: float32 [S] and bool [S] on the device; past the end the last one holds.
+    step: int64 [1] on the device; not incremented here.
+    weights, layout: as in `muon_direction`.
+
     Raises ValueError for buffers of other shapes and filters outside them.
     """
     _check(layout, len(weights), len(updates), weights=weights, compute=compute, ema=ema)

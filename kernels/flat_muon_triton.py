@@ -31,7 +31,7 @@ SIZES = LaunchSizes({(8, 0): Sizes(block=2048, warps=8)}, interpreted=Sizes(bloc
 
 @triton.jit
 def _elements(layout_ptr, BLOCK: tl.constexpr):
-    """Of a program's elements: their places in the filter, and in the flat buffers with the mask of those."""
+    """Return the places of a program's elements in the filter and in the flat buffers, and the mask of the latter."""
     fields = layout_ptr + tl.program_id(1) * 5
     start = tl.multiple_of(tl.load(fields), 32)
     size = tl.multiple_of(tl.cdiv(tl.load(fields + 1) * tl.load(fields + 2), 32) * 32, 32)
@@ -41,7 +41,7 @@ def _elements(layout_ptr, BLOCK: tl.constexpr):
 
 @triton.jit
 def _in_batches(layout_ptr, inside):
-    """Where elements of a filter lie in x, and which of them do: not those of the gap."""
+    """Return the places in x of a filter's elements, and their mask: those of the gap have none."""
     fields = layout_ptr + tl.program_id(1) * 5
     rows, columns = tl.load(fields + 1), tl.load(fields + 2)
     row = inside // columns
@@ -138,12 +138,12 @@ def _update_kernel(
 
 @functools.cache
 def _table(layout: tuple[int, ...], device: torch.device) -> Tensor:
-    """The layout on the device: made before a graph that reads it is captured, and kept as long as that may be."""
+    """Return the layout on the device, made before a graph that reads it is captured, and kept for that graph."""
     return torch.tensor(layout, dtype=torch.int32).view(-1, FIELDS).to(device)
 
 
 def _grid(weights: Tensor, layout: Sequence[int]) -> tuple[tuple[int, int], dict[str, int]]:
-    """Programs of the largest filter by filters, and what the kernels are compiled for."""
+    """Return the grid, programs of the largest filter by filters, and the kernels' block size and warps."""
     sizes = SIZES.of(weights)
     largest = max(-(-rows * columns // ALIGN) * ALIGN for _, rows, columns, _, _ in filters_of(layout))
     grid = (-(-largest // sizes.block), len(layout) // FIELDS)
@@ -158,12 +158,7 @@ def direction_triton(
     table = _table(tuple(layout), weights.device)
     partial, norms = weights.new_empty(filters, programs, 2), weights.new_empty(filters)
     launch(_momentum_kernel, grid, weights, grads, velocity, table, partial, momentum, **sizes)
-    launch(
-        _direction_kernel,
-        grid,
-        *(grads, velocity, table, partial, x, norms, programs, momentum),
-        **sizes,
-    )
+    launch(_direction_kernel, grid, grads, velocity, table, partial, x, norms, programs, momentum, **sizes)
     return norms
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.operators import operator
 
-FORMS = ("rate_in_velocity", "torch")
+FORMS = ("page", "torch")
 
 _CPU_SLICE = 1 << 17
 """Elements that a CPU updates at a time: the half megabyte of each buffer stays in the L2 cache between operations."""
@@ -35,15 +35,15 @@ def flat_sgd_reference(
     lr_factor: float = 1.0,
     momentum: float,
     weight_decay: float,
-    form: str = "rate_in_velocity",
+    form: str = "page",
     grad_scale: float = 1.0,
     ema_decay: float = 0.0,
     ema_every: int = 1,
 ) -> None:
-    """The specification of `flat_sgd`, in plain torch."""
+    """Compute `flat_sgd` in plain torch: its specification."""
     lr = rates[step.clamp(max=len(rates) - 1)] * lr_factor
     gradient = grads.to(weights.dtype).mul(grad_scale).add_(weights, alpha=weight_decay)
-    if form == "rate_in_velocity":
+    if form == "page":
         change = gradient.mul_(lr)
         velocity.mul_(momentum).sub_(change)
         weights.sub_(change).add_(velocity, alpha=momentum)
@@ -57,7 +57,7 @@ def flat_sgd_reference(
 
 
 def flat_ema_reference(values: Tensor, ema: Tensor, step: Tensor, *, ema_decay: float, ema_every: int) -> None:
-    """The specification of `flat_ema`, in plain torch."""
+    """Compute `flat_ema` in plain torch: its specification."""
     if not step.is_cuda:
         if step.item() % ema_every == 0:
             ema.lerp_(values, 1 - ema_decay)
@@ -145,23 +145,24 @@ def flat_sgd(
     lr_factor: float = 1.0,
     momentum: float,
     weight_decay: float,
-    form: str = "rate_in_velocity",
+    form: str = "page",
     grad_scale: float = 1.0,
     ema_decay: float = 0.0,
     ema_every: int = 1,
 ) -> None:
-    """One step of SGD with Nesterov momentum on flat buffers, in place and in one pass.
-
-    weights, velocity, ema: float32 [P] (ema may be None); grads: [P] in any floating dtype; compute: [P], the weights
-    in the compute dtype, or None where the weights themselves are computed with; rates: float32 [S], the learning rate
-    of every step; step: int64 [1]. rates and step are on the device, so that a captured graph replays with new values;
-    step is not incremented here, and past the last rate the last one holds.
+    """Take one step of SGD with Nesterov momentum on flat buffers, in place and in one pass.
 
     With `lr = rates[step] * lr_factor` and `g = grads * grad_scale + weight_decay * weights`:
-    form "rate_in_velocity" (Page, How to train your ResNet): `v = momentum * v - lr * g`,
-    `w = w - lr * g + momentum * v`;
+    form "page" (Page, How to train your ResNet): `v = momentum * v - lr * g`, `w = w - lr * g + momentum * v`;
     form "torch" (torch.optim.SGD, nesterov, no dampening): `v = momentum * v + g`, `w = w - lr * (g + momentum * v)`.
-    Then `compute = w`, and where `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`.
+    Then `compute = w`, and if `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`.
+
+    weights, velocity: float32 [P].
+    grads: [P] in any floating dtype.
+    compute: [P], the weights in the compute dtype; None: the weights themselves are computed with.
+    ema: float32 [P], or None.
+    rates: float32 [S] on the device, the learning rate of every step; past the last one the last one holds.
+    step: int64 [1] on the device, so that a captured graph replays with new values; not incremented here.
 
     Raises ValueError for buffers of other shapes or an unknown form.
     """
@@ -175,7 +176,7 @@ def flat_sgd(
 
 
 def flat_ema(values: Tensor, ema: Tensor, step: Tensor, *, ema_decay: float, ema_every: int) -> None:
-    """`ema = ema_decay * ema + (1 - ema_decay) * values`, in place, where `step % ema_every == 0`.
+    """Set `ema = ema_decay * ema + (1 - ema_decay) * values`, in place, if `step % ema_every == 0`.
 
     values, ema: float32 [P], such as running statistics; step: int64 [1] on the device, as in `flat_sgd`.
     Raises ValueError for buffers of other shapes.

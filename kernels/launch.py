@@ -22,16 +22,16 @@ import torch
 from torch import Tensor
 
 _compiled: list | None = None
-"""What `compile_only` is compiling, while it does; else None."""
+"""The list that `compile_only` gives, while inside it; else None."""
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""What the Triton kernels compute on; float64 takes the reference path everywhere."""
+"""Dtypes of the Triton kernels; float64 takes the reference path everywhere."""
 
 
 def use_triton(tensor: Tensor) -> bool:
-    """Whether an operation on `tensor` takes its Triton path now.
+    """Return True if an operation on `tensor` takes its Triton path now.
 
-    Raises ValueError for an unknown `FASTCIFAR_KERNELS` and RuntimeError where `triton` is forced and cannot run.
+    Raises ValueError for an unknown `FASTCIFAR_KERNELS` and RuntimeError if `triton` is forced and cannot run.
     """
     forced = os.environ.get("FASTCIFAR_KERNELS", "")
     if forced not in ("", "reference", "triton"):
@@ -72,7 +72,7 @@ def multiprocessors(tensor: Tensor) -> int:
 
 
 def _gpu_of(tensor: Tensor) -> tuple[tuple[int, int], int] | None:
-    """Compute capability and number of multiprocessors of the GPU that `tensor` is on; None where kernels are
+    """Return compute capability and number of multiprocessors of the GPU that `tensor` is on; None where kernels are
     interpreted."""
     return _gpu(tensor.device.index) if tensor.is_cuda else None
 
@@ -90,7 +90,7 @@ Row = TypeVar("Row")
 class LaunchSizes(Generic[Row]):
     """Block sizes and warps of a kernel for each GPU generation: data, so that nothing is searched at run time.
 
-    Blocks are powers of two, as `tl.arange` needs. Where nothing else is said they are chosen by counting: 16-byte
+    Blocks are powers of two, as `tl.arange` needs. Unless a comment says otherwise they are chosen by counting: 16-byte
     accesses per thread, two or more of them in flight, registers as the compiler reports them. Part `sizes` of
     `bench.campaign` tries others.
     """
@@ -131,8 +131,8 @@ def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
 
 @contextlib.contextmanager
 def compile_only() -> Iterator[list]:
-    """Inside it `launch` compiles what it would launch, and launches nothing (outputs stay unwritten); gives the list
-    of what Triton returns for each."""
+    """Make `launch` compile kernels and launch none (outputs stay unwritten). Gives the list of what Triton returns for
+    each."""
     global _compiled
     before, _compiled = _compiled, []
     try:

@@ -52,7 +52,7 @@ class Sizes:
     """Rows, at most, of half-precision matrices whose squares one program holds, without spilling registers."""
 
 
-# Here and not beside the kernels, since they say which launches there are, to those too who count without Triton.
+# Here and not beside the kernels, since the number of launches depends on them, which is counted without Triton too.
 SIZES = LaunchSizes(
     {
         (8, 0): Sizes(tile=64, depth=64, warps=4, square_rows=16, square_depth=32, square_warps=8, small_rows=32),
@@ -63,7 +63,7 @@ SIZES = LaunchSizes(
 
 
 def batches_of(shapes: Sequence[int]) -> Iterator[tuple[slice, tuple[int, int, int]]]:
-    """Where each batch lies in x, and its shape."""
+    """Yield the slice of x that each batch lies in, and its shape."""
     start = 0
     for shape in zip(shapes[::3], shapes[1::3], shapes[2::3], strict=True):
         yield slice(start, start + math.prod(shape)), shape
@@ -76,7 +76,7 @@ def batches_of(shapes: Sequence[int]) -> Iterator[tuple[slice, tuple[int, int, i
 def newton_schulz_reference(
     x: Tensor, out: Tensor, shapes: Sequence[int], steps: int, coefficients: Sequence[float]
 ) -> None:
-    """The specification of `newton_schulz`, in plain torch; the CPU's path."""
+    """Compute `newton_schulz` in plain torch: its specification and the CPU's path."""
     a, b, c = coefficients
     wide = torch.promote_types(x.dtype, torch.float32)
     for place, shape in batches_of(shapes):
@@ -105,12 +105,12 @@ def _newton_schulz(x, out, shapes, *rest):
 
 
 def is_small(x: Tensor, shapes: Sequence[int]) -> bool:
-    """Whether one launch does it all."""
+    """Return True if one launch does it all."""
     return x.element_size() == 2 and max(shapes[1::3]) <= SIZES.of(x).small_rows
 
 
 def _products(x, out, shapes, steps, coefficients) -> list[tuple[int, int]]:
-    """Multiply-adds and bytes of each launch."""
+    """Return multiply-adds and bytes of each launch."""
     batches = [shape for _, shape in batches_of(shapes)]
     whole = sum(count * rows**2 * columns for count, rows, columns in batches)
     squares = sum(count * rows**2 for count, rows, _ in batches)
@@ -136,12 +136,12 @@ operator(
 
 
 def newton_schulz(x: Tensor, out: Tensor, shapes: Sequence[int], *, steps: int, coefficients: Sequence[float]) -> None:
-    """Orthogonalize batches of matrices, nearly: write into `out` what `steps` steps of
-    `X <- (a I + b X X' + c (X X')²) X` make of every matrix X of `x`, `coefficients` being a, b and c.
+    """Orthogonalize batches of matrices, nearly: take `steps` steps of `X <- (a I + b X X' + c (X X')²) X`.
 
-    x, out: flat [n], contiguous, of one floating dtype; `shapes` has three numbers for each of the batches [B, R, C]
-    that lie in them one after the other, R best no larger than C. The norm of every matrix is 1 at most. A graph can be
-    captured once a first call has brought these shapes to the device.
+    x, out: flat [n], contiguous, of one floating dtype. The norm of every matrix X of x is 1 at most.
+    shapes: three numbers for each of the batches [B, R, C] that lie in x and out one after the other, R best no larger
+        than C. A graph can be captured once a first call has brought these shapes to the device.
+    coefficients: a, b and c.
 
     Raises ValueError for buffers that the batches do not fill, of different dtypes, and for less than 1 step.
     """

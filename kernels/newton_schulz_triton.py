@@ -19,7 +19,7 @@ from fastcifar.kernels.newton_schulz import FEW_STEPS, SIZES, batches_of, is_sma
 
 @triton.jit
 def _fields(table_ptr, ALIGN: tl.constexpr):
-    """Of this program's matrix: its place in x, rows, columns, and place in the squares."""
+    """Return place in x, rows, columns and place in the squares of this program's matrix."""
     fields = table_ptr + tl.program_id(1) * 4
     return (
         tl.multiple_of(tl.load(fields), ALIGN),
@@ -31,7 +31,7 @@ def _fields(table_ptr, ALIGN: tl.constexpr):
 
 @triton.jit
 def _places(width, TILE: tl.constexpr):
-    """Rows and columns of this program's tile of a matrix `width` columns wide."""
+    """Return rows and columns of this program's tile of a matrix `width` columns wide."""
     across = tl.cdiv(width, TILE)
     inside = tl.arange(0, TILE)
     return tl.program_id(0) // across * TILE + inside, tl.program_id(0) % across * TILE + inside
@@ -39,7 +39,7 @@ def _places(width, TILE: tl.constexpr):
 
 @triton.jit
 def _tile(matrix_ptr, down, across, height, width):
-    """Of a matrix [height, width] the elements in the rows `down` and columns `across`; zeros outside."""
+    """Load the rows `down` and columns `across` of a matrix [height, width]; zeros outside."""
     inside = (down < height)[:, None] & (across < width)[None, :]
     return tl.load(matrix_ptr + down[:, None] * width + across[None, :], inside, other=0.0)
 
@@ -53,7 +53,7 @@ def _put(matrix_ptr, down, across, height, width, values):
 
 @triton.jit
 def _rounded(square, PRECISION: tl.constexpr):
-    """To TF32 where products take the elements so. NaN, of which the carry could make 0, stays."""
+    """Round to TF32 if products take the elements so. NaN, which the carry could turn into 0, stays."""
     if PRECISION == "tf32":
         bits = (square.to(tl.int32, bitcast=True) + 0x1000) & -0x2000
         square = tl.where(square == square, bits.to(tl.float32, bitcast=True), square)
@@ -84,7 +84,7 @@ def _gram_kernel(
 
 @triton.jit
 def _times(left, square_ptr, scratch_ptr, mine, rows, SIDE: tl.constexpr, DEPTH: tl.constexpr, PRECISION: tl.constexpr):
-    """`left` [ROWS, SIDE] times a square, by way of this program's rows of the scratch: registers have no slices."""
+    """Multiply `left` [ROWS, SIDE] by a square, by this program's rows of the scratch: registers have no slices."""
     columns = tl.arange(0, SIDE)
     tl.debug_barrier()  # some threads may still read what stands there
     _put(scratch_ptr, mine, columns, rows, rows, _rounded(left, PRECISION))
@@ -159,7 +159,7 @@ def _apply_kernel(
 
 @triton.jit
 def _square_times(left, right, PRECISION: tl.constexpr):
-    """`right` is rounded."""
+    """Multiply two squares, `right` being rounded already."""
     return tl.dot(_rounded(left, PRECISION), right, input_precision=PRECISION)
 
 
@@ -202,8 +202,8 @@ def _small_kernel(
 
 @functools.cache
 def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
-    """The matrices one by one, on the device, and the elements of all their squares. Made before a graph that reads it
-    is captured, and kept as long as that may be."""
+    """Return the matrices one by one, on the device, and the elements of all their squares. Made before a graph that
+    reads it is captured, and kept for that graph."""
     rows_of_table, squares = [], 0
     for place, (count, rows, columns) in batches_of(shapes):
         for number in range(count):

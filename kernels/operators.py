@@ -15,7 +15,7 @@ _library = torch.library.Library("fastcifar", "DEF")
 
 
 PRODUCTS: dict[str, Callable[..., list[tuple[int, int]]]] = {}
-"""By an operator's name, of its arguments: the multiply-adds and bytes of each launch that multiplies matrices."""
+"""`PRODUCTS[operator](*arguments)`: multiply-adds and bytes of each launch that multiplies matrices."""
 
 
 def operator(
@@ -29,9 +29,12 @@ def operator(
 ) -> None:
     """Register the operator `name` for all devices.
 
-    implementation: computes it. fake: makes unwritten tensors of the shapes that it returns. signature: the function
-    whose annotations say what it takes and returns, where that is not `implementation`; no defaults. mutates: the
-    arguments that it writes. products: the matrix products in it, for whoever counts operations (see `PRODUCTS`).
+    implementation: computes it.
+    fake: makes unwritten tensors of the shapes that it returns.
+    signature: the function whose annotations give the argument and result types, without defaults; `implementation`
+        unless given.
+    mutates: the arguments that it writes.
+    products: its entry in `PRODUCTS`, for an operator that multiplies matrices.
     """
     if products is not None:
         PRODUCTS[name] = products

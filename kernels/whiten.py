@@ -19,14 +19,14 @@ from fastcifar.kernels.operators import operator
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 _MOST_TAPS, _MOST_OUTPUTS = 32, 64
-"""Of a filter, and filters, that the kernel takes: 3x3 pixels of 3 channels, and twice as many filters. More would not
-fit into registers, and torch's convolutions are not slow there."""
+"""Taps of a filter, and filters, that the kernel takes at most: 3x3 pixels of 3 channels, and twice as many filters.
+More would not fit into registers, and torch's convolutions are not slow there."""
 
 # ---------------------------------------------------------------------------------------------------------- reference
 
 
 def whiten_reference(images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu") -> Tensor:
-    """The specification of `whiten`, in plain torch; the CPU's path."""
+    """Compute `whiten` in plain torch: its specification and the CPU's path."""
     bias = None if bias is None else bias.to(images.dtype)
     return getattr(functional, activation)(functional.conv2d(images, weight, bias))
 
@@ -52,7 +52,7 @@ def _whiten_fake(images, weight, bias, activation) -> Tensor:
 
 
 def _products(images, weight, bias, activation) -> list[tuple[int, int]]:
-    """Multiply-adds and bytes of the one launch."""
+    """Return multiply-adds and bytes of the one launch."""
     out = _whiten_fake(images, weight, bias, activation)
     tensors = [tensor for tensor in (images, weight, bias, out) if tensor is not None]
     return [(out.numel() * weight[0].numel(), sum(tensor.numel() * tensor.element_size() for tensor in tensors))]
@@ -62,17 +62,18 @@ operator("whiten", _whiten, _whiten_fake, products=_products)
 
 
 def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu") -> Tensor:
-    """`activation(conv2d(images, weight, bias))`, without padding and without gradient: [N, O, H - k + 1, W - k + 1].
+    """Return `activation(conv2d(images, weight, bias))`, without padding and gradient: [N, O, H - k + 1, W - k + 1] in
+    the images' dtype, channels-last. Meant for few channels, where torch's convolutions are slow.
 
-    images: [N, C, H, W], channels-last (else they are copied), float32, float16, bfloat16 or float64; weight: [O, C, k,
-    k], likewise; bias: float32 [O] (float64 for float64 images), rounded to the images' dtype. activation: gelu
-    (exact), silu or relu. out: the images' dtype, channels-last. Meant for few channels, where torch's convolutions
-    are slow.
+    images: [N, C, H, W], channels-last (else they are copied), float32, float16, bfloat16 or float64.
+    weight: [O, C, k, k], likewise.
+    bias: float32 [O] (float64 for float64 images), rounded to the images' dtype.
+    activation: gelu (exact), silu or relu.
 
     The reference rounds the convolution to the images' dtype before the activation; the kernel keeps it in float32, and
     its GELU is exact to 1e-7. So they differ by a rounding of the convolution, and one of the result.
 
-    Raises ValueError for shapes or dtypes that do not fit, an unknown activation, and where a gradient is wanted.
+    Raises ValueError for shapes or dtypes that do not fit, an unknown activation, and if a gradient is wanted.
     """
     fits = images.ndim == 4 and images.is_floating_point() and 0 not in images.shape
     if not fits:
@@ -95,5 +96,5 @@ def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Whether autograd would record an operation on `tensors` now."""
+    """Return True if autograd would record an operation on `tensors` now."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -2,9 +2,9 @@
 
     python -m bench.peers.flops --checkouts DIR [--recipe speedrun94] [--save FILE]
 
-Theirs are built from their own source, on the meta device; how many steps they take, of what size and with and without
-a gradient of the whitening's bias, how their optimizer pads filters and how many views they evaluate are facts of their
-programs, stated here with the batch. A multiply-add is two operations; elementwise work is not counted.
+Theirs are built from their own code, on the meta device. Stated here are facts of their programs: batch, steps, image
+sizes, the steps in which the whitening's bias has a gradient, how the optimizer pads filters, and the evaluated views.
+A multiply-add is two operations; elementwise work is not counted.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from bench.peers.source import load_module, replace_torchvision
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append
+from fastcifar.costs.flops import count_recipe
+from fastcifar.costs.products import count_module
 from fastcifar.recipes import get_recipe
-from fastcifar.report.flops import count_recipe
-from fastcifar.report.products import count_module
 
 _TRAIN_IMAGES, _TEST_IMAGES = 50_000, 10_000
 _FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))
@@ -35,7 +35,7 @@ _NEWTON_SCHULZ_STEPS = 3
 
 @dataclass(frozen=True)
 class Training:
-    """What a peer's training does beside its network's passes."""
+    """Facts of a peer's training that its network does not hold."""
 
     file: str
     batch_size: int
@@ -68,8 +68,8 @@ TRAININGS = {
 
 
 def count_peer(training: Training, checkouts: Path) -> tuple[float, float]:
-    """Operations of its training, optimizer included, and of its last evaluation. Raises UserError where the checkout
-    is not the one meant."""
+    """Return the operations of its training, optimizer included, and of its last evaluation. Raises UserError if the
+    checkout is not the one meant."""
     replace_torchvision()
     sys.argv = [str(checkouts / training.file)]  # they keep the text of the file named here
     network = load_module(checkouts / training.file, ()).CifarNet()

@@ -1,4 +1,4 @@
-"""`fastcifar flops`: what a recipe's training computes and moves, and the least time that it takes at given rates."""
+"""`fastcifar flops`: a recipe's operations and bytes, and the least time of its training at given rates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
 
 if TYPE_CHECKING:
-    from fastcifar.report.flops import RecipeCount, StageCount
+    from fastcifar.costs.flops import RecipeCount, StageCount
+    from fastcifar.costs.products import Count
 
 PROG = "fastcifar flops"
 
@@ -27,7 +28,7 @@ class Options(RecipeOptions):
     """
 
     tflops: Annotated[tuple[float, ...], arg(metavar="R [R ...]")] = (790.0,)
-    """Rates, in 10^12 FLOP/s, at which to say the least time; the default is an H200's for half-precision products."""
+    """Rates, in 10^12 FLOP/s, to give the least time for; the default is an H200's for half-precision products."""
     bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
     """Memory bandwidths in GB/s: one for all rates, or one for each."""
     train_images: Annotated[int, arg(metavar="N")] = 50_000
@@ -45,7 +46,7 @@ def main(args: Sequence[str]) -> int:
         if number < 1:
             raise UserError(f"{flag} is {number}; allowed: 1 or more")
 
-    from fastcifar.report.flops import count_recipe, describe
+    from fastcifar.costs.flops import count_recipe, describe
 
     count = count_recipe(options.settings, options.train_images, options.test_images)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
@@ -53,7 +54,7 @@ def main(args: Sequence[str]) -> int:
 
 
 def _rates(options: Options) -> list[tuple[float, float]]:
-    """Each rate with its bandwidth."""
+    """Return (TFLOP/s, GB/s) pairs. Raises UserError for rates that are not above 0 and for unequal numbers of them."""
     rates, widths = options.tflops, options.bandwidth
     for flag, numbers in (("--tflops", rates), ("--bandwidth", widths)):
         if not numbers or not all(0 < number < float("inf") for number in numbers):
@@ -75,15 +76,13 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     for stage in count.stages:
         name = f"{stage.stage.size} x {stage.stage.size} pixels"
         name += f", {len(stage.stage.frozen)} frozen" if stage.stage.frozen else ""
-        flop = 2 * stage.step.macs / 1e9
-        lines.append(f"{name:<28}{stage.steps:9,}{flop / recipe.batch_size:16.4f}{flop:15.1f}")
+        name += f", batch {stage.step.batch}" if stage.step.batch < recipe.batch_size else ""
+        lines.append(_steps(name, stage.steps, stage.step))
     if count.optimizer.macs:
-        lines.append(
-            f"{'optimizer ' + recipe.optimizer.kind:<28}{count.steps:9,}{'':16}{2 * count.optimizer.macs / 1e9:15.1f}"
-        )
+        flop = 2 * count.optimizer.macs / 1e9
+        lines.append(f"{'optimizer ' + recipe.optimizer.kind:<28}{count.steps:9,}{'':16}{flop:15.1f}")
     if count.statistics:
-        name, flop = "statistics of the average", 2 * count.statistics.macs / 1e9
-        lines.append(f"{name:<28}{count.statistics_batches:9,}{flop / recipe.batch_size:16.4f}{flop:15.1f}")
+        lines.append(_steps("statistics of the average", count.statistics_batches, count.statistics))
     passes = f"{count.evaluated_images:,} images, {count.evaluation_passes:g} passes each"
     lines += [
         "",
@@ -102,8 +101,13 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     return "\n".join(lines)
 
 
+def _steps(name: str, steps: int, step: Count) -> str:
+    flop = 2 * step.macs / 1e9
+    return f"{name:<28}{steps:9,}{flop / step.batch:16.4f}{flop:15.1f}"
+
+
 def _layers(stage: StageCount) -> list[str]:
-    """A line for each layer, in millions of multiply-adds for each image."""
+    """Return a line for each layer, in millions of multiply-adds for each image."""
     step, side = stage.step, stage.stage.size
     width = max(len(layer.name) for layer in step.layers) + 2
     heads = f"{'from':>12}{'to':>12}{'parameters':>12}{'forward':>10}{'input grad':>12}{'weight grad':>13}"
@@ -128,7 +132,7 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _size(count: float) -> str:
-    """Bytes in a unit that leaves one to three figures before the point."""
+    """Return `count` bytes in a unit that leaves one to three figures before the point."""
     units = ["bytes", "kB", "MB", "GB", "TB", "PB"]
     while count >= 1000 and len(units) > 1:
         count /= 1000

@@ -23,7 +23,7 @@ class FlatSGD(GroupOptimizer[SGDConfig]):
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         factor = self.config.bias_lr_factor if group.name == "biases" else 1.0
         momentum, decay = self.config.momentum, self.config.weight_decay / factor
-        self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=decay, form="rate_in_velocity")
+        self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=decay, form="page")
 
 
 class SGD(torch.optim.SGD):

@@ -1,4 +1,4 @@
-"""What many runs say together."""
+"""Statistics, tables and figures of repeated runs."""
 
 from fastcifar.report.figures import Figure, Line
 from fastcifar.report.statistics import Summary, summarize, t_quantile

@@ -1,5 +1,4 @@
-"""Line figures with labeled axes, saved as PNG, SVG and PDF. Matplotlib, the extra `plot`, is imported when one is
-drawn."""
+"""Line figures with labeled axes, saved as PNG, SVG and PDF. Matplotlib, the extra `plot`, is imported to draw one."""
 
 from __future__ import annotations
 
@@ -40,13 +39,13 @@ class Figure:
     ylabel: str
     lines: tuple[Line, ...]
     dashed_at: float | None = None
-    """Where an upright dashed line stands; None: nowhere."""
+    """The x of an upright dashed line; None: no line."""
     ticks: tuple[str, ...] = ()
     """Names for the places 0, 1, ... of the x axis; empty: whole numbers."""
 
     def save(self, stem: str | Path) -> list[Path]:
-        """Draw the figure, and save it as `stem`.png, .svg and .pdf. Raises UserError where matplotlib is missing or a
-        file cannot be written."""
+        """Draw the figure, save it as `stem`.png, .svg and .pdf, and return the paths. Raises UserError if matplotlib
+        is missing or a file cannot be written."""
         try:
             import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
             from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]

@@ -1,5 +1,5 @@
-"""A sample's mean looked at after every new value, as often as one likes, without inflating false alarms. Standard
-library only.
+"""Tests of a sample's mean after every new value, as often as one likes, without more false alarms. Standard library
+only.
 
 The method: the t-test's mixture e-process and its confidence sequence (Lai 1976; Wang and Ramdas, "Anytime-valid
 t-tests and confidence sequences for Gaussian means with unknown variance", 2024). Values are taken to be independent
@@ -28,7 +28,7 @@ EFFECT_VARIANCE = 1.0
 
 
 def e_value(values: Sequence[float], mean: float = 0.0) -> float:
-    """The evidence of `values` against their true mean being `mean`; 1 where there is none, as with fewer than two."""
+    """Return the evidence of `values` against the true mean `mean`; 1: none, as for fewer than two values."""
     n = len(values)
     if n < 2:
         return 1.0
@@ -42,8 +42,8 @@ def e_value(values: Sequence[float], mean: float = 0.0) -> float:
 
 
 def interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float, float] | None:
-    """The means that `values` do not speak against with evidence 1 / `alpha`; None where that is every mean, as with
-    the first few values. Valid at all numbers of values at once with a chance of 1 - `alpha`."""
+    """Return the interval of the means against which the evidence of `values` is below 1 / `alpha`; None: every mean,
+    as for the first few values. Valid at all numbers of values at once with a chance of 1 - `alpha`."""
     check_alpha(alpha)
     n = len(values)
     if n < 2:
@@ -64,6 +64,6 @@ def check_alpha(alpha: float) -> None:
 
 
 def _moments(values: Sequence[float]) -> tuple[float, float]:
-    """The mean, and the sum of squared deviations from it."""
+    """Return the mean, and the sum of squared deviations from it."""
     center = statistics.fmean(values)
     return center, math.fsum((value - center) ** 2 for value in values)

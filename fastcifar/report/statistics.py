@@ -12,7 +12,7 @@ from fastcifar.errors import UserError
 
 @dataclass(frozen=True)
 class Summary:
-    """n results in three numbers. One result has a mean alone: the others are None."""
+    """Mean, spread and interval of n results. Of one result only the mean is known: the others are None."""
 
     n: int
     """Number of results."""
@@ -25,7 +25,7 @@ class Summary:
 
 
 def summarize(values: Sequence[float]) -> Summary:
-    """Mean, sample standard deviation and 95% Student interval of `values`. Raises UserError where there are none."""
+    """Return the summary of `values`. Raises UserError if there are none."""
     n = len(values)
     if n == 0:
         raise UserError("nothing to summarize: 0 values; allowed: 1 or more")
@@ -38,7 +38,7 @@ def summarize(values: Sequence[float]) -> Summary:
 
 
 def t_quantile(probability: float, df: int) -> float:
-    """The t below which a Student variable with `df` degrees of freedom (a whole number) falls with `probability`.
+    """Return the t below which a Student variable with `df` degrees of freedom (whole) falls with `probability`.
 
     Inverts the exact finite sums for whole degrees of freedom (Abramowitz and Stegun 26.7.3 and 26.7.4) by bisection on
     the angle atan(t / sqrt(df)). Raises UserError for a probability outside 0 to 1, exclusive, or df below 1.
@@ -58,7 +58,7 @@ def t_quantile(probability: float, df: int) -> float:
 
 
 def _mass(angle: float, df: int) -> float:
-    """The chance that |T| < tan(angle) * sqrt(df)."""
+    """Return the chance that |T| < tan(angle) * sqrt(df)."""
     cosine, sine = math.cos(angle), math.sin(angle)
     first = df % 2 + 2  # the series' terms run over even or odd numbers, as df is
     term = total = cosine if df % 2 else 1.0

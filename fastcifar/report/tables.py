@@ -1,4 +1,4 @@
-"""A small table that is shown on a terminal and kept as Markdown. Rich is imported when it is shown."""
+"""Small tables, for a terminal and in Markdown. Rich is imported to show one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastcifar.report.statistics import Summary
 
 _WIDEST = 1000
-"""Characters of a line where no terminal wraps it."""
+"""Characters of a line if no terminal wraps it."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
 
     def markdown(self) -> str:
-        """The table in Markdown, under its title."""
+        """Return the table in Markdown, under its title."""
         rule = [":--", *["--:"] * (len(self.columns) - 1)]
         lines = ["| " + " | ".join(cells) + " |" for cells in (self.columns, rule, *self.rows)]
         return "\n".join([f"### {self.title}", "", *lines]) + "\n"
@@ -41,22 +41,22 @@ class Table:
 
 
 def counted(n: int, interval: str = "± 95% interval") -> str:
-    """What a title says of n and of what stands behind each mean: "n=3, ± 95% interval"; a single run has none."""
+    """Return a title's note on n and the interval: "n=3, ± 95% interval", or "n=1, no interval"."""
     return f"n={n}, {interval}" if n > 1 else "n=1, no interval"
 
 
 def percent(summary: Summary) -> str:
-    """A mean fraction in percent with half its 95% interval: "56.20% ± 0.40"; the mean alone where n is 1."""
+    """Return a mean fraction in percent with half its 95% interval: "56.20% ± 0.40"; for n = 1 the mean alone."""
     return f"{summary.mean:.2%}{_half(summary)}"
 
 
 def points(summary: Summary) -> str:
-    """A difference of fractions in percentage points with half its 95% interval: "+4.50 ± 0.40"."""
+    """Return a difference of fractions in percentage points with half its 95% interval: "+4.50 ± 0.40"."""
     return f"{100 * summary.mean:+.2f}{_half(summary)}"
 
 
 def seconds(summary: Summary) -> str:
-    """A mean of seconds: "12.3 s"."""
+    """Return a mean of seconds: "12.3 s"."""
     return f"{summary.mean:,.1f} s"
 
 

@@ -95,7 +95,7 @@ def _backward(
     height: int,
     width: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of x, bias and scale."""
+    """Return the gradients of x, bias and scale."""
     x_gradient = empty_images(inputs, height, width)
     (inputs,) = dense(inputs)
     rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient)
@@ -175,18 +175,21 @@ def norm_act_pool(
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """2x2 max-pool (optional), ghost batch norm, activation, and a residual added (optional): `(out, mean, var)`.
+    """Apply a 2x2 max-pool (optional), ghost batch norm and activation, and add a residual (optional). Return
+    `(out, mean, var)`.
 
-    x: [N, C, H, W], channels-last (else it is copied), float32, float16, bfloat16 or float64. The pool has stride 2 and
-    drops an odd last row or column; of equal maxima the first in row-major order gets the gradient. The norm is over
-    `groups` slices of N / groups consecutive images (Hoffer, Hubara and Soudry 2017; 1: plain batch norm), its
-    statistics in float32 whatever x is. bias, scale: float32 [C] (float64 for float64 x); scale None: 1, and no
-    gradient. activation:
-    celu (with `alpha`), relu, gelu (exact), silu or none. residual: like out.
+    x: [N, C, H, W], channels-last (else it is copied), float32, float16, bfloat16 or float64.
+    bias, scale: float32 [C] (float64 for float64 x); scale None: 1, and no gradient.
+    groups: the norm is over so many slices of N / groups consecutive images (Hoffer, Hubara and Soudry 2017; 1: plain
+        batch norm), its statistics in float32 whatever x is.
+    activation: celu (with `alpha`), relu, gelu (exact), silu or none.
+    pool: stride 2, without an odd last row or column; of equal maxima the first in row-major order gets the gradient.
+    residual: like out.
+    running: running mean and variance, [C] in bias's dtype, moved in place by `momentum` of the way towards the groups'
+        mean and mean unbiased variance, count / (count - 1) times the biased one.
 
     out: x's dtype, channels-last. mean, var (biased): [groups, C], bias's dtype, without gradient. Gradients reach x,
-    bias, scale and residual. `running`: running mean and variance, [C] in bias's dtype, moved in place by `momentum` of
-    the way towards the groups' mean and mean unbiased variance, count / (count - 1) times the biased one.
+    bias, scale and residual.
 
     Raises ValueError for shapes or dtypes that do not fit, an unknown activation, or groups that do not divide N.
     """
@@ -217,7 +220,7 @@ def norm_act_pool_inference(
     eps: float = 1e-5,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """`norm_act_pool`'s out with given statistics `mean` and `var` [C], such as running ones; no gradient.
+    """Return `norm_act_pool`'s out for given statistics `mean` and `var` [C], such as running ones; no gradient.
 
     Raises ValueError as `norm_act_pool` does.
     """

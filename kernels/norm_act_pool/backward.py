@@ -26,7 +26,7 @@ SIZES = LaunchSizes(
 
 @triton.jit
 def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
-    """`gradient` times the activation's slope at y."""
+    """Return `gradient` times the activation's slope at y."""
     if ACTIVATION == "celu":
         gradient *= falling(y, alpha)
     elif ACTIVATION == "relu":
@@ -42,7 +42,7 @@ def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
-    """Of a tile: the values less their mean, and the gradient before the activation, zero outside `mask`."""
+    """Load a tile: the values less their mean, and the gradient before the activation, zero outside `mask`."""
     centered = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32) - mean[None, :]
     gradient = tl.load(gradient_ptr + places, mask, other=0.0).to(tl.float32)
     return centered, _sloped(gradient, centered * factor[None, :] + bias[None, :], alpha, ACTIVATION)
@@ -50,7 +50,7 @@ def _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, 
 
 @triton.jit
 def _factor(deviation, scale_ptr, columns, real):
-    """What centered values are multiplied by: 1 / their standard deviation, times the scale if there is one."""
+    """Return the factor of centered values: `deviation`, 1 / their standard deviation, times the scale if any."""
     if scale_ptr is not None:
         deviation *= tl.load(scale_ptr + columns, real, other=0.0)
     return deviation
@@ -100,7 +100,7 @@ def _slope_sums_kernel(
 
 @triton.jit
 def _merged(partial_ptr, first, last, columns, channels, PARTIALS: tl.constexpr):
-    """Both sums over the partial ones from `first` up to, not including, `last`, `PARTIALS` at most."""
+    """Return both sums over the partial ones from `first` to before `last`, `PARTIALS` at most."""
     part = first + tl.arange(0, PARTIALS)
     known = (part < last)[:, None] & (columns < channels)[None, :]
     partial = partial_ptr + (part * 2 * channels)[:, None] + columns[None, :]

@@ -26,7 +26,7 @@ from fastcifar.kernels.norm_act_pool.reference import unbiased
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a pass is launched with."""
+    """Tile sizes, warps and programs of a pass."""
 
     rows: int
     """Pixels per tile; half of it where the 2x2 windows are accessed too."""
@@ -53,6 +53,7 @@ SIZES = LaunchSizes(
 
 @triton.jit
 def activated(y, alpha, ACTIVATION: tl.constexpr):
+    """Return the activation of y."""
     if ACTIVATION == "celu":
         y = tl.where(y > 0, y, alpha * (falling(y, alpha) - 1))
     elif ACTIVATION == "relu":
@@ -67,14 +68,14 @@ def activated(y, alpha, ACTIVATION: tl.constexpr):
 
 @triton.jit
 def falling(y, alpha):
-    """CELU's slope: exp(y / alpha) below zero, 1 above; NaN for NaN."""
+    """Return CELU's slope: exp(y / alpha) below zero, 1 above; NaN for NaN."""
     return tl.exp(tl.where(y > 0, 0.0, y) * (1 / alpha))
 
 
 @triton.jit
 def normal_distribution(y):
-    """Of the standard normal distribution: what lies below y, and exp(-y * y / 2). By Abramowitz and Stegun's 7.1.26,
-    to 1e-7: with `tl.erf`, which does not share its exponential with the density, these kernels have up to a third more
+    """Return the standard normal distribution function at y, and exp(-y * y / 2). By Abramowitz and Stegun's 7.1.26, to
+    1e-7: with `tl.erf`, which does not share its exponential with the density, these kernels have up to a third more
     instructions, and those bind them, not bytes."""
     bell = tl.exp2(-0.72134752 * y * y)  # -0.5 / log(2)
     wide = 1 + 0.23164189 * tl.abs(y)  # 0.3275911 / sqrt(2)
@@ -85,7 +86,7 @@ def normal_distribution(y):
 
 @triton.jit
 def window_corner(rows, height, width):
-    """The row in x of the top left pixel of a pooled pixel's window; x has `height` x `width` pixels."""
+    """Return the row in x of the top left pixel of a pooled pixel's window; x has `height` x `width` pixels."""
     out_height, out_width = height // 2, width // 2
     image = rows // (out_height * out_width)
     pixel = rows % (out_height * out_width)
@@ -95,7 +96,7 @@ def window_corner(rows, height, width):
 
 @triton.jit
 def _max_of_window(x_ptr, rows, columns, mask, channels, height, width):
-    """The first maximum of the 2x2 windows of the pooled rows, in float32, and its place, 0 to 3."""
+    """Return the first maximum of the 2x2 windows of the pooled rows, in float32, and its place, 0 to 3."""
     corners = x_ptr + window_corner(rows, height, width)[:, None] * channels + columns[None, :]
     a = tl.load(corners, mask, other=0.0).to(tl.float32)
     b = tl.load(corners + channels, mask, other=0.0).to(tl.float32)
@@ -164,7 +165,7 @@ def _moments_kernel(
 def _moments_of_group(
     group, partial_ptr, partials, partial_rows, group_rows, columns, channels, PARTIALS: tl.constexpr
 ):
-    """Mean and biased variance of a group, from the partial ones of its programs."""
+    """Return mean and biased variance of a group, from the partial ones of its programs."""
     part = tl.arange(0, PARTIALS)
     known = (part < partials)[:, None] & (columns < channels)[None, :]
     partial = partial_ptr + ((group * partials + part) * 2 * channels)[:, None] + columns[None, :]
@@ -179,6 +180,7 @@ def _moments_of_group(
 
 @triton.jit
 def _move(running_ptr, columns, real, target, momentum):
+    """Move a running statistic `momentum` of the way to `target`."""
     before = tl.load(running_ptr + columns, real, other=0.0)
     tl.store(running_ptr + columns, before + momentum * (target - before), real)
 
@@ -287,8 +289,8 @@ def _inference_kernel(
 
 
 class Tiling:
-    """How programs divide [groups * group_rows, channels]: as many as the device runs at once, each of whole tiles; of
-    those that leave `partial` sums no more than can be merged at once."""
+    """The division of [groups * group_rows, channels] among programs: as many as the device runs at once, each of whole
+    tiles; of those that leave `partial` sums no more than can be merged at once."""
 
     def __init__(
         self, sizes: Sizes, inputs: Tensor, groups: int, *, windows: bool = False, partial: bool = False

@@ -28,7 +28,7 @@ aten = torch.ops.aten
 
 
 def dense(*tensors: Tensor | None) -> list[Any]:
-    """Each without gaps, images channels-last: as kernels read them, by pointer (torch's batch norm too)."""
+    """Return each without gaps, images channels-last: as kernels read them, by pointer (torch's batch norm too)."""
     return [
         t if t is None else t.contiguous(memory_format=torch.channels_last if t.ndim == 4 else torch.contiguous_format)
         for t in tensors
@@ -36,19 +36,19 @@ def dense(*tensors: Tensor | None) -> list[Any]:
 
 
 def empty_images(like: Tensor, height: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Unwritten images, channels-last, as many and with as many channels as `like`, and of its dtype unless given."""
+    """Return unwritten channels-last images, as many and with as many channels as `like`; its dtype unless given."""
     shape = (*like.shape[:2], height, width)
     return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=torch.channels_last)
 
 
 def out_size(x: Tensor, pool: bool) -> tuple[int, int]:
-    """Height and width of the output."""
+    """Return height and width of the output."""
     height, width = x.shape[2:]
     return (height // 2, width // 2) if pool else (height, width)
 
 
 def empty_pooled(x: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
-    """Unwritten pooled images and argmax bytes for x; both empty without `pool`."""
+    """Return unwritten pooled images and argmax bytes for x; both empty without `pool`."""
     if not pool:
         return x.new_empty(0), x.new_empty(0, dtype=torch.uint8)
     return empty_images(x, *out_size(x, pool)), empty_images(x, *out_size(x, pool), torch.uint8)
@@ -59,7 +59,8 @@ def _parts(images: int, step: int) -> list[slice]:
 
 
 def _max_pool(x: Tensor, pooled: Tensor, argmax: Tensor | None) -> None:
-    """2x2 max-pool of x into `pooled`; the first maximum's place in its window (0 to 3, row-major) into `argmax`."""
+    """Write the 2x2 max-pool of x to `pooled` and each maximum's place in its window (0 to 3, row-major; of equals the
+    first) to `argmax`."""
     height, width = x.shape[2:]
     # torch's index is the place in the image; in one byte its distance from the window's first pixel: 0, 1, W or W + 1.
     narrow = torch.uint8 if width < 255 else torch.int64
@@ -77,7 +78,7 @@ def _max_pool(x: Tensor, pooled: Tensor, argmax: Tensor | None) -> None:
 
 
 def _unpool(gradient: Tensor, argmax: Tensor, out: Tensor) -> None:
-    """`gradient` at the maxima and zeros elsewhere, into `out` [N, C, H, W]."""
+    """Write `gradient` at the maxima and zeros elsewhere to `out` [N, C, H, W]."""
     bits = _BITS[gradient.element_size()]
     height, width = gradient.shape[2:]
     windows = out[:, :, : 2 * height, : 2 * width].unflatten(3, (width, 2)).unflatten(2, (height, 2)).view(bits)
@@ -92,7 +93,7 @@ def _unpool(gradient: Tensor, argmax: Tensor, out: Tensor) -> None:
 
 
 def _activate(values: Tensor, activation: str, alpha: float) -> None:
-    """The activation, in place."""
+    """Apply the activation, in place."""
     if activation == "celu":
         functional.celu_(values, alpha)
     elif activation == "relu":
@@ -104,7 +105,7 @@ def _activate(values: Tensor, activation: str, alpha: float) -> None:
 
 
 def _slope(gradient: Tensor, values: Tensor, activation: str, alpha: float, is_result: bool, out: Tensor) -> Tensor:
-    """`gradient` times the activation's slope, told from its input or, for CELU and ReLU, from its result."""
+    """Return `gradient` times the activation's slope, given its input or, for CELU and ReLU, its result."""
     if activation == "celu":
         return aten.elu_backward.grad_input(gradient, alpha, 1.0, 1 / alpha, is_result, values, grad_input=out)
     if activation == "relu":
@@ -128,7 +129,7 @@ def native_forward(
     eps: float,
     residual: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`(out, mean [groups, C], var, pooled, argmax)`; the last two are empty without `pool`."""
+    """Return `(out, mean [groups, C], var, pooled, argmax)`; the last two are empty without `pool`."""
     x, bias, scale = dense(x, bias, scale)
     pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
@@ -167,7 +168,7 @@ def native_inference(
     eps: float,
     residual: Tensor | None,
 ) -> Tensor:
-    """The output alone, normalized by given statistics [C]."""
+    """Return the output, normalized by given statistics [C]."""
     x, mean, var, bias, scale = dense(x, mean, var, bias, scale)
     out = empty_images(x, *out_size(x, pool))
     scale = torch.ones_like(bias) if scale is None else scale
@@ -200,9 +201,11 @@ def native_backward(
     eps: float,
     x_gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients of bias and scale [C]; that of x is written into `x_gradient` [N, C, H, W].
+    """Return the gradients of bias and scale [C], and write that of x to `x_gradient` [N, C, H, W].
 
-    gradient: of the output; inputs: what was normalized (x, or the pooled x); result: the activation's, or None.
+    gradient: of the output.
+    inputs: the tensor that was normalized: x, or the pooled x.
+    result: the activation's, or None.
     """
     groups = len(mean)
     gradient, bias, scale = dense(gradient, bias, scale)

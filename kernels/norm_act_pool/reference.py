@@ -27,9 +27,9 @@ def norm_act_pool_reference(
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.1,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The specification of `norm_act_pool`, in plain torch with torch's own gradient.
+    """Compute `norm_act_pool` in plain torch with torch's own gradient: its specification.
 
-    The path that runs in its place on a CPU is native.py: the same function, several times as fast.
+    On a CPU native.py runs in its place: the same function, several times as fast.
     """
     x = functional.max_pool2d(x, 2) if pool else x
     grouped = x.to(torch.promote_types(x.dtype, torch.float32)).unflatten(0, (groups, -1))
@@ -46,5 +46,5 @@ def norm_act_pool_reference(
 
 
 def unbiased(count: int) -> float:
-    """What makes a biased variance of `count` values the unbiased one, as torch's batch norm keeps it."""
+    """Return the factor that makes a biased variance of `count` values unbiased, as torch's batch norm keeps it."""
     return count / max(count - 1, 1)

@@ -10,10 +10,10 @@ import pytest
 import fastcifar.data
 from fastcifar.cli import main
 from fastcifar.cli.experiment import read_options
+from fastcifar.costs.flops import count_recipe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.experiments.named.verify import Verify
 from fastcifar.recipes import Recipe, get_recipe, to_toml
-from fastcifar.report.flops import count_recipe
 
 SMALL = ["--network", "mlp", "--network.hidden", "8", "--epochs", "1", "--batch-size", "32", "--ema.decay", "0"]
 COMPARE = ["compare", "davidnet", "davidnet", "--dataset", "synthetic", "--holdout", "64", *SMALL]

@@ -12,13 +12,13 @@ from tests.kernels.machine_code import Compilers
 
 
 def pytest_collection_modifyitems(items):
-    """What waits for compilers comes last: they run beside the other tests."""
+    """Put tests that wait for compilers last: these run beside the other tests."""
     items.sort(key=_waits_for_compilers)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def compilers(request, tmp_path_factory):
-    """Started with the first test of a kernel."""
+    """Start the compilers with the first test of a kernel."""
     if not importlib.util.find_spec("triton") or not any(map(_waits_for_compilers, request.session.items)):
         yield None
         return
@@ -29,7 +29,7 @@ def compilers(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compiled(compilers):
-    """By case and kernel, the PTX and stack of every compiled variant."""
+    """Return PTX and stack of every compiled variant, by case and kernel."""
     pytest.importorskip("triton")
     return compilers.results()
 
@@ -40,7 +40,7 @@ def _waits_for_compilers(item) -> bool:
 
 @pytest.fixture(autouse=True)
 def on_the_cpu():
-    """Kernels are tested where there is most to see."""
+    """Leave the GPU visible, if any: kernels are tested where there is most to see."""
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ rest."""
 
 @pytest.fixture(params=["reference", "triton"])
 def path(request, monkeypatch, device) -> str:
-    """Forces a path: plain torch, then Triton, compiled on CUDA and in Triton's interpreter elsewhere."""
+    """Force a path: plain torch, then Triton, compiled on CUDA and in Triton's interpreter elsewhere."""
     if request.param == "triton":
         triton = pytest.importorskip("triton", reason="Triton is not installed")
         if device == "cpu" and triton.__version__ < "3.7" and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0":
@@ -79,7 +79,7 @@ def path(request, monkeypatch, device) -> str:
 
 @pytest.fixture(autouse=True)
 def poisoned_memory(monkeypatch):
-    """New memory is full of NaN (255 in bytes): an output that is not written shows."""
+    """Fill new memory with NaN (255 in bytes): an output that is not written shows."""
     torch.manual_seed(0)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # of references in float32
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -93,7 +93,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.float16: 3e-3, tor
 
 @pytest.fixture
 def assert_close():
-    """`assert_close(out, expected, dtype)`: ‖out - expected‖ / ‖expected‖ is what rounding in `dtype` explains; the
+    """Give `assert_close(out, expected, dtype)`: rounding in `dtype` explains ‖out - expected‖ / ‖expected‖; the
     elements of `expected` count as `least` on average at least, where they are sums of larger terms.
 
     Triton's interpreter truncates to bfloat16 where a GPU rounds, hence the loose bound there.

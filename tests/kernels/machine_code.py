@@ -84,7 +84,7 @@ print(json.dumps(found))
 
 
 class Compilers:
-    """A process for each case, which compiles while other tests run."""
+    """Processes, one for each case, which compile while other tests run."""
 
     def __init__(self, folder: Path) -> None:
         environment = {**os.environ, "FASTCIFAR_KERNELS": "triton", "TRITON_CACHE_DIR": str(folder / "cache")}
@@ -99,7 +99,7 @@ class Compilers:
             self._running.append((case, process, out, errors))
 
     def results(self) -> dict:
-        """By case and kernel, the PTX and stack of every compiled variant."""
+        """Return PTX and stack of every compiled variant, by case and kernel."""
         found = {}
         for case, process, out, errors in self._running:
             assert process.wait() == 0, errors.read_text()

@@ -10,7 +10,7 @@ MEAN, STD = (125.3, 122.9, 113.8), (62.9, 62.0, 66.7)
 
 
 def one_by_one(images, indices, offsets, flips, cutouts, jitter, size):
-    """The same batch by other means: torch's reflection padding and slices, an image at a time, in float32."""
+    """Make the same batch by other means: torch's reflection padding and slices, an image at a time, in float32."""
     batch = []
     for number, index in enumerate(indices.tolist()):
         border = images.shape[1] - 1

@@ -14,7 +14,7 @@ from fastcifar.kernels import (
 
 
 def run(function, logits, labels, smoothing, scale, upstream=1.0):
-    """The loss, the count, and the gradient of `upstream * loss`."""
+    """Return the loss, the count, and the gradient of `upstream * loss`."""
     logits = logits.detach().requires_grad_()
     loss, correct = function(logits, labels, smoothing, scale)
     (loss * upstream).backward()

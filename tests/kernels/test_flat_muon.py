@@ -11,7 +11,7 @@ RATES, FLAGS = [0.1, 0.3, 0.2], [True, False, True]
 
 
 def laid_out(shapes, gap=0):
-    """`(layout, length, batches)` of filters of these shapes behind a gap, in x with a few elements behind each row."""
+    """Return `(layout, length, batches)` of filters behind a gap, in x with a few elements behind each row."""
     layout, start, place = [], 32 * gap, 0
     for rows, columns in shapes:
         layout.append((start, rows, columns, place, columns + 3))

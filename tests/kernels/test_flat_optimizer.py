@@ -9,11 +9,11 @@ RATES = [0.1, 0.3, 0.2]
 
 
 def formula(weights, grads, velocity, ema, step, *, factor, momentum, decay, form, grad_scale, ema_decay, ema_every):
-    """The step as the docstring says it, in float64: `(weights, velocity, ema)`."""
+    """Return the step as the docstring says it, in float64: `(weights, velocity, ema)`."""
     weights, velocity, ema = weights.double(), velocity.double(), ema.double()
     lr = RATES[min(step, len(RATES) - 1)] * factor
     gradient = grads.double() * grad_scale + decay * weights
-    if form == "rate_in_velocity":
+    if form == "page":
         velocity = momentum * velocity - lr * gradient
         weights = weights - lr * gradient + momentum * velocity
     else:
@@ -28,7 +28,7 @@ def formula(weights, grads, velocity, ema, step, *, factor, momentum, decay, for
 @given(
     length=st.integers(1, 400),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),
-    form=st.sampled_from(["rate_in_velocity", "torch"]),
+    form=st.sampled_from(["page", "torch"]),
     step=st.integers(0, 7),
     seed=st.integers(0, 99),
 )
@@ -94,14 +94,14 @@ def test_what_does_not_fit_is_refused_by_name():
         for wrong in (torch.zeros(7), torch.zeros(16)[::2]):
             with pytest.raises(ValueError, match=rf"^{name} .*; allowed: "):
                 flat_sgd(**{**buffers, name: wrong}, **rest)
-    with pytest.raises(ValueError, match="form is 'adam'; allowed: rate_in_velocity, torch"):
+    with pytest.raises(ValueError, match="form is 'adam'; allowed: page, torch"):
         flat_sgd(**buffers, **rest, form="adam")
 
 
 def test_are_well_formed_operators(monkeypatch):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     step, rates = torch.tensor([1]), torch.tensor(RATES)
-    constants = (1.0, 0.9, 0.1, "rate_in_velocity", 1.0, 0.9, 1)
+    constants = (1.0, 0.9, 0.1, "page", 1.0, 0.9, 1)
     for compute, ema in ((None, None), (torch.zeros(8, dtype=torch.bfloat16), torch.zeros(8))):
         buffers = (torch.randn(8), torch.randn(8), torch.randn(8), compute, ema)
         torch.library.opcheck(torch.ops.fastcifar.flat_sgd.default, (*buffers, rates, step, *constants))

@@ -13,7 +13,7 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 def filled(batches, dtype, device, spectrum=None):
-    """Flat x of random matrices of norm 1, all singular values but the first `spectrum` tiny where that is given."""
+    """Return flat x of random matrices of norm 1, all but their first `spectrum` singular values tiny, if given."""
     parts = []
     for count, rows, columns in batches:
         matrices = torch.randn(count, rows, columns, dtype=torch.float64)
@@ -26,7 +26,7 @@ def filled(batches, dtype, device, spectrum=None):
 
 
 def iterated(x, batches, steps, coefficients=COEFFICIENTS):
-    """The iteration as it is defined, in float64, every X from the X before."""
+    """Return the iteration as it is defined, in float64, every X from the X before."""
     a, b, c = coefficients
     results, start = [], 0
     for count, rows, columns in batches:

@@ -9,7 +9,7 @@ ACTIVATIONS = ["celu", "relu", "gelu", "silu", "none"]
 
 
 def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=True, device="cpu"):
-    """x, bias, scale, residual and the gradient of out."""
+    """Return x, bias, scale, residual and the gradient of out."""
     images, channels, height, width = shape
     out = (images, channels, *((height // 2, width // 2) if pool else (height, width)))
     x = (torch.randn(shape, device=device) * 2 + 1).to(dtype)
@@ -23,7 +23,7 @@ def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=Tru
 
 
 def run(function, x, bias, scale, residual, gradient, **constants):
-    """out, mean and var, then the gradients of x, bias, and, where given, scale and residual."""
+    """Return out, mean and var, then the gradients of x, bias, and, where given, scale and residual."""
     inputs = [None if t is None else t.detach().requires_grad_() for t in (x, bias, scale, residual)]
     results = function(*inputs[:3], residual=inputs[3], **constants)
     results[0].backward(gradient)
@@ -31,7 +31,7 @@ def run(function, x, bias, scale, residual, gradient, **constants):
 
 
 def check(assert_close, given_tensors, dtype, **constants):
-    """The operator on tensors in `dtype` against the specification on the same values in float64."""
+    """Compare the operator on tensors in `dtype` with the specification on the same values in float64."""
     results = run(norm_act_pool, *given_tensors, **constants)
     exact = [None if t is None else t.double() for t in given_tensors]
     for number, (out, expected) in enumerate(

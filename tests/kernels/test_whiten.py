@@ -13,7 +13,7 @@ ACTIVATIONS = ["gelu", "silu", "relu"]
 
 
 def tensors(shape, outputs, side, dtype=torch.float32, *, bias=True, device="cpu"):
-    """Images, weight and bias; the convolution's results are about as large as 1."""
+    """Return images, weight and bias; the convolution's results are about as large as 1."""
     images, weight = torch.randn(shape), torch.randn(outputs, shape[1], side, side)
     weight /= weight[0].numel() ** 0.5
     images, weight = (t.to(device, dtype).contiguous(memory_format=torch.channels_last) for t in (images, weight))
@@ -21,7 +21,7 @@ def tensors(shape, outputs, side, dtype=torch.float32, *, bias=True, device="cpu
 
 
 def check(assert_close, given_tensors, activation="gelu"):
-    """The operator against the specification on the same values in float64."""
+    """Compare the operator with the specification on the same values in float64."""
     out = whiten(*given_tensors, activation)
     exact = whiten_reference(*(None if t is None else t.double() for t in given_tensors), activation)
     dtype = given_tensors[0].dtype
@@ -77,7 +77,7 @@ def test_on_a_cpu_it_is_torchs_convolution_and_activation_to_the_bit(monkeypatch
 
 
 def test_each_value_is_off_by_no_more_than_two_roundings(path, device):
-    """Of the convolution, which GELU passes on at most 1.13 times, and of the result."""
+    """The convolution's, which GELU passes on at most 1.13 times, and the result's."""
     given_tensors = tensors((6, 3, 9, 9), 24, 2, torch.float16, bias=False, device=device)
     exact = [None if t is None else t.double() for t in given_tensors]
     before, expected = F.conv2d(*exact[:2]), whiten_reference(*exact)

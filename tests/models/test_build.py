@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from fastcifar.costs.flops import count_recipe
 from fastcifar.data import Dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import Network, OwnNetwork, build_model
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.networks import NetworkConfig, network
-from fastcifar.report.flops import count_recipe
 from fastcifar.training import evaluate, load_run, train
 from tests import kinds
 

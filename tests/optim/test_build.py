@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from fastcifar.costs.flops import count_recipe
 from fastcifar.errors import UserError
 from fastcifar.models.mlp import MLP
 from fastcifar.optim import FlatModel, FlatOptimizer, TorchOptimizer, build_optimizer
 from fastcifar.recipes import Recipe, Schedule
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
-from fastcifar.report.flops import count_recipe
 from tests import kinds
 
 BATCH, STEPS = 4, 3

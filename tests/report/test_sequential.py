@@ -16,7 +16,7 @@ ALPHA = 0.05
 
 
 def e_values(values):
-    """`e_value` after each of the `values` [trials, n], computed in bulk; checked against it below."""
+    """Return `e_value` after each of the `values` [trials, n], computed in bulk; checked against it below."""
     n = np.arange(1, values.shape[1] + 1)
     mean = values.cumsum(1) / n
     square_sum = np.maximum((values**2).cumsum(1) - n * mean**2, 1e-300)
@@ -62,7 +62,7 @@ def test_looking_200_times_raises_false_alarms_in_at_most_alpha_of_the_cases():
 
 
 def test_a_fixed_interval_looked_at_200_times_would_not_keep_its_promise():
-    """What the sequence is for: Student's 95% interval excludes the truth at one of the looks in every third case."""
+    """Why there is a sequence: Student's 95% interval excludes the truth at one of the looks in every third case."""
     values = np.random.default_rng(2).normal(0, 1, (2_000, LOOKS))
     n = np.arange(1, LOOKS + 1)
     mean = values.cumsum(1) / n

@@ -5,12 +5,12 @@ from functools import partial
 import pytest
 import torch
 
+from fastcifar.costs.products import count_products
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models import build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import RECIPES
 from fastcifar.recipes.optimizers.torch import TorchConfig
-from fastcifar.report.products import count_products
 from fastcifar.training import resolve_dtype
 from fastcifar.training.step import EpochTensors, TrainingStep
 from fastcifar.training.timeline import Timeline

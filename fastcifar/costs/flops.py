@@ -1,4 +1,4 @@
-"""What a recipe's training computes and moves, counted without training it, and the least time that this takes.
+"""Counts what a recipe's training computes and moves, without training it, and the least time that this takes.
 
 Counted: every matrix product and convolution of forward pass, input gradients, weight gradients and optimizer, in all
 steps with the image size and the frozen parameters of each stage; and the bytes of everything else. Not counted: the
@@ -7,6 +7,7 @@ whitening's eigenproblem and its patches (some GFLOP, once) and the plans.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcifar.costs.products import Count, count_module, count_products
 from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import Network, build_model
+from fastcifar.models.network import CENTERED
 from fastcifar.optim import FlatModel, GroupOptimizer, build_optimizer
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
-from fastcifar.report.products import Count, count_module, count_products
 from fastcifar.training import resolve_dtype
+from fastcifar.training.refusals import refuse_uneven_ghost_batches
 from fastcifar.training.timeline import Stage, Timeline
 
 SIDE, CLASSES = 32, 10
@@ -30,12 +33,10 @@ SIDE, CLASSES = 32, 10
 VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
 """Passes through the network of an image that gets all views of a test-time augmentation."""
 
-_CENTERED = (127.5, 127.5, 127.5)
-
 
 @dataclass(frozen=True)
 class StageCount:
-    """The steps of a training that have one image size and the same frozen parameters."""
+    """The steps of a training that have one image size, one batch size and the same frozen parameters."""
 
     stage: Stage
     steps: int
@@ -45,16 +46,17 @@ class StageCount:
 
 @dataclass(frozen=True)
 class RecipeCount:
-    """What a whole training computes and moves. FLOP are two for each multiply-add."""
+    """The operations and bytes of a whole training. A multiply-add is two FLOP."""
 
     recipe: Recipe
     dtype: str
     stages: list[StageCount]
     """In the order in which they begin."""
     optimizer: Count
-    """One step of the optimizer. Averages that are moved every few steps are counted in each."""
+    """One step of the optimizer. An average that moves every few steps is counted in every step."""
     statistics: Count | None
-    """One batch of those that batch norm's statistics are estimated from after averaging; None: no averaging."""
+    """One batch of the `statistics_batches` that batch norm's statistics are estimated from after averaging; None: no
+    averaging."""
     statistics_batches: int
     evaluation: Count
     """One image through the network."""
@@ -66,50 +68,52 @@ class RecipeCount:
 
     @property
     def _parts(self) -> list[tuple[int, Count]]:
-        """All that a training consists of, the evaluation apart: how often, and what."""
+        """Return the training's parts, without the evaluation, each with the number of times that it runs."""
         parts = [*((stage.steps, stage.step) for stage in self.stages), (self.steps, self.optimizer)]
         return [*parts, (self.statistics_batches, self.statistics)] if self.statistics else parts
 
     @property
     def training_flop(self) -> int:
-        """Of the whole training, optimizer included, evaluation not."""
+        """Return the FLOP of the whole training, optimizer included, evaluation not."""
         return 2 * sum(times * count.macs for times, count in self._parts)
 
     @property
     def optimizer_flop(self) -> int:
-        """The optimizer's matrix products over the training: Muon's Newton-Schulz iterations; 0 for most others."""
+        """Return the optimizer's FLOP over the training: Muon's Newton-Schulz iterations; 0 for most others."""
         return 2 * self.steps * self.optimizer.macs
 
     @property
     def evaluation_passes(self) -> float:
-        """Passes through the network for each evaluated image, the mean."""
+        """Return the mean passes through the network for each evaluated image."""
         evaluate = self.recipe.evaluate
         return 1 + evaluate.tta_share * (VIEWS[evaluate.tta] - 1)
 
     @property
     def evaluation_flop(self) -> int:
-        """Of the final evaluation with its test-time augmentation."""
+        """Return the FLOP of the final evaluation with its test-time augmentation."""
         return round(2 * self.evaluation.macs * self.evaluation_passes * self.evaluated_images)
 
     @property
     def activation_bytes(self) -> int:
-        """Kept from a forward for its backward pass, in the stage where that is most."""
+        """Return the bytes kept from a forward for its backward pass, in the stage where that is most."""
         return max(stage.step.activation_bytes for stage in self.stages)
 
     @property
     def moved_bytes(self) -> int:
-        """Read and written over the training by all that is no matrix product."""
+        """Return the bytes that all but the matrix products read and write over the training."""
         return sum(times * count.moved_bytes for times, count in self._parts)
 
     @property
     def product_bytes(self) -> int:
-        """Read and written over the training by the matrix products."""
+        """Return the bytes that the matrix products read and write over the training."""
         return sum(times * count.product_bytes for times, count in self._parts)
 
     def floor(self, tflops: float, bandwidth: float) -> dict[str, float]:
-        """The least `seconds` that the training takes at `tflops` (10**12 FLOP/s) and `bandwidth` (GB/s), one operator
-        after the other, each at whichever of the two binds it; and what `operations` alone and `bytes` of all
-        operators alone would take. Raises UserError for rates that are not above 0."""
+        """Return the least `seconds` of the training at `tflops` (10**12 FLOP/s) and `bandwidth` (GB/s).
+
+        Operators run one after the other, each bound by whichever of the two is slower. `operations` and `bytes` are
+        the seconds that either alone would take. Raises UserError for rates that are not above 0.
+        """
         if not (tflops > 0 and bandwidth > 0):
             raise UserError(f"the rates are {tflops:g} TFLOP/s and {bandwidth:g} GB/s; allowed: above 0")
         rate, width = tflops * 1e12, bandwidth * 1e9
@@ -125,14 +129,15 @@ class RecipeCount:
 def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000) -> RecipeCount:
     """Count a training of `recipe` on `train_images` of CIFAR-10 and its evaluation on `test_images`.
 
-    A `dtype` of "auto" is counted as two bytes wide. Raises UserError where the recipe does not fit the images.
+    A `dtype` of "auto" is counted as two bytes wide. Raises UserError if the recipe does not fit the images.
     """
     dtype = torch.float16 if recipe.dtype == "auto" else resolve_dtype(recipe.dtype, torch.device("cpu"))
     network, _ = _model(recipe, dtype, "meta")
     timeline = Timeline(recipe, train_images, SIDE, network.frozen_from)
-    labels = torch.zeros(recipe.batch_size, dtype=torch.int64, device="meta")
+    refuse_uneven_ghost_batches(network, recipe, timeline)
 
     def loss(logits: Tensor) -> Tensor:
+        labels = torch.empty(len(logits), dtype=torch.int64, device="meta")
         return cross_entropy(logits, labels, recipe.label_smoothing)[0]
 
     stages = []
@@ -140,8 +145,9 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
         for name, parameter in network.named_parameters():
             if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
-        step = count_module(network, (recipe.batch_size, 3, stage.size, stage.size), loss)
-        pixels = recipe.batch_size * 3 * stage.size**2
+        start, end = stage.part or (0, recipe.batch_size)
+        step = count_module(network, (end - start, 3, stage.size, stage.size), loss)
+        pixels = step.batch * 3 * stage.size**2
         step.moved_bytes += pixels * (1 + dtype.itemsize)  # augment reads bytes and writes the compute type
         stages.append(StageCount(stage, steps, step))
 
@@ -162,21 +168,16 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
 
 
 def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> dict[str, Any]:
-    """The count, ready for JSON: multiply-adds of layers for each image, everything else in FLOP and bytes."""
+    """Return `count` as what JSON can hold, with its floor at each (TFLOP/s, GB/s) of `rates`.
+
+    The layers' numbers are multiply-adds for each image, all others FLOP and bytes.
+    """
     stages = []
     for stage in count.stages:
-        layers = [
-            {
-                "name": layer.name,
-                "input_shape": list(layer.input_shape),
-                "output_shape": list(layer.output_shape),
-                "parameters": layer.parameters,
-                "forward": layer.forward / stage.step.batch,
-                "input_gradient": layer.input_gradient / stage.step.batch,
-                "weight_gradient": layer.weight_gradient / stage.step.batch,
-            }
-            for layer in stage.step.layers
-        ]
+        layers = [dataclasses.asdict(layer) for layer in stage.step.layers]
+        for layer in layers:
+            for part in ("forward", "input_gradient", "weight_gradient"):
+                layer[part] /= stage.step.batch
         stages.append(
             {
                 "size": stage.stage.size,
@@ -213,7 +214,7 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
     sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
     with torch.random.fork_rng(devices=[]):  # built with data: a network from outside may look at it
-        network = build_model(recipe, CLASSES, _CENTERED, _CENTERED, sides=sides).to(device)
+        network = build_model(recipe, CLASSES, CENTERED, CENTERED, sides=sides).to(device)
     with torch.device(device):
         return network, FlatModel(network.module, dtype)
 

@@ -3,14 +3,15 @@ import dataclasses
 import pytest
 import torch
 
+from fastcifar.costs.flops import count_recipe, describe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import Network
 from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig
+from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.torch import AdamConfig
-from fastcifar.report.flops import count_recipe, describe
 from fastcifar.training import evaluate
 
 NO_EMA = EMAConfig(decay=0.0)
@@ -158,3 +159,12 @@ def test_the_description_has_every_layer_and_adds_up():
 def test_a_recipe_that_does_not_fit_the_images_is_refused():
     with pytest.raises(UserError, match="batch_size is 512"):
         count_recipe(Recipe(), train_images=100)
+    with pytest.raises(UserError, match="drop_last is false, which leaves 336 images"):
+        count_recipe(Recipe(drop_last=False))
+
+
+def test_a_last_batch_that_is_not_full_is_counted_as_it_is():
+    recipe = Recipe(network=MLPConfig(), epochs=2, drop_last=False)
+    full, rest = count_recipe(recipe).stages
+    assert [(stage.steps, stage.step.batch) for stage in (full, rest)] == [(2 * 97, 512), (2, 336)]
+    assert rest.step.macs * 512 == full.step.macs * 336

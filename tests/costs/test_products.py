@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastcifar.costs.products import ELSEWHERE, Product, count_module, count_products
 from fastcifar.models import build_model
 from fastcifar.recipes import NETWORKS, Recipe
-from fastcifar.report.products import ELSEWHERE, Product, count_module, count_products
 
 CENTERED = (127.5, 127.5, 127.5)
 

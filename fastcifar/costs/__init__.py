@@ -1,0 +1,1 @@
+"""Operations and bytes of a training, counted without training."""
