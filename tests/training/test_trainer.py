@@ -22,12 +22,11 @@ from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, RunRecord, Trainer, evaluate, load_run, train
 from fastcifar.training import rehearse as rehearse_module
 from fastcifar.training.rehearse import estimate_seconds, warm_up_the_rest
+from tests.small import DAVIDNET
 
 train_module = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
 
-RECIPE = Recipe(
-    name="tiny", epochs=2, batch_size=32, dtype="float32", network=DavidNetConfig(widths=(8, 8, 16, 16), ghost_batch=16)
-)
+RECIPE = dataclasses.replace(DAVIDNET, epochs=2, batch_size=32)
 
 
 @pytest.fixture(scope="module")
