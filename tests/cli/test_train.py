@@ -234,11 +234,11 @@ def test_subsets_are_fractions_sizes_and_classes(capsys):
 
 
 @pytest.fixture
-def nothing_is_loaded(monkeypatch):
-    def fail(options):
+def nothing_is_loaded(few_images, monkeypatch):
+    def fail(*arguments):
         raise AssertionError("loaded before the output folder was checked")
 
-    monkeypatch.setattr("fastcifar.cli.train._trainer", fail)
+    monkeypatch.setattr("fastcifar.data.load_dataset", fail)
 
 
 @pytest.mark.usefixtures("nothing_is_loaded")

@@ -6,7 +6,7 @@ After an intended change: python -m tests.recipes.test_declared > tests/recipes/
 import dataclasses
 from pathlib import Path
 
-from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe
+from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, quick
 from fastcifar.recipes.declare import Checked, declaration
 
 BOUNDS = {"at_least": ">=", "above": ">", "at_most": "<=", "below": "<"}
@@ -36,14 +36,21 @@ def declared_lines():
                 yield "; ".join([f"{name} = {value}", *bounds, *marks, *tricks])
 
 
+def changed(name: str, recipe: Recipe, base: Recipe):
+    """Give a line for each field in which two recipes of the same kinds differ."""
+    for (field, value, _), (_, before, _) in zip(fields_of(recipe, ""), fields_of(base, ""), strict=True):
+        if value != before:
+            yield f"{name}: {field} = {value}"
+
+
 def recipe_lines():
-    """Give a line for each field of a named recipe in which it differs from the defaults, and for its kinds."""
+    """Give a named recipe's kinds, a line for each field that differs from the defaults, and what --quick changes."""
     for name, recipe in RECIPES.items():
-        kinds = {"network": type(recipe.network)(), "optimizer": type(recipe.optimizer)()}
-        defaults = fields_of(dataclasses.replace(Recipe(name=name), **kinds), "")
-        for (field, value, _), (_, default, _) in zip(fields_of(recipe, ""), defaults, strict=True):
-            if value != default or field.endswith(".kind"):
-                yield f"{name}: {field} = {value}"
+        network, optimizer = recipe.network, recipe.optimizer
+        yield f"{name}: {network.kind}, {optimizer.kind}"
+        yield from changed(name, recipe, Recipe(name, network=type(network)(), optimizer=type(optimizer)()))
+        smaller, images = quick(recipe)
+        yield from changed(f"{name} --quick, {images} images", smaller, recipe)
 
 
 def test_what_is_declared_is_what_is_kept():
