@@ -1,6 +1,6 @@
-"""The fields' declarations and the named recipes are those in declared.txt: results are told by these names.
+"""The fields' declarations and the named recipes are those in values.txt: results are told by these names.
 
-After an intended change: python -m tests.recipes.test_declared > tests/recipes/declared.txt
+After an intended change: python -m tests.recipes.test_values > tests/recipes/values.txt
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ def recipe_lines():
 
 
 def test_what_is_declared_is_what_is_kept():
-    kept = Path(__file__).with_name("declared.txt").read_text(encoding="utf-8").splitlines()
+    kept = Path(__file__).with_name("values.txt").read_text(encoding="utf-8").splitlines()
     assert [*declared_lines(), *recipe_lines()] == kept
 
 
