@@ -82,10 +82,10 @@ def test_in_half_precision_it_errs_about_as_the_plain_iteration(path, device, ro
     makes its error 1.8 to 2.3 times as large in float16. Squares whose last bits tensor cores cut off: 5 times."""
     if path == "triton" and device == "cpu" and dtype == torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies the bits of bfloat16 matrices as whole numbers")
-    batches = [(2, rows, 3 * rows)]
+    batches = [(2, rows, 3 * rows) if rows == 32 else (1, rows, 2 * rows)]  # interpreted, larger ones take long
     x = filled(batches, dtype, device, spectrum)
     exact = iterated(x, batches, steps)
-    plain = x.view(2, rows, 3 * rows)
+    plain = x.view(batches[0])
     a, b, c = COEFFICIENTS
     for _ in range(steps):
         gram = plain @ plain.mT
@@ -112,7 +112,7 @@ def test_a_nan_stays_in_its_matrix(path, device, dtype):
 def test_equal_inputs_give_equal_bits(path, device):
     for batches in ([(2, 32, 48), (1, 48, 64)], [(1, 80, 96)]):
         x = filled(batches, torch.float16, device)
-        assert torch.equal(run(x, batches, 3), run(x, batches, 3))
+        assert torch.equal(run(x, batches, 2), run(x, batches, 2))
 
 
 def test_small_matrices_of_several_shapes_are_taken_together(path, device, assert_close):
