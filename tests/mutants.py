@@ -41,6 +41,7 @@ TESTS = {
     "kernels/flat_optimizer": "kernels/test_flat_optimizer.py",
     "kernels/newton_schulz": "kernels/test_newton_schulz.py",
     "kernels/norm_act_pool": "kernels/test_norm_act_pool.py",
+    "kernels/operators": "kernels/test_launch.py kernels/test_whiten.py",
     "kernels/whiten": "kernels/test_whiten.py",
     "fastcifar/recipes": "recipes optim/test_schedule.py cli/test_arguments.py",
     "fastcifar/report": "report",
