@@ -122,7 +122,8 @@ def test_small_matrices_of_several_shapes_are_taken_together(path, device, asser
 
 
 @pytest.mark.parametrize(
-    ("shapes", "align"), [([2, 80, 96, 1, 112, 64], 16), ([1, 80, 96, 1, 80, 100], 4), ([1, 96, 96, 1, 70, 96], 2)]
+    ("shapes", "align"),
+    [([2, 80, 96, 1, 112, 64, 1, 80, 80], 16), ([1, 80, 96, 1, 80, 100], 4), ([1, 96, 96, 1, 70, 96], 2)],
 )
 def test_the_alignment_that_kernels_are_told_divides_all_rows_and_columns(monkeypatch, shapes, align):
     pytest.importorskip("triton")
