@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test bench bench-compare lint clean
+.PHONY: train test mutants bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+mutants: $(VENV)/installed
+	$(BIN)/python -m tests.mutants $(MUTANTS)
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench --benchmark-autosave $(BENCH)

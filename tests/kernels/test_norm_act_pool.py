@@ -1,3 +1,5 @@
+import importlib
+
 import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
@@ -77,6 +79,30 @@ def test_any_sizes(path, device, assert_close, group, groups, channels, height, 
     given_tensors = tensors((group * groups, channels, height, width), pool=pool, residual=seed % 2 == 1, device=device)
     # A large eps, since the gradient through the deviation of two or three nearly equal values is ill-conditioned.
     check(assert_close, given_tensors, torch.float32, groups=groups, activation=activation, pool=pool, eps=0.1)
+
+
+@pytest.mark.parametrize("width", [254, 255, 256])
+def test_places_in_wide_images_are_told_apart(path, device, assert_close, width):
+    """A byte holds the distance of a window's pixels up to a width of 254."""
+    check(
+        assert_close, tensors((2, 2, 2, width), pool=True, device=device), torch.float32, activation="relu", pool=True
+    )
+
+
+@pytest.mark.parametrize("images", [1, 5])
+def test_a_cpu_takes_a_few_images_at_a_time_and_computes_the_same(monkeypatch, images):
+    given_tensors = tensors((images, 3, 4, 6), pool=True, residual=True)
+    x, bias, scale, residual, _ = given_tensors
+    constants = {"activation": "relu", "pool": True}
+
+    def results():
+        inference = norm_act_pool_inference(x, bias, bias.exp(), bias, scale, residual=residual, **constants)
+        return [inference, *run(norm_act_pool, *given_tensors, **constants)]
+
+    whole = results()
+    native = importlib.import_module("fastcifar.kernels.norm_act_pool.native")
+    monkeypatch.setattr(native, "_POOL_VALUES", 2 * x[0].numel())
+    assert all(torch.equal(*pair) for pair in zip(whole, results(), strict=True))
 
 
 def test_strided_tensors(path, device, assert_close):

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fastcifar.kernels import whiten, whiten_reference
+from fastcifar.kernels.operators import PRODUCTS
 
 ACTIVATIONS = ["gelu", "silu", "relu"]
 
@@ -163,3 +164,9 @@ def test_a_captured_graph_replays_with_new_images(path):
     images.copy_(torch.randn_like(images))
     graph.replay()
     assert torch.equal(static, whiten(images, weight, bias))
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_its_product_is_counted_as_by_hand(bias):
+    count = PRODUCTS["whiten"](*tensors((5, 3, 8, 8), 24, 2, bias=bias), "gelu")
+    assert count == [(5 * 7**2 * 24 * 12, 4 * (5 * 3 * 8**2 + 24 * 12 + 24 * bias + 5 * 24 * 7**2))]

@@ -10,9 +10,8 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.models import ConvBN, ConvResBlock, GlobalMaxPool, Head, PatchWhitening
 from fastcifar.models.davidnet import DavidNet
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from tests.small import NARROW
 
-CONFIG = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 NAMES = {
     "whitening.": "0.",
     "stem.": "1.",
@@ -38,7 +37,7 @@ def built_of_blocks(ghost_batch, classes=10):
 @pytest.mark.parametrize("ghost_batch", [4, 0])
 def test_davidnet_is_built_of_the_public_blocks(ghost_batch):
     torch.manual_seed(0)
-    davidnet = DavidNet(dataclasses.replace(CONFIG, ghost_batch=ghost_batch))
+    davidnet = DavidNet(dataclasses.replace(NARROW, ghost_batch=ghost_batch))
     torch.manual_seed(0)
     model = built_of_blocks(ghost_batch)
     for name, value in davidnet.state_dict().items():  # the initial values too
@@ -56,7 +55,7 @@ def test_davidnet_is_built_of_the_public_blocks(ghost_batch):
 
 
 def test_the_state_of_a_davidnet_has_the_names_that_saved_runs_have():
-    names = list(DavidNet(dataclasses.replace(CONFIG, residual=(1,))).state_dict())
+    names = list(DavidNet(dataclasses.replace(NARROW, residual=(1,))).state_dict())
     norm = ["norm.weight", "norm.bias", "norm.running_mean", "norm.running_var"]
     blocks = [
         "stem",

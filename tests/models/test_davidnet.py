@@ -10,9 +10,7 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models import GhostBatchNorm, PatchWhitening
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.whitening import patch_second_moment, whitening_filters
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
-
-NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
+from tests.small import NARROW
 
 
 def trained(model: torch.nn.Module) -> int:

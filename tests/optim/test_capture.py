@@ -1,6 +1,7 @@
 """On a GPU a captured step, replayed, does what the step does."""
 
 import copy
+import dataclasses
 import types
 import warnings
 
@@ -11,14 +12,13 @@ from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.speedrun import SpeedrunNet
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.recipes import EMAConfig, Recipe
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.training.capture import capture, record
-from tests import kinds
+from tests import kinds, small
 
 STEPS = 7
-NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
+NARROW = dataclasses.replace(small.NARROW, freeze_scale=False)
 
 
 @pytest.mark.gpu

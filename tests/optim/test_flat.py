@@ -13,8 +13,8 @@ from fastcifar.recipes import EMAConfig, Recipe
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
+from tests.small import NARROW
 
-NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 RECIPE = Recipe(network=NARROW, batch_size=8)
 
 

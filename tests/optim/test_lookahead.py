@@ -10,11 +10,10 @@ from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import FlatLookahead, FlatModel, build_optimizer
 from fastcifar.optim.lookahead import lookahead_shares
 from fastcifar.recipes import EMAConfig, LookaheadConfig, Recipe
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from tests import kinds
+from tests.small import NARROW
 
 BATCH, STEPS = 8, 8
-NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 RECIPE = Recipe(
     network=NARROW,
     batch_size=BATCH,

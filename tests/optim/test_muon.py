@@ -11,12 +11,12 @@ from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.optim.muon import FlatMuon, Muon, normalizing_steps
 from fastcifar.recipes import EMAConfig, Recipe, Schedule
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
+from tests import small
 
 BATCH, STEPS = 8, 5
-NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4, freeze_scale=False)
+NARROW = dataclasses.replace(small.NARROW, freeze_scale=False)
 OPTIM = MuonConfig(
     lr=0.24,
     momentum=0.6,

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import NETWORKS, OPTIMIZERS, Recipe, recipe_from_dict, setting, to_toml, trick
+from fastcifar.recipes import NETWORKS, OPTIMIZERS, Augment, Recipe, recipe_from_dict, setting, to_toml, trick
 from fastcifar.recipes.declare import Checked, Declaration, bounds, declaration, field_docs
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.text import tomllib
@@ -149,3 +149,7 @@ def test_a_value_of_another_type_is_refused(fields, said):
     with pytest.raises(UserError) as refusal:
         Recipe(**fields)
     assert str(refusal.value).startswith(said)
+
+
+def test_a_cutout_may_be_as_large_as_the_smallest_of_the_early_crops():
+    assert Augment(cutout=16, early_crops=((16, 0.5),)).cutout == 16

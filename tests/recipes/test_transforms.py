@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import TRANSFORMS, Recipe, TransformConfig, change, recipe_from_dict, to_toml, transform, trick
+from fastcifar.recipes import Recipe, TransformConfig, change, recipe_from_dict, to_toml, transform, trick
 from fastcifar.recipes.page import tricks_page
 from fastcifar.recipes.text import field_hints, read_changes, tomllib
 from fastcifar.recipes.tricks import tricks
+from tests import kinds
 
 
 @dataclass(frozen=True)
@@ -33,10 +34,11 @@ class BlurConfig(TransformConfig):
 
 
 @pytest.fixture(autouse=True)
-def grey_and_blur(monkeypatch):
-    monkeypatch.setattr(TRANSFORMS, "_values", dict(TRANSFORMS._values))
-    transform("grey", lambda images, numbers, config: images)(GreyConfig)
-    transform("blur", "nowhere:blur")(BlurConfig)
+def grey_and_blur():
+    with kinds.forgotten():
+        transform("grey", lambda images, numbers, config: images)(GreyConfig)
+        transform("blur", "nowhere:blur")(BlurConfig)
+        yield
 
 
 def test_a_transform_is_a_section_with_flags_a_toml_form_and_a_trick():

@@ -1,5 +1,6 @@
 import pytest
 
+from fastcifar.errors import UserError
 from fastcifar.recipes import (
     RECIPES,
     Augment,
@@ -15,7 +16,7 @@ from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.page import tricks_page
-from fastcifar.recipes.tricks import tricks
+from fastcifar.recipes.tricks import choose_tricks, tricks
 
 
 def test_davidnets_tricks():
@@ -68,6 +69,14 @@ def test_without_a_trick_every_recipe_is_a_recipe_that_lacks_it(name):
 
 def test_a_trick_that_is_off_is_not_listed():
     assert tricks(RECIPES["warmstart-mlp"]) == {}
+
+
+def test_tricks_are_chosen_by_name():
+    recipe = Recipe(augment=Augment(cutout=8))
+    assert choose_tricks(recipe) == tricks(recipe)
+    assert choose_tricks(recipe, ["ema", "cutout"]) == {"cutout": {"augment.cutout": 0}, "ema": {"ema.decay": 0.0}}
+    with pytest.raises(UserError, match="davidnet has no trick 'cutuot'; did you mean 'cutout'"):
+        choose_tricks(recipe, ["cutuot"])
 
 
 def test_the_page_tells_every_trick_its_fields_and_its_source():

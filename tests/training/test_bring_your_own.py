@@ -17,20 +17,19 @@ from fastcifar.models import ConvBN, GlobalMaxPool, Head, PatchWhitening
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import SGD
 from fastcifar.optim.muon import Muon
-from fastcifar.recipes import Augment, EMAConfig, EvaluateConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes import Augment, EMAConfig, EvaluateConfig, SelectConfig, change
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
-from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.start import ShrinkPerturb, WarmStart
 from fastcifar.training import Listener, Trainer, evaluate, load_run, train
+from tests.small import BARE, MLP
 
-RECIPE = Recipe(
+RECIPE = dataclasses.replace(
+    MLP,
     epochs=4,
     batch_size=32,
-    dtype="float32",
     label_smoothing=0.0,
-    network=MLPConfig(hidden=(8,)),
     optimizer=SGDConfig(lr=0.05, bias_lr_factor=1.0),
     ema=EMAConfig(decay=0.9, every=1),
 )
@@ -113,14 +112,7 @@ def by_hand(data, loss, steps_of_epoch=10, nesterov=True):
     return losses, model.state_dict()
 
 
-STEPS = dataclasses.replace(
-    RECIPE,
-    epochs=1,
-    augment=Augment(crop=0, flip="none"),
-    optimizer=SGDConfig(lr=0.05, weight_decay=0.0, bias_lr_factor=1.0),
-    schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 1.0)),
-    ema=EMAConfig(decay=0.0),
-)
+STEPS = change(BARE, {"epochs": 1, "batch_size": 32, "optimizer.momentum": 0.9})
 
 
 def squares(logits, labels):

@@ -10,15 +10,14 @@ from torch._dynamo.utils import counters
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes import Recipe, change
 from fastcifar.training import Trainer
 from fastcifar.training.compiled import CompiledNetwork, missing_compiler
+from tests.small import DAVIDNET
 
 train_module = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
 
-SMALL = DavidNetConfig(widths=(8, 8, 8, 8), ghost_batch=16, residual=())
-PLAIN = Recipe(epochs=1, batch_size=32, dtype="float32", network=SMALL)
+PLAIN = change(DAVIDNET, {"epochs": 1, "network.residual": ()})
 COMPILED = dataclasses.replace(PLAIN, compile="step")
 
 

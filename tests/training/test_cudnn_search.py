@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import Recipe, recipe_from_dict
-from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes import recipe_from_dict
 from fastcifar.training import Trainer
 from fastcifar.training.device import cudnn_search
 from fastcifar.training.rehearse import replay_on_noise, step_on_noise
+from tests.small import MLP
 
-RECIPE = Recipe(epochs=1, batch_size=32, network=MLPConfig(hidden=(8,)), cudnn_search=True)
+RECIPE = dataclasses.replace(MLP, epochs=1, cudnn_search=True)
 
 
 @pytest.fixture(params=[False, True], ids=["off before", "on before"])

@@ -13,25 +13,15 @@ from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
-from fastcifar.recipes import Augment, EMAConfig, LossScalingConfig, NormalizeConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes import LossScalingConfig, NormalizeConfig, Recipe, SelectConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
-from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Listener, Trainer, train
 from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from fastcifar.training.timeline import Timeline
+from tests.small import BARE
 
-RECIPE = Recipe(
-    epochs=2,
-    batch_size=32,
-    dtype="float32",
-    label_smoothing=0.0,
-    network=MLPConfig(hidden=(8,)),
-    augment=Augment(crop=0, flip="none"),
-    optimizer=SGDConfig(lr=0.05, momentum=0.0, weight_decay=0.0, bias_lr_factor=1.0),
-    schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 1.0)),
-    ema=EMAConfig(decay=0.0),
-)
+RECIPE = dataclasses.replace(BARE, epochs=2, batch_size=32)
 
 
 @pytest.fixture(scope="module")

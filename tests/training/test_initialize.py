@@ -11,22 +11,16 @@ from fastcifar import ColdStart, ShrinkPerturb, WarmStart
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
-from fastcifar.recipes import EMAConfig, Recipe
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes import EMAConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Trainer, initialize, train
+from tests.small import DAVIDNET
 
-RECIPE = Recipe(
-    name="tiny",
-    epochs=1,
-    batch_size=16,
-    dtype="float32",
-    network=DavidNetConfig(widths=(4, 4, 4, 8), ghost_batch=16, freeze_scale=True),
-    optimizer=SGDConfig(lr=0.1, bias_lr_factor=1.0),
-    ema=EMAConfig(decay=0.5, every=1),
+RECIPE = dataclasses.replace(
+    DAVIDNET, epochs=1, optimizer=SGDConfig(lr=0.1, bias_lr_factor=1.0), ema=EMAConfig(decay=0.5, every=1)
 )
 RESNET = dataclasses.replace(RECIPE, network=ResNet18Config(width=2, stem="imagenet"))
 MLP = dataclasses.replace(RECIPE, network=MLPConfig(hidden=(6,)))

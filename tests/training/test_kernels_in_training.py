@@ -7,24 +7,17 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes import Augment, Recipe, get_recipe
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes import change, get_recipe
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.training import Trainer
+from tests import small
 
-DAVIDNET = Recipe(
-    epochs=1,
-    batch_size=32,
-    dtype="float32",
-    augment=Augment(crop=4, flip="random", cutout=8),
-    network=DavidNetConfig(widths=(8, 16, 32, 64), ghost_batch=16),
-)
-"""DavidNet at an eighth of its width."""
+DAVIDNET = change(small.DAVIDNET, {"epochs": 1, "augment.cutout": 8, "network.ghost_batch": 8})
 SPEEDRUN = dataclasses.replace(
     get_recipe("speedrun94"),
-    **{"epochs": 1, "batch_size": 32, "dtype": "float32"},
-    network=SpeedrunConfig(widths=(8, 16, 16)),
+    **{"epochs": 1, "batch_size": 16, "dtype": "float32"},
+    network=SpeedrunConfig(widths=(4, 8, 8)),
     optimizer=MuonConfig(lr=0.05, bias_lr=0.05, head_lr=0.05),
 )
 
@@ -51,7 +44,7 @@ def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(mon
     results = {}
     for path in ("reference", "triton"):
         monkeypatch.setenv("FASTCIFAR_KERNELS", path)
-        run = Trainer(recipe, make_synthetic(96, 32), device).run(0)
+        run = Trainer(recipe, make_synthetic(48, 16), device).run(0)
         results[path] = (run.rows[0].train_loss, run.rows[0].train_accuracy, run.tta_logits)
     torch.testing.assert_close(results["triton"][0], results["reference"][0], rtol=1e-5, atol=0)
     assert results["triton"][1] == results["reference"][1]

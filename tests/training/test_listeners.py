@@ -7,11 +7,8 @@ import pytest
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe
-from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import Listener, Trainer, train
-
-RECIPE = Recipe(epochs=3, batch_size=16, dtype="float32", network=MLPConfig(hidden=(8,)))
+from tests.small import MLP as RECIPE
 
 
 @pytest.fixture(scope="module")

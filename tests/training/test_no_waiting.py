@@ -13,7 +13,7 @@ from fastcifar.errors import NonFiniteLoss
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.training import Listener, Trainer
 from fastcifar.training.stopwatch import HostEvent
-from tests.training.recipes import EVERYTHING, PLAIN
+from tests.small import DAVIDNET, EVERYTHING
 
 BEGIN = "begin"
 
@@ -65,7 +65,7 @@ def reads_by_epoch(log, trainer, monkeypatch, **arguments):
     return run, [log[start + 1 : stop] for start, stop in itertools.pairwise(starts)]
 
 
-@pytest.mark.parametrize("recipe", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("recipe", [DAVIDNET, EVERYTHING], ids=["plain", "everything"])
 def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatch, recipe):
     data = make_synthetic(64, 16)
     run, reads = reads_by_epoch(log, Trainer(recipe, data, "cpu"), monkeypatch, eval_every=0)
@@ -93,7 +93,7 @@ def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatc
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_it_is_read_where_somebody_looks(log, monkeypatch, arguments, looks):
-    trainer = Trainer(PLAIN, make_synthetic(64, 16), "cpu")
+    trainer = Trainer(DAVIDNET, make_synthetic(64, 16), "cpu")
     _, reads = reads_by_epoch(log, trainer, monkeypatch, **{"eval_every": 0, **arguments})
     assert [bool(epoch) for epoch in reads] == looks
 
@@ -101,7 +101,7 @@ def test_it_is_read_where_somebody_looks(log, monkeypatch, arguments, looks):
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_loss_that_is_no_number_is_named_rightly_however_late_it_is_read(monkeypatch, behind):
     monkeypatch.setattr(HostEvent, "query", lambda event: not behind)
-    trainer = Trainer(PLAIN, make_synthetic(64, 16), "cpu")
+    trainer = Trainer(DAVIDNET, make_synthetic(64, 16), "cpu")
     steps = []
 
     def spoil(replay):

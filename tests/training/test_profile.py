@@ -8,12 +8,11 @@ import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import Recipe
-from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import Trainer
 from fastcifar.training.profile import StepTrace
+from tests.small import MLP
 
-RECIPE = Recipe(epochs=3, batch_size=64, network=MLPConfig(hidden=(8,)))
+RECIPE = dataclasses.replace(MLP, batch_size=64)
 
 
 @pytest.fixture(scope="module")

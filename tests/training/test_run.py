@@ -11,19 +11,12 @@ import torch
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
-from fastcifar.recipes import EvaluateConfig, get_recipe
-from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes import EvaluateConfig
 from fastcifar.training import evaluate, load_run, train
 from fastcifar.training.record import own_commit
+from tests.small import MLP
 
-RECIPE = dataclasses.replace(
-    get_recipe("warmstart-mlp"),
-    epochs=3,
-    batch_size=32,
-    dtype="float32",
-    network=MLPConfig(hidden=(8,)),
-    evaluate=EvaluateConfig(tta="flip"),
-)
+RECIPE = dataclasses.replace(MLP, evaluate=EvaluateConfig(tta="flip"))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +51,7 @@ def test_the_record_says_what_trained_it(run):
 
 
 def test_a_run_is_shown_in_a_line(run):
-    line = f"Run(warmstart-mlp, seed 3, {run.tta_accuracy:.2%}, {run.train_seconds:.1f} s)"
+    line = f"Run(small, seed 3, {run.tta_accuracy:.2%}, {run.train_seconds:.1f} s)"
     assert repr(run) == str(run) == line
 
 
@@ -118,7 +111,7 @@ def test_test_images_without_labels_have_logits_and_no_accuracy(unlabeled, run, 
     assert unlabeled.accuracy is unlabeled.tta_accuracy is None
     assert unlabeled.record.loss is unlabeled.record.tta_loss is None
     assert (unlabeled.losses["test"], unlabeled.accuracies["test"]) == ({}, {})
-    assert repr(unlabeled).startswith("Run(warmstart-mlp, seed 3, no test labels, ")
+    assert repr(unlabeled).startswith("Run(small, seed 3, no test labels, ")
     folder = unlabeled.save(tmp_path / "run")
     assert load_run(folder)[2] == unlabeled.record
     assert (folder / "log.tsv").read_text().count("\n") == 1, "the head alone"

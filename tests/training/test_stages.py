@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models.davidnet import DavidNet
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig
+from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, SelectConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
-from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.optimizers.torch import AdamConfig
@@ -23,25 +22,18 @@ from fastcifar.training import Listener, Trainer, estimate_statistics, train
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from fastcifar.training.step import EpochTensors
+from tests import small
+from tests.small import DAVIDNET
 
-RECIPE = Recipe(
-    name="tiny",
-    epochs=2,
-    batch_size=32,
-    dtype="float32",
-    network=DavidNetConfig(widths=(8, 8, 16, 16), ghost_batch=16),
-    evaluate=EvaluateConfig(tta="none"),
-)
+RECIPE = dataclasses.replace(DAVIDNET, epochs=2, batch_size=32, evaluate=EvaluateConfig(tta="none"))
 NO_EMA = EMAConfig(decay=0)
 EVERYTHING = dataclasses.replace(
-    RECIPE,
+    small.EVERYTHING,
     epochs=3.5,
-    network=SpeedrunConfig(widths=(8, 8, 8), whitening_bias_epochs=1),
-    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_crops=((20, 0.4),)),
+    batch_size=32,
     optimizer=SGDConfig(lr=0.05, bias_lr_factor=4),
     select=SelectConfig(keep=0.6, from_epoch=2),
-    ema=NO_EMA,
-    average=AverageConfig(epochs=1, every=2, images=64),
+    evaluate=RECIPE.evaluate,
 )
 """Three stages in four epochs: small crops, small crops with the bias frozen, and whole images with it frozen."""
 

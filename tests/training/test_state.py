@@ -13,22 +13,20 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.recipes import LookaheadConfig, LossScalingConfig, to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
-from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.lars import LARSConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, Trainer
-from tests.training.recipes import EVERYTHING as WITHOUT_LOOKAHEAD
-from tests.training.recipes import PLAIN
+from tests.small import DAVIDNET, MLP
+from tests.small import EVERYTHING as WITHOUT_LOOKAHEAD
 
 EVERYTHING = dataclasses.replace(WITHOUT_LOOKAHEAD, lookahead=LookaheadConfig(every=3))
-MLP = dataclasses.replace(PLAIN, network=MLPConfig(hidden=(8,)))
 RECIPES = {
-    "plain": PLAIN,
+    "plain": DAVIDNET,
     "everything": EVERYTHING,
-    "bfloat16": dataclasses.replace(PLAIN, dtype="bfloat16"),
+    "bfloat16": dataclasses.replace(DAVIDNET, dtype="bfloat16"),
     "Adam": dataclasses.replace(MLP, optimizer=AdamConfig(lr=0.01)),
-    "lars": dataclasses.replace(PLAIN, optimizer=LARSConfig(bias_lr=0.1)),
+    "lars": dataclasses.replace(DAVIDNET, optimizer=LARSConfig(bias_lr=0.1)),
     "float16": dataclasses.replace(
         MLP,
         dtype="float16",
@@ -36,7 +34,7 @@ RECIPES = {
         loss_scaling=LossScalingConfig(dynamic=True, initial=2.0**26),
     ),
     "drop_last": dataclasses.replace(
-        PLAIN, drop_last=False, batch_size=32, network=DavidNetConfig((4, 4, 4, 8), ghost_batch=0)
+        DAVIDNET, drop_last=False, batch_size=32, network=DavidNetConfig((4, 4, 4, 8), ghost_batch=0)
     ),
 }
 
@@ -78,8 +76,15 @@ def test_a_training_goes_on_from_any_step_bit_for_bit(data, name, tmp_path):
     whole = first.run(3)
     second.run(9)  # whatever was in its buffers is replaced
     total = whole.record.steps
-    for step in sorted({1, total // 3, whole.rows[0].images // recipe.batch_size, total - 1, total}):
-        state = saved_after(step, tmp_path / "state.pt", first)
+    steps = {1, total // 3, whole.rows[0].images // recipe.batch_size, total - 1, total}
+
+    def save(step, total):
+        if step in steps:
+            torch.save(first.state.state_dict(), tmp_path / f"{step}.pt")
+
+    first.run(3, listeners=[Listener(on_step=save)])
+    for step in sorted(steps):
+        state = torch.load(tmp_path / f"{step}.pt", weights_only=True)
         assert state["step"] == step and state["seed"] == 3
         assert_same(second.run(resume=state), whole)
 
@@ -107,7 +112,7 @@ def test_dropout_and_a_transform_of_ones_own_go_on_too_and_leave_the_process_alo
         return images + 0.1 * torch.randn_like(images)
 
     own = {"model": Noisy, "augment": augment, "optimizer": torch.optim.AdamW}
-    recipe = dataclasses.replace(PLAIN, optimizer=SGDConfig(lr=0.01))
+    recipe = dataclasses.replace(DAVIDNET, optimizer=SGDConfig(lr=0.01))
     torch.manual_seed(0)
     before = torch.get_rng_state()
     whole = Trainer(recipe, data, "cpu", **own).run(3)
@@ -165,7 +170,7 @@ def test_a_training_that_has_reached_its_goal_does_not_go_on(data, tmp_path):
 
 
 def test_a_listener_draws_random_numbers_of_the_process(data):
-    recipe, drawn = dataclasses.replace(PLAIN, optimizer=SGDConfig(lr=0.01)), []
+    recipe, drawn = dataclasses.replace(DAVIDNET, optimizer=SGDConfig(lr=0.01)), []
     plain = Trainer(recipe, data, "cpu", model=Noisy).run(3)
     torch.manual_seed(5)
     heard = Trainer(recipe, data, "cpu", model=Noisy).run(
@@ -177,14 +182,14 @@ def test_a_listener_draws_random_numbers_of_the_process(data):
 
 
 def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
-    state = saved_after(2, tmp_path / "state.pt", Trainer(PLAIN, data, "cpu"))
-    slower = dataclasses.replace(PLAIN, optimizer=SGDConfig(lr=0.5))
+    state = saved_after(2, tmp_path / "state.pt", Trainer(DAVIDNET, data, "cpu"))
+    slower = dataclasses.replace(DAVIDNET, optimizer=SGDConfig(lr=0.5))
     for recipe, images, what in (
         (MLP, data, "recipe.network.kind is davidnet there and mlp here"),
         (slower, data, "recipe.optimizer.lr is 1.0 there and 0.5 here"),
-        (dataclasses.replace(PLAIN, epochs=1), data, "recipe.epochs is 3 there and 1 here"),
-        (PLAIN, data.take(64), "data.subset.* there and"),
-        (PLAIN, make_synthetic(100, 20, seed=1), "data.sha256 is .* there and .* here"),
+        (dataclasses.replace(DAVIDNET, epochs=1), data, "recipe.epochs is 3 there and 1 here"),
+        (DAVIDNET, data.take(64), "data.subset.* there and"),
+        (DAVIDNET, make_synthetic(100, 20, seed=1), "data.sha256 is .* there and .* here"),
     ):
         with pytest.raises(UserError, match=f"the training state does not fit: {what}") as said:
             Trainer(recipe, images, "cpu").run(resume=state)
@@ -209,7 +214,7 @@ def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
     ids=str,
 )
 def test_a_damaged_state_is_refused_in_one_line(data, tmp_path, damage):
-    trainer = Trainer(PLAIN, data, "cpu")
+    trainer = Trainer(DAVIDNET, data, "cpu")
     state = saved_after(2, tmp_path / "state.pt", trainer)
     with pytest.raises(UserError, match="the training state does not fit") as said:
         trainer.run(resume={**state, **damage})
@@ -221,4 +226,4 @@ def test_a_damaged_state_is_refused_in_one_line(data, tmp_path, damage):
 
 def test_before_a_training_there_is_no_state(data):
     with pytest.raises(UserError, match="no training has begun"):
-        Trainer(PLAIN, data, "cpu").state.state_dict()
+        Trainer(DAVIDNET, data, "cpu").state.state_dict()

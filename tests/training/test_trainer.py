@@ -22,12 +22,11 @@ from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, RunRecord, Trainer, evaluate, load_run, train
 from fastcifar.training import rehearse as rehearse_module
 from fastcifar.training.rehearse import replay_on_noise, warm_up_the_rest
+from tests.small import DAVIDNET
 
 train_module = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
 
-RECIPE = Recipe(
-    name="tiny", epochs=2, batch_size=32, dtype="float32", network=DavidNetConfig(widths=(8, 8, 16, 16), ghost_batch=16)
-)
+RECIPE = dataclasses.replace(DAVIDNET, epochs=2, batch_size=32)
 
 
 @pytest.fixture(scope="module")
@@ -254,14 +253,14 @@ def test_recipe_and_dataset_may_be_names():
 
 
 def test_a_training_on_a_slice_of_real_images_reaches_a_stated_accuracy(real_data_dir):
-    """Quarter width, 5,000 images, 2 epochs: seen 49% to 51% (n=3) on 5,000 held-out images; chance is 10%."""
-    dataset = load_dataset("cifar10", real_data_dir, holdout=5000).take(5000)
+    """An eighth of the width, 5,000 images, 2 epochs: seen 39% to 45% (n=3) on 1,000 held-out images; chance is 10%."""
+    dataset = load_dataset("cifar10", real_data_dir, holdout=1000).take(5000)
     recipe = Recipe(
-        **{"epochs": 2, "batch_size": 64, "network": DavidNetConfig(widths=(16, 32, 64, 128))},
+        **{"epochs": 2, "batch_size": 64, "network": DavidNetConfig(widths=(8, 16, 32, 64))},
         optimizer=SGDConfig(lr=0.5),
         ema=EMAConfig(decay=0.95),
     )
-    assert train(recipe, dataset, eval_every=0).tta_accuracy > 0.4
+    assert train(recipe, dataset, eval_every=0).tta_accuracy > 0.3
 
 
 def test_a_second_run_counts_its_own_seconds_alone(data):

@@ -10,7 +10,7 @@ from fastcifar.errors import UserError
 from fastcifar.recipes import TransformConfig, change, setting, transform, trick
 from fastcifar.training import Listener, Trainer
 from tests import kinds
-from tests.training.recipes import EVERYTHING, PLAIN
+from tests.small import DAVIDNET, EVERYTHING
 
 
 def shade(images, numbers, config):
@@ -42,9 +42,9 @@ def same(one, other):
 
 
 def test_a_transform_changes_the_training_only_where_it_is_on(data):
-    bare = Trainer(PLAIN, data, "cpu").run(3)
+    bare = Trainer(DAVIDNET, data, "cpu").run(3)
     off, on, less = (
-        Trainer(change(PLAIN, {"transforms.shade": fields}), data, "cpu").run(3)
+        Trainer(change(DAVIDNET, {"transforms.shade": fields}), data, "cpu").run(3)
         for fields in ({"share": 0.0, "most": 0.9}, {"share": 0.5}, {"share": 0.5, "most": 0.4})
     )
     assert same(bare, off) and not same(bare, on) and not same(on, less)

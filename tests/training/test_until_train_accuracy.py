@@ -7,18 +7,14 @@ import torch
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.optim import FlatModel
-from fastcifar.recipes import LookaheadConfig, get_recipe
+from fastcifar.recipes import LookaheadConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Trainer
+from tests.small import BARE
 
-BASE = get_recipe("warmstart-mlp")
 RECIPE = dataclasses.replace(
-    BASE,
-    epochs=12,
-    batch_size=32,
-    dtype="float32",
-    network=MLPConfig(hidden=(16,)),
-    optimizer=dataclasses.replace(BASE.optimizer, lr=0.3),
+    BARE, epochs=12, batch_size=32, network=MLPConfig(hidden=(16,)), optimizer=SGDConfig(lr=0.02, bias_lr_factor=1.0)
 )
 
 

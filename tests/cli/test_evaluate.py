@@ -1,0 +1,78 @@
+"""`fastcifar eval` and `fastcifar data info`, for real on a few synthetic images."""
+
+import json
+import re
+
+import pytest
+
+from fastcifar.cli import main
+
+pytestmark = pytest.mark.usefixtures("few_images")
+
+SMALL = ("--dataset", "synthetic", "--batch-size", "64", "--epochs", "1", "--network.widths", "8", "8", "8", "8")
+TRAIN = ["train", *SMALL, "--out", "run", "--quiet"]
+
+
+@pytest.mark.parametrize("holdout", ["0", "32"])
+def test_eval_agrees_with_the_saved_accuracies(capsys, tmp_path, holdout):
+    assert main([*TRAIN, "--holdout", holdout]) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    capsys.readouterr()
+    for tta, key in {"flip": "tta_accuracy", "none": "accuracy"}.items():
+        assert main(["eval", "run", "--tta", tta, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["accuracy"] == result["stored_accuracy"] == record[key]
+        assert (result["holdout"], result["dataset"]) == (int(holdout), "synthetic")
+        if tta == "flip":
+            assert result["loss"] == record["tta_loss"]  # to the last bit: in the run's own compute type
+
+    assert main(["eval", "run"]) == 0
+    kind = "held-out" if int(holdout) else "test"
+    images, accuracy = int(holdout) or 64, record["tta_accuracy"]
+    assert capsys.readouterr().out == (
+        f"davidnet  {accuracy:.2%} (tta flip) on {images} {kind} images of synthetic; the run said {accuracy:.2%}\n"
+    )
+
+
+def test_eval_of_a_damaged_run_is_refused_in_one_line(capsys, tmp_path):
+    assert main(TRAIN) == 0
+    capsys.readouterr()
+    weights = tmp_path / "run/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    assert main(["eval", "run"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(r"fastcifar: run holds a damaged run: .*\n", err)
+
+
+def test_data_info_says_what_a_set_holds(capsys):
+    assert main(["data", "info", "--dataset", "synthetic", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["name"], facts["train_size"], facts["test_size"]) == ("synthetic", 256, 64)
+    assert main(["data", "info", "--dataset", "synthetic"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("synthetic: ")
+    assert lines[1] == "256 training and 64 test images, 32 x 32, red green blue"
+    assert sum(int(line.split()[-1]) for line in lines[-10:]) == 64
+
+
+def test_eval_on_other_images_compares_with_nothing(capsys, tmp_path):
+    assert main(TRAIN) == 0
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    record["dataset"]["sha256"] = "0" * 64
+    (tmp_path / "run/run.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    assert main(["eval", "run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["stored_accuracy"] is None
+
+
+def test_classes_restrict_what_is_tested_on_in_eval_too(capsys, tmp_path):
+    assert main([*TRAIN, "--classes", "0,1,2"]) == 0
+    assert capsys.readouterr().out.endswith("  classes 0,1,2  synthetic\n")
+    record = json.loads((tmp_path / "run/run.json").read_text())
+    tested = record["dataset"]["test_size"]
+    assert 0 < tested < 64
+    assert len(record["dataset"]["classes"]) == 10
+    assert main(["eval", "run", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["images"], result["accuracy"]) == (tested, record["tta_accuracy"])
