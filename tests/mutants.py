@@ -8,7 +8,7 @@ file fails or does not end in time. Those that survive are printed as diffs; bel
 A program of our own, because no library serves. mutmut leaves out decorated functions and classes: Triton's kernels and
 the recipes' fields. cosmic-ray runs one test command for all files and all mutants there are: days here.
 
-Not mutated: text, type hints, decorators, and what is tuned: how kernels are launched (`SIZES`, warps), the defaults of a
+Not mutated: text, type hints, decorators, and what is tuned: launches of kernels (`SIZES`, warps), the defaults of a
 recipe's fields, and the named recipes.
 """
 
