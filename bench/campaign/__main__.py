@@ -13,11 +13,11 @@ from types import FrameType
 
 from bench.campaign import __doc__ as description
 from bench.campaign.campaign import Campaign
+from bench.campaign.data import check, read_first
 from bench.campaign.faults import VARIABLE, read_faults
-from bench.campaign.images import check, read_first
 from bench.campaign.race import RIVALS
 from bench.campaign.recipes import VARIANTS
-from bench.campaign.schedule import BY_NAME, PLANS, SECONDS, Stage, part_names, plan, races
+from bench.campaign.schedule import BY_NAME, PARTS, SECONDS, Stage, part_names, parts_of, races
 from bench.campaign.summary import summary
 from bench.peers.programs import get_program
 from bench.program import new_parser, run_program
@@ -77,8 +77,8 @@ def main() -> int:
     try:
         for name in stages:
             stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
-            stage.run(plan(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
-    finally:  # where the whole is cut off, too
+            stage.run(parts_of(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
+    finally:  # also where all is cut off
         print()
         print("\n".join(summary(out)), flush=True)
     return 0
@@ -89,8 +89,8 @@ def _tell(stage: str, began: float, line: str) -> None:
 
 
 def _known_names() -> list[str]:
-    """What parts go by: their names, and those with what they are of."""
-    titles = [part.title for part in (*PLANS["smoke"], *PLANS["campaign"], *BY_NAME)]
+    """Return all names of parts: with and without their recipe or rival."""
+    titles = [part.title for part in (*PARTS["smoke"], *PARTS["campaign"], *BY_NAME)]
     return list(dict.fromkeys([*part_names(), *titles]))
 
 
@@ -112,7 +112,7 @@ def _read_limits(text: str, names: list[str]) -> dict[str, float]:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    """Leave by the way that also ends the parts."""
+    """Exit in the way that also ends the parts."""
     sys.exit(128 + number)
 
 

@@ -15,7 +15,7 @@ VARIABLE = "FASTCIFAR_FAULT"
 
 @dataclass(frozen=True)
 class Faults:
-    """By kind of fault the names of the parts, or recipes, that have it."""
+    """The parts or recipes that have each kind of fault."""
 
     segv: frozenset[str] = field(default_factory=frozenset)
     """Parts that die by SIGSEGV at their first piece of work, as after an illegal access to memory."""
@@ -25,7 +25,7 @@ class Faults:
     """Recipes whose capture counts as failed."""
 
     def strike(self, *names: str) -> None:
-        """Crash or hang, if the part with these names is to."""
+        """Crash or hang, if the part with these names has such a fault."""
         if self.segv.intersection(names):
             os.kill(os.getpid(), signal.SIGSEGV)
         while self.hang.intersection(names):
@@ -33,7 +33,7 @@ class Faults:
 
 
 def read_faults(text: str, parts: Collection[str], recipes: Collection[str]) -> Faults:
-    """The faults in the variable's text. Raises UserError for an unknown kind, part or recipe."""
+    """Return the faults in the variable's text. Raises UserError for an unknown kind, part or recipe."""
     found: dict[str, set[str]] = {"segv": set(), "hang": set(), "nocapture": set()}
     for word in filter(None, text.split(",")):
         kind, _, name = word.partition(":")

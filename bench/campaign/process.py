@@ -1,4 +1,4 @@
-"""`Part`, and the process that it runs in: in a session of its own, so that what it starts ends with it."""
+"""`Part`, and its process: in a session of its own, so that what it starts ends with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LOG = "log.txt"
 _SOFT = 0.8
 """The share of its limit after which a part begins nothing new."""
 _TOLD, _LOGGED = 60, 200
-"""Last lines of what a part printed: in the record of its failure, and in the log."""
+"""Lines, the last that a part printed: in the record of its failure, and in the log."""
 _POLL = 0.02
 _DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG, of <linux/prctl.h>."""
@@ -42,9 +42,9 @@ class Part:
     run: Callable[[Campaign], Iterator[Line]]
     file: str
     share: float
-    """Of the stage's seconds, after which it is ended."""
+    """The share of the stage's seconds after which it is ended."""
     of: str = ""
-    """What it measures, of several parts with one name: a recipe, or a rival."""
+    """The recipe or rival that it measures, where there are several parts of one name."""
 
     @property
     def title(self) -> str:
@@ -52,12 +52,12 @@ class Part:
 
     @property
     def names(self) -> set[str]:
-        """What it goes by in --only and in FASTCIFAR_FAULT."""
+        """Its names in --only and in FASTCIFAR_FAULT."""
         return {self.name, self.title}
 
 
 class PartProcess:
-    """A part that runs, forked from this process, until it ends or `limit` seconds are over."""
+    """A running part, forked from this process, which is ended after `limit` seconds."""
 
     def __init__(self, part: Part, campaign: Campaign, limit: float) -> None:
         self.part, self.limit = part, limit
@@ -86,12 +86,12 @@ class PartProcess:
         return not self._process.is_alive()
 
     def take_turn(self, seconds: float) -> None:
-        """Let it measure for `seconds`; the end of its limit stays."""
+        """Let it measure for `seconds`; its limit stays."""
         with contextlib.suppress(OSError):  # it died while it waited, which its outcome will say
             self._connection.send(time.monotonic() + seconds)
 
     def wait(self, or_ready: bool = False) -> None:
-        """Return when the part is over, which it is at its limit at the latest, or with `or_ready` when it is ready."""
+        """Wait until the part is over, at its limit at the latest, or with `or_ready` until it is ready."""
         while not self.is_over and not (or_ready and self.is_ready):
             if time.monotonic() > self._ends:
                 self._late = True
@@ -100,7 +100,7 @@ class PartProcess:
             time.sleep(_POLL)
 
     def end(self) -> None:
-        """End the part and all that it started, at once where it is over."""
+        """End the part and all that it started; at once where it is over."""
         if not self.is_over:
             self._signal(signal.SIGTERM)
             self._process.join(GRACE)
@@ -108,7 +108,7 @@ class PartProcess:
         self._process.join()
 
     def conclude(self, campaign: Campaign) -> str:
-        """Record how a part that is over, or is to be ended, ended; a line that tells it."""
+        """End the part if it still runs, record how it ended, and return a line that says it."""
         self.end()
         seconds, lines = time.monotonic() - self._started, self._printed()
         results = len(read_records(self._path)) - self._results
@@ -141,7 +141,7 @@ class PartProcess:
 
 
 def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) -> None:
-    """The part's own process."""
+    """Run the part; this is its own process."""
     os.setsid()
     _end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -167,7 +167,7 @@ def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) 
 
 
 def _end_with_parent() -> None:
-    """Have Linux kill this process when its parent dies, by SIGKILL too: nobody else would hold it to its limit."""
+    """Have Linux kill this process when its parent dies, even by SIGKILL: nobody else would hold it to its limit."""
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl:
         prctl(_DEATH_SIGNAL, signal.SIGKILL)

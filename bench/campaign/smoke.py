@@ -1,4 +1,4 @@
-"""Part `smoke`: whether a recipe trains as it should, on a part of the images."""
+"""Part `smoke`: a recipe trains as it should, on a part of the images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unittest.mock import patch
 import torch
 
 from bench.campaign.campaign import Campaign, Line
-from bench.campaign.images import smoke_dataset
+from bench.campaign.data import smoke_dataset
 from bench.campaign.recipes import get_recipe
 from bench.campaign.trainings import training
 from bench.record import versions
@@ -19,8 +19,8 @@ from fastcifar.training.timeline import Epoch, Stage
 
 
 def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Line]:
-    """Trainings from seeds 0, 1 and 2: the first also captures. In the second nothing may wait for the device while
-    steps are replayed: where something does, that is a finding, and the training is run again without."""
+    """Train from seeds 0, 1 and 2: the first also captures. In the second nothing may wait for the device while steps
+    are replayed: where something does, that is a finding, and the training is repeated without the check."""
     done = {record["seed"] for record in campaign.records("smoke", "training") if record["recipe"] == recipe}
     if len(done) >= runs:
         return
@@ -44,7 +44,7 @@ def smoke(campaign: Campaign, recipe: str, runs: int = 3) -> Iterator[Line]:
 
 
 def _run_strictly(trainer: Trainer, seed: int) -> Run:
-    """Train, with an error where the host waits for the device between the first and the last step."""
+    """Train, raising RuntimeError where the host waits for the device between the first and the last step."""
     enter, end, last = trainer.enter, trainer.end_epoch, trainer.timeline.epochs[-1]
 
     def enter_and_forbid(stage: Stage) -> None:

@@ -6,8 +6,7 @@ import time
 from collections.abc import Iterator
 
 from bench.campaign.campaign import Campaign, Line
-from bench.campaign.captured import require_capture
-from bench.campaign.images import dataset
+from bench.campaign.data import dataset
 from bench.campaign.recipes import get_recipe
 from bench.peers.clocks import read_clocks
 from fastcifar.training import Trainer
@@ -16,7 +15,7 @@ from fastcifar.training.run import Run
 _WANTED = {"speedrun94": 200, "davidnet": 20}
 _WANTED_OF_OTHERS = 60
 _EVERY = 10
-"""How often clocks are read: asking nvidia-smi takes a good part of a training."""
+"""Clocks are read in one training of so many: asking nvidia-smi takes as long as a good part of one."""
 _KEPT = (
     *("accuracy", "tta_accuracy", "tta_loss", "train_seconds", "time_seconds", "process_seconds", "steps", "dtype"),
     *("captured", "not_captured", "phases"),
@@ -24,7 +23,7 @@ _KEPT = (
 
 
 def trainings(campaign: Campaign, recipe: str) -> Iterator[Line]:
-    """Trainings of one recipe from one seed after another, those that earlier calls have left out."""
+    """Train one recipe from one seed after another, those that earlier calls have left out."""
     wanted = 2 if campaign.tiny else _WANTED.get(recipe, _WANTED_OF_OTHERS)
     done = {record["seed"] for record in campaign.records("trainings", "training") if record["recipe"] == recipe}
     if len(done) >= wanted:
@@ -43,8 +42,18 @@ def trainings(campaign: Campaign, recipe: str) -> Iterator[Line]:
 
 
 def training(campaign: Campaign, recipe: str, run: Run, first: bool, setup: float, clocks: bool = True) -> Line:
-    """What is kept of a training. Raises CaptureFailed where its steps should have been captured and were not."""
-    require_capture(campaign, recipe, run.record.captured, run.record.not_captured)
+    """Return what is kept of a training.
+
+    campaign: the campaign.
+    recipe: the recipe's name in the campaign.
+    run: the training.
+    first: whether it was the process's first, which also compiles and captures.
+    setup: seconds from the part's beginning to that of the training.
+    clocks: whether to read the device's clocks.
+
+    Raises CaptureFailed where its steps should have been captured and were not.
+    """
+    campaign.require_capture(recipe, run.record.captured, run.record.not_captured)
     record = run.record.to_json()
     return {
         "what": "training",

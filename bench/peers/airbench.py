@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -10,8 +9,8 @@ from types import ModuleType
 
 import torch
 
+from bench.peers.adapt import Shims, load_program
 from bench.peers.harness import WITH_TTA, Harness
-from bench.peers.source import Shims, load_module, replace_torchvision
 
 DATA = [("if not os.path.exists(data_path):", "if False:"), ("torch.cuda.Event(", "_harness.Event(")]
 """No file is looked for, and their stopwatch is one that can be read. The call that loads the file comes with each."""
@@ -59,7 +58,7 @@ SPEEDRUN_ON_CPU: Shims = [
 ]
 
 Train = Callable[[int], None]
-"""One training from a seed, all of it, by their own code; what it measures and reaches is left in the harness."""
+"""It trains once from a seed, by their own code; its times and accuracies are left in the harness."""
 
 
 def load_muon(checkout: Path, harness: Harness) -> Train:
@@ -79,7 +78,7 @@ def load_96(checkout: Path, harness: Harness) -> Train:
 
 
 def load_96_faster(checkout: Path, harness: Harness) -> Train:
-    """Its training is a small network's, which chooses the images, and then the large one's; a step is the latter's."""
+    """Load the program that trains a small network, which chooses the images, then the large one, whose steps count."""
     on_cpu = [*ON_CPU_OLDER, ("torch.compile", "_harness.compile")]
     module = _load(checkout / "airbench96_faster.py", FASTER, on_cpu, harness)
     compiled = harness.compile if harness.device.type == "cpu" else torch.compile
@@ -102,7 +101,7 @@ def load_96_faster(checkout: Path, harness: Harness) -> Train:
 
 
 def _with_one_model(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> Train:
-    """The newer programs: one model, compiled once, whose weights each run draws anew."""
+    """Load one of the newer programs: one model, compiled once, whose weights each run draws anew."""
     module = _load(path, shims, on_cpu, harness)
     model = module.CifarNet().to(harness.device).to(memory_format=torch.channels_last)
     if harness.device.type == "cuda":
@@ -126,10 +125,7 @@ def _with_a_new_model(path: Path, harness: Harness) -> Train:
 
 
 def _load(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> ModuleType:
-    replace_torchvision()
-    sys.argv = [str(path)]  # they keep the text of the file named here
-    shims = [*shims, *on_cpu] if harness.device.type == "cpu" else shims
-    module = load_module(path, shims, namespace={"_harness": harness})
+    module = load_program(path, shims, on_cpu, harness)
     evaluate = module.evaluate
 
     def noted(model, loader, tta_level=0):

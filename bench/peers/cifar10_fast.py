@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 
+from bench.peers.adapt import Shims, load_module, stand_in
 from bench.peers.harness import WITH_TTA, Enough, Harness
-from bench.peers.source import Shims, load_module, stand_in
 from bench.program import new_parser, run_program
 from fastcifar.data import Dataset, Loader, load_dataset
 from fastcifar.kernels import cross_entropy

@@ -1,10 +1,9 @@
-"""fastcifar in the same scheme as the peers: one resident trainer, whole trainings or some steps of one."""
+"""fastcifar run as the peers are: one trainer that stays, whole trainings or some steps of one."""
 
 from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,9 +15,12 @@ from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe
 from fastcifar.training import Listener, Trainer
 
+NOT_OF_STOPPED = dict.fromkeys(("own_seconds", "train_seconds", "time_seconds", "accuracy", "plain_accuracy"))
+"""What the result of a training that was stopped does not say."""
+
 
 class Ours:
-    """A recipe, by its name or the path of its TOML file, made ready to train; `phases` as of `Trainer`."""
+    """A recipe, by its name or the path of its TOML file, ready to train; `phases` as of `Trainer`."""
 
     def __init__(
         self, recipe: str | Path | Recipe, dataset: Dataset, device: torch.device, phases: Phases | None = None
@@ -29,26 +31,14 @@ class Ours:
         self.trainer = Trainer(recipe, dataset, device, phases)
 
     def run(self, steps: int | None, seed: int) -> dict[str, object]:
-        """A whole training, or one untimed step and `steps` more.
+        """Train from `seed` to the end, or one untimed step and `steps` more; the result is that of `Worker.run`.
 
         On CUDA, where nobody looks in between the steps of an epoch, these are the steps of the second epoch, however
         many were asked for: `steps` of the result says how many.
         """
-        if steps is None:
-            return self._train(seed)
-        seconds = self._epoch(seed) if self.trainer.device.type == "cuda" else self._steps(steps, seed)
-        return {
-            "steps": len(seconds),
-            "step_seconds": seconds,
-            "seconds": sum(seconds),
-            "own_seconds": None,
-            "train_seconds": None,
-            "time_seconds": None,
-            "accuracy": None,
-            "plain_accuracy": None,
-        }
-
-    def _train(self, seed: int) -> dict[str, object]:
+        if steps is not None:
+            seconds = self._epoch(seed) if self.trainer.device.type == "cuda" else self._steps(steps, seed)
+            return {**NOT_OF_STOPPED, "steps": len(seconds), "step_seconds": seconds, "seconds": sum(seconds)}
         start = time.perf_counter()
         run = self.trainer.run(seed, eval_every=0)
         return {
@@ -73,7 +63,7 @@ class Ours:
             if len(times) > steps:
                 raise Enough
 
-        self._stopped(lambda: self.trainer.run(seed, listeners=[Listener(on_step=on_step)], eval_every=0))
+        self._stopped(seed, Listener(on_step=on_step))
         return [after - before for before, after in itertools.pairwise(times)]
 
     def _epoch(self, seed: int) -> list[float]:
@@ -84,13 +74,14 @@ class Ours:
             if len(rows) == 2:
                 raise Enough
 
-        self._stopped(lambda: self.trainer.run(seed, listeners=[Listener(on_epoch=on_epoch)], eval_every=0))
+        self._stopped(seed, Listener(on_epoch=on_epoch))
         per_epoch = self.trainer.timeline.steps_per_epoch
         return [(rows[1] - rows[0]) / per_epoch] * per_epoch
 
-    def _stopped(self, train: Callable[[], object]) -> None:
+    def _stopped(self, seed: int, listener: Listener) -> None:
+        """Train until the listener stops it. Raises ValueError where it does not."""
         try:
-            train()
+            self.trainer.run(seed, listeners=[listener], eval_every=0)
         except Enough:
             return
         raise ValueError(f"{self.trainer.recipe.name} ended before the steps that were asked for: they are too many")

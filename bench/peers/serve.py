@@ -1,5 +1,4 @@
-"""The worker's side of `Worker`: a process that loads one program and runs it when it is told to. Not for calling by
-hand."""
+"""The process behind `Worker`: it loads one program and runs it when asked to. Not for calling by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from bench.peers.harness import PLAIN, WITH_TTA, Enough, Harness
-from bench.peers.ours import Ours
+from bench.peers.ours import NOT_OF_STOPPED, Ours
 from bench.peers.programs import OURS, Program, get_program
 from bench.resident import Answer, serve
 from fastcifar.data import load_dataset
@@ -20,7 +19,7 @@ from fastcifar.training import describe_device, resolve_device
 
 
 class Theirs:
-    """A peer's program, loaded; `run` as `Ours.run`."""
+    """A peer's program, loaded; `run` is as `Ours.run`."""
 
     def __init__(self, program: Program, checkout: Path, harness: Harness) -> None:
         self.program, self.harness = program, harness
@@ -30,28 +29,28 @@ class Theirs:
         harness = self.harness
         steps = self.program.stops_after if steps is None else steps
         harness.begin(steps, seed)
-        stopped = False
         try:
             self.train(seed)
         except Enough:
-            stopped = True
-            own_seconds = harness.read_stopped()
-        if steps is not None and not stopped:
+            own_seconds, seconds = harness.read_stopped(), harness.step_seconds
+            timed = {"step_seconds": seconds, "seconds": sum(seconds), "own_seconds": own_seconds}
+            return {**NOT_OF_STOPPED, "steps": harness.steps_done - 1, **timed}
+        if steps is not None:
             raise UserError(f"it ended after {harness.steps_done} steps; allowed: fewer than that, and one untimed")
         return {
-            "steps": harness.steps_done - stopped,
+            "steps": harness.steps_done,
             "step_seconds": harness.step_seconds,
-            "seconds": sum(harness.step_seconds) if stopped else harness.seconds,
-            "own_seconds": own_seconds if stopped else harness.own_seconds,
-            "train_seconds": None if stopped else harness.train_seconds,
-            "time_seconds": None if stopped else harness.time_seconds,
+            "seconds": harness.seconds,
+            "own_seconds": harness.own_seconds,
+            "train_seconds": harness.train_seconds,
+            "time_seconds": harness.time_seconds,
             "accuracy": harness.accuracies.get(WITH_TTA),
             "plain_accuracy": harness.accuracies.get(PLAIN),
         }
 
 
 def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
-    """What there is to know of the program that `arguments` names, and what runs it."""
+    """Load the program that `arguments` names; returns its facts, and the function that runs it."""
     peer, data = arguments["peer"], arguments["data"]
     checkout = Path(arguments["checkout"]).resolve() if arguments["checkout"] else None
     device = resolve_device(arguments["device"])

@@ -1,6 +1,6 @@
-"""The images that the campaign trains on, and those of its smoke, for which a part of the data is enough.
+"""The datasets of the campaign: CIFAR-10, its first part for the smoke, and noise.
 
-`read_first` finds that part in either of two forms: `part1.tar`, strips of 500 images one below the other as lossless
+`read_first` reads that part in either of two forms: `part1.tar`, strips of 500 images one below the other as lossless
 WebP, named in their order, with the labels of the whole set in `labels.npz`; or the first three batches of the binary
 version. It does not compute with torch.
 """
@@ -25,15 +25,15 @@ from fastcifar.kernels.launch import use_triton
 from fastcifar.training import resolve_device
 
 FIRST, HELD = 30_000, 5_000
-"""Training images that the smoke has, and how many of them, the last, are its test set."""
+"""Training images that the smoke has, and how many of them, the last ones, are its test set."""
 _BATCHES = ("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin")
 _PIXELS = 32 * 32 * 3
 _TINY = (128, 64)
 
 
 def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """The first `FIRST` training images, uint8 `[N, 32, 32, 3]`, and their labels; None where `folder` holds neither
-    form, and may hold the whole set. Raises UserError for one that is damaged."""
+    """Return the first `FIRST` training images, uint8 `[N, 32, 32, 3]`, and their labels; None where `folder` has
+    neither form, and may have the whole set. Raises UserError for a form that is damaged."""
     if folder is None:
         return None
     batches = next(
@@ -54,9 +54,15 @@ def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def check(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> None:
-    """Raise UserError where torch does not find the device (with `wants_gpu`, for "auto" a GPU) or, if it is
-    wanted, the whole set: before any part fails of that. In a process of its own, since the one that the parts are
-    forked from must not touch either."""
+    """Raise UserError where the campaign would fail for want of a device or of data.
+
+    device: the device's name; torch must find it.
+    folder: where the data is.
+    wants_whole: whether the whole of CIFAR-10 must be there.
+    wants_gpu: whether "auto" must be a GPU.
+
+    It looks in a process of its own, since the one that the parts are forked from must touch neither.
+    """
     with multiprocessing.get_context("fork").Pool(1) as pool:
         error = pool.apply(_error, (device, folder, wants_whole, wants_gpu))
     if error:
@@ -97,14 +103,14 @@ def _read_strips(strips: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dataset(campaign: Campaign) -> Dataset:
-    """CIFAR-10 on the campaign's device; with `tiny` a few synthetic images."""
+    """Return CIFAR-10 on the campaign's device; with `tiny` a few synthetic images."""
     if campaign.tiny:
         return make_synthetic(*_TINY).to(campaign.device)
     return load_dataset("cifar10", campaign.data, campaign.device)
 
 
 def smoke_dataset(campaign: Campaign) -> Dataset:
-    """The first images of CIFAR-10 on the campaign's device, whatever more there is; with `tiny` as `dataset`."""
+    """Return the first images of CIFAR-10 alone on the campaign's device; with `tiny` as `dataset`."""
     if campaign.tiny:
         return dataset(campaign)
     if campaign.first_images is None:
@@ -120,7 +126,8 @@ def smoke_dataset(campaign: Campaign) -> Dataset:
 
 
 def noise(campaign: Campaign, batch_size: int) -> Dataset:
-    """Random images of CIFAR-10's form, for measuring steps and evaluations: a few batches, and as large a test set."""
+    """Return random images of CIFAR-10's form, for measuring steps and evaluations: a few batches, and a test set as
+    large as CIFAR-10's."""
     counts = (4 * batch_size, _TINY[1] if campaign.tiny else 10_000)  # recipes leave some of them out
     splits = []
     for count in counts:

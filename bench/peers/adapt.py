@@ -1,4 +1,4 @@
-"""A peer's source file, read from its checkout, adapted in memory and executed as a module that is not `__main__`."""
+"""A peer's program, read from its checkout, adapted in memory and executed as a module that is not `__main__`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
+from bench.peers.harness import Harness
 from fastcifar.errors import UserError
 
 Shims = Iterable[tuple[str, str]]
-"""Pairs of a piece of their text and what stands in its place, everywhere in the file."""
+"""Pairs of a piece of their text and its replacement, everywhere in the file."""
 
 
-def read_source(path: Path, shims: Shims) -> str:
-    """The text of `path` with every shim applied, in order. Raises UserError where the file is missing, or lacks a
-    piece of text that is to be replaced."""
+def read_code(path: Path, shims: Shims) -> str:
+    """Return the text of `path` with every shim applied, in order. Raises UserError where the file is missing, or lacks
+    a piece of text that is to be replaced."""
     if not path.is_file():
         raise UserError(f"{path.parent} is not the checkout these shims are for: {path.name} is missing")
     text = path.read_text(encoding="utf-8")
@@ -30,21 +31,41 @@ def read_source(path: Path, shims: Shims) -> str:
     return text
 
 
-def load_module(path: Path, shims: Shims, name: str = "", namespace: Mapping[str, object] | None = None):
-    """`path` executed as the module `name` (default: its own), which later imports find, with the names of `namespace`
-    in it beforehand. Raises what `read_source` raises, and whatever their code does."""
+def load_program(
+    path: Path, shims: Shims, on_cpu: Shims, harness: Harness, name: str = "", **names: object
+) -> types.ModuleType:
+    """Execute a peer's program as a module.
+
+    path: its file, which is also the program's only argument: some keep the text of the file named there.
+    shims: replacements; on a CPU those of `on_cpu` follow.
+    harness: what the replacements call as `_harness`.
+    name: the module's (default: the file's).
+    names: what else is defined in it beforehand.
+
+    Raises what `load_module` raises.
+    """
+    replace_torchvision()
+    sys.argv = [str(path)]
+    shims = [*shims, *on_cpu] if harness.device.type == "cpu" else shims
+    return load_module(path, shims, name, {"_harness": harness, **names})
+
+
+def load_module(
+    path: Path, shims: Shims, name: str = "", namespace: Mapping[str, object] | None = None
+) -> types.ModuleType:
+    """Execute `path` as the module `name` (default: its own), which later imports find, with the names of `namespace`
+    in it beforehand. Raises what `read_code` raises, and whatever their code does."""
     module = types.ModuleType(name or path.stem)
     module.__file__ = str(path)
     module.__dict__.update(namespace or {})
-    code = compile(read_source(path, shims), str(path), "exec")
+    code = compile(read_code(path, shims), str(path), "exec")
     sys.modules[module.__name__] = module  # torch.compile looks a function's module up there
     exec(code, module.__dict__)
     return module
 
 
 def stand_in(name: str, **attributes: object) -> None:
-    """Where the package `name` is not installed, a module of that name with these attributes. (Whoever looks for it
-    later asks for its spec.)"""
+    """Make a module `name` with these attributes, and the spec that importers ask for, unless there is one already."""
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         module = types.ModuleType(name)
         module.__spec__ = ModuleSpec(name, None)
@@ -53,8 +74,8 @@ def stand_in(name: str, **attributes: object) -> None:
 
 
 def replace_torchvision(datasets: types.ModuleType | None = None) -> None:
-    """Whether torchvision is installed or not: a module of that name with `datasets` and the three transforms that the
-    peers use. The data is ours, so that nothing is downloaded, and its transforms want PIL images."""
+    """Put a module in place of torchvision, installed or not, with `datasets` and the three transforms that the peers
+    use: the data is ours, so that nothing is downloaded, and torchvision's transforms want PIL images."""
     torchvision = types.ModuleType("torchvision")
     torchvision.datasets = datasets or types.ModuleType("torchvision.datasets")
     torchvision.transforms = transforms = types.ModuleType("torchvision.transforms")
