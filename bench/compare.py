@@ -1,4 +1,4 @@
-"""Two saved runs of the benchmarks, each benchmark's ratio to the reference workload beside its ratio in the other.
+"""Compare two saved runs of the benchmarks: each benchmark's ratio to the reference workload in one and the other.
 
     python -m bench.compare               # the last two saved by `make bench`
     python -m bench.compare NEW           # NEW against the last saved
@@ -23,26 +23,33 @@ from fastcifar.errors import UserError
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
 """Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
 _TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")
-"""The place in a benchmark's name of which turn it was."""
+"""The part of a benchmark's name that says which turn it was."""
+_RENAMED = (
+    (
+        re.compile(r"bench/kernels/test_\w+\.py::test_(\w+?)(?:_forward_and_backward|_with_average)?\["),
+        r"bench/test_kernels.py::test_kernel[\1-",
+    ),
+)
+"""Names of older runs: a pattern, and the name of now."""
 LIMIT = 1.10
 """Twice what two runs in a row may differ by."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark in two runs; `old` and `new` are its ratios to the reference, None where it was not run."""
+    """One benchmark in two runs; `old` and `new` are its ratios to the reference, None where it did not run."""
 
     name: str
     old: float | None
     new: float | None
     spread: float
-    """How far the new run's turns are apart, as a share of the ratio: how restless the machine was."""
+    """Half the range of the new run's turns, as a share of the ratio."""
     unstable: str | None
-    """Why the benchmark is not held to the limit; None: it is."""
+    """The reason why the benchmark is not held to the limit; None: it is."""
 
     @property
     def change(self) -> float | None:
-        """How many times as long the benchmark now takes."""
+        """The factor by which the benchmark now takes longer."""
         return self.new / self.old if self.old and self.new else None
 
     def verdict(self, limit: float) -> str:
@@ -55,12 +62,12 @@ class Row:
 
 
 def read_run(path: str | Path) -> dict[str, dict]:
-    """Name to `extra_info` of every benchmark in a file of pytest-benchmark's, its `ratio` the median of its turns and
-    its `spread` half their range as a share of it. Raises UserError for another file."""
+    """Return name to `extra_info` of every benchmark in a file of pytest-benchmark's, its `ratio` the median of its
+    turns and its `spread` half their range as a share of it. Raises UserError for another file."""
     try:
         run: dict[str, list[dict]] = {}
         for benchmark in json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]:
-            run.setdefault(_TURN.sub("", benchmark["fullname"]), []).append(benchmark["extra_info"])
+            run.setdefault(_name(benchmark["fullname"]), []).append(benchmark["extra_info"])
     except OSError as error:
         raise UserError(
             f"cannot read {path}: {error.strerror or error}; allowed: a file that make bench saved"
@@ -75,6 +82,14 @@ def read_run(path: str | Path) -> dict[str, dict]:
     return {name: _merged(turns) for name, turns in run.items()}
 
 
+def _name(fullname: str) -> str:
+    """Return a benchmark's name of now, without its turn."""
+    name = _TURN.sub("", fullname)
+    for pattern, now in _RENAMED:
+        name = pattern.sub(now, name)
+    return name
+
+
 def _merged(turns: list[dict]) -> dict:
     if len(turns) == 1:
         return turns[0]
@@ -84,8 +99,8 @@ def _merged(turns: list[dict]) -> dict:
 
 
 def compare(old: dict[str, dict], new: dict[str, dict]) -> list[Row]:
-    """A row for each benchmark, in the new run's order and then those that are gone. Raises UserError where the runs
-    have nothing in common or were made at different sizes."""
+    """Return a row for each benchmark, in the new run's order, then those that are gone. Raises UserError where the
+    runs have nothing in common or were made at different sizes."""
     common = [name for name in new if name in old]
     if not common:
         raise UserError("the two runs have no benchmark in common; allowed: two runs of the same suites")
@@ -105,7 +120,7 @@ def compare(old: dict[str, dict], new: dict[str, dict]) -> list[Row]:
 
 
 def table(rows: Sequence[Row], limit: float) -> str:
-    """The rows as text, then why some are unstable, then the largest change of the others."""
+    """Return the rows as text, then why some are unstable, then the largest change of the others."""
     width = max(len(row.name) for row in rows)
     lines = [f"{'benchmark':{width}s}  {'old':>9s}  {'new':>9s}  {'change':>6s}  spread  verdict"]
     for row in rows:
@@ -126,7 +141,7 @@ def table(rows: Sequence[Row], limit: float) -> str:
 
 
 def saved_runs(folder: Path = SAVED) -> list[Path]:
-    """The runs that `make bench` saved, the oldest first."""
+    """Return the runs that `make bench` saved, the oldest first."""
     return sorted(folder.glob("*/[0-9]*_*.json"), key=lambda path: path.stat().st_mtime_ns)
 
 

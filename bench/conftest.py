@@ -58,12 +58,6 @@ def full(pytestconfig) -> bool:
 
 
 @pytest.fixture(scope="session")
-def batch(full) -> int:
-    """Images in a batch of the kernel that takes seconds on a CPU."""
-    return 512 if full else 64
-
-
-@pytest.fixture(scope="session")
 def reference(device) -> Reference:
     return Reference(device)
 
@@ -139,6 +133,7 @@ def measure(timed, benchmark, device, copy_bandwidth):
     """
 
     def run(case: Case, variant: str) -> None:
+        benchmark.group = case.operation
         if variant == "compiled" and (lacking := lacking_for_compile(device)):
             pytest.skip(f"torch.compile needs {lacking}")
         if timed(in_turn(case, variant, device)):

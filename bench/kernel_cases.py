@@ -1,7 +1,7 @@
 """The fused operations at the shapes where networks use them, forward and, where they have one, backward.
 
-`bench/kernels` times them beside their references and what torch.compile makes of those, the campaign's part `compiled`
-beside the latter.
+`bench/test_kernels.py` times them beside their references and what torch.compile makes of those, the campaign's part
+`compiled` beside the latter.
 """
 
 from __future__ import annotations
