@@ -1,4 +1,4 @@
-"""The convolutions of a recipe's training step, each pass of each by itself: what a step's time is set beside."""
+"""The convolutions of a recipe's training step, each pass of each by itself, to set a step's time beside."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Convolution:
     """`[N, C, H, W]`, like `outputs`."""
     outputs: torch.Size
     flop: int
-    """Of one pass: two for each multiply-add."""
+    """Operations of one pass, two for each multiply-add."""
     passes: dict[str, Callable[[], object]]
-    """By its name in `PASSES`, a call of each pass that the step makes."""
+    """`passes[name]`, with a name of `PASSES`, calls a pass that the step makes."""
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A convolution that a network makes; `inputs` and `weight` say by `requires_grad` which gradients a step needs."""
+    """A convolution that a network calls; `requires_grad` of its tensors says which gradients a step needs."""
 
     name: str
     inputs: torch.Tensor
@@ -46,14 +46,14 @@ class _Call:
 
 
 def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convolution]:
-    """The convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
+    """Return the convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
     layout."""
     stage = stage or trainer.timeline.epochs[-1].stage
     step_on_noise(trainer, stage)  # enters the stage: what is frozen in it, and all below, has no gradient
     model, shape = trainer.model.train(), (trainer.recipe.batch_size, 3, stage.size, stage.size)
     images = torch.randn(shape, device=trainer.device, dtype=trainer.dtype)
     images = images.contiguous(memory_format=torch.channels_last)
-    # A CPU convolves small images as strips of several: there the layers' own images count, elsewhere what is called,
+    # A CPU convolves small images as strips of several: there the layers' own images count. Elsewhere the calls count,
     # since two layers may be one convolution.
     calls = _of_layers(model, images) if trainer.device.type == "cpu" else _of_operators(model, images)
     return [_convolution(call) for call in calls]

@@ -34,8 +34,7 @@ class Floats:
     device: torch.device
     mean: float
     std: float
-    positive: bool
-    """No value was below 0, as in a variance."""
+    positive: bool  # no value was below 0, as in a variance
 
     @classmethod
     def of(cls, tensor: Tensor) -> Floats:
@@ -64,14 +63,11 @@ class Floats:
 class RecordedCase:
     """One operator at one set of shapes (see `bench.cases`)."""
 
-    operator: Any
-    """`torch.ops.fastcifar.…`, one overload."""
+    operator: Any  # of `torch.ops.fastcifar`, one overload
     arguments: tuple[object, ...]
     """In the schema's order: `Floats` in place of floating-point tensors, everything else as it was."""
-    bytes_moved: int
-    """Each operand and each result once."""
-    calls: int = 1
-    """How often the recorded code makes it."""
+    bytes_moved: int  # each operand and each result once
+    calls: int = 1  # in the recorded code
 
     @property
     def operation(self) -> str:
@@ -80,13 +76,12 @@ class RecordedCase:
     @property
     def shape(self) -> str:
         """The arguments in a line, with a digest by which cases with equal lines differ."""
-        words = [_word(argument) for argument in self.arguments]
-        digest = hashlib.sha256(repr([_form(argument) for argument in self.arguments]).encode()).hexdigest()
-        return f"{' '.join(words)} ({digest[:6]})"
+        digest = hashlib.sha256(repr(_form(self.arguments)).encode()).hexdigest()
+        return f"{' '.join(map(_word, self.arguments))} ({digest[:6]})"
 
     def make(self) -> tuple[object, ...]:
         """Return fresh arguments; integers and booleans as they were recorded."""
-        return tuple(tree_map(_fresh, argument) for argument in self.arguments)
+        return tree_map(lambda leaf: leaf.draw() if isinstance(leaf, Floats) else _copied(leaf), self.arguments)
 
     def variant(self, name: str) -> Callable[..., object]:
         """Return what is timed: the operator by its "kernel" or its "reference", and putting back the integers that it
@@ -129,8 +124,8 @@ class RecordedCase:
         arguments = list(self.make())
         for place in self._only_written(arguments):
             arguments[place] = torch.full_like(arguments[place], torch.nan)
-        expected = self._results(self.reference, [tree_map(_widened, argument) for argument in arguments])
-        found = self._results(self.kernel, [tree_map(_copied, argument) for argument in arguments])
+        expected = self._results(self.reference, tree_map(_widened, arguments))
+        found = self._results(self.kernel, tree_map(_copied, arguments))
         return {name: _difference(found[name], expected[name]) for name in expected if expected[name].numel()}
 
     def _changed(self) -> dict[str, int]:
@@ -145,7 +140,7 @@ class RecordedCase:
         for name, place in self._changed().items():
             if not (isinstance(arguments[place], Tensor) and arguments[place].is_floating_point()):
                 continue
-            given = [tree_map(_widened, argument) for argument in arguments]
+            given = tree_map(_widened, arguments)
             given[place].fill_(torch.nan)
             results = self._results(self.reference, given)
             own = results.pop(name).isnan()
@@ -156,11 +151,10 @@ class RecordedCase:
 
     @torch.no_grad()
     def _results(self, call: Callable[..., object], arguments: list[object]) -> dict[str, Tensor]:
-        returned = [leaf for leaf in tree_leaves(call(*arguments)) if isinstance(leaf, Tensor)]
-        results = {f"result {number}": tensor for number, tensor in enumerate(returned)}
+        results = {f"result {number}": tensor for number, tensor in enumerate(_tensors(call(*arguments)))}
         for name, place in self._changed().items():
-            tensors = [leaf for leaf in tree_leaves(arguments[place]) if isinstance(leaf, Tensor)]
-            results |= {f"{name} {number}" if number else name: tensor for number, tensor in enumerate(tensors)}
+            tensors = enumerate(_tensors(arguments[place]))
+            results |= {f"{name} {number}" if number else name: tensor for number, tensor in tensors}
         return results
 
 
@@ -187,44 +181,37 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != _NAMESPACE:
             return func(*args, **kwargs)
-        given = _bound(func, args, kwargs)
-        key = (func, repr([_form(argument) for argument in given]))
+        further = func._schema.arguments[len(args) :]
+        given = (*args, *(kwargs.get(argument.name, argument.default_value) for argument in further))
+        key = (func, repr(_form(given)))
         if key in self.cases:
             self.cases[key].calls += 1
             return func(*args, **kwargs)
-        kept = tuple(tree_map(_kept, argument) for argument in given)
+        kept = tree_map(_kept, given)
         out = func(*args, **kwargs)
         self.cases[key] = RecordedCase(func, kept, _bytes(func, given, out))
         return out
 
 
-def _bound(func: Any, args: tuple, kwargs: dict) -> list[object]:
-    """Return every argument in the schema's order, defaults included."""
-    schema = func._schema.arguments
-    return [
-        args[place] if place < len(args) else kwargs.get(argument.name, argument.default_value)
-        for place, argument in enumerate(schema)
-    ]
-
-
-def _bytes(func: Any, arguments: list[object], out: object) -> int:
+def _bytes(func: Any, arguments: tuple[object, ...], out: object) -> int:
     """Return the bytes that the call moves; of a whole dataset, or an epoch's plan, only the batch that is taken from
     it."""
     if func.overloadpacket.__name__.startswith("augment"):
-        batch = len(next(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
-        arguments = [tree_map(lambda leaf: _first(leaf, batch), argument) for argument in arguments]
-    return count_bytes(func, tuple(arguments), {}, out)
+        batch = slice(len(_tensors(out)[0]))
+        arguments = tree_map(lambda leaf: leaf[batch] if isinstance(leaf, Tensor) and leaf.ndim else leaf, arguments)
+    return count_bytes(func, arguments, {}, out)
 
 
-def _first(leaf: object, rows: int) -> object:
-    return leaf[:rows] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) > rows else leaf
+def _tensors(values: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _form(argument: object) -> object:
     """Return what makes two arguments alike: all but a tensor's values."""
-    if isinstance(argument, Tensor | Floats):
-        stride = argument.stride() if isinstance(argument, Tensor) else argument.stride
-        return tuple(argument.shape), stride, str(argument.dtype)
+    if isinstance(argument, Tensor):
+        return tuple(argument.shape), argument.stride(), str(argument.dtype)
+    if isinstance(argument, Floats):
+        return argument.shape, argument.stride, str(argument.dtype)
     return [_form(one) for one in argument] if isinstance(argument, list | tuple) else argument
 
 
@@ -240,10 +227,6 @@ def _kept(leaf: object) -> object:
     if not isinstance(leaf, Tensor):
         return leaf
     return Floats.of(leaf) if leaf.is_floating_point() else leaf.clone()
-
-
-def _fresh(leaf: object) -> object:
-    return leaf.draw() if isinstance(leaf, Floats) else _copied(leaf)
 
 
 def _copied(leaf: object) -> object:

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ class Campaign:
     """Folder with CIFAR-10; None: wherever `load_dataset` finds it. With `tiny` images are synthetic."""
     peers: Path | None = None
     """Folder with checkouts of other people's programs; None: none."""
-    faults: Faults = field(default_factory=Faults)
+    faults: Faults = frozenset()
     first_images: tuple[np.ndarray, np.ndarray] | None = None
     """What `data.read_first` returned for the smoke."""
     ends: float = math.inf
@@ -75,7 +75,7 @@ class Campaign:
     def require_capture(self, name: str, captured: bool | None, not_captured: str | None) -> None:
         """Raise CaptureFailed where a training of the recipe `name` on CUDA was not `captured`, with the reason
         `not_captured`, and where a fault says so. On a CPU nothing is captured."""
-        if name in self.faults.nocapture:
+        if f"nocapture:{name}" in self.faults:
             raise CaptureFailed(f"{name}: its capture counts as failed, as a fault that is set says")
         if self.device.type == "cuda" and not captured:
             raise CaptureFailed(f"{name}: {not_captured}")

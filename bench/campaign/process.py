@@ -20,6 +20,7 @@ from typing import TextIO
 import torch
 
 from bench.campaign.campaign import Campaign, Line, append_record, read_records
+from bench.campaign.faults import strike
 from fastcifar.kernels import keep_freed_memory
 
 GRACE = 3.0
@@ -30,8 +31,7 @@ _SOFT = 0.8
 _TOLD, _LOGGED = 60, 200
 """Lines, the last that a part printed: in the record of its failure, and in the log."""
 _POLL = 0.02
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG, of <linux/prctl.h>."""
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -110,15 +110,15 @@ class PartProcess:
     def conclude(self, campaign: Campaign) -> str:
         """End the part if it still runs, record how it ended, and return a line that says it."""
         self.end()
-        seconds, lines = time.monotonic() - self._started, self._printed()
+        seconds = time.monotonic() - self._started
+        self._log.seek(0)
+        lines = [line for line in self._log.read().splitlines() if line.strip()]
         results = len(read_records(self._path)) - self._results
         with (campaign.out / LOG).open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (f"== {self.part.title}", *lines[-_LOGGED:]))
         reason = self._reason(lines)
         record = {"what": "failed" if reason else "done", "part": self.part.title, "seconds": round(seconds, 1)}
-        if reason:
-            record |= {"reason": reason, "printed": lines[-_TOLD:]}
-        append_record(self._path, record)
+        append_record(self._path, {**record, **({"reason": reason, "printed": lines[-_TOLD:]} if reason else {})})
         return f"{self.part.title}: {results} results in {seconds:.0f} s" + (f", failed: {reason}" if reason else "")
 
     def _reason(self, lines: list[str]) -> str | None:
@@ -128,10 +128,6 @@ class PartProcess:
         if code < 0:
             return f"died by {signal.Signals(-code).name}"
         return f"exit code {code}: {lines[-1] if lines else 'nothing printed'}"[:500] if code else None
-
-    def _printed(self) -> list[str]:
-        self._log.seek(0)
-        return [line for line in self._log.read().splitlines() if line.strip()]
 
     def _signal(self, number: int) -> None:
         try:
@@ -143,7 +139,8 @@ class PartProcess:
 def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) -> None:
     """Run the part; this is its own process."""
     os.setsid()
-    _end_with_parent()
+    # Linux kills this process when its parent dies, even by SIGKILL: nobody else would hold it to its limit.
+    getattr(ctypes.CDLL(None), "prctl", lambda *_: None)(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
@@ -160,14 +157,7 @@ def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) 
     if campaign.tiny:  # threads would wait for one another longer than they work
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
-    campaign.faults.strike(*part.names)
+    strike(campaign.faults, part.names)
     path, beside = campaign.path(part.file), {"beside": campaign.beside} if campaign.beside else {}
     for record in part.run(dataclasses.replace(campaign, wait_for_turn=wait_for_turn)):
         append_record(path, {"part": part.title, "time": round(time.time(), 1), **beside, **record})
-
-
-def _end_with_parent() -> None:
-    """Have Linux kill this process when its parent dies, even by SIGKILL: nobody else would hold it to its limit."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl:
-        prctl(_DEATH_SIGNAL, signal.SIGKILL)

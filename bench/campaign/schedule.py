@@ -130,12 +130,16 @@ class Stage:
         try:
             while waiting or rivals or racing:
                 if racing is None and rivals:
-                    racing = self._compile(rivals.pop(0))
+                    rival = rivals.pop(0)
+                    racing = self._start(rival, self._left if self._left >= _LEAST_RACE * self.seconds else 0)
                 elif racing and (racing.is_ready or racing.is_over):
-                    self._measure(racing)
+                    if not racing.is_over:  # its rounds, at least one, up to the stage's end
+                        racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
+                    self._finish(racing)
                     racing = None
                 elif waiting and (racing is None or self._limit(waiting[0], racing)):
-                    running = self._start(waiting.pop(0), racing)
+                    part = waiting.pop(0)
+                    running = self._start(part, self._limit(part, racing), racing.part.title if racing else None)
                     self._finish(running)
                     running = None
                 elif racing:
@@ -149,18 +153,6 @@ class Stage:
     def _left(self) -> float:
         return self._ends - time.monotonic()
 
-    def _compile(self, race: Part) -> PartProcess | None:
-        if self._left < _LEAST_RACE * self.seconds:
-            self._leave_out(race)
-            return None
-        return PartProcess(race, self.campaign, self._left)
-
-    def _measure(self, racing: PartProcess) -> None:
-        """Let the rival that is ready have its rounds, at least one, up to the stage's end."""
-        if not racing.is_over:
-            racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
-        self._finish(racing)
-
     def _limit(self, part: Part, racing: PartProcess | None) -> float:
         """Return the seconds after which the part is ended; 0 where too few are left, those apart that are kept for a
         rival that still compiles."""
@@ -168,18 +160,13 @@ class Stage:
         wanted = next((self.limits[name] for name in part.names if name in self.limits), part.share * self.seconds)
         return min(wanted, left) if left >= _LEAST_PART * wanted else 0.0
 
-    def _start(self, part: Part, racing: PartProcess | None) -> PartProcess | None:
-        limit = self._limit(part, racing)
-        if not limit:
-            self._leave_out(part)
-            return None
-        beside = racing.part.title if racing else None
-        return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), limit)
+    def _start(self, part: Part, limit: float, beside: str | None = None) -> PartProcess | None:
+        if limit:
+            return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), limit)
+        self.tell(f"{part.title}: left out, the time is up")
+        return None
 
     def _finish(self, process: PartProcess | None) -> None:
         if process:
             process.wait()
             self.tell(process.conclude(self.campaign))
-
-    def _leave_out(self, part: Part) -> None:
-        self.tell(f"{part.title}: left out, the time is up")

@@ -84,10 +84,11 @@ def races_table(records: list[Line]) -> Table:
         for clock, words in CLOCKS.items():
             ratios = ratios_of(sides, clock)
             if ratios:
-                each = [_mean([run[clock] for run in sides[side]], "s", 3) for side in SIDES]
-                accuracies = [f"{statistics.fmean(run['accuracy'] for run in sides[side]):.2%}" for side in SIDES]
+                each = [_mean(_known(sides[side], clock), "s", 3) for side in SIDES]
+                accuracies = [_known(sides[side], "accuracy") for side in SIDES]
+                reached = [f"{statistics.fmean(found):.2%}" if found else "-" for found in accuracies]
                 told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-                rows.append((f"{rival}, {words}", *each, *accuracies, told, str(len(ratios))))
+                rows.append((f"{rival}, {words}", *each, *reached, told, str(len(ratios))))
     columns = ("program, clock", "theirs", "ours", "their accuracy", "our accuracy", "ours / theirs (spread)", "n")
     return Table("Whole trainings in turn with other programs", columns, tuple(rows))
 
@@ -227,6 +228,10 @@ def _short(shape: str) -> str:
     words = shape.split()
     notable = [word for word in words[1:] if word in ("True", "gelu", "celu")]
     return shape if ":" in shape else " ".join([words[0], *notable, words[-1]])
+
+
+def _known(runs: list[Line], key: str) -> list[float]:
+    return [run[key] for run in runs if run.get(key) is not None]
 
 
 def _place(record: Line) -> str:

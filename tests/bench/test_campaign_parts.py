@@ -19,7 +19,6 @@ from bench.campaign import data, kernels, smoke
 from bench.campaign import tests as device_tests
 from bench.campaign.campaign import Campaign, CaptureFailed, append_record, read_records
 from bench.campaign.cold import cold
-from bench.campaign.faults import Faults
 from bench.campaign.kernels import compiled, errors
 from bench.campaign.process import Part, PartProcess
 from bench.campaign.race import race
@@ -286,7 +285,7 @@ def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
     monkeypatch.setattr(Campaign, "device", torch.device("cpu"))
     tiny.require_capture("davidnet", **failed)
     with pytest.raises(CaptureFailed):
-        list(trainings(dataclasses.replace(tiny, faults=Faults(nocapture=frozenset(["davidnet"]))), "davidnet"))
+        list(trainings(dataclasses.replace(tiny, faults=frozenset(["nocapture:davidnet"])), "davidnet"))
 
 
 def test_a_long_first_training_does_not_end_the_part_before_its_time(tiny, one_thread, monkeypatch):
