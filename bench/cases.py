@@ -17,16 +17,14 @@ from torch.utils._triton import has_triton
 
 from bench.timing import Work
 
-_ROTATED_BYTES = 256 << 20
-"""More than the L2 cache of any GPU of today, also where half of the bytes are results."""
+_ROTATED_BYTES = 256 << 20  # more than the L2 cache of any GPU of today, also where half of the bytes are results
 _MOST_SETS = 200
 
 
 class Case(Protocol):
     """One operation at one set of shapes."""
 
-    bytes_moved: int
-    """Read and written, at the least."""
+    bytes_moved: int  # read and written, at the least
 
     @property
     def operation(self) -> str: ...

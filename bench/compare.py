@@ -22,8 +22,7 @@ from fastcifar.errors import UserError
 
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
 """Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
-_TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")
-"""The part of a benchmark's name that says which turn it was."""
+_TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")  # the part of a benchmark's name that says which turn it was
 _RENAMED = (
     (
         re.compile(r"bench/kernels/test_\w+\.py::test_(\w+?)(?:_forward_and_backward|_with_average)?\["),
@@ -31,8 +30,7 @@ _RENAMED = (
     ),
 )
 """Names of older runs: a pattern, and the name of now."""
-LIMIT = 1.10
-"""Twice what two runs in a row may differ by."""
+LIMIT = 1.10  # twice what two runs in a row may differ by
 
 
 @dataclass(frozen=True)
@@ -42,10 +40,8 @@ class Row:
     name: str
     old: float | None
     new: float | None
-    spread: float
-    """Half the range of the new run's turns, as a share of the ratio."""
-    unstable: str | None
-    """The reason why the benchmark is not held to the limit; None: it is."""
+    spread: float  # half the range of the new run's turns, as a share of the ratio
+    unstable: str | None  # the reason why the benchmark is not held to the limit; None: it is
 
     @property
     def change(self) -> float | None:

@@ -14,8 +14,7 @@ from fastcifar.training import Trainer
 from fastcifar.training.rehearse import step_on_noise
 from fastcifar.training.timeline import Stage
 
-PASSES = ("forward", "input", "weight")
-"""The output, the gradient of the input and that of the weight."""
+PASSES = ("forward", "input", "weight")  # the output, the gradient of the input and that of the weight
 
 
 @dataclass(frozen=True)
@@ -23,13 +22,10 @@ class Convolution:
     """One convolution of a training step, as torch has it."""
 
     name: str
-    inputs: torch.Size
-    """`[N, C, H, W]`, like `outputs`."""
+    inputs: torch.Size  # `[N, C, H, W]`, like `outputs`
     outputs: torch.Size
-    flop: int
-    """Operations of one pass, two for each multiply-add."""
-    passes: dict[str, Callable[[], object]]
-    """`passes[name]`, with a name of `PASSES`, calls a pass that the step makes."""
+    flop: int  # operations of one pass, two for each multiply-add
+    passes: dict[str, Callable[[], object]]  # `passes[name]`, with a name of `PASSES`, calls a pass that the step makes
 
 
 @dataclass(frozen=True)

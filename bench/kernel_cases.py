@@ -57,8 +57,7 @@ class Layer(NamedTuple):
     """A place of `norm_act_pool` in a network."""
 
     channels: int
-    side: int
-    """Pixels, before the pool."""
+    side: int  # pixels, before the pool
     pool: bool = False
     residual: bool = False
 
@@ -96,8 +95,7 @@ NETWORKS = {
         },
     ),
 }
-WEIGHTS = 6_573_120
-"""DavidNet's."""
+WEIGHTS = 6_573_120  # DavidNet's
 FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))
 """The speedrun network's, as matrices."""
 

@@ -50,8 +50,7 @@ class Resident:
         self._folder = tempfile.TemporaryDirectory(prefix="fastcifar-bench-")  # what the program writes beside itself
         self._log = open(Path(self._folder.name) / "output.txt", "a+", encoding="utf-8", errors="replace")  # noqa: SIM115
         python_path = os.pathsep.join(filter(None, (*map(str, path), str(ROOT), os.getenv("PYTHONPATH"))))
-        self.started = time.perf_counter()
-        """When the process was started, on this process's clock."""
+        self.started = time.perf_counter()  # when the process was started, on this process's clock
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
@@ -115,8 +114,7 @@ class Resident:
         return "".join(self._log.readlines()[-40:])
 
 
-Answer = Callable[[dict[str, Any]], dict[str, object]]
-"""From a request to its reply."""
+Answer = Callable[[dict[str, Any]], dict[str, object]]  # from a request to its reply
 
 
 def serve(load: Callable[[dict[str, Any]], tuple[dict[str, object], Answer]]) -> None:

@@ -39,8 +39,7 @@ class Result:
     """Seconds, one for each round."""
 
     steps: list[float]
-    batches: list[float]
-    """The loader's, for a batch."""
+    batches: list[float]  # the loader's, for a batch
     convolutions: dict[str, dict[str, list[float]]]
     """`convolutions[name][pass]`; a pass that a step does not need is not there."""
 

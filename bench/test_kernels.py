@@ -13,11 +13,9 @@ from bench.kernel_cases import FILTERS, NETWORKS, WEIGHTS
 HALF = torch.float16 if torch.cuda.is_available() else torch.bfloat16
 BATCH, GHOST_BATCH = 512, 32
 """Images in a batch of what takes milliseconds anywhere, and in a group that is normalized by itself."""
-SMALL_BATCH = 64
-"""Images in a batch of `norm_act_pool`, which takes seconds on a CPU."""
+SMALL_BATCH = 64  # images in a batch of `norm_act_pool`, which takes seconds on a CPU
 LAYERS = NETWORKS["davidnet"].layers
-BY_PRODUCT = ("cross_entropy", "whiten")
-"""Operations that are set beside a matrix product, all others beside a copy."""
+BY_PRODUCT = ("cross_entropy", "whiten")  # operations that are set beside a matrix product, all others beside a copy
 NAMES = ["augment", "cross_entropy", "flat_muon", "flat_sgd", *(f"norm_act_pool-{place}" for place in LAYERS), "whiten"]
 COMPILED = ("augment", "cross_entropy", "flat_sgd", "norm_act_pool-layer1", "norm_act_pool-layer1-residual", "whiten")
 """Those that are compiled without `--full`: of the layers one with a pool and one with a residual. Others take ten

@@ -15,14 +15,11 @@ import torch
 from fastcifar.training.capture import record
 from fastcifar.training.stopwatch import Stopwatch
 
-Work = Callable[[], object]
-"""What is timed: a call without arguments, whose result is dropped."""
-WORKLOADS = ("product", "copy", "convolution")
-"""Names of the fixed work of `Reference`."""
+Work = Callable[[], object]  # what is timed: a call without arguments, whose result is dropped
+WORKLOADS = ("product", "copy", "convolution")  # names of the fixed work of `Reference`
 _TURN_SECONDS, _FEWEST_ROUNDS = 0.6, 5
 """How long a benchmark goes on in each turn: as many rounds as fit, but at least so many."""
-_ROUND_SECONDS = 0.005
-"""How long a round is at least: briefer work is called more than once in it."""
+_ROUND_SECONDS = 0.005  # how long a round is at least: briefer work is called more than once in it
 _BRIEF_SECONDS = 0.02
 """Rounds below this begin with an untimed call of the work: the reference has just emptied the caches."""
 _REPLAYS = 4
@@ -126,12 +123,9 @@ class Reference:
 class Rounds:
     """How a benchmark is timed in a turn, in rounds between which the reference is timed."""
 
-    calls: int
-    """Calls of the work in a round."""
-    count: int
-    """Rounds in a turn."""
-    warm: bool
-    """Each begins with an untimed call."""
+    calls: int  # calls of the work in a round
+    count: int  # rounds in a turn
+    warm: bool  # each begins with an untimed call
 
     @classmethod
     def fit(cls, work: Work, device: torch.device, reference: Reference) -> Rounds:

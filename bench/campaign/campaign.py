@@ -17,10 +17,8 @@ import torch
 from bench.campaign.faults import Faults
 from fastcifar.training import resolve_device
 
-Line = dict[str, object]
-"""A line of a file of results, as JSON."""
-OUTCOMES = ("done", "failed")
-"""The `what` of records that tell how a part ended; all others are results."""
+Line = dict[str, object]  # A line of a file of results, as JSON
+OUTCOMES = ("done", "failed")  # the `what` of records that tell how a part ended; all others are results
 
 
 @dataclass(frozen=True)
@@ -33,19 +31,14 @@ class Campaign:
 
     out: Path
     device_name: str = "auto"
-    tiny: bool = False
-    """Everything is of a size that ends in seconds on a CPU: to prove that it runs, not to measure."""
+    tiny: bool = False  # everything is of a size that ends in seconds on a CPU: to prove that it runs, not to measure
     data: Path | None = None
     """Folder with CIFAR-10; None: wherever `load_dataset` finds it. With `tiny` images are synthetic."""
-    peers: Path | None = None
-    """Folder with checkouts of other people's programs; None: none."""
+    peers: Path | None = None  # folder with checkouts of other people's programs; None: none
     faults: Faults = frozenset()
-    first_images: tuple[np.ndarray, np.ndarray] | None = None
-    """What `data.read_first` returned for the smoke."""
-    ends: float = math.inf
-    """When the present part begins nothing new any more, by `time.monotonic`."""
-    stops: float = math.inf
-    """When it is ended, even if it still measures."""
+    first_images: tuple[np.ndarray, np.ndarray] | None = None  # what `data.read_first` returned for the smoke
+    ends: float = math.inf  # when the present part begins nothing new any more, by `time.monotonic`
+    stops: float = math.inf  # when it is ended, even if it still measures
     beside: str | None = None
     """The part that worked in the background when the present one began and may have disturbed its timings."""
     wait_for_turn: Callable[[], Campaign] | None = None

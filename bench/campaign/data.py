@@ -24,8 +24,7 @@ from fastcifar.errors import UserError
 from fastcifar.kernels.launch import use_triton
 from fastcifar.training import resolve_device
 
-FIRST, HELD = 30_000, 5_000
-"""Training images that the smoke has, and how many of them, the last ones, are its test set."""
+FIRST, HELD = 30_000, 5_000  # training images that the smoke has, and how many of them, the last ones, are its test set
 _BATCHES = ("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin")
 _TINY = (128, 64)
 

@@ -14,8 +14,7 @@ from collections.abc import Collection
 from fastcifar.errors import UserError
 
 VARIABLE = "FASTCIFAR_FAULT"
-Faults = frozenset[str]
-"""Words of the variable, such as "segv:kernels"."""
+Faults = frozenset[str]  # words of the variable, such as "segv:kernels"
 
 
 def strike(faults: Faults, names: Collection[str]) -> None:

@@ -22,8 +22,7 @@ from fastcifar.training.device import resolve_dtype
 from fastcifar.training.evaluate import evaluate
 from fastcifar.training.rehearse import compile_kernels, step_on_noise
 
-Places = dict[str, int]
-"""By recipe and stage, or evaluation, how often it calls an operator in this form."""
+Places = dict[str, int]  # by recipe and stage, or evaluation, how often it calls an operator in this form
 
 
 def errors(campaign: Campaign) -> Iterator[Line]:

@@ -23,13 +23,10 @@ from bench.campaign.campaign import Campaign, Line, append_record, read_records
 from bench.campaign.faults import strike
 from fastcifar.kernels import keep_freed_memory
 
-GRACE = 3.0
-"""Seconds between SIGTERM and SIGKILL."""
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 LOG = "log.txt"
-_SOFT = 0.8
-"""The share of its limit after which a part begins nothing new."""
-_TOLD, _LOGGED = 60, 200
-"""Lines, the last that a part printed: in the record of its failure, and in the log."""
+_SOFT = 0.8  # the share of its limit after which a part begins nothing new
+_TOLD, _LOGGED = 60, 200  # lines, the last that a part printed: in the record of its failure, and in the log
 _POLL = 0.02
 _PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
@@ -41,10 +38,8 @@ class Part:
     name: str
     run: Callable[[Campaign], Iterator[Line]]
     file: str
-    share: float
-    """The share of the stage's seconds after which it is ended."""
-    of: str = ""
-    """The recipe or rival that it measures, where there are several parts of one name."""
+    share: float  # the share of the stage's seconds after which it is ended
+    of: str = ""  # the recipe or rival that it measures, where there are several parts of one name
 
     @property
     def title(self) -> str:

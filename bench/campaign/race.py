@@ -1,4 +1,5 @@
-"""Part `race`: whole trainings of another program and of our recipe beside it, in turn."""
+"""Part `race`: whole trainings of another program and of our recipe beside it, in turn. Part `cold`: the time from the
+start of a fresh process with empty compile caches to its first accuracy."""
 
 from __future__ import annotations
 
@@ -9,18 +10,16 @@ from pathlib import Path
 
 from bench.campaign.campaign import Campaign, Line, scratch
 from bench.campaign.recipes import shrink
-from bench.peers.programs import OURS, PROGRAMS
-from bench.peers.race import SIDES, Conditions, take_turns
+from bench.peers import PeerError
+from bench.peers.programs import COLD, OURS, PROGRAMS
+from bench.peers.race import SIDES, Conditions, start_cold, take_turns
 from fastcifar.errors import UserError
 from fastcifar.recipes import RECIPES, change, to_toml
 
-RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")
-"""The programs set beside ours, in order of value."""
+RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")  # the programs set beside ours, in order of value
 TINY_RIVAL = "tiny"
-_WANTED = 20
-"""Rounds with a rival, over all calls."""
-_MARGIN = 5.0
-"""Seconds before its process is ended in which a rival that is too slow is told apart from one that hangs."""
+_WANTED = 20  # rounds with a rival, over all calls
+_MARGIN = 5.0  # seconds before its process is ended in which a rival that is too slow is told apart from one that hangs
 
 
 def race(campaign: Campaign, rival: str) -> Iterator[Line]:
@@ -53,6 +52,21 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
                     if campaign.seconds_left < longest:
                         return
                 began = time.monotonic()
+
+
+def cold(campaign: Campaign) -> Iterator[Line]:
+    """Start our recipes cold, then those programs of other people that compile for minutes."""
+    recipes = [tiny_recipe()] if campaign.tiny else ["davidnet", "speedrun94"]
+    known = {record["program"] for record in campaign.records("cold", "cold")}
+    for name in [OURS + recipe for recipe in recipes] + list(COLD if campaign.peers and not campaign.tiny else ()):
+        if name in known or campaign.seconds_left < 0:
+            continue
+        try:
+            _, run = start_cold(name, checkout(campaign, name), conditions(campaign))
+        except PeerError as error:
+            yield {"what": "finding", "program": name, "found": str(error), "printed": error.traceback}
+        else:
+            yield {"what": "cold", "program": name, **run}
 
 
 def tiny_recipe() -> str:

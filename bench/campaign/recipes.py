@@ -53,8 +53,7 @@ larger ones it reached as much on held-out images (bench/results/speedrun94-sear
 REST = ("speedrun95", "speedrun96", "warmstart-resnet18", "warmstart-mlp")
 """Recipes that the smoke trains once, the last two briefly. warmstart-narrow's optimizer is torch's, which is not
 captured."""
-MAIN = ("speedrun94", "davidnet")
-"""Recipes whose convolutions and kernels are measured one by one."""
+MAIN = ("speedrun94", "davidnet")  # recipes whose convolutions and kernels are measured one by one
 
 
 def get_recipe(name: str, tiny: bool) -> Recipe:

@@ -14,26 +14,21 @@ from typing import Any
 
 from bench.campaign.campaign import Campaign, Line
 from bench.campaign.ceilings import ceilings
-from bench.campaign.cold import cold
 from bench.campaign.kernels import compiled, errors, times
 from bench.campaign.process import GRACE, Part, PartProcess
-from bench.campaign.race import TINY_RIVAL, race
+from bench.campaign.race import TINY_RIVAL, cold, race
 from bench.campaign.recipes import MAIN, OTHER_SEARCH, REST
 from bench.campaign.sizes import sizes
-from bench.campaign.smoke import smoke
 from bench.campaign.steps import steps
 from bench.campaign.tests import tests
-from bench.campaign.trainings import trainings
+from bench.campaign.trainings import smoke, trainings
 
-SECONDS = {"smoke": 150.0, "campaign": 330.0}
-"""Of each stage, unless others are asked for."""
+SECONDS = {"smoke": 150.0, "campaign": 330.0}  # of each stage, unless others are asked for
 
-_RACE_SHARE = 0.11
-"""The share of a stage's seconds for the rounds with a rival."""
+_RACE_SHARE = 0.11  # the share of a stage's seconds for the rounds with a rival
 _LEAST_RACE = 0.10
 """The share that is kept for the rounds with a rival that still compiles; with less left no other rival is started."""
-_LEAST_PART = 0.25
-"""The share of a part's limit below which it is left out."""
+_LEAST_PART = 0.25  # the share of a part's limit below which it is left out
 
 
 def _of(recipe: str, run: Callable[..., Iterator[Line]], share: float, **options: Any) -> Part:

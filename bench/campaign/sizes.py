@@ -22,8 +22,7 @@ from bench.timing import best_seconds
 from fastcifar.kernels import compile_ahead
 from fastcifar.kernels.launch import LaunchSizes
 
-Fields = dict[str, Any]
-"""Fields of an operator's `Sizes` with their values."""
+Fields = dict[str, Any]  # fields of an operator's `Sizes` with their values
 
 
 def _grid(**values: Sequence[Any]) -> list[Fields]:

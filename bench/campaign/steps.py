@@ -14,8 +14,7 @@ from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from fastcifar.training.timeline import Stage
 
 _MOST_KERNELS = 40
-_PROFILED = 5
-"""Replays in a profile; with `tiny` one."""
+_PROFILED = 5  # replays in a profile; with `tiny` one
 
 
 def steps(campaign: Campaign, recipe: str) -> Iterator[Line]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 
@@ -14,8 +15,8 @@ import torch
 from bench.peers.harness import Harness
 from fastcifar.errors import UserError
 
-Shims = Iterable[tuple[str, str]]
-"""Pairs of a piece of their text and its replacement, everywhere in the file."""
+Transform = Callable[[torch.Tensor], torch.Tensor]
+Shims = Iterable[tuple[str, str]]  # pairs of a piece of their text and its replacement, everywhere in the file
 
 
 def read_code(path: Path, shims: Shims) -> str:
@@ -79,37 +80,28 @@ def replace_torchvision(datasets: types.ModuleType | None = None) -> None:
     torchvision = types.ModuleType("torchvision")
     torchvision.datasets = datasets or types.ModuleType("torchvision.datasets")
     torchvision.transforms = transforms = types.ModuleType("torchvision.transforms")
-    transforms.Compose, transforms.ToTensor, transforms.Normalize = Compose, ToTensor, Normalize
+    transforms.Compose, transforms.ToTensor, transforms.Normalize = compose, to_tensor, normalize
     for module in (torchvision, torchvision.datasets, transforms):
         module.__spec__ = ModuleSpec(module.__name__, None)
         sys.modules[module.__name__] = module
 
 
-class Compose:
-    """Several transforms, one after the other."""
-
-    def __init__(self, transforms) -> None:
-        self.transforms = transforms
-
-    def __call__(self, image):
-        for transform in self.transforms:
-            image = transform(image)
-        return image
+def compose(transforms: Sequence[Transform]) -> Transform:
+    """Return several transforms as one."""
+    return lambda image: functools.reduce(lambda result, transform: transform(result), transforms, image)
 
 
-class ToTensor:
-    """An image uint8 `[H, W, 3]` as float32 `[3, H, W]`, in 0..1."""
-
-    def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        return image.permute(2, 0, 1).contiguous().float().div_(255)
+def to_tensor() -> Transform:
+    """Return what makes an image uint8 `[H, W, 3]` float32 `[3, H, W]`, in 0..1."""
+    return lambda image: image.permute(2, 0, 1).contiguous().float().div_(255)
 
 
-class Normalize:
-    """Images `[..., 3, H, W]` less the mean, over the standard deviation, in their own dtype and memory format."""
+def normalize(mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """Return what takes the mean from images `[..., 3, H, W]` and divides them by the standard deviation, in their own
+    dtype and memory format."""
 
-    def __init__(self, mean, std) -> None:
-        self.mean, self.std = torch.as_tensor(mean), torch.as_tensor(std)
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        center, scale = (torch.as_tensor(values).to(images).view(-1, 1, 1) for values in (mean, std))
+        return images.clone().sub_(center).div_(scale)
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        mean, std = (values.to(images).view(-1, 1, 1) for values in (self.mean, self.std))
-        return images.clone().sub_(mean).div_(std)
+    return apply

@@ -19,8 +19,7 @@ ON_CPU = [
     (".half()", ".bfloat16()"),  # float16 is emulated on a CPU
     ("torch.cuda.synchronize()", "_harness.synchronize()"),
 ]
-WITH_LOOKAHEAD = [("(torch.half, torch.float)", "(torch.bfloat16, torch.float)")]
-ON_CPU_OLDER = [*ON_CPU, *WITH_LOOKAHEAD, (".cuda()", "")]
+ON_CPU_OLDER = [*ON_CPU, ("(torch.half, torch.float)", "(torch.bfloat16, torch.float)"), (".cuda()", "")]
 
 MUON: Shims = [
     *DATA,

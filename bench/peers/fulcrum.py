@@ -43,8 +43,7 @@ ON_CPU: Shims = [
     ("torch.compile", "_harness.compile"),
 ]
 
-Extra = dict[str, Any]
-"""By name: what their `setup` returns beside the network."""
+Extra = dict[str, Any]  # by name: what their `setup` returns beside the network
 
 
 def load_e1(checkout: Path, harness: Harness) -> Callable[[int], None]:

@@ -14,11 +14,9 @@ from bench.timing import synchronize
 from fastcifar.data import Dataset
 from fastcifar.training.stopwatch import HostEvent
 
-WHITENING_IMAGES = 5000
-"""The least number of images handed out: the programs fit their whitening to the first 5,000."""
+WHITENING_IMAGES = 5000  # the least number of images handed out: the programs fit their whitening to the first 5,000
 
-PLAIN, WITH_TTA = 0, 2
-"""Keys of `Harness.accuracies`: airbench's names for no test-time augmentation and for all of it."""
+PLAIN, WITH_TTA = 0, 2  # keys of `Harness.accuracies`: airbench's names for no test-time augmentation and for all of it
 
 
 class Enough(Exception):

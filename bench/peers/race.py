@@ -14,8 +14,7 @@ from bench.peers.clocks import read_clocks
 from bench.peers.programs import EQUAL, OURS, Program, get_program
 from bench.peers.worker import PeerError, Worker
 
-Tell = Callable[[str], None]
-"""It is called with a line about each run or failure."""
+Tell = Callable[[str], None]  # it is called with a line about each run or failure
 SIDES = ("theirs", "ours")
 
 
@@ -25,16 +24,12 @@ class Race:
 
     peer: str
     recipe: str
-    measured: str
-    """"training step", "whole training" or "cold start"."""
-    rule: str = "own_seconds"
-    """In whole trainings: which of our stopwatches theirs is."""
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """`facts[side]`: those of its worker."""
+    measured: str  # "training step", "whole training" or "cold start"
+    rule: str = "own_seconds"  # in whole trainings: which of our stopwatches theirs is
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `facts[side]`: those of its worker
     runs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {side: [] for side in SIDES})
     """`runs[side][round]`: the worker's result, with the round's number and its clocks."""
-    failures: list[dict[str, str]] = field(default_factory=list)
-    """Each has a side, an error and its traceback."""
+    failures: list[dict[str, str]] = field(default_factory=list)  # each has a side, an error and its traceback
 
     def seconds(self, side: str) -> list[float]:
         """Return the seconds of each round: of the median step, per image; of the training, by the stopwatch that is
@@ -81,17 +76,12 @@ class Race:
 class Conditions:
     """Where and how programs are run."""
 
-    data: Path | str | None = None
-    """The images, as `Worker` takes them."""
+    data: Path | str | None = None  # the images, as `Worker` takes them
     device: str = "cpu"
-    steps: int | None = None
-    """Training steps of a run; None: a whole training."""
-    gap: float = 1.0
-    """Idle seconds before each run, the same for all, so that none starts on a hotter chip."""
-    cache: Path | None = None
-    """Folder for what is compiled, as `Worker` takes it."""
-    timeout: Callable[[], float | None] = lambda: None
-    """The seconds that the next run may take."""
+    steps: int | None = None  # training steps of a run; None: a whole training
+    gap: float = 1.0  # idle seconds before each run, the same for all, so that none starts on a hotter chip
+    cache: Path | None = None  # folder for what is compiled, as `Worker` takes it
+    timeout: Callable[[], float | None] = lambda: None  # the seconds that the next run may take
 
     def start(self, name: str, checkout: Path | None) -> Worker:
         """Start a worker. Raises PeerError where it fails."""
@@ -103,12 +93,9 @@ class Turn:
     """One run of one side, or its failure."""
 
     side: str
-    round: int
-    """The round's number, which is also the run's seed; the first round's where a side cannot be loaded."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """The worker's; empty where a side cannot be loaded."""
-    run: dict[str, Any] | None = None
-    """The worker's result, with the round and the clocks; None: it failed."""
+    round: int  # the round's number, which is also the run's seed; the first round's where a side cannot be loaded
+    facts: dict[str, Any] = field(default_factory=dict)  # the worker's; empty where a side cannot be loaded
+    run: dict[str, Any] | None = None  # the worker's result, with the round and the clocks; None: it failed
     error: PeerError | None = None
 
 

@@ -12,8 +12,7 @@ from bench.resident import ProgramError, Resident
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
 """Where torch.compile, Triton and the driver keep what they compiled, as folders of the worker's cache."""
 
-PeerError = ProgramError
-"""A program that could not be loaded or run."""
+PeerError = ProgramError  # A program that could not be loaded or run
 
 
 class Worker(Resident):

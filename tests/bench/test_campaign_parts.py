@@ -15,17 +15,16 @@ import numpy as np
 import pytest
 import torch
 
-from bench.campaign import data, kernels, smoke
+from bench.campaign import data, kernels
 from bench.campaign import tests as device_tests
 from bench.campaign.campaign import Campaign, CaptureFailed, append_record, read_records
-from bench.campaign.cold import cold
 from bench.campaign.kernels import compiled, errors
 from bench.campaign.process import Part, PartProcess
-from bench.campaign.race import race
+from bench.campaign.race import cold, race
 from bench.campaign.recipes import VARIANTS, get_recipe
 from bench.campaign.schedule import Stage
 from bench.campaign.sizes import OTHERS, sizes
-from bench.campaign.trainings import trainings
+from bench.campaign.trainings import run_strictly, smoke, trainings
 from bench.peers import PeerError
 from bench.recorded_cases import RecordedCase
 from bench.timing import best_seconds
@@ -306,10 +305,10 @@ def test_a_long_first_training_does_not_end_the_part_before_its_time(tiny, one_t
 
 def test_waiting_is_an_error_from_the_first_step_to_the_last(one_thread, monkeypatch):
     modes, trainer = [], Trainer(get_recipe("davidnet", tiny=True), make_synthetic(128, 32), "cpu")
-    monkeypatch.setattr(smoke, "_set_waiting", lambda _, mode: modes.append(mode))
+    monkeypatch.setattr("bench.campaign.trainings._set_waiting", lambda _, mode: modes.append(mode))
     average = trainer.timeline.is_averaged
     monkeypatch.setattr(trainer.timeline, "is_averaged", lambda step: modes.append(step) or average(step))
-    run = smoke._run_strictly(trainer, 0)
+    run = run_strictly(trainer, 0)
     assert modes == ["error", 1, 2, 3, 4, "default", "default"]
     assert run.seed == 0
 
@@ -318,8 +317,8 @@ def test_a_host_that_waits_is_a_finding_and_the_training_is_run_again(tiny, monk
     def waits(trainer, seed):
         raise RuntimeError("called a synchronizing CUDA operation")
 
-    monkeypatch.setattr(smoke, "_run_strictly", waits)
-    records = list(smoke.smoke(tiny, "speedrun94"))
+    monkeypatch.setattr("bench.campaign.trainings.run_strictly", waits)
+    records = list(smoke(tiny, "speedrun94"))
     assert [record["what"] for record in records] == ["images", "training", "finding", "training", "training"]
     assert "called a synchronizing CUDA operation" in records[2]["found"]
 
