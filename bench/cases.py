@@ -24,24 +24,12 @@ _MOST_SETS = 200
 class Case(Protocol):
     """One operation at one set of shapes."""
 
+    operation: str
+    shape: str  # the shapes in a line, by which cases of one operation differ
     bytes_moved: int  # read and written, at the least
-
-    @property
-    def operation(self) -> str: ...
-
-    @property
-    def shape(self) -> str:
-        """The shapes in a line, by which cases of one operation differ."""
-        ...
-
-    def make(self) -> tuple[Any, ...]:
-        """Return fresh arguments."""
-        ...
-
-    def variant(self, name: str) -> Callable[..., object]:
-        """Return what is called with the arguments: "kernel", "reference" (plain torch) or "compiled", if there is
-        one."""
-        ...
+    make: Callable[[], tuple[Any, ...]]  # returns fresh arguments
+    variant: Callable[[str], Callable[..., object]]
+    """Returns what is called with the arguments: "kernel", "reference" (plain torch) or "compiled", if there is one."""
 
 
 def in_turn(case: Case, variant: str, device: torch.device) -> Work:

@@ -23,13 +23,12 @@ from fastcifar.errors import UserError
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
 """Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
 _TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")  # the part of a benchmark's name that says which turn it was
-_RENAMED = (
-    (
-        re.compile(r"bench/kernels/test_\w+\.py::test_(\w+?)(?:_forward_and_backward|_with_average)?\["),
-        r"bench/test_kernels.py::test_kernel[\1-",
+_RENAMED = {
+    r"bench/kernels/test_\w+\.py::test_(\w+?)(_forward_and_backward|_with_average)?\[": (
+        r"bench/test_kernels.py::test_kernel[\1-"
     ),
-)
-"""Names of older runs: a pattern, and the name of now."""
+}
+"""Patterns of names in older runs, and the names of now."""
 LIMIT = 1.10  # twice what two runs in a row may differ by
 
 
@@ -60,14 +59,13 @@ class Row:
 def read_run(path: str | Path) -> dict[str, dict]:
     """Return name to `extra_info` of every benchmark in a file of pytest-benchmark's, its `ratio` the median of its
     turns and its `spread` half their range as a share of it. Raises UserError for another file."""
+    run: dict[str, list[dict]] = {}
     try:
-        run: dict[str, list[dict]] = {}
         for benchmark in json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]:
             run.setdefault(_name(benchmark["fullname"]), []).append(benchmark["extra_info"])
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror or error}; allowed: a file that make bench saved"
-        ) from None
+        why = error.strerror or error
+        raise UserError(f"cannot read {path}: {why}; allowed: a file that make bench saved") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no file of pytest-benchmark's; allowed: one that make bench saved") from None
     for name, turns in run.items():
@@ -81,8 +79,8 @@ def read_run(path: str | Path) -> dict[str, dict]:
 def _name(fullname: str) -> str:
     """Return a benchmark's name of now, without its turn."""
     name = _TURN.sub("", fullname)
-    for pattern, now in _RENAMED:
-        name = pattern.sub(now, name)
+    for pattern, now in _RENAMED.items():
+        name = re.sub(pattern, now, name)
     return name
 
 
@@ -102,15 +100,11 @@ def compare(old: dict[str, dict], new: dict[str, dict]) -> list[Row]:
         raise UserError("the two runs have no benchmark in common; allowed: two runs of the same suites")
     for key, means in (("full", "of --full"), ("device", "of device"), ("reference", "beside the reference")):
         for name in common:
-            if old[name].get(key) != new[name].get(key):
-                raise UserError(
-                    f"{name} was a run {means} {old[name].get(key)} and is one {means} {new[name].get(key)}; "
-                    "allowed: two runs alike"
-                )
-    rows = [
-        Row(name, old.get(name, {}).get("ratio"), info["ratio"], info["spread"], info["unstable"])
-        for name, info in new.items()
-    ]
+            was, is_now = old[name].get(key), new[name].get(key)
+            if was != is_now:
+                raise UserError(f"{name} was a run {means} {was} and is one {means} {is_now}; allowed: two runs alike")
+    ratios = {name: info["ratio"] for name, info in old.items()}
+    rows = [Row(name, ratios.get(name), info["ratio"], info["spread"], info["unstable"]) for name, info in new.items()]
     gone = [Row(name, info["ratio"], None, 0.0, info["unstable"]) for name, info in old.items() if name not in new]
     return rows + gone
 
@@ -122,17 +116,15 @@ def table(rows: Sequence[Row], limit: float) -> str:
     for row in rows:
         old, new = ("-" if ratio is None else f"{ratio:.4g}" for ratio in (row.old, row.new))
         change = "-" if row.change is None else f"{row.change:.3f}"
-        lines.append(
-            f"{row.name:{width}s}  {old:>9s}  {new:>9s}  {change:>6s}  {row.spread:6.1%}  {row.verdict(limit)}"
-        )
+        columns = f"{old:>9s}  {new:>9s}  {change:>6s}  {row.spread:6.1%}  {row.verdict(limit)}"
+        lines.append(f"{row.name:{width}s}  {columns}")
     for reason in dict.fromkeys(row.unstable for row in rows if row.unstable):
         lines.append(f"unstable: {', '.join(row.name for row in rows if row.unstable == reason)}: {reason}")
     stable = [row for row in rows if row.change and not row.unstable]
     if stable:
         worst = max(stable, key=lambda row: max(row.change, 1 / row.change))
-        lines.append(
-            f"largest change of the {len(stable)} stable ones: {worst.change:.3f} ({worst.name}); allowed: {limit:g}"
-        )
+        change = f"largest change of the {len(stable)} stable ones: {worst.change:.3f} ({worst.name})"
+        lines.append(f"{change}; allowed: {limit:g}")
     return "\n".join(lines)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench.cases import Case, in_turn, lacking_for_compile
-from bench.timing import WORKLOADS, Reference, Rounds, copy_rate, synchronize
+from bench.timing import WORKLOADS, Reference, copy_rate, fit_rounds, synchronize
 from fastcifar.kernels import keep_freed_memory
 
 CUDA = torch.cuda.is_available()
@@ -34,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Turn by turn; what is unstable anyhow has one turn."""
+    """Sort the benchmarks turn by turn; the unstable ones have one turn."""
 
     def turn(item: pytest.Item) -> int:
         return item.callspec.params.get("turn", 0) if hasattr(item, "callspec") else 0
@@ -53,7 +53,7 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def full(pytestconfig) -> bool:
-    """Whether benchmarks have the recipes' own sizes; else each ends in seconds on a CPU."""
+    """True where benchmarks have the recipes' own sizes; else each ends in seconds on a CPU."""
     return CUDA or pytestconfig.getoption("full")
 
 
@@ -84,31 +84,31 @@ def timed(request, benchmark, device, reference, full, turn):
         if benchmark.disabled:
             benchmark.pedantic(work)
             return False
-        rounds = Rounds.fit(work, device, reference)
+        calls, fitting, warms_up = fit_rounds(work, device, reference)
         around: list[dict[str, float]] = []
 
         def one_round() -> None:
-            for _ in range(rounds.calls):
+            for _ in range(calls):
                 work()
             synchronize(device)
 
         def before_round() -> None:
             around.append(reference.seconds())
-            if rounds.warm:
+            if warms_up:
                 work()
 
-        benchmark.pedantic(one_round, setup=before_round, rounds=count or rounds.count)
+        benchmark.pedantic(one_round, setup=before_round, rounds=count or fitting)
         around.append(reference.seconds())
         seconds = benchmark.stats.stats.data
         name, unstable = _marked(request, "reference") or "product", _marked(request, "unstable")
         beside = [min(before[name], after[name]) for before, after in itertools.pairwise(around)]
-        ratios = [one / rounds.calls / other for one, other in zip(seconds, beside, strict=True)]
+        ratios = [one / calls / other for one, other in zip(seconds, beside, strict=True)]
         ratio, (low, _, high) = statistics.median(ratios), statistics.quantiles(ratios, n=4)
         benchmark.extra_info.update(
             reference=name,
             ratio=ratio,
             spread=(high - low) / 2 / ratio,
-            calls=rounds.calls,
+            calls=calls,
             reference_seconds={workload: statistics.median(one[workload] for one in around) for workload in WORKLOADS},
             unstable=unstable,
             full=full,

@@ -62,52 +62,35 @@ class Layer(NamedTuple):
     residual: bool = False
 
 
-class Network(NamedTuple):
-    """What the shapes of a network's operations follow from."""
-
-    batch: int
-    groups: int
-    activation: str
-    layers: dict[str, Layer]
-
-
-NETWORKS = {
-    "davidnet": Network(
-        *(512, 512 // 32, "celu"),
-        {
-            "stem": Layer(64, 32),
-            "layer1": Layer(128, 32, pool=True),
-            "layer1-residual": Layer(128, 16, residual=True),
-            "layer2": Layer(256, 16, pool=True),
-            "layer3": Layer(512, 8, pool=True),
-            "layer3-residual": Layer(512, 4, residual=True),
-        },
-    ),
-    "speedrun": Network(
-        *(2000, 1, "gelu"),
-        {
-            "block1": Layer(64, 31, pool=True),
-            "block1-second": Layer(64, 15),
-            "block2": Layer(256, 15, pool=True),
-            "block2-second": Layer(256, 7),
-            "block3": Layer(256, 7, pool=True),
-            "block3-second": Layer(256, 3),
-        },
-    ),
+DAVIDNET = {
+    "stem": Layer(64, 32),
+    "layer1": Layer(128, 32, pool=True),
+    "layer1-residual": Layer(128, 16, residual=True),
+    "layer2": Layer(256, 16, pool=True),
+    "layer3": Layer(512, 8, pool=True),
+    "layer3-residual": Layer(512, 4, residual=True),
+}
+SPEEDRUN = {
+    "block1": Layer(64, 31, pool=True),
+    "block1-second": Layer(64, 15),
+    "block2": Layer(256, 15, pool=True),
+    "block2-second": Layer(256, 7),
+    "block3": Layer(256, 7, pool=True),
+    "block3-second": Layer(256, 3),
 }
 WEIGHTS = 6_573_120  # DavidNet's
-FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))
-"""The speedrun network's, as matrices."""
+FILTERS = ((64, 216), (64, 576), (256, 576), (256, 2304), (256, 2304), (256, 2304))  # the speedrun network's
 
 
 def all_cases(device: torch.device, dtype: torch.dtype, tiny: bool) -> Iterator[tuple[str, OperationCase]]:
     """Yield the networks' operations, each with its place; with `tiny` small ones."""
     where = (device, dtype)
-    for name, network in NETWORKS.items():
-        batch, groups = (8, 2) if tiny else (network.batch, network.groups)
-        for place, layer in network.layers.items():
+    networks = (("davidnet", DAVIDNET, 512, 16, "celu"), ("speedrun", SPEEDRUN, 2000, 1, "gelu"))
+    for name, layers, *sizes, activation in networks:
+        batch, groups = (8, 2) if tiny else sizes
+        for place, layer in layers.items():
             layer = layer._replace(channels=layer.channels // 16) if tiny else layer
-            yield f"{name} {place}", norm_act_pool(layer, batch, groups, network.activation, *where)
+            yield f"{name} {place}", norm_act_pool(layer, batch, groups, activation, *where)
         yield name, augment(batch, 256 if tiny else 50_000, *where)
         yield name, cross_entropy(batch, *where)
     yield "davidnet", flat_sgd(10_000 if tiny else WEIGHTS, *where)
@@ -137,12 +120,10 @@ def norm_act_pool(
         bias = torch.randn(channels, device=device).requires_grad_()
         return images(side).requires_grad_(), bias, residual, images(after)
 
-    def kernel(x, bias, residual):
-        return kernels.norm_act_pool(x, bias, residual=residual, **constants)
+    def of(operation: Callable) -> Callable:
+        return lambda x, bias, residual: operation(x, bias, residual=residual, **constants)
 
-    def reference(x, bias, residual):
-        return kernels.norm_act_pool_reference(x, bias, residual=residual, **constants)
-
+    kernel, reference = of(kernels.norm_act_pool), of(kernels.norm_act_pool_reference)
     return OperationCase("norm_act_pool", f"{batch}x{channels}x{side}x{side}", kernel, reference, make, True)
 
 
@@ -192,13 +173,10 @@ def flat_sgd(size: int, device: torch.device, dtype: torch.dtype) -> OperationCa
         gradient = torch.randn(size, device=device).to(dtype)
         return weights, gradient, torch.zeros_like(weights), weights.to(dtype), weights.clone(), rates, step
 
-    def kernel(*tensors) -> None:
-        kernels.flat_sgd(*tensors, **constants)
+    def of(operation: Callable) -> Callable:
+        return lambda *tensors: operation(*tensors, **constants)
 
-    def reference(*tensors) -> None:
-        kernels.flat_sgd_reference(*tensors, **constants)
-
-    return OperationCase("flat_sgd", f"{size} weights", kernel, reference, make)
+    return OperationCase("flat_sgd", f"{size} weights", of(kernels.flat_sgd), of(kernels.flat_sgd_reference), make)
 
 
 def flat_muon(shapes: Sequence[tuple[int, int]], device: torch.device, dtype: torch.dtype) -> OperationCase:

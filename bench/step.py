@@ -12,7 +12,6 @@ gradient, each alone, in the same compute type, layout and batch.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.convolutions import PASSES, convolutions
 from bench.program import new_recipe_parser, run_program
 from bench.record import show
-from bench.timing import seconds_of, synchronize
+from bench.timing import Work, seconds_of, synchronize
 from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
@@ -82,44 +81,47 @@ def measure(trainer: Trainer, rounds: int) -> Result:
     """Time `rounds` rounds, after one that is not timed."""
     recipe, data = trainer.recipe, trainer.dataset
     loader = Loader(data.train, recipe.batch_size, recipe.augment, mean=data.mean, std=data.std, dtype=trainer.dtype)
-    steps: list[float] = []
-    epochs: list[float] = []
-    by_name: dict[str, dict[str, list[float]]] = {}
-    work: list[tuple[Callable[[], object], list[float]]] = [(step_on_noise(trainer), steps)]
-    for convolution in convolutions(trainer):
-        by_name[convolution.name] = passes = {which: [] for which in convolution.passes}
-        work += [(call, passes[which]) for which, call in convolution.passes.items()]
-    work.append((lambda: list(loader), epochs))
+    found = convolutions(trainer)
+    result = Result([], [], {one.name: {which: [] for which in one.passes} for one in found})
+    work: list[tuple[Work, list[float]]] = [(step_on_noise(trainer), result.steps)]
+    work += [(call, result.convolutions[one.name][which]) for one in found for which, call in one.passes.items()]
+    work.append((lambda: list(loader), result.batches))
     for call, _ in work:
         call()
     for _ in range(rounds):
         for call, seconds in work:
             seconds.append(seconds_of(call, trainer.device))
-    return Result(steps, [seconds / len(loader) for seconds in epochs], by_name)
+    result.batches[:] = [seconds / len(loader) for seconds in result.batches]
+    return result
 
 
 def records(result: Result, name: str, batch: int, command: str) -> list[dict[str, object]]:
-    """Return the results as `bench.record.append` takes them."""
-    step, ceiling, rounds = statistics.median(result.steps), result.ceiling, len(result.steps)
+    """Return the results as `bench.record.append` takes them.
+
+    result: what was measured.
+    name: the recipe's.
+    batch: images of a step.
+    command: the command line that measured.
+    """
+    step, ceiling = statistics.median(result.steps), result.ceiling
     shares = [ceiling / seconds for seconds in result.steps]
     rates = [batch / seconds for seconds in result.steps]
     loader = [one / other for one, other in zip(result.batches, result.steps, strict=True)]
+    common = {"n": len(result.steps), "command": command}
     return [
         {
             "what": f"training step of `{name}` against its convolutions alone",
             "value": f"{ceiling / step:.2f} of their rate ({batch / step:.0f} images/s)",
-            "n": rounds,
             "spread": f"{min(shares):.2f} to {max(shares):.2f}, {min(rates):.0f} to {max(rates):.0f} images/s",
-            "command": command,
+            **common,
             "step_seconds": result.steps,
             "convolution_seconds": ceiling,
         },
         {
             "what": f"loader against the step of `{name}`",
             "value": f"{statistics.median(loader):.2%}",
-            "n": rounds,
             "spread": f"{min(loader):.2%} to {max(loader):.2%}",
-            "command": command,
+            **common,
             "batch_seconds": result.batches,
         },
     ]
@@ -127,20 +129,14 @@ def records(result: Result, name: str, batch: int, command: str) -> list[dict[st
 
 def other_share(trainer: Trainer) -> float:
     """Return the share of a training step's CPU time that is spent in no convolution and no matrix product."""
-    products = (
-        "aten::mkldnn_convolution",
-        "aten::convolution_backward",
-        "aten::_slow_conv2d",
-        "aten::mm",
-        "aten::bmm",
-        "aten::addmm",
-    )
+    convolutions = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d")
+    products = (*convolutions, "aten::mm", "aten::bmm", "aten::addmm")
     rows = profile_step(step_on_noise(trainer), trainer.device)
     in_products = sum(row["ms"] for row in rows if row["name"].startswith(products))
     return 1 - in_products / sum(row["ms"] for row in rows)
 
 
-def profile_step(step: Callable[[], object], device: torch.device, repeats: int = 1) -> list[dict[str, Any]]:
+def profile_step(step: Work, device: torch.device, repeats: int = 1) -> list[dict[str, Any]]:
     """Return `name`, `calls` and `ms` of each kernel in a step, on a CPU of each operation, the longest first."""
     step()
     on_cuda = device.type == "cuda"

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from bench import kernel_cases
-from bench.kernel_cases import FILTERS, NETWORKS, WEIGHTS
+from bench.kernel_cases import DAVIDNET, FILTERS, WEIGHTS
 
 HALF = torch.float16 if torch.cuda.is_available() else torch.bfloat16
 BATCH, GHOST_BATCH = 512, 32
 """Images in a batch of what takes milliseconds anywhere, and in a group that is normalized by itself."""
 SMALL_BATCH = 64  # images in a batch of `norm_act_pool`, which takes seconds on a CPU
-LAYERS = NETWORKS["davidnet"].layers
 BY_PRODUCT = ("cross_entropy", "whiten")  # operations that are set beside a matrix product, all others beside a copy
-NAMES = ["augment", "cross_entropy", "flat_muon", "flat_sgd", *(f"norm_act_pool-{place}" for place in LAYERS), "whiten"]
+LAYERS = [f"norm_act_pool-{place}" for place in DAVIDNET]
+NAMES = ["augment", "cross_entropy", "flat_muon", "flat_sgd", *LAYERS, "whiten"]
 COMPILED = ("augment", "cross_entropy", "flat_sgd", "norm_act_pool-layer1", "norm_act_pool-layer1-residual", "whiten")
 """Those that are compiled without `--full`: of the layers one with a pool and one with a residual. Others take ten
 seconds each, Muon a minute."""
@@ -31,7 +31,7 @@ def make(name: str, full: bool, device: torch.device) -> kernel_cases.OperationC
         "augment": (BATCH, 50_000 if full else 5_000),
         "flat_muon": (FILTERS,),
         "flat_sgd": (WEIGHTS,),  # smaller buffers lie in a cache, or not, as it happens: times differ by 15%
-        "norm_act_pool": (LAYERS.get(place), batch, batch // GHOST_BATCH, "celu"),
+        "norm_act_pool": (DAVIDNET.get(place), batch, batch // GHOST_BATCH, "celu"),
     }
     return getattr(kernel_cases, operation)(*sizes.get(operation, (BATCH,)), device, HALF)
 

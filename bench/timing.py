@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 
@@ -119,22 +118,16 @@ class Reference:
         return {name: seconds_of(call, self._device) for name, call in self._calls.items()}
 
 
-@dataclass(frozen=True)
-class Rounds:
-    """How a benchmark is timed in a turn, in rounds between which the reference is timed."""
+def fit_rounds(work: Work, device: torch.device, reference: Reference) -> tuple[int, int, bool]:
+    """Choose, by a few calls of a benchmark's work, the rounds of a turn, between which the reference is timed.
 
-    calls: int  # calls of the work in a round
-    count: int  # rounds in a turn
-    warm: bool  # each begins with an untimed call
-
-    @classmethod
-    def fit(cls, work: Work, device: torch.device, reference: Reference) -> Rounds:
-        """Choose them by a few calls of `work`."""
-        work()
-        took = seconds_of(work, device)
-        if took < _BRIEF_SECONDS:
-            took = min(seconds_of(work, device) for _ in range(3))
-        calls = math.ceil(_ROUND_SECONDS / took)
-        took *= calls
-        count = int(_TURN_SECONDS / (took + sum(reference.seconds().values())))
-        return cls(calls, max(count, _FEWEST_ROUNDS), took < _BRIEF_SECONDS)
+    Returns the calls in a round, the rounds, and whether a round begins with an untimed call.
+    """
+    work()
+    took = seconds_of(work, device)
+    if took < _BRIEF_SECONDS:
+        took = min(seconds_of(work, device) for _ in range(3))
+    calls = math.ceil(_ROUND_SECONDS / took)
+    took *= calls
+    count = int(_TURN_SECONDS / (took + sum(reference.seconds().values())))
+    return calls, max(count, _FEWEST_ROUNDS), took < _BRIEF_SECONDS

@@ -24,9 +24,9 @@ def ceilings(campaign: Campaign) -> Iterator[Line]:
     step, pass by pass, as fast as the library has them."""
     torch.backends.cudnn.benchmark = True  # in this process alone
     known = campaign.records("ceilings")
-    for what, measure in (("environment", _environment), ("copy", _copy), ("product", _product)):
+    for what, measure in (("environment", _environment), ("copy", copy_rate), ("product", _product)):
         if not any(record["what"] == what for record in known):
-            yield {"what": what, **measure(campaign)}
+            yield {"what": what, **measure(campaign.device, campaign.tiny)}
     found = {(record["recipe"], record["stage"]) for record in known if record["what"] == "convolutions"}
     for name, recipe in main_recipes(campaign).items():
         trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
@@ -39,18 +39,9 @@ def ceilings(campaign: Campaign) -> Iterator[Line]:
                 yield {"what": "convolutions", **place, "layers": layers}
 
 
-def _copy(campaign: Campaign) -> Line:
-    return {**copy_rate(campaign.device, campaign.tiny)}
-
-
-def _environment(campaign: Campaign) -> Line:
-    device = campaign.device
-    record: Line = {
-        "device": dataclasses.asdict(describe_device(device)),
-        **versions(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+def _environment(device: torch.device, _: bool) -> Line:
+    described = dataclasses.asdict(describe_device(device))
+    record = {"device": described, **versions(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         record |= {
@@ -62,12 +53,12 @@ def _environment(campaign: Campaign) -> Line:
     return record
 
 
-def _product(campaign: Campaign) -> Line:
+def _product(device: torch.device, tiny: bool) -> Line:
     """Time a large square matrix product in the compute type, on random values: zeros draw less power."""
-    side = 256 if campaign.tiny else 8192 if campaign.device.type == "cuda" else 2048
-    dtype = resolve_dtype("auto", campaign.device)
-    left, right = (torch.randn(side, side, device=campaign.device).to(dtype) for _ in range(2))
-    seconds = best_seconds(lambda: left @ right, campaign.device, calls=5)
+    side = 256 if tiny else 8192 if device.type == "cuda" else 2048
+    dtype = resolve_dtype("auto", device)
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = best_seconds(lambda: left @ right, device, calls=5)
     return {"side": side, "dtype": str(dtype), "seconds": seconds, "rate": 2 * side**3 / seconds}
 
 

@@ -22,8 +22,6 @@ from fastcifar.training.device import resolve_dtype
 from fastcifar.training.evaluate import evaluate
 from fastcifar.training.rehearse import compile_kernels, step_on_noise
 
-Places = dict[str, int]  # by recipe and stage, or evaluation, how often it calls an operator in this form
-
 
 def errors(campaign: Campaign) -> Iterator[Line]:
     """Compare every operator in every form with float64, in the recipes' own type and then in the others. What raises
@@ -32,16 +30,15 @@ def errors(campaign: Campaign) -> Iterator[Line]:
     for dtype in ("auto", "float32", *(["bfloat16"] if campaign.device.type == "cuda" else [])):
         found, failures = cases(campaign, dtype)
         yield from failures
-        for case, places in found:
+        for case, name in found:
             if case.shape not in known:
                 known.add(case.shape)
-                yield _attempt(case.operation, partial(_error, case, places))
+                yield _attempt(case.operation, partial(_error, case, name))
 
 
-def _error(case: RecordedCase, places: Places) -> Line:
+def _error(case: RecordedCase, name: Line) -> Line:
     found = case.relative_errors()
-    worst = max(found.values(), default=0.0)
-    return {"what": "error", **_name(case, places), "relative_errors": found, "worst": worst}
+    return {"what": "error", **name, "relative_errors": found, "worst": max(found.values(), default=0.0)}
 
 
 def times(campaign: Campaign) -> Iterator[Line]:
@@ -49,8 +46,8 @@ def times(campaign: Campaign) -> Iterator[Line]:
     plain torch. What moves on a position in the epoch is timed with putting it back."""
     found, failures = cases(campaign)
     yield from failures
-    ordered = sorted(found, key=lambda placed: -placed[0].bytes_moved)
-    jobs = [(_name(case, places), case, name) for name in ("kernel", "reference") for case, places in ordered]
+    ordered = sorted(found, key=lambda named: -named[0].bytes_moved)
+    jobs = [(name, case, variant) for variant in ("kernel", "reference") for case, name in ordered]
     yield from _speeds(campaign, jobs)
 
 
@@ -81,10 +78,11 @@ def _speeds(campaign: Campaign, jobs: Sequence[tuple[Line, Case, str]]) -> Itera
             yield {**name, **_attempt(case.operation, partial(speed, case, variant))}
 
 
-def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedCase, Places]], list[Line]]:
-    """Return what a step of each stage and an evaluation of each recipe call in this compute type, each form once, and
-    where; and a finding for each that raises."""
-    found: dict[str, tuple[RecordedCase, Places]] = {}
+def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedCase, Line]], list[Line]]:
+    """Return what a step of each stage and an evaluation of each recipe call in this compute type, each form once; and
+    a finding for each that raises. A case comes with its name: operation, shape, and `places`, by recipe and stage, or
+    evaluation, how often it is called there."""
+    found: dict[str, tuple[RecordedCase, Line]] = {}
     failures: list[Line] = []
     for name, recipe in main_recipes(campaign).items():
         recipe = dataclasses.replace(recipe, dtype=dtype)
@@ -98,8 +96,9 @@ def cases(campaign: Campaign, dtype: str = "auto") -> tuple[list[tuple[RecordedC
                 failures.append(_finding(f"{name}, {place}", error))
                 continue
             for case in recorded:
-                _, places = found.setdefault(case.shape, (case, {}))
-                places[f"{name}, {place}"] = case.calls
+                unseen = {"operation": case.operation, "shape": case.shape, "places": {}}
+                _, known = found.setdefault(case.shape, (case, unseen))
+                known["places"][f"{name}, {place}"] = case.calls
     return list(found.values()), failures
 
 
@@ -108,10 +107,6 @@ def _pieces(trainer: Trainer) -> Iterator[tuple[str, Callable[[], object]]]:
     for number, stage in enumerate(trainer.timeline.steps_by_stage()):
         yield f"stage {number} of {stage.size} pixels", step_on_noise(trainer, stage)
     yield "evaluation", partial(evaluate, trainer.evaluated, trainer.dataset.test, trainer.recipe.evaluate)
-
-
-def _name(case: RecordedCase, places: Places) -> Line:
-    return {"operation": case.operation, "shape": case.shape, "places": places}
 
 
 def _attempt(name: str, measure: Callable[[], Line]) -> Line:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +16,7 @@ from unittest.mock import patch
 import torch
 
 from bench.campaign.campaign import Campaign, Line
-from bench.campaign.kernels import Places, cases
+from bench.campaign.kernels import cases
 from bench.cases import in_turn
 from bench.recorded_cases import RecordedCase
 from bench.timing import best_seconds
@@ -67,12 +68,14 @@ def sizes(campaign: Campaign) -> Iterator[Line]:
     yield from failures
     known = {(record["shape"], str(record["sizes"])) for record in campaign.records("sizes", "sizes")}
     wanted = [
-        (case, places) for case, places in found if case.operation in OTHERS and (campaign.tiny or _is_wanted(places))
+        (case, name)
+        for case, name in found
+        if case.operation in OTHERS and (campaign.tiny or re.search("32 pixels|evaluation", " ".join(name["places"])))
     ]
-    wanted.sort(key=lambda placed: -placed[0].bytes_moved)
-    tried = [(case, places, _tried(case.operation, campaign)) for case, places in wanted]
+    wanted.sort(key=lambda named: -named[0].bytes_moved)
+    tried = [(case, name, _tried(case.operation, campaign)) for case, name in wanted]
     compile_ahead(lambda: _launch_all(tried), campaign.device)
-    for case, places, combinations in tried:
+    for case, name, combinations in tried:
         call = in_turn(case, "kernel", campaign.device)
         for fields in combinations:
             if campaign.seconds_left < 0:
@@ -82,12 +85,8 @@ def sizes(campaign: Campaign) -> Iterator[Line]:
             calls, repeats = (1, 1) if campaign.tiny else (20, 3)
             with contextlib.suppress(RuntimeError), _launched_with(case.operation, fields):
                 seconds = best_seconds(call, campaign.device, calls, repeats)
-                name = {"operation": case.operation, "shape": case.shape, "places": places, "sizes": fields}
-                yield {"what": "sizes", **name, "now": fields == combinations[0], "seconds": seconds}
-
-
-def _is_wanted(places: Places) -> bool:
-    return any("32 pixels" in place or "evaluation" in place for place in places)
+                now = fields == combinations[0]
+                yield {"what": "sizes", **name, "sizes": fields, "now": now, "seconds": seconds}
 
 
 def _tried(operation: str, campaign: Campaign) -> list[Fields]:
@@ -113,7 +112,7 @@ def _launched_with(operation: str, fields: Fields) -> Iterator[None]:
         yield
 
 
-def _launch_all(tried: list[tuple[RecordedCase, Places, list[Fields]]]) -> None:
+def _launch_all(tried: list[tuple[RecordedCase, Line, list[Fields]]]) -> None:
     for case, _, combinations in tried:
         arguments = case.make()
         for fields in combinations:

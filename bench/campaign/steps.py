@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from bench.campaign.campaign import Campaign, Line
 from bench.campaign.data import dataset
@@ -41,7 +41,10 @@ def steps(campaign: Campaign, recipe: str) -> Iterator[Line]:
             yield {"what": "step", **name, "batch_size": trainer.recipe.batch_size, "seconds": seconds}
     for number, (stage, name) in enumerate(names.items()):
         if ("profile", number) not in known and (campaign.seconds_left > 0 or campaign.tiny):
-            yield {"what": "profile", **name, **_profile(replay_on_noise(trainer, stage), campaign)}
+            replays = 1 if campaign.tiny else _PROFILED
+            found = profile_step(replay_on_noise(trainer, stage), campaign.device, replays)
+            sums = {"ms": round(sum(row["ms"] for row in found), 4), "launches": sum(row["calls"] for row in found)}
+            yield {"what": "profile", **name, "replays": replays, **sums, "by_kernel": found[:_MOST_KERNELS]}
 
 
 def _in_training(campaign: Campaign, recipe: str, trainer: Trainer) -> dict[Stage, float]:
@@ -55,14 +58,3 @@ def _in_training(campaign: Campaign, recipe: str, trainer: Trainer) -> dict[Stag
         seconds[epoch.stage] = min(mean, seconds.get(epoch.stage, mean))
         before = row.seconds
     return seconds
-
-
-def _profile(step: Callable[[], None], campaign: Campaign) -> Line:
-    replays = 1 if campaign.tiny else _PROFILED
-    rows = profile_step(step, campaign.device, replays)
-    return {
-        "replays": replays,
-        "ms": round(sum(row["ms"] for row in rows), 4),
-        "launches": sum(row["calls"] for row in rows),
-        "by_kernel": rows[:_MOST_KERNELS],
-    }

@@ -6,17 +6,8 @@ import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from bench.campaign import table
 from bench.campaign.campaign import OUTCOMES, Line, read_records
-from bench.campaign.table import (
-    CLOCKS,
-    ceilings_table,
-    cold_table,
-    grouped,
-    only,
-    races_table,
-    sizes_table,
-    undisturbed,
-)
 from fastcifar.report.statistics import summarize
 from fastcifar.report.tables import Table
 
@@ -43,10 +34,10 @@ def _rows(make: Callable[[list[Line]], Table]) -> Callable[[list[Line]], Iterato
     """Return what makes a line of each row of a table."""
 
     def show(records: list[Line]) -> Iterator[str]:
-        table = make(records)
-        yield table.title
-        for first, *cells in table.rows:
-            yield f"{first}: " + ", ".join(map(" ".join, zip(table.columns[1:], cells, strict=True)))
+        made = make(records)
+        yield made.title
+        for first, *cells in made.rows:
+            yield f"{first}: " + ", ".join(map(" ".join, zip(made.columns[1:], cells, strict=True)))
 
     return show
 
@@ -63,7 +54,7 @@ def _failures(records: list[Line]) -> Iterator[str]:
 
 
 def _smoke(records: list[Line]) -> Iterator[str]:
-    for recipe, runs in grouped(only(records, "training"), "recipe").items():
+    for recipe, runs in table.grouped(table.only(records, "training"), "recipe").items():
         first, phases = runs[0], runs[0]["phases"]
         took = ", ".join(f"{name} {phases[name]:.1f} s" for name in ("kernel compilation", "capture") if name in phases)
         captured = "captured" if first["captured"] else f"not captured ({first['not_captured']})"
@@ -73,21 +64,21 @@ def _smoke(records: list[Line]) -> Iterator[str]:
 
 def _kernels(records: list[Line]) -> Iterator[str]:
     worst: dict[str, float] = {}
-    for record in only(records, "error"):
+    for record in table.only(records, "error"):
         worst[record["operation"]] = max(worst.get(record["operation"], 0.0), record["worst"])
     if worst:
         yield "largest error against float64: " + ", ".join(f"{name} {error:.1e}" for name, error in worst.items())
-    for operation, speeds in grouped(only(records, "speed"), "operation").items():
+    for operation, speeds in table.grouped(table.only(records, "speed"), "operation").items():
         told = []
-        for variant, found in grouped(speeds, "variant").items():
+        for variant, found in table.grouped(speeds, "variant").items():
             shares = [record["share_of_copy"] for record in found]
             told.append(f"{variant} {min(shares):.0%} to {max(shares):.0%} of the copy bandwidth (n={len(shares)})")
         yield f"{operation}: {', '.join(told)}"
 
 
 def _steps(records: list[Line]) -> Iterator[str]:
-    profiles = {(record["recipe"], record["stage"]): record for record in only(records, "profile")}
-    for record in only(records, "step"):
+    profiles = {(record["recipe"], record["stage"]): record for record in table.only(records, "profile")}
+    for record in table.only(records, "step"):
         times = ", ".join(f"{way} {seconds * 1e3:.3f} ms" for way, seconds in record["seconds"].items())
         profile = profiles.get((record["recipe"], record["stage"]))
         busy = f"; by kernel {profile['ms']:.3f} ms in {profile['launches']:.0f} calls" if profile else ""
@@ -95,14 +86,14 @@ def _steps(records: list[Line]) -> Iterator[str]:
 
 
 def _trainings(records: list[Line]) -> Iterator[str]:
-    for recipe, runs in grouped(only(records, "training"), "recipe").items():
+    for recipe, runs in table.grouped(table.only(records, "training"), "recipe").items():
         loss = statistics.fmean(run["tta_loss"] for run in runs)
         yield f"{recipe}: {_accuracy(runs)}, log-loss {loss:.4f}"
         yield f"  {_seconds(runs)}"
 
 
 def _tests(records: list[Line]) -> Iterator[str]:
-    for record in only(records, "tests"):
+    for record in table.only(records, "tests"):
         counts = ", ".join(f"{record[name]} {name}" for name in ("passed", "failed", "skipped"))
         yield f"{record['of']}: {counts}" + ("" if record["exit_code"] in (0, 1) else ", not all: ended before")
 
@@ -119,30 +110,27 @@ def _seconds(runs: list[Line]) -> str:
     """Return mean and spread of both clocks over all but the first runs of a process, over undisturbed ones if there
     are any; then over those first ones."""
     warm = [run for run in runs if not run["first_in_process"]]
-    alone = undisturbed(runs)
+    alone = table.undisturbed(runs)
     kind = "" if alone or not warm else " while another program compiled"
-    told = ", ".join(f"{clock} {_mean(alone or warm, clock)}" for clock in CLOCKS) + kind if warm else ""
-    first = ", ".join(f"{_mean([run for run in runs if run['first_in_process']], clock)}" for clock in CLOCKS)
+    told = ", ".join(f"{clock} {_mean(alone or warm, clock)}" for clock in table.CLOCKS) + kind if warm else ""
+    first = ", ".join(f"{_mean([run for run in runs if run['first_in_process']], clock)}" for clock in table.CLOCKS)
     return f"{told}; first in a process {first}" if told else f"first in a process {first}"
 
 
 def _mean(runs: list[Line], clock: str) -> str:
-    seconds = [run[clock] for run in runs if run.get(clock) is not None]
-    if not seconds:
-        return "-"
-    found = summarize(seconds)
-    return f"{found.mean:.3f} s" + ("" if found.std is None else f" ± {found.std:.3f} (n={found.n})")
+    seconds = table.known(runs, clock)
+    return f"{table.mean(seconds)} (n={len(seconds)})" if seconds else "-"
 
 
 _SHOWN: dict[str, Callable[[list[Line]], Iterator[str]]] = {
-    "race": _rows(races_table),
+    "race": _rows(table.races_table),
     "smoke": _smoke,
     "tests": _tests,
     "trainings": _trainings,
-    "ceilings": _rows(ceilings_table),
+    "ceilings": _rows(table.ceilings_table),
     "steps": _steps,
     "kernels": _kernels,
-    "cold": _rows(cold_table),
-    "sizes": _rows(sizes_table),
+    "cold": _rows(table.cold_table),
+    "sizes": _rows(table.sizes_table),
 }
 """The files in order of value, the first being the last to be cut."""

@@ -84,8 +84,8 @@ def races_table(records: list[Line]) -> Table:
         for clock, words in CLOCKS.items():
             ratios = ratios_of(sides, clock)
             if ratios:
-                each = [_mean(_known(sides[side], clock), "s", 3) for side in SIDES]
-                accuracies = [_known(sides[side], "accuracy") for side in SIDES]
+                each = [mean(known(sides[side], clock)) for side in SIDES]
+                accuracies = [known(sides[side], "accuracy") for side in SIDES]
                 reached = [f"{statistics.fmean(found):.2%}" if found else "-" for found in accuracies]
                 told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
                 rows.append((f"{rival}, {words}", *each, *reached, told, str(len(ratios))))
@@ -106,7 +106,7 @@ def _trainings(records: list[Line]) -> Table:
         told = f"{accuracy.mean:.2%}"
         if accuracy.interval:
             told += f" ({accuracy.interval[0]:.2%} to {accuracy.interval[1]:.2%})"
-        seconds = [_mean([run[clock] for run in alone], "s", 3) if alone else "-" for clock in CLOCKS]
+        seconds = [mean([run[clock] for run in alone]) if alone else "-" for clock in CLOCKS]
         rows.append((recipe, told, str(accuracy.n), *seconds, str(len(alone))))
     columns = ("recipe", "TTA accuracy (95% interval)", "n", *CLOCKS.values(), "n undisturbed")
     return Table("Trainings", columns, tuple(rows))
@@ -230,7 +230,8 @@ def _short(shape: str) -> str:
     return shape if ":" in shape else " ".join([words[0], *notable, words[-1]])
 
 
-def _known(runs: list[Line], key: str) -> list[float]:
+def known(runs: list[Line], key: str) -> list[float]:
+    """Return the values under a key, of the runs that have one."""
     return [run[key] for run in runs if run.get(key) is not None]
 
 
@@ -238,9 +239,10 @@ def _place(record: Line) -> str:
     return f"{record['recipe']} at {record['size']} pixels"
 
 
-def _mean(values: list[float], unit: str, digits: int) -> str:
-    found = summarize(values)
-    return f"{found.mean:.{digits}f} {unit}" + ("" if found.std is None else f" ± {found.std:.{digits}f}")
+def mean(seconds: list[float]) -> str:
+    """Return mean and standard deviation."""
+    found = summarize(seconds)
+    return f"{found.mean:.3f} s" + ("" if found.std is None else f" ± {found.std:.3f}")
 
 
 def _us(seconds: float) -> str:

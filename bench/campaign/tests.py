@@ -28,17 +28,8 @@ def tests(campaign: Campaign) -> Iterator[Line]:
 
 def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
     reading, writing = os.pipe()
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        pytest_outcomes.__name__,
-    ]
+    plugins = ["-p", "no:cacheprovider", "-p", pytest_outcomes.__name__]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", *plugins]
     if importlib.util.find_spec("xdist") and not campaign.tiny:
         command += ["-n", str(max(1, (os.cpu_count() or 2) // 2))]
     environment = {**os.environ, pytest_outcomes.VARIABLE: str(writing)}

@@ -39,9 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
 def measure(peer: str, options: argparse.Namespace) -> Race:
     """Measure one peer as the command line asks."""
     steps = options.steps or (5 if options.device == "cpu" and not options.cold else None)
-    conditions = Conditions(
-        options.data_dir, options.device, steps, options.gap, options.cache, timeout=lambda: options.timeout
-    )
+    timing = {"steps": steps, "gap": options.gap, "timeout": lambda: options.timeout}
+    conditions = Conditions(options.data_dir, options.device, cache=options.cache, **timing)
     rounds = options.rounds or (1 if options.cold else 5 if steps else 20)
     return (cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell)
 
@@ -49,28 +48,29 @@ def measure(peer: str, options: argparse.Namespace) -> Race:
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
     """Return the outcome as a result for `bench.record.append`: the row of the README's table, and every run behind it.
     An outcome without a factor is in no table."""
-    row = outcome.row()
+    row, factors = outcome.row(), outcome.factors()
     chosen = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
     words = ["python", "-m", "bench.peers", "--checkouts", "DIR", "--only", outcome.peer]
     words += [word for name, value in chosen.items() if value for word in (f"--{name}", str(value))]
     words += ["--cold"] * options.cold
     return {
-        "table": "peers" if outcome.factors() else None,
+        "table": "peers" if factors else None,
         "row": row,
-        "n": len(outcome.factors()),
+        "n": len(factors),
         "spread": row["spread"],
         "command": shlex.join(words),
         "recipe": outcome.recipe,
         "gap": options.gap,
-        "factors": outcome.factors(),
+        "factors": factors,
         "facts": outcome.facts,
-        # The keys say who ran, and the path of our recipe is this machine's.
-        "runs": {
-            side: [{key: value for key, value in run.items() if key != "peer"} for run in runs]
-            for side, runs in outcome.runs.items()
-        },
+        # The sides say who ran, and the path of our recipe is this machine's.
+        "runs": {side: [_without_peer(run) for run in runs] for side, runs in outcome.runs.items()},
         "failures": outcome.failures,
     }
+
+
+def _without_peer(run: dict[str, object]) -> dict[str, object]:
+    return {key: value for key, value in run.items() if key != "peer"}
 
 
 def choose(checkouts: Path, only: str | None, device: str, is_cold: bool) -> list[str]:

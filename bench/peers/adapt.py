@@ -65,12 +65,11 @@ def load_module(
     return module
 
 
-def stand_in(name: str, **attributes: object) -> None:
-    """Make a module `name` with these attributes, and the spec that importers ask for, unless there is one already."""
+def stand_in(name: str) -> None:
+    """Make an empty module `name`, with the spec that importers ask for, unless there is one already."""
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         module = types.ModuleType(name)
         module.__spec__ = ModuleSpec(name, None)
-        module.__dict__.update(attributes)
         sys.modules[name] = module
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -60,22 +61,6 @@ Train = Callable[[int], None]
 """It trains once from a seed, by their own code; its times and accuracies are left in the harness."""
 
 
-def load_muon(checkout: Path, harness: Harness) -> Train:
-    return _with_one_model(checkout / "airbench94_muon.py", MUON, MUON_ON_CPU, harness)
-
-
-def load_speedrun(checkout: Path, harness: Harness) -> Train:
-    return _with_one_model(checkout / "cifar10_speedrun.py", SPEEDRUN, SPEEDRUN_ON_CPU, harness)
-
-
-def load_95(checkout: Path, harness: Harness) -> Train:
-    return _with_a_new_model(checkout / "legacy" / "airbench95.py", harness)
-
-
-def load_96(checkout: Path, harness: Harness) -> Train:
-    return _with_a_new_model(checkout / "legacy" / "airbench96.py", harness)
-
-
 def load_96_faster(checkout: Path, harness: Harness) -> Train:
     """Load the program that trains a small network, which chooses the images, then the large one, whose steps count."""
     on_cpu = [*ON_CPU_OLDER, ("torch.compile", "_harness.compile")]
@@ -99,9 +84,9 @@ def load_96_faster(checkout: Path, harness: Harness) -> Train:
     return train
 
 
-def _with_one_model(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> Train:
+def _with_one_model(file: str, shims: Shims, on_cpu: Shims, checkout: Path, harness: Harness) -> Train:
     """Load one of the newer programs: one model, compiled once, whose weights each run draws anew."""
-    module = _load(path, shims, on_cpu, harness)
+    module = _load(checkout / file, shims, on_cpu, harness)
     model = module.CifarNet().to(harness.device).to(memory_format=torch.channels_last)
     if harness.device.type == "cuda":
         model.compile(mode="max-autotune")
@@ -112,8 +97,12 @@ def _with_one_model(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -
     return train
 
 
-def _with_a_new_model(path: Path, harness: Harness) -> Train:
-    module = _load(path, OLDER, ON_CPU_OLDER, harness)
+load_muon = partial(_with_one_model, "airbench94_muon.py", MUON, MUON_ON_CPU)
+load_speedrun = partial(_with_one_model, "cifar10_speedrun.py", SPEEDRUN, SPEEDRUN_ON_CPU)
+
+
+def _with_a_new_model(file: str, checkout: Path, harness: Harness) -> Train:
+    module = _load(checkout / "legacy" / file, OLDER, ON_CPU_OLDER, harness)
     epochs = module.hyp["opt"]["whiten_bias_epochs"]
 
     def train(seed: int) -> None:
@@ -121,6 +110,9 @@ def _with_a_new_model(path: Path, harness: Harness) -> Train:
         module.main(seed)
 
     return train
+
+
+load_95, load_96 = (partial(_with_a_new_model, file) for file in ("airbench95.py", "airbench96.py"))
 
 
 def _load(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> ModuleType:

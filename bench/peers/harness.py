@@ -37,6 +37,7 @@ class Harness:
         self.begin(None, 0)
 
     def begin(self, steps: int | None, seed: int) -> None:
+        """Start a run of so many steps, None: a whole training, with all generators seeded."""
         self.limit, self.steps_done = steps, 0
         self._begins: list = []
         self._ends: list = []

@@ -112,10 +112,10 @@ def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_ready(campai
         time.sleep(seconds)
         yield {"what": "ended"}
 
-    parts = [Part(name, partial(part, seconds=0.6), "order", 0.1) for name in ("a", "b")]
+    parts = [Part(name, partial(part, seconds=2.0), "order", 0.1) for name in ("a", "b")]
     races = [
         Part("race", partial(compiling, seconds=seconds), "order", 1.0, rival)
-        for rival, seconds in (("x", 0.1), ("y", 2.0))
+        for rival, seconds in (("x", 0.8), ("y", 6.0))
     ]
     told = []
     Stage(campaign, 60.0, {}, told.append).run(parts, races)
