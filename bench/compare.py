@@ -26,7 +26,7 @@ _TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")  # the part of a benchmark'
 _RENAMED = {
     r"bench/kernels/test_\w+\.py::test_(\w+?)(_forward_and_backward|_with_average)?\[": (
         r"bench/test_kernels.py::test_kernel[\1-"
-    ),
+    )
 }
 """Patterns of names in older runs, and the names of now."""
 LIMIT = 1.10  # twice what two runs in a row may differ by

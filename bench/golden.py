@@ -95,13 +95,8 @@ def names_in_base(names: Iterable[str], base: Sequence[str]) -> list[str]:
 
 
 def compare_all(checkouts: Checkouts, recipes: Sequence[Recipe], parts: Sequence[str], dtype: str | None) -> int:
-    """Print a line for every comparison and return the exit code.
-
-    checkouts: the two sides.
-    recipes: what is trained.
-    parts: "steps", "quick" or both.
-    dtype: the compute type; None: the recipe's own, and for "quick" float32 too.
-    """
+    """Print a line for every comparison, of each of `parts` for each recipe, and return the exit code. `dtype` is the
+    compute type; None: the recipe's own, and for "quick" float32 too."""
     start, done, different = time.perf_counter(), 0, 0
     for part, recipe in itertools.product(parts, recipes):
         own = own_dtype(recipe)
@@ -199,15 +194,8 @@ def make_view(checkout: Path, folder: Path) -> Path:
 
 
 def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: int) -> dict[str, object]:
-    """Time rounds of `STEPS_A_ROUND` steps on noise on each side, which take turns in being the first.
-
-    checkouts: the two sides.
-    recipe: what is trained.
-    dtype: the compute type; None: the recipe's own.
-    rounds: how many count, after one that does not.
-
-    Returns the result as `bench.record.append` takes it.
-    """
+    """Time `rounds` rounds of `STEPS_A_ROUND` steps on noise on each side, after one that does not count, each side
+    being first in turn. Returns the result as `bench.record.append` takes it."""
     dtype = dtype or own_dtype(recipe)
     request = {
         "recipe": recipe.name,

@@ -14,9 +14,9 @@ HALF = torch.float16 if torch.cuda.is_available() else torch.bfloat16
 BATCH, GHOST_BATCH = 512, 32
 """Images in a batch of what takes milliseconds anywhere, and in a group that is normalized by itself."""
 SMALL_BATCH = 64  # images in a batch of `norm_act_pool`, which takes seconds on a CPU
-BY_PRODUCT = ("cross_entropy", "whiten")  # operations that are set beside a matrix product, all others beside a copy
 LAYERS = [f"norm_act_pool-{place}" for place in DAVIDNET]
 NAMES = ["augment", "cross_entropy", "flat_muon", "flat_sgd", *LAYERS, "whiten"]
+BESIDE = {name: pytest.mark.reference("product" if name in ("cross_entropy", "whiten") else "copy") for name in NAMES}
 COMPILED = ("augment", "cross_entropy", "flat_sgd", "norm_act_pool-layer1", "norm_act_pool-layer1-residual", "whiten")
 """Those that are compiled without `--full`: of the layers one with a pool and one with a residual. Others take ten
 seconds each, Muon a minute."""
@@ -37,10 +37,7 @@ def make(name: str, full: bool, device: torch.device) -> kernel_cases.OperationC
 
 
 @pytest.mark.parametrize("variant", ["reference", "kernel", pytest.param("compiled", marks=UNSTABLE)])
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.reference("product" if name in BY_PRODUCT else "copy")) for name in NAMES],
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=mark) for name, mark in BESIDE.items()])
 def test_kernel(measure, device, full, name, variant):
     if variant == "compiled" and name not in COMPILED and not full:
         pytest.skip("it compiles for long: with --full")

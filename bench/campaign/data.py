@@ -117,8 +117,8 @@ def smoke_dataset(campaign: Campaign) -> Dataset:
 
 
 def noise(campaign: Campaign, batch_size: int) -> Dataset:
-    """Return random images of CIFAR-10's form, for measuring steps and evaluations: four batches, of which recipes leave
-    some out, and a test set as large as CIFAR-10's."""
+    """Return random images of CIFAR-10's form, for measuring steps and evaluations: four batches, since recipes leave
+    some images out, and a test set as large as CIFAR-10's."""
     device, counts = campaign.device, (4 * batch_size, _TINY[1] if campaign.tiny else 10_000)
     images = (torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, device=device) for count in counts)
     splits = [Split(split, torch.randint(10, (len(split),), device=device)) for split in images]

@@ -71,7 +71,7 @@ class PartProcess:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it waits for its turn to measure."""
+        """True once it waits for its turn to measure."""
         with contextlib.suppress(EOFError, OSError):
             self._ready = self._ready or (self._connection.poll() and self._connection.recv())
         return self._ready

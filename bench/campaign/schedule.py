@@ -77,7 +77,7 @@ RACE = "race"
 
 
 def part_names() -> list[str]:
-    """Return what --only may name."""
+    """Return what --only may name, without recipes and rivals."""
     names = [part.name for part in (*PARTS["smoke"], *PARTS["campaign"])]
     return list(dict.fromkeys([*names, RACE, *(part.name for part in BY_NAME)]))
 

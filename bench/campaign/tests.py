@@ -41,14 +41,11 @@ def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
             name, outcome, text = json.loads(line)
             counts[outcome] += 1
             if outcome == "failed":
-                yield {"what": "finding", "program": name, "found": f"failed: {_reason(text)}", "printed": text[-2000:]}
+                # The first line that pytest marks as the error.
+                marked = (line[1:].strip() for line in text.splitlines() if line.startswith("E "))
+                reason = next(marked, text.strip().rpartition("\n")[2])
+                yield {"what": "finding", "program": name, "found": f"failed: {reason}", "printed": text[-2000:]}
             if campaign.seconds_left < 0:
                 process.terminate()
                 break
     yield {"what": "tests", "of": which[0], **counts, "exit_code": process.wait()}
-
-
-def _reason(text: str) -> str:
-    """Return the first line that pytest marks as the error."""
-    marked = (line[1:].strip() for line in text.splitlines() if line.startswith("E "))
-    return next(marked, text.strip().rpartition("\n")[2])

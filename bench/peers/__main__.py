@@ -48,7 +48,7 @@ def measure(peer: str, options: argparse.Namespace) -> Race:
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
     """Return the outcome as a result for `bench.record.append`: the row of the README's table, and every run behind it.
     An outcome without a factor is in no table."""
-    row, factors = outcome.row(), outcome.factors()
+    row, factors, runs = outcome.row(), outcome.factors(), outcome.runs
     chosen = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
     words = ["python", "-m", "bench.peers", "--checkouts", "DIR", "--only", outcome.peer]
     words += [word for name, value in chosen.items() if value for word in (f"--{name}", str(value))]
@@ -64,13 +64,9 @@ def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
         "factors": factors,
         "facts": outcome.facts,
         # The sides say who ran, and the path of our recipe is this machine's.
-        "runs": {side: [_without_peer(run) for run in runs] for side, runs in outcome.runs.items()},
+        "runs": {side: [{k: run[k] for k in run if k != "peer"} for run in runs[side]] for side in runs},
         "failures": outcome.failures,
     }
-
-
-def _without_peer(run: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in run.items() if key != "peer"}
 
 
 def choose(checkouts: Path, only: str | None, device: str, is_cold: bool) -> list[str]:

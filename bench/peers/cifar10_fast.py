@@ -51,7 +51,7 @@ HARNESS: dict[str, Shims] = {
         ("timer = Timer(synch=torch.cuda.synchronize)", "timer = _timed(Timer)"),
         ("update_ema(momentum=0.99, update_freq=5))", "update_ema(momentum=0.99, update_freq=5), _after_batch)"),
         ("logs, state = Table(),", "logs, state = _logs(Table()),"),
-    ],
+    ]
 }
 """For `load`: our clocks, and what they would write to a file."""
 
@@ -59,10 +59,7 @@ _NO_WARM_UP = ("for size in [batch_size, len(dataset['valid']['targets']) % batc
 """Their warm-up of cuDNN, two steps long, which a CPU has not."""
 
 ON_CPU: dict[str, dict[str, Shims]] = {
-    "float32": {
-        "torch_backend": [("node.half()", "node.float()")],
-        "new_dawn": [("float16", "float32"), _NO_WARM_UP],
-    },
+    "float32": {"torch_backend": [("node.half()", "node.float()")], "new_dawn": [("float16", "float32"), _NO_WARM_UP]},
     "bfloat16": {
         "torch_backend": [
             ("node.half()", "node.bfloat16()"),
@@ -100,11 +97,8 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
         if batch:
             harness.step_done()
 
-    def noted(table):
-        logs.append(table)
-        return table
-
-    peer = load_peer(checkout, further, {"_timed": timed, "_after_batch": after_batch, "_logs": noted})
+    names = {"_timed": timed, "_after_batch": after_batch, "_logs": lambda table: logs.append(table) or table}
+    peer = load_peer(checkout, further, names)
     peer.cifar10 = lambda root: {
         key: {"data": split["images"].cpu().numpy(), "targets": split["labels"].cpu().numpy()}
         for key, split in (("train", harness.split(train=True)), ("valid", harness.split(train=False)))

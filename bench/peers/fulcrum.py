@@ -97,14 +97,11 @@ class E5:
         model = module.Model().to(self.harness.device, memory_format=torch.channels_last)
         loader = module.CifarLoader("cifar10", batch_size=hyp["batch_size"], aug=hyp["aug"])
         next(iter(loader))  # keeps the normalized and padded images, which by their rule is no part of a training
-        steps = {name: ceil(hyp[name] * len(loader)) for name in ("train_epochs", "decay_epochs", "whiten_bias_epochs")}
-        return model, {
-            "optimizers": module.make_optimizers(model, steps["decay_epochs"]),
-            "train_loader": loader,
-            "total_train_steps": steps["train_epochs"],
-            "decay_steps": steps["decay_epochs"],
-            "whiten_bias_train_steps": steps["whiten_bias_epochs"],
-        }
+        total, decay, bias = (
+            ceil(hyp[name] * len(loader)) for name in ("train_epochs", "decay_epochs", "whiten_bias_epochs")
+        )
+        steps = {"total_train_steps": total, "decay_steps": decay, "whiten_bias_train_steps": bias}
+        return model, {"optimizers": module.make_optimizers(model, decay), "train_loader": loader, **steps}
 
 
 class E1(E5):

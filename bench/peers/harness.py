@@ -39,8 +39,7 @@ class Harness:
     def begin(self, steps: int | None, seed: int) -> None:
         """Start a run of so many steps, None: a whole training, with all generators seeded."""
         self.limit, self.steps_done = steps, 0
-        self._begins: list = []
-        self._ends: list = []
+        self._begins, self._ends = [], []
         self._running: Event | None = None
         self.own_seconds, self.seconds = 0.0, 0.0
         self.evaluation_seconds: float | None = None
@@ -53,21 +52,18 @@ class Harness:
     # For their code -------------------------------------------------------------------------------------------------
 
     def split(self, train: bool) -> dict[str, object]:
-        """Return the `train.pt` or `test.pt` that the airbench family loads: images uint8 `[N, H, W, 3]`, labels and
-        classes."""
+        """Return the `train.pt` or `test.pt` of the airbench family: images uint8 `[N, H, W, 3]`, labels, classes."""
         split, count = (self.dataset.train if train else self.dataset.test), None
         if self.limit is not None:
             count = max(WHITENING_IMAGES, (self.limit + 1) * self.batch_size) if train else 1000
-        return {
-            "images": split.images[:count].clone(),
-            "labels": split.labels[:count].clone(),
-            "classes": list(self.dataset.classes),
-        }
+        images, labels = split.images[:count].clone(), split.labels[:count].clone()
+        return {"images": images, "labels": labels, "classes": list(self.dataset.classes)}
 
     def Event(self, enable_timing: bool = True) -> Event:
         return Event(self)
 
     def synchronize(self) -> None:
+        """Stand in for torch.cuda.synchronize."""
         synchronize(self.device)
 
     @staticmethod

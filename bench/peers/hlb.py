@@ -46,13 +46,8 @@ def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
 def normalized(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
     """Return the `data.pt` that they make on a first run: images `[N, 3, 32, 32]` of mean 0 and standard deviation 1
     over the training images, and labels as one-hot vectors, both in `dtype`."""
-    train = harness.dataset.train.images.permute(0, 3, 1, 2).float() / 255
-    std, mean = torch.std_mean(train, dim=(0, 2, 3), keepdim=True)
-    data = {}
-    for key, split in (("train", harness.dataset.train), ("eval", harness.dataset.test)):
-        images = split.images.permute(0, 3, 1, 2).float() / 255
-        data[key] = {
-            "images": ((images - mean) / std).to(dtype).contiguous(),
-            "targets": F.one_hot(split.labels).to(dtype),
-        }
-    return data
+    splits = {"train": harness.dataset.train, "eval": harness.dataset.test}
+    images = {key: split.images.permute(0, 3, 1, 2).float() / 255 for key, split in splits.items()}
+    std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)
+    images = {key: ((values - mean) / std).to(dtype).contiguous() for key, values in images.items()}
+    return {key: {"images": images[key], "targets": F.one_hot(splits[key].labels).to(dtype)} for key in splits}

@@ -16,6 +16,7 @@ from bench.peers.worker import PeerError, Worker
 
 Tell = Callable[[str], None]  # it is called with a line about each run or failure
 SIDES = ("theirs", "ours")
+Facts = dict[str, Any]
 
 
 @dataclass
@@ -26,8 +27,8 @@ class Race:
     recipe: str
     measured: str  # "training step", "whole training" or "cold start"
     rule: str = "own_seconds"  # in whole trainings: which of our stopwatches theirs is
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)  # `facts[side]`: those of its worker
-    runs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    facts: dict[str, Facts] = field(default_factory=dict)  # `facts[side]`: those of its worker
+    runs: dict[str, list[Facts]] = field(default_factory=lambda: {side: [] for side in SIDES})
     """`runs[side][round]`: the worker's result, with the round's number and its clocks."""
     failures: list[dict[str, str]] = field(default_factory=list)  # each has a side, an error and its traceback
 
@@ -94,8 +95,8 @@ class Turn:
 
     side: str
     round: int  # the round's number, which is also the run's seed; the first round's where a side cannot be loaded
-    facts: dict[str, Any] = field(default_factory=dict)  # the worker's; empty where a side cannot be loaded
-    run: dict[str, Any] | None = None  # the worker's result, with the round and the clocks; None: it failed
+    facts: Facts = field(default_factory=dict)  # the worker's; empty where a side cannot be loaded
+    run: Facts | None = None  # the worker's result, with the round and the clocks; None: it failed
     error: PeerError | None = None
 
 
@@ -158,7 +159,7 @@ def race(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 5, te
     return outcome
 
 
-def start_cold(name: str, checkout: Path | None, conditions: Conditions) -> tuple[dict[str, Any], dict[str, Any]]:
+def start_cold(name: str, checkout: Path | None, conditions: Conditions) -> tuple[Facts, Facts]:
     """Run a program once in a fresh process with empty caches. Raises PeerError where it fails.
 
     Returns the worker's facts, and its result with the clocks before and `process_seconds`, from the process's start to
@@ -215,7 +216,7 @@ def _failed(outcome: Race, side: str, error: PeerError, tell: Tell) -> None:
     tell(f"{outcome.peer}, {side}: {error}")
 
 
-def _shown(result: dict[str, Any]) -> str:
+def _shown(result: Facts) -> str:
     if result["step_seconds"]:
         return f"{statistics.median(result['step_seconds']):.3g} s a step, the median of {len(result['step_seconds'])}"
     accuracy = result["accuracy"]

@@ -42,7 +42,7 @@ class Ours:
         many were asked for: `steps` of the result says how many.
         """
         if steps is not None:
-            seconds = self._epoch(seed) if self.trainer.device.type == "cuda" else self._steps(steps, seed)
+            seconds = self._step_seconds(steps, seed)
             return {**NOT_OF_STOPPED, "steps": len(seconds), "step_seconds": seconds, "seconds": sum(seconds)}
         start = time.perf_counter()
         run = self.trainer.run(seed, eval_every=0)
@@ -60,35 +60,24 @@ class Ours:
             "plain_accuracy": run.accuracy,
         }
 
-    def _steps(self, steps: int, seed: int) -> list[float]:
-        times: list[float] = []
+    def _step_seconds(self, steps: int, seed: int) -> list[float]:
+        """Train until enough is timed. Raises ValueError where the training ends before."""
+        on_cuda = self.trainer.device.type == "cuda"
+        marks: list[float] = []
 
-        def on_step(step: int, total: int) -> None:
-            times.append(time.perf_counter())
-            if len(times) > steps:
+        def note(seconds: float) -> None:
+            marks.append(seconds)
+            if len(marks) > (1 if on_cuda else steps):
                 raise Enough
 
-        self._stopped(seed, Listener(on_step=on_step))
-        return [after - before for before, after in itertools.pairwise(times)]
-
-    def _epoch(self, seed: int) -> list[float]:
-        rows: list[float] = []
-
-        def on_epoch(row) -> None:
-            rows.append(row.seconds)
-            if len(rows) == 2:
-                raise Enough
-
-        self._stopped(seed, Listener(on_epoch=on_epoch))
-        per_epoch = self.trainer.timeline.steps_per_epoch
-        return [(rows[1] - rows[0]) / per_epoch] * per_epoch
-
-    def _stopped(self, seed: int, listener: Listener) -> None:
-        """Train until the listener stops it. Raises ValueError where it does not."""
+        by_step = Listener(on_step=lambda step, total: note(time.perf_counter()))
+        listener = Listener(on_epoch=lambda row: note(row.seconds)) if on_cuda else by_step
         try:
             self.trainer.run(seed, listeners=[listener], eval_every=0)
         except Enough:
-            return
+            seconds = [after - before for before, after in itertools.pairwise(marks)]
+            per_epoch = self.trainer.timeline.steps_per_epoch
+            return [seconds[0] / per_epoch] * per_epoch if on_cuda else seconds
         raise ValueError(f"{self.trainer.recipe.name} ended before the steps that were asked for: they are too many")
 
 
