@@ -21,7 +21,7 @@ from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
 
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
-"""Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
+"""The folder of pytest-benchmark: a folder for each system and Python, a file for each run, the runs numbered."""
 _TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")  # the part of a benchmark's name that says which turn it was
 _RENAMED = {
     r"bench/kernels/test_\w+\.py::test_(\w+?)(_forward_and_backward|_with_average)?\[": (

@@ -28,7 +28,7 @@ class OperationCase:
     kernel: Callable
     reference: Callable
     make: Callable[[], tuple]
-    """Where the operation has a backward pass, the last argument is its first result's gradient; None: 1."""
+    """Returns fresh arguments; where there is a backward pass, the last is the first result's gradient, None: 1."""
     has_backward: bool = False
 
     def variant(self, name: str) -> Callable[..., object]:

@@ -65,7 +65,7 @@ class RecordedCase:
 
     operator: Any  # of `torch.ops.fastcifar`, one overload
     arguments: tuple[object, ...]
-    """In the schema's order: `Floats` in place of floating-point tensors, everything else as it was."""
+    """Arguments in the schema's order: `Floats` in place of floating-point tensors, everything else as it was."""
     bytes_moved: int  # each operand and each result once
     calls: int = 1  # in the recorded code
 

@@ -18,7 +18,7 @@ LAYERS = [f"norm_act_pool-{place}" for place in DAVIDNET]
 NAMES = ["augment", "cross_entropy", "flat_muon", "flat_sgd", *LAYERS, "whiten"]
 BESIDE = {name: pytest.mark.reference("product" if name in ("cross_entropy", "whiten") else "copy") for name in NAMES}
 COMPILED = ("augment", "cross_entropy", "flat_sgd", "norm_act_pool-layer1", "norm_act_pool-layer1-residual", "whiten")
-"""Those that are compiled without `--full`: of the layers one with a pool and one with a residual. Others take ten
+"""Names that are compiled without `--full`: of the layers one with a pool and one with a residual. Others take ten
 seconds each, Muon a minute."""
 UNSTABLE = pytest.mark.unstable("what the compiler makes of it differs from one start to the next")
 

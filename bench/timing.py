@@ -17,8 +17,8 @@ from fastcifar.training.stopwatch import Stopwatch
 Work = Callable[[], object]  # what is timed: a call without arguments, whose result is dropped
 WORKLOADS = ("product", "copy", "convolution")  # names of the fixed work of `Reference`
 _TURN_SECONDS, _FEWEST_ROUNDS = 0.6, 5
-"""How long a benchmark goes on in each turn: as many rounds as fit, but at least so many."""
-_ROUND_SECONDS = 0.005  # how long a round is at least: briefer work is called more than once in it
+"""Seconds of a benchmark in each turn: as many rounds as fit, but at least so many."""
+_ROUND_SECONDS = 0.005  # of a round, at least: briefer work is called more than once in it
 _BRIEF_SECONDS = 0.02
 """Rounds below this begin with an untimed call of the work: the reference has just emptied the caches."""
 _REPLAYS = 4

@@ -48,8 +48,8 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "warmstart-resnet18": ("warmstart-resnet18", {"epochs": 2}),
     "warmstart-mlp": ("warmstart-mlp", {"epochs": 2}),
 }
-"""By name: a recipe and its changes, by dotted names. speedrun94's own batches are small and may not fill a GPU: in
-larger ones it reached as much on held-out images (bench/results/speedrun94-search.jsonl)."""
+"""`VARIANTS[name]`: a recipe and its changes, by dotted names. speedrun94's own batches are small and may not fill a
+GPU: in larger ones it reached as much on held-out images (bench/results/speedrun94-search.jsonl)."""
 REST = ("speedrun95", "speedrun96", "warmstart-resnet18", "warmstart-mlp")
 """Recipes that the smoke trains once, the last two briefly. warmstart-narrow's optimizer, torch's, is not captured."""
 MAIN = ("speedrun94", "davidnet")  # recipes whose convolutions and kernels are measured one by one

@@ -57,8 +57,8 @@ OTHERS: dict[str, tuple[str, list[Fields]]] = {
     ),
     "cross_entropy_step": ("cross_entropy_triton", _grid(values=(128, 256, 512, 1024), warps=(4, 8))),
 }
-"""By operator: the file in `fastcifar.kernels` with its table, imported when needed, since most import Triton; and the
-other sizes that it is launched with."""
+"""`OTHERS[operator]`: the file in `fastcifar.kernels` with its table, imported when needed, since most import Triton;
+and the other sizes that it is launched with."""
 
 
 def sizes(campaign: Campaign) -> Iterator[Line]:

@@ -53,7 +53,7 @@ HARNESS: dict[str, Shims] = {
         ("logs, state = Table(),", "logs, state = _logs(Table()),"),
     ]
 }
-"""For `load`: our clocks, and what they would write to a file."""
+"""Replacements for `load`: our clocks, and the table that they would write to a file."""
 
 _NO_WARM_UP = ("for size in [batch_size, len(dataset['valid']['targets']) % batch_size]:", "for size in []:")
 """Their warm-up of cuDNN, two steps long, which a CPU has not."""
@@ -68,7 +68,7 @@ ON_CPU: dict[str, dict[str, Shims]] = {
         "new_dawn": [("np.float16", "np.float32"), ("torch.float16", "torch.bfloat16"), _NO_WARM_UP],
     },
 }
-"""In place of float16, which is emulated on a CPU: what their program would use there, and what it could."""
+"""Replacements of float16, which is emulated on a CPU: by what their program would use there, and by what it could."""
 
 
 def load_peer(

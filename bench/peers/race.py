@@ -75,7 +75,7 @@ class Race:
 
 @dataclass(frozen=True)
 class Conditions:
-    """Where and how programs are run."""
+    """The data, the device and the limits with which programs are run."""
 
     data: Path | str | None = None  # the images, as `Worker` takes them
     device: str = "cpu"

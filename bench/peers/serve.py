@@ -21,7 +21,7 @@ from fastcifar.recipes import Recipe, get_recipe
 from fastcifar.training import Listener, Trainer, describe_device, resolve_device
 
 NOT_OF_STOPPED = dict.fromkeys(("own_seconds", "train_seconds", "time_seconds", "accuracy", "plain_accuracy"))
-"""What the result of a training that was stopped does not say."""
+"""Entries that the result of a stopped training lacks."""
 
 
 class Ours:

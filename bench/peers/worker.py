@@ -10,7 +10,7 @@ from bench.resident import ROOT as ROOT
 from bench.resident import ProgramError, Resident
 
 CACHES = {"TORCHINDUCTOR_CACHE_DIR": "inductor", "TRITON_CACHE_DIR": "triton", "CUDA_CACHE_PATH": "cuda"}
-"""Where torch.compile, Triton and the driver keep what they compiled, as folders of the worker's cache."""
+"""Folders of the worker's cache in which torch.compile, Triton and the driver keep what they compiled."""
 
 PeerError = ProgramError  # A program that could not be loaded or run
 
