@@ -1,4 +1,4 @@
-"""What programs left behind, turned into results for the README's tables (see `bench.record` and `bench.tables`).
+"""Turn saved runs and experiments into results for the README's tables (see `bench.record` and `bench.tables`).
 
     python -m bench.collect recipes RUN... --save FILE                # folders of fastcifar train: all runs of a recipe
     python -m bench.collect warm-start RESULTS.json... --save FILE    # of fastcifar warm-start half and table
@@ -18,8 +18,8 @@ from pathlib import Path
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append, describe_hardware
 from fastcifar.errors import UserError
-from fastcifar.experiments.half import WARM
-from fastcifar.experiments.outcome import known
+from fastcifar.experiments.result import known
+from fastcifar.experiments.warm_starts import WARM
 from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
 from fastcifar.recipes.text import leaves
@@ -27,19 +27,18 @@ from fastcifar.report.statistics import Summary, summarize
 from fastcifar.training.device import describe_device, resolve_device
 from fastcifar.training.record import DeviceFacts, RunRecord
 
-Result = dict[str, object]
-"""A line of a results file."""
+Result = dict[str, object]  # a line of a results file
 _KEPT = ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")
-"""What a result keeps of the record of each run."""
+"""Keys of a run's record that a result keeps."""
 
 
 def recipes(sources: Sequence[Path]) -> Iterator[Result]:
-    """One result for each recipe among the runs' folders: every run counts, so they must be alike but for the seed."""
+    """Yield one result for each recipe among the runs: every run counts, so they may differ in the seed alone."""
     by_recipe: dict[str, list[RunRecord]] = {}
     for source in sources:
         path = source / RECORD if source.is_dir() else source
         run = RunRecord.from_json(_read(path), str(path))
-        anywhere = dataclasses.replace(run.dataset, source="")  # where it was found: what it is says its hash
+        anywhere = dataclasses.replace(run.dataset, source="")  # its hash, not its place, says which data it is
         by_recipe.setdefault(run.recipe.name, []).append(dataclasses.replace(run, dataset=anywhere))
     for name, runs in by_recipe.items():
         for field in ("recipe", "dataset", "subset", "init", "device", "dtype", "versions"):
@@ -77,7 +76,7 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
 
 
 def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
-    """One result for each way of starting, of each network and optimizer."""
+    """Yield one result for each way of starting, of each network and optimizer."""
     for source in sources:
         result = _read(source)
         if result.get("experiment") not in ("half", "table"):
@@ -121,7 +120,7 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
 
 
 def _points(difference: dict | None) -> str:
-    """Mean and 95% interval of the difference of two ways of starting, seed by seed, in points of test accuracy."""
+    """Return mean and 95% interval of the difference of two ways of starting, seed by seed, in points of accuracy."""
     if difference is None:
         return "-"
     found = difference["test_accuracy"]
@@ -132,7 +131,7 @@ def _points(difference: dict | None) -> str:
 
 
 def _warm_start_command(result: dict, recipe: Recipe) -> str:
-    """The command line that makes this result again."""
+    """Return the command line that makes this result again."""
     seeds, size = result["seeds"], result["subset"]["size"]
     words = [f"fastcifar warm-start {result['experiment']} --recipe {recipe.name}"]
     words += [] if size is None else [f"--train-size {size}"]
@@ -144,7 +143,7 @@ def _warm_start_command(result: dict, recipe: Recipe) -> str:
 
 
 def _changed(recipe: Recipe) -> Iterator[str]:
-    """The flags for the fields in which a recipe differs from the recipe of its name."""
+    """Yield the flags for the fields in which a recipe differs from the recipe of its name."""
     if recipe.name in RECIPES:
         named = dict(leaves(dataclasses.asdict(get_recipe(recipe.name))))
         for name, value in leaves(dataclasses.asdict(recipe)):
@@ -153,7 +152,7 @@ def _changed(recipe: Recipe) -> Iterator[str]:
 
 
 def _words(value: object) -> Iterator[str]:
-    """A field's value as a flag takes it: a list by its items, one of pairs by their items."""
+    """Yield the words of a field's value as a flag takes it: a list by its items, one of pairs by their items."""
     if isinstance(value, tuple):
         for item in value:
             yield from _words(item)
@@ -169,7 +168,7 @@ def _interval(summary: Summary) -> str:
 
 
 def _hardware_of(device: DeviceFacts) -> str:
-    """What a run was made on: in full where that is this machine, else the name that the run gives."""
+    """Return the hardware of a run: in full where that is this machine, else the name that the run gives."""
     if device.type == "cpu" and describe_device(resolve_device("cpu")).name == device.name:
         return describe_hardware("cpu")
     return device.name

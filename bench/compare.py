@@ -1,4 +1,4 @@
-"""Two saved runs of the benchmarks, each benchmark's ratio to the reference workload beside its ratio in the other.
+"""Compare two saved runs of the benchmarks: each benchmark's ratio to the reference workload in one and the other.
 
     python -m bench.compare               # the last two saved by `make bench`
     python -m bench.compare NEW           # NEW against the last saved
@@ -21,28 +21,30 @@ from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
 
 SAVED = Path(__file__).resolve().parent.parent / ".benchmarks"
-"""Where pytest-benchmark saves: a folder for each system and Python, a file for each run, the runs numbered."""
-_TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")
-"""The place in a benchmark's name of which turn it was."""
-LIMIT = 1.10
-"""Twice what two runs in a row may differ by."""
+"""The folder of pytest-benchmark: a folder for each system and Python, a file for each run, the runs numbered."""
+_TURN = re.compile(r"\[turn\d+\]|-turn\d+|turn\d+-")  # the part of a benchmark's name that says which turn it was
+_RENAMED = {
+    r"bench/kernels/test_\w+\.py::test_(\w+?)(_forward_and_backward|_with_average)?\[": (
+        r"bench/test_kernels.py::test_kernel[\1-"
+    )
+}
+"""Patterns of names in older runs, and the names of now."""
+LIMIT = 1.10  # twice what two runs in a row may differ by
 
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark in two runs; `old` and `new` are its ratios to the reference, None where it was not run."""
+    """One benchmark in two runs; `old` and `new` are its ratios to the reference, None where it did not run."""
 
     name: str
     old: float | None
     new: float | None
-    spread: float
-    """How far the new run's turns are apart, as a share of the ratio: how restless the machine was."""
-    unstable: str | None
-    """Why the benchmark is not held to the limit; None: it is."""
+    spread: float  # half the range of the new run's turns, as a share of the ratio
+    unstable: str | None  # the reason why the benchmark is not held to the limit; None: it is
 
     @property
     def change(self) -> float | None:
-        """How many times as long the benchmark now takes."""
+        """The factor by which the benchmark now takes longer."""
         return self.new / self.old if self.old and self.new else None
 
     def verdict(self, limit: float) -> str:
@@ -55,16 +57,15 @@ class Row:
 
 
 def read_run(path: str | Path) -> dict[str, dict]:
-    """Name to `extra_info` of every benchmark in a file of pytest-benchmark's, its `ratio` the median of its turns and
-    its `spread` half their range as a share of it. Raises UserError for another file."""
+    """Return name to `extra_info` of every benchmark in a file of pytest-benchmark's, its `ratio` the median of its
+    turns and its `spread` half their range as a share of it. Raises UserError for another file."""
+    run: dict[str, list[dict]] = {}
     try:
-        run: dict[str, list[dict]] = {}
         for benchmark in json.loads(Path(path).read_text(encoding="utf-8"))["benchmarks"]:
-            run.setdefault(_TURN.sub("", benchmark["fullname"]), []).append(benchmark["extra_info"])
+            run.setdefault(_name(benchmark["fullname"]), []).append(benchmark["extra_info"])
     except OSError as error:
-        raise UserError(
-            f"cannot read {path}: {error.strerror or error}; allowed: a file that make bench saved"
-        ) from None
+        why = error.strerror or error
+        raise UserError(f"cannot read {path}: {why}; allowed: a file that make bench saved") from None
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is no file of pytest-benchmark's; allowed: one that make bench saved") from None
     for name, turns in run.items():
@@ -73,6 +74,14 @@ def read_run(path: str | Path) -> dict[str, dict]:
     if not run:
         raise UserError(f"{path} has no benchmark in it; allowed: a run of bench/")
     return {name: _merged(turns) for name, turns in run.items()}
+
+
+def _name(fullname: str) -> str:
+    """Return a benchmark's name of now, without its turn."""
+    name = _TURN.sub("", fullname)
+    for pattern, now in _RENAMED.items():
+        name = re.sub(pattern, now, name)
+    return name
 
 
 def _merged(turns: list[dict]) -> dict:
@@ -84,49 +93,43 @@ def _merged(turns: list[dict]) -> dict:
 
 
 def compare(old: dict[str, dict], new: dict[str, dict]) -> list[Row]:
-    """A row for each benchmark, in the new run's order and then those that are gone. Raises UserError where the runs
-    have nothing in common or were made at different sizes."""
+    """Return a row for each benchmark, in the new run's order, then those that are gone. Raises UserError where the
+    runs have nothing in common or were made at different sizes."""
     common = [name for name in new if name in old]
     if not common:
         raise UserError("the two runs have no benchmark in common; allowed: two runs of the same suites")
     for key, means in (("full", "of --full"), ("device", "of device"), ("reference", "beside the reference")):
         for name in common:
-            if old[name].get(key) != new[name].get(key):
-                raise UserError(
-                    f"{name} was a run {means} {old[name].get(key)} and is one {means} {new[name].get(key)}; "
-                    "allowed: two runs alike"
-                )
-    rows = [
-        Row(name, old.get(name, {}).get("ratio"), info["ratio"], info["spread"], info["unstable"])
-        for name, info in new.items()
-    ]
+            was, is_now = old[name].get(key), new[name].get(key)
+            if was != is_now:
+                raise UserError(f"{name} was a run {means} {was} and is one {means} {is_now}; allowed: two runs alike")
+    ratios = {name: info["ratio"] for name, info in old.items()}
+    rows = [Row(name, ratios.get(name), info["ratio"], info["spread"], info["unstable"]) for name, info in new.items()]
     gone = [Row(name, info["ratio"], None, 0.0, info["unstable"]) for name, info in old.items() if name not in new]
     return rows + gone
 
 
 def table(rows: Sequence[Row], limit: float) -> str:
-    """The rows as text, then why some are unstable, then the largest change of the others."""
+    """Return the rows as text, then why some are unstable, then the largest change of the others."""
     width = max(len(row.name) for row in rows)
     lines = [f"{'benchmark':{width}s}  {'old':>9s}  {'new':>9s}  {'change':>6s}  spread  verdict"]
     for row in rows:
         old, new = ("-" if ratio is None else f"{ratio:.4g}" for ratio in (row.old, row.new))
         change = "-" if row.change is None else f"{row.change:.3f}"
-        lines.append(
-            f"{row.name:{width}s}  {old:>9s}  {new:>9s}  {change:>6s}  {row.spread:6.1%}  {row.verdict(limit)}"
-        )
+        columns = f"{old:>9s}  {new:>9s}  {change:>6s}  {row.spread:6.1%}  {row.verdict(limit)}"
+        lines.append(f"{row.name:{width}s}  {columns}")
     for reason in dict.fromkeys(row.unstable for row in rows if row.unstable):
         lines.append(f"unstable: {', '.join(row.name for row in rows if row.unstable == reason)}: {reason}")
     stable = [row for row in rows if row.change and not row.unstable]
     if stable:
         worst = max(stable, key=lambda row: max(row.change, 1 / row.change))
-        lines.append(
-            f"largest change of the {len(stable)} stable ones: {worst.change:.3f} ({worst.name}); allowed: {limit:g}"
-        )
+        change = f"largest change of the {len(stable)} stable ones: {worst.change:.3f} ({worst.name})"
+        lines.append(f"{change}; allowed: {limit:g}")
     return "\n".join(lines)
 
 
 def saved_runs(folder: Path = SAVED) -> list[Path]:
-    """The runs that `make bench` saved, the oldest first."""
+    """Return the runs that `make bench` saved, the oldest first."""
     return sorted(folder.glob("*/[0-9]*_*.json"), key=lambda path: path.stat().st_mtime_ns)
 
 

@@ -1,29 +1,21 @@
-"""What the benchmark suites share: the sizes, the device, and how a piece of work is timed beside the reference."""
+"""The fixtures of the benchmark suites: the sizes, the device, and how work is timed beside the reference."""
 
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
 from collections.abc import Callable
 
 import pytest
 import torch
 
-from bench.kernel_cases import Case, lacking_for_compile
-from bench.reference import WORKLOADS, Reference, seconds_of, synchronize
+from bench.cases import Case, in_turn, lacking_for_compile
+from bench.timing import WORKLOADS, Reference, copy_rate, fit_rounds, synchronize
 from fastcifar.kernels import keep_freed_memory
 
 CUDA = torch.cuda.is_available()
 TURNS = 5
 """All benchmarks are gone through so many times, so that what troubles the machine for a while troubles one turn."""
-SECONDS = 0.6
-"""How long a benchmark goes on in each turn, about: as many rounds as fit, but at least the number below."""
-FEWEST_ROUNDS = 5
-ROUND_SECONDS = 0.005
-"""How long a round is at least: briefer work is called more than once in it."""
-BRIEF_SECONDS = 0.02
-"""Rounds below this begin with an untimed call of the work: the reference has just emptied the caches."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,7 +34,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Turn by turn; what is unstable anyhow has one turn."""
+    """Sort the benchmarks turn by turn; the unstable ones have one turn."""
 
     def turn(item: pytest.Item) -> int:
         return item.callspec.params.get("turn", 0) if hasattr(item, "callspec") else 0
@@ -61,14 +53,8 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def full(pytestconfig) -> bool:
-    """Whether benchmarks have the recipes' own sizes; else each ends in seconds on a CPU."""
+    """True where benchmarks have the recipes' own sizes; else each ends in seconds on a CPU."""
     return CUDA or pytestconfig.getoption("full")
-
-
-@pytest.fixture(scope="session")
-def batch(full) -> int:
-    """Images in a batch of the kernel that takes seconds on a CPU."""
-    return 512 if full else 64
 
 
 @pytest.fixture(scope="session")
@@ -78,16 +64,14 @@ def reference(device) -> Reference:
 
 @pytest.fixture(scope="session")
 def copy_bandwidth(device) -> float:
-    """Bytes/s, read and written, of the best of 20 copies of a tensor larger than the caches, in this session."""
-    source = torch.empty((256 if CUDA else 64) << 20, dtype=torch.uint8, device=device).random_()
-    target = torch.empty_like(source)
-    return 2 * source.numel() / min(seconds_of(lambda: target.copy_(source), device) for _ in range(20))
+    """Bytes/s, read and written, of a copy in this session."""
+    return copy_rate(device)["rate"]
 
 
 @pytest.fixture
 def timed(request, benchmark, device, reference, full, turn):
     """`timed(work)`: time `work()` beside the reference, in rounds; True unless benchmarks are disabled. A round of
-    brief work is several `calls`, so `extra_info` says; pytest-benchmark's own figures are of whole rounds.
+    brief work is several `calls`, as `extra_info` says; pytest-benchmark's own figures are of whole rounds.
     `bench.compare` takes the median of the turns.
 
     `extra_info` gets the `ratio`, by which results are compared: the median over the rounds of the work's seconds to
@@ -96,32 +80,24 @@ def timed(request, benchmark, device, reference, full, turn):
     on a busy machine one of two brief calls is seldom interrupted, and a mean would often be.
     """
 
-    def run(work: Callable[[], object], rounds: int | None = None) -> bool:
-        calls = 1
+    def run(work: Callable[[], object], count: int | None = None) -> bool:
+        if benchmark.disabled:
+            benchmark.pedantic(work)
+            return False
+        calls, fitting, warms_up = fit_rounds(work, device, reference)
+        around: list[dict[str, float]] = []
 
         def one_round() -> None:
             for _ in range(calls):
                 work()
             synchronize(device)
 
-        if benchmark.disabled:
-            benchmark.pedantic(one_round)
-            return False
-        one_round()  # compiles and allocates
-        took = seconds_of(one_round, device)
-        if took < BRIEF_SECONDS:
-            took = min(seconds_of(one_round, device) for _ in range(3))
-        calls = math.ceil(ROUND_SECONDS / took)
-        took *= calls
-        fit = int(SECONDS / (took + sum(reference.seconds().values())))
-        around: list[dict[str, float]] = []
-
         def before_round() -> None:
             around.append(reference.seconds())
-            if took < BRIEF_SECONDS:
+            if warms_up:
                 work()
 
-        benchmark.pedantic(one_round, setup=before_round, rounds=rounds or max(fit, FEWEST_ROUNDS))
+        benchmark.pedantic(one_round, setup=before_round, rounds=count or fitting)
         around.append(reference.seconds())
         seconds = benchmark.stats.stats.data
         name, unstable = _marked(request, "reference") or "product", _marked(request, "unstable")
@@ -151,16 +127,16 @@ def _marked(request: pytest.FixtureRequest, name: str) -> str | None:
 
 @pytest.fixture
 def measure(timed, benchmark, device, copy_bandwidth):
-    """`measure(case, variant)`: time one variant of a case of `bench.kernel_cases`, its sets of arguments in turn.
+    """`measure(case, variant)`: time one variant of a case of `bench.kernel_cases`.
 
     `extra_info` gets the bytes that the operation must move and the share of the copy bandwidth that this came to.
     """
 
     def run(case: Case, variant: str) -> None:
+        benchmark.group = case.operation
         if variant == "compiled" and (lacking := lacking_for_compile(device)):
             pytest.skip(f"torch.compile needs {lacking}")
-        operation, turn = case.variant(variant), itertools.cycle(case.argument_sets(device))
-        if timed(lambda: case.use(operation, *next(turn))):
+        if timed(in_turn(case, variant, device)):
             rate = case.bytes_moved * benchmark.extra_info["calls"] / benchmark.stats.stats.median
             benchmark.extra_info.update(
                 variant=variant, bytes_moved=case.bytes_moved, share_of_copy_bandwidth=round(rate / copy_bandwidth, 3)

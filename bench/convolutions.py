@@ -1,21 +1,21 @@
-"""The convolutions of a recipe's training step, each pass of each by itself: what a step's time is set beside."""
+"""The convolutions of a recipe's training step, each pass of each by itself, to set a step's time beside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from bench.timing import Work
 from fastcifar.training import Trainer
 from fastcifar.training.rehearse import step_on_noise
 from fastcifar.training.timeline import Stage
 
-PASSES = ("forward", "input", "weight")
-"""The output, the gradient of the input and that of the weight."""
+PASSES = ("forward", "input", "weight")  # the output, the gradient of the input and that of the weight
 
 
 @dataclass(frozen=True)
@@ -23,37 +23,32 @@ class Convolution:
     """One convolution of a training step, as torch has it."""
 
     name: str
-    inputs: torch.Size
-    """`[N, C, H, W]`, like `outputs`."""
+    inputs: torch.Size  # `[N, C, H, W]`, like `outputs`
     outputs: torch.Size
-    flop: int
-    """Of one pass: two for each multiply-add."""
-    passes: dict[str, Callable[[], object]]
-    """By its name in `PASSES`, a call of each pass that the step makes."""
+    flop: int  # operations of one pass, two for each multiply-add
+    passes: dict[str, Work]  # `passes[name]`, with a name of `PASSES`, calls a pass that the step makes
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A convolution that a network makes; `inputs` and `weight` say by `requires_grad` which gradients a step needs."""
+    """A convolution that a network calls; `requires_grad` of its tensors says which gradients a step needs."""
 
     name: str
     inputs: torch.Tensor
     weight: torch.Tensor
-    stride: Sequence[int]
-    padding: Sequence[int]
-    dilation: Sequence[int]
+    how: tuple[list[int], list[int], list[int]]  # stride, padding and dilation
     groups: int
 
 
 def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convolution]:
-    """The convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
+    """Return the convolutions of a step of `stage` (the training's last unless given), in its batch, compute type and
     layout."""
     stage = stage or trainer.timeline.epochs[-1].stage
     step_on_noise(trainer, stage)  # enters the stage: what is frozen in it, and all below, has no gradient
     model, shape = trainer.model.train(), (trainer.recipe.batch_size, 3, stage.size, stage.size)
     images = torch.randn(shape, device=trainer.device, dtype=trainer.dtype)
     images = images.contiguous(memory_format=torch.channels_last)
-    # A CPU convolves small images as strips of several: there the layers' own images count, elsewhere what is called,
+    # A CPU convolves small images as strips of several: there the layers' own images count. Elsewhere the calls count,
     # since two layers may be one convolution.
     calls = _of_layers(model, images) if trainer.device.type == "cpu" else _of_operators(model, images)
     return [_convolution(call) for call in calls]
@@ -63,13 +58,11 @@ def _of_layers(model: nn.Module, images: torch.Tensor) -> list[_Call]:
     calls: list[_Call] = []
 
     def note(name: str, layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
-        calls.append(_Call(name, inputs[0], layer.weight, layer.stride, layer.padding, layer.dilation, layer.groups))
+        how = (list(layer.stride), list(layer.padding), list(layer.dilation))
+        calls.append(_Call(name, inputs[0], layer.weight, how, layer.groups))
 
-    hooks = [
-        module.register_forward_hook(lambda module, inputs, _, name=name: note(name, module, inputs))
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d)
-    ]
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+    hooks = [layer.register_forward_hook(lambda one, x, _, name=name: note(name, one, x)) for name, layer in layers]
     model(images)
     for hook in hooks:
         hook.remove()
@@ -83,9 +76,8 @@ def _of_operators(model: nn.Module, images: torch.Tensor) -> list[_Call]:
     class Note(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
             if func.overloadpacket is torch.ops.aten.convolution:
-                x, weight, _, stride, padding, dilation, _, _, groups = args
-                name = names.get(weight.data_ptr(), "composed")
-                calls.append(_Call(name, x, weight, stride, padding, dilation, groups))
+                x, weight, _, *how, _, _, groups = args
+                calls.append(_Call(names.get(weight.data_ptr(), "composed"), x, weight, tuple(how), groups))
             return func(*args, **(kwargs or {}))
 
     with Note():
@@ -95,20 +87,12 @@ def _of_operators(model: nn.Module, images: torch.Tensor) -> list[_Call]:
 
 def _convolution(call: _Call) -> Convolution:
     x, weight = call.inputs.detach(), call.weight.detach()
-    where = (list(call.stride), list(call.padding), list(call.dilation))
-
-    def forward() -> torch.Tensor:
-        return torch.conv2d(x, weight, None, *where, call.groups)
-
+    forward = partial(torch.conv2d, x, weight, None, *call.how, call.groups)
     gradient = torch.randn_like(forward())
-
-    def backward(by_input: bool) -> object:
-        mask = [by_input, not by_input, False]
-        return torch.ops.aten.convolution_backward(gradient, x, weight, None, *where, False, [0, 0], call.groups, mask)
-
-    passes: dict[str, Callable[[], object]] = {"forward": forward}
+    rest = (gradient, x, weight, None, *call.how, False, [0, 0], call.groups)
+    passes: dict[str, Work] = {"forward": forward}
     if call.inputs.requires_grad:  # something before it is trained
-        passes["input"] = lambda: backward(by_input=True)
+        passes["input"] = partial(torch.ops.aten.convolution_backward, *rest, [True, False, False])
     if call.weight.requires_grad:
-        passes["weight"] = lambda: backward(by_input=False)
+        passes["weight"] = partial(torch.ops.aten.convolution_backward, *rest, [False, True, False])
     return Convolution(call.name, x.shape, gradient.shape, 2 * gradient.numel() * weight[0].numel(), passes)

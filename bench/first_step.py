@@ -1,4 +1,4 @@
-"""Seconds from the start of `fastcifar train` to the end of its first training step on a CPU, in fresh processes.
+"""Time `fastcifar train` from its start to the end of its first training step on a CPU, in fresh processes.
 
     python -m bench.first_step                        # DavidNet on CIFAR-10 as $FASTCIFAR_DATA or the cache has it
     python -m bench.first_step --dataset synthetic
@@ -20,7 +20,7 @@ from bench.program import new_recipe_parser, run_program
 from bench.record import show
 from fastcifar.errors import UserError
 
-# The command line's own path up to the moment when it is told of the first step; then a line of JSON, and the end.
+# Run the command line up to the first step, then print a line of JSON and end.
 _CHILD = """
 import json, os, sys
 import fastcifar.cli.train
@@ -69,7 +69,7 @@ def main() -> int:
 
 
 def first_step(flags: list[str]) -> dict[str, float]:
-    """The phases of one fresh process up to the end of its first step. Raises UserError where it does not get there."""
+    """Return the phases of one fresh process up to the end of its first step. Raises UserError where it fails."""
     with tempfile.TemporaryDirectory() as folder:
         out = str(Path(folder) / "run")
         command = [sys.executable, "-c", _CHILD, "train", "--device", "cpu", "--quiet", "--out", out, *flags]

@@ -1,4 +1,4 @@
-"""Is what is computed still the same, bit for bit on the CPU, as in another checkout? And is a step still as fast?
+"""Compare this checkout with another: bit for bit what it computes on the CPU, and the time of a step.
 
     git worktree add ../base COMMIT
     python -m bench.golden --base ../base                      # a few recipes, in a minute or two
@@ -6,14 +6,14 @@
     python -m bench.golden --base ../base --recipe speedrun96 --only steps --dtype float32
     python -m bench.golden --base ../base --only time          # a training step beside the base's, in turn
 
-Each recipe is trained on the synthetic dataset in both checkouts at once, and the sha256 of every tensor is compared.
-`steps`: the recipe as it is, at its full widths and batch, for 20 steps or some more, of so many epochs that all its
-stages occur, in the compute type that it has on this CPU. `quick`: its quick form, and a second training of the same
-trainer from the first one's weights, shrunk and perturbed, in that type and in float32. Each gives the evaluated
-weights and statistics, the logits, every epoch's training loss and accuracies, and the test accuracies. What differs is
-named, and the exit status is 1. In float32 `steps` of all recipes take twice as long: `--dtype float32`.
+Each recipe is trained on the synthetic dataset in both checkouts at once, and the sha256 of every tensor is compared:
+of the evaluated weights and statistics, the logits, every epoch's training loss and accuracies, and the test
+accuracies. `steps` trains the recipe at its full widths and batch, for 20 steps or some more, in so many epochs that
+all its stages occur, in its own compute type on this CPU. `quick` trains its quick form, and then, in the same trainer,
+from these weights, shrunk and perturbed; in that type and in float32. What differs is named, and the exit code is 1.
+In float32 `steps` of all recipes take twice as long: `--dtype float32`.
 
-`time` is done where asked for, as it wants a machine that does nothing else: davidnet and speedrun94 unless recipes are
+`time` must be asked for, as it needs a machine that does nothing else: davidnet and speedrun94 unless recipes are
 named, in rounds in which one checkout's process steps while the other's waits. The base is never written to.
 """
 
@@ -36,7 +36,7 @@ from bench.program import add_save_option, new_parser, run_program
 from bench.record import ROOT, commit, show
 from bench.resident import ProgramError, Resident
 from fastcifar.errors import UserError
-from fastcifar.experiments.verify import shorten
+from fastcifar.experiments.named.verify import shorten
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.training import resolve_dtype
 
@@ -84,7 +84,7 @@ def main() -> int:
 
 
 def names_in_base(names: Iterable[str], base: Sequence[str]) -> list[str]:
-    """Those of `names` that are among the `base`'s; the others are told. Raises UserError where none is."""
+    """Return those of `names` that the `base` has; print the others. Raises UserError where it has none."""
     new = [name for name in names if name not in base]
     known = [name for name in names if name in base]
     if not known:
@@ -95,7 +95,8 @@ def names_in_base(names: Iterable[str], base: Sequence[str]) -> list[str]:
 
 
 def compare_all(checkouts: Checkouts, recipes: Sequence[Recipe], parts: Sequence[str], dtype: str | None) -> int:
-    """Print a line for every comparison, of each of `parts` for each recipe; returns the exit status."""
+    """Print a line for every comparison, of each of `parts` for each recipe, and return the exit code. `dtype` is the
+    compute type; None: the recipe's own, and for "quick" float32 too."""
     start, done, different = time.perf_counter(), 0, 0
     for part, recipe in itertools.product(parts, recipes):
         own = own_dtype(recipe)
@@ -109,8 +110,8 @@ def compare_all(checkouts: Checkouts, recipes: Sequence[Recipe], parts: Sequence
 
 
 class Checkouts:
-    """The base and this checkout, each in a process of its own (`bench.golden_worker`), as `workers["base"]` and
-    `workers["this"]`. Raises UserError where `base` is no checkout or its fastcifar cannot be imported."""
+    """The base and this checkout, `workers["base"]` and `workers["this"]`: processes of `bench.golden_worker`. Raises
+    UserError where `base` is no checkout or its fastcifar cannot be imported."""
 
     def __init__(self, base: Path, threads: int) -> None:
         self.folders = {"base": base.resolve(), "this": ROOT}
@@ -132,15 +133,15 @@ class Checkouts:
 
     @property
     def recipes(self) -> list[str]:
-        """Names of the base's recipes."""
+        """The names of the base's recipes."""
         return self.facts["base"]["recipes"]
 
     def describe(self, side: str) -> str:
-        """The commit, and the files that its process imported."""
+        """Return the commit, and the files that its process imported."""
         return f"commit {commit(self.folders[side])}, {', '.join(self.facts[side]['files'])}"
 
     def compare(self, recipe: Recipe, part: str, dtype: str) -> tuple[str, bool]:
-        """Train on both sides at once; what to say of it, and whether all bits are equal."""
+        """Train on both sides at once; returns the outcome in words, and whether all bits are equal."""
         request = {"recipe": recipe.name, "part": part, "dtype": dtype, "train_size": QUICK_IMAGES}
         if part == "steps":
             request["epochs"], request["train_size"] = shorten(recipe, _SIDE)
@@ -178,9 +179,8 @@ class Checkouts:
 
 
 def make_view(checkout: Path, folder: Path) -> Path:
-    """Fill `folder`, which is to be made, with links such that Python imports the fastcifar of `checkout` from it,
-    `fastcifar.kernels` with it: an installation in place would give another checkout's. Returns `folder`; raises
-    UserError where `checkout` is none."""
+    """Make `folder` and return it, with links through which Python imports the fastcifar of `checkout`, its kernels
+    too: an installation in place would give another checkout's. Raises UserError where `checkout` is none."""
     for needed in ("fastcifar/__init__.py", "kernels/__init__.py"):
         if not (checkout / needed).is_file():
             raise UserError(f"{checkout} has no {needed}; allowed: the folder of a git worktree of fastcifar")
@@ -194,8 +194,8 @@ def make_view(checkout: Path, folder: Path) -> Path:
 
 
 def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: int) -> dict[str, object]:
-    """Time `rounds` rounds of `STEPS_A_ROUND` steps on noise on each side, after one that is not counted, which side is
-    first changing from round to round; the result as `bench.record.append` takes it."""
+    """Time `rounds` rounds of `STEPS_A_ROUND` steps on noise on each side, after one that does not count, each side
+    being first in turn. Returns the result as `bench.record.append` takes it."""
     dtype = dtype or own_dtype(recipe)
     request = {
         "recipe": recipe.name,
@@ -227,7 +227,7 @@ def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: 
 
 
 def difference(base: Tensors, this: Tensors) -> str | None:
-    """What differs in how many tensors, which is the first and by how much; None where all bits are equal."""
+    """Return how many tensors differ, which is the first and by how much; None where all bits are equal."""
     if lacking := [name for name in (*base, *this) if name not in base or name not in this]:
         side = "the base" if lacking[0] in base else "this checkout"
         return f"{len(lacking)} tensors are on one side alone: first {lacking[0]}, in {side}"
@@ -242,7 +242,7 @@ def difference(base: Tensors, this: Tensors) -> str | None:
 
 
 def _apart(base: torch.Tensor, this: torch.Tensor) -> float:
-    """The largest absolute difference; infinite where one is not a number, and for other shapes or dtypes."""
+    """Return the largest absolute difference; infinite where one is not a number, and for other shapes or dtypes."""
     if base.shape != this.shape or base.dtype != this.dtype:
         return math.inf
     base, this = base.double(), this.double()
@@ -250,20 +250,20 @@ def _apart(base: torch.Tensor, this: torch.Tensor) -> float:
 
 
 def digest(tensors: Tensors) -> str:
-    """sha256 of all of them and their names, in the names' order."""
+    """Return the sha256 of all tensors and their names, in the names' order."""
     lines = (f"{name} {_sha256(tensors[name])}\n" for name in sorted(tensors))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _sha256(tensor: torch.Tensor) -> str:
-    """Of the shape, the dtype and the bytes."""
+    """Return the sha256 of dtype, shape and bytes."""
     hashed = hashlib.sha256(f"{tensor.dtype} {list(tensor.shape)} ".encode())
     hashed.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return hashed.hexdigest()
 
 
 def own_dtype(recipe: Recipe) -> str:
-    """The compute type that the recipe has on this CPU."""
+    """Return the compute type that the recipe has on this CPU."""
     return str(resolve_dtype(recipe.dtype, torch.device("cpu"))).removeprefix("torch.")
 
 

@@ -1,7 +1,6 @@
-"""The worker's side of `bench.golden`: a process that computes with the fastcifar of one checkout, and times its step.
+"""The process of `bench.golden` that computes with the fastcifar of one checkout. Not for calling by hand.
 
-It must work with the interface of every commit that may be compared: it uses what is stable, and says where it asks for
-what has changed its name. Not for calling by hand.
+It must work with every commit that may be compared: it uses what is stable, and says where a name has changed.
 """
 
 from __future__ import annotations
@@ -37,8 +36,8 @@ _TEST_SIZE = 40
 
 
 def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
-    """The files that `fastcifar` and `fastcifar.kernels` are, and the names of the recipes. Raises UserError
-    where they are not the checkout's."""
+    """Return the files of `fastcifar` and `fastcifar.kernels` and the names of the recipes; and what answers requests.
+    Raises UserError where the files are not the checkout's."""
     checkout = Path(arguments["checkout"])
     files = [Path(module.__file__).resolve() for module in (fastcifar, fastcifar.kernels)]
     for file in files:
@@ -70,12 +69,12 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
 
 
 def steps_of(recipe: Recipe, train_size: int) -> dict[str, torch.Tensor]:
-    """What one training gives; see `contents`."""
+    """Return the `contents` of one training."""
     return contents(Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu").run(seed=0, eval_every=1))
 
 
 def quick_of(recipe: Recipe, train_size: int) -> dict[str, torch.Tensor]:
-    """What a quick training gives, and another of the same trainer from its weights, shrunk and perturbed."""
+    """Return the `contents` of a quick training, and of another from its weights, shrunk and perturbed."""
     recipe, _ = quick(recipe)
     trainer = Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu")
     first = trainer.run(seed=1, eval_every=1)
@@ -87,8 +86,8 @@ def quick_of(recipe: Recipe, train_size: int) -> dict[str, torch.Tensor]:
 
 
 def contents(run: Run) -> dict[str, torch.Tensor]:
-    """All that a training computes, in the order in which a difference would show: the steps taken, each epoch's
-    figures, the evaluated weights and statistics, the logits on the test split, and the accuracies."""
+    """Return all that a training computes, in the order in which a difference would show: the steps taken, each
+    epoch's figures, the evaluated weights and statistics, the logits on the test split, and the accuracies."""
     record = run.record
     steps = record["steps"] if isinstance(record, Mapping) else record.steps  # once a dictionary
     logits = run.tta_logits if hasattr(run, "tta_logits") else run.logits  # what they were called when all were such

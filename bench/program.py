@@ -1,4 +1,4 @@
-"""What the programs in bench/ have in common: how they describe themselves, and how they end."""
+"""Shared by the programs in bench/: their command lines, and how they end."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fastcifar.errors import UserError
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The parser of `python -m name`, whose help shows `description`, the module's docstring, as it is."""
+    """Return the parser of `python -m name`, whose help shows `description`, the module's docstring, as it is."""
     formatter = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(f"python -m {name}", description=description, formatter_class=formatter)
 
 
 def add_save_option(parser: argparse.ArgumentParser) -> None:
-    """`--save FILE`, the same in every program that measures."""
+    """Add `--save FILE`, the same in every program that measures."""
     parser.add_argument("--save", type=Path, metavar="FILE", help="append the results to this .jsonl file")
 
 
 def new_recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
-    """The same for what measures one recipe: `--recipe`, `--quick` and `--save`."""
+    """Return the parser of a program that measures one recipe: with `--recipe`, `--quick` and `--save`."""
     parser = new_parser(name, description)
     parser.add_argument("--recipe", default="davidnet", metavar="NAME|FILE.toml")
     parser.add_argument("--quick", action="store_true", help="the quick form of the recipe")
@@ -32,7 +32,7 @@ def new_recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
 
 
 def run_program(name: str, main: Callable[[], int]) -> NoReturn:
-    """Exit with what `main` returns; where it refuses bad input, with 2 and one line on the standard error."""
+    """Exit with the code that `main` returns; where it refuses bad input, with 2 and one line on standard error."""
     try:
         sys.exit(main())
     except UserError as error:

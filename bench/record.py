@@ -1,9 +1,9 @@
-"""`append`: one more result in a results file, with what every result must say of where it comes from.
+"""Append results to a results file, each with its hardware, versions, commit and date.
 
-A line of a results file is a JSON object. It says `n`, the `spread`, the `command` that gives it again and what is
-shown: either `what` and `value`, for the README's table of measurements, or `table` (which one) and `row` (heading to
-cell) for another. `table` is None where the result is for nobody's table. `append` adds the rest: `hardware`,
-`versions`, `commit` and `date`.
+A line of a results file is a JSON object. It has `n`, the `spread`, the `command` that gives it again and what is
+shown: either `what` and `value`, for the README's table of measurements, or `table` (its name) and `row` (heading to
+cell) for another. `table` is None where the result is in no table. `append` adds the rest: `hardware`, `versions`,
+`commit` and `date`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,13 @@ ADDED = ("hardware", "versions", "commit", "date")
 def append(path: str | Path, record: dict[str, object], device: str | torch.device = "auto") -> dict[str, object]:
     """Append `record` to the .jsonl file at `path`, which need not exist, and return it as written.
 
-    What it says of hardware, versions, commit and date stays; what it does not say is found out here, for `device`.
-    Raises UserError for a record that lacks a key or that JSON cannot hold, and where the file cannot be written.
+    Its hardware, versions, commit and date stay, if it has them; else those of now and of `device` are added. Raises
+    UserError for a record that lacks a key or that JSON cannot hold, and where the file cannot be written.
     """
-    record = {**record}
-    for key, find in (
-        ("hardware", lambda: describe_hardware(device)),
-        ("versions", versions),
-        ("commit", commit),
-        ("date", lambda: time.strftime("%Y-%m-%d", time.gmtime())),
-    ):
-        if key not in record:
-            record[key] = find()
-    missing = missing_keys(record)
-    if missing:
+    date = time.strftime("%Y-%m-%d", time.gmtime())
+    known = {"hardware": describe_hardware(device), "versions": versions(), "commit": commit(), "date": date}
+    record = {**record, **{key: value for key, value in known.items() if key not in record}}
+    if missing := missing_keys(record):
         raise UserError(f"the record lacks {', '.join(missing)}; allowed: a record with all of them")
     try:
         line = json.dumps(record, ensure_ascii=False, allow_nan=False)
@@ -64,14 +57,14 @@ def show(record: dict[str, object], save: Path | None, device: str | torch.devic
 
 
 def missing_keys(record: dict[str, object]) -> list[str]:
-    """The keys that a whole record has and this one lacks."""
+    """Return the keys that a whole record has and this one lacks."""
     table = record.get("table", "")
     shown = {"": ("what", "value"), None: ()}.get(table, ("row",))
     return [key for key in (*shown, *GIVEN, *ADDED) if key not in record]
 
 
 def describe_hardware(device: str | torch.device = "auto") -> str:
-    """One line on what computes: the GPU's name, or the CPU's with its cores and memory."""
+    """Return a line on what computes: the GPU's name, or the CPU's with its cores and memory."""
     resolved = resolve_device(device)
     name = " ".join(str(describe_device(resolved).name).split())
     if resolved.type == "cuda":
@@ -87,7 +80,7 @@ def describe_hardware(device: str | torch.device = "auto") -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of what computes."""
+    """Return the versions of Python and of what computes."""
     known = dataclasses.asdict(Versions.here())
     found = {name: version for name, version in known.items() if version and name != "fastcifar"}
     if torch.version.cuda:
@@ -96,6 +89,6 @@ def versions() -> dict[str, str]:
 
 
 def commit(checkout: Path | None = None) -> str:
-    """The commit that is checked out, here unless `checkout` is given, with "+changes" where tracked files differ from
-    it; "unknown" outside git."""
+    """Return the commit that is checked out, here or in `checkout`, with "+changes" where tracked files differ from it;
+    "unknown" outside git."""
     return commit_of(checkout or ROOT) or "unknown"

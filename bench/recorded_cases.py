@@ -1,16 +1,14 @@
-"""The project's operators as a training calls them: every call of `torch.ops.fastcifar` that a piece of code makes, to
-be repeated on fresh values of the same shapes, compared with float64 and timed.
+"""The project's operators as a training calls them, recorded, to be repeated on fresh values of the same shapes.
 
-What is recorded is the operator with its arguments, so that one which is added to a step is measured without a word
-here. Calls that differ in values alone count as one.
+Every call of `torch.ops.fastcifar` that a piece of code makes is kept with its arguments, so that an operator which is
+added to a step is compared with float64 and timed without a word here. Calls that differ in values alone count as one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +17,6 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from bench.kernel_cases import count_sets
 from fastcifar.costs.products import count_bytes
 
 _NAMESPACE = "fastcifar"
@@ -29,7 +26,7 @@ _LEAST_NORM = 1e-300
 
 @dataclass(frozen=True)
 class Floats:
-    """A floating-point tensor of a recorded call: its form, and how its finite values lay."""
+    """A floating-point tensor of a recorded call: its form, and the distribution of its finite values."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -37,11 +34,11 @@ class Floats:
     device: torch.device
     mean: float
     std: float
-    positive: bool
-    """None was below 0, as of a variance."""
+    positive: bool  # no value was below 0, as in a variance
 
     @classmethod
     def of(cls, tensor: Tensor) -> Floats:
+        """Describe `tensor`."""
         values = tensor.detach().double()
         values = values[values.isfinite()]
         mean, std, lowest = 0.0, 0.0, 0.0
@@ -51,7 +48,7 @@ class Floats:
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device, mean, std, lowest >= 0)
 
     def draw(self) -> Tensor:
-        """Fresh values of the same form, normal about the same mean."""
+        """Return fresh values of the same form, normal, of the same mean and standard deviation."""
         values = torch.randn(self.shape, device=self.device).mul_(self.std).add_(self.mean)
         values = values.abs_() if self.positive else values
         # Where a stride is 0 the tensor repeats its memory: drawn once, and expanded.
@@ -64,16 +61,13 @@ class Floats:
 
 @dataclass
 class RecordedCase:
-    """One operator at one set of shapes."""
+    """One operator at one set of shapes (see `bench.cases`)."""
 
-    operator: Any
-    """`torch.ops.fastcifar.…`, one overload."""
+    operator: Any  # of `torch.ops.fastcifar`, one overload
     arguments: tuple[object, ...]
-    """In the schema's order: `Floats` in place of floating-point tensors, everything else as it was."""
-    bytes_moved: int
-    """Read and written, each operand and each result once."""
-    calls: int = 1
-    """How often the recorded piece of code makes it."""
+    """Arguments in the schema's order: `Floats` in place of floating-point tensors, everything else as it was."""
+    bytes_moved: int  # each operand and each result once
+    calls: int = 1  # in the recorded code
 
     @property
     def operation(self) -> str:
@@ -81,64 +75,72 @@ class RecordedCase:
 
     @property
     def shape(self) -> str:
-        """The arguments in a line, and a digest of them by which alike ones differ."""
-        words = [_word(argument) for argument in self.arguments]
-        digest = hashlib.sha256(repr([_form(argument) for argument in self.arguments]).encode()).hexdigest()
-        return f"{' '.join(words)} ({digest[:6]})"
+        """The arguments in a line, with a digest by which cases with equal lines differ."""
+        digest = hashlib.sha256(repr(_form(self.arguments)).encode()).hexdigest()
+        return f"{' '.join(map(_word, self.arguments))} ({digest[:6]})"
 
     def make(self) -> tuple[object, ...]:
-        """Fresh arguments; integers and booleans as they were recorded."""
-        return tuple(tree_map(_fresh, argument) for argument in self.arguments)
+        """Return fresh arguments; integers and booleans as they were recorded."""
+        return tree_map(lambda leaf: leaf.draw() if isinstance(leaf, Floats) else _copied(leaf), self.arguments)
 
-    def argument_sets(self, device: torch.device) -> list[tuple[object, ...]]:
-        """Arguments to be used in turn, as of `kernel_cases.Case`."""
-        return [self.make() for _ in range(count_sets(self.bytes_moved, device))]
+    def variant(self, name: str) -> Callable[..., object]:
+        """Return what is timed: the operator by its "kernel" or its "reference", and putting back the integers that it
+        changes, such as the position in an epoch: else the next call would go beyond the epoch's end."""
+        call = {"kernel": self.kernel, "reference": self.reference}[name]
+        places = [place for place in self._changed().values() if isinstance(self.arguments[place], Tensor)]
+
+        def call_and_put_back(*arguments: Any) -> object:
+            before = [arguments[place].clone() for place in places]
+            results = call(*arguments)
+            for place, values in zip(places, before, strict=True):
+                arguments[place].copy_(values)
+            return results
+
+        return call_and_put_back
 
     def kernel(self, *arguments: object) -> object:
-        """The operator as a training calls it."""
+        """Call the operator as a training does."""
         schema = self.operator._schema.arguments
         named = {argument.name: value for argument, value in zip(schema, arguments, strict=True) if argument.kwarg_only}
         return self.operator(*arguments[: len(arguments) - len(named)], **named)
 
     def reference(self, *arguments: object) -> object:
-        """The operator by its path in plain torch."""
-        with reference_path():
+        """Call the operator by its path in plain torch."""
+        before = os.environ.get(_PATH)
+        os.environ[_PATH] = "reference"
+        try:
             return self.kernel(*arguments)
-
-    def again(self, *arguments: object) -> object:
-        """Call the operator, and put back the integers that it has changed, such as the position in an epoch: else the
-        next call would go beyond the epoch's end."""
-        places = [place for place in self._changed().values() if _is_integer(arguments[place])]
-        before = [arguments[place].clone() for place in places]
-        results = self.kernel(*arguments)
-        for place, values in zip(places, before, strict=True):
-            arguments[place].copy_(values)
-        return results
+        finally:
+            del os.environ[_PATH]
+            if before is not None:
+                os.environ[_PATH] = before
 
     def relative_errors(self) -> dict[str, float]:
-        """By result, and argument that is changed: ||kernel - reference|| / ||reference||, the reference being computed
-        in float64 from the same fresh values; of integers the share that differs. Buffers that are only written are
-        full of NaN before: what is left of it must be left by both."""
+        """Return ||kernel - reference|| / ||reference|| by result, and by argument that is changed.
+
+        The reference computes in float64 from the same fresh values. For integers the error is the share that differs.
+        Buffers that are only written are filled with NaN before: what is left of it must be left by both.
+        """
         arguments = list(self.make())
         for place in self._only_written(arguments):
             arguments[place] = torch.full_like(arguments[place], torch.nan)
-        expected = self._results(self.reference, [tree_map(_widened, argument) for argument in arguments])
-        found = self._results(self.kernel, [tree_map(_copied, argument) for argument in arguments])
+        expected = self._results(self.reference, tree_map(_widened, arguments))
+        found = self._results(self.kernel, tree_map(_copied, arguments))
         return {name: _difference(found[name], expected[name]) for name in expected if expected[name].numel()}
 
     def _changed(self) -> dict[str, int]:
-        """The arguments that the operator writes to, with their places."""
+        """Return the arguments that the operator writes to, name to place."""
         arguments = enumerate(self.operator._schema.arguments)
-        return {argument.name: place for place, argument in arguments if _is_written(argument)}
+        return {one.name: place for place, one in arguments if one.alias_info and one.alias_info.is_write}
 
     def _only_written(self, arguments: list[object]) -> list[int]:
-        """Places of the changed tensors whose values before do not matter: NaN in them stays where nothing is written,
-        and reaches nothing else."""
+        """Return the places of changed tensors whose values before do not matter: NaN in them stays where nothing is
+        written, and reaches nothing else."""
         places = []
         for name, place in self._changed().items():
             if not (isinstance(arguments[place], Tensor) and arguments[place].is_floating_point()):
                 continue
-            given = [tree_map(_widened, argument) for argument in arguments]
+            given = tree_map(_widened, arguments)
             given[place].fill_(torch.nan)
             results = self._results(self.reference, given)
             own = results.pop(name).isnan()
@@ -149,33 +151,19 @@ class RecordedCase:
 
     @torch.no_grad()
     def _results(self, call: Callable[..., object], arguments: list[object]) -> dict[str, Tensor]:
-        returned = [leaf for leaf in tree_leaves(call(*arguments)) if isinstance(leaf, Tensor)]
-        results = {f"result {number}": tensor for number, tensor in enumerate(returned)}
+        results = {f"result {number}": tensor for number, tensor in enumerate(_tensors(call(*arguments)))}
         for name, place in self._changed().items():
-            tensors = [leaf for leaf in tree_leaves(arguments[place]) if isinstance(leaf, Tensor)]
-            results |= {f"{name} {number}" if number else name: tensor for number, tensor in enumerate(tensors)}
+            tensors = enumerate(_tensors(arguments[place]))
+            results |= {f"{name} {number}" if number else name: tensor for number, tensor in tensors}
         return results
 
 
 def record_cases(run: Callable[[], object]) -> list[RecordedCase]:
-    """The calls that `run()` makes, in the order of their first ones."""
+    """Return the calls that `run()` makes, in the order of their first ones."""
     recorder = _Recorder()
     with recorder:
         run()
     return list(recorder.cases.values())
-
-
-@contextlib.contextmanager
-def reference_path() -> Iterator[None]:
-    """Inside it operators take their path in plain torch."""
-    before = os.environ.get(_PATH)
-    os.environ[_PATH] = "reference"
-    try:
-        yield
-    finally:
-        del os.environ[_PATH]
-        if before is not None:
-            os.environ[_PATH] = before
 
 
 class _Recorder(TorchDispatchMode):
@@ -193,43 +181,37 @@ class _Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if func.namespace != _NAMESPACE:
             return func(*args, **kwargs)
-        given = _bound(func, args, kwargs)
-        key = (func, repr([_form(argument) for argument in given]))
+        further = func._schema.arguments[len(args) :]
+        given = (*args, *(kwargs.get(argument.name, argument.default_value) for argument in further))
+        key = (func, repr(_form(given)))
         if key in self.cases:
             self.cases[key].calls += 1
             return func(*args, **kwargs)
-        kept = tuple(tree_map(_kept, argument) for argument in given)
+        kept = tree_map(_kept, given)
         out = func(*args, **kwargs)
         self.cases[key] = RecordedCase(func, kept, _bytes(func, given, out))
         return out
 
 
-def _bound(func: Any, args: tuple, kwargs: dict) -> list[object]:
-    """Every argument in the schema's order, defaults included."""
-    schema = func._schema.arguments
-    return [
-        args[place] if place < len(args) else kwargs.get(argument.name, argument.default_value)
-        for place, argument in enumerate(schema)
-    ]
-
-
-def _bytes(func: Any, arguments: list[object], out: object) -> int:
-    """What the call moves; of a whole data set, or an epoch's plan, no more than the batch that is taken from it."""
+def _bytes(func: Any, arguments: tuple[object, ...], out: object) -> int:
+    """Return the bytes that the call moves; of a whole dataset, or an epoch's plan, only the batch that is taken from
+    it."""
     if func.overloadpacket.__name__.startswith("augment"):
-        batch = len(next(leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)))
-        arguments = [tree_map(lambda leaf: _first(leaf, batch), argument) for argument in arguments]
-    return count_bytes(func, tuple(arguments), {}, out)
+        batch = slice(len(_tensors(out)[0]))
+        arguments = tree_map(lambda leaf: leaf[batch] if isinstance(leaf, Tensor) and leaf.ndim else leaf, arguments)
+    return count_bytes(func, arguments, {}, out)
 
 
-def _first(leaf: object, rows: int) -> object:
-    return leaf[:rows] if isinstance(leaf, Tensor) and leaf.ndim and len(leaf) > rows else leaf
+def _tensors(values: object) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _form(argument: object) -> object:
-    """What makes two arguments alike: all but a tensor's values."""
-    if isinstance(argument, Tensor | Floats):
-        stride = argument.stride() if isinstance(argument, Tensor) else argument.stride
-        return tuple(argument.shape), stride, str(argument.dtype)
+    """Return what makes two arguments alike: all but a tensor's values."""
+    if isinstance(argument, Tensor):
+        return tuple(argument.shape), argument.stride(), str(argument.dtype)
+    if isinstance(argument, Floats):
+        return argument.shape, argument.stride, str(argument.dtype)
     return [_form(one) for one in argument] if isinstance(argument, list | tuple) else argument
 
 
@@ -247,10 +229,6 @@ def _kept(leaf: object) -> object:
     return Floats.of(leaf) if leaf.is_floating_point() else leaf.clone()
 
 
-def _fresh(leaf: object) -> object:
-    return leaf.draw() if isinstance(leaf, Floats) else _copied(leaf)
-
-
 def _copied(leaf: object) -> object:
     if not isinstance(leaf, Tensor):
         return leaf
@@ -259,20 +237,12 @@ def _copied(leaf: object) -> object:
 
 
 def _widened(leaf: object) -> object:
-    """A copy in float64, if it is floating point: a tensor, or the type of a result."""
+    """Return a copy in float64, if it is floating point: a tensor, or the type of a result."""
     if isinstance(leaf, torch.dtype):
         return torch.float64 if leaf.is_floating_point else leaf
     if isinstance(leaf, Tensor) and leaf.is_floating_point():
         return leaf.to(torch.float64, copy=True)
     return _copied(leaf)
-
-
-def _is_integer(argument: object) -> bool:
-    return isinstance(argument, Tensor) and not argument.is_floating_point()
-
-
-def _is_written(argument: Any) -> bool:
-    return bool(argument.alias_info and argument.alias_info.is_write)
 
 
 def _difference(found: Tensor, expected: Tensor) -> float:

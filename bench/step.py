@@ -1,4 +1,4 @@
-"""A recipe's training step on this device beside what its convolutions alone would take, and beside the loader.
+"""Time a recipe's training step on this device beside its convolutions alone, and beside the loader.
 
     python -m bench.step                        # DavidNet, in its own batch and compute type; minutes on two CPU cores
     python -m bench.step --recipe speedrun94    # any other recipe, by its name or its TOML file
@@ -12,8 +12,8 @@ gradient, each alone, in the same compute type, layout and batch.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, profile
 from bench.convolutions import PASSES, convolutions
 from bench.program import new_recipe_parser, run_program
 from bench.record import show
-from bench.reference import seconds_of
+from bench.timing import Work, seconds_of, synchronize
 from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
@@ -35,16 +35,16 @@ _LOADER_BATCHES = 4
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds, one for each round: of a step, of a batch of the loader, and of each convolution's passes by its name;
-    a pass that a step does not need is not there."""
+    """Seconds, one for each round."""
 
     steps: list[float]
-    batches: list[float]
+    batches: list[float]  # the loader's, for a batch
     convolutions: dict[str, dict[str, list[float]]]
+    """`convolutions[name][pass]`; a pass that a step does not need is not there."""
 
     @property
     def ceiling(self) -> float:
-        """Seconds that the convolutions of a step take at their best."""
+        """The seconds of a step's convolutions at their best."""
         return sum(min(seconds) for passes in self.convolutions.values() for seconds in passes.values())
 
 
@@ -78,68 +78,79 @@ def main() -> int:
 
 
 def measure(trainer: Trainer, rounds: int) -> Result:
-    """`rounds` rounds, after one that is not timed."""
+    """Time `rounds` rounds, after one that is not timed."""
     recipe, data = trainer.recipe, trainer.dataset
     loader = Loader(data.train, recipe.batch_size, recipe.augment, mean=data.mean, std=data.std, dtype=trainer.dtype)
-    steps: list[float] = []
-    epochs: list[float] = []
-    by_name: dict[str, dict[str, list[float]]] = {}
-    work: list[tuple[Callable[[], object], list[float]]] = [(step_on_noise(trainer), steps)]
-    for convolution in convolutions(trainer):
-        by_name[convolution.name] = passes = {which: [] for which in convolution.passes}
-        work += [(call, passes[which]) for which, call in convolution.passes.items()]
-    work.append((lambda: list(loader), epochs))
+    found = convolutions(trainer)
+    result = Result([], [], {one.name: {which: [] for which in one.passes} for one in found})
+    work: list[tuple[Work, list[float]]] = [(step_on_noise(trainer), result.steps)]
+    work += [(call, result.convolutions[one.name][which]) for one in found for which, call in one.passes.items()]
+    work.append((lambda: list(loader), result.batches))
     for call, _ in work:
         call()
     for _ in range(rounds):
         for call, seconds in work:
             seconds.append(seconds_of(call, trainer.device))
-    return Result(steps, [seconds / len(loader) for seconds in epochs], by_name)
+    result.batches[:] = [seconds / len(loader) for seconds in result.batches]
+    return result
 
 
 def records(result: Result, name: str, batch: int, command: str) -> list[dict[str, object]]:
-    """The results as `bench.record.append` takes them."""
-    step, ceiling, rounds = statistics.median(result.steps), result.ceiling, len(result.steps)
+    """Return the results as `bench.record.append` takes them.
+
+    result: what was measured.
+    name: the recipe's.
+    batch: images of a step.
+    command: the command line that measured.
+    """
+    step, ceiling = statistics.median(result.steps), result.ceiling
     shares = [ceiling / seconds for seconds in result.steps]
     rates = [batch / seconds for seconds in result.steps]
     loader = [one / other for one, other in zip(result.batches, result.steps, strict=True)]
+    common = {"n": len(result.steps), "command": command}
     return [
         {
             "what": f"training step of `{name}` against its convolutions alone",
             "value": f"{ceiling / step:.2f} of their rate ({batch / step:.0f} images/s)",
-            "n": rounds,
             "spread": f"{min(shares):.2f} to {max(shares):.2f}, {min(rates):.0f} to {max(rates):.0f} images/s",
-            "command": command,
+            **common,
             "step_seconds": result.steps,
             "convolution_seconds": ceiling,
         },
         {
             "what": f"loader against the step of `{name}`",
             "value": f"{statistics.median(loader):.2%}",
-            "n": rounds,
             "spread": f"{min(loader):.2%} to {max(loader):.2%}",
-            "command": command,
+            **common,
             "batch_seconds": result.batches,
         },
     ]
 
 
 def other_share(trainer: Trainer) -> float:
-    """The share of a training step's CPU time that is spent in no convolution and no matrix product."""
-    products = (
-        "aten::mkldnn_convolution",
-        "aten::convolution_backward",
-        "aten::_slow_conv2d",
-        "aten::mm",
-        "aten::bmm",
-        "aten::addmm",
-    )
-    step = step_on_noise(trainer)
+    """Return the share of a training step's CPU time that is spent in no convolution and no matrix product."""
+    convolutions = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d")
+    products = (*convolutions, "aten::mm", "aten::bmm", "aten::addmm")
+    rows = profile_step(step_on_noise(trainer), trainer.device)
+    in_products = sum(row["ms"] for row in rows if row["name"].startswith(products))
+    return 1 - in_products / sum(row["ms"] for row in rows)
+
+
+def profile_step(step: Work, device: torch.device, repeats: int = 1) -> list[dict[str, Any]]:
+    """Return `name`, `calls` and `ms` of each kernel in a step, on a CPU of each operation, the longest first."""
     step()
-    with profile(activities=[ProfilerActivity.CPU]) as profiler:
-        step()
-    seconds = {event.key: event.self_cpu_time_total for event in profiler.key_averages()}
-    return 1 - sum(time for key, time in seconds.items() if key.startswith(products)) / sum(seconds.values())
+    on_cuda = device.type == "cuda"
+    with profile(activities=[ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * on_cuda) as profiler:
+        for _ in range(repeats):
+            step()
+        synchronize(device)
+    rows = []
+    for event in profiler.key_averages():
+        microseconds = event.self_device_time_total if on_cuda else event.self_cpu_time_total
+        if microseconds > 0 and (not on_cuda or event.device_type == torch.autograd.DeviceType.CUDA):
+            ms = round(microseconds / 1000 / repeats, 5)
+            rows.append({"name": event.key[:120], "calls": event.count / repeats, "ms": ms})
+    return sorted(rows, key=lambda row: -row["ms"])
 
 
 if __name__ == "__main__":

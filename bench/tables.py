@@ -1,9 +1,9 @@
-"""The README's tables of results, made from `bench/results/*.jsonl` so that no figure is typed by hand.
+"""Make the README's tables of results from `bench/results/*.jsonl`, so that no figure is typed by hand.
 
     python -m bench.tables            # rewrites the tables in README.md
     python -m bench.tables --check    # exit code 1 where the README's are not those that the results make
 
-Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. What a result is: see `bench.record`. One that
+Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
 names no table is a line of the table `measurements`.
 """
 
@@ -15,28 +15,26 @@ import sys
 from pathlib import Path
 
 from bench.program import new_parser
-from bench.record import missing_keys
+from bench.record import ROOT, missing_keys
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULT = "measurements"
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 
 def read_results(folder: Path) -> list[dict]:
-    """Every result in the folder's .jsonl files, in their order. Raises ValueError for a line that lacks a key."""
+    """Return the results in the folder's .jsonl files, in order. Raises ValueError for a line that lacks a key."""
     results = []
     for path in sorted(folder.glob("*.jsonl")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             result = json.loads(line)
-            missing = missing_keys(result)
-            if missing:
+            if missing := missing_keys(result):
                 raise ValueError(f"{path.name} line {number} lacks {', '.join(missing)}")
             results.append(result)
     return results
 
 
 def cells(result: dict) -> dict[str, str]:
-    """Heading to cell of a result's line in its table."""
+    """Return heading to cell of a result's line in its table."""
     if "table" in result:
         return result["row"]
     return {
@@ -49,7 +47,7 @@ def cells(result: dict) -> dict[str, str]:
 
 
 def table(results: list[dict]) -> str:
-    """Results of one table as Markdown, under a line for each hardware; a cell that a result lacks is a dash."""
+    """Return the results of one table as Markdown, under a line for each hardware; a cell that is missing is a dash."""
     lines = []
     for hardware in dict.fromkeys(result["hardware"] for result in results):
         rows = [cells(result) for result in results if result["hardware"] == hardware]
@@ -65,25 +63,22 @@ def _line(texts: list[object]) -> str:
 
 
 def with_tables(text: str, results: list[dict]) -> str:
-    """The text with its tables made anew. Raises ValueError where results have no place in it, and where it has a
-    place for results that there are none of."""
+    """Return the text with its tables made anew. Raises ValueError where it has no place for a table, and where it has
+    one without results."""
     by_table: dict[str, list[dict]] = {}
     for result in results:
-        name = result.get("table", DEFAULT)
-        if name is not None:
-            by_table.setdefault(name, []).append(result)
+        by_table.setdefault(result.get("table", DEFAULT), []).append(result)
+    by_table.pop(None, None)
     places = _MARKED.findall(text)
-    for name in by_table:
-        if name not in places:
-            raise ValueError(f"the README has no <!-- begin {name} --> ... <!-- end {name} --> for the results")
-    for name in places:
-        if name not in by_table:
-            raise ValueError(f"the README has a table {name}, and no result is for it")
+    for name in by_table.keys() - set(places):
+        raise ValueError(f"the README has no <!-- begin {name} --> ... <!-- end {name} --> for the results")
+    for name in set(places) - by_table.keys():
+        raise ValueError(f"the README has a table {name}, and no result is for it")
     return _MARKED.sub(lambda m: f"<!-- begin {m[1]} -->\n{table(by_table[m[1]])}\n<!-- end {m[1]} -->", text)
 
 
 def outside_tables(text: str) -> str:
-    """The text without what stands between markers."""
+    """Return the text without what stands between markers."""
     return _MARKED.sub("", text)
 
 

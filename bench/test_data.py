@@ -32,7 +32,7 @@ def release(dataset):
 
 
 def batches(dataset):
-    """The six batches as they are in CIFAR-10's files: labels `[N]` and pixels `[N, 3072]`, a channel at a time."""
+    """Yield the six batches as they are in CIFAR-10's files: labels `[N]` and pixels `[N, 3072]`, by channel."""
     size = len(dataset.test)
     for split in (dataset.train, dataset.test):
         for images, labels in zip(split.images.split(size), split.labels.split(size), strict=True):

@@ -1,4 +1,4 @@
-"""What a fresh process costs: the help, the import of the library with torch, and the first training step."""
+"""The time of a fresh process: the help, the import of the library with torch, and the first training step."""
 
 import subprocess
 import sys

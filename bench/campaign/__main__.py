@@ -9,21 +9,18 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from bench.campaign import __doc__ as description
 from bench.campaign.campaign import Campaign
+from bench.campaign.data import check, read_first
 from bench.campaign.faults import VARIABLE, read_faults
-from bench.campaign.images import check, read_first
 from bench.campaign.race import RIVALS
 from bench.campaign.recipes import VARIANTS
-from bench.campaign.schedule import BY_NAME, PLANS, SECONDS, Stage, part_names, plan, races
+from bench.campaign.schedule import BY_NAME, PARTS, SECONDS, Stage, part_names, parts_of, races
 from bench.campaign.summary import summary
 from bench.peers.programs import get_program
 from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
-
-_DEVICES = ("auto", "cpu", "cuda")
 
 
 def main() -> int:
@@ -33,21 +30,18 @@ def main() -> int:
     parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, for the smoke a part of it")
     parser.add_argument("--peers", type=Path, help="folder with checkouts of other people's programs")
     parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 150, campaign 330)")
-    parser.add_argument(
-        "--only",
-        default="",
-        metavar="PARTS",
-        help="parts, by commas, each also as PART:RECIPE: " + ", ".join(part_names()),
-    )
+    only = "parts, by commas, each also as PART:RECIPE: " + ", ".join(part_names())
+    parser.add_argument("--only", default="", metavar="PARTS", help=only)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
     limits = "seconds after which parts are ended, in place of their shares, as in steps=20,trainings:davidnet=60"
     parser.add_argument("--limits", default="", metavar="PART=SECONDS", help=limits)
-    parser.add_argument("--device", default="auto", choices=_DEVICES)
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--tiny", action="store_true", help="everything at a size for a test, synthetic images")
     arguments = parser.parse_args()
 
     stages = [arguments.stage] if arguments.stage else list(SECONDS)
-    names = _known_names()
+    titles = [part.title for part in (*PARTS["smoke"], *PARTS["campaign"], *BY_NAME)]
+    names = list(dict.fromkeys([*part_names(), *titles]))  # of parts: with and without their recipe or rival
     only = [name for name in arguments.only.split(",") if name]
     _refuse_unknown("--only", only, names)
     limits = _read_limits(arguments.limits, names)
@@ -70,15 +64,14 @@ def main() -> int:
     out = arguments.out or Path(tempfile.mkdtemp(prefix="campaign-"))
     out.mkdir(parents=True, exist_ok=True)
     print(f"results in {out}", flush=True)
-    signal.signal(signal.SIGTERM, _exit)
-    campaign = Campaign(
-        out, arguments.device, arguments.tiny, arguments.data_dir, arguments.peers, faults, first_images=first
-    )
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # which also ends the parts
+    places = (arguments.data_dir, arguments.peers)
+    campaign = Campaign(out, arguments.device, arguments.tiny, *places, faults, first_images=first)
     try:
         for name in stages:
             stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
-            stage.run(plan(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
-    finally:  # where the whole is cut off, too
+            stage.run(parts_of(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
+    finally:  # also where all is cut off
         print()
         print("\n".join(summary(out)), flush=True)
     return 0
@@ -86,12 +79,6 @@ def main() -> int:
 
 def _tell(stage: str, began: float, line: str) -> None:
     print(f"{stage}, {time.monotonic() - began:.0f} s: {line}", flush=True)
-
-
-def _known_names() -> list[str]:
-    """What parts go by: their names, and those with what they are of."""
-    titles = [part.title for part in (*PLANS["smoke"], *PLANS["campaign"], *BY_NAME)]
-    return list(dict.fromkeys([*part_names(), *titles]))
 
 
 def _refuse_unknown(option: str, given: list[str], allowed: list[str]) -> None:
@@ -109,11 +96,6 @@ def _read_limits(text: str, names: list[str]) -> dict[str, float]:
         except ValueError:
             raise UserError(f"--limits has {word!r}; allowed: PART=SECONDS, as in steps=20") from None
     return limits
-
-
-def _exit(number: int, frame: FrameType | None) -> None:
-    """Leave by the way that also ends the parts."""
-    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

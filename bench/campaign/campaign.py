@@ -1,4 +1,4 @@
-"""What every part of the campaign is given, and where its results are kept."""
+"""`Campaign`, which every part is given, and the files of results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +17,8 @@ import torch
 from bench.campaign.faults import Faults
 from fastcifar.training import resolve_device
 
-Line = dict[str, object]
-"""A line of a file of results, as JSON."""
-OUTCOMES = ("done", "failed")
-"""What records are that tell how a part ended; all others are results."""
+Line = dict[str, object]  # A line of a file of results, as JSON
+OUTCOMES = ("done", "failed")  # the `what` of records that tell how a part ended; all others are results
 
 
 @dataclass(frozen=True)
@@ -33,27 +31,22 @@ class Campaign:
 
     out: Path
     device_name: str = "auto"
-    tiny: bool = False
-    """Everything at a size that ends in seconds on a CPU: to prove that it runs, not to measure."""
+    tiny: bool = False  # everything is of a size that ends in seconds on a CPU: to prove that it runs, not to measure
     data: Path | None = None
     """Folder with CIFAR-10; None: wherever `load_dataset` finds it. With `tiny` images are synthetic."""
-    peers: Path | None = None
-    """Folder with checkouts of other people's programs; None: none."""
-    faults: Faults = field(default_factory=Faults)
-    first_images: tuple[np.ndarray, np.ndarray] | None = None
-    """What `images.read_first` gave for the smoke."""
-    ends: float = math.inf
-    """When the present part should begin nothing new, by `time.monotonic`."""
-    stops: float = math.inf
-    """When it is ended, whatever it is at."""
+    peers: Path | None = None  # folder with checkouts of other people's programs; None: none
+    faults: Faults = frozenset()
+    first_images: tuple[np.ndarray, np.ndarray] | None = None  # what `data.read_first` returned for the smoke
+    ends: float = math.inf  # when the present part begins nothing new any more, by `time.monotonic`
+    stops: float = math.inf  # when it is ended, even if it still measures
     beside: str | None = None
-    """The part that worked in the background when the present one began: timings are not undisturbed."""
+    """The part that worked in the background when the present one began and may have disturbed its timings."""
     wait_for_turn: Callable[[], Campaign] | None = None
-    """Of a part in the background: tell that it is ready and wait until it may measure; with the `ends` of that."""
+    """For a part in the background: says that it is ready, waits until it may measure, and returns the new `ends`."""
 
     @property
     def device(self) -> torch.device:
-        """For the processes of parts alone."""
+        """The device; only the processes of parts may ask for it."""
         return resolve_device(self.device_name)
 
     @property
@@ -65,16 +58,29 @@ class Campaign:
         return self.out / f"{file}.jsonl"
 
     def records(self, file: str, what: str | None = None) -> list[Line]:
-        """The results in a file, of this call and of earlier ones; those that are `what` alone, if given."""
+        """Return the results in a file, of this call and of earlier ones; only those that are `what`, if given."""
         return [
             record
             for record in read_records(self.path(file))
             if record["what"] not in OUTCOMES and what in (None, record["what"])
         ]
 
+    def require_capture(self, name: str, captured: bool | None, not_captured: str | None) -> None:
+        """Raise CaptureFailed where a training of the recipe `name` on CUDA was not `captured`, with the reason
+        `not_captured`, and where a fault says so. On a CPU nothing is captured."""
+        if f"nocapture:{name}" in self.faults:
+            raise CaptureFailed(f"{name}: its capture counts as failed, as a fault that is set says")
+        if self.device.type == "cuda" and not captured:
+            raise CaptureFailed(f"{name}: {not_captured}")
+
+
+class CaptureFailed(RuntimeError):
+    """The steps of a recipe run without a CUDA graph, slower: its timings are none that count."""
+
 
 def append_record(path: Path, record: Line) -> None:
-    """Add a line. What a process that died has left of one is made a line of its own, which `read_records` skips."""
+    """Append a line. The rest of a line that a process began before it died becomes a line of its own, which
+    `read_records` skips."""
     line = json.dumps(record).encode() + b"\n"
     with path.open("a+b") as file:
         if file.seek(0, os.SEEK_END):
@@ -84,7 +90,7 @@ def append_record(path: Path, record: Line) -> None:
 
 
 def read_records(path: Path) -> list[Line]:
-    """Every whole line of a file of results; none where there is no file."""
+    """Return every whole line of a file of results; none where there is no file."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
@@ -95,7 +101,7 @@ def read_records(path: Path) -> list[Line]:
 
 
 def scratch() -> Path:
-    """A folder for what is no result, the same in every call on a machine."""
+    """Return a folder for what is no result, the same in every call on a machine."""
     folder = Path(tempfile.gettempdir()) / "fastcifar-campaign"
     folder.mkdir(exist_ok=True)
     return folder

@@ -1,4 +1,4 @@
-"""Part `ceilings`: what the machine is, and the rates that every other figure is a share of."""
+"""Part `ceilings`: the machine, and the rates that every other figure is a share of."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from collections.abc import Iterator
 import torch
 
 from bench.campaign.campaign import Campaign, Line
-from bench.campaign.images import noise
+from bench.campaign.data import noise
 from bench.campaign.recipes import main_recipes
-from bench.campaign.timing import seconds_per_call
 from bench.convolutions import Convolution, convolutions
 from bench.peers.clocks import read_clocks
 from bench.record import versions
+from bench.timing import best_seconds, copy_rate
 from fastcifar.training import Trainer
 from fastcifar.training.device import describe_device, resolve_dtype
 
 
 def ceilings(campaign: Campaign) -> Iterator[Line]:
-    """Versions and clocks; copy bandwidth, matrix product; the convolutions of each stage of each recipe's step, pass
-    by pass, as fast as the library knows them."""
+    """Note versions and clocks; time a copy, a matrix product, and the convolutions of each stage of each recipe's
+    step, pass by pass, as fast as the library has them."""
     torch.backends.cudnn.benchmark = True  # in this process alone
     known = campaign.records("ceilings")
     for what, measure in (("environment", _environment), ("copy", copy_rate), ("product", _product)):
         if not any(record["what"] == what for record in known):
-            yield {"what": what, **measure(campaign)}
+            yield {"what": what, **measure(campaign.device, campaign.tiny)}
     found = {(record["recipe"], record["stage"]) for record in known if record["what"] == "convolutions"}
     for name, recipe in main_recipes(campaign).items():
         trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
@@ -39,24 +39,9 @@ def ceilings(campaign: Campaign) -> Iterator[Line]:
                 yield {"what": "convolutions", **place, "layers": layers}
 
 
-def copy_rate(campaign: Campaign) -> Line:
-    """Bytes/s, read and written, of a copy larger than any cache."""
-    # No power of two: a graph's copies of just such sizes were seen at half the bandwidth (pytorch issue 191284).
-    size = 1000 << 20 if campaign.device.type == "cuda" else 1 << 26
-    source = torch.empty(size >> 6 if campaign.tiny else size, dtype=torch.uint8, device=campaign.device).random_()
-    target = torch.empty_like(source)
-    seconds = seconds_per_call(lambda: target.copy_(source), campaign.device, calls=5)
-    return {"bytes": 2 * source.numel(), "seconds": seconds, "rate": 2 * source.numel() / seconds}
-
-
-def _environment(campaign: Campaign) -> Line:
-    device = campaign.device
-    record: Line = {
-        "device": dataclasses.asdict(describe_device(device)),
-        **versions(),
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
+def _environment(device: torch.device, _: bool) -> Line:
+    described = dataclasses.asdict(describe_device(device))
+    record = {"device": described, **versions(), "cpus": os.cpu_count(), "threads": torch.get_num_threads()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         record |= {
@@ -68,19 +53,19 @@ def _environment(campaign: Campaign) -> Line:
     return record
 
 
-def _product(campaign: Campaign) -> Line:
-    """FLOP/s of a large square matrix product in the compute type, on random values: zeros draw less power."""
-    side = 256 if campaign.tiny else 8192 if campaign.device.type == "cuda" else 2048
-    dtype = resolve_dtype("auto", campaign.device)
-    left, right = (torch.randn(side, side, device=campaign.device).to(dtype) for _ in range(2))
-    seconds = seconds_per_call(lambda: left @ right, campaign.device, calls=5)
+def _product(device: torch.device, tiny: bool) -> Line:
+    """Time a large square matrix product in the compute type, on random values: zeros draw less power."""
+    side = 256 if tiny else 8192 if device.type == "cuda" else 2048
+    dtype = resolve_dtype("auto", device)
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    seconds = best_seconds(lambda: left @ right, device, calls=5)
     return {"side": side, "dtype": str(dtype), "seconds": seconds, "rate": 2 * side**3 / seconds}
 
 
 def _layer(campaign: Campaign, layer: Convolution) -> Line:
-    """Each pass of a convolution, seconds and FLOP/s."""
+    """Time each pass of a convolution."""
     calls, repeats = (1, 1) if campaign.tiny else (10, 5)
-    seconds = {which: seconds_per_call(call, campaign.device, calls, repeats) for which, call in layer.passes.items()}
+    seconds = {which: best_seconds(call, campaign.device, calls, repeats) for which, call in layer.passes.items()}
     return {
         "layer": layer.name,
         "input": list(layer.inputs),

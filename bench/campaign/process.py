@@ -1,4 +1,4 @@
-"""`Part`, and the process that it runs in: in a session of its own, so that what it starts ends with it."""
+"""`Part`, and its process: in a session of its own, so that what it starts ends with it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,15 @@ from typing import TextIO
 import torch
 
 from bench.campaign.campaign import Campaign, Line, append_record, read_records
+from bench.campaign.faults import strike
 from fastcifar.kernels import keep_freed_memory
 
-GRACE = 3.0
-"""Seconds between SIGTERM and SIGKILL."""
+GRACE = 3.0  # seconds between SIGTERM and SIGKILL
 LOG = "log.txt"
-_SOFT = 0.8
-"""The share of its limit after which a part begins nothing new."""
-_TOLD, _LOGGED = 60, 200
-"""Last lines of what a part printed: in the record of its failure, and in the log."""
+_SOFT = 0.8  # the share of its limit after which a part begins nothing new
+_TOLD, _LOGGED = 60, 200  # lines, the last that a part printed: in the record of its failure, and in the log
 _POLL = 0.02
-_DEATH_SIGNAL = 1
-"""PR_SET_PDEATHSIG, of <linux/prctl.h>."""
+_PR_SET_PDEATHSIG = 1  # of <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,8 @@ class Part:
     name: str
     run: Callable[[Campaign], Iterator[Line]]
     file: str
-    share: float
-    """Of the stage's seconds, after which it is ended."""
-    of: str = ""
-    """What it measures, of several parts with one name: a recipe, or a rival."""
+    share: float  # the share of the stage's seconds after which it is ended
+    of: str = ""  # the recipe or rival that it measures, where there are several parts of one name
 
     @property
     def title(self) -> str:
@@ -52,12 +47,12 @@ class Part:
 
     @property
     def names(self) -> set[str]:
-        """What it goes by in --only and in FASTCIFAR_FAULT."""
+        """Its names in --only and in FASTCIFAR_FAULT."""
         return {self.name, self.title}
 
 
 class PartProcess:
-    """A part that runs, forked from this process, until it ends or `limit` seconds are over."""
+    """A running part, forked from this process, which is ended after `limit` seconds."""
 
     def __init__(self, part: Part, campaign: Campaign, limit: float) -> None:
         self.part, self.limit = part, limit
@@ -76,7 +71,7 @@ class PartProcess:
 
     @property
     def is_ready(self) -> bool:
-        """Whether it waits for its turn to measure."""
+        """True once it waits for its turn to measure."""
         with contextlib.suppress(EOFError, OSError):
             self._ready = self._ready or (self._connection.poll() and self._connection.recv())
         return self._ready
@@ -86,12 +81,12 @@ class PartProcess:
         return not self._process.is_alive()
 
     def take_turn(self, seconds: float) -> None:
-        """Let it measure for `seconds`; the end of its limit stays."""
+        """Let it measure for `seconds`; its limit stays."""
         with contextlib.suppress(OSError):  # it died while it waited, which its outcome will say
             self._connection.send(time.monotonic() + seconds)
 
     def wait(self, or_ready: bool = False) -> None:
-        """Return when the part is over, which it is at its limit at the latest, or with `or_ready` when it is ready."""
+        """Wait until the part is over, at its limit at the latest, or with `or_ready` until it is ready."""
         while not self.is_over and not (or_ready and self.is_ready):
             if time.monotonic() > self._ends:
                 self._late = True
@@ -100,7 +95,7 @@ class PartProcess:
             time.sleep(_POLL)
 
     def end(self) -> None:
-        """End the part and all that it started, at once where it is over."""
+        """End the part and all that it started; at once where it is over."""
         if not self.is_over:
             self._signal(signal.SIGTERM)
             self._process.join(GRACE)
@@ -108,17 +103,17 @@ class PartProcess:
         self._process.join()
 
     def conclude(self, campaign: Campaign) -> str:
-        """Record how a part that is over, or is to be ended, ended; a line that tells it."""
+        """End the part if it still runs, record how it ended, and return a line that says it."""
         self.end()
-        seconds, lines = time.monotonic() - self._started, self._printed()
+        seconds = time.monotonic() - self._started
+        self._log.seek(0)
+        lines = [line for line in self._log.read().splitlines() if line.strip()]
         results = len(read_records(self._path)) - self._results
         with (campaign.out / LOG).open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (f"== {self.part.title}", *lines[-_LOGGED:]))
         reason = self._reason(lines)
         record = {"what": "failed" if reason else "done", "part": self.part.title, "seconds": round(seconds, 1)}
-        if reason:
-            record |= {"reason": reason, "printed": lines[-_TOLD:]}
-        append_record(self._path, record)
+        append_record(self._path, {**record, **({"reason": reason, "printed": lines[-_TOLD:]} if reason else {})})
         return f"{self.part.title}: {results} results in {seconds:.0f} s" + (f", failed: {reason}" if reason else "")
 
     def _reason(self, lines: list[str]) -> str | None:
@@ -129,10 +124,6 @@ class PartProcess:
             return f"died by {signal.Signals(-code).name}"
         return f"exit code {code}: {lines[-1] if lines else 'nothing printed'}"[:500] if code else None
 
-    def _printed(self) -> list[str]:
-        self._log.seek(0)
-        return [line for line in self._log.read().splitlines() if line.strip()]
-
     def _signal(self, number: int) -> None:
         try:
             os.killpg(self._process.pid, number)
@@ -141,9 +132,10 @@ class PartProcess:
 
 
 def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) -> None:
-    """The part's own process."""
+    """Run the part; this is its own process."""
     os.setsid()
-    _end_with_parent()
+    # Linux kills this process when its parent dies, even by SIGKILL: nobody else would hold it to its limit.
+    getattr(ctypes.CDLL(None), "prctl", lambda *_: None)(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
@@ -160,14 +152,7 @@ def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) 
     if campaign.tiny:  # threads would wait for one another longer than they work
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the workers
-    campaign.faults.strike(*part.names)
+    strike(campaign.faults, part.names)
     path, beside = campaign.path(part.file), {"beside": campaign.beside} if campaign.beside else {}
     for record in part.run(dataclasses.replace(campaign, wait_for_turn=wait_for_turn)):
         append_record(path, {"part": part.title, "time": round(time.time(), 1), **beside, **record})
-
-
-def _end_with_parent() -> None:
-    """Have Linux kill this process when its parent dies, by SIGKILL too: nobody else would hold it to its limit."""
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)
-    if prctl:
-        prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -1,4 +1,5 @@
-"""Part `race`: whole trainings of another program and of our recipe beside it, in turn in one run."""
+"""Part `race`: whole trainings of another program and of our recipe beside it, in turn. Part `cold`: the time from the
+start of a fresh process with empty compile caches to its first accuracy."""
 
 from __future__ import annotations
 
@@ -8,39 +9,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import Campaign, Line, scratch
-from bench.campaign.captured import require_capture
 from bench.campaign.recipes import shrink
-from bench.peers.programs import OURS, PROGRAMS
-from bench.peers.race import SIDES, take_turns
+from bench.peers import PeerError
+from bench.peers.programs import COLD, OURS, PROGRAMS
+from bench.peers.race import SIDES, Conditions, start_cold, take_turns
 from fastcifar.errors import UserError
 from fastcifar.recipes import RECIPES, change, to_toml
 
-RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")
-"""The programs set beside ours, in order of value."""
+RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")  # the programs set beside ours, in order of value
 TINY_RIVAL = "tiny"
-_WANTED = 20
-"""Rounds with a rival, over all calls."""
-_MARGIN = 5.0
-"""Seconds before its process is ended in which a rival that is too slow is told apart from one that hangs."""
+_WANTED = 20  # rounds with a rival, over all calls
+_MARGIN = 5.0  # seconds before its process is ended in which a rival that is too slow is told apart from one that hangs
 
 
 def race(campaign: Campaign, rival: str) -> Iterator[Line]:
-    """One untimed training of each, which also compiles; then, when it is this rival's turn, rounds for as long as the
-    time allows, one at least. Raises UserError where a side fails, RuntimeError where ours was not captured."""
+    """Train each once untimed, which also compiles; then, when it is this rival's turn, in rounds while the time lasts,
+    one at least. Raises UserError where a side fails, CaptureFailed where ours was not captured."""
     runs = [run for run in campaign.records("race", "run") if run["rival"] == rival and not run["warm_up"]]
     wanted, done = 2 if campaign.tiny else _WANTED, min([run["side"] for run in runs].count(side) for side in SIDES)
     if done >= wanted:
         return
     ours = tiny_recipe() if rival == TINY_RIVAL else PROGRAMS[rival].rival or "davidnet"
     theirs = OURS + ours if rival == TINY_RIVAL else rival
-    turns = take_turns(
-        {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + ours, None)},
-        range(done, wanted + 1),
-        data(campaign),
-        campaign.device.type,
-        gap=0.0 if campaign.tiny else 0.5,
-        timeout=lambda: max(1.0, campaign.stops - time.monotonic() - _MARGIN),
-    )
+    sides = {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + ours, None)}
+    gap = 0.0 if campaign.tiny else 0.5
+    turns = take_turns(sides, range(done, wanted + 1), conditions(campaign, gap, margin=_MARGIN))
     longest, began = 0.0, time.monotonic()
     with contextlib.closing(turns):
         for turn in turns:
@@ -48,7 +41,7 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
                 print(turn.error.traceback)
                 raise UserError(f"{turn.side}: {turn.error}")
             if turn.side == "ours":
-                require_capture(campaign, ours, turn.run["captured"], turn.run["not_captured"])
+                campaign.require_capture(ours, turn.run["captured"], turn.run["not_captured"])
             warm_up = turn.round == done
             yield {"what": "run", "rival": rival, "side": turn.side, "warm_up": warm_up, **turn.facts, **turn.run}
             if turn.side == SIDES[-1]:
@@ -61,8 +54,23 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
                 began = time.monotonic()
 
 
+def cold(campaign: Campaign) -> Iterator[Line]:
+    """Start our recipes cold, then those programs of other people that compile for minutes."""
+    recipes = [tiny_recipe()] if campaign.tiny else ["davidnet", "speedrun94"]
+    known = {record["program"] for record in campaign.records("cold", "cold")}
+    for name in [OURS + recipe for recipe in recipes] + list(COLD if campaign.peers and not campaign.tiny else ()):
+        if name in known or campaign.seconds_left < 0:
+            continue
+        try:
+            _, run = start_cold(name, checkout(campaign, name), conditions(campaign))
+        except PeerError as error:
+            yield {"what": "finding", "program": name, "found": str(error), "printed": error.traceback}
+        else:
+            yield {"what": "cold", "program": name, **run}
+
+
 def tiny_recipe() -> str:
-    """A file with a recipe of a few steps of a narrow network."""
+    """Write a recipe of a few steps of a narrow network, and return its file."""
     file = scratch() / "tiny.toml"
     few = {"epochs": 0.01, "network.widths": [8, 8, 8], "evaluate.tta": "none"}
     recipe = change(shrink(RECIPES["speedrun94"]), {"name": TINY_RIVAL, **few})
@@ -71,10 +79,12 @@ def tiny_recipe() -> str:
 
 
 def checkout(campaign: Campaign, name: str) -> Path | None:
-    """The folder of a program that is not ours."""
+    """Return the folder of a program that is not ours, None for ours."""
     return None if name.startswith(OURS) else campaign.peers / PROGRAMS[name].checkout
 
 
-def data(campaign: Campaign) -> Path | str | None:
-    """The images, as a worker takes them."""
-    return "synthetic" if campaign.tiny else campaign.data
+def conditions(campaign: Campaign, gap: float = 0.0, margin: float = 0.0) -> Conditions:
+    """Return how programs are run: each run ends `margin` seconds before the part does, at the latest."""
+    data = "synthetic" if campaign.tiny else campaign.data
+    device, stops = campaign.device.type, campaign.stops
+    return Conditions(data, device, gap=gap, timeout=lambda: max(1.0, stops - time.monotonic() - margin))

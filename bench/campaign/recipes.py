@@ -11,8 +11,11 @@ from fastcifar.recipes import RECIPES, Recipe, change, quick
 
 
 def _of_batch(size: int, lr: float) -> dict[str, Any]:
-    """speedrun94 in batches of another size, by the hyper-parameters of fulcrum's e1, whose batches are of 1536: its
-    rates for the summed loss and its decay, written for the mean over the batch. `lr` is Muon's."""
+    """Return the changes that give speedrun94 batches of another size, with Muon's rate `lr`.
+
+    The hyper-parameters are those of fulcrum's e1, whose batches are of 1536 images: its rates for the summed loss and
+    its decay, written here for the mean over the batch.
+    """
     return {
         "batch_size": size,
         "label_smoothing": 0.09,
@@ -45,27 +48,26 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "warmstart-resnet18": ("warmstart-resnet18", {"epochs": 2}),
     "warmstart-mlp": ("warmstart-mlp", {"epochs": 2}),
 }
-"""By name: a recipe and what is changed in it, by dotted names. speedrun94's own batches are small, for few operations,
-and may not fill a GPU: in larger ones it reached as much on held-out images (bench/results/speedrun94-search.jsonl)."""
+"""`VARIANTS[name]`: a recipe and its changes, by dotted names. speedrun94's own batches are small and may not fill a
+GPU: in larger ones it reached as much on held-out images (bench/results/speedrun94-search.jsonl)."""
 REST = ("speedrun95", "speedrun96", "warmstart-resnet18", "warmstart-mlp")
-"""Those that the smoke trains once, the last two briefly. warmstart-narrow's optimizer is torch's, and not captured."""
-MAIN = ("speedrun94", "davidnet")
-"""Those whose steps are taken apart: convolutions and kernels at their shapes."""
+"""Recipes that the smoke trains once, the last two briefly. warmstart-narrow's optimizer, torch's, is not captured."""
+MAIN = ("speedrun94", "davidnet")  # recipes whose convolutions and kernels are measured one by one
 
 
 def get_recipe(name: str, tiny: bool) -> Recipe:
-    """The recipe of that name in `VARIANTS`; with `tiny` narrow, of one epoch and of batches of 32."""
+    """Return the recipe of that name in `VARIANTS`; with `tiny` narrow, of one epoch and of batches of 32."""
     base, changes = VARIANTS[name]
     recipe = change(RECIPES[base], {"name": name, **changes}, name)
     return shrink(recipe) if tiny else recipe
 
 
 def main_recipes(campaign: Campaign) -> dict[str, Recipe]:
-    """The recipes in `MAIN`."""
+    """Return the recipes in `MAIN`, by name."""
     return {name: get_recipe(name, campaign.tiny) for name in MAIN}
 
 
 def shrink(recipe: Recipe) -> Recipe:
-    """`recipe` as `--quick` has it, and smaller still."""
+    """Return `recipe` as `--quick` has it, and smaller still."""
     narrow, _ = quick(recipe)
     return dataclasses.replace(narrow, epochs=1, batch_size=32)

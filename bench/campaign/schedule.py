@@ -1,86 +1,71 @@
 """The parts of each stage with their shares of its time, and the order in which they have their turns.
 
-While a rival's program compiles in the background, for minutes, the other parts run one after the other; when it is
-ready it is raced as soon as the part at hand is over, alone on the machine, and the next rival starts to compile.
+While a rival's program compiles in the background, for minutes, the other parts run one after the other. When it is
+ready it is raced as soon as the present part is over, alone on the machine, and the next rival starts to compile.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from typing import Any
 
-from bench.campaign.campaign import Campaign
+from bench.campaign.campaign import Campaign, Line
 from bench.campaign.ceilings import ceilings
-from bench.campaign.cold import cold
 from bench.campaign.kernels import compiled, errors, times
 from bench.campaign.process import GRACE, Part, PartProcess
-from bench.campaign.race import TINY_RIVAL, race
+from bench.campaign.race import TINY_RIVAL, cold, race
 from bench.campaign.recipes import MAIN, OTHER_SEARCH, REST
 from bench.campaign.sizes import sizes
-from bench.campaign.smoke import smoke
 from bench.campaign.steps import steps
 from bench.campaign.tests import tests
-from bench.campaign.trainings import trainings
+from bench.campaign.trainings import smoke, trainings
 
-SECONDS = {"smoke": 150.0, "campaign": 330.0}
-"""Of each stage, unless others are asked for."""
+SECONDS = {"smoke": 150.0, "campaign": 330.0}  # of each stage, unless others are asked for
 
-_RACE_SHARE = 0.11
-"""Of a stage's seconds, for which the rounds with a rival go on."""
+_RACE_SHARE = 0.11  # the share of a stage's seconds for the rounds with a rival
 _LEAST_RACE = 0.10
-"""Kept for the rounds with a rival that still compiles: less is worth no start of another."""
-_LEAST_PART = 0.25
-"""Of a part's limit: where no more is left of the time, it is left out."""
+"""The share that is kept for the rounds with a rival that still compiles; with less left no other rival is started."""
+_LEAST_PART = 0.25  # the share of a part's limit below which it is left out
 
 
-def _kernels(share: float) -> Part:
-    return Part("kernels", errors, "kernels", share)
+def _of(recipe: str, run: Callable[..., Iterator[Line]], share: float, **options: Any) -> Part:
+    """Return the part of one recipe, called as its function is."""
+    return Part(run.__name__, partial(run, recipe=recipe, **options), run.__name__, share, recipe)
 
 
-def _smoke(recipe: str, share: float, runs: int = 3) -> Part:
-    return Part("smoke", partial(smoke, recipe=recipe, runs=runs), "smoke", share, recipe)
-
-
-def _steps(recipe: str, share: float) -> Part:
-    return Part("steps", partial(steps, recipe=recipe), "steps", share, recipe)
-
-
-def _trainings(recipe: str, share: float) -> Part:
-    return Part("trainings", partial(trainings, recipe=recipe), "trainings", share, recipe)
-
-
-PLANS: dict[str, tuple[Part, ...]] = {
+PARTS: dict[str, tuple[Part, ...]] = {
     "smoke": (
-        _smoke("speedrun94", 0.45),
-        _kernels(0.4),
-        _smoke("davidnet", 0.4),
+        _of("speedrun94", smoke, 0.45),
+        Part("kernels", errors, "kernels", 0.4),
+        _of("davidnet", smoke, 0.4),
         Part("tests", tests, "tests", 0.6),
-        _smoke(OTHER_SEARCH, 0.3),
-        *(_smoke(recipe, 0.3, runs=1) for recipe in REST),
+        _of(OTHER_SEARCH, smoke, 0.3),
+        *(_of(recipe, smoke, 0.3, runs=1) for recipe in REST),
     ),
     "campaign": (
-        _kernels(0.1),
+        Part("kernels", errors, "kernels", 0.1),
         Part("ceilings", ceilings, "ceilings", 0.1),
-        _steps("speedrun94", 0.07),
-        _steps("davidnet", 0.07),
-        _trainings("speedrun94", 0.15),
-        _trainings("speedrun94-1024", 0.07),
-        _trainings("speedrun94-1536", 0.07),
-        _trainings("davidnet", 0.08),
+        _of("speedrun94", steps, 0.07),
+        _of("davidnet", steps, 0.07),
+        _of("speedrun94", trainings, 0.15),
+        _of("speedrun94-1024", trainings, 0.07),
+        _of("speedrun94-1536", trainings, 0.07),
+        _of("davidnet", trainings, 0.08),
         Part("kernel-times", times, "kernels", 0.1),
-        _trainings("speedrun94", 0.15),
-        _trainings(OTHER_SEARCH, 0.05),
-        _trainings("speedrun94-in-turn", 0.05),
-        _steps("speedrun94-1024", 0.05),
-        _steps("speedrun94-1536", 0.05),
-        _steps("speedrun95", 0.05),
-        _steps("speedrun96", 0.05),
-        _trainings("speedrun94", 0.3),
+        _of("speedrun94", trainings, 0.15),
+        _of(OTHER_SEARCH, trainings, 0.05),
+        _of("speedrun94-in-turn", trainings, 0.05),
+        _of("speedrun94-1024", steps, 0.05),
+        _of("speedrun94-1536", steps, 0.05),
+        _of("speedrun95", steps, 0.05),
+        _of("speedrun96", steps, 0.05),
+        _of("speedrun94", trainings, 0.3),
     ),
 }
-"""What each stage does, in order of value; shares may sum to more than the whole."""
+"""The parts of each stage, in order of value; shares may sum to more than the whole."""
 
 BY_NAME = (
     Part("cold", cold, "cold", 0.9),
@@ -92,15 +77,15 @@ RACE = "race"
 
 
 def part_names() -> list[str]:
-    """What --only may name."""
-    names = [part.name for part in (*PLANS["smoke"], *PLANS["campaign"])]
+    """Return what --only may name, without recipes and rivals."""
+    names = [part.name for part in (*PARTS["smoke"], *PARTS["campaign"])]
     return list(dict.fromkeys([*names, RACE, *(part.name for part in BY_NAME)]))
 
 
-def plan(stage: str, only: Sequence[str], tiny: bool) -> list[Part]:
-    """The stage's parts in their order, those in `only` alone, if it names any; with `tiny` each once, of the main
-    recipes alone, and the tests only by name."""
-    parts: Sequence[Part] = PLANS[stage]
+def parts_of(stage: str, only: Sequence[str], tiny: bool) -> list[Part]:
+    """Return the stage's parts in their order; only those in `only`, if it names any. With `tiny` each comes once, for
+    the main recipes alone, and the tests only by name."""
+    parts: Sequence[Part] = PARTS[stage]
     if only:
         parts = [part for part in (*parts, *(BY_NAME if stage == "campaign" else ())) if part.names.intersection(only)]
     if not tiny:
@@ -110,7 +95,7 @@ def plan(stage: str, only: Sequence[str], tiny: bool) -> list[Part]:
 
 
 def races(stage: str, only: Sequence[str], rivals: Sequence[str], tiny: bool) -> list[Part]:
-    """The stage's races, one a rival."""
+    """Return the stage's races, one a rival."""
     if stage != "campaign" or (only and RACE not in only):
         return []
     rivals = [TINY_RIVAL] if tiny else rivals
@@ -118,8 +103,13 @@ def races(stage: str, only: Sequence[str], rivals: Sequence[str], tiny: bool) ->
 
 
 class Stage:
-    """Parts and races that share some seconds. `limits` are seconds after which parts are ended, by their names, in
-    place of their shares; `tell` is called with a line about each."""
+    """Parts and races that share some seconds.
+
+    campaign: what they are given.
+    seconds: what they share.
+    limits: by part's name, the seconds after which it is ended, in place of its share.
+    tell: is called with a line about each.
+    """
 
     def __init__(
         self, campaign: Campaign, seconds: float, limits: Mapping[str, float], tell: Callable[[str], None]
@@ -128,19 +118,23 @@ class Stage:
         self._ends = time.monotonic() + seconds - GRACE
 
     def run(self, parts: Sequence[Part], races: Sequence[Part]) -> None:
-        """Give each its turn while there is time."""
+        """Run each in its turn while there is time."""
         waiting, rivals = list(parts), list(races)
         racing: PartProcess | None = None
         running: PartProcess | None = None
         try:
             while waiting or rivals or racing:
                 if racing is None and rivals:
-                    racing = self._compile(rivals.pop(0))
+                    rival = rivals.pop(0)
+                    racing = self._start(rival, self._left if self._left >= _LEAST_RACE * self.seconds else 0)
                 elif racing and (racing.is_ready or racing.is_over):
-                    self._measure(racing)
+                    if not racing.is_over:  # its rounds, at least one, up to the stage's end
+                        racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
+                    self._finish(racing)
                     racing = None
                 elif waiting and (racing is None or self._limit(waiting[0], racing)):
-                    running = self._start(waiting.pop(0), racing)
+                    part = waiting.pop(0)
+                    running = self._start(part, self._limit(part, racing), racing.part.title if racing else None)
                     self._finish(running)
                     running = None
                 elif racing:
@@ -154,37 +148,20 @@ class Stage:
     def _left(self) -> float:
         return self._ends - time.monotonic()
 
-    def _compile(self, race: Part) -> PartProcess | None:
-        if self._left < _LEAST_RACE * self.seconds:
-            self._leave_out(race)
-            return None
-        return PartProcess(race, self.campaign, self._left)
-
-    def _measure(self, racing: PartProcess) -> None:
-        """Let the rival that is ready have its rounds, one at least, up to the stage's end."""
-        if not racing.is_over:
-            racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
-        self._finish(racing)
-
     def _limit(self, part: Part, racing: PartProcess | None) -> float:
-        """The seconds after which the part is ended; 0: too few are left, those apart that a rival needs which still
-        compiles."""
+        """Return the seconds after which the part is ended; 0 where too few are left, those apart that are kept for a
+        rival that still compiles."""
         left = self._left - (_LEAST_RACE * self.seconds if racing else 0)
         wanted = next((self.limits[name] for name in part.names if name in self.limits), part.share * self.seconds)
         return min(wanted, left) if left >= _LEAST_PART * wanted else 0.0
 
-    def _start(self, part: Part, racing: PartProcess | None) -> PartProcess | None:
-        limit = self._limit(part, racing)
-        if not limit:
-            self._leave_out(part)
-            return None
-        beside = racing.part.title if racing else None
-        return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), limit)
+    def _start(self, part: Part, limit: float, beside: str | None = None) -> PartProcess | None:
+        if limit:
+            return PartProcess(part, dataclasses.replace(self.campaign, beside=beside), limit)
+        self.tell(f"{part.title}: left out, the time is up")
+        return None
 
     def _finish(self, process: PartProcess | None) -> None:
         if process:
             process.wait()
             self.tell(process.conclude(self.campaign))
-
-    def _leave_out(self, part: Part) -> None:
-        self.tell(f"{part.title}: left out, the time is up")

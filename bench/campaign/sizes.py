@@ -1,5 +1,5 @@
-"""Part `sizes`: the operators of the recipes' steps launched with other block sizes and warps than the tables beside
-their kernels have for this device, to say what belongs there.
+"""Part `sizes`: the operators of the recipes' steps launched with other block sizes and warps than those in the tables
+beside their kernels, to find what belongs there.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import importlib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
@@ -15,14 +16,14 @@ from unittest.mock import patch
 import torch
 
 from bench.campaign.campaign import Campaign, Line
-from bench.campaign.kernels import Places, cases
-from bench.campaign.timing import seconds_per_call
+from bench.campaign.kernels import cases
+from bench.cases import in_turn
 from bench.recorded_cases import RecordedCase
+from bench.timing import best_seconds
 from fastcifar.kernels import compile_ahead
 from fastcifar.kernels.launch import LaunchSizes
 
-Fields = dict[str, Any]
-"""Fields of an operator's `Sizes` with their values."""
+Fields = dict[str, Any]  # fields of an operator's `Sizes` with their values
 
 
 def _grid(**values: Sequence[Any]) -> list[Fields]:
@@ -34,57 +35,48 @@ _TILES = [
     {"rows": rows, "channels": channels, "warps": warps}
     for rows, channels, warps in ((64, 32, 4), (32, 64, 4), (64, 32, 8), (128, 32, 8))
 ]
-"""Of `norm_act_pool`: 8 or 16 elements a thread. Others, tried on an H100 beside them: 16 warps, and 64 channels with 8
-warps, which were never best."""
+"""For `norm_act_pool`: 8 or 16 elements a thread. Others (16 warps; 64 channels with 8) were never best on an H100."""
 _NORM = [{**tile, **rest} for tile in _TILES for rest in _grid(stages=(1, 3, 4), programs=(2, 4, 8))]
-_FILTERS = _grid(block=(1024, 2048, 4096), warps=(4, 8))
-OTHERS: dict[str, list[Fields]] = {
-    "norm_act_pool": _NORM,
-    "norm_act_pool_backward": _NORM,
-    "norm_act_pool_inference": _TILES,
-    "augment": _grid(block=(512, 1024, 2048, 4096), warps=(2, 4, 8)),
-    "whiten": _grid(pixels=(32, 64, 128, 256), warps=(1, 2, 4, 8)),
-    "flat_sgd": _grid(block=(1024, 2048, 4096), warps=(4, 8)),
-    "muon_direction": _FILTERS,
-    "muon_update": _FILTERS,
-    "newton_schulz": [
-        *_grid(tile=(32, 64, 128), depth=(32, 64), warps=(4, 8)),
-        *_grid(square_depth=(16, 32, 64), square_warps=(4, 8)),
-        *_grid(small_rows=(0, 64)),
-    ],
-    "cross_entropy_step": _grid(values=(128, 256, 512, 1024), warps=(4, 8)),
+_BLOCKS = _grid(block=(1024, 2048, 4096), warps=(4, 8))
+OTHERS: dict[str, tuple[str, list[Fields]]] = {
+    "norm_act_pool": ("norm_act_pool.forward", _NORM),
+    "norm_act_pool_backward": ("norm_act_pool.backward", _NORM),
+    "norm_act_pool_inference": ("norm_act_pool.forward", _TILES),
+    "augment": ("augment_triton", _grid(block=(512, 1024, 2048, 4096), warps=(2, 4, 8))),
+    "whiten": ("whiten_triton", _grid(pixels=(32, 64, 128, 256), warps=(1, 2, 4, 8))),
+    "flat_sgd": ("flat_optimizer_triton", _BLOCKS),
+    "muon_direction": ("flat_muon_triton", _BLOCKS),
+    "muon_update": ("flat_muon_triton", _BLOCKS),
+    "newton_schulz": (
+        "newton_schulz",
+        [
+            *_grid(tile=(32, 64, 128), depth=(32, 64), warps=(4, 8)),
+            *_grid(square_depth=(16, 32, 64), square_warps=(4, 8)),
+            *_grid(small_rows=(0, 64)),
+        ],
+    ),
+    "cross_entropy_step": ("cross_entropy_triton", _grid(values=(128, 256, 512, 1024), warps=(4, 8))),
 }
-"""By operator what else it is launched with."""
-FILES = {
-    "norm_act_pool": "norm_act_pool.forward",
-    "norm_act_pool_backward": "norm_act_pool.backward",
-    "norm_act_pool_inference": "norm_act_pool.forward",
-    "augment": "augment_triton",
-    "whiten": "whiten_triton",
-    "flat_sgd": "flat_optimizer_triton",
-    "muon_direction": "flat_muon_triton",
-    "muon_update": "flat_muon_triton",
-    "newton_schulz": "newton_schulz",
-    "cross_entropy_step": "cross_entropy_triton",
-}
-"""By operator the file in `fastcifar.kernels` that has its table. Imported when needed, since most import Triton."""
+"""`OTHERS[operator]`: the file in `fastcifar.kernels` with its table, imported when needed, since most import Triton;
+and the other sizes that it is launched with."""
 
 
 def sizes(campaign: Campaign) -> Iterator[Line]:
-    """The seconds of each operator, in each form of a step of the largest crops and of an evaluation, with what there
-    is now, and then with every combination of `OTHERS`; the largest tensors first. What cannot be launched is left
-    out."""
+    """Time each operator, in each form of a step of the largest crops and of an evaluation, with the sizes of now, and
+    then with every combination of `OTHERS`; the largest tensors first. What cannot be launched is left out."""
     found, failures = cases(campaign)
     yield from failures
     known = {(record["shape"], str(record["sizes"])) for record in campaign.records("sizes", "sizes")}
     wanted = [
-        (case, places) for case, places in found if case.operation in OTHERS and (campaign.tiny or _is_wanted(places))
+        (case, name)
+        for case, name in found
+        if case.operation in OTHERS and (campaign.tiny or re.search("32 pixels|evaluation", " ".join(name["places"])))
     ]
-    wanted.sort(key=lambda placed: -placed[0].bytes_moved)
-    tried = [(case, places, _tried(case.operation, campaign)) for case, places in wanted]
+    wanted.sort(key=lambda named: -named[0].bytes_moved)
+    tried = [(case, name, _tried(case.operation, campaign)) for case, name in wanted]
     compile_ahead(lambda: _launch_all(tried), campaign.device)
-    for case, places, combinations in tried:
-        turn = itertools.cycle(case.argument_sets(campaign.device))
+    for case, name, combinations in tried:
+        call = in_turn(case, "kernel", campaign.device)
         for fields in combinations:
             if campaign.seconds_left < 0:
                 return
@@ -92,30 +84,27 @@ def sizes(campaign: Campaign) -> Iterator[Line]:
                 continue
             calls, repeats = (1, 1) if campaign.tiny else (20, 3)
             with contextlib.suppress(RuntimeError), _launched_with(case.operation, fields):
-                seconds = seconds_per_call(lambda: case.again(*next(turn)), campaign.device, calls, repeats)  # noqa: B023
-                name = {"operation": case.operation, "shape": case.shape, "places": places, "sizes": fields}
-                yield {"what": "sizes", **name, "now": fields == combinations[0], "seconds": seconds}
-
-
-def _is_wanted(places: Places) -> bool:
-    return any("32 pixels" in place or "evaluation" in place for place in places)
+                seconds = best_seconds(call, campaign.device, calls, repeats)
+                now = fields == combinations[0]
+                yield {"what": "sizes", **name, "sizes": fields, "now": now, "seconds": seconds}
 
 
 def _tried(operation: str, campaign: Campaign) -> list[Fields]:
-    """What there is now, first; with `tiny` one other."""
+    """Return the sizes of now, then the others; with `tiny` one other."""
     present = dataclasses.asdict(_table(operation).of(torch.empty(0, device=campaign.device)))
-    others = [fields for fields in OTHERS[operation] if not fields.items() <= present.items()]
-    now = {name: present[name] for fields in OTHERS[operation] for name in fields}
+    _, wanted = OTHERS[operation]
+    others = [fields for fields in wanted if not fields.items() <= present.items()]
+    now = {name: present[name] for fields in wanted for name in fields}
     return [now, *(others[:1] if campaign.tiny else others)]
 
 
 def _table(operation: str) -> LaunchSizes[Any]:
-    return importlib.import_module(f"fastcifar.kernels.{FILES[operation]}").SIZES
+    return importlib.import_module(f"fastcifar.kernels.{OTHERS[operation][0]}").SIZES
 
 
 @contextlib.contextmanager
 def _launched_with(operation: str, fields: Fields) -> Iterator[None]:
-    """Inside it the operator's kernels take these sizes, on any device."""
+    """Have the operator's kernels take these sizes in the block, on any device."""
     table = _table(operation)
     generations = {known: dataclasses.replace(row, **fields) for known, row in table.generations.items()}
     interpreted = dataclasses.replace(table.interpreted, **fields)
@@ -123,7 +112,7 @@ def _launched_with(operation: str, fields: Fields) -> Iterator[None]:
         yield
 
 
-def _launch_all(tried: list[tuple[RecordedCase, Places, list[Fields]]]) -> None:
+def _launch_all(tried: list[tuple[RecordedCase, Line, list[Fields]]]) -> None:
     for case, _, combinations in tried:
         arguments = case.make()
         for fields in combinations:

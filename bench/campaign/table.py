@@ -1,4 +1,4 @@
-"""What a campaign measured, as Markdown.
+"""The results of a campaign as Markdown.
 
 python -m bench.campaign.table DIR > DIR/README.md    # DIR: the --out of the campaign
 """
@@ -12,20 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import OUTCOMES, Line, read_records
-from bench.campaign.summary import (
-    CLOCKS,
-    convolution_totals,
-    grouped,
-    only,
-    ratios_of,
-    totals_by_sizes,
-    undisturbed,
-)
 from bench.peers.race import SIDES
 from bench.program import new_parser, run_program
 from fastcifar.report.statistics import summarize
 from fastcifar.report.tables import Table
 
+CLOCKS = {"time_seconds": "with the final evaluation", "train_seconds": "without the final evaluation"}
 PARTS = (
     ("convolutions", "xmma|convolve|ImplicitGemm|nhwcAddPadding|implicit_gemm|fprop|wgrad|dgrad|ReduceSplitK"),
     ("pool, batch norm, activation", "_moments|_normali[sz]e|_slope_sums|_gradient_kernel"),
@@ -36,22 +28,22 @@ PARTS = (
     ("gradients into flat buffers", "multi_tensor_apply"),
     ("head", "max_pool|cutlass|gemm|splitKreduce"),
 )
-"""A step's parts, by what their kernels' names hold: the first that fits."""
+"""The parts of a step, and the pattern of their kernels' names; the first that fits counts."""
 _REST = "all else"
 
 
 def tables(out: Path) -> Iterator[Table]:
-    """Of the records in `out`, those that there are."""
+    """Yield the tables of the records in `out`."""
     records = {path.stem: _results(path) for path in out.glob("*.jsonl")}
     makers = {
-        "ceilings": (_ceilings,),
-        "race": (_races,),
+        "ceilings": (ceilings_table,),
+        "race": (races_table,),
         "trainings": (_trainings,),
         "smoke": (_smoke,),
         "steps": (_steps, _parts),
         "kernels": (_operators,),
-        "sizes": (_sizes,),
-        "cold": (_cold,),
+        "sizes": (sizes_table,),
+        "cold": (cold_table,),
     }
     for name, made in makers.items():
         for make in made if records.get(name) else ():
@@ -62,7 +54,7 @@ def _results(path: Path) -> list[Line]:
     return [record for record in read_records(path) if record["what"] not in OUTCOMES]
 
 
-def _ceilings(records: list[Line]) -> Table:
+def ceilings_table(records: list[Line]) -> Table:
     rows = []
     title = "Ceilings"
     for record in records:
@@ -82,7 +74,7 @@ def _ceilings(records: list[Line]) -> Table:
     return Table(title, ("what", "rate"), tuple(rows))
 
 
-def _races(records: list[Line]) -> Table:
+def races_table(records: list[Line]) -> Table:
     rows = []
     measured = [run for run in only(records, "run") if not run["warm_up"]]
     for rival, runs in grouped(measured, "rival").items():
@@ -92,10 +84,11 @@ def _races(records: list[Line]) -> Table:
         for clock, words in CLOCKS.items():
             ratios = ratios_of(sides, clock)
             if ratios:
-                each = [_mean([run[clock] for run in sides[side]], "s", 3) for side in SIDES]
-                accuracies = [f"{statistics.fmean(run['accuracy'] for run in sides[side]):.2%}" for side in SIDES]
+                each = [mean(known(sides[side], clock)) for side in SIDES]
+                accuracies = [known(sides[side], "accuracy") for side in SIDES]
+                reached = [f"{statistics.fmean(found):.2%}" if found else "-" for found in accuracies]
                 told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-                rows.append((f"{rival}, {words}", *each, *accuracies, told, str(len(ratios))))
+                rows.append((f"{rival}, {words}", *each, *reached, told, str(len(ratios))))
     columns = ("program, clock", "theirs", "ours", "their accuracy", "our accuracy", "ours / theirs (spread)", "n")
     return Table("Whole trainings in turn with other programs", columns, tuple(rows))
 
@@ -113,7 +106,7 @@ def _trainings(records: list[Line]) -> Table:
         told = f"{accuracy.mean:.2%}"
         if accuracy.interval:
             told += f" ({accuracy.interval[0]:.2%} to {accuracy.interval[1]:.2%})"
-        seconds = [_mean([run[clock] for run in alone], "s", 3) if alone else "-" for clock in CLOCKS]
+        seconds = [mean([run[clock] for run in alone]) if alone else "-" for clock in CLOCKS]
         rows.append((recipe, told, str(accuracy.n), *seconds, str(len(alone))))
     columns = ("recipe", "TTA accuracy (95% interval)", "n", *CLOCKS.values(), "n undisturbed")
     return Table("Trainings", columns, tuple(rows))
@@ -161,8 +154,8 @@ def _operators(records: list[Line]) -> Table:
 _OTHERS = ("reference", "compiled")
 
 
-def _sizes(records: list[Line]) -> Table:
-    """Of each operator the forms that were measured with what there was then, summed, with it and with the best."""
+def sizes_table(records: list[Line]) -> Table:
+    """Return, for each operator, the seconds of all its forms with the sizes of then and with the best."""
     rows = []
     for operation, found in grouped(only(records, "sizes"), "operation").items():
         now, totals = totals_by_sizes(found)
@@ -176,25 +169,80 @@ def _sizes(records: list[Line]) -> Table:
 _BEST = 3
 
 
-def _cold(records: list[Line]) -> Table:
+def cold_table(records: list[Line]) -> Table:
     rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in only(records, "cold")]
     return Table("From process start to the first accuracy, empty caches", ("program", "seconds"), tuple(rows))
 
 
+def ratios_of(sides: dict[str, list[Line]], clock: str) -> list[float]:
+    """Return our seconds over theirs in each round in which both are known."""
+    theirs, ours = ({run["round"]: run.get(clock) for run in sides[side]} for side in SIDES)
+    return [ours[number] / theirs[number] for number in theirs if theirs[number] and ours.get(number)]
+
+
+def totals_by_sizes(found: list[Line]) -> tuple[str, dict[str, float]]:
+    """Return, for an operator's records, the sizes of then, and by sizes the seconds of all forms; only sizes that as
+    many forms were measured with."""
+    seconds = grouped([{**record, "words": words_of(record["sizes"])} for record in found], "words")
+    now = next(words for words, records in seconds.items() if records[0]["now"])
+    totals = {
+        words: sum(record["seconds"] * sum(record["places"].values()) for record in records)
+        for words, records in seconds.items()
+        if len(records) == len(seconds[now])
+    }
+    return now, totals
+
+
+def words_of(sizes: Line) -> str:
+    """Return the sizes that an operator was launched with, in a line."""
+    told = {name: value if isinstance(value, dict) else {"": value} for name, value in sizes.items()}
+    return ", ".join(
+        f"{name}: " + " ".join(f"{key} {one}".strip() for key, one in v.items()) for name, v in told.items()
+    )
+
+
+def convolution_totals(record: Line) -> tuple[float, float]:
+    """Return seconds and FLOP of all passes of a stage's convolutions."""
+    seconds = sum(sum(layer["seconds"].values()) for layer in record["layers"])
+    return seconds, sum(layer["flop"] * len(layer["seconds"]) for layer in record["layers"])
+
+
+def undisturbed(runs: list[Line]) -> list[Line]:
+    """Return the trainings that nothing disturbed, without the first ones of a process."""
+    return [run for run in runs if not run["first_in_process"] and "beside" not in run]
+
+
+def only(records: list[Line], what: str) -> list[Line]:
+    return [record for record in records if record["what"] == what]
+
+
+def grouped(records: list[Line], key: str) -> dict[str, list[Line]]:
+    groups: dict[str, list[Line]] = {}
+    for record in records:
+        groups.setdefault(record[key], []).append(record)
+    return groups
+
+
 def _short(shape: str) -> str:
-    """A case's first tensor and what tells alike ones apart; a shape with a colon is a name already."""
+    """Return a case's first tensor and what tells equal ones apart; a shape with a colon is a name already."""
     words = shape.split()
     notable = [word for word in words[1:] if word in ("True", "gelu", "celu")]
     return shape if ":" in shape else " ".join([words[0], *notable, words[-1]])
+
+
+def known(runs: list[Line], key: str) -> list[float]:
+    """Return the values under a key, of the runs that have one."""
+    return [run[key] for run in runs if run.get(key) is not None]
 
 
 def _place(record: Line) -> str:
     return f"{record['recipe']} at {record['size']} pixels"
 
 
-def _mean(values: list[float], unit: str, digits: int) -> str:
-    found = summarize(values)
-    return f"{found.mean:.{digits}f} {unit}" + ("" if found.std is None else f" ± {found.std:.{digits}f}")
+def mean(seconds: list[float]) -> str:
+    """Return mean and standard deviation."""
+    found = summarize(seconds)
+    return f"{found.mean:.3f} s" + ("" if found.std is None else f" ± {found.std:.3f}")
 
 
 def _us(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Part `tests`: those of the kernels, and those that need a GPU, on the device at hand."""
+"""Part `tests`: the tests of the kernels, and those that need a GPU, on the device at hand."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from bench.campaign import outcomes
+from bench.campaign import pytest_outcomes
 from bench.campaign.campaign import Campaign, Line
 from bench.peers.worker import ROOT
 
 KERNELS = ["tests/kernels", "--ignore=tests/kernels/test_compile_ahead.py"]
-"""All but what compiles for GPUs that are not there."""
+"""Without what compiles for GPUs that are not there."""
 OTHERS = ["tests/optim", "tests/training", "tests/data", "-m", "gpu", "--continue-on-collection-errors"]
-"""Files that need what is not here are left out so."""
+"""This way files that need what is not here are left out."""
 TINY = ["tests/optim/test_newton_schulz.py"]
 
 
 def tests(campaign: Campaign) -> Iterator[Line]:
-    """A finding for each test that fails, as soon as it has; then how many passed, failed and were skipped."""
+    """Yield a finding for each test that fails, as soon as it has; then how many passed, failed and were skipped."""
     for which in [TINY] if campaign.tiny else [KERNELS, OTHERS]:
         yield from _run(campaign, which)
 
 
 def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
     reading, writing = os.pipe()
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-p", outcomes.__name__]
+    plugins = ["-p", "no:cacheprovider", "-p", pytest_outcomes.__name__]
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", *plugins]
     if importlib.util.find_spec("xdist") and not campaign.tiny:
         command += ["-n", str(max(1, (os.cpu_count() or 2) // 2))]
-    environment = {**os.environ, outcomes.VARIABLE: str(writing)}
+    environment = {**os.environ, pytest_outcomes.VARIABLE: str(writing)}
     counts = dict.fromkeys(("passed", "failed", "skipped"), 0)
     with open(reading, encoding="utf-8") as lines:
         process = subprocess.Popen([*command, *which], cwd=ROOT, env=environment, pass_fds=[writing])
@@ -40,14 +41,11 @@ def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
             name, outcome, text = json.loads(line)
             counts[outcome] += 1
             if outcome == "failed":
-                yield {"what": "finding", "program": name, "found": f"failed: {_reason(text)}", "printed": text[-2000:]}
+                # The first line that pytest marks as the error.
+                marked = (line[1:].strip() for line in text.splitlines() if line.startswith("E "))
+                reason = next(marked, text.strip().rpartition("\n")[2])
+                yield {"what": "finding", "program": name, "found": f"failed: {reason}", "printed": text[-2000:]}
             if campaign.seconds_left < 0:
                 process.terminate()
                 break
     yield {"what": "tests", "of": which[0], **counts, "exit_code": process.wait()}
-
-
-def _reason(text: str) -> str:
-    """The first line that pytest marks as the error."""
-    marked = (line[1:].strip() for line in text.splitlines() if line.startswith("E "))
-    return next(marked, text.strip().rpartition("\n")[2])

@@ -1,4 +1,4 @@
-"""Other people's programs beside ours, in turn, on our data.
+"""Run other people's programs beside ours, in turn, on our data.
 
     python -m bench.peers --checkouts DIR --device cpu                   # 5 training steps a round, 5 rounds
     python -m bench.peers --checkouts DIR --device cuda                  # whole trainings, 20 rounds
@@ -6,8 +6,8 @@
 
 DIR holds the checkouts under the names of their repositories; a peer whose folder is not there is left out. Each is a
 process that stays, warmed once, and run in turn with a process of ours, with equal pauses. Where steps are timed, ours
-is the recipe in bench/peers/equal whose step does the same work (its comments say what is equal); where trainings are,
-ours is the recipe with the same aim. The factor is how many times as fast ours is: the median of the rounds' ratios.
+is the recipe in bench/peers/equal whose step does the same work (its comments say what is equal). Where trainings are
+timed, ours is the recipe with the same aim. The factor is how many times as fast ours is: the median over the rounds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 
 from bench.peers.programs import COLD, PROGRAMS, get_program
-from bench.peers.race import Race, cold, race, table
+from bench.peers.race import Conditions, Race, cold, race, table
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append
 from fastcifar.errors import UserError
@@ -37,46 +37,48 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def measure(peer: str, options: argparse.Namespace) -> Race:
-    where = (peer, options.checkouts, options.data_dir, options.device)
-    if options.cold:
-        rounds = options.rounds or 1
-        return cold(*where, steps=options.steps, rounds=rounds, timeout=options.timeout, tell=_tell)
-    steps = options.steps or (5 if options.device == "cpu" else None)
-    rounds = options.rounds or (5 if steps else 20)
-    further = {"gap": options.gap, "cache": options.cache, "timeout": options.timeout}
-    return race(*where, steps=steps, rounds=rounds, **further, tell=_tell)
+    """Measure one peer as the command line asks."""
+    steps = options.steps or (5 if options.device == "cpu" and not options.cold else None)
+    timing = {"steps": steps, "gap": options.gap, "timeout": lambda: options.timeout}
+    conditions = Conditions(options.data_dir, options.device, cache=options.cache, **timing)
+    rounds = options.rounds or (1 if options.cold else 5 if steps else 20)
+    return (cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell)
 
 
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
-    """The outcome as a result for `bench.record.append`: the row of the README's table, and every run behind it. What
-    has no factor is in no table."""
-    row = outcome.row()
+    """Return the outcome as a result for `bench.record.append`: the row of the README's table, and every run behind it.
+    An outcome without a factor is in no table."""
+    row, factors, runs = outcome.row(), outcome.factors(), outcome.runs
     chosen = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
     words = ["python", "-m", "bench.peers", "--checkouts", "DIR", "--only", outcome.peer]
     words += [word for name, value in chosen.items() if value for word in (f"--{name}", str(value))]
     words += ["--cold"] * options.cold
     return {
-        "table": "peers" if outcome.factors() else None,
+        "table": "peers" if factors else None,
         "row": row,
-        "n": len(outcome.factors()),
+        "n": len(factors),
         "spread": row["spread"],
         "command": shlex.join(words),
         "recipe": outcome.recipe,
         "gap": options.gap,
-        "factors": outcome.factors(),
+        "factors": factors,
         "facts": outcome.facts,
-        # Who ran is told by the keys, and the path of our recipe is this machine's.
-        "runs": {
-            side: [{key: value for key, value in run.items() if key != "peer"} for run in runs]
-            for side, runs in outcome.runs.items()
-        },
+        # The sides say who ran, and the path of our recipe is this machine's.
+        "runs": {side: [{k: run[k] for k in run if k != "peer"} for run in runs[side]] for side in runs},
         "failures": outcome.failures,
     }
 
 
 def choose(checkouts: Path, only: str | None, device: str, is_cold: bool) -> list[str]:
-    """The peers asked for; without `only` those whose checkout is there. Raises UserError for an unknown one, and where
-    there is none."""
+    """Return the peers to measure.
+
+    checkouts: the folder of their checkouts.
+    only: their names, by commas; None: those whose checkout is there.
+    device: on CUDA those for a CPU alone are left out, unless named.
+    is_cold: only those that compile for minutes, unless named.
+
+    Raises UserError for an unknown name, and where there is no checkout.
+    """
     if only is not None:
         names = [name.strip() for name in only.split(",")]
         for name in names:

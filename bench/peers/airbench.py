@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
+from bench.peers.adapt import Shims, load_program
 from bench.peers.harness import WITH_TTA, Harness
-from bench.peers.source import Shims, load_module, replace_torchvision
 
 DATA = [("if not os.path.exists(data_path):", "if False:"), ("torch.cuda.Event(", "_harness.Event(")]
 """No file is looked for, and their stopwatch is one that can be read. The call that loads the file comes with each."""
@@ -20,8 +20,7 @@ ON_CPU = [
     (".half()", ".bfloat16()"),  # float16 is emulated on a CPU
     ("torch.cuda.synchronize()", "_harness.synchronize()"),
 ]
-WITH_LOOKAHEAD = [("(torch.half, torch.float)", "(torch.bfloat16, torch.float)")]
-ON_CPU_OLDER = [*ON_CPU, *WITH_LOOKAHEAD, (".cuda()", "")]
+ON_CPU_OLDER = [*ON_CPU, ("(torch.half, torch.float)", "(torch.bfloat16, torch.float)"), (".cuda()", "")]
 
 MUON: Shims = [
     *DATA,
@@ -59,27 +58,11 @@ SPEEDRUN_ON_CPU: Shims = [
 ]
 
 Train = Callable[[int], None]
-"""One training from a seed, all of it, by their own code; what it measures and reaches is left in the harness."""
-
-
-def load_muon(checkout: Path, harness: Harness) -> Train:
-    return _with_one_model(checkout / "airbench94_muon.py", MUON, MUON_ON_CPU, harness)
-
-
-def load_speedrun(checkout: Path, harness: Harness) -> Train:
-    return _with_one_model(checkout / "cifar10_speedrun.py", SPEEDRUN, SPEEDRUN_ON_CPU, harness)
-
-
-def load_95(checkout: Path, harness: Harness) -> Train:
-    return _with_a_new_model(checkout / "legacy" / "airbench95.py", harness)
-
-
-def load_96(checkout: Path, harness: Harness) -> Train:
-    return _with_a_new_model(checkout / "legacy" / "airbench96.py", harness)
+"""It trains once from a seed, by their own code; its times and accuracies are left in the harness."""
 
 
 def load_96_faster(checkout: Path, harness: Harness) -> Train:
-    """Its training is a small network's, which chooses the images, and then the large one's; a step is the latter's."""
+    """Load the program that trains a small network, which chooses the images, then the large one, whose steps count."""
     on_cpu = [*ON_CPU_OLDER, ("torch.compile", "_harness.compile")]
     module = _load(checkout / "airbench96_faster.py", FASTER, on_cpu, harness)
     compiled = harness.compile if harness.device.type == "cpu" else torch.compile
@@ -101,9 +84,9 @@ def load_96_faster(checkout: Path, harness: Harness) -> Train:
     return train
 
 
-def _with_one_model(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> Train:
-    """The newer programs: one model, compiled once, whose weights each run draws anew."""
-    module = _load(path, shims, on_cpu, harness)
+def _with_one_model(file: str, shims: Shims, on_cpu: Shims, checkout: Path, harness: Harness) -> Train:
+    """Load one of the newer programs: one model, compiled once, whose weights each run draws anew."""
+    module = _load(checkout / file, shims, on_cpu, harness)
     model = module.CifarNet().to(harness.device).to(memory_format=torch.channels_last)
     if harness.device.type == "cuda":
         model.compile(mode="max-autotune")
@@ -114,8 +97,12 @@ def _with_one_model(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -
     return train
 
 
-def _with_a_new_model(path: Path, harness: Harness) -> Train:
-    module = _load(path, OLDER, ON_CPU_OLDER, harness)
+load_muon = partial(_with_one_model, "airbench94_muon.py", MUON, MUON_ON_CPU)
+load_speedrun = partial(_with_one_model, "cifar10_speedrun.py", SPEEDRUN, SPEEDRUN_ON_CPU)
+
+
+def _with_a_new_model(file: str, checkout: Path, harness: Harness) -> Train:
+    module = _load(checkout / "legacy" / file, OLDER, ON_CPU_OLDER, harness)
     epochs = module.hyp["opt"]["whiten_bias_epochs"]
 
     def train(seed: int) -> None:
@@ -125,11 +112,11 @@ def _with_a_new_model(path: Path, harness: Harness) -> Train:
     return train
 
 
+load_95, load_96 = (partial(_with_a_new_model, file) for file in ("airbench95.py", "airbench96.py"))
+
+
 def _load(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> ModuleType:
-    replace_torchvision()
-    sys.argv = [str(path)]  # they keep the text of the file named here
-    shims = [*shims, *on_cpu] if harness.device.type == "cpu" else shims
-    module = load_module(path, shims, namespace={"_harness": harness})
+    module = load_program(path, shims, on_cpu, harness)
     evaluate = module.evaluate
 
     def noted(model, loader, tta_level=0):

@@ -1,4 +1,4 @@
-"""davidcpage/cifar10-fast: its training, for `python -m bench.peers`, and whether ours is the same training.
+"""davidcpage/cifar10-fast: its training, for `python -m bench.peers`, and a check that ours is the same.
 
     python -m bench.peers.cifar10_fast CHECKOUT equal    # same weights, same 20 batches: are the losses equal to 1e-5?
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import sys
 import time
 import types
@@ -18,8 +19,8 @@ from pathlib import Path
 
 import torch
 
+from bench.peers.adapt import Shims, load_module, stand_in
 from bench.peers.harness import WITH_TTA, Enough, Harness
-from bench.peers.source import Shims, load_module, stand_in
 from bench.program import new_parser, run_program
 from fastcifar.data import Dataset, Loader, load_dataset
 from fastcifar.kernels import cross_entropy
@@ -43,25 +44,22 @@ SHIMS: dict[str, Shims] = {
     "dawn_utils": [],
     "new_dawn": [("\nmain()", "\n")],  # the last line, which starts their training
 }
-"""What is replaced in each of their files, which import one another in this order."""
+"""Replacements in each of their files, which import one another in this order."""
 
 HARNESS: dict[str, Shims] = {
     "new_dawn": [
         ("timer = Timer(synch=torch.cuda.synchronize)", "timer = _timed(Timer)"),
         ("update_ema(momentum=0.99, update_freq=5))", "update_ema(momentum=0.99, update_freq=5), _after_batch)"),
         ("logs, state = Table(),", "logs, state = _logs(Table()),"),
-    ],
+    ]
 }
-"""For `load`: our clocks, and what they would write to a file."""
+"""Replacements for `load`: our clocks, and the table that they would write to a file."""
 
 _NO_WARM_UP = ("for size in [batch_size, len(dataset['valid']['targets']) % batch_size]:", "for size in []:")
 """Their warm-up of cuDNN, two steps long, which a CPU has not."""
 
 ON_CPU: dict[str, dict[str, Shims]] = {
-    "float32": {
-        "torch_backend": [("node.half()", "node.float()")],
-        "new_dawn": [("float16", "float32"), _NO_WARM_UP],
-    },
+    "float32": {"torch_backend": [("node.half()", "node.float()")], "new_dawn": [("float16", "float32"), _NO_WARM_UP]},
     "bfloat16": {
         "torch_backend": [
             ("node.half()", "node.bfloat16()"),
@@ -70,14 +68,14 @@ ON_CPU: dict[str, dict[str, Shims]] = {
         "new_dawn": [("np.float16", "np.float32"), ("torch.float16", "torch.bfloat16"), _NO_WARM_UP],
     },
 }
-"""In place of float16, which is emulated on a CPU: what their program would use there, and what it could."""
+"""Replacements of float16, which is emulated on a CPU: by what their program would use there, and by what it could."""
 
 
 def load_peer(
     checkout: str | Path, further: Mapping[str, Shims] | None = None, namespace: Mapping[str, object] | None = None
 ) -> types.ModuleType:
-    """Their `new_dawn` module, not run, with `further` shims for each file and the names of `namespace` in each. Raises
-    UserError where the checkout is not one."""
+    """Return their `new_dawn` module, not run, with `further` shims for each file and the names of `namespace` in each.
+    Raises UserError where the checkout is not one."""
     stand_in("pandas")  # imported for a table that is not used here
     further = further or {}
     for name, shims in SHIMS.items():
@@ -86,7 +84,7 @@ def load_peer(
 
 
 def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[int], None]:
-    """One training from a seed, all of it, by their own code: in float16 on CUDA, else in `dtype`."""
+    """Load their program, in float16 on CUDA, else in `dtype`; the function trains once from a seed."""
     on_cpu = harness.device.type == "cpu"
     further = {name: [*HARNESS.get(name, ()), *(ON_CPU[dtype].get(name, ()) if on_cpu else ())] for name in SHIMS}
     timers, logs = [], []
@@ -99,11 +97,8 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
         if batch:
             harness.step_done()
 
-    def noted(table):
-        logs.append(table)
-        return table
-
-    peer = load_peer(checkout, further, {"_timed": timed, "_after_batch": after_batch, "_logs": noted})
+    names = {"_timed": timed, "_after_batch": after_batch, "_logs": lambda table: logs.append(table) or table}
+    peer = load_peer(checkout, further, names)
     peer.cifar10 = lambda root: {
         key: {"data": split["images"].cpu().numpy(), "targets": split["labels"].cpu().numpy()}
         for key, split in (("train", harness.split(train=True)), ("valid", harness.split(train=False)))
@@ -127,48 +122,35 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
 
 
 class PeerTrainer:
-    """Their network, loss, optimizers and moving average, in the dtype of the `whitening` filters `[27, 3, 3, 3]`;
-    `step(images, labels)` returns the mean loss."""
+    """Their network, loss, optimizers and moving average, in the dtype of the `whitening` filters `[27, 3, 3, 3]`."""
 
     def __init__(self, peer: types.ModuleType, recipe: Recipe, whitening: torch.Tensor, steps_per_epoch: int) -> None:
         self.peer = peer
-        eigens = {
-            "Λ": torch.ones(27, dtype=whitening.dtype) - 1e-2,
-            "V": whitening,
-        }  # their filter is V / sqrt(Λ + 1e-2): exactly `whitening`
-        prep = partial(peer.whitening_block, **eigens)
+        # Their filter is V / sqrt(Λ + 1e-2): exactly `whitening`.
+        prep = partial(peer.whitening_block, Λ=torch.ones(27, dtype=whitening.dtype) - 1e-2, V=whitening)
         channels = dict(zip(("prep", "layer1", "layer2", "layer3"), recipe.network.widths, strict=True))
         net = peer.net(channels, weight=1 / 16, conv_bn=peer.conv_bn, prep=prep)
         self.model = peer.Network(net).to(whitening.dtype)
         batch, epochs = recipe.batch_size, recipe.epochs
         schedule = peer.PiecewiseLinear([0, epochs / 5, epochs - 2], [0, 1.0, 0.1])
-        biases = peer.group_by_key(("bias" in k, v) for k, v in peer.trainable_params(self.model).items())
-        const = peer.Const
-        options = [
-            peer.SGD(
-                biases[is_bias],
-                {
-                    "lr": lambda step, factor=64 if is_bias else 1: schedule(step / steps_per_epoch) * factor / batch,
-                    "weight_decay": const(5e-4 * batch / (64 if is_bias else 1)),
-                    "momentum": const(0.9),
-                },
-            )
-            for is_bias in (False, True)
-        ]
+        is_bias = peer.group_by_key(("bias" in k, v) for k, v in peer.trainable_params(self.model).items())
+
+        def optimizer(weights, factor: int):
+            lr = lambda step: schedule(step / steps_per_epoch) * factor / batch  # noqa: E731
+            decay, momentum = peer.Const(5e-4 * batch / factor), peer.Const(0.9)
+            return peer.SGD(weights, {"lr": lr, "weight_decay": decay, "momentum": momentum})
+
         self.state = {
             peer.MODEL: self.model,
             peer.VALID_MODEL: copy.deepcopy(self.model),
             peer.LOSS: peer.label_smoothing_loss(0.2),
-            peer.OPTS: options,
+            peer.OPTS: [optimizer(is_bias[False], 1), optimizer(is_bias[True], 64)],
         }
-        self.steps = (
-            peer.forward(training_mode=True),
-            peer.backward(),
-            peer.opt_steps,
-            peer.update_ema(momentum=0.99, update_freq=5),
-        )
+        average = peer.update_ema(momentum=0.99, update_freq=5)
+        self.steps = (peer.forward(training_mode=True), peer.backward(), peer.opt_steps, average)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Train on a batch; returns the mean loss."""
         batch = {"input": images, "target": labels}
         for step in self.steps:
             self.state.update(step(batch, self.state) or {})
@@ -176,7 +158,7 @@ class PeerTrainer:
 
 
 class OurTrainer:
-    """Our model, loss, optimizer and moving average in `dtype`; `step(images, labels)` returns the mean loss."""
+    """Our model, loss, optimizer and moving average in `dtype`."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, dtype: torch.dtype, total_steps: int) -> None:
         self.recipe = recipe
@@ -189,14 +171,14 @@ class OurTrainer:
 
     def take_weights(self, theirs: torch.nn.Module) -> None:
         """Take the trained weights of their network: both list them in the order of the forward pass."""
-        source = [p for p in theirs.parameters() if p.requires_grad]
-        target = [p for p in self.flat.model.parameters() if p.requires_grad]
-        for mine, other in zip(target, source, strict=True):
+        trained = ([p for p in model.parameters() if p.requires_grad] for model in (self.flat.model, theirs))
+        for mine, other in zip(*trained, strict=True):
             mine.data.copy_(other.data)
         for group in self.flat.groups:
             group.load(group.compute)
 
     def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Train on a batch; returns the mean loss."""
         loss, _ = cross_entropy(self.flat.model(images), labels, self.recipe.label_smoothing)
         self.flat.backward(loss)
         self.optimizer.step()
@@ -204,15 +186,15 @@ class OurTrainer:
 
 
 def ghost_order(batch: int, ghost_batch: int) -> torch.Tensor:
-    """Where our consecutive ghost groups find their images in a batch of theirs, which takes every (batch/ghost)-th."""
+    """Return the places in a batch of our consecutive ghost groups' images: theirs take every (batch/ghost)-th one."""
     return torch.arange(batch).view(ghost_batch, batch // ghost_batch).T.reshape(-1)
 
 
 def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) -> list[tuple[float, float]]:
-    """(theirs, ours): the mean loss of each of `steps` training steps from the same weights and batches.
+    """Return the mean losses (theirs, ours) of each of `steps` training steps from the same weights and batches.
 
-    In float64, because float32 rounding alone grows to 1e-4 in 20 steps, and at an eighth of the width, for time:
-    widths change no formula.
+    They are computed in float64, because float32 rounding alone grows to 1e-4 in 20 steps, and at an eighth of the
+    width, for time: widths change no formula.
     """
     recipe = get_recipe("davidnet")
     narrow = tuple(width // 8 for width in recipe.network.widths)
@@ -220,22 +202,18 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     dataset = load_dataset("cifar10", data_dir)
     steps_per_epoch = len(dataset.train) // recipe.batch_size
     torch.manual_seed(0)
-    ours = OurTrainer(recipe, dataset, torch.float64, round(round(steps_per_epoch * recipe.epochs)))
+    ours = OurTrainer(recipe, dataset, torch.float64, round(steps_per_epoch * recipe.epochs))
     theirs = PeerTrainer(load_peer(checkout), recipe, ours.whitening, steps_per_epoch)
     ours.take_weights(theirs.model)
     order = ghost_order(recipe.batch_size, recipe.network.ghost_batch)
     losses = []
-    for (images, labels), _ in zip(_loader(dataset, recipe, torch.float64), range(steps), strict=False):
+    facts = {"mean": dataset.mean, "std": dataset.std, "dtype": torch.float64}
+    loader = Loader(dataset.train, recipe.batch_size, augment=recipe.augment, **facts)
+    for images, labels in itertools.islice(loader, steps):
         their_loss = theirs.step(images.contiguous(), labels)
         our_loss = ours.step(images[order].contiguous(memory_format=torch.channels_last), labels[order])
         losses.append((their_loss.item(), our_loss.item()))
     return losses
-
-
-def _loader(dataset: Dataset, recipe: Recipe, dtype: torch.dtype) -> Loader:
-    return Loader(
-        dataset.train, recipe.batch_size, augment=recipe.augment, mean=dataset.mean, std=dataset.std, dtype=dtype
-    )
 
 
 def main() -> int:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.peers.source import load_module, replace_torchvision
+from bench.peers.adapt import load_module, replace_torchvision
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append
 from fastcifar.costs.flops import count_recipe

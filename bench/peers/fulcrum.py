@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.peers.adapt import Shims, load_program
 from bench.peers.harness import PLAIN, WITH_TTA, Harness
-from bench.peers.source import Shims, load_module, replace_torchvision
 from fastcifar.recipes import EvaluateConfig
 from fastcifar.training import evaluate
 
@@ -43,8 +43,7 @@ ON_CPU: Shims = [
     ("torch.compile", "_harness.compile"),
 ]
 
-Extra = dict[str, Any]
-"""What their `setup` returns beside the network, by name."""
+Extra = dict[str, Any]  # by name: what their `setup` returns beside the network
 
 
 def load_e1(checkout: Path, harness: Harness) -> Callable[[int], None]:
@@ -56,8 +55,11 @@ def load_e5(checkout: Path, harness: Harness) -> Callable[[int], None]:
 
 
 class E5:
-    """Trainings by their hooks: on CUDA with what `setup` makes once; on a CPU, where there is nothing to compile and
-    each training may be given other images, with a network and a loader made anew, and without their warm-up."""
+    """Trainings by their hooks.
+
+    On CUDA with what `setup` makes once. On a CPU, where nothing is compiled and each training may be given other
+    images, with a new network and a new loader, and without their warm-up.
+    """
 
     def __init__(self, module: ModuleType, harness: Harness) -> None:
         self.module, self.harness = module, harness
@@ -65,7 +67,7 @@ class E5:
         self.built = None if self.on_cpu else module.setup()
 
     def train(self, seed: int) -> None:
-        """One training, timed, and its accuracies; the harness has drawn from `seed`."""
+        """Time one training and note its accuracies; the harness has seeded the generators."""
         harness = self.harness
         model, extra = self.built or self._build()
         bias_steps = harness.bias_steps(extra["whiten_bias_train_steps"])
@@ -95,19 +97,16 @@ class E5:
         model = module.Model().to(self.harness.device, memory_format=torch.channels_last)
         loader = module.CifarLoader("cifar10", batch_size=hyp["batch_size"], aug=hyp["aug"])
         next(iter(loader))  # keeps the normalized and padded images, which by their rule is no part of a training
-        steps = {name: ceil(hyp[name] * len(loader)) for name in ("train_epochs", "decay_epochs", "whiten_bias_epochs")}
-        return model, {
-            "optimizers": module.make_optimizers(model, steps["decay_epochs"]),
-            "train_loader": loader,
-            "total_train_steps": steps["train_epochs"],
-            "decay_steps": steps["decay_epochs"],
-            "whiten_bias_train_steps": steps["whiten_bias_epochs"],
-        }
+        total, decay, bias = (
+            ceil(hyp[name] * len(loader)) for name in ("train_epochs", "decay_epochs", "whiten_bias_epochs")
+        )
+        steps = {"total_train_steps": total, "decay_steps": decay, "whiten_bias_train_steps": bias}
+        return model, {"optimizers": module.make_optimizers(model, decay), "train_loader": loader, **steps}
 
 
 class E1(E5):
     """On CUDA a whole training is one graph, and timed steps are its graphs of one step each; on a CPU all steps are
-    its plain loop's, which makes them for these graphs' warm-up."""
+    those of its plain loop, which otherwise warms these graphs up."""
 
     def _prepare(self, model: nn.Module, extra: Extra) -> None:
         if self.on_cpu:
@@ -139,7 +138,5 @@ class Unheard:
 
 
 def _load(checkout: Path, name: str, shims: Shims, harness: Harness) -> ModuleType:
-    replace_torchvision()
-    shims = [*shims, *ON_CPU] if harness.device.type == "cpu" else shims
     path = checkout / "runners" / "recipes" / f"{name}.py"
-    return load_module(path, shims, f"fulcrum_{name}", {"_harness": harness})
+    return load_program(path, shims, ON_CPU, harness, f"fulcrum_{name}")

@@ -1,4 +1,4 @@
-"""What a peer's adapted code calls in place of what it cannot have: our data, our clocks, a stop after some steps."""
+"""Services that a peer's adapted code calls: our data, our clocks, a stop after some steps."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from bench.timing import synchronize
 from fastcifar.data import Dataset
+from fastcifar.training.stopwatch import HostEvent
 
-WHITENING_IMAGES = 5000
-"""At least so many images are handed out: the programs fit their whitening to the first 5,000."""
+WHITENING_IMAGES = 5000  # the least number of images handed out: the programs fit their whitening to the first 5,000
 
-PLAIN, WITH_TTA = 0, 2
-"""Keys of `Harness.accuracies`: airbench's names for no test-time augmentation and for all of it."""
+PLAIN, WITH_TTA = 0, 2  # keys of `Harness.accuracies`: airbench's names for no test-time augmentation and for all of it
 
 
 class Enough(Exception):
-    """The steps that were asked for are done: no error, but the way out of somebody else's loop."""
+    """Leaves somebody else's loop when the steps that were asked for are done; no error."""
 
 
 class Harness:
     """One peer's services; `begin` starts a run of it.
 
     With `steps`, the run ends by `Enough` after one untimed step and that many timed ones, and the program gets only as
-    many images as that takes (its loop's preparations are for all its images, and no part of a step). Without, the
-    program trains to its end.
+    many images as that takes (its loop prepares all its images, which is no part of a step). Without, the program
+    trains to its end.
     """
 
     def __init__(self, dataset: Dataset, device: torch.device, batch_size: int) -> None:
@@ -37,9 +37,9 @@ class Harness:
         self.begin(None, 0)
 
     def begin(self, steps: int | None, seed: int) -> None:
+        """Start a run of so many steps, None: a whole training, with all generators seeded."""
         self.limit, self.steps_done = steps, 0
-        self._begins: list = []
-        self._ends: list = []
+        self._begins, self._ends = [], []
         self._running: Event | None = None
         self.own_seconds, self.seconds = 0.0, 0.0
         self.evaluation_seconds: float | None = None
@@ -52,26 +52,23 @@ class Harness:
     # For their code -------------------------------------------------------------------------------------------------
 
     def split(self, train: bool) -> dict[str, object]:
-        """The `train.pt` or `test.pt` that the airbench family loads: uint8 NHWC images, labels and classes."""
+        """Return the `train.pt` or `test.pt` of the airbench family: images uint8 `[N, H, W, 3]`, labels, classes."""
         split, count = (self.dataset.train if train else self.dataset.test), None
         if self.limit is not None:
             count = max(WHITENING_IMAGES, (self.limit + 1) * self.batch_size) if train else 1000
-        return {
-            "images": split.images[:count].clone(),
-            "labels": split.labels[:count].clone(),
-            "classes": list(self.dataset.classes),
-        }
+        images, labels = split.images[:count].clone(), split.labels[:count].clone()
+        return {"images": images, "labels": labels, "classes": list(self.dataset.classes)}
 
     def Event(self, enable_timing: bool = True) -> Event:
         return Event(self)
 
     def synchronize(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize()
+        """Stand in for torch.cuda.synchronize."""
+        synchronize(self.device)
 
     @staticmethod
     def compile(model=None, **options):
-        """torch.compile where it is left out: returns what it is given, as a call and as a decorator."""
+        """Stand in for torch.compile where it is left out: return what is given, as a call and as a decorator."""
         if model is None:
             return lambda function: function
         if isinstance(model, torch.nn.Module):
@@ -79,16 +76,17 @@ class Harness:
         return model
 
     def bias_steps(self, steps: int) -> int:
-        """For how many steps the whitening's bias trains: as they say, or, where steps are timed, for none (-1: their
-        rate divides by it), as in most of their training."""
+        """Return for how many steps the whitening's bias trains: as they say, or, where steps are timed, for none (-1:
+        their rate divides by it), as in most of their training."""
         return steps if self.limit is None else -1
 
     def step_begins(self) -> None:
-        """Called where a step begins, if its loader is no part of it; else a step begins where the last ended."""
+        """Note that a step begins, if its loader is no part of it; else a step begins where the last ended."""
         if self.limit is not None:
             self._begins.append(self._mark())
 
     def step_done(self) -> None:
+        """Note that a step has ended. Raises Enough after the last that was asked for."""
         self.steps_done += 1
         if self.limit is not None:
             self._ends.append(self._mark())
@@ -97,7 +95,7 @@ class Harness:
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Around the last evaluation, whether their stopwatch runs meanwhile or not."""
+        """Time the last evaluation, whether their stopwatch runs meanwhile or not."""
         self._evaluation_counts = self._running is not None
         begin = self._mark()
         yield
@@ -114,36 +112,34 @@ class Harness:
 
     @property
     def train_seconds(self) -> float:
-        """What their stopwatch has added up, without the last evaluation."""
+        """The sum of their stopwatch, without the last evaluation."""
         return self.own_seconds - (self.evaluation_seconds if self._evaluation_counts else 0.0)
 
     @property
     def time_seconds(self) -> float | None:
-        """The same with it; None: how long it took is not known."""
+        """The same with it; None where its time is not known."""
         if self._evaluation_counts:
             return self.own_seconds
         return None if self.evaluation_seconds is None else self.own_seconds + self.evaluation_seconds
 
     def read_stopped(self) -> float:
-        """What their stopwatch would show now: what it has added up, and the section that it is in."""
+        """Return what their stopwatch would show now: its sum, and the section that it is in."""
         self.synchronize()
         if self._running is None:
             return self.own_seconds
         return self.own_seconds + _between(self._running.mark, self._mark(wait=True))
 
-    def _mark(self, wait: bool = False):
-        """A point in time: on CUDA in the stream, so that the host need not wait."""
-        if self.device.type != "cuda":
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
+    def _mark(self, wait: bool = False) -> HostEvent | torch.cuda.Event:
+        """Return a point in time: on CUDA in the stream, so that the host need not wait."""
+        event = torch.cuda.Event(enable_timing=True) if self.device.type == "cuda" else HostEvent()
         event.record()
         if wait:
-            torch.cuda.synchronize()
+            self.synchronize()
         return event
 
 
 class Event:
-    """A `torch.cuda.Event` on any device, which also adds up what is read from it, by it and by the host's clock."""
+    """A `torch.cuda.Event` on any device, which also sums what is read from it, by it and by the host's clock."""
 
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
@@ -153,7 +149,8 @@ class Event:
         self._harness._running = self
 
     def elapsed_time(self, end: Event) -> float:
-        """Milliseconds from this event to `end`. They call it after synchronizing, at the end of what they time."""
+        """Return the milliseconds from this event to `end`. They call it after synchronizing, at the end of what they
+        time."""
         seconds = _between(self.mark, end.mark)
         self._harness.own_seconds += seconds
         self._harness.seconds += time.perf_counter() - self.at
@@ -162,4 +159,4 @@ class Event:
 
 
 def _between(begin, end) -> float:
-    return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000
+    return begin.elapsed_time(end) / 1000

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
+from bench.peers.adapt import Shims, load_program
 from bench.peers.harness import WHITENING_IMAGES, WITH_TTA, Harness
-from bench.peers.source import Shims, load_module, replace_torchvision
 
 SHIMS: Shims = [
     ("if not os.path.exists(hyp['misc']['data_location']):", "if False:"),
@@ -28,15 +27,10 @@ ON_CPU: Shims = [
 
 
 def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
-    """One training from a seed, all of it, by their own code."""
-    replace_torchvision()
-    path = checkout / "main.py"
-    sys.argv = [str(path)]
-    on_cpu = harness.device.type == "cpu"
-    shims = [*SHIMS, *ON_CPU] if on_cpu else SHIMS
-    dtype = torch.bfloat16 if on_cpu else torch.float16
-    namespace = {"_harness": harness, "_normalized": lambda: normalized(harness, dtype)}
-    module = load_module(path, shims, "hlb_cifar10", namespace)
+    """Load their program; the function trains once from a seed, by their own code."""
+    dtype = torch.bfloat16 if harness.device.type == "cpu" else torch.float16
+    names = {"_normalized": lambda: normalized(harness, dtype)}
+    module = load_program(checkout / "main.py", SHIMS, ON_CPU, harness, "hlb_cifar10", **names)
     everything = module.data  # its training images are padded already
 
     def train(seed: int) -> None:
@@ -50,15 +44,10 @@ def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
 
 
 def normalized(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
-    """The `data.pt` that they make on a first run: images `[N, 3, 32, 32]` of mean 0 and standard deviation 1 over the
-    training images, and labels as one-hot vectors, both in `dtype`."""
-    train = harness.dataset.train.images.permute(0, 3, 1, 2).float() / 255
-    std, mean = torch.std_mean(train, dim=(0, 2, 3), keepdim=True)
-    data = {}
-    for key, split in (("train", harness.dataset.train), ("eval", harness.dataset.test)):
-        images = split.images.permute(0, 3, 1, 2).float() / 255
-        data[key] = {
-            "images": ((images - mean) / std).to(dtype).contiguous(),
-            "targets": F.one_hot(split.labels).to(dtype),
-        }
-    return data
+    """Return the `data.pt` that they make on a first run: images `[N, 3, 32, 32]` of mean 0 and standard deviation 1
+    over the training images, and labels as one-hot vectors, both in `dtype`."""
+    splits = {"train": harness.dataset.train, "eval": harness.dataset.test}
+    images = {key: split.images.permute(0, 3, 1, 2).float() / 255 for key, split in splits.items()}
+    std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)
+    images = {key: ((values - mean) / std).to(dtype).contiguous() for key, values in images.items()}
+    return {key: {"images": images[key], "targets": F.one_hot(splits[key].labels).to(dtype)} for key in splits}

@@ -1,9 +1,9 @@
-"""The peers: where each one's program is, how it is run, and which of our recipes does the same work."""
+"""The peers: each one's program, how it is run, and our recipe that does the same work."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -12,33 +12,25 @@ from bench.peers.harness import Harness
 from fastcifar.errors import UserError
 
 EQUAL = Path(__file__).resolve().parent / "equal"
-OURS = "fastcifar:"
-"""A peer of this prefix is ours: the name of a recipe, or the path of a TOML file, follows."""
+OURS = "fastcifar:"  # A peer of this prefix is ours: the name of a recipe, or the path of a TOML file, follows
 
 
 @dataclass(frozen=True)
 class Program:
     """One peer."""
 
-    checkout: str
-    """Its folder among the checkouts, as its repository is called."""
+    checkout: str  # its folder among the checkouts, as its repository is called
     load: Callable[[Path, Harness], Callable[[int], None]]
-    """From the checkout to a function that trains once from a seed, by their code."""
-    batch_size: int
-    """Images of a training step."""
-    equal: str
-    """Our recipe, a file of the folder `equal`, whose training step is the same work."""
-    rival: str | None
-    """Our recipe whose whole training is set beside theirs, None: theirs has no end worth timing."""
-    cpu_dtype: str = "bfloat16"
-    """What it computes in on a CPU."""
+    """Returns, for a checkout, a function that trains once from a seed, by their code."""
+    batch_size: int  # images of a training step
+    equal: str  # our recipe, a file of the folder `equal`, whose training step is the same work
+    rival: str | None  # our recipe whose whole training is set beside theirs, None: theirs has no end worth timing
+    cpu_dtype: str = "bfloat16"  # what it computes in on a CPU
     cuda_dtype: str = "float16"
     rule: str = "own_seconds"
-    """Which of our stopwatches theirs is: own_seconds (with the last evaluation) or train_seconds (without)."""
-    cpu_only: bool = False
-    """Another is the same program on CUDA."""
-    stops_after: int | None = None
-    """Steps of a run that is given none, for a program without an end."""
+    """The stopwatch of ours that theirs is: own_seconds (with the last evaluation) or train_seconds (without)."""
+    cpu_only: bool = False  # another is the same program on CUDA
+    stops_after: int | None = None  # steps of a run that is given none, for a program without an end
 
 
 PROGRAMS: dict[str, Program] = {
@@ -53,25 +45,19 @@ PROGRAMS: dict[str, Program] = {
     "cifar10-fast": Program(
         "cifar10-fast", cifar10_fast.load, 512, "cifar10-fast", "davidnet", "float32", rule="train_seconds"
     ),
-    "cifar10-fast-bfloat16": Program(
-        "cifar10-fast",
-        partial(cifar10_fast.load, dtype="bfloat16"),
-        512,
-        "cifar10-fast",
-        "davidnet",
-        rule="train_seconds",
-        cpu_only=True,
-    ),
     "warm_start": Program(
         "warm_start", warm_start.load, 128, "warm_start", None, "float32", "float32", stops_after=200
     ),
 }
+PROGRAMS["cifar10-fast-bfloat16"] = replace(
+    PROGRAMS["cifar10-fast"], load=partial(cifar10_fast.load, dtype="bfloat16"), cpu_dtype="bfloat16", cpu_only=True
+)
 COLD = ("airbench94_muon", "cifar10-speedrun")
-"""Peers that compile for minutes, whose cold start is measured unless others are named."""
+"""Peers that compile for minutes: their cold start is measured unless others are named."""
 
 
 def get_program(name: str) -> Program:
-    """The peer of that name. Raises UserError for no such peer."""
+    """Return the peer of that name. Raises UserError where there is none."""
     if name not in PROGRAMS:
         raise UserError(f"peer is {name!r}; allowed: {', '.join(PROGRAMS)}, or {OURS}RECIPE")
     return PROGRAMS[name]

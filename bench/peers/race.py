@@ -1,4 +1,4 @@
-"""A peer and ours in turn, and what came of it."""
+"""Run a peer and ours in turn, and keep the outcome."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +14,27 @@ from bench.peers.clocks import read_clocks
 from bench.peers.programs import EQUAL, OURS, Program, get_program
 from bench.peers.worker import PeerError, Worker
 
-Tell = Callable[[str], None]
-"""Called with a line about each run, or failure, as soon as there is one."""
+Tell = Callable[[str], None]  # it is called with a line about each run or failure
 SIDES = ("theirs", "ours")
+Facts = dict[str, Any]
 
 
 @dataclass
 class Race:
-    """One peer against ours. For each side: `facts` of its worker, and `runs`, the worker's results, a round each, with
-    the round's number and its clocks. `failures` have a side, an error and its traceback."""
+    """One peer against ours."""
 
     peer: str
     recipe: str
-    measured: str
-    """"training step", "whole training" or "cold start"."""
-    rule: str = "own_seconds"
-    """Of whole trainings, which of our times is theirs."""
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    runs: dict[str, list[dict[str, Any]]] = field(default_factory=lambda: {side: [] for side in SIDES})
-    failures: list[dict[str, str]] = field(default_factory=list)
+    measured: str  # "training step", "whole training" or "cold start"
+    rule: str = "own_seconds"  # in whole trainings: which of our stopwatches theirs is
+    facts: dict[str, Facts] = field(default_factory=dict)  # `facts[side]`: those of its worker
+    runs: dict[str, list[Facts]] = field(default_factory=lambda: {side: [] for side in SIDES})
+    """`runs[side][round]`: the worker's result, with the round's number and its clocks."""
+    failures: list[dict[str, str]] = field(default_factory=list)  # each has a side, an error and its traceback
 
     def seconds(self, side: str) -> list[float]:
-        """Of each round: the median step, for each image of it; or the training, by the stopwatch that is theirs; or
-        the process."""
+        """Return the seconds of each round: of the median step, per image; of the training, by the stopwatch that is
+        theirs; or of the process."""
         if self.measured == "training step":
             batch_size = self.facts[side]["batch_size"] if side in self.facts else 1
             return [statistics.median(run["step_seconds"]) / batch_size for run in self.runs[side]]
@@ -45,12 +43,12 @@ class Race:
         return [run[key] for run in self.runs[side]]
 
     def factors(self) -> list[float]:
-        """How many times as fast ours is, in each round that both sides finished."""
+        """Return how many times as fast ours is, in each round that both sides finished."""
         times = zip(*(self.seconds(side) for side in SIDES), strict=False)
         return [theirs / ours for theirs, ours in times]
 
     def row(self) -> dict[str, str]:
-        """The outcome as a line of a table, heading to cell."""
+        """Return the outcome as a line of a table, heading to cell."""
         factors = self.factors()
         failed = self.failures[0]["error"] if self.failures else "-"
         return {
@@ -76,49 +74,55 @@ class Race:
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """The data, the device and the limits with which programs are run."""
+
+    data: Path | str | None = None  # the images, as `Worker` takes them
+    device: str = "cpu"
+    steps: int | None = None  # training steps of a run; None: a whole training
+    gap: float = 1.0  # idle seconds before each run, the same for all, so that none starts on a hotter chip
+    cache: Path | None = None  # folder for what is compiled, as `Worker` takes it
+    timeout: Callable[[], float | None] = lambda: None  # the seconds that the next run may take
+
+    def start(self, name: str, checkout: Path | None) -> Worker:
+        """Start a worker. Raises PeerError where it fails."""
+        return Worker(name, checkout, self.data, self.device, self.cache, self.timeout())
+
+
+@dataclass(frozen=True)
 class Turn:
     """One run of one side, or its failure."""
 
     side: str
-    round: int
-    """Its number, which is also the run's seed; of a side that cannot be loaded that of the first."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """The worker's; none of a side that cannot be loaded."""
-    run: dict[str, Any] | None = None
-    """The worker's result, with the round and the clocks; None: it failed."""
+    round: int  # the round's number, which is also the run's seed; the first round's where a side cannot be loaded
+    facts: Facts = field(default_factory=dict)  # the worker's; empty where a side cannot be loaded
+    run: Facts | None = None  # the worker's result, with the round and the clocks; None: it failed
     error: PeerError | None = None
 
 
 def take_turns(
-    sides: Mapping[str, tuple[str, Path | None]],
-    rounds: Sequence[int],
-    data: Path | str | None = None,
-    device: str = "cpu",
-    *,
-    steps: int | None = None,
-    gap: float = 1.0,
-    cache: Path | None = None,
-    timeout: Callable[[], float | None] = lambda: None,
+    sides: Mapping[str, tuple[str, Path | None]], rounds: Sequence[int], conditions: Conditions
 ) -> Iterator[Turn]:
-    """Run the programs in turn, in one worker each, a round for each number in `rounds`; `gap` idle seconds before each
-    run, the same for all, so that none starts on a hotter chip. `sides` gives a worker's program and checkout, and
-    `timeout` the seconds that the next run may take. The first round also compiles and loads: it is not for measuring.
-    A side that fails is left out from then on. Closing the generator ends the workers."""
+    """Run programs in turn, each in a worker of its own, `sides[side]` being a worker's program and checkout.
+
+    There is a round for each number in `rounds`. The first also compiles and loads: it is not for measuring. A side
+    that fails is left out from then on. Closing the generator ends the workers.
+    """
     workers: dict[str, Worker] = {}
     try:
-        for side, (name, checkout) in sides.items():
+        for side, program in sides.items():
             try:
-                workers[side] = Worker(name, checkout, data, device, cache, timeout())
+                workers[side] = conditions.start(*program)
             except PeerError as error:
                 yield Turn(side, rounds[0], error=error)
         for number in rounds:
+            # Where steps are measured the first run is a short one; a whole training sees every shape.
+            steps = 1 if conditions.steps and number == rounds[0] else conditions.steps
             for side, worker in list(workers.items()):
-                time.sleep(gap)
-                clocks = read_clocks(device)
-                # Where steps are measured the first run is a short one; a whole training sees every shape.
-                count = 1 if steps and number == rounds[0] else steps
+                time.sleep(conditions.gap)
+                clocks = read_clocks(conditions.device)
                 try:
-                    result = worker.run(count, seed=number, timeout=timeout())
+                    result = worker.run(steps, seed=number, timeout=conditions.timeout())
                 except PeerError as error:
                     workers.pop(side).close()
                     yield Turn(side, number, worker.facts, error=error)
@@ -129,29 +133,22 @@ def take_turns(
             worker.close()
 
 
-def race(
-    peer: str,
-    checkouts: Path,
-    data: Path | str | None = None,
-    device: str = "cpu",
-    *,
-    steps: int | None = None,
-    rounds: int = 5,
-    gap: float = 1.0,
-    cache: Path | None = None,
-    timeout: float | None = None,
-    tell: Tell = lambda line: None,
-) -> Race:
-    """Run `peer` and our recipe of the same work in turn, `rounds` times after one unmeasured run of each, as
-    `take_turns` does. With `steps` that many training steps; without, whole trainings, in which ours is the recipe with
-    the same aim."""
+def race(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 5, tell: Tell = lambda line: None) -> Race:
+    """Run `peer` and our recipe of the same work in turn, as `take_turns` does, after one unmeasured run of each.
+
+    peer: its name in `PROGRAMS`.
+    checkouts: the folder of the peers' checkouts.
+    conditions: with `steps` that many training steps are timed; without, whole trainings, in which ours is the recipe
+        with the same aim.
+    rounds: how often.
+    tell: is told of each run.
+    """
     program = get_program(peer)
-    whole = steps is None and program.rival is not None
-    steps = steps or (None if whole else program.stops_after)
+    whole = conditions.steps is None and program.rival is not None
+    steps = conditions.steps or (None if whole else program.stops_after)
     recipe = program.rival if whole else _equal(program)
     outcome = Race(peer, Path(recipe).stem, "whole training" if whole else "training step", program.rule)
-    how = {"steps": steps, "gap": gap, "cache": cache, "timeout": lambda: timeout}
-    for turn in take_turns(_sides(peer, recipe, checkouts), range(rounds + 1), data, device, **how):
+    for turn in take_turns(_sides(peer, recipe, checkouts), range(rounds + 1), replace(conditions, steps=steps)):
         if turn.facts:
             outcome.facts[turn.side] = turn.facts
         if turn.error:
@@ -162,58 +159,44 @@ def race(
     return outcome
 
 
-def start_cold(
-    name: str,
-    checkout: Path | None,
-    data: Path | str | None = None,
-    device: str = "cpu",
-    *,
-    steps: int | None = None,
-    timeout: float | None = None,
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """One run in a fresh process with empty caches: the worker's facts, and its result with `process_seconds`, from its
-    start to the end of the run, and the clocks before. Raises PeerError where it fails."""
-    clocks = read_clocks(device)
+def start_cold(name: str, checkout: Path | None, conditions: Conditions) -> tuple[Facts, Facts]:
+    """Run a program once in a fresh process with empty caches. Raises PeerError where it fails.
+
+    Returns the worker's facts, and its result with the clocks before and `process_seconds`, from the process's start to
+    the end of the run.
+    """
+    clocks = read_clocks(conditions.device)
     with (
         tempfile.TemporaryDirectory(prefix="fastcifar-cold-") as cache,
-        Worker(name, checkout, data, device, Path(cache), timeout) as worker,
+        replace(conditions, cache=Path(cache)).start(name, checkout) as worker,
     ):
-        result = worker.run(steps, timeout=timeout)
+        result = worker.run(conditions.steps, timeout=conditions.timeout())
         seconds = time.perf_counter() - worker.started
     return worker.facts, {"clocks": clocks, **result, "process_seconds": seconds}
 
 
-def cold(
-    peer: str,
-    checkouts: Path,
-    data: Path | str | None = None,
-    device: str = "cpu",
-    *,
-    steps: int | None = None,
-    rounds: int = 1,
-    timeout: float | None = None,
-    tell: Tell = lambda line: None,
-) -> Race:
-    """`process_seconds` of the peer and of our recipe with the same aim, in turn, as `start_cold` has them. Without the
-    warm-up run that their programs make before, which is to their advantage."""
+def cold(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 1, tell: Tell = lambda line: None) -> Race:
+    """Start `peer` and our recipe with the same aim cold, in turn, as `start_cold` does; arguments as of `race`.
+
+    The warm-up run that their programs make before is left out, which is to their advantage.
+    """
     program = get_program(peer)
     recipe = program.rival or _equal(program)
     outcome = Race(peer, Path(recipe).stem, "cold start")
     for number in range(1, rounds + 1):
-        for side, (name, checkout) in _sides(peer, recipe, checkouts).items():
+        for side, started in _sides(peer, recipe, checkouts).items():
             try:
-                facts, run = start_cold(name, checkout, data, device, steps=steps, timeout=timeout)
+                outcome.facts[side], run = start_cold(*started, conditions)
             except PeerError as error:
                 _failed(outcome, side, error, tell)
                 continue
-            outcome.facts[side] = facts
             outcome.runs[side].append({"round": number, **run})
             tell(f"{peer}, {side}, cold start {number} of {rounds}: {run['process_seconds']:.1f} s")
     return outcome
 
 
 def table(races: Sequence[Race]) -> str:
-    """The outcomes as aligned lines of text."""
+    """Return the outcomes as aligned lines of text."""
     rows = [race.row() for race in races]
     lines = [list(rows[0]), *(list(row.values()) for row in rows)] if rows else []
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -233,7 +216,7 @@ def _failed(outcome: Race, side: str, error: PeerError, tell: Tell) -> None:
     tell(f"{outcome.peer}, {side}: {error}")
 
 
-def _shown(result: dict[str, Any]) -> str:
+def _shown(result: Facts) -> str:
     if result["step_seconds"]:
         return f"{statistics.median(result['step_seconds']):.3g} s a step, the median of {len(result['step_seconds'])}"
     accuracy = result["accuracy"]

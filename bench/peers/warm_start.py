@@ -8,8 +8,8 @@ import types
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.peers.adapt import Shims, load_module, replace_torchvision
 from bench.peers.harness import Enough, Harness
-from bench.peers.source import Shims, load_module, replace_torchvision
 
 SHIMS: Shims = [
     # A step without their loader, whose datasets are torchvision's and so not here.
@@ -22,7 +22,7 @@ ARGUMENTS = ["--model", "resnet", "--opt", "adam", "--n_samples", "1"]
 
 
 def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
-    """Their program from a seed. It is a script, which is executed as often as it is called; it has no end worth
+    """Load their program; the function trains from a seed. It is a script, executed at each call. It has no end worth
     timing (it trains until 99% are right), so it is to be called for some steps."""
     datasets = types.ModuleType("torchvision.datasets")
     datasets.CIFAR10 = lambda root, train, download, transform: Images(harness, train, transform)

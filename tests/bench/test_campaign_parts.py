@@ -15,22 +15,19 @@ import numpy as np
 import pytest
 import torch
 
-from bench.campaign import images, kernels, smoke
+from bench.campaign import data, kernels
 from bench.campaign import tests as device_tests
-from bench.campaign.campaign import Campaign, append_record, read_records
-from bench.campaign.captured import CaptureFailed, require_capture
-from bench.campaign.cold import cold
-from bench.campaign.faults import Faults
+from bench.campaign.campaign import Campaign, CaptureFailed, append_record, read_records
 from bench.campaign.kernels import compiled, errors
 from bench.campaign.process import Part, PartProcess
-from bench.campaign.race import race
+from bench.campaign.race import cold, race
 from bench.campaign.recipes import VARIANTS, get_recipe
 from bench.campaign.schedule import Stage
-from bench.campaign.sizes import FILES, OTHERS, sizes
-from bench.campaign.timing import seconds_per_call
-from bench.campaign.trainings import trainings
+from bench.campaign.sizes import OTHERS, sizes
+from bench.campaign.trainings import run_strictly, smoke, trainings
 from bench.peers import PeerError
 from bench.recorded_cases import RecordedCase
+from bench.timing import best_seconds
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.training import Trainer
@@ -115,10 +112,10 @@ def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_ready(campai
         time.sleep(seconds)
         yield {"what": "ended"}
 
-    parts = [Part(name, partial(part, seconds=0.6), "order", 0.1) for name in ("a", "b")]
+    parts = [Part(name, partial(part, seconds=2.0), "order", 0.1) for name in ("a", "b")]
     races = [
         Part("race", partial(compiling, seconds=seconds), "order", 1.0, rival)
-        for rival, seconds in (("x", 0.1), ("y", 2.0))
+        for rival, seconds in (("x", 0.8), ("y", 6.0))
     ]
     told = []
     Stage(campaign, 60.0, {}, told.append).run(parts, races)
@@ -241,7 +238,9 @@ def test_the_operations_written_down_by_hand_are_timed(tiny):
 
 def test_operators_are_timed_with_other_sizes_which_are_theirs_alone(tiny, one_thread):
     pytest.importorskip("triton", reason="Triton is not installed")
-    tables = [importlib.import_module(f"fastcifar.kernels.{name}").SIZES for name in dict.fromkeys(FILES.values())]
+    tables = [
+        importlib.import_module(f"fastcifar.kernels.{name}").SIZES for name in {file for file, _ in OTHERS.values()}
+    ]
     before = [(dict(table.generations), table.interpreted) for table in tables]
     found = list(sizes(tiny))
     assert [(table.generations, table.interpreted) for table in tables] == before
@@ -279,13 +278,13 @@ def test_a_test_that_fails_is_named_at_once_and_the_others_are_counted(tiny, tmp
 def test_a_training_without_its_capture_is_no_result(tiny, monkeypatch):
     failed = {"captured": False, "not_captured": "a kernel waits"}
     monkeypatch.setattr(Campaign, "device", torch.device("cuda"))
-    require_capture(tiny, "davidnet", captured=True, not_captured=None)
+    tiny.require_capture("davidnet", captured=True, not_captured=None)
     with pytest.raises(CaptureFailed, match="davidnet: a kernel waits"):
-        require_capture(tiny, "davidnet", **failed)
+        tiny.require_capture("davidnet", **failed)
     monkeypatch.setattr(Campaign, "device", torch.device("cpu"))
-    require_capture(tiny, "davidnet", **failed)
+    tiny.require_capture("davidnet", **failed)
     with pytest.raises(CaptureFailed):
-        list(trainings(dataclasses.replace(tiny, faults=Faults(nocapture=frozenset(["davidnet"]))), "davidnet"))
+        list(trainings(dataclasses.replace(tiny, faults=frozenset(["nocapture:davidnet"])), "davidnet"))
 
 
 def test_a_long_first_training_does_not_end_the_part_before_its_time(tiny, one_thread, monkeypatch):
@@ -306,10 +305,10 @@ def test_a_long_first_training_does_not_end_the_part_before_its_time(tiny, one_t
 
 def test_waiting_is_an_error_from_the_first_step_to_the_last(one_thread, monkeypatch):
     modes, trainer = [], Trainer(get_recipe("davidnet", tiny=True), make_synthetic(128, 32), "cpu")
-    monkeypatch.setattr(smoke, "_set_waiting", lambda _, mode: modes.append(mode))
+    monkeypatch.setattr("bench.campaign.trainings._set_waiting", lambda _, mode: modes.append(mode))
     average = trainer.timeline.is_averaged
     monkeypatch.setattr(trainer.timeline, "is_averaged", lambda step: modes.append(step) or average(step))
-    run = smoke._run_strictly(trainer, 0)
+    run = run_strictly(trainer, 0)
     assert modes == ["error", 1, 2, 3, 4, "default", "default"]
     assert run.seed == 0
 
@@ -318,8 +317,8 @@ def test_a_host_that_waits_is_a_finding_and_the_training_is_run_again(tiny, monk
     def waits(trainer, seed):
         raise RuntimeError("called a synchronizing CUDA operation")
 
-    monkeypatch.setattr(smoke, "_run_strictly", waits)
-    records = list(smoke.smoke(tiny, "speedrun94"))
+    monkeypatch.setattr("bench.campaign.trainings.run_strictly", waits)
+    records = list(smoke(tiny, "speedrun94"))
     assert [record["what"] for record in records] == ["images", "training", "finding", "training", "training"]
     assert "called a synchronizing CUDA operation" in records[2]["found"]
 
@@ -363,7 +362,7 @@ def test_every_recipe_can_be_made():
 
 def test_the_smoke_reads_a_part_of_the_data_in_either_form(tmp_path, monkeypatch):
     image = pytest.importorskip("PIL.Image")
-    monkeypatch.setattr(images, "FIRST", 30)
+    monkeypatch.setattr(data, "FIRST", 30)
     pixels = np.random.default_rng(0).integers(256, size=(30, 32, 32, 3), dtype=np.uint8)
     labels = np.arange(40, dtype=np.uint8) % 10
     strips, batches = tmp_path / "strips", tmp_path / "batches" / "cifar-10-batches-bin"
@@ -383,25 +382,25 @@ def test_the_smoke_reads_a_part_of_the_data_in_either_form(tmp_path, monkeypatch
     for number in range(3):
         (batches / f"data_batch_{number + 1}.bin").write_bytes(records[10 * number : 10 * number + 10].tobytes())
     for folder in (strips, tmp_path / "batches", batches):
-        read, read_labels = images.read_first(folder)
+        read, read_labels = data.read_first(folder)
         assert np.array_equal(read, pixels) and np.array_equal(read_labels, labels[:30])
-    assert images.read_first(tmp_path) is images.read_first(None) is None
+    assert data.read_first(tmp_path) is data.read_first(None) is None
     (batches / "data_batch_2.bin").write_bytes(b"half")
     with pytest.raises(UserError, match="cannot read the first 30 images in"):
-        images.read_first(batches)
+        data.read_first(batches)
 
 
 def test_the_smoke_trains_on_the_first_images_alone(campaign, monkeypatch):
-    monkeypatch.setattr(images, "FIRST", 30)
-    monkeypatch.setattr(images, "HELD", 5)
+    monkeypatch.setattr(data, "FIRST", 30)
+    monkeypatch.setattr(data, "HELD", 5)
     read = np.arange(30 * 3072, dtype=np.uint64).astype(np.uint8).reshape(30, 32, 32, 3), np.arange(30) % 10
-    found = images.smoke_dataset(dataclasses.replace(campaign, device_name="cpu", first_images=read))
+    found = data.smoke_dataset(dataclasses.replace(campaign, device_name="cpu", first_images=read))
     assert (len(found.train), len(found.test), found.holdout) == (25, 5, 5)
     assert torch.equal(found.test.images, torch.from_numpy(read[0][25:]))
 
 
 def test_the_time_of_a_call_is_that_of_one_in_a_row():
     calls = []
-    seconds = seconds_per_call(lambda: calls.append(1), torch.device("cpu"), calls=10, repeats=3)
+    seconds = best_seconds(lambda: calls.append(1), torch.device("cpu"), calls=10, repeats=3)
     assert len(calls) == 2 + 3 * 10
     assert 0 < seconds < 1

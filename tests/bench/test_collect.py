@@ -11,7 +11,7 @@ from bench.record import describe_hardware
 from bench.tables import read_results, table
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import RenamedWarning, UserError
-from fastcifar.experiments.half import ARMS, HalfResult
+from fastcifar.experiments.named.half import NOTEBOOK, Half
 from fastcifar.recipes import change, get_recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import Trainer
@@ -107,13 +107,13 @@ def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     settings |= {"train_size": 600, "subset": {"size": 600}, "eval_every": 0}
     records = {
         arm: [new_record(accuracy=0.5 + 0.1 * place + 0.01 * seed, train_split=Scores(0.99, 0.1)) for seed in (0, 1)]
-        for place, arm in enumerate(ARMS)
+        for place, arm in enumerate(NOTEBOOK)
     }
     path = tmp_path / "results.json"
-    path.write_text(json.dumps(HalfResult(settings, (0, 1), records).to_dict()))
+    path.write_text(json.dumps(Half(runs=2).result(settings, records).to_dict()))
     assert main(["warm-start", str(path), "--save", str(tmp_path / "a.jsonl")]) == 0
     results = read_results(tmp_path)
-    assert [result["row"]["start"] for result in results] == list(ARMS)
+    assert [result["row"]["start"] for result in results] == list(NOTEBOOK)
     assert results[0]["row"]["test accuracy"] == "50.50%"
     assert results[1]["row"]["network"] == "mlp"
     assert all(result["n"] == 2 for result in results)

@@ -44,6 +44,24 @@ def test_the_turns_of_a_benchmark_are_one_by_their_median(save):
     assert run["c[x]"]["spread"] == 0.01
 
 
+def test_older_runs_compare_by_the_names_of_now(save):
+    """Each is a name that a run had before kernels' benchmarks were one test."""
+    renamed = {
+        "test_augment.py::test_augment[turn1-kernel]": "augment-kernel",
+        "test_cross_entropy.py::test_cross_entropy_forward_and_backward[turn1-compiled]": "cross_entropy-compiled",
+        "test_flat_optimizer.py::test_flat_sgd_with_average[turn1-reference]": "flat_sgd-reference",
+        "test_norm_act_pool.py::test_norm_act_pool_forward_and_backward[turn0-layer1-residual-kernel]": (
+            "norm_act_pool-layer1-residual-kernel"
+        ),
+    }
+    old = read_run(save("old", {f"bench/kernels/{name}": info(1.0) for name in renamed}))
+    assert list(old) == [f"bench/test_kernels.py::test_kernel[{name}]" for name in renamed.values()]
+    listed = [sys.executable, "-m", "pytest", "bench/test_kernels.py", "--collect-only", "-q"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    new = read_run(save("new", {name: info(1.0) for name in names if "::" in name}))
+    assert old.keys() <= new.keys()
+
+
 def test_a_verdict_is_by_the_change_of_the_ratio():
     old = {"a": info(1.0), "b": info(1.0), "c": info(1.0), "d": info(1.0)}
     new = {"a": info(1.09), "b": info(1.11), "c": info(0.8), "d": info(0.92)}
@@ -125,8 +143,8 @@ def test_too_few_saved_runs_are_told(tmp_path, monkeypatch):
 
 def test_a_benchmark_is_timed_beside_the_reference_and_compares_with_itself(tmp_path, capsys):
     path = tmp_path / "run.json"
-    suite = "bench/kernels/test_cross_entropy.py"
-    command = [sys.executable, "-m", "pytest", suite, "-q", "-k", "not compiled", f"--benchmark-json={path}"]
+    which = ["bench/test_kernels.py", "-k", "cross_entropy and not compiled"]
+    command = [sys.executable, "-m", "pytest", "-q", *which, f"--benchmark-json={path}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     run = read_run(path)

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from bench.peers import Worker
+from bench.peers.adapt import compose, load_module, normalize, read_code, to_tensor
 from bench.peers.cifar10_fast import ghost_order, load_peer
 from bench.peers.clocks import read_clocks
 from bench.peers.harness import Harness
 from bench.peers.programs import EQUAL, PROGRAMS
-from bench.peers.source import Compose, Normalize, ToTensor, load_module, read_source
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
@@ -23,20 +23,20 @@ CHECKOUTS = os.getenv("FASTCIFAR_PEERS")
 
 def test_images_are_normalized_in_their_own_type_and_layout():
     images = torch.rand(4, 3, 8, 8).to(torch.bfloat16, memory_format=torch.channels_last)
-    out = Normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))(images)
+    out = normalize((0.5, 0.25, 0.0), (0.5, 2.0, 1.0))(images)
     assert out.dtype == torch.bfloat16 and out.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(out[:, 1].float(), (images[:, 1].float() - 0.25) / 2, rtol=1e-2, atol=1e-2)
     image = torch.randint(256, (8, 8, 3), dtype=torch.uint8)
-    out = Compose([ToTensor(), Normalize((0.5,) * 3, (0.5,) * 3)])(image)
+    out = compose([to_tensor(), normalize((0.5,) * 3, (0.5,) * 3)])(image)
     torch.testing.assert_close(out, image.permute(2, 0, 1) / 127.5 - 1)
 
 
 def test_a_shim_that_matches_nothing_is_refused(tmp_path):
     path = tmp_path / "program.py"
     path.write_text("a = 1\n")
-    assert read_source(path, [("a = 1", "b = 2"), ("b = 2", "c = 3")]) == "c = 3\n"
+    assert read_code(path, [("a = 1", "b = 2"), ("b = 2", "c = 3")]) == "c = 3\n"
     with pytest.raises(UserError, match=r"program.py is not the version these shims are for: it lacks 'd = 4'"):
-        read_source(path, [("a = 1", "b = 2"), ("d = 4", "")])
+        read_code(path, [("a = 1", "b = 2"), ("d = 4", "")])
 
 
 def test_a_program_is_loaded_as_a_module_that_others_can_import(tmp_path):

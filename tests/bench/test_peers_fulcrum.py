@@ -1,7 +1,6 @@
 """Fulcrum's recipes are driven as their rule has it: a small program of the tests' own, with their hooks, stands in."""
 
 import sys
-import time
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch
 from bench.peers.fulcrum import load_e1, load_e5
 from bench.peers.harness import PLAIN, WITH_TTA, Enough, Harness
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.training.stopwatch import HostEvent
 
 STAND_IN = """
 import os
@@ -136,7 +136,9 @@ class AsOnCuda(Harness):
         pass
 
     def _mark(self, wait=False):
-        return time.perf_counter()
+        event = HostEvent()
+        event.record()
+        return event
 
 
 @pytest.fixture

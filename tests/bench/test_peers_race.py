@@ -8,7 +8,7 @@ import pytest
 from bench.peers import PeerError, race
 from bench.peers.__main__ import choose, main
 from bench.peers.programs import OURS
-from bench.peers.race import Race
+from bench.peers.race import Conditions, Race
 from fastcifar.errors import UserError
 
 
@@ -95,7 +95,7 @@ def test_one_that_fails_is_told_and_the_others_go_on(turns, tmp_path, capsys):
 
 def test_whole_trainings_are_those_of_our_recipe_with_the_same_aim(turns, tmp_path):
     outcomes = {
-        peer: race.race(peer, tmp_path, device="cuda", rounds=1, gap=0)
+        peer: race.race(peer, tmp_path, Conditions(device="cuda", gap=0), rounds=1)
         for peer in ("airbench94_muon", "cifar10-fast", "warm_start")
     }
     assert [outcome.recipe for outcome in outcomes.values()] == ["speedrun94", "davidnet", "warm_start"]

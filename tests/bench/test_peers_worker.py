@@ -6,7 +6,7 @@ import torch
 
 from bench.peers import PeerError, Worker
 from bench.peers.harness import Enough, Harness
-from bench.peers.ours import Ours
+from bench.peers.serve import Ours
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes import recipe_from_dict
 

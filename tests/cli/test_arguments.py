@@ -188,8 +188,8 @@ def test_every_registered_kind_can_be_asked_for():
         assert settings(f"--optimizer {optimizer}").optimizer == OPTIMIZERS[optimizer]()
 
 
-def test_what_is_there_no_more_is_said_to_be_so():
-    with pytest.raises(UserError, match=r"unknown flag --select\.max-skips: it is there no more"):
+def test_a_removed_field_is_said_to_be_removed():
+    with pytest.raises(UserError, match=r"unknown flag --select\.max-skips: it was removed"):
         settings("--select.max-skips 3")
 
 

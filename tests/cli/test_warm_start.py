@@ -102,7 +102,6 @@ def test_half_says_each_run_with_the_time_left_and_ends_with_tables_and_files(ca
     assert lines[0] == (
         "warm-start-half: warmstart-mlp on synthetic: 192 training and 40 test images, n=2; kept in new"
     )
-    assert re.fullmatch(r"\[0/8\] going by the first steps; about \d+ s left", lines[1])
     assert re.fullmatch(
         r"\[1/8\] half/seed-0 +loss .*  accuracy .*%  train .*%  1 epochs  \d+\.\d s; about \d+ s left", lines[2]
     )

@@ -133,7 +133,7 @@ def test_other_settings_in_the_same_folder_are_refused(found, kept, data, change
         ({"shrink": 2}, "shrink is 2; allowed: 0 to 1"),
         ({"shrink": 0, "perturb": 0}, "shrink and perturb are both 0"),
         ({"until_train_accuracy": 0}, "until_train_accuracy is 0; allowed: above 0, up to 1"),
-        ({"subset_seed": -1}, "subset_seed is -1; allowed: 0 to 4.29497e+09"),
+        ({"subset_seed": -1}, "subset_seed is -1; allowed: 0 to 4,294,967,295"),
         ({"eval_every": -1}, "eval_every is -1; allowed: 0 or more epochs"),
     ],
 )

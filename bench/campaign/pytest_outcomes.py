@@ -1,5 +1,5 @@
-"""A plugin of pytest for the part `tests`: each outcome as a JSON line, as soon as there is one, to the file descriptor
-that the variable `OUTCOMES` names."""
+"""A pytest plugin for the part `tests`: it writes each outcome, as soon as there is one, as a line of JSON to the file
+descriptor in the environment variable `OUTCOMES`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ VARIABLE = "OUTCOMES"
 
 
 class Outcomes:
+    """The plugin."""
+
     def __init__(self, descriptor: int) -> None:
         self._file = open(descriptor, "w", buffering=1, encoding="utf-8")  # noqa: SIM115  (as long as the process)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
-        """Of a test its call; of one that did not come to it why: skipped, or its fixtures failed."""
+        """Write the outcome of a test's call, or that the test was skipped or its fixtures failed."""
         if report.when == "call" or not report.passed:
             print(json.dumps([report.nodeid, report.outcome, report.longreprtext]), file=self._file)
 

@@ -1,6 +1,6 @@
-"""The images that the campaign trains on, and those of its smoke, for which a part of the data is enough.
+"""The datasets of the campaign: CIFAR-10, its first part for the smoke, and noise.
 
-`read_first` finds that part in either of two forms: `part1.tar`, strips of 500 images one below the other as lossless
+`read_first` reads that part in either of two forms: `part1.tar`, strips of 500 images one below the other as lossless
 WebP, named in their order, with the labels of the whole set in `labels.npz`; or the first three batches of the binary
 version. It does not compute with torch.
 """
@@ -24,28 +24,24 @@ from fastcifar.errors import UserError
 from fastcifar.kernels.launch import use_triton
 from fastcifar.training import resolve_device
 
-FIRST, HELD = 30_000, 5_000
-"""Training images that the smoke has, and how many of them, the last, are its test set."""
+FIRST, HELD = 30_000, 5_000  # training images that the smoke has, and how many of them, the last ones, are its test set
 _BATCHES = ("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin")
-_PIXELS = 32 * 32 * 3
 _TINY = (128, 64)
 
 
 def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
-    """The first `FIRST` training images, uint8 `[N, 32, 32, 3]`, and their labels; None where `folder` holds neither
-    form, and may hold the whole set. Raises UserError for one that is damaged."""
+    """Return the first `FIRST` training images, uint8 `[N, 32, 32, 3]`, and their labels; None where `folder` has
+    neither form, and may have the whole set. Raises UserError for a form that is damaged."""
     if folder is None:
         return None
-    batches = next(
-        (place for place in (folder / "cifar-10-batches-bin", folder) if (place / _BATCHES[0]).exists()), None
-    )
+    batches = [place for place in (folder / "cifar-10-batches-bin", folder) if (place / _BATCHES[0]).exists()]
+    if not batches and not (folder / "part1.tar").exists():
+        return None
     try:
         if batches:
-            images, labels = _read_batches([batches / name for name in _BATCHES])
-        elif (folder / "part1.tar").exists():
-            images, labels = _read_strips(folder / "part1.tar", folder / "labels.npz")
+            images, labels = _read_batches([batches[0] / name for name in _BATCHES])
         else:
-            return None
+            images, labels = _read_strips(folder / "part1.tar", folder / "labels.npz")
     except (OSError, ValueError, KeyError, tarfile.TarError) as error:
         raise UserError(f"cannot read the first {FIRST:,} images in {folder}: {error}") from None
     if images.shape != (FIRST, 32, 32, 3) or labels.shape != (FIRST,) or labels.max() >= len(CIFAR10_CLASSES):
@@ -54,30 +50,31 @@ def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def check(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> None:
-    """Raise UserError where torch does not find the device (with `wants_gpu`, for "auto" a GPU) or, if it is
-    wanted, the whole set: before any part fails of that. In a process of its own, since the one that the parts are
-    forked from must not touch either."""
+    """Raise UserError where the campaign would fail for want of a device or of data.
+
+    device: the device's name; torch must find it.
+    folder: where the data is.
+    wants_whole: whether the whole of CIFAR-10 must be there.
+    wants_gpu: whether "auto" must be a GPU.
+
+    It looks in a process of its own, since the one that the parts are forked from must touch neither.
+    """
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        error = pool.apply(_error, (device, folder, wants_whole, wants_gpu))
-    if error:
-        raise UserError(error)
+        pool.apply(_check, (device, folder, wants_whole, wants_gpu))
 
 
-def _error(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> str | None:
-    try:
-        if resolve_device(device).type == "cpu" and device == "auto" and wants_gpu:
-            return "--device is auto, and torch finds no GPU here; allowed: --device cpu, to measure on one"
-        if resolve_device(device).type == "cuda" and not use_triton(torch.empty(0, device="cuda")):
-            return "Triton does not work here, and without it the kernels are not what is measured"
-        if wants_whole:
-            load_dataset("cifar10", folder)
-    except UserError as error:
-        return str(error)
-    return None
+def _check(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> None:
+    found = resolve_device(device)
+    if found.type == "cpu" and device == "auto" and wants_gpu:
+        raise UserError("--device is auto, and torch finds no GPU here; allowed: --device cpu, to measure on one")
+    if found.type == "cuda" and not use_triton(torch.empty(0, device=found)):
+        raise UserError("Triton does not work here, and without it the kernels are not what is measured")
+    if wants_whole:
+        load_dataset("cifar10", folder)
 
 
 def _read_batches(paths: list[Path]) -> tuple[np.ndarray, np.ndarray]:
-    records = np.concatenate([np.fromfile(path, np.uint8).reshape(-1, 1 + _PIXELS) for path in paths])
+    records = np.concatenate([np.fromfile(path, np.uint8) for path in paths]).reshape(-1, 1 + 3 * 32 * 32)
     images = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), records[:, 0].astype(np.int64)
 
@@ -97,33 +94,32 @@ def _read_strips(strips: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def dataset(campaign: Campaign) -> Dataset:
-    """CIFAR-10 on the campaign's device; with `tiny` a few synthetic images."""
+    """Return CIFAR-10 on the campaign's device; with `tiny` a few synthetic images."""
     if campaign.tiny:
         return make_synthetic(*_TINY).to(campaign.device)
     return load_dataset("cifar10", campaign.data, campaign.device)
 
 
 def smoke_dataset(campaign: Campaign) -> Dataset:
-    """The first images of CIFAR-10 on the campaign's device, whatever more there is; with `tiny` as `dataset`."""
+    """Return the first images of CIFAR-10 alone on the campaign's device; with `tiny` as `dataset`."""
     if campaign.tiny:
         return dataset(campaign)
     if campaign.first_images is None:
         whole = load_dataset("cifar10", campaign.data).train
-        images, labels = whole.images[:FIRST], whole.labels[:FIRST]
+        images, labels = whole.images, whole.labels
     else:
-        images, labels = (torch.from_numpy(array) for array in campaign.first_images)
+        images, labels = map(torch.from_numpy, campaign.first_images)
     last = FIRST - HELD
-    train, test = Split(images[:last], labels[:last]), Split(images[last:], labels[last:])
+    train, test = (Split(images[part], labels[part]) for part in (slice(last), slice(last, FIRST)))
     facts = (CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, fingerprint(train, test))
     part = Dataset("cifar10", train, test, *facts, f"the first {FIRST:,} training images", holdout=HELD)
     return part.to(campaign.device)
 
 
 def noise(campaign: Campaign, batch_size: int) -> Dataset:
-    """Random images of CIFAR-10's form, for measuring steps and evaluations: a few batches, and as large a test set."""
-    counts = (4 * batch_size, _TINY[1] if campaign.tiny else 10_000)  # recipes leave some of them out
-    splits = []
-    for count in counts:
-        images = torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, device=campaign.device)
-        splits.append(Split(images, torch.randint(10, (count,), device=campaign.device)))
+    """Return random images of CIFAR-10's form, for measuring steps and evaluations: four batches, since recipes leave
+    some images out, and a test set as large as CIFAR-10's."""
+    device, counts = campaign.device, (4 * batch_size, _TINY[1] if campaign.tiny else 10_000)
+    images = (torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, device=device) for count in counts)
+    splits = [Split(split, torch.randint(10, (len(split),), device=device)) for split in images]
     return Dataset("noise", *splits, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, "", "drawn at random")

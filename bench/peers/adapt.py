@@ -1,0 +1,106 @@
+"""A peer's program, read from its checkout, adapted in memory and executed as a module that is not `__main__`."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import torch
+
+from bench.peers.harness import Harness
+from fastcifar.errors import UserError
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+Shims = Iterable[tuple[str, str]]  # pairs of a piece of their text and its replacement, everywhere in the file
+
+
+def read_code(path: Path, shims: Shims) -> str:
+    """Return the text of `path` with every shim applied, in order. Raises UserError where the file is missing, or lacks
+    a piece of text that is to be replaced."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} is not the checkout these shims are for: {path.name} is missing")
+    text = path.read_text(encoding="utf-8")
+    for old, new in shims:
+        if old not in text:
+            raise UserError(f"{path} is not the version these shims are for: it lacks {old!r}")
+        text = text.replace(old, new)
+    return text
+
+
+def load_program(
+    path: Path, shims: Shims, on_cpu: Shims, harness: Harness, name: str = "", **names: object
+) -> types.ModuleType:
+    """Execute a peer's program as a module.
+
+    path: its file, which is also the program's only argument: some keep the text of the file named there.
+    shims: replacements; on a CPU those of `on_cpu` follow.
+    harness: what the replacements call as `_harness`.
+    name: the module's (default: the file's).
+    names: what else is defined in it beforehand.
+
+    Raises what `load_module` raises.
+    """
+    replace_torchvision()
+    sys.argv = [str(path)]
+    shims = [*shims, *on_cpu] if harness.device.type == "cpu" else shims
+    return load_module(path, shims, name, {"_harness": harness, **names})
+
+
+def load_module(
+    path: Path, shims: Shims, name: str = "", namespace: Mapping[str, object] | None = None
+) -> types.ModuleType:
+    """Execute `path` as the module `name` (default: its own), which later imports find, with the names of `namespace`
+    in it beforehand. Raises what `read_code` raises, and whatever their code does."""
+    module = types.ModuleType(name or path.stem)
+    module.__file__ = str(path)
+    module.__dict__.update(namespace or {})
+    code = compile(read_code(path, shims), str(path), "exec")
+    sys.modules[module.__name__] = module  # torch.compile looks a function's module up there
+    exec(code, module.__dict__)
+    return module
+
+
+def stand_in(name: str) -> None:
+    """Make an empty module `name`, with the spec that importers ask for, unless there is one already."""
+    if name not in sys.modules and importlib.util.find_spec(name) is None:
+        module = types.ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
+        sys.modules[name] = module
+
+
+def replace_torchvision(datasets: types.ModuleType | None = None) -> None:
+    """Put a module in place of torchvision, installed or not, with `datasets` and the three transforms that the peers
+    use: the data is ours, so that nothing is downloaded, and torchvision's transforms want PIL images."""
+    torchvision = types.ModuleType("torchvision")
+    torchvision.datasets = datasets or types.ModuleType("torchvision.datasets")
+    torchvision.transforms = transforms = types.ModuleType("torchvision.transforms")
+    transforms.Compose, transforms.ToTensor, transforms.Normalize = compose, to_tensor, normalize
+    for module in (torchvision, torchvision.datasets, transforms):
+        module.__spec__ = ModuleSpec(module.__name__, None)
+        sys.modules[module.__name__] = module
+
+
+def compose(transforms: Sequence[Transform]) -> Transform:
+    """Return several transforms as one."""
+    return lambda image: functools.reduce(lambda result, transform: transform(result), transforms, image)
+
+
+def to_tensor() -> Transform:
+    """Return what makes an image uint8 `[H, W, 3]` float32 `[3, H, W]`, in 0..1."""
+    return lambda image: image.permute(2, 0, 1).contiguous().float().div_(255)
+
+
+def normalize(mean: Sequence[float], std: Sequence[float]) -> Transform:
+    """Return what takes the mean from images `[..., 3, H, W]` and divides them by the standard deviation, in their own
+    dtype and memory format."""
+
+    def apply(images: torch.Tensor) -> torch.Tensor:
+        center, scale = (torch.as_tensor(values).to(images).view(-1, 1, 1) for values in (mean, std))
+        return images.clone().sub_(center).div_(scale)
+
+    return apply
