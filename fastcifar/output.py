@@ -83,10 +83,10 @@ def write_whole(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def claimed(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` while the block runs, and give whether this process holds it, which no two do at once.
+    """Hold the lock file `path` while the block runs, and give whether this process holds it: no two do at once.
 
-    The system gives it up with the process, however that ends. Where it knows no such locks (Windows), everybody holds
-    it: what is written whole twice is the same.
+    The system gives it up with the process, however that ends. Where there are no such locks (Windows, some network
+    file systems), everybody holds it: a file that is written whole twice is the same.
     """
     try:
         import fcntl
@@ -101,8 +101,10 @@ def claimed(path: Path) -> Iterator[bool]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             yield False
             return
+        except OSError:  # a file system without locks
+            pass
         yield True
         path.unlink(missing_ok=True)

@@ -50,7 +50,7 @@ class _FromSource:
 class WarmStart(_FromSource):
     """The evaluated weights (averages, if the run had any) of `source`, a saved run's folder or a .safetensors file.
 
-    `reset_head` starts the classifier afresh, whatever its shape in the source.
+    `reset_head` starts the classifier afresh, whatever its shape there.
     Raises UserError if there is no such file.
     """
 

@@ -104,14 +104,18 @@ def _experiments() -> dict[str, Any]:
     """Return the registered experiments by the words of their commands."""
     from fastcifar.experiments import EXPERIMENTS
 
-    return {f"{cls.group} {name}".strip(): cls for name, cls in EXPERIMENTS.items()}
+    experiments = {f"{cls.group} {name}".strip(): cls for name, cls in EXPERIMENTS.items()}
+    for words in experiments:
+        if words in COMMANDS:
+            raise UserError(f"the experiment {words!r} has the name of a command; allowed: another name")
+    return experiments
 
 
 def _lines(prefix: str) -> str:
     """Return a line for each command that begins with `prefix`."""
     lines = {words: (typed, line) for words, (typed, _, line) in COMMANDS.items()}
     for words, cls in _experiments().items():
-        names = [field for field in ("a", "b") if field in cls.__dataclass_fields__]
+        names = [field for field in cls.recipe_fields() if field != "recipe"]
         first = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
         lines[words] = " ".join([words, *(name.upper() for name in names)]), first[:1].lower() + first[1:]
     shown = [(typed, line) for words, (typed, line) in lines.items() if words.startswith(prefix)]

@@ -17,7 +17,7 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastcifar.catalogue import DATASETS
-from fastcifar.cli.options import CommandOptions, own_fields
+from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
 from fastcifar.recipes import (
@@ -31,7 +31,7 @@ from fastcifar.recipes import (
     narrow,
     quick,
 )
-from fastcifar.recipes.declare import Checked, field_docs, is_optional
+from fastcifar.recipes.declare import Checked, field_docs, is_optional, type_hints
 from fastcifar.recipes.legacy import GONE, modern_path
 from fastcifar.recipes.text import allowed, field_hints, read_value, with_all_transforms
 from fastcifar.registry import import_plugin
@@ -135,12 +135,13 @@ def quick_train_size(args: Sequence[str]) -> int | None:
 
 
 def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the words in `args` that belong to no flag, and all others. `hints` are the types of the command's own
-    options; what follows another flag, which is a recipe's field, belongs to it."""
+    """Return the words in `args` that belong to no flag, and all others. `hints` are the types of options and fields by
+    name; what follows any other flag belongs to it."""
+    flags = {flag_of(name): hint for name, hint in hints.items()}
     free, rest = [], []
     for group in groups(args):
         flag, _ = _read(group)
-        hint = hints.get(flag.removeprefix("--").replace("-", "_"))
+        hint = flags.get(flag)
         has_value = hint is not bool and "=" not in (group or [""])[0]
         takes_all = hint is None or (get_origin(hint) is tuple and flag != "--plugin")
         taken = 0 if not flag else len(group) if takes_all else 1 + has_value
@@ -155,6 +156,8 @@ def take_words_of(args: Sequence[str], flag: str) -> tuple[list[str], list[str]]
     for group in groups(args):
         if _read(group)[0] == flag:
             words += _read(group)[1]
+            if not words:
+                raise UserError(f"{flag} has no value; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
         else:
             rest += group
     return words, rest
@@ -178,7 +181,7 @@ def groups(args: Sequence[str]) -> list[list[str]]:
 
 
 def _read(group: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the flag, spelled with hyphens, and the words of one of `_groups`; --flag=word is a word too."""
+    """Return the flag, spelled with hyphens, and the words of one of `groups`; --flag=word is a word too."""
     if not group or not group[0].startswith("-"):
         return "", list(group)
     flag, equals, value = group[0].partition("=")
@@ -188,7 +191,7 @@ def _read(group: Sequence[str]) -> tuple[str, list[str]]:
 def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Return the values of the flags that name fields, whose types by dotted name are `hints`, and all other words of
     `args`."""
-    fields = {_flag(name): (name, hint) for name, hint in hints.items()}
+    fields = {flag_of(name): (name, hint) for name, hint in hints.items()}
     values: dict[str, Any] = {}
     rest: list[str] = []
     for group in groups(args):
@@ -227,20 +230,18 @@ def _changed(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         raise UserError(str(error).removeprefix("flags: ")) from None
 
 
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
 def _flags(options: Any) -> dict[str, Any]:
     """Return every flag of the dataclass `options` with the type hint of its value, those of a recipe in it too."""
     flags = {}
-    for name, hint in get_type_hints(type(options)).items():
+    hints = type_hints(type(options))
+    for name in (field.name for field in dataclasses.fields(options)):
+        hint = hints[name]
         if name == "settings":
-            flags |= {_flag(field): hint for field, hint in field_hints(options.settings).items()}
+            flags |= {flag_of(field): hint for field, hint in field_hints(options.settings).items()}
         elif name == "experiment":
-            flags |= {_flag(field): hint for field, hint in own_fields(type(options.experiment)).items()}
+            flags |= {flag_of(field): hint for field, hint in own_fields(type(options.experiment)).items()}
         else:
-            flags[_flag(name)] = hint
+            flags[flag_of(name)] = hint
     return flags
 
 
@@ -252,6 +253,12 @@ _LISTED: dict[str, Callable[[], Mapping[str, str]]] = {
     "dataset": lambda: {name: entry.summary for name, entry in DATASETS.items()},
 }
 """Flags whose help names what is registered, each with a line."""
+_REPLACED = {
+    "set": "a flag for each field, as in --epochs 5",
+    "split": "--holdout third",
+    "verify": "the command 'fastcifar verify'",
+}
+"""Flags of earlier versions, and what took their place."""
 _SHOWN = ConstructorRegistry()
 
 
@@ -271,8 +278,13 @@ def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
     fields = dataclasses.fields(cls)
     if isinstance(values, Experiment):
         fields = [field for field in fields if field.name in own_fields(type(values))]
+    experiment = getattr(values, "experiment", None)
+    if experiment:  # what it says of options that it has as fields too, and no --recipe where others are its recipes
+        docs |= {name: doc for name, doc in field_docs(type(experiment)).items() if name in SHARED}
+        fields = [field for field in fields if field.name != "recipe" or hasattr(experiment, "recipe")]
+    first, last = ["experiment"], ["settings"]
     shown = []
-    for field in sorted(fields, key=lambda field: (field.name == "settings", field.name != "experiment")):
+    for field in sorted(fields, key=lambda field: (field.name not in first) + (field.name in last)):
         value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())
         if not is_section and field.name in _LISTED:
             doc += f" (default: {value})" + "".join(f"\n{name}: {said}" for name, said in _LISTED[field.name]().items())
@@ -358,10 +370,12 @@ def _meant(flag: str, flags: Mapping[str, Any]) -> str:
     name = flag.lstrip("-").replace("_", "-")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RenamedWarning)
-        renamed = _flag(modern_path(name.replace("-", "_"), "")).removesuffix(".kind")
+        renamed = flag_of(modern_path(name.replace("-", "_"), "")).removesuffix(".kind")
     if tuple(name.replace("-", "_").split(".")) in GONE:
         return ": it was removed"
-    if renamed != _flag(name) and renamed in flags:
+    if name in _REPLACED:
+        return f": it was removed; allowed: {_REPLACED[name]}"
+    if renamed != flag_of(name) and renamed in flags:
         return f"; did you mean '{renamed}'?"
     section, _, field = renamed.removeprefix("--").rpartition(".")
     positive = renamed.removesuffix(field) + field.removeprefix("no-")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
-from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, own_fields
+from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Screen, duration, share
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Experiment, Result
 from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change
 from fastcifar.recipes.declare import type_hints
-from fastcifar.recipes.text import read_changes
+from fastcifar.recipes.text import field_hints, read_changes
 
 if TYPE_CHECKING:
     from fastcifar.experiments.runner import Progress
@@ -46,12 +47,19 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
         words = [name, *(recipe.name for recipe in recipes.values()), *["quick"] * options.quick]
         kept_in = Path("runs") / "-".join(words)
     screen = Screen(options.quiet or options.json, bar=not options.quiet)
-    about = "at most about" if cls.ends_early else "about"
-    with shown(screen, kept_in) as finished:
+    may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
+    about = "at most about" if may_end_early else "about"
+    done: list[str] = []
+
+    with shown(screen, kept_in, lambda: len(done), "the same command"):
 
         def show(progress: Progress) -> None:
             screen.end()
-            finished[:] = [progress.done]
+            if progress.is_waiting:
+                screen.say(f"waiting for another process, which trains {progress.key}")
+                return
+            if progress.outcome:
+                done.append(progress.key)
             left = f"; {about} {duration(progress.seconds_left)} left" if progress.seconds_left else ""
             screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
 
@@ -62,10 +70,14 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
         result = experiment.run(
             dataset, kept_in, holdout=0, device=options.device, on_progress=show, on_step=screen.step
         )
+    where = _draw(result, kept_in)
     if options.json:
         print(json.dumps(result.to_dict(), indent=2))
-    else:
-        _conclude(result, kept_in, options)
+        return result.status
+    for table in result.tables():
+        table.show()
+    lines = ["quick: too few images and epochs to say anything about the question"] * options.quick
+    print("\n".join([*lines, *where, *result.remarks()]))
     return result.status
 
 
@@ -79,7 +91,8 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
     hints = own_fields(cls)
     own, rest = read_fields(hints, rest)
     own = {**{name: value for name, value in defaults.items() if name in hints}, **own}
-    experiment = cls(**recipes, **own)
+    with _flags_for_fields(cls):
+        experiment = cls(**recipes, **own)
     both = SHARED & {each.name for each in dataclasses.fields(cls)}
     shared = {name: getattr(experiment, name) for name in both}
     shared |= {name: value for name, value in defaults.items() if name not in hints}
@@ -90,61 +103,74 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
     positions = [name.upper() for name in recipes if name != "recipe"]
     options = parse(rest, default, prog, description=inspect.getdoc(cls), usage=" ".join([prog, *positions]))
     same = {name: getattr(options, name) for name in both}
-    return dataclasses.replace(options, experiment=dataclasses.replace(experiment, **same))
+    with _flags_for_fields(cls):
+        return dataclasses.replace(options, experiment=dataclasses.replace(experiment, **same))
 
 
 def _recipes_of(experiment: Experiment[Any]) -> dict[str, Recipe]:
-    values = {each.name: getattr(experiment, each.name) for each in dataclasses.fields(experiment)}
-    return {name: value for name, value in values.items() if isinstance(value, Recipe)}
+    return {name: getattr(experiment, name) for name in experiment.recipe_fields()}
 
 
 def _read_recipes(cls: type[Experiment[Any]], args: Sequence[str], prog: str) -> tuple[dict[str, Recipe], list[str]]:
     """Return the recipes of the fields of `cls`, and the words that say something else. One called `recipe` is named
-    by --recipe, others by the first words; the flags of a recipe's fields change all of them."""
-    defaults = _recipes_of(cls())
+    by --recipe, others by words of their own; the flags of a recipe's fields change all of them."""
+    defaults, rest = _recipes_of(cls()), list(args)
     names = [name for name in defaults if name != "recipe"]
-    words, rest = (
-        take_free_words(args, {**type_hints(ExperimentOptions), **own_fields(cls)}) if names else ([], list(args))
-    )
-    if len(words) != len(names) and not {"-h", "--help"} & set(args):
-        example = " ".join([DEFAULT_RECIPE, "my.toml"])
-        allowed = f"{', '.join(RECIPES)}, or a .toml file's path"
-        raise UserError(f"{cls.name} needs {len(names)} recipes, as in '{prog} {example}'; allowed: {allowed}")
-    given = dict(zip(names, words, strict=False))
-    if "recipe" in defaults:
-        given["recipe"] = last_given(args, "--recipe") or ""
+    given = {"recipe": last_given(args, "--recipe") or ""}
+    if names:
+        if given["recipe"]:
+            raise UserError(f"--recipe is {given['recipe']}; allowed: as in '{prog} {' '.join(names).upper()}'")
+        hints = {**field_hints(defaults[names[0]]), **type_hints(ExperimentOptions), **own_fields(cls)}
+        words, rest = take_free_words(args, hints)
+        if len(words) != len(names) and not {"-h", "--help"} & set(args):
+            allowed = f"{', '.join(RECIPES)}, or a .toml file's path"
+            example = " ".join([DEFAULT_RECIPE, "my.toml"])
+            raise UserError(f"{cls.name} needs {len(names)} recipes, as in '{prog} {example}'; allowed: {allowed}")
+        given |= dict(zip(names, words, strict=False))
     changes = {}
     for name in names:
         changes[name], rest = take_words_of(rest, f"--{name}-set")
     recipes, left = {}, {}
     for name, default in defaults.items():
-        recipe, left[name] = read_recipe(
-            rest, given.get(name, ""), default=default, shorten=cls.shorten, quick_default=cls.quick_default()
-        )
+        how = {"default": default, "shorten": cls.shorten, "quick_default": cls.quick_default()}
+        recipe, words = read_recipe(rest, given.get(name, ""), **how)
+        left[name] = groups(words)
         recipes[name] = change(recipe, read_changes(changes.get(name, ())), f"--{name}-set")
-    fewest, most = min(left, key=lambda name: len(left[name])), max(left, key=lambda name: len(left[name]))
-    for group in groups(left[most]):
-        if group not in groups(left[fewest]):
-            field = f"{group[0]} is a field of {fewest}, not of {most}"
-            raise UserError(f"{field}; allowed: --{fewest}-set FIELD=VALUE, or a field of both")
-    return recipes, left[fewest]
+    for name, other in itertools.permutations(left, 2):
+        for group in left[name]:
+            if group not in left[other]:
+                field = f"{group[0]} is a field of {other}, not of {name}"
+                raise UserError(f"{field}; allowed: --{other}-set FIELD=VALUE, or a field of both")
+    return recipes, [word for group in next(iter(left.values())) for word in group]
 
 
 @contextmanager
-def shown(screen: Screen, out: Path | None) -> Iterator[list[int]]:
-    """Give a list for the number of finished runs while an experiment goes on. Where that is stopped, the error also
-    says that they are kept in `out`."""
-    finished = [0]
+def shown(screen: Screen, out: Path | None, finished: Callable[[], int], goes_on: str) -> Iterator[None]:
+    """Run an experiment inside: where it is stopped, the error also says how many runs are kept in `out`, and `goes_on`
+    which command trains the rest."""
     try:
-        yield finished
+        yield
     except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
-        if finished[0] and out:
-            runs = f"{finished[0]} finished run{'s are' if finished[0] > 1 else ' is'} kept in {out}"
-            goes_on = "; the same command goes on" if isinstance(error, KeyboardInterrupt) else ""
-            error.args = (f"{str(error) or 'interrupted'}; {runs}{goes_on}",)
+        count = finished()
+        if count and out:
+            runs = f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}"
+            again = f"; {goes_on} goes on" if isinstance(error, KeyboardInterrupt) else ""
+            error.args = (f"{str(error) or 'interrupted'}; {runs}{again}",)
         raise
     finally:
         screen.end()
+
+
+@contextmanager
+def _flags_for_fields(cls: type[Experiment[Any]]) -> Iterator[None]:
+    """Let a refusal of a field of `cls` name its flag."""
+    try:
+        yield
+    except UserError as error:
+        name, _, rest = str(error).partition(" ")
+        if name in cls.__dataclass_fields__:
+            raise UserError(f"{flag_of(name)} {rest}") from None
+        raise
 
 
 def _describe(progress: Progress) -> str:
@@ -164,18 +190,12 @@ def _describe(progress: Progress) -> str:
     )
 
 
-def _conclude(result: Result, out: Path | None, options: TrainingOptions) -> None:
-    """Show the tables and the answer, and draw the figures."""
-    for table in result.tables():
-        table.show()
-    lines = result.remarks()
-    if out and not options.quiet:
-        where = f"{', '.join(result.files())} are in {out}"
-        try:
-            where = f"figures, {where}" if result.draw(out) else where
-        except UserError as error:
-            where += f"; no figures: {error}; the same command again draws them"
-        lines.insert(0, where)
-    if options.quick:
-        lines.insert(0, "quick: too few images and epochs to say anything about the question")
-    print("\n".join(lines), end="\n" * bool(lines))
+def _draw(result: Result, out: Path | None) -> list[str]:
+    """Draw the figures, and return a line that says where the files are."""
+    if out is None:
+        return []
+    where = f"{', '.join(result.files())} are in {out}"
+    try:
+        return [f"figures, {where}" if result.draw(out) else where]
+    except UserError as error:
+        return [f"{where}; no figures: {error}; the same command again draws them"]

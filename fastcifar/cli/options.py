@@ -32,6 +32,11 @@ def _optional(metavar: str, default: str = "all") -> object:
     return arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
+def flag_of(name: str) -> str:
+    """Return the flag of an option or of a field by its dotted name."""
+    return "--" + name.replace("_", "-")
+
+
 @dataclass(frozen=True)
 class CommandOptions(Checked):
     """Options of every command that reads a recipe, a run or a data set."""
@@ -41,7 +46,7 @@ class CommandOptions(Checked):
     may be given several times."""
 
     def _path(self, name: str) -> str:
-        return "--" + name.replace("_", "-")
+        return flag_of(name)
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,13 @@ class TrainingOptions(RecipeOptions, DataOptions):
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
         _ = self.labels
+        takes_images = hasattr(getattr(self, "experiment", None), "subset_seed")  # an experiment, of its own accord
+        if self.train_size is None and self.train_fraction is None:
+            subset_seed = self.subset_seed and not takes_images
+            for flag, given in (("--balanced", self.balanced), ("--subset-seed", subset_seed)):
+                if given:
+                    allowed = "with --train-size or --train-fraction"
+                    raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
 
     def start_device(self) -> torch.device:
         """Return the device in --device, with --threads; torch is imported and set here."""

@@ -56,7 +56,7 @@ class Options(TrainingOptions):
     perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = None
     """Add P times fresh weights to those of --warm-start."""
     reset_head: Switch = False
-    """With --warm-start, begin with a fresh classifier, whatever its shape in the source."""
+    """With --warm-start, begin with a fresh classifier, whatever its shape there."""
     eval_every: Annotated[int, arg(metavar="N")] = setting(1, at_least=0, unit="epochs")
     """Epochs between evaluations; 0: only at the end. Evaluation is not timed as training."""
     evaluate_at_start: Switch = False
@@ -68,11 +68,6 @@ class Options(TrainingOptions):
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)
         self._require("seed", self.seed + self.runs <= 2**63, "0 up to 2**63 - 1, the last of --runs included")
-        if self.train_size is None and self.train_fraction is None:
-            for flag, given in (("--balanced", self.balanced), ("--subset-seed", self.subset_seed)):
-                if given:
-                    allowed = "with --train-size or --train-fraction"
-                    raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
 
 
 def main(args: Sequence[str]) -> int:
@@ -83,8 +78,8 @@ def main(args: Sequence[str]) -> int:
         start = _start(options)
     out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     seeds = range(options.seed, options.seed + options.runs)
-    folders = {seed: out / f"seed-{seed}" if options.runs > 1 else out for seed in seeds}
-    for folder in folders.values():
+    folders = [out / f"seed-{seed}" for seed in seeds] if options.runs > 1 else [out]
+    for folder in folders:
         if options.runs == 1 or not (folder / RECORD).is_file():
             check_out(folder)
 
@@ -94,23 +89,30 @@ def main(args: Sequence[str]) -> int:
     from fastcifar.experiments.store import RunFolders
     from fastcifar.training import Listener
 
-    how = {"recipe": options.settings, "start": start, "eval_every": options.eval_every}
-    jobs = [Job("run", seed, evaluate_at_start=options.evaluate_at_start, **how) for seed in seeds]
-    store = RunFolders({job.key: folders[job.seed] for job in jobs}, _same(start, dataset), phases)
+    asked = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
+    asked = dataclasses.replace(asked, evaluate_at_start=options.evaluate_at_start)
+    jobs = [dataclasses.replace(asked, seed=seed) for seed in seeds]
+    store = RunFolders(jobs, folders, _same(start, dataset), phases)
 
     def begin(trainer: Trainer) -> None:
         seed = trainer.state.seed
         show.say(f"\nseed {seed}, run {seed - options.seed + 1} of {options.runs}" if options.runs > 1 else "")
         show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
 
-    def guess(progress: Progress) -> None:
-        if progress.outcome is None and not options.quick and progress.seconds_left:
+    kept: set[str] = set()
+
+    def note(progress: Progress) -> None:
+        if progress.is_waiting:
+            show.say(f"waiting for another process, which trains {progress.key}")
+        elif progress.kept:
+            kept.add(progress.key)
+        elif progress.outcome is None and not options.quick and progress.seconds_left:
             show.say(f"about {screen.duration(progress.seconds_left)} of training, going by its first steps")
 
     device = dataset.train.device
     trace = _trace(options, device, phases)
     listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
-    runner = Runner(jobs, dataset, store, device, listeners=listeners, on_progress=guess, phases=phases)
+    runner = Runner(jobs, dataset, store, device, listeners=listeners, on_progress=note, phases=phases)
     trainer = runner.trainer(jobs[0])
     remarks = _remarks(options, start, dataset)
     show.say(screen.header(trainer, seeds))
@@ -120,27 +122,35 @@ def main(args: Sequence[str]) -> int:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
 
-    records: dict[int, RunRecord] = {}
-    diverged: dict[int, Diverged] = {}
-    with shown(show, out if options.runs > 1 else None) as finished:
-        for job, outcome in runner:
-            show.end()
-            finished[0] += 1
-            if isinstance(outcome, Diverged):
-                diverged[job.seed] = outcome
-                line = f"diverged: {outcome.reason}"
-            else:
-                records[job.seed] = outcome
-                line = screen.result_line(outcome, remarks)
-            if options.runs > 1:
-                show.say(f"seed {job.seed}  {line}")
+    records: list[RunRecord] = []
+    diverged: list[Diverged] = []
+    goes_on = "the same command" if options.out else f"the same command with --out {out}"
+    with shown(show, out if options.runs > 1 else None, lambda: len(records), goes_on):
+        try:
+            for job, outcome in runner:
+                show.end()
+                if isinstance(outcome, Diverged):
+                    diverged.append(outcome)
+                    line = f"diverged: {outcome.reason}"
+                else:
+                    records.append(outcome)
+                    line = screen.result_line(outcome, remarks) + "  kept" * (job.key in kept)
+                if options.runs > 1:
+                    show.say(f"seed {job.seed}  {line}")
+                if trace and trace.seed == job.seed:
+                    trace.save(store.folder(job.key) / TRACE)
+        finally:
+            if trace:
+                trace.close()
     if diverged and not records:
-        raise NonFiniteLoss(next(iter(diverged.values())).reason)
+        raise NonFiniteLoss(diverged[0].reason)
     if diverged:
         remarks.append(f"{len(diverged)} of {options.runs} diverged")
     if trace:
-        _save_trace(trace, folders[next(iter(records))] / TRACE, list(records.values())[-1], show)
-    _conclude(list(records.values()), out, remarks, options, show)
+        show.say()
+        show.say(screen.phases_table(records[-1]))
+        show.say(screen.trace_lines(trace, folders[(trace.seed or options.seed) - options.seed] / TRACE))
+    _conclude(records, diverged, out, remarks, options, show)
     return 3 if diverged else 0
 
 
@@ -194,9 +204,10 @@ def _same(start: Start, dataset: Dataset) -> dict[str, Any]:
     """Return what the record of a run must say for the run to count as one of these."""
     sizes = {"train_size": len(dataset.train), "test_size": len(dataset.test), "holdout": dataset.holdout}
     return {
-        "init": start.describe(),
+        "init": {name: value for name, value in start.describe().items() if name != "source"},  # the sha256 says it
         "subset": dataset.subset,
         "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes},
+        "device": {"type": dataset.train.device.type},
     }
 
 
@@ -207,14 +218,6 @@ def _trace(options: Options, device: torch.device, phases: Phases) -> StepTrace 
 
     with phases("profiler"):
         return StepTrace(device)
-
-
-def _save_trace(trace: StepTrace, file: Path, record: RunRecord, show: screen.Screen) -> None:
-    trace.close()
-    trace.save(file)
-    show.say()
-    show.say(screen.phases_table(record))
-    show.say(screen.trace_lines(trace, file))
 
 
 def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
@@ -239,11 +242,19 @@ def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
     return remarks
 
 
-def _conclude(records: list[RunRecord], out: Path, remarks: list[str], options: Options, show: screen.Screen) -> None:
+def _conclude(
+    records: list[RunRecord],
+    diverged: list[Diverged],
+    out: Path,
+    remarks: list[str],
+    options: Options,
+    show: screen.Screen,
+) -> None:
     if options.json:
         summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
         runs = [record.to_json() for record in records]
-        print(json.dumps(runs[0] if options.runs == 1 else {"runs": runs, "summary": summary}, indent=2))
+        several = {"runs": runs, "summary": summary, "diverged": len(diverged)}
+        print(json.dumps(runs[0] if options.runs == 1 else several, indent=2))
         return
     show.say()
     if options.runs == 1:

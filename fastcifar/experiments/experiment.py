@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.result import Diverged, Outcome, Result
 from fastcifar.recipes import Recipe, quick
-from fastcifar.recipes.declare import Checked, setting
+from fastcifar.recipes.declare import Checked, check_fields, setting, type_hints
 from fastcifar.registry import Registry
 from fastcifar.start import ColdStart, Start
 
@@ -103,6 +103,11 @@ class Experiment(Checked, Generic[Found]):
 
     def _check(self) -> None:
         self._require("seed", self.seed <= SEEDS - self.runs, "0 up to 10**9 - 1, the last of the runs included")
+
+    @classmethod
+    def recipe_fields(cls) -> list[str]:
+        """Return the names of the fields that hold a recipe."""
+        return [each.name for each in dataclasses.fields(cls) if type_hints(cls)[each.name] is Recipe]
 
     @property
     def seeds(self) -> range:
@@ -206,6 +211,9 @@ def experiment(name: str, group: str = "") -> Callable[[ExperimentClass], Experi
     def register(cls: ExperimentClass) -> ExperimentClass:
         if not (isinstance(cls, type) and issubclass(cls, Experiment) and "__dataclass_fields__" in vars(cls)):
             raise UserError(f"{name} is registered with {cls!r}; allowed: a dataclass(frozen=True) of an Experiment")
+        if not cls.recipe_fields():
+            raise UserError(f"the experiment {name} has no recipe; allowed: a field of type Recipe, such as `recipe`")
+        check_fields(name, cls, besides=cls.recipe_fields(), optional=True)
         cls.name, cls.group = name, group
         return EXPERIMENTS.add(name, cls)  # pyright: ignore[reportReturnType]
 

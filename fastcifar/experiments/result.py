@@ -133,12 +133,11 @@ class Result:
         return [file for name, figure in self.figures().items() for file in figure.save(Path(folder) / name)]
 
     def _divergences(self) -> list[str]:
-        lost = len(next(iter(self.outcomes.values()))) - self.n
         if not self.diverged:
             return []
         arm, first = self.diverged[0]
-        count = f"{len(self.diverged)} run{'s' * (len(self.diverged) > 1)} diverged"
-        return [f"{count}, and {lost} seed{'s are' if lost > 1 else ' is'} in no number ({arm}: {first.reason})"]
+        runs = f"{len(self.diverged)} run{'s' * (len(self.diverged) > 1)}"
+        return [f"{runs} diverged, whose seeds are in no number beside them ({arm}: {first.reason})"]
 
 
 def known(value: float | None) -> float:

@@ -5,7 +5,9 @@ Interrupted, it goes on where it was. Several processes that are given the same 
 
 from __future__ import annotations
 
+import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +18,7 @@ from typing import Protocol
 import torch
 
 from fastcifar.data import Dataset
-from fastcifar.errors import NonFiniteLoss
+from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Outcome, known
 from fastcifar.phases import Phases
@@ -48,6 +50,8 @@ class Progress:
     """It was trained before, or by another process."""
     seconds_left: float | None = None
     """The time that the others will take; None where nothing is known yet."""
+    is_waiting: bool = False
+    """Nothing is left to train but what other processes train."""
 
 
 OnProgress = Callable[[Progress], None]
@@ -69,10 +73,12 @@ class Runner:
     jobs: in the order in which their outcomes are given; a job stands after the one whose weights it begins with.
     store: keeps outcomes, weights and the claims of several processes.
     listeners: hear of every run.
-    on_progress: hears of every finished run and, where none is finished, of a guess after the first steps.
+    on_progress: hears of every finished run, of waiting for other processes and, on a CPU where no run is finished, of
+        a guess at the time left after the first steps.
     phases: count the seconds of the first run from before this.
 
     Iterate over it: it gives each job and its outcome when that is known. Who stops iterating stops training.
+    Raises UserError for jobs that are none, of one key, or after one that does not stand before them.
     """
 
     def __init__(
@@ -87,7 +93,16 @@ class Runner:
         phases: Phases | None = None,
     ) -> None:
         self.jobs, self._dataset, self._store = tuple(jobs), dataset, store
-        self._device, self._phases = resolve_device(device), phases
+        self._jobs: dict[str, Job] = {}
+        for job in jobs:
+            if job.key in self._jobs:
+                raise UserError(f"two jobs have the key {job.key}; allowed: another arm or another seed for each")
+            if job.after is not None and job.after not in self._jobs:
+                raise UserError(f"{job.key} is after {job.after!r}; allowed: the key of a job that stands before it")
+            self._jobs[job.key] = job
+        if not jobs:
+            raise UserError("there are no jobs; allowed: one or more")
+        self._device, self._phases = resolve_device(device), phases or Phases()
         self._listeners, self._on_progress = list(listeners), on_progress
         self._successors = {job.after for job in jobs if job.after}
         self._outcomes: dict[str, Outcome] = {}
@@ -96,9 +111,15 @@ class Runner:
 
     def __iter__(self) -> Iterator[tuple[Job, Outcome]]:
         for number, job in enumerate(self.jobs):
+            is_waiting = False
             while (outcome := self._outcomes.get(job.key) or self._store.get(job)) is None:
-                if not self._train_one_of(self.jobs[number:]):
-                    time.sleep(_WAIT_SECONDS)
+                if self._train_one_of(self.jobs[number:]):
+                    continue
+                if self._on_progress and not is_waiting:
+                    self._on_progress(Progress(number, len(self.jobs), job.key, is_waiting=True))
+                is_waiting = True
+                time.sleep(_WAIT_SECONDS)
+                self._phases.restart()  # no run took this time
             kept = job.key not in self._outcomes
             self._outcomes[job.key] = outcome
             self._drop_weights(job.after)
@@ -136,7 +157,7 @@ class Runner:
         run, outcome = None, self._outcome_of_start(job)
         if outcome is None:
             trainer = self.trainer(job)
-            first = [_FirstSteps(self, job, trainer.timeline)] if self._on_progress and not self._rates else []
+            first = [_FirstSteps(self, job, trainer.timeline)] if self._guesses() else []
             try:
                 run = trainer.run(
                     job.run_seed,
@@ -151,6 +172,7 @@ class Runner:
                     outcome = replace(outcome, train_split=_train_scores(run, trainer))
             except NonFiniteLoss as error:
                 outcome = Diverged(str(error))
+                self._phases.restart()
         self._store.put(job, outcome, run, weights=job.keep_weights or job.key in self._successors)
         self._outcomes[job.key] = outcome
         if run:
@@ -158,15 +180,17 @@ class Runner:
 
     def _outcome_of_start(self, job: Job) -> Diverged | None:
         """Return the outcome of a job whose weights to begin with are not there, because their run diverged."""
-        before = next((other for other in self.jobs if other.key == job.after), None)
+        before = self._jobs[job.after] if job.after else None
         outcome = before and (self._outcomes.get(before.key) or self._store.get(before))
-        if before and isinstance(outcome, Diverged):
-            return Diverged(f"the run that it begins with, {before.key}, diverged: {outcome.reason}")
-        return None
+        if not isinstance(outcome, Diverged):
+            return None
+        begins = "the run that it begins with"
+        is_later = outcome.reason.startswith(begins)
+        return outcome if is_later else Diverged(f"{begins}, {job.after}, diverged: {outcome.reason}")
 
     def _drop_weights(self, key: str | None) -> None:
         """Remove the weights of a job that are not to be kept, once all jobs that begin with them are done."""
-        before = next((job for job in self.jobs if job.key == key), None)
+        before = self._jobs[key] if key else None
         if before and not before.keep_weights and all(self._is_done(job.key) for job in self.jobs if job.after == key):
             self._store.weights(before.key).unlink(missing_ok=True)
 
@@ -180,6 +204,10 @@ class Runner:
     def _learn(self, job: Job, seconds: float) -> None:
         for kind in _kinds(job):
             self._rates.setdefault(kind, []).append(seconds / self._work(job))
+
+    def _guesses(self) -> bool:
+        """Return True before the first run: on a CPU, where steps are heard of one by one."""
+        return bool(self._on_progress) and not self._rates and not self._outcomes and self._device.type == "cpu"
 
     def guess(self, job: Job, seconds: float) -> None:
         """Say what is left, going by a first run that will take `seconds`."""
@@ -202,27 +230,21 @@ class Runner:
 
 
 class _FirstSteps(Listener):
-    """Guesses the time left from the first steps of a run, once."""
+    """A guess at the time left by the median of the first steps of a run."""
 
     def __init__(self, runner: Runner, job: Job, timeline: Timeline) -> None:
         super().__init__()
-        first = timeline.epochs[0].stage.size
-        self._runner, self._job = runner, job
+        self._runner, self._job, self._ends = runner, job, []
+        first, stages = timeline.epochs[0].stage.size, timeline.steps_by_stage().items()
         # A step's time goes by its images' pixels.
-        self._steps_like_first = sum(
-            steps * (stage.size / first) ** 2 for stage, steps in timeline.steps_by_stage().items()
-        )
-        self._first: tuple[int, float] | None = None
-        self._is_said = False
+        self._steps_like_first = sum(steps * (stage.size / first) ** 2 for stage, steps in stages)
 
     def on_step(self, step: int, total_steps: int) -> None:
-        now = time.perf_counter()
-        if self._first is None:
-            self._first = step, now
-        elif not self._is_said and step - self._first[0] >= _STEPS:
-            self._is_said = True
-            seconds = (now - self._first[1]) / (step - self._first[0])
-            self._runner.guess(self._job, seconds * self._steps_like_first)
+        if len(self._ends) <= _STEPS:
+            self._ends.append(time.perf_counter())
+            if len(self._ends) == _STEPS + 1:
+                seconds = statistics.median(end - start for start, end in itertools.pairwise(self._ends))
+                self._runner.guess(self._job, seconds * self._steps_like_first)
 
 
 def _likeness(job: Job) -> Hashable:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -48,20 +48,26 @@ class Store:
         self.folder = Path(folder)
         self.settings = _plain(settings)
         path = self.folder / SETTINGS
+        if not path.is_file():
+            self._begin(path)
         if path.is_file():
-            self._compare(_in_todays_form(_read(path), str(path)))
-            return
+            there = _in_todays_form(_read(path), str(path))
+            _refuse_difference(f"{self.folder} was begun with other settings", there, self.settings)
+        else:
+            write_whole(path, _text(self.settings))
+
+    def _begin(self, path: Path) -> None:
+        """Make the folder. Raises UserError where that cannot be done, or where it holds something else."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             used = any(not entry.name.startswith(PARTIAL) for entry in self.folder.iterdir())
         except OSError as error:
             raise UserError(f"output folder {self.folder} cannot be made: {error.strerror or error}") from None
-        if used:
+        if used and not path.is_file():  # which another process may have written meanwhile
             raise UserError(
                 f"output folder {self.folder} holds files but no {SETTINGS}; allowed: a new or an empty folder, or one "
                 "that this experiment was begun in"
             )
-        write_whole(path, _text(self.settings))
 
     def get(self, job: Job) -> Outcome | None:
         """Return what is kept of `job`; None where there is nothing. Raises UserError for a file that cannot be read,
@@ -112,53 +118,63 @@ class Store:
             raise UserError(f"the key of a run is {key!r}; allowed: letters, digits and . _ + -, as in a/seed-0")
         return self.folder / f"{key}.json"
 
-    def _compare(self, before: dict[str, Any]) -> None:
-        old, new = dict(leaves(before)), dict(leaves(self.settings))
-        for name in {**old, **new}:
-            if name not in old or name not in new or old[name] != new[name]:
-                there, now = (_shown(values[name]) if name in values else "absent" for values in (old, new))
-                raise UserError(
-                    f"{self.folder} was begun with other settings: {name} is {there} there and {now} now; "
-                    "allowed: the same settings, or another folder"
-                )
+
+def _refuse_difference(what: str, there: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise UserError, which says `what` and the first value that differs."""
+    old, new = dict(leaves(there)), dict(leaves(now))
+    for name in {**old, **new}:
+        if name not in old or name not in new or old[name] != new[name]:
+            before, after = (_shown(values[name]) if name in values else "absent" for values in (old, new))
+            raise UserError(
+                f"{what}: {name} is {before} there and {after} now; allowed: the same settings, or another folder"
+            )
 
 
 class RunFolders:
-    """The folders that runs are saved in, whole (see `Run.save`); `folders[key]` is that of a job.
+    """The folders that runs are saved in, whole (see `Run.save`), one for each job.
 
     same: what a record that is there already must say (`RunRecord.to_json`), such as the dataset and the start.
 
-    Raises UserError for a folder that holds something else. Runs that diverge leave nothing.
+    A run that diverges leaves a file beside its folder, and a single one nothing. Raises UserError for a folder that
+    holds another run.
     """
 
-    def __init__(self, folders: Mapping[str, Path], same: Mapping[str, Any], phases: Phases) -> None:
-        self._folders, self._same, self._phases = folders, _plain(same), phases
+    def __init__(self, jobs: Sequence[Job], folders: Sequence[Path], same: Mapping[str, Any], phases: Phases) -> None:
+        self._jobs = {job.key: job for job in jobs}
+        self._folders = dict(zip(self._jobs, folders, strict=True))
+        self._same, self._phases = _plain(same), phases
 
     def get(self, job: Job) -> Outcome | None:
-        """Return the record of the run that is saved in the folder of `job`, if there is one."""
-        if not self.has(job.key):
-            return None
-        path = self._folders[job.key] / RECORD
-        record = RunRecord.from_json(_read(path), str(path))
-        there = record.to_json()
-        for name, value in {"recipe": _plain(dataclasses.asdict(job.recipe)), "seed": job.seed, **self._same}.items():
-            if not _holds(there[name], value):
-                raise UserError(f"{path} is a run with another {name}; allowed: the same command, or another folder")
-        return record
+        """Return the outcome that is kept of `job`, if there is one."""
+        folder, asked = self._folders[job.key], self._asked(job)
+        if (folder / RECORD).is_file():
+            record = RunRecord.from_json(_read(folder / RECORD), str(folder / RECORD))
+            _refuse_difference(f"{folder} holds another run", _part(record.to_json(), asked), asked)
+            return record
+        kept = _read(self._diverged(job.key)) if self._diverged(job.key).is_file() else {}
+        return Diverged(kept["diverged"]) if kept.get("run") == asked else None
 
     def has(self, key: str) -> bool:
-        """Return whether the folder of the job `key` holds a run."""
-        return (self._folders[key] / RECORD).is_file()
+        """Return whether the outcome of the job `key` is kept."""
+        return (self._folders[key] / RECORD).is_file() or self.get(self._jobs[key]) is not None
 
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None:
         """Save the run of `job`, with its weights always."""
-        if run:
-            try:
-                with self._phases("saving"):
-                    run.save(self._folders[job.key])
-            except (OSError, SafetensorError) as error:
-                reason = getattr(error, "strerror", None) or error
-                raise UserError(f"cannot save the run in {self._folders[job.key]}: {reason}") from None
+        if isinstance(outcome, Diverged):
+            if len(self._folders) > 1:
+                write_whole(self._diverged(job.key), _text({"run": self._asked(job), **outcome.to_json()}))
+            return
+        assert run is not None
+        try:
+            with self._phases("saving"):
+                run.save(self._folders[job.key])
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"cannot save the run in {self._folders[job.key]}: {reason}") from None
+
+    def folder(self, key: str) -> Path:
+        """Return the folder of the run of the job `key`."""
+        return self._folders[key]
 
     def weights(self, key: str) -> Path:
         """Return the file of the weights of the job `key`."""
@@ -169,12 +185,19 @@ class RunFolders:
         folder = self._folders[job.key]
         return claimed(folder.parent / f".{folder.name}.lock") if len(self._folders) > 1 else nullcontext(True)
 
+    def _asked(self, job: Job) -> dict[str, Any]:
+        return {"recipe": _plain(dataclasses.asdict(job.recipe)), "seed": job.seed, **self._same}
 
-def _holds(there: object, value: object) -> bool:
-    """Return whether a value of a record is `value`, or has all of its keys with their values."""
-    if isinstance(value, dict) and isinstance(there, dict):
-        return all(name in there and _holds(there[name], inner) for name, inner in value.items())
-    return there == value
+    def _diverged(self, key: str) -> Path:
+        folder = self._folders[key]
+        return folder.with_name(f"{folder.name}.diverged.json")
+
+
+def _part(there: Any, asked: Any) -> Any:
+    """Return the values of a record whose names are in `asked`."""
+    if isinstance(there, dict) and isinstance(asked, dict):
+        return {name: _part(value, asked[name]) for name, value in there.items() if name in asked}
+    return there
 
 
 def _in_todays_form(settings: dict[str, Any], where: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import linecache
 import math
 import numbers
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import ge, gt, le, lt
 from pathlib import Path
@@ -190,12 +190,19 @@ def check_kind(base: type[Kind], kind: str, cls: type) -> None:
     types that a recipe file can hold."""
     if not (isinstance(cls, type) and issubclass(cls, base) and "__dataclass_fields__" in vars(cls)):
         raise UserError(f"{kind} is registered with {cls!r}; allowed: a dataclass(frozen=True) of a {base.__name__}")
+    check_fields(kind, cls)
+
+
+def check_fields(name: str, cls: type, besides: Sequence[str] = (), optional: bool = False) -> None:
+    """Raise UserError unless the fields of a dataclass, those in `besides` excepted, have defaults and types that a
+    recipe file, or with `optional` a flag, can hold."""
     for field in dataclasses.fields(cls):
         hint = type_hints(cls)[field.name]
-        if field.init and (field.default is dataclasses.MISSING or not _is_known(hint)):
+        known = _is_known(get_args(hint)[0] if optional and is_optional(hint) else hint)
+        if field.name not in besides and field.init and (field.default is dataclasses.MISSING or not known):
             what = "has no default" if field.default is dataclasses.MISSING else f"is of type {hint}"
-            known = "a default, and a type of int, float, bool, str, a Literal of words or a tuple of these"
-            raise UserError(f"the field {field.name} of {kind} {what}; allowed: {known}")
+            allowed = "a default, and a type of int, float, bool, str, a Literal of words or a tuple of these"
+            raise UserError(f"the field {field.name} of {name} {what}; allowed: {allowed}")
 
 
 def declaration(field: dataclasses.Field[Any]) -> Declaration:

@@ -49,6 +49,7 @@ class Figure:
         try:
             import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
             from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
+            from matplotlib.ticker import MaxNLocator  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
         canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
@@ -62,7 +63,7 @@ class Figure:
         if self.ticks:
             axes.set_xticks(range(len(self.ticks)), self.ticks)
         else:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         canvas.legend(loc="outside upper left", frameon=False)
         files = [Path(f"{stem}.{form}") for form in FORMATS]

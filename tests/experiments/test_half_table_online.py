@@ -279,7 +279,9 @@ def test_a_seed_of_which_a_run_diverged_is_in_no_number_and_counted(made_up):
     result = made_up(half=[0.4, 0.2], warm=[0.5, 0.3], cold=[0.6, 0.41], shrink_perturb=[0.58, 0.39])
     result.outcomes["cold"][0] = Diverged("the loss became nan")
     assert (result.seeds, result.n, result.test_accuracies("warm")) == ([1], 1, [0.3])
-    assert result.remarks()[-1] == "1 run diverged, and 1 seed is in no number (cold: the loss became nan)"
+    assert result.remarks()[-1] == (
+        "1 run diverged, whose seeds are in no number beside them (cold: the loss became nan)"
+    )
 
 
 @pytest.fixture(scope="module")

@@ -140,8 +140,14 @@ class TableResult(Result):
 
     @property
     def cells(self) -> dict[tuple[str, str], HalfResult]:
-        """`cells[network, optimizer]`, as in ("resnet18", "Adam")."""
-        return {cell: self.experiment.half_result(cell, self) for cell in self.experiment.cells}
+        """`cells[network, optimizer]`, as in ("resnet18", "Adam"), each with the seeds in which none of its runs
+        diverged; without those that have none."""
+        cells = {cell: self.experiment.half_result(cell, self) for cell in self.experiment.cells}
+        return {cell: result for cell, result in cells.items() if result.n}
+
+    @property
+    def n(self) -> int:
+        return max((result.n for result in self.cells.values()), default=0)
 
     def paper(self, network: str, optimizer: str) -> tuple[float, float] | None:
         """Return the paper's accuracies, cold and warm; None where it has not this combination."""
@@ -155,11 +161,13 @@ class TableResult(Result):
                 {
                     "network": network,
                     "optimizer": optimizer,
+                    "seeds": result.seeds,
                     **{key: found[key] for key in ("arms", "differences", "recovered")},
                     "paper": self.paper(network, optimizer),
                 }
             )
-        return {**self.settings, "seeds": self.seeds, "cells": cells}
+        seeds = sorted({seed for result in self.cells.values() for seed in result.seeds})
+        return {**self.settings, "seeds": seeds, "cells": cells, "diverged": len(self.diverged)}
 
     def notebook(self) -> dict[str, Any]:
         """Return the results in the form of the notebook's experiment 2: accuracies in percent after a random and
@@ -177,7 +185,7 @@ class TableResult(Result):
             paper = self.paper(network, optimizer)
             rows.append(
                 (
-                    f"{network} {optimizer}",
+                    f"{network} {optimizer}" + f" (n={result.n})" * (result.n < self.n),
                     *(percent(summarize(result.test_accuracies(arm))) for arm in (COLD, WARM, SHRINK)),
                     points(result.test_difference(COLD, WARM)),
                     points(result.train_difference(COLD, WARM)),
