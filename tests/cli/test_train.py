@@ -66,6 +66,14 @@ def test_a_profile_is_a_table_that_sums_to_the_process_and_a_trace(capsys, tmp_p
     assert json.loads((tmp_path / "run/trace.json").read_text())["traceEvents"]
 
 
+def test_of_several_runs_the_first_that_is_trained_is_traced(capsys, tmp_path):
+    words = [*TRAIN, "--epochs", "1", "--profile", "--out", "all"]
+    for runs, traced in ((2, {"seed-0"}), (3, {"seed-0", "seed-2"})):
+        assert main([*words, "--runs", str(runs)]) == 0
+        assert {path.parent.name for path in tmp_path.rglob("trace.json")} == traced
+        assert f"are traced in all/{max(traced)}/trace.json" in capsys.readouterr().out
+
+
 def test_without_profile_there_is_no_table_and_no_trace(capsys, tmp_path):
     assert main([*TRAIN, "--out", "run"]) == 0
     assert not any(line.startswith("start of Python") for line in lines_of(capsys))
@@ -123,7 +131,8 @@ def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     assert records == [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
     assert main([*TRAIN, "--runs", "2", "--seed", "6", "--out", "all", "--label-smoothing", "0"]) == 2
     assert capsys.readouterr().err == (
-        "fastcifar: all/seed-6/run.json is a run with another recipe; allowed: the same command, or another folder\n"
+        "fastcifar: all/seed-6 holds another run: recipe.label_smoothing is 0.2 there and 0.0 now; allowed: the same "
+        "settings, or another folder\n"
     )
 
 
@@ -152,7 +161,12 @@ def test_a_run_that_diverges_is_counted_and_the_others_are_kept(capsys, monkeypa
     assert main([*TRAIN, "--runs", "4", "--epochs", "1", "--quiet", "--out", "all"]) == 3
     out, err = capsys.readouterr()
     assert "  n=3  " in out and out.endswith("  synthetic  1 of 4 diverged\n") and err == ""
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-0", "seed-1", "seed-3"]
+    saved = ["seed-0", "seed-1", "seed-2.diverged.json", "seed-3"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == saved
+    monkeypatch.setattr(Trainer, "run", lambda *_, **__: pytest.fail("trained again"))
+    assert main([*TRAIN, "--runs", "4", "--epochs", "1", "--json", "--out", "all"]) == 3
+    printed = json.loads(capsys.readouterr().out)
+    assert (len(printed["runs"]), printed["diverged"]) == (3, 1)
 
 
 def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path):

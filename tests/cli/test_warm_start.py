@@ -31,36 +31,36 @@ REFUSALS = {
     ),
     "half --runs 0": "--runs is 0; allowed: 1 or more",
     "half --seed -1": "--seed is -1; allowed: 0 or more",
-    "half --seed 999999999 --runs 2": "seed is 999999999; allowed: 0 up to 10**9 - 1, the last of the runs included",
+    "half --seed 999999999 --runs 2": "--seed is 999999999; allowed: 0 up to 10**9 - 1, the last of the runs included",
     "half --subset-seed -1": "--subset-seed is -1; allowed: 0 to 4,294,967,295",
     "half --threads 0": "--threads is 0; allowed: 1 or more",
-    "half --shrink 2": "shrink is 2; allowed: 0 to 1",
-    "half --perturb -1": "perturb is -1; allowed: 0 or more",
-    "half --fraction 1": "fraction is 1; allowed: above 0, below 1",
+    "half --shrink 2": "--shrink is 2; allowed: 0 to 1",
+    "half --perturb -1": "--perturb is -1; allowed: 0 or more",
+    "half --fraction 1": "--fraction is 1; allowed: above 0, below 1",
     "half --train-size 1": "--train-size is 1; allowed: batch_size, 128, or more images",
-    "half --until-train-accuracy 99": "until_train_accuracy is 99; allowed: above 0, up to 1",
-    "half --eval-every -1": "eval_every is -1; allowed: 0 or more epochs",
+    "half --until-train-accuracy 99": "--until-train-accuracy is 99; allowed: above 0, up to 1",
+    "half --eval-every -1": "--eval-every is -1; allowed: 0 or more epochs",
     "half --round-size 5": "unknown flag --round-size; did you mean '--train-size'?",
     "half new": "unexpected argument 'new'; 'fastcifar warm-start half --help' lists what is allowed",
     "half --optimizer.lr 0": "optimizer.lr is 0.0; allowed: above 0",
-    "half --split paper": "unknown flag --split; 'fastcifar warm-start half --help' lists what is allowed",
+    "half --split paper": "unknown flag --split: it was removed; allowed: --holdout third",
     "table --networks resnet": (
-        f"networks resnet, optimizers sgd: network.kind is 'resnet'; did you mean 'resnet18'?; allowed: "
+        f"--networks resnet, optimizers sgd: network.kind is 'resnet'; did you mean 'resnet18'?; allowed: "
         f"{', '.join(NETWORKS)}, or what a plug-in adds (--plugin)"
     ),
     "table --optimizers adam": (
-        f"networks resnet18, optimizers adam: optimizer.kind is 'adam'; did you mean 'Adam'?; allowed: "
+        f"--networks resnet18, optimizers adam: optimizer.kind is 'adam'; did you mean 'Adam'?; allowed: "
         f"{', '.join(OPTIMIZERS)}, or what a plug-in adds (--plugin)"
     ),
-    "table --optimizers sgd=x": "optimizers has 'sgd=x'; allowed: a name, or a name and a rate, as in Adam=0.001",
-    "table --optimizers sgd=0": "networks resnet18, optimizers sgd: optimizer.lr is 0.0; allowed: above 0",
-    "table --optimizers sgd sgd=1": "optimizers are sgd sgd=1; allowed: one or more, all different",
+    "table --optimizers sgd=x": "--optimizers has 'sgd=x'; allowed: a name, or a name and a rate, as in Adam=0.001",
+    "table --optimizers sgd=0": "--networks resnet18, optimizers sgd: optimizer.lr is 0.0; allowed: above 0",
+    "table --optimizers sgd sgd=1": "--optimizers are sgd sgd=1; allowed: one or more, all different",
     "table --optimizers sgd muon": (
-        "networks mlp, optimizers muon: network.kind is mlp; allowed: with the optimizer muon one with convolutions"
+        "--networks mlp, optimizers muon: network.kind is mlp; allowed: with the optimizer muon one with convolutions"
     ),
     "table --networks": "--networks has no value; allowed: words",
-    "table --networks mlp mlp": "networks are mlp mlp; allowed: one or more, all different",
-    "online --round-size 100": "round_size is 100; allowed: batch_size, 128, or more images",
+    "table --networks mlp mlp": "--networks are mlp mlp; allowed: one or more, all different",
+    "online --round-size 100": "--round-size is 100; allowed: batch_size, 128, or more images",
 }
 """Arguments, and the line that refuses them; None where they are granted."""
 

@@ -1,6 +1,7 @@
 """`Runner`: what is trained in which order, what depends on what, and several processes that share the jobs."""
 
 import dataclasses
+import errno
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.errors import NonFiniteLoss
+from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged, Job
 from fastcifar.experiments.runner import Runner
 from fastcifar.experiments.store import Store
@@ -96,6 +97,42 @@ def test_the_time_left_goes_by_the_runs_that_are_most_alike(dataset, tmp_path, m
     run(jobs, dataset, tmp_path, on_progress=said.append)
     left = [progress.seconds_left for progress in said if progress.outcome]
     assert left[1] > 0.4 and left[-2] < left[-3] and left[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("jobs", "refusal"),
+    [
+        ([], "there are no jobs"),
+        ([FIRST, FIRST], "two jobs have the key first/seed-0"),
+        ([SECOND, FIRST], "second/seed-0 is after 'first/seed-0'; allowed: the key of a job that stands before it"),
+    ],
+)
+def test_jobs_that_cannot_be_done_are_refused(dataset, tmp_path, jobs, refusal):
+    with pytest.raises(UserError, match=refusal):
+        run(jobs, dataset, tmp_path)
+
+
+def test_without_locks_everybody_trains(dataset, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    assert not isinstance(run([FIRST], dataset, tmp_path)[FIRST], Diverged)
+
+
+def test_who_waits_for_another_process_says_so_once(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastcifar.experiments.runner._WAIT_SECONDS", 0.01)
+    said, store = [], Store(tmp_path, {})
+    other = store.claim(FIRST)
+    other.__enter__()
+
+    def free(_):
+        other.__exit__(None, None, None)
+        monkeypatch.undo()
+
+    monkeypatch.setattr("time.sleep", free)
+    run([FIRST], dataset, tmp_path, on_progress=said.append)
+    assert [progress.is_waiting for progress in said] == [True, False]
 
 
 PROCESS = """
