@@ -1,4 +1,4 @@
-"""Which path an operation takes, and how its Triton kernels are launched.
+"""The choice of the path an operation takes, and the launches of Triton kernels.
 
 Triton is imported by the files that hold kernels alone, and an operation imports its own when it takes its Triton path:
 the import costs half a second, and a machine without CUDA (or without Triton) never needs it.
