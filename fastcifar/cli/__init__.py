@@ -40,7 +40,7 @@ examples:
   fastcifar train --quick                       under a minute on two CPU cores
   fastcifar train --runs 5                      seeds 0 to 4: mean, spread, interval
   fastcifar train --epochs 12 --optimizer.lr 2  every field of a recipe is a flag
-  fastcifar compare davidnet davidnet --b-set optimizer.lr=2
+  fastcifar compare my.toml other.toml          which is better, on held-out images
 
 exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became NaN or infinite, 130 interrupted
 """
