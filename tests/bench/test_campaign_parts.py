@@ -27,7 +27,6 @@ from bench.campaign.sizes import OTHERS, sizes
 from bench.campaign.trainings import run_strictly, smoke, trainings
 from bench.peers import PeerError
 from bench.recorded_cases import RecordedCase
-from bench.timing import best_seconds
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.training import Trainer
@@ -397,10 +396,3 @@ def test_the_smoke_trains_on_the_first_images_alone(campaign, monkeypatch):
     found = data.smoke_dataset(dataclasses.replace(campaign, device_name="cpu", first_images=read))
     assert (len(found.train), len(found.test), found.holdout) == (25, 5, 5)
     assert torch.equal(found.test.images, torch.from_numpy(read[0][25:]))
-
-
-def test_the_time_of_a_call_is_that_of_one_in_a_row():
-    calls = []
-    seconds = best_seconds(lambda: calls.append(1), torch.device("cpu"), calls=10, repeats=3)
-    assert len(calls) == 2 + 3 * 10
-    assert 0 < seconds < 1
