@@ -146,6 +146,8 @@ def test_transposed_convolutions_and_batched_products_are_counted():
     assert count_products(lambda: x @ y).macs == 7 * 2 * 3 * 5
     z = torch.empty(7, 2, 5, device="meta")
     assert count_products(lambda: torch.baddbmm(z, x, y)).macs == 7 * 2 * 3 * 5
+    matrix, vector = torch.empty(7, 3, device="meta"), torch.empty(3, device="meta")
+    assert count_products(lambda: matrix @ vector).macs == 7 * 3
 
 
 def test_views_move_nothing_and_changes_in_place_are_written():

@@ -1,8 +1,11 @@
+import inspect
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fastcifar import kernels
 from fastcifar.kernels import flat_ema, flat_sgd
 
 RATES = [0.1, 0.3, 0.2]
@@ -142,3 +145,11 @@ def test_a_captured_graph_replays_with_the_next_rate(path):
     graph.replay()
     assert torch.equal(ema, old_ema)
     assert torch.allclose(weights, old_weights - 0.5 * grads)
+
+
+@pytest.mark.parametrize("operation", ["flat_sgd", "flat_ema"])
+def test_the_reference_has_the_operations_defaults(operation):
+    names = operation, f"{operation}_reference"
+    ours, reference = (inspect.signature(getattr(kernels, name)).parameters for name in names)
+    defaults = ({name: each.default for name, each in parameters.items()} for parameters in (ours, reference))
+    assert next(defaults) == next(defaults)

@@ -132,6 +132,7 @@ def test_images_are_normalized_as_the_recipe_says(data):
     ("fields", "refusal"),
     [
         ({"mean": (1.0, 2.0)}, "normalize.mean is .* allowed: three numbers"),
+        ({"std": (1.0,) * 4}, "normalize.std is .* allowed: three numbers"),
         ({"std": (1.0, 2.0, 0.0)}, "normalize.std is .* allowed: above 0"),
     ],
 )
