@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fastcifar.errors import UserError
@@ -48,7 +49,7 @@ class Ablate(Experiment["Ablation"]):
         if not self.off:
             raise UserError(f"{self.recipe.name} uses no trick that can be switched off; allowed: a recipe that does")
 
-    @property
+    @cached_property
     def off(self) -> dict[str, dict[str, Any]]:
         """`off[trick]`: the fields that switch it off, and their values then."""
         return choose_tricks(self.recipe, self.only)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
@@ -77,7 +78,7 @@ class Table(WarmStarts["TableResult"]):
                 raise UserError(f"optimizers has {word!r}; allowed: {allowed}") from None
         return rates
 
-    @property
+    @cached_property
     def cells(self) -> dict[tuple[str, str], Recipe]:
         """`cells[network, optimizer]`: the recipe of a cell of the table."""
         cells = {}

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
@@ -60,7 +61,7 @@ class Verify(Experiment["Verification"]):
         batch_size = min(recipe.batch_size, max(16, 2 * small.ghost_batch))
         return dataclasses.replace(small, epochs=recipe.epochs, batch_size=batch_size)
 
-    @property
+    @cached_property
     def off(self) -> dict[str, dict[str, Any]]:
         """`off[trick]`: the fields that switch it off, and their values then."""
         return choose_tricks(self.recipe, self.only)
