@@ -1,0 +1,465 @@
+"""Every public module under ordinary torch use, and every call of the public surface as a guest in the host's process.
+
+A new public module or call has a line here; `test_every_public_module_is_here` and `test_every_public_call_is_here`
+fail without one.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import io
+import pickle
+import random
+import types
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+from torch.utils.checkpoint import checkpoint
+
+import fastcifar
+from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.network import Linear
+from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.training.compiled import missing_compiler
+from tests.small import BARE, DAVIDNET, EVERYTHING, NARROW
+
+COMPILER = missing_compiler(torch.device("cpu"))
+IMAGES = (3, 32, 32)
+
+# The modules, each with the shape of what it takes.
+MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "ConvBN": (lambda: fastcifar.ConvBN(3, 8, pool=True, ghost_batch=4, freeze_scale=False), (3, 8, 8)),
+    "ConvResBlock": (lambda: fastcifar.ConvResBlock(4, 8, ghost_batch=4, activation="gelu"), (4, 8, 8)),
+    "GhostBatchNorm": (lambda: fastcifar.GhostBatchNorm(6, 4, activation="silu", pool=True), (6, 6, 6)),
+    "GlobalMaxPool": (fastcifar.GlobalMaxPool, (5, 4, 4)),
+    "Head": (lambda: fastcifar.Head(6, 3, scale=1 / 4), (6,)),
+    "PatchWhitening": (lambda: fastcifar.PatchWhitening(3, 2, padding=0, negatives=True, bias=True), (3, 8, 8)),
+    "DavidNet": (lambda: fastcifar.DavidNet(NARROW), IMAGES),
+    "MLP": (lambda: fastcifar.MLP(fastcifar.MLPConfig(hidden=(8,))), IMAGES),
+    "ResNet18": (lambda: fastcifar.ResNet18(fastcifar.ResNet18Config(width=4)), IMAGES),
+    "SpeedrunNet": (lambda: fastcifar.SpeedrunNet(SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1)), IMAGES),
+}
+each_module = pytest.mark.parametrize("name", MODULES)
+
+
+def make(name: str, batch: int = 8) -> tuple[nn.Module, torch.Tensor]:
+    """The module with some running statistics, scales and biases that are not those of a fresh one, and its input."""
+    torch.manual_seed(0)
+    build, shape = MODULES[name]
+    module, x = build(), torch.randn(batch, *shape)
+    with torch.no_grad():
+        for norm in module.modules():
+            if isinstance(norm, fastcifar.GhostBatchNorm):
+                norm.running_mean.normal_()
+                norm.running_var.uniform_(0.5, 2)
+                norm.bias.normal_(0, 0.3)
+                if norm.weight.requires_grad:
+                    norm.weight.uniform_(0.5, 1.5)
+    return module, x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+class PlainNorm(nn.Module):
+    """What a `GhostBatchNorm` computes, of torch's functions and in the same parameters."""
+
+    def __init__(self, norm: fastcifar.GhostBatchNorm) -> None:
+        super().__init__()
+        self.norm = [norm]  # a list, so that it is no module of this one
+        self.weight, self.bias = norm.weight, norm.bias
+        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        (norm,) = self.norm
+        x = F.max_pool2d(x, 2) if norm.pool else x
+        if self.training:
+            groups = x.split(norm.ghost_batch or len(x))
+            x = torch.cat(
+                [F.batch_norm(part, None, None, self.weight, self.bias, True, 0, norm.eps) for part in groups]
+            )
+        else:
+            x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, norm.eps)
+        act = {"celu": functools.partial(F.celu, alpha=norm.celu_alpha), "none": lambda x: x}
+        x = act.get(norm.activation, getattr(F, norm.activation, None))(x)
+        return x if residual is None else x + residual
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """A copy of `module` with torch's own layers in place of ours."""
+    module = copy.deepcopy(module)
+    for name, child in [("", module), *module.named_modules()]:
+        new = None
+        if isinstance(child, fastcifar.GhostBatchNorm):
+            new = PlainNorm(child)
+        elif isinstance(child, Conv3x3):
+            new = skip_init(nn.Conv2d, child.in_channels, child.out_channels, 3, padding=1, bias=False)
+            new.weight = child.weight
+        elif isinstance(child, Linear):
+            new = skip_init(nn.Linear, child.in_features, child.out_features)
+            new.weight, new.bias = child.weight, child.bias
+        if new is not None:
+            new.train(child.training)
+            if not name:
+                return new
+            module.set_submodule(name, new)
+    return module
+
+
+def gradients(module: nn.Module, x: torch.Tensor, call: Callable = lambda module, x: module(x)) -> list[torch.Tensor]:
+    """The output, the input's gradient and those of all parameters that train."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out = call(module, x)
+    weights = torch.linspace(-1, 2, out.numel()).view(out.shape).to(out.dtype)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), [x, *parameters])]
+
+
+def distances(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> list[float]:
+    """How far each tensor is from the wanted one, as a share of its size: single entries of a sum may cancel."""
+    assert [tensor.shape for tensor in found] == [tensor.shape for tensor in wanted]
+    norm = torch.linalg.vector_norm
+    pairs = [(one.double(), other.double()) for one, other in zip(found, wanted, strict=True)]
+    return [(norm(one - other) / norm(other).clamp_min(1e-12)).item() for one, other in pairs]
+
+
+def assert_close(found: list[torch.Tensor], wanted: list[torch.Tensor], tolerance: float = 1e-4) -> None:
+    assert max(distances(found, wanted)) <= tolerance
+
+
+def assert_no_worse(found: list[torch.Tensor], theirs: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
+    """What we round is as near to the unrounded values as what plain torch rounds, give or take chance."""
+    for ours, plains in zip(distances(found, wanted), distances(theirs, wanted), strict=True):
+        assert ours <= 3 * plains + 0.01
+
+
+def test_every_public_module_is_here():
+    public = {name: getattr(fastcifar, name) for name in fastcifar.__all__}
+    modules = {name for name, value in public.items() if isinstance(value, type) and issubclass(value, nn.Module)}
+    assert modules - {"Network"} == MODULES.keys()
+
+
+@each_module
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_gradients_are_those_of_plain_torch(name, mode):
+    module, x = make(name)
+    module.train(mode == "train")
+    assert_close(gradients(module, x), gradients(plain(module), x))
+
+
+@each_module
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float16, torch.bfloat16], ids=["float64", "float16", "bfloat16"]
+)
+def test_a_whole_module_in_another_dtype(name, mode, dtype):
+    module, x = make(name)
+    module.train(mode == "train")
+    wanted, theirs = gradients(module, x), gradients(plain(module).to(dtype), x.to(dtype))
+    found = gradients(module.to(dtype), x.to(dtype))
+    assert {tensor.dtype for tensor in found} == {dtype}
+    assert_no_worse(found, theirs, wanted)
+
+
+@each_module
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_autocast(name, mode):
+    module, x = make(name)
+    module.train(mode == "train")
+
+    def call(module, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return module(x)
+
+    found, theirs = gradients(module, x, call), gradients(plain(module), x, call)
+    assert [tensor.dtype for tensor in found] == [tensor.dtype for tensor in theirs]
+    assert_no_worse(found, theirs, gradients(module, x))
+
+
+@each_module
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_checkpointing_gives_the_same_gradients(name, mode):
+    module, x = make(name)
+    module.train(mode == "train")
+    found = gradients(module, x, lambda module, x: checkpoint(module, x, use_reentrant=False))
+    assert_close(found, gradients(module, x), 1e-6)
+
+
+@each_module
+def test_an_exported_module_takes_any_batch(name):
+    module, x = make(name)
+    batch = {0: torch.export.Dim("batch", min=2)}
+    exported = torch.export.export(module.eval(), (x,), dynamic_shapes=(batch,)).module()
+    for size in (5, 8, 12):
+        torch.testing.assert_close(exported(make(name, size)[1]), module(make(name, size)[1]))
+
+
+@each_module
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module)), None])
+def test_a_copy_is_the_same_and_apart(name, again):
+    def saved(module: nn.Module) -> nn.Module:
+        file = io.BytesIO()
+        torch.save(module.state_dict(), file)
+        file.seek(0)
+        other = make(name)[0]
+        other.load_state_dict(torch.load(file, weights_only=True))
+        return other
+
+    module, x = make(name)
+    other = (again or saved)(module)
+    assert_close(gradients(other.eval(), x), gradients(module.eval(), x), 0)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    assert_close(gradients(module, x), gradients(make(name)[0].eval(), x), 0)
+
+
+@pytest.mark.skipif(COMPILER is not None, reason=str(COMPILER))
+def test_all_modules_through_inductor():
+    """In one graph: inductor takes seconds to compile any."""
+
+    class Every(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.each = nn.ModuleDict({name: make(name)[0] for name in MODULES})
+
+        def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+            return {name: module(inputs[name]) for name, module in self.each.items()}
+
+    inputs = {name: make(name)[1].requires_grad_() for name in MODULES}
+    outputs = torch.compile(Every(), dynamic=False)(inputs)
+    for name, out in outputs.items():
+        weights = torch.linspace(-1, 2, out.numel()).view(out.shape)
+        (found,) = torch.autograd.grad((out * weights).sum(), inputs[name], retain_graph=True)
+        assert_close([out.detach(), found], gradients(*make(name))[:2])
+
+
+@contextlib.contextmanager
+def default_dtype():
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def draws() -> contextlib.AbstractContextManager:
+    """Other random numbers than those of a fresh process."""
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    return contextlib.nullcontext()
+
+
+# What a host program may have set. Deterministic algorithms and threads are left to it.
+SETTINGS: dict[str, Callable[[], contextlib.AbstractContextManager]] = {
+    "as torch starts": contextlib.nullcontext,
+    "default dtype": default_dtype,
+    "default device": lambda: torch.device("meta"),
+    "no gradients": torch.no_grad,
+    "inference": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "random numbers": draws,
+}
+
+
+@each_module
+@pytest.mark.parametrize("setting", ["default dtype", "default device"])
+def test_a_module_computes_the_same_under_other_defaults(name, setting):
+    module, x = make(name)
+    wanted = gradients(module, x)
+    module, x = make(name)
+    with SETTINGS[setting]():
+        out = module(x)
+    assert torch.equal(out, wanted[0])
+
+
+def host_state() -> dict[str, object]:
+    """All that a host program has set and that a call could change."""
+    return {
+        "torch's random numbers": torch.get_rng_state().tolist(),
+        "numpy's": [np.asarray(part).tolist() for part in np.random.get_state()],
+        "python's": random.getstate(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "gradients": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn": (torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic),
+        "matmul": torch.get_float32_matmul_precision(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+class Dropped(nn.Sequential):
+    """A network of a user's own that draws random numbers while it trains."""
+
+    def __init__(self, classes: int) -> None:
+        layers = nn.Flatten(), nn.Linear(3072, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, classes)
+        super().__init__(*layers)
+
+
+RECIPE = dataclasses.replace(BARE, epochs=1)
+Number = Callable[[float], object]
+"""Makes the numbers of a call: Python's or numpy's."""
+
+
+@functools.cache
+def data() -> fastcifar.Dataset:
+    return fastcifar.load_dataset("synthetic", device="cpu").take(48)
+
+
+@functools.cache
+def trained() -> fastcifar.Run:
+    return fastcifar.train(RECIPE, data(), device="cpu", eval_every=0)
+
+
+def outcome(run: fastcifar.Run) -> list[object]:
+    return [run.tta_logits, *run.state.values(), *run.model.state_dict().values(), run.record.losses, run.seed]
+
+
+def train(number: Number, recipe: fastcifar.Recipe = RECIPE, **options) -> list[object]:
+    given = {"seed": 3, "eval_every": 0, "holdout": 10, "epochs": 1, "optimizer.lr": 0.25}
+    given = {name: number(value) for name, value in given.items()}
+    return outcome(fastcifar.train(recipe, data(), device="cpu", **given, **options))
+
+
+def trainer(number: Number) -> list[object]:
+    trainer = fastcifar.Trainer(DAVIDNET, data().take(number(32), seed=number(1)), "cpu")
+    return [*outcome(trainer.run(number(1), eval_every=number(1))), *outcome(trainer.run(number(2)))]
+
+
+def warm_start(number: Number, folder) -> list[object]:
+    saved = trained().save(folder / f"run-{len(list(folder.iterdir()))}")
+    start = fastcifar.ShrinkPerturb(saved, number(0.5), number(0.25))
+    recipe, model, record = fastcifar.load_run(saved)
+    return [*train(number, init=start), *model.state_dict().values(), recipe, record.losses]
+
+
+def evaluate(number: Number) -> list[object]:
+    module = plain(trained().model).train()
+    how = fastcifar.EvaluateConfig(batch_size=number(32), tta="flip-crop", tta_share=number(0.5))
+    mean, std = ([number(value) for value in values] for values in (data().mean, data().std))
+    found = fastcifar.evaluate(module, data().test, how, mean=mean, std=std)
+    return [found.logits, found.plain_logits, found.loss, all(part.training for part in module.modules())]
+
+
+def load_dataset(number: Number) -> list[object]:
+    loaded = fastcifar.load_dataset("synthetic", device="cpu", holdout=number(20)).take(number(64), seed=number(2))
+    loaded = loaded.take(classes=[number(0), number(1)])
+    x, y = data().train.images.numpy(), data().train.labels.tolist()
+    made = fastcifar.Dataset.from_arrays(x, y, x, y, mean=[number(1)] * 3, std=[number(2)] * 3)
+    loader = fastcifar.Loader(made.train, number(16), seed=number(5), mean=made.mean, std=made.std)
+    return [loaded.train.images, loaded.test.labels, loaded.subset, made.train.images, made.mean, *next(iter(loader))]
+
+
+def transforms(number: Number) -> list[object]:
+    x, own = data().train.images, torch.Generator().manual_seed(0)
+    x = fastcifar.random_flip(fastcifar.random_crop(x, number(32), number(4), own), own)
+    x = fastcifar.normalize(fastcifar.cutout(x, number(8), own), [number(125)] * 3, [number(64)] * 3)
+    return [fastcifar.jitter(x, number(0.5), number(0.25), own)]
+
+
+def recipes(number: Number) -> list[object]:
+    recipe = fastcifar.change(fastcifar.get_recipe("davidnet"), {"epochs": number(3), "optimizer.lr": number(0.5)})
+    return [recipe, type(recipe.epochs), type(recipe.optimizer.lr)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Once(fastcifar.Experiment):
+    recipe: fastcifar.Recipe = RECIPE
+
+    def jobs(self, dataset):
+        return [fastcifar.Job("once", seed, self.recipe) for seed in self.seeds]
+
+
+def experiment(number: Number) -> list[object]:
+    (run,) = Once(runs=number(1), seed=number(2)).run(data(), holdout=number(16), device="cpu").outcomes["once"]
+    return [run.losses, run.accuracy]
+
+
+def optimizers(number: Number) -> list[object]:
+    found = []
+    for cls in (fastcifar.SGD, fastcifar.LARS, fastcifar.Muon):
+        weight = torch.linspace(-1, 1, 12, dtype=torch.float32, device="cpu").view(3, 4).requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            weight = weight.clone().detach().requires_grad_()
+        weight.grad = torch.ones_like(weight)
+        cls([weight], lr=number(0.5), momentum=number(0.75), weight_decay=number(0.125)).step()
+        found.append(weight.detach().clone())
+    return found
+
+
+CALLS: dict[str, Callable[..., list[object]]] = {
+    "train": train,
+    "train an own network": lambda number: train(number, model=Dropped),
+    "train everything": lambda number: train(number, EVERYTHING),
+    "Trainer": trainer,
+    "load_run": warm_start,
+    "evaluate": evaluate,
+    "load_dataset": load_dataset,
+    "random_crop random_flip cutout normalize jitter": transforms,
+    "get_recipe change": recipes,
+    "Experiment": experiment,
+    "optimizers": optimizers,
+}
+OF_TENSORS = ("random_crop random_flip cutout normalize jitter", "optimizers")
+"""Calls that make tensors of the kind that the host's own functions make."""
+DECLARATIONS = {"dataset", "experiment", "network", "optimizer", "setting", "transform", "trick"}
+"""Public functions that only declare something."""
+
+
+def test_every_public_call_is_here():
+    public = {name for name in fastcifar.__all__ if isinstance(getattr(fastcifar, name), types.FunctionType)}
+    assert public - DECLARATIONS <= {word for call in CALLS for word in call.split()}
+
+
+def assert_same(found: list[object], wanted: list[object]) -> None:
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+            assert one.dtype == other.dtype and torch.equal(one, other)
+        else:
+            assert one == other
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Callable[[str], list[object]]:
+    """What a call gives in a process as torch starts, by Python's numbers."""
+    return functools.cache(lambda name: call(name, as_it_is, tmp_path_factory.mktemp("alone")))
+
+
+def as_it_is(value: float) -> float:
+    return value
+
+
+def call(name: str, number: Number, folder) -> list[object]:
+    return CALLS[name](number, folder) if name == "load_run" else CALLS[name](number)
+
+
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_a_call_is_a_guest(name, setting, alone, tmp_path):
+    """It gives what it gives alone, to the last bit, whatever the host has set, and leaves all of that as it was."""
+    wanted = alone(name)
+    with SETTINGS[setting]():
+        before = host_state()
+        found = call(name, as_it_is, tmp_path)
+        assert host_state() == before
+    assert_same(found, wanted)
+    if name not in OF_TENSORS:
+        assert not any(value.is_inference() for value in found if isinstance(value, torch.Tensor))
+
+
+def numpys(value: float) -> object:
+    return np.int64(value) if isinstance(value, int) else np.float64(value)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_numbers_may_be_numpys(name, alone, tmp_path):
+    assert_same(call(name, numpys, tmp_path), alone(name))
