@@ -30,7 +30,7 @@ class SGD(AloneOptimizer, torch.optim.SGD):
     """torch's SGD, by default with Nesterov momentum: v <- momentum * v + g; w <- w - lr * (g + momentum * v), with
     g = dloss/dw + weight_decay * w.
 
-    lr: a number, or a tensor of one element, as for torch's own.
+    lr: a number, or a tensor of one element; its default is that of torch's.
     nesterov: without it w <- w - lr * v.
     maximize: go uphill.
 
@@ -41,7 +41,7 @@ class SGD(AloneOptimizer, torch.optim.SGD):
     def __init__(
         self,
         params: Iterable,
-        lr: float | torch.Tensor,
+        lr: float | torch.Tensor = 1e-3,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         nesterov: bool = True,

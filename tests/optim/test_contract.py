@@ -1,13 +1,11 @@
-"""The contract of torch's optimizers: whatever torch.optim.SGD, the control, does around its formula, ours do too."""
+"""The contract of torch's optimizers: what torch.optim.SGD, the control, does around its formula, ours do too.
+Settings, steps, and what drives them."""
 
 import contextlib
 import copy
 import inspect
-import io
 import math
-import pickle
 import warnings
-from functools import partial
 
 import pytest
 import torch
@@ -15,26 +13,9 @@ from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 
 from fastcifar.errors import UserError
-from fastcifar.optim import LARS, SGD
-from fastcifar.optim.lookahead import Lookahead
 from fastcifar.optim.muon import Muon
+from tests.alone import MAKERS, after, fill, flat, parameters_of, same, train, weights
 
-SHAPES = ((4, 6), (3, 2, 3, 3))
-
-
-def lookahead(params, inner=torch.optim.SGD, every=2, **settings):
-    return Lookahead(inner(params, **settings), every=every)
-
-
-MAKERS = {
-    "torch": partial(torch.optim.SGD, momentum=0.9),
-    "SGD": SGD,
-    "LARS": LARS,
-    "Muon": Muon,
-    "Lookahead": partial(lookahead, momentum=0.9),
-    "Lookahead of Adam": partial(lookahead, inner=torch.optim.Adam),
-}
-OURS = [name for name in MAKERS if name != "torch"]
 ALONE = ["SGD", "LARS", "Muon"]
 
 
@@ -43,54 +24,9 @@ def make(request):
     return MAKERS[request.param]
 
 
-def weights(shapes=SHAPES, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in shapes]
-
-
-def fill(parameters, step):
-    """Set gradients that depend on `step` alone, in whatever layout a parameter has."""
-    generator = torch.Generator().manual_seed(100 + step)
-    for parameter in parameters:
-        noise = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
-        parameter.grad = torch.empty_like(parameter).copy_(noise)
-
-
-def train(optimizer, steps=range(4)):
-    for step in steps:
-        fill([parameter for group in optimizer.param_groups for parameter in group["params"]], step)
-        optimizer.step()
-
-
-def parameters_of(optimizer):
-    return [parameter.detach().clone() for group in optimizer.param_groups for parameter in group["params"]]
-
-
-def same(ones, others):
-    return all(torch.equal(one, other) for one, other in zip(ones, others, strict=True))
-
-
-def flat(state):
-    """A `state_dict` as a list of places and values, tensors as copies."""
-    if isinstance(state, dict):
-        return [(f"{key}.{place}", value) for key, inner in state.items() for place, value in flat(inner)]
-    if isinstance(state, list):
-        return [(f"{key}.{place}", value) for key, inner in enumerate(state) for place, value in flat(inner)]
-    return [("", state.tolist() if isinstance(state, torch.Tensor) else state)]
-
-
-def after(optimizer, steps=range(4)):
-    train(optimizer, steps)
-    return parameters_of(optimizer)
-
-
-# Settings
-
-
-@pytest.mark.parametrize("lr", [torch.tensor(0.1), torch.tensor([0.1]), torch.tensor(0.1, dtype=torch.float64)])
-def test_a_rate_may_be_a_tensor_of_one_element(make, lr):
-    lr = lr.to(torch.float64)  # the same number as a float's
-    given = float(lr)
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_a_rate_may_be_a_tensor_of_one_element(make, shape):
+    lr, given = torch.full(shape, 0.1, dtype=torch.float64), 0.1
     optimizer = make([{"params": weights()[:1]}, {"params": weights(((3, 4),), seed=1)}], lr=lr)
     expected = make([{"params": weights()[:1]}, {"params": weights(((3, 4),), seed=1)}], lr=given)
     for one, other in zip(after(optimizer), after(expected), strict=True):
@@ -162,9 +98,6 @@ def test_maximizing_is_minimizing_the_negative(name):
         down.step()
     for one, other in zip(parameters_of(up), parameters_of(down), strict=True):
         torch.testing.assert_close(one, other)
-
-
-# Steps
 
 
 def test_the_loss_of_a_closure_is_returned_and_has_its_gradients(make):
@@ -321,8 +254,6 @@ def test_muon_refuses_complex_parameters_as_torchs_does():
         Muon([nn.Parameter(torch.zeros(3, 3, dtype=torch.complex64))], lr=0.1)
 
 
-# Schedulers, loss scaling, averages
-
 SCHEDULERS = {
     "StepLR": lambda o: lr_scheduler.StepLR(o, 2),
     "CosineAnnealingLR": lambda o: lr_scheduler.CosineAnnealingLR(o, 5),
@@ -398,147 +329,3 @@ def test_a_step_with_infinite_gradients_is_left_out_under_loss_scaling(make):
     assert scaler.get_scale() == 2.0**7
     for one, other in zip(parameters_of(optimizer), parameters_of(plain), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-# Hooks
-
-
-def test_hooks_are_called_once_around_what_they_are_for(make):
-    optimizer, calls = make(weights(), lr=0.1), []
-    handles = [
-        optimizer.register_step_pre_hook(lambda *_: calls.append("before step")),
-        optimizer.register_step_post_hook(lambda *_: calls.append("after step")),
-        optimizer.register_state_dict_pre_hook(lambda *_: calls.append("before saving")),
-        optimizer.register_state_dict_post_hook(lambda _, state: calls.append("after saving") or {**state, "more": 1}),
-        optimizer.register_load_state_dict_pre_hook(lambda _, state: calls.append(f"before loading {state['more']}")),
-        optimizer.register_load_state_dict_post_hook(lambda *_: calls.append("after loading")),
-    ]
-    train(optimizer, range(1))
-    optimizer.load_state_dict(optimizer.state_dict())
-    expected = ["before step", "after step", "before saving", "after saving", "before loading 1", "after loading"]
-    assert calls == expected
-    for handle in handles:
-        handle.remove()
-    train(optimizer, range(1))
-    optimizer.load_state_dict(optimizer.state_dict())
-    assert calls == expected
-
-
-def test_a_hook_may_put_another_state_in_place_of_one_that_is_loaded(make):
-    optimizer, other = make(weights(), lr=0.1), make(weights(), lr=0.2)
-    train(other, range(1))
-    theirs = copy.deepcopy(other.state_dict())
-    optimizer.register_load_state_dict_pre_hook(lambda *_: theirs)
-    optimizer.load_state_dict(make(weights(), lr=0.3).state_dict())
-    assert optimizer.param_groups[0]["lr"] == 0.2 and flat(optimizer.state_dict()) == flat(theirs)
-
-
-# Copies and states
-
-
-def copied(optimizer):
-    return copy.deepcopy(optimizer)
-
-
-def pickled(optimizer):
-    return pickle.loads(pickle.dumps(optimizer))
-
-
-def saved(optimizer):
-    file = io.BytesIO()
-    torch.save(optimizer, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
-@pytest.mark.parametrize("how", [copied, pickled, saved])
-def test_a_copy_trains_on_as_the_original_and_apart_from_it(make, how):
-    optimizer = make([{"params": weights()}, {"params": weights(((3, 4),)), "lr": 0.3}], lr=0.1)
-    train(optimizer, range(3))
-    other = how(optimizer)
-    assert type(other) is type(optimizer) and repr(other) == repr(optimizer)
-    before = parameters_of(other)
-    train(optimizer, range(3, 6))
-    assert same(before, parameters_of(other))
-    assert same(after(other, range(3, 6)), parameters_of(optimizer))
-    called = []
-    other.register_step_pre_hook(lambda *_: called.append(1))
-    other.add_param_group({"params": weights(((5, 2),))})
-    train(other)
-    assert called == [1] * 4
-
-
-@pytest.mark.parametrize("grows", [False, True])
-def test_a_state_goes_on_elsewhere_with_the_same_bits(make, grows):
-    """Through a file that holds tensors and plain values alone; `grows`: with a group that was added on the way."""
-    whole = make(weights(), lr=0.1)
-    train(whole, range(3))
-    if grows:
-        whole.add_param_group({"params": weights(((3, 4),)), "lr": 0.3})
-        train(whole, range(3, 4))
-    file = io.BytesIO()
-    torch.save(whole.state_dict(), file)
-    file.seek(0)
-    other = make(weights(seed=1), lr=0.7)
-    if grows:
-        other.add_param_group({"params": weights(((3, 4),))})
-    train(other, range(1))  # it need not be fresh
-    for group, theirs in zip(other.param_groups, whole.param_groups, strict=True):
-        for parameter, value in zip(group["params"], theirs["params"], strict=True):
-            parameter.data.copy_(value)
-    other.load_state_dict(torch.load(file))
-    assert flat(other.state_dict()) == flat(whole.state_dict())
-    assert same(after(whole, range(4, 9)), after(other, range(4, 9)))
-
-
-@pytest.mark.parametrize("name", OURS)  # torch's own goes on in the tensors that it is given
-def test_a_state_that_is_loaded_stays_as_it_is(name):
-    optimizer, other = (MAKERS[name](weights(), lr=0.1) for _ in range(2))
-    train(optimizer, range(3))
-    state = optimizer.state_dict()
-    before = flat(state)
-    other.load_state_dict(state)
-    train(other)
-    assert flat(state) == before
-
-
-OTHERS = {
-    "another group": lambda make: make([{"params": weights()}, {"params": weights(((3, 4),))}], lr=0.2),
-    "fewer parameters": lambda make: make(weights()[:1], lr=0.2),
-    "other shapes": lambda make: make(weights(((4, 6), (3, 2, 3, 2))), lr=0.2),
-}
-
-
-@pytest.mark.parametrize("other", OTHERS)
-@pytest.mark.parametrize("name", MAKERS)
-def test_the_state_of_another_layout_is_refused_and_changes_nothing(name, other):
-    if other == "other shapes" and name == "torch":
-        pytest.skip("torch's own takes it, and fails in the next step")
-    optimizer, theirs = MAKERS[name](weights(), lr=0.1), OTHERS[other](MAKERS[name])
-    train(optimizer, range(3))
-    train(theirs, range(2))
-    state, before = flat(optimizer.state_dict()), parameters_of(optimizer)
-    with pytest.raises(ValueError, match="state"):
-        optimizer.load_state_dict(theirs.state_dict())
-    assert flat(optimizer.state_dict()) == state and same(before, parameters_of(optimizer))
-
-
-@pytest.mark.parametrize("setting", ["maximize", "adjust_lr_fn"])
-@pytest.mark.parametrize("name", ["LARS", "Muon"])
-def test_states_and_pickles_from_before_a_setting_are_read(name, setting):
-    optimizer, other = MAKERS[name](weights(), lr=0.1), MAKERS[name](weights(), lr=0.1)
-    if setting not in optimizer.defaults:
-        pytest.skip("it has no such setting")
-    train(optimizer, range(2))
-    state, inside = copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.__getstate__())
-    for group in (*state["param_groups"], *inside["param_groups"], inside["defaults"]):
-        del group[setting]
-    unpickled = type(optimizer).__new__(type(optimizer))
-    unpickled.__setstate__(inside)
-    for parameter, value in zip(other.param_groups[0]["params"], parameters_of(optimizer), strict=True):
-        parameter.data.copy_(value)
-    other.load_state_dict(state)
-    expected = after(optimizer, range(2, 4))
-    assert same(after(other, range(2, 4)), expected) and same(after(unpickled, range(2, 4)), expected)
-    unpickled.add_param_group({"params": weights(((3, 4),))})
-    train(unpickled)
