@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from fastcifar.errors import UserError
-from fastcifar.optim.flat import FlatModel, foreach_copy
+from fastcifar.optim.flat import FlatModel, copy_tensors, foreach_copy, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.recipes.averages import EMAConfig, LookaheadConfig
 from fastcifar.recipes.recipe import Recipe
@@ -49,12 +49,13 @@ class FlatLookahead(FlatOptimizer):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self.inner.state_dict(), "slow": self._slow}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.inner.load_state_dict(state["inner"])
-        for slow, saved in zip(self._slow, state["slow"], strict=True):
-            slow.copy_(saved)
+        saved, into = self.counts(state)
+        saved |= {f"slow.{number}": slow for number, slow in enumerate(state.get("slow", ()))}
+        into |= {f"slow.{number}": slow for number, slow in enumerate(self._slow)}
+        require_tensors(saved, into)
+        self.inner.load_state_dict(state.get("inner", {}))  # may refuse, and then changes nothing
+        copy_tensors(saved, into)
 
     def skip(self) -> None:
         """Leave out a step, and the move of the slow weights that was due; the last step ends on the slow weights all

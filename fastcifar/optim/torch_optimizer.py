@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.optim.flat import FlatGroup, FlatModel
+from fastcifar.optim.flat import FlatGroup, FlatModel, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.optim.schedule import learning_rates, rate_at
 from fastcifar.recipes import Recipe
@@ -72,9 +72,25 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         return {**super().state_dict(), "step": self._step, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_tensors(*self.counts(state))
+        step, inside = state.get("step"), state.get("optimizer")
+        if not (isinstance(step, int) and isinstance(inside, dict) and inside.keys() >= {"state", "param_groups"}):
+            raise UserError("the training's state has no state of an optimizer of torch's; allowed: a step and a state")
+        self._require_shapes(inside["state"])
+        try:
+            self._optimizer.load_state_dict(copy.deepcopy(inside))  # torch keeps the tensors it is given
+        except ValueError as error:  # other param groups: nothing is changed
+            raise UserError(f"the state of {type(self._optimizer).__name__} does not fit: {error}") from None
         super().load_state_dict(state)
-        self._step = state["step"]
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch keeps the tensors it is given
+        self._step = step
+
+    def _require_shapes(self, state: dict[int, dict[str, Any]]) -> None:
+        """Raise UserError where a class of torch.optim would get a tensor that is not as its group's weights."""
+        for number, group in enumerate(self.flat.groups if self._own is None else ()):
+            for name, value in state.get(number, {}).items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != group.weights.shape:
+                    given, needed = list(value.shape), list(group.weights.shape)
+                    raise UserError(f"{name} of the training's state is {given}; allowed: {needed}")
 
     @torch.no_grad()
     def step(self) -> None:

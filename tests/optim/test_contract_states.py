@@ -9,7 +9,6 @@ import torch
 
 from tests.alone import MAKERS, after, flat, parameters_of, same, train, weights
 
-
 OURS = [name for name in MAKERS if name != "torch"]
 
 
