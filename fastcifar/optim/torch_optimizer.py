@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -15,7 +16,7 @@ from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatGroup, FlatModel, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.optim.schedule import learning_rates, rate_at
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.registry import resolve
 
@@ -47,6 +48,7 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         self._grads = [torch.zeros_like(group.weights) for group in flat.groups]
         self._trained = [self._pairs(group, grads) for group, grads in zip(flat.groups, self._grads, strict=True)]
         self.reset()
+        self._warn_of_another_rate()
 
     def reset(self) -> None:
         """Start again at step 0 with no state; `FlatModel.load` resets the weights."""
@@ -166,6 +168,25 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
             if "lr" not in group:
                 raise UserError(f"the optimizer {name} has no lr for a schedule; allowed: one in every param group")
         return optimizer
+
+    def _warn_of_another_rate(self) -> None:
+        """Warn where `own` is a class that would train at the rate of another optimizer: one that the recipe's kind has
+        by default or in a named recipe. Any other was given for this training."""
+        own, config = self._own, self.config
+        if not isinstance(own, type) or own is resolve(config.builder):
+            return
+        named = [recipe.optimizer for recipe in RECIPES.values()]
+        known = {type(config)().lr, *(each.lr for each in named if each.kind == config.kind)}
+        parameter = inspect.signature(own).parameters.get("lr")
+        usual = parameter.default if parameter and isinstance(parameter.default, float) else None
+        is_near = usual is not None and usual / 10 <= config.lr <= usual * 10
+        if config.lr in known and not is_near and not (config.kind == "sgd" and issubclass(own, torch.optim.SGD)):
+            default = "" if usual is None else f", by default {usual}"
+            warnings.warn(
+                f"{own.__name__} trains at the rate {config.lr}, which the recipe has for {config.kind}; optimizer.lr "
+                f"sets another{default}",
+                stacklevel=2,
+            )
 
     def _fields(self, names: Container[str] | None = None) -> dict[str, Any]:
         """Return the fields of the recipe's section, without `kind`; only those in `names` unless that is None."""

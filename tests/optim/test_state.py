@@ -11,7 +11,7 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.models.resnet import ResNet18
 from fastcifar.models.speedrun import SpeedrunNet
-from fastcifar.optim import FlatModel, build_optimizer, learning_rates
+from fastcifar.optim import FlatModel, Lookahead, build_optimizer, learning_rates
 from fastcifar.recipes import EMAConfig, LookaheadConfig, Recipe
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
@@ -25,6 +25,7 @@ OURS = Recipe(
 )
 OWN = {
     "class": torch.optim.SGD,
+    "lookahead": lambda parameters: Lookahead(torch.optim.SGD(parameters, lr=0.01, momentum=0.9), every=2),
     "function": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
     "groups": lambda parameters: torch.optim.RMSprop(
         [{"params": [p], "lr": 0.01 / (1 + place)} for place, p in enumerate(parameters)], momentum=0.5
