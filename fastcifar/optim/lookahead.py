@@ -156,7 +156,7 @@ class Lookahead(torch.optim.Optimizer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End on the slow weights, as between two moves they are what is evaluated."""
+        """Set the weights to the slow ones, which are what is evaluated; call it after the last step."""
         for parameter in self._parameters() if self._steps else ():
             parameter.copy_(self._slow.get(parameter, parameter))
         self._steps = 0

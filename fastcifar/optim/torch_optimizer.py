@@ -179,8 +179,9 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         known = {type(config)().lr, *(each.lr for each in named if each.kind == config.kind)}
         parameter = inspect.signature(own).parameters.get("lr")
         usual = parameter.default if parameter and isinstance(parameter.default, float) else None
-        is_near = usual is not None and usual / 10 <= config.lr <= usual * 10
-        if config.lr in known and not is_near and not (config.kind == "sgd" and issubclass(own, torch.optim.SGD)):
+        fits = usual is not None and usual / 10 <= config.lr <= usual * 10
+        fits |= config.kind.lower() == "sgd" and issubclass(own, torch.optim.SGD)  # its own rate is no measure
+        if config.lr in known and not fits:
             default = "" if usual is None else f", by default {usual}"
             warnings.warn(
                 f"{own.__name__} trains at the rate {config.lr}, which the recipe has for {config.kind}; optimizer.lr "
