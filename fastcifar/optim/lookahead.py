@@ -104,9 +104,9 @@ class Lookahead(torch.optim.Optimizer):
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, every: int = 5, decay: float = 0.5) -> None:
-        if not isinstance(optimizer, torch.optim.Optimizer):
+        if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, Lookahead):
             kind = getattr(optimizer, "__name__", type(optimizer).__name__)
-            raise UserError(f"the optimizer of Lookahead is {kind}; allowed: an object of torch.optim.Optimizer")
+            raise UserError(f"the optimizer of Lookahead is {kind}; allowed: another object of torch.optim.Optimizer")
         _require_settings(every, decay)
         self.optimizer, self.every, self.decay = optimizer, every, decay
         self._steps = 0

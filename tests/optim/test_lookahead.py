@@ -188,8 +188,9 @@ def test_alone_its_state_and_the_optimizers_are_told_apart():
 
 def test_alone_what_it_cannot_do_is_refused():
     _, inner = plain()
-    with pytest.raises(UserError, match=r"^the optimizer of Lookahead is SGD; allowed: an object of torch\.optim\.Opt"):
-        Lookahead(torch.optim.SGD)
+    for given, kind in ((torch.optim.SGD, "SGD"), (Lookahead(inner), "Lookahead")):
+        with pytest.raises(UserError, match=f"^the optimizer of Lookahead is {kind}; allowed: another object of torch"):
+            Lookahead(given)
     with pytest.raises(UserError, match=r"^every of Lookahead is 0; allowed: 1 or more steps$"):
         Lookahead(inner, every=0)
     with pytest.raises(UserError, match=r"^decay of Lookahead is 1\.0; allowed: 0 up to, not including, 1$"):
