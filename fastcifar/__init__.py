@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.optim import FlatModel as FlatModel
     from fastcifar.optim import FlatOptimizer as FlatOptimizer
     from fastcifar.optim import GroupOptimizer as GroupOptimizer
+    from fastcifar.optim import Lookahead as Lookahead
     from fastcifar.optim.muon import Muon as Muon
     from fastcifar.recipes import Augment as Augment
     from fastcifar.recipes import EvaluateConfig as EvaluateConfig

@@ -1,7 +1,8 @@
 """Flat buffers, the optimizers that work on them, and optimizers for any parameters.
 
 `build_optimizer` imports the one that a recipe names and builds it over flat buffers: `FlatSGD`, `FlatMuon`, `FlatLARS`
-or `TorchOptimizer`, and around it `FlatLookahead`. `SGD`, `LARS` and `Muon` are used alone, as torch's own are.
+or `TorchOptimizer`, and around it `FlatLookahead`. `SGD`, `LARS`, `Muon` and `Lookahead` are used alone, as torch's own
+are.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import functools
 
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.lars import LARS, FlatLARS
-from fastcifar.optim.lookahead import FlatLookahead
+from fastcifar.optim.lookahead import FlatLookahead, Lookahead
 from fastcifar.optim.newton_schulz import newton_schulz
 from fastcifar.optim.optimizer import FlatOptimizer, GroupOptimizer
 from fastcifar.optim.schedule import learning_rates
@@ -29,6 +30,7 @@ __all__ = [
     "FlatOptimizer",
     "FlatSGD",
     "GroupOptimizer",
+    "Lookahead",
     "TorchOptimizer",
     "build_optimizer",
     "learning_rates",

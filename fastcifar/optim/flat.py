@@ -263,12 +263,17 @@ class FlatModel:
 def copy_tensors(tensors: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
     """Copy the saved `tensors` of a training's state `into` those of the same names. Raises UserError for other names
     or shapes, and then copies nothing."""
+    require_tensors(tensors, into)
+    for name, tensor in into.items():
+        tensor.copy_(tensors[name])
+
+
+def require_tensors(tensors: Mapping[str, torch.Tensor], into: Mapping[str, torch.Tensor]) -> None:
+    """Raise UserError unless `copy_tensors` can copy these."""
     for name in sorted(tensors.keys() | into.keys()):
         given, needed = (list(some[name].shape) if name in some else "absent" for some in (tensors, into))
         if given != needed:
             raise UserError(f"{name} of the training's state is {given}; allowed: {needed}")
-    for name, tensor in into.items():
-        tensor.copy_(tensors[name])
 
 
 def _gradients(

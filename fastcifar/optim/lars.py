@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import ClassVar
 
 import torch
 
+from fastcifar.optim.alone import AloneOptimizer, require_settings, scalar
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
-from fastcifar.optim.settings import require_settings
 from fastcifar.recipes.optimizers.lars import LARSConfig
 
 
@@ -35,49 +36,55 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
         self.follow(group)
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(AloneOptimizer):
     """LARS for any parameters: v <- momentum * v + lr * trust * (g + weight_decay * w); w <- w - v.
 
     trust_coefficient: scales the `trust_ratio`. Parameters of fewer than two dimensions (biases, scales) have trust 1
         and no decay.
 
-    The other arguments are those of torch.optim.SGD. Raises UserError for a setting out of range.
+    The other arguments are those of torch.optim.SGD. There is no other form of a step: no `foreach`, `fused` or
+    `differentiable`. Raises UserError for a setting out of range.
     """
+
+    added: ClassVar = {"maximize": False}
 
     def __init__(
         self,
         params: Iterable,
-        lr: float,
+        lr: float | torch.Tensor,
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         trust_coefficient: float = 0.001,
+        *,
+        maximize: bool = False,
     ) -> None:
         settings = {"lr": lr, "weight_decay": weight_decay, "trust_coefficient": trust_coefficient}
         require_settings("LARS", momentum, **settings)
-        super().__init__(params, {**settings, "momentum": momentum})
+        super().__init__(params, {**settings, "momentum": momentum, "maximize": maximize})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every parameter that has a gradient; return the loss of `closure` if one is given."""
+        """Update every parameter that has a gradient; return the loss of `closure` if one is given. Raises RuntimeError
+        for a sparse gradient."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
+        for group, pairs in self.trained():
+            for parameter, gradient in pairs:
                 state, wide = self.state[parameter], parameter.dim() > 1
-                if not state:
+                if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(parameter)
-                rate, decay = group["lr"], group["weight_decay"] if wide else 0.0
+                rate, decay = scalar(group["lr"]), group["weight_decay"] if wide else 0.0
                 if wide:
-                    rate = rate * trust_ratio(parameter, parameter.grad, group["trust_coefficient"], decay)
-                _update(parameter, parameter.grad, state["momentum_buffer"], rate, group["momentum"], decay)
+                    rate = rate * trust_ratio(parameter, gradient, group["trust_coefficient"], decay)
+                _update(parameter, gradient, state["momentum_buffer"], rate, group["momentum"], decay)
         return loss
 
 
 def trust_ratio(weight: torch.Tensor, gradient: torch.Tensor, coefficient: float, decay: float) -> torch.Tensor:
-    """Return coefficient * |w| / (|g| + decay * |w|), a tensor without dimensions; 1 where |w| or |g| is 0."""
-    size, slope = torch.linalg.vector_norm(weight), torch.linalg.vector_norm(gradient)
+    """Return coefficient * |w| / (|g| + decay * |w|), a tensor without dimensions, in float32 or wider; 1 where |w| or
+    |g| is 0."""
+    wide = torch.promote_types(weight.dtype, torch.float32)  # a norm may be beyond float16, or |w| * coefficient below
+    size, slope = (torch.linalg.vector_norm(tensor, dtype=wide) for tensor in (weight, gradient))
     ratio = coefficient * size / (slope + decay * size)
     return torch.where((size > 0) & (slope > 0), ratio, torch.ones_like(ratio))
 

@@ -1,14 +1,17 @@
-"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones go on from there (Zhang 2019)."""
+"""Lookahead: slow weights follow the fast ones every few steps, and the fast ones go on from there (Zhang 2019). Over
+flat buffers, and around any optimizer."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from fastcifar.optim.flat import FlatModel, foreach_copy
+from fastcifar.errors import UserError
+from fastcifar.optim.flat import FlatModel, copy_tensors, foreach_copy, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.recipes.averages import EMAConfig, LookaheadConfig
 from fastcifar.recipes.recipe import Recipe
@@ -46,12 +49,13 @@ class FlatLookahead(FlatOptimizer):
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self.inner.state_dict(), "slow": self._slow}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.inner.load_state_dict(state["inner"])
-        for slow, saved in zip(self._slow, state["slow"], strict=True):
-            slow.copy_(saved)
+        saved, into = self.counts(state)
+        saved |= {f"slow.{number}": slow for number, slow in enumerate(state.get("slow", ()))}
+        into |= {f"slow.{number}": slow for number, slow in enumerate(self._slow)}
+        require_tensors(saved, into)
+        self.inner.load_state_dict(state.get("inner", {}))  # may refuse, and then changes nothing
+        copy_tensors(saved, into)
 
     def skip(self) -> None:
         """Leave out a step, and the move of the slow weights that was due; the last step ends on the slow weights all
@@ -83,6 +87,127 @@ class FlatLookahead(FlatOptimizer):
         foreach_copy(self._fast, self._slow)
         for group in self.flat.groups:
             group.compute.copy_(group.weights)
+
+
+class Lookahead(torch.optim.Optimizer):
+    """Lookahead around another optimizer: after every `every` steps slow <- slow + (1 - decay) (fast - slow) and
+    fast <- slow, where slow are the weights that the first of these steps began with.
+
+    optimizer: any of torch's form. It makes the steps, and its param groups, defaults and state are those of both: a
+        scheduler takes either.
+    every: steps between the moves of the slow weights.
+    decay: share of the slow weights that a move keeps (Zhang: 0.5).
+
+    A `state_dict` is the optimizer's with one part more, "lookahead", which the optimizer alone passes over. Unlike in
+    a recipe the share is constant, and running statistics are not averaged. Steps are counted on the host. Raises
+    UserError for a setting out of range.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, every: int = 5, decay: float = 0.5) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, Lookahead):
+            kind = getattr(optimizer, "__name__", type(optimizer).__name__)
+            raise UserError(f"the optimizer of Lookahead is {kind}; allowed: another object of torch.optim.Optimizer")
+        _require_settings(every, decay)
+        self.optimizer, self.every, self.decay = optimizer, every, decay
+        self._steps = 0
+        """Steps since slow and fast weights were the same."""
+        self._slow: dict[torch.Tensor, torch.Tensor] = {}
+        """Slow weights by parameter, for those that have been in a step."""
+        super().__setstate__({})  # hooks of its own; torch's __init__ would make param groups of its own too
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.optimizer.param_groups
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return self.optimizer.defaults
+
+    @property
+    def state(self) -> Any:
+        return self.optimizer.state
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("optimizer", "every", "decay", "_steps", "_slow")}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} (\nevery: {self.every}\ndecay: {self.decay}\n{self.optimizer!r}\n)"
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters to the optimizer; their slow weights begin with the next step."""
+        self.optimizer.add_param_group(param_group)
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Make a step of the optimizer, and after every so many the move; return what the optimizer's step returns."""
+        with torch.no_grad():
+            for parameter in self._parameters():
+                if parameter not in self._slow:
+                    self._slow[parameter] = parameter.detach().clone()
+                elif not self._steps:  # weights may have been loaded since
+                    self._slow[parameter].copy_(parameter)
+        loss = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        self._steps += 1
+        if self._steps >= self.every:
+            with torch.no_grad():
+                for parameter in self._parameters():
+                    parameter.copy_(self._slow[parameter].lerp_(parameter, 1 - self.decay))
+            self._steps = 0
+        return loss
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """Set the weights to the slow ones, which are what is evaluated; call it after the last step."""
+        for parameter in self._parameters() if self._steps else ():
+            parameter.copy_(self._slow.get(parameter, parameter))
+        self._steps = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state and Lookahead's own; tensors are not copied, as with torch's."""
+        for hook in self._optimizer_state_dict_pre_hooks.values():
+            hook(self)
+        slow = [self._slow.get(parameter) for parameter in self._parameters()]
+        own = {"every": self.every, "decay": self.decay, "steps": self._steps, "slow": slow}
+        state = {**self.optimizer.state_dict(), "lookahead": own}
+        for hook in self._optimizer_state_dict_post_hooks.values():
+            changed = hook(self, state)
+            state = state if changed is None else changed
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a copy of `state_dict`. Raises UserError for one that is not Lookahead's or has other shapes, and
+        what the optimizer raises; changes nothing then."""
+        state = copy.deepcopy(state_dict)
+        for hook in self._optimizer_load_state_dict_pre_hooks.values():
+            changed = hook(self, state)
+            state = state if changed is None else changed
+        own, parameters = state.get("lookahead"), self._parameters()
+        if own is None:
+            raise UserError("the state has no part 'lookahead'; allowed: a state_dict of Lookahead")
+        _require_settings(own["every"], own["decay"])
+        if len(own["slow"]) != len(parameters):
+            raise UserError(f"the state has slow weights of {len(own['slow'])} parameters; allowed: {len(parameters)}")
+        slow = {}
+        for parameter, kept in zip(parameters, own["slow"], strict=True):
+            if kept is None:
+                continue
+            if kept.shape != parameter.shape:
+                given, needed = list(kept.shape), list(parameter.shape)
+                raise UserError(f"slow weights of the state are {given}; allowed: {needed}, as their parameter")
+            slow[parameter] = kept.to(parameter)
+        self.optimizer.load_state_dict({name: value for name, value in state.items() if name != "lookahead"})
+        self.every, self.decay, self._steps, self._slow = own["every"], own["decay"], own["steps"], slow
+        for hook in self._optimizer_load_state_dict_post_hooks.values():
+            hook(self)
+
+    def _parameters(self) -> list[torch.Tensor]:
+        return [parameter for group in self.param_groups for parameter in group["params"]]
+
+
+def _require_settings(every: int, decay: float) -> None:
+    if not (isinstance(every, int) and every >= 1):
+        raise UserError(f"every of Lookahead is {every!r}; allowed: 1 or more steps")
+    if not 0 <= decay < 1:
+        raise UserError(f"decay of Lookahead is {decay!r}; allowed: 0 up to, not including, 1")
 
 
 def lookahead_shares(config: LookaheadConfig, total_steps: int) -> list[float | None]:

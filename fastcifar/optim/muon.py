@@ -5,17 +5,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
 from fastcifar.kernels import newton_schulz as iterate
+from fastcifar.optim.alone import AloneOptimizer, require_settings, scalar
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
 from fastcifar.optim.optimizer import GroupOptimizer
-from fastcifar.optim.settings import require_settings
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers.muon import MuonConfig
 
@@ -145,24 +145,32 @@ class _Filters:
         self.directions, self.updates = (torch.zeros(size, **like) for _ in range(2))
 
 
-class Muon(torch.optim.Optimizer):
+class Muon(AloneOptimizer):
     """Muon for parameters of two or more dimensions, taken as matrices [size of the first, all others].
 
     V <- momentum V + G; W <- W * sqrt(rows) / |W| every `norm_every` steps; W <- (1 - lr * weight_decay) W;
-    W <- W - lr * orthogonalized(G + momentum V). Biases and scales need another optimizer.
+    W <- W - lr * factor * orthogonalized(G + momentum V). Biases and scales need another optimizer.
 
+    lr: a number, or a tensor of one element; the host waits for one on a GPU, as with torch.optim.Muon.
     nesterov: False orthogonalizes V in place of G + momentum V.
     ns_steps, ns_coefficients: those of `newton_schulz`, which takes matrices of equal shape together.
     norm_every: 0: never.
     dtype: of Newton-Schulz; by default the parameters' own. bfloat16 is enough and fast.
+    adjust_lr_fn: the factor, by torch.optim.Muon's names: "none", 1, as in airbench; "original",
+        sqrt(max(1, rows / columns)), as in Jordan's Muon and by default in torch's; "match_rms_adamw",
+        0.2 * sqrt(max(rows, columns)), as in Moonlight (Liu 2025), for rates and decays of AdamW.
+    maximize: go uphill.
 
-    Raises UserError for a setting out of range or a parameter that is no matrix.
+    There is no other form of a step: no `foreach`, `fused` or `differentiable`. Raises UserError for a setting out of
+    range, or a parameter that is no matrix of real numbers.
     """
+
+    added: ClassVar = {"adjust_lr_fn": "none", "maximize": False}
 
     def __init__(
         self,
         params: Iterable,
-        lr: float = 0.02,
+        lr: float | torch.Tensor = 0.02,
         momentum: float = 0.95,
         nesterov: bool = True,
         weight_decay: float = 0.0,
@@ -170,51 +178,70 @@ class Muon(torch.optim.Optimizer):
         ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
         norm_every: int = 0,
         dtype: torch.dtype | None = None,
+        adjust_lr_fn: str = "none",
+        *,
+        maximize: bool = False,
     ) -> None:
         require_settings("Muon", momentum, lr=lr, weight_decay=weight_decay, ns_steps=ns_steps, norm_every=norm_every)
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         settings |= {"ns_steps": ns_steps, "ns_coefficients": ns_coefficients, "norm_every": norm_every, "dtype": dtype}
-        super().__init__(params, settings)
+        super().__init__(params, {**settings, "adjust_lr_fn": adjust_lr_fn, "maximize": maximize})
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add parameters as torch does. Raises UserError for one that is no matrix."""
+        """Add parameters as torch does. Raises UserError for one that is no matrix of real numbers."""
         super().add_param_group(param_group)
-        for parameter in self.param_groups[-1]["params"]:
+        group = self.param_groups.pop()
+        for parameter in group["params"]:
             if parameter.dim() < 2:
-                self.param_groups.pop()
                 raise UserError(f"a parameter of Muon has shape {list(parameter.shape)}; allowed: 2 or more dimensions")
+            if not parameter.is_floating_point():
+                raise UserError(f"a parameter of Muon is {parameter.dtype}; allowed: a real floating type")
+        if (name := group["adjust_lr_fn"]) not in ADJUSTMENTS:
+            raise UserError(f"adjust_lr_fn of Muon is {name!r}; allowed: {', '.join(ADJUSTMENTS)}")
+        self.param_groups.append(group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], torch.Tensor] | None = None) -> torch.Tensor | None:
-        """Update every parameter that has a gradient; return the loss of `closure` if one is given."""
+        """Update every parameter that has a gradient; return the loss of `closure` if one is given. Raises RuntimeError
+        for a sparse gradient."""
         with torch.enable_grad():
             loss = None if closure is None else closure()
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            directions = [self._direction(parameter, group).flatten(1) for parameter in parameters]
+        for group, pairs in self.trained():
+            directions = [self._direction(*pair, group).flatten(1) for pair in pairs]
             updates = orthogonalize(directions, group["ns_steps"], group["ns_coefficients"], group["dtype"])
-            for parameter, update in zip(parameters, updates, strict=True):
+            rate, adjust = scalar(group["lr"]), ADJUSTMENTS[group["adjust_lr_fn"]]
+            for (parameter, _), update in zip(pairs, updates, strict=True):
                 if group["norm_every"] and self.state[parameter]["step"] % group["norm_every"] == 0:
                     parameter.mul_(norm_factor(parameter))
-                parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.sub_(update.view_as(parameter), alpha=group["lr"])
+                parameter.mul_(1 - rate * group["weight_decay"])
+                alpha = rate * adjust(*update.shape)
+                # a tensor without dimensions is a number to torch, if not to its types
+                parameter.sub_(update.view_as(parameter), alpha=alpha)  # pyright: ignore[reportArgumentType]
         return loss
 
-    def _direction(self, parameter: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
+    def _direction(self, parameter: torch.Tensor, gradient: torch.Tensor, group: dict[str, Any]) -> torch.Tensor:
         """Update momentum and step count; return the matrix to orthogonalize."""
         state, momentum = self.state[parameter], group["momentum"]
-        if not state:
+        if "momentum_buffer" not in state:
             state["step"], state["momentum_buffer"] = 0, torch.zeros_like(parameter)
         state["step"] += 1
-        gradient = parameter.grad
-        assert gradient is not None
         velocity = state["momentum_buffer"].mul_(momentum).add_(gradient)
         return gradient.add(velocity, alpha=momentum) if group["nesterov"] else velocity
 
 
+ADJUSTMENTS: dict[str, Callable[[int, int], float]] = {
+    "none": lambda rows, columns: 1.0,
+    "original": lambda rows, columns: max(1, rows / max(1, columns)) ** 0.5,
+    "match_rms_adamw": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5,
+}
+"""The factors of a matrix's update that `Muon` may have."""
+
+
 def norm_factor(weight: torch.Tensor) -> torch.Tensor:
-    """Return the factor that gives a weight of R rows the norm sqrt(R), a tensor without dimensions."""
-    return len(weight) ** 0.5 / torch.linalg.vector_norm(weight).clamp_min(1e-12)
+    """Return the factor that gives a weight of R rows the norm sqrt(R), a tensor without dimensions, in float32 or
+    wider."""
+    wide = torch.promote_types(weight.dtype, torch.float32)  # a norm may be beyond float16, as 1e-12 is
+    return len(weight) ** 0.5 / torch.linalg.vector_norm(weight, dtype=wide).clamp_min(1e-12)
 
 
 def normalizing_steps(config: MuonConfig, total_steps: int) -> list[bool]:

@@ -41,7 +41,8 @@ def newton_schulz(
     rows, columns = x.shape[-2:]
     shape = (x.numel() // (rows * columns), rows, columns)
     out = torch.empty_like(x)
-    iterate(x.view(-1), out.view(-1), shape, steps=steps, coefficients=coefficients)
+    with torch.autocast(x.device.type, enabled=False):  # its products are in the dtype that is asked for
+        iterate(x.view(-1), out.view(-1), shape, steps=steps, coefficients=coefficients)
     return out.mT if tall else out
 
 
@@ -51,12 +52,13 @@ def orthogonalize(
     coefficients: tuple[float, float, float] = COEFFICIENTS,
     dtype: torch.dtype | None = None,
 ) -> list[torch.Tensor]:
-    """Return `newton_schulz` of each matrix `[R, C]`, in their order, computed in one batch for each shape."""
-    by_shape: dict[torch.Size, list[int]] = {}
+    """Return `newton_schulz` of each matrix `[R, C]`, in their order, computed in one batch for each shape, dtype and
+    device."""
+    alike: dict[tuple[object, ...], list[int]] = {}
     for place, matrix in enumerate(matrices):
-        by_shape.setdefault(matrix.shape, []).append(place)
+        alike.setdefault((matrix.shape, matrix.dtype, matrix.device), []).append(place)
     results = list(matrices)
-    for places in by_shape.values():
+    for places in alike.values():
         batch = torch.stack([matrices[place] for place in places])
         for place, result in zip(places, newton_schulz(batch, steps, coefficients, dtype), strict=True):
             results[place] = result

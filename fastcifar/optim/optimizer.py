@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 
 from fastcifar.kernels import flat_ema, flat_sgd
-from fastcifar.optim.flat import FlatGroup, FlatModel
+from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors
 from fastcifar.optim.schedule import learning_rates, rate_at
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
@@ -45,8 +45,13 @@ class FlatOptimizer(ABC, Generic[Config]):
         return {"count": self.count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`, once `flat` has loaded its own part."""
-        self.count.copy_(state["count"])
+        """Go on from a `state_dict`, once `flat` has loaded its own part. Raises UserError for one that does not fit,
+        and changes nothing."""
+        copy_tensors(*self.counts(state))
+
+    def counts(self, state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return the number of steps in a `state_dict`, and the tensor that it is copied into, for `copy_tensors`."""
+        return {name: value for name, value in state.items() if name == "count"}, {"count": self.count}
 
     @abstractmethod
     def step(self) -> None:

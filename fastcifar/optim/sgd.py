@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
+from fastcifar.optim.alone import AloneOptimizer, require_settings
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
-from fastcifar.optim.settings import require_settings
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 
 
@@ -26,17 +26,29 @@ class FlatSGD(GroupOptimizer[SGDConfig]):
         self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=decay, form="page")
 
 
-class SGD(torch.optim.SGD):
+class SGD(AloneOptimizer, torch.optim.SGD):
     """torch's SGD, by default with Nesterov momentum: v <- momentum * v + g; w <- w - lr * (g + momentum * v), with
     g = dloss/dw + weight_decay * w.
 
-    Without `nesterov` w <- w - lr * v. The velocity holds no rate, unlike `FlatSGD`'s: the two differ where the rate
-    changes from step to step. Raises UserError for a setting out of range.
+    lr: a number, or a tensor of one element; its default is that of torch's.
+    nesterov: without it w <- w - lr * v.
+    maximize: go uphill.
+
+    The velocity holds no rate, unlike `FlatSGD`'s: the two differ where the rate changes from step to step. Raises
+    UserError for a setting out of range.
     """
 
     def __init__(
-        self, params: Iterable, lr: float, momentum: float = 0.9, weight_decay: float = 0.0, nesterov: bool = True
+        self,
+        params: Iterable,
+        lr: float | torch.Tensor = 1e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = True,
+        *,
+        maximize: bool = False,
     ) -> None:
         require_settings("SGD", momentum, lr=lr, weight_decay=weight_decay)
         # torch refuses `nesterov` without momentum, where it makes no difference
-        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov and momentum > 0)
+        nesterov = nesterov and momentum > 0
+        super().__init__(params, lr, momentum, weight_decay=weight_decay, nesterov=nesterov, maximize=maximize)

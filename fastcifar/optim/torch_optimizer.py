@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import inspect
+import warnings
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.optim.flat import FlatGroup, FlatModel
+from fastcifar.optim.flat import FlatGroup, FlatModel, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.optim.schedule import learning_rates, rate_at
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.registry import resolve
 
@@ -47,6 +48,7 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         self._grads = [torch.zeros_like(group.weights) for group in flat.groups]
         self._trained = [self._pairs(group, grads) for group, grads in zip(flat.groups, self._grads, strict=True)]
         self.reset()
+        self._warn_of_another_rate()
 
     def reset(self) -> None:
         """Start again at step 0 with no state; `FlatModel.load` resets the weights."""
@@ -72,9 +74,25 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         return {**super().state_dict(), "step": self._step, "optimizer": self._optimizer.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        require_tensors(*self.counts(state))
+        step, inside = state.get("step"), state.get("optimizer")
+        if not (isinstance(step, int) and isinstance(inside, dict) and inside.keys() >= {"state", "param_groups"}):
+            raise UserError("the training's state has no state of an optimizer of torch's; allowed: a step and a state")
+        self._require_shapes(inside["state"])
+        try:
+            self._optimizer.load_state_dict(copy.deepcopy(inside))  # torch keeps the tensors it is given
+        except ValueError as error:  # other param groups: nothing is changed
+            raise UserError(f"the state of {type(self._optimizer).__name__} does not fit: {error}") from None
         super().load_state_dict(state)
-        self._step = state["step"]
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))  # torch keeps the tensors it is given
+        self._step = step
+
+    def _require_shapes(self, state: dict[int, dict[str, Any]]) -> None:
+        """Raise UserError where a class of torch.optim would get a tensor that is not as its group's weights."""
+        for number, group in enumerate(self.flat.groups if self._own is None else ()):
+            for name, value in state.get(number, {}).items():
+                if isinstance(value, torch.Tensor) and value.dim() and value.shape != group.weights.shape:
+                    given, needed = list(value.shape), list(group.weights.shape)
+                    raise UserError(f"{name} of the training's state is {given}; allowed: {needed}")
 
     @torch.no_grad()
     def step(self) -> None:
@@ -150,6 +168,26 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
             if "lr" not in group:
                 raise UserError(f"the optimizer {name} has no lr for a schedule; allowed: one in every param group")
         return optimizer
+
+    def _warn_of_another_rate(self) -> None:
+        """Warn where `own` is a class that would train at the rate of another optimizer: one that the recipe's kind has
+        by default or in a named recipe. Any other was given for this training."""
+        own, config = self._own, self.config
+        if not isinstance(own, type) or own is resolve(config.builder):
+            return
+        named = [recipe.optimizer for recipe in RECIPES.values()]
+        known = {type(config)().lr, *(each.lr for each in named if each.kind == config.kind)}
+        parameter = inspect.signature(own).parameters.get("lr")
+        usual = parameter.default if parameter and isinstance(parameter.default, float) else None
+        fits = usual is not None and usual / 10 <= config.lr <= usual * 10
+        fits |= config.kind.lower() == "sgd" and issubclass(own, torch.optim.SGD)  # its own rate is no measure
+        if config.lr in known and not fits:
+            default = "" if usual is None else f", by default {usual}"
+            warnings.warn(
+                f"{own.__name__} trains at the rate {config.lr}, which the recipe has for {config.kind}; optimizer.lr "
+                f"sets another{default}",
+                stacklevel=2,
+            )
 
     def _fields(self, names: Container[str] | None = None) -> dict[str, Any]:
         """Return the fields of the recipe's section, without `kind`; only those in `names` unless that is None."""

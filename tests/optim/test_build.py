@@ -135,9 +135,9 @@ def test_one_that_is_given_takes_the_place_of_any_and_what_fields_both_have():
             given.append((lr, momentum, weight_decay))
             super().__init__(params, lr, momentum, weight_decay=weight_decay)
 
-    build_optimizer(FlatModel(MLP(NETWORK)), recipe_of(sign_config()()), STEPS, Noting)
+    build_optimizer(FlatModel(MLP(NETWORK)), recipe_of(sign_config()(lr=0.3)), STEPS, Noting)
     build_optimizer(FlatModel(MLP(NETWORK)), recipe_of(kinds.optimizer("sgd", lr=0.2, momentum=0.1)), STEPS, Noting)
-    assert given == [(0.1, 0.7, 0.5), (0.2, 0.1, 5e-4)]
+    assert given == [(0.3, 0.7, 0.5), (0.2, 0.1, 5e-4)]
 
 
 def test_its_step_is_counted():

@@ -1,14 +1,16 @@
-"""Lookahead over flat buffers: when slow and fast weights meet, and where."""
+"""Lookahead over flat buffers and alone: when slow and fast weights meet, and where."""
 
+import copy
 import dataclasses
 
 import pytest
 import torch
 
+import fastcifar
 from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.optim import FlatLookahead, FlatModel, build_optimizer
-from fastcifar.optim.lookahead import lookahead_shares
+from fastcifar.optim.lookahead import Lookahead, lookahead_shares
 from fastcifar.recipes import EMAConfig, LookaheadConfig, Recipe
 from tests import kinds
 from tests.small import NARROW
@@ -105,3 +107,91 @@ def test_settings_out_of_range_are_refused():
         LookaheadConfig(decay=1.0)
     with pytest.raises(UserError, match=r"^lookahead\.every is -1; allowed: 0 or more steps$"):
         LookaheadConfig(every=-1)
+
+
+def plain(shapes=((3, 4), (5,)), **settings):
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    return parameters, torch.optim.SGD(parameters, lr=0.1, momentum=0.9, **settings)
+
+
+def fill(parameters, step):
+    generator = torch.Generator().manual_seed(step)
+    for parameter in parameters:
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+
+
+@pytest.mark.parametrize(("every", "decay"), [(1, 0.5), (3, 0.2), (3, 0.0)])
+def test_alone_it_is_zhangs_algorithm_around_any_optimizer(every, decay):
+    ours, inner = plain()
+    optimizer = Lookahead(inner, every, decay)
+    fast, reference = plain()
+    slow = [parameter.detach().clone() for parameter in fast]
+    for step in range(1, 9):
+        fill(ours, step)
+        fill(fast, step)
+        optimizer.step()
+        reference.step()
+        if step % every == 0:
+            for mine, theirs in zip(slow, fast, strict=True):
+                mine += (1 - decay) * (theirs.detach() - mine)
+                theirs.data.copy_(mine)
+        for mine, expected in zip(ours, fast, strict=True):
+            torch.testing.assert_close(mine, expected)
+    assert fastcifar.Lookahead is Lookahead
+    optimizer.finish()
+    for mine, expected in zip(ours, slow, strict=True):
+        torch.testing.assert_close(mine.detach(), expected)
+
+
+def test_alone_slow_weights_begin_where_the_first_step_after_a_move_does():
+    """Weights may be loaded once the optimizer is built, and a group may be added between two moves."""
+    (parameter,), inner = plain(((2, 2),))
+    optimizer = Lookahead(inner, every=2, decay=0.5)
+    for start in (3.0, -7.0):
+        parameter.data.fill_(start)
+        inner.state.clear()
+        for _ in range(2):
+            parameter.grad = torch.ones(2, 2)
+            optimizer.step()
+        moved = 0.1 * (1 + 1.9)
+        torch.testing.assert_close(parameter.detach(), torch.full((2, 2), start - moved / 2))
+    parameter.grad = torch.zeros(2, 2)
+    optimizer.step()
+    late = torch.nn.Parameter(torch.ones(2))
+    optimizer.add_param_group({"params": [late]})
+    late.grad = torch.ones(2)
+    optimizer.step()
+    torch.testing.assert_close(late.detach(), torch.full((2,), 1 - 0.1 / 2))
+
+
+def test_alone_its_state_and_the_optimizers_are_told_apart():
+    ours, inner = plain()
+    optimizer = Lookahead(inner, every=3)
+    for step in range(4):
+        fill(ours, step)
+        optimizer.step()
+    state = optimizer.state_dict()
+    _, other = plain()
+    other.load_state_dict(state)
+    assert other.state_dict().keys() == {"state", "param_groups"}
+    before = copy.deepcopy(state)
+    for damage, message in (
+        ({"lookahead": None}, r"^the state has no part 'lookahead'; allowed: a state_dict of Lookahead$"),
+        ({"lookahead": {**state["lookahead"], "slow": [None]}}, r"^the state has slow weights of 1 .*; allowed: 2$"),
+        ({"lookahead": {**state["lookahead"], "every": 0}}, r"^every of Lookahead is 0; allowed: 1 or more steps$"),
+    ):
+        with pytest.raises(UserError, match=message):
+            optimizer.load_state_dict({**state, **damage})
+    assert str(optimizer.state_dict()) == str(before)
+
+
+def test_alone_what_it_cannot_do_is_refused():
+    _, inner = plain()
+    for given, kind in ((torch.optim.SGD, "SGD"), (Lookahead(inner), "Lookahead")):
+        with pytest.raises(UserError, match=f"^the optimizer of Lookahead is {kind}; allowed: another object of torch"):
+            Lookahead(given)
+    with pytest.raises(UserError, match=r"^every of Lookahead is 0; allowed: 1 or more steps$"):
+        Lookahead(inner, every=0)
+    with pytest.raises(UserError, match=r"^decay of Lookahead is 1\.0; allowed: 0 up to, not including, 1$"):
+        Lookahead(inner, decay=1.0)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -225,6 +226,49 @@ def test_muon_alone_is_its_formula_for_matrices_and_filters(nesterov):
     for w, parameter in zip(expected, parameters, strict=True):
         torch.testing.assert_close(parameter.data, w, rtol=1e-6, atol=1e-8)
     assert torch.equal(unused, torch.ones(2, 2))
+
+
+SCALES = {
+    "none": lambda rows, columns: 1,
+    "original": lambda rows, columns: max(1, rows / columns) ** 0.5,
+    "match_rms_adamw": lambda rows, columns: 0.2 * max(rows, columns) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_muon_alone_scales_updates_by_the_shape_of_the_matrix(name):
+    for shape in [(12, 3), (3, 12), (20, 2, 1, 3)]:
+        rows, columns = shape[0], math.prod(shape[1:])
+        ends = []
+        for adjust in (name, "none"):
+            parameter = torch.nn.Parameter(torch.ones(shape, dtype=torch.float64))
+            parameter.grad = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+            Muon([parameter], 0.1, weight_decay=0.5, adjust_lr_fn=adjust).step()
+            ends.append(parameter.detach() - (1 - 0.1 * 0.5))  # the decay is not scaled
+        torch.testing.assert_close(ends[0], ends[1] * SCALES[name](rows, columns))
+    with pytest.raises(UserError, match=r"^adjust_lr_fn of Muon is None; allowed: none, original, match_rms_adamw$"):
+        Muon([parameter], adjust_lr_fn=None)  # torch's word for "original"
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
+@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("adjust", ["original", "match_rms_adamw"])
+def test_muon_alone_is_torchs(adjust, nesterov):
+    """To the rounding of bfloat16, in which torch's iterates."""
+    settings = {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.2, "nesterov": nesterov, "adjust_lr_fn": adjust}
+    ends = []
+    for build in (Muon, torch.optim.Muon):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in ((16, 4), (4, 16), (8, 8))]
+        optimizer = build(parameters, **settings)
+        start = [parameter.detach().clone() for parameter in parameters]
+        for _ in range(3):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        ends.append([parameter.detach() - before for parameter, before in zip(parameters, start, strict=True)])
+    for mine, theirs in zip(*ends, strict=True):
+        assert (mine - theirs).norm() < 0.02 * theirs.norm()
 
 
 def test_muon_alone_goes_on_from_its_saved_state():

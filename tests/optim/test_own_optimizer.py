@@ -1,6 +1,8 @@
 """An optimizer of one's own over the master weights is that optimizer over the network's own parameters."""
 
+import dataclasses
 import functools
+import warnings
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fastcifar.recipes import EMAConfig, Recipe, Schedule
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.optimizers.torch import AdamConfig
 
 BATCH, STEPS, LR, DECAY = 4, 4, 0.02, 0.01
 RECIPE = Recipe(
@@ -177,3 +180,32 @@ def test_what_is_no_optimizer_of_these_parameters_is_refused_in_one_line(own, me
     with pytest.raises(UserError) as refusal:
         build_optimizer(flat, RECIPE, STEPS, own)
     assert str(refusal.value).startswith(message) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("own", "section", "message"),
+    [
+        (
+            torch.optim.Adam,
+            SGDConfig(),
+            "Adam trains at the rate 1.0, which the recipe has for sgd; optimizer.lr sets another, by default 0.001",
+        ),
+        (
+            LARS,
+            SGDConfig(lr=0.001),  # a named recipe's
+            "LARS trains at the rate 0.001, which the recipe has for sgd; optimizer.lr sets another",
+        ),
+        (torch.optim.Adam, SGDConfig(lr=0.003), None),  # given for this training
+        (torch.optim.Adam, SGDConfig(lr=0.001), None),
+        (torch.optim.AdamW, AdamConfig(), None),
+        (SGD, SGDConfig(), None),
+        (lambda parameters: torch.optim.Adam(parameters, lr=0.01), SGDConfig(), None),
+    ],
+)
+def test_a_rate_of_another_optimizers_is_warned_of(own, section, message):
+    recipe = dataclasses.replace(RECIPE, optimizer=section)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        optimizer = build_optimizer(FlatModel(make_model()), recipe, STEPS, own)
+        optimizer.reset()
+    assert [str(one.message) for one in caught] == [message] * (message is not None)

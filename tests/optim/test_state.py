@@ -1,5 +1,6 @@
 """A state saved in the middle of a training goes on in other objects with the same bits; steps may be left out."""
 
+import copy
 import dataclasses
 import io
 
@@ -10,8 +11,8 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.models.resnet import ResNet18
 from fastcifar.models.speedrun import SpeedrunNet
-from fastcifar.optim import FlatModel, build_optimizer, learning_rates
-from fastcifar.recipes import EMAConfig, Recipe
+from fastcifar.optim import FlatModel, Lookahead, build_optimizer, learning_rates
+from fastcifar.recipes import EMAConfig, LookaheadConfig, Recipe
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from tests import kinds
@@ -24,6 +25,7 @@ OURS = Recipe(
 )
 OWN = {
     "class": torch.optim.SGD,
+    "lookahead": lambda parameters: Lookahead(torch.optim.SGD(parameters, lr=0.01, momentum=0.9), every=2),
     "function": lambda parameters: torch.optim.NAdam(parameters, lr=0.01),
     "groups": lambda parameters: torch.optim.RMSprop(
         [{"params": [p], "lr": 0.01 / (1 + place)} for place, p in enumerate(parameters)], momentum=0.5
@@ -131,6 +133,48 @@ def test_the_state_of_another_network_is_refused_and_changes_nothing():
     with pytest.raises(UserError, match=r"^statistics of the training's state is absent; allowed: \[\d+\]$"):
         session.flat.load_training_state({name: before[name] for name in before if name != "statistics"})
     assert equal(session.flat.training_state(), before)
+
+
+def described(value):
+    """All of an optimizer's state, as text: tensors in full."""
+    if isinstance(value, dict):
+        return {name: described(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [described(inner) for inner in value]
+    return value.tolist() if isinstance(value, torch.Tensor) else value
+
+
+DAMAGE = {
+    "count": (lambda state: state.pop("count"), r"^count of the training's state is absent; allowed: \[1\]$"),
+    "step": (lambda state: state.pop("step"), "^the training's state has no state of an optimizer of torch's; allowed"),
+    "groups": (lambda state: state["optimizer"]["param_groups"].pop(), "^the state of Adam does not fit: loaded state"),
+    "shape": (
+        lambda state: state["optimizer"]["state"].update({0: {"exp_avg": torch.ones(3)}}),
+        r"^exp_avg of .* is \[3",
+    ),
+    "slow": (lambda state: state["slow"].pop(), r"^slow\.\d of the training's state is absent; allowed: \[\d+\]$"),
+    "inner": (lambda state: state.pop("inner"), r"^count of the training's state is absent; allowed: \[1\]$"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_the_state_of_another_optimizer_is_refused_and_changes_nothing(damage):
+    """Of one within lookahead too."""
+    lookahead = LookaheadConfig(every=2)
+    for recipe in (recipe_of("Adam"), dataclasses.replace(recipe_of("Adam"), lookahead=lookahead)):
+        session = Session(recipe)
+        session.train(range(2))
+        state = copy.deepcopy(session.optimizer.state_dict())
+        session.train(range(2, 3))
+        change, message = DAMAGE[damage]
+        within = state["inner"] if "inner" in state and damage not in ("inner", "slow") else state
+        if damage in ("inner", "slow") and damage not in state:
+            continue
+        change(within)
+        before = described(session.optimizer.state_dict())
+        with pytest.raises(UserError, match=message):
+            session.optimizer.load_state_dict(state)
+        assert described(session.optimizer.state_dict()) == before
 
 
 @pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
