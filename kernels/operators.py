@@ -10,8 +10,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch._library.autograd import Info, make_autograd_impl
+from torch.autograd import forward_ad
 
 _library = torch.library.Library("fastcifar", "DEF")
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 has none
 
 
 PRODUCTS: dict[str, Callable[..., list[tuple[int, int]]]] = {}
@@ -39,14 +41,34 @@ def operator(
     if products is not None:
         PRODUCTS[name] = products
     schema = torch.library.infer_schema(signature or implementation, mutates_args=mutates)
-    # Whole numbers are constants of a compiled graph; those that torch infers may be unknown in it.
-    _library.define(name + schema.replace("SymInt", "int"), tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
 
 
 def autograd(name: str, backward: Callable, save: Callable) -> None:
     """Give the operator `name` its gradient, as `torch.library.register_autograd` does, which refuses an operator that
-    also moves statistics in place."""
+    also moves statistics in place. A gradient of that gradient raises RuntimeError.
+
+    backward: returns a tuple, of a gradient or None for each argument.
+    """
     operator = getattr(torch.ops.fastcifar, name).default
-    _library.impl(name, make_autograd_impl(operator, Info(backward, save)), "Autograd", with_keyset=True)
+
+    def once(ctx, *gradients):
+        with torch.no_grad():
+            results = backward(ctx, *gradients)
+        if not torch.is_grad_enabled():  # nobody asked for `create_graph`
+            return results
+        # torch's `once_differentiable` does the same where a gradient comes with a graph, not where saved tensors do.
+        fail = torch._C._functions.DelayedError(f"fastcifar::{name} has no second derivative".encode(), len(results))
+        return fail(*(result if result is None else result.detach().requires_grad_() for result in results))
+
+    _library.impl(name, make_autograd_impl(operator, Info(once, save)), "Autograd", with_keyset=True)
+
+
+def needs_plain_torch() -> bool:
+    """Return True where an operator's specification must take its place: `torch.export` (and with it ONNX) and
+    `torch.jit.trace` keep what they see, and the transforms of `torch.func` and forward derivatives know no other."""
+    if torch.compiler.is_compiling():
+        return _is_exporting()
+    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0

@@ -55,9 +55,10 @@ class GhostBatchNorm(nn.Module):
         scale = self.weight if self.weight.requires_grad else None
         if not self.training:
             return norm_act_pool_inference(x, self.running_mean, self.running_var, self.bias, scale, **fused)
-        groups, rest = divmod(len(x), self.ghost_batch) if self.ghost_batch else (1, 0)
+        images = x.shape[0]  # len(x) would make it a constant of an exported graph
+        groups, rest = (images // self.ghost_batch, images % self.ghost_batch) if self.ghost_batch else (1, 0)
         if rest:
-            raise ValueError(f"a batch of {len(x)} images does not divide into ghost batches of {self.ghost_batch}")
+            raise ValueError(f"a batch of {images} images does not divide into ghost batches of {self.ghost_batch}")
         running = (self.running_mean, self.running_var)
         return norm_act_pool(x, self.bias, scale, groups=groups, running=running, momentum=self.momentum, **fused)[0]
 
