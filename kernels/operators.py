@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
@@ -46,18 +47,22 @@ def operator(
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
 
 
-def autograd(name: str, backward: Callable, save: Callable) -> None:
+def autograd(name: str, backward: Callable, save: Callable, differentiable: Callable | None = None) -> None:
     """Give the operator `name` its gradient, as `torch.library.register_autograd` does, which refuses an operator that
-    also moves statistics in place. A gradient of that gradient raises RuntimeError.
+    also moves statistics in place.
 
     backward: returns a tuple, of a gradient or None for each argument.
+    differentiable: does the same by operations that have derivatives, where a gradient of the gradient is wanted;
+        without it that raises RuntimeError.
     """
     operator = getattr(torch.ops.fastcifar, name).default
 
     def once(ctx, *gradients):
+        if torch.is_grad_enabled() and differentiable is not None:  # somebody asked for `create_graph`
+            return differentiable(ctx, *gradients)
         with torch.no_grad():
             results = backward(ctx, *gradients)
-        if not torch.is_grad_enabled():  # nobody asked for `create_graph`
+        if not torch.is_grad_enabled():
             return results
         # torch's `once_differentiable` does the same where a gradient comes with a graph, not where saved tensors do.
         fail = torch._C._functions.DelayedError(f"fastcifar::{name} has no second derivative".encode(), len(results))
@@ -72,3 +77,15 @@ def needs_plain_torch() -> bool:
     if torch.compiler.is_compiling():
         return _is_exporting()
     return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Return True if autograd would record an operation on `tensors` now."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def refuse_gradients(**tensors: Tensor | None) -> None:
+    """Raise ValueError for one of the `tensors` that wants a gradient, which an operation without one would lose."""
+    for name, tensor in tensors.items():
+        if wants_gradient(tensor):
+            raise ValueError(f"{name} wants a gradient; allowed: none, or torch.no_grad()")

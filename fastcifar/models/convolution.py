@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastcifar.kernels.operators import needs_plain_torch
+
 # oneDNN takes 16 to 64 neighboring pixels of a row at a time, and computes with zeros where the image is narrower.
 # Forward pass and both gradients on one core with AMX, seconds with strips / without: 512 images in bfloat16 at 8x8
 # (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32; 128 images
@@ -26,31 +28,42 @@ class Conv3x3(nn.Conv2d):
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "cpu" and x.shape[3] <= (_WIDEST_HALF if x.element_size() == 2 else _WIDEST):
-            return StripConvolution.apply(x, self.weight)
+        narrow = x.shape[3] <= (_WIDEST_HALF if x.element_size() == 2 else _WIDEST)
+        if narrow and x.device.type == "cpu" and not needs_plain_torch():
+            return strip_convolution(x, self.weight)
         return super().forward(x)
 
 
-class StripConvolution(torch.autograd.Function):
-    """`conv2d(x, weight, padding=1)` by way of strips, as `apply(x, weight)`; filters are `[out, C, 3, 3]`."""
+def strip_convolution(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return `conv2d(x, weight, padding=1)` by way of strips, with derivatives of any order; filters are
+    `[out, C, 3, 3]`."""
+    return _Apart.apply(F.conv2d(_SideBySide.apply(x), weight, padding=1), x.shape)
+
+
+class _SideBySide(torch.autograd.Function):
+    """`side_by_side(x)`, whose gradient is taken apart: nothing is learned of the zeros."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        strips = side_by_side(x)
-        ctx.save_for_backward(strips, weight)
-        return _apart(F.conv2d(strips, weight, padding=1), x.shape)
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.shape = x.shape
+        return side_by_side(x)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        strips, weight = ctx.saved_tensors
-        # The columns between images are zero in the gradient's strips too: nothing read what the forward pass wrote
-        # there.
-        grad_strips, grad_weight, _ = torch.ops.aten.convolution_backward(
-            *(side_by_side(grad), strips, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
-            [*ctx.needs_input_grad, False],
-        )
-        shape = (len(grad), weight.shape[1], *grad.shape[2:])
-        return None if grad_strips is None else _apart(grad_strips, shape), grad_weight
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return _Apart.apply(grad, ctx.shape)
+
+
+class _Apart(torch.autograd.Function):
+    """`_apart(strips, shape)`, whose gradient is laid side by side: zeros for what the strips hold between images,
+    which is left out."""
+
+    @staticmethod
+    def forward(ctx, strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return _apart(strips, shape)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return _SideBySide.apply(grad), None
 
 
 def side_by_side(x: torch.Tensor) -> torch.Tensor:

@@ -63,8 +63,8 @@ class PatchWhitening(nn.Conv2d):
 
     def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; in one pass
-        over the images where no gradient is needed."""
-        if wants_gradient(x, self.weight, self.bias):
+        over the images where no gradient is needed, outside of autocast."""
+        if wants_gradient(x, self.weight, self.bias) or torch.is_autocast_enabled(x.device.type):
             return getattr(F, activation)(self(x))
         return whiten(x, self.weight, self.bias, activation)
 
