@@ -21,15 +21,15 @@ class Conv3x3(nn.Conv2d):
     """A 3x3 convolution, padding 1, stride 1, without bias: `[N, C, H, W]` to `[N, out, H, W]`, channels-last.
 
     On a CPU, images up to 8 pixels wide (in float32 up to 4) are convolved as strips of several; all others by torch's
-    convolution. The two agree to rounding.
+    convolution, and all where plain torch is needed (`needs_plain_torch`). The two agree to rounding.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        narrow = x.shape[3] <= (_WIDEST_HALF if x.element_size() == 2 else _WIDEST)
-        if narrow and x.device.type == "cpu" and not needs_plain_torch():
+        widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
+        if x.device.type == "cpu" and not needs_plain_torch() and x.shape[3] <= widest:
             return strip_convolution(x, self.weight)
         return super().forward(x)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
+from fastcifar.models.export import export_onnx
 from fastcifar.output import RECORD, WEIGHTS, check_out, umask
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
@@ -50,6 +52,8 @@ class Run:
     """Labels of the test images, int64 `[N]` on the CPU; -1 where an image has none."""
     state: Mapping[str, torch.Tensor]
     """The network's tensors by name, float32 on the CPU: model.safetensors."""
+    side: int = 32
+    """Side of the test images in pixels."""
 
     @classmethod
     def of(cls, trainer: Trainer, evaluation: Evaluation, train_seconds: float, time_seconds: float) -> Run:
@@ -91,7 +95,8 @@ class Run:
         )
         model = remember_normalization(trainer.evaluated.module, dataset.mean, dataset.std).eval()
         labels, tensors = dataset.test.labels.cpu(), trainer.flat_evaluated.state_dict()
-        return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors)
+        side = dataset.test.images.shape[1]
+        return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors, side)
 
     @property
     def recipe(self) -> Recipe:
@@ -170,6 +175,22 @@ class Run:
             shutil.rmtree(partial, ignore_errors=True)
             raise
         return folder
+
+    def export(self, file: str | Path) -> Path:
+        """Write the evaluated network as an ONNX file, in place of one that is there, and return its path.
+
+        Its input `images` is float32 `[batch, 3, side, side]`, RGB of 0 to 255, for any batch: the file normalizes the
+        images itself. Its output `logits` is `[batch, classes]`, float32, without test-time augmentation. The names of
+        the classes are its metadata `classes`, a JSON list.
+
+        Raises UserError without the packages onnx and onnxscript, and where the file cannot be written.
+        """
+        file = Path(file)
+        model = copy.deepcopy(self.model).to("cpu", torch.float32)
+        model.load_state_dict(self.state)
+        dataset = self.record.dataset
+        export_onnx(model.eval(), file, self.side, dataset.mean, dataset.std, dataset.classes)
+        return file
 
     def _dawnbench_log(self) -> str:
         lines = ["epoch\thours\ttop1Accuracy"]
