@@ -48,20 +48,17 @@ def operator(
 
 def autograd(name: str, backward: Callable, save: Callable) -> None:
     """Give the operator `name` its gradient, as `torch.library.register_autograd` does, which refuses an operator that
-    also moves statistics in place. A gradient of that gradient raises RuntimeError.
-
-    backward: returns a tuple, of a gradient or None for each argument.
+    also moves statistics in place. With `create_graph=True` the gradient raises RuntimeError: it has none of its own.
     """
     operator = getattr(torch.ops.fastcifar, name).default
 
     def once(ctx, *gradients):
-        with torch.no_grad():
-            results = backward(ctx, *gradients)
-        if not torch.is_grad_enabled():  # nobody asked for `create_graph`
-            return results
-        # torch's `once_differentiable` does the same where a gradient comes with a graph, not where saved tensors do.
-        fail = torch._C._functions.DelayedError(f"fastcifar::{name} has no second derivative".encode(), len(results))
-        return fail(*(result if result is None else result.detach().requires_grad_() for result in results))
+        if torch.is_grad_enabled():  # torch's `once_differentiable` misses what comes by tensors that are not saved
+            raise RuntimeError(
+                f"fastcifar::{name} has a first derivative alone, create_graph=True asks for the second; allowed: the "
+                "transforms of torch.func"
+            )
+        return backward(ctx, *gradients)
 
     _library.impl(name, make_autograd_impl(operator, Info(once, save)), "Autograd", with_keyset=True)
 
@@ -69,6 +66,5 @@ def autograd(name: str, backward: Callable, save: Callable) -> None:
 def needs_plain_torch() -> bool:
     """Return True where an operator's specification must take its place: `torch.export` (and with it ONNX) and
     `torch.jit.trace` keep what they see, and the transforms of `torch.func` and forward derivatives know no other."""
-    if torch.compiler.is_compiling():
-        return _is_exporting()
-    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transforms or _is_exporting() or torch._C._get_tracing_state() is not None
