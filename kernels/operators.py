@@ -51,22 +51,21 @@ def autograd(name: str, backward: Callable, save: Callable, differentiable: Call
     """Give the operator `name` its gradient, as `torch.library.register_autograd` does, which refuses an operator that
     also moves statistics in place.
 
-    backward: returns a tuple, of a gradient or None for each argument.
-    differentiable: does the same by operations that have derivatives, where a gradient of the gradient is wanted;
-        without it that raises RuntimeError.
+    differentiable: computes the gradient by operations that have gradients of their own, for `create_graph=True`; None:
+        that raises RuntimeError.
     """
     operator = getattr(torch.ops.fastcifar, name).default
 
     def once(ctx, *gradients):
-        if torch.is_grad_enabled() and differentiable is not None:  # somebody asked for `create_graph`
-            return differentiable(ctx, *gradients)
-        with torch.no_grad():
-            results = backward(ctx, *gradients)
         if not torch.is_grad_enabled():
-            return results
-        # torch's `once_differentiable` does the same where a gradient comes with a graph, not where saved tensors do.
-        fail = torch._C._functions.DelayedError(f"fastcifar::{name} has no second derivative".encode(), len(results))
-        return fail(*(result if result is None else result.detach().requires_grad_() for result in results))
+            return backward(ctx, *gradients)
+        if differentiable is not None:
+            return differentiable(ctx, *gradients)
+        # torch's `once_differentiable` misses what comes by tensors that are not saved
+        raise RuntimeError(
+            f"fastcifar::{name} has a first derivative alone, create_graph=True asks for the second; allowed: the "
+            "transforms of torch.func"
+        )
 
     _library.impl(name, make_autograd_impl(operator, Info(once, save)), "Autograd", with_keyset=True)
 
@@ -74,9 +73,8 @@ def autograd(name: str, backward: Callable, save: Callable, differentiable: Call
 def needs_plain_torch() -> bool:
     """Return True where an operator's specification must take its place: `torch.export` (and with it ONNX) and
     `torch.jit.trace` keep what they see, and the transforms of `torch.func` and forward derivatives know no other."""
-    if torch.compiler.is_compiling():
-        return _is_exporting()
-    return torch.jit.is_tracing() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transforms or _is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

@@ -148,7 +148,7 @@ autograd("norm_act_pool", _gradients, _save)
 
 
 def _check(x: Tensor, vectors: dict, activation: str, alpha: float, pool: bool, residual: Tensor | None) -> None:
-    if torch.jit.is_tracing():  # sizes are tensors then
+    if torch._C._get_tracing_state() is not None:  # `torch.jit.trace`: sizes are tensors
         return
     if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[1:] or (pool and min(x.shape[2:]) < 2):
         least = "2 by 2" if pool else "1"
@@ -262,8 +262,9 @@ def norm_act_pool_inference(
     mean, var = (statistic.detach() if statistic.requires_grad else statistic for statistic in (mean, var))
     vectors = {"mean": mean, "var": var, "bias": bias, "scale": scale}
     _check(x, vectors, activation, alpha, pool, residual)
-    arguments = (*_widened(x, *vectors.values()), activation, alpha, pool, eps, residual)
+    mean, var, bias, scale = _widened(x, *vectors.values())
+    arguments = (x, mean, var, bias, scale, activation, alpha, pool, eps, residual)
     differentiable = any(t is not None and t.requires_grad for t in (x, bias, scale, residual))
     if needs_plain_torch() or x.shape[0] == 0 or (differentiable and torch.is_grad_enabled()):
-        return norm_act_pool_inference_reference(x, *arguments)
-    return torch.ops.fastcifar.norm_act_pool_inference(x, *arguments)
+        return norm_act_pool_inference_reference(*arguments)
+    return torch.ops.fastcifar.norm_act_pool_inference(*arguments)
