@@ -50,7 +50,7 @@ class _SideBySide(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return _Apart.apply(grad, ctx.shape)
+        return (_apart if needs_plain_torch() else _Apart.apply)(grad, ctx.shape)
 
 
 class _Apart(torch.autograd.Function):
@@ -63,7 +63,7 @@ class _Apart(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return _SideBySide.apply(grad), None
+        return (side_by_side if needs_plain_torch() else _SideBySide.apply)(grad), None
 
 
 def side_by_side(x: torch.Tensor) -> torch.Tensor:
@@ -75,15 +75,20 @@ def side_by_side(x: torch.Tensor) -> torch.Tensor:
     x = x.permute(0, 2, 3, 1)
     strips = x.new_empty(whole + (rest > 0), height, per_strip, width + 1, channels)
     strips[:, :, :, width] = 0
-    strips[:whole, :, :, :width] = x[: whole * per_strip].unflatten(0, (whole, per_strip)).transpose(1, 2)
+    strips[:whole, :, :, :width] = (
+        x[: whole * per_strip].view(whole, per_strip, height, width, channels).transpose(1, 2)
+    )
     if rest:
         strips[whole, :, :rest, :width] = x[whole * per_strip :].transpose(0, 1)
         strips[whole, :, rest:] = 0
-    return strips.flatten(2, 3).permute(0, 3, 1, 2)
+    return strips.view(len(strips), height, per_strip * (width + 1), channels).permute(0, 3, 1, 2)
 
 
 def _apart(strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Undo `side_by_side`: return images of `shape`, but with the strips' number of channels."""
-    images, _, _, width = shape
-    apart = strips.permute(0, 2, 3, 1).unflatten(2, (-1, width + 1))[:, :, :, :width].transpose(1, 2)
-    return apart.flatten(0, 1)[:images].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    images, _, height, width = shape
+    per_strip = _STRIP // (width + 1)
+    count, channels = strips.shape[:2]
+    apart = strips.permute(0, 2, 3, 1).view(count, height, per_strip, width + 1, channels)[:, :, :, :width]
+    apart = apart.transpose(1, 2).reshape(count * per_strip, height, width, channels)
+    return apart[:images].contiguous().permute(0, 3, 1, 2)

@@ -48,6 +48,21 @@ def test_first_and_second_derivatives_are_difference_quotients():
     assert torch.autograd.gradgradcheck(strip_convolution, (x, weight))
 
 
+@pytest.mark.parametrize("batched", [torch.func.vmap, None], ids=["vmap", "is_grads_batched"])
+def test_gradients_come_in_batches(batched):
+    x, conv = torch.randn(3, 2, 4, 4, requires_grad=True), Conv3x3(2, 3)
+    out = conv(x)
+    upstream = torch.randn(4, *out.shape)
+    tensors = (x, conv.weight)
+    expected = [torch.autograd.grad(out, tensors, each, retain_graph=True) for each in upstream]
+    if batched is None:
+        found = torch.autograd.grad(out, tensors, upstream, is_grads_batched=True)
+    else:
+        found = batched(lambda each: torch.autograd.grad(out, tensors, each, retain_graph=True))(upstream)
+    for mine, each in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(mine, torch.stack(each))
+
+
 @pytest.mark.parametrize("side", [3, 9])
 def test_the_layer_under_autocast_is_torchs(side):
     results = []
