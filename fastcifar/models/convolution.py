@@ -71,7 +71,7 @@ def side_by_side(x: torch.Tensor) -> torch.Tensor:
     zeros after each. The last strip is filled up with zeros."""
     images, channels, height, width = x.shape
     per_strip = _STRIP // (width + 1)
-    whole, rest = divmod(images, per_strip)
+    whole, rest = images // per_strip, images % per_strip  # not divmod, which torch.compile lacks
     x = x.permute(0, 2, 3, 1)
     strips = x.new_empty(whole + (rest > 0), height, per_strip, width + 1, channels)
     strips[:, :, :, width] = 0
