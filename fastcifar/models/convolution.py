@@ -71,7 +71,8 @@ def side_by_side(x: torch.Tensor) -> torch.Tensor:
     zeros after each. The last strip is filled up with zeros."""
     images, channels, height, width = x.shape
     per_strip = _STRIP // (width + 1)
-    whole, rest = images // per_strip, images % per_strip  # not divmod, which torch.compile lacks
+    # Of a number of images that is not known, torch.compile has no divmod and steps out; inductor would fail below.
+    whole, rest = divmod(images, per_strip)
     x = x.permute(0, 2, 3, 1)
     strips = x.new_empty(whole + (rest > 0), height, per_strip, width + 1, channels)
     strips[:, :, :, width] = 0
