@@ -1,4 +1,4 @@
-"""The seconds of a process by phase, from its start. Standard library only, so that the clock runs while torch is
+"""The seconds of a training or a process by phase. Standard library only, so that the clock runs while torch is
 imported."""
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _imported = time.perf_counter()
 
 
 class Phases:
-    """Seconds since the process started, or since the last `restart`, by phase: `with phases("data"): ...` counts to
-    "data".
+    """Seconds since this was made, or since the last `restart`, by phase: `with phases("data"): ...` counts to "data".
 
-    The phases sum to the whole: an inner phase's time is not counted to the outer one, time outside all phases is
-    "other", and time before this object was made is the phase `before`. For one thread.
+    The phases sum to the whole: an inner phase's time is not counted to the outer one, and time outside all phases is
+    "other". With `before`, the name of one more phase, the seconds from the start of the process are counted too. For
+    one thread.
     """
 
-    def __init__(self, before: str = "before") -> None:
-        self._seconds = {before: process_seconds()}
+    def __init__(self, before: str | None = None) -> None:
+        self._seconds = {} if before is None else {before: process_seconds()}
         self._name, self._since = OTHER, time.perf_counter()
 
     @contextmanager
@@ -57,10 +57,16 @@ class Phases:
 
 
 def process_seconds() -> float:
-    """Return the seconds since this process started, or without /proc since fastcifar was imported."""
+    """Return the seconds since this process started; without Linux's /proc since fastcifar was imported."""
+    seen = time.perf_counter() - _imported
     try:
         # The name, in parentheses, may hold spaces: field 22, the start in ticks after boot, is the 20th behind it.
-        started = float(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
-        return float(Path("/proc/uptime").read_text().split()[0]) - started
-    except (OSError, ValueError, IndexError):
-        return time.perf_counter() - _imported
+        started = float(_stat().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+        # The clock that the ticks are of. /proc/uptime may be that of a container, which started later.
+        return max(seen, time.clock_gettime(time.CLOCK_BOOTTIME) - started) if started else seen
+    except (OSError, ValueError, IndexError, AttributeError):
+        return seen
+
+
+def _stat() -> str:
+    return Path("/proc/self/stat").read_text()

@@ -32,7 +32,8 @@ from fastcifar.kernels.flat_muon import (
 from fastcifar.kernels.flat_optimizer import flat_ema, flat_ema_reference, flat_sgd, flat_sgd_reference
 from fastcifar.kernels.newton_schulz import newton_schulz, newton_schulz_reference
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
-from fastcifar.kernels.whiten import wants_gradient, whiten, whiten_reference
+from fastcifar.kernels.operators import wants_gradient
+from fastcifar.kernels.whiten import whiten, whiten_reference
 
 __all__ = [
     "augment",

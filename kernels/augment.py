@@ -191,6 +191,12 @@ def plain_batch(
 ) -> Tensor:
     """Return `images[indices]` as they are, normalized: a channels-last batch [B, 3, H, W] of `dtype`, all cropped
     `shift` pixels down and to the right, then mirrored left to right if `flip`. Arguments as in `augment`."""
+    height, width = images.shape[1:3]
+    if height != width:  # the kernel makes square ones
+        rows, columns = (reflect(torch.arange(side, device=images.device) + shift, side) for side in (height, width))
+        values = images[indices][:, rows][:, :, columns.flip(0) if flip else columns].float()
+        values.sub_(vector(mean, values)).mul_(vector([1 / s for s in std], values))
+        return values.to(dtype).permute(0, 3, 1, 2)
     offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
     flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
     return augment(images, indices, offsets, flips, mean=mean, std=std, out_dtype=dtype)

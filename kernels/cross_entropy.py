@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.kernels.launch import use_triton
-from fastcifar.kernels.operators import autograd, operator
+from fastcifar.kernels.operators import autograd, needs_plain_torch, operator
 
 # ---------------------------------------------------------------------------------------------------------- reference
 
@@ -29,7 +29,8 @@ def cross_entropy_by_image_reference(
     wide = logits if logits.dtype == torch.float64 else logits.float()
     log_p = torch.log_softmax(wide * scale, dim=1)
     nll = -log_p.gather(1, labels[:, None]).squeeze(1)
-    losses = (1 - smoothing) * nll - smoothing * log_p.mean(dim=1)
+    # Without smoothing the mean, which one masked class (a logit of -inf) makes -inf, is no part of the loss.
+    losses = (1 - smoothing) * nll - smoothing * log_p.mean(dim=1) if smoothing else nll
     return losses.sum(), (logits.argmax(dim=1) == labels).sum(), losses.detach()
 
 
@@ -47,9 +48,14 @@ def _forward_reference(
     float32, or float64 for float64 logits."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     loss, correct, losses = cross_entropy_by_image_reference(wide, labels, smoothing, scale)
-    gradient = torch.softmax(wide * scale, dim=1).sub_(smoothing / logits.shape[1])
+    return loss, correct, _gradient(wide, labels, smoothing, scale), losses
+
+
+def _gradient(logits: Tensor, labels: Tensor, smoothing: float, scale: float) -> Tensor:
+    """Return dloss/dlogits [B, K], which has derivatives itself."""
+    gradient = torch.softmax(logits * scale, dim=1) - smoothing / logits.shape[1]
     gradient.scatter_add_(1, labels[:, None], gradient.new_full((len(labels), 1), smoothing - 1))
-    return loss, correct, gradient.mul_(scale), losses
+    return gradient.mul_(scale)
 
 
 # ----------------------------------------------------------------------------------------------------------- operator
@@ -79,8 +85,8 @@ def _cross_entropy_backward_fake(upstream, gradient, dtype):
 
 
 def _save(ctx, inputs, output) -> None:
-    ctx.dtype = inputs[0].dtype
-    ctx.save_for_backward(output[2])
+    logits, labels, *ctx.constants = inputs
+    ctx.save_for_backward(output[2], logits, labels)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
 
@@ -88,7 +94,16 @@ def _save(ctx, inputs, output) -> None:
 def _backward(ctx, upstream, *_):
     if upstream is None:
         return None, None, None, None
-    return torch.ops.fastcifar.cross_entropy_backward(upstream, ctx.saved_tensors[0], ctx.dtype), None, None, None
+    gradient, logits, _ = ctx.saved_tensors
+    return torch.ops.fastcifar.cross_entropy_backward(upstream, gradient, logits.dtype), None, None, None
+
+
+def _differentiable_backward(ctx, upstream, *_):
+    if upstream is None:
+        return None, None, None, None
+    gradient, logits, labels = ctx.saved_tensors
+    gradient = _gradient(logits.to(gradient.dtype), labels, *ctx.constants)
+    return (upstream * gradient).to(logits.dtype), None, None, None
 
 
 def _cross_entropy_step(
@@ -121,7 +136,7 @@ def _cross_entropy_step(
 
 operator("cross_entropy", _cross_entropy, _cross_entropy_fake, signature=_forward_reference)
 operator("cross_entropy_backward", _cross_entropy_backward, _cross_entropy_backward_fake)
-autograd("cross_entropy", _backward, _save)
+autograd("cross_entropy", _backward, _save, _differentiable_backward)
 operator(
     "cross_entropy_step",
     _cross_entropy_step,
@@ -133,14 +148,14 @@ operator(
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0, scale: float = 1.0) -> tuple[Tensor, Tensor]:
     """Return `(loss, correct)`: summed cross-entropy of `logits * scale`, and the number of right answers.
 
-    logits: [B, K] floating.
+    logits: [B, K] floating; a class of -inf is masked.
     labels: int64 [B], each in [0, K).
-    smoothing: the targets are `1 - smoothing` on the label plus `smoothing / K` on every class (Szegedy 2016).
+    smoothing: 0 to 1: the targets are `1 - smoothing` on the label plus `smoothing / K` on every class (Szegedy 2016).
 
     loss: float32 scalar (float64 for float64 logits), its gradient in the logits' dtype. correct: int64 scalar; of
     equal logits the first counts as the answer.
 
-    Raises ValueError for other shapes, TypeError for other dtypes.
+    Raises ValueError for other shapes and smoothing, TypeError for other dtypes.
     """
     return cross_entropy_by_image(logits, labels, smoothing, scale)[:2]
 
@@ -150,7 +165,9 @@ def cross_entropy_by_image(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return `(loss, correct, losses)`: as `cross_entropy`, and each image's part of the loss, [B] in its dtype,
     without a gradient."""
-    _check(logits, labels, logits.shape[:1])
+    _check(logits, labels, logits.shape[:1], smoothing)
+    if needs_plain_torch():
+        return cross_entropy_by_image_reference(logits, labels, smoothing, scale)
     loss, correct, _, losses = torch.ops.fastcifar.cross_entropy(logits, labels, smoothing, scale)
     return loss, correct, losses
 
@@ -179,9 +196,9 @@ def cross_entropy_step(
     image_losses: float32 [N], or None: the entries of the batch's images become their parts of the loss.
     smoothing, scale: as in `cross_entropy`.
 
-    Raises ValueError for other shapes, TypeError for other dtypes.
+    Raises ValueError for other shapes and smoothing, TypeError for other dtypes.
     """
-    _check(logits, labels, labels.shape[:1])
+    _check(logits, labels, labels.shape[:1], smoothing)
     for name, tensor, dtype, shape in (
         ("labels", labels, torch.int64, labels.shape),
         ("indices", indices, torch.int64, indices.shape[:1]),
@@ -199,10 +216,12 @@ def cross_entropy_step(
     )
 
 
-def _check(logits: Tensor, labels: Tensor, shape: torch.Size) -> None:
+def _check(logits: Tensor, labels: Tensor, shape: torch.Size, smoothing: float) -> None:
     if logits.ndim != 2 or labels.shape != shape or labels.ndim != 1:
         raise ValueError(
             f"logits {list(logits.shape)} and labels {list(labels.shape)} do not fit; allowed: [B, K] and [B]"
         )
     if labels.dtype != torch.int64 or not logits.is_floating_point():
         raise TypeError(f"labels are {labels.dtype} and logits {logits.dtype}; allowed: int64 and a floating dtype")
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"smoothing is {smoothing}; allowed: 0 to 1")

@@ -61,8 +61,9 @@ def _cross_entropy_kernel(
     shifted = values - tl.max(values, axis=1)[:, None]
     exponentials = tl.exp(shifted)  # 0 in the padding
     total = tl.sum(exponentials, axis=1)
-    log_p = tl.where(real, shifted - tl.log(total)[:, None], 0.0)
     targets = tl.where(columns[None, :] == labels[:, None], 1 - smoothing, 0.0) + smoothing / classes
+    # 0 in the padding, and for what is no target: a masked class has a log of -inf there.
+    log_p = tl.where(real & (targets != 0), shifted - tl.log(total)[:, None], 0.0)
     losses = -tl.sum(targets * log_p, axis=1)
     if losses_ptr is not None:
         tl.store(losses_ptr + images, losses, inside)

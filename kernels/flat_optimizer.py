@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastcifar.kernels.launch import use_triton
-from fastcifar.kernels.operators import operator
+from fastcifar.kernels.operators import operator, refuse_gradients
 
 FORMS = ("page", "torch")
 
@@ -127,7 +127,9 @@ operator("flat_ema", _flat_ema, lambda *_: None, mutates=("ema",))
 
 
 def check_buffers(length: int, **buffers: Tensor | None) -> None:
-    """Raise ValueError for a buffer that is not flat, contiguous and of this length; None passes."""
+    """Raise ValueError for a buffer that is not flat, contiguous and of this length, or that wants a gradient; None
+    passes."""
+    refuse_gradients(**buffers)
     for name, buffer in buffers.items():
         if buffer is not None and (buffer.shape != (length,) or not buffer.is_contiguous()):
             raise ValueError(f"{name} has shape {list(buffer.shape)}; allowed: a contiguous [{length}], as weights")

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from fastcifar.kernels.launch import LaunchSizes, use_triton
-from fastcifar.kernels.operators import operator
+from fastcifar.kernels.operators import operator, refuse_gradients
 
 _MOST_ROWS = 512
 """A program holds its rows of a square in registers; larger squares take plain torch."""
@@ -143,8 +143,10 @@ def newton_schulz(x: Tensor, out: Tensor, shapes: Sequence[int], *, steps: int, 
         than C. A graph can be captured once a first call has brought these shapes to the device.
     coefficients: a, b and c.
 
-    Raises ValueError for buffers that the batches do not fill, of different dtypes, and for less than 1 step.
+    Raises ValueError for buffers that the batches do not fill, of different dtypes, or that want a gradient, and for
+    less than 1 step.
     """
+    refuse_gradients(x=x, out=out)
     length = sum(math.prod(shape) for _, shape in batches_of(shapes)) if len(shapes) % 3 == 0 else -1
     for name, buffer in (("x", x), ("out", out)):
         if buffer.shape != (length,) or not buffer.is_contiguous() or buffer.dtype != x.dtype or not length:

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import Tensor
 from torch._library.autograd import Info, make_autograd_impl
+from torch.autograd import forward_ad
 
 _library = torch.library.Library("fastcifar", "DEF")
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 has none
 
 
 PRODUCTS: dict[str, Callable[..., list[tuple[int, int]]]] = {}
@@ -39,14 +42,48 @@ def operator(
     if products is not None:
         PRODUCTS[name] = products
     schema = torch.library.infer_schema(signature or implementation, mutates_args=mutates)
-    # Whole numbers are constants of a compiled graph; those that torch infers may be unknown in it.
-    _library.define(name + schema.replace("SymInt", "int"), tags=(torch.Tag.pt2_compliant_tag,))
+    _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, implementation, "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
 
 
-def autograd(name: str, backward: Callable, save: Callable) -> None:
+def autograd(name: str, backward: Callable, save: Callable, differentiable: Callable | None = None) -> None:
     """Give the operator `name` its gradient, as `torch.library.register_autograd` does, which refuses an operator that
-    also moves statistics in place."""
+    also moves statistics in place.
+
+    differentiable: computes the gradient by operations that have gradients of their own, for `create_graph=True`; None:
+        that raises RuntimeError.
+    """
     operator = getattr(torch.ops.fastcifar, name).default
-    _library.impl(name, make_autograd_impl(operator, Info(backward, save)), "Autograd", with_keyset=True)
+
+    def once(ctx, *gradients):
+        if not torch.is_grad_enabled():
+            return backward(ctx, *gradients)
+        if differentiable is not None:
+            return differentiable(ctx, *gradients)
+        # torch's `once_differentiable` misses what comes by tensors that are not saved
+        raise RuntimeError(
+            f"fastcifar::{name} has a first derivative alone, create_graph=True asks for the second; allowed: the "
+            "transforms of torch.func"
+        )
+
+    _library.impl(name, make_autograd_impl(operator, Info(once, save)), "Autograd", with_keyset=True)
+
+
+def needs_plain_torch() -> bool:
+    """Return True where an operator's specification must take its place: `torch.export` (and with it ONNX) and
+    `torch.jit.trace` keep what they see, and the transforms of `torch.func` and forward derivatives know no other."""
+    transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return transforms or _is_exporting() or torch._C._get_tracing_state() is not None
+
+
+def wants_gradient(*tensors: Tensor | None) -> bool:
+    """Return True if autograd would record an operation on `tensors` now."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+
+
+def refuse_gradients(**tensors: Tensor | None) -> None:
+    """Raise ValueError for one of the `tensors` that wants a gradient, which an operation without one would lose."""
+    for name, tensor in tensors.items():
+        if wants_gradient(tensor):
+            raise ValueError(f"{name} wants a gradient; allowed: none, or torch.no_grad()")

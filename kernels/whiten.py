@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastcifar.kernels.launch import use_triton
-from fastcifar.kernels.operators import operator
+from fastcifar.kernels.operators import needs_plain_torch, operator, wants_gradient
 
 ACTIVATIONS = ("gelu", "silu", "relu")
 _MOST_TAPS, _MOST_OUTPUTS = 32, 64
@@ -67,7 +67,7 @@ def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
 
     images: [N, C, H, W], channels-last (else they are copied), float32, float16, bfloat16 or float64.
     weight: [O, C, k, k], likewise.
-    bias: float32 [O] (float64 for float64 images), rounded to the images' dtype.
+    bias: [O], float32 (float64 for float64 images), rounded to the images' dtype, or in it.
     activation: gelu (exact), silu or relu.
 
     The reference rounds the convolution to the images' dtype before the activation; the kernel keeps it in float32, and
@@ -75,9 +75,9 @@ def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
 
     Raises ValueError for shapes or dtypes that do not fit, an unknown activation, and if a gradient is wanted.
     """
-    fits = images.ndim == 4 and images.is_floating_point() and 0 not in images.shape
+    fits = images.ndim == 4 and images.is_floating_point() and 0 not in images.shape[1:]
     if not fits:
-        raise ValueError(f"images are {images.dtype} {list(images.shape)}; allowed: floating [N, C, H, W], not empty")
+        raise ValueError(f"images are {images.dtype} {list(images.shape)}; allowed: floating [N, C, H, W] with pixels")
     channels, *sides = images.shape[1:]
     fits = weight.ndim == 4 and weight.dtype == images.dtype and 0 not in weight.shape and weight.shape[1] == channels
     if not fits or not weight.shape[2] == weight.shape[3] <= min(sides):
@@ -86,15 +86,12 @@ def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
             f"up to {min(sides)}, as images"
         )
     wide = torch.promote_types(images.dtype, torch.float32)
-    if bias is not None and (bias.dtype != wide or bias.shape != weight.shape[:1]):
+    if bias is not None and (bias.dtype not in (wide, images.dtype) or bias.shape != weight.shape[:1]):
         raise ValueError(f"bias is {bias.dtype} {list(bias.shape)}; allowed: {wide} [{len(weight)}]")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
+    if needs_plain_torch():
+        return whiten_reference(images, weight, bias, activation)
     if wants_gradient(images, weight, bias):
         raise ValueError("images, weight or bias want a gradient; allowed: none, or torch.no_grad()")
     return torch.ops.fastcifar.whiten(images, weight, bias, activation)
-
-
-def wants_gradient(*tensors: Tensor | None) -> bool:
-    """Return True if autograd would record an operation on `tensors` now."""
-    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

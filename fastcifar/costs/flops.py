@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fastcifar.costs.products import Count, count_module, count_products
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH, building
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import Network, build_model
 from fastcifar.models.network import CENTERED
@@ -126,6 +127,7 @@ class RecipeCount:
         }
 
 
+@TORCH.applied()
 def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000) -> RecipeCount:
     """Count a training of `recipe` on `train_images` of CIFAR-10 and its evaluation on `test_images`.
 
@@ -213,7 +215,7 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 
 def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
     sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
-    with torch.random.fork_rng(devices=[]):  # built with data: a network from outside may look at it
+    with building():  # with data: a network from outside may look at it
         network = build_model(recipe, CLASSES, CENTERED, CENTERED, sides=sides).to(device)
     with torch.device(device):
         return network, FlatModel(network.module, dtype)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 
 from fastcifar.data.arrays import images_from, labels_from
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Krizhevsky's ten classes in the order of their labels."""
@@ -118,6 +119,7 @@ class Dataset:
         return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
 
     @classmethod
+    @TORCH.applied()
     def from_arrays(
         cls,
         x: ArrayLike | torch.Tensor,
@@ -166,6 +168,7 @@ class Dataset:
         val = None if self.val is None else self.val.to(device)
         return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
 
+    @TORCH.applied()
     def hold_out(self, count: int) -> Dataset:
         """Return the dataset to develop on: `test` becomes `count` training images, about equally many of each class,
         `train` the rest, and `val` stays. They are the same images always, and a smaller count is part of a larger one.
@@ -181,6 +184,7 @@ class Dataset:
         rest[held] = False
         return dataclasses.replace(self, train=self.train.subset(rest), test=self.train.subset(held), holdout=count)
 
+    @TORCH.applied()
     def take(
         self, size: int | None = None, seed: int = 0, balanced: bool = False, classes: Collection[int] | None = None
     ) -> Dataset:
@@ -257,6 +261,7 @@ def fingerprint(*splits: Split) -> str:
     return digest.hexdigest()
 
 
+@TORCH.applied()
 def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, in 0..255 units."""
     values = torch.arange(256, dtype=torch.float64)

@@ -12,9 +12,11 @@ import torch
 from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.data.dataset import Dataset
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH
 from fastcifar.registry import resolve
 
 
+@TORCH.applied()
 def load_dataset(
     name: str = DEFAULT_DATASET,
     data_dir: str | PathLike[str] | None = None,

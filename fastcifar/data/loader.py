@@ -9,6 +9,7 @@ import torch
 from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
 from fastcifar.data.plan import CROP_FLIP_CUTOUT, EpochPlan
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH
 from fastcifar.recipes.augmentation import Augment
 from fastcifar.recipes.transforms import TransformConfig
 
@@ -90,5 +91,7 @@ class Loader:
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         images, labels = self.split.images, self.split.labels
         for position in range(len(self)):
-            batch = plan.batch(position, self.batch_size)
-            yield batch.augment(images, mean=self.mean, std=self.std, dtype=self.dtype), batch.labels(labels)
+            with TORCH.applied():  # not while the caller has the batch
+                batch = plan.batch(position, self.batch_size)
+                made = batch.augment(images, mean=self.mean, std=self.std, dtype=self.dtype), batch.labels(labels)
+            yield made

@@ -11,6 +11,7 @@ import torch
 
 from fastcifar import kernels
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH
 from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.recipes.augmentation import Augment
 from fastcifar.recipes.transforms import TransformConfig
@@ -47,6 +48,7 @@ class EpochPlan:
     """float32 `[n, total]`: numbers from 0 up to 1 for `transforms`, `draws` columns for each; None: no transforms."""
 
     @classmethod
+    @TORCH.applied()
     def draw(
         cls,
         count: int,
@@ -115,13 +117,15 @@ class EpochPlan:
             corners = torch.randint(size - side + 1, shape, generator=generator, dtype=torch.int32)
             cutouts = torch.cat([corners, torch.full_like(corners, side)], dim=1)
         if augment.brightness or augment.contrast:
-            brightness, contrast = torch.rand(shape, generator=_stream(seed, _JITTER, epoch)).mul_(2).sub_(1).unbind(1)
+            uniform = torch.rand(shape, generator=_stream(seed, _JITTER, epoch), dtype=torch.float32)
+            brightness, contrast = uniform.mul_(2).sub_(1).unbind(1)
             factor = 1 + augment.contrast * contrast
             jitter = torch.stack([augment.brightness * brightness * factor, factor], dim=1)
         transforms, numbers = _active(transforms), None
         if transforms:
             generators = ((each, _stream(seed, _TRANSFORM, epoch, *each.kind.encode())) for each in transforms)
-            numbers = torch.cat([torch.rand(visits, each.draws, generator=own) for each, own in generators], dim=1)
+            drawn = [torch.rand(visits, each.draws, generator=own, dtype=torch.float32) for each, own in generators]
+            numbers = torch.cat(drawn, dim=1)
 
         plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers)
         plan = plan._each(lambda tensor: _send(tensor, device))

@@ -169,7 +169,7 @@ class Runner:
                 )
                 outcome = run.record
                 if job.evaluate_train:
-                    outcome = replace(outcome, train_split=_train_scores(run, trainer))
+                    outcome = replace(outcome, train_split=_train_scores(trainer))
             except NonFiniteLoss as error:
                 outcome = Diverged(str(error))
                 self._phases.restart()
@@ -258,9 +258,10 @@ def _kinds(job: Job) -> list[str]:
     return list(dict.fromkeys([job.arm, f"{first}/", f"/{rest}", ""]))
 
 
-def _train_scores(run: Run, trainer: Trainer) -> Scores:
-    """Evaluate the training images. Raises NonFiniteLoss, as the loss may be finite on the test split alone."""
-    seen = evaluate(run.model, trainer.dataset.train, replace(trainer.recipe.evaluate, tta="none"))
+def _train_scores(trainer: Trainer) -> Scores:
+    """Evaluate the training images, by the network that was evaluated last. Raises NonFiniteLoss, as the loss may be
+    finite on the test split alone."""
+    seen = evaluate(trainer.evaluated, trainer.dataset.train, replace(trainer.recipe.evaluate, tta="none"))
     scores = Scores(known(seen.accuracy), known(seen.loss))
     if not math.isfinite(scores.loss):
         rate = trainer.recipe.optimizer.lr

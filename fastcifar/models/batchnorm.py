@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import nn
@@ -10,7 +10,7 @@ from torch import nn
 from fastcifar.kernels import norm_act_pool, norm_act_pool_inference
 
 
-class GhostBatchNorm(nn.Module):
+class GhostBatchNorm(nn.BatchNorm2d):
     """Batch norm over groups of `ghost_batch` consecutive images (Hoffer, Hubara and Soudry 2017), then an activation.
 
     Input `[N, C, H, W]` channels-last, optionally max-pooled 2x2 first; output `[N, C, H', W']`, plus `residual` if
@@ -18,15 +18,18 @@ class GhostBatchNorm(nn.Module):
     batch), and the running statistics are means over all groups throughout (Page: averaged once, then those of the
     first group). The running variance is the unbiased one, as in torch.
 
-    channels: C. The other arguments are those of `ConvBN`; `ghost_batch` 0 is the whole batch, plain batch norm.
+    channels: C. The other arguments are those of `ConvBN`; `ghost_batch` 0 is the whole batch, plain batch norm. A
+    momentum of None is a running mean over all batches, as in torch.
 
-    Raises ValueError for a batch that `ghost_batch` does not divide.
+    A `torch.nn.BatchNorm2d` in all but two things: `state_dict` has no `num_batches_tracked`, which counts while
+    momentum is None alone (a file may have it), and `freeze_scale` keeps the scale at 1 as long as `weight` does not
+    train. Under `torch.utils.checkpoint` the running statistics move twice, as torch's do.
+
+    Raises ValueError for a batch that `ghost_batch` does not divide, and for one value per channel in training;
+    RuntimeError where `convert_sync_batchnorm` or quantization would drop its groups, pool or activation.
     """
 
     wide_vectors: ClassVar[bool] = True
-
-    running_mean: torch.Tensor
-    running_var: torch.Tensor
 
     def __init__(
         self,
@@ -37,29 +40,66 @@ class GhostBatchNorm(nn.Module):
         celu_alpha: float = 1.0,
         pool: bool = False,
         freeze_scale: bool = False,
-        momentum: float = 0.1,
+        momentum: float | None = 0.1,
         eps: float = 1e-5,
     ) -> None:
-        super().__init__()
+        super().__init__(channels, eps, momentum)
         self.ghost_batch = ghost_batch
         self.activation, self.celu_alpha, self.pool = activation, celu_alpha, pool
-        self.momentum, self.eps = momentum, eps
-        self.weight = nn.Parameter(torch.ones(channels), requires_grad=not freeze_scale)
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
+        self.freeze_scale = freeze_scale
+        self.weight.requires_grad_(not freeze_scale)
+        # None: what every step counts up would be another launch, and another name in saved runs.
+        count = torch.tensor(0) if momentum is None else None
+        self.register_buffer("num_batches_tracked", count, persistent=False)
 
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         act = {"activation": self.activation, "alpha": self.celu_alpha}
         fused = {**act, "pool": self.pool, "eps": self.eps, "residual": residual}
-        scale = self.weight if self.weight.requires_grad else None
-        if not self.training:
-            return norm_act_pool_inference(x, self.running_mean, self.running_var, self.bias, scale, **fused)
-        groups, rest = divmod(len(x), self.ghost_batch) if self.ghost_batch else (1, 0)
+        scale = None if self.freeze_scale and not self.weight.requires_grad else self.weight
+        running = (
+            None if self.running_mean is None or self.running_var is None else (self.running_mean, self.running_var)
+        )
+        if not self.training and running is not None:
+            return norm_act_pool_inference(input, *running, self.bias, scale, **fused)
+        images = input.shape[0]  # len(input) would make it a constant of an exported graph
+        groups, rest = (images // self.ghost_batch, images % self.ghost_batch) if self.ghost_batch else (1, 0)
         if rest:
-            raise ValueError(f"a batch of {len(x)} images does not divide into ghost batches of {self.ghost_batch}")
-        running = (self.running_mean, self.running_var)
-        return norm_act_pool(x, self.bias, scale, groups=groups, running=running, momentum=self.momentum, **fused)[0]
+            raise ValueError(f"a batch of {images} images does not divide into ghost batches of {self.ghost_batch}")
+        moves = self.training and self.track_running_stats
+        fused |= {"running": running, "momentum": self._share()} if moves else {}
+        return norm_act_pool(input, self.bias, scale, groups=groups or 1, **fused)[0]
+
+    def _share(self) -> float:
+        """Return the share of this batch's statistics in the running ones, and count it where that is their mean."""
+        if self.momentum is not None:
+            return self.momentum
+        if self.num_batches_tracked is None:
+            self.num_batches_tracked = torch.zeros((), dtype=torch.int64, device=self.bias.device)
+        self.num_batches_tracked.add_(1)
+        return 1 / float(self.num_batches_tracked)
+
+    def reset_running_stats(self) -> None:
+        for statistic, value in ((self.running_mean, 0), (self.running_var, 1), (self.num_batches_tracked, 0)):
+            if statistic is not None:
+                statistic.fill_(value)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *rest: Any) -> None:
+        count = state_dict.pop(f"{prefix}num_batches_tracked", None)
+        if count is not None and self.num_batches_tracked is not None:
+            self.num_batches_tracked.copy_(count)
+        nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
+
+    @property
+    def qconfig(self) -> NoReturn:
+        """Raise RuntimeError: `convert_sync_batchnorm` and quantization ask for this before they take the norm's place,
+        and would drop its groups, pool and activation."""
+        raise RuntimeError(
+            f"GhostBatchNorm({self.extra_repr()}) can't become a SyncBatchNorm or a quantized norm, which would drop "
+            "its groups, pool and activation; allowed: the module as it is"
+        )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name != "qconfig"]  # `torch.jit.trace` reads all that it lists
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}, ghost_batch={self.ghost_batch}, activation={self.activation}, pool={self.pool}"

@@ -6,6 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastcifar.kernels.operators import needs_plain_torch
+
 # oneDNN takes 16 to 64 neighboring pixels of a row at a time, and computes with zeros where the image is narrower.
 # Forward pass and both gradients on one core with AMX, seconds with strips / without: 512 images in bfloat16 at 8x8
 # (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32; 128 images
@@ -19,38 +21,49 @@ class Conv3x3(nn.Conv2d):
     """A 3x3 convolution, padding 1, stride 1, without bias: `[N, C, H, W]` to `[N, out, H, W]`, channels-last.
 
     On a CPU, images up to 8 pixels wide (in float32 up to 4) are convolved as strips of several; all others by torch's
-    convolution. The two agree to rounding.
+    convolution, and all where plain torch is needed (`needs_plain_torch`). The two agree to rounding.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.device.type == "cpu" and x.shape[3] <= (_WIDEST_HALF if x.element_size() == 2 else _WIDEST):
-            return StripConvolution.apply(x, self.weight)
+        widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
+        if x.device.type == "cpu" and not needs_plain_torch() and x.shape[3] <= widest:
+            return strip_convolution(x, self.weight)
         return super().forward(x)
 
 
-class StripConvolution(torch.autograd.Function):
-    """`conv2d(x, weight, padding=1)` by way of strips, as `apply(x, weight)`; filters are `[out, C, 3, 3]`."""
+def strip_convolution(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Return `conv2d(x, weight, padding=1)` by way of strips, with derivatives of any order; filters are
+    `[out, C, 3, 3]`."""
+    return _Apart.apply(F.conv2d(_SideBySide.apply(x), weight, padding=1), x.shape)
+
+
+class _SideBySide(torch.autograd.Function):
+    """`side_by_side(x)`, whose gradient is taken apart: nothing is learned of the zeros."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        strips = side_by_side(x)
-        ctx.save_for_backward(strips, weight)
-        return _apart(F.conv2d(strips, weight, padding=1), x.shape)
+    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
+        ctx.shape = x.shape
+        return side_by_side(x)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        strips, weight = ctx.saved_tensors
-        # The columns between images are zero in the gradient's strips too: nothing read what the forward pass wrote
-        # there.
-        grad_strips, grad_weight, _ = torch.ops.aten.convolution_backward(
-            *(side_by_side(grad), strips, weight, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1),
-            [*ctx.needs_input_grad, False],
-        )
-        shape = (len(grad), weight.shape[1], *grad.shape[2:])
-        return None if grad_strips is None else _apart(grad_strips, shape), grad_weight
+    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
+        return (_apart if needs_plain_torch() else _Apart.apply)(grad, ctx.shape)
+
+
+class _Apart(torch.autograd.Function):
+    """`_apart(strips, shape)`, whose gradient is laid side by side: zeros for what the strips hold between images,
+    which is left out."""
+
+    @staticmethod
+    def forward(ctx, strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return _apart(strips, shape)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return (side_by_side if needs_plain_torch() else _SideBySide.apply)(grad), None
 
 
 def side_by_side(x: torch.Tensor) -> torch.Tensor:
@@ -58,19 +71,25 @@ def side_by_side(x: torch.Tensor) -> torch.Tensor:
     zeros after each. The last strip is filled up with zeros."""
     images, channels, height, width = x.shape
     per_strip = _STRIP // (width + 1)
+    # Of a number of images that is not known, torch.compile has no divmod and steps out; inductor would fail below.
     whole, rest = divmod(images, per_strip)
     x = x.permute(0, 2, 3, 1)
     strips = x.new_empty(whole + (rest > 0), height, per_strip, width + 1, channels)
     strips[:, :, :, width] = 0
-    strips[:whole, :, :, :width] = x[: whole * per_strip].unflatten(0, (whole, per_strip)).transpose(1, 2)
+    strips[:whole, :, :, :width] = (
+        x[: whole * per_strip].view(whole, per_strip, height, width, channels).transpose(1, 2)
+    )
     if rest:
         strips[whole, :, :rest, :width] = x[whole * per_strip :].transpose(0, 1)
         strips[whole, :, rest:] = 0
-    return strips.flatten(2, 3).permute(0, 3, 1, 2)
+    return strips.view(len(strips), height, per_strip * (width + 1), channels).permute(0, 3, 1, 2)
 
 
 def _apart(strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """Undo `side_by_side`: return images of `shape`, but with the strips' number of channels."""
-    images, _, _, width = shape
-    apart = strips.permute(0, 2, 3, 1).unflatten(2, (-1, width + 1))[:, :, :, :width].transpose(1, 2)
-    return apart.flatten(0, 1)[:images].permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+    images, _, height, width = shape
+    per_strip = _STRIP // (width + 1)
+    count, channels = strips.shape[:2]
+    apart = strips.permute(0, 2, 3, 1).view(count, height, per_strip, width + 1, channels)[:, :, :, :width]
+    apart = apart.transpose(1, 2).reshape(count * per_strip, height, width, channels)
+    return apart[:images].contiguous().permute(0, 3, 1, 2)

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from fastcifar.errors import UserError
+from fastcifar.host import OwnNumbers
+from fastcifar.models.modes import in_evaluation
 from fastcifar.models.network import Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
 
@@ -50,8 +52,10 @@ def own_network(
     own: Callable[[int], nn.Module], classes: int, mean: Sequence[float], std: Sequence[float], sides: Sequence[int]
 ) -> Network:
     """Return the network around the module that `own(classes)` gives, on the CPU in float32; a `Network`, or a class of
-    them, is taken as it is. Raises UserError for no module, for one that was taken before, where nothing in it trains,
-    and where it gives anything but `[N, classes]` for images `[N, 3, side, side]` of one of the `sides`.
+    them, is taken as it is. Parts in evaluation mode of a module in training mode are frozen, and stay in it.
+
+    Raises UserError for no module, for one that was taken before, where nothing in it trains, and where it gives
+    anything but `[N, classes]` for images `[N, 3, side, side]` of one of the `sides`.
     """
     if isinstance(own, nn.Module) or not callable(own):
         raise UserError(
@@ -65,8 +69,8 @@ def own_network(
     module.to("cpu", torch.float32)
     for side in sides:
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad():
-                logits = module.eval()(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
+            with OwnNumbers(torch.Generator()), in_evaluation(module), torch.no_grad():
+                logits = module(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"the model does not take images [2, 3, {side}, {side}]: {reason}") from error
@@ -78,9 +82,13 @@ def own_network(
     if not any(parameter.requires_grad for parameter in module.parameters()):
         raise UserError(f"the model gives {_described(module)} without a parameter that trains; allowed: one or more")
     _taken.add(module)
+    frozen = [part for part in module.modules() if not part.training] if module.training else []
     network = module if isinstance(module, Network) else OwnNetwork(module)
     network.mean, network.std = tuple(mean), tuple(std)
-    return network.train()
+    network.train()
+    for part in frozen:
+        part.eval()
+    return network
 
 
 def _described(value: object) -> str:

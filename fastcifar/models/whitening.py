@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.kernels import plain_batch, wants_gradient, whiten
+from fastcifar.kernels.operators import needs_plain_torch
 
 _CHUNK = 500
 """Images at a time on a CPU: all 10,000 as float32 would take 120 MB. A GPU takes all at once, in fewer launches."""
@@ -63,8 +64,9 @@ class PatchWhitening(nn.Conv2d):
 
     def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; in one pass
-        over the images where no gradient is needed."""
-        if wants_gradient(x, self.weight, self.bias):
+        over the images where no gradient is needed, outside of autocast."""
+        autocast = torch.is_autocast_enabled(x.device.type)
+        if autocast or needs_plain_torch() or wants_gradient(x, self.weight, self.bias):
             return getattr(F, activation)(self(x))
         return whiten(x, self.weight, self.bias, activation)
 

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from fastcifar.data import Split
+from fastcifar.host import TORCH
 from fastcifar.kernels import plain_batch
 from fastcifar.models import Network
+from fastcifar.models.modes import modes, restore
 from fastcifar.optim import FlatModel
 
 
@@ -30,26 +32,33 @@ class WeightAverage:
             group.ema.lerp_(group.weights, 1 / self.count)
 
 
+@TORCH.applied()
 @torch.no_grad()
 def estimate_statistics(model: Network, split: Split, images: int, batch_size: int, dtype: torch.dtype) -> None:
     """Set the running statistics of all batch norms in `model` to the mean over batches.
 
-    model: its training mode and momenta are left as they were.
+    model: if it is in training mode, norms in evaluation mode are frozen and stay as they are. All modes and momenta
+        are left as they were.
     split: the images, which are not augmented.
     images: number of images, from the first; at least one batch is used, and a partial last batch is left out.
     batch_size: images in a batch.
     dtype: the compute type.
     """
-    norms: list[Any] = [module for module in model.modules() if getattr(module, "running_mean", None) is not None]
+    before = modes(model)
+    trained = [module for module, training in before if training or not model.training]
+    norms: list[Any] = [module for module in trained if getattr(module, "running_mean", None) is not None]
     if not norms:
         return
-    momenta, was_training = [norm.momentum for norm in norms], model.training
-    model.train()
+    momenta = [norm.momentum for norm in norms]
     batches = torch.arange(len(split), device=split.device)[: max(images, batch_size)].split(batch_size)
-    for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
-        for norm in norms:
-            norm.momentum = 1 / number  # a plain mean, in which the values from before count nothing
-        model(plain_batch(split.images, indices, model.mean, model.std, dtype))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)
+    try:
+        if not model.training:
+            model.train()
+        for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
+            for norm in norms:
+                norm.momentum = 1 / number  # a plain mean, in which the values from before count nothing
+            model(plain_batch(split.images, indices, model.mean, model.std, dtype))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        restore(before)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 
 import torch
 
 from fastcifar.errors import UserError
+from fastcifar.host import ProcessSetting
 from fastcifar.training.record import DeviceFacts
 
 
@@ -41,18 +41,15 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
 
 
-@contextmanager
-def cudnn_search(wanted: bool) -> Iterator[None]:
+_cudnn_searches = ProcessSetting(
+    lambda: torch.backends.cudnn.benchmark, lambda on: setattr(torch.backends.cudnn, "benchmark", on)
+)
+
+
+def cudnn_search(wanted: bool) -> AbstractContextManager[None]:
     """Let cuDNN search for the fastest convolution of each shape within a `with` block, if `wanted`. Only that one flag
     is changed and restored: `torch.backends.cudnn.flags` would reset the others too."""
-    if not wanted:
-        yield
-        return
-    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
+    return _cudnn_searches.set_to(True) if wanted else nullcontext()
 
 
 def describe_device(device: torch.device) -> DeviceFacts:

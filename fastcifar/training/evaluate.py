@@ -11,8 +11,10 @@ from torch import nn
 
 from fastcifar.data import Split
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH
 from fastcifar.kernels import plain_batch
 from fastcifar.models import memory_format, normalization
+from fastcifar.models.modes import in_evaluation
 from fastcifar.recipes import EvaluateConfig
 
 _DEFAULT = EvaluateConfig()
@@ -25,7 +27,7 @@ class Evaluation:
     """The scores of a network on a split: with test-time augmentation and, as `plain_*`, without.
 
     Accuracies are fractions, losses mean log-losses in nats, both over the labeled images, and None where there are
-    none; logits are float32 `[N, classes]` on the CPU.
+    none; logits are float32 `[N, classes]` on the CPU, ordinary tensors, each of its own memory.
     """
 
     accuracy: float | None
@@ -36,6 +38,7 @@ class Evaluation:
     plain_logits: torch.Tensor
 
 
+@TORCH.applied()
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -46,7 +49,7 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate `model` on `split`, in the model's own dtype.
 
-    model: gets channels-last images, or contiguous ones if its filters are; its training mode is left as it was.
+    model: gets channels-last images, or contiguous ones if its filters are; each module's mode is left as it was.
     split: images, and labels; images labeled -1 count in no accuracy and no loss.
     how: `tta` names the views whose logits are averaged: "none", the image alone; "flip", it and its mirror image (Page
         2019); "flip-crop", these and both shifted by a pixel to the upper left and to the lower right, the border
@@ -65,8 +68,6 @@ def evaluate(
             what = f"what images {type(model).__name__} was trained on is not known"
             raise UserError(f"{what}; allowed: mean= and std=, or a network that this library trained")
         mean, std = known[0] if mean is None else mean, known[1] if std is None else std
-    was_training = model.training
-    model.eval()
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.dim() > 1), torch.float32)
     form = memory_format(model)
 
@@ -74,12 +75,11 @@ def evaluate(
         batch = plain_batch(split.images, indices, mean, std, dtype, shift, flip)
         return model(batch.contiguous(memory_format=form)).float()
 
-    with torch.inference_mode():
+    with in_evaluation(model), torch.inference_mode():
         logits, plain = _logits(view, len(split), how, split.images.device)
         labeled = int(split.labeled.sum())
         accuracy, loss = _scores(logits, split.labels, labeled)
         plain_accuracy, plain_loss = _scores(plain, split.labels, labeled)
-    model.train(was_training)
     # Copied outside of inference mode they are ordinary tensors: gradients may flow from them.
     logits, plain = logits.to("cpu", copy=True), plain.to("cpu", copy=True)
     return Evaluation(accuracy, loss, logits, plain_accuracy, plain_loss, plain)

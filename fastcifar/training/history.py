@@ -21,7 +21,7 @@ class History:
         pinned = device.type == "cuda"
         self.rows: list[EpochRow] = []
         self._recipe, self._timeline, self._dtype = recipe, timeline, dtype
-        self._losses = torch.empty(timeline.total_steps, pin_memory=pinned)
+        self._losses = torch.empty(timeline.total_steps, dtype=torch.float32, pin_memory=pinned)
         self._correct = torch.empty(len(timeline.epochs), dtype=torch.int64, pin_memory=pinned)
         self._queued: deque[tuple[Epoch, float, Lap]] = deque()
 

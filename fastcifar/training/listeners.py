@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from fastcifar.errors import UserError
+from fastcifar.host import TorchSettings
 from fastcifar.phases import Phases
 from fastcifar.training.record import EpochRow, RunRecord
 
@@ -50,8 +51,8 @@ class Listener:
 
 
 class Audience:
-    """The listeners of one training, called in their order, with the process's own random numbers. Raises UserError for
-    anything but a `Listener`."""
+    """The listeners of one training, called in their order, with the random numbers of the process and the
+    settings of torch where this was made. Raises UserError for anything but a `Listener`."""
 
     def __init__(self, listeners: Iterable[Listener], state: TrainingState, phases: Phases) -> None:
         if not isinstance(listeners, Iterable):
@@ -61,12 +62,13 @@ class Audience:
             if not isinstance(listener, Listener):
                 what = type(listener).__name__
                 raise UserError(f"listeners has a {what}; allowed: a Listener, as in Listener(on_epoch=print)")
+        self._settings = TorchSettings.here()
         self.hears_steps, self.hears_epochs = self._hears("on_step"), self._hears("on_epoch")
 
     def tell(self, name: str, *arguments: object) -> None:
         """Call the method `name` of every listener."""
         if self._listeners:
-            with self._phases("listeners"), self._state.random.outside():
+            with self._phases("listeners"), self._state.random.outside(), self._settings.applied():
                 for listener in self._listeners:
                     getattr(listener, name)(*arguments)
 

@@ -174,7 +174,8 @@ class RunRecord:
     time_seconds: float
     """train_seconds and the final evaluation with test-time augmentation (airbench's rule)."""
     process_seconds: float
-    """From the start of the process, or the end of the run before in it, to the final accuracy."""
+    """To the final accuracy, from the call of `train` or `Trainer.run`; on the command line from the start of the
+    process, or the end of the run before in it."""
     compiled: bool = False
     """True if the network went through torch.compile."""
     captured: bool | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -19,7 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fastcifar.errors import UserError
+from fastcifar.host import TORCH, building
 from fastcifar.models import build_model, remember_normalization
+from fastcifar.models.export import export_onnx
 from fastcifar.output import RECORD, WEIGHTS, check_out, umask
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
@@ -39,7 +42,7 @@ class Run:
     """A finished training."""
 
     model: nn.Module
-    """The network that was evaluated."""
+    """The network that was evaluated, its own copy: float32 on the run's device, in evaluation mode."""
     record: RunRecord
     """The record of the training: run.json."""
     plain_logits: torch.Tensor
@@ -50,6 +53,8 @@ class Run:
     """Labels of the test images, int64 `[N]` on the CPU; -1 where an image has none."""
     state: Mapping[str, torch.Tensor]
     """The network's tensors by name, float32 on the CPU: model.safetensors."""
+    side: int = 32
+    """Side of the test images in pixels."""
 
     @classmethod
     def of(cls, trainer: Trainer, evaluation: Evaluation, train_seconds: float, time_seconds: float) -> Run:
@@ -60,7 +65,7 @@ class Run:
         record = RunRecord(
             recipe=trainer.recipe,
             dataset=DatasetFacts.of(dataset),
-            subset=dataset.subset,
+            subset=copy.deepcopy(dataset.subset),
             seed=state.seed,
             init=dict(state.init),
             network=None if trainer.own_model is None else "own",
@@ -89,9 +94,13 @@ class Run:
             phases=phases,
             images_per_second=(row.images or 0) / train_seconds,
         )
-        model = remember_normalization(trainer.evaluated.module, dataset.mean, dataset.std).eval()
-        labels, tensors = dataset.test.labels.cpu(), trainer.flat_evaluated.state_dict()
-        return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors)
+        tensors = trainer.flat_evaluated.state_dict()
+        model = _copied(trainer.evaluated.module).float().eval()
+        model.load_state_dict(tensors)  # the weights before they were rounded to the compute type
+        remember_normalization(model, dataset.mean, dataset.std)
+        labels = dataset.test.labels.to("cpu", copy=True)
+        side = dataset.test.images.shape[1]
+        return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors, side)
 
     @property
     def recipe(self) -> Recipe:
@@ -142,7 +151,8 @@ class Run:
 
     @property
     def process_seconds(self) -> float:
-        """From the start of the process, or the end of the run before in it, to the final accuracy."""
+        """To the final accuracy, from the call of `train` or `Trainer.run`; on the command line from the start of the
+        process, or the end of the run before in it."""
         return self.record.process_seconds
 
     def __repr__(self) -> str:
@@ -171,6 +181,23 @@ class Run:
             raise
         return folder
 
+    @TORCH.applied()
+    def export(self, file: str | Path) -> Path:
+        """Write the evaluated network as an ONNX file, in place of one that is there, and return its path.
+
+        Its input `images` is float32 `[batch, 3, side, side]`, RGB of 0 to 255, for any batch: the file normalizes the
+        images itself. Its output `logits` is `[batch, classes]`, float32, without test-time augmentation. The names of
+        the classes are its metadata `classes`, a JSON list.
+
+        Raises UserError without the packages onnx and onnxscript, and where the file cannot be written.
+        """
+        file = Path(file)
+        model = copy.deepcopy(self.model).to("cpu", torch.float32)
+        model.load_state_dict(self.state)
+        dataset = self.record.dataset
+        export_onnx(model.eval(), file, self.side, dataset.mean, dataset.std, dataset.classes)
+        return file
+
     def _dawnbench_log(self) -> str:
         lines = ["epoch\thours\ttop1Accuracy"]
         for row in self.rows:
@@ -179,6 +206,12 @@ class Run:
         return "\n".join(lines) + "\n"
 
 
+def _copied(module: nn.Module) -> nn.Module:
+    """Return a copy whose tensors share no memory, as buffers within a flat one do."""
+    return copy.deepcopy(module, {id(buffer): buffer.detach().clone() for buffer in module.buffers()})
+
+
+@TORCH.applied()
 def load_run(
     folder: str | Path, model: Callable[[int], nn.Module] | None = None
 ) -> tuple[Recipe, nn.Module, RunRecord]:
@@ -194,15 +227,16 @@ def load_run(
     try:
         record = RunRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")), str(folder / RECORD))
         dataset = record.dataset
-        if model is not None:
-            network = model(len(dataset.classes))
-        elif record.network is None:
-            network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
-        else:
+        if model is None and record.network is not None:
             raise UserError(
                 f"{folder} holds a run of a network of its own; allowed: with model=, the class of that network or a "
                 "function of the number of classes"
             )
+        with building():
+            if model is not None:
+                network = model(len(dataset.classes)).to("cpu", torch.float32)
+            else:
+                network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
         remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(folder / WEIGHTS))
     except UserError:
         raise

@@ -45,14 +45,16 @@ class TrainingState:
     Not in it: numpy's random numbers, and the state of a loss, transform or listener of the user's own.
     """
 
-    def __init__(self, recipe: Recipe, dataset: Dataset, timeline: Timeline, optimizer: FlatOptimizer) -> None:
+    def __init__(
+        self, recipe: Recipe, dataset: Dataset, timeline: Timeline, optimizer: FlatOptimizer, random: RandomNumbers
+    ) -> None:
         self._recipe, self._dataset, self._timeline = recipe, dataset, timeline
         self._device = dataset.train.device
         self.flat, self.optimizer = optimizer.flat, optimizer
         self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch)
         self.average = WeightAverage(self.flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
-        self.random = RandomNumbers(self._device)
+        self.random = random
         self._identity = _identity(recipe, dataset)
         self._restart(0, {})
 

@@ -40,9 +40,10 @@ class EpochTensors:
         count, device = len(dataset.train), dataset.train.device
         self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.side, device, recipe.transforms)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
-        self.losses = torch.zeros(steps_per_epoch, device=device)
+        self.losses = torch.zeros(steps_per_epoch, dtype=torch.float32, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
-        self.image_losses = torch.full((count,), torch.inf, device=device) if recipe.select.keep < 1 else None
+        unknown = {"fill_value": torch.inf, "dtype": torch.float32, "device": device}
+        self.image_losses = torch.full((count,), **unknown) if recipe.select.keep < 1 else None
 
     def reset(self) -> None:
         """Forget the losses of the images, as before a training."""

@@ -17,7 +17,9 @@ from torch import nn
 
 from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.data import Dataset, Split, load_dataset
+from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
+from fastcifar.models.modes import modes, restore
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
@@ -31,6 +33,7 @@ from fastcifar.training.history import nonfinite_loss
 from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
+from fastcifar.training.random import random_numbers_of
 from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
     refuse_arguments,
@@ -114,7 +117,7 @@ class Trainer:
 
     recipe, dataset: as in `train`, but not by name.
     device: "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1".
-    phases: counts the process's seconds; by default from here on.
+    phases: counts the process's seconds; by default each run's, from the call of `run`.
     model, loss, optimizer, augment: as in `train`; an optimizer of a kind is the recipe's.
 
     On CUDA the first run captures the step after a few steps on random images, in one CUDA graph for each stage of the
@@ -123,6 +126,7 @@ class Trainer:
     Raises UserError where the recipe does not fit the dataset or the device.
     """
 
+    @TORCH.applied()
     def __init__(
         self,
         recipe: Recipe,
@@ -137,7 +141,7 @@ class Trainer:
     ) -> None:
         refuse_other_types(recipe, dataset)
         refuse_uncallable(loss=loss, augment=augment)
-        self.recipe, self.phases = recipe, phases or Phases()
+        self.recipe, self.phases, self._clocked = recipe, phases or Phases(), phases is None
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(recipe.dtype, self.device)
         mean, std = recipe.normalize.mean or dataset.mean, recipe.normalize.std or dataset.std
@@ -155,7 +159,10 @@ class Trainer:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             flat_optimizer = build_optimizer(flat, recipe, self.total_steps, optimizer)
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
-            self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer)
+            own = any(part is not None for part in (model, loss, optimizer, augment))
+            random = random_numbers_of(self.network, recipe, self.device, own)
+            self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random)
+        self._modes = modes(self.network)
         self.step = self.new_step(self.dataset, self.state.tensors)
         self.replays: dict[Stage, Callable[[], None]] = {}
         self.not_captured = self._why_not_captured()
@@ -197,9 +204,11 @@ class Trainer:
         Raises NonFiniteLoss, and UserError where the initial weights or the state do not fit.
         """
         refuse_arguments(seed, eval_every, init)
+        if self._clocked:
+            self.phases.restart()
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
-        with cudnn_search(recipe.cudnn_search), state.random:
+        with TORCH.applied(), cudnn_search(recipe.cudnn_search), state.random:
             self.rehearse()
             self._begin(seed, init, resume)
             watch, rows = state.stopwatch, state.history.rows
@@ -268,8 +277,8 @@ class Trainer:
         self.state.begin(self.new_network(seed, init), seed, described)
 
     def enter(self, stage: Stage) -> None:
-        """Train the parameters that `stage` trains and no others."""
-        self.network.train()
+        """Train the parameters that `stage` trains and no others, in training mode."""
+        restore(self._modes)
         for name in self.network.frozen_from:
             self.network.module.get_parameter(name).requires_grad_(name not in stage.frozen)
 
@@ -290,12 +299,12 @@ class Trainer:
             with self.phases("training: plans"):
                 self.state.begin_epoch(self.timeline.epochs[epoch.number + 1])
 
+    @TORCH.applied()
     def new_network(self, seed: int, init: Start = _COLD) -> Network:
         """Return the network that a training begins with, on the CPU."""
         dataset = self.dataset
         sides = (dataset.train.side, *(side for side, _ in self.recipe.augment.early_crops))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with building(seed):
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self.own_model, sides)
         initialize(model, init)
         return model

@@ -33,6 +33,9 @@ on an H200) for the next comes off: the second reading of the smaller tensors.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,8 +49,8 @@ from fastcifar.kernels.norm_act_pool.native import (
     native_inference,
     out_size,
 )
-from fastcifar.kernels.norm_act_pool.reference import norm_act_pool_reference
-from fastcifar.kernels.operators import autograd, operator
+from fastcifar.kernels.norm_act_pool.reference import norm_act_pool_inference_reference, norm_act_pool_reference
+from fastcifar.kernels.operators import autograd, needs_plain_torch, operator
 
 __all__ = ["ACTIVATIONS", "norm_act_pool", "norm_act_pool_inference", "norm_act_pool_reference"]
 
@@ -135,9 +138,9 @@ def _save(ctx, inputs, output) -> None:
 def _gradients(ctx, gradient, *_):
     if gradient is None:
         return (None,) * 12
-    scale = ctx.saved_tensors[-1]
-    x, bias, scale_gradient = torch.ops.fastcifar.norm_act_pool_backward(gradient, *ctx.saved_tensors, *ctx.constants)
-    scale_gradient = None if scale is None else scale_gradient
+    saved = ctx.saved_tensors  # read once: under `torch.utils.checkpoint` a second reading fails
+    x, bias, scale_gradient = torch.ops.fastcifar.norm_act_pool_backward(gradient, *saved, *ctx.constants)
+    scale_gradient = None if saved[-1] is None else scale_gradient
     return x, bias, scale_gradient, *(None,) * 8, gradient if ctx.has_residual else None
 
 
@@ -145,20 +148,32 @@ autograd("norm_act_pool", _gradients, _save)
 
 
 def _check(x: Tensor, vectors: dict, activation: str, alpha: float, pool: bool, residual: Tensor | None) -> None:
-    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape or (pool and min(x.shape[2:]) < 2):
+    if torch._C._get_tracing_state() is not None:  # `torch.jit.trace`: sizes are tensors
+        return
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape[1:] or (pool and min(x.shape[2:]) < 2):
         least = "2 by 2" if pool else "1"
         raise ValueError(f"x is {x.dtype} {list(x.shape)}; allowed: floating [N, C, H, W], of {least} or more pixels")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
     if activation == "celu" and not alpha > 0:
         raise ValueError(f"alpha is {alpha}; allowed: above 0")
-    wide = torch.promote_types(x.dtype, torch.float32)
+    wide = _wide(x)
     for name, vector in vectors.items():
-        if vector is not None and (vector.shape != x.shape[1:2] or vector.dtype != wide):
+        if vector is not None and (vector.shape != x.shape[1:2] or vector.dtype not in (wide, x.dtype)):
             raise ValueError(f"{name} is {vector.dtype} {list(vector.shape)}; allowed: {wide} [{x.shape[1]}], as x")
     shape = [*x.shape[:2], *out_size(x, pool)]
     if residual is not None and (list(residual.shape) != shape or residual.dtype != x.dtype):
         raise ValueError(f"residual is {residual.dtype} {list(residual.shape)}; allowed: {x.dtype} {shape}, as out")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Return the dtype of statistics and vectors; `torch.promote_types` would stay in an exported graph."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _widened(x: Tensor, *vectors: Tensor | None) -> list[Any]:
+    wide = _wide(x)
+    return [vector if vector is None or vector.dtype == wide else vector.to(wide) for vector in vectors]
 
 
 def norm_act_pool(
@@ -179,34 +194,52 @@ def norm_act_pool(
     `(out, mean, var)`.
 
     x: [N, C, H, W], channels-last (else it is copied), float32, float16, bfloat16 or float64.
-    bias, scale: float32 [C] (float64 for float64 x); scale None: 1, and no gradient.
+    bias, scale: [C], float32 (float64 for float64 x) or in x's dtype; scale None: 1, and no gradient.
     groups: the norm is over so many slices of N / groups consecutive images (Hoffer, Hubara and Soudry 2017; 1: plain
         batch norm), its statistics in float32 whatever x is.
     activation: celu (with `alpha`), relu, gelu (exact), silu or none.
     pool: stride 2, without an odd last row or column; of equal maxima the first in row-major order gets the gradient.
     residual: like out.
-    running: running mean and variance, [C] in bias's dtype, moved in place by `momentum` of the way towards the groups'
-        mean and mean unbiased variance, count / (count - 1) times the biased one.
+    running: running mean and variance, [C] in a dtype that bias may have, moved in place by `momentum` of the way
+        towards the groups' mean and mean unbiased variance, count / (count - 1) times the biased one; an empty batch
+        moves neither.
 
-    out: x's dtype, channels-last. mean, var (biased): [groups, C], bias's dtype, without gradient. Gradients reach x,
-    bias, scale and residual.
+    out: x's dtype, channels-last. mean, var (biased): [groups, C], float32 (float64 for float64 x), without gradient.
+    Gradients reach x, bias, scale and residual; a second derivative raises RuntimeError.
 
-    Raises ValueError for shapes or dtypes that do not fit, an unknown activation, or groups that do not divide N.
+    Raises ValueError for shapes or dtypes that do not fit, an unknown activation, groups that do not divide N, or one
+    value per channel and group.
     """
-    vectors = {"bias": bias, "scale": scale}
-    if running is not None:
-        vectors |= {"the running mean": running[0], "the running variance": running[1]}
-    _check(x, vectors, activation, alpha, pool, residual)
-    if groups < 1 or len(x) % groups:
-        raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {len(x)} images")
     running_mean, running_var = running or (None, None)
-    out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
-        x, bias, scale, running_mean, running_var, momentum, groups, activation, alpha, pool, eps, residual
-    )
+    vectors = {"bias": bias, "scale": scale, "the running mean": running_mean, "the running variance": running_var}
+    _check(x, vectors, activation, alpha, pool, residual)
+    bias, scale, *moved = _widened(x, *vectors.values())
+    images, (height, width) = x.shape[0], out_size(x, pool)
+    if groups < 1 or images % groups:
+        raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {images} images")
+    if images // groups * height * width == 1:
+        where = " and group" if groups > 1 else ""
+        raise ValueError(f"x is {list(x.shape)}, one value per channel{where} to normalize; allowed: 2 or more")
+    if images == 0:
+        unknown = torch.full_like(bias.detach(), math.nan).expand(groups, -1)
+        fused = (activation, alpha, pool, eps, residual)
+        return norm_act_pool_inference_reference(x, unknown[0], unknown[0], bias, scale, *fused), unknown, unknown
+    if needs_plain_torch():
+        settings = {"groups": groups, "activation": activation, "alpha": alpha, "pool": pool, "eps": eps}
+        moving = None if running is None else (moved[0], moved[1])
+        out, mean, var = norm_act_pool_reference(
+            x, bias, scale, residual=residual, running=moving, momentum=momentum, **settings
+        )
+    else:
+        out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
+            x, bias, scale, *moved, momentum, groups, activation, alpha, pool, eps, residual
+        )
+    for before, after in zip(running or (), moved, strict=False):
+        if before.dtype != after.dtype:
+            before.copy_(after.detach())
     return out, mean, var
 
 
-@torch.no_grad()
 def norm_act_pool_inference(
     x: Tensor,
     mean: Tensor,
@@ -220,11 +253,18 @@ def norm_act_pool_inference(
     eps: float = 1e-5,
     residual: Tensor | None = None,
 ) -> Tensor:
-    """Return `norm_act_pool`'s out for given statistics `mean` and `var` [C], such as running ones; no gradient.
+    """Return `norm_act_pool`'s out for given statistics `mean` and `var` [C], such as running ones, which get no
+    gradient. Where one is wanted of x, bias, scale or residual, plain torch runs in place of the fused operator, with
+    gradients of any order, and out has x's memory format.
 
     Raises ValueError as `norm_act_pool` does.
     """
-    _check(x, {"mean": mean, "var": var, "bias": bias, "scale": scale}, activation, alpha, pool, residual)
-    return torch.ops.fastcifar.norm_act_pool_inference(
-        x, mean, var, bias, scale, activation, alpha, pool, eps, residual
-    )
+    mean, var = (statistic.detach() if statistic.requires_grad else statistic for statistic in (mean, var))
+    vectors = {"mean": mean, "var": var, "bias": bias, "scale": scale}
+    _check(x, vectors, activation, alpha, pool, residual)
+    mean, var, bias, scale = _widened(x, *vectors.values())
+    arguments = (x, mean, var, bias, scale, activation, alpha, pool, eps, residual)
+    differentiable = any(t is not None and t.requires_grad for t in (x, bias, scale, residual))
+    if needs_plain_torch() or x.shape[0] == 0 or (differentiable and torch.is_grad_enabled()):
+        return norm_act_pool_inference_reference(*arguments)
+    return torch.ops.fastcifar.norm_act_pool_inference(*arguments)

@@ -45,6 +45,26 @@ def norm_act_pool_reference(
     return out.to(x.dtype), mean, var
 
 
+def norm_act_pool_inference_reference(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    bias: Tensor,
+    scale: Tensor | None,
+    activation: str,
+    alpha: float,
+    pool: bool,
+    eps: float,
+    residual: Tensor | None,
+) -> Tensor:
+    """Compute `norm_act_pool_inference` in plain torch, with torch's own gradients, of any order."""
+    x = functional.max_pool2d(x, 2) if pool else x
+    scale = torch.ones_like(bias) if scale is None else scale
+    out = functional.batch_norm(x, mean, var, scale, bias, eps=eps)
+    out = _activate(out, activation, alpha)
+    return out if residual is None else out + residual
+
+
 def unbiased(count: int) -> float:
     """Return the factor that makes a biased variance of `count` values unbiased, as torch's batch norm keeps it."""
     return count / max(count - 1, 1)

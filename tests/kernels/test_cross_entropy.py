@@ -139,6 +139,49 @@ def test_huge_logits_stay_finite(path, device):
     assert loss == 6e4 and correct == 0 and gradient.tolist() == [[1.0, -1.0, 0.0]]
 
 
+@pytest.mark.parametrize("function", [cross_entropy, cross_entropy_reference], ids=["operator", "specification"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.25])
+@pytest.mark.parametrize("label", [0, 2], ids=["kept", "masked"])
+def test_a_masked_class_is_torchs(path, device, function, smoothing, label):
+    logits, labels = torch.tensor([[1.0, 2.0, -torch.inf]] * 2, device=device), torch.tensor([label, 1], device=device)
+    mine, expected = (run(loss, logits, labels, smoothing, 0.5) for loss in (function, torchs_own))
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    by_image = cross_entropy_by_image(logits, labels, smoothing, 0.5)[2]
+    each = F.cross_entropy(logits * 0.5, labels, reduction="none", label_smoothing=smoothing)
+    torch.testing.assert_close(by_image, each)
+
+
+def test_a_masked_class_in_a_step_is_torchs(path, device):
+    logits, labels = torch.tensor([[1.0, 2.0, -torch.inf]], device=device), torch.tensor([0], device=device)
+    position, correct = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
+    losses, image_losses = (torch.zeros(1, device=device) for _ in range(2))
+    gradient = cross_entropy_step(logits, labels, position.clone(), position, losses, correct, image_losses)
+    loss, _, expected = run(torchs_own, logits, labels, 0.0, 1.0)
+    for mine, torchs in ((losses[0], loss), (image_losses[0], loss), (gradient, expected)):
+        torch.testing.assert_close(mine, torchs)
+
+
+@pytest.mark.parametrize("function", [cross_entropy, cross_entropy_reference], ids=["operator", "specification"])
+def test_no_images_have_a_loss_of_0(path, device, function):
+    logits, labels = torch.zeros(0, 3, device=device), torch.zeros(0, dtype=torch.int64, device=device)
+    loss, correct, gradient = run(function, logits, labels, 0.1, 1.0)
+    assert loss == 0 and correct == 0 and gradient.shape == (0, 3)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5, float("nan")])
+def test_smoothing_outside_0_to_1_is_refused(smoothing):
+    number = torch.zeros(1, dtype=torch.int64)
+    for call in (
+        lambda: cross_entropy(torch.zeros(1, 3), number, smoothing),
+        lambda: cross_entropy_step(
+            *(torch.zeros(1, 3), number, number, number, torch.zeros(1), number), smoothing=smoothing
+        ),
+    ):
+        with pytest.raises(ValueError, match=rf"^smoothing is {smoothing}; allowed: 0 to 1$"):
+            call()
+
+
 def test_a_nan_logit_makes_the_loss_nan(path, device):
     logits = torch.zeros(4, 3, device=device)
     logits[2, 1] = float("nan")
@@ -153,10 +196,11 @@ def test_a_scaled_loss_saves_small_float16_gradients(path, device, assert_close)
 
 
 @pytest.mark.parametrize("function", [cross_entropy, cross_entropy_reference], ids=["operator", "specification"])
-def test_gradient_in_float64_is_the_difference_quotient(monkeypatch, function):
+def test_gradients_in_float64_are_difference_quotients(monkeypatch, function):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     logits, labels = torch.randn(5, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0, 1, 2, 3, 3])
     assert torch.autograd.gradcheck(lambda logits: function(logits, labels, 0.2, 0.5)[0], logits)
+    assert torch.autograd.gradgradcheck(lambda logits: function(logits, labels, 0.2, 0.5)[0], logits)
 
 
 @pytest.mark.parametrize(

@@ -153,3 +153,15 @@ def test_the_reference_has_the_operations_defaults(operation):
     ours, reference = (inspect.signature(getattr(kernels, name)).parameters for name in names)
     defaults = ({name: each.default for name, each in parameters.items()} for parameters in (ours, reference))
     assert next(defaults) == next(defaults)
+
+
+@pytest.mark.parametrize("name", ["weights", "grads", "ema"])
+def test_where_a_gradient_is_wanted_it_is_refused(name):
+    buffers = {each: torch.ones(4) for each in ("weights", "grads", "velocity", "compute", "ema")}
+    buffers[name].requires_grad_()
+    rates, step = torch.ones(1), torch.zeros(1, dtype=torch.int64)
+    with pytest.raises(ValueError, match=rf"^{name} wants a gradient; allowed: none, or torch\.no_grad\(\)$"):
+        flat_sgd(**buffers, rates=rates, step=step, momentum=0.9, weight_decay=0.1)
+    with torch.no_grad():
+        flat_sgd(**buffers, rates=rates, step=step, momentum=0.9, weight_decay=0.1)
+    assert buffers["weights"][0] != 1

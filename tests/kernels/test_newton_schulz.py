@@ -161,3 +161,11 @@ def test_what_does_not_fit_is_refused():
 def test_is_a_well_formed_operator():
     x = filled([(2, 3, 4)], torch.float32, "cpu")
     torch.library.opcheck(torch.ops.fastcifar.newton_schulz, (x, torch.zeros(24), [2, 3, 4], 3, list(COEFFICIENTS)))
+
+
+@pytest.mark.parametrize("name", ["x", "out"])
+def test_where_a_gradient_is_wanted_it_is_refused(name):
+    buffers = {"x": torch.ones(6), "out": torch.ones(6)}
+    buffers[name].requires_grad_()
+    with pytest.raises(ValueError, match=rf"^{name} wants a gradient; allowed: none, or torch\.no_grad\(\)$"):
+        newton_schulz(**buffers, shapes=(1, 2, 3), steps=1, coefficients=(3.0, -4.0, 2.0))

@@ -87,6 +87,19 @@ def test_each_value_is_off_by_no_more_than_two_roundings(path, device):
     assert ((whiten(*given_tensors) - expected).abs() <= bound).all()
 
 
+def test_no_images_give_no_images(path, device):
+    images, weight, bias = tensors((0, 3, 4, 4), 6, 2, device=device)
+    assert whiten(images, weight, bias).shape == (0, 6, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_a_bias_may_have_the_images_dtype(path, device, dtype):
+    images, weight, bias = tensors((2, 3, 4, 4), 6, 2, dtype, device=device)
+    wide = torch.promote_types(dtype, torch.float32)
+    narrow = bias.to(dtype)
+    assert torch.equal(whiten(images, weight, narrow), whiten(images, weight, narrow.to(wide)))
+
+
 def test_strided_tensors(path, device, assert_close):
     images, weight, bias = tensors((3, 3, 8, 10), 10, 2, device=device)
     strided = images[:, :, ::2, 1::2], weight.contiguous(), torch.stack([bias, bias + 9], 1)[:, 0]
@@ -120,7 +133,7 @@ def test_where_a_gradient_is_wanted_it_is_refused():
     ("name", "wrong"),
     [
         ("images are", {"images": torch.zeros(2, 3, 4)}),
-        ("images are", {"images": torch.zeros(0, 3, 4, 4)}),
+        ("images are", {"images": torch.zeros(2, 3, 0, 4)}),
         ("images are", {"images": torch.zeros(2, 3, 4, 4, dtype=torch.uint8)}),
         ("weight is", {"weight": torch.zeros(6, 4, 2, 2)}),
         ("weight is", {"weight": torch.zeros(6, 3, 2, 3)}),

@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from fastcifar.models.convolution import Conv3x3, StripConvolution, side_by_side
+from fastcifar.models.convolution import Conv3x3, side_by_side, strip_convolution
 
 
 @settings(deadline=None, max_examples=25)
@@ -23,7 +24,7 @@ def test_strips_give_torchs_convolution_with_its_gradients(images, before, width
     x = torch.randn(images, before, height, across, dtype=torch.float64, requires_grad=True)
     upstream = torch.randn(images, width, height, across, dtype=torch.float64)
     results = []
-    for out in (StripConvolution.apply(x, weight), F.conv2d(x, weight, padding=1)):
+    for out in (strip_convolution(x, weight), F.conv2d(x, weight, padding=1)):
         results.append((out.detach(), *torch.autograd.grad(out, (x, weight), upstream)))
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected)
@@ -40,10 +41,49 @@ def test_the_layer_is_torchs_convolution_at_any_size(side, dtype):
     assert error < (1e-6 if dtype == torch.float32 else 5e-3)
 
 
-def test_gradcheck():
-    x = torch.randn(2, 3, 3, 2, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(4, 3, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(StripConvolution.apply, (x, weight))
+def test_first_and_second_derivatives_are_difference_quotients():
+    x = torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(strip_convolution, (x, weight))
+    assert torch.autograd.gradgradcheck(strip_convolution, (x, weight))
+
+
+@pytest.mark.parametrize("batched", [torch.func.vmap, None], ids=["vmap", "is_grads_batched"])
+def test_gradients_come_in_batches(batched):
+    x, conv = torch.randn(3, 2, 4, 4, requires_grad=True), Conv3x3(2, 3)
+    out = conv(x)
+    upstream = torch.randn(4, *out.shape)
+    tensors = (x, conv.weight)
+    expected = [torch.autograd.grad(out, tensors, each, retain_graph=True) for each in upstream]
+    if batched is None:
+        found = torch.autograd.grad(out, tensors, upstream, is_grads_batched=True)
+    else:
+        found = batched(lambda each: torch.autograd.grad(out, tensors, each, retain_graph=True))(upstream)
+    for mine, each in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(mine, torch.stack(each))
+
+
+@pytest.mark.parametrize("side", [3, 9])
+def test_the_layer_under_autocast_is_torchs(side):
+    results = []
+    for conv in (Conv3x3(4, 4), nn.Conv2d(4, 4, 3, padding=1, bias=False)):
+        torch.manual_seed(0)
+        nn.init.normal_(conv.weight)
+        x = torch.randn(5, 4, side, side, requires_grad=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            out = conv(x)
+        out.square().sum().backward()
+        assert out.dtype == torch.bfloat16 and x.grad.dtype == conv.weight.grad.dtype == torch.float32
+        results.append((out, x.grad, conv.weight.grad))
+    for mine, expected in zip(*results, strict=True):
+        assert (mine - expected).norm() < 1e-2 * expected.norm()
+
+
+def test_no_images_give_no_images():
+    x = torch.randn(0, 3, 4, 4, requires_grad=True)
+    conv = Conv3x3(3, 5)
+    conv(x).sum().backward()
+    assert conv(x).shape == (0, 5, 4, 4) and x.grad.shape == x.shape and not conv.weight.grad.any()
 
 
 @pytest.mark.parametrize("frozen", ["input", "weight"])
