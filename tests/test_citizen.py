@@ -71,7 +71,8 @@ class PlainNorm(nn.Module):
         super().__init__()
         self.norm = [norm]  # a list, so that it is no module of this one
         self.weight, self.bias = norm.weight, norm.bias
-        self.running_mean, self.running_var = norm.running_mean, norm.running_var
+        self.register_buffer("running_mean", norm.running_mean)
+        self.register_buffer("running_var", norm.running_var)
 
     def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         (norm,) = self.norm
@@ -131,9 +132,10 @@ def assert_close(found: list[torch.Tensor], wanted: list[torch.Tensor], toleranc
 
 
 def assert_no_worse(found: list[torch.Tensor], theirs: list[torch.Tensor], wanted: list[torch.Tensor]) -> None:
-    """What we round is as near to the unrounded values as what plain torch rounds, give or take chance."""
-    for ours, plains in zip(distances(found, wanted), distances(theirs, wanted), strict=True):
-        assert ours <= 3 * plains + 0.01
+    """What we round is as near to the unrounded values as what plain torch rounds, over all tensors: for a single one
+    it is chance."""
+    ours, plains = (distances(rounded, wanted) for rounded in (found, theirs))
+    assert sum(ours) <= 2 * sum(plains) + 0.01 * len(ours)
 
 
 def test_every_public_module_is_here():
