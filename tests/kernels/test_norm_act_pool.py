@@ -298,6 +298,46 @@ def test_compiles_into_one_graph(path, device, pool):
     assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("pool", [False, True])
+def test_one_compiled_graph_takes_any_batch_and_size(monkeypatch, pool):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    graphs = []
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    def grouped(x, bias):
+        groups = x.shape[0] // 2
+        return (
+            norm_act_pool(x, bias, groups=groups, pool=pool)[0]
+            + norm_act_pool_inference(x, bias, bias.exp(), bias)[:, :, :: 1 + pool, :: 1 + pool]
+        )
+
+    compiled = torch.compile(grouped, fullgraph=True, dynamic=True, backend=count)
+    with torch.no_grad():
+        for images, height, width in ((4, 6, 8), (6, 8, 10), (10, 12, 14)):
+            x, bias, *_ = tensors((images, 3, height, width))
+            assert torch.equal(compiled(x, bias), grouped(x, bias))
+    assert len(graphs) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_vectors_in_half_precision_are_widened(path, device, assert_close, dtype):
+    x, bias, scale, _, gradient = tensors((4, 5, 4, 4), dtype, device=device)
+    narrow = [t.to(dtype).requires_grad_() for t in (bias, scale, bias, scale)]
+    wide = [t.detach().float().requires_grad_() for t in narrow]
+    results = []
+    for vectors in (narrow, wide):
+        running = [t.detach().clone() for t in vectors[2:]]
+        out, mean, _ = norm_act_pool(x, *vectors[:2], groups=2, running=(*running,))
+        inference = norm_act_pool_inference(x, *(t.detach() for t in vectors[2:]), *vectors[:2])
+        gradients = torch.autograd.grad(out, vectors[:2], gradient)
+        assert [t.dtype for t in (*gradients, *running)] == [vectors[0].dtype] * 4 and mean.dtype == torch.float32
+        results.append([out, inference, *gradients, *running])
+    assert all(torch.equal(one, other.to(dtype)) for one, other in zip(*results, strict=True))
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("pool", [False, True])
 def test_a_captured_graph_replays_with_new_images(path, pool):
