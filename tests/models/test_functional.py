@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, jvp, vjp, vmap
 
+import fastcifar
 from fastcifar.kernels import cross_entropy
 from tests.models.networks import NETWORKS, images, network
 
@@ -90,3 +92,36 @@ def test_no_images_have_no_logits(name, gradients):
     net = network(name).eval()
     with torch.set_grad_enabled(gradients):
         assert net(images(0)).shape == (0, 10)
+
+
+class PlainBlocks(nn.Sequential):
+    """Blocks without batch norm, with each of the layers that have a bias."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            fastcifar.PatchWhitening(bias=True),
+            fastcifar.ConvResBlock(27, 4, norm=False, activation="gelu"),
+            fastcifar.ConvBN(4, 4, pool=True, norm=False, pooling="avg", kernel_size=1),
+            fastcifar.GlobalMaxPool(),
+            fastcifar.Head(4, 10),
+        )
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, 0, 0.2)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "blocks without norm"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "autocast"])
+def test_logits_in_another_dtype_are_the_same_with_and_without_gradients(name, dtype):
+    torch.manual_seed(0)
+    net = (network(name) if name in NETWORKS else PlainBlocks()).eval()
+    x = images(3)
+    wanted = net(x)
+    if dtype != "autocast":
+        net, x = net.to(getattr(torch, dtype)), x.to(getattr(torch, dtype))
+    found = []
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "autocast"):
+            found.append(net(x))
+    assert found[0].dtype == found[1].dtype == (torch.bfloat16 if dtype == "autocast" else x.dtype)
+    for logits in found:
+        assert (logits.double() - wanted).norm() < 0.03 * wanted.norm()
