@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test mutants bench bench-compare lint clean
+.PHONY: train test foreign-tests mutants bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest
+
+foreign-tests: $(VENV)/installed
+	$(BIN)/python -m bench.foreign --checkouts $(DIR)
 
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants $(MUTANTS)
