@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -167,6 +167,9 @@ class Trainer:
         self.replays: dict[Stage, Callable[[], None]] = {}
         self.not_captured = self._why_not_captured()
         self.first_step_seconds: float | None = None
+
+    def __reduce__(self) -> NoReturn:  # a copy's parameters would lie in flat buffers no more
+        raise TypeError("a Trainer is not copied or pickled; allowed: a new one, and state.state_dict() to go on from")
 
     @property
     def total_steps(self) -> int:
