@@ -20,7 +20,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
-from fastcifar.output import RECORD, WEIGHTS, check_out, umask
+from fastcifar.output import RECORD, WEIGHTS, check_out, umask, user_path
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -154,7 +154,7 @@ class Run:
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
-        folder = Path(folder)
+        folder = user_path(folder, "the output folder")
         check_out(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -187,7 +187,7 @@ def load_run(
     A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
     UserError where the folder holds no whole run, or one of another network.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "the run's folder")
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no run: {name} is missing")
