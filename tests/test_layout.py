@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "phases": {"phases"},
     "recipes": {"errors", "output", "recipes", "registry"},
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
-    "start": {"errors", "output", "start"},
+    "start": {"errors", "output", "recipes", "start"},
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
     "transforms": LOWER | {"transforms"},

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.data import Dataset, Split, load_dataset
+from fastcifar.data import Dataset, Split, load_dataset, resolve_device
 from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
@@ -25,7 +25,7 @@ from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.compiled import CompiledNetwork
-from fastcifar.training.device import cudnn_search, resolve_device, resolve_dtype
+from fastcifar.training.device import cudnn_search, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.history import nonfinite_loss
 from fastcifar.training.initialize import initialize, keeps_frozen
@@ -33,7 +33,7 @@ from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
-    refuse_arguments,
+    checked_arguments,
     refuse_other_types,
     refuse_uncallable,
     refuse_uneven_ghost_batches,
@@ -196,7 +196,9 @@ class Trainer:
 
         Raises NonFiniteLoss, and UserError where the initial weights or the state do not fit.
         """
-        refuse_arguments(seed, eval_every, init)
+        seed, eval_every, evaluate_at_start, until_train_accuracy = checked_arguments(
+            seed, eval_every, evaluate_at_start, until_train_accuracy, init
+        )
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with cudnn_search(recipe.cudnn_search), state.random:

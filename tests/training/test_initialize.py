@@ -190,9 +190,9 @@ def test_a_file_of_torchvisions_tensors_fits_resnet18(tmp_path):
     [
         ({"shrink": -0.1}, "shrink is -0.1; allowed: 0 to 1"),
         ({"shrink": 1.1}, "shrink is 1.1; allowed: 0 to 1"),
-        ({"shrink": float("nan")}, "shrink is nan; allowed: 0 to 1"),
+        ({"shrink": float("nan")}, "shrink is nan; allowed: a finite number"),
         ({"perturb": -1}, "perturb is -1; allowed: 0 or more"),
-        ({"perturb": float("inf")}, "perturb is inf; allowed: 0 or more"),
+        ({"perturb": float("inf")}, "perturb is inf; allowed: a finite number"),
         ({"shrink": 0, "perturb": 0}, "shrink and perturb are both 0, which leaves no weights; allowed: one of them"),
     ],
 )
