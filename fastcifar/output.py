@@ -17,6 +17,8 @@ WEIGHTS = "model.safetensors"
 """The weights of the evaluated network."""
 TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
+_MOST = 100_000_000
+"""Bytes that the header of a .safetensors file may have, as its library reads it; its first 8 bytes say how many."""
 PARTIAL = ".partial-"
 """The beginning of a file's name until it is whole; a process that was killed may leave one behind."""
 
@@ -40,12 +42,24 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none."""
+    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none, and for a
+    file of another kind."""
     path = user_path(path, "the source of weights")
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(8)
+    except OSError as error:
+        raise UserError(f"cannot read the weights in {file}: {error.strerror or error}") from None
+    if int.from_bytes(start, "little") > _MOST:
+        load = "torch.load(PATH, weights_only=True)"
+        raise UserError(
+            f"{file} is no .safetensors file; allowed: one, as from a file of torch.save with a state_dict: "
+            f"safetensors.torch.save_file({load}, 'weights.safetensors')"
+        )
     return file
 
 

@@ -313,7 +313,7 @@ def fits(value: object, hint: Any) -> bool:
     if is_optional(hint):
         return value is None or any(fits(value, each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
-        return value in get_args(hint)
+        return isinstance(value, str) and value in get_args(hint)  # words alone: a type of numpy equals its name
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -71,19 +72,23 @@ def to_text(value: object) -> str:
 
 
 def read_toml(path: str | Path) -> Recipe:
-    """Return the recipe in a TOML file, named after the file unless it has a name.
+    """Return the recipe in a TOML file, named after the file unless it has a name: a hyphen stands for what no name
+    holds, such as spaces.
 
     Raises UserError, with the file and the field, for a file that cannot be read or is not TOML, an unknown field, a
     wrong type and a value out of range.
     """
     path = user_path(path, "the recipe file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested beyond reason
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a TOML file: it is not written in UTF-8; allowed: text in UTF-8") from None
+    except (ValueError, RecursionError) as error:  # not TOML, or nested beyond reason
         raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
-    return recipe_from_dict({"name": path.stem, **values}, str(path))
+    name = re.sub(r"[^\w.+-]+", "-", path.stem).strip("-") or Recipe.name
+    return recipe_from_dict({"name": name, **values}, str(path))
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str = "recipe") -> Recipe:

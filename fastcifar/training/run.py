@@ -20,7 +20,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
-from fastcifar.output import RECORD, WEIGHTS, check_out, umask, user_path
+from fastcifar.output import RECORD, WEIGHTS, check_out, umask, user_path, weights_file
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -203,7 +203,7 @@ def load_run(
                 f"{folder} holds a run of a network of its own; allowed: with model=, the class of that network or a "
                 "function of the number of classes"
             )
-        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(folder / WEIGHTS))
+        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(weights_file(folder)))
     except UserError:
         raise
     except Exception as error:  # a damaged file makes json, safetensors and torch raise many kinds
