@@ -194,9 +194,10 @@ class Dataset:
         if classes is None:
             classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
         measured = channel_statistics(train.images)
-        mean, std = (measured[place] if given is None else given for place, given in enumerate((mean, std)))
+        mean = by_channel("mean", measured[0] if mean is None else mean)
+        std = by_channel("std", measured[1] if std is None else std, above=0)
         sha256 = fingerprint(*splits.values())
-        return cls(name, train, test, classes, mean, std, sha256, "arrays in memory", val=val)
+        return cls(name, train, test, tuple(classes), mean, std, sha256, "arrays in memory", val=val)
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return the same dataset with all splits on `device`. Raises UserError where there is no such device."""
@@ -279,7 +280,7 @@ def subset_indices(
             same = labels_of[order] == label
             rank[same] = np.arange(same.sum())
         order = order[np.argsort(rank, kind="stable")]
-    size = len(order) if size is None else checked("subset size", size, int)
+    size = len(order) if size is None else int(checked("subset size", size, int))
     if not 0 < size <= len(order):
         of_classes = "" if classes is None else f" of classes {', '.join(map(str, sorted(classes)))}"
         raise UserError(f"subset size is {size}; allowed: 1 to {len(order)}, the training images{of_classes}")

@@ -87,8 +87,8 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        epoch = self.epoch
-        self.epoch += 1
+        epoch = checked("epoch", self.epoch, int)
+        self.epoch = epoch + 1
         return self._batches(self.plan(epoch))
 
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -86,7 +86,7 @@ class EpochPlan:
         and if no or more than `count` images are visited.
         """
         epoch, seed = checked("epoch", epoch, int), checked("seed", seed, int)
-        size = image_size if size is None else checked("the crops' size", size, int)
+        size = image_size if size is None else int(checked("the crops' size", size, int))
         if not 0 < size <= image_size:
             raise UserError(f"the crops' size is {size}; allowed: 1 to {image_size}, the image's side")
         if augment.crop >= image_size:

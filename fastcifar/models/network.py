@@ -49,7 +49,8 @@ class Network(nn.Module, ABC, Generic[Config]):
     ) -> None:
         super().__init__()
         self.config: Config = self.config_class() if config is None else config
-        self.mean, self.std = by_channel("mean", mean), by_channel("std", std, above=0)
+        self.mean: tuple[float, ...] = by_channel("mean", mean)
+        self.std: tuple[float, ...] = by_channel("std", std, above=0)
         self.frozen_from = {}
         self.build(self.config, classes)
         self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]  (torch's annotations lack it)
