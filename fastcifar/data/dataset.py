@@ -41,6 +41,9 @@ class Split:
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        for name, value in (("images", images), ("labels", labels)):
+            if not isinstance(value, torch.Tensor):
+                raise UserError(f"{name} are of type {type(value).__name__}; allowed: a tensor")
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UserError(f"images are {_kind(images)}; allowed: uint8 [N, H, W, 3]")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
@@ -118,7 +121,7 @@ class Dataset:
     """The validation split, to make choices by, if the dataset has one beside the test set."""
 
     def __post_init__(self) -> None:
-        classes = tuple(map(str, plain(tuple(self.classes))))
+        classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
         if not classes:
             raise UserError(f"classes is {self.classes!r}; allowed: a list of names, one or more")
         facts = {
@@ -197,7 +200,8 @@ class Dataset:
         mean = by_channel("mean", measured[0] if mean is None else mean)
         std = by_channel("std", measured[1] if std is None else std, above=0)
         sha256 = fingerprint(*splits.values())
-        return cls(name, train, test, tuple(classes), mean, std, sha256, "arrays in memory", val=val)
+        source = "arrays in memory"
+        return cls(name, train, test, classes, mean, std, sha256, source, val=val)  # pyright: ignore[reportArgumentType]
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return the same dataset with all splits on `device`. Raises UserError where there is no such device."""
@@ -233,8 +237,7 @@ class Dataset:
             for label in classes:
                 if not 0 <= label < len(self.classes):
                     raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
-        seed = checked("the subset's seed", seed, int, Declaration(at_least=0, below=2**32))
-        balanced = checked("balanced", balanced, bool)
+        seed, balanced = plain(seed), plain(balanced)
         chosen = self.train.subset(subset_indices(self.train.labels, size, seed, balanced, classes))
         kept = {"test": self.test, "val": self.val}
         if classes is not None:
@@ -268,6 +271,8 @@ def subset_indices(
 
     Raises UserError if there are fewer than `size`.
     """
+    seed = checked("the subset's seed", seed, int, Declaration(at_least=0, below=2**32))
+    balanced = checked("balanced", balanced, bool)
     labels_of = labels.cpu().numpy()
     # RandomState's numbers are frozen (NEP 19); those of torch and of numpy's newer generators may change by version.
     order = np.random.RandomState(seed).permutation(len(labels_of))

@@ -21,6 +21,7 @@ from fastcifar.models import Network, build_model
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
+from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
@@ -99,7 +100,7 @@ def train(
     if isinstance(optimizer, str | OptimizerConfig):
         recipe, optimizer = change(recipe, {"optimizer": optimizer}), None
     recipe = change(recipe, changes) if changes else recipe
-    device = resolve_device(device)
+    device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
         if isinstance(data, str):
             data = load_dataset(data, data_dir, device, holdout)

@@ -175,6 +175,8 @@ def test_labels_that_name_no_class_are_refused():
     for name in ("train", "test", "val"):
         with pytest.raises(UserError, match=f"the {name} labels are 0 to 3 of 3 classes; allowed: (0|-1) to 2"):
             dataclasses.replace(dataset, **{name: Split(images, torch.tensor([3, 0, 1]))})
+    with pytest.raises(UserError, match=r"^images are of type ndarray; allowed: a tensor"):
+        Split(images.numpy(), dataset.train.labels)
     with pytest.raises(UserError, match=r"^labels are -2 to 0; allowed: 0 or more, and -1 for an unlabeled image"):
         Split(images, torch.tensor([-2, 0, -1]))
 
@@ -190,6 +192,7 @@ def test_labels_that_name_no_class_are_refused():
         ({"val": make_dataset([0]).train.to("meta")}, "the val images are on meta; allowed: cpu, as the training im"),
         ({"test": wide_split()}, "the test images are of 4 x 6; allowed: 4 x 4, as the training images"),
         ({"test": torch.zeros(3)}, "test is of type Tensor; allowed: a Split"),
+        ({"classes": 5}, "classes is 5; allowed: a list of names, one or more"),
         ({"classes": ()}, r"classes is \(\); allowed: a list of names, one or more"),
         ({"std": (1.0, 0.0, 1.0)}, r"std is \(1.0, 0.0, 1.0\); allowed: three numbers above 0, of red, green and blue"),
         ({"std": (1.0, float("nan"), 1.0)}, "std is .*; allowed: three numbers above 0"),
@@ -268,6 +271,7 @@ def test_what_is_no_whole_number_is_refused(wrong):
     calls = [
         lambda: dataset.hold_out(wrong),
         lambda: dataset.take(5, seed=wrong),
+        lambda: subset_indices(dataset.train.labels, 5, wrong),
         lambda: dataset.take(classes=[0, wrong]),
         lambda: load_dataset("synthetic", holdout=wrong),
         lambda: Loader(dataset.train, wrong),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -72,6 +73,7 @@ WRONG = {
     "seed": [True, np.bool_(True), 1.0, np.float64(1), -1, 2**63, "1", None, np.array([1, 2])],
     "eval_every": [True, 1.0, -1, float("nan"), None],
     "evaluate_at_start": [1, 0, "yes", None, np.int64(1)],
+    "holdout": [True, 2.0, "2", None, np.array([1, 2])],
     "until_train_accuracy": [0, -0.1, 1.5, float("nan"), "0.9", True],
 }
 
@@ -84,8 +86,9 @@ def trainer(data):
 @pytest.mark.parametrize(("name", "value"), [(name, each) for name in WRONG for each in WRONG[name]], ids=repr)
 def test_what_is_of_another_type_or_out_of_range_is_refused_before_the_training(name, value, trainer, monkeypatch):
     monkeypatch.setattr(trainer, "rehearse", None)  # nothing is done
+    run = trainer.run if name != "holdout" else partial(train, MLP, trainer.dataset)
     with pytest.raises(UserError, match=rf"^{name} is .*; allowed: ") as refusal:
-        trainer.run(**{name: value})
+        run(**{name: value})
     assert "\n" not in str(refusal.value)
 
 

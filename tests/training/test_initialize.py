@@ -21,7 +21,7 @@ from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.training import Trainer, initialize, train
+from fastcifar.training import Trainer, initialize, load_run, train
 from tests.small import DAVIDNET
 
 RECIPE = dataclasses.replace(
@@ -239,6 +239,14 @@ def test_weights_of_another_kind_are_refused_with_the_way_to_convert_them(write,
             {"torch": torch, "safetensors": safetensors, "path": tmp_path},
         )
         assert same(make_model(MLP, 2, WarmStart(tmp_path / "weights.safetensors")), weights)
+
+
+def test_a_run_whose_weights_are_of_another_kind_is_refused_in_that_line(data, tmp_path):
+    run = train(MLP, data)
+    folder = run.save(tmp_path / "run")
+    torch.save(dict(run.state), folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"run/model.safetensors is no .safetensors file; allowed: one, as from a file"):
+        load_run(folder)
 
 
 @pytest.mark.parametrize("start", [WarmStart, ShrinkPerturb])
