@@ -245,15 +245,15 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
 
 def _value(hint: Any, value: object, path: str) -> Any:
     """Return `value` as the type `hint`: only integers are converted to floats, and lists to tuples."""
-    given = read_value(str(value), hint) if isinstance(value, Written) else value
-    value = plain(given)
-    if get_origin(hint) is tuple and isinstance(value, tuple):
+    value = read_value(str(value), hint) if isinstance(value, Written) else value
+    value = value if isinstance(value, list) else plain(value)
+    if get_origin(hint) is tuple and isinstance(value, list | tuple):
         items = item_hints(hint, len(value))
         if items is not None:
             return tuple(_value(item, each, path) for item, each in zip(items, value, strict=True))
     if fits(value, hint):
         return float(value) if hint is float else value  # pyright: ignore[reportArgumentType]  (a number, as it fits)
-    raise UserError(f"{path} is {given if isinstance(given, list) else value!r}; allowed: {allowed(hint)}")
+    raise UserError(f"{path} is {value!r}; allowed: {allowed(hint)}")
 
 
 def _is_section(hint: object) -> bool:
