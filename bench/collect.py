@@ -24,7 +24,7 @@ from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.report.statistics import Summary, summarize
-from fastcifar.training.device import describe_device, resolve_device
+from fastcifar.training import describe_device, resolve_device
 from fastcifar.training.record import DeviceFacts, RunRecord
 
 Result = dict[str, object]  # a line of a results file

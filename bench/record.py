@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from fastcifar.errors import UserError
-from fastcifar.training.device import describe_device, resolve_device
+from fastcifar.training import describe_device, resolve_device
 from fastcifar.training.record import Versions, commit_of
 
 ROOT = Path(__file__).resolve().parent.parent

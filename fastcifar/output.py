@@ -1,4 +1,5 @@
-"""The folder of a run: may one be saved there, and where are its weights. Standard library only."""
+"""The folder of a run: may one be saved there, and where are its weights; paths as users write them. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -16,23 +17,55 @@ WEIGHTS = "model.safetensors"
 """The weights of the evaluated network."""
 TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
+_MOST = 100_000_000
+"""Bytes that the header of a .safetensors file may have, as its library reads it; its first 8 bytes say how many."""
 PARTIAL = ".partial-"
 """The beginning of a file's name until it is whole; a process that was killed may leave one behind."""
 
 
-def weights_file(path: str | Path) -> Path:
-    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none."""
-    path = Path(path)
+def user_path(path: str | os.PathLike[str], where: str) -> Path:
+    """Return a path that a user gave, with the home folder for "~" and "~name".
+
+    where: what the path is, for the error: "data_dir", "the weights".
+
+    Raises UserError for what is no path, and where that user or the home folder is unknown.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UserError(f"{where} is of type {type(path).__name__}; allowed: a path, as str or Path")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise UserError(f"{where} is {os.fspath(path)!r}; allowed: a path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise UserError(f"{where} is {path}, and there is no home folder {user}; allowed: a path without it") from None
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none, and for a
+    file of another kind."""
+    path = user_path(path, "the source of weights")
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
         raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
+    try:
+        with open(file, "rb") as opened:
+            start = opened.read(8)
+    except OSError as error:
+        raise UserError(f"cannot read the weights in {file}: {error.strerror or error}") from None
+    if int.from_bytes(start, "little") > _MOST:
+        load = "torch.load(PATH, weights_only=True)"
+        raise UserError(
+            f"{file} is no .safetensors file; allowed: one, as from a file of torch.save with a state_dict: "
+            f"safetensors.torch.save_file({load}, 'weights.safetensors')"
+        )
     return file
 
 
-def check_out(folder: str | Path) -> None:
+def check_out(folder: str | os.PathLike[str]) -> None:
     """Raise UserError unless a run can be saved to `folder`: absent or empty, in a place that can be written to."""
-    folder = Path(folder)
+    folder = user_path(folder, "the output folder")
     try:
         _check(folder)
     except OSError as error:  # a name too long, a parent without permission to search it

@@ -7,13 +7,13 @@ tensor.
 from __future__ import annotations
 
 import hashlib
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from fastcifar.errors import UserError
 from fastcifar.output import weights_file
+from fastcifar.recipes.declare import Checked, setting
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class ColdStart:
         return {"mode": "cold"}
 
 
-class _FromSource:
+class _FromSource(Checked):
     """A start from given weights."""
 
     mode: ClassVar[str]
@@ -60,7 +60,7 @@ class WarmStart(_FromSource):
     shrink: ClassVar[float] = 1.0
     perturb: ClassVar[float] = 0.0
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         weights_file(self.source)
 
 
@@ -73,22 +73,18 @@ class ShrinkPerturb(_FromSource):
     """
 
     source: str | Path
-    shrink: float = 0.4
-    perturb: float = 0.1
+    shrink: float = setting(0.4, at_least=0, at_most=1)
+    perturb: float = setting(0.1, at_least=0)
     reset_head: bool = False
     mode: ClassVar[str] = "shrink-perturb"
 
-    def __post_init__(self) -> None:
+    def _check(self) -> None:
         check_factors(self.shrink, self.perturb)
         weights_file(self.source)
 
 
 def check_factors(shrink: float, perturb: float) -> None:
-    """Raise UserError unless these can be the factors of `ShrinkPerturb`."""
-    if not 0 <= shrink <= 1:
-        raise UserError(f"shrink is {shrink}; allowed: 0 to 1")
-    if not (perturb >= 0 and math.isfinite(perturb)):
-        raise UserError(f"perturb is {perturb}; allowed: 0 or more")
+    """Raise UserError where these factors of `ShrinkPerturb` leave no weights."""
     if shrink == perturb == 0:
         raise UserError("shrink and perturb are both 0, which leaves no weights; allowed: one of them above 0")
 

@@ -19,6 +19,8 @@ import torch
 
 from fastcifar.errors import UserError
 from fastcifar.kernels.augment import in_boxes, plain_batch, reflect, vector
+from fastcifar.recipes.augmentation import by_channel
+from fastcifar.recipes.declare import checked
 
 __all__ = ["cutout", "jitter", "normalize", "random_crop", "random_flip"]
 
@@ -30,6 +32,7 @@ def random_crop(x: torch.Tensor, size: int, pad: int = 4, generator: torch.Gener
     repeated. Raises UserError for a size or pad that the images do not hold.
     """
     height, width = _sides(x)
+    size, pad = checked("size", size, int), checked("pad", pad, int)
     if not 0 <= pad < min(height, width):
         raise UserError(f"pad is {pad}; allowed: 0 to {min(height, width) - 1}, inside the image")
     if not 1 <= size <= min(height, width) + 2 * pad:
@@ -60,6 +63,7 @@ def cutout(x: torch.Tensor, size: int, generator: torch.Generator | None = None,
     normalized images 0 is the mean color. Raises UserError for a size that the images do not hold.
     """
     height, width = _sides(x)
+    size, fill = checked("size", size, int), checked("fill", fill, float)
     if not 0 <= size <= min(height, width):
         raise UserError(f"size is {size}; allowed: 0 to {min(height, width)}, the image's side")
     corners = [_random_below(side - size + 1, x, generator) for side in (height, width)]
@@ -74,6 +78,7 @@ def jitter(
     """Change each floating, normalized image x to (x + b) * c, with b uniform in -`brightness` to `brightness` and c in
     1 - `contrast` to 1 + `contrast` (hiverge, 2025)."""
     _sides(x)
+    brightness, contrast = checked("brightness", brightness, float), checked("contrast", contrast, float)
     if x.dtype == torch.uint8:
         raise UserError("x is uint8; allowed: floating images, as normalize makes them")
     device = x.device if generator is None else generator.device
@@ -91,10 +96,7 @@ def normalize(
     dtype: of the result; by default that of `x`, float32 for uint8 images.
     """
     _sides(x)
-    if len(mean) != 3 or len(std) != 3 or min(std) <= 0:
-        raise UserError(
-            f"mean is {mean} and std {std}; allowed: three numbers each, of red, green and blue, std above 0"
-        )
+    mean, std = by_channel("mean", mean), by_channel("std", std, above=0)
     if x.dtype == torch.uint8:
         indices = torch.arange(len(x), device=x.device)
         return plain_batch(x.contiguous(), indices, mean, std, dtype or torch.float32)

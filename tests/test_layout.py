@@ -17,9 +17,9 @@ MAY_IMPORT = {
     "output": {"errors", "output"},
     "phases": {"phases"},
     "host": {"errors", "host"},
-    "recipes": {"errors", "recipes", "registry"},
+    "recipes": {"errors", "output", "recipes", "registry"},
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
-    "start": {"errors", "output", "start"},
+    "start": {"errors", "output", "recipes", "start"},
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
     "transforms": LOWER | {"transforms"},

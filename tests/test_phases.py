@@ -4,7 +4,11 @@ import time
 
 import pytest
 
+from fastcifar import phases as module
+from fastcifar.data.synthetic import make_synthetic
 from fastcifar.phases import OTHER, Phases, process_seconds
+from fastcifar.training import Trainer, train
+from tests.small import MLP
 
 
 def test_the_parts_sum_to_the_process():
@@ -54,3 +58,36 @@ def test_a_restart_counts_anew():
 def test_process_seconds_runs_on():
     first = process_seconds()
     assert 0 < first <= process_seconds()
+
+
+def test_without_a_name_for_it_the_time_before_is_not_counted():
+    time.sleep(0.05)
+    phases = Phases()
+    assert phases.total < 0.05 and list(phases.restart()) == [OTHER]
+
+
+@pytest.mark.parametrize("stat", ["1 (a b) " + "0 " * 19 + "99999999999 0", "1 (x) " + "0 " * 40, "", "nonsense", None])
+def test_process_seconds_are_never_less_than_what_was_seen(stat, monkeypatch):
+    """The kernel says that the process began later than now, with the machine, or nothing."""
+
+    def read():
+        if stat is None:
+            raise OSError
+        return stat
+
+    monkeypatch.setattr(module, "_stat", read)
+    seen = time.perf_counter() - module._imported
+    assert 0 <= seen <= process_seconds() <= time.perf_counter() - module._imported
+
+
+def test_a_run_counts_from_its_call_on():
+    data, began = make_synthetic(32, 8), time.perf_counter()
+    for run in (lambda: train(MLP, data, device="cpu"), Trainer(MLP, data, "cpu").run):
+        for _ in range(2):
+            time.sleep(0.05)  # nobody's training
+            before = time.perf_counter()
+            found = run()
+            taken = time.perf_counter() - before
+            assert 0 < found.train_seconds <= found.time_seconds <= found.process_seconds <= taken
+            assert sum(found.record.phases.values()) == pytest.approx(found.process_seconds)
+            assert 0 < found.record.first_step_seconds <= found.process_seconds < time.perf_counter() - began

@@ -170,8 +170,16 @@ def test_what_the_images_do_not_hold_is_refused():
         cutout(x, 6)
     with pytest.raises(UserError, match="x is uint8; allowed: floating images"):
         jitter(x, 0.1)
-    for mean, std in (((1, 2), STD), (MEAN, (1, 2, 0)), (MEAN, (1, 2, 3, 4))):
-        with pytest.raises(UserError, match=r"mean is .* and std .*; allowed: three numbers each"):
+    for mean, std in (
+        ((1, 2), STD),
+        (MEAN, (1, 2, 0)),
+        (MEAN, (1, 2, 3, 4)),
+        (MEAN, (1, float("nan"), 1)),
+        (np.array([1, np.inf, 1]), STD),
+    ):
+        with pytest.raises(
+            UserError, match=r"(mean|std) is .*; allowed: three numbers( above 0)?, of red, green and bl"
+        ):
             normalize(x, mean, std)
 
 
@@ -184,3 +192,20 @@ def test_images_stay_on_their_gpu_and_are_changed_as_on_the_host(form):
         assert out.is_cuda and torch.allclose(out.cpu(), change(x, seeded(4)))
         assert change(x.cuda()).is_cuda  # by the GPU's own generator
     assert torch.allclose(normalize(x.cuda(), MEAN, STD).cpu(), normalize(x, MEAN, STD))
+
+
+@pytest.mark.parametrize("number", [np.int64, np.array, torch.tensor])
+def test_numbers_of_numpy_and_torch_are_pythons(number):
+    x = torch.randint(256, (4, 12, 12, 3), dtype=torch.uint8)
+    y = normalize(x, np.array(MEAN), torch.tensor(STD))
+    assert torch.equal(y, normalize(x, MEAN, STD))
+    for change, arguments in ((random_crop, (8, 2)), (cutout, (4,)), (jitter, (1, 0))):
+        of = y if change is jitter else x
+        one, other = (
+            change(of, *given, generator=torch.Generator().manual_seed(0))
+            for given in (arguments, map(number, arguments))
+        )
+        assert torch.equal(one, other)
+    for call in (lambda: random_crop(x, 8.0), lambda: cutout(x, True), lambda: jitter(y, float("nan"))):
+        with pytest.raises(UserError, match=r"allowed: a (whole|finite) number"):
+            call()

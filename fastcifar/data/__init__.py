@@ -9,6 +9,7 @@ from fastcifar.data.dataset import (
     describe,
     subset_indices,
 )
+from fastcifar.data.device import resolve_device
 from fastcifar.data.download import DownloadError
 from fastcifar.data.load import load_dataset
 from fastcifar.data.loader import Loader
@@ -30,5 +31,6 @@ __all__ = [
     "describe",
     "hardest",
     "load_dataset",
+    "resolve_device",
     "subset_indices",
 ]

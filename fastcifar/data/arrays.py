@@ -46,6 +46,8 @@ def labels_from(values: ArrayLike | torch.Tensor | None, count: int, name: str) 
     array = _array(values, name)
     if array.dtype.kind not in "ui" or array.shape != (count,):
         raise UserError(f"{name} is {array.dtype} {list(array.shape)}; allowed: integers [{count}], one for each image")
+    if count and array.min() < -1:
+        raise UserError(f"{name} is {array.min()} to {array.max()}; allowed: 0 or more, and -1 for an unlabeled image")
     return torch.from_numpy(array.astype(np.int64))
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from fastcifar.data.arrays import images_from, labels_from
+from fastcifar.data.device import resolve_device
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
+from fastcifar.recipes.augmentation import by_channel
+from fastcifar.recipes.declare import Declaration, checked, plain
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 """Krizhevsky's ten classes in the order of their labels."""
@@ -29,20 +31,33 @@ _HOLDOUT_SEED = 50_000
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabeled image, on one device. Raises
-    UserError for other tensors."""
+    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabeled image, on one device.
+
+    Images that do not lie in this order in memory are copied. Raises UserError for other tensors."""
 
     images: torch.Tensor
     labels: torch.Tensor
+    label_range: tuple[int, int] = field(init=False)
+    """The smallest and the largest label; -1 and -1 where there are none, or on the meta device."""
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
+        for name, value in (("images", images), ("labels", labels)):
+            if not isinstance(value, torch.Tensor):
+                raise UserError(f"{name} are of type {type(value).__name__}; allowed: a tensor")
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
             raise UserError(f"images are {_kind(images)}; allowed: uint8 [N, H, W, 3]")
         if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
             raise UserError(f"labels are {_kind(labels)}; allowed: int64 [{len(images)}], one for each image")
         if images.device != labels.device:
             raise UserError(f"images are on {images.device} and labels on {labels.device}; allowed: one device")
+        object.__setattr__(self, "images", images.contiguous())
+        object.__setattr__(self, "labels", labels.contiguous())
+        known = len(labels) and not labels.is_meta
+        low, high = torch.stack(labels.aminmax()).tolist() if known else (-1, -1)
+        object.__setattr__(self, "label_range", (low, high))
+        if low < -1:
+            raise UserError(f"labels are {low} to {high}; allowed: 0 or more, and -1 for an unlabeled image")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,12 +83,14 @@ class Split:
         return self.labels >= 0
 
     def to(self, device: str | torch.device) -> Split:
-        """Return the same split on `device`, without a copy if it is there already."""
+        """Return the same split on `device`, without a copy if it is there already. Raises UserError where there is no
+        such device."""
+        device = resolve_device(device) if str(device) != "meta" else device
         return Split(self.images.to(device), self.labels.to(device))
 
     def subset(self, indices: torch.Tensor) -> Split:
         """Return the images at `indices` (int64 `[n]`, or bool `[N]`), in that order."""
-        indices = indices.to(self.device)
+        indices = torch.as_tensor(indices, device=self.device)
         return Split(self.images[indices], self.labels[indices])
 
 
@@ -81,7 +98,8 @@ class Split:
 class Dataset:
     """A training and a test split, perhaps a validation split, and facts about them.
 
-    Images of the test and the validation split may be unlabeled. Raises UserError for labels that name no class.
+    Images of the test and the validation split may be unlabeled. Raises UserError for splits without images, of
+    different devices or sides, for labels that name no class, and for a mean or std that cannot normalize images.
     """
 
     name: str
@@ -104,14 +122,37 @@ class Dataset:
     """The validation split, to make choices by, if the dataset has one beside the test set."""
 
     def __post_init__(self) -> None:
+        classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
+        if not classes:
+            raise UserError(f"classes is {self.classes!r}; allowed: a list of names, one or more")
+        facts = {
+            "classes": classes,
+            "mean": by_channel("mean", self.mean),
+            "std": by_channel("std", self.std, above=0),
+            "holdout": checked("holdout", self.holdout, int, Declaration(at_least=0)),
+        }
+        for name, value in facts.items():
+            object.__setattr__(self, name, value)
         for name, split, least in (("train", self.train, 0), ("test", self.test, -1), ("val", self.val, -1)):
-            if split is None or split.labels.is_meta or not len(split):
-                continue
-            low, high = (bound.item() for bound in split.labels.cpu().aminmax())
-            last = len(self.classes) - 1
-            if low < least or high > last:
-                allowed = f"{least} to {last}" + (", -1 being unlabeled" if least else "")
-                raise UserError(f"the {name} labels are {low} to {high} of {last + 1} classes; allowed: {allowed}")
+            if split is not None:
+                self._check_split(name, split, least)
+
+    def _check_split(self, name: str, split: Split, least: int) -> None:
+        """Raise UserError unless `split` fits the training split and its labels are `least` or more and classes."""
+        if not isinstance(split, Split):
+            raise UserError(f"{name} is of type {type(split).__name__}; allowed: a Split")
+        if not len(split):
+            raise UserError(f"the {name} split holds no images; allowed: one or more")
+        for what, there, here in (
+            ("on", split.device, self.train.device),
+            ("of", _pixels(split), _pixels(self.train)),
+        ):
+            if there != here:
+                raise UserError(f"the {name} images are {what} {there}; allowed: {here}, as the training images")
+        (low, high), last = split.label_range, len(self.classes) - 1
+        if not split.labels.is_meta and (low < least or high > last):
+            allowed = f"{least} to {last}" + (", -1 being unlabeled" if least else "")
+            raise UserError(f"the {name} labels are {low} to {high} of {last + 1} classes; allowed: {allowed}")
 
     def __repr__(self) -> str:
         parts = {"training": self.train, "validation": self.val, "test": self.test}
@@ -158,13 +199,14 @@ class Dataset:
         if classes is None:
             classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
         measured = channel_statistics(train.images)
-        mean = _by_channel(measured[0] if mean is None else mean, "mean", above=-math.inf)
-        std = _by_channel(measured[1] if std is None else std, "std", above=0)
+        mean = by_channel("mean", measured[0] if mean is None else mean)
+        std = by_channel("std", measured[1] if std is None else std, above=0)
         sha256 = fingerprint(*splits.values())
-        return cls(name, train, test, tuple(map(str, classes)), mean, std, sha256, "arrays in memory", val=val)
+        source = "arrays in memory"
+        return cls(name, train, test, classes, mean, std, sha256, source, val=val)  # pyright: ignore[reportArgumentType]
 
     def to(self, device: str | torch.device) -> Dataset:
-        """Return the same dataset with all splits on `device`."""
+        """Return the same dataset with all splits on `device`. Raises UserError where there is no such device."""
         val = None if self.val is None else self.val.to(device)
         return dataclasses.replace(self, train=self.train.to(device), test=self.test.to(device), val=val)
 
@@ -177,8 +219,8 @@ class Dataset:
         """
         if self.holdout:
             raise UserError(f"holdout is {count}, but {self.holdout} images are held out already; allowed: once")
-        if not 0 < count < len(self.train):
-            raise UserError(f"holdout is {count}; allowed: 1 to {len(self.train) - 1} of the training images")
+        some = Declaration(at_least=1, below=len(self.train), unit="of the training images")
+        count = checked("holdout", count, int, some)
         held = subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True)
         rest = torch.ones(len(self.train), dtype=torch.bool)
         rest[held] = False
@@ -193,21 +235,24 @@ class Dataset:
         With `classes`, the test and validation splits too keep only images with these labels. Labels and the number of
         classes stay as they are. `subset` records the choice, and under "of" an earlier one.
         """
-        for label in classes or ():
-            if not 0 <= label < len(self.classes):
-                raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
-        chosen = self.train.subset(subset_indices(self.train.labels, size, seed, balanced, classes))
-        labels, kept = None, {"test": self.test, "val": self.val}
         if classes is not None:
-            labels = sorted(set(classes))
+            given = tuple(classes) if isinstance(classes, Collection) else classes
+            classes = sorted(set(checked("classes", given, tuple[int, ...])))
+            for label in classes:
+                if not 0 <= label < len(self.classes):
+                    raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
+        seed, balanced = plain(seed), plain(balanced)
+        chosen = self.train.subset(subset_indices(self.train.labels, size, seed, balanced, classes))
+        kept = {"test": self.test, "val": self.val}
+        if classes is not None:
             for name, split in kept.items():
                 if split is None:
                     continue
-                kept[name] = split.subset(torch.isin(split.labels, torch.tensor(labels, device=split.device)))
+                kept[name] = split.subset(torch.isin(split.labels, torch.tensor(classes, device=split.device)))
                 if not len(kept[name]):
                     which = f"which leaves no {name} images"
-                    raise UserError(f"classes is {labels}, {which}; allowed: classes that it holds")
-        subset = {"size": len(chosen), "seed": seed, "balanced": balanced, "classes": labels}
+                    raise UserError(f"classes is {classes}, {which}; allowed: classes that it holds")
+        subset = {"size": len(chosen), "seed": seed, "balanced": balanced, "classes": classes}
         if self.subset:
             subset["of"] = self.subset
         return dataclasses.replace(self, train=chosen, subset=subset, **kept)
@@ -230,6 +275,8 @@ def subset_indices(
 
     Raises UserError if there are fewer than `size`.
     """
+    seed = checked("the subset's seed", seed, int, Declaration(at_least=0, below=2**32))
+    balanced = checked("balanced", balanced, bool)
     labels_of = labels.cpu().numpy()
     # RandomState's numbers are frozen (NEP 19); those of torch and of numpy's newer generators may change by version.
     order = np.random.RandomState(seed).permutation(len(labels_of))
@@ -242,7 +289,7 @@ def subset_indices(
             same = labels_of[order] == label
             rank[same] = np.arange(same.sum())
         order = order[np.argsort(rank, kind="stable")]
-    size = len(order) if size is None else size
+    size = len(order) if size is None else int(checked("subset size", size, int))
     if not 0 < size <= len(order):
         of_classes = "" if classes is None else f" of classes {', '.join(map(str, sorted(classes)))}"
         raise UserError(f"subset size is {size}; allowed: 1 to {len(order)}, the training images{of_classes}")
@@ -308,20 +355,13 @@ def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part
     return Split(images, labels_from(y, len(images), f"y{part}"))
 
 
-def _by_channel(values: Sequence[float], name: str, above: float) -> tuple[float, float, float]:
-    try:
-        red, green, blue = map(float, values)
-    except (TypeError, ValueError):
-        red = green = blue = math.nan
-    if not all(above < value < math.inf for value in (red, green, blue)):
-        allowed = f"three numbers{' above 0' if above == 0 else ''}, of red, green and blue, in 0..255 units"
-        raise UserError(f"{name} is {values}; allowed: {allowed}")
-    return red, green, blue
-
-
 def _size(split: Split) -> str:
+    return f"{len(split):,} images of {_pixels(split)}"
+
+
+def _pixels(split: Split) -> str:
     height, width = split.images.shape[1:3]
-    return f"{len(split):,} images of {height} x {width}"
+    return f"{height} x {width}"
 
 
 def _kind(tensor: torch.Tensor) -> str:

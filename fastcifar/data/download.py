@@ -8,21 +8,26 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError
+from fastcifar.output import user_path
 
 
 class DownloadError(UserError):
-    """A failed download; the message says from where, why, and what to do instead."""
+    """A failed download from `url`; the message says from where, why, and what to do instead."""
 
     def __init__(self, url: str, reason: str) -> None:
+        super().__init__(url, reason)  # what a copy, and another process, makes it from
+        self.url, self.reason = url, reason
+
+    def __str__(self) -> str:
         allowed = "--data-dir with a folder or archive, or --dataset synthetic"
-        super().__init__(f"cannot download {url}: {reason}; allowed: {allowed}")
+        return f"cannot download {self.url}: {self.reason}; allowed: {allowed}"
 
 
 def user_cache() -> Path:
     """Return the user's cache folder for fastcifar, as `pooch.os_cache("fastcifar")` without importing pooch."""
     import platformdirs  # installed with pooch
 
-    return Path(platformdirs.user_cache_dir("fastcifar"))
+    return user_path(platformdirs.user_cache_dir("fastcifar"), "the user's cache folder")
 
 
 def download(url: str, md5: str, path: Path) -> Path:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from os import PathLike
-from pathlib import Path
 
 import torch
 
 from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.data.dataset import Dataset
+from fastcifar.data.device import resolve_device
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
+from fastcifar.output import user_path
+from fastcifar.recipes.declare import checked
 from fastcifar.registry import resolve
 
 
@@ -28,14 +30,16 @@ def load_dataset(
     data_dir: the folder or file to read. For CIFAR-10, the default is `$FASTCIFAR_DATA`, else the user's cache folder,
         to which it is downloaded if need be (`load_cifar10` lists the forms it may have). "synthetic" is made in memory
         and reads nothing. Loaders without such a parameter are not given it.
-    device: the device of all splits.
+    device: the device of all splits: "cpu", "cuda", "cuda:1" or "auto" (CUDA if there is one).
     holdout: number of training images that take the place of the test set; 0: none.
 
     Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
     """
+    device = resolve_device(device)
+    holdout = checked("holdout", holdout, int)
     load = resolve(DATASETS[name].load)
     takes_folder = "data_dir" in inspect.signature(load).parameters
-    dataset = load(data_dir=None if data_dir is None else Path(data_dir)) if takes_folder else load()
+    dataset = load(data_dir=None if data_dir is None else user_path(data_dir, "data_dir")) if takes_folder else load()
     if not isinstance(dataset, Dataset):
         raise UserError(f"the loader of {name!r} gives a {type(dataset).__name__}; allowed: a fastcifar.Dataset")
     if dataset.name != name:  # a run's record finds it again by this name

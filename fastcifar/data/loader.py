@@ -10,7 +10,8 @@ from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
 from fastcifar.data.plan import CROP_FLIP_CUTOUT, EpochPlan
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
-from fastcifar.recipes.augmentation import Augment
+from fastcifar.recipes.augmentation import Augment, by_channel
+from fastcifar.recipes.declare import checked
 from fastcifar.recipes.transforms import TransformConfig
 
 
@@ -46,19 +47,22 @@ class Loader:
         size: int | None = None,
         transforms: Iterable[TransformConfig] = (),
     ) -> None:
+        if not isinstance(split, Split):
+            raise UserError(f"the split is of type {type(split).__name__}; allowed: a Split, such as data.train")
         self._side = split.side
+        batch_size = checked("batch_size", batch_size, int)
         if batch_size < 1 or (drop_last and batch_size > len(split)):
             allowed = f"1 to the {len(split)} images" if drop_last else "1 or more"
             raise UserError(f"batch_size is {batch_size}; allowed: {allowed}")
         self.split = split
         self.batch_size = batch_size
         self.augment = augment
-        self.seed = seed
-        self.drop_last = drop_last
-        self.shuffle = shuffle
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.seed = checked("seed", seed, int)
+        self.drop_last = checked("drop_last", drop_last, bool)
+        self.shuffle = checked("shuffle", shuffle, bool)
+        self.mean, self.std = by_channel("mean", mean), by_channel("std", std, above=0)
         self.dtype = dtype
-        self.size = size
+        self.size = checked("size", size, int | None)
         self.transforms = tuple(transforms)
         self.epoch = 0
 
@@ -84,8 +88,8 @@ class Loader:
         )
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        epoch = self.epoch
-        self.epoch += 1
+        epoch = checked("epoch", self.epoch, int)
+        self.epoch = epoch + 1
         return self._batches(self.plan(epoch))
 
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:

@@ -14,6 +14,7 @@ from fastcifar.errors import UserError
 from fastcifar.host import TORCH
 from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.recipes.augmentation import Augment
+from fastcifar.recipes.declare import checked
 from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.registry import resolve
 
@@ -86,7 +87,8 @@ class EpochPlan:
         Raises UserError if a crop or cutout does not fit into `image_size` or `size`, if epoch or seed is out of range,
         and if no or more than `count` images are visited.
         """
-        size = image_size if size is None else size
+        epoch, seed = checked("epoch", epoch, int), checked("seed", seed, int)
+        size = image_size if size is None else int(checked("the crops' size", size, int))
         if not 0 < size <= image_size:
             raise UserError(f"the crops' size is {size}; allowed: 1 to {image_size}, the image's side")
         if augment.crop >= image_size:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastcifar.recipes.augmentation import by_channel
+
 CENTERED = (127.5, 127.5, 127.5)
 
 Config = TypeVar("Config")
@@ -47,7 +49,8 @@ class Network(nn.Module, ABC, Generic[Config]):
     ) -> None:
         super().__init__()
         self.config: Config = self.config_class() if config is None else config
-        self.mean, self.std = tuple(mean), tuple(std)
+        self.mean: tuple[float, ...] = by_channel("mean", mean)
+        self.std: tuple[float, ...] = by_channel("std", std, above=0)
         self.frozen_from = {}
         self.build(self.config, classes)
         self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]  (torch's annotations lack it)

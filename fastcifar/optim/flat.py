@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import torch
 from torch import nn
@@ -135,6 +136,9 @@ class FlatModel:
         self._cut: torch.Tensor | None = None
         for (_, module, name), view in zip(averaged, _views(self.statistics, tensors), strict=True):
             module._buffers[name] = view
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a FlatModel is not copied or pickled: a copy's parameters would lie in its buffers no more")
 
     def group_of(self, name: str) -> FlatGroup:
         """Return the group that holds the trained parameter `name`."""

@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fastcifar.recipes.declare import Checked, setting, trick
+from fastcifar.errors import UserError
+from fastcifar.recipes.declare import Checked, plain, setting, trick
+
+
+def by_channel(path: str, values: object, above: float = -math.inf) -> tuple[float, float, float]:
+    """Return `values` as three numbers, of red, green and blue; `path` names them in errors.
+
+    Raises UserError for others, for NaN and infinities, and for numbers that are not `above`."""
+    numbers = plain(values)
+    fits = isinstance(numbers, tuple) and len(numbers) == 3 and all(type(each) in (int, float) for each in numbers)
+    if not fits or not all(above < each < math.inf for each in numbers):
+        positive = " above 0" if above == 0 else ""
+        raise UserError(f"{path} is {numbers!r}; allowed: three numbers{positive}, of red, green and blue")
+    red, green, blue = map(float, numbers)
+    return red, green, blue
 
 
 @dataclass(frozen=True)

@@ -103,30 +103,17 @@ def trick(
 
 @dataclass(frozen=True)
 class Checked:
-    """Frozen values that check themselves: each field against its type and bounds, then `_check`. Lists become tuples,
-    and numpy's numbers Python's."""
+    """Frozen values that check themselves: each field against its type and bounds, then `_check`. They hold Python's
+    numbers and tuples, whatever was given: see `plain`."""
 
     section: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         hints = type_hints(type(self))
         for field in dataclasses.fields(self):
-            hint, declared = hints[field.name], declaration(field)
-            value = _plain(getattr(self, field.name))
+            value = checked(self._path(field.name), getattr(self, field.name), hints[field.name], declaration(field))
             if field.init:
                 object.__setattr__(self, field.name, value)
-            if not fits(value, hint):
-                self._refuse(field.name, allowed(hint))
-            given = [each for each in _flat(value) if isinstance(each, int | float)]
-            if any(isinstance(number, float) and not math.isfinite(number) for number in given):
-                self._refuse(field.name, "a finite number")
-            if not all(_within(number, declared) for number in given):
-                whole = float not in (hint, *get_args(hint))
-                self._refuse(field.name, bounds(declared, whole) + " each" * isinstance(value, tuple))
-            if declared.choices and value not in declared.choices:
-                near = did_you_mean(str(value), declared.choices)
-                path = self._path(field.name)
-                raise UserError(f"{path} is {value!r}{near}; allowed: {', '.join(declared.choices)}")
         self._check()
 
     def _check(self) -> None:
@@ -136,7 +123,7 @@ class Checked:
         return f"{self.section}.{name}" if self.section else name
 
     def _refuse(self, name: str, allowed: str) -> None:
-        raise UserError(f"{self._path(name)} is {getattr(self, name)!r}; allowed: {allowed}")
+        _refuse(self._path(name), getattr(self, name), allowed)
 
     def _require(self, name: str, ok: object, allowed: str) -> None:
         if not ok:
@@ -282,11 +269,39 @@ def _classes(code: str) -> dict[str, list[ast.stmt]]:
     return classes
 
 
-def _plain(value: Any) -> Any:
-    """Return `value` with tuples for lists, and Python's numbers for numpy's."""
+def checked(path: str, value: Any, hint: Any, declared: Declaration = Declaration()) -> Any:
+    """Return `value` as a plain one of the type `hint`; `path` names it in errors.
+
+    Raises UserError for another type, for NaN and infinities, and for numbers out of the bounds `declared`."""
+    value = plain(value)
+    if not fits(value, hint):
+        _refuse(path, value, allowed(hint))
+    given = [each for each in _flat(value) if isinstance(each, int | float)]
+    if any(isinstance(number, float) and not math.isfinite(number) for number in given):
+        _refuse(path, value, "a finite number")
+    if not all(_within(number, declared) for number in given):
+        whole = float not in (hint, *get_args(hint))
+        _refuse(path, value, bounds(declared, whole) + " each" * isinstance(value, tuple))
+    if declared.choices and value not in declared.choices:
+        near = did_you_mean(str(value), declared.choices)
+        raise UserError(f"{path} is {value!r}{near}; allowed: {', '.join(declared.choices)}")
+    return value
+
+
+def _refuse(path: str, value: object, allowed: str) -> None:
+    raise UserError(f"{path} is {value!r}; allowed: {allowed}")
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with Python's numbers and words for those of numpy and torch, and tuples for lists and arrays, so
+    that it can be compared, written to JSON and computed with like any other."""
+    if type(value) in (bool, int, float, str):
+        return value
+    if hasattr(value, "tolist"):  # an array, a tensor or a number of numpy's
+        value = value.tolist()
     if isinstance(value, tuple | list):
-        return tuple(map(_plain, value))
-    if type(value) in (bool, int, float):
+        return tuple(map(plain, value))
+    if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):
         return int(value)
@@ -298,7 +313,7 @@ def fits(value: object, hint: Any) -> bool:
     if is_optional(hint):
         return value is None or any(fits(value, each) for each in get_args(hint) if each is not NoneType)
     if get_origin(hint) is Literal:
-        return value in get_args(hint)
+        return isinstance(value, str) and value in get_args(hint)  # words alone: a type of numpy equals its name
     if get_origin(hint) is tuple:
         if not isinstance(value, tuple):
             return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
+from fastcifar.output import user_path
 from fastcifar.recipes.declare import (
     Checked,
     Kind,
@@ -26,6 +28,7 @@ from fastcifar.recipes.declare import (
     fits,
     is_optional,
     item_hints,
+    plain,
     sections_of,
     type_hints,
 )
@@ -69,19 +72,23 @@ def to_text(value: object) -> str:
 
 
 def read_toml(path: str | Path) -> Recipe:
-    """Return the recipe in a TOML file, named after the file unless it has a name.
+    """Return the recipe in a TOML file, named after the file unless it has a name: a hyphen stands for what no name
+    holds, such as spaces.
 
     Raises UserError, with the file and the field, for a file that cannot be read or is not TOML, an unknown field, a
     wrong type and a value out of range.
     """
-    path = Path(path)
+    path = user_path(path, "the recipe file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
     except OSError as error:
         raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested beyond reason
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not a TOML file: it is not written in UTF-8; allowed: text in UTF-8") from None
+    except (ValueError, RecursionError) as error:  # not TOML, or nested beyond reason
         raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
-    return recipe_from_dict({"name": path.stem, **values}, str(path))
+    name = re.sub(r"[^\w.+-]+", "-", path.stem).strip("-") or Recipe.name
+    return recipe_from_dict({"name": name, **values}, str(path))
 
 
 def recipe_from_dict(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -238,8 +245,8 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
 
 def _value(hint: Any, value: object, path: str) -> Any:
     """Return `value` as the type `hint`: only integers are converted to floats, and lists to tuples."""
-    if isinstance(value, Written):
-        value = read_value(str(value), hint)
+    value = read_value(str(value), hint) if isinstance(value, Written) else value
+    value = value if isinstance(value, list) else plain(value)
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         items = item_hints(hint, len(value))
         if items is not None:

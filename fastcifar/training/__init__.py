@@ -1,8 +1,9 @@
 """Training, evaluation, stopwatches and run folders."""
 
+from fastcifar.data import resolve_device
 from fastcifar.phases import process_seconds
 from fastcifar.training.average import estimate_statistics
-from fastcifar.training.device import describe_device, resolve_device, resolve_dtype
+from fastcifar.training.device import describe_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Listener

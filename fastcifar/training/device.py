@@ -1,4 +1,4 @@
-"""The device and the compute type of a run."""
+"""The compute type of a run, and facts of its device."""
 
 from __future__ import annotations
 
@@ -9,26 +9,8 @@ from pathlib import Path
 
 import torch
 
-from fastcifar.errors import UserError
 from fastcifar.host import ProcessSetting
 from fastcifar.training.record import DeviceFacts
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is
-    no such device."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"device is {device!r}; allowed: auto, cpu, cuda") from None
-    if resolved.type not in ("cpu", "cuda"):
-        raise UserError(f"device is {device!r}; allowed: auto, cpu, cuda")
-    if resolved.type == "cuda" and (resolved.index or 0) >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"device is {device!r}, but torch finds {count or 'no'} CUDA device{'s' * (count != 1)} here")
-    return resolved
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

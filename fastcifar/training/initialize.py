@@ -46,6 +46,8 @@ def initialize(model: Network, start: Start) -> None:
             raise UserError("reset_head is true; allowed: false for a network of one's own, whose head is not known")
         source, fresh = (_without(tensors, model.head) for tensors in (source, fresh))
     _refuse_misfits(source, fresh, start.source)
+    source = {name: tensor.to(fresh[name].dtype) for name, tensor in source.items()}
+    _refuse_nonfinite(source, start.source)
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     frozen = {name for name, parameter in parameters if not parameter.requires_grad}
     averaged, done = {name for name, _ in buffers}, set()
@@ -58,7 +60,7 @@ def initialize(model: Network, start: Start) -> None:
             shrink, perturb = (1.0, 0.0) if keeps_frozen(start) else (0.0, 1.0)
         elif name in averaged:
             shrink, perturb = shrink / (shrink + perturb), perturb / (shrink + perturb)
-        tensor.copy_(_mix(shrink, source[name].to(tensor.dtype), perturb, tensor))
+        tensor.copy_(_mix(shrink, source[name], perturb, tensor))
 
 
 def keeps_frozen(start: Start) -> bool:
@@ -97,8 +99,20 @@ def _refuse_misfits(source: dict[str, torch.Tensor], fresh: dict[str, torch.Tens
         if theirs != ours:
             misfits.append(f"{name} is {theirs or 'absent'} for {ours or 'none here'}")
     if misfits:
-        more = f" and {len(misfits) - _NAMES_SHOWN} more" if len(misfits) > _NAMES_SHOWN else ""
         raise UserError(
-            f"the weights in {path} do not fit the network: {', '.join(misfits[:_NAMES_SHOWN])}{more}; "
+            f"the weights in {path} do not fit the network: {_first(misfits)}; "
             "allowed: the same names and shapes, the classifier's apart where the head is reset"
         )
+
+
+def _refuse_nonfinite(source: dict[str, torch.Tensor], path: str | Path) -> None:
+    counts = {name: tensor.numel() - int(tensor.isfinite().sum()) for name, tensor in source.items()}
+    bad = [f"{count} of {source[name].numel()} in {name}" for name, count in counts.items() if count]
+    if bad:
+        raise UserError(f"the weights in {path} hold NaN or infinite values, {_first(bad)}; allowed: finite ones")
+
+
+def _first(places: list[str]) -> str:
+    """Return the first of `places` in words, and the number of the others."""
+    more = f" and {len(places) - _NAMES_SHOWN} more" if len(places) > _NAMES_SHOWN else ""
+    return ", ".join(places[:_NAMES_SHOWN]) + more

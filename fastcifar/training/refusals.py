@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from fastcifar.data import Dataset
 from fastcifar.errors import UserError
 from fastcifar.models import GhostBatchNorm, Network
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.declare import Declaration, checked, plain
 from fastcifar.start import Start
 from fastcifar.training.timeline import Timeline
 
@@ -20,15 +19,22 @@ def refuse_other_types(recipe: object, dataset: object) -> None:
         raise UserError(f"the dataset is of type {type(dataset).__name__}; allowed: a Dataset")
 
 
-def refuse_arguments(seed: int, eval_every: int, init: Start) -> None:
-    """Raise UserError for arguments of `Trainer.run` of a wrong type or value."""
+def checked_arguments(
+    seed: int, eval_every: int, evaluate_at_start: bool, until_train_accuracy: float | None, init: Start
+) -> tuple[int, int, bool, float | None]:
+    """Return the arguments of `Trainer.run` but `init` as Python's. Raises UserError for a wrong type or value."""
+    seed, eval_every = plain(seed), plain(eval_every)
     for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
-        if not (isinstance(value, int | np.integer) and 0 <= value < 2**63):
+        if type(value) is not int or not 0 <= value < 2**63:
             raise UserError(f"{name} is {value!r}; allowed: a whole number, {allowed}")
+    share = Declaration(above=0, at_most=1)
+    until_train_accuracy = checked("until_train_accuracy", until_train_accuracy, float | None, share)
+    evaluate_at_start = checked("evaluate_at_start", evaluate_at_start, bool)
     if not isinstance(init, Start):
         raise UserError(
             f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
         )
+    return seed, eval_every, evaluate_at_start, until_train_accuracy
 
 
 def refuse_uncallable(**given: object) -> None:

@@ -23,7 +23,7 @@ from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
-from fastcifar.output import RECORD, WEIGHTS, check_out, umask
+from fastcifar.output import RECORD, WEIGHTS, check_out, umask, user_path, weights_file
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -164,7 +164,7 @@ class Run:
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
-        folder = Path(folder)
+        folder = user_path(folder, "the output folder")
         check_out(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -191,7 +191,7 @@ class Run:
 
         Raises UserError without the packages onnx and onnxscript, and where the file cannot be written.
         """
-        file = Path(file)
+        file = user_path(file, "file")
         model = copy.deepcopy(self.model).to("cpu", torch.float32)
         model.load_state_dict(self.state)
         dataset = self.record.dataset
@@ -220,7 +220,7 @@ def load_run(
     A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
     UserError where the folder holds no whole run, or one of another network.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "the run's folder")
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no run: {name} is missing")
@@ -237,7 +237,7 @@ def load_run(
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:
                 network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
-        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(folder / WEIGHTS))
+        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(weights_file(folder)))
     except UserError:
         raise
     except Exception as error:  # a damaged file makes json, safetensors and torch raise many kinds

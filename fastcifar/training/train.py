@@ -10,24 +10,25 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
 
 from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.data import Dataset, Split, load_dataset
+from fastcifar.data import Dataset, Split, load_dataset, resolve_device
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
 from fastcifar.models.modes import modes, restore
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
+from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.compiled import CompiledNetwork
-from fastcifar.training.device import cudnn_search, resolve_device, resolve_dtype
+from fastcifar.training.device import cudnn_search, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.history import nonfinite_loss
 from fastcifar.training.initialize import initialize, keeps_frozen
@@ -36,7 +37,7 @@ from fastcifar.training.loss import Loss
 from fastcifar.training.random import random_numbers_of
 from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
-    refuse_arguments,
+    checked_arguments,
     refuse_other_types,
     refuse_uncallable,
     refuse_uneven_ghost_batches,
@@ -102,7 +103,7 @@ def train(
     if isinstance(optimizer, str | OptimizerConfig):
         recipe, optimizer = change(recipe, {"optimizer": optimizer}), None
     recipe = change(recipe, changes) if changes else recipe
-    device = resolve_device(device)
+    device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
         if isinstance(data, str):
             data = load_dataset(data, data_dir, device, holdout)
@@ -168,6 +169,9 @@ class Trainer:
         self.not_captured = self._why_not_captured()
         self.first_step_seconds: float | None = None
 
+    def __reduce__(self) -> NoReturn:  # a copy's parameters would lie in flat buffers no more
+        raise TypeError("a Trainer is not copied or pickled; allowed: a new one, and state.state_dict() to go on from")
+
     @property
     def total_steps(self) -> int:
         """Steps of the whole training."""
@@ -203,9 +207,11 @@ class Trainer:
 
         Raises NonFiniteLoss, and UserError where the initial weights or the state do not fit.
         """
-        refuse_arguments(seed, eval_every, init)
         if self._clocked:
             self.phases.restart()
+        seed, eval_every, evaluate_at_start, until_train_accuracy = checked_arguments(
+            seed, eval_every, evaluate_at_start, until_train_accuracy, init
+        )
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), cudnn_search(recipe.cudnn_search), state.random:

@@ -247,7 +247,7 @@ def test_load_dataset_refuses_an_unknown_name_and_a_wrong_holdout(tmp_path):
     with pytest.raises(UserError, match="unknown data set 'mnist'; allowed: cifar10, "):
         load_dataset("mnist")
     for holdout in (-1, 10_000):
-        with pytest.raises(UserError, match=f"holdout is {holdout}; allowed: 1 to 9999"):
+        with pytest.raises(UserError, match=f"holdout is {holdout}; allowed: 1 to 9,999"):
             load_dataset("synthetic", holdout=holdout)
     with pytest.raises(UserError, match=r"data_dir .* does not exist"):
         load_dataset(data_dir=tmp_path / "absent")

@@ -1,13 +1,17 @@
+import copy
 import dataclasses
 import hashlib
 import json
+import pickle
+from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastcifar.data import Dataset, Split, describe, load_dataset, subset_indices
+from fastcifar.data import Augment, Dataset, Loader, Split, describe, load_dataset, subset_indices
 from fastcifar.data.dataset import fingerprint
 from fastcifar.errors import UserError
 
@@ -22,6 +26,10 @@ def make_dataset(labels):
     images = torch.arange(len(labels)).to(torch.uint8)[:, None, None, None].expand(-1, 4, 4, 3).contiguous()
     train, test = Split(images, labels), Split(images[:2], labels[:2])
     return Dataset("synthetic", train, test, ("a", "b", "c"), (1.0, 2.0, 3.0), (4.0, 5.0, 6.0), "0" * 64, "here")
+
+
+def wide_split():
+    return Split(torch.zeros(3, 4, 6, 3, dtype=torch.uint8), torch.zeros(3, dtype=torch.int64))
 
 
 def test_a_split_refuses_tensors_that_do_not_fit():
@@ -167,9 +175,126 @@ def test_labels_that_name_no_class_are_refused():
     for name in ("train", "test", "val"):
         with pytest.raises(UserError, match=f"the {name} labels are 0 to 3 of 3 classes; allowed: (0|-1) to 2"):
             dataclasses.replace(dataset, **{name: Split(images, torch.tensor([3, 0, 1]))})
-    for name in ("test", "val"):
-        with pytest.raises(UserError, match=f"the {name} labels are -2 to 0 of .*; allowed: -1 to 2, -1 being unlab"):
-            dataclasses.replace(dataset, **{name: Split(images, torch.tensor([-2, 0, -1]))})
+    with pytest.raises(UserError, match=r"^images are of type ndarray; allowed: a tensor"):
+        Split(images.numpy(), dataset.train.labels)
+    with pytest.raises(UserError, match=r"^labels are -2 to 0; allowed: 0 or more, and -1 for an unlabeled image"):
+        Split(images, torch.tensor([-2, 0, -1]))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"train": make_dataset([0]).train.subset(torch.arange(0))},
+            "the train split holds no images; allowed: one or more",
+        ),
+        ({"test": make_dataset([0]).train.subset(torch.arange(0))}, "the test split holds no images"),
+        ({"val": make_dataset([0]).train.to("meta")}, "the val images are on meta; allowed: cpu, as the training im"),
+        ({"test": wide_split()}, "the test images are of 4 x 6; allowed: 4 x 4, as the training images"),
+        ({"test": torch.zeros(3)}, "test is of type Tensor; allowed: a Split"),
+        ({"classes": 5}, "classes is 5; allowed: a list of names, one or more"),
+        ({"classes": ()}, r"classes is \(\); allowed: a list of names, one or more"),
+        ({"std": (1.0, 0.0, 1.0)}, r"std is \(1.0, 0.0, 1.0\); allowed: three numbers above 0, of red, green and blue"),
+        ({"std": (1.0, float("nan"), 1.0)}, "std is .*; allowed: three numbers above 0"),
+        ({"std": (1.0, float("inf"), 1.0)}, "std is .*; allowed: three numbers above 0"),
+        ({"mean": (1.0, float("nan"), 1.0)}, "mean is .*; allowed: three numbers, of red"),
+        ({"mean": (True, 1.0, 1.0)}, "mean is .*; allowed: three numbers, of red"),
+        ({"mean": (1.0, 1.0)}, "mean is .*; allowed: three numbers, of red"),
+        ({"holdout": True}, "holdout is True; allowed: a whole number"),
+        ({"holdout": -1}, "holdout is -1; allowed: 0 or more"),
+    ],
+    ids=str,
+)
+def test_a_dataset_that_does_not_fit_itself_is_refused(change, message):
+    with pytest.raises(UserError, match=f"^{message}") as caught:
+        dataclasses.replace(make_dataset([0, 1, 2]), **change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lay",
+    [
+        lambda images: images.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1),  # channels first in memory
+        lambda images: images.repeat_interleave(2, 0)[::2],
+        lambda images: images.repeat(1, 1, 2, 1)[:, :, : images.shape[2]],
+        lambda images: images[:1].expand(len(images), -1, -1, -1),
+    ],
+    ids=["permuted", "every other", "cut out", "expanded"],
+)
+def test_images_are_read_the_same_however_they_lie_in_memory(lay):
+    images = torch.randint(256, (8, 6, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    laid = lay(images)
+    assert not laid.is_contiguous()
+    labels = torch.arange(16).remainder(3)[::2]
+    split, plain = Split(laid, labels), Split(laid.clone(memory_format=torch.contiguous_format), labels.clone())
+    assert torch.equal(split.images, laid) and split.images.is_contiguous() and split.labels.is_contiguous()
+    batches, expected = (list(Loader(each, 4, seed=1, augment=Augment(crop=1))) for each in (split, plain))
+    assert all(torch.equal(a, b) for pair in zip(batches, expected, strict=True) for a, b in zip(*pair, strict=True))
+
+
+def test_a_split_that_lies_in_order_is_not_copied():
+    split = make_dataset([0, 1, 2]).train
+    again = Split(split.images[1:], split.labels[1:])
+    assert again.images.data_ptr() == split.images[1:].data_ptr() and again.label_range == (1, 2)
+    assert split.to("cpu").images.data_ptr() == split.images.data_ptr()
+
+
+@pytest.mark.parametrize("make", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_datasets_are_copied_and_pickled(make):
+    dataset = make_dataset([0, 1, 2] * 3).hold_out(3).take(4)
+    made = make(dataset)
+    assert describe(made) == describe(dataset) and fingerprint(made.train) == fingerprint(dataset.train)
+    assert made.test.label_range == dataset.test.label_range and isinstance(made, Dataset)
+
+
+NUMPY = {"int": np.int64, "array": np.array, "tensor": torch.tensor}
+
+
+@pytest.mark.parametrize("number", NUMPY.values(), ids=NUMPY)
+def test_numbers_of_numpy_and_torch_are_as_good_as_pythons(number):
+    dataset = make_dataset([0, 1, 2] * 10)
+    taken = dataset.take(number(6), seed=number(3), balanced=np.bool_(True), classes=[number(0), number(1)])
+    assert taken.subset == dataset.take(6, seed=3, balanced=True, classes=[0, 1]).subset
+    assert json.loads(json.dumps(describe(taken))) == describe(taken)
+    assert taken.hold_out(number(2)).holdout == 2 and type(taken.hold_out(number(2)).holdout) is int
+    assert taken.take(classes=np.array([0, 1])).subset["classes"] == [0, 1]
+    facts = {"mean": np.array([1, 2, 3.5]), "std": torch.ones(3), "holdout": number(2), "classes": np.array(["a"] * 3)}
+    made = dataclasses.replace(dataset, **facts)
+    assert (made.mean, made.std, made.holdout, made.classes) == ((1.0, 2.0, 3.5), (1.0,) * 3, 2, ("a",) * 3)
+    assert {type(each) for each in (*made.mean, *made.std, *made.classes)} == {float, str}
+    assert dataset.train.subset(np.array([2, 0])).labels.tolist() == [2, 0]
+
+
+@pytest.mark.parametrize("wrong", [True, np.bool_(True), 2.0, np.float32(2), float("nan"), "2", None, [2]], ids=repr)
+def test_what_is_no_whole_number_is_refused(wrong):
+    dataset = make_dataset([0, 1, 2] * 10)
+    calls = [
+        lambda: dataset.hold_out(wrong),
+        lambda: dataset.take(5, seed=wrong),
+        lambda: subset_indices(dataset.train.labels, 5, wrong),
+        lambda: dataset.take(classes=[0, wrong]),
+        lambda: load_dataset("synthetic", holdout=wrong),
+        lambda: Loader(dataset.train, wrong),
+        lambda: Loader(dataset.train, 4, seed=wrong),
+    ]
+    for call in calls + [lambda: dataset.take(wrong)] * (wrong is not None):
+        with pytest.raises(UserError, match=r"allowed: (a )?whole number"):
+            call()
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:9", "cuda:x", "mps", "nowhere", 1.5, None])
+def test_a_device_that_is_not_there_is_refused_before_the_work(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.setattr("fastcifar.data.synthetic.make_synthetic", None)  # nothing is loaded
+    dataset = make_dataset([0, 1, 2])
+    for call in (
+        lambda: load_dataset("synthetic", device=device),
+        *(partial(each.to, device) for each in (dataset, dataset.train)),
+    ):
+        with pytest.raises(
+            UserError, match=f"^device is {device!r}(; allowed: auto, cpu, cuda|, but torch finds no CUDA)"
+        ):
+            call()
 
 
 def test_the_repr_of_a_dataset_is_a_line():
@@ -199,7 +324,8 @@ def test_a_holdout_is_made_once():
 def test_describe_counts_and_measures_and_is_ready_for_json():
     labels = torch.tensor([0, 1, 1, 2])
     images = torch.randint(256, (4, 5, 5, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    dataset = dataclasses.replace(make_dataset([0, 1]), train=Split(images, labels))
+    test = Split(images[:2], labels[:2])
+    dataset = dataclasses.replace(make_dataset([0, 1]), train=Split(images, labels), test=test)
     facts = json.loads(json.dumps(describe(dataset)))
     assert facts["train_counts"] == [1, 2, 1] and facts["test_counts"] == [1, 1, 0]
     assert (facts["train_size"], facts["test_size"], facts["image_shape"]) == (4, 2, [5, 5, 3])

@@ -146,6 +146,34 @@ def test_a_batch_larger_than_the_set_is_refused():
         Loader(make_split(), 0, drop_last=False)
 
 
+@pytest.mark.parametrize("number", [np.int64, np.array, torch.tensor])
+def test_numbers_of_numpy_and_torch_give_the_same_batches(number):
+    split, mean, std = make_split(), (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
+    loader = Loader(split, number(7), seed=number(3), size=number(20), mean=np.array(mean), std=torch.tensor(std))
+    loader.epoch = number(2)
+    expected = Loader(split, 7, seed=3, size=20, mean=mean, std=std)
+    expected.epoch = 2
+    for (images, labels), (others, more) in zip(loader, expected, strict=True):
+        assert torch.equal(images, others) and torch.equal(labels, more)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"split": torch.zeros(3)}, "the split is of type Tensor; allowed: a Split, such as data.train"),
+        ({"std": (1, 0, 1)}, "std is .*; allowed: three numbers above 0"),
+        ({"mean": (1, float("nan"), 1)}, "mean is .*; allowed: three numbers"),
+        ({"drop_last": 1}, "drop_last is 1; allowed: true or false"),
+        ({"shuffle": np.int64(1)}, "shuffle is 1; allowed: true or false"),
+        ({"size": 20.0}, "size is 20.0; allowed: a whole number"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_wrong_arguments_are_refused_when_a_loader_is_made(wrong, message):
+    with pytest.raises(UserError, match=message):
+        Loader(**{"split": make_split(), "batch_size": 4, **wrong})
+
+
 def test_a_loader_refuses_what_does_not_fit_into_the_images():
     with pytest.raises(UserError, match="images are 4 by 5 pixels; allowed: square images"):
         Loader(Split(torch.zeros(8, 4, 5, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)), 4)

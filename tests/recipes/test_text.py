@@ -184,6 +184,40 @@ def test_a_file_that_is_not_toml_is_refused_in_one_line(tmp_path, content):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_file_of_any_editor_is_read(tmp_path, mark, ends):
+    path = tmp_path / "mine.toml"
+    path.write_bytes((mark + to_toml(Recipe(epochs=3)).replace("\n", ends)).encode())
+    assert read_toml(path) == Recipe(epochs=3)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_file_in_another_encoding_is_refused_by_that(tmp_path, encoding):
+    (tmp_path / "bad.toml").write_bytes("# größer\nepochs = 3\n".encode(encoding))
+    with pytest.raises(
+        UserError, match=r"bad.toml is not a TOML file: it is not written in UTF-8; allowed: text in UT"
+    ):
+        read_toml(tmp_path / "bad.toml")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    {
+        "my recipe.toml": "my-recipe",
+        "recipe (2).toml": "recipe-2",
+        "größer & schneller.toml": "größer-schneller",
+        "v1.2+fast.toml": "v1.2+fast",
+        "100%.toml": "100",
+        "???.toml": "davidnet",
+        "a'b;$(c).toml": "a-b-c",
+    }.items(),
+)
+def test_a_recipe_is_named_after_its_file_whatever_that_is_called(tmp_path, file, name):
+    (tmp_path / file).write_text("epochs = 3")
+    assert read_toml(tmp_path / file) == Recipe(name=name, epochs=3)
+
+
 def test_a_file_that_cannot_be_read_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the recipe .*none\.toml: No such file"):
         read_toml(tmp_path / "none.toml")

@@ -9,9 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fastcifar.data import Split
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.models import build_model, memory_format, remember_normalization
+from fastcifar.models import PatchWhitening, build_model, memory_format, remember_normalization
 from fastcifar.optim import FlatModel
 from fastcifar.recipes import RECIPES, EvaluateConfig
 from fastcifar.training.evaluate import evaluate
@@ -218,3 +219,33 @@ def test_our_networks_take_channels_last_images(recipe):
     model = build_model(recipe, 10, DATA.mean, DATA.std)
     assert memory_format(model) == torch.channels_last
     assert memory_format(FlatModel(model, torch.bfloat16).model) == torch.channels_last
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 20), (20, 32)])
+@pytest.mark.parametrize("tta", ["none", "flip", "flip-crop"])
+def test_images_that_are_not_square_are_seen_whole(height, width, tta):
+    images = torch.randint(256, (9, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    split, pixels = Split(images, LABELS[:9]), pixels_of(images)
+    model = remember_normalization(
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(3).double()), DATA.mean, DATA.std
+    )
+    model(pixels)
+    padded = F.pad(pixels, (1, 1, 1, 1), "reflect")
+    shifted = [padded[:, :, i : i + height, i : i + width] for i in (0, 2)]
+    both = [torch.stack([model(x), model(mirrored(x))]).mean(0) for x in (pixels, *shifted)]
+    share = EvaluateConfig().tta_shifted
+    expected = {
+        "none": model(pixels),
+        "flip": both[0],
+        "flip-crop": (1 - share) * both[0] + share * (both[1] + both[2]) / 2,
+    }
+    close(evaluate(model, split, EvaluateConfig(tta=tta, batch_size=4)).logits, expected[tta].detach().float())
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 20), (20, 12)])
+def test_whitening_is_fitted_to_whole_images(height, width):
+    images = torch.randint(256, (9, height, width, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    whitening = PatchWhitening(eps=1e-4, padding=0)
+    whitening.fit(images, DATA.mean, DATA.std)
+    outputs = whitening(pixels_of(images).float()).double().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(27).double(), rtol=0.02, atol=0.02)

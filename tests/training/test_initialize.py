@@ -2,8 +2,12 @@
 
 import dataclasses
 import hashlib
+import json
+import pickle
 
+import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -11,12 +15,13 @@ from fastcifar import ColdStart, ShrinkPerturb, WarmStart
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
+from fastcifar.models.mlp import MLP as MLPNet
 from fastcifar.recipes import EMAConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.training import Trainer, initialize, train
+from fastcifar.training import Trainer, initialize, load_run, train
 from tests.small import DAVIDNET
 
 RECIPE = dataclasses.replace(
@@ -190,9 +195,9 @@ def test_a_file_of_torchvisions_tensors_fits_resnet18(tmp_path):
     [
         ({"shrink": -0.1}, "shrink is -0.1; allowed: 0 to 1"),
         ({"shrink": 1.1}, "shrink is 1.1; allowed: 0 to 1"),
-        ({"shrink": float("nan")}, "shrink is nan; allowed: 0 to 1"),
+        ({"shrink": float("nan")}, "shrink is nan; allowed: a finite number"),
         ({"perturb": -1}, "perturb is -1; allowed: 0 or more"),
-        ({"perturb": float("inf")}, "perturb is inf; allowed: 0 or more"),
+        ({"perturb": float("inf")}, "perturb is inf; allowed: a finite number"),
         ({"shrink": 0, "perturb": 0}, "shrink and perturb are both 0, which leaves no weights; allowed: one of them"),
     ],
 )
@@ -210,3 +215,68 @@ def test_a_source_that_is_not_there_or_is_damaged_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read the weights in .*; allowed: a .safetensors file") as refusal:
         make_model(RECIPE, 2, WarmStart(tmp_path))
     assert "\n" not in str(refusal.value)
+
+
+def legacy(tensors, path):
+    torch.save(tensors, path, _use_new_zipfile_serialization=False)
+
+
+def pickled(tensors, path):
+    path.write_bytes(pickle.dumps({name: tensor.numpy() for name, tensor in tensors.items()}, protocol=4))
+
+
+@pytest.mark.parametrize("write", [torch.save, legacy, pickled])
+def test_weights_of_another_kind_are_refused_with_the_way_to_convert_them(write, tmp_path):
+    weights = make_model(MLP, 1)
+    write(weights, tmp_path / "weights.pth")
+    with pytest.raises(UserError, match=r"weights.pth is no .safetensors file; allowed: one, .*") as refusal:
+        WarmStart(tmp_path / "weights.pth")
+    assert "\n" not in str(refusal.value)
+    if write is not pickled:  # the line of Python in the message
+        line = str(refusal.value).partition("state_dict: ")[2].replace("PATH", "path / 'weights.pth'")
+        exec(
+            line.replace("'weights.safe", "path / 'weights.safe"),
+            {"torch": torch, "safetensors": safetensors, "path": tmp_path},
+        )
+        assert same(make_model(MLP, 2, WarmStart(tmp_path / "weights.safetensors")), weights)
+
+
+def test_a_run_whose_weights_are_of_another_kind_is_refused_in_that_line(data, tmp_path):
+    run = train(MLP, data)
+    folder = run.save(tmp_path / "run")
+    torch.save(dict(run.state), folder / "model.safetensors")
+    with pytest.raises(UserError, match=r"run/model.safetensors is no .safetensors file; allowed: one, as from a file"):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("start", [WarmStart, ShrinkPerturb])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("kind", ["weight", "running_var"])
+def test_weights_that_are_not_finite_are_refused(value, kind, start, tmp_path):
+    weights = {name: tensor.double() for name, tensor in make_model(RECIPE, 1).items()}
+    name = next(name for name in weights if name.endswith(kind))
+    weights[name].view(-1)[1:3] = value
+    save_file(weights, tmp_path / "model.safetensors")
+    message = f"hold NaN or infinite values, 2 of {weights[name].numel()} in {name}; allowed: finite ones"
+    with pytest.raises(UserError, match=message):
+        make_model(RECIPE, 2, start(tmp_path))
+
+
+def test_a_classifier_that_is_reset_may_have_been_anything(tmp_path):
+    weights = make_model(MLP, 1)
+    head = [name for name in weights if name.startswith(f"{MLPNet.head}.")]
+    for name in head:
+        weights[name].fill_(float("nan"))
+    save_file(weights, tmp_path / "model.safetensors")
+    made = make_model(MLP, 2, WarmStart(tmp_path, reset_head=True))
+    assert head and all(tensor.isfinite().all() for tensor in made.values())
+
+
+@pytest.mark.parametrize("number", [np.float32, np.array, torch.tensor])
+def test_factors_of_numpy_and_torch_are_pythons(number, tmp_path):
+    save_file(make_model(MLP, 1), tmp_path / "model.safetensors")
+    start = ShrinkPerturb(tmp_path, number(0.5), number(0.25), np.bool_(True))
+    assert start == ShrinkPerturb(tmp_path, 0.5, 0.25, True)
+    assert json.loads(json.dumps(start.describe())) == start.describe()
+    with pytest.raises(UserError, match="reset_head is 1; allowed: true or false"):
+        WarmStart(tmp_path, np.int64(1))

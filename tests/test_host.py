@@ -1,0 +1,205 @@
+"""The process around this library: its random numbers, torch's settings, and threads that train at once."""
+
+import copy
+import dataclasses
+import pickle
+import threading
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from fastcifar import host
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
+from fastcifar.host import OwnNumbers, ProcessSetting, TorchSettings, building
+from fastcifar.models import build_model
+from fastcifar.training import Listener, Trainer, evaluate, train
+from tests.small import DAVIDNET, EVERYTHING, MLP
+
+DRAWS = {
+    "randn": lambda x: torch.randn(40),
+    "rand": lambda x: torch.rand(3, 5, dtype=torch.float64),
+    "randint": lambda x: torch.randint(3, 90, (20,)),
+    "randperm": lambda x: torch.randperm(30),
+    "randn_like": torch.randn_like,
+    "rand_like": torch.rand_like,
+    "randint_like": lambda x: torch.randint_like(x, 50),
+    "normal": lambda x: torch.normal(x, 2.0),
+    "bernoulli": lambda x: torch.bernoulli(torch.full((30,), 0.5)),
+    "multinomial": lambda x: torch.multinomial(torch.ones(9), 4),
+    "in place": lambda x: torch.empty(30).exponential_().add_(torch.empty(30).uniform_()),
+    "dropout": lambda x: F.dropout(x, 0.5),
+    "native_dropout": lambda x: torch.native_dropout(x, 0.5, True)[0],
+    "alpha_dropout": lambda x: F.alpha_dropout(x, 0.5, True),
+    "rrelu": lambda x: F.rrelu(x, training=True),
+    "attention": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+    "gradient": lambda x: torch.autograd.grad(F.dropout(x, 0.5).sum(), x)[0] if x.requires_grad else x,
+    "out": lambda x: torch.randn(30, out=torch.empty(30)),
+    "layer": lambda x: nn.init.orthogonal_(nn.Conv2d(3, 4, 3).weight),
+    "dirichlet": lambda x: torch.distributions.Dirichlet(torch.ones(4)).sample(),
+}
+
+
+@pytest.mark.parametrize("graph", ["gradients", "no_grad", "inference"])
+@pytest.mark.parametrize("name", DRAWS)
+def test_own_numbers_are_those_after_manual_seed_and_the_process_keeps_its_own(name, graph):
+    around = {"gradients": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}[graph]
+    with around():
+        x = torch.linspace(-1, 1, 32).view(1, 2, 4, 4).requires_grad_(graph == "gradients")
+        before = torch.get_rng_state()
+        with OwnNumbers(torch.Generator().manual_seed(7)):
+            own = [DRAWS[name](x) for _ in range(2)]
+        assert torch.equal(torch.get_rng_state(), before)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            assert all(torch.equal(one, DRAWS[name](x)) for one in own)
+
+
+def test_a_generator_that_is_given_is_used():
+    with OwnNumbers(torch.Generator().manual_seed(7)):
+        given = torch.rand(3, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(given, torch.rand(3, generator=torch.Generator().manual_seed(1)))
+
+
+class Own(nn.Sequential):
+    """A network that draws random numbers when it is made, while it trains and while it is evaluated."""
+
+    def __init__(self, classes):
+        super().__init__(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(0.5), nn.Linear(8, classes))
+
+    def forward(self, x):
+        return super().forward(x) + 0.01 * torch.randn(())
+
+
+PARTS = {"ours": {}, "own": {"model": Own, "augment": lambda images: images + 0.1 * torch.randn_like(images)}}
+
+
+def bits(run):
+    return [run.tta_logits, *run.state.values()]
+
+
+@pytest.mark.parametrize("parts", PARTS)
+def test_threads_that_train_at_once_disturb_neither_each_other_nor_the_process(parts):
+    data, seeds, found, draws, over = make_synthetic(64, 20), range(3), {}, [], threading.Event()
+    recipe = dataclasses.replace(MLP, epochs=2)
+    alone = {seed: bits(Trainer(recipe, data, "cpu", **PARTS[parts]).run(seed)) for seed in seeds}
+
+    def draw():
+        torch.manual_seed(5)
+        while not over.wait(0.001):  # the others run
+            draws.append(torch.rand(4))
+
+    def trained(seed):
+        found[seed] = bits(Trainer(recipe, data, "cpu", **PARTS[parts]).run(seed))
+
+    host_thread, *threads = [
+        threading.Thread(target=draw),
+        *(threading.Thread(target=trained, args=[s]) for s in seeds),
+    ]
+    host_thread.start()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    over.set()
+    host_thread.join()
+    for seed in seeds:
+        assert all(torch.equal(one, other) for one, other in zip(found[seed], alone[seed], strict=True))
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat(draws), torch.cat([torch.rand(4) for _ in draws]))
+
+
+class Checkpointed(Own):
+    def forward(self, x):
+        return checkpoint(super().forward, x, use_reentrant=False)
+
+
+def test_random_numbers_that_a_checkpoint_cannot_repeat_are_refused():
+    with pytest.raises(UserError, match=r"torch\.utils\.checkpoint computes random numbers again"):
+        train(MLP, make_synthetic(32, 8), model=Checkpointed, device="cpu")
+
+
+def test_networks_are_built_in_float32_on_the_cpu_whatever_the_process_has_set():
+    with building(3):
+        plain = build_model(EVERYTHING, 10, (0,) * 3, (1,) * 3).state_dict()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), building(3):
+            found = build_model(EVERYTHING, 10, (0,) * 3, (1,) * 3).state_dict()
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(found[name].dtype == plain[name].dtype and torch.equal(found[name], plain[name]) for name in plain)
+
+
+def test_listeners_find_the_settings_of_the_process():
+    found = []
+    listener = Listener(on_start=lambda _: found.append(TorchSettings.here()), on_step=lambda *_: torch.ones(1))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        train(MLP, make_synthetic(32, 8), device="cpu", listeners=[listener])
+        assert found == [TorchSettings.here()] == [TorchSettings(False, False, (True, False), torch.device("meta"))]
+    assert TorchSettings.here() == host.TORCH
+
+
+def test_a_setting_of_the_process_is_restored_by_the_last_of_several_threads():
+    value = ["theirs"]
+    setting = ProcessSetting(lambda: value[0], lambda new: value.__setitem__(0, new))
+    first, second = setting.set_to("ours"), setting.set_to("ours")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert value == ["ours"]
+    second.__exit__(None, None, None)
+    assert value == ["theirs"]
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return Trainer(dataclasses.replace(DAVIDNET, dtype="bfloat16", epochs=1), make_synthetic(32, 24), "cpu")
+
+
+def test_the_model_of_a_run_is_its_own(trainer):
+    first = trainer.run(1)
+    kept = {name: tensor.clone() for name, tensor in first.state.items()}
+    images = torch.linspace(-1, 1, 4 * 3072).view(4, 3, 32, 32)
+    logits = first.model(images).detach()
+    assert logits.dtype == torch.float32 and not any(module.training for module in first.model.modules())
+    second = trainer.run(2)
+    for run, state in ((first, kept), (second, second.state)):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in run.model.state_dict().items())
+    assert torch.equal(first.model(images), logits) and not torch.equal(second.model(images), logits)
+    tensors = [*second.model.state_dict().values(), *first.model.state_dict().values(), *first.state.values()]
+    places = [tensor.untyped_storage().data_ptr() for tensor in tensors]
+    assert len(set(places)) == len(places)
+    found = evaluate(first.model, trainer.dataset.test, trainer.recipe.evaluate)
+    torch.testing.assert_close(found.logits, first.tta_logits, rtol=0.05, atol=0.05)
+    again = trainer.run(1)
+    assert all(torch.equal(again.state[name], kept[name]) for name in kept)
+
+
+def test_what_a_run_holds_is_apart_from_all_else_and_gradients_flow_from_it(trainer):
+    data = trainer.dataset
+    run = Trainer(dataclasses.replace(MLP, evaluate=dataclasses.replace(MLP.evaluate, tta="none")), data, "cpu").run(1)
+    temperature = torch.ones(1, requires_grad=True)
+    for logits in (run.plain_logits, run.tta_logits):
+        assert not logits.is_inference() and not logits.requires_grad
+        F.cross_entropy(logits / temperature, run.labels).backward()
+    tensors = [run.plain_logits, run.tta_logits, run.labels, data.test.labels]
+    assert len({tensor.data_ptr() for tensor in tensors}) == 4
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda run: pickle.loads(pickle.dumps(run))], ids=["copy", "pickle"])
+def test_a_run_is_copied_and_pickled_and_a_trainer_says_that_it_is_not(trainer, again):
+    run = trainer.run(1)
+    other = again(run)
+    assert other.record == run.record and all(torch.equal(a, b) for a, b in zip(bits(run), bits(other), strict=True))
+    images = torch.ones(2, 3, 32, 32)
+    assert torch.equal(other.model(images), run.model(images))
+    assert not any(np.shares_memory(a.numpy(), b.numpy()) for a, b in zip(bits(run), bits(other), strict=True))
+    for whole in (trainer, trainer.state.flat):
+        with pytest.raises(TypeError, match="is not copied or pickled"):
+            again(whole)
