@@ -7,11 +7,13 @@ import pytest
 
 import fastcifar
 from fastcifar.data import load_dataset
+from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.output import check_out, user_path
 from fastcifar.recipes import get_recipe, read_toml
 from fastcifar.start import ShrinkPerturb, WarmStart
 from fastcifar.training import Run, load_run
+from tests.small import MLP
 
 DOORS = {
     "user_path": lambda path: user_path(path, "the path"),
@@ -74,8 +76,7 @@ def test_the_environments_path_is_one_too(home, monkeypatch):
 
 
 def test_a_run_is_saved_under_the_home_folder(home, tmp_path):
-    data = fastcifar.load_dataset("synthetic").take(64)
-    run = fastcifar.train("warmstart-mlp", data, epochs=1, batch_size=32, **{"network.hidden": [4]})
+    run = fastcifar.train(MLP, make_synthetic(32, 10), epochs=1)
     assert run.save("~/runs/one") == home / "runs" / "one"
     assert load_run("~/runs/one")[2] == run.record
     assert not os.path.exists("~")
