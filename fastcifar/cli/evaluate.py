@@ -15,7 +15,7 @@ from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.output import RECORD
-from fastcifar.recipes import DEFAULT_RECIPE
+from fastcifar.recipes import DEFAULT_RECIPE, label
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ def main(args: Sequence[str]) -> int:
         return 0
     tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {dataset.name}"
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
-    print(f"{recipe.name}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
+    print(f"{label(recipe)}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
     return 0

@@ -44,6 +44,7 @@ __all__ = [
     "Transforms",
     "change",
     "get_recipe",
+    "label",
     "network",
     "network_of",
     "optimizer",
@@ -74,6 +75,14 @@ def get_recipe(name_or_path: str) -> Recipe:
         return read_toml(path)
     hint = did_you_mean(name_or_path, RECIPES)
     raise UserError(f"unknown recipe {name_or_path!r}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path")
+
+
+def label(recipe: Recipe) -> str:
+    """Return what a run of `recipe` is called: its name and, where they are of another kind than in the named recipe of
+    that name, its network and optimizer, as in "davidnet-mlp"."""
+    named = RECIPES.get(recipe.name, recipe)
+    pairs = ((getattr(recipe, section).kind, getattr(named, section).kind) for section in ("network", "optimizer"))
+    return "-".join([recipe.name, *(kind for kind, usual in pairs if kind != usual)])
 
 
 def network_of(recipe: Recipe, kind: str) -> NetworkConfig:

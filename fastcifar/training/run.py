@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
-from fastcifar.output import RECORD, WEIGHTS, check_out, umask
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -150,25 +148,23 @@ class Run:
         return f"Run({self.recipe.name}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
 
     def save(self, folder: str | Path) -> Path:
-        """Write run.json, log.tsv, predictions.npz and model.safetensors to `folder`, all of them or none.
+        """Write log.tsv, predictions.npz, model.safetensors and, last, run.json to `folder`, all of them or none.
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
         folder = Path(folder)
         check_out(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            (partial / RECORD).write_text(json.dumps(self.record.to_json(), indent=2) + "\n", encoding="utf-8")
-            (partial / LOG).write_text(self._dawnbench_log(), encoding="utf-8")
-            names = ("plain_logits", "tta_logits", "labels")
-            np.savez(partial / PREDICTIONS, **{name: getattr(self, name).numpy() for name in names})
-            save_file(dict(self.state), partial / WEIGHTS)
-            partial.chmod(0o777 & ~umask())
-            os.replace(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        arrays = {name: getattr(self, name).numpy() for name in ("plain_logits", "tta_logits", "labels")}
+        with made(folder):
+            write_all(
+                folder,
+                {
+                    LOG: self._dawnbench_log(),
+                    PREDICTIONS: lambda path: np.savez(path, **arrays),
+                    WEIGHTS: lambda path: save_weights(self.state, path),
+                    RECORD: json.dumps(self.record.to_json(), indent=2) + "\n",
+                },
+            )
         return folder
 
     def _dawnbench_log(self) -> str:
@@ -177,6 +173,14 @@ class Run:
             if row.test_accuracy is not None:
                 lines.append(f"{row.epoch}\t{row.seconds / 3600:.8f}\t{row.test_accuracy * 100:.2f}")
         return "\n".join(lines) + "\n"
+
+
+def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a network's tensors as a .safetensors file. Raises OSError where that cannot be done."""
+    try:
+        save_file(dict(state), path)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(" ".join(str(error).split())[:_SHOWN]) from None
 
 
 def load_run(

@@ -265,7 +265,7 @@ def nothing_is_loaded(few_images, monkeypatch):
         ("run", "output folder run already holds a run; allowed: a new or an empty folder"),
         ("full", "output folder full already holds files; allowed: a new or an empty folder"),
         ("file", "output folder file is a file; allowed: a new or an empty folder"),
-        ("file/run", "output folder file/run cannot be made: {}/file is not a folder that can be written to"),
+        ("file/run", "output folder file/run is inside a file; allowed: a new or an empty folder"),
         ("n" * 300, "output folder " + "n" * 300 + " cannot be made: File name too long"),
     ],
 )
@@ -276,32 +276,7 @@ def test_an_output_folder_that_cannot_be_used_is_refused_before_anything_is_load
     (tmp_path / "full/notes").touch()
     (tmp_path / "file").touch()
     assert main([*TRAIN, "--out", out]) == 2
-    assert capsys.readouterr() == ("", f"fastcifar: {reason.format(tmp_path)}\n")
-
-
-@pytest.mark.usefixtures("nothing_is_loaded")
-def test_an_output_folder_in_one_that_may_not_be_written_is_refused(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("os.access", lambda path, mode: False)  # chmod does not hold the superuser back
-    assert main([*TRAIN, "--out", "run"]) == 2
-    assert capsys.readouterr().err == (
-        f"fastcifar: output folder run cannot be made: {tmp_path} is not a folder that can be written to\n"
-    )
-
-
-def test_an_empty_output_folder_is_used(tmp_path):
-    (tmp_path / "run").mkdir()
-    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 0
-    assert (tmp_path / "run/run.json").exists()
-
-
-def test_a_disk_that_fills_up_is_reported_in_one_line(capsys, monkeypatch, tmp_path):
-    def full(*args, **kwargs):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("numpy.savez", full)
-    assert main([*TRAIN, "--out", "run", "--quiet", "--epochs", "1"]) == 2
-    assert capsys.readouterr().err == "fastcifar: cannot save the run in run: No space left on device\n"
-    assert list(tmp_path.iterdir()) == []
+    assert capsys.readouterr() == ("", f"fastcifar: {reason}\n")
 
 
 def test_cuda_is_refused_where_there_is_none(capsys, monkeypatch):
