@@ -1,4 +1,5 @@
-"""The folder of a run: may one be saved there, and where are its weights. Standard library only."""
+"""The folder of a run: may one be saved there, and where are its weights; paths as users write them. Standard library
+only."""
 
 from __future__ import annotations
 
@@ -21,9 +22,27 @@ PARTIAL = ".partial-"
 """The beginning of a file's name until it is whole; a process that was killed may leave one behind."""
 
 
-def weights_file(path: str | Path) -> Path:
+def user_path(path: str | os.PathLike[str], where: str) -> Path:
+    """Return a path that a user gave, with the home folder for "~" and "~name".
+
+    where: what the path is, for the error: "data_dir", "the weights".
+
+    Raises UserError for what is no path, and where that user or the home folder is unknown.
+    """
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
+        raise UserError(f"{where} is of type {type(path).__name__}; allowed: a path, as str or Path")
+    if not os.fspath(path) or "\0" in os.fspath(path):
+        raise UserError(f"{where} is {os.fspath(path)!r}; allowed: a path")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        user = Path(path).parts[0]
+        raise UserError(f"{where} is {path}, and there is no home folder {user}; allowed: a path without it") from None
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
     """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none."""
-    path = Path(path)
+    path = user_path(path, "the source of weights")
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
@@ -31,8 +50,9 @@ def weights_file(path: str | Path) -> Path:
     return file
 
 
-def check_out(folder: Path) -> None:
+def check_out(folder: str | os.PathLike[str]) -> None:
     """Raise UserError unless `folder` is absent or empty, but for what a process that was killed left behind."""
+    folder = user_path(folder, "the output folder")
     try:
         held = {entry.name for entry in folder.iterdir() if not entry.name.startswith(PARTIAL)}
     except FileNotFoundError:

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "registry": {"errors", "registry"},
     "output": {"errors", "output"},
     "phases": {"phases"},
-    "recipes": {"errors", "recipes", "registry"},
+    "recipes": {"errors", "output", "recipes", "registry"},
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
     "start": {"errors", "output", "start"},
     "data": LOWER | {"data"},

@@ -14,7 +14,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
-from fastcifar.output import RECORD
+from fastcifar.output import RECORD, user_path
 from fastcifar.recipes import DEFAULT_RECIPE, label
 
 
@@ -37,11 +37,11 @@ class Options(CommandOptions):
 
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar eval")
-    folder = Path(options.run_dir)
     if not options.run_dir:
         raise UserError(
             f"eval needs the folder of a saved run, as in: fastcifar eval runs/{DEFAULT_RECIPE}-20250101-120000-0"
         )
+    folder = user_path(options.run_dir, "RUN_DIR")
     if not (folder / RECORD).is_file():
         raise UserError(f"{folder} holds no run: {RECORD} is missing; allowed: a folder that fastcifar train wrote")
 

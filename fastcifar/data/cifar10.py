@@ -32,6 +32,7 @@ from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, D
 from fastcifar.data.download import DownloadError, download, user_cache
 from fastcifar.data.pickled import read_pickle
 from fastcifar.errors import UserError
+from fastcifar.output import user_path
 
 _PIXELS = 3 * 32 * 32
 _TRAIN_BATCHES = 5
@@ -87,7 +88,7 @@ def load_cifar10(
     try:
         for given_as, place in (("data_dir", data_dir), ("$FASTCIFAR_DATA", os.environ.get("FASTCIFAR_DATA"))):
             if place:
-                path = Path(place).expanduser()
+                path = user_path(place, given_as)
                 read = _reader(path, release)
                 if read is None:
                     lack = "holds no CIFAR-10" if path.exists() else "does not exist"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError
+from fastcifar.output import user_path
 
 
 class DownloadError(UserError):
@@ -22,7 +23,7 @@ def user_cache() -> Path:
     """Return the user's cache folder for fastcifar, as `pooch.os_cache("fastcifar")` without importing pooch."""
     import platformdirs  # installed with pooch
 
-    return Path(platformdirs.user_cache_dir("fastcifar"))
+    return user_path(platformdirs.user_cache_dir("fastcifar"), "the user's cache folder")
 
 
 def download(url: str, md5: str, path: Path) -> Path:

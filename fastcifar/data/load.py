@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from os import PathLike
-from pathlib import Path
 
 import torch
 
 from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.data.dataset import Dataset
 from fastcifar.errors import UserError
+from fastcifar.output import user_path
 from fastcifar.registry import resolve
 
 
@@ -33,7 +33,7 @@ def load_dataset(
     """
     load = resolve(DATASETS[name].load)
     takes_folder = "data_dir" in inspect.signature(load).parameters
-    dataset = load(data_dir=None if data_dir is None else Path(data_dir)) if takes_folder else load()
+    dataset = load(data_dir=None if data_dir is None else user_path(data_dir, "data_dir")) if takes_folder else load()
     if not isinstance(dataset, Dataset):
         raise UserError(f"the loader of {name!r} gives a {type(dataset).__name__}; allowed: a fastcifar.Dataset")
     if dataset.name != name:  # a run's record finds it again by this name

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.result import Diverged, Outcome, Result
+from fastcifar.output import user_path
 from fastcifar.recipes import Recipe, quick
 from fastcifar.recipes.declare import Checked, check_fields, setting, type_hints
 from fastcifar.registry import Registry
@@ -233,7 +234,7 @@ def hold_out(dataset: Dataset, count: int | Literal["third"]) -> Dataset:
 def _kept_in(folder: str | Path | None) -> Iterator[Path]:
     """Give `folder`, or for None a temporary one that is removed at the end."""
     if folder is not None:
-        yield Path(folder)
+        yield user_path(folder, "the folder of runs")
         return
     with tempfile.TemporaryDirectory() as temporary:
         yield Path(temporary)

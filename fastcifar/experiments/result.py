@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from fastcifar.errors import UserError
-from fastcifar.output import write_whole
+from fastcifar.output import user_path, write_whole
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
 
 if TYPE_CHECKING:
@@ -122,15 +122,15 @@ class Result:
 
     def write(self, folder: str | Path) -> list[Path]:
         """Write `files` to `folder`, in place of earlier ones. Raises UserError where that cannot be done."""
-        paths = []
-        for name, text in self.files().items():
-            paths.append(Path(folder) / name)
-            write_whole(paths[-1], text)
-        return paths
+        folder = user_path(folder, "the folder of the result")
+        for name, text in (files := self.files()).items():
+            write_whole(folder / name, text)
+        return [folder / name for name in files]
 
     def draw(self, folder: str | Path) -> list[Path]:
         """Save `figures` in `folder` as PNG, SVG and PDF. Raises UserError where matplotlib is missing."""
-        return [file for name, figure in self.figures().items() for file in figure.save(Path(folder) / name)]
+        folder = user_path(folder, "the folder of figures")
+        return [file for name, figure in self.figures().items() for file in figure.save(folder / name)]
 
     def _divergences(self) -> list[str]:
         if not self.diverged:

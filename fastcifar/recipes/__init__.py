@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError, did_you_mean
+from fastcifar.output import user_path
 from fastcifar.recipes.augmentation import Augment, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, declaration, setting, trick
@@ -70,7 +70,7 @@ def get_recipe(name_or_path: str) -> Recipe:
     """Return a recipe by its name in `RECIPES` or by the path of its TOML file. Raises UserError if there is none."""
     if name_or_path in RECIPES:
         return RECIPES[name_or_path]
-    path = Path(name_or_path)
+    path = user_path(name_or_path, "the recipe")
     if path.suffix == ".toml" or path.is_file():
         return read_toml(path)
     hint = did_you_mean(name_or_path, RECIPES)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
+from fastcifar.output import user_path
 from fastcifar.recipes.declare import (
     Checked,
     Kind,
@@ -74,7 +75,7 @@ def read_toml(path: str | Path) -> Recipe:
     Raises UserError, with the file and the field, for a file that cannot be read or is not TOML, an unknown field, a
     wrong type and a value out of range.
     """
-    path = Path(path)
+    path = user_path(path, "the recipe file")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

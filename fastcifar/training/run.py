@@ -18,7 +18,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
-from fastcifar.output import RECORD, WEIGHTS, check_out, made, write_all
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, user_path, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -152,7 +152,7 @@ class Run:
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
-        folder = Path(folder)
+        folder = user_path(folder, "the output folder")
         check_out(folder)
         arrays = {name: getattr(self, name).numpy() for name in ("plain_logits", "tta_logits", "labels")}
         with made(folder):
@@ -191,7 +191,7 @@ def load_run(
     A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
     UserError where the folder holds no whole run, or one of another network.
     """
-    folder = Path(folder)
+    folder = user_path(folder, "the run's folder")
     for name in (RECORD, WEIGHTS):
         if not (folder / name).is_file():
             raise UserError(f"{folder} holds no run: {name} is missing")
