@@ -40,12 +40,23 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
         raise UserError(f"{where} is {path}, and there is no home folder {user}; allowed: a path without it") from None
 
 
+def run_files(path: Path) -> tuple[Path, Path]:
+    """Return the record and the weights of a run: those in its folder, or NAME.json and NAME.safetensors as experiments
+    keep them, where `path` is one of these or NAME. They may be absent."""
+    name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
+    record = name.with_name(f"{name.name}.json")
+    if path.is_dir() or not record.is_file():
+        return path / RECORD, path / WEIGHTS
+    return record, record.with_suffix(Path(WEIGHTS).suffix)
+
+
 def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none."""
+    """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
+    none."""
     path = user_path(path, "the source of weights")
-    file = path / WEIGHTS if path.is_dir() else path
+    file = path if path.is_file() and path.suffix != ".json" else run_files(path)[1]
     if not file.is_file():
-        found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
+        found = f"holds no run: {file.name} is missing" if path.exists() else "does not exist"
         raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
     return file
 

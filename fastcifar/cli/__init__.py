@@ -6,13 +6,12 @@ import contextlib
 import importlib
 import inspect
 import sys
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastcifar import __version__
-from fastcifar.cli.streams import standard_streams
+from fastcifar.cli.streams import standard_streams, wrapped
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError, did_you_mean
 
 COMMANDS = {
@@ -30,20 +29,21 @@ are commands too: see `fastcifar.experiments.EXPERIMENTS`."""
 HELP = """\
 usage: fastcifar COMMAND [OPTIONS]
 
-Trains CIFAR-10 networks as fast as the hardware allows, repeatably and measured honestly.
+Trains CIFAR-10 networks as fast as the hardware allows, repeatably and
+measured honestly.
 
 {commands}
 
   fastcifar COMMAND --help says more; fastcifar --version says which this is.
 
 examples:
-  fastcifar train --quick                       under a minute on two CPU cores
-  fastcifar train --runs 5                      seeds 0 to 4: mean, spread, interval
-  fastcifar train --epochs 12 --optimizer.lr 2  every field of a recipe is a flag
-  fastcifar compare my.toml other.toml          which is better, on held-out images
+  fastcifar train --quick                       a small network and few images
+  fastcifar train --runs 5                      seeds 0 to 4, their mean
+  fastcifar train --epochs 12 --optimizer.lr 2  every field is a flag
+  fastcifar compare my.toml other.toml          which recipe is better
 
-exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became NaN or infinite,
-             4 standard output could not be written, 130 interrupted
+exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became
+NaN or infinite, 4 standard output could not be written, 130 interrupted
 """
 
 
@@ -126,9 +126,7 @@ def _lines(prefix: str) -> str:
         first = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
         lines[words] = " ".join([words, *(name.upper() for name in names)]), first[:1].lower() + first[1:]
     shown = [(typed, line) for words, (typed, line) in lines.items() if words.startswith(prefix)]
-    return "\n".join(
-        textwrap.fill(line, 100, initial_indent=f"  {typed:<20} ", subsequent_indent=" " * 23) for typed, line in shown
-    )
+    return "\n".join(wrapped(line, f"  {typed:<20} ", " " * 23) for typed, line in shown)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
-from fastcifar.output import RECORD, user_path
+from fastcifar.output import run_files, user_path
 from fastcifar.recipes import DEFAULT_RECIPE, label
 
 
@@ -23,7 +23,8 @@ class Options(CommandOptions):
     """Evaluate the network of a saved run again, on the images that the run tested on."""
 
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
-    """The folder of the run, which holds run.json and model.safetensors."""
+    """The folder of the run, which holds run.json and model.safetensors, or a run whose weights an experiment kept, as
+    in runs/half/warm/seed-0."""
     tta: Annotated[Literal["none", "flip", "flip-crop"] | None, arg(help_behavior_hint="(default: the run's)")] = None
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
     ones."""
@@ -42,8 +43,10 @@ def main(args: Sequence[str]) -> int:
             f"eval needs the folder of a saved run, as in: fastcifar eval runs/{DEFAULT_RECIPE}-20250101-120000-0"
         )
     folder = user_path(options.run_dir, "RUN_DIR")
-    if not (folder / RECORD).is_file():
-        raise UserError(f"{folder} holds no run: {RECORD} is missing; allowed: a folder that fastcifar train wrote")
+    record_file, _ = run_files(folder)
+    if not record_file.is_file():
+        allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
+        raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
 
     from fastcifar.data import load_dataset
     from fastcifar.optim import FlatModel

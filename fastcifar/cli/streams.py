@@ -1,12 +1,24 @@
-"""The standard streams of a command, which may be closed, full, gone, or unable to show a character."""
+"""The standard streams of a command, which may be narrow, closed, full, gone, or unable to show a character."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterator
 from typing import Any, TextIO
+
+
+def wrapped(text: str, first: str = "", others: str = "") -> str:
+    """Return `text` in lines as wide as the terminal, broken at spaces alone; paragraphs stay what they are.
+
+    first, others: what the first line begins with, and the others.
+    """
+    width = shutil.get_terminal_size().columns
+    how = {"initial_indent": first, "subsequent_indent": others, "break_long_words": False, "break_on_hyphens": False}
+    return "\n\n".join(textwrap.fill(" ".join(each.split()), width, **how) for each in text.split("\n\n"))
 
 
 class Output:

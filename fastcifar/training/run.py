@@ -18,7 +18,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.models import build_model, remember_normalization
-from fastcifar.output import RECORD, WEIGHTS, check_out, made, user_path, write_all
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, run_files, user_path, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -186,17 +186,19 @@ def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
 def load_run(
     folder: str | Path, model: Callable[[int], nn.Module] | None = None
 ) -> tuple[Recipe, nn.Module, RunRecord]:
-    """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's folder.
+    """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's
+    folder, or of a run whose weights an experiment kept, as in "kept/warm/seed-0".
 
     A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
     UserError where the folder holds no whole run, or one of another network.
     """
     folder = user_path(folder, "the run's folder")
-    for name in (RECORD, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} holds no run: {name} is missing")
+    record_file, weights = run_files(folder)
+    for file in (record_file, weights):
+        if not file.is_file():
+            raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
-        record = RunRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")), str(folder / RECORD))
+        record = RunRecord.from_json(json.loads(record_file.read_text(encoding="utf-8")), str(record_file))
         dataset = record.dataset
         if model is not None:
             network = model(len(dataset.classes))
@@ -207,7 +209,7 @@ def load_run(
                 f"{folder} holds a run of a network of its own; allowed: with model=, the class of that network or a "
                 "function of the number of classes"
             )
-        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(folder / WEIGHTS))
+        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(weights))
     except UserError:
         raise
     except Exception as error:  # a damaged file makes json, safetensors and torch raise many kinds

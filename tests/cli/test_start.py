@@ -146,7 +146,8 @@ REFUSALS = {
     "train --cold-start --perturb 0.1": "--perturb is for given weights; allowed: with --warm-start PATH",
     "train --reset-head": "--reset-head is for given weights; allowed: with --warm-start PATH",
     "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
-    "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
+    "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote, or a run "
+    "that an experiment kept, as in DIR/warm/seed-0",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
     "data info --dataset sinthetic": (
         f"unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: {', '.join(DATASETS)}"

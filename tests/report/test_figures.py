@@ -28,15 +28,17 @@ def test_a_shown_table_has_the_same_texts(capsys):
     assert all(text in out for text in ("Found (n=2)", "test accuracy", "56.20%", "warm [x]"))
 
 
-def test_a_narrow_terminal_breaks_long_words_and_no_text_is_cut_off(capsys, monkeypatch):
+@pytest.mark.parametrize("columns", [10, 30, 60, 80])
+def test_a_narrow_terminal_breaks_between_words_and_cuts_nothing_off(capsys, monkeypatch, columns):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "30")
-    Table("Found", ("start", "shrink-perturb", "shrink-perturb"), (("cold", "56.20%", "51.70%"),)).show()
-    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
-    assert max(map(len, lines)) <= 30
-    assert sorted("".join(lines).replace(" ", "")) == sorted(
-        "Found" + "start" + "shrink-perturb" * 2 + "cold" + "56.20%" + "51.70%" + "─" * "".join(lines).count("─")
-    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    heads = ("start", "shrink-perturb: test", "shrink-perturb: training")
+    rows = (("warm [x]", "56.20% ± 0.33", "1,000.0 s"), ("shrink and perturb", "51.70%", ""))
+    Table("Found", heads, rows).show()
+    out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    words = " ".join(["Found", *heads, *rows[0], *rows[1]]).split()
+    assert sorted(out.replace("─", " ").split()) == sorted(words)
+    assert max(map(len, out.splitlines())) <= max(columns, 58)  # a column's longest word, and two spaces
 
 
 def test_where_there_is_no_terminal_a_table_is_as_wide_as_its_rows(capsys, monkeypatch):
