@@ -67,11 +67,12 @@ def test_a_figure_is_saved_in_three_formats_with_its_texts(tmp_path):
     pytest.importorskip("matplotlib")
     curve = Line([1, 2, 3], [10.0, None, 30.0], color=0, label="a run")
     bars = Line([1, 2, 3], [15.0, 20.0, 9.0], 1, "a mean", intervals=[(14.0, 16.0), (18.0, 23.0), None], marks=True)
-    files = Figure("epoch", "accuracy (%)", (curve, bars), dashed_at=2.5, ticks=("x", "y")).save(tmp_path / "new/test")
+    files = Figure("epoch", "accuracy (%)", (curve, bars), dashed_at=2.5, ticks=("x", "y"), title="Two, n=2")
+    files = files.save(tmp_path / "new/test")
     assert [file.name for file in files] == ["test.png", "test.svg", "test.pdf"]
     assert [file.read_bytes()[:4] for file in files] == [b"\x89PNG", b"<?xm", b"%PDF"]
     drawn = files[1].read_text()
-    assert all(f">{text}<" in drawn for text in ("epoch", "accuracy (%)", "a run", "a mean", "x", "y"))
+    assert all(f">{text}<" in drawn for text in ("epoch", "accuracy (%)", "a run", "a mean", "x", "y", "Two, n=2"))
 
 
 @pytest.mark.parametrize(("y", "marker"), [([1.0], "o"), ([None, 2.0], "o"), ([1.0, 2.0], "None")])
