@@ -20,7 +20,7 @@ from fastcifar.experiments.result import Diverged, Outcome
 from fastcifar.output import PARTIAL, RECORD, WEIGHTS, claimed, made, write_whole
 from fastcifar.phases import Phases
 from fastcifar.recipes import network_of
-from fastcifar.recipes.legacy import modernize
+from fastcifar.recipes.legacy import in_steps, modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
 from fastcifar.training import Run, RunRecord, resolve_device
 from fastcifar.training.run import save_weights
@@ -223,7 +223,7 @@ def _in_todays_form(settings: dict[str, Any], where: str) -> dict[str, Any]:
     new = {}
     for name, value in settings.items():
         if name in _RECIPES and isinstance(value, dict):
-            renamed = modernize(value, f"{where}: {name}")
+            renamed = modernize(in_steps(value), f"{where}: {name}")
             new[name] = value if renamed == value else _plain(dataclasses.asdict(recipe_from_dict(renamed, where)))
     if isinstance(settings.get("networks"), list) and isinstance(settings.get("recipe"), dict):
         networks = (_network(each, settings["recipe"], where) for each in settings["networks"])

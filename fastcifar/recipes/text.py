@@ -30,7 +30,7 @@ from fastcifar.recipes.declare import (
     sections_of,
     type_hints,
 )
-from fastcifar.recipes.legacy import modern_path, modernize
+from fastcifar.recipes.legacy import in_steps, modern_path, modernize
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.transforms import Transforms
 
@@ -82,6 +82,10 @@ def read_toml(path: str | Path) -> Recipe:
         raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, or nested beyond reason
         raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
+    if in_steps(values) != values:  # which may have been written when they counted steps
+        options = ", ".join(map(str, values["schedule"]["options"]))
+        allowed = "lengths with a unit, as in step_size=7epochs, step_size=7steps or step_size=30%"
+        raise UserError(f"{path}: schedule.options has {options}; allowed: {allowed}")
     return recipe_from_dict({"name": path.stem, **values}, str(path))
 
 
