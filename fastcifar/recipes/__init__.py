@@ -62,8 +62,8 @@ QUICK_EPOCHS = 3
 QUICK_BATCH_SIZE = 128
 QUICK_EMA_DECAY = 0.95
 QUICK_TRAIN_SIZE = 8_000
-"""The limits of `--quick`, which ends in under 60 s on two CPU cores: the divisor of the widths, and the largest number
-of epochs, images per step, decay of the average (there are fewer steps to average) and training images."""
+"""The limits of `--quick`: the divisor of the widths, and the largest number of epochs, images per step, decay of the
+average (there are fewer steps to average) and training images."""
 
 
 def get_recipe(name_or_path: str) -> Recipe:
@@ -93,8 +93,8 @@ def network_of(recipe: Recipe, kind: str) -> NetworkConfig:
 
 
 def quick(recipe: Recipe) -> tuple[Recipe, int]:
-    """Return a narrower and shorter `recipe` and the number of training images for it: it runs the same code, in under
-    a minute.
+    """Return a narrower and shorter `recipe` and the number of training images for it: it runs the same code, in
+    less time.
 
     Batches are smaller, so that there are enough steps, and settings that are declared in proportion to the batch
     (rates, or the share of a weight that a step removes) are smaller with them.

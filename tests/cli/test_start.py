@@ -186,6 +186,18 @@ def test_plain_help_imports_neither_tyro_nor_rich_nor_numpy():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_plain_help_fits_the_terminal_and_breaks_between_words(capsys, monkeypatch, columns):
+    words = []
+    for width in (1000, columns):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["--help"]) == 0
+        out = capsys.readouterr().out
+        words.append(out.split())
+    assert words[0] == words[1]
+    assert max(map(len, out.splitlines())) <= max(columns, 80)
+
+
 def test_the_version_is_the_packages(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"fastcifar {fastcifar.__version__}\n"

@@ -86,6 +86,27 @@ def test_the_default_folder_is_named_after_recipe_time_and_seed(capsys, tmp_path
     assert re.fullmatch(r"mine-\d{8}-\d{6}-5", folder.name)
 
 
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        ("--network mlp --network.hidden 8", "davidnet-mlp"),
+        ("--network mlp --network.hidden 8 --optimizer Adam", "davidnet-mlp-Adam"),
+        ("--network mlp --network.hidden 8 --name mine", "mine"),
+        ("--recipe warmstart-mlp --network.hidden 8", "warmstart-mlp"),
+        ("--recipe mine.toml", "mine"),
+    ],
+)
+def test_a_run_is_called_after_what_was_trained(capsys, tmp_path, flags, name):
+    (tmp_path / "mine.toml").write_text("network = {kind = 'mlp', hidden = [8]}")
+    assert main([*SHORT, "--epochs", "1", *flags.split()]) == 0
+    lines = lines_of(capsys)
+    assert lines[0].startswith(f"{name} on ") and lines[-1].startswith(f"{name}  ")
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert re.fullmatch(rf"{name}-\d{{8}}-\d{{6}}-0", folder.name)
+    assert main(["eval", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith(f"{name}  ")
+
+
 def test_quiet_prints_the_last_line_only(capsys):
     assert main([*TRAIN, "--quiet", "--holdout", "32", "--train-size", "128"]) == 0
     out, err = capsys.readouterr()
