@@ -79,7 +79,7 @@ def get_recipe(name_or_path: str) -> Recipe:
 
 def label(recipe: Recipe) -> str:
     """Return what a run of `recipe` is called: its name and, where they are of another kind than in the named recipe of
-    that name, its network and optimizer, as in "davidnet-mlp"."""
+    that name, its network and optimizer, as in "speedrun94-Adam"."""
     named = RECIPES.get(recipe.name, recipe)
     pairs = ((getattr(recipe, section).kind, getattr(named, section).kind) for section in ("network", "optimizer"))
     return "-".join([recipe.name, *(kind for kind, usual in pairs if kind != usual)])
