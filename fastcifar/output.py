@@ -4,9 +4,10 @@ only."""
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from fastcifar.errors import UserError
@@ -41,13 +42,23 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
         raise UserError(f"{where} is {path}, and there is no home folder {user}; allowed: a path without it") from None
 
 
+def run_files(path: Path) -> tuple[Path, Path]:
+    """Return the record and the weights of a run: those in its folder, or NAME.json and NAME.safetensors as experiments
+    keep them, where `path` is one of these or NAME. They may be absent."""
+    name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
+    record = name.with_name(f"{name.name}.json")
+    if path.is_dir() or not record.is_file():
+        return path / RECORD, path / WEIGHTS
+    return record, record.with_suffix(Path(WEIGHTS).suffix)
+
+
 def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of weights in a run's folder, or that file itself. Raises UserError if there is none, and for a
-    file of another kind."""
+    """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
+    none, and for a file of another kind."""
     path = user_path(path, "the source of weights")
-    file = path / WEIGHTS if path.is_dir() else path
+    file = path if path.is_file() and path.suffix != ".json" else run_files(path)[1]
     if not file.is_file():
-        found = f"holds no run: {WEIGHTS} is missing" if path.is_dir() else "does not exist"
+        found = f"holds no run: {file.name} is missing" if path.exists() else "does not exist"
         raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
     try:
         with open(file, "rb") as opened:
@@ -64,26 +75,78 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
 
 
 def check_out(folder: str | os.PathLike[str]) -> None:
-    """Raise UserError unless a run can be saved to `folder`: absent or empty, in a place that can be written to."""
+    """Raise UserError unless `folder` is absent or empty, but for what a process that was killed left behind."""
     folder = user_path(folder, "the output folder")
     try:
-        _check(folder)
-    except OSError as error:  # a name too long, a parent without permission to search it
+        held = {entry.name for entry in folder.iterdir() if not entry.name.startswith(PARTIAL)}
+    except FileNotFoundError:
+        return
+    except NotADirectoryError:
+        what = f"output folder {folder} is a file" if folder.exists() else f"output folder {folder} is inside a file"
+        raise UserError(f"{what}; allowed: a new or an empty folder") from None
+    except OSError as error:  # a name too long, a folder without permission to read it
         raise UserError(f"output folder {folder} cannot be made: {error.strerror or error}") from None
+    if held:
+        what = "a run" if RECORD in held else "files"
+        raise UserError(f"output folder {folder} already holds {what}; allowed: a new or an empty folder")
 
 
-def _check(folder: Path) -> None:
-    if folder.is_dir():
-        if any(folder.iterdir()):
-            held = "a run" if (folder / RECORD).exists() else "files"
-            raise UserError(f"output folder {folder} already holds {held}; allowed: a new or an empty folder")
-    elif folder.exists():
-        raise UserError(f"output folder {folder} is a file; allowed: a new or an empty folder")
-    parent = folder.absolute().parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise UserError(f"output folder {folder} cannot be made: {parent} is not a folder that can be written to")
+@contextlib.contextmanager
+def made(folder: Path, anew: bool = False) -> Iterator[Path]:
+    """Make `folder` and its parents where they are absent, give it, and at the end remove those that are still empty.
+
+    anew: make a folder that was not there, called NAME-2 where NAME is there, and so on.
+
+    Raises UserError where it cannot be made.
+    """
+    name, made_here = folder.name, []
+    try:
+        try:
+            for each in (*reversed(folder.parents), *[folder] * (not anew)):
+                if not each.is_dir():
+                    each.mkdir(exist_ok=True)  # another process may have made it just now
+                    made_here.append(each)
+            for number in itertools.count(2) if anew else ():
+                with contextlib.suppress(FileExistsError):
+                    folder.mkdir()
+                    made_here.append(folder)
+                    break
+                folder = folder.with_name(f"{name}-{number}")
+        except OSError as error:
+            raise UserError(f"output folder {folder} cannot be made: {error.strerror or error}") from None
+        yield folder
+    finally:
+        for each in reversed(made_here):
+            with contextlib.suppress(OSError):  # it holds something
+                each.rmdir()
+
+
+@contextlib.contextmanager
+def reserved(folder: Path, anew: bool = False, shared: bool = False) -> Iterator[Path]:
+    """Make `folder`, prove that files can be written there, and keep it for this process while the block runs.
+
+    anew: as `made` has it; the block is given the folder's path.
+    shared: the folder may hold files, and other processes may use it too.
+
+    Raises UserError where the folder cannot be written to, and unless `shared` where it is not empty or another process
+    keeps it.
+    """
+    if not (anew or shared):
+        check_out(folder)
+    with made(folder, anew) as folder:
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=PARTIAL) as file:
+                file.write(b"a file can be made and written here")
+        except OSError as error:
+            raise UserError(f"output folder {folder} cannot be written to: {error.strerror or error}") from None
+        if shared:
+            yield folder
+            return
+        with claimed(folder / f"{PARTIAL}lock") as is_ours:
+            if not is_ours:
+                raise UserError(f"another process trains into {folder}; allowed: another folder")
+            check_out(folder)  # again: that process may have ended just now
+            yield folder
 
 
 def umask() -> int:
@@ -93,25 +156,39 @@ def umask() -> int:
     return mask
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all, whenever the process ends. Raises UserError where it cannot
-    be written."""
-    partial = None
+def write_whole(path: Path, write: str | Callable[[Path], object]) -> None:
+    """Write a file (a text, or what `write` makes of a path) so that it is there whole or not at all, whenever the
+    process ends. Raises UserError where it cannot be written."""
+    with made(path.parent):
+        write_all(path.parent, {path.name: write})
+
+
+def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]]) -> None:
+    """Write files of a folder as `write_whole` does, all of them or none: where the last one is, so are the others.
+    Raises UserError where one cannot be written."""
+    partial: dict[str, Path] = {}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, prefix=PARTIAL, delete=False) as file:
-            partial = Path(file.name)
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.chmod(0o666 & ~umask())
-        os.replace(partial, path)
-        partial = None
+        for name, write in files.items():
+            with tempfile.NamedTemporaryFile(
+                "w", encoding="utf-8", dir=folder, prefix=PARTIAL, suffix=Path(name).suffix, delete=False
+            ) as file:
+                partial[name] = Path(file.name)
+                if isinstance(write, str):
+                    file.write(write)
+            if not isinstance(write, str):
+                write(partial[name])
+            with partial[name].open("rb+") as file:
+                os.fsync(file.fileno())
+            partial[name].chmod(0o666 & ~umask())
+        for name in files:
+            os.replace(partial[name], folder / name)
+            partial[name] = folder / name
+        partial.clear()
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+        raise UserError(f"cannot write {folder / name}: {error.strerror or error}") from None
     finally:
-        if partial:
-            partial.unlink(missing_ok=True)
+        for path in partial.values():
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -139,5 +216,12 @@ def claimed(path: Path) -> Iterator[bool]:
             return
         except OSError:  # a file system without locks
             pass
-        yield True
-        path.unlink(missing_ok=True)
+        try:
+            is_there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except FileNotFoundError:  # whoever held it was done between our opening and locking it
+            is_there = False
+        try:
+            yield is_there
+        finally:
+            if is_there:
+                path.unlink(missing_ok=True)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
-import os
 import sys
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastcifar import __version__
+from fastcifar.cli.streams import standard_streams, wrapped
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError, did_you_mean
 
 COMMANDS = {
@@ -30,30 +29,41 @@ are commands too: see `fastcifar.experiments.EXPERIMENTS`."""
 HELP = """\
 usage: fastcifar COMMAND [OPTIONS]
 
-Trains CIFAR-10 networks as fast as the hardware allows, repeatably and measured honestly.
+Trains CIFAR-10 networks as fast as the hardware allows, repeatably and
+measured honestly.
 
 {commands}
 
   fastcifar COMMAND --help says more; fastcifar --version says which this is.
 
 examples:
-  fastcifar train --quick                       under a minute on two CPU cores
-  fastcifar train --runs 5                      seeds 0 to 4: mean, spread, interval
-  fastcifar train --epochs 12 --optimizer.lr 2  every field of a recipe is a flag
-  fastcifar compare my.toml other.toml          which is better, on held-out images
+  fastcifar train --quick                       a small network and few images
+  fastcifar train --runs 5                      seeds 0 to 4, their mean
+  fastcifar train --epochs 12 --optimizer.lr 2  every field is a flag
+  fastcifar compare my.toml other.toml          which recipe is better
 
-exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became NaN or infinite, 130 interrupted
+exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became
+NaN or infinite, 4 standard output could not be written, 130 interrupted
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command in `argv` (the process's own arguments if None) and return its exit status."""
     args = list(sys.argv[1:] if argv is None else argv)
+    with standard_streams() as output:
+        status = _status(args)
+        output.flush()
+        if status or not output.failure:
+            return status
+        if isinstance(output.failure, BrokenPipeError):  # the reader, such as `head`, has left: as other programs do
+            return 141
+        return _fail(f"cannot write to standard output: {output.failure.strerror or output.failure}", 4)
+
+
+def _status(args: list[str]) -> int:
     try:
         with _renamings_in_a_line():
-            status = _run(args)
-        sys.stdout.flush()
-        return status
+            return _run(args)
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
     except UserError as error:
@@ -62,9 +72,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 3)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130)
-    except BrokenPipeError:  # the reader, such as `head`, has left: end as quietly as other programs do
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
 
 
 def _run(args: list[str]) -> int:
@@ -119,9 +126,7 @@ def _lines(prefix: str) -> str:
         first = (inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " ").rstrip(".")
         lines[words] = " ".join([words, *(name.upper() for name in names)]), first[:1].lower() + first[1:]
     shown = [(typed, line) for words, (typed, line) in lines.items() if words.startswith(prefix)]
-    return "\n".join(
-        textwrap.fill(line, 100, initial_indent=f"  {typed:<20} ", subsequent_indent=" " * 23) for typed, line in shown
-    )
+    return "\n".join(wrapped(line, f"  {typed:<20} ", " " * 23) for typed, line in shown)
 
 
 @contextlib.contextmanager

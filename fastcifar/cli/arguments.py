@@ -10,6 +10,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
@@ -20,6 +21,7 @@ from fastcifar.catalogue import DATASETS
 from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
+from fastcifar.output import user_path
 from fastcifar.recipes import (
     DEFAULT_RECIPE,
     NETWORKS,
@@ -68,7 +70,9 @@ def parse(
     name = getattr(options, "dataset", None)
     if name is not None:
         DATASETS[name]  # refuses an unknown one
-    return options
+    given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
+    paths = {name: user_path(path, flag_of(name)) for name, path in given.items() if isinstance(path, Path)}
+    return dataclasses.replace(options, **paths)
 
 
 def parse_with_recipe(

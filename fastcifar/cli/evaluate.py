@@ -14,8 +14,8 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
-from fastcifar.output import RECORD
-from fastcifar.recipes import DEFAULT_RECIPE
+from fastcifar.output import run_files, user_path
+from fastcifar.recipes import DEFAULT_RECIPE, label
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Options(CommandOptions):
     """Evaluate the network of a saved run again, on the images that the run tested on."""
 
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
-    """The folder of the run, which holds run.json and model.safetensors."""
+    """The folder of the run, which holds run.json and model.safetensors, or a run whose weights an experiment kept, as
+    in runs/half/warm/seed-0."""
     tta: Annotated[Literal["none", "flip", "flip-crop"] | None, arg(help_behavior_hint="(default: the run's)")] = None
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
     ones."""
@@ -37,13 +38,15 @@ class Options(CommandOptions):
 
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar eval")
-    folder = Path(options.run_dir)
     if not options.run_dir:
         raise UserError(
             f"eval needs the folder of a saved run, as in: fastcifar eval runs/{DEFAULT_RECIPE}-20250101-120000-0"
         )
-    if not (folder / RECORD).is_file():
-        raise UserError(f"{folder} holds no run: {RECORD} is missing; allowed: a folder that fastcifar train wrote")
+    folder = user_path(options.run_dir, "RUN_DIR")
+    record_file, _ = run_files(folder)
+    if not record_file.is_file():
+        allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
+        raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
 
     from fastcifar.data import load_dataset
     from fastcifar.optim import FlatModel
@@ -79,5 +82,5 @@ def main(args: Sequence[str]) -> int:
         return 0
     tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {dataset.name}"
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
-    print(f"{recipe.name}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
+    print(f"{label(recipe)}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
     return 0

@@ -19,7 +19,7 @@ from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag
 from fastcifar.cli.screen import Screen, duration, share
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Experiment, Result
-from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change
+from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change, label
 from fastcifar.recipes.declare import type_hints
 from fastcifar.recipes.text import field_hints, read_changes
 
@@ -44,7 +44,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:
-        words = [name, *(recipe.name for recipe in recipes.values()), *["quick"] * options.quick]
+        words = [name, *(label(recipe) for recipe in recipes.values()), *["quick"] * options.quick]
         kept_in = Path("runs") / "-".join(words)
     screen = Screen(options.quiet or options.json, bar=not options.quiet)
     may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
@@ -64,7 +64,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
 
         dataset = options.load(options.start_device())
-        what = " and ".join(recipe.name for recipe in recipes.values())
+        what = " and ".join(label(recipe) for recipe in recipes.values())
         where = f"; kept in {kept_in}" if kept_in else ""
         screen.say(f"{name}: {what} on {describe_images(dataset)}, n={experiment.runs}{where}")
         result = experiment.run(

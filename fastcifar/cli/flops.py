@@ -12,6 +12,7 @@ from tyro.conf import arg
 from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
+from fastcifar.recipes import label
 
 if TYPE_CHECKING:
     from fastcifar.costs.flops import RecipeCount, StageCount
@@ -66,8 +67,9 @@ def _rates(options: Options) -> list[tuple[float, float]]:
 
 def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     recipe, largest = count.recipe, max(count.stages, key=lambda stage: stage.stage.size)
+    steps = f"{count.steps:,} steps of {recipe.batch_size} images"
     lines = [
-        f"{recipe.name}: {recipe.epochs:g} epochs, {count.steps:,} steps of {recipe.batch_size} images, {count.dtype}",
+        f"{label(recipe)}: {recipe.epochs:g} epochs, {steps}, {count.dtype}",
         "",
         *_layers(largest),
         "",

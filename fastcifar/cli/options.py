@@ -104,7 +104,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
     out: Annotated[Path | None, _optional("DIR", "named after the recipe, in runs")] = None
     """Folder for the runs and the results."""
     quick: Switch = False
-    """The same path in under a minute: a narrower network, fewer epochs, fewer training images."""
+    """The same path made small, to try it: a narrower network, fewer epochs, fewer training images."""
     quiet: Switch = False
     """Print the result only."""
     json: Switch = False

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from fastcifar.recipes import label
 from fastcifar.report import Summary, summarize
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     return (
-        f"{recipe.name} on {name}: {train_size:,} training, {test_size:,} {tests} images\n"
+        f"{label(recipe)} on {name}: {train_size:,} training, {test_size:,} {tests} images\n"
         f"{epochs} of {recipe.batch_size} images on {_place(trainer)}, {which}"
     )
 
@@ -203,4 +204,4 @@ def summary_line(records: Sequence[RunRecord], remarks: Sequence[str] = ()) -> s
 
 def _accuracies(recipe: Recipe, accuracy: float | None, tta_accuracy: float | None) -> str:
     tta = "" if recipe.evaluate.tta == "none" else f" (tta {share(tta_accuracy)})"
-    return f"{recipe.name}  {share(accuracy)}{tta}"
+    return f"{label(recipe)}  {share(accuracy)}{tta}"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shlex
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,9 +21,9 @@ from fastcifar.cli.experiment import shown
 from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged, Job
-from fastcifar.output import RECORD, TRACE, check_out
+from fastcifar.output import RECORD, TRACE, check_out, reserved
 from fastcifar.phases import Phases
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
@@ -50,7 +51,8 @@ class Options(TrainingOptions):
     cold_start: Switch = False
     """Begin with fresh weights, as happens without --warm-start."""
     warm_start: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
-    """Begin with the weights of a saved run (its folder) or of a .safetensors file."""
+    """Begin with the weights of a saved run (its folder, or that of an experiment and warm/seed-0 or the like) or of a
+    .safetensors file."""
     shrink: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 1, and 0.4 with --perturb)")] = None
     """Multiply the weights of --warm-start by S, 0 to 1."""
     perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = None
@@ -76,11 +78,21 @@ def main(args: Sequence[str]) -> int:
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
         start = _start(options)
-    out = options.out or Path("runs") / f"{options.settings.name}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
+    name = f"{label(options.settings)}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
+    usual = Path("runs") / name
+    with reserved(options.out or usual, anew=options.out is None, shared=options.runs > 1) as out:
+        spares = (usual, Path(tempfile.gettempdir()) / name)
+        return _train(args, options, start, out, spares, phases)
+
+
+def _train(
+    args: Sequence[str], options: Options, start: Start, out: Path, spares: Sequence[Path], phases: Phases
+) -> int:
+    """Train the runs and save them in `out`, or in one of `spares` where that fails; return the exit status."""
     seeds = range(options.seed, options.seed + options.runs)
     folders = [out / f"seed-{seed}" for seed in seeds] if options.runs > 1 else [out]
     for folder in folders:
-        if options.runs == 1 or not (folder / RECORD).is_file():
+        if options.runs > 1 and not (folder / RECORD).is_file():
             check_out(folder)
 
     show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
@@ -92,7 +104,7 @@ def main(args: Sequence[str]) -> int:
     asked = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
     asked = dataclasses.replace(asked, evaluate_at_start=options.evaluate_at_start)
     jobs = [dataclasses.replace(asked, seed=seed) for seed in seeds]
-    store = RunFolders(jobs, folders, _same(start, dataset), phases)
+    store = RunFolders(jobs, folders, _same(start, dataset), phases, spares)
 
     def begin(trainer: Trainer) -> None:
         seed = trainer.state.seed

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from fastcifar.errors import UserError
 from fastcifar.output import user_path, write_whole
+from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
 
 if TYPE_CHECKING:
@@ -71,6 +72,12 @@ class Result:
         return [place for place, outcomes in seeds if not any(isinstance(each, Diverged) for each in outcomes)]
 
     @property
+    def title(self) -> str:
+        """What was trained on which data: the heading of tables and, with n, of figures."""
+        recipes = (label(getattr(self.experiment, name)) for name in self.experiment.recipe_fields())
+        return f"{self.experiment.name}: {', '.join(recipes)}, {self.settings['dataset']}"
+
+    @property
     def is_settled(self) -> bool:
         """True when the answer is clear, and no further job is to be trained."""
         return False
@@ -112,12 +119,10 @@ class Result:
 
     def files(self) -> dict[str, str]:
         """Return the texts to keep beside the runs, by the names of their files."""
-        names = [value["name"] for value in self.settings.values() if isinstance(value, dict) and "epochs" in value]
-        heading = f"# {self.experiment.name}: {', '.join(names)}, {self.settings['dataset']}"
         tables = "\n".join(table.markdown() for table in self.tables())
         return {
             "results.json": json.dumps(self.to_dict(), indent=2) + "\n",
-            "table.md": f"{heading}\n\n{tables}\n" + "".join(f"{line}\n" for line in self.remarks()),
+            "table.md": f"# {self.title}\n\n{tables}\n" + "".join(f"{line}\n" for line in self.remarks()),
         }
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -130,7 +135,11 @@ class Result:
     def draw(self, folder: str | Path) -> list[Path]:
         """Save `figures` in `folder` as PNG, SVG and PDF. Raises UserError where matplotlib is missing."""
         folder = user_path(folder, "the folder of figures")
-        return [file for name, figure in self.figures().items() for file in figure.save(folder / name)]
+        files = []
+        for name, figure in self.figures().items():
+            title = figure.title or f"{self.title}, n={self.n}"
+            files += dataclasses.replace(figure, title=title).save(folder / name)
+        return files
 
     def _divergences(self) -> list[str]:
         if not self.diverged:

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 
 from fastcifar.data import Dataset
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Outcome
-from fastcifar.output import PARTIAL, RECORD, WEIGHTS, claimed, write_whole
+from fastcifar.output import PARTIAL, RECORD, WEIGHTS, claimed, made, write_whole
 from fastcifar.phases import Phases
 from fastcifar.recipes import network_of
-from fastcifar.recipes.legacy import modernize
+from fastcifar.recipes.legacy import in_steps, modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
 from fastcifar.training import Run, RunRecord, resolve_device
+from fastcifar.training.run import save_weights
 
 SETTINGS = "settings.json"
 """The file that makes a folder an experiment's: what its runs were asked to do."""
@@ -95,12 +94,7 @@ class Store:
         Weights are written first: a run counts as kept once its record is there.
         """
         if run and weights:
-            file = self.weights(job.key)
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                save_file(dict(run.state), file)
-            except (OSError, SafetensorError) as error:
-                raise UserError(f"cannot write {file}: {getattr(error, 'strerror', None) or error}") from None
+            write_whole(self.weights(job.key), lambda path: save_weights(run.state, path))
         write_whole(self.path(job.key), _text(_plain(outcome.to_json())))
 
     def weights(self, key: str) -> Path:
@@ -134,15 +128,23 @@ class RunFolders:
     """The folders that runs are saved in, whole (see `Run.save`), one for each job.
 
     same: what a record that is there already must say (`RunRecord.to_json`), such as the dataset and the start.
+    spares: folders to make for a run that cannot be saved in its own; the first that can be made is taken.
 
     A run that diverges leaves a file beside its folder, and a single one nothing. Raises UserError for a folder that
     holds another run.
     """
 
-    def __init__(self, jobs: Sequence[Job], folders: Sequence[Path], same: Mapping[str, Any], phases: Phases) -> None:
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        folders: Sequence[Path],
+        same: Mapping[str, Any],
+        phases: Phases,
+        spares: Sequence[Path] = (),
+    ) -> None:
         self._jobs = {job.key: job for job in jobs}
         self._folders = dict(zip(self._jobs, folders, strict=True))
-        self._same, self._phases = _plain(same), phases
+        self._same, self._phases, self._spares = _plain(same), phases, spares
 
     def get(self, job: Job) -> Outcome | None:
         """Return the outcome that is kept of `job`, if there is one."""
@@ -151,7 +153,9 @@ class RunFolders:
             record = RunRecord.from_json(_read(folder / RECORD), str(folder / RECORD))
             _refuse_difference(f"{folder} holds another run", _part(record.to_json(), asked), asked)
             return record
-        kept = _read(self._diverged(job.key)) if self._diverged(job.key).is_file() else {}
+        if len(self._folders) == 1 or not self._diverged(job.key).is_file():
+            return None
+        kept = _read(self._diverged(job.key))
         return Diverged(kept["diverged"]) if kept.get("run") == asked else None
 
     def has(self, key: str) -> bool:
@@ -165,12 +169,8 @@ class RunFolders:
                 write_whole(self._diverged(job.key), _text({"run": self._asked(job), **outcome.to_json()}))
             return
         assert run is not None
-        try:
-            with self._phases("saving"):
-                run.save(self._folders[job.key])
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot save the run in {self._folders[job.key]}: {reason}") from None
+        with self._phases("saving"):
+            _save(run, self._folders[job.key], self._spares)
 
     def folder(self, key: str) -> Path:
         """Return the folder of the run of the job `key`."""
@@ -193,6 +193,24 @@ class RunFolders:
         return folder.with_name(f"{folder.name}.diverged.json")
 
 
+def _save(run: Run, folder: Path, spares: Sequence[Path]) -> None:
+    """Save `run` in `folder` or, where that fails, in the first of `spares` that can be made; then raise UserError,
+    which names it."""
+    try:
+        run.save(folder)
+        return
+    except UserError as error:
+        reason = str(error)
+    for spare in spares:
+        try:
+            with made(spare, anew=True) as other:
+                run.save(other)
+        except UserError:
+            continue
+        raise UserError(f"{reason}; the run is saved in {other} instead")
+    raise UserError(f"{reason}; the run cannot be saved elsewhere either, and is lost")
+
+
 def _part(there: Any, asked: Any) -> Any:
     """Return the values of a record whose names are in `asked`."""
     if isinstance(there, dict) and isinstance(asked, dict):
@@ -205,7 +223,7 @@ def _in_todays_form(settings: dict[str, Any], where: str) -> dict[str, Any]:
     new = {}
     for name, value in settings.items():
         if name in _RECIPES and isinstance(value, dict):
-            renamed = modernize(value, f"{where}: {name}")
+            renamed = modernize(in_steps(value), f"{where}: {name}")
             new[name] = value if renamed == value else _plain(dataclasses.asdict(recipe_from_dict(renamed, where)))
     if isinstance(settings.get("networks"), list) and isinstance(settings.get("recipe"), dict):
         networks = (_network(each, settings["recipe"], where) for each in settings["networks"])

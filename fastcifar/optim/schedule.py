@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
+from collections.abc import Mapping
 
 import torch
 
@@ -27,7 +28,7 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
     if schedule.name == "linear":
         return [peak * schedule((step + 1) / total_steps) for step in range(total_steps)]
     cls = getattr(torch.optim.lr_scheduler, schedule.name)
-    options = _options(cls, schedule.options, peak, total_steps)
+    options = _options(cls, recipe, total_steps)
     # Classes that cycle the momentum too need one to change; it is not read.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak, momentum=0.9)
     rates = []
@@ -53,31 +54,33 @@ def rate_at(rates: list[float], step: int) -> float:
     return rates[min(step, len(rates) - 1)]
 
 
-def _options(cls: type, words: tuple[str, ...], peak: float, total_steps: int) -> dict[str, object]:
+def _options(cls: type, recipe: Recipe, total_steps: int) -> dict[str, object]:
     """Return the arguments of a class of torch.optim.lr_scheduler: those in NAME=VALUE words, and those known from the
     recipe."""
+    steps = {"epochs": total_steps / recipe.epochs, "steps": 1.0, "%": total_steps / 100}
     taken = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_OPTIONS}
-    known = {"T_max": total_steps, "total_steps": total_steps, "max_lr": peak}
+    known = {"T_max": total_steps, "total_steps": total_steps, "max_lr": recipe.optimizer.lr}
     options = {name: value for name, value in known.items() if name in taken}
-    for word in words:
+    for word in recipe.schedule.options:
         name, _, text = word.partition("=")
         if name not in taken:
             hint = did_you_mean(name, taken)
             raise UserError(f"schedule.options has {word!r}{hint}; allowed: {', '.join(taken)}")
-        options[name] = _value(text, total_steps)
+        options[name] = _value(text, steps)
     missing = [name for name, p in taken.items() if p.default is p.empty and name not in options]
     if missing:
         raise UserError(f"schedule.options lacks {missing[0]}=..., which {cls.__name__} needs")
     return options
 
 
-def _value(text: str, total_steps: int) -> object:
-    """Read a number, a word, true or false, a share of the steps ("30%") or a list of these with commas."""
+def _value(text: str, steps: Mapping[str, float]) -> object:
+    """Read a number, a word, true or false, a length of time, whose units are so many `steps`, or a list of these with
+    commas."""
     if "," in text:
-        return [_value(part, total_steps) for part in text.split(",") if part]
+        return [_value(part, steps) for part in text.split(",") if part]
     if text in ("true", "false"):
         return text == "true"
-    for read in (int, float, lambda text: _share(text, total_steps)):
+    for read in (int, float, lambda text: _length(text, steps)):
         try:
             return read(text)
         except ValueError:
@@ -85,7 +88,8 @@ def _value(text: str, total_steps: int) -> object:
     return text
 
 
-def _share(text: str, total_steps: int) -> int:
-    if not text.endswith("%"):
+def _length(text: str, steps: Mapping[str, float]) -> int:
+    unit = next((unit for unit in steps if text.endswith(unit)), "")
+    if not unit:
         raise ValueError(text)
-    return round(float(text[:-1]) / 100 * total_steps)
+    return round(float(text.removesuffix(unit)) * steps[unit])

@@ -44,6 +44,7 @@ __all__ = [
     "Transforms",
     "change",
     "get_recipe",
+    "label",
     "network",
     "network_of",
     "optimizer",
@@ -61,8 +62,8 @@ QUICK_EPOCHS = 3
 QUICK_BATCH_SIZE = 128
 QUICK_EMA_DECAY = 0.95
 QUICK_TRAIN_SIZE = 8_000
-"""The limits of `--quick`, which ends in under 60 s on two CPU cores: the divisor of the widths, and the largest number
-of epochs, images per step, decay of the average (there are fewer steps to average) and training images."""
+"""The limits of `--quick`: the divisor of the widths, and the largest number of epochs, images per step, decay of the
+average (there are fewer steps to average) and training images."""
 
 
 def get_recipe(name_or_path: str) -> Recipe:
@@ -76,6 +77,14 @@ def get_recipe(name_or_path: str) -> Recipe:
     raise UserError(f"unknown recipe {name_or_path!r}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path")
 
 
+def label(recipe: Recipe) -> str:
+    """Return what a run of `recipe` is called: its name and, where they are of another kind than in the named recipe of
+    that name, its network and optimizer, as in "speedrun94-Adam"."""
+    named = RECIPES.get(recipe.name, recipe)
+    pairs = ((getattr(recipe, section).kind, getattr(named, section).kind) for section in ("network", "optimizer"))
+    return "-".join([recipe.name, *(kind for kind, usual in pairs if kind != usual)])
+
+
 def network_of(recipe: Recipe, kind: str) -> NetworkConfig:
     """Return a network of this kind for `recipe`: its own, else that of the first named recipe that uses one, else the
     kind's defaults. Raises UserError for an unknown kind."""
@@ -84,8 +93,8 @@ def network_of(recipe: Recipe, kind: str) -> NetworkConfig:
 
 
 def quick(recipe: Recipe) -> tuple[Recipe, int]:
-    """Return a narrower and shorter `recipe` and the number of training images for it: it runs the same code, in under
-    a minute.
+    """Return a narrower and shorter `recipe` and the number of training images for it: it runs the same code, in
+    less time.
 
     Batches are smaller, so that there are enough steps, and settings that are declared in proportion to the batch
     (rates, or the share of a weight that a step removes) are smaller with them.

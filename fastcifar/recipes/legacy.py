@@ -1,7 +1,7 @@
 """Recipe files and run folders from before sections had kinds: their old names are read, with one warning.
 
 In them `network` is a name, with a section for every network (`model` is DavidNet's); `optim` holds the settings of all
-optimizers, `name` being one; and early crops are two lists.
+optimizers, `name` being one; and early crops are two lists. In older ones yet a schedule's lengths count steps.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.recipes.networks import NETWORKS
 from fastcifar.recipes.optimizers import OPTIMIZERS
 from fastcifar.recipes.recipe import Recipe
+from fastcifar.recipes.schedule import with_unit
 
 _OPTIM = {
     "name": "sgd",
@@ -84,6 +85,16 @@ def modernize(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
     if said:
         warnings.warn(f"{where}: {'; '.join(said)}", RenamedWarning, stacklevel=3)
     return new
+
+
+def in_steps(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a kept recipe's nested dictionaries, in which a length among the options of a schedule that is a number
+    alone counted steps, with that unit: since they count epochs, all are kept with one."""
+    schedule = values.get("schedule")
+    if not isinstance(schedule, Mapping) or not isinstance(schedule.get("options"), list | tuple):
+        return values
+    options = [with_unit(each, "steps") if isinstance(each, str) else each for each in schedule["options"]]
+    return {**values, "schedule": {**schedule, "options": options}}
 
 
 def modern_path(path: str, where: str, network: Any = None) -> str:

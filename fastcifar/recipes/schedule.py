@@ -17,6 +17,15 @@ TORCH_SCHEDULERS = (
 that take functions (LambdaLR, MultiplicativeLR), other schedulers (SequentialLR, ChainedScheduler) or losses during the
 training (ReduceLROnPlateau)."""
 
+_LENGTHS = ["step_size", "milestones", "T_max", "total_steps", "T_0", "total_iters", "step_size_up", "step_size_down"]
+"""Arguments of these classes that are lengths of time, or several with commas between."""
+
+
+def with_unit(option: str, unit: str = "epochs") -> str:
+    """Return a word NAME=VALUE of `Schedule.options` with `unit` after each length that is a number alone."""
+    name, _, value = option.partition("=")
+    return f"{name}=" + re.sub(r"(?<![^,])[\d.]+(?![^,])", rf"\g<0>{unit}", value) if name in _LENGTHS else option
+
 
 @dataclass(frozen=True)
 class Schedule(Checked):
@@ -33,14 +42,17 @@ class Schedule(Checked):
     """linear: piecewise linear between the knots. Else a class of torch.optim.lr_scheduler, such as CosineAnnealingLR
     or OneCycleLR, which multiplies `optimizer.lr` and is stepped after every training step."""
     options: tuple[str, ...] = ()
-    """Arguments of that class, each a word NAME=VALUE. A value is a number, a word, true, false, a share of the
-    training's steps such as 30%, or several of these with commas between. Defaults: T_max and total_steps are all
-    steps, max_lr is `optimizer.lr`, all others torch's."""
+    """Arguments of that class, each a word NAME=VALUE, as in step_size=7. A value is a number, a word, true, false, or
+    several of these with commas between. Lengths of time, such as step_size and milestones, count epochs (7 or
+    7epochs), unless they are a number of steps (7steps) or a share of the training (30%). ExponentialLR's gamma is that
+    of every step. Defaults: T_max and total_steps are all of the training, max_lr is `optimizer.lr`, all others
+    torch's."""
 
     def _check(self) -> None:
         self._require("options", not (self.options and self.name == "linear"), "none with schedule.name linear")
         for option in self.options:
             self._require("options", re.fullmatch(r"[A-Za-z]\w*=\S+", option), "words NAME=VALUE")
+        object.__setattr__(self, "options", tuple(map(with_unit, self.options)))  # as it is written to files
         rising = all(a < b for a, b in itertools.pairwise(self.knots))
         complete = rising and (self.knots[:1], self.knots[-1:]) == ((0,), (1,))
         self._require("knots", complete, "rising fractions from 0 to 1")

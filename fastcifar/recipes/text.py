@@ -32,7 +32,7 @@ from fastcifar.recipes.declare import (
     sections_of,
     type_hints,
 )
-from fastcifar.recipes.legacy import modern_path, modernize
+from fastcifar.recipes.legacy import in_steps, modern_path, modernize
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.transforms import Transforms
 
@@ -87,6 +87,10 @@ def read_toml(path: str | Path) -> Recipe:
         raise UserError(f"{path} is not a TOML file: it is not written in UTF-8; allowed: text in UTF-8") from None
     except (ValueError, RecursionError) as error:  # not TOML, or nested beyond reason
         raise UserError(f"{path} is not a TOML file: {' '.join(str(error).split())}") from None
+    if in_steps(values) != values:  # which may have been written when they counted steps
+        options = ", ".join(map(str, values["schedule"]["options"]))
+        allowed = "lengths with a unit, as in step_size=7epochs, step_size=7steps or step_size=30%"
+        raise UserError(f"{path}: schedule.options has {options}; allowed: {allowed}")
     name = re.sub(r"[^\w.+-]+", "-", path.stem).strip("-") or Recipe.name
     return recipe_from_dict({"name": name, **values}, str(path))
 

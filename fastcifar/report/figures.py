@@ -42,6 +42,8 @@ class Figure:
     """The x of an upright dashed line; None: no line."""
     ticks: tuple[str, ...] = ()
     """Names for the places 0, 1, ... of the x axis; empty: whole numbers."""
+    title: str = ""
+    """What is shown, on which data, and n; empty: that of the experiment's result."""
 
     def save(self, stem: str | Path) -> list[Path]:
         """Draw the figure, save it as `stem`.png, .svg and .pdf, and return the paths. Raises UserError if matplotlib
@@ -58,6 +60,8 @@ class Figure:
             self._draw(axes, line)
         if self.dashed_at is not None:
             axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
+        if self.title:
+            axes.set_title(self.title, loc="left", fontsize="medium", wrap=True)
         axes.set_xlabel(self.xlabel)
         axes.set_ylabel(self.ylabel)
         if self.ticks:

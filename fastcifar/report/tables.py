@@ -9,6 +9,8 @@ from fastcifar.report.statistics import Summary
 
 _WIDEST = 1000
 """Characters of a line if no terminal wraps it."""
+_BETWEEN = 3
+"""Characters between two columns."""
 
 
 @dataclass(frozen=True)
@@ -26,18 +28,26 @@ class Table:
         return "\n".join([f"### {self.title}", "", *lines]) + "\n"
 
     def show(self) -> None:
-        """Print the table: on a terminal as wide as it is, elsewhere as wide as the rows."""
+        """Print the table: on a terminal as wide as it is, or as whole words need, elsewhere as wide as the rows."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
 
+        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDEST)
         shown = RichTable(title=self.title, title_justify="left", box=box.SIMPLE)
+        texts = list(zip(self.columns, *self.rows, strict=True))
+        widest = [max(map(len, column)) for column in texts]
+        least = [max(len(word) for text in column for word in text.split() or [""]) for column in texts]
+        least[0] = widest[0]  # a name stays in one line
+        spare = console.width - sum(least) - _BETWEEN * len(least) - 1
         for number, column in enumerate(self.columns):
-            shown.add_column(column, justify="right" if number else "left", no_wrap=number == 0, overflow="fold")
+            more = max(0, min(spare, widest[number] - least[number]))
+            spare -= more
+            shown.add_column(column, justify="right" if number else "left", width=least[number] + more)
         for row in self.rows:
             shown.add_row(*row)
-        width = None if sys.stdout.isatty() else _WIDEST
-        Console(highlight=False, markup=False, width=width).print(shown)
+        console.width += max(0, -spare)
+        console.print(shown)
 
 
 def counted(n: int, interval: str = "± 95% interval") -> str:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from fastcifar.errors import UserError
 from fastcifar.output import RECORD
 from fastcifar.recipes import Recipe, recipe_from_dict
-from fastcifar.recipes.legacy import modernize
+from fastcifar.recipes.legacy import in_steps, modernize
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
@@ -219,7 +219,7 @@ class RunRecord:
                 raise UserError(f"version is {_shown(version)}; allowed: 1 to {VERSION}, what this fastcifar can read")
             recipe = values.get("recipe")
             if isinstance(recipe, dict):  # here, so that its warning names the file
-                values = {**values, "recipe": dict(modernize(recipe, where))}
+                values = {**values, "recipe": dict(modernize(in_steps(recipe), where))}
             return _read(cls, {**values, "version": VERSION})
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

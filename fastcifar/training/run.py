@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -23,7 +21,7 @@ from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
-from fastcifar.output import RECORD, WEIGHTS, check_out, umask, user_path, weights_file
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, run_files, user_path, weights_file, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
@@ -160,25 +158,23 @@ class Run:
         return f"Run({self.recipe.name}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
 
     def save(self, folder: str | Path) -> Path:
-        """Write run.json, log.tsv, predictions.npz and model.safetensors to `folder`, all of them or none.
+        """Write log.tsv, predictions.npz, model.safetensors and, last, run.json to `folder`, all of them or none.
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
         folder = user_path(folder, "the output folder")
         check_out(folder)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            (partial / RECORD).write_text(json.dumps(self.record.to_json(), indent=2) + "\n", encoding="utf-8")
-            (partial / LOG).write_text(self._dawnbench_log(), encoding="utf-8")
-            names = ("plain_logits", "tta_logits", "labels")
-            np.savez(partial / PREDICTIONS, **{name: getattr(self, name).numpy() for name in names})
-            save_file(dict(self.state), partial / WEIGHTS)
-            partial.chmod(0o777 & ~umask())
-            os.replace(partial, folder)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+        arrays = {name: getattr(self, name).numpy() for name in ("plain_logits", "tta_logits", "labels")}
+        with made(folder):
+            write_all(
+                folder,
+                {
+                    LOG: self._dawnbench_log(),
+                    PREDICTIONS: lambda path: np.savez(path, **arrays),
+                    WEIGHTS: lambda path: save_weights(self.state, path),
+                    RECORD: json.dumps(self.record.to_json(), indent=2) + "\n",
+                },
+            )
         return folder
 
     @TORCH.applied()
@@ -192,10 +188,8 @@ class Run:
         Raises UserError without the packages onnx and onnxscript, and where the file cannot be written.
         """
         file = user_path(file, "file")
-        model = copy.deepcopy(self.model).to("cpu", torch.float32)
-        model.load_state_dict(self.state)
-        dataset = self.record.dataset
-        export_onnx(model.eval(), file, self.side, dataset.mean, dataset.std, dataset.classes)
+        dataset, model = self.record.dataset, copy.deepcopy(self.model).to("cpu")
+        export_onnx(model, file, self.side, dataset.mean, dataset.std, dataset.classes)
         return file
 
     def _dawnbench_log(self) -> str:
@@ -211,21 +205,31 @@ def _copied(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(buffer): buffer.detach().clone() for buffer in module.buffers()})
 
 
+def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Write a network's tensors as a .safetensors file. Raises OSError where that cannot be done."""
+    try:
+        save_file(dict(state), path)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(" ".join(str(error).split())[:_SHOWN]) from None
+
+
 @TORCH.applied()
 def load_run(
     folder: str | Path, model: Callable[[int], nn.Module] | None = None
 ) -> tuple[Recipe, nn.Module, RunRecord]:
-    """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's folder.
+    """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's
+    folder, or of a run whose weights an experiment kept, as in "kept/warm/seed-0".
 
     A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
     UserError where the folder holds no whole run, or one of another network.
     """
     folder = user_path(folder, "the run's folder")
-    for name in (RECORD, WEIGHTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} holds no run: {name} is missing")
+    record_file, weights = run_files(folder)
+    for file in (record_file, weights):
+        if not file.is_file():
+            raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
-        record = RunRecord.from_json(json.loads((folder / RECORD).read_text(encoding="utf-8")), str(folder / RECORD))
+        record = RunRecord.from_json(json.loads(record_file.read_text(encoding="utf-8")), str(record_file))
         dataset = record.dataset
         if model is None and record.network is not None:
             raise UserError(
@@ -237,7 +241,7 @@ def load_run(
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:
                 network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
-        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(weights_file(folder)))
+        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(weights_file(weights)))
     except UserError:
         raise
     except Exception as error:  # a damaged file makes json, safetensors and torch raise many kinds

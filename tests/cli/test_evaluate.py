@@ -34,6 +34,35 @@ def test_eval_agrees_with_the_saved_accuracies(capsys, tmp_path, holdout):
     )
 
 
+WORDS = ["--dataset", "synthetic", "--network", "mlp", "--network.hidden", "8", "--batch-size", "32", "--epochs", "1"]
+EXPERIMENTS = {
+    "half": (["half"], ["half", "shrink-perturb"]),
+    "online": (["online", "--round-size", "96"], ["192/warm"]),
+}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_what_an_experiment_keeps_is_evaluated_and_begun_with(capsys, tmp_path, name):
+    words, arms = EXPERIMENTS[name]
+    assert main(["warm-start", *words, *WORDS, "--holdout", "64", "--out", "kept", "--json"]) == 0
+    capsys.readouterr()
+    for arm in arms:
+        kept = f"kept/{arm}/seed-0"
+        record = json.loads((tmp_path / f"{kept}.json").read_text())
+        for path in (kept, f"{kept}.json", f"{kept}.safetensors"):
+            assert main(["eval", path, "--json"]) == 0
+            assert json.loads(capsys.readouterr().out)["accuracy"] == record["tta_accuracy"]
+    for number, path in enumerate((kept, f"{kept}.json", f"{kept}.safetensors")):
+        assert main(["train", *WORDS, "--quiet", "--warm-start", path, "--out", f"again{number}"]) == 0
+    for path in tmp_path.rglob("seed-0.safetensors"):
+        path.unlink()
+    capsys.readouterr()
+    assert main(["eval", kept]) == 2
+    assert main(["train", *WORDS, "--warm-start", f"{kept}.json"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert all("holds no run: seed-0.safetensors is missing" in line for line in said) and len(said) == 2
+
+
 def test_eval_of_a_damaged_run_is_refused_in_one_line(capsys, tmp_path):
     assert main(TRAIN) == 0
     capsys.readouterr()

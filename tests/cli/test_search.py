@@ -104,7 +104,7 @@ def test_flops_show_layers_stages_and_the_least_time(capsys):
     assert main([*words, "--tflops", "790", "312", "--ema.decay", "0", "--average.epochs", "1"]) == 0
     out = capsys.readouterr().out
     lines = out.splitlines()
-    assert lines[0] == "davidnet: 8 epochs, 776 steps of 512 images, float16"
+    assert lines[0] == "davidnet-speedrun-muon: 8 epochs, 776 steps of 512 images, float16"
     (row,) = [line.split() for line in lines if line.startswith("blocks.1.convs.1 ")]
     assert row[1:] == ["256x7x7", "256x7x7", "589,824", "28.901", "28.901", "28.901"]
     (stage,) = [line.split() for line in lines if line.startswith("24 x 24 pixels, 1 frozen")]
@@ -121,7 +121,7 @@ def test_a_clear_comparison_ends_early_with_a_verdict(capsys, tmp_path):
     assert main([*COMPARE, "--b-set", "optimizer.lr=1e-6", "--runs", "9", "--out", "kept"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
-        "compare: davidnet and davidnet on synthetic: 192 training and 64 held-out images, n=9; kept in kept"
+        "compare: davidnet-mlp and davidnet-mlp on synthetic: 192 training and 64 held-out images, n=9; kept in kept"
     )
     runs = [line for line in lines if line.startswith("[")]
     assert re.fullmatch(r"\[0/18\] going by the first steps; at most about \d+ s left", runs[0])
@@ -138,7 +138,8 @@ def test_the_same_command_goes_on_and_other_settings_are_refused(capsys):
     assert main([*words, "--runs", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["n"] == 2
     assert main([*COMPARE, "--b-set", "optimizer.lr=0.6"]) == 2
-    assert "runs/compare-davidnet-davidnet was begun with other settings: b.optimizer.lr" in capsys.readouterr().err
+    folder = "runs/compare-davidnet-mlp-davidnet-mlp"
+    assert f"{folder} was begun with other settings: b.optimizer.lr" in capsys.readouterr().err
 
 
 def test_recipes_are_read_from_files_and_quick_makes_them_smaller(capsys, tmp_path):
@@ -177,7 +178,7 @@ def test_a_comparison_that_diverged_does_not_say_that_it_goes_on(capsys):
 def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):
     assert main([*ABLATE, "--only", "crop", "tta", "--runs", "2", "--out", "kept"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("ablate: davidnet on synthetic: 192 training and 64 held-out images, n=2; kept in kept")
+    assert out.startswith("ablate: davidnet-mlp on synthetic: 192 training and 64 held-out images, n=2; kept in kept")
     assert [line.split()[1] for line in out.splitlines() if re.match(r"\[[1-9]", line)] == [
         *("full/seed-0", "crop/seed-0", "full/seed-1", "crop/seed-1")
     ]

@@ -146,7 +146,8 @@ REFUSALS = {
     "train --cold-start --perturb 0.1": "--perturb is for given weights; allowed: with --warm-start PATH",
     "train --reset-head": "--reset-head is for given weights; allowed: with --warm-start PATH",
     "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
-    "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote",
+    "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote, or a run "
+    "that an experiment kept, as in DIR/warm/seed-0",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
     "data info --dataset sinthetic": (
         f"unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: {', '.join(DATASETS)}"
@@ -183,6 +184,18 @@ def test_plain_help_imports_neither_tyro_nor_rich_nor_numpy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_plain_help_fits_the_terminal_and_breaks_between_words(capsys, monkeypatch, columns):
+    words = []
+    for width in (1000, columns):
+        monkeypatch.setenv("COLUMNS", str(width))
+        assert main(["--help"]) == 0
+        out = capsys.readouterr().out
+        words.append(out.split())
+    assert words[0] == words[1]
+    assert max(map(len, out.splitlines())) <= max(columns, 80)
 
 
 def test_the_version_is_the_packages(capsys):

@@ -215,6 +215,7 @@ def test_the_result_is_written_and_drawn(found, tmp_path):
     assert "n=2, ± 95% interval" in text
     drawn = (tmp_path / "out/test.svg").read_text()
     assert all(label in drawn for label in ("epoch", "test accuracy (%)", "stroke-dasharray", "warm start"))
+    assert f">{found.title}, n=2<" in drawn and found.title.endswith(", synthetic")
 
 
 def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
@@ -337,6 +338,7 @@ def test_the_rounds_are_written_and_drawn(rounds, tmp_path):
     result.write(tmp_path)
     names = {path.name for path in result.draw(tmp_path)}
     assert names == {f"{name}.{form}" for name in ("accuracy", "time") for form in ("png", "svg", "pdf")}
+    assert all(f">{result.title}, n=2<" in (tmp_path / f"{name}.svg").read_text() for name in ("accuracy", "time"))
     runs = json.loads((tmp_path / "runs.json").read_text())
     assert runs["warm"]["n_samples_online"] == [0, 64, 128, 192]
     assert runs["warm"]["test_accuracies_online"][1:] == [100 * found[0].accuracy for found in result.rounds["warm"]]

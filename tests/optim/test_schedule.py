@@ -1,6 +1,7 @@
 """The rates of every step are those that torch's schedulers set when they are stepped as their manual says."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
@@ -13,14 +14,15 @@ from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.schedule import TORCH_SCHEDULERS
 from fastcifar.recipes.text import read_changes
+from fastcifar.training.record import RunRecord
 from tests import kinds
 
 STEPS, PEAK = 20, 0.4
 
 ARGUMENTS = {
     "StepLR": ({"step_size": 6, "gamma": 0.5}, ("step_size=30%", "gamma=0.5")),
-    "MultiStepLR": ({"milestones": [10, 15]}, ("milestones=50%,15",)),
-    "ConstantLR": ({"factor": 0.25, "total_iters": 7}, ("factor=0.25", "total_iters=7")),
+    "MultiStepLR": ({"milestones": [10, 15]}, ("milestones=50%,15steps",)),
+    "ConstantLR": ({"factor": 0.25, "total_iters": 7}, ("factor=0.25", "total_iters=7steps")),
     "LinearLR": (
         {"start_factor": 1.0, "end_factor": 0.0, "total_iters": 20},
         ("start_factor=1", "end_factor=0", "total_iters=100%"),
@@ -41,7 +43,7 @@ ARGUMENTS = {
 
 
 def recipe_of(name, *options):
-    return Recipe(optimizer=SGDConfig(lr=PEAK), schedule=Schedule(name=name, options=options))
+    return Recipe(epochs=10, optimizer=SGDConfig(lr=PEAK), schedule=Schedule(name=name, options=options))
 
 
 @pytest.mark.parametrize("name", TORCH_SCHEDULERS)
@@ -58,6 +60,42 @@ def test_a_class_of_torch_gives_the_rates_that_it_sets(name):
     rates = learning_rates(recipe_of(name, *options), STEPS)
     assert rates == pytest.approx(expected, rel=1e-12, abs=1e-15)
     assert len(set(rates)) > 1 and all(type(rate) is float for rate in rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "same"),
+    [
+        ("StepLR", ("step_size=3",), ("step_size=6steps",)),
+        ("StepLR", ("step_size=1.5",), ("step_size=3steps",)),
+        ("StepLR", ("step_size=3epochs", "gamma=0.5"), ("step_size=30%", "gamma=0.5")),
+        ("MultiStepLR", ("milestones=3,5steps,80%",), ("milestones=6steps,5steps,16steps",)),
+        ("CosineAnnealingLR", ("T_max=5",), ("T_max=10steps",)),
+        ("CosineAnnealingWarmRestarts", ("T_0=2", "T_mult=2"), ("T_0=4steps", "T_mult=2")),
+        ("CyclicLR", ("base_lr=0.1", "step_size_up=2"), ("base_lr=0.1", "step_size_up=4steps")),
+        ("OneCycleLR", ("total_steps=12",), ("total_steps=24steps",)),
+        ("LinearLR", ("total_iters=10",), ("total_iters=100%",)),
+    ],
+)
+def test_lengths_count_epochs_unless_they_say_otherwise(name, options, same):
+    rates = learning_rates(recipe_of(name, *options), STEPS)
+    assert rates == learning_rates(recipe_of(name, *same), STEPS)
+    assert len(set(rates)) > 1
+    words = [f"schedule.name={name}", f"schedule.options={json.dumps(options)}", f"optimizer.lr={PEAK}"]
+    assert learning_rates(change(recipe_of("ConstantLR"), read_changes(words)), STEPS) == rates
+
+
+def test_lengths_of_files_from_when_they_counted_steps_are_not_taken_for_epochs(tmp_path, new_record):
+    """A kept run says what it did; of a recipe file nobody knows when it was written."""
+    values = new_record(recipe=recipe_of("StepLR", "step_size=6steps")).to_json()
+    record = RunRecord.from_json(values)
+    values["recipe"]["schedule"]["options"] = ["step_size=6"]
+    assert RunRecord.from_json(values) == record
+    path = tmp_path / "mine.toml"
+    path.write_text("[schedule]\nname = 'StepLR'\noptions = ['step_size=6', 'gamma=0.5']\n")
+    with pytest.raises(UserError, match=r"mine\.toml: schedule\.options has step_size=6, gamma=0\.5; allowed: lengths"):
+        read_toml(path)
+    path.write_text("[schedule]\nname = 'StepLR'\noptions = ['step_size=6epochs', 'gamma=0.5']\n")
+    assert read_toml(path).schedule == Schedule(name="StepLR", options=("step_size=6", "gamma=0.5"))
 
 
 def test_our_line_reaches_airbenchs_rates_one_step_ahead_and_torchs_exactly():
@@ -118,7 +156,7 @@ def test_a_schedule_survives_its_file_and_comes_from_words(tmp_path):
         ("StepLR", ("step_size=0",), "schedule.options do not fit StepLR over 20 steps: "),
         ("StepLR", ("step_size=many",), "schedule.options do not fit StepLR over 20 steps: "),
         ("MultiStepLR", ("milestones=3",), "schedule.options do not fit MultiStepLR over 20 steps: "),
-        ("OneCycleLR", ("total_steps=10",), "schedule.options do not fit OneCycleLR over 20 steps: "),
+        ("OneCycleLR", ("total_steps=5",), "schedule.options do not fit OneCycleLR over 20 steps: "),
         ("OneCycleLR", ("anneal_strategy=x",), "schedule.options do not fit OneCycleLR over 20 steps: "),
         (
             "ExponentialLR",

@@ -28,15 +28,17 @@ def test_a_shown_table_has_the_same_texts(capsys):
     assert all(text in out for text in ("Found (n=2)", "test accuracy", "56.20%", "warm [x]"))
 
 
-def test_a_narrow_terminal_breaks_long_words_and_no_text_is_cut_off(capsys, monkeypatch):
+@pytest.mark.parametrize("columns", [10, 30, 60, 80])
+def test_a_narrow_terminal_breaks_between_words_and_cuts_nothing_off(capsys, monkeypatch, columns):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    monkeypatch.setenv("COLUMNS", "30")
-    Table("Found", ("start", "shrink-perturb", "shrink-perturb"), (("cold", "56.20%", "51.70%"),)).show()
-    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
-    assert max(map(len, lines)) <= 30
-    assert sorted("".join(lines).replace(" ", "")) == sorted(
-        "Found" + "start" + "shrink-perturb" * 2 + "cold" + "56.20%" + "51.70%" + "─" * "".join(lines).count("─")
-    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    heads = ("start", "shrink-perturb: test", "shrink-perturb: training")
+    rows = (("warm [x]", "56.20% ± 0.33", "1,000.0 s"), ("shrink and perturb", "51.70%", ""))
+    Table("Found", heads, rows).show()
+    out = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    words = " ".join(["Found", *heads, *rows[0], *rows[1]]).split()
+    assert sorted(out.replace("─", " ").split()) == sorted(words)
+    assert max(map(len, out.splitlines())) <= max(columns, 58)  # a column's longest word, and two spaces
 
 
 def test_where_there_is_no_terminal_a_table_is_as_wide_as_its_rows(capsys, monkeypatch):
@@ -65,11 +67,12 @@ def test_a_figure_is_saved_in_three_formats_with_its_texts(tmp_path):
     pytest.importorskip("matplotlib")
     curve = Line([1, 2, 3], [10.0, None, 30.0], color=0, label="a run")
     bars = Line([1, 2, 3], [15.0, 20.0, 9.0], 1, "a mean", intervals=[(14.0, 16.0), (18.0, 23.0), None], marks=True)
-    files = Figure("epoch", "accuracy (%)", (curve, bars), dashed_at=2.5, ticks=("x", "y")).save(tmp_path / "new/test")
+    files = Figure("epoch", "accuracy (%)", (curve, bars), dashed_at=2.5, ticks=("x", "y"), title="Two, n=2")
+    files = files.save(tmp_path / "new/test")
     assert [file.name for file in files] == ["test.png", "test.svg", "test.pdf"]
     assert [file.read_bytes()[:4] for file in files] == [b"\x89PNG", b"<?xm", b"%PDF"]
     drawn = files[1].read_text()
-    assert all(f">{text}<" in drawn for text in ("epoch", "accuracy (%)", "a run", "a mean", "x", "y"))
+    assert all(f">{text}<" in drawn for text in ("epoch", "accuracy (%)", "a run", "a mean", "x", "y", "Two, n=2"))
 
 
 @pytest.mark.parametrize(("y", "marker"), [([1.0], "o"), ([None, 2.0], "o"), ([1.0, 2.0], "None")])

@@ -230,7 +230,7 @@ def test_a_run_is_never_saved_over_another_or_by_halves(run, tmp_path, monkeypat
         raise OSError("disk full")
 
     monkeypatch.setattr("fastcifar.training.run.save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match=r"cannot write .*/other/model\.safetensors: disk full"):
         run.save(tmp_path / "other")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

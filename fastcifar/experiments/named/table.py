@@ -221,5 +221,5 @@ class TableResult(Result):
                     marks=True,
                 )
             )
-        names = tuple(f"{network}\n{optimizer}" for network, optimizer in self.cells)
+        names = tuple("\n".join(cell) + f"\nn={found.n}" * (found.n < self.n) for cell, found in self.cells.items())
         return {"accuracy": Figure("network and optimizer", "test accuracy (%)", tuple(lines), ticks=names)}
