@@ -31,7 +31,9 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-@pytest.mark.parametrize("labels", [np.uint8, np.int32, list, torch.from_numpy], ids=["uint8", "int32", "list", "tensor"])
+@pytest.mark.parametrize(
+    "labels", [np.uint8, np.int32, list, torch.from_numpy], ids=["uint8", "int32", "list", "tensor"]
+)
 def test_the_same_images_are_the_same_dataset_in_every_form(form, labels):
     y = labels(LABELS)
     dataset = Dataset.from_arrays(form(PIXELS), y, form(PIXELS[:4]), y[:4], name="mine")
