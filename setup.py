@@ -20,7 +20,7 @@ setup(
     package_dir={"fastcifar.kernels": "kernels"},
     package_data={"fastcifar": ["py.typed"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.13",  # up to 2.11 a compiled training's running variances are wrong, silently
         "numpy",
         "triton; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "rich",

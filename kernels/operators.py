@@ -6,9 +6,11 @@ first call imports torch.compile's machinery (and Triton with it), 1.2 s of ever
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 
 import torch
+from torch._compile import _disable_dynamo
 from torch._library.autograd import Info, make_autograd_impl
 
 _library = torch.library.Library("fastcifar", "DEF")
@@ -41,7 +43,7 @@ def operator(
     schema = torch.library.infer_schema(signature or implementation, mutates_args=mutates)
     # Whole numbers are constants of a compiled graph; those that torch infers may be unknown in it.
     _library.define(name + schema.replace("SymInt", "int"), tags=(torch.Tag.pt2_compliant_tag,))
-    _library.impl(name, implementation, "CompositeExplicitAutograd")
+    _library.impl(name, _opaque(implementation), "CompositeExplicitAutograd")
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
 
 
@@ -50,3 +52,14 @@ def autograd(name: str, backward: Callable, save: Callable) -> None:
     also moves statistics in place."""
     operator = getattr(torch.ops.fastcifar, name).default
     _library.impl(name, make_autograd_impl(operator, Info(backward, save)), "Autograd", with_keyset=True)
+
+
+def _opaque(function: Callable) -> Callable:
+    """Return `function` as one that torch.compile calls and does not look into: where it runs a frame as it is, after a
+    graph break, it would compile the operator's own code, which torch 2.6 fails at."""
+    hidden = _disable_dynamo(function)  # imports torch._dynamo when it is called
+
+    def call(*arguments):
+        return (hidden if "torch._dynamo" in sys.modules else function)(*arguments)
+
+    return call

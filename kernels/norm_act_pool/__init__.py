@@ -193,13 +193,11 @@ def norm_act_pool(
 
     Raises ValueError for shapes or dtypes that do not fit, an unknown activation, or groups that do not divide N.
     """
-    vectors = {"bias": bias, "scale": scale}
-    if running is not None:
-        vectors |= {"the running mean": running[0], "the running variance": running[1]}
+    running_mean, running_var = running or (None, None)
+    vectors = {"bias": bias, "scale": scale, "the running mean": running_mean, "the running variance": running_var}
     _check(x, vectors, activation, alpha, pool, residual)
     if groups < 1 or len(x) % groups:
         raise ValueError(f"groups is {groups}; allowed: a divisor of the batch of {len(x)} images")
-    running_mean, running_var = running or (None, None)
     out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
         x, bias, scale, running_mean, running_var, momentum, groups, activation, alpha, pool, eps, residual
     )
