@@ -16,8 +16,8 @@ from torch import nn
 class CompiledNetwork:
     """`model`, compiled at its first call with images of a shape; its parameters stay where they are.
 
-    Where there is no C++ compiler (CPU) or no Triton (CUDA), or the step that `attempt` makes fails, one warning says so,
-    `active` is False and the model is called as it is.
+    Where there is no C++ compiler (CPU) or no Triton (CUDA), or the step that `attempt` makes fails, one warning says
+    so, `active` is False and the model is called as it is.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, backend: str = "inductor") -> None:
