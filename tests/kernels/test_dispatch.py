@@ -1,5 +1,6 @@
 """Which path an operation takes, what that imports, and what is said when it cannot run."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -101,3 +102,23 @@ def test_a_failed_launch_names_the_kernel_and_its_tensors():
         RuntimeError, match=r"kernel _some_kernel failed on bfloat16 \[2, 3\], int64 \[1\]: out of resources"
     ):
         launch(Failing(), (1,), torch.zeros(2, 3, dtype=torch.bfloat16), None, torch.zeros(1, dtype=torch.int64), 7)
+
+
+def test_where_a_graph_breaks_torch_compile_does_not_look_into_an_operator():
+    seen = []
+
+    def backend(graph, inputs):
+        seen.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        return graph
+
+    @torch.compile(backend=backend)
+    def norm(x, bias):
+        with contextlib.suppress(KeyError):  # a frame that breaks in here runs as it is
+            torch._dynamo.graph_break()
+            return torch.ops.fastcifar.norm_act_pool(x, bias, None, None, None, 0.1, 1, "relu", 1.0, True, 1e-5, None)
+
+    x = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    given = x, torch.zeros(3)
+    expected = norm_act_pool(*given, activation="relu", pool=True)
+    assert torch.equal(norm(*given)[0], expected[0])
+    assert all("norm_act_pool" in target or "getitem" in target for target in seen), seen
