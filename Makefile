@@ -3,13 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test foreign-tests mutants bench bench-compare lint clean
+.PHONY: train test test-torch foreign-tests mutants bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+test-torch:  # TORCH=2.14.1: the tests on that version, in an environment of its own
+	$(PYTHON) -m venv .venv-torch-$(TORCH)
+	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --editable '.[dev]' torch==$(TORCH)
+	.venv-torch-$(TORCH)/bin/python -m pytest -n auto
 
 foreign-tests: $(VENV)/installed
 	$(BIN)/python -m bench.foreign --checkouts $(DIR)

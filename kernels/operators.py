@@ -14,7 +14,6 @@ from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
 
 _library = torch.library.Library("fastcifar", "DEF")
-_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)  # torch 2.6 has none
 
 
 PRODUCTS: dict[str, Callable[..., list[tuple[int, int]]]] = {}
@@ -74,7 +73,7 @@ def needs_plain_torch() -> bool:
     """Return True where an operator's specification must take its place: `torch.export` (and with it ONNX) and
     `torch.jit.trace` keep what they see, and the transforms of `torch.func` and forward derivatives know no other."""
     transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transforms or _is_exporting() or torch._C._get_tracing_state() is not None
+    return transforms or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

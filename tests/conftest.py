@@ -12,6 +12,10 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels run in its interpreter, on the CPU
 
+if os.environ.get("PYTEST_XDIST_WORKER"):  # a core each: threads of several processes would wait for each other's
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
 
 def pytest_collection_modifyitems(items):
     """What is marked `gpu` runs on CUDA alone."""

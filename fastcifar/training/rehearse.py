@@ -37,8 +37,7 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
         if on_cuda:
             compile_kernels(trainer)
         if trainer.compiled or (on_cuda and not_captured):
-            for stage in stages:
-                step_on_noise(trainer, stage)()
+            step_through(trainer)
     if not not_captured:
         with trainer.phases("capture"):
             pool = torch.cuda.graph_pool_handle()
@@ -53,6 +52,16 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
         with trainer.phases("warm-up"):
             warm_up_the_rest(trainer)
     return replays, not_captured
+
+
+def step_through(trainer: Trainer) -> None:
+    """Make a step of every stage on random images, compiled where it can be."""
+    for stage in trainer.timeline.steps_by_stage():
+        new_step = partial(step_on_noise, trainer, stage)
+        if trainer.compiled:
+            trainer.compiled.attempt(new_step)
+        else:
+            new_step()()
 
 
 def step_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], None]:
@@ -84,8 +93,7 @@ def compile_kernels(trainer: Trainer) -> None:
     """Compile the Triton kernels of every stage and of the rest, found by running them."""
 
     def run() -> None:
-        for stage in trainer.timeline.steps_by_stage():
-            step_on_noise(trainer, stage)()
+        step_through(trainer)
         with contextlib.suppress(RuntimeError):  # LAPACK's, for a whitening computed from unwritten memory
             warm_up_the_rest(trainer)
 
