@@ -181,6 +181,24 @@ def test_the_model_of_a_run_is_its_own(trainer):
     assert all(torch.equal(again.state[name], kept[name]) for name in kept)
 
 
+class Locked(nn.Module):
+    """A network that cannot be copied."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.lock, self.layer = threading.Lock(), nn.Linear(3072, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with self.lock:
+            return self.layer(x.flatten(1))
+
+
+def test_a_network_that_cannot_be_copied_is_made_again(trainer):
+    run = Trainer(MLP, trainer.dataset, "cpu", model=Locked).run(1)
+    assert isinstance(run.model, Locked)
+    assert all(torch.equal(tensor, run.state[name]) for name, tensor in run.model.state_dict().items())
+
+
 def test_what_a_run_holds_is_apart_from_all_else_and_gradients_flow_from_it(trainer):
     data = trainer.dataset
     run = Trainer(dataclasses.replace(MLP, evaluate=dataclasses.replace(MLP.evaluate, tta="none")), data, "cpu").run(1)

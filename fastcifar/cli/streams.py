@@ -68,9 +68,8 @@ class Output:
 @contextlib.contextmanager
 def standard_streams() -> Iterator[Output]:
     """Put an `Output` in the place of either standard stream while the block runs, and give that of standard output."""
-    for number in range(
-        3
-    ):  # a closed one would be the number of the next file that is opened, and libraries write to it
+    # A closed one would be the number of the next file that is opened, and libraries write to it.
+    for number in range(3):
         try:
             os.fstat(number)
         except OSError:

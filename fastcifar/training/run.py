@@ -93,7 +93,7 @@ class Run:
             images_per_second=(row.images or 0) / train_seconds,
         )
         tensors = trainer.flat_evaluated.state_dict()
-        model = _copied(trainer.evaluated.module).float().eval()
+        model = _copied(trainer).float().eval()
         model.load_state_dict(tensors)  # the weights before they were rounded to the compute type
         remember_normalization(model, dataset.mean, dataset.std)
         labels = dataset.test.labels.to("cpu", copy=True)
@@ -200,9 +200,13 @@ class Run:
         return "\n".join(lines) + "\n"
 
 
-def _copied(module: nn.Module) -> nn.Module:
-    """Return a copy whose tensors share no memory, as buffers within a flat one do."""
-    return copy.deepcopy(module, {id(buffer): buffer.detach().clone() for buffer in module.buffers()})
+def _copied(trainer: Trainer) -> nn.Module:
+    """Return a copy of the evaluated network whose tensors share no memory, as buffers within a flat one do."""
+    module = trainer.evaluated.module
+    try:
+        return copy.deepcopy(module, {id(buffer): buffer.detach().clone() for buffer in module.buffers()})
+    except Exception:  # an own network may hold what has no copy, such as a lock
+        return trainer.new_network(seed=0).module.to(trainer.device)
 
 
 def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
