@@ -45,11 +45,12 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
 def run_files(path: Path) -> tuple[Path, Path]:
     """Return the record and the weights of a run: those in its folder, or NAME.json and NAME.safetensors as experiments
     keep them, where `path` is one of these or NAME. They may be absent."""
-    name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
-    record = name.with_name(f"{name.name}.json")
-    if path.is_dir() or not record.is_file():
-        return path / RECORD, path / WEIGHTS
-    return record, record.with_suffix(Path(WEIGHTS).suffix)
+    if not path.is_dir():
+        name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
+        record = name.with_name(f"{name.name}.json")
+        if record.is_file():
+            return record, record.with_suffix(Path(WEIGHTS).suffix)
+    return path / RECORD, path / WEIGHTS
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:

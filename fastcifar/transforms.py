@@ -82,7 +82,9 @@ def jitter(
     if x.dtype == torch.uint8:
         raise UserError("x is uint8; allowed: floating images, as normalize makes them")
     device = x.device if generator is None else generator.device
-    spread = torch.rand(2, len(x), 1, 1, 1, generator=generator, device=device).mul_(2).sub_(1).to(x)
+    spread = (
+        torch.rand(2, len(x), 1, 1, 1, generator=generator, device=device, dtype=torch.float32).mul_(2).sub_(1).to(x)
+    )
     return (x + brightness * spread[0]) * (1 + contrast * spread[1])
 
 

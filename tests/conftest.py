@@ -12,7 +12,8 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels run in its interpreter, on the CPU
 
-if os.environ.get("PYTEST_XDIST_WORKER"):  # a core each: threads of several processes would wait for each other's
+# In a worker of pytest-xdist; the programs that tests start are none, and pytest-benchmark would time nothing in one.
+if os.environ.pop("PYTEST_XDIST_WORKER", None):  # a core each: threads of several processes wait for each other's
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 

@@ -23,9 +23,8 @@ def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
 
 
-_cudnn_searches = ProcessSetting(
-    lambda: torch.backends.cudnn.benchmark, lambda on: setattr(torch.backends.cudnn, "benchmark", on)
-)
+# Where torch.testing has frozen its flags, torch.backends.cudnn.benchmark can't be set; these can, as flags() does.
+_cudnn_searches = ProcessSetting(torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark)
 
 
 def cudnn_search(wanted: bool) -> AbstractContextManager[None]:

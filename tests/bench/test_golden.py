@@ -54,7 +54,7 @@ def test_a_changed_constant_is_found_and_named_and_its_checkout_left_alone(copie
     """A constant of a kernel: an installation in place would give this checkout's kernels to the copy."""
     changed = copied / "kernels" / "cross_entropy.py"
     text = changed.read_text()
-    assert text.count("return loss, correct, gradient.mul_(scale), losses") == 1
+    assert text.count("return gradient.mul_(scale)") == 1
     changed.write_text(text.replace("gradient.mul_(scale)", "gradient.mul_(scale * 1.01)"))
     before = {path: path.stat().st_mtime_ns for path in copied.rglob("*")}
     status = run_golden(

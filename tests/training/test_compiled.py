@@ -14,6 +14,7 @@ from torch._inductor import config as inductor_config
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
+from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, change
 from fastcifar.training import Trainer
 from fastcifar.training.compiled import CompiledNetwork, missing_compiler
@@ -56,7 +57,7 @@ def test_a_training_compiled_by_inductor_is_the_training(data, plain, compilers)
     counters.clear()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="compile is")
-        trainer = Trainer(COMPILED, data, "cpu")
+        trainer = Trainer(COMPILED, data, "cpu", Phases())
         trainer.rehearse()
         ahead = dict(counters["frames"])
         compiled = trainer.run(0)
