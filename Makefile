@@ -9,12 +9,12 @@ train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-torch:  # TORCH=2.14.1: the tests on that version, in an environment of its own
 	$(PYTHON) -m venv .venv-torch-$(TORCH)
 	.venv-torch-$(TORCH)/bin/python -m pip install --quiet --editable '.[dev]' torch==$(TORCH)
-	.venv-torch-$(TORCH)/bin/python -m pytest -n auto
+	.venv-torch-$(TORCH)/bin/python -m pytest -n auto --dist worksteal
 
 foreign-tests: $(VENV)/installed
 	$(BIN)/python -m bench.foreign --checkouts $(DIR)

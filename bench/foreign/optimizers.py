@@ -32,15 +32,13 @@ class Muon(fastcifar.Muon):
         super().__init__(_matrices(params) if is_many else params, lr, **settings)
 
 
-if hasattr(fastcifar, "Lookahead"):
+class Lookahead(fastcifar.Lookahead):
+    """Ours, around ours, in the form of a class of parameters."""
 
-    class Lookahead(fastcifar.Lookahead):
-        """Ours, around ours, in the form of a class of parameters."""
-
-        def __init__(
-            self, params: Iterable, lr: float | torch.Tensor = 1e-3, every: int = 2, decay: float = 0.5, **settings: Any
-        ) -> None:
-            super().__init__(SGD(params, lr, **settings), every, decay)
+    def __init__(
+        self, params: Iterable, lr: float | torch.Tensor = 1e-3, every: int = 2, decay: float = 0.5, **settings: Any
+    ) -> None:
+        super().__init__(SGD(params, lr, **settings), every, decay)
 
 
 def _matrices(params: Iterable) -> list[Any]:

@@ -9,7 +9,7 @@ import torch
 
 from bench.foreign import optimizers
 from bench.foreign.pytorch import common_optimizers as theirs
-from bench.foreign.pytorch import stand_in
+from bench.peers.adapt import stand_in
 
 for name, members in (
     ("optim.test_lrscheduler", ("TestLRScheduler",)),
@@ -47,14 +47,8 @@ SETTINGS: dict[type, tuple[dict[str, Any], ...]] = {
         {"ns_coefficients": (3.4, -4.7, 2.0)},
         {"norm_every": 2},
     ),
+    optimizers.Lookahead: ({}, {"lr": torch.tensor(0.001)}, {"weight_decay": 0.5}, {"every": 3, "decay": 0.2}),
 }
-if hasattr(optimizers, "Lookahead"):
-    SETTINGS[optimizers.Lookahead] = (
-        {},
-        {"lr": torch.tensor(0.001)},
-        {"weight_decay": 0.5},
-        {"every": 3, "decay": 0.2},
-    )
 
 
 def inputs(cls: type) -> list[theirs.OptimizerInput]:

@@ -30,8 +30,8 @@ def _taking_all(cls: type) -> type:
     return made
 
 
-SGD, LARS, Muon = map(_taking_all, (optimizers.SGD, optimizers.LARS, optimizers.Muon))
-OURS: dict[str, type] = {"sgd": SGD, "lars": LARS, "muon": Muon}
+SGD, LARS, Muon, Lookahead = map(_taking_all, (optimizers.SGD, optimizers.LARS, optimizers.Muon, optimizers.Lookahead))
+OURS: dict[str, type] = {"sgd": SGD, "lars": LARS, "muon": Muon, "our_lookahead": Lookahead}
 CONFIGURATIONS = [
     (SGD, {"lr": 0.5}, 10),
     (SGD, {"lr": 0.5, "weight_decay": 1e-3}, 10),
@@ -44,10 +44,9 @@ CONFIGURATIONS = [
     (Muon, {"lr": 0.5, "weight_decay": 1e-3}, 20),
     (Muon, {"lr": 0.5, "nesterov": False}, 20),
     (Muon, {"lr": 0.5, "norm_every": 20}, 20),
+    (Lookahead, {"lr": 0.5}, 20),
+    (Lookahead, {"lr": 0.5, "weight_decay": 1e-3}, 20),
 ]
-if hasattr(optimizers, "Lookahead"):
-    OURS["our_lookahead"] = Lookahead = _taking_all(optimizers.Lookahead)
-    CONFIGURATIONS += [(Lookahead, {"lr": 0.5}, 20), (Lookahead, {"lr": 0.5, "weight_decay": 1e-3}, 20)]
 """Class, settings and steps within which the loss of two hundred points has to fall by a third."""
 
 for name in ("NegativeLRError", "NoComplexParameterError", "NoSparseGradientError"):

@@ -65,12 +65,15 @@ def load_module(
     return module
 
 
-def stand_in(name: str) -> None:
-    """Make an empty module `name`, with the spec that importers ask for, unless there is one already."""
+def stand_in(name: str, **members: object) -> None:
+    """Make a module `name` of `members`, with the spec that importers ask for, where there is none to import, and the
+    packages above it."""
+    package = name.rpartition(".")[0]
+    if package:
+        stand_in(package, __path__=[])
     if name not in sys.modules and importlib.util.find_spec(name) is None:
-        module = types.ModuleType(name)
-        module.__spec__ = ModuleSpec(name, None)
-        sys.modules[name] = module
+        sys.modules[name] = module = types.ModuleType(name)
+        module.__dict__.update(members, __spec__=ModuleSpec(name, None))
 
 
 def replace_torchvision(datasets: types.ModuleType | None = None) -> None:

@@ -135,7 +135,7 @@ def test_muon_is_given_the_matrices_of_any_kind_of_list():
 
 
 def test_a_stand_in_is_made_only_where_there_is_no_module(monkeypatch):
-    from bench.foreign.pytorch import stand_in
+    from bench.peers.adapt import stand_in
 
     known = dict(sys.modules)
     stand_in("json.no_such_part", answer=42)
