@@ -65,7 +65,8 @@ class PatchWhitening(nn.Conv2d):
     def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
         """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; in one pass
         over the images where no gradient is needed, outside of autocast."""
-        autocast = torch.is_autocast_enabled(x.device.type)
+        kind = x.device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         if autocast or needs_plain_torch() or wants_gradient(x, self.weight, self.bias):
             return getattr(F, activation)(self(x))
         return whiten(x, self.weight, self.bias, activation)

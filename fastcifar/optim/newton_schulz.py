@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -41,7 +42,9 @@ def newton_schulz(
     rows, columns = x.shape[-2:]
     shape = (x.numel() // (rows * columns), rows, columns)
     out = torch.empty_like(x)
-    with torch.autocast(x.device.type, enabled=False):  # its products are in the dtype that is asked for
+    kind = x.device.type
+    # Its products are in the dtype that is asked for.
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else contextlib.nullcontext():
         iterate(x.view(-1), out.view(-1), shape, steps=steps, coefficients=coefficients)
     return out.mT if tall else out
 
