@@ -1,12 +1,11 @@
 """The program around this library is left as it is: torch's settings and random numbers of the library's own.
 
-Settings and random numbers are those of the calling thread; torch's default type alone is the whole process's.
+Settings are those of the calling thread; torch's default type alone is the whole process's. So are the generators that
+code of the user's own draws from: trainings with parts of theirs take turns.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,8 +14,6 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from fastcifar.errors import UserError
 
 _AUTOCAST = ("cpu", "cuda")
 _CPU = torch.device("cpu")
@@ -90,106 +87,51 @@ class ProcessSetting(Generic[Value]):
 _default_dtype = ProcessSetting(torch.get_default_dtype, torch.set_default_dtype)
 
 
+_turns = threading.RLock()
+
+
 @contextmanager
-def building(seed: int = 0) -> Iterator[None]:
-    """Build modules within a `with` block: on the CPU, in float32, with random numbers of `seed`, the same as after
-    `torch.manual_seed(seed)`."""
-    with TORCH.applied(), _default_dtype.set_to(torch.float32), OwnNumbers(torch.Generator().manual_seed(seed)):
+def turn() -> Iterator[None]:
+    """Have torch's global generators to oneself within a `with` block: threads that swap their states take turns."""
+    with _turns:
         yield
 
 
-class OwnNumbers(TorchDispatchMode):
-    """Random numbers out of `generator`, a CPU's, within a `with` block and in this thread: for operations that are
-    given no generator. Those on other devices get one of its seed. Torch's own generators stay as they are.
+@contextmanager
+def building(seed: int, *parts: Any) -> Iterator[None]:
+    """Build modules within a `with` block: on the CPU, in float32, with random numbers of `seed`, the same as after
+    `torch.manual_seed(seed)`.
 
-    Raises UserError where `torch.utils.checkpoint` computes random numbers again, which it cannot repeat here.
+    parts: classes and functions that build. Those of the user's own find the numbers in torch's global generator of the
+        CPU, which is as before after the block, and may set it; the library's own get them without touching it.
     """
+    with ExitStack() as stack:
+        stack.enter_context(TORCH.applied())
+        stack.enter_context(_default_dtype.set_to(torch.float32))
+        if all(map(is_ours, parts)):
+            stack.enter_context(OwnNumbers(torch.Generator().manual_seed(seed)))
+        else:
+            stack.enter_context(turn())
+            stack.callback(torch.set_rng_state, torch.get_rng_state())
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of all devices
+        yield
 
-    _swapping = threading.Lock()
+
+def is_ours(part: Any) -> bool:
+    """Return True for a class or function of this library or of torch."""
+    return getattr(part, "__module__", "").partition(".")[0] in ("fastcifar", "torch")
+
+
+class OwnNumbers(TorchDispatchMode):
+    """Random numbers out of `generator` within a `with` block and in this thread, for operations that take a generator
+    and are given none. For code of the library's own: torch.compile passes over what it meets in such a mode, and
+    `torch.manual_seed` says nothing there."""
 
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
-        self._generators = {_CPU: generator}
+        self._generator = generator
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        draws = _draws(func)
-        if draws is None or any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
-            return func(*args, **kwargs)
-        _refuse_recomputation()
-        device = _device_of(args, kwargs)
-        if device.type not in ("cpu", "cuda"):
-            return func(*args, **kwargs)
-        generator = self._generators.get(device)
-        if generator is None:
-            generator = torch.Generator(device).manual_seed(self._generators[_CPU].initial_seed())
-            self._generators[device] = generator
-        if draws.place is not None:
-            if draws.place < len(args):
-                args = (*args[: draws.place], generator, *args[draws.place + 1 :])
-            else:
-                kwargs = {**kwargs, "generator": generator}
-            return draws.operation(*args, **kwargs)
-        with self:
-            made = func.decompose(*args, **kwargs)
-        return self._swapped(func, args, kwargs) if made is NotImplemented else made
-
-    def _swapped(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Call an operation that takes no generator, with the process's in the state of our own."""
-        generator = self._generators[_CPU]
-        with self._swapping:
-            before = torch.get_rng_state()
-            torch.set_rng_state(generator.get_state())
-            try:
-                return func(*args, **kwargs)
-            finally:
-                generator.set_state(torch.get_rng_state())
-                torch.set_rng_state(before)
-
-
-@dataclass(frozen=True)
-class _Draws:
-    """The random operation to call in place of another."""
-
-    operation: Any
-    place: int | None
-    """The place of its generator among its arguments; None: it takes none."""
-
-
-@functools.cache
-def _draws(func: Any) -> _Draws | None:
-    """Return how to call a random operation with a generator; None for one that is not random."""
-    if torch.Tag.nondeterministic_seeded not in func.tags:
-        return None
-    arguments = [(each.name, str(each.type)) for each in func._schema.arguments]
-    packet = func.overloadpacket
-    for operation in (func, *(getattr(packet, name) for name in packet.overloads())):
-        theirs = operation._schema.arguments
-        others = [(each.name, str(each.type)) for each in theirs if each.name != "generator"]
-        if len(others) < len(theirs) and (operation is func or others == arguments):
-            place = next(place for place, each in enumerate(theirs) if each.name == "generator")
-            return _Draws(operation, len(theirs) if theirs[place].kwarg_only else place)
-    return _Draws(func, None)
-
-
-def _device_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.device:
-    """Return the device that a random operation draws on."""
-    device = kwargs.get("device")
-    if device is None:
-        device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, torch.Tensor)), _CPU)
-    device = torch.device(device)
-    whole = device.type != "cuda" or device.index is not None
-    return device if whole else torch.device("cuda", torch.cuda.current_device())
-
-
-def _refuse_recomputation() -> None:
-    """Raise UserError in a backward pass of `torch.utils.checkpoint`."""
-    if torch._C._current_graph_task_id() == -1:
-        return
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_globals.get("__name__") == "torch.utils.checkpoint":
-            raise UserError(
-                "torch.utils.checkpoint computes random numbers again, such as dropout's; allowed on a CPU: without it"
-            )
-        frame = frame.f_back
+        takes = any(argument.name == "generator" for argument in func._schema.arguments)
+        return func(*args, **({"generator": self._generator, **kwargs} if takes else kwargs))

@@ -14,49 +14,32 @@ from torch.utils.checkpoint import checkpoint
 
 from fastcifar import host
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.errors import UserError
 from fastcifar.host import OwnNumbers, ProcessSetting, TorchSettings, building
 from fastcifar.models import build_model
-from fastcifar.training import Listener, Trainer, evaluate, train
+from fastcifar.training import Listener, Trainer, evaluate, load_run, train
 from tests.small import DAVIDNET, EVERYTHING, MLP
 
-DRAWS = {
-    "randn": lambda x: torch.randn(40),
-    "rand": lambda x: torch.rand(3, 5, dtype=torch.float64),
-    "randint": lambda x: torch.randint(3, 90, (20,)),
-    "randperm": lambda x: torch.randperm(30),
-    "randn_like": torch.randn_like,
-    "rand_like": torch.rand_like,
-    "randint_like": lambda x: torch.randint_like(x, 50),
-    "normal": lambda x: torch.normal(x, 2.0),
-    "bernoulli": lambda x: torch.bernoulli(torch.full((30,), 0.5)),
-    "multinomial": lambda x: torch.multinomial(torch.ones(9), 4),
-    "in place": lambda x: torch.empty(30).exponential_().add_(torch.empty(30).uniform_()),
-    "dropout": lambda x: F.dropout(x, 0.5),
-    "native_dropout": lambda x: torch.native_dropout(x, 0.5, True)[0],
-    "alpha_dropout": lambda x: F.alpha_dropout(x, 0.5, True),
-    "rrelu": lambda x: F.rrelu(x, training=True),
-    "attention": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
-    "gradient": lambda x: torch.autograd.grad(F.dropout(x, 0.5).sum(), x)[0] if x.requires_grad else x,
-    "out": lambda x: torch.randn(30, out=torch.empty(30)),
-    "layer": lambda x: nn.init.orthogonal_(nn.Conv2d(3, 4, 3).weight),
-    "dirichlet": lambda x: torch.distributions.Dirichlet(torch.ones(4)).sample(),
+LAYERS = {
+    "conv": lambda: nn.Conv2d(3, 4, 3).weight,
+    "linear": lambda: nn.Linear(5, 3).bias,
+    "dirac": lambda: nn.init.dirac_(nn.Conv2d(3, 4, 3).weight.data[:3]),
+    "orthogonal": lambda: nn.init.orthogonal_(nn.Conv2d(3, 4, 3).weight),
+    "kaiming": lambda: nn.init.kaiming_normal_(nn.Conv2d(3, 4, 3).weight),
+    "truncated": lambda: nn.init.trunc_normal_(nn.Linear(5, 3).weight),
 }
 
 
-@pytest.mark.parametrize("graph", ["gradients", "no_grad", "inference"])
-@pytest.mark.parametrize("name", DRAWS)
+@pytest.mark.parametrize("graph", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", LAYERS)
 def test_own_numbers_are_those_after_manual_seed_and_the_process_keeps_its_own(name, graph):
-    around = {"gradients": torch.enable_grad, "no_grad": torch.no_grad, "inference": torch.inference_mode}[graph]
-    with around():
-        x = torch.linspace(-1, 1, 32).view(1, 2, 4, 4).requires_grad_(graph == "gradients")
+    with graph():
         before = torch.get_rng_state()
         with OwnNumbers(torch.Generator().manual_seed(7)):
-            own = [DRAWS[name](x) for _ in range(2)]
+            own = [LAYERS[name]() for _ in range(2)]
         assert torch.equal(torch.get_rng_state(), before)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
-            assert all(torch.equal(one, DRAWS[name](x)) for one in own)
+            assert all(torch.equal(one, LAYERS[name]()) for one in own)
 
 
 def test_a_generator_that_is_given_is_used():
@@ -83,7 +66,7 @@ def bits(run):
 
 
 @pytest.mark.parametrize("parts", PARTS)
-def test_threads_that_train_at_once_disturb_neither_each_other_nor_the_process(parts):
+def test_threads_that_train_at_once_do_not_disturb_each_other(parts):
     data, seeds, found, draws, over = make_synthetic(64, 20), range(3), {}, [], threading.Event()
     recipe = dataclasses.replace(MLP, epochs=2)
     alone = {seed: bits(Trainer(recipe, data, "cpu", **PARTS[parts]).run(seed)) for seed in seeds}
@@ -100,17 +83,19 @@ def test_threads_that_train_at_once_disturb_neither_each_other_nor_the_process(p
         threading.Thread(target=draw),
         *(threading.Thread(target=trained, args=[s]) for s in seeds),
     ]
-    host_thread.start()
-    for thread in threads:
+    is_apart = parts == "ours"  # code of the user's own draws from the process's generator
+    threads += [host_thread] * is_apart
+    for thread in threads[::-1]:
         thread.start()
-    for thread in threads:
+    for thread in threads[:3]:
         thread.join()
     over.set()
-    host_thread.join()
     for seed in seeds:
         assert all(torch.equal(one, other) for one, other in zip(found[seed], alone[seed], strict=True))
-    torch.manual_seed(5)
-    assert torch.equal(torch.cat(draws), torch.cat([torch.rand(4) for _ in draws]))
+    if is_apart:
+        host_thread.join()
+        torch.manual_seed(5)
+        assert torch.equal(torch.cat(draws), torch.cat([torch.rand(4) for _ in draws]))
 
 
 class Checkpointed(Own):
@@ -118,17 +103,63 @@ class Checkpointed(Own):
         return checkpoint(super().forward, x, use_reentrant=False)
 
 
-def test_random_numbers_that_a_checkpoint_cannot_repeat_are_refused():
-    with pytest.raises(UserError, match=r"torch\.utils\.checkpoint computes random numbers again"):
-        train(MLP, make_synthetic(32, 8), model=Checkpointed, device="cpu")
+def test_checkpointed_parts_get_the_same_random_numbers_again():
+    data = make_synthetic(32, 8)
+    plain, again = (train(MLP, data, model=model, device="cpu") for model in (Own, Checkpointed))
+    assert all(torch.equal(one, other) for one, other in zip(bits(plain), bits(again), strict=True))
+
+
+def seeded(classes):
+    torch.manual_seed(123)
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+
+
+def test_a_model_may_set_its_own_seed(tmp_path):
+    """Its weights are those of that seed, and the process's generator is as before."""
+    before = torch.get_rng_state()
+    first = Listener(on_start=lambda trainer: found.append(trainer.model[1].weight.clone()))
+    found = []
+    run = train(MLP, make_synthetic(32, 8), model=seeded, device="cpu", seed=4, listeners=[first])
+    load_run(run.save(tmp_path / "run"), model=seeded)
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.random.fork_rng(devices=[]):
+        assert torch.equal(found[0], seeded(10)[1].weight)
+
+
+@pytest.mark.parametrize("part", ["model", "forward", "loss", "augment"])
+def test_what_a_user_compiled_runs_compiled(part):
+    calls = []
+
+    def backend(graph, inputs):
+        def run(*inputs):
+            calls.append(1)
+            return graph(*inputs)
+
+        return run
+
+    def compiled(function):
+        return torch.compile(function, backend=backend)
+
+    def model(classes):
+        net = Own(classes)
+        if part == "forward":
+            net.forward = compiled(net.forward)
+        return compiled(net) if part == "model" else net
+
+    options = {"loss": compiled(F.cross_entropy)} if part == "loss" else {}
+    options |= {"augment": compiled(lambda images: images * 0.5)} if part == "augment" else {}
+    torch.compiler.reset()
+    train(MLP, make_synthetic(32, 8), model=model, device="cpu", **options)
+    torch.compiler.reset()
+    assert len(calls) >= MLP.epochs * 32 // MLP.batch_size
 
 
 def test_networks_are_built_in_float32_on_the_cpu_whatever_the_process_has_set():
-    with building(3):
+    with building(3, build_model):
         plain = build_model(EVERYTHING, 10, (0,) * 3, (1,) * 3).state_dict()
     torch.set_default_dtype(torch.float64)
     try:
-        with torch.device("meta"), building(3):
+        with torch.device("meta"), building(3, build_model):
             found = build_model(EVERYTHING, 10, (0,) * 3, (1,) * 3).state_dict()
         assert torch.get_default_dtype() == torch.float64
     finally:

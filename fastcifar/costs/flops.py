@@ -215,7 +215,7 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 
 def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
     sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
-    with building():  # with data: a network from outside may look at it
+    with building(0, resolve(recipe.network.builder)):  # with data: a network from outside may look at it
         network = build_model(recipe, CLASSES, CENTERED, CENTERED, sides=sides).to(device)
     with torch.device(device):
         return network, FlatModel(network.module, dtype)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.host import OwnNumbers
 from fastcifar.models.modes import in_evaluation
 from fastcifar.models.network import Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
@@ -69,7 +68,7 @@ def own_network(
     module.to("cpu", torch.float32)
     for side in sides:
         try:
-            with OwnNumbers(torch.Generator()), in_evaluation(module), torch.no_grad():
+            with torch.random.fork_rng(devices=[]), in_evaluation(module), torch.no_grad():
                 logits = module(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
         except (RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())

@@ -23,6 +23,7 @@ from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
 from fastcifar.output import RECORD, WEIGHTS, check_out, made, run_files, user_path, weights_file, write_all
 from fastcifar.recipes import Recipe
+from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
@@ -240,7 +241,7 @@ def load_run(
                 f"{folder} holds a run of a network of its own; allowed: with model=, the class of that network or a "
                 "function of the number of classes"
             )
-        with building():
+        with building(0, model or resolve(record.recipe.network.builder)):
             if model is not None:
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:

@@ -25,6 +25,7 @@ from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
 from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
+from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.compiled import CompiledNetwork
@@ -310,7 +311,7 @@ class Trainer:
         """Return the network that a training begins with, on the CPU."""
         dataset = self.dataset
         sides = (dataset.train.side, *(side for side, _ in self.recipe.augment.early_crops))
-        with building(seed):
+        with building(seed, self.own_model or resolve(self.recipe.network.builder)):
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self.own_model, sides)
         initialize(model, init)
         return model
