@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NoReturn
+import sys
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -26,7 +27,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
     train. Under `torch.utils.checkpoint` the running statistics move twice, as torch's do.
 
     Raises ValueError for a batch that `ghost_batch` does not divide, and for one value per channel in training;
-    RuntimeError where `convert_sync_batchnorm` or quantization would drop its groups, pool or activation.
+    RuntimeError where `convert_sync_batchnorm` would drop its groups, pool or activation.
     """
 
     wide_vectors: ClassVar[bool] = True
@@ -89,17 +90,23 @@ class GhostBatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.copy_(count)
         nn.Module._load_from_state_dict(self, state_dict, prefix, *rest)
 
-    @property
-    def qconfig(self) -> NoReturn:
-        """Raise RuntimeError: `convert_sync_batchnorm` and quantization ask for this before they take the norm's place,
-        and would drop its groups, pool and activation."""
-        raise RuntimeError(
-            f"GhostBatchNorm({self.extra_repr()}) can't become a SyncBatchNorm or a quantized norm, which would drop "
-            "its groups, pool and activation; allowed: the module as it is"
-        )
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        weight = state["_parameters"]["weight"]
+        state.setdefault("freeze_scale", not weight.requires_grad)  # it and the others are absent in older pickles
+        for name, value in (("num_features", len(weight)), ("affine", True), ("track_running_stats", True)):
+            state.setdefault(name, value)
+        state["_buffers"].setdefault("num_batches_tracked", None)
+        state["_non_persistent_buffers_set"].add("num_batches_tracked")
+        super().__setstate__(state)
 
-    def __dir__(self) -> list[str]:
-        return [name for name in super().__dir__() if name != "qconfig"]  # `torch.jit.trace` reads all that it lists
+    def __getattr__(self, name: str) -> Any:
+        # It asks for this before it puts a norm without groups, pool and activation in the place of this one.
+        if name == "qconfig" and sys._getframe(1).f_code.co_name == "convert_sync_batchnorm":
+            raise RuntimeError(
+                f"GhostBatchNorm({self.extra_repr()}) can't become a SyncBatchNorm, which would drop its groups, pool "
+                "and activation; allowed: the module as it is"
+            )
+        return super().__getattr__(name)
 
     def extra_repr(self) -> str:
         return f"{len(self.bias)}, ghost_batch={self.ghost_batch}, activation={self.activation}, pool={self.pool}"

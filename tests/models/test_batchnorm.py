@@ -213,8 +213,23 @@ def test_files_with_and_without_the_number_of_batches_are_read():
 
 def test_what_would_drop_its_activation_is_refused():
     for module in (make(), nn.Sequential(nn.Conv2d(3, 3, 1), make(activation="relu"))):
-        with pytest.raises(RuntimeError, match=r"GhostBatchNorm\(3.*can't become a SyncBatchNorm or a quantized"):
+        with pytest.raises(RuntimeError, match=r"GhostBatchNorm\(3.*can't become a SyncBatchNorm"):
             nn.SyncBatchNorm.convert_sync_batchnorm(module)
+        assert not hasattr(module, "qconfig")  # which quantization sets
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_pickle_from_before_it_was_a_batch_norm_of_torchs_is_read(frozen):
+    norm, x = make(freeze_scale=frozen, activation="relu"), torch.randn(X)
+    kept = copy.deepcopy(norm.__dict__)
+    for name in ("freeze_scale", "num_features", "affine", "track_running_stats"):
+        del kept[name]
+    del kept["_buffers"]["num_batches_tracked"]
+    kept["_non_persistent_buffers_set"].clear()
+    old = GhostBatchNorm.__new__(GhostBatchNorm)
+    old.__setstate__(kept)
+    assert torch.equal(old(x), norm(x)) and repr(old) == repr(norm)
+    assert old.state_dict().keys() == norm.state_dict().keys() and old.freeze_scale == frozen
 
 
 @pytest.mark.parametrize("train", [False, True])
