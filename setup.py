@@ -20,7 +20,7 @@ setup(
     package_dir={"fastcifar.kernels": "kernels"},
     package_data={"fastcifar": ["py.typed"]},
     install_requires=[
-        "torch>=2.11",
+        "torch>=2.13",
         "numpy",
         "triton; platform_system == 'Linux' and platform_machine == 'x86_64'",
         "rich",
