@@ -17,6 +17,7 @@ from fastcifar.errors import UserError
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, change
 from fastcifar.training import Trainer
+from fastcifar.training import compiled as compiled_module
 from fastcifar.training.compiled import CompiledNetwork, missing_compiler
 from tests.small import DAVIDNET
 
@@ -105,7 +106,13 @@ def test_a_step_that_fails_uncompiled_too_raises_its_own_error_without_a_word_of
         Trainer(COMPILED, data, "cpu", loss=loss).run(0)
 
 
+def test_a_torch_that_compiles_wrong_is_told(monkeypatch):
+    monkeypatch.setattr(compiled_module, "_RIGHT_FROM", "99.1")
+    assert str(missing_compiler(torch.device("cpu"))).endswith("before 99.1 its running variances would be wrong")
+
+
 def test_without_a_compiler_one_line_says_so_and_the_training_goes_on(data, monkeypatch):
+    monkeypatch.setattr(compiled_module, "_RIGHT_FROM", "1")
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert missing_compiler(torch.device("cpu")) == "there is no C++ compiler no-such-compiler"
     with pytest.warns(UserWarning, match="stays as it is: there is no C") as said:
@@ -116,6 +123,7 @@ def test_without_a_compiler_one_line_says_so_and_the_training_goes_on(data, monk
 
 
 def test_without_triton_nothing_is_compiled_for_cuda(monkeypatch):
+    monkeypatch.setattr(compiled_module, "_RIGHT_FROM", "1")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert missing_compiler(torch.device("cuda")) == "there is no Triton"
 
