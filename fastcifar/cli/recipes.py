@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,6 +11,7 @@ from tyro.conf import Positional, arg
 
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions
+from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError
 from fastcifar.recipes import RECIPES, SUMMARIES, get_recipe, to_toml
 
@@ -40,7 +42,9 @@ def main(args: Sequence[str]) -> int:
     parse(args, ListOptions(), "fastcifar recipes")
     width = max(map(len, RECIPES))
     for name in RECIPES:
-        print(f"{name:<{width}}  {SUMMARIES[name]}")
+        first = f"{name:<{width}}  "
+        is_shown = sys.stdout.isatty()  # elsewhere a line for each, as other programs read them
+        print(wrapped(SUMMARIES[name], first, " " * len(first)) if is_shown else first + SUMMARIES[name])
     return 0
 
 

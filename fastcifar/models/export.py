@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.output import PARTIAL, umask
+from fastcifar.output import write_whole
 
 
 def export_onnx(
     network: nn.Module, file: Path, side: int, mean: Sequence[float], std: Sequence[float], classes: Sequence[str]
 ) -> None:
-    """Write a network in evaluation mode, float32 on the CPU, as an ONNX file, in place of one that is there.
+    """Write a network in evaluation mode, float32 on the CPU, as an ONNX file, in place of one that is there or that a
+    link points to.
 
     network: takes normalized images.
     side: of the images, in pixels.
@@ -34,34 +35,34 @@ def export_onnx(
     if missing:
         what = f"an ONNX file needs {' and '.join(missing)}, not installed here"
         raise UserError(f"{what}: pip install 'fastcifar[export]'")
-    folder = file.absolute().parent
-    if file.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+    try:
+        path = file.resolve()
+    except (OSError, RuntimeError):  # links in a circle
+        path = file
+    special = os.path.lexists(path) and not path.is_file()
+    if special or not os.access(path.parent, os.W_OK | os.X_OK):
         raise UserError(f"cannot write {file}; allowed: a file in a folder that can be written to")
     images = torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu")
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's own code
-        program = torch.onnx.export(
-            _OfPixels(network, mean, std).eval(),
-            (images,),
-            dynamo=True,
-            verbose=False,
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            input_names=["images"],
-            output_names=["logits"],
-        )
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # not: torchvision is not installed
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own code
+            program = torch.onnx.export(
+                _OfPixels(network, mean, std).eval(),
+                (images,),
+                dynamo=True,
+                verbose=False,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["images"],
+                output_names=["logits"],
+            )
+    finally:
+        logger.setLevel(level)
     assert program is not None
     program.model.metadata_props["classes"] = json.dumps(list(classes))
-    handle, name = tempfile.mkstemp(prefix=PARTIAL, dir=folder)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        program.save(partial)
-        partial.chmod(0o666 & ~umask())
-        os.replace(partial, file)
-    except OSError as error:
-        raise UserError(f"cannot write {file}: {error.strerror or error}") from None
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, program.save)
 
 
 class _OfPixels(nn.Module):

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from fastcifar.optim.alone import AloneOptimizer, require_settings, scalar
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
+from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
 from fastcifar.recipes.optimizers.lars import LARSConfig
 
 
@@ -36,7 +36,7 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
         self.follow(group)
 
 
-class LARS(AloneOptimizer):
+class LARS(StandaloneOptimizer):
     """LARS for any parameters: v <- momentum * v + lr * trust * (g + weight_decay * w); w <- w - v.
 
     trust_coefficient: scales the `trust_ratio`. Parameters of fewer than two dimensions (biases, scales) have trust 1

@@ -14,6 +14,7 @@ from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatModel, copy_tensors, foreach_copy, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.recipes.averages import EMAConfig, LookaheadConfig
+from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.recipe import Recipe
 
 
@@ -107,8 +108,8 @@ class Lookahead(torch.optim.Optimizer):
         if not isinstance(optimizer, torch.optim.Optimizer) or isinstance(optimizer, Lookahead):
             kind = getattr(optimizer, "__name__", type(optimizer).__name__)
             raise UserError(f"the optimizer of Lookahead is {kind}; allowed: another object of torch.optim.Optimizer")
-        _require_settings(every, decay)
-        self.optimizer, self.every, self.decay = optimizer, every, decay
+        self.optimizer = optimizer
+        self.every, self.decay = _settings(every, decay)
         self._steps = 0
         """Steps since slow and fast weights were the same."""
         self._slow: dict[torch.Tensor, torch.Tensor] = {}
@@ -181,21 +182,26 @@ class Lookahead(torch.optim.Optimizer):
             changed = hook(self, state)
             state = state if changed is None else changed
         own, parameters = state.get("lookahead"), self._parameters()
-        if own is None:
-            raise UserError("the state has no part 'lookahead'; allowed: a state_dict of Lookahead")
-        _require_settings(own["every"], own["decay"])
-        if len(own["slow"]) != len(parameters):
-            raise UserError(f"the state has slow weights of {len(own['slow'])} parameters; allowed: {len(parameters)}")
+        parts = ("every", "decay", "steps", "slow")
+        if not isinstance(own, dict) or not own.keys() >= {*parts}:
+            what = f"the state has no part 'lookahead' of {', '.join(parts)}"
+            raise UserError(f"{what}; allowed: a state_dict of Lookahead")
+        every, decay = _settings(own["every"], own["decay"])
+        steps = checked("steps of Lookahead", own["steps"], int, Declaration(at_least=0))
+        if not isinstance(own["slow"], list) or len(own["slow"]) != len(parameters):
+            count = len(own["slow"]) if isinstance(own["slow"], list) else own["slow"]
+            raise UserError(f"the state has slow weights of {count} parameters; allowed: {len(parameters)}")
         slow = {}
         for parameter, kept in zip(parameters, own["slow"], strict=True):
             if kept is None:
                 continue
-            if kept.shape != parameter.shape:
-                given, needed = list(kept.shape), list(parameter.shape)
+            if not isinstance(kept, torch.Tensor) or kept.shape != parameter.shape:
+                given = list(kept.shape) if isinstance(kept, torch.Tensor) else repr(kept)
+                needed = list(parameter.shape)
                 raise UserError(f"slow weights of the state are {given}; allowed: {needed}, as their parameter")
             slow[parameter] = kept.to(parameter)
         self.optimizer.load_state_dict({name: value for name, value in state.items() if name != "lookahead"})
-        self.every, self.decay, self._steps, self._slow = own["every"], own["decay"], own["steps"], slow
+        self.every, self.decay, self._steps, self._slow = every, decay, steps, slow
         for hook in self._optimizer_load_state_dict_post_hooks.values():
             hook(self)
 
@@ -203,11 +209,10 @@ class Lookahead(torch.optim.Optimizer):
         return [parameter for group in self.param_groups for parameter in group["params"]]
 
 
-def _require_settings(every: int, decay: float) -> None:
-    if not (isinstance(every, int) and every >= 1):
-        raise UserError(f"every of Lookahead is {every!r}; allowed: 1 or more steps")
-    if not 0 <= decay < 1:
-        raise UserError(f"decay of Lookahead is {decay!r}; allowed: 0 up to, not including, 1")
+def _settings(every: int, decay: float) -> tuple[int, float]:
+    """Return the settings as Python's numbers. Raises UserError for one out of range."""
+    every = checked("every of Lookahead", every, int, Declaration(at_least=1, unit="steps"))
+    return every, checked("decay of Lookahead", decay, float, Declaration(at_least=0, below=1))
 
 
 def lookahead_shares(config: LookaheadConfig, total_steps: int) -> list[float | None]:

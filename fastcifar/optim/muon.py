@@ -12,10 +12,10 @@ import torch
 from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
 from fastcifar.kernels import newton_schulz as iterate
-from fastcifar.optim.alone import AloneOptimizer, require_settings, scalar
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
 from fastcifar.optim.optimizer import GroupOptimizer
+from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers.muon import MuonConfig
 
@@ -145,7 +145,7 @@ class _Filters:
         self.directions, self.updates = (torch.zeros(size, **like) for _ in range(2))
 
 
-class Muon(AloneOptimizer):
+class Muon(StandaloneOptimizer):
     """Muon for parameters of two or more dimensions, taken as matrices [size of the first, all others].
 
     V <- momentum V + G; W <- W * sqrt(rows) / |W| every `norm_every` steps; W <- (1 - lr * weight_decay) W;

@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import torch
 
 from fastcifar.errors import UserError, did_you_mean
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.schedule import LENGTHS, length
 
 _NOT_OPTIONS = ("self", "optimizer", "last_epoch", "verbose", "scale_fn", "epochs", "steps_per_epoch")
 """Arguments of torch's classes that a recipe cannot give or does not need."""
@@ -58,6 +59,11 @@ def _options(cls: type, recipe: Recipe, total_steps: int) -> dict[str, object]:
     """Return the arguments of a class of torch.optim.lr_scheduler: those in NAME=VALUE words, and those known from the
     recipe."""
     steps = {"epochs": total_steps / recipe.epochs, "steps": 1.0, "%": total_steps / 100}
+
+    def in_steps(text: str) -> int:
+        number, unit = length(text)
+        return max(1, round(min(number * steps[unit], 1e18)))
+
     taken = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_OPTIONS}
     known = {"T_max": total_steps, "total_steps": total_steps, "max_lr": recipe.optimizer.lr}
     options = {name: value for name, value in known.items() if name in taken}
@@ -66,30 +72,25 @@ def _options(cls: type, recipe: Recipe, total_steps: int) -> dict[str, object]:
         if name not in taken:
             hint = did_you_mean(name, taken)
             raise UserError(f"schedule.options has {word!r}{hint}; allowed: {', '.join(taken)}")
-        options[name] = _value(text, steps)
+        options[name] = _value(text, in_steps if name in LENGTHS else _plain)
     missing = [name for name, p in taken.items() if p.default is p.empty and name not in options]
     if missing:
         raise UserError(f"schedule.options lacks {missing[0]}=..., which {cls.__name__} needs")
     return options
 
 
-def _value(text: str, steps: Mapping[str, float]) -> object:
-    """Read a number, a word, true or false, a length of time, whose units are so many `steps`, or a list of these with
-    commas."""
-    if "," in text:
-        return [_value(part, steps) for part in text.split(",") if part]
+def _value(text: str, read: Callable[[str], object]) -> object:
+    """Return what `read` makes of a text, or a list of that with commas."""
+    return [read(part) for part in text.split(",") if part] if "," in text else read(text)
+
+
+def _plain(text: str) -> object:
+    """Return a number, true or false, or the word itself."""
     if text in ("true", "false"):
         return text == "true"
-    for read in (int, float, lambda text: _length(text, steps)):
+    for number in (int, float):
         try:
-            return read(text)
+            return number(text)
         except ValueError:
             continue
     return text
-
-
-def _length(text: str, steps: Mapping[str, float]) -> int:
-    unit = next((unit for unit in steps if text.endswith(unit)), "")
-    if not unit:
-        raise ValueError(text)
-    return round(float(text.removesuffix(unit)) * steps[unit])

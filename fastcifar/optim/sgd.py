@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 
-from fastcifar.optim.alone import AloneOptimizer, require_settings
 from fastcifar.optim.flat import FlatGroup
 from fastcifar.optim.optimizer import GroupOptimizer
+from fastcifar.optim.standalone import StandaloneOptimizer, require_settings
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 
 
@@ -26,7 +26,7 @@ class FlatSGD(GroupOptimizer[SGDConfig]):
         self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=decay, form="page")
 
 
-class SGD(AloneOptimizer, torch.optim.SGD):
+class SGD(StandaloneOptimizer, torch.optim.SGD):
     """torch's SGD, by default with Nesterov momentum: v <- momentum * v + g; w <- w - lr * (g + momentum * v), with
     g = dloss/dw + weight_decay * w.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass
 from typing import ClassVar
@@ -17,14 +18,26 @@ TORCH_SCHEDULERS = (
 that take functions (LambdaLR, MultiplicativeLR), other schedulers (SequentialLR, ChainedScheduler) or losses during the
 training (ReduceLROnPlateau)."""
 
-_LENGTHS = ["step_size", "milestones", "T_max", "total_steps", "T_0", "total_iters", "step_size_up", "step_size_down"]
+LENGTHS = ("step_size", "milestones", "T_max", "total_steps", "T_0", "total_iters", "step_size_up", "step_size_down")
 """Arguments of these classes that are lengths of time, or several with commas between."""
+_UNITS = ("epochs", "steps", "%")
 
 
 def with_unit(option: str, unit: str = "epochs") -> str:
-    """Return a word NAME=VALUE of `Schedule.options` with `unit` after each length that is a number alone."""
+    """Return a word NAME=VALUE of `Schedule.options` with `unit` after each length that has none."""
     name, _, value = option.partition("=")
-    return f"{name}=" + re.sub(r"(?<![^,])[\d.]+(?![^,])", rf"\g<0>{unit}", value) if name in _LENGTHS else option
+    if name not in LENGTHS:
+        return option
+    return f"{name}=" + ",".join(part + unit * (part != "" and not part.endswith(_UNITS)) for part in value.split(","))
+
+
+def length(text: str) -> tuple[float, str]:
+    """Return the number and the unit of a length of time. Raises ValueError unless it is finite and above 0."""
+    unit = next((unit for unit in _UNITS if text.endswith(unit)), "")
+    number = float(text.removesuffix(unit))
+    if not 0 < number < math.inf:
+        raise ValueError(text)
+    return number, unit
 
 
 @dataclass(frozen=True)
@@ -44,14 +57,20 @@ class Schedule(Checked):
     options: tuple[str, ...] = ()
     """Arguments of that class, each a word NAME=VALUE, as in step_size=7. A value is a number, a word, true, false, or
     several of these with commas between. Lengths of time, such as step_size and milestones, count epochs (7 or
-    7epochs), unless they are a number of steps (7steps) or a share of the training (30%). ExponentialLR's gamma is that
-    of every step. Defaults: T_max and total_steps are all of the training, max_lr is `optimizer.lr`, all others
-    torch's."""
+    7epochs), unless they are a number of steps (7steps) or a share of the training (30%); in a TOML file they need a
+    unit. They are above 0, and rounded to 1 step or more. ExponentialLR's gamma is that of every step. Defaults: T_max
+    and total_steps are all of the training, max_lr is `optimizer.lr`, all others torch's."""
 
     def _check(self) -> None:
         self._require("options", not (self.options and self.name == "linear"), "none with schedule.name linear")
         for option in self.options:
             self._require("options", re.fullmatch(r"[A-Za-z]\w*=\S+", option), "words NAME=VALUE")
+            name, _, value = option.partition("=")
+            try:
+                for part in filter(None, value.split(",")) if name in LENGTHS else ():
+                    length(part)
+            except ValueError:
+                self._refuse("options", f"a length above 0, as in {name}=7epochs, {name}=7steps or {name}=30%")
         object.__setattr__(self, "options", tuple(map(with_unit, self.options)))  # as it is written to files
         rising = all(a < b for a, b in itertools.pairwise(self.knots))
         complete = rising and (self.knots[:1], self.knots[-1:]) == ((0,), (1,))

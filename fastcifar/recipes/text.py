@@ -91,7 +91,7 @@ def read_toml(path: str | Path) -> Recipe:
         options = ", ".join(map(str, values["schedule"]["options"]))
         allowed = "lengths with a unit, as in step_size=7epochs, step_size=7steps or step_size=30%"
         raise UserError(f"{path}: schedule.options has {options}; allowed: {allowed}")
-    name = re.sub(r"[^\w.+-]+", "-", path.stem).strip("-") or Recipe.name
+    name = re.sub(r"[^\w.+-]+", "-", path.stem).lstrip(".-").rstrip("-") or Recipe.name
     return recipe_from_dict({"name": name, **values}, str(path))
 
 

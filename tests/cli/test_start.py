@@ -230,6 +230,17 @@ def test_recipes_lists_every_recipe_with_a_line(capsys):
     assert [line.split()[0] for line in lines] == list(RECIPES)
 
 
+def test_on_a_terminal_the_list_of_recipes_breaks_between_words(capsys, monkeypatch):
+    assert main(["recipes"]) == 0
+    whole = capsys.readouterr().out
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["recipes"]) == 0
+    out = capsys.readouterr().out
+    assert out.split() == whole.split() and max(map(len, out.splitlines())) <= 80
+    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == list(RECIPES)
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_shown_recipe_is_a_file_that_reads_back_equal(capsys, tmp_path, name):
     assert main(["recipes", "show", name]) == 0

@@ -1,6 +1,8 @@
 """Networks that torch writes down: as a graph of torch.export, as a trace and as an ONNX file."""
 
 import json
+import logging
+import os
 
 import numpy as np
 import pytest
@@ -40,13 +42,17 @@ def run(request, data):
     return fastcifar.train(request.param, data, epochs=1, device="cpu", eval_every=0)
 
 
-def test_an_onnx_file_gives_the_logits_of_the_images_as_they_are(run, data, tmp_path):
+def test_an_onnx_file_gives_the_logits_of_the_images_as_they_are(run, data, tmp_path, caplog):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")
-    file = tmp_path / "model.onnx"
+    file, link = tmp_path / "model.onnx", tmp_path / "link.onnx"
     file.write_text("of before")
+    link.symlink_to(file)
     before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    assert run.export(file) == file and list(tmp_path.iterdir()) == [file]
+    level = logging.getLogger("torch.onnx").level
+    assert run.export(link) == link and link.readlink() == file and {*tmp_path.iterdir()} == {file, link}
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert logging.getLogger("torch.onnx").level == level
     session = runtime.InferenceSession(file, providers=["CPUExecutionProvider"])
     pixels = data.test.images.permute(0, 3, 1, 2).float().numpy()
     for part in (slice(0, 1), slice(0, 7)):
@@ -64,8 +70,12 @@ def test_without_the_packages_it_is_said_which(run, monkeypatch, tmp_path, missi
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("place", [".", "absent/model.onnx"])
+@pytest.mark.parametrize("place", [".", "absent/model.onnx", "pipe", "to-pipe", "circle"])
 def test_a_place_that_cannot_be_written_is_refused(run, monkeypatch, tmp_path, place):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to-pipe").symlink_to(tmp_path / "pipe")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
     with pytest.raises(UserError, match=r"^cannot write .*; allowed: a file in a folder that can be written to$"):
         run.export(tmp_path / place)
+    assert (tmp_path / "pipe").is_fifo()

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -175,14 +176,21 @@ def test_alone_its_state_and_the_optimizers_are_told_apart():
     _, other = plain()
     other.load_state_dict(state)
     assert other.state_dict().keys() == {"state", "param_groups"}
-    before = copy.deepcopy(state)
+    before, own = copy.deepcopy(state), state["lookahead"]
     for damage, message in (
-        ({"lookahead": None}, r"^the state has no part 'lookahead'; allowed: a state_dict of Lookahead$"),
-        ({"lookahead": {**state["lookahead"], "slow": [None]}}, r"^the state has slow weights of 1 .*; allowed: 2$"),
-        ({"lookahead": {**state["lookahead"], "every": 0}}, r"^every of Lookahead is 0; allowed: 1 or more steps$"),
+        *(
+            (part, r"^the state has no part 'lookahead' of every, .*; allowed: a state_dict of L")
+            for part in (None, {})
+        ),
+        ({**own, "slow": [None]}, r"^the state has slow weights of 1 parameters; allowed: 2$"),
+        ({**own, "slow": None}, r"^the state has slow weights of None parameters; allowed: 2$"),
+        ({**own, "slow": [None, "x"]}, r"^slow weights of the state are 'x'; allowed: \[.*\], as their parameter$"),
+        ({**own, "every": 0}, r"^every of Lookahead is 0; allowed: 1 or more steps$"),
+        ({**own, "decay": "x"}, r"^decay of Lookahead is 'x'; allowed: a number$"),
+        ({**own, "steps": "x"}, r"^steps of Lookahead is 'x'; allowed: a whole number$"),
     ):
         with pytest.raises(UserError, match=message):
-            optimizer.load_state_dict({**state, **damage})
+            optimizer.load_state_dict({**state, "lookahead": damage})
     assert str(optimizer.state_dict()) == str(before)
 
 
@@ -195,3 +203,5 @@ def test_alone_what_it_cannot_do_is_refused():
         Lookahead(inner, every=0)
     with pytest.raises(UserError, match=r"^decay of Lookahead is 1\.0; allowed: 0 up to, not including, 1$"):
         Lookahead(inner, decay=1.0)
+    optimizer = Lookahead(inner, np.int64(2), np.float32(0.5))
+    assert (type(optimizer.every), type(optimizer.decay)) == (int, float)

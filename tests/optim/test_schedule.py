@@ -67,6 +67,9 @@ def test_a_class_of_torch_gives_the_rates_that_it_sets(name):
     [
         ("StepLR", ("step_size=3",), ("step_size=6steps",)),
         ("StepLR", ("step_size=1.5",), ("step_size=3steps",)),
+        ("StepLR", ("step_size=.1e1",), ("step_size=2steps",)),
+        ("StepLR", ("step_size=0.01epochs", "gamma=0.9"), ("step_size=2%", "gamma=0.9")),
+        ("StepLR", ("step_size=2%", "gamma=0.9"), ("step_size=1steps", "gamma=0.9")),
         ("StepLR", ("step_size=3epochs", "gamma=0.5"), ("step_size=30%", "gamma=0.5")),
         ("MultiStepLR", ("milestones=3,5steps,80%",), ("milestones=6steps,5steps,16steps",)),
         ("CosineAnnealingLR", ("T_max=5",), ("T_max=10steps",)),
@@ -153,8 +156,11 @@ def test_a_schedule_survives_its_file_and_comes_from_words(tmp_path):
         ),
         ("StepLR", ("optimizer=1",), "schedule.options has 'optimizer=1'; allowed: step_size, gamma"),
         ("StepLR", ("gamma=0.5",), "schedule.options lacks step_size=..., which StepLR needs"),
-        ("StepLR", ("step_size=0",), "schedule.options do not fit StepLR over 20 steps: "),
-        ("StepLR", ("step_size=many",), "schedule.options do not fit StepLR over 20 steps: "),
+        *(
+            ("StepLR", (f"step_size={value}",), f"schedule.options is ('step_size={value}',); allowed: a length above")
+            for value in ("0", "-3", "0steps", "-5%", "inf", "nanepochs", "1e999", "many", "epochs", "7days")
+        ),
+        ("MultiStepLR", ("milestones=3,0",), "schedule.options is ('milestones=3,0',); allowed: a length above 0"),
         ("MultiStepLR", ("milestones=3",), "schedule.options do not fit MultiStepLR over 20 steps: "),
         ("OneCycleLR", ("total_steps=5",), "schedule.options do not fit OneCycleLR over 20 steps: "),
         ("OneCycleLR", ("anneal_strategy=x",), "schedule.options do not fit OneCycleLR over 20 steps: "),

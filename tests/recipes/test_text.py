@@ -209,6 +209,8 @@ def test_a_file_in_another_encoding_is_refused_by_that(tmp_path, encoding):
         "größer & schneller.toml": "größer-schneller",
         "v1.2+fast.toml": "v1.2+fast",
         "100%.toml": "100",
+        ".toml": "toml",
+        "-.hidden.toml": "hidden",
         "???.toml": "davidnet",
         "a'b;$(c).toml": "a-b-c",
     }.items(),

@@ -10,7 +10,7 @@ import torch
 from fastcifar.errors import UserError
 
 
-class AloneOptimizer(torch.optim.Optimizer):
+class StandaloneOptimizer(torch.optim.Optimizer):
     """The base of optimizers for any parameters. They load a state as a copy, and only one that fits."""
 
     added: ClassVar[dict[str, Any]] = {}
