@@ -87,31 +87,25 @@ class ProcessSetting(Generic[Value]):
 _default_dtype = ProcessSetting(torch.get_default_dtype, torch.set_default_dtype)
 
 
-_turns = threading.RLock()
+TURN = threading.RLock()
+"""Held by the thread that has torch's global generators to itself: those that swap their states take turns."""
 
 
 @contextmanager
-def turn() -> Iterator[None]:
-    """Have torch's global generators to oneself within a `with` block: threads that swap their states take turns."""
-    with _turns:
-        yield
-
-
-@contextmanager
-def building(seed: int, *parts: Any) -> Iterator[None]:
+def building(seed: int, part: Any) -> Iterator[None]:
     """Build modules within a `with` block: on the CPU, in float32, with random numbers of `seed`, the same as after
     `torch.manual_seed(seed)`.
 
-    parts: classes and functions that build. Those of the user's own find the numbers in torch's global generator of the
-        CPU, which is as before after the block, and may set it; the library's own get them without touching it.
+    part: the class or function that builds. One of the user's own finds the numbers in torch's global generator of the
+        CPU, which is as before after the block, and may set it; one of the library's own gets them without touching it.
     """
     with ExitStack() as stack:
         stack.enter_context(TORCH.applied())
         stack.enter_context(_default_dtype.set_to(torch.float32))
-        if all(map(is_ours, parts)):
+        if is_ours(part):
             stack.enter_context(OwnNumbers(torch.Generator().manual_seed(seed)))
         else:
-            stack.enter_context(turn())
+            stack.enter_context(TURN)
             stack.callback(torch.set_rng_state, torch.get_rng_state())
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed those of all devices
         yield

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 
 from fastcifar.data.plan import NOT_PLANNED, derived_seed
-from fastcifar.host import is_ours, turn
+from fastcifar.host import TURN, is_ours
 from fastcifar.models import Network, OwnNetwork
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
@@ -26,7 +26,6 @@ class RandomNumbers:
         self._device, self._drawn = device, drawn
         self._own: dict[str, torch.Tensor] = {}
         self._others: dict[str, torch.Tensor] | None = None
-        self._turn = ExitStack()
         self.seed(0)
 
     def seed(self, seed: int) -> None:
@@ -38,7 +37,7 @@ class RandomNumbers:
 
     def __enter__(self) -> None:
         if self._drawn:
-            self._turn.enter_context(turn())
+            TURN.acquire()
             self._others = _global(self._device)
             _set_global(self._own, self._device)
 
@@ -47,7 +46,7 @@ class RandomNumbers:
             self._own = _global(self._device)
             _set_global(self._others or {}, self._device)
             self._others = None
-            self._turn.close()
+            TURN.release()
 
     @contextmanager
     def outside(self) -> Iterator[None]:
