@@ -18,7 +18,11 @@ class NonFiniteLoss(ArithmeticError):
     3."""
 
 
-class RenamedWarning(UserWarning):
+class Notice(UserWarning):
+    """What a user should hear of though all goes on: a line, which the command line shows as it shows errors."""
+
+
+class RenamedWarning(Notice):
     """A recipe or a kept run calls something by an older name; it is read all the same."""
 
 

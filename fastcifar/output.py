@@ -5,12 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import tempfile
+import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from fastcifar.errors import UserError
+from fastcifar.errors import Notice, UserError
 
 RECORD = "run.json"
 """The record of a run; a folder that holds one is a run's."""
@@ -18,8 +22,18 @@ WEIGHTS = "model.safetensors"
 """The weights of the evaluated network."""
 TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
+UNFINISHED = "unfinished.json"
+"""What a run that is not finished yet was asked to do."""
+CHECKPOINTS = "checkpoints"
+"""The folder of the states that a run goes on from, until it is finished."""
+EPOCHS = "weights"
+"""The folder of the weights of every epoch, where they are kept."""
+RUNS = "runs.jsonl"
+"""The outcomes of several runs, a line each."""
 _MOST = 100_000_000
 """Bytes that the header of a .safetensors file may have, as its library reads it; its first 8 bytes say how many."""
+_LOOK_SECONDS = 0.1
+"""A process that waits for a lock looks so often whether it is free."""
 PARTIAL = ".partial-"
 """The beginning of a file's name until it is whole; a process that was killed may leave one behind."""
 
@@ -87,6 +101,9 @@ def check_out(folder: str | os.PathLike[str]) -> None:
         raise UserError(f"{what}; allowed: a new or an empty folder") from None
     except OSError as error:  # a name too long, a folder without permission to read it
         raise UserError(f"output folder {folder} cannot be made: {error.strerror or error}") from None
+    if UNFINISHED in held and RECORD not in held:
+        allowed = f"fastcifar train --resume {folder}, or a new or an empty folder"
+        raise UserError(f"output folder {folder} holds an unfinished run; allowed: {allowed}")
     if held:
         what = "a run" if RECORD in held else "files"
         raise UserError(f"output folder {folder} already holds {what}; allowed: a new or an empty folder")
@@ -184,6 +201,7 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
         for name in files:
             os.replace(partial[name], folder / name)
             partial[name] = folder / name
+        _sync(folder)
         partial.clear()
     except OSError as error:
         raise UserError(f"cannot write {folder / name}: {error.strerror or error}") from None
@@ -192,13 +210,77 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
             path.unlink(missing_ok=True)
 
 
+def _sync(folder: Path) -> None:
+    """Let the names of a folder's files outlast a power failure, where the system can."""
+    with contextlib.suppress(OSError):  # Windows, some network file systems
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Append `value` to a file of JSON lines, also beside other processes, below a line that one of them left torn.
+    Raises UserError where that cannot be done."""
+    line = json.dumps(value, allow_nan=False) + "\n"
+    with claimed(path.with_name(f".{path.name}.lock"), wait=60) as is_ours:
+        if not is_ours:
+            raise UserError(f"another process has kept {path} locked for 60 s; allowed: one that lets it go")
+        try:
+            with open(path, "ab+") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    line = line if file.read(1) == b"\n" else f"\n{line}"
+                file.write(line.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a file of JSON lines, none where it is absent. A line that is none, such as a torn last
+    one, is left out with a `Notice`. Raises UserError for a file that cannot be read."""
+    try:
+        lines = path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(value := json.loads(line), dict):
+                found.append(value)
+                continue
+        if line.strip():
+            warnings.warn(f"{path}: line {number} is torn or damaged, and is left out", Notice, stacklevel=2)
+    return found
+
+
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[bool]:
+def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
     """Hold the lock file `path` while the block runs, and give whether this process holds it: no two do at once.
 
-    The system gives it up with the process, however that ends. Where there are no such locks (Windows, some network
-    file systems), everybody holds it: a file that is written whole twice is the same.
+    wait: seconds to wait for a process that holds it.
+
+    The system gives it up with the process, however that ends: a file that is left behind is no lock. Where there are
+    no such locks (Windows, some network file systems), everybody holds it: a file that is written whole twice is the
+    same.
     """
+    until = time.monotonic() + wait
+    while True:
+        with _claimed(path) as is_ours:
+            if is_ours or time.monotonic() >= until:
+                yield is_ours
+                return
+        time.sleep(_LOOK_SECONDS)
+
+
+@contextlib.contextmanager
+def _claimed(path: Path) -> Iterator[bool]:
+    """Do as `claimed`, without waiting."""
     try:
         import fcntl
     except ImportError:

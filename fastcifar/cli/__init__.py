@@ -12,7 +12,7 @@ from typing import Any
 
 from fastcifar import __version__
 from fastcifar.cli.streams import standard_streams, wrapped
-from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError, did_you_mean
+from fastcifar.errors import NonFiniteLoss, Notice, UserError, did_you_mean
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(args: list[str]) -> int:
     try:
-        with _renamings_in_a_line():
+        with _notices_in_a_line():
             return _run(args)
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
@@ -130,19 +130,19 @@ def _lines(prefix: str) -> str:
 
 
 @contextlib.contextmanager
-def _renamings_in_a_line() -> Iterator[None]:
-    """Show a `RenamedWarning`, once each, as errors are shown."""
+def _notices_in_a_line() -> Iterator[None]:
+    """Show a `Notice`, once each, as errors are shown."""
     with warnings.catch_warnings():
         others = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
-            if issubclass(category, RenamedWarning):
+            if issubclass(category, Notice):
                 _say(message)
             else:
                 others(message, category, *where)
 
         warnings.showwarning = show
-        warnings.simplefilter("default", RenamedWarning)
+        warnings.simplefilter("default", Notice)
         yield
 
 
