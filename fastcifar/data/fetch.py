@@ -1,6 +1,6 @@
 """The download of an archive: from the first of its homes that is fast, going on where an earlier download broke off.
 
-Standard library only: requests reads all that comes along with a redirect, however much that is.
+It is done by urllib: requests reads all that comes along with a redirect, however much that is.
 """
 
 from __future__ import annotations
@@ -111,11 +111,12 @@ def remove_part(part: Path) -> None:
 
 
 def fetch(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> tuple[Path, Pinned]:
-    """Download the archive of one of `homes` to `folder`; return its path there, with the right hashes, and which it is.
+    """Download the archive of one of `homes` to `folder`, and return its path there and which it is.
 
     The homes are tried in turn: those that the user chose, then those of which most is here already, then as they come.
     A slow one is left for the next, and where all are slow the fastest goes on. Each turn is a `Notice`. A home that
-    breaks off, or another with the same archive, goes on where the file ends.
+    breaks off, or another with the same archive, goes on where the file ends. Its hashes are
+    right in the end.
 
     Raises DownloadError, with what was wrong at each home, and OSError where `folder` cannot be written to.
     """
@@ -272,8 +273,8 @@ def _answer(url: str, place: int, stall: float) -> Any:
         except urllib.error.HTTPError as error:
             error.close()
             location = error.headers.get("Location")
-            if error.code == 416:
-                raise _Changed("holds a shorter file than before") from None
+            if error.code == 416 and headers.pop("Range", None):  # it is shorter than what is here
+                continue
             if error.code == 429 or error.code >= 500:
                 raise _BrokenOff(f"answers {error.code} {error.reason}") from None
             if not (location and 300 <= error.code < 400):

@@ -7,6 +7,7 @@ import io
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,12 +125,17 @@ def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, caps
     assert capsys.readouterr().err == f"fastcifar: mirror is {mirror!r}; {allowed}\n"
 
 
-def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache):
+def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache, capsys):
     monkeypatch.setattr(cifar10, "user_cache", lambda: cache)
-    monkeypatch.setattr(cifar10.load_cifar10, "__defaults__", (None, small.release, None, None))
-    small.release.__dict__["homes"] = ("http://127.0.0.1:9/" + BINARY,)
+    release = dataclasses.replace(small.release, homes=("http://127.0.0.1:9/" + BINARY,))
+    monkeypatch.setattr(cifar10.load_cifar10, "__defaults__", (None, release, None, None))
     assert load_dataset("cifar10", mirror=server.url).verified == "checksums made from the official archive"
     assert load_dataset("synthetic", mirror=server.url).verified == ""
+    shutil.rmtree(cache)
+    assert main(["data", "info", "--mirror", f"{server.url}/{PYTHON}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"cifar10: {cache}/cifar-10-batches-py"
+    assert lines[1] == "verified by checksums made from the official archive"
 
 
 @pytest.mark.parametrize(

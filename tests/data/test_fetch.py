@@ -155,7 +155,16 @@ def test_what_is_here_already_is_not_believed(serve, tmp_path, here):
     assert bool(notices) == (len(here) <= len(CONTENT))
 
 
-@pytest.mark.parametrize("answer", [serving.portal, serving.endless, serving.sends(404), serving.sends(206)])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        serving.portal,
+        serving.endless,
+        serving.sends(404),
+        serving.sends(206),
+        lambda handler, content: serving.whole(handler, content[:80_000]),  # which answers 416
+    ],
+)
 def test_a_bad_answer_does_not_cost_what_is_here(serve, tmp_path, answer):
     part_of(tmp_path, ARCHIVE).write_bytes(CONTENT[:90_000])
     fails(tmp_path, serve(answer))
