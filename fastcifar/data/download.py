@@ -38,7 +38,7 @@ def user_cache() -> Path:
 def shown(name: str, size: int, url: str) -> Iterator[Callable[[int], None]]:
     """Show a download while the block runs: give a function for the bytes that are there.
 
-    A terminal's standard error shows a bar with the speed. Elsewhere there is a `Notice` at the beginning, and one
+    A terminal's standard error shows a bar with the speed. Elsewhere there is a `Notice` when it begins, and one
     every minute.
     """
     from rich.console import Console
@@ -62,18 +62,19 @@ def shown(name: str, size: int, url: str) -> Iterator[Callable[[int], None]]:
 
 
 def _by_notices(name: str, size: int, url: str) -> Callable[[int], None]:
-    since, place = time.monotonic(), None
-    warnings.warn(f"downloading {name}, {size / 1e6:,.0f} MB, from {url}", Notice, stacklevel=2)
+    since, place = 0.0, None
 
     def show(done: int) -> None:
         nonlocal since, place
-        seconds = time.monotonic() - since
         if place is None:
-            place = done
-        elif seconds >= _SAY_SECONDS:
+            here = f", {done / 1e6:,.1f} of which are here" if done else ""
+            text = f"downloading {name}, {size / 1e6:,.1f} MB{here}, from {url}"
+        elif (seconds := time.monotonic() - since) >= _SAY_SECONDS:
             speed = (done - place) / seconds / 1000
             text = f"{name}: {done / 1e6:,.1f} of {size / 1e6:,.1f} MB, {speed:,.0f} kB/s"
-            warnings.warn(text, Notice, stacklevel=2)
-            since, place = time.monotonic(), done
+        else:
+            return
+        warnings.warn(text, Notice, stacklevel=2)
+        since, place = time.monotonic(), done
 
     return show

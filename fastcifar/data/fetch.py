@@ -114,7 +114,8 @@ def fetch(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> tuple
     """Download the archive of one of `homes` to `folder`, and return its path there and which it is.
 
     The homes are tried in turn: those that the user chose, then those of which most is here already, then as they come.
-    A slow one is left for the next, and where all are slow the fastest goes on. Each turn is a `Notice`. A home that
+    A slow one is left for the next, and where all are slow the fastest goes on. Each turn to a home that works is a
+    `Notice`. A home that
     breaks off, or another with the same archive, goes on where the file ends. Its hashes are
     right in the end.
 
@@ -124,13 +125,14 @@ def fetch(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> tuple
     first = left[0].url
     slow: dict[Home, float] = {}
     reasons: dict[str, str] = {}
+    turns: list[str] = []
     while left or slow:
         patient = len(left) + len(slow) == 1 or not left
         home = left.pop(0) if left else max(slow, key=slow.__getitem__)
         slow.pop(home, None)
         part = part_of(folder, home.archive)
         try:
-            return _fetch_from(home, part, limits, patient), home.archive
+            return _fetch_from(home, part, limits, patient, turns), home.archive
         except _Slow as error:
             slow[home], reason = error.speed, str(error)
         except _GivenUp as error:
@@ -139,7 +141,7 @@ def fetch(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> tuple
                 remove_part(part)
         following = left[0] if left else max(slow, key=slow.__getitem__, default=None)
         if following:
-            warnings.warn(f"{home.url} {reason}; going on with {following.url}", Notice, stacklevel=2)
+            turns.append(f"{home.url} {reason}; going on with {following.url}")
     others = [f"{url} {reason}" for url, reason in reasons.items() if url != first]
     raise DownloadError(first, "; ".join([reasons[first], *others]))
 
@@ -150,16 +152,25 @@ def _preference(home: Home, folder: Path) -> tuple[bool, int, bool]:
     return not home.chosen, -size, size > 0 and _noted(part).get("url") != home.url
 
 
-def _fetch_from(home: Home, part: Path, limits: Limits, patient: bool) -> Path:
-    """Complete the file `part` from a home and return it. Raises _GivenUp, and _Slow unless `patient`."""
+def _fetch_from(home: Home, part: Path, limits: Limits, patient: bool, turns: list[str]) -> Path:
+    """Complete the file `part` from a home and return it. Raises _GivenUp, and _Slow unless `patient`.
+
+    turns: how it came to this home; said, and emptied, when it sends something.
+    """
     with part.open("ab") as file:
         if file.tell() > home.archive.size:
             file.truncate(0)
         earlier = file.tell()
     meter = _Meter(limits, patient)
     with shown(home.archive.filename, home.archive.size, home.url) as show:
+
+        def arrived(done: int) -> None:
+            while turns:
+                warnings.warn(turns.pop(0), Notice, stacklevel=2)
+            show(done)
+
         while True:
-            _receive(home, part, limits, meter, show)
+            _receive(home, part, limits, meter, arrived)
             wrong = _wrong_hash(part, home.archive)
             if not wrong:
                 return part

@@ -342,13 +342,13 @@ def test_the_bar_shows_bytes_and_speed_on_a_terminal(monkeypatch):
 
 
 def test_elsewhere_notices_say_how_far_a_download_is(monkeypatch, capsys):
-    seconds = iter([0, 0, 30, 60, 60, 90])
+    seconds = iter([0, 30, 60, 60, 90])
     monkeypatch.setattr(download.time, "monotonic", lambda: next(seconds))
     with pytest.warns(Notice) as caught, download.shown("some.tar.gz", 4_000_000, "https://a.place") as show:
         for done in (1_000_000, 2_000_000, 2_200_000, 3_000_000):
             show(done)
     first, second = (str(each.message) for each in caught)
-    assert first == "downloading some.tar.gz, 4 MB, from https://a.place"
+    assert first == "downloading some.tar.gz, 4.0 MB, 1.0 of which are here, from https://a.place"
     assert second == "some.tar.gz: 2.2 of 4.0 MB, 20 kB/s"
     assert capsys.readouterr() == ("", "")
 
