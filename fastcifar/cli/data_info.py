@@ -33,10 +33,10 @@ def _text(facts: dict[str, Any]) -> str:
     height, width, _ = facts["image_shape"]
     lines = [
         f"{facts['name']}: {facts['source']}",
-        *([f"verified by {facts['verified']}"] if facts["verified"] else []),
         f"{facts['train_size']:,} training and {facts['test_size']:,} test images, {height} x {width}, red green blue",
         f"mean {_numbers(facts['mean'])}, standard deviation {_numbers(facts['std'])} of 255",
         f"sha256 {facts['sha256']}",
+        *([f"verified by {facts['verified']}"] if facts["verified"] else []),
         "",
         f"label  {'class':<12}{'train':>7}{'test':>7}",
     ]

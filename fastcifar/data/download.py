@@ -35,7 +35,7 @@ def user_cache() -> Path:
 
 
 @contextlib.contextmanager
-def shown(name: str, size: int, url: str) -> Iterator[Callable[[int], None]]:
+def progress(name: str, size: int, url: str) -> Iterator[Callable[[int], None]]:
     """Show a download while the block runs: give a function for the bytes that are there.
 
     A terminal's standard error shows a bar with the speed. Elsewhere there is a `Notice` when it begins, and one
@@ -49,13 +49,13 @@ def shown(name: str, size: int, url: str) -> Iterator[Callable[[int], None]]:
         yield _by_notices(name, size, url)
         return
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task, begun = progress.add_task(name, total=size), False
+    with Progress(*columns, console=console, transient=True) as bar:
+        task, begun = bar.add_task(name, total=size), False
 
         def show(done: int) -> None:
             nonlocal begun
             # what was there before is not part of the speed
-            (progress.update if begun else progress.reset)(task, completed=done)
+            (bar.update if begun else bar.reset)(task, completed=done)
             begun = True
 
         yield show

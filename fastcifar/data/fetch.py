@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
 
-from fastcifar.data.download import DownloadError, shown
+from fastcifar.data.download import DownloadError, progress
 from fastcifar.errors import Notice
 
 _REDIRECTS = 10
@@ -162,7 +162,7 @@ def _fetch_from(home: Home, part: Path, limits: Limits, patient: bool, turns: li
             file.truncate(0)
         earlier = file.tell()
     meter = _Meter(limits, patient)
-    with shown(home.archive.filename, home.archive.size, home.url) as show:
+    with progress(home.archive.filename, home.archive.size, home.url) as show:
 
         def arrived(done: int) -> None:
             while turns:
