@@ -7,23 +7,14 @@ from random import Random
 
 import numpy as np
 
-from fastcifar.data.cifar10 import Release, load_cifar10
+from fastcifar.data.cifar10 import load_cifar10
 from fastcifar.errors import UserError
 from tests.fuzz.engine import one_line
-
-RECORDS, RECORD = 4, 3073
-RELEASE = Release(records=RECORDS)
-
-
-def batch(number: int) -> bytes:
-    """Return a right batch."""
-    records = np.random.default_rng(number).integers(0, 256, (RECORDS, RECORD), dtype=np.uint8)
-    records[:, 0] %= 10
-    return records.tobytes()
+from tests.fuzz.releases import IMAGES, LABELS, RECORD, RECORDS, RELEASE, assert_same, binary_batch
 
 
 def seeds() -> dict[str, bytes]:
-    return {"batch": batch(2), "zeros": bytes(RECORDS * RECORD)}
+    return {"batch": binary_batch(1), "zeros": bytes(RECORDS * RECORD)}
 
 
 def mutate(data: bytes, random: Random) -> bytes:
@@ -37,7 +28,7 @@ def mutate(data: bytes, random: Random) -> bytes:
 
 def check(data: bytes, folder: Path) -> bool:
     for number, name in enumerate(RELEASE.binary.batches):
-        (folder / name).write_bytes(data if number == 1 else batch(number))
+        (folder / name).write_bytes(data if number == 1 else binary_batch(number))
     right = len(data) == RECORDS * RECORD and all(data[place * RECORD] < 10 for place in range(RECORDS))
     try:
         dataset = load_cifar10(folder, RELEASE)
@@ -46,9 +37,9 @@ def check(data: bytes, folder: Path) -> bool:
         assert not right, f"refused: {error}"
         return False
     assert right, "accepted"
-    rows = slice(RECORDS, 2 * RECORDS)
     records = np.frombuffer(data, dtype=np.uint8).reshape(RECORDS, RECORD)
-    assert dataset.train.labels[rows].tolist() == records[:, 0].tolist()
-    planes = dataset.train.images[rows].permute(0, 3, 1, 2).reshape(RECORDS, -1)
-    assert np.array_equal(planes.numpy(), records[:, 1:])
+    images, labels, rows = IMAGES.copy(), LABELS.copy(), slice(RECORDS, 2 * RECORDS)
+    images[rows] = records[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    labels[1] = records[:, 0]
+    assert_same(dataset, images, labels)
     return True

@@ -8,9 +8,9 @@ A target is a module of this folder with
 - perhaps `mutate(data: bytes, random: Random) -> bytes`, mutations that know the format, for half of the cases;
 - perhaps `true_size(data: bytes) -> int`: the bytes that the input holds when unpacked, where that is not its length.
 
-A finding is any exception that `check` lets through; a right input that is refused; a crash; a case of more than 10 s; one that takes more
-memory than twice the true size and `SLACK`; a file that is written, changed or removed beside the case's folder, and a
-link in it that leads out of it.
+A finding is any exception that `check` lets through; a right input that is refused; a crash; a case of more than
+10 s; one that takes more memory than twice the true size and `SLACK`; a file that is written, changed or removed beside
+the case's folder, and a link in it that leads out of it.
 
 A program of our own, because no library serves: hypothesis limits neither memory nor time and does not survive a crash,
 and atheris, which comes for some versions of Python alone, follows the coverage of Python code, where most parsers here
@@ -161,17 +161,21 @@ class Place:
 
 
 _DONE, _FOUND, _AGAIN = 0, 1, 2
-"""A worker's exit status: no more to do; a finding, described in its pipe; measure this case in a fresh worker."""
+"""A worker's exit status: no more to do; a finding, described in its pipe; a case whose memory is to be measured in a
+worker that did nothing else, not even make its input."""
 
 
 class Worker:
     """A process that runs cases of one target until one of them is a finding: by its death, or by its own word."""
 
-    def __init__(self, target: Target, seed: int, first: int, step: int, last: int, until: float, data: bytes | None):
+    def __init__(
+        self, target: Target, seed: int, first: int, step: int, last: int, until: float, data: bytes | None, alone: bool
+    ) -> None:
         self.shared = mmap.mmap(-1, 24)  # the case that it is at, how many are done and how many were read
         self.shared[:] = struct.pack("<qqq", first, 0, 0)
         self.target, self.first, self.step, self.last, self.until = target, first, step, last, until
         self.seed, self.data = seed, data
+        self.measured = target.case(seed, first) if alone and data is None else data
         self.root = Path(tempfile.mkdtemp(prefix="fastcifar-fuzz-"))
         read, write = os.pipe()
         sys.stdout.flush()
@@ -217,28 +221,26 @@ class Worker:
         place = Place(self.root)
         os.environ["HOME"] = os.environ["XDG_CACHE_HOME"] = str(self.root / "outside")
         os.chdir(place.inner)
-        number, done, read, fresh = self.first, 0, 0, True
+        number, done, read, given = self.first, 0, 0, self.measured
         while number < self.last and (time.monotonic() < self.until or not done):
             self.shared[:] = struct.pack("<qqq", number, done, read)
-            data = self.target.case(self.seed, number) if self.data is None else self.data
+            data = self.target.case(self.seed, number) if given is None else given
             allowed = 2 * self.target.true_size(data) + SLACK
-            before, peak_before = memory()
+            before, _ = memory()
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             is_read = self.target.check(data, place.inner)
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _, peak = memory()
-            if peak - before > allowed:
-                if not fresh and peak == peak_before:  # an earlier case's peak hides this one's
+            grown = memory()[1] - before
+            if grown > allowed:
+                if given is None:  # the peak may be that of an earlier case, or of the mutation
                     return _AGAIN
-                assert fresh or peak > peak_before
-                grown = f"{(peak - before) >> 20} MiB of memory for an input of {self.target.true_size(data):,} bytes"
-                raise AssertionError(f"{grown}; allowed: {allowed >> 20} MiB")
+                size = self.target.true_size(data)
+                raise AssertionError(f"{grown >> 20} MiB of memory for {size:,} bytes; allowed: {allowed >> 20} MiB")
             place.checked()
-            read += is_read is True
             is_right = number < len(self.target.inputs) and self.data is None
             assert is_read is not False or not is_right, f"refused: {list(self.target.inputs)[number]}"
             os.chdir(place.inner)
-            number, done, fresh = number + self.step, done + 1, False
+            number, done, read, given = number + self.step, done + 1, read + (is_read is True), self.data
         self.shared[:] = struct.pack("<qqq", number, done, read)
         return _DONE
 
@@ -262,8 +264,8 @@ def fuzz(
     until = start + seconds
     workers: dict[int, Worker] = {}
 
-    def begin(first: int, step: int) -> None:
-        worker = Worker(target, seed, first, step, cases, until, data)
+    def begin(first: int, step: int, alone: bool = False) -> None:
+        worker = Worker(target, seed, first, step, cases, until, data, alone)
         workers[worker.pipe] = worker
 
     for first in range(jobs):
@@ -281,8 +283,8 @@ def fuzz(
                 report.findings.append(_keep(target, seed, number, data, what, out))
         if (again or what is not None) and len(seen) < DISTINCT:
             next_case = number if again else number + worker.step
-            if next_case < cases and time.monotonic() < until:
-                begin(next_case, worker.step)
+            if next_case < cases and (again or time.monotonic() < until):
+                begin(next_case, worker.step, alone=again)
     report.seconds = time.monotonic() - start
     return report
 

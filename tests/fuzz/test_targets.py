@@ -52,7 +52,7 @@ FAULTS = {
     killed: "dies of SIGSEGV",
     escaped: "written beside the folder",
     linked: "a link out of the folder: link",
-    greedy: "MiB of memory for an input of 3 bytes",
+    greedy: "MiB of memory for 3 bytes",
     refusing: "KeyError: b'one'",
     hanging: "hangs: more than",
 }
