@@ -136,8 +136,11 @@ def read_npz(path: Path, key: str, kinds: str, shape: tuple[int, ...], allowed: 
                 raise ValueError(f"its size is {found[0].file_size:,} bytes; its shape needs {array.nbytes:,}")
             content = array.reshape(-1).view(np.uint8)
             for start in range(0, array.nbytes, _PIECE):
-                part = member.read(min(_PIECE, array.nbytes - start))
-                content[start : start + _PIECE] = np.frombuffer(part, np.uint8)  # a short part raises ValueError
+                part = content[start : start + _PIECE]
+                read = member.read(len(part))
+                if len(read) != len(part):
+                    raise EOFError("it ends too early")
+                part[:] = np.frombuffer(read, np.uint8)
         return array.T if is_fortran else array
 
 

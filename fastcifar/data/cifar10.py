@@ -206,6 +206,7 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
         rows = slice(number * records, (number + 1) * records)
         labels[rows] = torch.from_numpy(batch_labels)
         images[rows] = torch.from_numpy(pixels).unflatten(1, (3, 32, 32)).permute(0, 2, 3, 1)
+        del batch_labels, pixels  # before the next batch needs memory
     first_test = _TRAIN_BATCHES * records
     train = Split(images[:first_test], labels[:first_test])
     return _dataset(train, Split(images[first_test:], labels[first_test:]), source)

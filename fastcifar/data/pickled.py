@@ -36,9 +36,9 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
     most = 2 * records * pixels + (1 << 20)  # bytes in protocol 2 as Python 3 writes it: half of them take two
     if size > most:
         raise UserError(f"{name} is {size:,} bytes; allowed: up to {most:,} for {records:,} images")
-    content = file.read(size)
+    instructions = 10 * records + 1000  # a label is one, the name of an image two to six
     try:
-        batch = _load(content, 10 * records + 1000)  # a label is one instruction, the name of an image two to six
+        batch = _load(file.read(size), instructions)
         if type(batch) is not dict:
             raise _Refused(f"it holds a {type(batch).__name__} and not a dictionary")
         fields = {key.decode("latin1") if type(key) is bytes else key: value for key, value in batch.items()}
@@ -50,6 +50,8 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
         if type(labels) is not list or len(labels) != records or {type(label) for label in labels} != {int}:
             raise _Refused(f"its 'labels' are not a list of {records} ints")
         return np.array(labels, dtype=np.int64), values.pixels()
+    except OSError:
+        raise
     except (IndexError, KeyError):
         reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -57,18 +59,22 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
     raise UserError(f"{name} is no batch of CIFAR-10: {reason}")
 
 
-_PLAIN_VALUES = "BININT BININT1 BININT2 LONG1 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8 BINUNICODE SHORT_BINUNICODE"
+_VALUES = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+    *("BINBYTES8", "BYTEARRAY8", "BINUNICODE", "SHORT_BINUNICODE"),
+)
 """Instructions that push their argument."""
 _PUSHED = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple}
 _PUSHED |= {"EMPTY_DICT": dict, "EMPTY_LIST": list}
 _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _OTHERS = (
     "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET SETITEM SETITEMS APPEND APPENDS TUPLE "
-    "BINSTRING SHORT_BINSTRING GLOBAL STACK_GLOBAL REDUCE BUILD"
+    "GLOBAL STACK_GLOBAL REDUCE BUILD"
 )
-_VALUES = set(_PLAIN_VALUES.split())
 _ADMITTED = {*_VALUES, *_PUSHED, *_TUPLES, *_OTHERS.split()}
 _INSTRUCTIONS = {each.code.encode("latin1"): each for each in pickletools.opcodes}
+_AS_BYTES = {"BINSTRING": pickletools.read_bytes4, "SHORT_BINSTRING": pickletools.read_bytes1}
+"""Readers of Python 2's strings, which are bytes; pickletools' own make str of them, a copy more."""
 
 
 def _load(data: bytes, most: int) -> object:
@@ -107,8 +113,9 @@ def _load(data: bytes, most: int) -> object:
         name = _INSTRUCTIONS[code].name if code in _INSTRUCTIONS else repr(code)
         if name not in _ADMITTED:
             raise _Refused(f"instruction {name} at byte {position} is not admitted")
-        reader = _INSTRUCTIONS[code].arg
-        argument: Any = reader.reader(file) if reader else None
+        described = _INSTRUCTIONS[code].arg
+        read = _AS_BYTES.get(name, described and described.reader)
+        argument: Any = read(file) if read else None
         _expect(not position < frame_end < file.tell(), "an instruction crosses the end of a frame")
         if name in _VALUES:
             stack.append(argument)
@@ -121,8 +128,6 @@ def _load(data: bytes, most: int) -> object:
             memo[argument] = top()
         elif name in ("BINGET", "LONG_BINGET"):
             stack.append(memo[argument])
-        elif name in ("BINSTRING", "SHORT_BINSTRING"):  # of Python 2: bytes
-            stack.append(argument.encode("latin1"))
         elif name == "MARK":
             marks.append(len(stack))
         elif name in _TUPLES:
