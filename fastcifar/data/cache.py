@@ -137,11 +137,12 @@ def is_verified(folder: Path, sha256: str) -> bool:
         return False
     if made[1] == sha256:
         return True
+    here = {path.name for path in folder.iterdir() if path.is_file()}
     for line in lines[1:]:
-        expected, _, name = line.rstrip("\n").partition("  ")
-        path = folder / name
-        if Path(name).name != name or not path.is_file():
+        sums = re.fullmatch(r"([0-9a-f]{64})  (.+)\n", line)
+        if sums is None or sums[2] not in here:
             break
+        expected, path = sums[1], folder / sums[2]
         found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != expected:
             again = f"the file as it was unpacked; remove {folder} to download it again"

@@ -136,7 +136,7 @@ def fetch(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> tuple
         except _Slow as error:
             slow[home], reason = error.speed, str(error)
         except _GivenUp as error:
-            reason = reasons[home.url] = " ".join(str(error).split())
+            reason = reasons[home.url] = _plain(str(error))
             if not (part.is_file() and part.stat().st_size):
                 remove_part(part)
         following = left[0] if left else max(slow, key=slow.__getitem__, default=None)
@@ -269,7 +269,7 @@ def _begin(answer: Any, asked: int, size: int) -> int:
     elif status != 200:
         raise _GivenUp(f"answers {status}")
     if total is not None and total != str(size):
-        raise _GivenUp(f"holds a file of {total[:20]} bytes; the archive has {size}")
+        raise _GivenUp(f"holds a file of {total} bytes; the archive has {size}")
     return place
 
 
@@ -292,7 +292,7 @@ def _answer(url: str, place: int, stall: float) -> Any:
                 raise _GivenUp(f"answers {error.code} {error.reason}") from None
             url = urljoin(url, quote(location, safe=string.punctuation))
             if urlsplit(url).scheme not in ("http", "https"):
-                raise _GivenUp(f"redirects to {url[:200]}") from None
+                raise _GivenUp(f"redirects to {url}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise _BrokenOff(f"cannot be reached: {_said(error, stall)}") from None
     raise _GivenUp(f"redirects more than {_REDIRECTS} times")
@@ -349,6 +349,12 @@ def _wrong_hash(path: Path, archive: Pinned) -> str | None:
         if expected and digest.hexdigest() != expected:
             return f"their {name} is {digest.hexdigest()}, that of {archive.filename} {expected}"
     return None
+
+
+def _plain(text: str) -> str:
+    """Return a line of what a server may have written, without what a terminal would obey."""
+    text = " ".join(text.split())
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
 
 
 def _note(part: Path) -> Path:

@@ -112,7 +112,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
 
 
 @pytest.mark.parametrize(
-    "mirror", ["nowhere", "/a/folder", "ftp://a/b", "http://", "http://[a", "http://a/other.tar.gz"]
+    "mirror", ["nowhere", "/a/folder", "ftp://a/b", "http://", "http://[a", "http://a/other.tar.gz", "http://a/\n"]
 )
 def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, capsys):
     allowed = f"allowed: the address (http, https or file) of a folder, or of {BINARY} or {PYTHON}"
