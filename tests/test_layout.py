@@ -86,10 +86,10 @@ def test_only_the_command_line_imports_tyro():
     assert {room(path) for path in FILES if "tyro" in {name.split(".")[0] for name in imports(path)}} <= {"cli"}
 
 
-def test_the_library_imports_where_tyro_and_pooch_are_absent():
+def test_the_library_imports_where_tyro_and_platformdirs_are_absent():
     code = (
         "import sys\n"
-        "sys.modules.update(tyro=None, pooch=None)\n"  # an import of either now raises ImportError
+        "sys.modules.update(tyro=None, platformdirs=None)\n"  # an import of either now raises ImportError
         "import fastcifar.training, fastcifar.data, fastcifar.models, fastcifar.optim, fastcifar.costs.flops\n"
         "import fastcifar.experiments, fastcifar.report\n"
         "from fastcifar import train\n"

@@ -24,7 +24,7 @@ def main(args: Sequence[str]) -> int:
 
     from fastcifar.data import describe, load_dataset
 
-    facts = describe(load_dataset(options.dataset, options.data_dir, "cpu"))
+    facts = describe(load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror))
     print(json.dumps(facts, indent=2) if options.json else _text(facts))
     return 0
 
@@ -36,6 +36,7 @@ def _text(facts: dict[str, Any]) -> str:
         f"{facts['train_size']:,} training and {facts['test_size']:,} test images, {height} x {width}, red green blue",
         f"mean {_numbers(facts['mean'])}, standard deviation {_numbers(facts['std'])} of 255",
         f"sha256 {facts['sha256']}",
+        *([f"verified by {facts['verified']}"] if facts["verified"] else []),
         "",
         f"label  {'class':<12}{'train':>7}{'test':>7}",
     ]

@@ -71,6 +71,8 @@ class DataOptions(CommandOptions):
     """The data set."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
     """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
+    mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
+    """Address to download from first: of an archive, or of a folder with one; http, https or file."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
         from fastcifar.data import DownloadError, load_dataset
 
         try:
-            dataset = load_dataset(self.dataset, self.data_dir, device)
+            dataset = load_dataset(self.dataset, self.data_dir, device, 0, self.mirror)
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise

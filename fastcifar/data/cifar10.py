@@ -7,49 +7,49 @@ A place is one of these, or a folder that holds some of them, of which the first
 - one `.npz` with `train_images`, `train_labels`, `test_images` and `test_labels`, or with `images` and `labels`, the
   training images first; images uint8 `[N, 32, 32, 3]`.
 A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. Unpacked files have
-no official hash: their sizes, counts and ranges of labels are checked. A download is unpacked into the user's cache.
+no official hash: their sizes, counts and ranges of labels are checked. A download is unpacked into the user's cache,
+with checksums by which it is verified whenever it is read.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
-import tarfile
-import tempfile
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
 import torch
 
+from fastcifar.catalogue import DATASETS
+from fastcifar.data.archives import damage, npz_keys, read_npz, read_tar_gz
+from fastcifar.data.cache import install, is_verified
 from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, fingerprint
-from fastcifar.data.download import DownloadError, download, user_cache
+from fastcifar.data.download import DownloadError, user_cache
+from fastcifar.data.fetch import Home, Pinned
 from fastcifar.data.pickled import read_pickle
 from fastcifar.errors import UserError
 from fastcifar.output import user_path
 
 _PIXELS = 3 * 32 * 32
 _TRAIN_BATCHES = 5
+_ROOM = 1 << 20
+"""Bytes that an archive may have beside twice its official size when unpacked: 184 MB of 170 MB."""
 _BATCHES = (*(f"data_batch_{number}" for number in range(1, _TRAIN_BATCHES + 1)), "test_batch")
 
 
 @dataclass(frozen=True)
-class Archive:
-    """An official archive, and the folder of six batches that it unpacks to."""
+class Archive(Pinned):
+    """An official archive; the folder that it unpacks to holds six batches."""
 
-    filename: str
-    folder: str
-    suffix: str
+    suffix: str = ""
     """End of the batches' names: `.bin` or nothing."""
-    size: int
-    """Bytes of the archive, for messages; only the md5 is checked."""
-    md5: str
 
     @property
     def batches(self) -> tuple[str, ...]:
@@ -64,13 +64,22 @@ class Release:
     records: int = 10_000
     """Images in each of the six batches."""
     binary: Archive = Archive(
-        "cifar-10-binary.tar.gz", "cifar-10-batches-bin", ".bin", 170_052_171, "c32a1d4ab5d03f1284b67883e8d87530"
+        "cifar-10-binary.tar.gz",
+        "cifar-10-batches-bin",
+        170_052_171,
+        "c32a1d4ab5d03f1284b67883e8d87530",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        ".bin",
     )
     python: Archive = Archive(
-        "cifar-10-python.tar.gz", "cifar-10-batches-py", "", 170_498_071, "c58f30108f718f92721af3b95e74349a"
+        "cifar-10-python.tar.gz",
+        "cifar-10-batches-py",
+        170_498_071,
+        "c58f30108f718f92721af3b95e74349a",
+        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
     )
-    url: str = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
-    """The address of the binary archive."""
+    homes: tuple[str, ...] = DATASETS["cifar10"].homes
+    """Addresses of these archives."""
 
     @property
     def archives(self) -> tuple[Archive, Archive]:
@@ -78,13 +87,18 @@ class Release:
 
 
 def load_cifar10(
-    data_dir: str | PathLike[str] | None = None, release: Release = Release(), cache: Path | None = None
+    data_dir: str | PathLike[str] | None = None,
+    release: Release = Release(),
+    cache: Path | None = None,
+    mirror: str | None = None,
 ) -> Dataset:
     """Load CIFAR-10 to the CPU from `data_dir`, else `$FASTCIFAR_DATA`, else `cache` (by default the user's), to which
-    it is downloaded if need be.
+    it is downloaded if need be: from `mirror`, else `$FASTCIFAR_MIRROR`, else the homes in the catalogue.
 
-    Raises UserError if the data is damaged or a place that is named holds none; DownloadError if a download fails.
+    Raises UserError if the data is damaged, a place that is named holds none or `mirror` is no address; DownloadError
+    if a download fails.
     """
+    homes = _homes(release, mirror)
     try:
         for given_as, place in (("data_dir", data_dir), ("$FASTCIFAR_DATA", os.environ.get("FASTCIFAR_DATA"))):
             if place:
@@ -95,14 +109,56 @@ def load_cifar10(
                     folders = "".join(f"{archive.folder}/, " for archive in release.archives)
                     files = ", ".join(archive.filename for archive in release.archives)
                     raise UserError(f"{given_as} {path} {lack}; looked for {folders}{files} or one .npz")
-                return read()
+                return _verified(read())
         cache = cache or user_cache()
         read = _reader(cache, release)
-        return read() if read else _read_folder(_download(cache, release), release.binary, release)
+        if read is None:
+            install(homes, cache, _files, lambda folder, archive: _read_folder(folder, archive, release).sha256)
+            read = _reader(cache, release)
+            assert read is not None  # it was installed, or that failed
+        return _verified(read())
     except OSError as error:
         raise UserError(f"cannot read {error.filename or 'the data'}: {error.strerror or error}") from error
     except ModuleNotFoundError as error:
-        raise DownloadError(release.url, f"{error.name} is not installed") from error
+        raise DownloadError(homes[0].url, f"{error.name} is not installed") from error
+
+
+def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
+    """Return where the archives are, first on the user's mirror. Raises UserError where that is no address."""
+    archives = {archive.filename: archive for archive in release.archives}
+    found = []
+    where, url = ("mirror", mirror) if mirror else ("$FASTCIFAR_MIRROR", os.environ.get("FASTCIFAR_MIRROR"))
+    if url:
+        allowed = f"the address (http, https or file) of a folder, or of {' or '.join(archives)}"
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
+        name = parts.path.rpartition("/")[2]
+        wrong_name = name.endswith((".tar.gz", ".tgz", ".zip")) and name not in archives
+        is_address = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.netloc)
+        if not is_address or wrong_name or not url.isprintable():
+            raise UserError(f"{where} is {url!r}; allowed: {allowed}")
+        urls = [url] if name in archives else [f"{url.rstrip('/')}/{filename}" for filename in archives]
+        found = [Home(url, archives[urlsplit(url).path.rpartition("/")[2]], chosen=True) for url in urls]
+    known = [Home(url, archives[urlsplit(url).path.rpartition("/")[2]]) for url in release.homes]
+    return [*found, *(home for home in known if home.url not in {each.url for each in found})]
+
+
+def _verified(dataset: Dataset) -> Dataset:
+    """Return the dataset with how its files were verified. Raises UserError where their checksums are others."""
+    path = Path(dataset.source)
+    how = "sizes and labels only" if path.is_dir() or path.suffix == ".npz" else "md5 of the official archive"
+    if is_verified(path, dataset.sha256):
+        how = "checksums made from the official archive"
+    return dataclasses.replace(dataset, verified=how)
+
+
+def _files(path: Path, archive: Archive) -> Iterator[tuple[str, bytes]]:
+    """Yield the names and the contents of the batches in an archive."""
+    with damage(str(path)):
+        for number, _, _, file in _packed(path, archive):
+            yield archive.batches[number], file.read()
 
 
 def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
@@ -137,7 +193,8 @@ def _read_folder(folder: Path, archive: Archive, release: Release) -> Dataset:
 
 def _read_archive(path: Path, release: Release) -> Dataset:
     archive = _verify(path, release)
-    return _assemble(_packed(path, archive), archive, release, str(path))
+    with damage(str(path)):
+        return _assemble(_packed(path, archive), archive, release, str(path))
 
 
 def _verify(path: Path, release: Release) -> Archive:
@@ -175,13 +232,13 @@ def _unpacked(folder: Path, archive: Archive) -> Iterator[_File]:
 
 
 def _packed(path: Path, archive: Archive) -> Iterator[_File]:
-    wanted = {f"{archive.folder}/{name}": number for number, name in enumerate(archive.batches)}
-    with tarfile.open(path, "r:gz") as tar:
-        for member in tar:
-            if member.isfile() and member.name in wanted:
-                file = tar.extractfile(member)
-                assert isinstance(file, io.BufferedReader)  # it is a regular file
-                yield wanted.pop(member.name), f"{path}: {member.name}", member.size, file
+    numbers = {f"{archive.folder}/{name}": number for number, name in enumerate(archive.batches)}
+    wanted = dict(numbers)
+    for name, size, file in read_tar_gz(path, 2 * archive.size + _ROOM):
+        if name in numbers and wanted.pop(name, None) is None:
+            raise UserError(f"{path} holds {name} twice")
+        if name in numbers:
+            yield numbers[name], f"{path}: {name}", size, file
     if wanted:
         raise UserError(f"{path} lacks {', '.join(wanted)}")
 
@@ -205,6 +262,7 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
         rows = slice(number * records, (number + 1) * records)
         labels[rows] = torch.from_numpy(batch_labels)
         images[rows] = torch.from_numpy(pixels).unflatten(1, (3, 32, 32)).permute(0, 2, 3, 1)
+        del batch_labels, pixels  # before the next batch needs memory
     first_test = _TRAIN_BATCHES * records
     train = Split(images[:first_test], labels[:first_test])
     return _dataset(train, Split(images[first_test:], labels[first_test:]), source)
@@ -228,11 +286,7 @@ _WHOLE_KEYS = ("images", "labels")
 
 def _npz_keys(path: Path) -> tuple[str, ...] | None:
     """Return the keys of the arrays to read, or None if the file has neither set of them or is no .npz."""
-    try:
-        with zipfile.ZipFile(path) as members:
-            present = {name.removesuffix(".npy") for name in members.namelist() if name.endswith(".npy")}
-    except zipfile.BadZipFile:
-        return None
+    present = npz_keys(path)
     return next((keys for keys in (_SPLIT_KEYS, _WHOLE_KEYS) if present.issuperset(keys)), None)
 
 
@@ -253,38 +307,9 @@ def _read_npz(path: Path, release: Release) -> Dataset:
 
 def _npz_array(path: Path, key: str, size: int) -> np.ndarray:
     """Read one array of an .npz, checked: images uint8 `[size, 32, 32, 3]` or labels as int64 `[size]`."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            array = arrays[key]
-    except (ValueError, EOFError, MemoryError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is damaged at {key}: {' '.join(str(error).split())}") from error
-    kind, shape, fits = "integers", (size,), array.dtype.kind in "iu"
     if key.endswith("images"):
-        kind, shape, fits = "uint8", (size, 32, 32, 3), array.dtype == np.uint8
-    if not fits or array.shape != shape:
-        raise UserError(f"{path}: {key} is {array.dtype} {list(array.shape)}; allowed: {kind} {list(shape)}")
-    if kind == "uint8":
+        array = read_npz(path, key, "u1", (size, 32, 32, 3), f"uint8 [{size}, 32, 32, 3]")
         return np.ascontiguousarray(array)
-    _check_labels(f"{path}: {key}", array)
-    return array.astype(np.int64)
-
-
-def _download(cache: Path, release: Release) -> Path:
-    """Download the binary archive, unpack it to its folder in `cache`, whole or not at all, and return that folder."""
-    folder = cache / release.binary.folder
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:
-            path = download(release.url, release.binary.md5, Path(scratch) / release.binary.filename)
-            unpacked = Path(scratch) / release.binary.folder
-            unpacked.mkdir()
-            for number, _, _, file in _packed(path, release.binary):
-                (unpacked / release.binary.batches[number]).write_bytes(file.read())
-            try:
-                unpacked.rename(folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was faster
-                    raise
-    except OSError as error:
-        raise DownloadError(release.url, f"cannot write to {cache}: {error.strerror or error}") from error
-    return folder
+    labels = read_npz(path, key, "iu", (size,), f"integers [{size}]")
+    _check_labels(f"{path}: {key}", labels)
+    return labels.astype(np.int64)

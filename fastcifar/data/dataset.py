@@ -120,6 +120,8 @@ class Dataset:
     """Size and arguments of `take`; None: all training images."""
     val: Split | None = None
     """The validation split, to make choices by, if the dataset has one beside the test set."""
+    verified: str = ""
+    """How its files were compared with the published ones, in words; empty where there are none."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
@@ -334,6 +336,7 @@ def describe(dataset: Dataset) -> dict[str, object]:
     return {
         "name": dataset.name,
         "source": dataset.source,
+        "verified": dataset.verified,
         "train_size": len(dataset.train),
         "test_size": len(dataset.test),
         "val_size": None if val is None else len(val),

@@ -1,14 +1,18 @@
-"""Download of an archive with pooch, which is imported only then."""
+"""What a user sees of a download: its progress, and the error where it fails; and the folder that it goes to."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-from fastcifar.errors import UserError
+from fastcifar.errors import Notice, UserError
 from fastcifar.output import user_path
+
+_SAY_SECONDS = 60.0
+"""Where there is no terminal, a download says how far it is so often."""
 
 
 class DownloadError(UserError):
@@ -19,67 +23,58 @@ class DownloadError(UserError):
         self.url, self.reason = url, reason
 
     def __str__(self) -> str:
-        allowed = "--data-dir with a folder or archive, or --dataset synthetic"
+        allowed = "--data-dir with a folder or archive, --mirror with another address, or --dataset synthetic"
         return f"cannot download {self.url}: {self.reason}; allowed: {allowed}"
 
 
 def user_cache() -> Path:
-    """Return the user's cache folder for fastcifar, as `pooch.os_cache("fastcifar")` without importing pooch."""
-    import platformdirs  # installed with pooch
+    """Return the user's cache folder for fastcifar."""
+    import platformdirs
 
     return user_path(platformdirs.user_cache_dir("fastcifar"), "the user's cache folder")
 
 
-def download(url: str, md5: str, path: Path) -> Path:
-    """Download `url` to `path`, with a progress bar on a terminal's standard error, and return `path`.
-
-    Raises DownloadError without a connection, for an HTTP error and for a file with another md5.
-    """
-    import pooch
-    import requests  # which pooch downloads with
-
-    # The user sees the bar or the line of our error, not pooch's log beside them.
-    pooch.get_logger().setLevel("ERROR")
-    try:
-        with _progress_bar(path.name) as bar:
-            # pooch annotates this argument as a bool, and its downloaders do not fit its annotation of `retrieve`.
-            fetch: Any = pooch.HTTPDownloader(progressbar=bar, chunk_size=1 << 18)  # pyright: ignore[reportArgumentType]
-            pooch.retrieve(url, f"md5:{md5}", fname=path.name, path=path.parent, downloader=fetch)
-    except (requests.RequestException, ValueError) as error:  # ValueError: another md5
-        # urllib3's own reason, where requests has one, without the address that requests repeats
-        reason = getattr(error.args[0] if error.args else None, "reason", None) or error
-        raise DownloadError(url, " ".join(str(reason).split()) or type(error).__name__) from error
-    return path
-
-
-class _RichBar:
-    """A progress bar of rich with the names that pooch calls (tqdm's)."""
-
-    def __init__(self, progress, task) -> None:
-        self._progress, self._task = progress, task
-
-    def _set_total(self, size: int) -> None:
-        # 0 if the server does not send the length: the bar then pulses.
-        self._progress.update(self._task, total=size or None)
-
-    total = property(None, _set_total)
-
-    def update(self, size: int) -> None:
-        self._progress.advance(self._task, size)
-
-    def reset(self) -> None:
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        self._progress.stop()
-
-
 @contextlib.contextmanager
-def _progress_bar(name: str) -> Iterator[_RichBar]:
+def progress(name: str, size: int, url: str) -> Iterator[Callable[[int], None]]:
+    """Show a download while the block runs: give a function for the bytes that are there.
+
+    A terminal's standard error shows a bar with the speed. Elsewhere there is a `Notice` when it begins, and one
+    every minute.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _by_notices(name, size, url)
+        return
     columns = ("{task.description}", BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield _RichBar(progress, progress.add_task(name, total=None))
+    with Progress(*columns, console=console, transient=True) as bar:
+        task, begun = bar.add_task(name, total=size), False
+
+        def show(done: int) -> None:
+            nonlocal begun
+            # what was there before is not part of the speed
+            (bar.update if begun else bar.reset)(task, completed=done)
+            begun = True
+
+        yield show
+
+
+def _by_notices(name: str, size: int, url: str) -> Callable[[int], None]:
+    since, place = 0.0, None
+
+    def show(done: int) -> None:
+        nonlocal since, place
+        if place is None:
+            here = f", {done / 1e6:,.1f} of which are here" if done else ""
+            text = f"downloading {name}, {size / 1e6:,.1f} MB{here}, from {url}"
+        elif (seconds := time.monotonic() - since) >= _SAY_SECONDS:
+            speed = (done - place) / seconds / 1000
+            text = f"{name}: {done / 1e6:,.1f} of {size / 1e6:,.1f} MB, {speed:,.0f} kB/s"
+        else:
+            return
+        warnings.warn(text, Notice, stacklevel=2)
+        since, place = time.monotonic(), done
+
+    return show

@@ -24,6 +24,7 @@ def load_dataset(
     data_dir: str | PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     holdout: int = 0,
+    mirror: str | None = None,
 ) -> Dataset:
     """Return the dataset that is registered as `name`.
 
@@ -32,14 +33,16 @@ def load_dataset(
         and reads nothing. Loaders without such a parameter are not given it.
     device: the device of all splits: "cpu", "cuda", "cuda:1" or "auto" (CUDA if there is one).
     holdout: number of training images that take the place of the test set; 0: none.
+    mirror: an address to download from before others: of an archive, or of a folder that holds one; http, https or
+        file. The default is `$FASTCIFAR_MIRROR`.
 
     Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
     """
     device = resolve_device(device)
     holdout = checked("holdout", holdout, int)
     load = resolve(DATASETS[name].load)
-    takes_folder = "data_dir" in inspect.signature(load).parameters
-    dataset = load(data_dir=None if data_dir is None else user_path(data_dir, "data_dir")) if takes_folder else load()
+    given = {"data_dir": None if data_dir is None else user_path(data_dir, "data_dir"), "mirror": mirror}
+    dataset = load(**{name: given[name] for name in inspect.signature(load).parameters if name in given})
     if not isinstance(dataset, Dataset):
         raise UserError(f"the loader of {name!r} gives a {type(dataset).__name__}; allowed: a fastcifar.Dataset")
     if dataset.name != name:  # a run's record finds it again by this name

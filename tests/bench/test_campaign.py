@@ -29,7 +29,7 @@ def calls(tmp_path_factory):
     and the records that the folder then had. They find none of the packages that a machine without a network may
     lack."""
     out, absent = tmp_path_factory.mktemp("campaign"), tmp_path_factory.mktemp("absent")
-    for name in ("tyro", "pooch", "pytest", "pytest_benchmark"):
+    for name in ("tyro", "platformdirs", "pytest", "pytest_benchmark"):
         (absent / f"{name}.py").write_text(f"raise ImportError('{name} is absent')\n")
     environment = {**os.environ, "PYTHONPATH": str(absent), "TMPDIR": str(absent)}
     words = [sys.executable, "-m", "bench.campaign", "--device", "cpu", "--tiny", "--out", str(out)]

@@ -12,7 +12,7 @@ def few_images(monkeypatch, tmp_path):
     """Run commands in an empty folder, on a synthetic set that is smaller than users have it; CIFAR-10 is out of
     reach."""
 
-    def load(name, data_dir, device, holdout=0):
+    def load(name, data_dir, device, holdout=0, mirror=None):
         if name == "cifar10":
             raise DownloadError("https://a.place", "no network")
         dataset = make_synthetic(train_size=256, test_size=64)

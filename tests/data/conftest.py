@@ -60,7 +60,8 @@ def pack(folder: Path, target: Path) -> None:
 
 def published(archive: Archive, path: Path) -> Archive:
     content = path.read_bytes()
-    return replace(archive, size=len(content), md5=hashlib.md5(content).hexdigest())
+    md5, sha256 = (hashlib.new(name, content).hexdigest() for name in ("md5", "sha256"))
+    return replace(archive, size=len(content), md5=md5, sha256=sha256)
 
 
 @pytest.fixture(autouse=True)

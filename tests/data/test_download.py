@@ -1,43 +1,59 @@
+"""CIFAR-10 from the network to the cache: once, whole, and verified whenever it is read."""
+
+import contextlib
 import dataclasses
-import http.server
+import functools
 import io
+import multiprocessing
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
-import threading
+import time
+import warnings
 
-import pooch
+import numpy as np
 import pytest
 from rich.console import Console
 
-from fastcifar.data import DownloadError, cifar10, download
+from fastcifar.cli import main
+from fastcifar.data import DownloadError, cifar10, describe, download, load_dataset
+from fastcifar.data import cache as caching
 from fastcifar.data.cifar10 import load_cifar10
-from fastcifar.data.download import user_cache
-from fastcifar.errors import UserError
+from fastcifar.data.fetch import LIMITS, Home, Limits
+from fastcifar.errors import Notice, UserError
+from tests.data import server as serving
+
+PARTS = ["cifar-10-binary.tar.gz.part", "cifar-10-binary.tar.gz.part.json"]
+BINARY, PYTHON = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"
+pytestmark = pytest.mark.filterwarnings("ignore::fastcifar.errors.Notice")
+
+
+def published(handler, folder):
+    """Answer with a file of the small release."""
+    path = folder / handler.path.rpartition("/")[2]
+    if path.is_file():
+        serving.whole(handler, path.read_bytes())
+    else:
+        handler.send_error(404)
 
 
 @pytest.fixture
 def server(small, monkeypatch):
-    """Serve the small release's folder from this machine, and give the list of requests."""
+    """Serve the small release's folder from this machine."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    requests = []
+    monkeypatch.delenv("FASTCIFAR_MIRROR", raising=False)
+    with serving.running(serving.Server(small.folder, published)) as running:
+        running.url = running.url.rpartition("/")[0]
+        small.release = dataclasses.replace(small.release, homes=(f"{running.url}/{BINARY}",))
+        yield running
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *arguments):
-            super().__init__(*arguments, directory=small.folder)
 
-        def log_message(self, *_):
-            requests.append(self.path)
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        small.release = dataclasses.replace(
-            small.release, url=f"http://127.0.0.1:{running.server_port}/cifar-10-binary.tar.gz"
-        )
-        yield requests
-        running.shutdown()
-        thread.join()
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "deep" / "cache"
 
 
 def failed(small, cache, message):
@@ -45,120 +61,302 @@ def failed(small, cache, message):
         load_cifar10(None, small.release, cache)
     line = str(caught.value)
     assert isinstance(caught.value, UserError) and "\n" not in line
-    assert line.startswith(f"cannot download {small.release.url}: ")
+    assert line.startswith(f"cannot download {small.release.homes[0]}: ")
     assert "--data-dir" in line and "--dataset synthetic" in line
 
 
-def test_missing_data_is_downloaded_once_and_kept_unpacked(small, server, tmp_path, caplog):
-    pooch.get_logger().addHandler(caplog.handler)
-    cache = tmp_path / "deep" / "cache"
+def held(cache):
+    return sorted(path.name for path in cache.iterdir())
+
+
+def test_missing_data_is_downloaded_once_and_kept_unpacked(small, server, cache):
     first = load_cifar10(None, small.release, cache)
     assert first.train.labels.tolist() == small.labels[:100].tolist()
-    assert [path.name for path in cache.iterdir()] == ["cifar-10-batches-bin"]
-    assert len(server) == 1
+    assert np.array_equal(first.test.images, small.images[100:])
+    assert held(cache) == ["cifar-10-batches-bin"]
+    assert len(server.asked) == 1
     second = load_cifar10(None, small.release, cache)
-    assert len(server) == 1
+    assert len(server.asked) == 1
     assert second.sha256 == first.sha256
     assert second.source == first.source == str(cache / "cifar-10-batches-bin")
-    pooch.get_logger().removeHandler(caplog.handler)
-    assert caplog.messages == []
 
 
-def test_a_folder_that_another_process_made_meanwhile_is_used(small, server, tmp_path, monkeypatch):
-    def slow_download(*arguments):
-        shutil.copytree(small.binary, tmp_path / "cache" / "cifar-10-batches-bin")
-        return download.download(*arguments)
+def test_a_home_with_the_python_archive_is_as_good(small, server, cache):
+    small.release = dataclasses.replace(
+        small.release, homes=(f"{server.url}/no/{BINARY}?x=1", f"{server.url}/{PYTHON}")
+    )
+    (small.folder / BINARY).unlink()
+    dataset = load_cifar10(None, small.release, cache)
+    assert np.array_equal(dataset.train.images, small.images[:100])
+    assert held(cache) == ["cifar-10-batches-py"]
+    assert dataset.verified == "checksums made from the official archive"
 
-    monkeypatch.setattr(cifar10, "download", slow_download)
-    dataset = load_cifar10(None, small.release, tmp_path / "cache")
+
+def test_the_official_home_is_first_in_the_catalogue_and_every_home_has_a_known_archive():
+    homes = cifar10._homes(cifar10.Release(), None)
+    assert homes[0].url.startswith("https://www.cs.toronto.edu/") and len(homes) > 2
+    for home in homes:
+        assert f"/{home.archive.filename}" in home.url and len(home.archive.sha256) == 64 and not home.chosen
+
+
+@pytest.mark.parametrize("by", ["argument", "environment"])
+@pytest.mark.parametrize("address", ["{folder}", "{folder}/", f"{{folder}}/{PYTHON}", "{file}", f"{{file}}/{BINARY}"])
+def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by, cache):
+    address = address.format(folder=server.url, file=small.folder.as_uri())
+    small.release = dataclasses.replace(small.release, homes=(f"http://127.0.0.1:9/{BINARY}",))
+    mirror = address if by == "argument" else None
+    monkeypatch.setenv("FASTCIFAR_MIRROR", "ftp://nowhere" if mirror else address)
+    dataset = load_cifar10(None, small.release, cache, mirror)
+    assert np.array_equal(dataset.train.images, small.images[:100])
+    assert len(server.asked) == ("file" not in address)
+
+
+@pytest.mark.parametrize(
+    "mirror", ["nowhere", "/a/folder", "ftp://a/b", "http://", "http://[a", "http://a/other.tar.gz", "http://a/\n"]
+)
+def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, capsys):
+    allowed = f"allowed: the address (http, https or file) of a folder, or of {BINARY} or {PYTHON}"
+    with pytest.raises(UserError, match=re.escape(f"mirror is {mirror!r}; {allowed}") + "$"):
+        load_cifar10(small.folder, small.release, mirror=mirror)
+    monkeypatch.setenv("FASTCIFAR_MIRROR", mirror)
+    with pytest.raises(UserError, match=re.escape(f"$FASTCIFAR_MIRROR is {mirror!r}; {allowed}") + "$"):
+        load_cifar10(small.folder, small.release)
+    assert main(["data", "info", "--mirror", mirror, "--data-dir", str(small.folder)]) == 2
+    assert capsys.readouterr().err == f"fastcifar: mirror is {mirror!r}; {allowed}\n"
+
+
+def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache, capsys):
+    monkeypatch.setattr(cifar10, "user_cache", lambda: cache)
+    release = dataclasses.replace(small.release, homes=("http://127.0.0.1:9/" + BINARY,))
+    monkeypatch.setattr(cifar10.load_cifar10, "__defaults__", (None, release, None, None))
+    assert load_dataset("cifar10", mirror=server.url).verified == "checksums made from the official archive"
+    assert load_dataset("synthetic", mirror=server.url).verified == ""
+    shutil.rmtree(cache)
+    assert main(["data", "info", "--mirror", f"{server.url}/{PYTHON}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"cifar10: {cache}/cifar-10-batches-py"
+    assert lines[4] == "verified by checksums made from the official archive"
+
+
+@pytest.mark.parametrize(
+    ("place", "how"),
+    [("official", "sizes and labels only"), (f"official/{PYTHON}", "md5 of the official archive"), ("a.npz", "sizes")],
+)
+def test_a_dataset_says_how_it_was_verified(small, tmp_path, place, how):
+    images, labels = small.images, small.labels
+    np.savez(tmp_path / "a.npz", images=images, labels=labels)
+    dataset = load_cifar10(tmp_path / place, small.release)
+    assert dataset.verified.startswith(how) and describe(dataset)["verified"] == dataset.verified
+
+
+def test_a_folder_that_another_process_made_meanwhile_is_used(small, server, monkeypatch, cache):
+    waits = caching._alone
+
+    @contextlib.contextmanager
+    def another(*call):
+        monkeypatch.setattr(caching, "_alone", waits)
+        load_cifar10(None, small.release, cache)
+        with waits(*call):
+            yield
+
+    monkeypatch.setattr(caching, "_alone", another)
+    dataset = load_cifar10(None, small.release, cache)
     assert dataset.train.labels.tolist() == small.labels[:100].tolist()
-    assert [path.name for path in (tmp_path / "cache").iterdir()] == ["cifar-10-batches-bin"]
+    assert held(cache) == ["cifar-10-batches-bin"] and len(server.asked) == 1
 
 
-def test_a_named_place_is_never_downloaded_to(small, server, tmp_path):
+def test_a_named_place_is_never_downloaded_to(small, server, tmp_path, cache):
     with pytest.raises(UserError, match="holds no CIFAR-10") as caught:
-        load_cifar10(tmp_path / "official" / "..", small.release, tmp_path / "cache")
+        load_cifar10(tmp_path / "official" / "..", small.release, cache)
     assert not isinstance(caught.value, DownloadError)
-    assert server == [] and not (tmp_path / "cache").exists()
+    assert server.asked == [] and not (cache).exists()
 
 
-def test_a_download_with_another_hash_is_refused_and_leaves_nothing(small, server, tmp_path):
-    small.release = dataclasses.replace(small.release, binary=dataclasses.replace(small.release.binary, md5="0" * 32))
-    failed(small, tmp_path / "cache", "hash .* does not match")
-    assert list((tmp_path / "cache").iterdir()) == []
+@pytest.mark.parametrize("known", ["md5", "sha256"])
+def test_a_download_with_another_hash_is_refused_and_leaves_nothing(small, server, known, cache):
+    binary = dataclasses.replace(small.release.binary, **{known: "0" * 32})
+    small.release = dataclasses.replace(small.release, binary=binary)
+    failed(small, cache, f"sends other bytes: their {known} is ")
+    assert held(cache) == []
 
 
-def test_a_download_that_breaks_off_is_refused_and_leaves_nothing(small, server, tmp_path, monkeypatch):
-    content = (small.folder / "cifar-10-binary.tar.gz").read_bytes()
-
-    def half(handler):
-        handler.send_response(200)
-        handler.send_header("Content-Length", str(len(content)))
-        handler.end_headers()
-        return io.BytesIO(content[: len(content) // 2])
-
-    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "send_head", half)
-    failed(small, tmp_path / "cache", "IncompleteRead|broken|does not match")
-    assert list((tmp_path / "cache").iterdir()) == []
-
-
-def test_a_missing_address_is_refused_with_the_servers_answer(small, server, tmp_path):
-    small.release = dataclasses.replace(small.release, url=small.release.url + ".missing")
-    failed(small, tmp_path / "cache", "404")
-
-
-def test_no_connection_is_refused_with_its_reason(small, tmp_path, monkeypatch):
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as closed:
-        port = closed.server_port
-    small.release = dataclasses.replace(small.release, url=f"http://127.0.0.1:{port}/cifar-10-binary.tar.gz")
-    failed(small, tmp_path / "cache", "Connection refused; allowed")
-
-
-def test_a_cache_that_cannot_be_written_is_refused(small, server, tmp_path):
+def test_a_cache_that_cannot_be_written_is_refused(small, server, tmp_path, cache):
     (tmp_path / "file").write_text("")
     failed(small, tmp_path / "file" / "cache", "cannot write to .*cache: ")
+    (cache / ".download.lock").mkdir(parents=True)
+    failed(small, cache, r"cannot write .*/\.download\.lock: ")
 
 
-def test_a_machine_without_pooch_is_told_so(small, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pooch", None)
-    failed(small, tmp_path / "cache", "pooch is not installed")
+@pytest.mark.parametrize("name", ["platformdirs", "rich.console"])
+def test_a_machine_without_a_package_is_told_so(small, server, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DownloadError, match=f"{name} is not installed"):
+        load_cifar10(None, small.release)
 
 
-def test_a_damaged_folder_in_the_cache_is_an_error_and_not_downloaded_over(small, server, tmp_path):
-    load_cifar10(None, small.release, tmp_path)
-    (tmp_path / "cifar-10-batches-bin" / "test_batch.bin").unlink()
+def test_a_damaged_folder_in_the_cache_is_an_error_and_not_downloaded_over(small, server, cache):
+    load_cifar10(None, small.release, cache)
+    (cache / "cifar-10-batches-bin" / "test_batch.bin").unlink()
     with pytest.raises(UserError, match=r"cifar-10-batches-bin lacks test_batch.bin"):
-        load_cifar10(None, small.release, tmp_path)
-    assert len(server) == 1
+        load_cifar10(None, small.release, cache)
+    assert len(server.asked) == 1
 
 
-def test_the_user_cache_is_poochs():
-    assert user_cache() == pooch.os_cache("fastcifar")
+@pytest.mark.parametrize("archive", [BINARY, PYTHON])
+def test_a_flipped_bit_in_the_cache_is_refused_by_the_files_name(small, server, cache, archive):
+    small.release = dataclasses.replace(small.release, homes=(f"{server.url}/{archive}",))
+    folder = cache / load_cifar10(None, small.release, cache).source
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    path = next(folder.glob("data_batch_4*"))
+    right, damaged = path.read_bytes(), bytearray(path.read_bytes())
+    damaged[len(damaged) // 3] ^= 16
+    for where in (cache, None):  # in the cache, or as a place that is named
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=f"^{re.escape(str(path))} is damaged: its sha256 is .*; allowed: ") as no:
+            load_cifar10(None if where else folder, small.release, where)
+        assert "\n" not in str(no.value)
+        path.write_bytes(right)
+        assert load_cifar10(None if where else folder, small.release, where).verified.startswith("checksums")
+    sums = folder / "SHA256SUMS"
+    sums.write_text(sums.read_text().replace("labels: ", "labels: 0"))
+    with pytest.raises(UserError, match="SHA256SUMS is damaged; allowed: "):
+        load_cifar10(None, small.release, cache)
+    for others in ("", "some other text\n", f"{'0' * 64}  data_batch_1.bin\n"):  # not ours, and not read
+        sums.write_text(others)
+        assert load_cifar10(None, small.release, cache).verified == "sizes and labels only"
 
 
-def test_the_bar_shows_bytes_on_a_terminal_and_nothing_elsewhere(monkeypatch, capsys):
+def installing(small, server, cache, limits=LIMITS):
+    """Do as `load_cifar10` in a process that was forked, without torch; the fingerprint is not looked at."""
+    home = Home(f"{server.url}/{BINARY}", small.release.binary)
+    caching.install([home], cache, cifar10._files, lambda *_: "0" * 64, limits)
+
+
+@pytest.fixture
+def start():
+    """Start a function in another process, and kill at the end those that are left."""
+    processes = []
+
+    def begin(*call):
+        processes.append(multiprocessing.get_context("fork").Process(target=functools.partial(*call), daemon=True))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside a server's thread
+            processes[-1].start()
+        return processes[-1]
+
+    yield begin
+    for process in processes:
+        process.kill()
+        process.join()
+
+
+def until(condition):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_eight_processes_download_once_and_make_one_copy(small, server, start, capfd, cache):
+    server.answer = lambda *call: (time.sleep(0.3), published(*call))
+    processes = [start(installing, small, server, cache) for _ in range(8)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert len(server.asked) == 1 and held(cache) == ["cifar-10-batches-bin"]
+    folder = cache / "cifar-10-batches-bin"
+    subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
+    for path in small.binary.iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_process_that_waits_says_so_and_takes_over_from_one_that_was_killed(small, server, cache, start):
+    content = (small.folder / BINARY).read_bytes()
+    server.answer = lambda handler, _: serving.slow(2000, 0.02)(handler, content)
+    part = cache / f"{BINARY}.part"
+    holder = start(installing, small, server, cache)
+    until(lambda: part.is_file() and part.stat().st_size > 4000)
+    os.kill(holder.pid, signal.SIGSTOP)
+    stuck = r"another process, which holds .*\.download\.lock, has made no progress for 0\.3 s; allowed: "
+    with pytest.warns(Notice) as caught, pytest.raises(DownloadError, match=stuck):
+        installing(small, server, cache, Limits(idle=0.3))
+    assert [str(each.message) for each in caught] == [f"waiting for another process, which downloads to {cache}"]
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert (cache / ".download.lock").is_file()  # a stale one
+    server.answer, size = published, part.stat().st_size
+    load_cifar10(None, small.release, cache)
+    assert server.asked == [None, f"bytes={size}-"] and held(cache) == ["cifar-10-batches-bin"]
+
+
+def test_a_process_that_waits_goes_on_as_long_as_something_arrives(small, server, cache, start):
+    content = (small.folder / BINARY).read_bytes()
+    server.answer = lambda handler, _: serving.slow(len(content) // 20, 0.05)(handler, content)
+    start(installing, small, server, cache)
+    until(lambda: (cache / f"{BINARY}.part").is_file())
+    installing(small, server, cache, Limits(idle=0.5))
+    assert len(server.asked) == 1 and held(cache) == ["cifar-10-batches-bin"]
+
+
+def test_an_unpacking_that_is_killed_leaves_nothing_that_is_taken_for_data(small, server, cache, start, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(caching.os, "fsync", lambda _: time.sleep(60))  # in the first file
+        holder = start(installing, small, server, cache)
+        until(lambda: list(cache.glob("*/data_batch_1.bin")))
+    holder.kill()
+    holder.join()
+    assert held(cache) == [".download.lock", "cifar-10-batches-bin.part", *PARTS]
+    dataset = load_cifar10(None, small.release, cache)
+    assert np.array_equal(dataset.train.images, small.images[:100])
+    assert len(server.asked) == 1 and held(cache) == ["cifar-10-batches-bin"]  # the archive was there
+
+
+@pytest.mark.parametrize("while_unpacking", [False, True])
+def test_a_disk_that_is_full_is_said_and_the_next_time_works(small, server, cache, while_unpacking):
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = (small.folder / BINARY).stat().st_size
+    room = size if while_unpacking else size // 2
+    homes = [Home(f"{server.url}/{BINARY}", small.release.binary)]
+    full = f"cannot write to {re.escape(str(cache))}: File too large; allowed: --data-dir"
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+    try:
+        with pytest.raises(DownloadError, match=full):
+            caching.install(homes, cache, lambda *_: [("data_batch_1.bin", bytes(2 * size))], lambda *_: "")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert held(cache) == PARTS and (cache / PARTS[0]).stat().st_size == room
+    load_cifar10(None, small.release, cache)
+    assert held(cache) == ["cifar-10-batches-bin"]
+
+
+def test_the_bar_shows_bytes_and_speed_on_a_terminal(monkeypatch):
     screen = io.StringIO()
     monkeypatch.setattr("rich.console.Console", lambda stderr: Console(file=screen, force_terminal=True, width=120))
-    with download._progress_bar("some.tar.gz") as bar:
-        bar.total = 4_000_000
-        bar.update(3_000_000)
-        bar.reset()
-        bar.update(4_000_000)
-        bar.close()
+    with download.progress("some.tar.gz", 4_000_000, "https://a.place") as show:
+        show(3_000_000)
+        show(3_500_000)
+        show(0)
+        show(4_000_000)
     assert "some.tar.gz" in screen.getvalue() and "4.0/4.0 MB" in screen.getvalue()
-    monkeypatch.undo()
-    with download._progress_bar("some.tar.gz") as bar:
-        bar.total = 0
-        bar.update(5)
-        bar.close()
+
+
+def test_elsewhere_notices_say_how_far_a_download_is(monkeypatch, capsys):
+    seconds = iter([0, 30, 60, 60, 90])
+    monkeypatch.setattr(download.time, "monotonic", lambda: next(seconds))
+    with pytest.warns(Notice) as caught, download.progress("some.tar.gz", 4_000_000, "https://a.place") as show:
+        for done in (1_000_000, 2_000_000, 2_200_000, 3_000_000):
+            show(done)
+    first, second = (str(each.message) for each in caught)
+    assert first == "downloading some.tar.gz, 4.0 MB, 1.0 of which are here, from https://a.place"
+    assert second == "some.tar.gz: 2.2 of 4.0 MB, 20 kB/s"
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_package_imports_and_loads_without_pooch_requests_rich_and_tyro(small):
+def test_the_package_imports_and_loads_without_what_a_download_needs(small):
     code = f"""
 import sys
-for name in ("pooch", "platformdirs", "requests", "rich", "tyro"):
+for name in ("platformdirs", "certifi", "rich", "tyro"):
     sys.modules[name] = None
 from fastcifar.data import load_dataset
 from fastcifar.data.cifar10 import Release, load_cifar10
