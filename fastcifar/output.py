@@ -1,4 +1,4 @@
-"""The folder of a run: may one be saved there, and where are its weights; paths as users write them. Standard library
+"""The folder of a run: may one be saved there, and where are its files; paths as users write them. Standard library
 only."""
 
 from __future__ import annotations
@@ -30,8 +30,6 @@ EPOCHS = "weights"
 """The folder of the weights of every epoch, where they are kept."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
-_MOST = 100_000_000
-"""Bytes that the header of a .safetensors file may have, as its library reads it; its first 8 bytes say how many."""
 _LOOK_SECONDS = 0.1
 """A process that waits for a lock looks so often whether it is free."""
 PARTIAL = ".partial-"
@@ -65,28 +63,6 @@ def run_files(path: Path) -> tuple[Path, Path]:
         if record.is_file():
             return record, record.with_suffix(Path(WEIGHTS).suffix)
     return path / RECORD, path / WEIGHTS
-
-
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
-    none, and for a file of another kind."""
-    path = user_path(path, "the source of weights")
-    file = path if path.is_file() and path.suffix != ".json" else run_files(path)[1]
-    if not file.is_file():
-        found = f"holds no run: {file.name} is missing" if path.exists() else "does not exist"
-        raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(8)
-    except OSError as error:
-        raise UserError(f"cannot read the weights in {file}: {error.strerror or error}") from None
-    if int.from_bytes(start, "little") > _MOST:
-        load = "torch.load(PATH, weights_only=True)"
-        raise UserError(
-            f"{file} is no .safetensors file; allowed: one, as from a file of torch.save with a state_dict: "
-            f"safetensors.torch.save_file({load}, 'weights.safetensors')"
-        )
-    return file
 
 
 def check_out(folder: str | os.PathLike[str]) -> None:

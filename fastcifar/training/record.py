@@ -187,6 +187,8 @@ class RunRecord:
     phases: dict[str, float] = field(default_factory=dict)
     """The parts of process_seconds."""
     images_per_second: float
+    weights_sha256: str | None = field(default=None, compare=False)
+    """The sha256 of model.safetensors, by which a saved run is checked when it is read; None: not known."""
 
     @property
     def losses(self) -> dict[str, dict[int, float]]:

@@ -136,7 +136,8 @@ REFUSALS = {
     ),
     "train --subset-seed -1 --train-size 600": "--subset-seed is -1; allowed: 0 to 4,294,967,295",
     "train --warm-start nowhere": (
-        "nowhere does not exist; allowed: the folder of a saved run, or a .safetensors file"
+        "nowhere does not exist; allowed: the folder of a saved run, or a file of weights: .safetensors, "
+        "or .pt, .pth or .ckpt of torch.save"
     ),
     "train --warm-start": "--warm-start has no value; allowed: a path",
     "train --warm-start . --cold-start": ("--cold-start and --warm-start contradict each other; allowed: one of them"),
