@@ -57,10 +57,10 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
 def run_files(path: Path) -> tuple[Path, Path]:
     """Return the record and the weights of a run: those in its folder, or NAME.json and NAME.safetensors as experiments
     keep them, where `path` is one of these or NAME. They may be absent."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path's, False for a name too long
         name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
         record = name.with_name(f"{name.name}.json")
-        if record.is_file():
+        if os.path.isfile(record):
             return record, record.with_suffix(Path(WEIGHTS).suffix)
     return path / RECORD, path / WEIGHTS
 

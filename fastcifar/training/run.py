@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -241,7 +242,7 @@ def load_run(
     folder = user_path(folder, "the run's folder")
     record_file, weights = run_files(folder)
     for file in (record_file, weights):
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
         record = RunRecord.from_json(read_record(record_file), str(record_file))

@@ -117,12 +117,12 @@ def _of_zip(data: bytes) -> object:
             raise ValueError("its directory is not where it says")
         entries, directory = struct.unpack("<QQ", data[-66:-50])
     if entries > _MOST_ENTRIES or directory > _MOST_BYTES:
-        raise ValueError(f"it claims {entries:,} entries; allowed: up to {_MOST_ENTRIES:,}, and {_MOST_BYTES:,} bytes")
+        raise ValueError(f"it claims {entries:,} entries, more than {_MOST_ENTRIES:,}, or names too long")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         infos = {info.filename: info for info in archive.infolist()}
         for info in infos.values():
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
-                raise ValueError(f"its entry {info.filename} is compressed or encrypted; allowed: as torch.save writes")
+                raise ValueError(f"its entry {info.filename} is compressed or encrypted, as torch.save writes none")
         names = {name.lower() for name in infos}
         if not len(names) == len(archive.infolist()) == entries or any(
             info.filename != info.orig_filename for info in infos.values()
@@ -141,7 +141,7 @@ def _of_zip(data: bytes) -> object:
         if pickle is None:
             raise ValueError("it is a zip archive that torch.save did not write")
         if pickle.file_size > _MOST_BYTES:
-            raise ValueError(f"its pickle has {pickle.file_size:,} bytes; allowed: up to {_MOST_BYTES:,}")
+            raise ValueError(f"its pickle has {pickle.file_size:,} bytes, more than {_MOST_BYTES:,}")
         description = _Description(io.BytesIO(archive.read(pickle)))
     described = description.read()
     for storage in description.storages.values():
@@ -168,9 +168,7 @@ def _of_older(data: bytes) -> object:
         count = int.from_bytes(file.read(8), "little")
         left = len(data) - file.tell()
         if count != storage.count or storage.bytes > left:
-            raise ValueError(
-                f"it is truncated or damaged: it claims {storage.bytes:,} bytes of values, {left:,} are left"
-            )
+            raise ValueError(f"it claims {count:,} values of {storage.count:,}, and {left:,} bytes are left")
         file.seek(storage.bytes, io.SEEK_CUR)
     if file.read(1):
         raise ValueError("it has something behind its end")
@@ -239,8 +237,8 @@ class _Description:
                 if len(stack) != 1 or marked:
                     raise ValueError("its pickle is damaged")
                 return stack[0]
-            elif name != "PROTO" or value != 2:
-                raise ValueError(f"its pickle has the instruction {name}; allowed: those that torch.save writes")
+            elif (name, value) != ("PROTO", 2):
+                raise ValueError(f"its pickle has the instruction {name} {value}, which torch.save does not write")
         raise ValueError("its pickle has no end")
 
     def _storage(self, value: Any) -> Storage:

@@ -70,10 +70,13 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], str]:
             tensors = safetensors.torch.load(data)
         else:
             tensors = torch_file.load(data, lambda found: _state_dict(found, file))
+        if not tensors:
+            raise ValueError("it holds no tensors")
     except UserError:
         raise
     except Exception as error:  # a damaged file makes safetensors, zipfile and torch raise many kinds
-        reason = printable(str(error)[:_LONGEST] or type(error).__name__)
+        what = "" if isinstance(error, ValueError) else "it is damaged: "
+        reason = what + printable(str(error)[:_LONGEST] or type(error).__name__)
         allowed = "a whole .safetensors file, or one of torch.save(model.state_dict(), PATH)"
         raise UserError(f"cannot read the weights in {file}: {reason}; allowed: {allowed}") from None
     return tensors, hashlib.sha256(data).hexdigest()
