@@ -15,14 +15,7 @@ from tests.training.weight_files import Net, older
 
 NAMES = ["os system", "builtins bytearray", "torch FloatTensor", "torch DoubleStorage"]
 NUMBERS = [b"K\0", b"K\1", b"M\xff\xff", b"J\xff\xff\xff\x7f", b"J\xff\xff\xff\xff", b"\x8a\x08" + b"\xff" * 7 + b"\0"]
-    b"K\0",
-    b"K\1",
-    b"M\xff\xff",
-    b"J\xff\xff\xff\x7f",
-    b"J\xff\xff\xff\xff",
-    b"\x8a\x08" + b"\xff" * 7 + b"\x7f",
-]
-"""Instructions for numbers: 0, 1, and the largest and a negative one of several sizes."""
+"""Instructions for numbers: 0, 1, the largest ones of several sizes and a negative one."""
 
 
 def seeds() -> dict[str, bytes]:
