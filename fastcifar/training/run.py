@@ -21,7 +21,7 @@ from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
-from fastcifar.output import RECORD, WEIGHTS, check_out, made, run_files, user_path, weights_file, write_all
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, read_json, run_files, user_path, weights_file, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
@@ -234,7 +234,7 @@ def load_run(
         if not file.is_file():
             raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
-        record = RunRecord.from_json(json.loads(record_file.read_text(encoding="utf-8")), str(record_file))
+        record = RunRecord.from_json(read_json(record_file, "the record"), str(record_file))
         dataset = record.dataset
         if model is None and record.network is not None:
             raise UserError(
