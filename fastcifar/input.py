@@ -1,25 +1,20 @@
-"""Files from anywhere that are read: weights and records of runs, which may be damaged or hostile. Standard library
-only."""
+"""Files of weights from anywhere: which they are, and what is none. Standard library only."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from fastcifar.errors import UserError
 from fastcifar.output import run_files, user_path
 
 MOST_HEADER = 4 << 20
 """Bytes that the header of a .safetensors file may have; its first 8 bytes say how many."""
-_MOST_RECORD = 64 << 20
-"""Bytes that a record may have: those of some 200,000 epochs."""
 _CHUNK = 1 << 20
 
 
@@ -43,45 +38,6 @@ def sha256_of(path: Path, what: str) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file, such as the record of a run.
-
-    Raises UserError for anything else: a key that is there twice, NaN, a number beyond those of float, more than
-    64 MiB.
-    """
-    try:
-        with opened(path, "the record") as file:
-            text = file.read(_MOST_RECORD + 1)
-        if len(text) > _MOST_RECORD:
-            raise ValueError(f"it has more than {_MOST_RECORD:,} bytes")
-        values = json.loads(
-            text.decode("utf-8"), object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite
-        )
-        if not isinstance(values, dict):
-            raise ValueError(f"it is of type {type(values).__name__}")
-    except UserError:
-        raise
-    except (ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is damaged: {reason}; allowed: an object of JSON, the record of a run") from None
-    return values
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)!r} is there twice")
-    return values
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError(f"{text[:20]} is no number that a record may hold")
-    return value
 
 
 def weights_file(path: str | os.PathLike[str]) -> Path:

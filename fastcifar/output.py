@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import stat
 import tempfile
 import time
 import warnings
@@ -30,6 +31,10 @@ EPOCHS = "weights"
 """The folder of the weights of every epoch, where they are kept."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
+_LARGEST_TEXT = 2**26
+"""Bytes that a file of JSON may have; the record of a run takes 300 for each epoch."""
+_DEEPEST = 32
+"""Levels that values in a file of JSON may be nested; those of a record are 5."""
 _LOOK_SECONDS = 0.1
 """A process that waits for a lock looks so often whether it is free."""
 PARTIAL = ".partial-"
@@ -48,10 +53,70 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise UserError(f"{where} is {os.fspath(path)!r}; allowed: a path")
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        os.fsencode(found)
+        found.is_file()  # raises where everybody who asks would
+    except (OSError, UnicodeEncodeError) as error:  # a name too long, a folder without permission to look into it
+        raise UserError(f"{where} is {path}: {getattr(error, 'strerror', None) or error}; allowed: a path") from None
     except RuntimeError:
         user = Path(path).parts[0]
         raise UserError(f"{where} is {path}, and there is no home folder {user}; allowed: a path without it") from None
+    return found
+
+
+def read_file(path: Path, what: str, most: int = _LARGEST_TEXT) -> bytes:
+    """Return the bytes of a file; `what` it is, for the error. A pipe or a device is not waited for.
+
+    Raises UserError where it is longer than `most` bytes, no regular file, or cannot be read."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"cannot read {what} {path}: it is a pipe or a device; allowed: a file")
+            content = file.read(most + 1)
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
+    if len(content) > most:
+        raise UserError(f"cannot read {what} {path}: it is too long; allowed: up to {most:,} bytes")
+    return content
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Return the object in a file of JSON; `what` it is, for the error.
+
+    Raises UserError for any other file, and for values that are nested beyond reason or given twice."""
+    content = read_file(path, what)
+    try:
+        return parse_json(content)
+    except UserError as error:
+        raise UserError(f"cannot read {what} {path}: {error}; allowed: a JSON file as it was written") from None
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object that is written in JSON. Raises UserError where it is none, as `read_json` does."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise UserError(f"{next(name for name in names if names.count(name) > 1)} is given twice")
+        return found
+
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=once)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if not isinstance(value, dict):
+        raise UserError("it is not an object")
+    if _is_deep(value, _DEEPEST):
+        raise UserError(f"its values are nested deeper than {_DEEPEST} levels")
+    return value
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deep(each, levels - 1) for each in inner)
 
 
 def run_files(path: Path) -> tuple[Path, Path]:

@@ -20,16 +20,16 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
-from fastcifar.input import read_record, sha256_of, weights_file
+from fastcifar.input import sha256_of, weights_file
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
-from fastcifar.output import RECORD, WEIGHTS, check_out, made, run_files, user_path, write_all
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, read_json, run_files, user_path, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
-from fastcifar.training.weights import printable, put_weights, read_weights
+from fastcifar.training.weights import put_weights, read_weights
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
@@ -245,7 +245,7 @@ def load_run(
         if not os.path.isfile(file):
             raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
-        record = RunRecord.from_json(read_record(record_file), str(record_file))
+        record = RunRecord.from_json(read_json(record_file, "the record"), str(record_file))
         dataset = record.dataset
         if model is None and record.network is not None:
             raise UserError(
@@ -257,8 +257,8 @@ def load_run(
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:
                 network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
-    except UserError as error:
-        raise UserError(printable(str(error))) from None
+    except UserError:
+        raise
     except Exception as error:  # a network of the user's own may raise anything
         reason = " ".join(str(error).split())[:_SHOWN]
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None

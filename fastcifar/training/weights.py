@@ -14,9 +14,9 @@ from torch import nn
 
 from fastcifar.errors import Notice, UserError
 from fastcifar.host import TORCH
-from fastcifar.input import MOST_HEADER, opened, read_record, weights_file
+from fastcifar.input import MOST_HEADER, opened, weights_file
 from fastcifar.models import Network
-from fastcifar.output import run_files, user_path
+from fastcifar.output import read_json, run_files, user_path
 from fastcifar.training import torch_file
 
 _PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
@@ -27,7 +27,7 @@ _DEEPEST = 4
 COUNTS = "num_batches_tracked"
 _NAMES_SHOWN = 12
 _LONGEST = 200
-"""Characters of a name or a reason that an error shows."""
+"""Characters of a reason that an error shows."""
 
 
 @TORCH.applied()
@@ -76,7 +76,7 @@ def read_weights(file: Path) -> tuple[dict[str, torch.Tensor], str]:
         raise
     except Exception as error:  # a damaged file makes safetensors, zipfile and torch raise many kinds
         what = "" if isinstance(error, ValueError) else "it is damaged: "
-        reason = what + printable(str(error)[:_LONGEST] or type(error).__name__)
+        reason = what + (str(error)[:_LONGEST] or type(error).__name__)
         allowed = "a whole .safetensors file, or one of torch.save(model.state_dict(), PATH)"
         raise UserError(f"cannot read the weights in {file}: {reason}; allowed: {allowed}") from None
     return tensors, hashlib.sha256(data).hexdigest()
@@ -86,7 +86,7 @@ def refuse_another(path: str | os.PathLike[str], file: Path, sha256: str) -> Non
     """Raise UserError where `path` is a saved run whose record says another sha256 of its `file` of weights."""
     record, weights = run_files(user_path(path, "the source of weights"))
     if weights == file and record.is_file():
-        recorded = read_record(record).get("weights_sha256")
+        recorded = read_json(record, "the record").get("weights_sha256")
         if recorded not in (None, sha256):
             raise UserError(
                 f"{file} is damaged, or of another run: its sha256 is not the one in {record}; "
@@ -122,7 +122,7 @@ def fitted(
     for name in sorted(source.keys() | expected.keys()):
         theirs, ours = (str(list(each[name].shape)) if name in each else None for each in (source, expected))
         if theirs != ours:
-            misfits.append(f"{printable(name[:_LONGEST])} is {theirs or 'absent'} for {ours or 'none here'}")
+            misfits.append(f"{name} is {theirs or 'absent'} for {ours or 'none here'}")
     if misfits:
         raise UserError(
             f"the weights in {path} do not fit the network: {_first(misfits)}; allowed: the same names and shapes{hint}"
@@ -138,11 +138,6 @@ def fitted(
     if bad:
         raise UserError(f"the weights in {path} hold NaN or infinite values, {_first(bad)}; allowed: finite ones")
     return source
-
-
-def printable(text: str) -> str:
-    """Return text from a file as one line that a terminal shows as it is."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _converts(theirs: torch.dtype, ours: torch.dtype) -> bool:

@@ -50,7 +50,7 @@ REFUSALS = {
     "train --batch-size 1.5": "batch_size is 1.5; allowed: a whole number",
     "train --epochs": "--epochs has no value; allowed: a number",
     "train --epochs --quiet": "--epochs has no value; allowed: a number",
-    "train --epochs 0": "epochs is 0.0; allowed: above 0",
+    "train --epochs 0": "epochs is 0.0; allowed: above 0, up to 100000",
     "train --epochs 3 4": "unexpected argument '4' after --epochs 3; allowed: a number",
     "train --optimizer.lr -1": "optimizer.lr is -1.0; allowed: above 0",
     "train --optimizer.lr=x": "optimizer.lr is 'x'; allowed: a number",

@@ -16,7 +16,9 @@ class DavidNetConfig(NetworkConfig):
 
     formerly: ClassVar[str] = "model"
 
-    widths: tuple[int, int, int, int] = setting((64, 128, 256, 512), at_least=1, unit="channels", width=True)
+    widths: tuple[int, int, int, int] = setting(
+        (64, 128, 256, 512), at_least=1, at_most=65_536, unit="channels", width=True
+    )
     """Channels of the stem and of the three layers."""
     residual: tuple[int, ...] = trick((1, 3), off=(), at_least=1, at_most=3, source="Page 2018")
     """Layers (1 to 3) that have a residual branch of two convolutions."""
