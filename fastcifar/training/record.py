@@ -218,7 +218,9 @@ class RunRecord:
             refuse_deep(values)
             version = values.get("version", 1)
             if type(version) is not int or not 1 <= version <= VERSION:
-                raise UserError(f"version is {shown(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read")
+                raise UserError(
+                    f"version is {shown(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read"
+                )
             recipe = values.get("recipe")
             if isinstance(recipe, dict):  # here, so that its warning names the file
                 values = {**values, "recipe": dict(modernize(in_steps(recipe), where))}
