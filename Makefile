@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test test-torch foreign-tests mutants bench bench-compare lint clean
+.PHONY: train test test-torch foreign-tests mutants fuzz bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
@@ -21,6 +21,9 @@ foreign-tests: $(VENV)/installed
 
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants $(MUTANTS)
+
+fuzz: $(VENV)/installed  # SECONDS=600: so long for each parser
+	$(BIN)/python -m tests.fuzz --all --jobs 2 --seconds $(or $(SECONDS),60) --json build/fuzz/figures.json
 
 bench: $(VENV)/installed
 	$(BIN)/python -m pytest bench --benchmark-autosave $(BENCH)

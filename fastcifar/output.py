@@ -33,6 +33,8 @@ RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
 _LARGEST_TEXT = 2**26
 """Bytes that a file of JSON may have; the record of a run takes 300 for each epoch."""
+_LARGEST_LINES = 2**30
+"""Bytes that a file of JSON lines may have: a record each."""
 _DEEPEST = 32
 """Levels that values in a file of JSON may be nested; those of a record are 5."""
 _LOOK_SECONDS = 0.1
@@ -70,14 +72,14 @@ def read_file(path: Path, what: str, most: int = _LARGEST_TEXT) -> bytes:
     Raises UserError where it is longer than `most` bytes, no regular file, or cannot be read."""
     try:
         with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
                 raise UserError(f"cannot read {what} {path}: it is a pipe or a device; allowed: a file")
-            content = file.read(most + 1)
+            if status.st_size > most:
+                raise UserError(f"cannot read {what} {path}: it is too long; allowed: up to {most:,} bytes")
+            return file.read()
     except (OSError, UnicodeEncodeError) as error:
         raise UserError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
-    if len(content) > most:
-        raise UserError(f"cannot read {what} {path}: it is too long; allowed: up to {most:,} bytes")
-    return content
 
 
 def read_json(path: Path, what: str) -> dict[str, Any]:
@@ -109,9 +111,14 @@ def parse_json(content: bytes) -> dict[str, Any]:
         raise UserError(" ".join(str(error).split())) from None
     if not isinstance(value, dict):
         raise UserError("it is not an object")
-    if _is_deep(value, _DEEPEST):
-        raise UserError(f"its values are nested deeper than {_DEEPEST} levels")
+    refuse_deep(value)
     return value
+
+
+def refuse_deep(value: object) -> None:
+    """Raise UserError for values of JSON that are nested beyond reason."""
+    if _is_deep(value, _DEEPEST):
+        raise UserError(f"it has values that are nested deeper than {_DEEPEST} levels")
 
 
 def _is_deep(value: object, levels: int) -> bool:
@@ -283,18 +290,12 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects in a file of JSON lines, none where it is absent. A line that is none, such as a torn last
     one, is left out with a `Notice`. Raises UserError for a file that cannot be read."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    lines = read_file(path, "the file", _LARGEST_LINES).splitlines() if path.exists() else []
     found = []
     for number, line in enumerate(lines, start=1):
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(value := json.loads(line), dict):
-                found.append(value)
-                continue
+        with contextlib.suppress(UserError):
+            found.append(parse_json(line))
+            continue
         if line.strip():
             warnings.warn(f"{path}: line {number} is torn or damaged, and is left out", Notice, stacklevel=2)
     return found

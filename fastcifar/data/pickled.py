@@ -1,15 +1,16 @@
 """Reader of CIFAR-10's Python version, which is pickles, without running anything in them.
 
-A pickle is a program whose instructions may call any function by name. Two checks prevent that: only the instructions
-that these files need are admitted, and every name in it is replaced by a class of ours or refused. Not even numpy is
-called by a pickle: the array is made from a checked type, shape and bytes.
+A pickle is a program whose instructions may call any function by name, and Python's own reader runs it. Here a machine
+of our own does, which knows the instructions that these files need, five names, and no function: an array is made of
+its checked type, shape and bytes, after the program has ended.
+
+Protocols 2 to 5 are read: Python 2 wrote the official files in protocol 2, other people have written them again since.
 """
 
 from __future__ import annotations
 
 import io
 import math
-import pickle
 import pickletools
 from typing import Any, BinaryIO
 
@@ -17,12 +18,9 @@ import numpy as np
 
 from fastcifar.errors import UserError
 
-_INSTRUCTIONS = (
-    "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET EMPTY_DICT SETITEM SETITEMS EMPTY_LIST "
-    "APPEND APPENDS EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
-    "BINSTRING SHORT_BINSTRING BINBYTES SHORT_BINBYTES BINUNICODE SHORT_BINUNICODE GLOBAL STACK_GLOBAL REDUCE BUILD"
-)
-"""The instructions of protocols 2 to 4 that make dictionaries, lists, tuples, ints, bytes, strings and arrays."""
+
+class _Refused(ValueError):
+    """A pickle that holds what is not admitted. The message says what."""
 
 
 def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
@@ -35,100 +33,233 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
 
     Raises UserError for a pickle that holds anything else or calls any function.
     """
-    most = 4 * records * pixels + (1 << 20)
+    most = 2 * records * pixels + (1 << 20)  # bytes in protocol 2 as Python 3 writes it: half of them take two
     if size > most:
         raise UserError(f"{name} is {size:,} bytes; allowed: up to {most:,} for {records:,} images")
+    instructions = 10 * records + 1000  # a label is one, the name of an image two to six
     try:
-        batch = loads(file.read())
+        batch = _load(file.read(size), instructions)
         if type(batch) is not dict:
-            raise pickle.UnpicklingError(f"it holds a {type(batch).__name__} and not a dictionary")
+            raise _Refused(f"it holds a {type(batch).__name__} and not a dictionary")
         fields = {key.decode("latin1") if type(key) is bytes else key: value for key, value in batch.items()}
-        values = fields.get("data")
-        labels = fields.get("labels")
-        if not isinstance(values, _Array) or values.array is None or values.array.shape != (records, pixels):
-            raise pickle.UnpicklingError(f"its 'data' is not a uint8 array [{records}, {pixels}]")
+        values, labels = fields.get("data"), fields.get("labels")
+        if len(fields) != len(batch):
+            raise _Refused("it has a field twice")
+        if type(values) is not _Array or values.shape != (records, pixels):
+            raise _Refused(f"its 'data' is not a uint8 array [{records}, {pixels}]")
         if type(labels) is not list or len(labels) != records or {type(label) for label in labels} != {int}:
-            raise pickle.UnpicklingError(f"its 'labels' are not a list of {records} ints")
-        return np.array(labels, dtype=np.int64), values.array
+            raise _Refused(f"its 'labels' are not a list of {records} ints")
+        return np.array(labels, dtype=np.int64), values.pixels()
     except OSError:
         raise
+    except (IndexError, KeyError):
+        reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything
-        raise UserError(f"{name} is no batch of CIFAR-10: {' '.join(str(error).split()) or 'empty'}") from error
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+    raise UserError(f"{name} is no batch of CIFAR-10: {reason}")
 
 
-def loads(data: bytes) -> object:
-    """Load a pickle of dictionaries, lists, tuples, ints, bytes, strings and uint8 arrays (as `_Array`), nothing else.
+_VALUES = (
+    *("BININT", "BININT1", "BININT2", "LONG1", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES"),
+    *("BINBYTES8", "BYTEARRAY8", "BINUNICODE", "SHORT_BINUNICODE"),
+)
+"""Instructions that push their argument."""
+_PUSHED = {"NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False, "EMPTY_TUPLE": tuple}
+_PUSHED |= {"EMPTY_DICT": dict, "EMPTY_LIST": list}
+_TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_OTHERS = (
+    "PROTO FRAME STOP MARK MEMOIZE BINPUT LONG_BINPUT BINGET LONG_BINGET SETITEM SETITEMS APPEND APPENDS TUPLE "
+    "GLOBAL STACK_GLOBAL REDUCE BUILD"
+)
+_ADMITTED = {*_VALUES, *_PUSHED, *_TUPLES, *_OTHERS.split()}
+_INSTRUCTIONS = {each.code.encode("latin1"): each for each in pickletools.opcodes}
+_AS_BYTES = {"BINSTRING": pickletools.read_bytes4, "SHORT_BINSTRING": pickletools.read_bytes1}
+"""Readers of Python 2's strings, which are bytes; pickletools' own make str of them, a copy more."""
 
-    Raises pickle.UnpicklingError, with the reason; for damaged pickles other errors too.
+
+def _load(data: bytes, most: int) -> object:
+    """Return what a pickle of dictionaries, lists, tuples, ints, bytes, strings and uint8 arrays (as `_Array`) makes.
+
+    most: instructions that it may have.
+
+    Raises _Refused for what is not admitted, and other errors for damaged pickles.
     """
-    admitted = set(_INSTRUCTIONS.split())
-    for instruction, argument, position in pickletools.genops(data):
-        if instruction.name not in admitted:
-            raise pickle.UnpicklingError(f"instruction {instruction.name} at byte {position} is not admitted")
-        if instruction.name.endswith("PUT") and (argument or 0) > len(data):  # it would allocate so many entries
-            said = f"{instruction.name} {argument} at byte {position}"
-            raise pickle.UnpicklingError(f"{said} exceeds the pickle's length")
-    return _Unpickler(io.BytesIO(data), encoding="bytes").load()
+    file, stack, marks, memo = io.BytesIO(data), [], [], {}
+    spare = len(data)  # bytes that calls of `encode` may make
+    frame_end = 0
+
+    def pop(count: int = 1) -> list[Any]:
+        """Take the last values, of those since the last mark."""
+        _expect(len(stack) - count >= (marks[-1] if marks else 0), "an instruction takes what is not there")
+        values = stack[len(stack) - count :]
+        del stack[len(stack) - count :]
+        return values
+
+    def pop_marked() -> list[Any]:
+        values = pop(len(stack) - marks[-1])
+        marks.pop()
+        return values
+
+    def top() -> Any:
+        [value] = pop()
+        stack.append(value)
+        return value
+
+    for _ in range(most):
+        position = file.tell()
+        code = file.read(1)
+        if not code:
+            raise _Refused("pickle exhausted before seeing STOP")
+        name = _INSTRUCTIONS[code].name if code in _INSTRUCTIONS else repr(code)
+        if name not in _ADMITTED:
+            raise _Refused(f"instruction {name} at byte {position} is not admitted")
+        described = _INSTRUCTIONS[code].arg
+        read = _AS_BYTES.get(name, described and described.reader)
+        argument: Any = read(file) if read else None
+        _expect(not position < frame_end < file.tell(), "an instruction crosses the end of a frame")
+        if name in _VALUES:
+            stack.append(argument)
+        elif name in _PUSHED:
+            stack.append(_PUSHED[name]())
+        elif name == "MEMOIZE":
+            memo[len(memo)] = top()
+        elif name in ("BINPUT", "LONG_BINPUT"):
+            _expect(argument < most, f"{name} {argument} at byte {position} exceeds its instructions")
+            memo[argument] = top()
+        elif name in ("BINGET", "LONG_BINGET"):
+            stack.append(memo[argument])
+        elif name == "MARK":
+            marks.append(len(stack))
+        elif name in _TUPLES:
+            stack.append(tuple(pop(_TUPLES[name])))
+        elif name == "TUPLE":
+            stack.append(tuple(pop_marked()))
+        elif name in ("APPEND", "APPENDS"):
+            values = pop() if name == "APPEND" else pop_marked()
+            _expect(type(top()) is list, "values for a list that is none")
+            top().extend(values)
+        elif name in ("SETITEM", "SETITEMS"):
+            values = pop(2) if name == "SETITEM" else pop_marked()
+            keys, filled = values[::2], top()
+            _expect(type(filled) is dict and len(values) % 2 == 0, "values for a dictionary that is none")
+            _expect(all(type(key) in (bytes, str) for key in keys), "a key that is no string")
+            _expect(len({*filled, *keys}) == len(filled) + len(keys), "a key twice")
+            filled.update(zip(keys, values[1::2], strict=True))
+        elif name in ("GLOBAL", "STACK_GLOBAL"):
+            path = ".".join(map(str, argument.split(" ", 1) if argument else pop(2)))
+            _expect(path in _NAMES, f"{path[:80]!r} is not admitted, only uint8 numpy arrays are")
+            stack.append(_NAMES[path])
+        elif name == "REDUCE":
+            called, arguments = pop(2)
+            _expect(type(called) is _Name and type(arguments) is tuple, "a call of what is no name")
+            made = called.call(*arguments)
+            if type(made) is bytes:
+                spare -= len(made)
+                _expect(spare >= 0, "more bytes than it has")
+            stack.append(made)
+        elif name == "BUILD":
+            [state], filled = pop(), top()
+            _expect(type(filled) in (_Array, _Dtype), "a state where there is none")
+            filled.set_state(state)
+        elif name == "PROTO":
+            _expect(argument <= 5, f"protocol {argument}; allowed: up to 5")
+        elif name == "FRAME":
+            _expect(position >= frame_end, "a frame in a frame")
+            frame_end = file.tell() + argument
+            _expect(frame_end <= len(data), "a frame that exceeds the pickle's length")
+        else:  # STOP
+            _expect(file.tell() == len(data), "bytes follow its end")
+            _expect(len(stack) == 1 and not marks, "it ends with more than one value")
+            return stack[0]
+    raise _Refused(f"more than {most:,} instructions")
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> object:
-        admitted = _ADMITTED.get((module, name))
-        if admitted is None:
-            raise pickle.UnpicklingError(f"{f'{module}.{name}'[:80]!r} is not admitted, only uint8 numpy arrays are")
-        return admitted
+def _expect(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise _Refused(otherwise)
 
 
-class _StandIn:
-    """A class that takes the place of a name in a pickle. The BUILD instruction calls `__setstate__` if there is one;
-    without, it could set any attribute, of our classes too."""
+class _Array:
+    """What stands for an array in a pickle: its shape, order and bytes, as soon as they come."""
 
-    def __setstate__(self, state: object) -> None:
-        raise pickle.UnpicklingError("a state where there is none")
+    shape: tuple[int, ...] = ()
+    data: bytes | bytearray | None = None
+    is_fortran = False
 
+    def set_state(self, state: object) -> None:
+        """Take the state as numpy's `__reduce__` gives it: version, shape, type, whether in Fortran order, bytes."""
+        _expect(type(state) is tuple and len(state) == 5 and state[0] == 1, "an array's state of another kind")
+        _, shape, dtype, is_fortran, data = state  # pyright: ignore[reportGeneralTypeIssues]
+        self.fill(shape, dtype, is_fortran, data)
 
-class _Array(_StandIn):
-    """Stand-in for `numpy.core.multiarray._reconstruct`: an array that is empty until its state comes."""
+    def fill(self, shape: Any, dtype: object, is_fortran: object, data: Any) -> None:
+        _expect(self.data is None, "an array's state twice")
+        is_plain = type(dtype) is _Dtype and type(data) in (bytes, bytearray) and type(shape) is tuple
+        _expect(is_plain and type(is_fortran) in (bool, int), "an array that is not a shape and bytes of uint8")
+        is_described = all(type(side) is int and side >= 0 for side in shape) and math.prod(shape) == len(data)
+        _expect(is_described, f"an array of {len(data):,} bytes that its shape does not describe")
+        self.shape, self.is_fortran, self.data = shape, bool(is_fortran), data
 
-    array: np.ndarray | None = None
-
-    def __init__(self, *_: object) -> None:
-        """Ignore the class, shape and type of the empty array."""
-
-    def __setstate__(self, state: Any) -> None:
-        _, shape, dtype, fortran, data = state
-        if not isinstance(dtype, _Dtype) or type(data) is not bytes or type(shape) is not tuple:
-            raise pickle.UnpicklingError("an array that is not a shape and bytes of uint8")
-        if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != len(data):
-            raise pickle.UnpicklingError(f"an array of {len(data):,} bytes that its shape does not describe")
+    def pixels(self) -> np.ndarray:
         # A copy: the bytes are read-only, and torch needs writable memory.
-        self.array = np.frombuffer(data, dtype=np.uint8).reshape(shape, order="F" if fortran else "C").copy(order="C")
+        flat = np.frombuffer(self.data or b"", dtype=np.uint8)
+        return flat.reshape(self.shape, order="F" if self.is_fortran else "C").copy(order="C")
 
 
-class _Dtype(_StandIn):
-    """Stand-in for `numpy.dtype`, of which only uint8 is admitted."""
+class _Dtype:
+    """What stands for numpy's uint8."""
 
-    def __init__(self, code: object, *_: object) -> None:
-        if code not in (b"u1", "u1"):
-            raise pickle.UnpicklingError(f"an array of type {str(code)[:20]!r}, only uint8 is admitted")
-
-    def __setstate__(self, state: object) -> None:
-        """Ignore byte order and alignment: single bytes have none."""
+    def set_state(self, state: object) -> None:
+        """Check the state as numpy gives it: version, byte order, parts, sizes and flags, of which uint8 has none."""
+        is_plain = type(state) is tuple and len(state) == 8 and state[1:] in _PLAIN and state[0] in (2, 3)
+        _expect(is_plain, "a type with other properties than those of uint8")
 
 
-class _Encode(_StandIn):
-    """Stand-in for `_codecs.encode`, with which Python 3 writes bytes in protocol 2, as characters in "latin1"."""
-
-    def __new__(cls, text: object, encoding: object) -> bytes:
-        if type(text) is not str or encoding not in ("latin1", b"latin1"):
-            raise pickle.UnpicklingError("bytes that are not written as latin1")
-        return text.encode("latin1")
+_PLAIN = [(order, None, None, None, -1, -1, 0) for order in (b"|", "|")]
 
 
-_ADMITTED = {
-    ("numpy.core.multiarray", "_reconstruct"): _Array,
-    ("numpy._core.multiarray", "_reconstruct"): _Array,  # its name in numpy 2
-    ("numpy", "ndarray"): "ndarray",
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Encode,
+class _Name:
+    """A name that a pickle may call, or numpy's class of arrays. Nothing of the real one is imported."""
+
+    def __init__(self, call) -> None:
+        self.call = call
+
+
+def _new_array(kind: object, shape: object, code: object) -> _Array:
+    """Stand for `numpy.core.multiarray._reconstruct`: an array that is empty until its state comes."""
+    _expect(kind is _NDARRAY and shape == (0,) and code in (b"b", "b"), "an array of another class")
+    return _Array()
+
+
+def _new_dtype(code: object, *flags: object) -> _Dtype:
+    """Stand for `numpy.dtype`."""
+    _expect(code in (b"u1", "u1"), f"an array of type {str(code)[:20]!r}, only uint8 is admitted")
+    _expect(len(flags) <= 2 and all(type(flag) in (bool, int) for flag in flags), "a type with other properties")
+    return _Dtype()
+
+
+def _from_buffer(data: object, dtype: object, shape: object, order: object) -> _Array:
+    """Stand for `numpy.core.numeric._frombuffer`, by which protocol 5 makes an array of bytes."""
+    _expect(order in ("C", "F"), "an array in another order")
+    array = _Array()
+    array.fill(shape, dtype, order == "F", data)
+    return array
+
+
+def _encode(text: object, encoding: object) -> bytes:
+    """Stand for `_codecs.encode`, with which Python 3 writes bytes in protocol 2, as characters in "latin1"."""
+    if type(text) is not str or encoding not in ("latin1", b"latin1"):
+        raise _Refused("bytes that are not written as latin1")
+    return text.encode("latin1")
+
+
+def _no_call(*_: object) -> None:
+    raise _Refused("a call of numpy's class of arrays")
+
+
+_NDARRAY = _Name(_no_call)
+_NAMES = {
+    **{"numpy.ndarray": _NDARRAY, "numpy.dtype": _Name(_new_dtype), "_codecs.encode": _Name(_encode)},
+    **{f"numpy.{core}.multiarray._reconstruct": _Name(_new_array) for core in ("core", "_core")},  # _core: of numpy 2
+    **{f"numpy.{core}.numeric._frombuffer": _Name(_from_buffer) for core in ("core", "_core")},
 }

@@ -70,8 +70,8 @@ REFUSALS = {
         "or what a plug-in adds (--plugin)"
     ),
     "train --network": "--network has no value; allowed: a word",
-    "train --network resnet18 --network.width 0": "network.width is 0; allowed: 1 or more channels",
-    "train --network mlp --network.hidden 100 0": "network.hidden is (100, 0); allowed: 1 or more units each",
+    "train --network resnet18 --network.width 0": "network.width is 0; allowed: 1 to 8,192 channels",
+    "train --network mlp --network.hidden 100 0": "network.hidden is (100, 0); allowed: 1 to 1,000,000 units each",
     "train --network mlp --optimizer muon": (
         "network.kind is mlp; allowed: with the optimizer muon one with convolutions"
     ),

@@ -127,7 +127,7 @@ def test_lists_become_tuples_and_numpys_numbers_pythons():
     assert recipe == Recipe(batch_size=64, epochs=2.5, network=DavidNetConfig(widths=(8, 8, 8, 8)))
     assert [type(value) for value in (recipe.batch_size, recipe.epochs, recipe.network.widths[0])] == [int, float, int]
     assert recipe_from_dict(tomllib.loads(to_toml(recipe))) == recipe
-    with pytest.raises(UserError, match=r"network\.widths is \(0, 0, 0, 0\); allowed: 1 or more channels each"):
+    with pytest.raises(UserError, match=r"network\.widths is \(0, 0, 0, 0\); allowed: 1 to 65,536 channels each"):
         DavidNetConfig(widths=[0, 0, 0, 0])
     with pytest.raises(UserError, match="batch_size is 0; allowed: 1 or more images"):
         Recipe(batch_size=np.int64(0))

@@ -40,7 +40,7 @@ class DavidNetConfig(NetworkConfig):
     """Added to the variance in batch norm."""
     activation: Literal["celu", "relu", "gelu", "silu", "none"] = trick("celu", off="relu", source="Page 2019")
     """The nonlinearity after each batch norm."""
-    celu_alpha: float = setting(0.3, above=0)
+    celu_alpha: float = setting(0.3, at_least=1e-30, at_most=1e30)
     """CELU's alpha (Barron 2017); only read with activation celu."""
     pool: Literal["max", "avg"] = "max"
     """The 2x2 pooling of the three layers, before batch norm."""

@@ -1,0 +1,171 @@
+"""Readers of .tar.gz and .npz files that believe nothing of what these say of themselves: no claim is allocated,
+nothing in them is run, and nothing is written.
+
+A .tar.gz is read here and not by `tarfile`, which holds in memory and parses whatever an extended header brings, takes
+a damaged header for the end, and never meets gzip's checksum. An .npz is read by `zipfile` and numpy's reader of
+headers, but not by `np.load`, which allocates what a header claims before it looks at the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gzip
+import io
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from fastcifar.errors import UserError
+
+_PIECE = 1 << 20
+"""Bytes that are read at once."""
+_BLOCK = 512
+"""Bytes of a header in a tar file; contents fill whole blocks."""
+_HEADER = 1024
+"""Bytes that the header of an array may have; numpy writes 118 for a plain one."""
+_LIKE_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
+
+
+@contextlib.contextmanager
+def damage(name: str) -> Iterator[None]:
+    """Raise UserError, that `name` is damaged, for whatever the readers of a file raise while the block runs, but for
+    errors of the system."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # a damaged file can raise almost anything
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"{name} is damaged: {reason}") from error
+
+
+def read_tar_gz(path: Path, most: int) -> Iterator[tuple[str, int, io.BufferedReader]]:
+    """Give the name, the size and the open content of each file in a .tar.gz, in one pass, each to be read before the
+    next. To be run, with its consumer, in a block of `damage`.
+
+    most: bytes that the archive may have when unpacked.
+
+    Raises an error for links, devices, sparse files and files that are renamed; for a checksum that is wrong; and for
+    bytes after the end.
+    """
+    with gzip.open(path) as packed:
+        left = most
+
+        def take(size: int) -> bytes:
+            content = packed.read(size)
+            if len(content) != size:
+                raise EOFError("it ends too early")
+            return content
+
+        while (block := packed.read(_BLOCK)).strip(b"\0"):
+            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+            size = 0 if member.isdir() else member.size
+            left -= _BLOCK + size
+            if size < 0 or left < 0:
+                raise ValueError(f"it holds more than {most:,} bytes")
+            content = _Part(packed, size)
+            if member.type in _EXTENDED and size <= _PIECE:
+                text = take(content.left)
+                content.left = 0
+                if any(word in text for word in (b"path=", b"size=", b"GNU.sparse")):
+                    raise ValueError("an extended header changes a file's name or size")
+            elif member.type in _LIKE_FILES:
+                yield member.name, size, io.BufferedReader(content)
+            elif not member.isdir():
+                raise ValueError(f"it holds a member of type {member.type!r}; allowed: files and folders")
+            while content.left:
+                content.left -= len(take(min(content.left, _PIECE)))
+            take(-size % _BLOCK)
+        while block:  # to the end, where the checksum is
+            left -= len(block)
+            if left < 0 or block.strip(b"\0"):
+                raise ValueError("bytes follow its end")
+            block = packed.read(_PIECE)
+
+
+class _Part(io.RawIOBase):
+    """The next `left` bytes of a stream."""
+
+    def __init__(self, stream: gzip.GzipFile, left: int) -> None:
+        self.stream, self.left = stream, left
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        size = self.stream.readinto(memoryview(buffer)[: self.left])  # pyright: ignore[reportArgumentType]
+        if self.left and not size:
+            raise EOFError("it ends within a file")
+        self.left -= size
+        return size
+
+
+def npz_keys(path: Path) -> set[str]:
+    """Return the names of the arrays in an .npz; none where it is damaged, or no .npz."""
+    with contextlib.suppress(UserError), damage(str(path)), _Pieces(path) as file, zipfile.ZipFile(file) as members:
+        return {name.removesuffix(".npy") for name in members.namelist() if name.endswith(".npy")}
+    return set()
+
+
+def read_npz(path: Path, key: str, kinds: str, shape: tuple[int, ...], allowed: str) -> np.ndarray:
+    """Read one array of an .npz, whose checksum is verified.
+
+    kinds: the kinds of types that it may have, as in `np.dtype.kind`, with sizes or without: "iu", "u1".
+    shape: the shape that it must have.
+    allowed: both, for the error.
+
+    Raises UserError for another array, before its memory is allocated.
+    """
+    with damage(f"{path}: {key}"), _Pieces(path) as file, zipfile.ZipFile(file) as members:
+        found = [member for member in members.infolist() if member.filename == f"{key}.npy"]
+        if len(found) != 1 or found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is there twice, or packed in a way that numpy never does")
+        with members.open(found[0]) as member:
+            has_shape, is_fortran, dtype = _npy_header(member)
+            if has_shape != shape or not (dtype.kind in kinds and (kinds == "iu" or dtype.str[1:] == kinds)):
+                raise UserError(f"{path}: {key} is {dtype} {list(has_shape)}; allowed: {allowed}")
+            array = np.empty(shape[::-1] if is_fortran else shape, dtype)
+            if found[0].file_size - member.tell() != array.nbytes:
+                raise ValueError(f"its size is {found[0].file_size:,} bytes; its shape needs {array.nbytes:,}")
+            content = array.reshape(-1).view(np.uint8)
+            for start in range(0, array.nbytes, _PIECE):
+                part = content[start : start + _PIECE]
+                read = member.read(len(part))
+                if len(read) != len(part):
+                    raise EOFError("it ends too early")
+                part[:] = np.frombuffer(read, np.uint8)
+        return array.T if is_fortran else array
+
+
+def _npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Read the shape, the order and the type of an array from the beginning of an .npy file."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
+    if version not in readers:
+        raise ValueError(f"its format is {version}; allowed: {' or '.join(map(str, readers))}")
+    width, read = readers[version]
+    start = file.read(width)
+    size = int.from_bytes(start, "little")
+    if size > _HEADER:  # Python's parser, which numpy gives it to, is no match for what is deeply nested
+        raise ValueError(f"its header is {size:,} bytes; allowed: up to {_HEADER:,}")
+    return read(io.BytesIO(start + file.read(size)))
+
+
+class _Pieces(io.BufferedReader):
+    """A file that is read in pieces. What asks for more at once, as a zip file's directory can, follows a claim."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(_PIECE + 1 if size is None or size < 0 else min(size, _PIECE + 1))
+        if len(content) > _PIECE:
+            raise ValueError(f"more than {_PIECE:,} bytes are asked for at once")
+        return content
