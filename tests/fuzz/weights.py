@@ -20,10 +20,10 @@ def seeds() -> dict[str, bytes]:
     }
 
 
-def check(data: bytes, folder: Path) -> None:
+def check(data: bytes, folder: Path) -> bool:
     """Load a file into a network. What is accepted has the network's names and shapes, and finite values: which ones
     cannot be known, as the format has no checksum."""
-    load(data, folder)
+    return load(data, folder) is not None
 
 
 def load(data: bytes, folder: Path) -> dict[str, torch.Tensor] | None:

@@ -30,12 +30,13 @@ def seeds() -> dict[str, bytes]:
     return found
 
 
-def check(data: bytes, folder: Path) -> None:
+def check(data: bytes, folder: Path) -> bool:
     """Load a file into a network. One of the zip format, whose entries have checksums, gives the original's tensors bit
     for bit, unless its pickle was changed along with its checksum; the older one is as in `weights.check`."""
     state = load(data, folder)
     if state is not None and data[:2] == b"PK" and _pickle(data) in {_pickle(seed) for seed in seeds().values()}:
         assert all(torch.equal(state[name], tensor) for name, tensor in Net().state_dict().items())
+    return state is not None
 
 
 def mutate(data: bytes, random: random.Random) -> bytes:
