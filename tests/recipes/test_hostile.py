@@ -29,7 +29,7 @@ FILES = {
     "epochs = 1e999": "epochs is inf; allowed: a finite number",
     "epochs = 1e9": "epochs is 1000000000.0; allowed: above 0, up to 100000",
     f"normalize.mean = [{MILLION}]": "normalize.mean has 400,000 entries; allowed: up to 10,000",
-    f"network = {{hidden = [{'1,' * 20_000}], kind = 'mlp'}}": "network.hidden has 20,000 entries; allowed: up to 10,000",
+    f"network = {{kind = 'mlp', hidden = [{'1,' * 20_000}]}}": "network.hidden has 20,000 entries; allowed: up to 1",
     f"augment.early_crops = [{'[24, 1],' * 20_000}]": "augment.early_crops has 20,000 entries; allowed: up to 10,000",
     f"name = '{'a' * 100_000}'": "allowed: letters, digits and . _ + -, up to 255 of them",
     "'a\\nb' = 1": "unknown field a\\nb; allowed: ",
