@@ -35,7 +35,7 @@ def shown(value: object, most: int = 200) -> str:
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists nested as deep
-        return f"a {type(value).__name__} too large to show"
+        return f"<{type(value).__name__} too large to show>"
     return text if len(text) <= most else f"{text[:most]}..."
 
 

@@ -312,7 +312,10 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # an array, a tensor or a number of numpy's
         value = value.tolist()
     if isinstance(value, tuple | list):
-        return tuple(map(plain, value))
+        try:
+            return tuple(map(plain, value))
+        except RecursionError:  # nested so deep that it is no field's value
+            return value
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):

@@ -46,7 +46,7 @@ else:
 _LARGEST = 2**20
 """Bytes that a recipe file may have; that of a named recipe has 8,000."""
 _MOST_STEPS = 10**7
-"""A name of n parts, a.b.c, takes the parser n**2 steps, and as many bytes."""
+"""A name of n parts, a.b.c, takes the parser n**2 steps, and as many bytes. Every dot is counted as one of a name."""
 
 
 class Written(str):
@@ -290,7 +290,7 @@ def _parsed(text: str) -> dict[str, Any]:
     """Return the values in a text of TOML. Raises ValueError or RecursionError for any other."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if sum(line.count(".") ** 2 for line in text.split("\n")) > _MOST_STEPS:
-        raise ValueError("it has names of too many parts")
+        raise ValueError("a line has too many dots")
     return tomllib.loads(text)
 
 

@@ -205,7 +205,7 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the record as in run.json: plain values, lists for tuples, None for NaN and infinities, which JSON
         lacks."""
-        return json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=lambda _: None)
+        return _plain(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, values: object, where: str = RECORD) -> RunRecord:
@@ -267,6 +267,10 @@ def _by_split(history: Iterable[EpochRow], score: str) -> dict[str, dict[int, fl
     return found if found["val"] else {split: found[split] for split in ("train", "test")}
 
 
+def _plain(values: Any) -> Any:
+    return json.loads(json.dumps(values), parse_constant=lambda _: None)
+
+
 _hints = cache(get_type_hints)
 
 
@@ -290,7 +294,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if NoneType in kinds:
         return None if value is None or (float in kinds and not is_finite) else _value(kinds[0], value, path)
     if kind is object:
-        return value
+        return _plain(value)
     if isinstance(value, dict):
         if hint is Recipe:
             return recipe_from_dict(value, path)
