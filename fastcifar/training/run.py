@@ -29,7 +29,7 @@ from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
-from fastcifar.training.weights import put_weights, read_weights
+from fastcifar.training.weights import put_weights, read_weights, refuse_another
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
@@ -264,8 +264,7 @@ def load_run(
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None
     try:
         tensors, sha256 = read_weights(weights_file(weights))
-        if record.weights_sha256 not in (None, sha256):
-            raise UserError(f"{weights} is damaged, or of another run: its sha256 is not the one in {record_file}")
+        refuse_another(folder, weights, sha256)
         put_weights(remember_normalization(network, dataset.mean, dataset.std), tensors, weights)
     except UserError as error:
         raise UserError(f"{folder} holds a damaged run: {error}") from None
