@@ -1,4 +1,5 @@
-"""The errors that a user can cause or must hear of, and suggestions for misspelled words.
+"""The errors that a user can cause or must hear of, how they show what they were given, and suggestions for misspelled
+words.
 
 Standard library only: raising one never imports torch.
 """
@@ -11,6 +12,9 @@ from collections.abc import Iterable
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what is allowed. The command line exits with 2."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -26,8 +30,25 @@ class RenamedWarning(Notice):
     """A recipe or a kept run calls something by an older name; it is read all the same."""
 
 
-def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
+def shown(value: object, most: int = 200) -> str:
+    """Return `value` for an error line, as Python writes it, up to `most` characters."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists nested as deep
+        return f"<{type(value).__name__} too large to show>"
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def one_line(text: str, most: int = 1500) -> str:
+    """Return `text` with escapes for line ends and all else that a terminal would not print but obey, and without the
+    middle where it is longer than `most` characters."""
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
+
+
+def did_you_mean(word: object, known: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean 'epochs'?" to append to an error line, or "" if no known word is similar."""
     spelling = {name.lower(): name for name in known}
-    near = difflib.get_close_matches(word.lower(), spelling, n=1)
+    near = difflib.get_close_matches((word if isinstance(word, str) else shown(word)).lower(), spelling, n=1)
     return f"; did you mean '{prefix}{spelling[near[0]]}'?" if near else ""

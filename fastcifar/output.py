@@ -1,4 +1,4 @@
-"""The folder of a run: may one be saved there, and where are its weights; paths as users write them. Standard library
+"""The folder of a run: may one be saved there, and where are its files; paths as users write them. Standard library
 only."""
 
 from __future__ import annotations
@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import stat
 import tempfile
 import time
 import warnings
@@ -30,8 +31,12 @@ EPOCHS = "weights"
 """The folder of the weights of every epoch, where they are kept."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
-_MOST = 100_000_000
-"""Bytes that the header of a .safetensors file may have, as its library reads it; its first 8 bytes say how many."""
+_LARGEST_TEXT = 2**26
+"""Bytes that a file of JSON may have; the record of a run takes 300 for each epoch."""
+_LARGEST_LINES = 2**30
+"""Bytes that a file of JSON lines may have: a record each."""
+_DEEPEST = 32
+"""Levels that values in a file of JSON may be nested; those of a record are 5."""
 _LOOK_SECONDS = 0.1
 """A process that waits for a lock looks so often whether it is free."""
 PARTIAL = ".partial-"
@@ -50,43 +55,86 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
     if not os.fspath(path) or "\0" in os.fspath(path):
         raise UserError(f"{where} is {os.fspath(path)!r}; allowed: a path")
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
+        os.fsencode(found)
+        found.is_file()  # raises where everybody who asks would
+    except (OSError, UnicodeEncodeError) as error:  # a name too long, a folder without permission to look into it
+        raise UserError(f"{where} is {path}: {getattr(error, 'strerror', None) or error}; allowed: a path") from None
     except RuntimeError:
         user = Path(path).parts[0]
         raise UserError(f"{where} is {path}, and there is no home folder {user}; allowed: a path without it") from None
+    return found
+
+
+def read_file(path: Path, what: str, most: int = _LARGEST_TEXT) -> bytes:
+    """Return the bytes of a file; `what` it is, for the error. A pipe or a device is not waited for.
+
+    Raises UserError where it is longer than `most` bytes, no regular file, or cannot be read."""
+    try:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UserError(f"cannot read {what} {path}: it is a pipe or a device; allowed: a file")
+            if status.st_size > most:
+                raise UserError(f"cannot read {what} {path}: it is too long; allowed: up to {most:,} bytes")
+            return file.read()
+    except (OSError, UnicodeEncodeError) as error:
+        raise UserError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def read_json(path: Path, what: str) -> dict[str, Any]:
+    """Return the object in a file of JSON; `what` it is, for the error.
+
+    Raises UserError for any other file, and for values that are nested beyond reason or given twice."""
+    content = read_file(path, what)
+    try:
+        return parse_json(content)
+    except UserError as error:
+        raise UserError(f"cannot read {what} {path}: {error}; allowed: a JSON file as it was written") from None
+
+
+def parse_json(content: bytes) -> dict[str, Any]:
+    """Return the object that is written in JSON. Raises UserError where it is none, as `read_json` does."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise UserError(f"{next(name for name in names if names.count(name) > 1)} is given twice")
+        return found
+
+    try:
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=once)
+    except UserError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(" ".join(str(error).split())) from None
+    if not isinstance(value, dict):
+        raise UserError("it is not an object")
+    refuse_deep(value)
+    return value
+
+
+def refuse_deep(value: object) -> None:
+    """Raise UserError for values of JSON that are nested beyond reason."""
+    if _is_deep(value, _DEEPEST):
+        raise UserError(f"it has values that are nested deeper than {_DEEPEST} levels")
+
+
+def _is_deep(value: object, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels < 0 or any(_is_deep(each, levels - 1) for each in inner)
 
 
 def run_files(path: Path) -> tuple[Path, Path]:
     """Return the record and the weights of a run: those in its folder, or NAME.json and NAME.safetensors as experiments
     keep them, where `path` is one of these or NAME. They may be absent."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # unlike Path's, False for a name too long
         name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
         record = name.with_name(f"{name.name}.json")
-        if record.is_file():
+        if os.path.isfile(record):
             return record, record.with_suffix(Path(WEIGHTS).suffix)
     return path / RECORD, path / WEIGHTS
-
-
-def weights_file(path: str | os.PathLike[str]) -> Path:
-    """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
-    none, and for a file of another kind."""
-    path = user_path(path, "the source of weights")
-    file = path if path.is_file() and path.suffix != ".json" else run_files(path)[1]
-    if not file.is_file():
-        found = f"holds no run: {file.name} is missing" if path.exists() else "does not exist"
-        raise UserError(f"{path} {found}; allowed: the folder of a saved run, or a .safetensors file")
-    try:
-        with open(file, "rb") as opened:
-            start = opened.read(8)
-    except OSError as error:
-        raise UserError(f"cannot read the weights in {file}: {error.strerror or error}") from None
-    if int.from_bytes(start, "little") > _MOST:
-        load = "torch.load(PATH, weights_only=True)"
-        raise UserError(
-            f"{file} is no .safetensors file; allowed: one, as from a file of torch.save with a state_dict: "
-            f"safetensors.torch.save_file({load}, 'weights.safetensors')"
-        )
-    return file
 
 
 def check_out(folder: str | os.PathLike[str]) -> None:
@@ -242,18 +290,12 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects in a file of JSON lines, none where it is absent. A line that is none, such as a torn last
     one, is left out with a `Notice`. Raises UserError for a file that cannot be read."""
-    try:
-        lines = path.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    lines = read_file(path, "the file", _LARGEST_LINES).splitlines() if path.exists() else []
     found = []
     for number, line in enumerate(lines, start=1):
-        with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(value := json.loads(line), dict):
-                found.append(value)
-                continue
+        with contextlib.suppress(UserError):
+            found.append(parse_json(line))
+            continue
         if line.strip():
             warnings.warn(f"{path}: line {number} is torn or damaged, and is left out", Notice, stacklevel=2)
     return found

@@ -6,13 +6,12 @@ tensor.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from fastcifar.errors import UserError
-from fastcifar.output import weights_file
+from fastcifar.input import sha256_of, weights_file
 from fastcifar.recipes.declare import Checked, setting
 
 
@@ -39,7 +38,7 @@ class _FromSource(Checked):
         return {
             "mode": self.mode,
             "source": str(self.source),
-            "sha256": hashlib.sha256(weights_file(self.source).read_bytes()).hexdigest(),
+            "sha256": sha256_of(weights_file(self.source), "the weights in"),
             "shrink": self.shrink,
             "perturb": self.perturb,
             "reset_head": self.reset_head,
@@ -48,7 +47,8 @@ class _FromSource(Checked):
 
 @dataclass(frozen=True)
 class WarmStart(_FromSource):
-    """The evaluated weights (averages, if the run had any) of `source`, a saved run's folder or a .safetensors file.
+    """The evaluated weights (averages, if the run had any) of `source`, a saved run's folder or a file of weights:
+    .safetensors, or .pt, .pth or .ckpt of torch.save (see `load_weights`).
 
     `reset_head` starts the classifier afresh, whatever its shape there.
     Raises UserError if there is no such file.

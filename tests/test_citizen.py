@@ -235,6 +235,7 @@ def warm_start(number: Number, folder) -> list[object]:
     saved = trained().save(folder / f"run-{len(list(folder.iterdir()))}")
     start = fastcifar.ShrinkPerturb(saved, number(0.5), number(0.25))
     recipe, model, record = fastcifar.load_run(saved)
+    fastcifar.load_weights(model, saved)
     return [*train(number, init=start), *model.state_dict().values(), recipe, record.losses]
 
 
@@ -297,7 +298,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "train an own network": lambda number: train(number, model=Dropped),
     "train everything": lambda number: train(number, EVERYTHING),
     "Trainer": trainer,
-    "load_run": warm_start,
+    "load_run load_weights": warm_start,
     "evaluate": evaluate,
     "load_dataset": load_dataset,
     "random_crop random_flip cutout normalize jitter": transforms,
@@ -336,7 +337,7 @@ def as_it_is(value: float) -> float:
 
 
 def call(name: str, number: Number, folder) -> list[object]:
-    return CALLS[name](number, folder) if name == "load_run" else CALLS[name](number)
+    return CALLS[name](number, folder) if "load_run" in name else CALLS[name](number)
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -59,7 +59,7 @@ def test_the_home_folder_is_found_at_every_door(home):
     assert get_recipe("~/mine.toml") == read_toml(Path("~/mine.toml"))
     assert fastcifar.get_recipe("~/mine.toml").epochs == 3
     (home / "run").mkdir()
-    (home / "run" / "model.safetensors").touch()
+    (home / "run" / "model.safetensors").write_bytes(b"\2" + bytes(7) + b"{}")
     assert len(WarmStart("~/run").describe()["sha256"]) == 64
     with pytest.raises(UserError, match=f"{home}/run already holds files"):
         check_out("~/run")

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastcifar import __version__
 from fastcifar.cli.streams import standard_streams, wrapped
-from fastcifar.errors import NonFiniteLoss, Notice, UserError, did_you_mean
+from fastcifar.errors import NonFiniteLoss, Notice, UserError, did_you_mean, one_line
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
@@ -152,4 +152,4 @@ def _fail(message: object, status: int) -> int:
 
 
 def _say(message: object) -> None:
-    print("fastcifar: " + " ".join(str(message).split()), file=sys.stderr)
+    print("fastcifar: " + one_line(" ".join(str(message).split())), file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,9 @@ class Options(CommandOptions):
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
     """The folder of the run, which holds run.json and model.safetensors, or a run whose weights an experiment kept, as
     in runs/half/warm/seed-0."""
+    weights: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's)")] = None
+    """Other weights for the run's network: those of one of its epochs, another run's folder, or a .safetensors, .pt,
+    .pth or .ckpt file."""
     tta: Annotated[Literal["none", "flip", "flip-crop"] | None, arg(help_behavior_hint="(default: the run's)")] = None
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
     ones."""
@@ -44,16 +48,18 @@ def main(args: Sequence[str]) -> int:
         )
     folder = user_path(options.run_dir, "RUN_DIR")
     record_file, _ = run_files(folder)
-    if not record_file.is_file():
+    if not os.path.isfile(record_file):
         allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
         raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
 
     from fastcifar.data import load_dataset
     from fastcifar.optim import FlatModel
-    from fastcifar.training import evaluate, load_run, resolve_device, resolve_dtype
+    from fastcifar.training import evaluate, load_run, load_weights, resolve_device, resolve_dtype
 
     device = resolve_device(options.device)
     recipe, model, record = load_run(folder)
+    if options.weights is not None:
+        load_weights(model, options.weights)
     dataset = load_dataset(record.dataset.name, options.data_dir, device, record.dataset.holdout)
     classes = (record.subset or {}).get("classes")
     if isinstance(classes, list):
@@ -63,13 +69,14 @@ def main(args: Sequence[str]) -> int:
     tta = options.tta or recipe.evaluate.tta
     evaluation = evaluate(model, dataset.test, replace(recipe.evaluate, tta=tta))
     stored = {"none": record.accuracy, recipe.evaluate.tta: record.tta_accuracy}.get(tta)
-    if dataset.sha256 != record.dataset.sha256:
-        stored = None  # other images: nothing to compare with
+    if dataset.sha256 != record.dataset.sha256 or options.weights is not None:
+        stored = None  # other images or weights: nothing to compare with
 
     images = len(dataset.test)
     if options.json:
         result = {
             "run": str(folder),
+            "weights": options.weights,
             "dataset": dataset.name,
             "holdout": dataset.holdout,
             "images": images,

@@ -13,6 +13,7 @@ from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.recipes import label
+from fastcifar.recipes.declare import setting
 
 if TYPE_CHECKING:
     from fastcifar.costs.flops import RecipeCount, StageCount
@@ -32,9 +33,9 @@ class Options(RecipeOptions):
     """Rates, in 10^12 FLOP/s, to give the least time for; the default is an H200's for half-precision products."""
     bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
     """Memory bandwidths in GB/s: one for all rates, or one for each."""
-    train_images: Annotated[int, arg(metavar="N")] = 50_000
+    train_images: Annotated[int, arg(metavar="N")] = setting(50_000, at_least=1)
     """Training images."""
-    test_images: Annotated[int, arg(metavar="N")] = 10_000
+    test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)
     """Images of the final evaluation."""
     json: Switch = False
     """Print the count as JSON and nothing else."""
@@ -43,9 +44,6 @@ class Options(RecipeOptions):
 def main(args: Sequence[str]) -> int:
     options = parse_with_recipe(args, Options, PROG, shorten=None)
     rates = _rates(options)
-    for flag, number in (("--train-images", options.train_images), ("--test-images", options.test_images)):
-        if number < 1:
-            raise UserError(f"{flag} is {number}; allowed: 1 or more")
 
     from fastcifar.costs.flops import count_recipe, describe
 

@@ -52,7 +52,7 @@ class Options(TrainingOptions):
     """Begin with fresh weights, as happens without --warm-start."""
     warm_start: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Begin with the weights of a saved run (its folder, or that of an experiment and warm/seed-0 or the like) or of a
-    .safetensors file."""
+    file: .safetensors, or .pt, .pth or .ckpt of torch.save."""
     shrink: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 1, and 0.4 with --perturb)")] = None
     """Multiply the weights of --warm-start by S, 0 to 1."""
     perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = None

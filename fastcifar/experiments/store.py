@@ -17,7 +17,7 @@ from fastcifar.data import Dataset
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Outcome
-from fastcifar.output import PARTIAL, RECORD, WEIGHTS, claimed, made, write_whole
+from fastcifar.output import PARTIAL, RECORD, WEIGHTS, claimed, made, read_json, write_whole
 from fastcifar.phases import Phases
 from fastcifar.recipes import network_of
 from fastcifar.recipes.legacy import in_steps, modernize
@@ -256,14 +256,7 @@ def _shown(value: object) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"cannot read {path}: {reason}; allowed: a JSON file as it was written") from None
-    if not isinstance(record, dict):
-        raise UserError(f"cannot read {path}: it is not an object; allowed: a JSON file as it was written")
-    return record
+    return read_json(path, "the file")
 
 
 def _text(record: dict[str, Any]) -> str:

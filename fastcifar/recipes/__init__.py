@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fastcifar.errors import UserError, did_you_mean
+from fastcifar.errors import UserError, did_you_mean, shown
 from fastcifar.output import user_path
 from fastcifar.recipes.augmentation import Augment, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
@@ -74,7 +74,9 @@ def get_recipe(name_or_path: str) -> Recipe:
     if path.suffix == ".toml" or path.is_file():
         return read_toml(path)
     hint = did_you_mean(name_or_path, RECIPES)
-    raise UserError(f"unknown recipe {name_or_path!r}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path")
+    raise UserError(
+        f"unknown recipe {shown(name_or_path)}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path"
+    )
 
 
 def label(recipe: Recipe) -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from fastcifar.errors import UserError, did_you_mean
+from fastcifar.errors import UserError, did_you_mean, shown
 from fastcifar.registry import Registry
 
 Value = TypeVar("Value")
@@ -32,6 +32,8 @@ Off = Callable[[Any], Mapping[str, Any]]
 """A function of a recipe that returns the changes, by dotted name, that switch a trick off."""
 
 _KEY = "fastcifar"
+_LONGEST = 10_000
+"""Entries that a list may have."""
 _WORDS = {int: "whole number", float: "number", str: "word", Path: "path"}
 
 
@@ -272,24 +274,34 @@ def _classes(code: str) -> dict[str, list[ast.stmt]]:
 def checked(path: str, value: Any, hint: Any, declared: Declaration = Declaration()) -> Any:
     """Return `value` as a plain one of the type `hint`; `path` names it in errors.
 
-    Raises UserError for another type, for NaN and infinities, and for numbers out of the bounds `declared`."""
+    Raises UserError for another type, for NaN and infinities, for numbers out of the bounds `declared`, for whole
+    numbers of more than 64 bits and for lists of more than 10,000 entries."""
+    refuse_long(path, value)
     value = plain(value)
     if not fits(value, hint):
         _refuse(path, value, allowed(hint))
     given = [each for each in _flat(value) if isinstance(each, int | float)]
     if any(isinstance(number, float) and not math.isfinite(number) for number in given):
         _refuse(path, value, "a finite number")
+    whole = float not in (hint, *get_args(hint))
     if not all(_within(number, declared) for number in given):
-        whole = float not in (hint, *get_args(hint))
         _refuse(path, value, bounds(declared, whole) + " each" * isinstance(value, tuple))
+    if whole and any(abs(number) >= 2**63 for number in given):
+        _refuse(path, value, f"a whole number below 2**63, {2**63:,}")
     if declared.choices and value not in declared.choices:
-        near = did_you_mean(str(value), declared.choices)
-        raise UserError(f"{path} is {value!r}{near}; allowed: {', '.join(declared.choices)}")
+        near = did_you_mean(value, declared.choices)
+        raise UserError(f"{path} is {shown(value)}{near}; allowed: {', '.join(declared.choices)}")
     return value
 
 
+def refuse_long(path: str, value: object) -> None:
+    """Raise UserError for a list with more entries than a field may have; `path` names the field."""
+    if isinstance(value, tuple | list) and len(value) > _LONGEST:
+        raise UserError(f"{path} has {len(value):,} entries; allowed: up to {_LONGEST:,}")
+
+
 def _refuse(path: str, value: object, allowed: str) -> None:
-    raise UserError(f"{path} is {value!r}; allowed: {allowed}")
+    raise UserError(f"{path} is {shown(value)}; allowed: {allowed}")
 
 
 def plain(value: Any) -> Any:
@@ -300,7 +312,10 @@ def plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # an array, a tensor or a number of numpy's
         value = value.tolist()
     if isinstance(value, tuple | list):
-        return tuple(map(plain, value))
+        try:
+            return tuple(map(plain, value))
+        except RecursionError:  # nested so deep that it is no field's value
+            return value
     if isinstance(value, bool):
         return value
     if isinstance(value, numbers.Integral):

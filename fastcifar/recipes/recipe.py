@@ -8,14 +8,15 @@ initialization and device are no part of the method: they belong to the run.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from dataclasses import dataclass
 from typing import Literal
 
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, shown
 from fastcifar.recipes.augmentation import Augment, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
-from fastcifar.recipes.declare import Checked, setting, trick
+from fastcifar.recipes.declare import Checked, sections_of, setting, trick
 from fastcifar.recipes.evaluation import EvaluateConfig
 from fastcifar.recipes.networks import NetworkConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -33,7 +34,7 @@ class Recipe(Checked):
 
     name: str = "davidnet"
     """Name of the recipe in a run's outputs."""
-    epochs: float = setting(10, above=0)
+    epochs: float = setting(10, above=0, at_most=100_000)
     """Passes over the training images (with select, over those it keeps); the last may be a partial one."""
     batch_size: int = setting(512, at_least=1, unit="images")
     """Images per step."""
@@ -64,7 +65,14 @@ class Recipe(Checked):
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def _check(self) -> None:
-        self._require("name", re.fullmatch(r"[\w.+-]+", self.name), "letters, digits and . _ + -")
+        allowed = "letters, digits and . _ + -, up to 255 of them"
+        self._require("name", re.fullmatch(r"[\w.+-]{1,255}", self.name), allowed)
+        for prefix, part in sections_of(self):
+            for field in dataclasses.fields(part):
+                words = getattr(part, field.name)
+                for word in words if isinstance(words, tuple) else [words]:
+                    if isinstance(word, str) and any("\ud800" <= each <= "\udfff" for each in word):
+                        raise UserError(f"{prefix}{field.name} is {shown(word)}; allowed: text that UTF-8 can hold")
         for section, base in (("network", NetworkConfig), ("optimizer", OptimizerConfig)):
             value = getattr(self, section)
             known = isinstance(value, base) and value.kind in base.kinds

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fastcifar.errors import UserError, did_you_mean
-from fastcifar.output import user_path
+from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.output import read_file, user_path
 from fastcifar.recipes.declare import (
     Checked,
     Kind,
@@ -29,6 +29,7 @@ from fastcifar.recipes.declare import (
     is_optional,
     item_hints,
     plain,
+    refuse_long,
     sections_of,
     type_hints,
 )
@@ -40,6 +41,12 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+
+_LARGEST = 2**20
+"""Bytes that a recipe file may have; that of a named recipe has 8,000."""
+_MOST_STEPS = 10**7
+"""A name of n parts, a.b.c, takes the parser n**2 steps, and as many bytes. Every dot is counted as one of a name."""
 
 
 class Written(str):
@@ -65,7 +72,7 @@ def to_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # TOML's escapes are JSON's
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's, and one
     if isinstance(value, tuple):
         return "[" + ", ".join(map(to_text, value)) + "]"
     return repr(value)
@@ -80,9 +87,9 @@ def read_toml(path: str | Path) -> Recipe:
     """
     path = user_path(path, "the recipe file")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte-order mark
-    except OSError as error:
-        raise UserError(f"cannot read the recipe {path}: {error.strerror or error}; allowed: a TOML file") from None
+        values = _parsed(read_file(path, "the recipe", _LARGEST).decode("utf-8-sig"))  # some editors write a mark
+    except UserError as error:
+        raise UserError(f"{error}; allowed: a TOML file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not a TOML file: it is not written in UTF-8; allowed: text in UTF-8") from None
     except (ValueError, RecursionError) as error:  # not TOML, or nested beyond reason
@@ -146,7 +153,7 @@ def read_changes(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         path, equals, text = word.partition("=")
         if not (path and equals and text):
-            raise UserError(f"{word!r} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
+            raise UserError(f"{shown(word)} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
         changes[path.replace("-", "_")] = Written(text)
     return changes
 
@@ -216,13 +223,15 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
     if is_open and isinstance(values, str):
         values = {"kind": values}
     if not isinstance(values, Mapping):
-        raise UserError(f"{prefix[:-1]} is {values!r}; allowed: a section of fields")
+        raise UserError(f"{prefix[:-1]} is {shown(values)}; allowed: a section of fields")
     if is_open:
         named = values.get("kind", kind)
         if named not in hint.kinds:
-            near = did_you_mean(str(named), hint.kinds)
+            near = did_you_mean(named, hint.kinds)
             known = ", ".join(hint.kinds)
-            raise UserError(f"{prefix}kind is {named!r}{near}; allowed: {known}, or what a plug-in adds (--plugin)")
+            raise UserError(
+                f"{prefix}kind is {shown(named)}{near}; allowed: {known}, or what a plug-in adds (--plugin)"
+            )
         hint = hint.kinds[named]
         values = {name: value for name, value in values.items() if name != "kind"}
     elif hint is Transforms:
@@ -250,6 +259,7 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
 def _value(hint: Any, value: object, path: str) -> Any:
     """Return `value` as the type `hint`: only integers are converted to floats, and lists to tuples."""
     value = read_value(str(value), hint) if isinstance(value, Written) else value
+    refuse_long(path, value)
     value = value if isinstance(value, list) else plain(value)
     if get_origin(hint) is tuple and isinstance(value, list | tuple):
         items = item_hints(hint, len(value))
@@ -257,7 +267,7 @@ def _value(hint: Any, value: object, path: str) -> Any:
             return tuple(_value(item, each, path) for item, each in zip(items, value, strict=True))
     if fits(value, hint):
         return float(value) if hint is float else value  # pyright: ignore[reportArgumentType]  (a number, as it fits)
-    raise UserError(f"{path} is {value!r}; allowed: {allowed(hint)}")
+    raise UserError(f"{path} is {shown(value)}; allowed: {allowed(hint)}")
 
 
 def _is_section(hint: object) -> bool:
@@ -276,10 +286,19 @@ def _float(value: Any) -> Any:
         return value
 
 
+def _parsed(text: str) -> dict[str, Any]:
+    """Return the values in a text of TOML. Raises ValueError or RecursionError for any other."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if sum(line.count(".") ** 2 for line in text.split("\n")) > _MOST_STEPS:
+        raise ValueError("a line has too many dots")
+    return tomllib.loads(text)
+
+
 def _toml(text: str, kind: type = object) -> Any:
     """Return the TOML value in `text` if it is one and of type `kind`; else `text`."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
+        values = _parsed(f"value = {text}")
     except (ValueError, RecursionError):
         return text
+    value = values["value"] if len(values) == 1 else text  # several lines
     return value if isinstance(value, kind) else text

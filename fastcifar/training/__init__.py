@@ -12,6 +12,7 @@ from fastcifar.training.run import Run, load_run
 from fastcifar.training.state import TrainingState
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.train import Trainer, train
+from fastcifar.training.weights import load_weights
 
 __all__ = [
     "EpochRow",
@@ -27,6 +28,7 @@ __all__ = [
     "evaluate",
     "initialize",
     "load_run",
+    "load_weights",
     "process_seconds",
     "resolve_device",
     "resolve_dtype",

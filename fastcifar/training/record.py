@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -20,8 +21,8 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from fastcifar.errors import UserError
-from fastcifar.output import RECORD
+from fastcifar.errors import UserError, shown
+from fastcifar.output import RECORD, refuse_deep
 from fastcifar.recipes import Recipe, recipe_from_dict
 from fastcifar.recipes.legacy import in_steps, modernize
 
@@ -187,6 +188,8 @@ class RunRecord:
     phases: dict[str, float] = field(default_factory=dict)
     """The parts of process_seconds."""
     images_per_second: float
+    weights_sha256: str | None = field(default=None, compare=False)
+    """The sha256 of model.safetensors, by which a saved run is checked when it is read; None: not known."""
 
     @property
     def losses(self) -> dict[str, dict[int, float]]:
@@ -202,7 +205,7 @@ class RunRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the record as in run.json: plain values, lists for tuples, None for NaN and infinities, which JSON
         lacks."""
-        return json.loads(json.dumps(dataclasses.asdict(self)), parse_constant=lambda _: None)
+        return _plain(dataclasses.asdict(self))
 
     @classmethod
     def from_json(cls, values: object, where: str = RECORD) -> RunRecord:
@@ -213,10 +216,13 @@ class RunRecord:
         """
         try:
             if not isinstance(values, dict):
-                raise UserError(f"it is {_shown(values)}; allowed: an object, the record of a run")
+                raise UserError(f"it is {shown(values, _SHOWN)}; allowed: an object, the record of a run")
+            refuse_deep(values)
             version = values.get("version", 1)
             if type(version) is not int or not 1 <= version <= VERSION:
-                raise UserError(f"version is {_shown(version)}; allowed: 1 to {VERSION}, what this fastcifar can read")
+                raise UserError(
+                    f"version is {shown(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read"
+                )
             recipe = values.get("recipe")
             if isinstance(recipe, dict):  # here, so that its warning names the file
                 values = {**values, "recipe": dict(modernize(in_steps(recipe), where))}
@@ -261,6 +267,10 @@ def _by_split(history: Iterable[EpochRow], score: str) -> dict[str, dict[int, fl
     return found if found["val"] else {split: found[split] for split in ("train", "test")}
 
 
+def _plain(values: Any) -> Any:
+    return json.loads(json.dumps(values), parse_constant=lambda _: None)
+
+
 _hints = cache(get_type_hints)
 
 
@@ -277,12 +287,14 @@ def _read(cls: type, values: dict[str, Any], prefix: str = "") -> Any:
 
 
 def _value(hint: Any, value: Any, path: str) -> Any:
-    """Return `value` as the type `hint`: lists stand for tuples, objects for dataclasses, integers may for floats."""
+    """Return `value` as the type `hint`: lists stand for tuples, objects for dataclasses, integers may for floats, and
+    NaN and infinities for None, as `to_json` has them."""
     kind, kinds = get_origin(hint) or hint, get_args(hint)
+    is_finite = not isinstance(value, float) or math.isfinite(value)
     if NoneType in kinds:
-        return None if value is None else _value(kinds[0], value, path)
+        return None if value is None or (float in kinds and not is_finite) else _value(kinds[0], value, path)
     if kind is object:
-        return value
+        return _plain(value)
     if isinstance(value, dict):
         if hint is Recipe:
             return recipe_from_dict(value, path)
@@ -294,11 +306,6 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return tuple(_value(kinds[0], item, f"{path}[{place}]") for place, item in enumerate(value))
     if kind is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    if type(value) is kind:
+    if type(value) is kind and is_finite and (kind is not int or abs(value) < 2**63):
         return value
-    raise UserError(f"{path} is {_shown(value)}; allowed: {_WORDS.get(kind, 'an object')}")
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
+    raise UserError(f"{path} is {shown(value, _SHOWN)}; allowed: {_WORDS.get(kind, 'an object')}")

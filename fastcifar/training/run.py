@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
+from fastcifar.input import sha256_of, weights_file
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
-from fastcifar.output import RECORD, WEIGHTS, check_out, made, run_files, user_path, weights_file, write_all
+from fastcifar.output import RECORD, WEIGHTS, check_out, made, read_json, run_files, user_path, write_all
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
 from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
+from fastcifar.training.weights import put_weights, read_weights, refuse_another
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
@@ -166,14 +169,20 @@ class Run:
         folder = user_path(folder, "the output folder")
         check_out(folder)
         arrays = {name: getattr(self, name).numpy() for name in ("plain_logits", "tta_logits", "labels")}
+        record = self.record
+
+        def write_weights(path: Path) -> None:
+            nonlocal record
+            record = replace(record, weights_sha256=save_weights(self.state, path))
+
         with made(folder):
             write_all(
                 folder,
                 {
                     LOG: self._dawnbench_log(),
                     PREDICTIONS: lambda path: np.savez(path, **arrays),
-                    WEIGHTS: lambda path: save_weights(self.state, path),
-                    RECORD: json.dumps(self.record.to_json(), indent=2) + "\n",
+                    WEIGHTS: write_weights,
+                    RECORD: lambda path: path.write_text(json.dumps(record.to_json(), indent=2) + "\n", "utf-8"),
                 },
             )
         return folder
@@ -210,12 +219,14 @@ def _copied(trainer: Trainer) -> nn.Module:
         return trainer.new_network(seed=0).module.to(trainer.device)
 
 
-def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Write a network's tensors as a .safetensors file. Raises OSError where that cannot be done."""
+def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> str:
+    """Write a network's tensors as a .safetensors file, and return its sha256. Raises OSError where that cannot be
+    done."""
     try:
         save_file(dict(state), path)
     except SafetensorError as error:  # such as a full disk
         raise OSError(" ".join(str(error).split())[:_SHOWN]) from None
+    return sha256_of(path, "the weights in")
 
 
 @TORCH.applied()
@@ -231,10 +242,10 @@ def load_run(
     folder = user_path(folder, "the run's folder")
     record_file, weights = run_files(folder)
     for file in (record_file, weights):
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
-        record = RunRecord.from_json(json.loads(record_file.read_text(encoding="utf-8")), str(record_file))
+        record = RunRecord.from_json(read_json(record_file, "the record"), str(record_file))
         dataset = record.dataset
         if model is None and record.network is not None:
             raise UserError(
@@ -246,10 +257,15 @@ def load_run(
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:
                 network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
-        remember_normalization(network, dataset.mean, dataset.std).load_state_dict(load_file(weights_file(weights)))
     except UserError:
         raise
-    except Exception as error:  # a damaged file makes json, safetensors and torch raise many kinds
+    except Exception as error:  # a network of the user's own may raise anything
         reason = " ".join(str(error).split())[:_SHOWN]
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None
+    try:
+        tensors, sha256 = read_weights(weights_file(weights))
+        refuse_another(folder, weights, sha256)
+        put_weights(remember_normalization(network, dataset.mean, dataset.std), tensors, weights)
+    except UserError as error:
+        raise UserError(f"{folder} holds a damaged run: {error}") from None
     return record.recipe, network.eval(), record

@@ -13,6 +13,9 @@ from fastcifar.recipes import Recipe
 _ROUNDING = 1e-6
 """Steps by which a floating-point product may exceed the whole number that is meant, as in 0.07 of 100."""
 
+_MOST_STEPS = 10**8
+"""Steps of a training: the rate of each is kept."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -59,7 +62,7 @@ class Timeline:
     An epoch has a step for each full batch of the images that it visits, and without `drop_last` one more for those
     left over; a last epoch in part has that part of the steps, rounded up. `frozen_from[name]` is the epoch from which
     on a parameter is frozen: it is in all epochs that begin then or later. Raises UserError where the images that an
-    epoch visits do not fill a batch, and for crops larger than the images.
+    epoch visits do not fill a batch, for crops larger than the images, and for more than 100 million steps.
     """
 
     def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
@@ -81,6 +84,9 @@ class Timeline:
             frozen = frozenset(name for name, start in (frozen_from or {}).items() if number >= start)
             self.epochs.append(self._epoch(number, max(1, steps), Stage(side, frozen)))
             self.total_steps += self.epochs[-1].steps
+            if self.total_steps > _MOST_STEPS:
+                steps = f"which takes more than {_MOST_STEPS:,} steps of batch_size {batch_size}"
+                raise UserError(f"epochs is {recipe.epochs}, {steps}; allowed: fewer epochs, or larger batches")
 
     @property
     def steps_per_epoch(self) -> int:

@@ -281,7 +281,7 @@ class Trainer:
     def reset(self, seed: int = 0, init: Start = _COLD) -> None:
         """Start a training afresh, in the same buffers."""
         described = init.describe()
-        self.state.begin(self.new_network(seed, init), seed, described)
+        self.state.begin(self.new_network(seed, init, described.get("sha256")), seed, described)
 
     def enter(self, stage: Stage) -> None:
         """Train the parameters that `stage` trains and no others, in training mode."""
@@ -307,13 +307,13 @@ class Trainer:
                 self.state.begin_epoch(self.timeline.epochs[epoch.number + 1])
 
     @TORCH.applied()
-    def new_network(self, seed: int, init: Start = _COLD) -> Network:
-        """Return the network that a training begins with, on the CPU."""
+    def new_network(self, seed: int, init: Start = _COLD, sha256: object = None) -> Network:
+        """Return the network that a training begins with, on the CPU. `sha256`: what `init` says of its file."""
         dataset = self.dataset
         sides = (dataset.train.side, *(side for side, _ in self.recipe.augment.early_crops))
         with building(seed, self.own_model or resolve(self.recipe.network.builder)):
             model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self.own_model, sides)
-        initialize(model, init)
+        initialize(model, init, sha256)
         return model
 
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:

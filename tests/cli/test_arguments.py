@@ -1,14 +1,18 @@
 """A recipe on the command line: plug-ins, then the recipe and its kinds, then its fields, in the grammar of files."""
 
 import dataclasses
+import os
+import subprocess
 import sys
+import warnings
+from pathlib import Path
 
 import pytest
 
 from fastcifar.cli import flops, main, train
 from fastcifar.cli.arguments import parse_with_recipe, quick_train_size
 from fastcifar.cli.experiment import read_options
-from fastcifar.errors import UserError
+from fastcifar.errors import NonFiniteLoss, Notice, UserError
 from fastcifar.experiments.named.compare import Compare
 from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, change, quick, to_toml
 from fastcifar.recipes.networks import NetworkConfig
@@ -199,3 +203,57 @@ def test_positional_arguments_may_follow_a_plug_in(plugin, capsys):
     assert "compare needs 2 recipes" in capsys.readouterr().err
     assert main(["eval", "--plugin", name, "nowhere"]) == 2
     assert "nowhere holds no run" in capsys.readouterr().err
+
+
+def test_any_words_are_read_or_refused_in_a_line_without_torch():
+    """Words of a command line that are changed at random; in a process of its own, where nothing has imported torch."""
+    code = (
+        "import pathlib, random, sys\n"
+        "from tests.fuzz import command_line\n"
+        "inputs = list(command_line.seeds().values())\n"
+        "for data in inputs:\n"
+        "    assert command_line.check(data, pathlib.Path()), data\n"
+        "for number in range(60):\n"
+        "    by = random.Random(number)\n"
+        "    command_line.check(command_line.mutate(by.choice(inputs), by), pathlib.Path())\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (
+            ["train", "--recipe", "\x1b[31mred.toml"],
+            r"cannot read the recipe \x1b[31mred.toml: No such file or directory",
+        ),
+        (["train", "--\x1b]0;title\x07=3"], r"unknown flag --\x1b]0;title\x07; "),
+        (["\x1b[2J"], r"unknown command '\x1b[2J'"),
+        (["train", "--optimizer.lr", "\u202e1"], r"optimizer.lr is '\u202e1'; allowed: a number"),
+        (["train", "--out", "\udcff\x07" * 2000], "--out is "),
+        (["eval", "a\x1b[31m"], r"a\x1b[31m holds no run"),
+        (["eval", "a" * 5000], "RUN_DIR is "),
+        (["data", "info", "--data-dir", "a" * 5000], "--data-dir is "),
+        (["recipes", "show", "a" * 5000], "the recipe is "),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_an_error_shows_what_a_terminal_would_obey_as_escapes(capsys, args, said):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("fastcifar: ") and said in err
+    assert err.endswith("\n") and err[:-1].isprintable() and len(err) < 2000
+
+
+def test_notices_and_other_errors_show_escapes_too(capsys, monkeypatch):
+    def run(args):
+        warnings.warn("a \x1b[31mred\nnotice", Notice, stacklevel=2)
+        raise NonFiniteLoss("a \x1b[31mred\nloss")
+
+    monkeypatch.setattr("fastcifar.cli._run", run)
+    assert main([]) == 3
+    assert capsys.readouterr().err == "fastcifar: a \\x1b[31mred notice\nfastcifar: a \\x1b[31mred loss\n"

@@ -4,6 +4,8 @@ import json
 import re
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from fastcifar.cli import main
 
@@ -105,3 +107,22 @@ def test_classes_restrict_what_is_tested_on_in_eval_too(capsys, tmp_path):
     assert main(["eval", "run", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert (result["images"], result["accuracy"]) == (tested, record["tta_accuracy"])
+
+
+def test_eval_of_other_weights_is_of_the_same_network(capsys, tmp_path):
+    """Those of another run, from its folder and from a file of torch.save; others are refused in a line."""
+    assert main(TRAIN) == 0
+    assert main([*TRAIN[:-3], "--out", "other", "--quiet", "--seed", "1"]) == 0
+    other = json.loads((tmp_path / "other/run.json").read_text())
+    state = load_file(tmp_path / "other/model.safetensors")
+    torch.save({"model": state}, tmp_path / "other.pt")
+    torch.save(state["whitening.weight"], tmp_path / "one.pt")
+    capsys.readouterr()
+    for weights in ("other", "other.pt"):
+        assert main(["eval", "run", "--weights", weights, "--json"]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert (result["loss"], result["stored_accuracy"], result["weights"]) == (other["tta_loss"], None, weights)
+    for weights in ("one.pt", "run/log.tsv", "nowhere"):
+        assert main(["eval", "run", "--weights", weights]) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and len(err.splitlines()) == 1

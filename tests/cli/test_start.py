@@ -50,7 +50,7 @@ REFUSALS = {
     "train --batch-size 1.5": "batch_size is 1.5; allowed: a whole number",
     "train --epochs": "--epochs has no value; allowed: a number",
     "train --epochs --quiet": "--epochs has no value; allowed: a number",
-    "train --epochs 0": "epochs is 0.0; allowed: above 0",
+    "train --epochs 0": "epochs is 0.0; allowed: above 0, up to 100000",
     "train --epochs 3 4": "unexpected argument '4' after --epochs 3; allowed: a number",
     "train --optimizer.lr -1": "optimizer.lr is -1.0; allowed: above 0",
     "train --optimizer.lr=x": "optimizer.lr is 'x'; allowed: a number",
@@ -70,8 +70,8 @@ REFUSALS = {
         "or what a plug-in adds (--plugin)"
     ),
     "train --network": "--network has no value; allowed: a word",
-    "train --network resnet18 --network.width 0": "network.width is 0; allowed: 1 or more channels",
-    "train --network mlp --network.hidden 100 0": "network.hidden is (100, 0); allowed: 1 or more units each",
+    "train --network resnet18 --network.width 0": "network.width is 0; allowed: 1 to 8,192 channels",
+    "train --network mlp --network.hidden 100 0": "network.hidden is (100, 0); allowed: 1 to 1,000,000 units each",
     "train --network mlp --optimizer muon": (
         "network.kind is mlp; allowed: with the optimizer muon one with convolutions"
     ),
@@ -136,7 +136,8 @@ REFUSALS = {
     ),
     "train --subset-seed -1 --train-size 600": "--subset-seed is -1; allowed: 0 to 4,294,967,295",
     "train --warm-start nowhere": (
-        "nowhere does not exist; allowed: the folder of a saved run, or a .safetensors file"
+        "nowhere does not exist; allowed: the folder of a saved run, or a file of weights: .safetensors, "
+        "or .pt, .pth or .ckpt of torch.save"
     ),
     "train --warm-start": "--warm-start has no value; allowed: a path",
     "train --warm-start . --cold-start": ("--cold-start and --warm-start contradict each other; allowed: one of them"),

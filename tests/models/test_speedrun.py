@@ -228,8 +228,8 @@ def test_a_batch_that_its_ghost_batches_do_not_divide_is_refused():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"widths": (64, 0, 64)}, "network.widths is (64, 0, 64); allowed: 1 or more channels each"),
-        ({"depth": 0}, "network.depth is 0; allowed: 1 or more convolutions"),
+        ({"widths": (64, 0, 64)}, "network.widths is (64, 0, 64); allowed: 1 to 65,536 channels each"),
+        ({"depth": 0}, "network.depth is 0; allowed: 1 to 1,000 convolutions"),
         ({"depth": 1, "residual": True}, "network.residual is True; allowed: false where network.depth is 1"),
         ({"whitening_size": 6}, "network.whitening_size is 6; allowed: 1 to 5 pixels"),
         ({"whitening_bias_epochs": -1.0}, "network.whitening_bias_epochs is -1.0; allowed: 0 or more epochs"),

@@ -30,7 +30,7 @@ from fastcifar.recipes.optimizers.torch import AdamWConfig
 from fastcifar.recipes.text import Written, field_hints, leaves, read_changes, read_value, to_text
 
 positive = st.floats(min_value=1e-300, max_value=1e300)
-names = st.from_regex(r"[\w.+-]+", fullmatch=True)
+names = st.from_regex(r"[\w.+-]{1,20}", fullmatch=True)
 
 
 @st.composite
@@ -43,7 +43,7 @@ def schedules(draw):
 recipes = st.builds(
     Recipe,
     name=names,
-    epochs=st.integers(1, 10**9) | st.floats(0.01, 1e9),
+    epochs=st.integers(1, 10**5) | st.floats(0.01, 1e5),
     batch_size=st.integers(1, 64).map(lambda groups: 32 * groups),
     label_smoothing=st.floats(0, 1),
     dtype=st.sampled_from(["auto", "float32", "bfloat16", "float16"]),
@@ -129,8 +129,8 @@ REFUSALS = {
     "network.pool = 'min'": "network.pool is 'min'; allowed: one of max, avg",
     "network.pool = 3": "network.pool is 3; allowed: one of max, avg",
     "network.residual = [0]": "network.residual is (0,); allowed: 1 to 3 each",
-    "network.widths = [8, 8, 0, 8]": "network.widths is (8, 8, 0, 8); allowed: 1 or more channels each",
-    "epochs = 0": "epochs is 0.0; allowed: above 0",
+    "network.widths = [8, 8, 0, 8]": "network.widths is (8, 8, 0, 8); allowed: 1 to 65,536 channels each",
+    "epochs = 0": "epochs is 0.0; allowed: above 0, up to 100000",
     "optimizer.lr = -1": "optimizer.lr is -1.0; allowed: above 0",
     "optimizer.lr = nan": "optimizer.lr is nan; allowed: a finite number",
     "optimizer.momentum = 1": "optimizer.momentum is 1.0; allowed: 0 up to, not including, 1",
@@ -170,7 +170,7 @@ def test_a_bad_field_is_refused_with_its_file_name_value_and_what_is_allowed(tmp
 
 
 def test_an_integer_beyond_all_floats_is_refused():
-    with pytest.raises(UserError, match=r"^recipe: optimizer\.lr is 10+; allowed: a number$"):
+    with pytest.raises(UserError, match=r"^recipe: optimizer\.lr is 10+\.\.\.; allowed: a number$"):
         recipe_from_dict({"optimizer": {"lr": 10**400}})
 
 

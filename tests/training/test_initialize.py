@@ -3,11 +3,9 @@
 import dataclasses
 import hashlib
 import json
-import pickle
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -21,7 +19,7 @@ from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.training import Trainer, initialize, load_run, train
+from fastcifar.training import Trainer, initialize, train
 from tests.small import DAVIDNET
 
 RECIPE = dataclasses.replace(
@@ -207,46 +205,25 @@ def test_factors_out_of_range_are_refused(factors, message, source):
 
 
 def test_a_source_that_is_not_there_or_is_damaged_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere does not exist; allowed: the folder of a saved run, or a .safet"):
+    with pytest.raises(UserError, match=r"nowhere does not exist; allowed: the folder of a saved run, or a file"):
         WarmStart(tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"holds no run: model.safetensors is missing; allowed: the folder of a saved"):
         ShrinkPerturb(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"\0" * 20)
-    with pytest.raises(UserError, match=r"cannot read the weights in .*; allowed: a .safetensors file") as refusal:
+    with pytest.raises(
+        UserError, match=r"cannot read the weights in .*; allowed: a whole .safetensors file"
+    ) as refusal:
         make_model(RECIPE, 2, WarmStart(tmp_path))
     assert "\n" not in str(refusal.value)
 
 
-def legacy(tensors, path):
-    torch.save(tensors, path, _use_new_zipfile_serialization=False)
-
-
-def pickled(tensors, path):
-    path.write_bytes(pickle.dumps({name: tensor.numpy() for name, tensor in tensors.items()}, protocol=4))
-
-
-@pytest.mark.parametrize("write", [torch.save, legacy, pickled])
-def test_weights_of_another_kind_are_refused_with_the_way_to_convert_them(write, tmp_path):
-    weights = make_model(MLP, 1)
-    write(weights, tmp_path / "weights.pth")
-    with pytest.raises(UserError, match=r"weights.pth is no .safetensors file; allowed: one, .*") as refusal:
-        WarmStart(tmp_path / "weights.pth")
-    assert "\n" not in str(refusal.value)
-    if write is not pickled:  # the line of Python in the message
-        line = str(refusal.value).partition("state_dict: ")[2].replace("PATH", "path / 'weights.pth'")
-        exec(
-            line.replace("'weights.safe", "path / 'weights.safe"),
-            {"torch": torch, "safetensors": safetensors, "path": tmp_path},
-        )
-        assert same(make_model(MLP, 2, WarmStart(tmp_path / "weights.safetensors")), weights)
-
-
-def test_a_run_whose_weights_are_of_another_kind_is_refused_in_that_line(data, tmp_path):
-    run = train(MLP, data)
-    folder = run.save(tmp_path / "run")
-    torch.save(dict(run.state), folder / "model.safetensors")
-    with pytest.raises(UserError, match=r"run/model.safetensors is no .safetensors file; allowed: one, as from a file"):
-        load_run(folder)
+def test_a_file_that_changes_after_it_was_described_is_refused(tmp_path, data):
+    save_file(make_model(MLP, 1), tmp_path / "model.safetensors")
+    start = WarmStart(tmp_path)
+    described = start.describe()
+    save_file(make_model(MLP, 2), tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="changed while it was read; allowed"):
+        Trainer(MLP, data).new_network(0, start, described["sha256"])
 
 
 @pytest.mark.parametrize("start", [WarmStart, ShrinkPerturb])

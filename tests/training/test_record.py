@@ -1,10 +1,14 @@
 """A record goes to JSON and back, older ones are read, and whatever else is refused by the name of its field."""
 
+import copy
 import dataclasses
+import functools
 import json
 import math
+import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
@@ -16,7 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastcifar
-from fastcifar.errors import RenamedWarning, UserError
+from fastcifar.errors import Notice, RenamedWarning, UserError
+from fastcifar.output import read_json, read_lines
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import EpochRow, RunRecord
@@ -25,7 +30,11 @@ from fastcifar.training.record import VERSION, Versions, commit_of
 
 FIRST = json.loads((Path(__file__).parent / "version-1/run.json").read_text())
 """As it was written before records had a version."""
-SIMPLE = {int: st.integers(), float: st.floats(allow_nan=False, allow_infinity=False), str: st.text(max_size=9)}
+SIMPLE = {
+    int: st.integers(-(2**63) + 1, 2**63 - 1),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    str: st.text(max_size=9),
+}
 SIMPLE |= {bool: st.booleans(), object: st.none() | st.booleans() | st.integers() | st.text(max_size=9)}
 
 pytestmark = pytest.mark.filterwarnings("ignore::fastcifar.errors.RenamedWarning")  # of the first version
@@ -78,7 +87,7 @@ def test_the_first_version_is_read_with_all_that_it_says():
     assert record.recipe == dataclasses.replace(RECIPES["warmstart-mlp"], **changed)
     again = record.to_json()
     assert again.pop("version") == VERSION
-    for name in ("loss", "val_accuracy", "val_loss", "train_split", "network", "commit", "command"):
+    for name in ("loss", "val_accuracy", "val_loss", "train_split", "network", "commit", "command", "weights_sha256"):
         assert again.pop(name) is None
     rows, facts, versions = again.pop("history"), again.pop("dataset"), again.pop("versions")
     assert [{name: row[name] for name in FIRST["history"][0]} for row in rows] == FIRST["history"]
@@ -202,3 +211,92 @@ def test_the_module_needs_no_torch():
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, input=json.dumps(FIRST), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def places(value, path=()):
+    """Give the path of every value in nested dictionaries and lists."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*path, key)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*path, key))
+
+
+DEEP = functools.reduce(lambda inner, _: [inner], range(500), 1)
+HOSTILE = [
+    None,
+    True,
+    0,
+    -1,
+    2**63,
+    10**400,
+    0.5,
+    1e308,
+    math.nan,
+    math.inf,
+    "",
+    "\x1b[31m",
+    "\ud800",
+    [],
+    {},
+    [{}],
+    DEEP,
+]
+
+
+@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda value: repr(value)[:12])
+def test_any_value_anywhere_is_read_as_it_will_be_written_or_refused_by_its_place(hostile):
+    current = RunRecord.from_json(FIRST).to_json()
+    for path in places(current):
+        values = copy.deepcopy(current)
+        inside = functools.reduce(lambda inside, key: inside[key], path[:-1], values)
+        inside[path[-1]] = hostile
+        try:
+            record = RunRecord.from_json(values)
+        except UserError as error:
+            named = [str(key) for key in path if isinstance(key, str)]
+            assert str(error).isprintable() and len(str(error)) < 2000
+            assert any(name in str(error) for name in (named[-1], "deeper than 32", *named[1:2])), (path, str(error))
+        else:
+            assert RunRecord.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False))) == record
+
+
+def test_no_number_of_a_record_is_nan_and_what_may_be_absent_is():
+    assert RunRecord.from_json({**FIRST, "accuracy": math.nan}).accuracy is None
+    assert refusal({**FIRST, "train_seconds": math.nan}) == "train_seconds is nan; allowed: a number"
+    assert refusal({**FIRST, "seed": 2**63}).startswith("seed is 9223372036854775808; allowed: a whole number")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"seed": 1, "seed": 2}', "seed is given twice"),
+        (b'{"init": {"mode": "a", "mode": "b"}}', "mode is given twice"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "Exceeds the limit|unknown"),
+        (b"[" * 100_000, "recursion depth|nested"),
+        (b'{"a": ' + b"[" * 100 + b"]" * 100 + b"}", "nested deeper than 32 levels"),
+        (b"[1]", "it is not an object"),
+        (b"\xff\xfe", "can't decode byte"),
+        (b'{"seed": 1', "delimiter"),
+        (b"", "Expecting value"),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_a_damaged_file_is_refused_by_its_path_and_a_line_of_it_left_out(content, said, tmp_path):
+    path = tmp_path / "run.json"
+    path.write_bytes(content)
+    with pytest.raises(
+        UserError, match=rf"^cannot read the record .*run\.json: .*({said}).*; allowed: a JSON file"
+    ) as refused:
+        read_json(path, "the record")
+    assert str(refused.value).isprintable()
+    path.write_bytes(b'{"seed": 1}\n' + content + b'\n{"seed": 3}\n')
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Notice)
+        assert read_lines(path) == [{"seed": 1}, {"seed": 3}]
+
+
+def test_a_record_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.json")
+    for read in (lambda path: read_json(path, "the record"), read_lines):
+        with pytest.raises(UserError, match="it is a pipe or a device; allowed: a file"):
+            read(tmp_path / "run.json")

@@ -16,7 +16,9 @@ class DavidNetConfig(NetworkConfig):
 
     formerly: ClassVar[str] = "model"
 
-    widths: tuple[int, int, int, int] = setting((64, 128, 256, 512), at_least=1, unit="channels", width=True)
+    widths: tuple[int, int, int, int] = setting(
+        (64, 128, 256, 512), at_least=1, at_most=65_536, unit="channels", width=True
+    )
     """Channels of the stem and of the three layers."""
     residual: tuple[int, ...] = trick((1, 3), off=(), at_least=1, at_most=3, source="Page 2018")
     """Layers (1 to 3) that have a residual branch of two convolutions."""
@@ -38,7 +40,7 @@ class DavidNetConfig(NetworkConfig):
     """Added to the variance in batch norm."""
     activation: Literal["celu", "relu", "gelu", "silu", "none"] = trick("celu", off="relu", source="Page 2019")
     """The nonlinearity after each batch norm."""
-    celu_alpha: float = setting(0.3, above=0)
+    celu_alpha: float = setting(0.3, at_least=1e-30, at_most=1e30)
     """CELU's alpha (Barron 2017); only read with activation celu."""
     pool: Literal["max", "avg"] = "max"
     """The 2x2 pooling of the three layers, before batch norm."""

@@ -18,5 +18,5 @@ class MLPConfig(NetworkConfig):
     sides: ClassVar[tuple[int, ...]] = (32,)
     has_filters: ClassVar[bool] = False
 
-    hidden: tuple[int, ...] = setting((100, 100), at_least=1, unit="units")
+    hidden: tuple[int, ...] = setting((100, 100), at_least=1, at_most=1_000_000, unit="units")
     """Units of each hidden layer, all with ReLU."""

@@ -16,7 +16,7 @@ class ResNet18Config(NetworkConfig):
 
     formerly: ClassVar[str] = "resnet"
 
-    width: int = setting(64, at_least=1, unit="channels", width=True)
+    width: int = setting(64, at_least=1, at_most=8192, unit="channels", width=True)
     """Channels of the stem and the first of the four layers; each later layer has twice as many as the one before."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """cifar: a 3x3 convolution of stride 1. imagenet: torchvision's 7x7 one of stride 2 and a max-pool of stride 2."""

@@ -34,9 +34,9 @@ class SpeedrunConfig(NetworkConfig):
 
     formerly: ClassVar[str] = "speedrun"
 
-    widths: tuple[int, int, int] = setting((64, 256, 256), at_least=1, unit="channels", width=True)
+    widths: tuple[int, int, int] = setting((64, 256, 256), at_least=1, at_most=65_536, unit="channels", width=True)
     """Channels of the three blocks."""
-    depth: int = setting(2, at_least=1, unit="convolutions")
+    depth: int = setting(2, at_least=1, at_most=1000, unit="convolutions")
     """3x3 convolutions in each block (airbench96: 3)."""
     residual: bool = trick(False, off=False, source="Jordan 2024 (airbench96)")
     """Add each block's first activation to its last norm's output, before the last activation (airbench96)."""

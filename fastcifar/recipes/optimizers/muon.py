@@ -51,7 +51,7 @@ class MuonConfig(OptimizerConfig):
     square: 1 for DavidNet's scale of 1/16, 0.67 per image of the batch for airbench94_muon's of 1/256."""
     sgd_momentum: float = setting(0.85, at_least=0, below=1)
     """Nesterov momentum of the weights that train with SGD."""
-    ns_steps: int = setting(3, at_least=1, unit="steps")
+    ns_steps: int = setting(3, at_least=1, at_most=100, unit="steps")
     """Newton-Schulz steps that orthogonalize an update."""
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
     """a, b and c of those steps, a s + b s^3 + c s^5 for each singular value s (hiverge 2025: 3.4576, -4.7391,

@@ -1,0 +1,66 @@
+"""Files of weights from anywhere: which they are, and what is none. Standard library only."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from fastcifar.errors import UserError
+from fastcifar.output import run_files, user_path
+
+MOST_HEADER = 4 << 20
+"""Bytes that the header of a .safetensors file may have; its first 8 bytes say how many."""
+_CHUNK = 1 << 20
+
+
+@contextlib.contextmanager
+def opened(path: Path, what: str) -> Iterator[BinaryIO]:
+    """Open a file that exists to be read, and close it. Raises UserError, which calls it `what`, for devices, pipes and
+    the like, which may have no end, and where it cannot be read."""
+    try:
+        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # a pipe would wait
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise UserError(f"{what} {path} is no regular file; allowed: a file, not a folder, device or pipe")
+            yield file
+    except OSError as error:
+        raise UserError(f"cannot read {what} {path}: {error.strerror or error}") from None
+
+
+def sha256_of(path: Path, what: str) -> str:
+    """Return the sha256 of a file, read in pieces. Raises UserError as `opened` does."""
+    digest = hashlib.sha256()
+    with opened(path, what) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def weights_file(path: str | os.PathLike[str]) -> Path:
+    """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
+    none, and for a file of another kind than those that `read_weights` reads, as its first bytes tell."""
+    path = user_path(path, "the source of weights")
+    allowed = "the folder of a saved run, or a file of weights: .safetensors, or .pt, .pth or .ckpt of torch.save"
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        mode = 0
+    except OSError as error:  # a loop of links, a name too long
+        raise UserError(f"cannot read the weights in {path}: {error.strerror or error}; allowed: {allowed}") from None
+    if mode and not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise UserError(f"{path} is a device, a pipe or a socket; allowed: {allowed}")
+    file = path if stat.S_ISREG(mode) and path.suffix != ".json" else run_files(path)[1]
+    if not file.is_file():
+        found = f"holds no run: {file.name} is missing" if mode else "does not exist"
+        raise UserError(f"{path} {found}; allowed: {allowed}")
+    with opened(file, "the weights in") as weights:
+        start = weights.read(8)
+    zipped, pickled = start[:4] == b"PK\3\4", start[:1] == b"\x80"
+    if len(start) < 8 or not (int.from_bytes(start, "little") <= MOST_HEADER or zipped or pickled):
+        what = "is empty" if not start else "holds no weights that can be read"
+        raise UserError(f"{file} {what}; allowed: {allowed}")
+    return file
