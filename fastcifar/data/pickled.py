@@ -37,8 +37,10 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
     if size > most:
         raise UserError(f"{name} is {size:,} bytes; allowed: up to {most:,} for {records:,} images")
     instructions = 10 * records + 1000  # a label is one, the name of an image two to six
+    content = file.read(size)
     try:
-        batch = _load(file.read(size), instructions)
+        batch = _load(content, instructions)
+        del content  # its bytes and the array of them are enough
         if type(batch) is not dict:
             raise _Refused(f"it holds a {type(batch).__name__} and not a dictionary")
         fields = {key.decode("latin1") if type(key) is bytes else key: value for key, value in batch.items()}
@@ -50,8 +52,6 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
         if type(labels) is not list or len(labels) != records or {type(label) for label in labels} != {int}:
             raise _Refused(f"its 'labels' are not a list of {records} ints")
         return np.array(labels, dtype=np.int64), values.pixels()
-    except OSError:
-        raise
     except (IndexError, KeyError):
         reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything

@@ -27,7 +27,10 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="targets; or one target and the file to give it")
     parser.add_argument("--all", action="store_true", help="all targets")
     parser.add_argument("--seconds", type=float, help="seconds for each target (default: 60)")
-    parser.add_argument("--cases", type=int, default=sys.maxsize, help="cases for each target, in place of seconds")
+    parser.add_argument("--cases", type=int, help="cases for each target, in place of seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="as many cases as the test suite runs, not as many seconds"
+    )
     parser.add_argument("--seed", type=int, default=0, help="gives the same cases each time (default: 0)")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to a file")
@@ -42,14 +45,13 @@ def main() -> int:
         names, data = names[:1], Path(names[1]).read_bytes()
     if unknown := sorted(set(names) - set(known)):
         parser.error(f"no target {', '.join(unknown)}; allowed: {', '.join(known)}")
-    seconds = given.seconds or (60.0 if given.cases == sys.maxsize else float("inf"))
+    seconds = given.seconds or (float("inf") if given.cases or given.quick else 60.0)
     reports = []
     for name in names:
         target = engine.Target.load(name)
         if data is None:
-            found = engine.fuzz(
-                target, seed=given.seed, seconds=seconds, cases=given.cases, jobs=given.jobs, out=given.out
-            )
+            cases = given.cases or (target.cases if given.quick else sys.maxsize)
+            found = engine.fuzz(target, seed=given.seed, seconds=seconds, cases=cases, jobs=given.jobs, out=given.out)
         else:
             found = engine.fuzz(target, cases=1, data=data)
         print(found, flush=True)

@@ -18,6 +18,7 @@ from tests.fuzz.engine import one_line
 from tests.fuzz.mutations import COUNTS
 from tests.fuzz.releases import PIXELS, RECORDS, python_batch
 
+CASES = 500
 BOMBS = {
     "lists in lists": b"\x80\2" + b"]" * 3000 + b"a" * 2999 + b".",
     "many lists": b"\x80\2(" + b"]" * 60_000 + b"l.",
