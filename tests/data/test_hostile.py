@@ -12,11 +12,13 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.data import cifar10
 from fastcifar.data.archives import read_npz, read_tar_gz
+from fastcifar.data.arrays import images_from, labels_from
 from fastcifar.data.cifar10 import load_cifar10
 from fastcifar.data.pickled import read_pickle
 from fastcifar.errors import UserError
@@ -255,6 +257,33 @@ def test_batches_with_the_official_md5_are_verified_by_it(tmp_path, monkeypatch)
     (tmp_path / "test_batch").write_bytes(releases.python_batch(0))
     assert cifar10.verified(tmp_path, RELEASE.python) == "sizes and labels only"
     assert cifar10.verified(tmp_path, RELEASE.binary) == "sizes and labels only"
+
+
+ZEROS = torch.zeros(2, 4, 4, 3)
+NO_IMAGES = {
+    **{"sparse": ZEROS.to_sparse(), "without memory": ZEROS.to("meta"), "complex": ZEROS.to(torch.complex64).conj()},
+    **{"masked": np.ma.masked_array(ZEROS.numpy(), mask=True), "objects": np.zeros((2, 4, 4, 3), object)},
+    **{
+        "text": "images",
+        "nothing": None,
+        "ragged": [[1], [1, 2]],
+        "a number beyond all types": [[[[2**70] * 3] * 4] * 4],
+    },
+    **{"not finite": ZEROS.numpy() + np.inf, "structures": np.zeros((2, 4, 4, 3), "u1,u1")},
+}
+
+
+@pytest.mark.parametrize("kind", NO_IMAGES)
+def test_what_holds_no_images_is_refused_in_a_line(kind):
+    with pytest.raises(UserError) as caught:
+        images_from(NO_IMAGES[kind], "x")
+    assert str(caught.value).isprintable() and str(caught.value).startswith("x is ")
+
+
+@pytest.mark.parametrize("label", [2**63, 2**64 - 1])
+def test_a_label_beyond_int64_is_refused_and_not_turned_negative(label):
+    with pytest.raises(UserError, match=f"y is 3 to {label}; allowed: 0 or more"):
+        labels_from(np.array([3, label], np.uint64), 2, "y")
 
 
 @settings(deadline=None, max_examples=60)
