@@ -8,6 +8,7 @@ import io
 import os
 import struct
 import tarfile
+import time
 import tracemalloc
 
 import numpy as np
@@ -230,6 +231,26 @@ def test_bytes_that_many_arrays_share_are_not_copied_for_each():
     with limited(len(raw)):
         labels, pixels = read_pickle("batch", len(content), io.BytesIO(content), 4, len(raw) // 4)
     assert labels.tolist() == [1] * 4 and pixels.shape == (4, 1 << 18)
+
+
+_LONG = b"\x8a\xff" + b"\x7f" * 255
+SLOW = {
+    "many keys": b"\x80\2}" + b"".join(b"X\3\0\0\0%03xNs" % place for place in range(4096)) * 8 + b".",
+    "different keys": b"\x80\2}" + b"".join(b"X\4\0\0\0%04xNs" % place for place in range(30_000)) + b".",
+    "many dimensions": b"\x80\5cnumpy.core.numeric\n_frombuffer\n(C\1acnumpy\ndtype\n\x8c\2u1\x89\x88\x87R("
+    + _LONG * 90_000
+    + b"t\x8c\1CtR.",
+    "tuples in tuples": b"\x80\2})" + b"\x85" * 90_000 + b"Ns.",
+    "lists": b"\x80\2](" + b"]" * 90_000 + b"e.",
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_a_pickle_of_a_full_batch_that_takes_long_for_others_is_soon_refused(name):
+    start = time.process_time()
+    with pytest.raises(UserError, match="is no batch of CIFAR-10"):
+        read_pickle("batch", len(SLOW[name]), io.BytesIO(SLOW[name]), 10_000, PIXELS)
+    assert time.process_time() - start < 5
 
 
 TWICE = {
