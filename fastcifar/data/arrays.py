@@ -46,18 +46,21 @@ def labels_from(values: ArrayLike | torch.Tensor | None, count: int, name: str) 
     array = _array(values, name)
     if array.dtype.kind not in "ui" or array.shape != (count,):
         raise UserError(f"{name} is {array.dtype} {list(array.shape)}; allowed: integers [{count}], one for each image")
-    if count and array.min() < -1:
+    if count and not (array.min() >= -1 and array.max() <= np.iinfo(np.int64).max):
         raise UserError(f"{name} is {array.min()} to {array.max()}; allowed: 0 or more, and -1 for an unlabeled image")
     return torch.from_numpy(array.astype(np.int64))
 
 
 def _array(values: ArrayLike | torch.Tensor, name: str) -> np.ndarray:
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu()
-        # numpy has no bfloat16, and half precision is too narrow to be multiplied by 255
-        return (values.float() if values.is_floating_point() and values.element_size() < 4 else values).numpy()
     try:
+        if isinstance(values, torch.Tensor):
+            # numpy has no bfloat16, and half precision is too narrow to be multiplied by 255
+            is_narrow = values.is_floating_point() and values.element_size() < 4
+            return (values.float() if is_narrow else values).numpy(force=True)
+        if np.ma.is_masked(values):
+            raise TypeError("some of its values are masked")
         array = np.asarray(values)
-    except ValueError as error:  # for lists of unequal lengths
-        raise UserError(f"{name} is no array: {error}; allowed: one shape throughout") from error
+    except (ValueError, TypeError, RuntimeError) as error:  # lists of unequal lengths; sparse, meta and other tensors
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{name} is no array: {reason}; allowed: one shape throughout, of values in memory") from error
     return array.astype(np.float32) if array.dtype == np.float16 else array

@@ -37,8 +37,10 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
     if size > most:
         raise UserError(f"{name} is {size:,} bytes; allowed: up to {most:,} for {records:,} images")
     instructions = 10 * records + 1000  # a label is one, the name of an image two to six
+    content = file.read(size)
     try:
-        batch = _load(file.read(size), instructions)
+        batch = _load(content, instructions)
+        del content  # its bytes and the array of them are enough
         if type(batch) is not dict:
             raise _Refused(f"it holds a {type(batch).__name__} and not a dictionary")
         fields = {key.decode("latin1") if type(key) is bytes else key: value for key, value in batch.items()}
@@ -50,8 +52,6 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
         if type(labels) is not list or len(labels) != records or {type(label) for label in labels} != {int}:
             raise _Refused(f"its 'labels' are not a list of {records} ints")
         return np.array(labels, dtype=np.int64), values.pixels()
-    except OSError:
-        raise
     except (IndexError, KeyError):
         reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -140,13 +140,14 @@ def _load(data: bytes, most: int) -> object:
             top().extend(values)
         elif name in ("SETITEM", "SETITEMS"):
             values = pop(2) if name == "SETITEM" else pop_marked()
-            keys, filled = values[::2], top()
+            filled = top()
             _expect(type(filled) is dict and len(values) % 2 == 0, "values for a dictionary that is none")
-            _expect(all(type(key) in (bytes, str) for key in keys), "a key that is no string")
-            _expect(len({*filled, *keys}) == len(filled) + len(keys), "a key twice")
-            filled.update(zip(keys, values[1::2], strict=True))
+            for key, value in zip(values[::2], values[1::2], strict=True):
+                _expect(type(key) in (bytes, str), "a key that is no string")
+                _expect(key not in filled, "a key twice")
+                filled[key] = value
         elif name in ("GLOBAL", "STACK_GLOBAL"):
-            path = ".".join(map(str, argument.split(" ", 1) if argument else pop(2)))
+            path = ".".join(argument.split(" ", 1) if argument else pop(2))  # TypeError for what is no str
             _expect(path in _NAMES, f"{path[:80]!r} is not admitted, only uint8 numpy arrays are")
             stack.append(_NAMES[path])
         elif name == "REDUCE":
@@ -196,6 +197,7 @@ class _Array:
         _expect(self.data is None, "an array's state twice")
         is_plain = type(dtype) is _Dtype and type(data) in (bytes, bytearray) and type(shape) is tuple
         _expect(is_plain and type(is_fortran) in (bool, int), "an array that is not a shape and bytes of uint8")
+        _expect(len(shape) <= 4, "an array of many dimensions")
         is_described = all(type(side) is int and side >= 0 for side in shape) and math.prod(shape) == len(data)
         _expect(is_described, f"an array of {len(data):,} bytes that its shape does not describe")
         self.shape, self.is_fortran, self.data = shape, bool(is_fortran), data
@@ -233,7 +235,8 @@ def _new_array(kind: object, shape: object, code: object) -> _Array:
 
 def _new_dtype(code: object, *flags: object) -> _Dtype:
     """Stand for `numpy.dtype`."""
-    _expect(code in (b"u1", "u1"), f"an array of type {str(code)[:20]!r}, only uint8 is admitted")
+    shown = code.decode("latin1") if type(code) is bytes else code if type(code) is str else "another"
+    _expect(shown == "u1", f"an array of type {shown[:20]!r}, only uint8 is admitted")
     _expect(len(flags) <= 2 and all(type(flag) in (bool, int) for flag in flags), "a type with other properties")
     return _Dtype()
 

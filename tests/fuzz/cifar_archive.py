@@ -36,6 +36,8 @@ TYPES = (
     *(tarfile.CONTTYPE, tarfile.GNUTYPE_SPARSE, tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE, tarfile.XGLTYPE, b"Z"),
 )
 
+CASES = 100
+
 
 def seeds() -> dict[str, bytes]:
     return dict(_SEEDS)

@@ -12,6 +12,8 @@ from fastcifar.errors import UserError
 from tests.fuzz.engine import one_line
 from tests.fuzz.releases import IMAGES, LABELS, RECORD, RECORDS, RELEASE, assert_same, binary_batch
 
+CASES = 200
+
 
 def seeds() -> dict[str, bytes]:
     return {"batch": binary_batch(1), "zeros": bytes(RECORDS * RECORD)}

@@ -6,6 +6,7 @@ A target is a module of this folder with
 - `check(data: bytes, folder: Path) -> bool | None`: gives `data` to the parser, with files below the empty `folder`;
   returns True where it was read, False where it was refused. AssertionError: something wrong was accepted;
 - perhaps `mutate(data: bytes, random: Random) -> bytes`, mutations that know the format, for half of the cases;
+- perhaps `CASES`, how many the test suite runs, in place of 100;
 - perhaps `true_size(data: bytes) -> int`: the bytes that the input holds when unpacked, where that is not its length.
 
 A finding is any exception that `check` lets through; a right input that is refused; a crash; a case of more than
@@ -64,12 +65,15 @@ class Target:
     check: Callable[[bytes, Path], Any]
     mutate: Callable[[bytes, Random], bytes] | None
     true_size: Callable[[bytes], int]
+    cases: int = 100
+    """How many the test suite runs."""
 
     @staticmethod
     def load(name: str) -> Target:
         module = importlib.import_module(f"tests.fuzz.{name}")
         mutate, true_size = getattr(module, "mutate", None), getattr(module, "true_size", len)
-        return Target(name, dict(module.seeds()), module.check, mutate, true_size)
+        cases = getattr(module, "CASES", Target.cases)
+        return Target(name, dict(module.seeds()), module.check, mutate, true_size, cases)
 
     def case(self, seed: int, number: int) -> bytes:
         """Return the input of one case, always the same: first the seeds as they are, then mutated ones."""

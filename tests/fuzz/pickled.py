@@ -18,6 +18,7 @@ from tests.fuzz.engine import one_line
 from tests.fuzz.mutations import COUNTS
 from tests.fuzz.releases import PIXELS, RECORDS, python_batch
 
+CASES = 500
 BOMBS = {
     "lists in lists": b"\x80\2" + b"]" * 3000 + b"a" * 2999 + b".",
     "many lists": b"\x80\2(" + b"]" * 60_000 + b"l.",
@@ -39,6 +40,8 @@ BOMBS = {
     "a class of ours": b"\x80\2cfastcifar.data.pickled\nread_pickle\n.",
     "an instance": b"(ios\nsystem\n.",
     "a state for a name": b"\x80\2cnumpy\ndtype\n}X\1\0\0\0aNsb.",
+    "a name that doubles itself": b"\x80\4)q\0" + b"h\0h\0\x86q\0" * 60 + b"h\0h\0\x93.",
+    "a type that doubles itself": b"\x80\2cnumpy\ndtype\n)q\0" + b"h\0h\0\x86q\0" * 60 + b"K\0K\1\x87R.",
     "a call without end": b"\x80\2c_codecs\nencode\nq\0" + b"h\0X\1\0\0\0aX\6\0\0\0latin1\x86R" * 2000 + b".",
 }
 """Whole pickles that are hostile."""
