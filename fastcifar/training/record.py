@@ -304,6 +304,6 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return tuple(_value(kinds[0], item, f"{path}[{place}]") for place, item in enumerate(value))
     if kind is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    if type(value) is kind and is_finite and (kind is not int or abs(value) < 2**63):
+    if type(value) is kind and is_finite and (type(value) is not int or abs(value) < 2**63):
         return value
     raise UserError(f"{path} is {shown(value, _SHOWN)}; allowed: {_WORDS.get(kind, 'an object')}")
