@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import arg
 
 from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, shown
 from fastcifar.experiments.experiment import Experiment, hold_out
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.declare import Checked, setting, type_hints
@@ -94,11 +94,11 @@ class TrainingOptions(RecipeOptions, DataOptions):
     """Train and test on images with these labels alone, as in 0,1,2; the network keeps an output for every class."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to train on; auto: a GPU if there is one."""
-    threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1)
+    threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1, at_most=1024)
     """CPU threads."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
     """Names the random choices of a run (weights, order, crops, flips); with several runs, of the first."""
-    runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1)
+    runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1, at_most=100_000)
     """Train N times, with seeds S, S+1, ...; the same command in the same --out goes on where it was stopped, and
     several processes share the runs."""
     out: Annotated[Path | None, _optional("DIR", "named after the recipe, in runs")] = None
@@ -116,8 +116,10 @@ class TrainingOptions(RecipeOptions, DataOptions):
         if self.classes is None:
             return None
         words = self.classes.split(",")
-        if not all(word.isascii() and word.isdigit() for word in words):
-            raise UserError(f"--classes is {self.classes!r}; allowed: labels with a comma between them, as in 0,1,2")
+        if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+            raise UserError(
+                f"--classes is {shown(self.classes)}; allowed: labels with a comma between them, as in 0,1,2"
+            )
         return [int(word) for word in words]
 
     def check(self, *recipes: Recipe) -> None:

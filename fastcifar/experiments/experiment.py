@@ -83,7 +83,7 @@ class Experiment(Checked, Generic[Found]):
 
     seed: int = setting(0, at_least=0)
     """The first seed."""
-    runs: int = setting(1, at_least=1)
+    runs: int = setting(1, at_least=1, at_most=100_000)
     """Runs of each arm, with seeds S, S+1, ...; with more of them the same command goes on."""
 
     name: ClassVar[str] = ""

@@ -35,7 +35,7 @@ class Ablate(Experiment["Ablation"]):
     """
 
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
-    runs: int = setting(3, at_least=1)
+    runs: int = setting(3, at_least=1, at_most=100_000)
     """Runs of each arm."""
     only: tuple[str, ...] = ()
     """The tricks to switch off; none: all. An unknown one is answered with the recipe's."""
