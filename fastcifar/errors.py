@@ -30,7 +30,7 @@ class RenamedWarning(Notice):
     """A recipe or a kept run calls something by an older name; it is read all the same."""
 
 
-def shown(value: object, most: int = 200) -> str:
+def brief(value: object, most: int = 200) -> str:
     """Return `value` for an error line, as Python writes it, up to `most` characters."""
     try:
         text = repr(value)
@@ -50,5 +50,5 @@ def one_line(text: str, most: int = 1500) -> str:
 def did_you_mean(word: object, known: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean 'epochs'?" to append to an error line, or "" if no known word is similar."""
     spelling = {name.lower(): name for name in known}
-    near = difflib.get_close_matches((word if isinstance(word, str) else shown(word)).lower(), spelling, n=1)
+    near = difflib.get_close_matches((word if isinstance(word, str) else brief(word)).lower(), spelling, n=1)
     return f"; did you mean '{prefix}{spelling[near[0]]}'?" if near else ""

@@ -13,7 +13,7 @@ import tyro
 from tyro.conf import arg
 
 from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.errors import UserError, shown
+from fastcifar.errors import UserError, brief
 from fastcifar.experiments.experiment import Experiment, hold_out
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.declare import Checked, setting, type_hints
@@ -118,7 +118,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
         words = self.classes.split(",")
         if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
             raise UserError(
-                f"--classes is {shown(self.classes)}; allowed: labels with a comma between them, as in 0,1,2"
+                f"--classes is {brief(self.classes)}; allowed: labels with a comma between them, as in 0,1,2"
             )
         return [int(word) for word in words]
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.registry import Registry
 
 Value = TypeVar("Value")
@@ -294,7 +294,7 @@ def checked(path: str, value: Any, hint: Any, declared: Declaration = Declaratio
         _refuse(path, value, f"a number up to {_GREATEST:g}")
     if declared.choices and value not in declared.choices:
         near = did_you_mean(value, declared.choices)
-        raise UserError(f"{path} is {shown(value)}{near}; allowed: {', '.join(declared.choices)}")
+        raise UserError(f"{path} is {brief(value)}{near}; allowed: {', '.join(declared.choices)}")
     return value
 
 
@@ -305,7 +305,7 @@ def refuse_long(path: str, value: object) -> None:
 
 
 def _refuse(path: str, value: object, allowed: str) -> None:
-    raise UserError(f"{path} is {shown(value)}; allowed: {allowed}")
+    raise UserError(f"{path} is {brief(value)}; allowed: {allowed}")
 
 
 def plain(value: Any) -> Any:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.output import read_file, user_path
 from fastcifar.recipes.declare import (
     Checked,
@@ -153,7 +153,7 @@ def read_changes(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         path, equals, text = word.partition("=")
         if not (path and equals and text):
-            raise UserError(f"{shown(word)} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
+            raise UserError(f"{brief(word)} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
         changes[path.replace("-", "_")] = Written(text)
     return changes
 
@@ -223,14 +223,14 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
     if is_open and isinstance(values, str):
         values = {"kind": values}
     if not isinstance(values, Mapping):
-        raise UserError(f"{prefix[:-1]} is {shown(values)}; allowed: a section of fields")
+        raise UserError(f"{prefix[:-1]} is {brief(values)}; allowed: a section of fields")
     if is_open:
         named = values.get("kind", kind)
         if named not in hint.kinds:
             near = did_you_mean(named, hint.kinds)
             known = ", ".join(hint.kinds)
             raise UserError(
-                f"{prefix}kind is {shown(named)}{near}; allowed: {known}, or what a plug-in adds (--plugin)"
+                f"{prefix}kind is {brief(named)}{near}; allowed: {known}, or what a plug-in adds (--plugin)"
             )
         hint = hint.kinds[named]
         values = {name: value for name, value in values.items() if name != "kind"}
@@ -267,7 +267,7 @@ def _value(hint: Any, value: object, path: str) -> Any:
             return tuple(_value(item, each, path) for item, each in zip(items, value, strict=True))
     if fits(value, hint):
         return float(value) if hint is float else value  # pyright: ignore[reportArgumentType]  (a number, as it fits)
-    raise UserError(f"{path} is {shown(value)}; allowed: {allowed(hint)}")
+    raise UserError(f"{path} is {brief(value)}; allowed: {allowed(hint)}")
 
 
 def _is_section(hint: object) -> bool:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from fastcifar.errors import UserError, shown
+from fastcifar.errors import UserError, brief
 from fastcifar.output import RECORD, refuse_deep
 from fastcifar.recipes import Recipe, recipe_from_dict
 from fastcifar.recipes.legacy import in_steps, modernize
@@ -214,12 +214,12 @@ class RunRecord:
         """
         try:
             if not isinstance(values, dict):
-                raise UserError(f"it is {shown(values, _SHOWN)}; allowed: an object, the record of a run")
+                raise UserError(f"it is {brief(values, _SHOWN)}; allowed: an object, the record of a run")
             refuse_deep(values)
             version = values.get("version", 1)
             if type(version) is not int or not 1 <= version <= VERSION:
                 raise UserError(
-                    f"version is {shown(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read"
+                    f"version is {brief(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read"
                 )
             recipe = values.get("recipe")
             if isinstance(recipe, dict):  # here, so that its warning names the file
@@ -306,4 +306,4 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return float(value)
     if type(value) is kind and is_finite and (type(value) is not int or abs(value) < 2**63):
         return value
-    raise UserError(f"{path} is {shown(value, _SHOWN)}; allowed: {_WORDS.get(kind, 'an object')}")
+    raise UserError(f"{path} is {brief(value, _SHOWN)}; allowed: {_WORDS.get(kind, 'an object')}")
