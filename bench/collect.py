@@ -23,9 +23,9 @@ from fastcifar.experiments.warm_starts import WARM
 from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
 from fastcifar.recipes.text import leaves
+from fastcifar.record import DeviceFacts, RunRecord
 from fastcifar.report.statistics import Summary, summarize
 from fastcifar.training import describe_device, resolve_device
-from fastcifar.training.record import DeviceFacts, RunRecord
 
 Result = dict[str, object]  # a line of a results file
 _KEPT = ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")
