@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-_MARKDOWN = re.compile(r"[\\`*\[\]<>&#~$]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
-"""What Markdown reads as more than itself; an underscore within a word is none."""
+_MARKDOWN = re.compile(r"[\\`\[\]<>&#~$]|(?<! )\*|\*(?! )|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=www)\.", re.IGNORECASE)
+"""What Markdown reads as more than itself; an underscore within a word and an asterisk between spaces are none."""
 _DIGITS = 8
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fastcifar.escape import shown, shown_lines
 from fastcifar.recipes import label
 from fastcifar.report.runs import Runs
 from fastcifar.report.summary import SUMMARIZED, summary_lines
@@ -35,12 +36,12 @@ class Screen:
         self._drawn = 0.0
 
     def say(self, text: str = "") -> None:
-        """Print a line (above the bar), at once even where the output is a file."""
+        """Print lines (above the bar), at once even where the output is a file; what is no text in them is escaped."""
         if self.silent:
             return
         if self._bar:
             self._bar.stop()  # clears it: standard output may be the same terminal
-        print(text, flush=True)
+        print(shown_lines(text), flush=True)
         if self._bar:
             self._bar.start()
 
@@ -94,7 +95,7 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     recipe, dataset = trainer.recipe, trainer.dataset
     train_size, test_size = len(dataset.train), len(dataset.test)
     tests = "held-out" if dataset.holdout else "test"
-    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else dataset.name
+    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.name)
     most = "up to " if recipe.select.keep < 1 else ""
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"

@@ -84,8 +84,7 @@ def row_name(runs: Runs) -> str:
 
 
 def heading(runs: Runs) -> str:
-    """Return which runs these are, and on which data: "davidnet on cifar10, 45,000 training images, 5,000 held
-    out, n=3"."""
+    """Return which runs these are, on which data, and n."""
     words = [row_name(runs)]
     if runs.records:
         data = runs.records[0].dataset
