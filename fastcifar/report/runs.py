@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 import warnings
@@ -23,6 +22,10 @@ from fastcifar.report.statistics import Summary, TTest, share_interval, summariz
 METRICS = ("tta_accuracy", "accuracy", "val_accuracy")
 """The keys of run.json that a target can be set for."""
 STOPWATCHES = ("train_seconds", "time_seconds", "process_seconds")
+NUMBERS = ("loss", "tta_loss", "epochs", *STOPWATCHES)
+"""Other keys that are summarized."""
+_LARGEST = 1e15
+"""No loss and no time is larger; sums of such numbers have no overflow."""
 _SEED_FILE = re.compile(r"seed-(\d{1,19})(\.diverged)?\.json", re.ASCII)
 _SEED_FOLDER = re.compile(r"seed-(\d{1,19})", re.ASCII)
 _DATASET = ("name", "sha256", "train_size", "test_size", "holdout", "val_size")
@@ -208,6 +211,8 @@ class _Reader:
                     kept = _Kept(place, arm or name or place.name, seed, facts, None, reason)
                 else:
                     record = _checked(RunRecord.from_json(values, where), where)
+                    if seed is not None and not arm and record.seed != seed:
+                        raise UserError(f"{where}: seed is {record.seed}; allowed: {seed}, as its folder says")
                     kept = _Kept(place, arm or label(record.recipe), record.seed, _facts(record, bool(arm)), record)
         except (UserError, RecursionError) as error:
             self._damaged(str(error))
@@ -221,10 +226,10 @@ class _Reader:
 
 def _checked(record: RunRecord, where: str) -> RunRecord:
     """Return `record`. Raises UserError for numbers that no run has."""
-    for key in (*METRICS, *STOPWATCHES):
-        value, most = getattr(record, key), 1 if key in METRICS else math.inf
-        if value is not None and not (0 <= value <= most and math.isfinite(value)):
-            raise UserError(f"{where}: {key} is {value!r}; allowed: {'0 to 1' if most == 1 else 'seconds'}")
+    for key in (*METRICS, *NUMBERS):
+        value, most = getattr(record, key), 1.0 if key in METRICS else _LARGEST
+        if value is not None and not 0 <= value <= most:
+            raise UserError(f"{where}: {key} is {value!r}; allowed: 0 to {most:g}")
     return record
 
 
@@ -251,7 +256,7 @@ def _flat(parts: dict[str, Any], not_of_start: tuple[str, ...]) -> dict[str, obj
     for name, is_kept in (("dataset", _DATASET.__contains__), ("init", lambda key: key not in not_of_start)):
         if isinstance(parts.get(name), dict):
             parts[name] = {key: value for key, value in parts[name].items() if is_kept(key)}
-    return dict(leaves(json.loads(json.dumps(parts))))
+    return dict(leaves(json.loads(json.dumps(parts), parse_constant=lambda _: None)))
 
 
 def _refuse_pipes(path: Path) -> None:

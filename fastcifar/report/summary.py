@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastcifar.escape import shown
-from fastcifar.report.runs import METRICS, STOPWATCHES, AtTarget, KeptRuns, Runs
+from fastcifar.report.runs import METRICS, NUMBERS, STOPWATCHES, AtTarget, KeptRuns, Runs
 from fastcifar.report.statistics import Summary
 from fastcifar.report.tables import Table
 
@@ -116,7 +116,7 @@ def _group_data(runs: Runs, target: float | None, metric: str) -> dict[str, Any]
         "failures": [dataclasses.asdict(each) for each in runs.failed],
         "differs": dict(runs.differs),
         **{key: record.get(key) for key in same},
-        **{key: _number_data(runs, key) for key in (*METRICS, "loss", "tta_loss", "epochs", *STOPWATCHES)},
+        **{key: _number_data(runs, key) for key in (*METRICS, *NUMBERS)},
         "at_target": None if at_target is None else dataclasses.asdict(at_target),
     }
 
