@@ -15,7 +15,7 @@ from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.recipes.declare import setting
 from fastcifar.report.runs import read_runs
-from fastcifar.report.summary import heading, summary_data, summary_lines, summary_table
+from fastcifar.report.summary import heading, summary_data, summary_lines, summary_tables
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def main(args: Sequence[str]) -> int:
         (runs,) = kept.groups
         lines += [heading(runs), *summary_lines(runs, options.target, metric)]
     else:
-        summary_table(kept.groups, options.target, metric).show()
+        for table in summary_tables(kept.groups, options.target, metric):
+            table.show()
     for count, what in ((kept.unreadable, "unreadable"), (kept.unfinished, "unfinished")):
         if count:
             lines.append(f"{count} {what}, left out")

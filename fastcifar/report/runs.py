@@ -236,8 +236,8 @@ def _checked(record: RunRecord, where: str) -> RunRecord:
 def _facts(record: RunRecord, is_arm: bool) -> dict[str, object]:
     """Return what runs must have in common; those of an arm may each begin with weights of their own seed."""
     parts = {name: getattr(record, name) for name in ("subset", "init", "network", "dtype")}
-    parts |= {name: dataclasses.asdict(getattr(record, name)) for name in ("recipe", "dataset")}
-    parts |= {"device": {"type": record.device.type}, "versions": {"torch": record.versions.torch}}
+    parts |= {name: dataclasses.asdict(getattr(record, name)) for name in ("recipe", "dataset", "device")}
+    parts["versions"] = {"torch": record.versions.torch}
     return _flat(parts, ("source", "sha256") if is_arm else ("source",))
 
 
@@ -252,8 +252,9 @@ def _asked(asked: object, where: str) -> tuple[str, dict[str, object]]:
 
 
 def _flat(parts: dict[str, Any], not_of_start: tuple[str, ...]) -> dict[str, object]:
-    """Return `parts` by dotted names, of data set and start only what counts."""
-    for name, is_kept in (("dataset", _DATASET.__contains__), ("init", lambda key: key not in not_of_start)):
+    """Return `parts` by dotted names, of data set, device and start only what counts."""
+    kept = {"dataset": _DATASET.__contains__, "device": "type".__eq__, "init": lambda key: key not in not_of_start}
+    for name, is_kept in kept.items():
         if isinstance(parts.get(name), dict):
             parts[name] = {key: value for key, value in parts[name].items() if is_kept(key)}
     return dict(leaves(json.loads(json.dumps(parts), parse_constant=lambda _: None)))

@@ -9,7 +9,7 @@ from typing import Any
 from fastcifar.escape import shown
 from fastcifar.report.runs import METRICS, NUMBERS, STOPWATCHES, AtTarget, KeptRuns, Runs
 from fastcifar.report.statistics import Summary
-from fastcifar.report.tables import Table
+from fastcifar.report.tables import Table, percent
 
 SUMMARIZED = ("accuracy", "tta_accuracy", *STOPWATCHES)
 """Keys of run.json, in the order in which they are summarized."""
@@ -58,27 +58,38 @@ def target_lines(found: AtTarget) -> list[str]:
     return [*lines, f"mean above {target}: p = {chance(test.p)} ({how}, against a true mean of {target} or less)"]
 
 
-def summary_table(groups: Sequence[Runs], target: float | None = None, metric: str = METRICS[0]) -> Table:
-    """Return a table with a row for each of several `Runs`: `metric`, how it compares with `target`, and the means of
-    the stopwatches."""
-    heads = ("", "n", "failed", metric.replace("_", " "), "std dev", "95% interval", "min", "max")
-    compared = () if target is None else (f"at {_target(target)}", f"p, mean > {_target(target)}")
-    times = tuple(key.removesuffix("_seconds") for key in STOPWATCHES)
-    rows = []
+def summary_tables(groups: Sequence[Runs], target: float | None = None, metric: str = METRICS[0]) -> list[Table]:
+    """Return a table with a row for each of several `Runs`: `metric` and the means of the stopwatches; with `target`
+    also one of how they compare with it."""
+    rows, compared = [], []
     for runs in groups:
-        values, at_target = runs.summary(metric), None if target is None else runs.at_target(target, metric)
-        cells = ("-",) * 5 if values is None else _cells(metric, values, runs.values(metric))
-        row = [row_name(runs), str(len(runs.records)), str(len(runs.failed)), *cells]
-        if target is not None:
-            row.append("-" if at_target is None else f"{at_target.share:.1%}")
-            row.append("-" if at_target is None or at_target.test is None else chance(at_target.test.p))
-        rows.append((*row, *(_mean(runs.summary(key)) for key in STOPWATCHES)))
-    return Table("Runs that belong together", (*heads, *compared, *times), tuple(rows))
+        name, summary = row_name(runs), runs.summary(metric)
+        cells = ["-"] * 4
+        if summary is not None:
+            _, std, _, least, most = _cells(metric, summary, runs.values(metric))
+            cells = [percent(summary), std, least, most]
+        times = (runs.summary(key) for key in STOPWATCHES)
+        seconds = ("-" if time is None else f"{time.mean:.2f} s" for time in times)
+        rows.append((name, str(len(runs.records)), str(len(runs.failed)), *cells, *seconds))
+        found = None if target is None else runs.at_target(target, metric)
+        if found:
+            low, high = found.interval
+            test = ("-", "-") if found.test is None else (f"{found.test.t:.3f}", chance(found.test.p))
+            share = f"{found.share:.1%}", f"{low:.1%} to {high:.1%}"
+            compared.append((name, f"{found.reached} of {found.n}", *share, *test))
+    stopwatches = (key.removesuffix("_seconds") for key in STOPWATCHES)
+    heads = ("", "n", "failed", metric.replace("_", " "), "std dev", "min", "max", *stopwatches)
+    tables = [Table("Runs that belong together, and ± 95% interval of their mean", heads, tuple(rows))]
+    if target is not None:
+        title = f"Share at {_target(target)} or above (95% Clopper-Pearson), and t-test of the mean"
+        tables.append(Table(title, ("", "runs", "share", "95% interval", "t", "p"), tuple(compared)))
+    return tables
 
 
 def row_name(runs: Runs) -> str:
     """Return the name of `runs` with what sets them apart from others of that name."""
-    words = [f"{name} {shown(value, _LONGEST)}" for name, value in list(runs.differs.items())[:_DIFFERENCES]]
+    first = list(runs.differs.items())[:_DIFFERENCES]
+    words = [f"{name.removeprefix('recipe.')} {shown(value, _LONGEST)}" for name, value in first]
     more = len(runs.differs) - len(words)
     return ", ".join([shown(runs.name, _LONGEST), *words, *([f"and {more} more differences"] if more else [])])
 
@@ -132,10 +143,6 @@ def _cells(key: str, summary: Summary, values: Sequence[float]) -> tuple[str, st
     std = "-" if summary.std is None else show(summary.std)
     interval = "none" if summary.interval is None else " to ".join(map(show, summary.interval))
     return show(summary.mean), std, interval, show(min(values)), show(max(values))
-
-
-def _mean(summary: Summary | None) -> str:
-    return "-" if summary is None else f"{summary.mean:.2f} s"
 
 
 def _percent(value: float) -> str:

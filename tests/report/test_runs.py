@@ -15,7 +15,7 @@ from fastcifar.errors import Notice, UserError
 from fastcifar.recipes import Recipe, change
 from fastcifar.record import DeviceFacts, Versions
 from fastcifar.report.runs import read_runs
-from fastcifar.report.summary import summary_data, summary_lines, summary_table
+from fastcifar.report.summary import summary_data, summary_lines, summary_tables
 
 ACCURACIES = [0.941, 0.9395, 0.9425, 0.938]
 
@@ -161,7 +161,10 @@ def test_a_failed_run_is_counted_where_it_belongs(lines, tmp_path):
     assert [[each.seed for each in runs.failed] for runs in groups] == [[1], [2], [3, 4]]
     assert [runs.differs["recipe.optimizer.lr"] for runs in groups][1:] == [0.5, 9.0]
     assert groups[2].summary() is groups[2].at_target(0.5) is None
-    assert [row[1:4] for row in summary_table(groups, 0.94).rows][2] == ("0", "2", "-")
+    found, compared = summary_tables(groups, 0.94)
+    assert [row[1:4] for row in found.rows] == [("1", "1", "90.00%"), ("1", "1", "10.00%"), ("0", "2", "-")]
+    assert [row[1:3] for row in compared.rows] == [("0 of 1", "0.0%")] * 2
+    assert [row[0] for row in found.rows][1:] == ["davidnet, optimizer.lr 0.5", "davidnet, optimizer.lr 9.0"]
 
 
 DAMAGES = [
