@@ -1,7 +1,7 @@
-"""Make the README's tables of results from `bench/results/*.jsonl`, so that no figure is typed by hand.
+"""Make the tables of results in README.md and docs/ from `bench/results/*.jsonl`, so that no figure is typed by hand.
 
-    python -m bench.tables            # rewrites the tables in README.md
-    python -m bench.tables --check    # exit code 1 where the README's are not those that the results make
+    python -m bench.tables            # rewrites the tables
+    python -m bench.tables --check    # exit code 1 where they are not those that the results make
 
 Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
 names no table is a line of the table `measurements`.
@@ -16,8 +16,11 @@ from pathlib import Path
 
 from bench.program import new_parser
 from bench.record import ROOT, missing_keys
+from fastcifar.escape import in_markdown, shown
 
 DEFAULT = "measurements"
+PAGES = {"reliability": "docs/reliability.md"}
+"""The page of a table, where that is not README.md."""
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 
@@ -34,7 +37,7 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def cells(result: dict) -> dict[str, str]:
-    """Return heading to cell of a result's line in its table."""
+    """Return heading to cell of a result's line in its table; the cells are Markdown."""
     if "table" in result:
         return result["row"]
     return {
@@ -52,14 +55,14 @@ def table(results: list[dict]) -> str:
     for hardware in dict.fromkeys(result["hardware"] for result in results):
         rows = [cells(result) for result in results if result["hardware"] == hardware]
         headings = list(dict.fromkeys(heading for row in rows for heading in row))
-        lines += [f"On {hardware}:", "", _line(headings), _line(["---"] * len(headings))]
+        lines += [f"On {in_markdown(hardware)}:", "", _line(headings), _line(["---"] * len(headings))]
         lines += [_line([row.get(heading, "-") for heading in headings]) for row in rows]
         lines.append("")
     return "\n".join(lines).rstrip("\n")
 
 
 def _line(texts: list[object]) -> str:
-    return "| " + " | ".join(str(text).replace("|", "\\|") for text in texts) + " |"
+    return "| " + " | ".join(shown(text).replace("|", "\\|") for text in texts) + " |"
 
 
 def with_tables(text: str, results: list[dict]) -> str:
@@ -71,10 +74,18 @@ def with_tables(text: str, results: list[dict]) -> str:
     by_table.pop(None, None)
     places = _MARKED.findall(text)
     for name in by_table.keys() - set(places):
-        raise ValueError(f"the README has no <!-- begin {name} --> ... <!-- end {name} --> for the results")
+        raise ValueError(f"the page has no <!-- begin {name} --> ... <!-- end {name} --> for the results")
     for name in set(places) - by_table.keys():
-        raise ValueError(f"the README has a table {name}, and no result is for it")
+        raise ValueError(f"the page has a table {name}, and no result is for it")
     return _MARKED.sub(lambda m: f"<!-- begin {m[1]} -->\n{table(by_table[m[1]])}\n<!-- end {m[1]} -->", text)
+
+
+def by_page(results: list[dict]) -> dict[str, list[dict]]:
+    """Return `results[page]` of the results that are in a table."""
+    found: dict[str, list[dict]] = {}
+    for result in results:
+        found.setdefault(PAGES.get(result.get("table", DEFAULT), "README.md"), []).append(result)
+    return found
 
 
 def outside_tables(text: str) -> str:
@@ -86,13 +97,15 @@ def main() -> int:
     parser = new_parser("bench.tables", __doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    readme = ROOT / "README.md"
-    old = readme.read_text(encoding="utf-8")
-    new = with_tables(old, read_results(ROOT / "bench" / "results"))
-    if check:
-        return int(new != old)
-    readme.write_text(new, encoding="utf-8")
-    return 0
+    stale = []
+    for name, results in by_page(read_results(ROOT / "bench" / "results")).items():
+        page = ROOT / name
+        old = page.read_text(encoding="utf-8")
+        new = with_tables(old, results)
+        stale += [name] * (new != old)
+        if not check:
+            page.write_text(new, encoding="utf-8")
+    return int(check and bool(stale))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from fastcifar.cli.arguments import parse_with_recipe, quick_train_size
 from fastcifar.cli.experiment import shown
 from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Job
 from fastcifar.output import RECORD, TRACE, check_out, reserved
 from fastcifar.phases import Phases
@@ -78,7 +79,7 @@ def main(args: Sequence[str]) -> int:
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
         start = _start(options)
-    name = f"{label(options.settings)}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
+    name = f"{in_file_name(label(options.settings))}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     usual = Path("runs") / name
     with reserved(options.out or usual, anew=options.out is None, shared=options.runs > 1) as out:
         spares = (usual, Path(tempfile.gettempdir()) / name)

@@ -22,8 +22,8 @@ from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Outcome, known
 from fastcifar.phases import Phases
+from fastcifar.record import Scores
 from fastcifar.training import Listener, Run, Trainer, evaluate, resolve_device
-from fastcifar.training.record import Scores
 from fastcifar.training.timeline import Timeline
 
 _WAIT_SECONDS = 0.5

@@ -23,10 +23,10 @@ from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
 from fastcifar.output import RECORD, WEIGHTS, check_out, made, read_json, run_files, user_path, weights_file, write_all
 from fastcifar.recipes import Recipe
+from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
-from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.record import ADDED, GIVEN
-from bench.tables import outside_tables, read_results, table, with_tables
+from bench.tables import by_page, outside_tables, read_results, table, with_tables
 from fastcifar.recipes import SUMMARIES
 from fastcifar.recipes.named import speedrun
 
@@ -39,8 +39,10 @@ def unfounded(text, results):
     return typed + [figure for figure in said if figure not in shown]
 
 
-def test_the_readme_shows_the_committed_results():
-    assert with_tables(README, RESULTS) == README
+@pytest.mark.parametrize("page", by_page(RESULTS))
+def test_every_page_shows_the_committed_results(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert with_tables(text, by_page(RESULTS)[page]) == text
 
 
 def test_no_figure_of_the_readme_is_without_a_result():
@@ -111,10 +113,10 @@ def test_a_result_that_lacks_something_is_refused(tmp_path, key):
 
 
 def test_a_readme_without_a_place_for_results_is_refused():
-    with pytest.raises(ValueError, match="the README has no <!-- begin peers"):
+    with pytest.raises(ValueError, match="the page has no <!-- begin peers"):
         with_tables(marked("measurements"), [RESULT, ROW])
 
 
 def test_a_place_without_results_is_refused():
-    with pytest.raises(ValueError, match="the README has a table peers, and no result is for it"):
+    with pytest.raises(ValueError, match="the page has a table peers, and no result is for it"):
         with_tables(marked("measurements") + marked("peers"), [RESULT])

@@ -1,0 +1,119 @@
+"""Files of JSON lines, which processes share and are killed over; locks that wait."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fastcifar.errors import Notice, UserError
+from fastcifar.output import append_line, check_out, claimed, read_lines
+
+LINES = [{"seed": 0, "text": "a\nb\u2028c|\r"}, {"seed": 1, "loss": None}, {"seed": 2, "list": [1.5, True]}]
+
+
+def test_what_is_appended_is_read_again(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    assert read_lines(path) == []
+    for line in LINES:
+        append_line(path, line)
+    assert read_lines(path) == LINES
+    assert os.listdir(tmp_path) == ["runs.jsonl"]
+
+
+@given(cut=st.integers(0, 200))
+def test_a_kill_while_a_line_is_written_costs_that_line_alone(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("torn") / "runs.jsonl"
+    for line in LINES[:2]:
+        append_line(path, line)
+    content = path.read_bytes()
+    kept = content[: min(cut, len(content))]
+    path.write_bytes(kept)
+    whole = LINES[: kept.count(b"\n") + (kept[-1:] == b"}")]
+    append_line(path, LINES[2])
+    if kept[-1:] in (b"", b"\n", b"}"):
+        assert read_lines(path) == [*whole, LINES[2]]
+    else:
+        with pytest.warns(Notice, match=f"line {len(whole) + 1} is torn or damaged"):
+            assert read_lines(path) == [*whole, LINES[2]]
+
+
+@pytest.mark.parametrize("damage", [b"[1]", b"nul", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000])
+def test_a_line_that_is_no_object_is_left_out_and_said(tmp_path, damage):
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(b'{"a": 1}\n' + damage + b'\n\n{"a": 2}\n')
+    with pytest.warns(Notice, match=r"runs\.jsonl: line 2 is torn or damaged, and is left out") as said:
+        assert read_lines(path) == [{"a": 1}, {"a": 2}]
+    assert len(said) == 1
+
+
+def test_processes_append_beside_each_other(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    code = (
+        "import sys; from pathlib import Path; from fastcifar.output import append_line\n"
+        "for number in range(20):\n"
+        " append_line(Path(sys.argv[1]), {'who': sys.argv[2], 'number': number, 'x': 'y' * 5000})"
+    )
+    started = [subprocess.Popen([sys.executable, "-c", code, str(path), str(who)]) for who in range(4)]
+    assert [process.wait() for process in started] == [0] * 4
+    found = read_lines(path)
+    assert len(found) == 80
+    for who in "0123":
+        assert [line["number"] for line in found if line["who"] == who] == list(range(20))
+
+
+def test_a_value_that_json_lacks_is_no_line(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        append_line(tmp_path / "runs.jsonl", {"loss": float("nan")})
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_cannot_be_appended_to_is_named(tmp_path):
+    (tmp_path / "runs.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*runs\.jsonl: Is a directory"):
+        append_line(tmp_path / "runs.jsonl", {})
+    with pytest.raises(UserError, match=r"cannot read .*runs\.jsonl: Is a directory"):
+        read_lines(tmp_path / "runs.jsonl")
+
+
+def test_a_lock_is_waited_for_and_not_for_ever(tmp_path):
+    path = tmp_path / "lock"
+    with claimed(path) as ours:
+        assert ours
+        began = time.monotonic()
+        with claimed(path, wait=0.3) as other:
+            assert not other
+        assert 0.3 <= time.monotonic() - began < 5
+    with claimed(path, wait=60) as ours:
+        assert ours
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    path = tmp_path / "lock"
+    code = (
+        "import sys, time; from pathlib import Path; from fastcifar.output import claimed\n"
+        "with claimed(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout and process.stdout.readline() == "True\n"
+    with claimed(path) as ours:
+        assert not ours
+    process.send_signal(signal.SIGKILL)
+    with claimed(path, wait=60) as ours:
+        assert ours
+    process.wait()
+
+
+def test_an_unfinished_run_is_named_with_what_goes_on(tmp_path):
+    (tmp_path / "unfinished.json").write_text(json.dumps({}))
+    with pytest.raises(UserError, match=r"holds an unfinished run; allowed: fastcifar train --resume .*, or a new"):
+        check_out(tmp_path)
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="already holds a run; allowed: a new or an empty folder"):
+        check_out(tmp_path)
