@@ -18,6 +18,11 @@ class NonFiniteLoss(ArithmeticError):
     3."""
 
 
+class OutOfMemory(MemoryError):
+    """Training needed more memory than the device has. The message is one line: where, what was asked, what was free,
+    and what to try. The command line exits with 5."""
+
+
 class Notice(UserWarning):
     """What a user should hear of though all goes on: a line, which the command line shows as it shows errors."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from fastcifar import __version__
 from fastcifar.cli.streams import standard_streams, wrapped
-from fastcifar.errors import NonFiniteLoss, Notice, UserError, did_you_mean
+from fastcifar.errors import NonFiniteLoss, Notice, OutOfMemory, UserError, did_you_mean
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
@@ -43,7 +43,8 @@ examples:
   fastcifar compare my.toml other.toml          which recipe is better
 
 exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became
-NaN or infinite, 4 standard output could not be written, 130 interrupted
+NaN or infinite, 4 standard output could not be written, 5 out of memory, 130
+interrupted
 """
 
 
@@ -70,6 +71,8 @@ def _status(args: list[str]) -> int:
         return _fail(error, 2)
     except NonFiniteLoss as error:
         return _fail(error, 3)
+    except OutOfMemory as error:
+        return _fail(error, 5)
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130)
 
