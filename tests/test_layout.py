@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STANDARD = {"catalogue", "errors", "output", "phases", "recipes", "registry", "start"}
+STANDARD = {"catalogue", "errors", "interval", "output", "phases", "recipes", "registry", "start"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels"}
 MAY_IMPORT = {
@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "output": {"errors", "output"},
     "phases": {"phases"},
     "host": {"errors", "host"},
+    "interval": {"errors", "interval"},
     "recipes": {"errors", "output", "recipes", "registry"},
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
     "start": {"errors", "output", "recipes", "start"},

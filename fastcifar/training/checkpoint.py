@@ -1,0 +1,218 @@
+"""`Checkpoints`: the states of a training on disk, from which it goes on after the process has ended in any way."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import time
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fastcifar.errors import Notice, UserError
+from fastcifar.host import ProcessSetting
+from fastcifar.interval import Interval, read_interval
+from fastcifar.output import PARTIAL, user_path, write_whole
+from fastcifar.training.listeners import Listener
+from fastcifar.training.record import EpochRow
+
+if TYPE_CHECKING:
+    from fastcifar.training.train import Trainer
+
+VERSION = 1
+"""The version of the files' format: a `TrainingState.state_dict()` with its "version", by `torch.save`."""
+LONG_SECONDS = 120.0
+""""auto" keeps the states of trainings that are estimated to take longer."""
+OFTEN_SECONDS = 600.0
+""""auto" does not wait for the end of an epoch when the last state is so old."""
+SHARE = 0.01
+"""The largest part of the time that "auto" spends on states."""
+_SHOWN = 200
+"""Characters that a message shows of another library's."""
+
+_checksums = ProcessSetting(torch.serialization.get_crc32_options, torch.serialization.set_crc32_options)
+
+
+class Checkpoints(Listener):
+    """The newest two states of a training, as files in `folder`. Among listeners it belongs last: what the others do at
+    the end of an epoch is then done once the epoch's state is there.
+
+    every: "auto": at the ends of epochs, and every 10 minutes within them, of a training that is estimated to take
+        longer than two minutes, and so seldom that it costs less than a hundredth of the time. A number of epochs (2 or
+        0.5), a time ("90s", "10min", "2h") or "never". Within epochs on a CPU alone.
+
+    Where a state cannot be written, such as on a full disk, the training goes on, with a `Notice`.
+    Raises UserError for a wrong interval.
+    """
+
+    def __init__(self, folder: str | Path, every: str | float | Interval = "auto") -> None:
+        super().__init__()
+        self.folder, self.every = user_path(folder, "the folder of checkpoints"), read_interval(every)
+        self._trainer: Trainer | None = None
+        self._whole: list[Path] = []
+        self._complained = False
+
+    def on_start(self, trainer: Trainer) -> None:
+        self._trainer, self._ends = trainer, {epoch.end for epoch in trainer.timeline.epochs[:-1]}
+        self._first_step, self._began = trainer.state.step, time.monotonic()
+        self._last, self._cost, self._complained = self._began, 0.0, False
+        self._count = self._times()
+
+    def on_step(self, step: int, total_steps: int) -> None:
+        if step not in self._ends and self._is_due(within=step < total_steps):  # at the others on_epoch is to come
+            self._keep()
+
+    def on_epoch(self, row: EpochRow) -> None:
+        if row.epoch and self._of().state.step < self._of().total_steps and self._is_due():
+            self._keep()
+
+    def save(self) -> Path:
+        """Write the present state of the training, and return its file; the newest two remain. Called by a listener, at
+        the end of an epoch in `on_epoch`. Raises UserError where that cannot be done, and before a training."""
+        began = time.monotonic()
+        trainer = self._of()
+        state, buffer = {"version": VERSION, **trainer.state.state_dict()}, io.BytesIO()
+        with _checksums.set_to(True):
+            torch.save(state, buffer)  # not to the file: torch says of a full disk only that writing failed
+        path = self.folder / f"step-{state['step']:08d}.pt"
+        write_whole(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
+        others = [each for each in self._whole or self._older(path) if each != path]
+        self._whole = [*others[-1:], path]
+        self._remove(keep=self._whole)
+        self._last = time.monotonic()
+        self._cost, self._count = self._last - began, self._times()
+        return path
+
+    def newest(self) -> Mapping[str, Any] | None:
+        """Return the newest state that is whole, for `Trainer.run(resume=...)`; None where there is none at all. Each
+        damaged one that is passed over is told in a `Notice`. Raises UserError where all are damaged."""
+        reasons = []
+        for path in reversed(self._files()):
+            try:
+                state = read_state(path)
+            except UserError as error:
+                reasons.append(str(error))
+                continue
+            self._whole = [path]
+            for reason in reasons:
+                warnings.warn(f"{reason}; the training goes on from {path.name}", Notice, stacklevel=2)
+            return state
+        if reasons:
+            raise UserError(f"no state of a training in {self.folder} is whole: {'; '.join(reasons)}")
+        return None
+
+    def remove(self) -> None:
+        """Remove the states, and the folder if nothing else is in it."""
+        self._remove(keep=[])
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _of(self) -> Trainer:
+        if self._trainer is None:
+            raise UserError("no training has begun; allowed: a training's state, from a listener's on_start on")
+        return self._trainer
+
+    def _keep(self) -> None:
+        try:
+            self.save()
+        except UserError as error:
+            self._last, self._count = time.monotonic(), self._times()
+            if not self._complained:
+                warnings.warn(f"{error}; the training goes on", Notice, stacklevel=2)
+            self._complained = True
+
+    def _is_due(self, within: bool = False) -> bool:
+        """Return True if a state should be written now; `within`: not at the end of an epoch."""
+        if self.every.never:
+            return False
+        if self.every.epochs:
+            return self._times() > self._count
+        since = time.monotonic() - self._last
+        if self.every.seconds:
+            return since >= self.every.seconds
+        trainer = self._of()
+        steps = trainer.state.step - self._first_step
+        estimate = (time.monotonic() - self._began) / max(1, steps) * trainer.total_steps
+        return estimate > LONG_SECONDS and since >= max(self._cost / SHARE, OFTEN_SECONDS if within else 0)
+
+    def _times(self) -> int:
+        """Return how often the interval in epochs has passed since the beginning of the training."""
+        if not self.every.epochs:
+            return 0
+        step, timeline = self._of().state.step, self._of().timeline
+        epoch = next((epoch for epoch in timeline.epochs if epoch.end > step), None)
+        if epoch is None:
+            return int(len(timeline.epochs) / self.every.epochs)
+        return int((epoch.number + (step - epoch.first_step) / epoch.steps) / self.every.epochs)
+
+    def _files(self) -> list[Path]:
+        """Return the files of states, the oldest first."""
+        try:
+            names = [entry.name for entry in self.folder.iterdir()]
+        except OSError:
+            return []
+        return [self.folder / name for name in sorted(names) if re.fullmatch(r"step-[0-9]{8,}\.pt", name)]
+
+    def _older(self, path: Path) -> list[Path]:
+        return [each for each in self._files() if each.name < path.name]
+
+    def _remove(self, keep: list[Path]) -> None:
+        """Remove all states but `keep`, and what a process that was killed has left half written."""
+        with contextlib.suppress(OSError):
+            for path in [*self._files(), *self.folder.glob(f"{PARTIAL}*.pt")]:
+                if path not in keep:
+                    path.unlink(missing_ok=True)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Return the training's state in a file, checked: nothing in it is run, no more memory is taken than the file is
+    long, and its checksums are right. Raises UserError, which names the file and the reason, for any other."""
+    try:
+        length = path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+            if any(each.compress_type or each.file_size != each.compress_size for each in records):
+                raise ValueError("it is compressed")
+            if len({each.filename for each in records}) < len(records):
+                raise ValueError("it holds two parts of one name")
+            if sum(each.file_size for each in records) > length:
+                raise ValueError("it claims to hold more than there is")
+            if damaged := archive.testzip():
+                raise ValueError(f"{damaged} has another checksum")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or state.get("version") != VERSION:
+            version = state.get("version") if isinstance(state, dict) else None
+            raise ValueError(f"its version is {version!r:.{_SHOWN}}; allowed: {VERSION}")
+        _refuse_more(state, length)
+    except Exception as error:  # a damaged file makes zipfile, pickle and torch raise many kinds
+        reason = " ".join(str(error).split())[:_SHOWN]
+        reason = reason if type(error) is ValueError else f"{type(error).__name__}: {reason}"
+        raise UserError(f"{path} is damaged: {reason}") from None
+    return state
+
+
+def _refuse_more(state: dict[str, Any], length: int) -> None:
+    """Raise ValueError for anything but plain values and tensors, and for more of them than `length` bytes hold."""
+    for value in _values(state):
+        length -= value.nbytes if isinstance(value, torch.Tensor) else 1
+        if length < 0:
+            raise ValueError("it claims to hold more than there is")
+
+
+def _values(value: Any) -> Iterator[Any]:
+    """Give all values inside `value`. Raises ValueError for one that no state has."""
+    if type(value) in (dict, list, tuple):
+        yield value
+        for inner in [*value, *value.values()] if type(value) is dict else value:
+            yield from _values(inner)
+    elif type(value) in (bool, int, float, str, type(None)) or (
+        type(value) is torch.Tensor and value.layout == torch.strided and value.device.type == "cpu"
+    ):
+        yield value
+    else:
+        raise ValueError(f"it holds a {type(value).__name__}")
