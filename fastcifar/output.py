@@ -20,6 +20,8 @@ RECORD = "run.json"
 """The record of a run; a folder that holds one is a run's."""
 WEIGHTS = "model.safetensors"
 """The weights of the evaluated network."""
+BESIDE = ("log.tsv", "predictions.npz", WEIGHTS)
+"""The files of a finished run that are put in their place before the record; a kill may come between."""
 TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
 UNFINISHED = "unfinished.json"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastcifar import __version__
+from fastcifar.cli.signals import SIGNALS, Interrupted
 from fastcifar.cli.streams import standard_streams, wrapped
 from fastcifar.errors import NonFiniteLoss, Notice, OutOfMemory, UserError, did_you_mean
 
@@ -43,8 +45,8 @@ examples:
   fastcifar compare my.toml other.toml          which recipe is better
 
 exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became
-NaN or infinite, 4 standard output could not be written, 5 out of memory, 130
-interrupted
+NaN or infinite, 4 standard output could not be written, 5 out of memory, 129,
+130 or 143 ended by SIGHUP, SIGINT or SIGTERM
 """
 
 
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(args: list[str]) -> int:
     try:
-        with _notices_in_a_line():
+        with SIGNALS.taken(), _notices_in_a_line():
             return _run(args)
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
@@ -74,7 +76,8 @@ def _status(args: list[str]) -> int:
     except OutOfMemory as error:
         return _fail(error, 5)
     except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", 130)
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return _fail(str(error) or "interrupted", 128 + number)
 
 
 def _run(args: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
 from fastcifar.experiments.store import json_values, read_json, refuse_difference
 from fastcifar.output import (
+    BESIDE,
     CHECKPOINTS,
     EPOCHS,
     PARTIAL,
@@ -99,18 +100,22 @@ class RunFolders:
         """Return the outcomes that are kept by their seeds, of other commands too. Each run has a line from then on.
         Raises UserError where one is of another kind."""
         if not self._several:
-            return {job.seed: kept for job in self._jobs.values() if (kept := self._outcome(job))}
-        names = [entry.name for entry in self._out.iterdir()] if self._out.is_dir() else []
-        seeds = {int(found[1]) for name in names if (found := _SEED.fullmatch(name))} | set(self._kept_lines())
+            (job,) = self._jobs.values()
+            outcome = self._outcome(job)
+            return {job.seed: outcome} if outcome else {}
         kept: dict[int, Outcome] = {}
         alike = next(iter(self._jobs.values()))
-        for seed in sorted(seeds):
+        for seed in _seeds_in(self._out, self._kept_lines()):
             outcome = self._outcome(dataclasses.replace(alike, seed=seed))
             if outcome is not None:
                 kept[seed] = outcome
-            line = self._kept_lines().get(seed)
-            if isinstance(outcome, RunRecord) and (line is None or failed_from(line)):  # a kill came between
-                append_line(self._out / RUNS, outcome.to_json())
+            if isinstance(
+                outcome, RunRecord
+            ):  # a kill may have come before the line, or before the states were removed
+                line = self._kept_lines().get(seed)
+                if line is None or failed_from(line):
+                    append_line(self._out / RUNS, outcome.to_json())
+                Checkpoints(self._folder(seed) / CHECKPOINTS).remove()
         return kept
 
     def folder(self, key: str) -> Path:
@@ -130,8 +135,8 @@ class RunFolders:
         """Return the state that `job` goes on from, None where it begins; and remove what a process that was killed
         left half-written. Raises UserError for the state of another run, and where all that are there are damaged."""
         folder = self.folder(job.key)
-        for left in folder.rglob(f"{PARTIAL}*"):
-            if left.name != f"{PARTIAL}lock":
+        for left in [*folder.rglob(f"{PARTIAL}*"), *(folder / name for name in BESIDE)]:
+            if not left.name.endswith("lock"):
                 left.unlink(missing_ok=True)
         self._checkpoints = Checkpoints(folder / CHECKPOINTS, self._every)
         if not (folder / CHECKPOINTS).is_dir():
@@ -154,23 +159,13 @@ class RunFolders:
         assert self._checkpoints is not None
         self._checkpoints.save()
 
-    def has_states(self) -> bool:
-        """Return whether a run can go on from a state."""
-        return any(self._out.glob(f"*/{CHECKPOINTS}/*" if self._several else f"{CHECKPOINTS}/*"))
-
     def _folder(self, seed: int) -> Path:
         return self._out / f"seed-{seed}" if self._several else self._out
 
     def _outcome(self, job: Job) -> Outcome | None:
         """Return the outcome that is kept of `job`, of any seed."""
         folder, asked = self._folder(job.seed), self._asked(job)
-        path, values = folder / RECORD, None
-        if path.is_file():
-            values = read_json(path)
-        elif self._several:
-            values, path = self._kept_lines().get(job.seed), self._out / RUNS
-            if values is None and (old := folder.with_name(f"{folder.name}.diverged.json")).is_file():
-                values = read_json(old)
+        values, path = _values(folder, self._out / RUNS, self._kept_lines().get(job.seed))
         if values is None:
             return None
         if failed := failed_from(values):
@@ -182,13 +177,11 @@ class RunFolders:
     def _kept_lines(self) -> dict[int, dict[str, Any]]:
         """Return the last line of each seed; other processes write some too."""
         path = self._out / RUNS
-        if not path.is_file():
+        if not self._several or not path.is_file():
             return {}
         stamp = path.stat().st_size, path.stat().st_mtime_ns
         if stamp != self._stamp:
-            lines = read_lines(path)
-            self._lines = {line["seed"]: line for line in lines if type(line.get("seed")) is int}
-            self._stamp = stamp
+            self._lines, self._stamp = _last_lines(path), stamp
         return self._lines
 
     def _asked(self, job: Job) -> dict[str, Any]:
@@ -204,28 +197,61 @@ class KeepWeights(Listener):
         self._folder, self._failed = folder, False
 
     def on_start(self, trainer: Trainer) -> None:
-        """Write those of the epoch that a state was kept after, where a kill came between."""
-        self._trainer, rows = trainer, trainer.state.history.rows
-        if rows and not self._path(rows[-1]).is_file():
-            self.on_epoch(rows[-1])
+        self._trainer = trainer
 
     def on_epoch(self, row: EpochRow) -> None:
+        file = self._folder / f"epoch-{row.epoch:03}.safetensors"
         try:
-            write_whole(self._path(row), lambda path: save_weights(self._trainer.evaluated_weights(), path))
+            write_whole(file, lambda path: save_weights(self._trainer.evaluated_weights(), path))
         except UserError as error:
             if not self._failed:
                 warnings.warn(f"{error}; the training goes on", Notice, stacklevel=2)
             self._failed = True
 
-    def _path(self, row: EpochRow) -> Path:
-        return self._folder / f"epoch-{row.epoch:03}.safetensors"
+
+def record_in(folder: Path) -> RunRecord:
+    """Return the record of the run in `folder`. Raises UserError where it cannot be read."""
+    return RunRecord.from_json(read_json(folder / RECORD), str(folder / RECORD))
+
+
+def outcomes_in(out: Path) -> dict[int, Outcome]:
+    """Return the outcomes of the several runs in `out` by their seeds. Raises UserError where one cannot be read."""
+    found: dict[int, Outcome] = {}
+    lines = _last_lines(out / RUNS)
+    for seed in _seeds_in(out, lines):
+        values, path = _values(out / f"seed-{seed}", out / RUNS, lines.get(seed))
+        if values is not None:
+            found[seed] = failed_from(values) or RunRecord.from_json(values, str(path))
+    return found
+
+
+def _last_lines(path: Path) -> dict[int, dict[str, Any]]:
+    """Return the last line of each seed in a file of several runs' outcomes."""
+    return {line["seed"]: line for line in read_lines(path) if type(line.get("seed")) is int}
+
+
+def _seeds_in(out: Path, lines: Iterable[int]) -> list[int]:
+    """Return the seeds of runs in `out`: those of `lines`, and of folders and files."""
+    names = [entry.name for entry in out.iterdir()] if out.is_dir() else []
+    return sorted({int(found[1]) for name in names if (found := _SEED.fullmatch(name))} | set(lines))
+
+
+def _values(folder: Path, lines: Path, line: dict[str, Any] | None) -> tuple[dict[str, Any] | None, Path]:
+    """Return what is kept of one run, and in which file: in its folder, else in its line, else as earlier versions kept
+    one that diverged."""
+    if (folder / RECORD).is_file():
+        return read_json(folder / RECORD), folder / RECORD
+    old = folder.with_name(f"{folder.name}.diverged.json")
+    if line is None and old.is_file():
+        return read_json(old), old
+    return line, lines
 
 
 def _save(run: Run, folder: Path, spares: Sequence[Path]) -> None:
     """Save `run` in `folder` or, where that fails, in the first of `spares` that can be made; then raise UserError,
     which names it."""
     try:
-        run.save(folder)
+        run.save(folder, unfinished=True)
         return
     except UserError as error:
         reason = str(error)
@@ -236,7 +262,8 @@ def _save(run: Run, folder: Path, spares: Sequence[Path]) -> None:
         except UserError:
             continue
         raise UserError(f"{reason}; the run is saved in {other} instead")
-    raise UserError(f"{reason}; the run cannot be saved elsewhere either, and is lost")
+    lost = "is lost" if not any(folder.glob(f"{CHECKPOINTS}/*")) else f"goes on from its last state in {folder}"
+    raise UserError(f"{reason}; the run cannot be saved elsewhere either, and {lost}")
 
 
 def _part(there: Any, asked: Any) -> Any:

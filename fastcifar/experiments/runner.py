@@ -172,13 +172,13 @@ class Runner:
                 self._free_memory()
         self._store.put(job, outcome, run, weights=job.keep_weights or job.key in self._successors)
         self._outcomes[job.key] = outcome
-        if run:
+        if run and not run.record.resumed:
             self._learn(job, time.perf_counter() - began)
 
     def _run(self, job: Job) -> tuple[Run, RunRecord]:
         """Train `job`, from the state that is kept of it if there is one; return the run, and its record."""
         trainer, state = self.trainer(job), self._store.state(job)
-        first = [_FirstSteps(self, job, trainer.timeline)] if self._guesses() else []
+        first = [_FirstSteps(self, job, trainer.timeline)] if self._guesses() and not state else []
         start = ColdStart() if state else job.start
         run = trainer.run(
             job.run_seed,
