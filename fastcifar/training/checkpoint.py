@@ -8,7 +8,7 @@ import re
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +17,13 @@ import torch
 from fastcifar.errors import Notice, UserError
 from fastcifar.host import ProcessSetting
 from fastcifar.interval import Interval, read_interval
-from fastcifar.output import PARTIAL, user_path, write_whole
+from fastcifar.output import PARTIAL, claimed, made, user_path, write_whole
+from fastcifar.start import ColdStart, Start
 from fastcifar.training.listeners import Listener
 from fastcifar.training.record import EpochRow
 
 if TYPE_CHECKING:
+    from fastcifar.training.run import Run
     from fastcifar.training.train import Trainer
 
 VERSION = 1
@@ -32,8 +34,11 @@ OFTEN_SECONDS = 600.0
 """"auto" does not wait for the end of an epoch when the last state is so old."""
 SHARE = 0.01
 """The largest part of the time that "auto" spends on states."""
+_PARTS = {"of": dict, "seed": int, "init": dict, "step": int, "flat": dict, "optimizer": dict, "history": list}
+"""What every state holds, and more."""
 _SHOWN = 200
 """Characters that a message shows of another library's."""
+_COLD = ColdStart()
 
 _checksums = ProcessSetting(torch.serialization.get_crc32_options, torch.serialization.set_crc32_options)
 
@@ -57,7 +62,28 @@ class Checkpoints(Listener):
         self._whole: list[Path] = []
         self._complained = False
 
+    def run(
+        self, trainer: Trainer, seed: int = 0, *, listeners: Sequence[Listener] = (), init: Start = _COLD, **asked: Any
+    ) -> Run:
+        """Train as `trainer.run` does, from the newest state where there is one, and remove the states at the end.
+
+        Raises UserError where the states are of another training, all damaged, or another process uses them.
+        """
+        with made(self.folder), claimed(self.folder / ".lock") as is_ours:
+            if not is_ours:
+                raise UserError(f"another process trains with the states in {self.folder}; allowed: another folder")
+            state = self.newest()
+            if state is not None and isinstance(init, Start):  # `Trainer.run` refuses what is none
+                self._refuse_another(state, seed, init)
+            run = trainer.run(seed, listeners=[*listeners, self], init=init, resume=state, **asked)
+            self.remove()
+        self.remove()  # the folder, which the lock was in
+        return run
+
     def on_start(self, trainer: Trainer) -> None:
+        if self._files() and not trainer.state.processes.resumed:
+            allowed = "resume=checkpoints.newest(), or another folder"
+            raise UserError(f"{self.folder} holds the states of a training; allowed: {allowed}")
         self._trainer, self._ends = trainer, {epoch.end for epoch in trainer.timeline.epochs[:-1]}
         self._first_step, self._began = trainer.state.step, time.monotonic()
         self._last, self._cost, self._complained = self._began, 0.0, False
@@ -72,8 +98,8 @@ class Checkpoints(Listener):
             self._keep()
 
     def save(self) -> Path:
-        """Write the present state of the training, and return its file; the newest two remain. Called by a listener, at
-        the end of an epoch in `on_epoch`. Raises UserError where that cannot be done, and before a training."""
+        """Write the present state of the training, and return its file; the newest two remain. For a listener, such as
+        one that a signal stops. Raises UserError where that cannot be done, and before a training."""
         began = time.monotonic()
         trainer = self._of()
         state, buffer = {"version": VERSION, **trainer.state.state_dict()}, io.BytesIO()
@@ -111,6 +137,16 @@ class Checkpoints(Listener):
         self._remove(keep=[])
         with contextlib.suppress(OSError):
             self.folder.rmdir()
+
+    def _refuse_another(self, state: Mapping[str, Any], seed: int, init: Start) -> None:
+        there, here = (
+            {"seed": each["seed"], **each["init"], "source": ""}
+            for each in (state, {"seed": seed, "init": init.describe()})
+        )
+        for name in {**here, **there}:
+            if there.get(name) != here.get(name):
+                what = f"is of {name} {there.get(name)}, not {here.get(name)}"
+                raise UserError(f"the training in {self.folder} {what}; allowed: another folder")
 
     def _of(self) -> Trainer:
         if self._trainer is None:
@@ -188,6 +224,8 @@ def read_state(path: Path) -> dict[str, Any]:
         if not isinstance(state, dict) or state.get("version") != VERSION:
             version = state.get("version") if isinstance(state, dict) else None
             raise ValueError(f"its version is {version!r:.{_SHOWN}}; allowed: {VERSION}")
+        if wrong := [name for name, kind in _PARTS.items() if type(state.get(name)) is not kind]:
+            raise ValueError(f"it is no training's state: {wrong[0]} is missing or wrong")
         _refuse_more(state, length)
     except Exception as error:  # a damaged file makes zipfile, pickle and torch raise many kinds
         reason = " ".join(str(error).split())[:_SHOWN]
