@@ -77,28 +77,25 @@ class Stop:
 
     def __init__(self, signals: Signals, keep: Callable[[], object]) -> None:
         self._signals, self._keep = signals, keep
-        self._trainer: Trainer | None = None
-        self._ends: set[int] = set()
+        self._step, self._total, self._ends = 0, 0, set[int]()
 
     def begin(self, trainer: Trainer) -> None:
-        self._trainer, self._ends = trainer, {epoch.end for epoch in trainer.timeline.epochs}
+        self._step, self._total = trainer.state.step, trainer.total_steps
+        self._ends = {epoch.end for epoch in trainer.timeline.epochs}
         self._signals.is_held = trainer.device.type != "cpu"
 
     def step(self, step: int, total_steps: int) -> None:
-        self._signals.is_held = True
+        self._signals.is_held, self._step = True, step
         if step not in self._ends:  # at an epoch's end others hear of its row first
-            self._leave(step)
+            self._leave()
 
     def epoch(self, row: EpochRow) -> None:
-        assert self._trainer is not None
-        self._leave(self._trainer.state.step)
+        self._leave()
 
-    def _leave(self, step: int) -> None:
-        assert self._trainer is not None
-        total = self._trainer.total_steps
-        if self._signals.number is None or step == total:  # only the final evaluation is left
+    def _leave(self) -> None:
+        if self._signals.number is None or self._step == self._total:  # only the final evaluation is left
             return
-        where = f" after step {step} of {total}"
+        where = f" after step {self._step} of {self._total}"
         try:
             self._keep()
         except ValueError as error:  # a UserError: the disk is full, say

@@ -16,7 +16,7 @@ from fastcifar.cli.arguments import import_plugins
 from fastcifar.cli.train import Options
 from fastcifar.errors import OutOfMemory, UserError
 from fastcifar.interval import read_interval
-from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, RUNS, UNFINISHED, claimed, write_whole
+from fastcifar.output import CHECKPOINTS, PARTIAL, UNFINISHED, claimed, write_whole
 from fastcifar.recipes import recipe_from_dict
 from fastcifar.recipes.declare import plain, type_hints
 
@@ -140,18 +140,20 @@ def begun(asked: Asked, out: Path, goes_on: bool, finished: Callable[[], int]) -
     goes_on: the file is there, of an earlier process.
     finished: returns how many of several runs are finished.
     """
+    was_there = goes_on or (out / UNFINISHED).is_file()
     if not goes_on:
         asked.write(out)
     try:
         yield
     except BaseException as error:
         several = len(asked.seeds) > 1
-        has_state = any(out.glob(f"*/{CHECKPOINTS}/*" if several else f"{CHECKPOINTS}/*"))
-        has_runs = several and ((out / RUNS).is_file() or any(out.glob(f"*/{RECORD}")))
-        stays = goes_on or has_state or has_runs
+        count = finished() if several else 0
+        folders = [out / f"seed-{seed}" for seed in asked.seeds] if several else [out]
+        has_state = any(any(folder.glob(f"{CHECKPOINTS}/*")) for folder in folders)
+        stays = was_there or has_state or count > 0
         if not stays:
             done(out, asked.seeds)
-        said, count = [str(error) or "interrupted"], finished() if several else 0
+        said = [str(error) or "interrupted"]
         if count:
             said.append(f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}")
         if stays and (isinstance(error, KeyboardInterrupt) or (has_state and isinstance(error, OutOfMemory))):

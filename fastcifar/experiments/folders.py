@@ -165,7 +165,11 @@ class RunFolders:
     def _outcome(self, job: Job) -> Outcome | None:
         """Return the outcome that is kept of `job`, of any seed."""
         folder, asked = self._folder(job.seed), self._asked(job)
-        values, path = _values(folder, self._out / RUNS, self._kept_lines().get(job.seed))
+        if self._several:
+            values, path = _values(folder, self._out / RUNS, self._kept_lines().get(job.seed))
+        else:
+            path = folder / RECORD
+            values = read_json(path) if path.is_file() else None
         if values is None:
             return None
         if failed := failed_from(values):

@@ -177,7 +177,7 @@ class Runner:
 
     def _run(self, job: Job) -> tuple[Run, RunRecord]:
         """Train `job`, from the state that is kept of it if there is one; return the run, and its record."""
-        trainer, state = self.trainer(job), self._store.state(job)
+        state, trainer = self._store.state(job), self.trainer(job)
         first = [_FirstSteps(self, job, trainer.timeline)] if self._guesses() and not state else []
         start = ColdStart() if state else job.start
         run = trainer.run(

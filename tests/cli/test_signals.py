@@ -60,7 +60,9 @@ def test_a_training_finishes_its_step_and_says_how_to_go_on(capsys, monkeypatch,
     assert capsys.readouterr() == ("", said)
     assert [path.name for path in Path("run/checkpoints").iterdir()] == [f"step-{step:08}.pt"]
     assert main([*MLP, "--out", "run"]) == 2
-    said = "output folder run holds an unfinished run; allowed: fastcifar train --resume run, or a new or an empty folder"
+    said = (
+        "output folder run holds an unfinished run; allowed: fastcifar train --resume run, or a new or an empty folder"
+    )
     assert capsys.readouterr().err == f"fastcifar: {said}\n"
     assert main(["train", "--resume", "run", "--quiet"]) == 0
     assert kept("run") == kept("whole")
