@@ -49,7 +49,8 @@ class Options(TrainingOptions):
     """Train a recipe's network, show its accuracy, and save the run.
 
     A run is kept in --out, or else runs/RECIPE-TIME-SEED, a new or empty folder: run.json, log.tsv, predictions.npz and
-    model.safetensors. Several runs are kept in its folders seed-S, and end with mean, spread and 95% interval.
+    model.safetensors. Several runs are kept in its folders seed-S, their records in runs.jsonl too, and end with mean,
+    spread and 95% interval of all that are there.
 
     The flags of the run stand first, the fields of the recipe after them; their defaults are the recipe's.
     """
@@ -132,13 +133,17 @@ def train_runs(
     """
     from fastcifar.cli.unfinished import begun, done
 
-    options, seeds = asked.options, asked.seeds
+    options, seeds = _with_absolute_paths(asked.options), asked.seeds
+    asked = dataclasses.replace(asked, options=options)
     show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
-    device = _start_device(options, phases)
-    asked = dataclasses.replace(asked, options=_in_use(options, device))
     own: dict[int, Outcome] = {}
     try:
         with begun(asked, out, args is None, lambda: sum(not isinstance(each, Failed) for each in own.values())):
+            device, threads = _start_device(options, phases)
+            if args is not None:  # once more, with what is in use
+                dataclasses.replace(
+                    asked, options=dataclasses.replace(options, device=device.type, threads=threads)
+                ).write(out)
             with phases("data"):
                 dataset = options.load(device)
             store = _train(asked, start, dataset, out, spares, phases, args, show, own)
@@ -273,26 +278,27 @@ def _describe(init: Mapping[str, Any]) -> str:
     return how + (" reset-head" if init["reset_head"] else "")
 
 
-def _start_device(options: Options, phases: Phases) -> torch.device:
+def _start_device(options: Options, phases: Phases) -> tuple[torch.device, int]:
+    """Return the device, and the threads in use; torch is imported here."""
     if options.profile:  # torch's profiler says on standard error when it starts and stops, unless told not to
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with phases("imports"):
         import fastcifar.kernels
         import fastcifar.training  # noqa: F401  (here, so that the other phases have no imports in them)
     with phases("device start"):
-        return options.start_device()
-
-
-def _in_use(options: Options, device: torch.device) -> Options:
-    """Return `options` with the device and the threads that are in use, and with paths that are absolute."""
+        device = options.start_device()
     import torch
 
+    return device, torch.get_num_threads()
+
+
+def _with_absolute_paths(options: Options) -> Options:
     folder = options.data_dir
     if folder is None and options.dataset == DEFAULT_DATASET and os.environ.get("FASTCIFAR_DATA"):
         folder = Path(os.environ["FASTCIFAR_DATA"]).expanduser()
     paths = {"data_dir": folder, "warm_start": options.warm_start}
     found = {name: path and path.absolute() for name, path in paths.items()}
-    return dataclasses.replace(options, device=device.type, threads=torch.get_num_threads(), **found)
+    return dataclasses.replace(options, **found)
 
 
 def _same(init: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 What is on the disk at the instant of a kill is a copy of the folder, made in the midst of a training."""
 
+import errno
 import json
 import os
 import shutil
@@ -97,9 +98,7 @@ def test_a_training_goes_on_after_a_kill_at_any_instant(killed, args):
     expected = kept("run")
     resumed = set()
     for folder in copies:
-        held = {path.name for path in Path(folder).iterdir()}
-        if not held & {"unfinished.json", "run.json", "runs.jsonl"}:
-            assert all(name.startswith(PARTIAL) for name in held)  # nothing had begun
+        if all(path.name.startswith(PARTIAL) for path in Path(folder).iterdir()):  # nothing had begun
             continue
         assert main(["train", "--resume", folder, "--quiet"]) == 0
         assert kept(folder) == expected
@@ -305,4 +304,15 @@ def test_a_folder_that_is_removed_while_a_run_trains_into_it_is_made_again(monke
 
     monkeypatch.setattr(Trainer, "take_step", removes)
     assert main([*MLP, *OFTEN, "--out", "run"]) == 0
+    assert {path.name for path in Path("run").iterdir()} == {"run.json", *BESIDE}
+
+
+def test_weights_of_epochs_that_cannot_be_kept_are_said_once_and_the_training_goes_on(capsys, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("fastcifar.experiments.folders.save_weights", full)
+    assert main([*MLP, "--keep-weights", "all", "--out", "run"]) == 0
+    said = "cannot write run/weights/epoch-001.safetensors: No space left on device; the training goes on"
+    assert capsys.readouterr().err == f"fastcifar: {said}\n"
     assert {path.name for path in Path("run").iterdir()} == {"run.json", *BESIDE}

@@ -152,7 +152,7 @@ def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     assert records == [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
     assert main([*TRAIN, "--runs", "2", "--seed", "6", "--out", "all", "--label-smoothing", "0"]) == 2
     assert capsys.readouterr().err == (
-        "fastcifar: all/seed-6 holds another run: recipe.label_smoothing is 0.2 there and 0.0 now; allowed: the same "
+        "fastcifar: all/seed-4 holds another run: recipe.label_smoothing is 0.2 there and 0.0 now; allowed: the same "
         "settings, or another folder\n"
     )
 
