@@ -3,44 +3,32 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import re
 import time
 import warnings
-import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from fastcifar.errors import Notice, UserError
-from fastcifar.host import ProcessSetting
 from fastcifar.interval import Interval, read_interval
-from fastcifar.output import PARTIAL, claimed, made, user_path, write_whole
+from fastcifar.output import PARTIAL, claimed, made, user_path
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.listeners import Listener
 from fastcifar.training.record import EpochRow
+from fastcifar.training.state_file import read_state, write_state
 
 if TYPE_CHECKING:
     from fastcifar.training.run import Run
     from fastcifar.training.train import Trainer
 
-VERSION = 1
-"""The version of the files' format: a `TrainingState.state_dict()` with its "version", by `torch.save`."""
 LONG_SECONDS = 120.0
 """"auto" keeps the states of trainings that are estimated to take longer."""
 OFTEN_SECONDS = 600.0
 """"auto" does not wait for the end of an epoch when the last state is so old."""
 SHARE = 0.01
 """The largest part of the time that "auto" spends on states."""
-_PARTS = {"of": dict, "seed": int, "init": dict, "step": int, "flat": dict, "optimizer": dict, "history": list}
-"""What every state holds, and more."""
-_SHOWN = 200
-"""Characters that a message shows of another library's."""
 _COLD = ColdStart()
-
-_checksums = ProcessSetting(torch.serialization.get_crc32_options, torch.serialization.set_crc32_options)
 
 
 class Checkpoints(Listener):
@@ -102,11 +90,9 @@ class Checkpoints(Listener):
         one that a signal stops. Raises UserError where that cannot be done, and before a training."""
         began = time.monotonic()
         trainer = self._of()
-        state, buffer = {"version": VERSION, **trainer.state.state_dict()}, io.BytesIO()
-        with _checksums.set_to(True):
-            torch.save(state, buffer)  # not to the file: torch says of a full disk only that writing failed
+        state = trainer.state.state_dict()
         path = self.folder / f"step-{state['step']:08d}.pt"
-        write_whole(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
+        write_state(path, state)
         others = [each for each in self._whole or self._older(path) if each != path]
         self._whole = [*others[-1:], path]
         self._remove(keep=self._whole)
@@ -203,54 +189,3 @@ class Checkpoints(Listener):
             for path in [*self._files(), *self.folder.glob(f"{PARTIAL}*.pt")]:
                 if path not in keep:
                     path.unlink(missing_ok=True)
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Return the training's state in a file, checked: nothing in it is run, no more memory is taken than the file is
-    long, and its checksums are right. Raises UserError, which names the file and the reason, for any other."""
-    try:
-        length = path.stat().st_size
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            if any(each.compress_type or each.file_size != each.compress_size for each in records):
-                raise ValueError("it is compressed")
-            if len({each.filename for each in records}) < len(records):
-                raise ValueError("it holds two parts of one name")
-            if sum(each.file_size for each in records) > length:
-                raise ValueError("it claims to hold more than there is")
-            if damaged := archive.testzip():
-                raise ValueError(f"{damaged} has another checksum")
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or state.get("version") != VERSION:
-            version = state.get("version") if isinstance(state, dict) else None
-            raise ValueError(f"its version is {version!r:.{_SHOWN}}; allowed: {VERSION}")
-        if wrong := [name for name, kind in _PARTS.items() if type(state.get(name)) is not kind]:
-            raise ValueError(f"it is no training's state: {wrong[0]} is missing or wrong")
-        _refuse_more(state, length)
-    except Exception as error:  # a damaged file makes zipfile, pickle and torch raise many kinds
-        reason = " ".join(str(error).split())[:_SHOWN]
-        reason = reason if type(error) is ValueError else f"{type(error).__name__}: {reason}"
-        raise UserError(f"{path} is damaged: {reason}") from None
-    return state
-
-
-def _refuse_more(state: dict[str, Any], length: int) -> None:
-    """Raise ValueError for anything but plain values and tensors, and for more of them than `length` bytes hold."""
-    for value in _values(state):
-        length -= value.nbytes if isinstance(value, torch.Tensor) else 1
-        if length < 0:
-            raise ValueError("it claims to hold more than there is")
-
-
-def _values(value: Any) -> Iterator[Any]:
-    """Give all values inside `value`. Raises ValueError for one that no state has."""
-    if type(value) in (dict, list, tuple):
-        yield value
-        for inner in [*value, *value.values()] if type(value) is dict else value:
-            yield from _values(inner)
-    elif type(value) in (bool, int, float, str, type(None)) or (
-        type(value) is torch.Tensor and value.layout == torch.strided and value.device.type == "cpu"
-    ):
-        yield value
-    else:
-        raise ValueError(f"it holds a {type(value).__name__}")
