@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastcifar.cli.arguments import import_plugins
+from fastcifar.cli.options import flag_of
 from fastcifar.cli.train import Options
 from fastcifar.errors import OutOfMemory, UserError
 from fastcifar.interval import read_interval
-from fastcifar.output import CHECKPOINTS, PARTIAL, UNFINISHED, claimed, write_whole
+from fastcifar.output import CHECKPOINTS, PARTIAL, UNFINISHED, claimed, user_path, write_whole
 from fastcifar.recipes import recipe_from_dict
-from fastcifar.recipes.declare import plain, type_hints
+from fastcifar.recipes.declare import checked, plain, type_hints
+from fastcifar.start import ColdStart, ShrinkPerturb, WarmStart
 
 VERSION = 1
 """The version of the file's format."""
 _ALLOWED = "the file as fastcifar wrote it"
 _LOCK_SECONDS = 60
+_GIVEN = {"source": str, "sha256": str, "shrink": float, "perturb": float, "reset_head": bool}
+"""What describes a start from given weights, besides its mode."""
 _ELSEWHERE = {"recipe", "network", "optimizer", "settings", "seed", "runs"}
 """Options that other entries say: the recipe, whole, and the seeds."""
 _NOT_KEPT = {"out", "resume", "profile", "quiet", "json"}
@@ -102,19 +106,27 @@ class Asked:
         seeds, given, hints = values["seeds"], dict(values["options"]), type_hints(Options)
         if not seeds or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
             raise UserError(f"seeds is {seeds!r}; allowed: seeds, as in [0, 1, 2]")
+        seeds = tuple(sorted(set(seeds)))
         if unknown := set(given) - {each.name for each in dataclasses.fields(Options)}:
             raise UserError(f"options has {min(unknown)!r}; allowed: {_ALLOWED}")
         given = {name: plain(value) for name, value in given.items()}
         for name, value in given.items():
             if isinstance(value, str) and Path in (hints[name], *get_args(hints[name])):
-                given[name] = Path(value)
+                given[name] = user_path(value, flag_of(name))
         import_plugins([word for module in given["plugin"] for word in ("--plugin", module)])
         recipe = recipe_from_dict(values["recipe"], "recipe")
         options = Options(**given, recipe=recipe.name, settings=recipe, seed=seeds[0], runs=len(seeds))
         options.check(recipe)
-        if not isinstance(values["init"]["mode"], str):
-            raise UserError(f"init is {values['init']!r}; allowed: {_ALLOWED}")
-        return cls(options, values["init"], tuple(seeds))
+        init, modes = values["init"], (WarmStart.mode, ShrinkPerturb.mode)
+        if options.warm_start is None:
+            if init != ColdStart().describe():
+                raise UserError(f"init is {init!r}; allowed: {_ALLOWED}")
+        else:
+            if init["mode"] not in modes or init.keys() != {"mode", *_GIVEN}:
+                raise UserError(f"init is {init!r}; allowed: {_ALLOWED}")
+            for name, hint in _GIVEN.items():
+                checked(f"init.{name}", init[name], hint)
+        return cls(options, init, seeds)
 
 
 def done(out: Path, seeds: Collection[int]) -> None:
