@@ -19,7 +19,6 @@ pytestmark = pytest.mark.usefixtures("few_images")
 
 EXIT = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 BY = {"SIGINT": "interrupted", "SIGTERM": "interrupted by SIGTERM", "SIGHUP": "interrupted by SIGHUP"}
-every_signal = pytest.mark.parametrize("name", EXIT)
 
 
 @pytest.fixture(autouse=True)
@@ -48,8 +47,7 @@ def comes(monkeypatch, names, where, at=1, owner=Trainer):
     monkeypatch.setattr(owner, where, called)
 
 
-@every_signal
-@pytest.mark.parametrize("step", [3, 4])
+@pytest.mark.parametrize(("name", "step"), [("SIGINT", 3), ("SIGTERM", 4), ("SIGHUP", 2)])
 def test_a_training_finishes_its_step_and_says_how_to_go_on(capsys, monkeypatch, name, step):
     assert main([*MLP, "--keep-weights", "all", "--out", "whole"]) == 0
     capsys.readouterr()
@@ -68,8 +66,7 @@ def test_a_training_finishes_its_step_and_says_how_to_go_on(capsys, monkeypatch,
     assert kept("run") == kept("whole")
 
 
-@every_signal
-@pytest.mark.parametrize("where", ["load", "rehearse", "take_step"])
+@pytest.mark.parametrize(("name", "where"), [("SIGINT", "load"), ("SIGTERM", "rehearse"), ("SIGHUP", "load")])
 def test_where_nothing_is_trained_yet_it_leaves_at_once_without_a_trace(capsys, monkeypatch, tmp_path, name, where):
     comes(monkeypatch, [name], *(["load_dataset", 1, fastcifar.data] if where == "load" else [where]))
     assert main([*MLP, "--out", "new/run"]) == EXIT[name]
