@@ -70,6 +70,9 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.recipes.optimizers.lars import LARSConfig as LARSConfig
     from fastcifar.recipes.optimizers.muon import MuonConfig as MuonConfig
     from fastcifar.recipes.optimizers.sgd import SGDConfig as SGDConfig
+    from fastcifar.report import KeptRuns as KeptRuns
+    from fastcifar.report import Runs as Runs
+    from fastcifar.report import read_runs as read_runs
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
     from fastcifar.start import WarmStart as WarmStart

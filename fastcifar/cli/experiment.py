@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from fastcifar import escape
 from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Screen, duration, share
@@ -44,7 +45,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:
-        words = [name, *(label(recipe) for recipe in recipes.values()), *["quick"] * options.quick]
+        words = [name, *(escape.in_file_name(label(recipe)) for recipe in recipes.values()), *["quick"] * options.quick]
         kept_in = Path("runs") / "-".join(words)
     screen = Screen(options.quiet or options.json, bar=not options.quiet)
     may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
@@ -77,7 +78,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     for table in result.tables():
         table.show()
     lines = ["quick: too few images and epochs to say anything about the question"] * options.quick
-    print("\n".join([*lines, *where, *result.remarks()]))
+    print("\n".join(map(escape.shown, [*lines, *where, *result.remarks()])))
     return result.status
 
 

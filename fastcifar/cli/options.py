@@ -14,6 +14,7 @@ from tyro.conf import arg
 
 from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.errors import UserError
+from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.declare import Checked, setting, type_hints
@@ -160,7 +161,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise
-            print(f"fastcifar: {error}; training on synthetic data instead", file=sys.stderr)
+            print(f"fastcifar: {shown(error)}; training on synthetic data instead", file=sys.stderr)
             dataset = load_dataset("synthetic", None, device)
         dataset = hold_out(dataset, self.holdout)
         labels = dataset.train.labels.tolist()
@@ -178,7 +179,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
 def describe_images(dataset: Dataset) -> str:
     """Return how many images there are, in words."""
     tested = "held-out" if dataset.holdout else "test"
-    return f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
+    return f"{shown(dataset.name)}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
 
 
 SHARED = {each.name for each in dataclasses.fields(TrainingOptions)} - {"recipe"}

@@ -16,6 +16,7 @@ from fastcifar.cli.options import CommandOptions, Switch, flag_of
 from fastcifar.cli.train import PROG, conclude, spares_of, start_of, train_runs
 from fastcifar.cli.unfinished import Asked
 from fastcifar.errors import UserError
+from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Outcome
 from fastcifar.interval import read_interval
 from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, RUNS, UNFINISHED, claimed, reserved
@@ -51,7 +52,7 @@ def main(args: Sequence[str]) -> int:
         return _show_again(outcomes, out, options)
     assert asked is not None
     with reserved(out, shared=True) if len(asked.seeds) > 1 else _ours(out):
-        spares = spares_of(Path("runs") / f"{label(asked.options.settings)}-{out.absolute().name}")
+        spares = spares_of(Path("runs") / f"{in_file_name(label(asked.options.settings))}-{out.absolute().name}")
         return train_runs(asked, _start(asked), out, spares, phases, None)
 
 

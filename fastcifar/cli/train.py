@@ -22,6 +22,7 @@ from fastcifar.cli.launch import launch_name
 from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.cli.signals import SIGNALS, Stop
 from fastcifar.errors import UserError
+from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Job, Outcome
 from fastcifar.experiments.result import failure_word
 from fastcifar.interval import AUTO, read_interval
@@ -103,7 +104,7 @@ def main(args: Sequence[str]) -> int:
         seeds = tuple(range(options.seed, options.seed + options.runs))
         asked = Asked(options, start.describe(), seeds)
     launch = launch_name() if options.runs > 1 else None
-    name = f"{label(options.settings)}-{launch or time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
+    name = f"{in_file_name(label(options.settings))}-{launch or time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     usual = Path("runs") / name
     anew = options.out is None and launch is None
     with reserved(options.out or usual, anew=anew, shared=options.runs > 1) as out:

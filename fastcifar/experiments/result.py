@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
+from fastcifar.escape import in_markdown
 from fastcifar.output import user_path, write_whole
 from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
@@ -155,7 +156,8 @@ class Result:
         tables = "\n".join(table.markdown() for table in self.tables())
         return {
             "results.json": json.dumps(self.to_dict(), indent=2) + "\n",
-            "table.md": f"# {self.title}\n\n{tables}\n" + "".join(f"{line}\n" for line in self.remarks()),
+            "table.md": f"# {in_markdown(self.title)}\n\n{tables}\n"
+            + "".join(f"{in_markdown(line)}\n" for line in self.remarks()),
         }
 
     def write(self, folder: str | Path) -> list[Path]:

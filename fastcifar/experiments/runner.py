@@ -23,9 +23,9 @@ from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, known
 from fastcifar.phases import Phases
+from fastcifar.record import Scores
 from fastcifar.start import ColdStart
 from fastcifar.training import Listener, Run, RunRecord, Trainer, evaluate, resolve_device
-from fastcifar.training.record import Scores
 from fastcifar.training.timeline import Timeline
 
 _WAIT_SECONDS = 0.5

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fastcifar.errors import UserError, did_you_mean
+from fastcifar.escape import shown
 from fastcifar.output import user_path
 from fastcifar.recipes.declare import (
     Checked,
@@ -52,11 +53,12 @@ def to_toml(recipe: Recipe) -> str:
     for prefix, section in sections_of(recipe):
         docs = field_docs(type(section))
         if prefix and dataclasses.fields(section):
-            lines += ["", f"[{prefix[:-1]}]"]
+            lines += ["", f"[{'.'.join(map(_key, prefix[:-1].split('.')))}]"]
         for field in dataclasses.fields(section):
             if not isinstance(value := getattr(section, field.name), Checked):
-                lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
-                lines.append(f"{field.name} = {to_text(value)}")
+                doc = shown(" ".join(docs.get(field.name, "").split()))
+                lines += textwrap.wrap(doc, 100, initial_indent="# ", subsequent_indent="# ")
+                lines.append(f"{_key(field.name)} = {to_text(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -65,10 +67,19 @@ def to_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)  # TOML's escapes are JSON's
+        text = json.dumps(value, ensure_ascii=False)  # TOML's escapes are JSON's; those of any character are its own
+        return text if text.isprintable() else "".join(map(_written, text))
     if isinstance(value, tuple):
         return "[" + ", ".join(map(to_text, value)) + "]"
     return repr(value)
+
+
+def _written(character: str) -> str:
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else to_text(name)
 
 
 def read_toml(path: str | Path) -> Recipe:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from fastcifar.errors import Notice, UserError
 from fastcifar.interval import Interval, read_interval
 from fastcifar.output import PARTIAL, claimed, made, user_path
+from fastcifar.record import EpochRow
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.listeners import Listener
-from fastcifar.training.record import EpochRow
 from fastcifar.training.state_file import read_state, write_state
 
 if TYPE_CHECKING:

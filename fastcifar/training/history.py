@@ -8,7 +8,7 @@ import torch
 
 from fastcifar.errors import NonFiniteLoss
 from fastcifar.recipes import Recipe
-from fastcifar.training.record import EpochRow
+from fastcifar.record import EpochRow
 from fastcifar.training.stopwatch import Lap
 from fastcifar.training.timeline import Epoch, Timeline
 

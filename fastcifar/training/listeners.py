@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastcifar.errors import UserError
 from fastcifar.host import TorchSettings
 from fastcifar.phases import Phases
-from fastcifar.training.record import EpochRow, RunRecord
+from fastcifar.record import EpochRow, RunRecord
 
 if TYPE_CHECKING:
     from fastcifar.training.state import TrainingState

@@ -34,10 +34,10 @@ from fastcifar.output import (
     write_all,
 )
 from fastcifar.recipes import Recipe
+from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
-from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer

@@ -17,12 +17,12 @@ from fastcifar.optim.flat import copy_tensors
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.text import leaves
+from fastcifar.record import EpochRow
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.history import History
 from fastcifar.training.loss import LossScale
 from fastcifar.training.processes import Processes
 from fastcifar.training.random import RandomNumbers
-from fastcifar.training.record import EpochRow
 from fastcifar.training.step import EpochTensors
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Epoch, Timeline

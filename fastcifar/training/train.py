@@ -25,6 +25,7 @@ from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
 from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
+from fastcifar.record import EpochRow
 from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
@@ -37,7 +38,6 @@ from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.random import random_numbers_of
-from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
     checked_arguments,
     refuse_other_types,

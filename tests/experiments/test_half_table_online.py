@@ -16,8 +16,8 @@ from fastcifar.experiments.named.table import Table
 from fastcifar.models import build_model
 from fastcifar.recipes import EvaluateConfig, change, get_recipe, network_of
 from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.record import Scores
 from fastcifar.training import evaluate
-from fastcifar.training.record import Scores
 
 BASE = get_recipe("warmstart-mlp")
 RECIPE = dataclasses.replace(

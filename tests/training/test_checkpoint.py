@@ -20,9 +20,9 @@ from fastcifar.interval import Interval, read_interval
 from fastcifar.output import CHECKPOINTS, EPOCHS, UNFINISHED
 from fastcifar.recipes import EvaluateConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.record import EpochRow
 from fastcifar.start import WarmStart
 from fastcifar.training import Checkpoints, Listener, Trainer, checkpoint, train
-from fastcifar.training.record import EpochRow
 from fastcifar.training.timeline import Timeline
 from tests.small import DAVIDNET, MLP
 from tests.training.test_state import EVERYTHING, RECIPES, Noisy

@@ -32,7 +32,7 @@ VERSION = 3
 """The version of the format. 1: dictionaries without a version, and without the fields that are None by default. 2:
 before a recipe's network and optimizer had kinds."""
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
 _SHOWN = 60
 """Characters of a wrong value that an error shows."""
