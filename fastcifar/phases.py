@@ -26,6 +26,8 @@ class Phases:
     def __init__(self, before: str | None = None) -> None:
         self._seconds = {} if before is None else {before: process_seconds()}
         self._name, self._since = OTHER, time.perf_counter()
+        self.failed: str | None = None
+        """The innermost phase that the last error ended, since the last `restart`."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -33,11 +35,15 @@ class Phases:
         outer = self._switch(name)
         try:
             yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
         finally:
             self._switch(outer)
 
     def restart(self) -> dict[str, float]:
         """Return the seconds of each phase, in the order in which they began, "other" last, and count anew from 0."""
+        self.failed = None
         self._switch(self._name)
         seconds, self._seconds = self._seconds, {}
         return {name: seconds[name] for name in sorted(seconds, key=OTHER.__eq__)}

@@ -35,6 +35,7 @@ from fastcifar.training.history import nonfinite_loss
 from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
+from fastcifar.training.memory import raises_out_of_memory
 from fastcifar.training.random import random_numbers_of
 from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
@@ -93,7 +94,7 @@ def train(
     changes: other values for the recipe's fields, by their dotted names:
         `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
-    Raises UserError for bad input and NonFiniteLoss where the loss becomes NaN or infinite.
+    Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
     """
     phases = Phases()
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
@@ -110,8 +111,10 @@ def train(
             data = load_dataset(data, data_dir, device, holdout)
         elif holdout:
             data = data.hold_out(holdout)
-    trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
-    return trainer.run(seed, listeners=listeners, eval_every=eval_every, evaluate_at_start=evaluate_at_start, init=init)
+    # In no variable, where an error that is kept would keep its memory.
+    return Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment).run(
+        seed, listeners=listeners, eval_every=eval_every, evaluate_at_start=evaluate_at_start, init=init
+    )
 
 
 class Trainer:
@@ -125,9 +128,10 @@ class Trainer:
     On CUDA the first run captures the step after a few steps on random images, in one CUDA graph for each stage of the
     training (see `Timeline`), and runs whitening and evaluation on random images too. Where it cannot capture, one
     warning says why and the step runs uncaptured, as it always does with an optimizer of torch's.
-    Raises UserError where the recipe does not fit the dataset or the device.
+    Raises UserError where the recipe does not fit the dataset or the device, and OutOfMemory.
     """
 
+    @raises_out_of_memory
     @TORCH.applied()
     def __init__(
         self,
@@ -183,6 +187,7 @@ class Trainer:
         """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
         return self.network.module
 
+    @raises_out_of_memory
     def run(
         self,
         seed: int = 0,
@@ -206,7 +211,8 @@ class Trainer:
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
         resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`.
 
-        Raises NonFiniteLoss, and UserError where the initial weights or the state do not fit.
+        Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit. The next
+        run begins afresh.
         """
         if self._clocked:
             self.phases.restart()
