@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import re
-import sys
-import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 
-from fastcifar.errors import OutOfMemory, is_out_of_memory
+from fastcifar.errors import OutOfMemory
 from fastcifar.machine import GIB, free_memory, total_memory
 from fastcifar.recipes.declare import declaration
 
@@ -24,45 +20,13 @@ _UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2
 _OTHERS = 2 * GIB
 """A GPU's memory in use by more than this process's tensors and its CUDA context: other processes have it."""
 
-Given = ParamSpec("Given")
-Value = TypeVar("Value")
 
-
-def raises_out_of_memory(
-    method: Callable[Concatenate[Trainer, Given], Value],
-) -> Callable[Concatenate[Trainer, Given], Value]:
-    """Return `method` of a trainer as one that raises OutOfMemory in place of any error that says that memory ran out.
-
-    The error keeps nothing of the failed call: a notebook holds the last error with the variables of all its frames,
-    and so the memory that is short.
-    """
-
-    @functools.wraps(method)
-    def told(trainer: Trainer, *args: Given.args, **kwargs: Given.kwargs) -> Value:
-        outside = sys.exc_info()[1]  # an error that is being handled where this is called
-        if hasattr(trainer, "phases"):
-            trainer.phases.failed = None
-        try:
-            return method(trainer, *args, **kwargs)
-        except (MemoryError, RuntimeError, OSError) as error:
-            if isinstance(error, OutOfMemory) or not is_out_of_memory(error):
-                raise
-            line = _line(error, trainer)
-            _forget(error, outside)
-        del trainer, args, kwargs, outside
-        raise OutOfMemory(line)
-
-    return told
-
-
-def _forget(error: BaseException | None, outside: BaseException | None) -> None:
-    """Clear the variables of all calls that `error`, and those it came of, has ended; not of those before `outside`."""
-    while error is not None and error is not outside:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
-
-
-def _line(error: BaseException, trainer: Trainer) -> str:
+def out_of_memory(error: BaseException, trainer: Trainer | None) -> OutOfMemory:
+    """Return the error to raise in place of `error`, by which memory ran out in a method of `trainer`, which may not be
+    whole yet; None: before there was one."""
+    if trainer is None or not hasattr(trainer, "recipe"):
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        return OutOfMemory(f"out of memory: {reason}; allowed: fewer images, to end other processes")
     recipe, phase = trainer.recipe, trainer.phases.failed
     device: torch.device | None = getattr(trainer, "device", None)
     asked = re.search(rf"allocate ([\d.]+) ?({'|'.join(_UNITS)})", str(error))
@@ -79,7 +43,7 @@ def _line(error: BaseException, trainer: Trainer) -> str:
         tries.append(f"to end other processes on this GPU, which have {_size(others)}")
     sizes = f"batch_size is {recipe.batch_size}, evaluate.batch_size {recipe.evaluate.batch_size}"
     place = f"{device or 'the device'} {_where(trainer, phase)}"
-    return f"out of memory on {place}: {', '.join([*facts, sizes])}; allowed: {', '.join(tries)}"
+    return OutOfMemory(f"out of memory on {place}: {', '.join([*facts, sizes])}; allowed: {', '.join(tries)}")
 
 
 def _where(trainer: Trainer, phase: str | None) -> str:

@@ -146,7 +146,7 @@ class TrainingState:
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step = seed, init, 0
-        self.history = History(self._recipe, self._timeline, self.flat.dtype, self._device)
+        self.history = History(self._recipe, self._timeline, self._device)
         self.stopwatch = Stopwatch(self._device)
 
 

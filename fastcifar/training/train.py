@@ -30,12 +30,12 @@ from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, resolve_dtype
+from fastcifar.training.divergence import nonfinite_loss
 from fastcifar.training.evaluate import Evaluation, evaluate
-from fastcifar.training.history import nonfinite_loss
+from fastcifar.training.failures import told
 from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
-from fastcifar.training.memory import raises_out_of_memory
 from fastcifar.training.random import random_numbers_of
 from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
@@ -54,6 +54,7 @@ _COLD = ColdStart()
 _PLAIN = EvaluateConfig(tta="none")
 
 
+@told
 def train(
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
     data: Dataset | str = DEFAULT_DATASET,
@@ -111,10 +112,8 @@ def train(
             data = load_dataset(data, data_dir, device, holdout)
         elif holdout:
             data = data.hold_out(holdout)
-    # In no variable, where an error that is kept would keep its memory.
-    return Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment).run(
-        seed, listeners=listeners, eval_every=eval_every, evaluate_at_start=evaluate_at_start, init=init
-    )
+    trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
+    return trainer.run(seed, listeners=listeners, eval_every=eval_every, evaluate_at_start=evaluate_at_start, init=init)
 
 
 class Trainer:
@@ -131,7 +130,7 @@ class Trainer:
     Raises UserError where the recipe does not fit the dataset or the device, and OutOfMemory.
     """
 
-    @raises_out_of_memory
+    @told
     @TORCH.applied()
     def __init__(
         self,
@@ -187,7 +186,7 @@ class Trainer:
         """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
         return self.network.module
 
-    @raises_out_of_memory
+    @told
     def run(
         self,
         seed: int = 0,
@@ -275,7 +274,7 @@ class Trainer:
         network."""
         loss = evaluation.loss
         if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
-            raise nonfinite_loss(f"the trained network's loss is {loss}", self.recipe, self.dtype)
+            raise nonfinite_loss(f"the trained network's loss is {loss}", self)
         scores = {"test_accuracy": evaluation.plain_accuracy, "test_loss": evaluation.plain_loss}
         return self._validated(dataclasses.replace(row, seconds=train_seconds, **scores))
 

@@ -226,7 +226,7 @@ def test_a_gpu_names_what_is_free_and_other_processes(monkeypatch):
     trainer.phases.failed = "training: steps"
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5 * 2**30, 79 * 2**30))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 20 * 2**30)
-    told = memory._line(torch.OutOfMemoryError(CUDA), trainer)
+    told = str(memory.out_of_memory(torch.OutOfMemoryError(CUDA), trainer))
     assert "on cuda:0 at step 1 of 12: 20.0 GiB more were asked for, 5.0 GiB of 79.0 GiB are free" in told
     assert told.endswith("dtype float16, a smaller model, to end other processes on this GPU, which have 54.0 GiB")
 
