@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "training": LOWER | {"data", "models", "optim", "training"},
     "costs": LOWER | {"models", "optim", "training", "costs"},
     "report": {"errors", "report"},
+    "doctor": LOWER | {"data", "training", "doctor"},
     "experiments": LOWER | {"data", "models", "optim", "training", "report", "experiments"},
 }
 """The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""

@@ -21,6 +21,7 @@ COMMANDS = {
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
     "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),
     "data info": ("data info", "fastcifar.cli.data_info", "say what a data set holds and where it was found"),
+    "doctor": ("doctor", "fastcifar.cli.doctor", "say whether this machine can train, and what to do"),
     "flops": ("flops", "fastcifar.cli.flops", "count a recipe's operations and bytes, and their least time"),
 }
 """`COMMANDS[words]`: how each command is typed, the module (and function) that runs it, and a line on it. Experiments
@@ -42,9 +43,9 @@ examples:
   fastcifar train --epochs 12 --optimizer.lr 2  every field is a flag
   fastcifar compare my.toml other.toml          which recipe is better
 
-exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became
-NaN or infinite, 4 standard output could not be written, 5 out of memory, 130
-interrupted
+exit status: 0 done, 1 verify or doctor found something, 2 bad input, or what
+doctor found fails, 3 the loss became NaN or infinite, 4 standard output could
+not be written, 5 out of memory, 130 interrupted
 """
 
 
