@@ -27,7 +27,7 @@ class Phases:
         self._seconds = {} if before is None else {before: process_seconds()}
         self._name, self._since = OTHER, time.perf_counter()
         self.failed: str | None = None
-        """The innermost phase that the last error ended, since the last `restart`."""
+        """The innermost phase that the first error ended, since this was set to None."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -43,7 +43,6 @@ class Phases:
 
     def restart(self) -> dict[str, float]:
         """Return the seconds of each phase, in the order in which they began, "other" last, and count anew from 0."""
-        self.failed = None
         self._switch(self._name)
         seconds, self._seconds = self._seconds, {}
         return {name: seconds[name] for name in sorted(seconds, key=OTHER.__eq__)}

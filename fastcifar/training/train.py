@@ -210,8 +210,7 @@ class Trainer:
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
         resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`.
 
-        Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit. The next
-        run begins afresh.
+        Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit.
         """
         if self._clocked:
             self.phases.restart()

@@ -168,6 +168,14 @@ def test_an_error_that_is_kept_keeps_no_memory(uncollected, fail, at):
     assert [reference() for reference in kept] == [None] * 4 and raised.value.__traceback__
 
 
+def test_before_there_is_a_trainer_it_says_what_torch_says(monkeypatch):
+    monkeypatch.setattr(TRAIN, "load_dataset", lambda *args: gpu())
+    with pytest.raises(
+        OutOfMemory, match=r"^out of memory: CUDA out of memory\. Tried to allocate 20\.00 GiB.*; allowed: "
+    ):
+        train(BARE, "synthetic", device="cpu")
+
+
 @pytest.mark.parametrize("at", [1, 2])
 def test_a_model_that_is_looked_at_is_told_as_well(at):
     with pytest.raises(OutOfMemory, match="out of memory on cpu in model and optimizer: "):
