@@ -10,7 +10,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +89,13 @@ def weights_file(path: str | os.PathLike[str]) -> Path:
     return file
 
 
-def check_out(folder: str | os.PathLike[str]) -> None:
-    """Raise UserError unless `folder` is absent or empty, but for what a process that was killed left behind."""
+def check_out(folder: str | os.PathLike[str], besides: Container[str] = ()) -> None:
+    """Raise UserError unless `folder` is absent or empty, but for what a process that was killed left behind, and for
+    entries of the names `besides`."""
     folder = user_path(folder, "the output folder")
     try:
         held = {entry.name for entry in folder.iterdir() if not entry.name.startswith(PARTIAL)}
+        held = {name for name in held if name not in besides}
     except FileNotFoundError:
         return
     except NotADirectoryError:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STANDARD = {"catalogue", "errors", "machine", "output", "phases", "recipes", "registry", "start"}
+STANDARD = {"catalogue", "errors", "interval", "machine", "output", "phases", "recipes", "registry", "start"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels"}
 MAY_IMPORT = {
@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "phases": {"phases"},
     "machine": {"machine"},
     "host": {"errors", "host"},
+    "interval": {"errors", "interval"},
     "recipes": {"errors", "output", "recipes", "registry"},
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
     "start": {"errors", "output", "recipes", "start"},

@@ -57,6 +57,11 @@ class History:
             )
         return self.rows
 
+    def has_reached(self, train_accuracy: float | None) -> bool:
+        """Return True if the last epoch reached this training accuracy."""
+        trained = [row for row in self.rows[-1:] if row.epoch]
+        return train_accuracy is not None and any((row.train_accuracy or 0) >= train_accuracy for row in trained)
+
     def _losses_of(self, epoch: Epoch) -> torch.Tensor:
         return self._losses[epoch.first_step : epoch.end]
 
