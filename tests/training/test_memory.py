@@ -168,6 +168,13 @@ def test_an_error_that_is_kept_keeps_no_memory(uncollected, fail, at):
     assert [reference() for reference in kept] == [None] * 4 and raised.value.__traceback__
 
 
+def test_a_state_that_finds_no_room_is_not_called_damaged(monkeypatch):
+    trainer, states = Trainer(BARE, DATA, "cpu"), []
+    trainer.run(listeners=[Listener(on_epoch=lambda row: states.append(trainer.state.state_dict()))])
+    monkeypatch.setattr("fastcifar.training.state.copy_tensors", lambda *args, **kwargs: gpu())
+    assert "on cpu in model and optimizer: 20.0 GiB more" in str(failed(trainer, resume=states[0]))
+
+
 def test_before_there_is_a_trainer_it_says_what_torch_says(monkeypatch):
     monkeypatch.setattr(TRAIN, "load_dataset", lambda *args: gpu())
     with pytest.raises(
