@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.data import load_dataset as load_dataset
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
     from fastcifar.errors import Notice as Notice
+    from fastcifar.errors import OutOfMemory as OutOfMemory
     from fastcifar.errors import UserError as UserError
     from fastcifar.experiments import Experiment as Experiment
     from fastcifar.experiments import Job as Job

@@ -26,6 +26,8 @@ class Phases:
     def __init__(self, before: str | None = None) -> None:
         self._seconds = {} if before is None else {before: process_seconds()}
         self._name, self._since = OTHER, time.perf_counter()
+        self.failed: str | None = None
+        """The innermost phase that the first error ended, since this was set to None."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -33,6 +35,9 @@ class Phases:
         outer = self._switch(name)
         try:
             yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
         finally:
             self._switch(outer)
 

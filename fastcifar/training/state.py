@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fastcifar.data import Dataset, EpochPlan, hardest
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models import Network
 from fastcifar.optim import FlatOptimizer
 from fastcifar.optim.flat import copy_tensors
@@ -146,6 +146,8 @@ class TrainingState:
             self.random.load_state_dict(state["random"])
             self.processes.load_state_dict(state.get("processes", {}), self.step, self._device)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
             raise UserError(
@@ -160,7 +162,7 @@ class TrainingState:
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
-        self.history = History(self._recipe, self._timeline, self.flat.dtype, self._device)
+        self.history = History(self._recipe, self._timeline, self._device)
         self.stopwatch = Stopwatch(self._device)
 
 

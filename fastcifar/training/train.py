@@ -32,8 +32,9 @@ from fastcifar.training.average import estimate_statistics
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, resolve_dtype
+from fastcifar.training.divergence import nonfinite_loss
 from fastcifar.training.evaluate import Evaluation, evaluate
-from fastcifar.training.history import nonfinite_loss
+from fastcifar.training.failures import told
 from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
@@ -54,6 +55,7 @@ _COLD = ColdStart()
 _PLAIN = EvaluateConfig(tta="none")
 
 
+@told
 def train(
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
     data: Dataset | str = DEFAULT_DATASET,
@@ -97,7 +99,7 @@ def train(
     changes: other values for the recipe's fields, by their dotted names:
         `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
-    Raises UserError for bad input and NonFiniteLoss where the loss becomes NaN or infinite.
+    Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
     """
     phases = Phases()
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
@@ -133,9 +135,10 @@ class Trainer:
     On CUDA the first run captures the step after a few steps on random images, in one CUDA graph for each stage of the
     training (see `Timeline`), and runs whitening and evaluation on random images too. Where it cannot capture, one
     warning says why and the step runs uncaptured, as it always does with an optimizer of torch's.
-    Raises UserError where the recipe does not fit the dataset or the device.
+    Raises UserError where the recipe does not fit the dataset or the device, and OutOfMemory.
     """
 
+    @told
     @TORCH.applied()
     def __init__(
         self,
@@ -191,6 +194,7 @@ class Trainer:
         """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
         return self.network.module
 
+    @told
     def run(
         self,
         seed: int = 0,
@@ -214,7 +218,7 @@ class Trainer:
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
         resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`.
 
-        Raises NonFiniteLoss, and UserError where the initial weights or the state do not fit.
+        Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit.
         """
         if self._clocked:
             self.phases.restart()
@@ -278,7 +282,7 @@ class Trainer:
         network."""
         loss = evaluation.loss
         if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
-            raise nonfinite_loss(f"the trained network's loss is {loss}", self.recipe, self.dtype)
+            raise nonfinite_loss(f"the trained network's loss is {loss}", self)
         scores = {"test_accuracy": evaluation.plain_accuracy, "test_loss": evaluation.plain_loss}
         return self._validated(dataclasses.replace(row, seconds=train_seconds, **scores))
 
