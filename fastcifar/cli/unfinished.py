@@ -63,7 +63,7 @@ class Asked:
     def write(self, out: Path) -> None:
         """Write the file into `out`; with the seeds that other processes were asked to train there too. Raises
         UserError where that cannot be done, and where they were asked for something else."""
-        with _locked(out):
+        with _locked(out, len(self.seeds)):
             seeds = set(self.seeds)
             if len(seeds) > 1 and (out / UNFINISHED).is_file():
                 there = Asked.read(out)
@@ -107,7 +107,8 @@ class Asked:
         if not seeds or not all(type(seed) is int and 0 <= seed < 2**63 for seed in seeds):
             raise UserError(f"seeds is {seeds!r}; allowed: seeds, as in [0, 1, 2]")
         seeds = tuple(sorted(set(seeds)))
-        if unknown := set(given) - {each.name for each in dataclasses.fields(Options)}:
+        known = {each.name for each in dataclasses.fields(Options)} - _ELSEWHERE - _NOT_KEPT
+        if unknown := set(given) - known:
             raise UserError(f"options has {min(unknown)!r}; allowed: {_ALLOWED}")
         given = {name: plain(value) for name, value in given.items()}
         for name, value in given.items():
@@ -131,13 +132,17 @@ class Asked:
 
 def done(out: Path, seeds: Collection[int]) -> None:
     """Remove the file from `out` unless it asks for other seeds than these, which are trained."""
-    with _locked(out), contextlib.suppress(UserError):
+    with contextlib.suppress(UserError), _locked(out, len(seeds)):  # a full disk takes no lock either
         if set(Asked.read(out).seeds) <= set(seeds):
             (out / UNFINISHED).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def _locked(out: Path, runs: int) -> Iterator[None]:
+    """Keep other processes from the file while the block runs. The folder of a single run has none."""
+    if runs == 1:
+        yield
+        return
     with claimed(out / f"{PARTIAL}{UNFINISHED}.lock", wait=_LOCK_SECONDS) as is_ours:
         if not is_ours:
             raise UserError(f"another process has kept {out / UNFINISHED} locked for {_LOCK_SECONDS} s; allowed: again")
@@ -153,9 +158,9 @@ def begun(asked: Asked, out: Path, goes_on: bool, finished: Callable[[], int]) -
     finished: returns how many of several runs are finished.
     """
     was_there = goes_on or (out / UNFINISHED).is_file()
-    if not goes_on:
-        asked.write(out)
     try:
+        if not goes_on:
+            asked.write(out)
         yield
     except BaseException as error:
         several = len(asked.seeds) > 1
