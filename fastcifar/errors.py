@@ -7,6 +7,8 @@ Standard library only: raising one never imports torch.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -22,12 +24,28 @@ class NonFiniteLoss(ArithmeticError):
     3."""
 
 
+class OutOfMemory(MemoryError):
+    """Training needed more memory than the device has. The message is one line: where, what was asked, what was free,
+    and what to try. The command line exits with 5."""
+
+
 class Notice(UserWarning):
     """What a user should hear of though all goes on: a line, which the command line shows as it shows errors."""
 
 
 class RenamedWarning(Notice):
     """A recipe or a kept run calls something by an older name; it is read all the same."""
+
+
+_SIGNS = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED")
+"""Words of the errors of CUDA, of torch's CPU allocator, of cuBLAS and cuDNN, and of Triton's launches."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True for any error that says that memory ran out, a GPU's or a CPU's: torch's, numpy's or Python's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error))))
 
 
 def brief(value: object, most: int = 200) -> str:

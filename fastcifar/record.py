@@ -157,7 +157,7 @@ class RunRecord:
     command: tuple[str, ...] | None = None
     """The command line of the process."""
     started: str
-    """The time when the process began, or the run before in it ended: UTC, as in 2025-01-31T12:00:00Z."""
+    """The time when the (first) process began, or the run before in it ended: UTC, as in 2025-01-31T12:00:00Z."""
     epochs: float
     steps: int
     history: tuple[EpochRow, ...]
@@ -176,7 +176,8 @@ class RunRecord:
     """train_seconds and the final evaluation with test-time augmentation (airbench's rule)."""
     process_seconds: float
     """To the final accuracy, from the call of `train` or `Trainer.run`; on the command line from the start of the
-    process, or the end of the run before in it."""
+    process, or the end of the run before in it. Of a training that went on, the seconds of all its processes, each
+    until the state that the next one went on from."""
     compiled: bool = False
     """True if the network went through torch.compile."""
     captured: bool | None = None
@@ -187,6 +188,8 @@ class RunRecord:
     """From the beginning of process_seconds to the end of the first step; on CUDA until it was queued."""
     phases: dict[str, float] = field(default_factory=dict)
     """The parts of process_seconds."""
+    resumed: tuple[int, ...] = ()
+    """The steps at which the training went on in another process."""
     images_per_second: float
 
     @property

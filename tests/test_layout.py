@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STANDARD = {"catalogue", "errors", "escape", "output", "phases", "recipes", "record", "registry", "start"}
+STANDARD = {"catalogue", "errors", "escape", "interval", "machine", "output", "phases"}
+STANDARD |= {"recipes", "record", "registry", "start"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels"}
 MAY_IMPORT = {
@@ -16,7 +17,9 @@ MAY_IMPORT = {
     "registry": {"errors", "registry"},
     "output": {"errors", "output"},
     "phases": {"phases"},
+    "machine": {"machine"},
     "host": {"errors", "host"},
+    "interval": {"errors", "interval"},
     "escape": {"escape"},
     "recipes": {"errors", "escape", "output", "recipes", "registry"},
     "record": {"data", "errors", "output", "recipes", "record"},  # data for its types alone
@@ -29,6 +32,7 @@ MAY_IMPORT = {
     "training": LOWER | {"data", "models", "optim", "training"},
     "costs": LOWER | {"models", "optim", "training", "costs"},
     "report": {"errors", "escape", "output", "recipes", "record", "report"},
+    "doctor": LOWER | {"data", "training", "doctor"},
     "experiments": LOWER | {"data", "models", "optim", "training", "report", "experiments"},
 }
 """The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""

@@ -4,6 +4,7 @@ from fastcifar.data import resolve_device
 from fastcifar.phases import process_seconds
 from fastcifar.record import EpochRow, RunRecord
 from fastcifar.training.average import estimate_statistics
+from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.device import describe_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialize import initialize
@@ -14,6 +15,7 @@ from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.train import Trainer, train
 
 __all__ = [
+    "Checkpoints",
     "EpochRow",
     "Evaluation",
     "Listener",

@@ -72,6 +72,13 @@ class Audience:
                 for listener in self._listeners:
                     getattr(listener, name)(*arguments)
 
+    def tell_row(self) -> None:
+        """Call `on_epoch` with the last row, unless that was done, be it before the training went on from its state."""
+        rows = self._state.history.rows
+        if len(rows) > self._state.told:
+            self._state.told = len(rows)
+            self.tell("on_epoch", rows[-1])
+
     def _hears(self, name: str) -> bool:
         unchanged = getattr(Listener, name)
         return any(getattr(getattr(one, name), "__func__", None) is not unchanged for one in self._listeners)

@@ -172,7 +172,7 @@ def test_an_interrupted_comparison_says_what_is_kept(capsys, monkeypatch):
 def test_a_comparison_that_diverged_does_not_say_that_it_goes_on(capsys):
     assert main([*COMPARE, "--a-set", "optimizer.lr=1e30", "--out", "kept"]) == 3
     (said,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"fastcifar: a with seed 0: .* too high; 1 finished run is kept in kept", said)
+    assert re.fullmatch(r"fastcifar: a with seed 0: .* too high; allowed: .*; 1 finished run is kept in kept", said)
 
 
 def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):

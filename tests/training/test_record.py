@@ -89,6 +89,7 @@ def test_the_first_version_is_read_with_all_that_it_says():
     assert again.pop("version") == VERSION
     for name in ("loss", "val_accuracy", "val_loss", "train_split", "network", "commit", "command"):
         assert again.pop(name) is None
+    assert again.pop("resumed") == []
     rows, facts, versions = again.pop("history"), again.pop("dataset"), again.pop("versions")
     assert [{name: row[name] for name in FIRST["history"][0]} for row in rows] == FIRST["history"]
     assert rows[0]["test_loss"] is rows[0]["images"] is rows[0]["learning_rate"] is None
@@ -99,9 +100,9 @@ def test_the_first_version_is_read_with_all_that_it_says():
 
 
 def test_the_oldest_records_lack_what_was_not_known_yet():
-    later = ("compiled", "captured", "not_captured", "first_step_seconds", "phases")
+    later = ("compiled", "captured", "not_captured", "first_step_seconds", "phases", "resumed")
     record = RunRecord.from_json({name: value for name, value in FIRST.items() if name not in later})
-    assert [getattr(record, name) for name in later] == [False, None, None, None, {}]
+    assert [getattr(record, name) for name in later] == [False, None, None, None, {}, ()]
 
 
 @pytest.mark.parametrize("version", [VERSION + 1, 0, "2", 2.0, True, None])
