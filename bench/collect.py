@@ -18,14 +18,15 @@ from pathlib import Path
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append, describe_hardware
 from fastcifar.errors import UserError
+from fastcifar.escape import in_markdown, shown
 from fastcifar.experiments.result import known
 from fastcifar.experiments.warm_starts import WARM
 from fastcifar.output import RECORD
 from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
 from fastcifar.recipes.text import leaves
+from fastcifar.record import DeviceFacts, RunRecord
 from fastcifar.report.statistics import Summary, summarize
 from fastcifar.training import describe_device, resolve_device
-from fastcifar.training.record import DeviceFacts, RunRecord
 
 Result = dict[str, object]  # a line of a results file
 _KEPT = ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")
@@ -57,7 +58,7 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
             "row": {
                 "recipe": f"`{name}`",
                 "epochs": f"{first.epochs:g}",
-                "on": f"{dataset.name}, {dataset.train_size:,} images and {tested}",
+                "on": f"{in_markdown(dataset.name)}, {dataset.train_size:,} images and {tested}",
                 "accuracy with TTA": f"{with_tta.mean:.2%}",
                 "without": f"{plain.mean:.2%}",
                 "n": str(len(runs)),
@@ -95,10 +96,10 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
                     "table": "warm-start",
                     "row": {
                         "recipe": f"`{recipe.name}`",
-                        "network": cell["network"],
-                        "optimizer": cell["optimizer"],
+                        "network": in_markdown(cell["network"]),
+                        "optimizer": in_markdown(cell["optimizer"]),
                         "images": f"{result['train_size']:,}",
-                        "start": arm,
+                        "start": in_markdown(arm),
                         "test accuracy": f"{summary.mean:.2%}",
                         "n": str(summary.n),
                         "95% interval": _interval(summary),
@@ -204,7 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"the sources are not what {options.kind} needs ({type(error).__name__}: {error}); see --help"
         ) from None
     for result in results:
-        print("  ".join(f"{heading}: {cell}" for heading, cell in result["row"].items()))
+        print("  ".join(f"{heading}: {shown(cell)}" for heading, cell in result["row"].items()))
         if options.save:
             append(options.save, result)
     return 0

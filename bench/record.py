@@ -17,8 +17,8 @@ from pathlib import Path
 import torch
 
 from fastcifar.errors import UserError
+from fastcifar.record import Versions, commit_of
 from fastcifar.training import describe_device, resolve_device
-from fastcifar.training.record import Versions, commit_of
 
 ROOT = Path(__file__).resolve().parent.parent
 GIVEN = ("n", "spread", "command")

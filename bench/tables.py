@@ -16,6 +16,7 @@ from pathlib import Path
 
 from bench.program import new_parser
 from bench.record import ROOT, missing_keys
+from fastcifar.escape import in_markdown, shown
 
 DEFAULT = "measurements"
 PAGES = {"reliability": "docs/reliability.md"}
@@ -36,7 +37,7 @@ def read_results(folder: Path) -> list[dict]:
 
 
 def cells(result: dict) -> dict[str, str]:
-    """Return heading to cell of a result's line in its table."""
+    """Return heading to cell of a result's line in its table; the cells are Markdown."""
     if "table" in result:
         return result["row"]
     return {
@@ -54,14 +55,14 @@ def table(results: list[dict]) -> str:
     for hardware in dict.fromkeys(result["hardware"] for result in results):
         rows = [cells(result) for result in results if result["hardware"] == hardware]
         headings = list(dict.fromkeys(heading for row in rows for heading in row))
-        lines += [f"On {hardware}:", "", _line(headings), _line(["---"] * len(headings))]
+        lines += [f"On {in_markdown(hardware)}:", "", _line(headings), _line(["---"] * len(headings))]
         lines += [_line([row.get(heading, "-") for heading in headings]) for row in rows]
         lines.append("")
     return "\n".join(lines).rstrip("\n")
 
 
 def _line(texts: list[object]) -> str:
-    return "| " + " | ".join(str(text).replace("|", "\\|") for text in texts) + " |"
+    return "| " + " | ".join(shown(text).replace("|", "\\|") for text in texts) + " |"
 
 
 def with_tables(text: str, results: list[dict]) -> str:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.data import Split as Split
     from fastcifar.data import load_dataset as load_dataset
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
+    from fastcifar.errors import Notice as Notice
+    from fastcifar.errors import OutOfMemory as OutOfMemory
     from fastcifar.errors import UserError as UserError
     from fastcifar.experiments import Experiment as Experiment
     from fastcifar.experiments import Job as Job
@@ -69,9 +71,13 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.recipes.optimizers.lars import LARSConfig as LARSConfig
     from fastcifar.recipes.optimizers.muon import MuonConfig as MuonConfig
     from fastcifar.recipes.optimizers.sgd import SGDConfig as SGDConfig
+    from fastcifar.report import KeptRuns as KeptRuns
+    from fastcifar.report import Runs as Runs
+    from fastcifar.report import read_runs as read_runs
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
     from fastcifar.start import WarmStart as WarmStart
+    from fastcifar.training import Checkpoints as Checkpoints
     from fastcifar.training import EpochRow as EpochRow
     from fastcifar.training import Evaluation as Evaluation
     from fastcifar.training import Listener as Listener

@@ -7,6 +7,8 @@ Standard library only: raising one never imports torch.
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
 
 
@@ -22,6 +24,11 @@ class NonFiniteLoss(ArithmeticError):
     3."""
 
 
+class OutOfMemory(MemoryError):
+    """Training needed more memory than the device has. The message is one line: where, what was asked, what was free,
+    and what to try. The command line exits with 5."""
+
+
 class Notice(UserWarning):
     """What a user should hear of though all goes on: a line, which the command line shows as it shows errors."""
 
@@ -30,7 +37,18 @@ class RenamedWarning(Notice):
     """A recipe or a kept run calls something by an older name; it is read all the same."""
 
 
-def shown(value: object, most: int = 200) -> str:
+_SIGNS = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED")
+"""Words of the errors of CUDA, of torch's CPU allocator, of cuBLAS and cuDNN, and of Triton's launches."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True for any error that says that memory ran out, a GPU's or a CPU's: torch's, numpy's or Python's."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error))))
+
+
+def brief(value: object, most: int = 200) -> str:
     """Return `value` for an error line, as Python writes it, up to `most` characters."""
     try:
         text = repr(value)
@@ -50,5 +68,5 @@ def one_line(text: str, most: int = 1500) -> str:
 def did_you_mean(word: object, known: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean 'epochs'?" to append to an error line, or "" if no known word is similar."""
     spelling = {name.lower(): name for name in known}
-    near = difflib.get_close_matches((word if isinstance(word, str) else shown(word)).lower(), spelling, n=1)
+    near = difflib.get_close_matches((word if isinstance(word, str) else brief(word)).lower(), spelling, n=1)
     return f"; did you mean '{prefix}{spelling[near[0]]}'?" if near else ""

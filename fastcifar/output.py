@@ -11,7 +11,7 @@ import stat
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ RECORD = "run.json"
 """The record of a run; a folder that holds one is a run's."""
 WEIGHTS = "model.safetensors"
 """The weights of the evaluated network."""
+BESIDE = ("log.tsv", "predictions.npz", WEIGHTS)
+"""The files of a finished run that are put in their place before the record; a kill may come between."""
 TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
 UNFINISHED = "unfinished.json"
@@ -82,7 +84,7 @@ def read_file(path: Path, what: str, most: int = _LARGEST_TEXT) -> bytes:
         raise UserError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def read_json(path: Path, what: str) -> dict[str, Any]:
+def read_json(path: Path, what: str = "the file") -> dict[str, Any]:
     """Return the object in a file of JSON; `what` it is, for the error.
 
     Raises UserError for any other file, and for values that are nested beyond reason or given twice."""
@@ -137,11 +139,13 @@ def run_files(path: Path) -> tuple[Path, Path]:
     return path / RECORD, path / WEIGHTS
 
 
-def check_out(folder: str | os.PathLike[str]) -> None:
-    """Raise UserError unless `folder` is absent or empty, but for what a process that was killed left behind."""
+def check_out(folder: str | os.PathLike[str], besides: Container[str] = ()) -> None:
+    """Raise UserError unless `folder` is absent or empty, but for what a process that was killed left behind, and for
+    entries of the names `besides`."""
     folder = user_path(folder, "the output folder")
     try:
         held = {entry.name for entry in folder.iterdir() if not entry.name.startswith(PARTIAL)}
+        held = {name for name in held if name not in besides}
     except FileNotFoundError:
         return
     except NotADirectoryError:

@@ -26,6 +26,8 @@ class Phases:
     def __init__(self, before: str | None = None) -> None:
         self._seconds = {} if before is None else {before: process_seconds()}
         self._name, self._since = OTHER, time.perf_counter()
+        self.failed: str | None = None
+        """The innermost phase that the first error ended, since this was set to None."""
 
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
@@ -33,14 +35,21 @@ class Phases:
         outer = self._switch(name)
         try:
             yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
         finally:
             self._switch(outer)
 
     def restart(self) -> dict[str, float]:
-        """Return the seconds of each phase, in the order in which they began, "other" last, and count anew from 0."""
+        """Return the seconds of each phase, as `seconds` does, and count anew from 0."""
+        found, self._seconds = self.seconds(), {}
+        return found
+
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of each phase up to now, in the order in which they began, "other" last."""
         self._switch(self._name)
-        seconds, self._seconds = self._seconds, {}
-        return {name: seconds[name] for name in sorted(seconds, key=OTHER.__eq__)}
+        return in_order(self._seconds)
 
     @property
     def total(self) -> float:
@@ -54,6 +63,11 @@ class Phases:
         self._seconds.setdefault(name, 0.0)
         self._name, self._since = name, now
         return before
+
+
+def in_order(seconds: dict[str, float]) -> dict[str, float]:
+    """Return the seconds of phases in their order, "other" last."""
+    return {name: seconds[name] for name in sorted(seconds, key=OTHER.__eq__)}
 
 
 def process_seconds() -> float:

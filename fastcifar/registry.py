@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.errors import UserError, brief, did_you_mean
 
 Value = TypeVar("Value")
 
@@ -47,7 +47,7 @@ class Registry(Mapping[str, Value]):
     def __getitem__(self, name: str) -> Value:
         if name not in self:
             known = ", ".join(self)
-            raise UserError(f"unknown {self.what} {shown(name)}{did_you_mean(name, self)}; allowed: {known}")
+            raise UserError(f"unknown {self.what} {brief(name)}{did_you_mean(name, self)}; allowed: {known}")
         return self._values[name]
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -56,6 +56,8 @@ def _triton_works() -> bool:
         from fastcifar.kernels.smallest import write_one
 
         write_one[(1,)](torch.empty(1, device="cuda"))
+    except torch.OutOfMemoryError:  # which says nothing of Triton
+        raise
     except Exception as error:  # whatever it is, training must go on without Triton
         warnings.warn(
             f"Triton does not work here, using plain torch, which is slower ({type(error).__name__}: {error})",

@@ -39,7 +39,7 @@ def on_the_cpu(request, monkeypatch):
 def new_record():
     """Makes the record of a run that never was, with the fields that are given."""
     from fastcifar.recipes import Recipe  # not above: kernels, which come with it, are told first where they run
-    from fastcifar.training.record import DatasetFacts, DeviceFacts, RunRecord, Versions
+    from fastcifar.record import DatasetFacts, DeviceFacts, RunRecord, Versions
 
     def make(**fields) -> RunRecord:
         colors = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))

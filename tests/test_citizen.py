@@ -11,6 +11,7 @@ import functools
 import io
 import pickle
 import random
+import tempfile
 import types
 from collections.abc import Callable
 
@@ -256,6 +257,13 @@ def load_dataset(number: Number) -> list[object]:
     return [loaded.train.images, loaded.test.labels, loaded.subset, made.train.images, made.mean, *next(iter(loader))]
 
 
+def read_runs(number: Number) -> list[object]:
+    with tempfile.TemporaryDirectory() as folder:
+        trained().save(f"{folder}/run")
+        (runs,) = fastcifar.read_runs(folder).groups
+    return [runs.summary().mean, runs.at_target(number(0.25)).share]
+
+
 def transforms(number: Number) -> list[object]:
     x, own = data().train.images, torch.Generator().manual_seed(0)
     x = fastcifar.random_flip(fastcifar.random_crop(x, number(32), number(4), own), own)
@@ -303,6 +311,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "load_dataset": load_dataset,
     "random_crop random_flip cutout normalize jitter": transforms,
     "get_recipe change": recipes,
+    "read_runs": read_runs,
     "Experiment": experiment,
     "optimizers": optimizers,
 }

@@ -25,6 +25,7 @@ DOORS = {
     "WarmStart": WarmStart,
     "ShrinkPerturb": ShrinkPerturb,
     "load_run": load_run,
+    "read_runs": fastcifar.read_runs,
     "Run.save": lambda path: Run.save(object.__new__(Run), path),
     "Result.write": lambda path: fastcifar.Result.write(object.__new__(fastcifar.Result), path),
     "Result.draw": lambda path: fastcifar.Result.draw(object.__new__(fastcifar.Result), path),

@@ -45,6 +45,17 @@ def test_a_failure_ends_its_phase():
     assert seconds["data"] < 0.01 <= seconds[OTHER]
 
 
+def test_the_innermost_phase_of_a_failure_is_kept():
+    phases = Phases()
+    with phases("first"):
+        assert phases.failed is None
+    with pytest.raises(KeyError), phases("outer"), phases("inner"):
+        raise KeyError
+    with pytest.raises(KeyError), phases("later"):
+        raise KeyError
+    assert phases.failed == "inner"
+
+
 def test_a_restart_counts_anew():
     phases = Phases("start")
     first = phases.restart()

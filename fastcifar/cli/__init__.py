@@ -5,22 +5,26 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastcifar import __version__
+from fastcifar.cli.signals import SIGNALS, Interrupted
 from fastcifar.cli.streams import standard_streams, wrapped
-from fastcifar.errors import NonFiniteLoss, Notice, UserError, did_you_mean, one_line
+from fastcifar.errors import NonFiniteLoss, Notice, OutOfMemory, UserError, did_you_mean, is_out_of_memory, one_line
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
     "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
+    "summary": ("summary DIR", "fastcifar.cli.summary", "say what the runs in a folder say together"),
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
     "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),
     "data info": ("data info", "fastcifar.cli.data_info", "say what a data set holds and where it was found"),
+    "doctor": ("doctor", "fastcifar.cli.doctor", "say whether this machine can train, and what to do"),
     "flops": ("flops", "fastcifar.cli.flops", "count a recipe's operations and bytes, and their least time"),
 }
 """`COMMANDS[words]`: how each command is typed, the module (and function) that runs it, and a line on it. Experiments
@@ -42,8 +46,10 @@ examples:
   fastcifar train --epochs 12 --optimizer.lr 2  every field is a flag
   fastcifar compare my.toml other.toml          which recipe is better
 
-exit status: 0 done, 1 verify found something, 2 bad input, 3 the loss became
-NaN or infinite, 4 standard output could not be written, 130 interrupted
+exit status: 0 done, 1 verify or doctor found something, 2 bad input, or what
+doctor found fails, 3 the loss became NaN or infinite, 4 standard output could
+not be written, 5 out of memory, 129, 130 or 143 ended by SIGHUP, SIGINT or
+SIGTERM
 """
 
 
@@ -62,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(args: list[str]) -> int:
     try:
-        with _notices_in_a_line():
+        with SIGNALS.taken(), _notices_in_a_line():
             return _run(args)
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
@@ -70,8 +76,14 @@ def _status(args: list[str]) -> int:
         return _fail(error, 2)
     except NonFiniteLoss as error:
         return _fail(error, 3)
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        where = "" if isinstance(error, OutOfMemory) else "out of memory: "
+        return _fail(where + (str(error) or type(error).__name__), 5)
     except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", 130)
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return _fail(str(error) or "interrupted", 128 + number)
 
 
 def _run(args: list[str]) -> int:

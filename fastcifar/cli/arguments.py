@@ -17,6 +17,7 @@ import tyro
 from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
+from fastcifar import escape
 from fastcifar.catalogue import DATASETS
 from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
@@ -264,6 +265,8 @@ _REPLACED = {
 }
 """Flags of earlier versions, and what took their place."""
 _SHOWN = ConstructorRegistry()
+_LONGEST = 100
+"""Characters of a field's value in the help; a longer one is cut."""
 
 
 def _summary(config: type) -> str:
@@ -323,7 +326,7 @@ def _words(value: object) -> str:
     """Return a value of a section's field as it is typed after its flag."""
     if isinstance(value, tuple):
         return " ".join(map(_words, value)) or "[]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else escape.shown(value, _LONGEST)
 
 
 def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog: str) -> UserError:

@@ -9,6 +9,10 @@ from typing import Any
 
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import DataOptions, Switch
+from fastcifar.escape import shown
+
+_LONGEST = 60
+"""Characters of a class's name; a longer one is cut."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def main(args: Sequence[str]) -> int:
 def _text(facts: dict[str, Any]) -> str:
     height, width, _ = facts["image_shape"]
     lines = [
-        f"{facts['name']}: {facts['source']}",
+        f"{shown(facts['name'])}: {shown(facts['source'])}",
         f"{facts['train_size']:,} training and {facts['test_size']:,} test images, {height} x {width}, red green blue",
         f"mean {_numbers(facts['mean'])}, standard deviation {_numbers(facts['std'])} of 255",
         f"sha256 {facts['sha256']}",
@@ -40,7 +44,8 @@ def _text(facts: dict[str, Any]) -> str:
         "",
         f"label  {'class':<12}{'train':>7}{'test':>7}",
     ]
-    rows = zip(facts["classes"], facts["train_counts"], facts["test_counts"], strict=True)
+    names = [shown(name, _LONGEST) for name in facts["classes"]]
+    rows = zip(names, facts["train_counts"], facts["test_counts"], strict=True)
     lines += [f"{label:5}  {name:<12}{train:7,}{test:7,}" for label, (name, train, test) in enumerate(rows)]
     return "\n".join(lines)
 

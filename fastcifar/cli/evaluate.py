@@ -15,6 +15,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
+from fastcifar.escape import shown
 from fastcifar.output import run_files, user_path
 from fastcifar.recipes import DEFAULT_RECIPE, label
 
@@ -87,7 +88,7 @@ def main(args: Sequence[str]) -> int:
         }
         print(json.dumps(result, indent=2))
         return 0
-    tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {dataset.name}"
+    tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {shown(dataset.name)}"
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
     print(f"{label(recipe)}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
     return 0

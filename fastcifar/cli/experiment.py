@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import arg
 
+from fastcifar import escape
 from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Screen, duration, share
-from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Experiment, Result
+from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
+from fastcifar.experiments import Experiment, Failed, Result
 from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change, label
 from fastcifar.recipes.declare import type_hints
 from fastcifar.recipes.text import field_hints, read_changes
@@ -44,14 +45,14 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:
-        words = [name, *(label(recipe) for recipe in recipes.values()), *["quick"] * options.quick]
+        words = [name, *(escape.in_file_name(label(recipe)) for recipe in recipes.values()), *["quick"] * options.quick]
         kept_in = Path("runs") / "-".join(words)
     screen = Screen(options.quiet or options.json, bar=not options.quiet)
     may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
     about = "at most about" if may_end_early else "about"
     done: list[str] = []
 
-    with shown(screen, kept_in, lambda: len(done), "the same command"):
+    with _shown(screen, kept_in, lambda: len(done)):
 
         def show(progress: Progress) -> None:
             screen.end()
@@ -77,7 +78,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     for table in result.tables():
         table.show()
     lines = ["quick: too few images and epochs to say anything about the question"] * options.quick
-    print("\n".join([*lines, *where, *result.remarks()]))
+    print("\n".join(map(escape.shown, [*lines, *where, *result.remarks()])))
     return result.status
 
 
@@ -145,16 +146,15 @@ def _read_recipes(cls: type[Experiment[Any]], args: Sequence[str], prog: str) ->
 
 
 @contextmanager
-def shown(screen: Screen, out: Path | None, finished: Callable[[], int], goes_on: str) -> Iterator[None]:
-    """Run an experiment inside: where it is stopped, the error also says how many runs are kept in `out`, and `goes_on`
-    which command trains the rest."""
+def _shown(screen: Screen, out: Path | None, finished: Callable[[], int]) -> Iterator[None]:
+    """Run an experiment inside: where it is stopped, the error also says how many runs are kept in `out`."""
     try:
         yield
-    except (UserError, NonFiniteLoss, KeyboardInterrupt) as error:
+    except (UserError, NonFiniteLoss, OutOfMemory, KeyboardInterrupt) as error:
         count = finished()
         if count and out:
             runs = f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}"
-            again = f"; {goes_on} goes on" if isinstance(error, KeyboardInterrupt) else ""
+            again = "; the same command goes on" if isinstance(error, KeyboardInterrupt) else ""
             error.args = (f"{str(error) or 'interrupted'}; {runs}{again}",)
         raise
     finally:
@@ -175,13 +175,11 @@ def _flags_for_fields(cls: type[Experiment[Any]]) -> Iterator[None]:
 
 def _describe(progress: Progress) -> str:
     """Return a finished run in a few words or, before the first, what the time left is guessed from."""
-    from fastcifar.training import RunRecord
-
     if progress.outcome is None:
         return "going by the first steps"
     record = progress.outcome
-    if not isinstance(record, RunRecord):
-        return f"{progress.key:<28} diverged"
+    if isinstance(record, Failed):
+        return f"{progress.key:<28} {record.word}"
     train = f"  train {record.train_split.accuracy:.2%}" if record.train_split else ""
     took = "kept" if progress.kept else f"{record.train_seconds:.1f} s"
     accuracy = share(record.tta_accuracy)

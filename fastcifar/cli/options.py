@@ -13,7 +13,8 @@ import tyro
 from tyro.conf import arg
 
 from fastcifar.catalogue import DEFAULT_DATASET
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
+from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.declare import Checked, setting, type_hints
@@ -96,11 +97,11 @@ class TrainingOptions(RecipeOptions, DataOptions):
     """Train and test on images with these labels alone, as in 0,1,2; the network keeps an output for every class."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to train on; auto: a GPU if there is one."""
-    threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1)
+    threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1, at_most=1024)
     """CPU threads."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
     """Names the random choices of a run (weights, order, crops, flips); with several runs, of the first."""
-    runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1)
+    runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1, at_most=100_000)
     """Train N times, with seeds S, S+1, ...; the same command in the same --out goes on where it was stopped, and
     several processes share the runs."""
     out: Annotated[Path | None, _optional("DIR", "named after the recipe, in runs")] = None
@@ -118,8 +119,10 @@ class TrainingOptions(RecipeOptions, DataOptions):
         if self.classes is None:
             return None
         words = self.classes.split(",")
-        if not all(word.isascii() and word.isdigit() for word in words):
-            raise UserError(f"--classes is {self.classes!r}; allowed: labels with a comma between them, as in 0,1,2")
+        if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in words):
+            raise UserError(
+                f"--classes is {brief(self.classes)}; allowed: labels with a comma between them, as in 0,1,2"
+            )
         return [int(word) for word in words]
 
     def check(self, *recipes: Recipe) -> None:
@@ -162,7 +165,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise
-            print(f"fastcifar: {error}; training on synthetic data instead", file=sys.stderr)
+            print(f"fastcifar: {shown(error)}; training on synthetic data instead", file=sys.stderr)
             dataset = load_dataset("synthetic", None, device)
         dataset = hold_out(dataset, self.holdout)
         labels = dataset.train.labels.tolist()
@@ -180,7 +183,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
 def describe_images(dataset: Dataset) -> str:
     """Return how many images there are, in words."""
     tested = "held-out" if dataset.holdout else "test"
-    return f"{dataset.name}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
+    return f"{shown(dataset.name)}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
 
 
 SHARED = {each.name for each in dataclasses.fields(TrainingOptions)} - {"recipe"}

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from fastcifar.escape import shown, shown_lines
 from fastcifar.recipes import label
-from fastcifar.report import Summary, summarize
+from fastcifar.report.runs import Runs
+from fastcifar.report.summary import SUMMARIZED, summary_lines
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from fastcifar.recipes import Recipe
+    from fastcifar.report import Summary
     from fastcifar.training import EpochRow, RunRecord, Trainer
     from fastcifar.training.profile import StepTrace
 
@@ -33,12 +36,12 @@ class Screen:
         self._drawn = 0.0
 
     def say(self, text: str = "") -> None:
-        """Print a line (above the bar), at once even where the output is a file."""
+        """Print lines (above the bar), at once even where the output is a file; what is no text in them is escaped."""
         if self.silent:
             return
         if self._bar:
             self._bar.stop()  # clears it: standard output may be the same terminal
-        print(text, flush=True)
+        print(shown_lines(text), flush=True)
         if self._bar:
             self._bar.start()
 
@@ -92,7 +95,7 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     recipe, dataset = trainer.recipe, trainer.dataset
     train_size, test_size = len(dataset.train), len(dataset.test)
     tests = "held-out" if dataset.holdout else "test"
-    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else dataset.name
+    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.name)
     most = "up to " if recipe.select.keep < 1 else ""
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
@@ -160,30 +163,15 @@ def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
     return "  ".join([_accuracies(record.recipe, record.accuracy, record.tta_accuracy), times, *remarks])
 
 
-_SUMMARIZED: dict[str, Callable[[RunRecord], float | None]] = {
-    "accuracy": lambda record: record.accuracy,
-    "tta_accuracy": lambda record: record.tta_accuracy,
-    "train_seconds": lambda record: record.train_seconds,
-    "time_seconds": lambda record: record.time_seconds,
-}
-
-
 def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:
     """Return `summaries[key]`, keys as in run.json; without accuracies where the test images have no labels."""
-    found = {key: [value for record in records if (value := of(record)) is not None] for key, of in _SUMMARIZED.items()}
-    return {key: summarize(values) for key, values in found.items() if values}
+    found = {key: Runs("", tuple(records)).summary(key) for key in SUMMARIZED}
+    return {key: summary for key, summary in found.items() if summary is not None}
 
 
 def summary_table(records: Sequence[RunRecord]) -> str:
-    """Return mean, standard deviation, n and 95% interval of accuracies and times, a line each."""
-    lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  95% interval"]
-    for key, values in summaries(records).items():
-        name = key.removesuffix("_seconds").replace("_", " ")
-        show = "{:.2%}".format if "accuracy" in key else "{:.2f} s".format
-        std = "-" if values.std is None else show(values.std)
-        interval = "none" if values.interval is None else " to ".join(map(show, values.interval))
-        lines.append(f"{name:<14}{show(values.mean):>9}  {std:>8}  {values.n:4}  {interval}")
-    return "\n".join(lines)
+    """Return mean, standard deviation, n, 95% interval, least and largest of accuracies and times, a line each."""
+    return "\n".join(summary_lines(Runs("", tuple(records))))
 
 
 def summary_line(records: Sequence[RunRecord], remarks: Sequence[str] = ()) -> str:

@@ -8,20 +8,25 @@ import os
 import shlex
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
+from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.cli import screen
-from fastcifar.cli.arguments import parse_with_recipe, quick_train_size
-from fastcifar.cli.experiment import shown
+from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
+from fastcifar.cli.launch import launch_name
 from fastcifar.cli.options import Switch, TrainingOptions
-from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Diverged, Job
-from fastcifar.output import RECORD, TRACE, check_out, reserved
+from fastcifar.cli.signals import SIGNALS, Stop
+from fastcifar.errors import UserError
+from fastcifar.escape import in_file_name
+from fastcifar.experiments import Diverged, Failed, Job, Outcome
+from fastcifar.experiments.result import failure_word
+from fastcifar.interval import AUTO, read_interval
+from fastcifar.output import BESIDE, CHECKPOINTS, EPOCHS, RECORD, TRACE, check_out, reserved
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
@@ -30,9 +35,11 @@ from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 if TYPE_CHECKING:
     import torch
 
+    from fastcifar.cli.unfinished import Asked
     from fastcifar.data import Dataset
+    from fastcifar.experiments.folders import RunFolders
     from fastcifar.experiments.runner import Progress
-    from fastcifar.training import RunRecord, Trainer
+    from fastcifar.training import Trainer
     from fastcifar.training.profile import StepTrace
 
 PROG = "fastcifar train"
@@ -43,7 +50,8 @@ class Options(TrainingOptions):
     """Train a recipe's network, show its accuracy, and save the run.
 
     A run is kept in --out, or else runs/RECIPE-TIME-SEED, a new or empty folder: run.json, log.tsv, predictions.npz and
-    model.safetensors. Several runs are kept in its folders seed-S, and end with mean, spread and 95% interval.
+    model.safetensors. Several runs are kept in its folders seed-S, their records in runs.jsonl too, and end with mean,
+    spread and 95% interval of all that are there.
 
     The flags of the run stand first, the fields of the recipe after them; their defaults are the recipe's.
     """
@@ -66,49 +74,120 @@ class Options(TrainingOptions):
     profile: Switch = False
     """Print where process_seconds went, and write trace.json into the run's folder: a few steps of the (first) run for
     chrome://tracing."""
+    checkpoint_every: Annotated[str, arg(metavar="E")] = AUTO
+    """How often the state of the training is kept, for --resume: epochs, as in 2 or 0.5, a time, as in 10min, or never;
+    auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
+    keep_weights: Literal["last", "all"] = "last"
+    """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
+    resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
+    """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
+    --data-dir, --device, --threads, --checkpoint-every, --plugin, --quiet and --json."""
 
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)
         self._require("seed", self.seed + self.runs <= 2**63, "0 up to 2**63 - 1, the last of --runs included")
+        read_interval(self.checkpoint_every, "--checkpoint-every")
 
 
 def main(args: Sequence[str]) -> int:
+    if last_given(args, "--resume") is not None and not {"-h", "--help"} & set(args):
+        from fastcifar.cli import resume
+
+        return resume.main(args)
+    from fastcifar.cli.unfinished import Asked
+
     phases = Phases("start of Python")
     with phases("command line"):
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
-        start = _start(options)
-    name = f"{label(options.settings)}-{time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
+        start = start_of(options)
+        seeds = tuple(range(options.seed, options.seed + options.runs))
+        asked = Asked(options, start.describe(), seeds)
+    launch = launch_name() if options.runs > 1 else None
+    name = f"{in_file_name(label(options.settings))}-{launch or time.strftime('%Y%m%d-%H%M%S')}-{options.seed}"
     usual = Path("runs") / name
-    with reserved(options.out or usual, anew=options.out is None, shared=options.runs > 1) as out:
-        spares = (usual, Path(tempfile.gettempdir()) / name)
-        return _train(args, options, start, out, spares, phases)
+    anew = options.out is None and launch is None
+    with reserved(options.out or usual, anew=anew, shared=options.runs > 1) as out:
+        for folder in (out / f"seed-{seed}" for seed in seeds if options.runs > 1):
+            if not (folder / RECORD).is_file():
+                check_out(folder, besides=(CHECKPOINTS, EPOCHS, *BESIDE))
+        return train_runs(asked, start, out, spares_of(usual), phases, args)
+
+
+def spares_of(usual: Path) -> tuple[Path, ...]:
+    """Return the folders that a run is saved in where its own takes it no more."""
+    return usual, Path(tempfile.gettempdir()) / usual.name
+
+
+def train_runs(
+    asked: Asked,
+    start: Start | Callable[[Path], Start],
+    out: Path,
+    spares: Sequence[Path],
+    phases: Phases,
+    args: Sequence[str] | None,
+) -> int:
+    """Train the runs that are asked for and save them in `out`, or in one of `spares` where that fails; return the exit
+    status.
+
+    args: the command's, or None where it goes on with what an earlier one was asked for.
+    """
+    from fastcifar.cli.unfinished import begun, done
+
+    options, seeds = _with_absolute_paths(asked.options), asked.seeds
+    asked = dataclasses.replace(asked, options=options)
+    show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
+    own: dict[int, Outcome] = {}
+    try:
+        with begun(asked, out, args is None, lambda: sum(not isinstance(each, Failed) for each in own.values())):
+            device, threads = _start_device(options, phases)
+            if args is not None:  # once more, with what is in use
+                dataclasses.replace(
+                    asked, options=dataclasses.replace(options, device=device.type, threads=threads)
+                ).write(out)
+            with phases("data"):
+                dataset = options.load(device)
+            store = _train(asked, start, dataset, out, spares, phases, args, show, own)
+            failed = [outcome for outcome in own.values() if isinstance(outcome, Failed)]
+            if all(isinstance(each, Diverged) for each in failed):  # others are tried again
+                done(out, seeds)
+            if len(failed) == len(own):
+                raise failed[0].error(failed[0].reason)
+    finally:
+        show.end()
+    remarks = _remarks(options, asked.init, dataset)
+    conclude(list(store.outcomes().values()), out, remarks, len(seeds) > 1, options.json, show)
+    return 3 if any(isinstance(each, Diverged) for each in failed) else 5 if failed else 0
 
 
 def _train(
-    args: Sequence[str], options: Options, start: Start, out: Path, spares: Sequence[Path], phases: Phases
-) -> int:
-    """Train the runs and save them in `out`, or in one of `spares` where that fails; return the exit status."""
-    seeds = range(options.seed, options.seed + options.runs)
-    folders = [out / f"seed-{seed}" for seed in seeds] if options.runs > 1 else [out]
-    for folder in folders:
-        if options.runs > 1 and not (folder / RECORD).is_file():
-            check_out(folder)
-
-    show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
-    dataset = _load(options, phases)
+    asked: Asked,
+    start: Start | Callable[[Path], Start],
+    dataset: Dataset,
+    out: Path,
+    spares: Sequence[Path],
+    phases: Phases,
+    args: Sequence[str] | None,
+    show: screen.Screen,
+    own: dict[int, Outcome],
+) -> RunFolders:
+    """Do as `train_runs`, and put the outcomes into `own` as they come, by their seeds."""
+    from fastcifar.experiments.folders import RunFolders
     from fastcifar.experiments.runner import Runner
-    from fastcifar.experiments.store import RunFolders
     from fastcifar.training import Listener
 
-    asked = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
-    asked = dataclasses.replace(asked, evaluate_at_start=options.evaluate_at_start)
-    jobs = [dataclasses.replace(asked, seed=seed) for seed in seeds]
-    store = RunFolders(jobs, folders, _same(start, dataset), phases, spares)
+    options, seeds = asked.options, asked.seeds
+    job = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
+    job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start)
+    jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
+    keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all"}
+    store = RunFolders(jobs, out, _same(asked.init, dataset), phases, spares, **keep)
 
     def begin(trainer: Trainer) -> None:
         seed = trainer.state.seed
-        show.say(f"\nseed {seed}, run {seed - options.seed + 1} of {options.runs}" if options.runs > 1 else "")
+        show.say(f"\nseed {seed}, run {seeds.index(seed) + 1} of {len(seeds)}" if len(seeds) > 1 else "")
+        if trainer.state.step:
+            show.say(f"goes on after step {trainer.state.step} of {trainer.total_steps}")
         show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
 
     kept: set[str] = set()
@@ -123,47 +202,46 @@ def _train(
 
     device = dataset.train.device
     trace = _trace(options, device, phases)
+    never = read_interval(options.checkpoint_every).never
+    stop = Stop(SIGNALS, (lambda: None) if never else store.keep_state)
     listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
+    listeners.append(Listener(on_start=stop.begin, on_step=stop.step, on_epoch=stop.epoch))
     runner = Runner(jobs, dataset, store, device, listeners=listeners, on_progress=note, phases=phases)
     trainer = runner.trainer(jobs[0])
-    remarks = _remarks(options, start, dataset)
+    remarks = _remarks(options, asked.init, dataset)
     show.say(screen.header(trainer, seeds))
+    del trainer  # one that fails is dropped
     if options.warm_start:
-        show.say(f"{_describe(start)} from {options.warm_start}")
-    if options.quick:
+        show.say(f"{_describe(asked.init)} from {asked.init['source']}")
+    if options.quick and args is not None:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
 
-    records: list[RunRecord] = []
-    diverged: list[Diverged] = []
-    goes_on = "the same command" if options.out else f"the same command with --out {out}"
-    with shown(show, out if options.runs > 1 else None, lambda: len(records), goes_on):
-        try:
-            for job, outcome in runner:
-                show.end()
-                if isinstance(outcome, Diverged):
-                    diverged.append(outcome)
-                    line = f"diverged: {outcome.reason}"
-                else:
-                    records.append(outcome)
-                    line = screen.result_line(outcome, remarks) + "  kept" * (job.key in kept)
-                if options.runs > 1:
-                    show.say(f"seed {job.seed}  {line}")
-                if trace and trace.seed == job.seed:
-                    trace.save(store.folder(job.key) / TRACE)
-        finally:
-            if trace:
-                trace.close()
-    if diverged and not records:
-        raise NonFiniteLoss(diverged[0].reason)
-    if diverged:
-        remarks.append(f"{len(diverged)} of {options.runs} diverged")
-    if trace:
+    try:
+        for job, outcome in runner:
+            SIGNALS.is_held = False
+            own[job.seed] = outcome
+            show.end()
+            if isinstance(outcome, Failed):
+                line = f"{outcome.word}: {outcome.reason}"
+            else:
+                line = screen.result_line(outcome, remarks) + "  kept" * (job.key in kept)
+            if len(seeds) > 1:
+                show.say(f"seed {job.seed}  {line}")
+            if trace and trace.seed == job.seed:
+                trace.save(store.folder(job.key) / TRACE)
+            if SIGNALS.number and len(own) < len(seeds):  # one that came in the final evaluation
+                raise SIGNALS.interrupted()
+    finally:
+        if trace:
+            trace.close()
+    records = [outcome for outcome in own.values() if not isinstance(outcome, Failed)]
+    if trace and records:
+        seed = trace.seed or options.seed
         show.say()
         show.say(screen.phases_table(records[-1]))
-        show.say(screen.trace_lines(trace, folders[(trace.seed or options.seed) - options.seed] / TRACE))
-    _conclude(records, diverged, out, remarks, options, show)
-    return 3 if diverged else 0
+        show.say(screen.trace_lines(trace, (out / f"seed-{seed}" if len(seeds) > 1 else out) / TRACE))
+    return store
 
 
 def _full_run(args: Sequence[str]) -> list[str]:
@@ -175,7 +253,7 @@ def _full_run(args: Sequence[str]) -> list[str]:
     return words
 
 
-def _start(options: Options) -> Start:
+def start_of(options: Options) -> Start:
     """Return what the run begins with. Raises UserError for weights that are not there and contradicting flags."""
     if options.warm_start is None:
         given = {"--shrink": options.shrink, "--perturb": options.perturb, "--reset-head": options.reset_head or None}
@@ -192,15 +270,17 @@ def _start(options: Options) -> Start:
     return WarmStart(options.warm_start, options.reset_head)
 
 
-def _describe(start: Start) -> str:
+def _describe(init: Mapping[str, Any]) -> str:
     """Return how the run begins, in a few words for a line; empty for a cold start."""
-    if isinstance(start, ColdStart):
+    if init["mode"] == "cold":
         return ""
-    how = f"shrink {start.shrink:g} perturb {start.perturb:g}" if isinstance(start, ShrinkPerturb) else "warm start"
-    return how + (" reset-head" if start.reset_head else "")
+    mixed = init["mode"] == ShrinkPerturb.mode
+    how = f"shrink {init['shrink']:g} perturb {init['perturb']:g}" if mixed else "warm start"
+    return how + (" reset-head" if init["reset_head"] else "")
 
 
-def _load(options: Options, phases: Phases) -> Dataset:
+def _start_device(options: Options, phases: Phases) -> tuple[torch.device, int]:
+    """Return the device, and the threads in use; torch is imported here."""
     if options.profile:  # torch's profiler says on standard error when it starts and stops, unless told not to
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")
     with phases("imports"):
@@ -208,15 +288,25 @@ def _load(options: Options, phases: Phases) -> Dataset:
         import fastcifar.training  # noqa: F401  (here, so that the other phases have no imports in them)
     with phases("device start"):
         device = options.start_device()
-    with phases("data"):
-        return options.load(device)
+    import torch
+
+    return device, torch.get_num_threads()
 
 
-def _same(start: Start, dataset: Dataset) -> dict[str, Any]:
+def _with_absolute_paths(options: Options) -> Options:
+    folder = options.data_dir
+    if folder is None and options.dataset == DEFAULT_DATASET and os.environ.get("FASTCIFAR_DATA"):
+        folder = Path(os.environ["FASTCIFAR_DATA"]).expanduser()
+    paths = {"data_dir": folder, "warm_start": options.warm_start}
+    found = {name: path and path.absolute() for name, path in paths.items()}
+    return dataclasses.replace(options, **found)
+
+
+def _same(init: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """Return what the record of a run must say for the run to count as one of these."""
     sizes = {"train_size": len(dataset.train), "test_size": len(dataset.test), "holdout": dataset.holdout}
     return {
-        "init": {name: value for name, value in start.describe().items() if name != "source"},  # the sha256 says it
+        "init": {name: value for name, value in init.items() if name != "source"},  # the sha256 says it
         "subset": dataset.subset,
         "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes},
         "device": {"type": dataset.train.device.type},
@@ -232,7 +322,7 @@ def _trace(options: Options, device: torch.device, phases: Phases) -> StepTrace 
         return StepTrace(device)
 
 
-def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
+def _remarks(options: Options, init: Mapping[str, Any], dataset: Dataset) -> list[str]:
     """Return what a reader of the last line must know of the run."""
     remarks = []
     if options.holdout:
@@ -246,7 +336,7 @@ def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
     if options.classes:
         remarks.append(f"classes {options.classes}")
     if options.warm_start:
-        remarks.append(_describe(start))
+        remarks.append(_describe(init))
     if dataset.name == "synthetic":
         remarks.append("synthetic")
     if options.quick:
@@ -254,26 +344,26 @@ def _remarks(options: Options, start: Start, dataset: Dataset) -> list[str]:
     return remarks
 
 
-def _conclude(
-    records: list[RunRecord],
-    diverged: list[Diverged],
-    out: Path,
-    remarks: list[str],
-    options: Options,
-    show: screen.Screen,
+def conclude(
+    outcomes: Sequence[Outcome], out: Path, remarks: Sequence[str], several: bool, as_json: bool, show: screen.Screen
 ) -> None:
-    if options.json:
-        summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
+    """Print what the run in `out` came to, or all of `several` there."""
+    records = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    if as_json:
         runs = [record.to_json() for record in records]
-        several = {"runs": runs, "summary": summary, "diverged": len(diverged)}
-        print(json.dumps(runs[0] if options.runs == 1 else several, indent=2))
+        summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
+        counts = {"failed": len(failed), "diverged": sum(isinstance(each, Diverged) for each in failed)}
+        print(json.dumps({"runs": runs, "summary": summary, **counts} if several else runs[0], indent=2))
         return
+    if failed:
+        remarks = [*remarks, f"{len(failed)} of {len(outcomes)} {failure_word(failed)}"]
     show.say()
-    if options.runs == 1:
-        show.say(screen.stopwatches(records[0]))
-        show.say(f"{records[0].images_per_second:,.0f} images/s; n=1, no interval; saved in {out}")
-        print(screen.result_line(records[0], remarks))
-    else:
+    if several:
         show.say(screen.summary_table(records))
         show.say(f"saved in {out}")
         print(screen.summary_line(records, remarks))
+    else:
+        show.say(screen.stopwatches(records[0]))
+        show.say(f"{records[0].images_per_second:,.0f} images/s; n=1, no interval; saved in {out}")
+        print(screen.result_line(records[0], remarks))

@@ -2,6 +2,6 @@
 goes on where it was. `Experiment` is their base, and each file of `named` holds one."""
 
 from fastcifar.experiments.experiment import EXPERIMENTS, Experiment, Job, experiment
-from fastcifar.experiments.result import Diverged, Outcome, Result
+from fastcifar.experiments.result import Diverged, Failed, Outcome, Result
 
-__all__ = ["EXPERIMENTS", "Diverged", "Experiment", "Job", "Outcome", "Result", "experiment"]
+__all__ = ["EXPERIMENTS", "Diverged", "Experiment", "Failed", "Job", "Outcome", "Result", "experiment"]

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
-from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments.result import Diverged, Outcome, Result
+from fastcifar.errors import UserError
+from fastcifar.experiments.result import Failed, Outcome, Result, failure_word
 from fastcifar.output import user_path
 from fastcifar.recipes import Recipe, quick
 from fastcifar.recipes.declare import Checked, check_fields, setting, type_hints
@@ -83,7 +83,7 @@ class Experiment(Checked, Generic[Found]):
 
     seed: int = setting(0, at_least=0)
     """The first seed."""
-    runs: int = setting(1, at_least=1)
+    runs: int = setting(1, at_least=1, at_most=100_000)
     """Runs of each arm, with seeds S, S+1, ...; with more of them the same command goes on."""
 
     name: ClassVar[str] = ""
@@ -158,8 +158,8 @@ class Experiment(Checked, Generic[Found]):
         on_progress: hears of every finished run, and of the time left.
         on_step: hears of the steps of a run, as a `Listener` does.
 
-        Raises UserError for bad input, and where `folder` was begun with other settings; NonFiniteLoss where a run
-        diverges without which there is no result. Any other run that diverges is counted as such.
+        Raises UserError for bad input, and where `folder` was begun with other settings; NonFiniteLoss or OutOfMemory
+        where a run fails without which there is no result. Any other run that fails is counted as such.
         """
         from fastcifar.experiments.runner import Runner
         from fastcifar.experiments.store import Store, describe_data
@@ -173,16 +173,17 @@ class Experiment(Checked, Generic[Found]):
         with _kept_in(folder) as place:
             store = Store(place, settings)
             for job, outcome in Runner(jobs, dataset, store, device, listeners=listeners, on_progress=on_progress):
-                if isinstance(outcome, Diverged) and job.arm in self.needed_arms:
-                    raise NonFiniteLoss(f"{job.arm} with seed {job.seed}: {outcome.reason}")
+                if isinstance(outcome, Failed) and job.arm in self.needed_arms:
+                    raise outcome.error(f"{job.arm} with seed {job.seed}: {outcome.reason}")
                 result.outcomes[job.arm].append(outcome)
                 if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1 and result.n:
                     result.write(place)
                     if result.is_settled:
                         break
         if not result.n:
-            arm, first = result.diverged[0]
-            raise NonFiniteLoss(f"a run of every seed diverged; {arm}: {first.reason}")
+            arm, first = result.failed[0]
+            word = failure_word([each for _, each in result.failed])
+            raise first.error(f"a run of every seed {word}; {arm}: {first.reason}")
         return result
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, ClassVar, Union
 
-from fastcifar.errors import UserError
+from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
+from fastcifar.escape import in_markdown
 from fastcifar.output import user_path, write_whole
 from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
@@ -20,19 +21,42 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Diverged:
-    """A run whose loss became NaN or infinite, of which nothing else is kept."""
+class Failed:
+    """A run that ended without a record: it ran out of memory, say. Another try may succeed."""
 
     reason: str
     """The error's message."""
+    word: ClassVar[str] = "failed"
+    """What happened to it; in a file the key of the reason."""
+    error: ClassVar[type[Exception]] = OutOfMemory
+    """What ends a command whose runs all fail so."""
 
     def to_json(self) -> dict[str, str]:
         """Return what a file holds in place of a record."""
-        return {"diverged": self.reason}
+        return {self.word: self.reason}
 
 
-Outcome = Union["RunRecord", Diverged]
+@dataclass(frozen=True)
+class Diverged(Failed):
+    """A run whose loss became NaN or infinite, as it would again."""
+
+    word: ClassVar[str] = "diverged"
+    error: ClassVar[type[Exception]] = NonFiniteLoss
+
+
+Outcome = Union["RunRecord", Failed]
 """A run as it is kept."""
+
+
+def failed_from(values: Mapping[str, Any]) -> Failed | None:
+    """Return what `to_json` of a run that failed is read back as; None for a record."""
+    kind = next((kind for kind in (Diverged, Failed) if kind.word in values), None)
+    return kind and kind(str(values[kind.word]))
+
+
+def failure_word(failed: Sequence[Failed]) -> str:
+    """Return "diverged" where all of these did, else "failed"."""
+    return Diverged.word if all(isinstance(each, Diverged) for each in failed) else Failed.word
 
 
 @dataclass(frozen=True)
@@ -62,14 +86,24 @@ class Result:
         return len(self._whole)
 
     @property
+    def failed(self) -> list[tuple[str, Failed]]:
+        """The runs that failed, by their arm."""
+        return [(arm, each) for arm, found in self.outcomes.items() for each in found if isinstance(each, Failed)]
+
+    @property
     def diverged(self) -> list[tuple[str, Diverged]]:
-        """The runs that diverged, by their arm."""
-        return [(arm, each) for arm, found in self.outcomes.items() for each in found if isinstance(each, Diverged)]
+        """Those of them that diverged."""
+        return [(arm, each) for arm, each in self.failed if isinstance(each, Diverged)]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs failed, and how many of them diverged."""
+        return {"failed": len(self.failed), "diverged": len(self.diverged)}
 
     @property
     def _whole(self) -> list[int]:
         seeds = enumerate(zip(*self.outcomes.values(), strict=False))
-        return [place for place, outcomes in seeds if not any(isinstance(each, Diverged) for each in outcomes)]
+        return [place for place, outcomes in seeds if not any(isinstance(each, Failed) for each in outcomes)]
 
     @property
     def title(self) -> str:
@@ -98,7 +132,7 @@ class Result:
             }
             for arm, records in self.records.items()
         }
-        return {**self.settings, "seeds": self.seeds, "arms": arms, "diverged": len(self.diverged)}
+        return {**self.settings, "seeds": self.seeds, "arms": arms, **self.counts}
 
     def tables(self) -> list[Table]:
         """Return the tables to show."""
@@ -111,7 +145,7 @@ class Result:
 
     def remarks(self) -> list[str]:
         """Return the answer in a line or two, and what else a reader of the tables must know."""
-        return self._divergences()
+        return self._failures()
 
     def figures(self) -> dict[str, Figure]:
         """Return the figures to draw, by the names of their files."""
@@ -122,7 +156,8 @@ class Result:
         tables = "\n".join(table.markdown() for table in self.tables())
         return {
             "results.json": json.dumps(self.to_dict(), indent=2) + "\n",
-            "table.md": f"# {self.title}\n\n{tables}\n" + "".join(f"{line}\n" for line in self.remarks()),
+            "table.md": f"# {in_markdown(self.title)}\n\n{tables}\n"
+            + "".join(f"{in_markdown(line)}\n" for line in self.remarks()),
         }
 
     def write(self, folder: str | Path) -> list[Path]:
@@ -141,12 +176,12 @@ class Result:
             files += dataclasses.replace(figure, title=title).save(folder / name)
         return files
 
-    def _divergences(self) -> list[str]:
-        if not self.diverged:
+    def _failures(self) -> list[str]:
+        if not self.failed:
             return []
-        arm, first = self.diverged[0]
-        runs = f"{len(self.diverged)} run{'s' * (len(self.diverged) > 1)}"
-        return [f"{runs} diverged, whose seeds are in no number beside them ({arm}: {first.reason})"]
+        arm, first = self.failed[0]
+        runs = f"{len(self.failed)} run{'s' * (len(self.failed) > 1)} {failure_word([each for _, each in self.failed])}"
+        return [f"{runs}, whose seeds are in no number beside them ({arm}: {first.reason})"]
 
 
 def known(value: float | None) -> float:

@@ -5,25 +5,27 @@ Interrupted, it goes on where it was. Several processes that are given the same 
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
 from fastcifar.data import Dataset
-from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
 from fastcifar.experiments.experiment import Job
-from fastcifar.experiments.result import Diverged, Outcome, known
+from fastcifar.experiments.result import Diverged, Failed, Outcome, known
 from fastcifar.phases import Phases
-from fastcifar.training import Listener, Run, Trainer, evaluate, resolve_device
-from fastcifar.training.record import Scores
+from fastcifar.record import Scores
+from fastcifar.start import ColdStart
+from fastcifar.training import Listener, Run, RunRecord, Trainer, evaluate, resolve_device
 from fastcifar.training.timeline import Timeline
 
 _WAIT_SECONDS = 0.5
@@ -65,6 +67,8 @@ class Keeper(Protocol):
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None: ...
     def weights(self, key: str) -> Path: ...
     def claim(self, job: Job) -> AbstractContextManager[bool]: ...
+    def state(self, job: Job) -> Mapping[str, Any] | None: ...
+    def listeners(self, job: Job) -> Sequence[Listener]: ...
 
 
 class Runner:
@@ -156,37 +160,53 @@ class Runner:
         began = time.perf_counter()
         run, outcome = None, self._outcome_of_start(job)
         if outcome is None:
-            trainer = self.trainer(job)
-            first = [_FirstSteps(self, job, trainer.timeline)] if self._guesses() else []
             try:
-                run = trainer.run(
-                    job.run_seed,
-                    listeners=[*first, *self._listeners],
-                    eval_every=job.eval_every,
-                    evaluate_at_start=job.evaluate_at_start,
-                    init=job.start(self._store.weights(job.after or "")) if callable(job.start) else job.start,
-                    until_train_accuracy=job.until_train_accuracy,
-                )
-                outcome = run.record
-                if job.evaluate_train:
-                    outcome = replace(outcome, train_split=_train_scores(trainer))
+                run, outcome = self._run(job)
             except NonFiniteLoss as error:
                 outcome = Diverged(str(error))
-                self._phases.restart()
+            except OutOfMemory as error:
+                outcome = Failed(str(error))
+        if isinstance(outcome, Failed):
+            self._phases.restart()
+            if not isinstance(outcome, Diverged):
+                self._free_memory()
         self._store.put(job, outcome, run, weights=job.keep_weights or job.key in self._successors)
         self._outcomes[job.key] = outcome
-        if run:
+        if run and not run.record.resumed:
             self._learn(job, time.perf_counter() - began)
 
-    def _outcome_of_start(self, job: Job) -> Diverged | None:
-        """Return the outcome of a job whose weights to begin with are not there, because their run diverged."""
+    def _run(self, job: Job) -> tuple[Run, RunRecord]:
+        """Train `job`, from the state that is kept of it if there is one; return the run, and its record."""
+        state, trainer = self._store.state(job), self.trainer(job)
+        first = [_FirstSteps(self, job, trainer.timeline)] if self._guesses() and not state else []
+        start = ColdStart() if state else job.start
+        run = trainer.run(
+            job.run_seed,
+            listeners=[*first, *self._store.listeners(job), *self._listeners],
+            eval_every=job.eval_every,
+            evaluate_at_start=job.evaluate_at_start,
+            init=start(self._store.weights(job.after or "")) if callable(start) else start,
+            until_train_accuracy=job.until_train_accuracy,
+            resume=state,
+        )
+        return run, replace(run.record, train_split=_train_scores(trainer)) if job.evaluate_train else run.record
+
+    def _free_memory(self) -> None:
+        """Drop the trainers, so that other runs have their memory."""
+        self._trainers.clear()
+        gc.collect()  # buffers in cycles, which stay until it
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _outcome_of_start(self, job: Job) -> Failed | None:
+        """Return the outcome of a job whose weights to begin with are not there, because their run failed."""
         before = self._jobs[job.after] if job.after else None
         outcome = before and (self._outcomes.get(before.key) or self._store.get(before))
-        if not isinstance(outcome, Diverged):
+        if not isinstance(outcome, Failed):
             return None
         begins = "the run that it begins with"
         is_later = outcome.reason.startswith(begins)
-        return outcome if is_later else Diverged(f"{begins}, {job.after}, diverged: {outcome.reason}")
+        return outcome if is_later else type(outcome)(f"{begins}, {job.after}, {outcome.word}: {outcome.reason}")
 
     def _drop_weights(self, key: str | None) -> None:
         """Remove the weights of a job that are not to be kept, once all jobs that begin with them are done."""

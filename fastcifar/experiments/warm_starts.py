@@ -26,7 +26,7 @@ class WarmStarts(Experiment[Found]):
     """The base of these experiments."""
 
     recipe: Recipe = dataclasses.field(default_factory=lambda: get_recipe("warmstart-resnet18"))
-    runs: int = setting(1, at_least=1)
+    runs: int = setting(1, at_least=1, at_most=100_000)
     """Do all of it N times, with seeds S, S+1, ..."""
     subset_seed: int = setting(0, at_least=0, below=2**32)
     """Names the choice of images, for --train-size and for the rounds."""

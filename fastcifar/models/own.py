@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models.modes import in_evaluation
 from fastcifar.models.network import Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
@@ -71,6 +71,8 @@ def own_network(
             with torch.random.fork_rng(devices=[]), in_evaluation(module), torch.no_grad():
                 logits = module(torch.zeros(2, 3, side, side, dtype=torch.float32, device="cpu"))
         except (RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             raise UserError(f"the model does not take images [2, 3, {side}, {side}]: {reason}") from error
         shape = list(logits.shape) if isinstance(logits, torch.Tensor) else _described(logits)

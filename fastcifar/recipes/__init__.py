@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.output import user_path
 from fastcifar.recipes.augmentation import Augment, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
@@ -75,7 +75,7 @@ def get_recipe(name_or_path: str) -> Recipe:
         return read_toml(path)
     hint = did_you_mean(name_or_path, RECIPES)
     raise UserError(
-        f"unknown recipe {shown(name_or_path)}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path"
+        f"unknown recipe {brief(name_or_path)}{hint}; allowed: {', '.join(RECIPES)}, or a .toml file's path"
     )
 
 

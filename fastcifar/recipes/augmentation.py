@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fastcifar.errors import UserError, shown
+from fastcifar.errors import UserError, brief
 from fastcifar.recipes.declare import Checked, plain, setting, trick
 
 
@@ -19,7 +19,7 @@ def by_channel(path: str, values: object, above: float = -math.inf) -> tuple[flo
     fits = isinstance(numbers, tuple) and len(numbers) == 3 and all(type(each) in (int, float) for each in numbers)
     if not fits or not all(above < each < math.inf for each in numbers):
         positive = " above 0" if above == 0 else ""
-        raise UserError(f"{path} is {shown(numbers)}; allowed: three numbers{positive}, of red, green and blue")
+        raise UserError(f"{path} is {brief(numbers)}; allowed: three numbers{positive}, of red, green and blue")
     red, green, blue = map(float, numbers)
     return red, green, blue
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, ClassVar, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.registry import Registry
 
 Value = TypeVar("Value")
@@ -34,6 +34,8 @@ Off = Callable[[Any], Mapping[str, Any]]
 _KEY = "fastcifar"
 _LONGEST = 10_000
 """Entries that a list may have."""
+_GREATEST = 1e30
+"""Greatest number of a field, which single precision holds even with the factors of a schedule and of biases."""
 _WORDS = {int: "whole number", float: "number", str: "word", Path: "path"}
 
 
@@ -274,8 +276,8 @@ def _classes(code: str) -> dict[str, list[ast.stmt]]:
 def checked(path: str, value: Any, hint: Any, declared: Declaration = Declaration()) -> Any:
     """Return `value` as a plain one of the type `hint`; `path` names it in errors.
 
-    Raises UserError for another type, for NaN and infinities, for numbers out of the bounds `declared`, for whole
-    numbers of more than 64 bits and for lists of more than 10,000 entries."""
+    Raises UserError for another type, for NaN and infinities, for numbers out of the bounds `declared` or beyond
+    1e30, for whole numbers of more than 64 bits and for lists of more than 10,000 entries."""
     refuse_long(path, value)
     value = plain(value)
     if not fits(value, hint):
@@ -288,9 +290,11 @@ def checked(path: str, value: Any, hint: Any, declared: Declaration = Declaratio
         _refuse(path, value, bounds(declared, whole) + " each" * isinstance(value, tuple))
     if whole and any(abs(number) >= 2**63 for number in given):
         _refuse(path, value, f"a whole number below 2**63, {2**63:,}")
+    if not whole and any(abs(number) > _GREATEST for number in given):
+        _refuse(path, value, f"a number up to {_GREATEST:g}")
     if declared.choices and value not in declared.choices:
         near = did_you_mean(value, declared.choices)
-        raise UserError(f"{path} is {shown(value)}{near}; allowed: {', '.join(declared.choices)}")
+        raise UserError(f"{path} is {brief(value)}{near}; allowed: {', '.join(declared.choices)}")
     return value
 
 
@@ -301,7 +305,7 @@ def refuse_long(path: str, value: object) -> None:
 
 
 def _refuse(path: str, value: object, allowed: str) -> None:
-    raise UserError(f"{path} is {shown(value)}; allowed: {allowed}")
+    raise UserError(f"{path} is {brief(value)}; allowed: {allowed}")
 
 
 def plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from fastcifar.errors import RenamedWarning, UserError, shown
+from fastcifar.errors import RenamedWarning, UserError, brief
 from fastcifar.recipes.networks import NETWORKS
 from fastcifar.recipes.optimizers import OPTIMIZERS
 from fastcifar.recipes.recipe import Recipe
@@ -71,14 +71,14 @@ def modernize(values: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         inside = dict(sections.get(section, {}))
         if field in inside:
             if (value := inside.pop(field)) != off:
-                raise UserError(f"{section}.{field} is {shown(value)}; allowed: {off!r}, the field was removed")
+                raise UserError(f"{section}.{field} is {brief(value)}; allowed: {off!r}, the field was removed")
             said.append(f"{section}.{field} was removed")
             new[section] = inside
     augment = dict(sections.get("augment", {}))
     if {"early_sizes", "early_shares"} & augment.keys():
         sizes, shares = (augment.pop(name, ()) for name in ("early_sizes", "early_shares"))
         if not all(isinstance(each, list | tuple) for each in (sizes, shares)) or len(sizes) != len(shares):
-            lists = f"augment.early_sizes is {shown(sizes)} and augment.early_shares {shown(shares)}"
+            lists = f"augment.early_sizes is {brief(sizes)} and augment.early_shares {brief(shares)}"
             raise UserError(f"{lists}; allowed: augment.early_crops, as in [[24, 0.2], [28, 0.6]]")
         new["augment"] = {**augment, "early_crops": [list(pair) for pair in zip(sizes, shares, strict=True)]}
         said.append("augment.early_sizes and early_shares are now augment.early_crops")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fastcifar.escape import code_in_markdown, in_markdown
 from fastcifar.recipes.declare import Kind, field_docs
 from fastcifar.recipes.networks import NETWORKS
 from fastcifar.recipes.optimizers import OPTIMIZERS
@@ -19,7 +20,7 @@ def tricks_page(recipe: Recipe | None = None) -> str:
         title, shown = "# Tricks", list(_all_tricks())
     else:
         used = tricks(recipe)
-        title = f"# Tricks of {recipe.name}"
+        title = f"# Tricks of {in_markdown(recipe.name)}"
         shown = [each for each in declared_tricks(recipe) if each.name in used and each.applies]
     lines = [title, "", "The tricks in the fields of recipes; `fastcifar ablate` measures what each is worth."]
     parts: dict[str, dict[tuple[str, ...], list[str]]] = {}  # kinds by entry by name
@@ -27,20 +28,21 @@ def tricks_page(recipe: Recipe | None = None) -> str:
         kinds = parts.setdefault(each.name, {}).setdefault(_entry(each), [])
         kinds += [each.section.kind] if isinstance(each.section, Kind) else []
     for name, entries in parts.items():
-        lines += ["", f"## {name}"]
+        lines += ["", f"## {in_markdown(name)}"]
         for (path, doc, values, source), kinds in entries.items():
-            of_kinds = f" ({', '.join(kinds)})" if kinds else ""
-            lines += ["", f"`{path}`{of_kinds}: {doc}", "", f"- {values}", f"- Source: {source}"]
+            of_kinds = in_markdown(f" ({', '.join(kinds)})" if kinds else "")
+            lines += ["", f"{code_in_markdown(path)}{of_kinds}: {in_markdown(doc)}", "", f"- {values}"]
+            lines.append(f"- Source: {in_markdown(source)}")
     return "\n".join(lines) + "\n"
 
 
 def _entry(each: FieldTrick) -> tuple[str, str, str, str]:
     """Return the path of the trick's field, its meaning, its values and the source."""
     declared, kind = each.declared, type(each.section)
-    off = "several fields change" if callable(declared.off) else f"`{to_text(declared.off)}`"
+    off = "several fields change" if callable(declared.off) else code_in_markdown(to_text(declared.off))
     doc = field_docs(kind).get(each.path.rpartition(".")[2], kind.__doc__ or "")
-    value = to_text(each.value if declared.of is None else declared.of)
-    values = "Off by default" if f"`{value}`" == off else f"Value `{value}`, without the trick {off}"
+    value = code_in_markdown(to_text(each.value if declared.of is None else declared.of))
+    values = "Off by default" if value == off else f"Value {value}, without the trick {off}"
     return each.path, " ".join(doc.split()), values, declared.source
 
 

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from fastcifar.errors import UserError, shown
+from fastcifar.errors import UserError, brief
 from fastcifar.recipes.augmentation import Augment, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
@@ -72,7 +72,7 @@ class Recipe(Checked):
                 words = getattr(part, field.name)
                 for word in words if isinstance(words, tuple) else [words]:
                     if isinstance(word, str) and any("\ud800" <= each <= "\udfff" for each in word):
-                        raise UserError(f"{prefix}{field.name} is {shown(word)}; allowed: text that UTF-8 can hold")
+                        raise UserError(f"{prefix}{field.name} is {brief(word)}; allowed: text that UTF-8 can hold")
         for section, base in (("network", NetworkConfig), ("optimizer", OptimizerConfig)):
             value = getattr(self, section)
             known = isinstance(value, base) and value.kind in base.kinds

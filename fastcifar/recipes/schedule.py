@@ -49,7 +49,7 @@ class Schedule(Checked):
 
     knots: tuple[float, ...] = (0.0, 0.2, 0.8, 1.0)
     """Places in the training, as rising fractions of its epochs, from 0 to 1. Only read with name linear."""
-    values: tuple[float, ...] = setting((0.0, 1.0, 0.1, 0.1), at_least=0)
+    values: tuple[float, ...] = setting((0.0, 1.0, 0.1, 0.1), at_least=0, at_most=1e4)
     """Multiple of the peak rate at each knot. Only read with name linear."""
     name: str = setting("linear", choices=("linear", *TORCH_SCHEDULERS))
     """linear: piecewise linear between the knots. Else a class of torch.optim.lr_scheduler, such as CosineAnnealingLR

@@ -18,7 +18,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fastcifar.errors import UserError, did_you_mean, shown
+from fastcifar.errors import UserError, brief, did_you_mean
+from fastcifar.escape import shown
 from fastcifar.output import read_file, user_path
 from fastcifar.recipes.declare import (
     Checked,
@@ -59,11 +60,12 @@ def to_toml(recipe: Recipe) -> str:
     for prefix, section in sections_of(recipe):
         docs = field_docs(type(section))
         if prefix and dataclasses.fields(section):
-            lines += ["", f"[{prefix[:-1]}]"]
+            lines += ["", f"[{'.'.join(map(_key, prefix[:-1].split('.')))}]"]
         for field in dataclasses.fields(section):
             if not isinstance(value := getattr(section, field.name), Checked):
-                lines += textwrap.wrap(docs.get(field.name, ""), 100, initial_indent="# ", subsequent_indent="# ")
-                lines.append(f"{field.name} = {to_text(value)}")
+                doc = shown(" ".join(docs.get(field.name, "").split()))
+                lines += textwrap.wrap(doc, 100, initial_indent="# ", subsequent_indent="# ")
+                lines.append(f"{_key(field.name)} = {to_text(value)}")
     return "\n".join(lines) + "\n"
 
 
@@ -72,10 +74,19 @@ def to_text(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML's escapes are JSON's, and one
+        text = json.dumps(value, ensure_ascii=False)  # TOML's escapes are JSON's; those of any character are its own
+        return text if text.isprintable() else "".join(map(_written, text))
     if isinstance(value, tuple):
         return "[" + ", ".join(map(to_text, value)) + "]"
     return repr(value)
+
+
+def _written(character: str) -> str:
+    return character if character.isprintable() else f"\\U{ord(character):08x}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else to_text(name)
 
 
 def read_toml(path: str | Path) -> Recipe:
@@ -153,7 +164,7 @@ def read_changes(words: Iterable[str]) -> dict[str, Any]:
     for word in words:
         path, equals, text = word.partition("=")
         if not (path and equals and text):
-            raise UserError(f"{shown(word)} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
+            raise UserError(f"{brief(word)} sets no field; allowed: FIELD=VALUE, as in optimizer.lr=0.2")
         changes[path.replace("-", "_")] = Written(text)
     return changes
 
@@ -223,14 +234,14 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
     if is_open and isinstance(values, str):
         values = {"kind": values}
     if not isinstance(values, Mapping):
-        raise UserError(f"{prefix[:-1]} is {shown(values)}; allowed: a section of fields")
+        raise UserError(f"{prefix[:-1]} is {brief(values)}; allowed: a section of fields")
     if is_open:
         named = values.get("kind", kind)
         if named not in hint.kinds:
             near = did_you_mean(named, hint.kinds)
             known = ", ".join(hint.kinds)
             raise UserError(
-                f"{prefix}kind is {shown(named)}{near}; allowed: {known}, or what a plug-in adds (--plugin)"
+                f"{prefix}kind is {brief(named)}{near}; allowed: {known}, or what a plug-in adds (--plugin)"
             )
         hint = hint.kinds[named]
         values = {name: value for name, value in values.items() if name != "kind"}
@@ -267,7 +278,7 @@ def _value(hint: Any, value: object, path: str) -> Any:
             return tuple(_value(item, each, path) for item, each in zip(items, value, strict=True))
     if fits(value, hint):
         return float(value) if hint is float else value  # pyright: ignore[reportArgumentType]  (a number, as it fits)
-    raise UserError(f"{path} is {shown(value)}; allowed: {allowed(hint)}")
+    raise UserError(f"{path} is {brief(value)}; allowed: {allowed(hint)}")
 
 
 def _is_section(hint: object) -> bool:

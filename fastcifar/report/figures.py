@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+import textwrap
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError
+from fastcifar.escape import shown
 
 FORMATS = ("png", "svg", "pdf")
+_LONGEST, _LONGEST_NAME, _WIDTH = 200, 50, 80
+"""Characters of a title, of any other text, and of a line of the title; longer ones would leave the lines no room."""
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "fastcifar",
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "text.usetex": False,
+}
 
 
 @dataclass(frozen=True)
@@ -54,37 +65,39 @@ class Figure:
             from matplotlib.ticker import MaxNLocator  # pyright: ignore[reportMissingImports]
         except ImportError:
             raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
-        canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
-        axes = canvas.add_subplot()
-        for line in self.lines:
-            self._draw(axes, line)
-        if self.dashed_at is not None:
-            axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
-        if self.title:
-            axes.set_title(self.title, loc="left", fontsize="medium", wrap=True)
-        axes.set_xlabel(self.xlabel)
-        axes.set_ylabel(self.ylabel)
-        if self.ticks:
-            axes.set_xticks(range(len(self.ticks)), self.ticks)
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.grid(alpha=0.25)
-        canvas.legend(loc="outside upper left", frameon=False)
         files = [Path(f"{stem}.{form}") for form in FORMATS]
-        try:
-            files[0].parent.mkdir(parents=True, exist_ok=True)
-            with matplotlib.rc_context({"svg.hashsalt": "fastcifar", "svg.fonttype": "none"}):
+        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
+            canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
+            axes = canvas.add_subplot()
+            for line in self.lines:
+                self._draw(axes, line)
+            if self.dashed_at is not None:
+                axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
+            if self.title:
+                title = textwrap.fill(shown(self.title, _LONGEST), _WIDTH)  # matplotlib's own reads "$" as mathematics
+                axes.set_title(title, loc="left", fontsize="medium")
+            axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
+            axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
+            if self.ticks:
+                axes.set_xticks(range(len(self.ticks)), list(map(_tick, self.ticks)))
+            else:
+                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid(alpha=0.25)
+            canvas.legend(loc="outside upper left", frameon=False)
+            try:
+                files[0].parent.mkdir(parents=True, exist_ok=True)
                 for file in files:
                     canvas.savefig(file, dpi=160)
-        except OSError as error:
-            raise UserError(f"cannot save figures in {files[0].parent}: {error.strerror or error}") from None
+            except OSError as error:
+                raise UserError(f"cannot save figures in {files[0].parent}: {error.strerror or error}") from None
         return files
 
     @staticmethod
     def _draw(axes: Any, line: Line) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
-        style: dict[str, Any] = {"color": f"C{line.color}", "label": line.label or None}
+        style: dict[str, Any] = {"color": f"C{line.color}", "label": _label(line.label)}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
@@ -97,3 +110,14 @@ class Figure:
             axes.errorbar(x, y, yerr=list(zip(*reach, strict=True)), capsize=3, **style)
         else:
             axes.plot(x, y, **style)
+
+
+def _tick(text: str) -> str:
+    """Return the name of a tick, which may have several lines, as it is shown."""
+    return "\n".join(shown(line, _LONGEST_NAME) for line in text.split("\n"))
+
+
+def _label(text: str) -> str | None:
+    """Return a label for the legend; None: none. A space keeps one that begins with an underscore, which matplotlib
+    would leave out."""
+    return f"{' ' * text.startswith('_')}{shown(text, _LONGEST_NAME)}" if text else None

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 
+from fastcifar.escape import in_markdown, shown
 from fastcifar.report.statistics import Summary
 
 _WIDEST = 1000
 """Characters of a line if no terminal wraps it."""
+_LONGEST = 200
+"""Characters of a cell on a terminal; a longer text is cut."""
 _BETWEEN = 3
 """Characters between two columns."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of texts under column heads; the first column is text, the others are numbers."""
+    """Rows of texts under column heads; the first column is text, the others are numbers. Any text is shown as what it
+    is: one of a file or a flag may hold escapes and Markdown."""
 
     title: str
     columns: tuple[str, ...]
@@ -24,30 +28,34 @@ class Table:
     def markdown(self) -> str:
         """Return the table in Markdown, under its title."""
         rule = [":--", *["--:"] * (len(self.columns) - 1)]
-        lines = ["| " + " | ".join(cells) + " |" for cells in (self.columns, rule, *self.rows)]
-        return "\n".join([f"### {self.title}", "", *lines]) + "\n"
+        heads, *others = (list(map(in_markdown, cells)) for cells in (self.columns, *self.rows))
+        rows = [heads, rule, *others]
+        lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+        return "\n".join([f"### {in_markdown(self.title)}", "", *lines]) + "\n"
 
     def show(self) -> None:
         """Print the table: on a terminal as wide as it is, or as whole words need, elsewhere as wide as the rows."""
         from rich import box
+        from rich.cells import cell_len
         from rich.console import Console
         from rich.table import Table as RichTable
 
-        console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else _WIDEST)
-        shown = RichTable(title=self.title, title_justify="left", box=box.SIMPLE)
-        texts = list(zip(self.columns, *self.rows, strict=True))
-        widest = [max(map(len, column)) for column in texts]
-        least = [max(len(word) for text in column for word in text.split() or [""]) for column in texts]
+        console = Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else _WIDEST)
+        table = RichTable(title=shown(self.title), title_justify="left", box=box.SIMPLE)
+        heads, *rows = ([shown(text, _LONGEST) for text in cells] for cells in (self.columns, *self.rows))
+        texts = list(zip(heads, *rows, strict=True))
+        widest = [max(map(cell_len, column)) for column in texts]
+        least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in texts]
         least[0] = widest[0]  # a name stays in one line
         spare = console.width - sum(least) - _BETWEEN * len(least) - 1
-        for number, column in enumerate(self.columns):
+        for number, column in enumerate(heads):
             more = max(0, min(spare, widest[number] - least[number]))
             spare -= more
-            shown.add_column(column, justify="right" if number else "left", width=least[number] + more)
-        for row in self.rows:
-            shown.add_row(*row)
+            table.add_column(column, justify="right" if number else "left", width=least[number] + more)
+        for row in rows:
+            table.add_row(*row)
         console.width += max(0, -spare)
-        console.print(shown)
+        console.print(table)
 
 
 def counted(n: int, interval: str = "± 95% interval") -> str:

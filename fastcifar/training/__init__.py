@@ -2,12 +2,13 @@
 
 from fastcifar.data import resolve_device
 from fastcifar.phases import process_seconds
+from fastcifar.record import EpochRow, RunRecord
 from fastcifar.training.average import estimate_statistics
+from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.device import describe_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Listener
-from fastcifar.training.record import EpochRow, RunRecord
 from fastcifar.training.run import Run, load_run
 from fastcifar.training.state import TrainingState
 from fastcifar.training.stopwatch import Stopwatch
@@ -15,6 +16,7 @@ from fastcifar.training.train import Trainer, train
 from fastcifar.training.weights import load_weights
 
 __all__ = [
+    "Checkpoints",
     "EpochRow",
     "Evaluation",
     "Listener",

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from fastcifar.host import ProcessSetting
-from fastcifar.training.record import DeviceFacts
+from fastcifar.record import DeviceFacts
 
 
 def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:

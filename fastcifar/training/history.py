@@ -8,7 +8,7 @@ import torch
 
 from fastcifar.errors import NonFiniteLoss
 from fastcifar.recipes import Recipe
-from fastcifar.training.record import EpochRow
+from fastcifar.record import EpochRow
 from fastcifar.training.stopwatch import Lap
 from fastcifar.training.timeline import Epoch, Timeline
 
@@ -17,10 +17,13 @@ class History:
     """The rows of a training's epochs. Only `settle` waits for the device: the metrics of each epoch are copied to a
     place of their own in (pinned) host memory when the device gets there."""
 
-    def __init__(self, recipe: Recipe, timeline: Timeline, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, recipe: Recipe, timeline: Timeline, device: torch.device) -> None:
         pinned = device.type == "cuda"
         self.rows: list[EpochRow] = []
-        self._recipe, self._timeline, self._dtype = recipe, timeline, dtype
+        self.failed: tuple[str, int] | None = None
+        """Which loss is not finite, and its step, from 0; `Trainer` says why it may be."""
+        self._timeline, self._batch_size = timeline, recipe.batch_size
+        self._first, self._settled = timeline.total_steps, 0
         self._losses = torch.empty(timeline.total_steps, dtype=torch.float32, pin_memory=pinned)
         self._correct = torch.empty(len(timeline.epochs), dtype=torch.int64, pin_memory=pinned)
         self._queued: deque[tuple[Epoch, float, Lap]] = deque()
@@ -54,18 +57,25 @@ class History:
             )
         return self.rows
 
+    def has_reached(self, train_accuracy: float | None) -> bool:
+        """Return True if the last epoch reached this training accuracy."""
+        trained = [row for row in self.rows[-1:] if row.epoch]
+        return train_accuracy is not None and any((row.train_accuracy or 0) >= train_accuracy for row in trained)
+
     def _losses_of(self, epoch: Epoch) -> torch.Tensor:
         return self._losses[epoch.first_step : epoch.end]
 
+    def mean_loss(self, step: int) -> float | None:
+        """Return the mean loss of the batch of `step`, from 0; None where it is not known: not settled, or of a process
+        before this one."""
+        known = self._first <= step < self._settled
+        return self._losses[step].item() / self._batch_size if known else None
+
     def _refuse_nonfinite(self, epoch: Epoch, losses: torch.Tensor) -> None:
+        self._first, self._settled = min(self._first, epoch.first_step), epoch.end
         bad = (~losses.isfinite()).nonzero()
         if len(bad):
-            loss, step = losses[bad[0]].item(), epoch.first_step + int(bad[0].item()) + 1
-            where = f"step {step} of {self._timeline.total_steps} (epoch {epoch.number + 1})"
-            raise nonfinite_loss(f"the loss became {loss} at {where}", self._recipe, self._dtype)
-
-
-def nonfinite_loss(what: str, recipe: Recipe, dtype: torch.dtype) -> NonFiniteLoss:
-    """Return the error for a loss that is NaN or infinite: `what` says which and where; the likely cause is added."""
-    too_narrow = ", or float16 too narrow" if dtype == torch.float16 else ""
-    return NonFiniteLoss(f"{what}: most likely optimizer.lr {recipe.optimizer.lr:g} is too high{too_narrow}")
+            loss, step = losses[bad[0]].item(), epoch.first_step + int(bad[0].item())
+            where = f"step {step + 1} of {self._timeline.total_steps} (epoch {epoch.number + 1})"
+            self.failed = f"the loss became {loss} at {where}", step
+            raise NonFiniteLoss(self.failed[0])

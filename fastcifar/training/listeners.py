@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from fastcifar.errors import UserError
 from fastcifar.host import TorchSettings
 from fastcifar.phases import Phases
-from fastcifar.training.record import EpochRow, RunRecord
+from fastcifar.record import EpochRow, RunRecord
 
 if TYPE_CHECKING:
     from fastcifar.training.state import TrainingState
@@ -71,6 +71,13 @@ class Audience:
             with self._phases("listeners"), self._state.random.outside(), self._settings.applied():
                 for listener in self._listeners:
                     getattr(listener, name)(*arguments)
+
+    def tell_row(self) -> None:
+        """Call `on_epoch` with the last row, unless that was done, be it before the training went on from its state."""
+        rows = self._state.history.rows
+        if len(rows) > self._state.told:
+            self._state.told = len(rows)
+            self.tell("on_epoch", rows[-1])
 
     def _hears(self, name: str) -> bool:
         unchanged = getattr(Listener, name)

@@ -9,8 +9,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from fastcifar.errors import UserError
+from fastcifar.record import RunRecord
 from fastcifar.training.listeners import Listener
-from fastcifar.training.record import RunRecord
 from fastcifar.training.step import PART
 
 if TYPE_CHECKING:

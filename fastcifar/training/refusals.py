@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastcifar.data import Dataset
-from fastcifar.errors import UserError, shown
+from fastcifar.errors import UserError, brief
 from fastcifar.models import GhostBatchNorm, Network
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.declare import Declaration, checked, plain
@@ -26,7 +26,7 @@ def checked_arguments(
     seed, eval_every = plain(seed), plain(eval_every)
     for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
         if type(value) is not int or not 0 <= value < 2**63:
-            raise UserError(f"{name} is {shown(value)}; allowed: a whole number, {allowed}")
+            raise UserError(f"{name} is {brief(value)}; allowed: a whole number, {allowed}")
     share = Declaration(above=0, at_most=1)
     until_train_accuracy = checked("until_train_accuracy", until_train_accuracy, float | None, share)
     evaluate_at_start = checked("evaluate_at_start", evaluate_at_start, bool)

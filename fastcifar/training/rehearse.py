@@ -54,6 +54,15 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
     return replays, not_captured
 
 
+def why_not_captured(trainer: Trainer, scales: bool) -> str | None:
+    """Return in a few words why steps cannot be captured; None: they can. `scales`: the loss is scaled dynamically."""
+    if trainer.device.type == "cpu":
+        return "a CPU has no CUDA graphs"
+    if scales:
+        return "dynamic loss scaling asks the device after every step"
+    return trainer.state.optimizer.not_capturable
+
+
 def step_through(trainer: Trainer) -> None:
     """Make a step of every stage on random images, compiled where it can be."""
     for stage in trainer.timeline.steps_by_stage():

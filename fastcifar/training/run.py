@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,12 +22,24 @@ from fastcifar.host import TORCH, building
 from fastcifar.input import sha256_of, weights_file
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
-from fastcifar.output import RECORD, WEIGHTS, check_out, made, read_json, run_files, user_path, write_all
+from fastcifar.output import (
+    CHECKPOINTS,
+    EPOCHS,
+    RECORD,
+    UNFINISHED,
+    WEIGHTS,
+    check_out,
+    made,
+    read_json,
+    run_files,
+    user_path,
+    write_all,
+)
 from fastcifar.recipes import Recipe
+from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation
-from fastcifar.training.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.training.weights import put_weights, read_weights, refuse_another
 
 if TYPE_CHECKING:
@@ -61,9 +72,8 @@ class Run:
     @classmethod
     def of(cls, trainer: Trainer, evaluation: Evaluation, train_seconds: float, time_seconds: float) -> Run:
         """Return the run that `trainer` has just finished, with its final `evaluation` and the stopwatch's readings."""
-        state, phases, dataset = trainer.state, trainer.phases.restart(), trainer.dataset
+        state, dataset = trainer.state, trainer.dataset
         row = state.history.rows[-1]
-        process_seconds = sum(phases.values())
         record = RunRecord(
             recipe=trainer.recipe,
             dataset=DatasetFacts.of(dataset),
@@ -76,7 +86,6 @@ class Run:
             versions=Versions.here(),
             commit=own_commit(),
             command=tuple(sys.argv),
-            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - process_seconds)),
             epochs=trainer.recipe.epochs if state.step == trainer.total_steps else row.epoch,
             steps=state.step,
             history=tuple(state.history.rows),
@@ -88,13 +97,11 @@ class Run:
             val_loss=row.val_loss,
             train_seconds=train_seconds,
             time_seconds=time_seconds,
-            process_seconds=process_seconds,
             compiled=bool(trainer.compiled and trainer.compiled.active),
             captured=not trainer.not_captured,
             not_captured=trainer.not_captured,
-            first_step_seconds=trainer.first_step_seconds,
-            phases=phases,
             images_per_second=(row.images or 0) / train_seconds,
+            **state.processes.finish(),
         )
         tensors = trainer.flat_evaluated.state_dict()
         model = _copied(trainer).float().eval()
@@ -161,13 +168,16 @@ class Run:
         accuracy = "no test labels" if self.tta_accuracy is None else f"{self.tta_accuracy:.2%}"
         return f"Run({self.recipe.name}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, unfinished: bool = False) -> Path:
         """Write log.tsv, predictions.npz, model.safetensors and, last, run.json to `folder`, all of them or none.
+
+        unfinished: it may hold what this run left there before it was finished: unfinished.json and the folders
+            checkpoints and weights.
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
         folder = user_path(folder, "the output folder")
-        check_out(folder)
+        check_out(folder, besides=(UNFINISHED, CHECKPOINTS, EPOCHS) if unfinished else ())
         arrays = {name: getattr(self, name).numpy() for name in ("plain_logits", "tta_logits", "labels")}
         record = self.record
 

@@ -10,17 +10,19 @@ from typing import Any
 import torch
 
 from fastcifar.data import Dataset, EpochPlan, hardest
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models import Network
 from fastcifar.optim import FlatOptimizer
 from fastcifar.optim.flat import copy_tensors
+from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.text import leaves
+from fastcifar.record import EpochRow
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.history import History
 from fastcifar.training.loss import LossScale
+from fastcifar.training.processes import Processes
 from fastcifar.training.random import RandomNumbers
-from fastcifar.training.record import EpochRow
 from fastcifar.training.step import EpochTensors
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Epoch, Timeline
@@ -38,15 +40,22 @@ class TrainingState:
     average: the number of weights in the mean of the last ones.
     tensors: the epoch's plan and the place in it, its losses so far, the losses by image.
     loss_scale: the factor of gradients.
-    history: the rows of the epochs that are over.
+    history: the rows of the epochs that are over; listeners were told of the first `told`.
     stopwatch: `train_seconds` so far.
     random: torch's random numbers of the training.
+    processes: the seconds of all processes so far, and where they went on.
 
     Not in it: numpy's random numbers, and the state of a loss, transform or listener of the user's own.
     """
 
     def __init__(
-        self, recipe: Recipe, dataset: Dataset, timeline: Timeline, optimizer: FlatOptimizer, random: RandomNumbers
+        self,
+        recipe: Recipe,
+        dataset: Dataset,
+        timeline: Timeline,
+        optimizer: FlatOptimizer,
+        random: RandomNumbers,
+        phases: Phases,
     ) -> None:
         self._recipe, self._dataset, self._timeline = recipe, dataset, timeline
         self._device = dataset.train.device
@@ -54,7 +63,7 @@ class TrainingState:
         self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch)
         self.average = WeightAverage(self.flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
-        self.random = random
+        self.random, self.processes = random, Processes(phases)
         self._identity = _identity(recipe, dataset)
         self._restart(0, {})
 
@@ -66,6 +75,7 @@ class TrainingState:
         self.loss_scale.reset()
         self.tensors.reset()
         self.random.seed(seed)
+        self.processes.begin()
         self._restart(seed, init)
 
     def begin_epoch(self, epoch: Epoch) -> None:
@@ -108,8 +118,10 @@ class TrainingState:
             "epoch": self.tensors.state(),
             "loss_scale": self.loss_scale.state_dict(),
             "history": rows,
+            "told": self.told,
             "train_seconds": self.stopwatch.seconds,
             "random": self.random.state_dict(),
+            "processes": self.processes.state_dict(),
         }
         return _copied(state)
 
@@ -129,9 +141,13 @@ class TrainingState:
             copy_tensors(state["epoch"], into=self.tensors.state())
             self.loss_scale.load_state_dict(state["loss_scale"])
             self.history.rows += [EpochRow(**row) for row in state["history"]]
+            self.told = operator.index(state.get("told", len(self.history.rows)))
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
             self.random.load_state_dict(state["random"])
+            self.processes.load_state_dict(state.get("processes", {}), self.step, self._device)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             reason = " ".join(str(error).split())
             reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
             raise UserError(
@@ -145,8 +161,8 @@ class TrainingState:
                 raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
-        self.seed, self.init, self.step = seed, init, 0
-        self.history = History(self._recipe, self._timeline, self.flat.dtype, self._device)
+        self.seed, self.init, self.step, self.told = seed, init, 0, 0
+        self.history = History(self._recipe, self._timeline, self._device)
         self.stopwatch = Stopwatch(self._device)
 
 

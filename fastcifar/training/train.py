@@ -25,25 +25,27 @@ from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
 from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
+from fastcifar.record import EpochRow
 from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.average import estimate_statistics
+from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, resolve_dtype
+from fastcifar.training.divergence import nonfinite_loss
 from fastcifar.training.evaluate import Evaluation, evaluate
-from fastcifar.training.history import nonfinite_loss
+from fastcifar.training.failures import told
 from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.random import random_numbers_of
-from fastcifar.training.record import EpochRow
 from fastcifar.training.refusals import (
     checked_arguments,
     refuse_other_types,
     refuse_uncallable,
     refuse_uneven_ghost_batches,
 )
-from fastcifar.training.rehearse import rehearse
+from fastcifar.training.rehearse import rehearse, why_not_captured
 from fastcifar.training.run import Run
 from fastcifar.training.state import TrainingState
 from fastcifar.training.step import EpochTensors, TrainingStep, Transform
@@ -53,6 +55,7 @@ _COLD = ColdStart()
 _PLAIN = EvaluateConfig(tta="none")
 
 
+@told
 def train(
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
     data: Dataset | str = DEFAULT_DATASET,
@@ -63,6 +66,7 @@ def train(
     optimizer: str | OptimizerConfig | Callable[..., torch.optim.Optimizer] | None = None,
     augment: Transform | None = None,
     listeners: Sequence[Listener] = (),
+    checkpoints: Checkpoints | str | Path | None = None,
     holdout: int = 0,
     data_dir: str | Path | None = None,
     device: str | torch.device = "auto",
@@ -89,11 +93,13 @@ def train(
         augmentation, in the compute type, that returns as many images.
     holdout: evaluate on that many training images, which are then not trained on, in place of the test set.
     device: see `Trainer`.
+    checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the training's state until it is finished;
+        called again with it, the training goes on where it was (see `Checkpoints.run`).
     listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
     changes: other values for the recipe's fields, by their dotted names:
         `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
-    Raises UserError for bad input and NonFiniteLoss where the loss becomes NaN or infinite.
+    Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
     """
     phases = Phases()
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
@@ -111,7 +117,11 @@ def train(
         elif holdout:
             data = data.hold_out(holdout)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
-    return trainer.run(seed, listeners=listeners, eval_every=eval_every, evaluate_at_start=evaluate_at_start, init=init)
+    asked = {"seed": seed, "eval_every": eval_every, "evaluate_at_start": evaluate_at_start, "init": init}
+    if checkpoints is None:
+        return trainer.run(listeners=listeners, **asked)
+    checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+    return checkpoints.run(trainer, listeners=listeners, **asked)
 
 
 class Trainer:
@@ -125,9 +135,10 @@ class Trainer:
     On CUDA the first run captures the step after a few steps on random images, in one CUDA graph for each stage of the
     training (see `Timeline`), and runs whitening and evaluation on random images too. Where it cannot capture, one
     warning says why and the step runs uncaptured, as it always does with an optimizer of torch's.
-    Raises UserError where the recipe does not fit the dataset or the device.
+    Raises UserError where the recipe does not fit the dataset or the device, and OutOfMemory.
     """
 
+    @told
     @TORCH.applied()
     def __init__(
         self,
@@ -163,12 +174,12 @@ class Trainer:
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
             own = any(part is not None for part in (model, loss, optimizer, augment))
             random = random_numbers_of(self.network, recipe, self.device, own)
-            self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random)
+            self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random, self.phases)
         self._modes = modes(self.network)
         self.step = self.new_step(self.dataset, self.state.tensors)
         self.replays: dict[Stage, Callable[[], None]] = {}
-        self.not_captured = self._why_not_captured()
-        self.first_step_seconds: float | None = None
+        self.not_captured = why_not_captured(self, self._scales)
+        self._has_average = False
 
     def __reduce__(self) -> NoReturn:  # a copy's parameters would lie in flat buffers no more
         raise TypeError("a Trainer is not copied or pickled; allowed: a new one, and state.state_dict() to go on from")
@@ -183,6 +194,7 @@ class Trainer:
         """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
         return self.network.module
 
+    @told
     def run(
         self,
         seed: int = 0,
@@ -206,7 +218,7 @@ class Trainer:
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
         resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`.
 
-        Raises NonFiniteLoss, and UserError where the initial weights or the state do not fit.
+        Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit.
         """
         if self._clocked:
             self.phases.restart()
@@ -220,12 +232,13 @@ class Trainer:
             self._begin(seed, init, resume)
             watch, rows = state.stopwatch, state.history.rows
             audience.tell("on_start", self)
-            if evaluate_at_start and state.step == 0:
+            if evaluate_at_start and state.step == 0 and not rows:
                 rows.append(self._epoch_zero())
-                audience.tell("on_epoch", rows[0])
+            if state.step < self.total_steps and not state.history.has_reached(until_train_accuracy):
+                audience.tell_row()
 
             for epoch in self.timeline.epochs_from(state.step):
-                if self._has_reached(until_train_accuracy):
+                if state.history.has_reached(until_train_accuracy):
                     state.optimizer.finish()
                     break
                 with phases("training: steps"), watch:
@@ -242,13 +255,13 @@ class Trainer:
                 is_watched = audience.hears_steps or audience.hears_epochs or until_train_accuracy is not None
                 with phases("training: steps"):  # where nobody looks, the host does not wait for the device
                     state.history.settle(wait=is_watched or is_evaluated or is_last)
-                ends = is_last or self._has_reached(until_train_accuracy)
+                ends = is_last or state.history.has_reached(until_train_accuracy)
                 if is_evaluated and not ends:
                     rows[-1] = self._evaluated_row(rows[-1])
                 if is_watched:
                     audience.tell("on_step", state.step, self.total_steps)
                     if not ends:  # the last row is told after the final evaluation
-                        audience.tell("on_epoch", rows[-1])
+                        audience.tell_row()
 
             if recipe.average.epochs:
                 with phases("training: average"), watch:
@@ -269,7 +282,7 @@ class Trainer:
         network."""
         loss = evaluation.loss
         if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
-            raise nonfinite_loss(f"the trained network's loss is {loss}", self.recipe, self.dtype)
+            raise nonfinite_loss(f"the trained network's loss is {loss}", self)
         scores = {"test_accuracy": evaluation.plain_accuracy, "test_loss": evaluation.plain_loss}
         return self._validated(dataclasses.replace(row, seconds=train_seconds, **scores))
 
@@ -296,8 +309,7 @@ class Trainer:
         state.step += 1
         if self.timeline.is_averaged(state.step):
             state.average.add()
-        # On CUDA, where nothing waits for it, the time when it was queued.
-        self.first_step_seconds = self.first_step_seconds or self.phases.total
+        state.processes.end_step()
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` and draw the next one's plan, while a GPU is still at this one."""
@@ -326,9 +338,18 @@ class Trainer:
             loss_scale=self.state.loss_scale if self._scales else None,
         )
 
+    @TORCH.applied()
+    def evaluated_weights(self) -> dict[str, torch.Tensor]:
+        """Return a copy of the tensors of the evaluated network by name, on the CPU, floating ones in float32: at an
+        epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors.
+        For a listener's `on_epoch`; the training goes on as if nothing had been asked."""
+        if not self._has_average:
+            self._take_weights()
+        return self.flat_evaluated.state_dict()
+
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
         """Prepare the first step: weights, whitening and the first epoch's plan; or load all from `resume`."""
-        self.first_step_seconds = None
+        self._has_average = False
         with self.phases("model and optimizer"):
             if resume is not None:
                 self.state.load_state_dict(resume)
@@ -339,12 +360,6 @@ class Trainer:
                 self.network.fit_whitening(self.dataset.train.images)
         with self.phases("training: plans"), self.state.stopwatch:
             self.state.begin_epoch(self.timeline.epochs[0])
-
-    def _has_reached(self, train_accuracy: float | None) -> bool:
-        """Return True if the last epoch reached this training accuracy."""
-        rows = self.state.history.rows
-        trained = [row for row in rows[-1:] if row.epoch]
-        return train_accuracy is not None and any((row.train_accuracy or 0) >= train_accuracy for row in trained)
 
     def _epoch_zero(self) -> EpochRow:
         """Return the row of the initial network, evaluated on the training images too."""
@@ -382,11 +397,4 @@ class Trainer:
         self.flat_evaluated.load_average(self.state.flat)
         batch_size = self.recipe.batch_size
         estimate_statistics(self.evaluated, self.dataset.train, average.images, batch_size, self.dtype)
-
-    def _why_not_captured(self) -> str | None:
-        """Return in a few words why steps cannot be captured; None: they can."""
-        if self.device.type == "cpu":
-            return "a CPU has no CUDA graphs"
-        if self._scales:
-            return "dynamic loss scaling asks the device after every step"
-        return self.state.optimizer.not_capturable
+        self._has_average = True

@@ -14,8 +14,8 @@ from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.named.half import NOTEBOOK, Half
 from fastcifar.recipes import change, get_recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.record import Scores
 from fastcifar.training import Trainer
-from fastcifar.training.record import Scores
 
 
 @pytest.fixture(scope="module")

@@ -232,6 +232,8 @@ def test_any_words_are_read_or_refused_in_a_line_without_torch():
             r"cannot read the recipe \x1b[31mred.toml: No such file or directory",
         ),
         (["train", "--\x1b]0;title\x07=3"], r"unknown flag --\x1b]0;title\x07; "),
+        (["train", "--classes", "9" * 5000], "allowed: labels with a comma between them, as in 0,1,2"),
+        (["train", "--runs", str(2**62)], "--runs is 4611686018427387904; allowed: 1 to 100,000"),
         (["\x1b[2J"], r"unknown command '\x1b[2J'"),
         (["train", "--optimizer.lr", "\u202e1"], r"optimizer.lr is '\u202e1'; allowed: a number"),
         (["train", "--out", "\udcff\x07" * 2000], "--out is "),

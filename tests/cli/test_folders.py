@@ -98,7 +98,7 @@ def test_runs_of_one_second_have_a_folder_each(monkeypatch, tmp_path):
         assert main([*TRAIN, "--runs", runs]) == 0
     name = "davidnet-20260101-120000-0"
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {name, f"{name}-2", f"{name}-3"}
-    assert {path.name for path in (tmp_path / f"runs/{name}-3").iterdir()} == {"seed-0", "seed-1"}
+    assert {path.name for path in (tmp_path / f"runs/{name}-3").iterdir()} == {"runs.jsonl", "seed-0", "seed-1"}
 
 
 def test_two_processes_of_one_second_both_keep_their_run(tmp_path):

@@ -33,16 +33,16 @@ REFUSED = {
     "compare davidnet warmstart": "unknown recipe 'warmstart'",
     "compare davidnet davidnet --a-set lr=1": "--a-set: unknown field lr",
     "compare davidnet davidnet --b-set optimizer.lr": "'optimizer.lr' sets no field; allowed: FIELD=VALUE",
-    "compare davidnet davidnet --runs 0": "--runs is 0; allowed: 1 or more",
+    "compare davidnet davidnet --runs 0": "--runs is 0; allowed: 1 to 100,000",
     "compare davidnet davidnet --alpha 1": "--alpha is 1; allowed: above 0, below 1",
     "compare davidnet davidnet --by time": "--by is 'time'; allowed: one of loss, accuracy",
     "compare davidnet davidnet --holdout -1": "--holdout is -1; allowed: 0 or more images",
     "compare davidnet davidnet --train-size 511": "--train-size is 511; allowed: batch_size, 512, or more images",
     "compare davidnet davidnet --seed -1": "--seed is -1; allowed: 0 or more",
-    "compare davidnet davidnet --threads 0": "--threads is 0; allowed: 1 or more",
+    "compare davidnet davidnet --threads 0": "--threads is 0; allowed: 1 to 1,024",
     "ablate --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
     "ablate --recipe warmstart-mlp": "warmstart-mlp uses no trick that can be switched off; allowed: a recipe",
-    "ablate --runs 0": "--runs is 0; allowed: 1 or more",
+    "ablate --runs 0": "--runs is 0; allowed: 1 to 100,000",
     "ablate --network.widths 8": "network.widths is [8]; allowed: 4 whole numbers",
     "compare davidnet davidnet --by loss davidnet": "compare needs 2 recipes",
     "compare davidnet davidnet --holdout some": "--holdout is 'some'; allowed: a whole number or third",
@@ -172,7 +172,7 @@ def test_an_interrupted_comparison_says_what_is_kept(capsys, monkeypatch):
 def test_a_comparison_that_diverged_does_not_say_that_it_goes_on(capsys):
     assert main([*COMPARE, "--a-set", "optimizer.lr=1e30", "--out", "kept"]) == 3
     (said,) = capsys.readouterr().err.splitlines()
-    assert re.fullmatch(r"fastcifar: a with seed 0: .* too high; 1 finished run is kept in kept", said)
+    assert re.fullmatch(r"fastcifar: a with seed 0: .* too high; allowed: .*; 1 finished run is kept in kept", said)
 
 
 def test_an_ablation_shows_its_arms_and_keeps_data_and_table(capsys, tmp_path):

@@ -116,12 +116,12 @@ REFUSALS = {
     ),
     "train --recipe": "--recipe has no value; allowed: a word",
     "train --recipe no.toml": "cannot read the recipe no.toml: No such file or directory; allowed: a TOML file",
-    "train --runs 0": "--runs is 0; allowed: 1 or more",
+    "train --runs 0": "--runs is 0; allowed: 1 to 100,000",
     "train --seed -1": "--seed is -1; allowed: 0 or more",
     "train --seed 9223372036854775807 --runs 2": (
         "--seed is 9223372036854775807; allowed: 0 up to 2**63 - 1, the last of --runs included"
     ),
-    "train --threads 0": "--threads is 0; allowed: 1 or more",
+    "train --threads 0": "--threads is 0; allowed: 1 to 1,024",
     "train --holdout -1": "--holdout is -1; allowed: 0 or more images",
     "train --eval-every -1": "--eval-every is -1; allowed: 0 or more epochs",
     "train --train-size 511": "--train-size is 511; allowed: batch_size, 512, or more images",

@@ -136,7 +136,7 @@ def test_a_recipe_file_is_trained_with_flags_over_its_fields(capsys, tmp_path):
 def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     assert main([*TRAIN, "--runs", "3", "--seed", "4", "--out", "all"]) == 0
     lines = lines_of(capsys)
-    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["seed-4", "seed-5", "seed-6"]
+    assert sorted(path.name for path in (tmp_path / "all").iterdir()) == ["runs.jsonl", "seed-4", "seed-5", "seed-6"]
     records = [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
     assert [record["seed"] for record in records] == [4, 5, 6]
     summary = summarize([record["tta_accuracy"] for record in records])
@@ -152,7 +152,7 @@ def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     assert records == [json.loads((tmp_path / f"all/seed-{seed}/run.json").read_text()) for seed in (4, 5, 6)]
     assert main([*TRAIN, "--runs", "2", "--seed", "6", "--out", "all", "--label-smoothing", "0"]) == 2
     assert capsys.readouterr().err == (
-        "fastcifar: all/seed-6 holds another run: recipe.label_smoothing is 0.2 there and 0.0 now; allowed: the same "
+        "fastcifar: all/seed-4 holds another run: recipe.label_smoothing is 0.2 there and 0.0 now; allowed: the same "
         "settings, or another folder\n"
     )
 
@@ -182,12 +182,12 @@ def test_a_run_that_diverges_is_counted_and_the_others_are_kept(capsys, monkeypa
     assert main([*TRAIN, "--runs", "4", "--epochs", "1", "--quiet", "--out", "all"]) == 3
     out, err = capsys.readouterr()
     assert "  n=3  " in out and out.endswith("  synthetic  1 of 4 diverged\n") and err == ""
-    saved = ["seed-0", "seed-1", "seed-2.diverged.json", "seed-3"]
+    saved = ["runs.jsonl", "seed-0", "seed-1", "seed-3"]
     assert sorted(path.name for path in (tmp_path / "all").iterdir()) == saved
     monkeypatch.setattr(Trainer, "run", lambda *_, **__: pytest.fail("trained again"))
     assert main([*TRAIN, "--runs", "4", "--epochs", "1", "--json", "--out", "all"]) == 3
     printed = json.loads(capsys.readouterr().out)
-    assert (len(printed["runs"]), printed["diverged"]) == (3, 1)
+    assert (len(printed["runs"]), printed["failed"], printed["diverged"]) == (3, 1, 1)
 
 
 def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path):
@@ -323,7 +323,7 @@ def interruptible():
 
 
 @pytest.mark.usefixtures("interruptible")
-def test_an_interrupted_training_ends_with_130_and_leaves_nothing(tmp_path):
+def test_an_interrupted_training_ends_with_130_and_says_how_to_go_on(tmp_path):
     command = [sys.executable, "-m", "fastcifar", *TRAIN, "--epochs", "1000", "--train-size", "64", "--threads", "1"]
     process = subprocess.Popen(
         [*command, "--holdout", "10"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
@@ -333,5 +333,7 @@ def test_an_interrupted_training_ends_with_130_and_leaves_nothing(tmp_path):
             process.send_signal(signal.SIGINT)
             break
     _, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (130, "fastcifar: interrupted\n")
-    assert list(tmp_path.iterdir()) == []
+    (run,) = tmp_path.glob("runs/*")
+    said = rf"fastcifar: interrupted after step \d+ of 1000; fastcifar train --resume runs/{run.name} goes on\n"
+    assert process.returncode == 130 and re.fullmatch(said, err)
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoints", "unfinished.json"]

@@ -29,11 +29,11 @@ REFUSALS = {
         "unknown command 'warm-start hlf'; did you mean 'warm-start half'?; allowed: "
         "warm-start half, warm-start online, warm-start table"
     ),
-    "half --runs 0": "--runs is 0; allowed: 1 or more",
+    "half --runs 0": "--runs is 0; allowed: 1 to 100,000",
     "half --seed -1": "--seed is -1; allowed: 0 or more",
     "half --seed 999999999 --runs 2": "--seed is 999999999; allowed: 0 up to 10**9 - 1, the last of the runs included",
     "half --subset-seed -1": "--subset-seed is -1; allowed: 0 to 4,294,967,295",
-    "half --threads 0": "--threads is 0; allowed: 1 or more",
+    "half --threads 0": "--threads is 0; allowed: 1 to 1,024",
     "half --shrink 2": "--shrink is 2; allowed: 0 to 1",
     "half --perturb -1": "--perturb is -1; allowed: 0 or more",
     "half --fraction 1": "--fraction is 1; allowed: above 0, below 1",

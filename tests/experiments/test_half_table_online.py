@@ -16,8 +16,8 @@ from fastcifar.experiments.named.table import Table
 from fastcifar.models import build_model
 from fastcifar.recipes import EvaluateConfig, change, get_recipe, network_of
 from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.record import Scores
 from fastcifar.training import evaluate
-from fastcifar.training.record import Scores
 
 BASE = get_recipe("warmstart-mlp")
 RECIPE = dataclasses.replace(
@@ -122,7 +122,7 @@ def test_other_settings_in_the_same_folder_are_refused(found, kept, data, change
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"runs": 0}, "runs is 0; allowed: 1 or more"),
+        ({"runs": 0}, "runs is 0; allowed: 1 to 100,000"),
         ({"seed": -1}, "seed is -1; allowed: 0 or more"),
         (
             {"seed": 10**9 - 1, "runs": 2},

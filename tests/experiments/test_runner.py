@@ -5,12 +5,13 @@ import errno
 import subprocess
 import sys
 import time
+import weakref
 
 import pytest
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Diverged, Job
+from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
+from fastcifar.experiments import Diverged, Experiment, Failed, Job, Result
 from fastcifar.experiments.runner import Runner
 from fastcifar.experiments.store import Store
 from fastcifar.recipes import EMAConfig, Recipe
@@ -26,6 +27,7 @@ RECIPE = Recipe(
     optimizer=SGDConfig(lr=0.05, bias_lr_factor=1.0),
     ema=EMAConfig(decay=0.0),
 )
+MORE = dataclasses.replace(RECIPE, name="more")
 FIRST = Job("first", 0, RECIPE, train_size=64)
 SECOND = Job("second", 0, RECIPE, round=1, after=FIRST.key, start=WarmStart)
 
@@ -61,6 +63,37 @@ def test_a_job_whose_start_diverged_has_diverged_too(dataset, tmp_path, monkeypa
         assert outcomes[FIRST] == Diverged("the loss became nan")
         assert outcomes[SECOND] == Diverged("the run that it begins with, first/seed-0, diverged: the loss became nan")
     assert trained == [0]
+
+
+def test_a_job_out_of_memory_leaves_the_others_room_and_is_tried_again(dataset, tmp_path, monkeypatch):
+    third, trained, made = dataclasses.replace(FIRST, arm="third", recipe=MORE), [], []
+    train, init = Trainer.run, Trainer.__init__
+
+    def fail_at_first(trainer, seed, **options):
+        made.append(weakref.ref(trainer))
+        trained.append(seed)
+        if len(trained) == 1:
+            raise OutOfMemory("no memory for batch_size 32")
+        return train(trainer, seed, **options)
+
+    def freed(trainer, *args, **options):
+        assert all(each() is None for each in made)
+        init(trainer, *args, **options)
+
+    monkeypatch.setattr(Trainer, "run", fail_at_first)
+    monkeypatch.setattr(Trainer, "__init__", freed)
+    outcomes = run([FIRST, SECOND, third], dataset, tmp_path)
+    assert outcomes[FIRST] == Failed("no memory for batch_size 32")
+    assert outcomes[SECOND].reason == "the run that it begins with, first/seed-0, failed: no memory for batch_size 32"
+    assert outcomes[third].steps == 2 and trained == [0, 0]
+    result = Result(Experiment(), {}, {job.arm: [outcome] for job, outcome in outcomes.items()})
+    assert result.counts == {"failed": 2, "diverged": 0} and result.n == 0
+    assert result.remarks()[0].startswith("2 runs failed, whose seeds are in no number beside them (first: no memory")
+
+    made.clear()
+    monkeypatch.setattr(Trainer, "__init__", init)
+    outcomes = run([FIRST, SECOND, third], dataset, tmp_path)
+    assert not any(isinstance(each, Failed) for each in outcomes.values()) and trained[2:] == [0, 10**9]
 
 
 def test_who_stops_listening_stops_training(dataset, tmp_path):

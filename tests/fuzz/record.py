@@ -9,7 +9,7 @@ from pathlib import Path
 from fastcifar.errors import UserError
 from fastcifar.output import read_json, read_lines
 from fastcifar.recipes import RECIPES, label
-from fastcifar.training.record import RunRecord
+from fastcifar.record import RunRecord
 from tests.fuzz.engine import one_line
 from tests.fuzz.values import mutated_json as mutate  # noqa: F401
 

@@ -14,7 +14,7 @@ from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.schedule import TORCH_SCHEDULERS
 from fastcifar.recipes.text import read_changes
-from fastcifar.training.record import RunRecord
+from fastcifar.record import RunRecord
 from tests import kinds
 
 STEPS, PEAK = 20, 0.4

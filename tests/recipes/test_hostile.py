@@ -27,6 +27,8 @@ FILES = {
     "epochs = 0x" + "f" * 100_000: "epochs is <int too large to show>; allowed: a number",
     f"batch_size = {2**63}": "batch_size is 9223372036854775808; allowed: a whole number below 2**63",
     "epochs = 1e999": "epochs is inf; allowed: a finite number",
+    "optimizer.lr = 1e31": "optimizer.lr is 1e+31; allowed: a number up to 1e+30",
+    "augment.brightness = 1e300": "augment.brightness is 1e+300; allowed: a number up to 1e+30",
     "epochs = 1e9": "epochs is 1000000000.0; allowed: above 0, up to 100000",
     f"normalize.mean = [{MILLION}]": "normalize.mean has 400,000 entries; allowed: up to 10,000",
     f"network = {{kind = 'mlp', hidden = [{'1,' * 20_000}]}}": "network.hidden has 20,000 entries; allowed: up to 1",

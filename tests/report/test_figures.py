@@ -1,11 +1,18 @@
 """Tables and figures of results."""
 
+import contextlib
+import io
 import re
 import sys
+import warnings
+from xml.etree import ElementTree
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
+from fastcifar.escape import shown
 from fastcifar.report import Figure, Line, Table, counted, percent, points, seconds, summarize
 
 TABLE = Table("Found (n=2)", ("start", "test accuracy"), (("cold", "56.20%"), ("warm [x]", "51.70%")))
@@ -18,7 +25,7 @@ def test_a_table_in_markdown_has_its_title_heads_and_rows():
         "| start | test accuracy |",
         "| :-- | --: |",
         "| cold | 56.20% |",
-        "| warm [x] | 51.70% |",
+        r"| warm \[x\] | 51.70% |",
     ]
 
 
@@ -96,3 +103,53 @@ def test_figures_cannot_be_saved_below_a_file(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot save figures in"):
         Figure("x", "y", (Line([1], [1.0], 0, "a"),)).save(tmp_path / "file/test")
+
+
+HOSTILE = [
+    "a|b `c` <b>&amp;</b> [d](http://e.f) $x$ __y__ #",
+    "\x1b[31mred\x1b[0m\rgone\n\u202eturned\u200b",
+    "_hidden $\\frac{1}{$ $",
+    ":warning: [bold]x[/bold]",
+    "日本語の長い名前 😀",
+    "\ud800\x00\x9b2J",
+    "x" * 10_000,
+    "",
+]
+texts = st.one_of(st.sampled_from(HOSTILE), st.text())
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), texts)
+def test_a_table_in_markdown_reads_back_as_its_texts(rows, title):
+    markdown_it = pytest.importorskip("markdown_it")
+    markdown = markdown_it.MarkdownIt("commonmark").enable(["table", "strikethrough"])
+    tokens = [t for t in markdown.parse(Table(title, ("", title), rows).markdown()) if t.type == "inline"]
+    found = ["".join(part.content for part in t.children) for t in tokens]
+    assert found == [shown(text).strip(" ") for text in (title, "", title, *(cell for row in rows for cell in row))]
+    assert {part.type for t in tokens for part in t.children} <= {"text", "text_special"}
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.booleans())
+def test_a_shown_table_moves_no_cursor_and_has_a_line_for_each_row(rows, is_terminal):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(out, "isatty", lambda: is_terminal)
+        patch.setenv("COLUMNS", "2000")
+        Table("title", ("name", "text"), rows).show()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue()).splitlines()
+    assert all(line.isprintable() for line in lines)
+    wanted = ["".join(" ".join(shown(cell, 200) for cell in row).split()) for row in rows]
+    assert ["".join(line.split()) for line in lines[4 : 4 + len(rows)]] == wanted
+
+
+@pytest.mark.parametrize("texts", [HOSTILE[:4], HOSTILE[4:]])
+def test_a_figure_shows_any_text_as_what_it_is(texts, tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = tuple(Line([0, 1], [1.0, 2.0], color, text) for color, text in enumerate(texts))
+    figure = Figure(texts[0], texts[1], lines, ticks=tuple(texts), title=texts[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files = figure.save(tmp_path / "test")
+    found = [each.text for each in ElementTree.parse(files[1]).iter("{http://www.w3.org/2000/svg}text") if each.text]
+    for text in filter(None, texts):
+        assert sum(each.strip() == shown(text, 50).strip() for each in found) >= 2, text

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
 from fastcifar.report import summarize, t_quantile
+from fastcifar.report.statistics import share_interval, t_tail, t_test
 
 TABLE = {  # two-sided 95% and 99% points of Student's t, from printed tables
     1: (12.7062, 63.6567),
@@ -60,3 +61,104 @@ def test_one_value_has_no_spread_and_no_interval():
 def test_no_values_are_refused():
     with pytest.raises(UserError, match="0 values"):
         summarize([])
+
+
+TAILS = {  # chances of a Student variable to be t or more, from printed tables and closed forms
+    (1, 1.0): 0.25,
+    (1, 6.313752): 0.05,
+    (2, 2.919986): 0.05,
+    (4, 2.131847): 0.05,
+    (9, 1.833113): 0.05,
+    (9, 4.296806): 0.001,
+    (10, 2.763769): 0.01,
+    (29, 1.699127): 0.05,
+    (30, 3.385185): 0.001,
+    (199, 1.652547): 0.05,
+}
+
+
+@pytest.mark.parametrize(("df", "t"), TAILS)
+def test_tails_are_those_of_the_tables(df, t):
+    assert t_tail(t, df) == pytest.approx(TAILS[df, t], rel=2e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(-50, 50).map(lambda t: round(t, 3)), st.integers(1, 300))
+def test_tails_are_symmetric_fall_with_t_and_undo_quantiles(t, df):
+    tail = t_tail(t, df)
+    assert tail + t_tail(-t, df) == pytest.approx(1, abs=1e-15)
+    assert 0 < t_tail(t + 0.01, df) < tail < 1 or tail > 1 - 1e-12
+    assert t_tail(0, df) == 0.5
+    if 1e-6 < tail < 1 - 1e-6:
+        assert t_quantile(1 - tail, df) == pytest.approx(t, rel=1e-6, abs=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.floats(0.001, 1e6))
+def test_tails_of_one_to_four_degrees_of_freedom_have_closed_forms(t):
+    """Also far out, where one less the chance of a smaller t would leave no digit."""
+    closed = {
+        1: math.atan2(1, t) / math.pi,
+        2: 1 / (math.sqrt(t * t + 2) * (math.sqrt(t * t + 2) + t)),
+    }
+    for df, tail in closed.items():
+        assert t_tail(t, df) == pytest.approx(tail, rel=1e-11)
+    x = t / math.sqrt(3)
+    far = {
+        3: (math.atan2(1, x) - x / (1 + x * x)) / math.pi,
+        4: (1 - t * (t * t + 6) / (t * t + 4) ** 1.5) / 2,
+    }
+    for df, tail in far.items():  # which do subtract
+        assert t_tail(t, df) == pytest.approx(tail, rel=1e-8, abs=1e-15)
+
+
+def test_a_tiny_tail_is_the_integral_of_the_density():
+    df, t = 9, 30.0
+    factor = math.gamma((df + 1) / 2) / math.gamma(df / 2) / math.sqrt(df * math.pi)
+    steps = [t * math.exp(0.001 * k) for k in range(20_000)]
+    areas = (0.001 * x * factor * (1 + x * x / df) ** (-(df + 1) / 2) for x in steps)
+    assert t_tail(t, df) == pytest.approx(math.fsum(areas), rel=0.01)
+    assert t_tail(t, df) < 1e-9
+
+
+def test_the_tail_of_many_degrees_of_freedom_is_the_normal_one():
+    assert t_tail(1.959964, 30_000) == pytest.approx(0.025, rel=2e-4)
+
+
+def test_a_t_test_of_three_values():
+    test = t_test([0.941, 0.942, 0.943], 0.94)
+    assert (test.t, test.df) == (pytest.approx(2 * math.sqrt(3)), 2)
+    assert test.p == pytest.approx(0.0370899, rel=1e-5)  # 1/2 - t / (2 sqrt(t² + 2))
+    assert t_test([0.941, 0.942, 0.943], 0.944).p == pytest.approx(1 - 0.0370899, rel=1e-5)
+
+
+@pytest.mark.parametrize("values", [[0.94], [0.94] * 5])
+def test_there_is_no_t_test_without_a_spread(values):
+    assert t_test(values, 0.93) is None
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data())
+def test_the_interval_of_a_share_ends_where_its_tails_are_small(data):
+    n = data.draw(st.integers(1, 60))
+    count = data.draw(st.integers(0, n))
+
+    def tail(counts, chance):
+        return math.fsum(math.comb(n, k) * chance**k * (1 - chance) ** (n - k) for k in counts)
+
+    low, high = share_interval(count, n)
+    assert 0 <= low <= count / n <= high <= 1
+    assert low == 0 if count == 0 else tail(range(count, n + 1), low) == pytest.approx(0.025, rel=1e-6)
+    assert high == 1 if count == n else tail(range(count + 1), high) == pytest.approx(0.025, rel=1e-6)
+    assert share_interval(n - count, n) == (pytest.approx(1 - high), pytest.approx(1 - low))
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(0, 0, 0.30850), (5, 0.18709, 0.81291), (9, 0.55498, 0.99747)])
+def test_intervals_of_shares_of_ten_are_those_of_the_tables(count, low, high):
+    assert share_interval(count, 10) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
+
+
+@pytest.mark.parametrize("wrong", [lambda: t_tail(1.0, 0), lambda: share_interval(0, 0), lambda: share_interval(3, 2)])
+def test_chances_that_do_not_exist_are_refused(wrong):
+    with pytest.raises(UserError, match="allowed"):
+        wrong()

@@ -20,13 +20,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastcifar
+from fastcifar import record as record_module
 from fastcifar.errors import Notice, RenamedWarning, UserError
 from fastcifar.output import read_json, read_lines
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.record import VERSION, Versions, commit_of
 from fastcifar.training import EpochRow, RunRecord
-from fastcifar.training import record as record_module
-from fastcifar.training.record import VERSION, Versions, commit_of
 
 FIRST = json.loads((Path(__file__).parent / "version-1/run.json").read_text())
 """As it was written before records had a version."""
@@ -89,6 +89,7 @@ def test_the_first_version_is_read_with_all_that_it_says():
     assert again.pop("version") == VERSION
     for name in ("loss", "val_accuracy", "val_loss", "train_split", "network", "commit", "command", "weights_sha256"):
         assert again.pop(name) is None
+    assert again.pop("resumed") == []
     rows, facts, versions = again.pop("history"), again.pop("dataset"), again.pop("versions")
     assert [{name: row[name] for name in FIRST["history"][0]} for row in rows] == FIRST["history"]
     assert rows[0]["test_loss"] is rows[0]["images"] is rows[0]["learning_rate"] is None
@@ -99,9 +100,9 @@ def test_the_first_version_is_read_with_all_that_it_says():
 
 
 def test_the_oldest_records_lack_what_was_not_known_yet():
-    later = ("compiled", "captured", "not_captured", "first_step_seconds", "phases")
+    later = ("compiled", "captured", "not_captured", "first_step_seconds", "phases", "resumed")
     record = RunRecord.from_json({name: value for name, value in FIRST.items() if name not in later})
-    assert [getattr(record, name) for name in later] == [False, None, None, None, {}]
+    assert [getattr(record, name) for name in later] == [False, None, None, None, {}, ()]
 
 
 @pytest.mark.parametrize("version", [VERSION + 1, 0, "2", 2.0, True, None])
@@ -200,13 +201,10 @@ def test_a_folder_within_a_checkout_is_not_of_its_commit(tmp_path):
 
 def test_the_module_needs_no_torch():
     code = (
-        "import importlib.util, sys\n"
+        "import json, sys\n"
         "sys.modules['torch'] = None\n"  # an import of it now raises ImportError
-        f"spec = importlib.util.spec_from_file_location('record', {record_module.__file__!r})\n"
-        "sys.modules['record'] = module = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(module)\n"
-        "import json\n"
-        "module.RunRecord.from_json(json.load(sys.stdin))\n"
+        "from fastcifar.record import RunRecord\n"
+        "RunRecord.from_json(json.load(sys.stdin))\n"
     )
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, input=json.dumps(FIRST), capture_output=True, text=True)

@@ -12,8 +12,8 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import build_model
 from fastcifar.recipes import EvaluateConfig
+from fastcifar.record import own_commit
 from fastcifar.training import evaluate, load_run, train
-from fastcifar.training.record import own_commit
 from tests.small import MLP
 
 RECIPE = dataclasses.replace(MLP, evaluate=EvaluateConfig(tta="flip"))

@@ -99,6 +99,7 @@ def test_a_state_is_a_copy_and_holds_all_that_changes(data, tmp_path):
     for state in (states[7], states[2]):
         trainer.state.load_state_dict(state)
         again = trainer.state.state_dict()
+        assert again.pop("processes")["resumed"] == [state["step"]] and state.pop("processes")["resumed"] == []
         assert str(again) == str(state) and list(again) == list(state)
 
 

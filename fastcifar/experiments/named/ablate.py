@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Diverged, Outcome, Result, known, paired
+from fastcifar.experiments.result import Diverged, Failed, Outcome, Result, known, paired
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.declare import setting
 from fastcifar.recipes.tricks import TTA, choose_tricks
@@ -35,7 +35,7 @@ class Ablate(Experiment["Ablation"]):
     """
 
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
-    runs: int = setting(3, at_least=1)
+    runs: int = setting(3, at_least=1, at_most=100_000)
     """Runs of each arm."""
     only: tuple[str, ...] = ()
     """The tricks to switch off; none: all. An unknown one is answered with the recipe's."""
@@ -70,13 +70,20 @@ class TrickEffect:
     off: dict[str, Any]
     """The fields that switch it off, and their values then."""
     accuracy: Summary | None
-    """A fraction, with test-time augmentation; None where every run without the trick diverged."""
+    """A fraction, with test-time augmentation; None where every run without the trick failed."""
     loss: Summary | None
     """Log-loss in nats; None also for test-time augmentation itself, whose absence is not evaluated apart."""
     time_ratio: float | None
     """Training time without the trick over that with all."""
     diverged: int
     """Runs without the trick whose loss became NaN or infinite; they are in no other number."""
+    failed: int = 0
+    """Runs without the trick that failed, these among them."""
+
+    @property
+    def word(self) -> str:
+        """What those runs did."""
+        return Diverged.word if self.diverged == self.failed else Failed.word
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Ablation(Result):
     @property
     def full(self) -> list[RunRecord]:
         """The runs of the full recipe."""
-        return [outcome for outcome in self.outcomes[FULL] if not isinstance(outcome, Diverged)]
+        return [outcome for outcome in self.outcomes[FULL] if not isinstance(outcome, Failed)]
 
     @property
     def n(self) -> int:
@@ -102,15 +109,16 @@ class Ablation(Result):
             accuracy = summarize([known(run.accuracy) - known(run.tta_accuracy) for run in self.full])
             return TrickEffect(trick, off, accuracy, None, None, 0)
         outcomes = zip(self.full, self.outcomes[trick], strict=True)
-        pairs = [(full, without) for full, without in outcomes if not isinstance(without, Diverged)]
-        diverged = self.n - len(pairs)
+        pairs = [(full, without) for full, without in outcomes if not isinstance(without, Failed)]
+        diverged = sum(isinstance(without, Diverged) for without in self.outcomes[trick])
+        failures = diverged, self.n - len(pairs)
         if not pairs:
-            return TrickEffect(trick, off, None, None, None, diverged)
+            return TrickEffect(trick, off, None, None, None, *failures)
         full, without = zip(*pairs, strict=True)
         accuracy = paired(*([known(run.tta_accuracy) for run in runs] for runs in (without, full)))
         loss = paired(*([known(run.tta_loss) for run in runs] for runs in (without, full)))
         time = sum(run.train_seconds for run in without) / sum(run.train_seconds for run in full)
-        return TrickEffect(trick, off, accuracy, loss, time, diverged)
+        return TrickEffect(trick, off, accuracy, loss, time, *failures)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row of data for the full recipe and for each trick, ready for JSON."""
@@ -133,9 +141,9 @@ class Ablation(Result):
         effects.sort(key=lambda effect: effect.accuracy.mean if effect.accuracy else float("-inf"))
         rows = [(FULL, percent(summarize([known(run.tta_accuracy) for run in self.full])), "", "1.000")]
         for effect in effects:
-            accuracy = "diverged" if effect.accuracy is None else points(effect.accuracy)
-            if effect.accuracy and effect.diverged:
-                accuracy += f" (n={effect.accuracy.n}, {effect.diverged} diverged)"
+            accuracy = effect.word if effect.accuracy is None else points(effect.accuracy)
+            if effect.accuracy and effect.failed:
+                accuracy += f" (n={effect.accuracy.n}, {effect.failed} {effect.word})"
             loss = "-" if effect.loss is None else _loss(effect.loss)
             time = "-" if effect.time_ratio is None else f"{effect.time_ratio:.3f}"
             rows.append((f"no {effect.trick}", accuracy, loss, time))

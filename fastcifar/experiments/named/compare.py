@@ -43,7 +43,7 @@ class Compare(Experiment["Comparison"]):
 
     a: Recipe = dataclasses.field(default_factory=Recipe)
     b: Recipe = dataclasses.field(default_factory=Recipe)
-    runs: int = setting(20, at_least=1)
+    runs: int = setting(20, at_least=1, at_most=100_000)
     """Runs of each, at most."""
     by: Literal["loss", "accuracy"] = "loss"
     """The measure that decides. Log-loss spreads less, but changes with what makes a network surer of itself, too:

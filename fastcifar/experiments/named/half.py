@@ -110,7 +110,7 @@ class HalfResult(Result):
             "arms": arms,
             "differences": differences,
             "recovered": self.recovered,
-            "diverged": len(self.diverged),
+            **self.counts,
         }
 
     def notebook(self) -> dict[str, Any]:

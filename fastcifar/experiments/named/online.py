@@ -128,7 +128,7 @@ class OnlineResult(Result):
                 "train_seconds": summary(self.train_seconds(arm)),
                 "unfinished": self.unfinished(arm),
             }
-        return {**self.settings, "seeds": self.seeds, "arms": arms, "diverged": len(self.diverged)}
+        return {**self.settings, "seeds": self.seeds, "arms": arms, **self.counts}
 
     def notebook(self) -> dict[str, Any]:
         """Return the first seed in the form of the results of the notebook's experiment 3, which begin with a round of

@@ -142,7 +142,7 @@ class TableResult(Result):
     @property
     def cells(self) -> dict[tuple[str, str], HalfResult]:
         """`cells[network, optimizer]`, as in ("resnet18", "Adam"), each with the seeds in which none of its runs
-        diverged; without those that have none."""
+        failed; without those that have none."""
         cells = {cell: self.experiment.half_result(cell, self) for cell in self.experiment.cells}
         return {cell: result for cell, result in cells.items() if result.n}
 
@@ -168,7 +168,7 @@ class TableResult(Result):
                 }
             )
         seeds = sorted({seed for result in self.cells.values() for seed in result.seeds})
-        return {**self.settings, "seeds": seeds, "cells": cells, "diverged": len(self.diverged)}
+        return {**self.settings, "seeds": seeds, "cells": cells, **self.counts}
 
     def notebook(self) -> dict[str, Any]:
         """Return the results in the form of the notebook's experiment 2: accuracies in percent after a random and

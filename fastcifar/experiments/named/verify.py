@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Diverged, Outcome, Result, known
+from fastcifar.experiments.result import Diverged, Failed, Outcome, Result, known
 from fastcifar.recipes import Recipe, change, quick
 from fastcifar.recipes.tricks import TTA, choose_tricks
 from fastcifar.report import Table
@@ -112,7 +112,7 @@ class Verification(Result):
     def tricks(self) -> list[VerifiedTrick]:
         """The tricks, in the recipe's order."""
         full = self.outcomes[FULL][0]
-        assert not isinstance(full, Diverged)
+        assert not isinstance(full, Failed)
         noise = _largest_change(full, self.outcomes[AGAIN][0])
         tricks = []
         for name, off in self.experiment.off.items():
@@ -152,7 +152,7 @@ class Verification(Result):
             size = f"{trick.change:.1e}" if math.isfinite(trick.change) else "diverged"
             rows.append((trick.trick, off, size, "ok" if trick.seen else "NO EFFECT"))
         run = self.outcomes[FULL][0]
-        assert not isinstance(run, Diverged)
+        assert not isinstance(run, Failed)
         title = "Largest relative change of a loss without one trick"
         title += f" ({run.recipe.epochs:g} epochs of {run.dataset.train_size:,} images)"
         return [Table(title, ("trick", "off", "change", ""), tuple(rows))]
@@ -179,10 +179,12 @@ def shorten(recipe: Recipe, side: int) -> tuple[float, int]:
     )
 
 
-def _largest_change(full: RunRecord, other: RunRecord | Diverged) -> float:
+def _largest_change(full: RunRecord, other: RunRecord | Failed) -> float:
     """Return the largest relative difference between losses of the two runs."""
     if isinstance(other, Diverged):
         return math.inf
+    if isinstance(other, Failed):  # which says nothing of the trick
+        raise other.error(other.reason)
     return max(_relative(loss, without) for loss, without in zip(_losses(full), _losses(other), strict=True))
 
 

@@ -18,5 +18,5 @@ class SGDConfig(OptimizerConfig):
     """Nesterov momentum; 0: none."""
     weight_decay: float = trick(5e-4, off=0.0, at_least=0, source="Krogh and Hertz 1992")
     """Weight decay, coupled: added to the gradient as weight_decay * w."""
-    bias_lr_factor: float = trick(64.0, off=1.0, above=0, name="bias-rate", source="Page 2019")
+    bias_lr_factor: float = trick(64.0, off=1.0, at_least=1e-4, at_most=1e4, name="bias-rate", source="Page 2019")
     """Multiply the rate of biases by this, and divide their weight decay by it; 1: train them like the weights."""

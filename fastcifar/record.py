@@ -21,7 +21,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
-from fastcifar.errors import UserError, shown
+from fastcifar.errors import UserError, brief
 from fastcifar.output import RECORD, refuse_deep
 from fastcifar.recipes import Recipe, recipe_from_dict
 from fastcifar.recipes.legacy import in_steps, modernize
@@ -33,7 +33,7 @@ VERSION = 3
 """The version of the format. 1: dictionaries without a version, and without the fields that are None by default. 2:
 before a recipe's network and optimizer had kinds."""
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[1]
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
 _SHOWN = 60
 """Characters of a wrong value that an error shows."""
@@ -157,7 +157,7 @@ class RunRecord:
     command: tuple[str, ...] | None = None
     """The command line of the process."""
     started: str
-    """The time when the process began, or the run before in it ended: UTC, as in 2025-01-31T12:00:00Z."""
+    """The time when the (first) process began, or the run before in it ended: UTC, as in 2025-01-31T12:00:00Z."""
     epochs: float
     steps: int
     history: tuple[EpochRow, ...]
@@ -176,7 +176,8 @@ class RunRecord:
     """train_seconds and the final evaluation with test-time augmentation (airbench's rule)."""
     process_seconds: float
     """To the final accuracy, from the call of `train` or `Trainer.run`; on the command line from the start of the
-    process, or the end of the run before in it."""
+    process, or the end of the run before in it. Of a training that went on, the seconds of all its processes, each
+    until the state that the next one went on from."""
     compiled: bool = False
     """True if the network went through torch.compile."""
     captured: bool | None = None
@@ -187,6 +188,8 @@ class RunRecord:
     """From the beginning of process_seconds to the end of the first step; on CUDA until it was queued."""
     phases: dict[str, float] = field(default_factory=dict)
     """The parts of process_seconds."""
+    resumed: tuple[int, ...] = ()
+    """The steps at which the training went on in another process."""
     images_per_second: float
     weights_sha256: str | None = field(default=None, compare=False)
     """The sha256 of model.safetensors, by which a saved run is checked when it is read; None: not known."""
@@ -216,12 +219,12 @@ class RunRecord:
         """
         try:
             if not isinstance(values, dict):
-                raise UserError(f"it is {shown(values, _SHOWN)}; allowed: an object, the record of a run")
+                raise UserError(f"it is {brief(values, _SHOWN)}; allowed: an object, the record of a run")
             refuse_deep(values)
             version = values.get("version", 1)
             if type(version) is not int or not 1 <= version <= VERSION:
                 raise UserError(
-                    f"version is {shown(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read"
+                    f"version is {brief(version, _SHOWN)}; allowed: 1 to {VERSION}, what this fastcifar can read"
                 )
             recipe = values.get("recipe")
             if isinstance(recipe, dict):  # here, so that its warning names the file
@@ -306,6 +309,6 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         return tuple(_value(kinds[0], item, f"{path}[{place}]") for place, item in enumerate(value))
     if kind is float and type(value) is int and abs(value) < 2**1023:
         return float(value)
-    if type(value) is kind and is_finite and (kind is not int or abs(value) < 2**63):
+    if type(value) is kind and is_finite and (type(value) is not int or abs(value) < 2**63):
         return value
-    raise UserError(f"{path} is {shown(value, _SHOWN)}; allowed: {_WORDS.get(kind, 'an object')}")
+    raise UserError(f"{path} is {brief(value, _SHOWN)}; allowed: {_WORDS.get(kind, 'an object')}")

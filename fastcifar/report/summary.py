@@ -1,0 +1,158 @@
+"""What runs say together, as lines, as a table and as data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from fastcifar.escape import shown
+from fastcifar.report.runs import METRICS, NUMBERS, STOPWATCHES, AtTarget, KeptRuns, Runs
+from fastcifar.report.statistics import Summary
+from fastcifar.report.tables import Table, percent
+
+SUMMARIZED = ("accuracy", "tta_accuracy", *STOPWATCHES)
+"""Keys of run.json, in the order in which they are summarized."""
+_SMALLEST = 1e-4
+"""The smallest chance that is written without an exponent."""
+_DIFFERENCES = 3
+"""The most differences between runs of one name that a line shows."""
+_LONGEST = 60
+"""The most characters of a name or a value in a table."""
+
+
+def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS[0]) -> list[str]:
+    """Return lines with mean, standard deviation, n, 95% interval, least and largest of accuracies and stopwatches;
+    with `target`, how `metric` compares with it; and how many runs failed.
+
+    metric: a key of run.json, of `METRICS`; it has a line in any case.
+    """
+    lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  {'95% interval':<20}{'min':>9}  {'max':>9}"]
+    for key in dict.fromkeys((metric, *SUMMARIZED) if metric not in SUMMARIZED else SUMMARIZED):
+        values = runs.summary(key)
+        if values is not None:
+            name = key.removesuffix("_seconds").replace("_", " ")
+            mean, std, interval, least, most = _cells(key, values, runs.values(key))
+            lines.append(f"{name:<14}{mean:>9}  {std:>8}  {values.n:4}  {interval:<20}{least:>9}  {most:>9}")
+    devices = sorted({record.device.name for record in runs.records})
+    if len(devices) > 1:
+        lines.append(f"times are of several devices: {', '.join(shown(name, _LONGEST) for name in devices)}")
+    if runs.failed:
+        first = runs.failed[0]
+        count = f"{len(runs.failed)} run{'s' * (len(runs.failed) > 1)} failed"
+        lines.append(f"{count}, which are in no other number (seed {first.seed}: {shown(first.reason, 200)})")
+    at_target = None if target is None else runs.at_target(target, metric)
+    return lines + ([] if at_target is None else target_lines(at_target))
+
+
+def target_lines(found: AtTarget) -> list[str]:
+    """Return the share of runs at a target or above, and whether their mean is seen to be above it."""
+    target, (low, high), test = _target(found.target), found.interval, found.test
+    lines = [
+        f"at {target} or above: {found.reached} of {found.n} runs, {found.share:.1%} "
+        f"(95% interval {low:.1%} to {high:.1%}, Clopper-Pearson)"
+    ]
+    if test is None:
+        return [*lines, f"mean above {target}: no test, which needs two runs or more that are not all equal"]
+    how = f"one-sided t-test, t = {test.t:.3f}, {test.df} degree{'s' * (test.df > 1)} of freedom"
+    return [*lines, f"mean above {target}: p = {chance(test.p)} ({how}, against a true mean of {target} or less)"]
+
+
+def summary_tables(groups: Sequence[Runs], target: float | None = None, metric: str = METRICS[0]) -> list[Table]:
+    """Return a table with a row for each of several `Runs`: `metric` and the means of the stopwatches; with `target`
+    also one of how they compare with it."""
+    rows, compared = [], []
+    for runs in groups:
+        name, summary = row_name(runs), runs.summary(metric)
+        cells = ["-"] * 4
+        if summary is not None:
+            _, std, _, least, most = _cells(metric, summary, runs.values(metric))
+            cells = [percent(summary), std, least, most]
+        times = (runs.summary(key) for key in STOPWATCHES)
+        seconds = ("-" if time is None else f"{time.mean:.2f} s" for time in times)
+        rows.append((name, str(len(runs.records)), str(len(runs.failed)), *cells, *seconds))
+        found = None if target is None else runs.at_target(target, metric)
+        if found:
+            low, high = found.interval
+            test = ("-", "-") if found.test is None else (f"{found.test.t:.3f}", chance(found.test.p))
+            share = f"{found.share:.1%}", f"{low:.1%} to {high:.1%}"
+            compared.append((name, f"{found.reached} of {found.n}", *share, *test))
+    stopwatches = (key.removesuffix("_seconds") for key in STOPWATCHES)
+    heads = ("", "n", "failed", metric.replace("_", " "), "std dev", "min", "max", *stopwatches)
+    tables = [Table("Runs that belong together, and ± 95% interval of their mean", heads, tuple(rows))]
+    if target is not None:
+        title = f"Share at {_target(target)} or above (95% Clopper-Pearson), and t-test of the mean"
+        tables.append(Table(title, ("", "runs", "share", "95% interval", "t", "p"), tuple(compared)))
+    return tables
+
+
+def row_name(runs: Runs) -> str:
+    """Return the name of `runs` with what sets them apart from others of that name."""
+    first = list(runs.differs.items())[:_DIFFERENCES]
+    words = [f"{name.removeprefix('recipe.')} {shown(value, _LONGEST)}" for name, value in first]
+    more = len(runs.differs) - len(words)
+    return ", ".join([shown(runs.name, _LONGEST), *words, *([f"and {more} more differences"] if more else [])])
+
+
+def heading(runs: Runs) -> str:
+    """Return which runs these are, on which data, and n."""
+    words = [row_name(runs)]
+    if runs.records:
+        data = runs.records[0].dataset
+        words = [f"{words[0]} on {shown(data.name, _LONGEST)}", f"{data.train_size:,} training images"]
+        words += [f"{data.holdout:,} held out"] if data.holdout else []
+    return ", ".join([*words, f"n={len(runs.records)}"])
+
+
+def summary_data(kept: KeptRuns, target: float | None = None, metric: str = METRICS[0]) -> dict[str, Any]:
+    """Return all of it as data with the keys of run.json, ready for JSON."""
+    return {
+        "metric": metric,
+        "target": target,
+        "groups": [_group_data(runs, target, metric) for runs in kept.groups],
+        "unreadable": kept.unreadable,
+        "unfinished": kept.unfinished,
+    }
+
+
+def _group_data(runs: Runs, target: float | None, metric: str) -> dict[str, Any]:
+    record = runs.records[0].to_json() if runs.records else {}
+    same = ("recipe", "dataset", "subset", "init", "network", "device", "dtype", "versions")
+    at_target = None if target is None else runs.at_target(target, metric)
+    return {
+        "name": runs.name,
+        "n": len(runs.records),
+        "failed": len(runs.failed),
+        "seeds": [record.seed for record in runs.records],
+        "failures": [dataclasses.asdict(each) for each in runs.failed],
+        "differs": dict(runs.differs),
+        **{key: record.get(key) for key in same},
+        **{key: _number_data(runs, key) for key in (*METRICS, *NUMBERS)},
+        "at_target": None if at_target is None else dataclasses.asdict(at_target),
+    }
+
+
+def _number_data(runs: Runs, key: str) -> dict[str, Any] | None:
+    values, summary = runs.values(key), runs.summary(key)
+    return None if summary is None else {**dataclasses.asdict(summary), "min": min(values), "max": max(values)}
+
+
+def _cells(key: str, summary: Summary, values: Sequence[float]) -> tuple[str, str, str, str, str]:
+    """Return mean, standard deviation, interval, least and largest value."""
+    show = _percent if "accuracy" in key else "{:.2f} s".format
+    std = "-" if summary.std is None else show(summary.std)
+    interval = "none" if summary.interval is None else " to ".join(map(show, summary.interval))
+    return show(summary.mean), std, interval, show(min(values)), show(max(values))
+
+
+def _percent(value: float) -> str:
+    return f"{value:.2%}"
+
+
+def _target(value: float) -> str:
+    return f"{100 * value:.6g}%"
+
+
+def chance(p: float) -> str:
+    """Return a chance to two figures or more: "0.0312", "3.1e-09"."""
+    return f"{p:.4f}" if p >= _SMALLEST else f"{p:.1e}"
