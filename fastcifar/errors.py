@@ -44,6 +44,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error))))
 
 
+def as_out_of_memory(error: BaseException) -> OutOfMemory:
+    """Return `error`, by which memory ran out, as one of the class, with what it says itself where it is another."""
+    if isinstance(error, OutOfMemory):
+        return error
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return OutOfMemory(f"out of memory: {reason}; allowed: smaller batches, fewer images, to end other processes")
+
+
 def did_you_mean(word: str, known: Iterable[str], prefix: str = "") -> str:
     """Return "; did you mean 'epochs'?" to append to an error line, or "" if no known word is similar."""
     spelling = {name.lower(): name for name in known}
