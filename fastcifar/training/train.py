@@ -340,9 +340,9 @@ class Trainer:
 
     @TORCH.applied()
     def evaluated_weights(self) -> dict[str, torch.Tensor]:
-        """Return a copy of the network as it is evaluated now, by name, floating tensors in float32 on the CPU: what
-        model.safetensors holds at the end, and before that what the row of the epoch that is told says the accuracy
-        of. For a listener's `on_epoch`; the training goes on as if it had not been asked."""
+        """Return a copy of the tensors of the evaluated network by name, on the CPU, floating ones in float32: at an
+        epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors.
+        For a listener's `on_epoch`; the training goes on as if nothing had been asked."""
         if not self._has_average:
             self._take_weights()
         return self.flat_evaluated.state_dict()

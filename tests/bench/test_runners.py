@@ -99,3 +99,15 @@ def test_every_benchmark_runs():
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     assert "skipped" not in done.stdout
+
+
+def test_a_checkpoint_is_set_beside_an_epoch(tmp_path):
+    saved = tmp_path / "results.jsonl"
+    command = [sys.executable, "-m", "bench.checkpoint", "--recipe", "warmstart-mlp", "--rounds", "2"]
+    command += ["--folder", str(tmp_path), "--save", str(saved)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (result,) = read_results(tmp_path)
+    assert result["n"] == 2 and list(tmp_path.iterdir()) == [saved]
+    costs = [copy + file for copy, file in zip(result["copy_seconds"], result["file_seconds"], strict=True)]
+    assert result["spread"] == f"{min(costs):.2f} to {max(costs):.2f} s"

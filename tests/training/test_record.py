@@ -93,7 +93,7 @@ def test_the_first_version_is_read_with_all_that_it_says():
 def test_the_oldest_records_lack_what_was_not_known_yet():
     later = ("compiled", "captured", "not_captured", "first_step_seconds", "phases", "resumed")
     record = RunRecord.from_json({name: value for name, value in FIRST.items() if name not in later})
-    assert [getattr(record, name) for name in later] == [False, None, None, None, {}]
+    assert [getattr(record, name) for name in later] == [False, None, None, None, {}, ()]
 
 
 @pytest.mark.parametrize("version", [VERSION + 1, 0, "2", 2.0, True, None])
