@@ -11,6 +11,8 @@ import errno
 import re
 from collections.abc import Iterable
 
+from fastcifar.escape import shown
+
 
 class UserError(ValueError):
     """Bad input. The message is one line: what is wrong, where, and what is allowed. The command line exits with 2."""
@@ -48,6 +50,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and bool(_SIGNS.search(str(error))))
 
 
+def as_out_of_memory(error: BaseException) -> OutOfMemory:
+    """Return `error`, by which memory ran out, as one of the class, with what it says itself where it is another."""
+    if isinstance(error, OutOfMemory):
+        return error
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return OutOfMemory(f"out of memory: {reason}; allowed: smaller batches, fewer images, to end other processes")
+
+
 def brief(value: object, most: int = 200) -> str:
     """Return `value` for an error line, as Python writes it, up to `most` characters."""
     try:
@@ -60,8 +70,7 @@ def brief(value: object, most: int = 200) -> str:
 def one_line(text: str, most: int = 1500) -> str:
     """Return `text` with escapes for line ends and all else that a terminal would not print but obey, and without the
     middle where it is longer than `most` characters."""
-    if not text.isprintable():
-        text = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+    text = shown(text)
     return text if len(text) <= most else f"{text[: most // 2]} ... {text[-most // 2 :]}"
 
 

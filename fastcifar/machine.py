@@ -1,7 +1,7 @@
 """What the operating system lets this process use: cores and memory. Standard library only.
 
-On Linux that is what the process's control groups (a container's limits) leave of the machine. Elsewhere, and where a
-file cannot be read, what is not known is None or left out.
+On Linux that is what the limits of the process and of its control groups (a container's) leave of the machine.
+Elsewhere, and where a file cannot be read, what is not known is None or left out.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def cores(root: Path = _ROOT) -> float:
 
 def total_memory(root: Path = _ROOT) -> int | None:
     """Return the bytes of memory that this process may fill at most, with what others already fill."""
-    limits = [limit for limit, _ in _memory_groups(root)]
+    limits = [limit for limit, _ in (*_memory_groups(root), *_address_space(root))]
     return min([*limits, *_meminfo("MemTotal", root)], default=None)
 
 
 def free_memory(root: Path = _ROOT) -> int | None:
     """Return the bytes of memory that this process may still fill: what is free, and what the system would clear."""
-    left = [max(0, limit - used) for limit, used in _memory_groups(root)]
+    left = [max(0, limit - used) for limit, used in (*_memory_groups(root), *_address_space(root))]
     return min([*left, *_meminfo("MemAvailable", root)], default=None)
 
 
@@ -47,6 +47,17 @@ def _memory_groups(root: Path) -> Iterator[tuple[int, int]]:
         if limit is not None and used is not None:
             files = re.findall(r"(?m)^(?:total_)?inactive_file (\d+)", _read(folder / "memory.stat"))
             yield limit, used - int([0, *files][-1])  # the total, which has those of the groups inside, comes last
+
+
+def _address_space(root: Path) -> list[tuple[int, int]]:
+    """Return the bytes of addresses that this process may take (`ulimit -v`), and those it has; nothing where there is
+    no limit."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return []
+    limit, taken = resource.getrlimit(resource.RLIMIT_AS)[0], _read(root / "proc/self/statm").split()
+    return [(limit, int(taken[0]) * resource.getpagesize())] if taken and limit != resource.RLIM_INFINITY else []
 
 
 def _quotas(root: Path) -> Iterator[float]:

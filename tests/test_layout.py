@@ -13,7 +13,7 @@ STANDARD |= {"recipes", "record", "registry", "start"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels"}
 MAY_IMPORT = {
-    "errors": {"errors"},
+    "errors": {"errors", "escape"},
     "registry": {"errors", "registry"},
     "output": {"errors", "output"},
     "input": {"errors", "input", "output"},

@@ -1,6 +1,7 @@
 """Cores and memory as a container's limits leave them, in control groups of both versions."""
 
 import os
+import resource
 
 import pytest
 
@@ -40,6 +41,12 @@ def test_the_smallest_limit_of_a_container_counts(tmp_path, name):
     files, *limits = MINE[name]
     written(tmp_path, files)
     assert [cores(tmp_path), total_memory(tmp_path), free_memory(tmp_path)] == limits
+
+
+def test_a_limit_of_the_process_counts(tmp_path, monkeypatch):
+    written(tmp_path, {"proc/self/statm": "1000 5 4 3 2 1 0\n"})
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (GIB, GIB) if kind == resource.RLIMIT_AS else None)
+    assert (total_memory(tmp_path), free_memory(tmp_path)) == (GIB, GIB - 1000 * resource.getpagesize())
 
 
 def test_without_limits_it_is_the_machine(tmp_path):

@@ -14,7 +14,15 @@ from typing import Any
 from fastcifar import __version__
 from fastcifar.cli.signals import SIGNALS, Interrupted
 from fastcifar.cli.streams import standard_streams, wrapped
-from fastcifar.errors import NonFiniteLoss, Notice, OutOfMemory, UserError, did_you_mean, is_out_of_memory, one_line
+from fastcifar.errors import (
+    NonFiniteLoss,
+    Notice,
+    UserError,
+    as_out_of_memory,
+    did_you_mean,
+    is_out_of_memory,
+    one_line,
+)
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
@@ -79,8 +87,7 @@ def _status(args: list[str]) -> int:
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        where = "" if isinstance(error, OutOfMemory) else "out of memory: "
-        return _fail(where + (str(error) or type(error).__name__), 5)
+        return _fail(as_out_of_memory(error), 5)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         return _fail(str(error) or "interrupted", 128 + number)

@@ -52,7 +52,9 @@ def data(name: str, data_dir: Path | None) -> Finding:
     """Load the data set, which checks it; nothing is downloaded."""
     dataset, where = imported("fastcifar.data", "torch"), data_dir
     if data_dir is None and not os.environ.get(_DATA) and name == "cifar10":
-        where = dataset.download.user_cache()  # a folder that is named is read, and never filled
+        where = imported(
+            "fastcifar.data.download", "torch"
+        ).user_cache()  # a folder that is named is read, and never filled
     try:
         loaded = dataset.load_dataset(name, where, "cpu")
     except UserError as error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fastcifar.errors import OutOfMemory
+from fastcifar.errors import OutOfMemory, as_out_of_memory
 from fastcifar.machine import GIB, free_memory, total_memory
 from fastcifar.recipes.declare import declaration
 
@@ -25,8 +25,7 @@ def out_of_memory(error: BaseException, trainer: Trainer | None) -> OutOfMemory:
     """Return the error to raise in place of `error`, by which memory ran out in a method of `trainer`, which may not be
     whole yet; None: before there was one."""
     if trainer is None or not hasattr(trainer, "recipe"):
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        return OutOfMemory(f"out of memory: {reason}; allowed: fewer images, to end other processes")
+        return as_out_of_memory(error)
     recipe, phase = trainer.recipe, trainer.phases.failed
     device: torch.device | None = getattr(trainer, "device", None)
     asked = re.search(rf"allocate ([\d.]+) ?({'|'.join(_UNITS)})", str(error))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -161,9 +162,8 @@ def cache(monkeypatch, tmp_path):
     """An empty cache, and no network."""
     monkeypatch.delenv("FASTCIFAR_DATA", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(
-        "fastcifar.data.cifar10.download", lambda *args, **kwargs: pytest.fail("a download was started")
-    )
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, lambda *args, **kwargs: pytest.fail("a download was started"))
     return tmp_path / "cache/fastcifar"
 
 
