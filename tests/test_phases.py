@@ -102,3 +102,13 @@ def test_a_run_counts_from_its_call_on():
             assert 0 < found.train_seconds <= found.time_seconds <= found.process_seconds <= taken
             assert sum(found.record.phases.values()) == pytest.approx(found.process_seconds)
             assert 0 < found.record.first_step_seconds <= found.process_seconds < time.perf_counter() - began
+
+
+def test_seconds_are_read_while_they_are_counted():
+    phases = Phases()
+    with phases("data"):
+        first = phases.seconds()
+        assert list(first) == ["data", OTHER]
+    second, total = phases.seconds(), phases.total
+    assert first["data"] <= second["data"] and sum(second.values()) <= total
+    assert sum(phases.restart().values()) >= total
