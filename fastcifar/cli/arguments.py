@@ -265,8 +265,7 @@ _REPLACED = {
 }
 """Flags of earlier versions, and what took their place."""
 _SHOWN = ConstructorRegistry()
-_LONGEST = 100
-"""Characters of a field's value in the help; a longer one is cut."""
+_LONGEST = 100  # characters of a field's value in the help
 
 
 def _summary(config: type) -> str:

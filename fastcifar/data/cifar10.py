@@ -109,14 +109,14 @@ def load_cifar10(
                     folders = "".join(f"{archive.folder}/, " for archive in release.archives)
                     files = ", ".join(archive.filename for archive in release.archives)
                     raise UserError(f"{given_as} {path} {lack}; looked for {folders}{files} or one .npz")
-                return _verified(read())
+                return _verified(read(), release)
         cache = cache or user_cache()
         read = _reader(cache, release)
         if read is None:
             install(homes, cache, _files, lambda folder, archive: _read_folder(folder, archive, release).sha256)
             read = _reader(cache, release)
             assert read is not None  # it was installed, or that failed
-        return _verified(read())
+        return _verified(read(), release)
     except OSError as error:
         raise UserError(f"cannot read {error.filename or 'the data'}: {error.strerror or error}") from error
     except ModuleNotFoundError as error:
@@ -145,12 +145,15 @@ def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
     return [*found, *(home for home in known if home.url not in {each.url for each in found})]
 
 
-def _verified(dataset: Dataset) -> Dataset:
+def _verified(dataset: Dataset, release: Release) -> Dataset:
     """Return the dataset with how its files were verified. Raises UserError where their checksums are others."""
     path = Path(dataset.source)
-    how = "sizes and labels only" if path.is_dir() or path.suffix == ".npz" else "md5 of the official archive"
     if is_verified(path, dataset.sha256):
         how = "checksums made from the official archive"
+    elif path.is_dir():
+        how = next(verified(path, each) for each in release.archives if (path / each.batches[0]).is_file())
+    else:
+        how = "its arrays' checksums" if path.suffix == ".npz" else "md5 of the official archive"
     return dataclasses.replace(dataset, verified=how)
 
 
@@ -231,14 +234,16 @@ _PYTHON_MD5 = (
 
 
 def verified(folder: Path, archive: Archive) -> str:
-    """Return how unpacked batches can be verified: by the md5 of each, where they are the official ones of the Python
-    version, else by sizes and labels only: people have written them again. Takes a third of a second for the former."""
-    if archive.suffix:  # no md5 of the binary version's batches is published
-        return "sizes and labels only"
-    for name, md5 in zip(archive.batches, _PYTHON_MD5, strict=True):
-        if _md5(folder / name) != md5:
-            return "sizes and labels only"
-    return "md5 of the official batches"
+    """Return how unpacked batches are verified: by the md5 of each, where they are the official ones of the Python
+    version, else by sizes and labels only: people have written them again. Takes a third of a second for the former.
+
+    Raises UserError where some are the official ones and others are not."""
+    others = archive.batches  # no md5 of the binary version's batches is published
+    if not archive.suffix:
+        others = [name for name, md5 in zip(archive.batches, _PYTHON_MD5, strict=True) if _md5(folder / name) != md5]
+    if 0 < len(others) < len(archive.batches):
+        raise UserError(f"{folder} is damaged: {', '.join(others)} is not the official file, as the other batches are")
+    return "sizes and labels only" if others else "md5 of the official batches"
 
 
 _File = tuple[int, str, int, io.BufferedReader]

@@ -14,7 +14,7 @@ from fastcifar.errors import UserError
 from fastcifar.host import TORCH
 from fastcifar.kernels.augment import rows_of_batch
 from fastcifar.recipes.augmentation import Augment
-from fastcifar.recipes.declare import checked
+from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.registry import resolve
 
@@ -24,6 +24,8 @@ each transform has a stream of its own, by its kind."""
 
 CROP_FLIP_CUTOUT = Augment(crop=4, flip="random", cutout=8)
 """Page's augmentation (How to train your ResNet, 2018)."""
+
+_SEED = Declaration(at_least=-(2**63), below=2**64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,7 @@ class EpochPlan:
         Raises UserError if a crop or cutout does not fit into `image_size` or `size`, if epoch or seed is out of range,
         and if no or more than `count` images are visited.
         """
-        epoch, seed = checked("epoch", epoch, int), checked("seed", seed, int)
+        epoch, seed = checked("epoch", epoch, int), checked("seed", seed, int, _SEED)
         size = image_size if size is None else int(checked("the crops' size", size, int))
         if not 0 < size <= image_size:
             raise UserError(f"the crops' size is {size}; allowed: 1 to {image_size}, the image's side")
@@ -97,8 +99,6 @@ class EpochPlan:
             raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {size}, the crop's side")
         if epoch < 0:
             raise UserError(f"epoch is {epoch}; allowed: 0 or more")
-        if not -(2**63) <= seed < 2**64:
-            raise UserError(f"seed is {seed}; allowed: -2**63 to 2**64 - 1")
         visits = count if visited is None else len(visited)
         if not 1 <= visits <= count:
             raise UserError(f"the places of {visits} images are given to visit; allowed: 1 to the {count} images")

@@ -6,9 +6,10 @@ import os
 
 from fastcifar.doctor.finding import Finding, fail, imported, ok, warn
 from fastcifar.machine import GIB, cores, free_memory, total_memory
+from fastcifar.recipes import DEFAULT_RECIPE
 
 _NEEDED = 2 * GIB
-"""Memory that `fastcifar train` needs on a CPU, torch, images and davidnet at its batch size: 1.8 GiB were measured."""
+"""Memory that `fastcifar train` needs on a CPU, torch and images included: 1.8 GiB were measured."""
 
 
 def cpu() -> Finding:
@@ -59,7 +60,7 @@ def memory() -> Finding:
     total, free = total_memory(), free_memory()
     if total is None or free is None:
         return ok("not known on this system")
-    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free; training davidnet on a CPU takes {_NEEDED / GIB:g} GiB"
+    found = f"{free / GIB:.1f} of {total / GIB:.1f} GiB free; {DEFAULT_RECIPE} on a CPU takes {_NEEDED / GIB:g} GiB"
     if free < _NEEDED:
         return warn(found, "end other programs, or use a smaller batch_size or network")
     return ok(found)

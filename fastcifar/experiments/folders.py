@@ -80,8 +80,8 @@ class RunFolders:
         """Return whether the outcome of the job `key` is kept."""
         return (self.folder(key) / RECORD).is_file() or self.get(self._jobs[key]) is not None
 
-    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None:
-        """Save the run of `job`, with its weights always."""
+    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome:
+        """Save the run of `job`, with its weights always, and return its outcome as it is kept."""
         checkpoints = Checkpoints(self.folder(job.key) / CHECKPOINTS, self._every)
         if isinstance(outcome, Failed):
             if isinstance(outcome, Diverged):
@@ -89,13 +89,16 @@ class RunFolders:
             if self._several:
                 line = {"seed": job.seed, **outcome.to_json(), "run": self._asked(job)}
                 append_line(self._out / RUNS, json_values(line))
-            return
+            return outcome
         assert run is not None
         with self._phases("saving"):
             _save(run, self.folder(job.key), self._spares)
+            kept = self._outcome(job)
+            assert isinstance(kept, RunRecord)
             if self._several:
-                append_line(self._out / RUNS, run.record.to_json())
+                append_line(self._out / RUNS, kept.to_json())
             checkpoints.remove()
+        return kept
 
     def outcomes(self) -> dict[int, Outcome]:
         """Return the outcomes that are kept by their seeds, of other commands too. Each run has a line from then on.
@@ -110,9 +113,7 @@ class RunFolders:
             outcome = self._outcome(dataclasses.replace(alike, seed=seed))
             if outcome is not None:
                 kept[seed] = outcome
-            if isinstance(
-                outcome, RunRecord
-            ):  # a kill may have come before the line, or before the states were removed
+            if isinstance(outcome, RunRecord):  # a kill may have come before its line
                 line = self._kept_lines().get(seed)
                 if line is None or failed_from(line):
                     append_line(self._out / RUNS, outcome.to_json())

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from fastcifar.data import Dataset
-from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
+from fastcifar.errors import NonFiniteLoss, UserError, as_out_of_memory, is_out_of_memory
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, known
 from fastcifar.phases import Phases
@@ -64,7 +64,7 @@ class Keeper(Protocol):
 
     def get(self, job: Job) -> Outcome | None: ...
     def has(self, key: str) -> bool: ...
-    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None: ...
+    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome: ...
     def weights(self, key: str) -> Path: ...
     def claim(self, job: Job) -> AbstractContextManager[bool]: ...
     def state(self, job: Job) -> Mapping[str, Any] | None: ...
@@ -164,14 +164,16 @@ class Runner:
                 run, outcome = self._run(job)
             except NonFiniteLoss as error:
                 outcome = Diverged(str(error))
-            except OutOfMemory as error:
-                outcome = Failed(str(error))
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                outcome = Failed(str(as_out_of_memory(error)))
         if isinstance(outcome, Failed):
             self._phases.restart()
             if not isinstance(outcome, Diverged):
                 self._free_memory()
-        self._store.put(job, outcome, run, weights=job.keep_weights or job.key in self._successors)
-        self._outcomes[job.key] = outcome
+        keeps_weights = job.keep_weights or job.key in self._successors
+        self._outcomes[job.key] = self._store.put(job, outcome, run, weights=keeps_weights)
         if run and not run.record.resumed:
             self._learn(job, time.perf_counter() - began)
 

@@ -87,17 +87,21 @@ class Store:
         """Return whether the outcome of the job `key` is kept."""
         return self.path(key).is_file()
 
-    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> None:
-        """Keep the outcome of `job`, in place of an earlier one, and with `weights` those of its run. One that failed
-        but did not diverge is not kept: it is tried again.
+    def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome:
+        """Keep the outcome of `job`, in place of an earlier one, and with `weights` those of its run; return it as
+        kept. One that failed but did not diverge is not kept: it is tried again.
 
         Weights are written first: a run counts as kept once its record is there.
         """
         if isinstance(outcome, Failed) and not isinstance(outcome, Diverged):
-            return
+            return outcome
         if run and weights:
-            write_whole(self.weights(job.key), lambda path: save_weights(run.state, path))
+            written: list[str] = []
+            write_whole(self.weights(job.key), lambda path: written.append(save_weights(run.state, path)))
+            if isinstance(outcome, RunRecord):
+                outcome = dataclasses.replace(outcome, weights_sha256=written[0])
         write_whole(self.path(job.key), _text(json_values(outcome.to_json())))
+        return outcome
 
     def weights(self, key: str) -> Path:
         """Return the file of the weights that the run of the job `key` ended with."""

@@ -288,7 +288,7 @@ def checked(path: str, value: Any, hint: Any, declared: Declaration = Declaratio
     whole = float not in (hint, *get_args(hint))
     if not all(_within(number, declared) for number in given):
         _refuse(path, value, bounds(declared, whole) + " each" * isinstance(value, tuple))
-    if whole and any(abs(number) >= 2**63 for number in given):
+    if whole and declared.at_most is declared.below is None and any(abs(number) >= 2**63 for number in given):
         _refuse(path, value, f"a whole number below 2**63, {2**63:,}")
     if not whole and any(abs(number) > _GREATEST for number in given):
         _refuse(path, value, f"a number up to {_GREATEST:g}")

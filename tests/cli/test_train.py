@@ -287,7 +287,7 @@ def nothing_is_loaded(few_images, monkeypatch):
         ("full", "output folder full already holds files; allowed: a new or an empty folder"),
         ("file", "output folder file is a file; allowed: a new or an empty folder"),
         ("file/run", "output folder file/run is inside a file; allowed: a new or an empty folder"),
-        ("n" * 300, "output folder " + "n" * 300 + " cannot be made: File name too long"),
+        ("n" * 300, "--out is " + "n" * 300 + ": File name too long; allowed: a path"),
     ],
 )
 def test_an_output_folder_that_cannot_be_used_is_refused_before_anything_is_loaded(capsys, tmp_path, out, reason):

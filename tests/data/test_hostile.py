@@ -276,7 +276,8 @@ def test_batches_with_the_official_md5_are_verified_by_it(tmp_path, monkeypatch)
     monkeypatch.setattr(cifar10, "_PYTHON_MD5", known)
     assert cifar10.verified(tmp_path, RELEASE.python) == "md5 of the official batches"
     (tmp_path / "test_batch").write_bytes(releases.python_batch(0))
-    assert cifar10.verified(tmp_path, RELEASE.python) == "sizes and labels only"
+    with pytest.raises(UserError, match="is damaged: test_batch is not the official file, as the other batches are"):
+        cifar10.verified(tmp_path, RELEASE.python)
     assert cifar10.verified(tmp_path, RELEASE.binary) == "sizes and labels only"
 
 

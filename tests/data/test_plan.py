@@ -245,7 +245,7 @@ def test_crops_and_cutouts_that_do_not_fit_are_refused():
     with pytest.raises(UserError, match="epoch is -1; allowed: 0 or more"):
         draw(epoch=-1)
     for seed in (2**64, -(2**63) - 1):
-        with pytest.raises(UserError, match=f"seed is {seed}; allowed: -2..63 to 2..64 - 1"):
+        with pytest.raises(UserError, match=rf"seed is {seed}; allowed: -9.* to 18[\d,]*615"):
             draw(seed=seed)
 
 

@@ -66,8 +66,8 @@ LATER = {
     ),
     "early": (
         BARE,
-        {"model": linear, "optimizer.lr": 1e38},
-        "1e+38 is too high, or the model linear gives what is not finite; allowed: ",
+        {"model": linear, "optimizer.lr": 1e30},
+        "1e+30 is too high, or the model linear gives what is not finite; allowed: ",
     ),
     "float16": (
         HIGH,
