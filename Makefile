@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: train test test-torch foreign-tests mutants fuzz bench bench-compare lint clean
+.PHONY: train test reliability test-torch foreign-tests mutants fuzz bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
@@ -18,6 +18,9 @@ test-torch:  # TORCH=2.14.1: the tests on that version, in an environment of its
 
 foreign-tests: $(VENV)/installed
 	$(BIN)/python -m bench.foreign --checkouts $(DIR)
+
+reliability: $(VENV)/installed
+	$(BIN)/python -m tests.reliability $(RELIABILITY)
 
 mutants: $(VENV)/installed
 	$(BIN)/python -m tests.mutants $(MUTANTS)

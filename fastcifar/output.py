@@ -259,7 +259,8 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
         raise UserError(f"cannot write {folder / name}: {error.strerror or error}") from None
     finally:
         for path in partial.values():
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a folder that became read-only meanwhile
+                path.unlink()
 
 
 def _sync(folder: Path) -> None:
@@ -353,4 +354,5 @@ def _claimed(path: Path) -> Iterator[bool]:
             yield is_there
         finally:
             if is_there:
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
