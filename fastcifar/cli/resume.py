@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from fastcifar.cli import screen
-from fastcifar.cli.arguments import groups, parse
+from fastcifar.cli.arguments import groups, last_given, parse
 from fastcifar.cli.options import CommandOptions, Switch, flag_of
-from fastcifar.cli.train import PROG, conclude, spares_of, start_of, train_runs
+from fastcifar.cli.train import PROG, conclude, describe_start, spares_of, start_of, train_runs
 from fastcifar.cli.unfinished import Asked
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
@@ -35,6 +35,7 @@ class ResumeOptions(CommandOptions):
     device: Literal["auto", "cpu", "cuda"] | None = None
     threads: int | None = setting(None, at_least=1)
     checkpoint_every: str | None = None
+    profile: Switch = False
     quiet: Switch = False
     json: Switch = False
 
@@ -67,6 +68,8 @@ def _read(args: Sequence[str]) -> ResumeOptions:
                 f"{', '.join(allowed)}"
             )
     options = parse(args, ResumeOptions(), PROG)
+    if not str(last_given(args, "--resume") or "").strip():
+        raise UserError("--resume names no folder; allowed: the folder of a training")
     if options.checkpoint_every is not None:
         read_interval(options.checkpoint_every, "--checkpoint-every")
     return options
@@ -136,6 +139,11 @@ def _show_again(outcomes: list[Outcome], out: Path, options: ResumeOptions) -> i
     if record is None:
         raise failed[0].error(failed[0].reason)
     remarks = [f"holdout {record.dataset.holdout}"] if record.dataset.holdout else []
+    remarks += [f"train-size {record.dataset.train_size}"] if record.subset else []
+    for name in ("seed", "classes"):
+        if value := (record.subset or {}).get(name):
+            remarks.append(f"{'subset-seed' if name == 'seed' else name} {value}")
+    remarks += [describe_start(record.init)] if record.init["mode"] != "cold" else []
     remarks += ["synthetic"] if record.dataset.name == "synthetic" else []
     show = screen.Screen(silent=options.quiet or options.json, bar=False)
     conclude(outcomes, out, remarks, not single, options.json, show)

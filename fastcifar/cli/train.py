@@ -81,7 +81,7 @@ class Options(TrainingOptions):
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
-    --data-dir, --device, --threads, --checkpoint-every, --plugin, --quiet and --json."""
+    --data-dir, --device, --threads, --checkpoint-every, --profile, --plugin, --quiet and --json."""
 
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)
@@ -212,7 +212,7 @@ def _train(
     show.say(screen.header(trainer, seeds))
     del trainer  # one that fails is dropped
     if options.warm_start:
-        show.say(f"{_describe(asked.init)} from {asked.init['source']}")
+        show.say(f"{describe_start(asked.init)} from {asked.init['source']}")
     if options.quick and args is not None:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
@@ -270,7 +270,7 @@ def start_of(options: Options) -> Start:
     return WarmStart(options.warm_start, options.reset_head)
 
 
-def _describe(init: Mapping[str, Any]) -> str:
+def describe_start(init: Mapping[str, Any]) -> str:
     """Return how the run begins, in a few words for a line; empty for a cold start."""
     if init["mode"] == "cold":
         return ""
@@ -336,7 +336,7 @@ def _remarks(options: Options, init: Mapping[str, Any], dataset: Dataset) -> lis
     if options.classes:
         remarks.append(f"classes {options.classes}")
     if options.warm_start:
-        remarks.append(_describe(init))
+        remarks.append(describe_start(init))
     if dataset.name == "synthetic":
         remarks.append("synthetic")
     if options.quick:

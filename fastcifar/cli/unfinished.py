@@ -173,7 +173,9 @@ def begun(asked: Asked, out: Path, goes_on: bool, finished: Callable[[], int]) -
         said = [str(error) or "interrupted"]
         if count:
             said.append(f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}")
-        if stays and (isinstance(error, KeyboardInterrupt) or (has_state and isinstance(error, OutOfMemory))):
+        if stays and (
+            isinstance(error, KeyboardInterrupt) or (has_state and isinstance(error, OutOfMemory | UserError))
+        ):
             said.append(f"{shlex.join(['fastcifar', 'train', '--resume', str(out)])} goes on")
         elif isinstance(error, KeyboardInterrupt) and read_interval(asked.options.checkpoint_every).never:
             said.append("nothing is kept, as --checkpoint-every is never")

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
 
 LONG_SECONDS = 120.0
-""""auto" keeps the states of trainings that are estimated to take longer."""
+"""By "auto", states are kept of trainings that are estimated to take longer."""
 OFTEN_SECONDS = 600.0
-""""auto" does not wait for the end of an epoch when the last state is so old."""
+"""By "auto", a state does not wait for the end of an epoch when the last state is so old."""
 SHARE = 0.01
 """The largest part of the time that "auto" spends on states."""
 _COLD = ColdStart()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 import time
 import warnings
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ class Processes:
         """Start afresh: the training begins in this process."""
         self.first_step_seconds: float | None = None
         self.resumed: tuple[int, ...] = ()
+        self._command = tuple(sys.argv)
         self._before: dict[str, float] = {}
         self._started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - self._phases.total))
 
@@ -45,7 +47,7 @@ class Processes:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all up to now, and the number of threads."""
-        facts = {**self._facts(), "resumed": list(self.resumed)}
+        facts = {**self._facts(), "resumed": list(self.resumed), "command": list(self._command)}
         return {**facts, "phases": self._with(self._phases.seconds()), "threads": torch.get_num_threads()}
 
     def load_state_dict(self, state: Mapping[str, Any], step: int, device: torch.device) -> None:
@@ -56,8 +58,9 @@ class Processes:
         self.resumed = (*map(operator.index, state.get("resumed", ())), step)
         self._before = {str(name): float(seconds) for name, seconds in state.get("phases", {}).items()}
         self._started = str(state.get("started", self._started))
+        self._command = tuple(map(str, state.get("command", self._command)))
         if device.type == "cpu" and threads not in (None, here := torch.get_num_threads()):
-            what = f"the training used {threads} threads of the CPU before and uses {here} from here on"
+            what = f"threads of the CPU: {threads} before, {here} from here on"
             warnings.warn(f"{what}: its numbers may differ in the last bits", Notice, stacklevel=2)
 
     def _facts(self) -> dict[str, Any]:
@@ -65,6 +68,7 @@ class Processes:
             "started": self._started,
             "first_step_seconds": self.first_step_seconds,
             "resumed": self.resumed,
+            "command": self._command,
         }
 
     def _with(self, seconds: Mapping[str, float]) -> dict[str, float]:

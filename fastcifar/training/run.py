@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -85,7 +84,6 @@ class Run:
             dtype=str(trainer.dtype).removeprefix("torch."),
             versions=Versions.here(),
             commit=own_commit(),
-            command=tuple(sys.argv),
             epochs=trainer.recipe.epochs if state.step == trainer.total_steps else row.epoch,
             steps=state.step,
             history=tuple(state.history.rows),

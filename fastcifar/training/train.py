@@ -93,8 +93,8 @@ def train(
         augmentation, in the compute type, that returns as many images.
     holdout: evaluate on that many training images, which are then not trained on, in place of the test set.
     device: see `Trainer`.
-    checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the training's state until it is finished;
-        called again with it, the training goes on where it was (see `Checkpoints.run`).
+    checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the state of a training of more than two
+        minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
     listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
     changes: other values for the recipe's fields, by their dotted names:
         `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.

@@ -142,7 +142,7 @@ def never_loads(monkeypatch):
     ("flags", "named"), [("--epochs 3", "--epochs"), ("--out=b", "--out"), ("--optimizer.lr 2", "--optimizer.lr")]
 )
 def test_flags_that_would_change_the_training_are_refused(capsys, flags, named):
-    allowed = "--plugin, --data-dir, --device, --threads, --checkpoint-every, --quiet, --json"
+    allowed = "--plugin, --data-dir, --device, --threads, --checkpoint-every, --profile, --quiet, --json"
     said = f"{named} stands beside --resume, with which a training goes on as it was asked for; allowed: {allowed}"
     assert refusal(capsys, *flags.split()) == said
 
@@ -266,6 +266,23 @@ def test_a_finished_run_is_shown_again_and_what_is_left_beside_it_is_cleared(cap
     assert {path.name for path in Path("run-whole").iterdir()} == {"run.json", *BESIDE}
     assert main(["train", "--resume", "run-whole", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == json.loads(Path("run-whole/run.json").read_text())
+
+
+def test_a_finished_run_is_shown_again_with_what_it_ran_on(capsys):
+    some = ["--holdout", "64", "--train-size", "128", "--subset-seed", "3", "--classes", "0,1,2,3,4,5,6,7"]
+    assert main([*MLP, "--out", "source"]) == 0
+    assert main([*MLP, "--out", "run", *some, "--warm-start", "source", "--shrink", "0.5"]) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+    again = capsys.readouterr().out.splitlines()[-1]
+    for remark in ("holdout 64", "train-size 128", "subset-seed 3", "shrink 0.5 perturb 0.1", "synthetic"):
+        assert remark in said and remark in again
+
+
+@pytest.mark.parametrize("folder", ["--resume=", "--resume= "])
+def test_an_empty_folder_is_none(capsys, folder):
+    assert main(["train", folder]) == 2
+    assert "allowed: " in capsys.readouterr().err
 
 
 def test_the_same_command_of_several_runs_goes_on_within_the_run_that_was_broken_off(capsys, monkeypatch):

@@ -329,7 +329,7 @@ def test_another_number_of_threads_is_told(data, tmp_path):
     stopped_at(4, Trainer(MLP, data, "cpu"), checkpoints)
     state = checkpoints.newest()
     state["processes"]["threads"] += 3
-    with pytest.warns(Notice, match="the training used . threads of the CPU before and uses . from here on"):
+    with pytest.warns(Notice, match="threads of the CPU: . before, . from here on"):
         Trainer(MLP, data, "cpu").run(resume=state)
 
 
