@@ -184,7 +184,7 @@ def _is_kept(training: Training, ended: Ended, expected: dict[str, str], folder:
     """Return whether what `expected` names is there: in the folder, in one that was named, or after going on."""
     if ended.status:
         instead = [
-            line.partition("saved in ")[2].removesuffix(" instead") for line in ended.lines if "saved in " in line
+            line.partition("saved in ")[2].partition(" instead")[0] for line in ended.lines if "saved in " in line
         ]
         if instead:
             other = Training(folder / instead[0], ())

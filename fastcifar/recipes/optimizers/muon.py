@@ -44,9 +44,9 @@ class MuonConfig(OptimizerConfig):
     weight_decay: float = trick(2e-6 * _BATCH, off=0.0, at_least=0, with_batch=True, source="Jordan 2024")
     """Share of w that a step at the peak rate removes, before momentum, from all but the filters: weight_decay / rate *
     w is added to the gradient (airbench94_muon: 2e-6 per image of the batch)."""
-    bias_lr: float = setting(0.053 * _BATCH, above=0, with_batch=True)
+    bias_lr: float = setting(0.053 * _BATCH, at_least=1e-30, with_batch=True)
     """Peak rate of biases and scales, for the mean loss (airbench94_muon: 0.053 per image of the batch)."""
-    head_lr: float = setting(1.0, above=0, with_batch=True)
+    head_lr: float = setting(1.0, at_least=1e-30, with_batch=True)
     """Peak rate of the classifier, for the mean loss. A smaller scale of the logits needs a larger one, by its inverse
     square: 1 for DavidNet's scale of 1/16, 0.67 per image of the batch for airbench94_muon's of 1/256."""
     sgd_momentum: float = setting(0.85, at_least=0, below=1)
