@@ -296,11 +296,19 @@ def _differs(run: _Kept, fact: str, value: object) -> bool:
     return run.facts[fact] != value if fact in run.facts else run.record is not None
 
 
+def may_be_alike(asked: object, record: RunRecord, where: str) -> bool:
+    """Return whether nothing that is known of what a failed run was asked to do, but for its seed, differs from
+    `record`. Raises UserError, which begins with `where`, for a recipe that cannot be read."""
+    return _agree(_asked(asked, where)[1], _facts(record, is_arm=False))
+
+
 def _fits(failed: _Kept, run: _Kept) -> bool:
     """Return whether a failed run may be one of those that `run` belongs to: nothing that is known of it differs."""
-    if not failed.facts:
-        return failed.place == run.place
-    return all(run.facts.get(name, value) == value for name, value in failed.facts.items())
+    return _agree(failed.facts, run.facts) if failed.facts else failed.place == run.place
+
+
+def _agree(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    return all(facts.get(name, value) == value for name, value in known.items())
 
 
 def _once(name: str, records: list[RunRecord]) -> tuple[RunRecord, ...]:

@@ -131,6 +131,16 @@ def test_a_run_that_diverged_is_counted_and_not_trained_again(capsys, monkeypatc
     assert capsys.readouterr().out.endswith("  synthetic  1 of 5 diverged\n") and trained == [3, 4]
 
 
+def test_a_failure_of_other_settings_is_none_of_these_runs(capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        fails(patch, NonFiniteLoss("the loss became nan"), 0, 1, 2)
+        assert main([*SEVERAL, "--runs", "3", "--optimizer.lr", "0.01"]) == 3
+    assert main([*SEVERAL, "--runs", "2"]) == 0
+    expected = capsys.readouterr().out.splitlines(keepends=True)[-1]
+    assert main(["train", "--resume", "all", "--quiet"]) == 0
+    assert capsys.readouterr().out == expected and "diverged" not in expected
+
+
 @pytest.mark.parametrize(("error", "status"), [(OutOfMemory("no memory"), 5), (NonFiniteLoss("the loss is nan"), 3)])
 def test_a_single_run_that_fails_leaves_nothing(capsys, monkeypatch, tmp_path, error, status):
     fails(monkeypatch, error, 0)
