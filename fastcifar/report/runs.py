@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import Notice, RenamedWarning, UserError
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, RUNS, UNFINISHED, read_lines, user_path
+from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, RUNS, UNFINISHED, read_json, read_lines, user_path
 from fastcifar.recipes import label, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import RunRecord
@@ -141,7 +141,13 @@ class _Reader:
     def __init__(self) -> None:
         self.kept: dict[tuple[Path, int | None], _Kept] = {}
         self._seen: set[Path] = set()
-        self.unreadable = self.unfinished = 0
+        self._asked: set[tuple[Path, int | None]] = set()
+        self.unreadable = 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many runs were asked for and have no outcome."""
+        return len(self._asked - self.kept.keys())
 
     def read(self, root: Path, is_one_of_several: bool) -> None:
         """Read all runs below `root`."""
@@ -156,8 +162,9 @@ class _Reader:
                 self._read_lines(folder / RUNS, place)
             if RECORD in files:
                 self._read_record(folder / RECORD, place)
-            elif UNFINISHED in files and RUNS not in files and not any(map(_SEED_FOLDER.fullmatch, folders)):
-                self.unfinished += 1
+            elif UNFINISHED in files:
+                is_single = RUNS not in files and not any(map(_SEED_FOLDER.fullmatch, folders))
+                self._asked |= {(place, seed) for seed in _asked_seeds(folder / UNFINISHED, is_single)}
             for file in sorted(files):
                 if (match := _SEED_FILE.fullmatch(file)) and (place, int(match[1])) not in self.kept:
                     inside = folder.relative_to(root).as_posix() if folder != root else place.name
@@ -249,6 +256,18 @@ def _asked(asked: object, where: str) -> tuple[str, dict[str, object]]:
         return "", {}
     recipe = recipe_from_dict(parts["recipe"], where)
     return label(recipe), _flat({**parts, "recipe": dataclasses.asdict(recipe)}, ("source",))
+
+
+def _asked_seeds(path: Path, is_single: bool) -> set[int | None]:
+    """Return the seeds of several runs that unfinished.json asks for; None stands for a single run, and where the file
+    is damaged for as much as is known."""
+    try:
+        seeds = read_json(path).get("seeds")
+    except UserError:
+        seeds = None
+    if isinstance(seeds, list) and len(seeds) > 1 and all(type(seed) is int for seed in seeds):
+        return set(seeds)
+    return {None} if is_single else set()
 
 
 def _flat(parts: dict[str, Any], not_of_start: tuple[str, ...]) -> dict[str, object]:

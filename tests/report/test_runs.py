@@ -229,6 +229,29 @@ def test_what_is_still_trained_is_counted_as_unfinished(write, tmp_path):
         read_runs(tmp_path / "other")
 
 
+def test_of_several_runs_those_without_an_outcome_are_unfinished(write, lines, tmp_path):
+    def asked(folder, *seeds):
+        (tmp_path / folder / "unfinished.json").write_text(json.dumps({"seeds": seeds}))
+
+    lines("lines", [(0, 0.9), (1, "NaN")])
+    asked("lines", 0, 1, 2, 3, 3)  # of which seed 2 is in the midst of its training
+    (tmp_path / "lines/seed-2/checkpoints").mkdir(parents=True)
+    write("folders/seed-1/run.json", seed=1)
+    asked("folders", 0, 1, 2)
+    write("single/run.json", seed=9)
+    asked("single", 9)
+    for folder, seeds in {"none": (0, 1), "one": (5,), "damaged": ("0", {})}.items():
+        (tmp_path / folder).mkdir()
+        asked(folder, *seeds)
+    found = {}
+    for folder in ("lines", "folders", "single"):
+        found[folder] = read_runs(tmp_path / folder).unfinished
+    assert found == {"lines": 2, "folders": 2, "single": 0}
+    assert read_runs(tmp_path).unfinished == 2 + 2 + 2 + 1 + 1
+    with pytest.raises(UserError, match="none holds no run; 2 unfinished; allowed: "):
+        read_runs(tmp_path / "none")
+
+
 def test_pipes_links_in_circles_and_folders_in_the_place_of_files_do_not_stop_it(write, tmp_path):
     write("good/run.json")
     for name in ("a", "b"):
