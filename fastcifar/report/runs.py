@@ -211,6 +211,7 @@ class _Reader:
         """Keep an outcome: the record of a run, or the reason why it failed."""
         reason = values.get("diverged", values.get("failed"))
         try:
+            _refuse_not_finite(values, where)
             with warnings.catch_warnings():  # older names of fields are read as today's: nothing to do about them
                 warnings.simplefilter("ignore", RenamedWarning)
                 if isinstance(reason, str) and seed is not None:
@@ -229,6 +230,14 @@ class _Reader:
     def _damaged(self, what: str) -> None:
         self.unreadable += 1
         warnings.warn(f"{what}; it is left out", Notice, stacklevel=2)
+
+
+def _refuse_not_finite(values: dict[str, Any], where: str) -> None:
+    """Raise UserError for NaN and infinities, which fastcifar writes as null: what they were is not known."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{where}: it holds NaN or infinity; allowed: finite numbers and null") from None
 
 
 def _checked(record: RunRecord, where: str) -> RunRecord:

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -203,6 +204,16 @@ def test_numbers_that_no_run_has_are_not_averaged(key, value, write, tmp_path):
     with pytest.warns(Notice, match=f"{key} is {value}; allowed: "):
         kept = read_runs(tmp_path)
     assert (kept.unreadable, len(kept.groups[0].records)) == (1, 1)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_record_with_a_number_that_is_not_finite_is_unreadable(number, write, lines, tmp_path):
+    write("good/run.json", tta_accuracy=0.9)
+    for file in (write("bad/run.json", seed=1), lines("several", [(2, 0.5)])):
+        file.write_text(re.sub(r'"tta_accuracy": [\d.]+', f'"tta_accuracy": {number}', file.read_text()))
+    with pytest.warns(Notice, match=r"(run\.json|runs\.jsonl, seed 2): it holds NaN or infinity; .*left out") as said:
+        kept = read_runs(tmp_path)
+    assert (kept.unreadable, len(said), [accuracies(runs) for runs in kept.groups]) == (2, 2, [{0: 0.9}])
 
 
 def test_damaged_lines_are_left_out_said_and_counted(lines, tmp_path):
