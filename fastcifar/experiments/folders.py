@@ -6,7 +6,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +90,8 @@ class RunFolders:
             if self._several:
                 line = {"seed": job.seed, **outcome.to_json(), "run": self._asked(job)}
                 append_line(self._out / RUNS, json_values(line))
+                with suppress(OSError):  # it holds something
+                    self.folder(job.key).rmdir()
             return outcome
         assert run is not None
         with self._phases("saving"):

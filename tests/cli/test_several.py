@@ -113,9 +113,9 @@ def test_a_run_out_of_memory_is_counted_leaves_the_others_room_and_is_tried_agai
 def test_a_run_that_diverged_is_counted_and_not_trained_again(capsys, monkeypatch):
     with monkeypatch.context() as patch:
         fails(patch, NonFiniteLoss("the loss became nan"), 1)
-        assert main([*SEVERAL, "--runs", "3"]) == 3
+        assert main([*SEVERAL, "--runs", "3", "--checkpoint-every", "1"]) == 3
     out = capsys.readouterr().out
-    assert out.endswith("  synthetic  1 of 3 diverged\n")
+    assert out.endswith("  synthetic  1 of 3 diverged\n") and not Path("all/seed-1").exists()
     trained = fails(monkeypatch, None)
     assert main(["train", "--resume", "all", "--quiet"]) == 3
     assert main([*SEVERAL, "--runs", "3"]) == 3
