@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastcifar.errors import Notice, UserError
 
@@ -41,6 +41,8 @@ _DEEPEST = 32
 """Levels that values in a file of JSON may be nested; those of a record are 5."""
 _LOOK_SECONDS = 0.1
 """A process that waits for a lock looks so often whether it is free."""
+_said: set[tuple[str, int]] = set()
+"""Damaged lines that there was a `Notice` of: the path, and the line's number."""
 PARTIAL = ".partial-"
 """The beginning of a file's name until it is whole; a process that was killed may leave one behind."""
 
@@ -274,17 +276,20 @@ def _sync(folder: Path) -> None:
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Append `value` to a file of JSON lines, also beside other processes, below a line that one of them left torn.
-    Raises UserError where that cannot be done."""
+    """Append `value` to a file of JSON lines, also beside other processes, in the place of a last line that one of them
+    left torn. Raises UserError where that cannot be done."""
     line = json.dumps(value, allow_nan=False) + "\n"
     with claimed(path.with_name(f".{path.name}.lock"), wait=60) as is_ours:
         if not is_ours:
             raise UserError(f"another process has kept {path} locked for 60 s; allowed: one that lets it go")
         try:
             with open(path, "ab+") as file:
-                if file.tell():
-                    file.seek(-1, os.SEEK_END)
-                    line = line if file.read(1) == b"\n" else f"\n{line}"
+                if tail := _last_line(file):
+                    try:
+                        parse_json(tail)
+                        line = f"\n{line}"
+                    except UserError:
+                        file.truncate(file.seek(0, os.SEEK_END) - len(tail))
                 file.write(line.encode())
                 file.flush()
                 os.fsync(file.fileno())
@@ -292,16 +297,27 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
             raise UserError(f"cannot write {path}: {error.strerror or error}") from None
 
 
+def _last_line(file: BinaryIO) -> bytes:
+    """Return what is below the last newline of a file."""
+    begin, tail = file.seek(0, os.SEEK_END), b""
+    while begin and b"\n" not in tail:
+        length = min(begin, max(2**16, len(tail)))
+        begin = file.seek(begin - length)
+        tail = file.read(length) + tail
+    return tail[tail.rfind(b"\n") + 1 :]
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the objects in a file of JSON lines, none where it is absent. A line that is none, such as a torn last
-    one, is left out with a `Notice`. Raises UserError for a file that cannot be read."""
+    one, is left out with a `Notice`, once in a process. Raises UserError for a file that cannot be read."""
     lines = read_file(path, "the file", _LARGEST_LINES).splitlines() if path.exists() else []
     found = []
     for number, line in enumerate(lines, start=1):
         with contextlib.suppress(UserError):
             found.append(parse_json(line))
             continue
-        if line.strip():
+        if line.strip() and (damaged := (os.path.abspath(path), number)) not in _said:
+            _said.add(damaged)
             warnings.warn(f"{path}: line {number} is torn or damaged, and is left out", Notice, stacklevel=2)
     return found
 

@@ -35,12 +35,21 @@ def test_a_kill_while_a_line_is_written_costs_that_line_alone(tmp_path_factory, 
     kept = content[: min(cut, len(content))]
     path.write_bytes(kept)
     whole = LINES[: kept.count(b"\n") + (kept[-1:] == b"}")]
-    append_line(path, LINES[2])
-    if kept[-1:] in (b"", b"\n", b"}"):
-        assert read_lines(path) == [*whole, LINES[2]]
-    else:
+    if kept[-1:] not in (b"", b"\n", b"}"):
         with pytest.warns(Notice, match=f"line {len(whole) + 1} is torn or damaged"):
-            assert read_lines(path) == [*whole, LINES[2]]
+            assert read_lines(path) == whole
+    append_line(path, LINES[2])
+    assert path.read_bytes() == b"".join(json.dumps(line).encode() + b"\n" for line in [*whole, LINES[2]])
+
+
+@pytest.mark.parametrize("size", [1, 2**16 - 1, 2**16, 2**16 + 1, 300_000])
+@pytest.mark.parametrize("before", [b"", b'{"seed": 0}\n', b"no object\n"])
+def test_a_torn_last_line_is_cut_off_and_nothing_else(tmp_path, size, before):
+    path, whole = tmp_path / "runs.jsonl", json.dumps({"x": "y" * size}).encode()
+    for last, left in ((whole[:-1], b""), (whole, whole + b"\n"), (b"\0" * size, b""), (b"\xff" * size, b"")):
+        path.write_bytes(before + last)
+        append_line(path, {"seed": 1})
+        assert path.read_bytes() == before + left + b'{"seed": 1}\n'
 
 
 @pytest.mark.parametrize("damage", [b"[1]", b"nul", b"\xff\xfe", b"[" * 100_000, b'{"a": ' * 100_000])
@@ -48,6 +57,7 @@ def test_a_line_that_is_no_object_is_left_out_and_said(tmp_path, damage):
     path = tmp_path / "runs.jsonl"
     path.write_bytes(b'{"a": 1}\n' + damage + b'\n\n{"a": 2}\n')
     with pytest.warns(Notice, match=r"runs\.jsonl: line 2 is torn or damaged, and is left out") as said:
+        assert read_lines(path) == [{"a": 1}, {"a": 2}]
         assert read_lines(path) == [{"a": 1}, {"a": 2}]
     assert len(said) == 1
 

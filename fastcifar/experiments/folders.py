@@ -6,7 +6,7 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from fastcifar.output import (
     write_whole,
 )
 from fastcifar.phases import Phases
+from fastcifar.report.runs import may_be_alike
 from fastcifar.training import EpochRow, Listener, Run, RunRecord, Trainer
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.run import save_weights
@@ -89,6 +90,8 @@ class RunFolders:
             if self._several:
                 line = {"seed": job.seed, **outcome.to_json(), "run": self._asked(job)}
                 append_line(self._out / RUNS, json_values(line))
+                with suppress(OSError):  # it holds something
+                    self.folder(job.key).rmdir()
             return outcome
         assert run is not None
         with self._phases("saving"):
@@ -221,14 +224,24 @@ def record_in(folder: Path) -> RunRecord:
 
 
 def outcomes_in(out: Path) -> dict[int, Outcome]:
-    """Return the outcomes of the several runs in `out` by their seeds. Raises UserError where one cannot be read."""
+    """Return the outcomes of the several runs in `out` by their seeds, without failures of other runs than those that
+    have a record. Raises UserError where one cannot be read."""
     found: dict[int, Outcome] = {}
+    asked: dict[int, tuple[object, str]] = {}
     lines = _last_lines(out / RUNS)
     for seed in _seeds_in(out, lines):
         values, path = _values(out / f"seed-{seed}", out / RUNS, lines.get(seed))
         if values is not None:
             found[seed] = failed_from(values) or RunRecord.from_json(values, str(path))
-    return found
+            asked[seed] = values.get("run"), f"{path}, seed {seed}"
+    record = next((each for each in found.values() if isinstance(each, RunRecord)), None)
+    if record is None:
+        return found
+    return {
+        seed: each
+        for seed, each in found.items()
+        if isinstance(each, RunRecord) or may_be_alike(asked[seed][0], record, asked[seed][1])
+    }
 
 
 def _last_lines(path: Path) -> dict[int, dict[str, Any]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import Notice, RenamedWarning, UserError
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, RUNS, UNFINISHED, read_lines, user_path
+from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, RUNS, UNFINISHED, read_json, read_lines, user_path
 from fastcifar.recipes import label, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import RunRecord
@@ -141,7 +141,13 @@ class _Reader:
     def __init__(self) -> None:
         self.kept: dict[tuple[Path, int | None], _Kept] = {}
         self._seen: set[Path] = set()
-        self.unreadable = self.unfinished = 0
+        self._asked: set[tuple[Path, int | None]] = set()
+        self.unreadable = 0
+
+    @property
+    def unfinished(self) -> int:
+        """How many runs were asked for and have no outcome."""
+        return len(self._asked - self.kept.keys())
 
     def read(self, root: Path, is_one_of_several: bool) -> None:
         """Read all runs below `root`."""
@@ -156,8 +162,9 @@ class _Reader:
                 self._read_lines(folder / RUNS, place)
             if RECORD in files:
                 self._read_record(folder / RECORD, place)
-            elif UNFINISHED in files and RUNS not in files and not any(map(_SEED_FOLDER.fullmatch, folders)):
-                self.unfinished += 1
+            elif UNFINISHED in files:
+                is_single = RUNS not in files and not any(map(_SEED_FOLDER.fullmatch, folders))
+                self._asked |= {(place, seed) for seed in _asked_seeds(folder / UNFINISHED, is_single)}
             for file in sorted(files):
                 if (match := _SEED_FILE.fullmatch(file)) and (place, int(match[1])) not in self.kept:
                     inside = folder.relative_to(root).as_posix() if folder != root else place.name
@@ -204,6 +211,7 @@ class _Reader:
         """Keep an outcome: the record of a run, or the reason why it failed."""
         reason = values.get("diverged", values.get("failed"))
         try:
+            _refuse_not_finite(values, where)
             with warnings.catch_warnings():  # older names of fields are read as today's: nothing to do about them
                 warnings.simplefilter("ignore", RenamedWarning)
                 if isinstance(reason, str) and seed is not None:
@@ -222,6 +230,14 @@ class _Reader:
     def _damaged(self, what: str) -> None:
         self.unreadable += 1
         warnings.warn(f"{what}; it is left out", Notice, stacklevel=2)
+
+
+def _refuse_not_finite(values: dict[str, Any], where: str) -> None:
+    """Raise UserError for NaN and infinities, which fastcifar writes as null: what they were is not known."""
+    try:
+        json.dumps(values, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{where}: it holds NaN or infinity; allowed: finite numbers and null") from None
 
 
 def _checked(record: RunRecord, where: str) -> RunRecord:
@@ -249,6 +265,18 @@ def _asked(asked: object, where: str) -> tuple[str, dict[str, object]]:
         return "", {}
     recipe = recipe_from_dict(parts["recipe"], where)
     return label(recipe), _flat({**parts, "recipe": dataclasses.asdict(recipe)}, ("source",))
+
+
+def _asked_seeds(path: Path, is_single: bool) -> set[int | None]:
+    """Return the seeds of several runs that unfinished.json asks for; None stands for a single run, and where the file
+    is damaged for as much as is known."""
+    try:
+        seeds = read_json(path).get("seeds")
+    except UserError:
+        seeds = None
+    if isinstance(seeds, list) and len(seeds) > 1 and all(type(seed) is int for seed in seeds):
+        return set(seeds)
+    return {None} if is_single else set()
 
 
 def _flat(parts: dict[str, Any], not_of_start: tuple[str, ...]) -> dict[str, object]:
@@ -296,11 +324,19 @@ def _differs(run: _Kept, fact: str, value: object) -> bool:
     return run.facts[fact] != value if fact in run.facts else run.record is not None
 
 
+def may_be_alike(asked: object, record: RunRecord, where: str) -> bool:
+    """Return whether nothing that is known of what a failed run was asked to do, but for its seed, differs from
+    `record`. Raises UserError, which begins with `where`, for a recipe that cannot be read."""
+    return _agree(_asked(asked, where)[1], _facts(record, is_arm=False))
+
+
 def _fits(failed: _Kept, run: _Kept) -> bool:
     """Return whether a failed run may be one of those that `run` belongs to: nothing that is known of it differs."""
-    if not failed.facts:
-        return failed.place == run.place
-    return all(run.facts.get(name, value) == value for name, value in failed.facts.items())
+    return _agree(failed.facts, run.facts) if failed.facts else failed.place == run.place
+
+
+def _agree(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    return all(facts.get(name, value) == value for name, value in known.items())
 
 
 def _once(name: str, records: list[RunRecord]) -> tuple[RunRecord, ...]:

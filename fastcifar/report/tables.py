@@ -12,6 +12,8 @@ _WIDEST = 1000
 """Characters of a line if no terminal wraps it."""
 _LONGEST = 200
 """Characters of a cell on a terminal; a longer text is cut."""
+_NAME = 40
+"""Characters of a name that stay in one line on any terminal."""
 _BETWEEN = 3
 """Characters between two columns."""
 
@@ -46,12 +48,14 @@ class Table:
         texts = list(zip(heads, *rows, strict=True))
         widest = [max(map(cell_len, column)) for column in texts]
         least = [max(cell_len(word) for text in column for word in text.split() or [""]) for column in texts]
-        least[0] = widest[0]  # a name stays in one line
-        spare = console.width - sum(least) - _BETWEEN * len(least) - 1
+        room = console.width - _BETWEEN * len(least) - 1
+        # A name stays in one line, unless it is long.
+        least[0] = widest[0] = min(widest[0], max(_NAME, room - sum(widest[1:])))
+        spare = room - sum(least)
         for number, column in enumerate(heads):
             more = max(0, min(spare, widest[number] - least[number]))
             spare -= more
-            table.add_column(column, justify="right" if number else "left", width=least[number] + more)
+            table.add_column(column, justify="right" if number else "left", width=least[number] + more, overflow="fold")
         for row in rows:
             table.add_row(*row)
         console.width += max(0, -spare)

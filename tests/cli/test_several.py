@@ -73,8 +73,7 @@ def test_a_line_that_a_kill_prevented_is_written_and_a_torn_one_left_out(capsys)
     assert main([*SEVERAL, "--runs", "3"]) == 0
     said = "fastcifar: all/runs.jsonl: line 2 is torn or damaged, and is left out\n"
     assert capsys.readouterr() == (expected, said)
-    whole = [line for line in LINES.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    assert whole == [first, second, third]
+    assert LINES.read_text() == first + second + third
 
 
 def test_records_outlast_the_folders_of_their_weights(capsys, monkeypatch):
@@ -114,9 +113,9 @@ def test_a_run_out_of_memory_is_counted_leaves_the_others_room_and_is_tried_agai
 def test_a_run_that_diverged_is_counted_and_not_trained_again(capsys, monkeypatch):
     with monkeypatch.context() as patch:
         fails(patch, NonFiniteLoss("the loss became nan"), 1)
-        assert main([*SEVERAL, "--runs", "3"]) == 3
+        assert main([*SEVERAL, "--runs", "3", "--checkpoint-every", "1"]) == 3
     out = capsys.readouterr().out
-    assert out.endswith("  synthetic  1 of 3 diverged\n")
+    assert out.endswith("  synthetic  1 of 3 diverged\n") and not Path("all/seed-1").exists()
     trained = fails(monkeypatch, None)
     assert main(["train", "--resume", "all", "--quiet"]) == 3
     assert main([*SEVERAL, "--runs", "3"]) == 3
@@ -129,6 +128,16 @@ def test_a_run_that_diverged_is_counted_and_not_trained_again(capsys, monkeypatc
     LINES.unlink()
     assert main([*SEVERAL, "--runs", "5"]) == 3
     assert capsys.readouterr().out.endswith("  synthetic  1 of 5 diverged\n") and trained == [3, 4]
+
+
+def test_a_failure_of_other_settings_is_none_of_these_runs(capsys, monkeypatch):
+    with monkeypatch.context() as patch:
+        fails(patch, NonFiniteLoss("the loss became nan"), 0, 1, 2)
+        assert main([*SEVERAL, "--runs", "3", "--optimizer.lr", "0.01"]) == 3
+    assert main([*SEVERAL, "--runs", "2"]) == 0
+    expected = capsys.readouterr().out.splitlines(keepends=True)[-1]
+    assert main(["train", "--resume", "all", "--quiet"]) == 0
+    assert capsys.readouterr().out == expected and "diverged" not in expected
 
 
 @pytest.mark.parametrize(("error", "status"), [(OutOfMemory("no memory"), 5), (NonFiniteLoss("the loss is nan"), 3)])

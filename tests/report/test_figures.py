@@ -48,6 +48,19 @@ def test_a_narrow_terminal_breaks_between_words_and_cuts_nothing_off(capsys, mon
     assert max(map(len, out.splitlines())) <= max(columns, 58)  # a column's longest word, and two spaces
 
 
+@pytest.mark.parametrize("columns", [100, 140])
+def test_a_long_name_is_broken_before_a_table_is_wider_than_the_terminal(capsys, monkeypatch, columns):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name = f"davidnet-mlp, network.kind mlp, optimizer.lr 0.01, dataset.sha256 {'0' * 60}, and 12 more differences"
+    numbers = ("2", "0", "17.97% ± 0.40", "9.94%", "1.23 s")
+    Table("Found", ("", "n", "failed", "tta accuracy", "std dev", "train"), ((name, *numbers),)).show()
+    lines = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= columns
+    assert any(all(number in line for number in numbers) for line in lines)
+    assert "".join(line[: line.find("  ", 2)] for line in lines[4:] if line).replace(" ", "") == name.replace(" ", "")
+
+
 def test_where_there_is_no_terminal_a_table_is_as_wide_as_its_rows(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "30")
     heads = tuple(f"shrink-perturb: round {number}" for number in range(9))

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -205,6 +206,16 @@ def test_numbers_that_no_run_has_are_not_averaged(key, value, write, tmp_path):
     assert (kept.unreadable, len(kept.groups[0].records)) == (1, 1)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_a_record_with_a_number_that_is_not_finite_is_unreadable(number, write, lines, tmp_path):
+    write("good/run.json", tta_accuracy=0.9)
+    for file in (write("bad/run.json", seed=1), lines("several", [(2, 0.5)])):
+        file.write_text(re.sub(r'"tta_accuracy": [\d.]+', f'"tta_accuracy": {number}', file.read_text()))
+    with pytest.warns(Notice, match=r"(run\.json|runs\.jsonl, seed 2): it holds NaN or infinity; .*left out") as said:
+        kept = read_runs(tmp_path)
+    assert (kept.unreadable, len(said), [accuracies(runs) for runs in kept.groups]) == (2, 2, [{0: 0.9}])
+
+
 def test_damaged_lines_are_left_out_said_and_counted(lines, tmp_path):
     file = lines("out", [(seed, 0.9) for seed in range(5)])
     written = file.read_bytes().splitlines()
@@ -227,6 +238,29 @@ def test_what_is_still_trained_is_counted_as_unfinished(write, tmp_path):
     assert (len(kept.groups[0].records), kept.unfinished) == (1, 2)
     with pytest.raises(UserError, match="other holds no run; 1 unfinished; allowed: "):
         read_runs(tmp_path / "other")
+
+
+def test_of_several_runs_those_without_an_outcome_are_unfinished(write, lines, tmp_path):
+    def asked(folder, *seeds):
+        (tmp_path / folder / "unfinished.json").write_text(json.dumps({"seeds": seeds}))
+
+    lines("lines", [(0, 0.9), (1, "NaN")])
+    asked("lines", 0, 1, 2, 3, 3)  # of which seed 2 is in the midst of its training
+    (tmp_path / "lines/seed-2/checkpoints").mkdir(parents=True)
+    write("folders/seed-1/run.json", seed=1)
+    asked("folders", 0, 1, 2)
+    write("single/run.json", seed=9)
+    asked("single", 9)
+    for folder, seeds in {"none": (0, 1), "one": (5,), "damaged": ("0", {})}.items():
+        (tmp_path / folder).mkdir()
+        asked(folder, *seeds)
+    found = {}
+    for folder in ("lines", "folders", "single"):
+        found[folder] = read_runs(tmp_path / folder).unfinished
+    assert found == {"lines": 2, "folders": 2, "single": 0}
+    assert read_runs(tmp_path).unfinished == 2 + 2 + 2 + 1 + 1
+    with pytest.raises(UserError, match="none holds no run; 2 unfinished; allowed: "):
+        read_runs(tmp_path / "none")
 
 
 def test_pipes_links_in_circles_and_folders_in_the_place_of_files_do_not_stop_it(write, tmp_path):
