@@ -112,6 +112,21 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
 
 
 @pytest.mark.parametrize(
+    ("mirror", "urls"),
+    {
+        "http://a/dir?token=1": [f"http://a/dir/{BINARY}?token=1", f"http://a/dir/{PYTHON}?token=1"],
+        "http://a/dir/#x": [f"http://a/dir/{BINARY}#x", f"http://a/dir/{PYTHON}#x"],
+        f"http://a/?x={BINARY}": [f"http://a/{BINARY}?x={BINARY}", f"http://a/{PYTHON}?x={BINARY}"],
+        f"http://a/{PYTHON}?token=/1/": [f"http://a/{PYTHON}?token=/1/"],
+    }.items(),
+)
+def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, urls):
+    chosen = [home for home in cifar10._homes(cifar10.Release(), mirror) if home.chosen]
+    assert [home.url for home in chosen] == urls
+    assert all(f"/{home.archive.filename}" in home.url for home in chosen)
+
+
+@pytest.mark.parametrize(
     "mirror", ["nowhere", "/a/folder", "ftp://a/b", "http://", "http://[a", "http://a/other.tar.gz", "http://a/\n"]
 )
 def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, capsys):
