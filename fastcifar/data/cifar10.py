@@ -17,12 +17,13 @@ import dataclasses
 import hashlib
 import io
 import os
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import numpy as np
 import torch
@@ -131,6 +132,8 @@ def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
     if url:
         allowed = f"the address (http, https or file) of a folder, or of {' or '.join(archives)}"
         parts = _split(url)
+        if "@" in parts.netloc or (not parts.netloc and "@" in url):  # where it is no address it may be a password too
+            raise UserError(f"{where} has a user name or password before an @; allowed: {allowed}, without these")
         name = parts.path.rpartition("/")[2]
         wrong_name = name.endswith((".tar.gz", ".tgz", ".zip")) and name not in archives
         is_address = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.netloc)
@@ -144,11 +147,15 @@ def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
 
 
 def _split(url: str) -> SplitResult:
-    """Return the parts of an address; none of them where it is none."""
+    """Return the parts of an address, with escapes for what is not ASCII and for spaces; none where it is none."""
     try:
-        return urlsplit(url)
+        parts = urlsplit(url)
+        _ = parts.port  # ValueError where it is no number
+        netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
     except ValueError:
         return urlsplit("")
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return parts._replace(netloc=netloc, path=path, query=query)
 
 
 def _verified(dataset: Dataset, release: Release) -> Dataset:
