@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import http.client
 import json
-import os
 import re
 import ssl
 import string

@@ -143,7 +143,8 @@ def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, caps
 
 
 @pytest.mark.parametrize(
-    "mirror", ["http://me:secret@a/", "https://secret@a", "me:secret@a/dir", "http://me:secret@[::1/", "http://me:se/cret@a/"]
+    "mirror",
+    ["http://me:secret@a/", "https://secret@a", "me:secret@a/dir", "http://me:secret@[::1/", "http://me:se/cret@a/"],
 )
 def test_a_mirror_with_a_password_is_refused_without_repeating_it(small, monkeypatch, mirror):
     for where, given in (("mirror", mirror), (r"\$FASTCIFAR_MIRROR", None)):
