@@ -43,7 +43,7 @@ def _read(args: Sequence[str]) -> tuple[Asked, bool]:
         raise
     except Exception:  # of tyro, which is missing or broken: a check says so
         return Asked(), "--json" in args
-    return Asked(options.dataset, options.data_dir), options.json
+    return Asked(options.dataset, options.data_dir, options.mirror), options.json
 
 
 def _entry(finding: Finding) -> dict[str, Any]:

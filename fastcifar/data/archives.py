@@ -125,8 +125,10 @@ def read_npz(path: Path, key: str, kinds: str, shape: tuple[int, ...], allowed: 
     """
     with damage(f"{path}: {key}"), _Pieces(path) as file, zipfile.ZipFile(file) as members:
         found = [member for member in members.infolist() if member.filename == f"{key}.npy"]
-        if len(found) != 1 or found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError("it is there twice, or packed in a way that numpy never does")
+        if len(found) != 1:
+            raise ValueError(f"it is there {len(found)} times")
+        if found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is packed in a way that numpy never does; allowed: stored or deflated")
         with members.open(found[0]) as member:
             has_shape, is_fortran, dtype = _npy_header(member)
             if has_shape != shape or not (dtype.kind in kinds and (kinds == "iu" or dtype.str[1:] == kinds)):
@@ -148,6 +150,7 @@ def _npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read the shape, the order and the type of an array from the beginning of an .npy file."""
     version = np.lib.format.read_magic(file)
     readers = {(1, 0): (2, np.lib.format.read_array_header_1_0), (2, 0): (4, np.lib.format.read_array_header_2_0)}
+    readers[3, 0] = readers[2, 0]  # which differ in the names of fields alone, and types with fields are refused
     if version not in readers:
         raise ValueError(f"its format is {version}; allowed: {' or '.join(map(str, readers))}")
     width, read = readers[version]

@@ -17,12 +17,13 @@ import dataclasses
 import hashlib
 import io
 import os
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import numpy as np
 import torch
@@ -130,19 +131,31 @@ def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
     where, url = ("mirror", mirror) if mirror else ("$FASTCIFAR_MIRROR", os.environ.get("FASTCIFAR_MIRROR"))
     if url:
         allowed = f"the address (http, https or file) of a folder, or of {' or '.join(archives)}"
-        try:
-            parts = urlsplit(url)
-        except ValueError:
-            parts = urlsplit("")
+        parts = _split(url)
+        if "@" in parts.netloc or (not parts.netloc and "@" in url):  # where it is no address it may be a password too
+            raise UserError(f"{where} has a user name or password before an @; allowed: {allowed}, without these")
         name = parts.path.rpartition("/")[2]
         wrong_name = name.endswith((".tar.gz", ".tgz", ".zip")) and name not in archives
         is_address = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.netloc)
         if not is_address or wrong_name or not url.isprintable():
             raise UserError(f"{where} is {url!r}; allowed: {allowed}")
-        urls = [url] if name in archives else [f"{url.rstrip('/')}/{filename}" for filename in archives]
-        found = [Home(url, archives[urlsplit(url).path.rpartition("/")[2]], chosen=True) for url in urls]
+        folder = parts.path.rstrip("/")  # the file's name goes before a query such as ?token=
+        paths = {name: parts.path} if name in archives else {each: f"{folder}/{each}" for each in archives}
+        found = [Home(parts._replace(path=path).geturl(), archives[each], True) for each, path in paths.items()]
     known = [Home(url, archives[urlsplit(url).path.rpartition("/")[2]]) for url in release.homes]
     return [*found, *(home for home in known if home.url not in {each.url for each in found})]
+
+
+def _split(url: str) -> SplitResult:
+    """Return the parts of an address, with escapes for what is not ASCII and for spaces; none where it is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # ValueError where it is no number
+        netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
+    except ValueError:
+        return urlsplit("")
+    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+    return parts._replace(netloc=netloc, path=path, query=query)
 
 
 def _verified(dataset: Dataset, release: Release) -> Dataset:

@@ -6,11 +6,9 @@ It is done by urllib: requests reads all that comes along with a redirect, howev
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import http.client
 import json
-import os
 import re
 import ssl
 import string
@@ -31,6 +29,7 @@ _REDIRECTS = 10
 _CHUNK = 1 << 18
 _GZIP = b"\x1f\x8b"
 """The first bytes of an archive."""
+_PAGE = "sends a web page in place of the archive (perhaps the login page of this network)"
 
 
 @dataclass(frozen=True)
@@ -85,10 +84,6 @@ class _GivenUp(Exception):
 
 class _BrokenOff(_GivenUp):
     """A connection ended too early; another one may go on."""
-
-
-class _Changed(_BrokenOff):
-    """The file is another one than at the last connection."""
 
 
 class _Slow(_GivenUp):
@@ -161,7 +156,7 @@ def _fetch_from(home: Home, part: Path, limits: Limits, patient: bool, turns: li
         if file.tell() > home.archive.size:
             file.truncate(0)
         earlier = file.tell()
-    meter = _Meter(limits, patient)
+    meter, is_anew = _Meter(limits, patient), False
     with progress(home.archive.filename, home.archive.size, home.url) as show:
 
         def arrived(done: int) -> None:
@@ -174,12 +169,13 @@ def _fetch_from(home: Home, part: Path, limits: Limits, patient: bool, turns: li
             wrong = _wrong_hash(part, home.archive)
             if not wrong:
                 return part
+            may_be_mixed = not is_anew and (earlier or _noted(part).get("mixed"))
             remove_part(part)
-            if not earlier:
+            if not may_be_mixed:
                 raise _GivenUp(f"sends other bytes: {wrong}")
             warnings.warn(f"{part.name} was damaged, and is downloaded from the beginning", Notice, stacklevel=2)
             part.touch()
-            earlier = 0
+            is_anew = True
 
 
 class _Meter:
@@ -210,10 +206,8 @@ def _receive(home: Home, part: Path, limits: Limits, meter: _Meter, show: Callab
         part.touch()  # processes that wait see that something is done
         try:
             _copy(home, part, limits.stall, meter, show)
-        except _BrokenOff as error:
-            if isinstance(error, _Changed):
-                os.truncate(part, 0)
-            elif not meter.total:
+        except _BrokenOff:
+            if not meter.total:
                 raise
             size = part.stat().st_size
             strikes = 0 if size - most >= limits.gain else strikes + 1
@@ -231,16 +225,18 @@ def _copy(home: Home, part: Path, stall: float, meter: _Meter, show: Callable[[i
         version = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
         place = _begin(answer, place, size)
         noted = _noted(part)
-        if place and noted.get("url") == home.url and version and noted.get("version") not in (None, version):
-            raise _Changed("holds another file than before")
+        # Each machine of a mirror may name the same file's version otherwise: the hashes decide in the end.
+        is_same = noted.get("version") in (None, version) or noted.get("url") != home.url or not version
+        is_mixed = bool(place and (noted.get("mixed") or not is_same))
         chunks = _chunks(answer, size - place, stall)
         first = next(chunks, b"")
         if not place and first and not first.startswith(_GZIP[: len(first)]):
-            raise _GivenUp("sends something else than an archive")
+            raise _GivenUp(_PAGE if _is_page(answer) else "sends something else than an archive")
         with part.open("r+b") as file:
             if not place:
                 file.truncate(0)
-            _note(part).write_text(json.dumps({"url": home.url, "version": version}), encoding="utf-8")
+            note = {"url": home.url, "version": version, "mixed": is_mixed}
+            _note(part).write_text(json.dumps(note), encoding="utf-8")
             file.seek(place)
             show(place)
             while first:
@@ -257,20 +253,28 @@ def _copy(home: Home, part: Path, stall: float, meter: _Meter, show: Callable[[i
 def _begin(answer: Any, asked: int, size: int) -> int:
     """Return the place in the file that an answer begins at: the one that was asked for, or 0. Raises _GivenUp for an
     answer that is not the archive's."""
-    if answer.headers.get_content_type() == "text/html":
-        raise _GivenUp("sends a web page in place of the archive (perhaps the login page of this network)")
     status = answer.status or 200  # a file on this machine has none
     total, place = answer.headers.get("Content-Length"), 0
     if status == 206:
         found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""), re.ASCII)
-        if not found or int(found[1]) != asked:
+        if not found or _digits(found[1]) != str(asked):
             raise _GivenUp("sends another part of the archive than was asked for")
         place, total = asked, None if found[2] == "*" else found[2]
     elif status != 200:
         raise _GivenUp(f"answers {status}")
-    if total is not None and total != str(size):
-        raise _GivenUp(f"holds a file of {total} bytes; the archive has {size}")
+    if total is not None and _digits(total) != str(size):
+        raise _GivenUp(_PAGE if _is_page(answer) else f"holds a file of {total} bytes; the archive has {size}")
     return place
+
+
+def _is_page(answer: Any) -> bool:
+    """Return whether an answer says that it is a web page, as some servers do of an archive too."""
+    return answer.headers.get_content_type() == "text/html"
+
+
+def _digits(number: str) -> str:
+    """Return a number as Python writes it, however many digits a server gives it."""
+    return number.strip().lstrip("0") or "0"
 
 
 def _answer(url: str, place: int, stall: float) -> Any:
@@ -315,7 +319,6 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         return None
 
 
-@functools.cache
 def _opener() -> urllib.request.OpenerDirector:
     """Return what opens addresses, with the proxies of the environment, and the certificates of the system and of
     certifi where that is installed: some Pythons find none of the system's."""
@@ -363,7 +366,8 @@ def _note(part: Path) -> Path:
 
 
 def _noted(part: Path) -> dict[str, Any]:
-    """Return the address that a part is from, and the file's version there; nothing where that is not known."""
+    """Return the address that a part is from, the file's version there, and whether other versions are in it; nothing
+    where that is not known."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
         if isinstance(noted := json.loads(_note(part).read_bytes()), dict):
             return noted

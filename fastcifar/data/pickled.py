@@ -47,11 +47,13 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
         values, labels = fields.get("data"), fields.get("labels")
         if len(fields) != len(batch):
             raise _Refused("it has a field twice")
-        if type(values) is not _Array or values.shape != (records, pixels):
+        if type(values) is not _Array or values.dtype != "|u1" or values.shape != (records, pixels):
             raise _Refused(f"its 'data' is not a uint8 array [{records}, {pixels}]")
-        if type(labels) is not list or len(labels) != records or {type(label) for label in labels} != {int}:
+        is_array = type(labels) is _Array and labels.shape == (records,)
+        is_list = type(labels) in (list, tuple) and len(labels) == records and {type(each) for each in labels} == {int}
+        if not (is_array or is_list):
             raise _Refused(f"its 'labels' are not a list of {records} ints")
-        return np.array(labels, dtype=np.int64), values.pixels()
+        return np.array(labels.values() if is_array else labels, dtype=np.int64), values.values()
     except (IndexError, KeyError):
         reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -78,7 +80,8 @@ _AS_BYTES = {"BINSTRING": pickletools.read_bytes4, "SHORT_BINSTRING": pickletool
 
 
 def _load(data: bytes, most: int) -> object:
-    """Return what a pickle of dictionaries, lists, tuples, ints, bytes, strings and uint8 arrays (as `_Array`) makes.
+    """Return what a pickle of dictionaries, lists, tuples, ints, bytes, strings and arrays of integers (as `_Array`)
+    makes.
 
     most: instructions that it may have.
 
@@ -148,7 +151,7 @@ def _load(data: bytes, most: int) -> object:
                 filled[key] = value
         elif name in ("GLOBAL", "STACK_GLOBAL"):
             path = ".".join(argument.split(" ", 1) if argument else pop(2))  # TypeError for what is no str
-            _expect(path in _NAMES, f"{path[:80]!r} is not admitted, only uint8 numpy arrays are")
+            _expect(path in _NAMES, f"{path[:80]!r} is not admitted, only numpy arrays of integers are")
             stack.append(_NAMES[path])
         elif name == "REDUCE":
             called, arguments = pop(2)
@@ -181,8 +184,9 @@ def _expect(is_so: bool, otherwise: str) -> None:
 
 
 class _Array:
-    """What stands for an array in a pickle: its shape, order and bytes, as soon as they come."""
+    """What stands for an array in a pickle: its type, shape, order and bytes, as soon as they come."""
 
+    dtype: str = ""
     shape: tuple[int, ...] = ()
     data: bytes | bytearray | None = None
     is_fortran = False
@@ -196,28 +200,38 @@ class _Array:
     def fill(self, shape: Any, dtype: object, is_fortran: object, data: Any) -> None:
         _expect(self.data is None, "an array's state twice")
         is_plain = type(dtype) is _Dtype and type(data) in (bytes, bytearray) and type(shape) is tuple
-        _expect(is_plain and type(is_fortran) in (bool, int), "an array that is not a shape and bytes of uint8")
+        _expect(is_plain and type(is_fortran) in (bool, int), "an array that is not a shape and bytes of integers")
         _expect(len(shape) <= 4, "an array of many dimensions")
-        is_described = all(type(side) is int and side >= 0 for side in shape) and math.prod(shape) == len(data)
+        is_described = all(type(side) is int and side >= 0 for side in shape) and math.prod(shape) * dtype.size == len(
+            data
+        )
         _expect(is_described, f"an array of {len(data):,} bytes that its shape does not describe")
+        self.dtype = dtype.order + dtype.code
         self.shape, self.is_fortran, self.data = shape, bool(is_fortran), data
 
-    def pixels(self) -> np.ndarray:
+    def values(self) -> np.ndarray:
         # A copy: the bytes are read-only, and torch needs writable memory.
-        flat = np.frombuffer(self.data or b"", dtype=np.uint8)
+        flat = np.frombuffer(self.data or b"", dtype=self.dtype)
         return flat.reshape(self.shape, order="F" if self.is_fortran else "C").copy(order="C")
 
 
 class _Dtype:
-    """What stands for numpy's uint8."""
+    """What stands for one of numpy's types of integers: its code, as "i8", and byte order."""
+
+    def __init__(self, code: str) -> None:
+        self.code, self.size = code, int(code[1])
+        self.order = "|" if self.size == 1 else "="
 
     def set_state(self, state: object) -> None:
-        """Check the state as numpy gives it: version, byte order, parts, sizes and flags, of which uint8 has none."""
-        is_plain = type(state) is tuple and len(state) == 8 and state[1:] in _PLAIN and state[0] in (2, 3)
-        _expect(is_plain, "a type with other properties than those of uint8")
+        """Take the state as numpy gives it: version, byte order, and what integers do not have."""
+        is_plain = type(state) is tuple and len(state) == 8 and state[2:] == _PLAIN and state[0] in (2, 3)
+        order = state[1] if is_plain else None  # pyright: ignore[reportIndexIssue]
+        order = order.decode("latin1") if type(order) is bytes else order
+        _expect(order in (("|",) if self.size == 1 else ("<", ">")), "a type with other properties than an integer's")
+        self.order = order
 
 
-_PLAIN = [(order, None, None, None, -1, -1, 0) for order in (b"|", "|")]
+_PLAIN = (None, None, None, -1, -1, 0)
 
 
 class _Name:
@@ -236,9 +250,12 @@ def _new_array(kind: object, shape: object, code: object) -> _Array:
 def _new_dtype(code: object, *flags: object) -> _Dtype:
     """Stand for `numpy.dtype`."""
     shown = code.decode("latin1") if type(code) is bytes else code if type(code) is str else "another"
-    _expect(shown == "u1", f"an array of type {shown[:20]!r}, only uint8 is admitted")
+    _expect(shown in _INTEGERS, f"an array of type {shown[:20]!r}, only integers are admitted")
     _expect(len(flags) <= 2 and all(type(flag) in (bool, int) for flag in flags), "a type with other properties")
-    return _Dtype()
+    return _Dtype(shown)
+
+
+_INTEGERS = [f"{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)]
 
 
 def _from_buffer(data: object, dtype: object, shape: object, order: object) -> _Array:

@@ -23,6 +23,7 @@ class Asked:
 
     dataset: str = DEFAULT_DATASET
     data_dir: Path | None = None
+    mirror: str | None = None
     out: Path = Path("runs")
 
 
@@ -42,7 +43,7 @@ CHECKS: dict[str, Callable[[Asked], Finding]] = {
     "memory": lambda asked: host.memory(),
     "environment": lambda asked: host.environment(),
     "disk": lambda asked: stored.disk(asked.out),
-    "data": lambda asked: stored.data(asked.dataset, asked.data_dir),
+    "data": lambda asked: stored.data(asked.dataset, asked.data_dir, asked.mirror),
 }
 """All checks by name, in the order in which they are told."""
 

@@ -13,13 +13,13 @@ from fastcifar.errors import UserError
 from fastcifar.machine import GIB
 
 _LEAST_FREE = GIB
-_DATA = "FASTCIFAR_DATA"
+_DATA, _MIRROR = "FASTCIFAR_DATA", "FASTCIFAR_MIRROR"
 
 
 def disk(out: Path) -> Finding:
     """Examine the folders that trainings write to."""
     folders = {"runs": out, "temporary files": Path(tempfile.gettempdir())}
-    if not import_error("platformdirs"):  # of pooch's, whose lack is another check's finding
+    if not import_error("platformdirs"):  # whose lack is another check's finding
         folders["cache"] = imported("platformdirs").user_cache_path("fastcifar")
     return worst([_folder(what, path.absolute()) for what, path in folders.items()])
 
@@ -47,16 +47,18 @@ def _folder(what: str, path: Path) -> Finding:
 _ELSEWHERE = {"cache": "XDG_CACHE_HOME=DIR, or --data-dir DIR", "temporary files": "TMPDIR=DIR"}
 
 
-def data(name: str, data_dir: Path | None) -> Finding:
-    """Load the data set, which checks it; nothing is downloaded."""
+def data(name: str, data_dir: Path | None, mirror: str | None = None) -> Finding:
+    """Load the data set, which checks it and the mirror's address; nothing is downloaded."""
     dataset, where = imported("fastcifar.data", "torch"), data_dir
     if data_dir is None and not os.environ.get(_DATA) and name == DEFAULT_DATASET:
         where = imported(
             "fastcifar.data.download", "torch"
         ).user_cache()  # a folder that is named is read, and never filled
     try:
-        loaded = dataset.load_dataset(name, where, "cpu")
+        loaded = dataset.load_dataset(name, where, "cpu", mirror=mirror)
     except UserError as error:
+        if str(error).startswith(("mirror ", f"${_MIRROR} ")):
+            return fail(f"{error}", f"--mirror or {_MIRROR}: such an address; or neither")
         absent = where is not data_dir and any(lack in str(error) for lack in ("holds no CIFAR-10", "does not exist"))
         if not absent:
             return fail(f"{error}", f"--data-dir or {_DATA}: another place; without either, it is downloaded")

@@ -47,7 +47,9 @@ else:
 _LARGEST = 2**20
 """Bytes that a recipe file may have; that of a named recipe has 8,000."""
 _MOST_STEPS = 10**7
-"""A name of n parts, a.b.c, takes the parser n**2 steps, and as many bytes. Every dot is counted as one of a name."""
+"""A name of n parts, a.b.c, takes the parser n**2 steps, and as many bytes. Every dot that may be one of a name counts:
+not that of a number in a list, for no name has a comma or bracket after it, nor those of a line of comment."""
+_LISTED = re.compile(r"(?<=[\[,\s])[+-]?\d+\.\d+(?:[eE][+-]?\d+)?(?=[,\]])")
 
 
 class Written(str):
@@ -300,9 +302,16 @@ def _float(value: Any) -> Any:
 def _parsed(text: str) -> dict[str, Any]:
     """Return the values in a text of TOML. Raises ValueError or RecursionError for any other."""
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    if sum(line.count(".") ** 2 for line in text.split("\n")) > _MOST_STEPS:
+    if sum(map(_steps, text.split("\n"))) > _MOST_STEPS:
         raise ValueError("a line has too many dots")
     return tomllib.loads(text)
+
+
+def _steps(line: str) -> int:
+    """Return the steps that the parser takes for the longest name that a line may hold."""
+    if line.lstrip(" \t").startswith("#") and not re.search("\"{3}|'{3}", line):  # which end a text of several lines
+        return 0
+    return _LISTED.sub("", line).count(".") ** 2
 
 
 def _toml(text: str, kind: type = object) -> Any:

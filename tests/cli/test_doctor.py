@@ -190,6 +190,17 @@ def test_a_named_place_without_data_fails(cache, tmp_path):
     assert stored.data("cifar10", tmp_path / "nowhere").status == "fail"
 
 
+@pytest.mark.parametrize("by", ["flag", "variable"])
+def test_a_mirror_that_is_no_address_fails_with_advice_about_it(cache, monkeypatch, capsys, by):
+    monkeypatch.setattr(doctor, "CHECKS", {"data": CHECKS["data"]})
+    if by == "variable":
+        monkeypatch.setenv("FASTCIFAR_MIRROR", "zzz")
+    assert main(["doctor", "--json", *(["--mirror", "zzz"] if by == "flag" else [])]) == 2
+    (finding,) = json.loads(capsys.readouterr().out)
+    assert "is 'zzz'; allowed: the address (http, https or file) of a folder" in finding["found"]
+    assert finding["advice"] == "--mirror or FASTCIFAR_MIRROR: such an address; or neither"
+
+
 @pytest.mark.skipif(not os.environ.get("FASTCIFAR_DATA"), reason="needs CIFAR-10")
 def test_it_is_said_how_the_images_were_verified():
     assert stored.data("cifar10", None).found.endswith("; verified by sizes and labels only")

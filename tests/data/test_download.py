@@ -112,6 +112,23 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
 
 
 @pytest.mark.parametrize(
+    ("mirror", "urls"),
+    {
+        "http://a/dir?token=1": [f"http://a/dir/{BINARY}?token=1", f"http://a/dir/{PYTHON}?token=1"],
+        "http://a/dir/#x": [f"http://a/dir/{BINARY}#x", f"http://a/dir/{PYTHON}#x"],
+        f"http://a/?x={BINARY}": [f"http://a/{BINARY}?x={BINARY}", f"http://a/{PYTHON}?x={BINARY}"],
+        "http://a/my ü%20?ö": [f"http://a/my%20%C3%BC%20/{name}?%C3%B6" for name in (BINARY, PYTHON)],
+        f"http://bücher.de:80/{BINARY}": [f"http://xn--bcher-kva.de:80/{BINARY}"],
+        f"http://a/{PYTHON}?token=/1/": [f"http://a/{PYTHON}?token=/1/"],
+    }.items(),
+)
+def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, urls):
+    chosen = [home for home in cifar10._homes(cifar10.Release(), mirror) if home.chosen]
+    assert [home.url for home in chosen] == urls
+    assert all(f"/{home.archive.filename}" in home.url for home in chosen)
+
+
+@pytest.mark.parametrize(
     "mirror", ["nowhere", "/a/folder", "ftp://a/b", "http://", "http://[a", "http://a/other.tar.gz", "http://a/\n"]
 )
 def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, capsys):
@@ -123,6 +140,24 @@ def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, caps
         load_cifar10(small.folder, small.release)
     assert main(["data", "info", "--mirror", mirror, "--data-dir", str(small.folder)]) == 2
     assert capsys.readouterr().err == f"fastcifar: mirror is {mirror!r}; {allowed}\n"
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["http://me:secret@a/", "https://secret@a", "me:secret@a/dir", "http://me:secret@[::1/", "http://me:se/cret@a/"],
+)
+def test_a_mirror_with_a_password_is_refused_without_repeating_it(small, monkeypatch, mirror):
+    for where, given in (("mirror", mirror), (r"\$FASTCIFAR_MIRROR", None)):
+        monkeypatch.setenv("FASTCIFAR_MIRROR", mirror)
+        with pytest.raises(UserError, match=f"{where} has a user name or password before an @; allowed: ") as refusal:
+            load_cifar10(small.folder, small.release, mirror=given)
+        assert "secret" not in str(refusal.value) and "cret@" not in str(refusal.value)
+
+
+def test_a_mirror_may_have_a_space_in_its_path(small, tmp_path, cache):
+    shutil.copytree(small.folder, tmp_path / "a mirror ü")
+    release = dataclasses.replace(small.release, homes=(f"http://127.0.0.1:9/{BINARY}",))
+    load_cifar10(None, release, cache, f"file://{tmp_path}/a mirror ü")
 
 
 def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache, capsys):

@@ -139,13 +139,69 @@ def test_a_server_without_ranges_begins_again(serve, tmp_path):
 
 @pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
 def test_a_file_that_was_changed_meanwhile_is_downloaded_from_the_beginning(serve, tmp_path, header):
-    """The first part is of another file; that the hash is right shows that nothing of it was kept."""
+    """The first part is of another file of the same size, which the hash shows."""
     home = serve(serving.breaks_off(70_000, headers=[(header, "one")]), OTHER)
     fails(tmp_path, home, limits=ONCE)
     home.content, home.asked = CONTENT, []
     home.answer = lambda handler, content: serving.whole(handler, content, headers=[(header, "another")])
-    assert get(tmp_path, home) == []
+    assert get(tmp_path, home) == ["set.tar.gz.part was damaged, and is downloaded from the beginning"]
     assert home.asked == ["bytes=70000-", None]
+
+
+def test_a_file_that_is_changed_during_a_download_is_downloaded_from_the_beginning(serve, tmp_path):
+    def answer(handler, _):
+        first = len(home.asked) == 1
+        send = serving.breaks_off(70_000 if first else 10**6, headers=[("ETag", "one" if first else "another")])
+        send(handler, OTHER if first else CONTENT)
+
+    home = serve(answer)
+    assert get(tmp_path, home) == ["set.tar.gz.part was damaged, and is downloaded from the beginning"]
+    assert home.asked == [None, "bytes=70000-", None]
+
+
+def test_a_home_that_is_changed_again_and_again_is_given_up(serve, tmp_path):
+    def answer(handler, content):
+        serving.breaks_off(70_000, headers=[("ETag", str(len(home.asked)))])(handler, content)
+
+    home = serve(answer, OTHER)
+    assert "sends other bytes" in fails(tmp_path, home)
+    assert len(home.asked) == 6  # twice the file, of three parts
+
+
+def test_machines_of_a_mirror_that_name_other_versions_lose_nothing(serve, tmp_path):
+    def answer(handler, content):
+        serving.breaks_off(50_000, headers=[("ETag", str(len(home.asked)))])(handler, content)
+
+    home = serve(answer)
+    assert get(tmp_path, home) == []
+    assert home.asked == [None, *(f"bytes={place}-" for place in range(50_000, len(CONTENT), 50_000))]
+
+
+@pytest.mark.parametrize("here", [0, 70_000])
+def test_an_archive_that_is_called_a_web_page_is_taken(serve, tmp_path, here):
+    part_of(tmp_path, ARCHIVE).write_bytes(CONTENT[:here])
+    headers = [("Content-Type", "text/html")]
+    assert get(tmp_path, serve(lambda handler, content: serving.whole(handler, content, headers=headers))) == []
+
+
+def test_a_number_may_begin_with_zeros_and_have_any_digits(serve, tmp_path):
+    def answer(handler, content):
+        handler.send_response(200)
+        handler.send_header("Content-Length", f"000{len(content)}")
+        handler.end_headers()
+        handler.wfile.write(content)
+
+    assert get(tmp_path, serve(answer)) == []
+    part_of(tmp_path, ARCHIVE).write_bytes(CONTENT[:5])
+    answer = serving.sends(206, **{"Content-Range": f"bytes {'9' * 5000}-9/9"})
+    assert "sends another part of the archive" in fails(tmp_path, serve(answer))
+
+
+def test_a_proxy_is_used_from_when_it_is_set(serve, tmp_path, monkeypatch):
+    proxy = serve()
+    fails(tmp_path, "http://nowhere.invalid/set.tar.gz")
+    monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/set.tar.gz"))
+    assert get(tmp_path, "http://nowhere.invalid/set.tar.gz") == []
 
 
 @pytest.mark.parametrize("here", [OTHER[:1000], CONTENT + b"more", OTHER])

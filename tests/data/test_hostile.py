@@ -188,7 +188,7 @@ NPZ = {
     "many members": (npz.BOMBS[3], "is damaged, or no .npz"),
     "packed by bzip2": (npz.BOMBS[4], "packed in a way that numpy never does"),
     "packed by LZMA": (npz.BOMBS[5], "packed in a way that numpy never does"),
-    "a member twice": (twice(), "labels is damaged: it is there twice"),
+    "a member twice": (twice(), "labels is damaged: it is there 2 times"),
     "a password": (with_array().replace(b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"), "encrypted"),
 }
 
@@ -201,6 +201,13 @@ def test_an_npz_that_is_wrong_is_refused(tmp_path, kind, monkeypatch):
     path.write_bytes(content)
     refused(path, message)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_array_of_format_3_is_read(tmp_path):
+    images = np.ascontiguousarray(npz.WHOLE["images"])
+    text = described(str(images.shape))
+    (tmp_path / "data.npz").write_bytes(with_array(images=npz.header(text, 3) + images.tobytes()))
+    assert np.array_equal(read_npz(tmp_path / "data.npz", "images", "u1", images.shape, ""), images)
 
 
 def test_a_flipped_bit_is_found_wherever_it_is_in_an_array(tmp_path):

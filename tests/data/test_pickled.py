@@ -67,6 +67,14 @@ def test_a_batch_as_python_3_writes_it_is_read(protocol, keys):
     assert labels.tolist() == LABELS and np.array_equal(pixels, ARRAY)
 
 
+@pytest.mark.parametrize("protocol", [2, 5])
+@pytest.mark.parametrize("kind", [tuple, *("u1", "i1", "<i2", ">i4", "<i8", ">u8")])
+def test_labels_may_be_a_tuple_or_an_array_of_integers(protocol, kind):
+    given = np.array(LABELS, kind) if isinstance(kind, str) else tuple(LABELS)
+    labels, pixels = read(pickle.dumps(batch(labels=given), protocol))
+    assert labels.tolist() == LABELS and labels.dtype == np.int64 and np.array_equal(pixels, ARRAY)
+
+
 HOSTILE = {
     "system": (os.system, "touch executed"),
     "eval": (eval, "open('executed', 'w')"),
@@ -98,7 +106,7 @@ def test_a_hostile_call_is_refused_by_name_wherever_it_is_hidden(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     call = Call(os.system, "touch executed")
     content = pickle.dumps(batch(**{field: [1, call] if field == "labels" else call}), 2)
-    refused(content, rf"'{os.system.__module__}.system' is not admitted, only uint8 numpy arrays are")
+    refused(content, rf"'{os.system.__module__}.system' is not admitted, only numpy arrays of integers are")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -150,13 +158,16 @@ def test_stand_ins_cannot_be_changed_by_a_pickle(python2_pickle):
         ({"labels": LABELS[:-1]}, "its 'labels' are not a list of 20 ints"),
         ({"labels": [*LABELS[:-1], True]}, "its 'labels' are not a list of 20 ints"),
         ({"labels": [*LABELS[:-1], 2**70]}, "too large"),
+        ({"labels": np.array(LABELS[:-1])}, "its 'labels' are not a list of 20 ints"),
+        ({"labels": np.array([LABELS])}, "its 'labels' are not a list of 20 ints"),
+        ({"labels": np.array(LABELS, float)}, "an array of type 'f8', only integers are admitted"),
         ({"labels": b"0" * RECORDS}, "its 'labels' are not a list of 20 ints"),
         ({"data": ARRAY[:, :-1]}, r"its 'data' is not a uint8 array \[20, 3072\]"),
         ({"data": ARRAY.reshape(-1)}, r"its 'data' is not a uint8 array \[20, 3072\]"),
         ({"data": ARRAY.tobytes()}, r"its 'data' is not a uint8 array \[20, 3072\]"),
-        ({"data": ARRAY.astype(np.int16)}, "an array of type 'i2', only uint8 is admitted"),
-        ({"data": ARRAY.astype(object)}, "an array of type 'O8', only uint8 is admitted"),
-        ({"data": np.zeros((2, 2), "u1,O")}, "an array of type 'V9', only uint8 is admitted"),
+        ({"data": ARRAY.astype(np.int16)}, r"its 'data' is not a uint8 array \[20, 3072\]"),
+        ({"data": ARRAY.astype(object)}, "an array of type 'O8', only integers are admitted"),
+        ({"data": np.zeros((2, 2), "u1,O")}, "an array of type 'V9', only integers are admitted"),
         ({"data": np.ma.masked_array(ARRAY)}, "is not admitted"),
     ],
 )

@@ -50,6 +50,7 @@ BOMBS = {
 def seeds() -> dict[str, bytes]:
     made = {f"protocol {protocol}": python_batch(1, protocol) for protocol in (2, 3, 4, 5)}
     made |= {f"protocol {protocol} with str": python_batch(1, protocol, str) for protocol in (2, 5)}
+    made |= {f"labels as {kind}": python_batch(1, 2, labels_as=kind) for kind in ("<i8", ">u2")}
     return {"official": python_batch(1), "columns": python_batch(1, order="F"), **made}
 
 

@@ -31,11 +31,12 @@ def binary_batch(number: int) -> bytes:
     return np.concatenate([LABELS[number, :, None].astype(np.uint8), PLANES[number]], axis=1).tobytes()
 
 
-def python_batch(number: int, protocol: int = 0, keys: type = bytes, order: str = "C") -> bytes:
+def python_batch(number: int, protocol: int = 0, keys: type = bytes, order: str = "C", labels_as: str = "") -> bytes:
     """Return a batch as Python 2 wrote the official ones, or as `pickle` does with another protocol."""
     labels, planes = LABELS[number].tolist(), np.asarray(PLANES[number], order=order)  # pyright: ignore
     if not protocol:
         return write_as_python_2(labels, planes, fortran=order == "F")
+    labels = LABELS[number].astype(labels_as) if labels_as else labels
     names = [f"leptodactylus_s_{place:06}.png" for place in range(RECORDS)]
     values = {"batch_label": f"training batch {number}", "labels": labels, "data": planes, "filenames": names}
     if keys is bytes:

@@ -23,6 +23,9 @@ FILES = {
     "a = " + "{b = " * 5000: "is not a TOML file: maximum recursion depth exceeded",
     ".".join(["a"] * 200_000) + " = 1": "is not a TOML file: a line has too many dots",
     "[" + ".".join(["'a.b'"] * 100_000) + "]": "is not a TOML file: a line has too many dots",
+    "a = {b = '''\n# ''', " + ".".join(["c"] * 200_000) + " = 1}": "is not a TOML file: a line has too many dots",
+    "a = {" + ".".join(["1"] * 200_000) + " = 1}": "is not a TOML file: a line has too many dots",
+    "a = [" + "1.1 " * 100_000 + "]": "is not a TOML file: a line has too many dots",
     "batch_size = 0x" + "f" * 5000: "batch_size is <int too large to show>; allowed: a whole number below 2**63",
     "epochs = 0x" + "f" * 100_000: "epochs is <int too large to show>; allowed: a number",
     f"batch_size = {2**63}": "batch_size is 9223372036854775808; allowed: a whole number below 2**63",
@@ -47,6 +50,14 @@ def one_line(refusal):
     said = str(refusal.value)
     assert said.isprintable() and len(said) < 2000
     return said
+
+
+def test_long_lists_of_numbers_and_comments_of_dots_are_read(tmp_path):
+    count = 10_000
+    knots, values = tuple(number / (count - 1) for number in range(count)), (1.5e-7,) * count
+    recipe = change(Recipe(), {"schedule": {"knots": knots, "values": values}})
+    (tmp_path / "a.toml").write_text(f"# {'.' * 4000}\n{to_toml(recipe)}", encoding="utf-8")
+    assert dataclasses.replace(read_toml(tmp_path / "a.toml"), name=recipe.name) == recipe
 
 
 @pytest.mark.parametrize(("text", "message"), FILES.items(), ids=[text[:24] for text in FILES])
