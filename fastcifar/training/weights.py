@@ -23,7 +23,7 @@ _PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
 """What DataParallel, torch.compile and Lightning modules write before all names."""
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 """Where checkpoints keep their state_dict. Averages (ema) are never taken unasked."""
-_DEEPEST = 4
+_DEEPEST = 3
 COUNTS = "num_batches_tracked"
 _NAMES_SHOWN = 12
 _LONGEST = 200
@@ -165,25 +165,33 @@ def _without_prefixes(
 def _state_dict(found: object, file: Path) -> list[str]:
     """Return the keys that lead to the state_dict in what `torch_file` describes. Raises ValueError where there is
     none, or several."""
-    keys: list[str] = []
-    while isinstance(found, dict) and len(keys) <= _DEEPEST:
-        tensors = [name for name, value in found.items() if isinstance(value, torch_file.Described)]
-        if tensors:
-            others = [name for name in found if name not in tensors or type(name) is not str]
-            if others:
-                raise ValueError(f"{others[0]!r} is no tensor with a name, which a state_dict holds alone")
-            return keys
-        nested = [key for key in _NESTED if isinstance(found.get(key), dict) and found[key]]
-        if len(nested) != 1:
-            there = ", ".join(map(repr, nested if nested else found)) or "nothing"
-            raise ValueError(f"it holds {there}, of which {'each may be' if nested else 'none is'} the state_dict")
+    if not isinstance(found, dict):
+        raise ValueError("it holds no state_dict")
+    paths = _paths(found)
+    if len(paths) != 1:
+        there = ", ".join([repr(".".join(path)) for path in paths] or map(repr, found)) or "nothing"
+        raise ValueError(f"it holds {there}, of which {'each may be' if paths else 'none is'} the state_dict")
+    for key in paths[0]:
         averages = [name for name in found if "ema" in str(name).lower().split("_")]
         if averages:
-            said = f"{file} holds {averages[0]!r} beside {nested[0]!r}, and the latter is taken"
+            said = f"{file} holds {averages[0]!r} beside {key!r}, and the latter is taken"
             warnings.warn(said, Notice, stacklevel=2)
-        keys.append(nested[0])
-        found = found[nested[0]]
-    raise ValueError("it holds no state_dict")
+        found = found[key]
+    others = [
+        key for key, value in found.items() if not isinstance(value, torch_file.Described) or type(key) is not str
+    ]
+    if others:
+        raise ValueError(f"{others[0]!r} is no tensor with a name, which a state_dict holds alone")
+    return paths[0]
+
+
+def _paths(found: object, depth: int = 0) -> list[list[str]]:
+    """Return the keys that lead to each dictionary with tensors in `found`, which itself is one only where none is
+    nested: checkpoints keep other tensors beside their state_dict."""
+    if not isinstance(found, dict) or depth > _DEEPEST:
+        return []
+    nested = [[key, *path] for key in _NESTED for path in _paths(found.get(key), depth + 1)]
+    return nested or [[]] * any(isinstance(value, torch_file.Described) for value in found.values())
 
 
 def _first(places: list[str]) -> str:

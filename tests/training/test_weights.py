@@ -28,6 +28,9 @@ NESTED = {
     "model": lambda state: {"model": state, "optimizer": {}, "losses": [0.5] * 1000},
     "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 1},
     "net": lambda state: {"net": state, "acc": 93.5},
+    "beside a tensor": lambda state: {"epoch": 3, "state_dict": state, "best_acc1": torch.tensor(71.2)},
+    "below a tensor": lambda state: {"loss": torch.tensor(0.5), "model": {"state_dict": state, "step": torch.ones(1)}},
+    "beside settings": lambda state: {"model": {"name": "resnet", "depth": 18}, "state_dict": state},
     "one in the other": lambda state: {"model": {"state_dict": state}},
 }
 
