@@ -111,7 +111,7 @@ def fitted(
     be converted, and values are finite.
     """
     source = _without_prefixes(tensors, expected, path)
-    source = {name: tensor for name, tensor in source.items() if name in expected or not name.endswith(COUNTS)}
+    source = {name: tensor for name, tensor in source.items() if _needed(name, tensor, expected)}
     expected = {name: tensor for name, tensor in expected.items() if name in source or not name.endswith(COUNTS)}
     if head is not None:
         source, expected = (
@@ -128,16 +128,44 @@ def fitted(
             f"the weights in {path} do not fit the network: {_first(misfits)}; allowed: the same names and shapes{hint}"
         )
     pairs = {name: (tensor.dtype, expected[name].dtype) for name, tensor in source.items()}
-    others = [f"{name} is {theirs} for {ours}" for name, (theirs, ours) in pairs.items() if not _converts(theirs, ours)]
+    others = [
+        f"{name} is {theirs} for {ours}"
+        for name, (theirs, ours) in pairs.items()
+        if not (_converts(theirs, ours) or name.endswith(COUNTS))
+    ]
     if others:
         said = _first(others).replace("torch.", "")
         raise UserError(f"the weights in {path} are of another type than the network's: {said}; allowed: the same kind")
-    source = {name: tensor.to(expected[name].dtype) for name, tensor in source.items()}
-    counts = {name: tensor.numel() - int(tensor.isfinite().sum()) for name, tensor in source.items()}
-    bad = [f"{count} of {source[name].numel()} in {name}" for name, count in counts.items() if count]
-    if bad:
-        raise UserError(f"the weights in {path} hold NaN or infinite values, {_first(bad)}; allowed: finite ones")
-    return source
+    found = {name: tensor.to(expected[name].dtype) for name, tensor in source.items()}
+    counts = {name: _bad(tensor, expected[name]) for name, tensor in found.items()}
+    bad = {name: f"{count} of {found[name].numel()} in {name}" for name, count in counts.items() if count}
+    large = [name for name in bad if found[name].dtype != source[name].dtype and source[name].double().isfinite().all()]
+    if len(large) < len(bad):
+        said = _first([said for name, said in bad.items() if name not in large])
+        raise UserError(f"the weights in {path} hold NaN or infinite values, {said}; allowed: finite ones")
+    if large:
+        said = _first([f"{bad[name]} for {found[name].dtype}".replace("torch.", "") for name in large])
+        raise UserError(f"the weights in {path} hold values that are too large, {said}; allowed: those of its range")
+    return found
+
+
+def _needed(name: str, tensor: torch.Tensor, expected: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether a network takes a tensor of a file: not counts of batches that it has not, or that are no whole
+    numbers, as a conversion of all tensors to float16 makes of large ones."""
+    if not name.endswith(COUNTS):
+        return True
+    ours = expected.get(name)
+    if ours is None or tensor.is_complex():
+        return False
+    return tensor.dtype == ours.dtype or bool((tensor.double() == tensor.to(ours.dtype).double()).all())
+
+
+def _bad(tensor: torch.Tensor, ours: torch.Tensor) -> int:
+    """Return how many values are not finite, nor the network's own there, as in a mask for attention."""
+    good = tensor.isfinite()
+    if not good.all() and not ours.is_meta:
+        good |= tensor == ours.to(tensor.device)
+    return tensor.numel() - int(good.sum())
 
 
 def _converts(theirs: torch.dtype, ours: torch.dtype) -> bool:
