@@ -123,6 +123,8 @@ def _of_zip(data: bytes) -> object:
         for info in infos.values():
             if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1 or info.file_size != info.compress_size:
                 raise ValueError(f"its entry {info.filename} is compressed or encrypted, as torch.save writes none")
+            if info.external_attr & 0x10 or info.filename.endswith("/"):  # torch reads no bytes of it, and says nothing
+                raise ValueError(f"its entry {info.filename} is a folder, as torch.save writes none")
         names = {name.lower() for name in infos}
         if not len(names) == len(archive.infolist()) == entries or any(
             info.filename != info.orig_filename for info in infos.values()

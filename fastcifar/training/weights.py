@@ -23,7 +23,7 @@ _PREFIXES = ("module.", "_orig_mod.", "net.", "model.")
 """What DataParallel, torch.compile and Lightning modules write before all names."""
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
 """Where checkpoints keep their state_dict. Averages (ema) are never taken unasked."""
-_DEEPEST = 4
+_DEEPEST = 3
 COUNTS = "num_batches_tracked"
 _NAMES_SHOWN = 12
 _LONGEST = 200
@@ -111,7 +111,7 @@ def fitted(
     be converted, and values are finite.
     """
     source = _without_prefixes(tensors, expected, path)
-    source = {name: tensor for name, tensor in source.items() if name in expected or not name.endswith(COUNTS)}
+    source = {name: tensor for name, tensor in source.items() if _needed(name, tensor, expected)}
     expected = {name: tensor for name, tensor in expected.items() if name in source or not name.endswith(COUNTS)}
     if head is not None:
         source, expected = (
@@ -128,16 +128,44 @@ def fitted(
             f"the weights in {path} do not fit the network: {_first(misfits)}; allowed: the same names and shapes{hint}"
         )
     pairs = {name: (tensor.dtype, expected[name].dtype) for name, tensor in source.items()}
-    others = [f"{name} is {theirs} for {ours}" for name, (theirs, ours) in pairs.items() if not _converts(theirs, ours)]
+    others = [
+        f"{name} is {theirs} for {ours}"
+        for name, (theirs, ours) in pairs.items()
+        if not (_converts(theirs, ours) or name.endswith(COUNTS))
+    ]
     if others:
         said = _first(others).replace("torch.", "")
         raise UserError(f"the weights in {path} are of another type than the network's: {said}; allowed: the same kind")
-    source = {name: tensor.to(expected[name].dtype) for name, tensor in source.items()}
-    counts = {name: tensor.numel() - int(tensor.isfinite().sum()) for name, tensor in source.items()}
-    bad = [f"{count} of {source[name].numel()} in {name}" for name, count in counts.items() if count]
-    if bad:
-        raise UserError(f"the weights in {path} hold NaN or infinite values, {_first(bad)}; allowed: finite ones")
-    return source
+    found = {name: tensor.to(expected[name].dtype) for name, tensor in source.items()}
+    counts = {name: _bad(tensor, expected[name]) for name, tensor in found.items()}
+    bad = {name: f"{count} of {found[name].numel()} in {name}" for name, count in counts.items() if count}
+    large = [name for name in bad if found[name].dtype != source[name].dtype and source[name].double().isfinite().all()]
+    if len(large) < len(bad):
+        said = _first([said for name, said in bad.items() if name not in large])
+        raise UserError(f"the weights in {path} hold NaN or infinite values, {said}; allowed: finite ones")
+    if large:
+        said = _first([f"{bad[name]} for {found[name].dtype}".replace("torch.", "") for name in large])
+        raise UserError(f"the weights in {path} hold values that are too large, {said}; allowed: those of its range")
+    return found
+
+
+def _needed(name: str, tensor: torch.Tensor, expected: Mapping[str, torch.Tensor]) -> bool:
+    """Return whether a network takes a tensor of a file: not counts of batches that it has not, or that are no whole
+    numbers, as a conversion of all tensors to float16 makes of large ones."""
+    if not name.endswith(COUNTS):
+        return True
+    ours = expected.get(name)
+    if ours is None or tensor.is_complex():
+        return False
+    return tensor.dtype == ours.dtype or bool((tensor.double() == tensor.to(ours.dtype).double()).all())
+
+
+def _bad(tensor: torch.Tensor, ours: torch.Tensor) -> int:
+    """Return how many values are not finite, nor the network's own there, as in a mask for attention."""
+    good = tensor.isfinite()
+    if not good.all() and not ours.is_meta:
+        good |= tensor == ours.to(tensor.device)
+    return tensor.numel() - int(good.sum())
 
 
 def _converts(theirs: torch.dtype, ours: torch.dtype) -> bool:
@@ -165,25 +193,33 @@ def _without_prefixes(
 def _state_dict(found: object, file: Path) -> list[str]:
     """Return the keys that lead to the state_dict in what `torch_file` describes. Raises ValueError where there is
     none, or several."""
-    keys: list[str] = []
-    while isinstance(found, dict) and len(keys) <= _DEEPEST:
-        tensors = [name for name, value in found.items() if isinstance(value, torch_file.Described)]
-        if tensors:
-            others = [name for name in found if name not in tensors or type(name) is not str]
-            if others:
-                raise ValueError(f"{others[0]!r} is no tensor with a name, which a state_dict holds alone")
-            return keys
-        nested = [key for key in _NESTED if isinstance(found.get(key), dict) and found[key]]
-        if len(nested) != 1:
-            there = ", ".join(map(repr, nested if nested else found)) or "nothing"
-            raise ValueError(f"it holds {there}, of which {'each may be' if nested else 'none is'} the state_dict")
+    if not isinstance(found, dict):
+        raise ValueError("it holds no state_dict")
+    paths = _paths(found)
+    if len(paths) != 1:
+        there = ", ".join([repr(".".join(path)) for path in paths] or map(repr, found)) or "nothing"
+        raise ValueError(f"it holds {there}, of which {'each may be' if paths else 'none is'} the state_dict")
+    for key in paths[0]:
         averages = [name for name in found if "ema" in str(name).lower().split("_")]
         if averages:
-            said = f"{file} holds {averages[0]!r} beside {nested[0]!r}, and the latter is taken"
+            said = f"{file} holds {averages[0]!r} beside {key!r}, and the latter is taken"
             warnings.warn(said, Notice, stacklevel=2)
-        keys.append(nested[0])
-        found = found[nested[0]]
-    raise ValueError("it holds no state_dict")
+        found = found[key]
+    others = [
+        key for key, value in found.items() if not isinstance(value, torch_file.Described) or type(key) is not str
+    ]
+    if others:
+        raise ValueError(f"{others[0]!r} is no tensor with a name, which a state_dict holds alone")
+    return paths[0]
+
+
+def _paths(found: object, depth: int = 0) -> list[list[str]]:
+    """Return the keys that lead to each dictionary with tensors in `found`, which itself is one only where none is
+    nested: checkpoints keep other tensors beside their state_dict."""
+    if not isinstance(found, dict) or depth > _DEEPEST:
+        return []
+    nested = [[key, *path] for key in _NESTED for path in _paths(found.get(key), depth + 1)]
+    return nested or [[]] * any(isinstance(value, torch_file.Described) for value in found.values())
 
 
 def _first(places: list[str]) -> str:

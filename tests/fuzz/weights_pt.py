@@ -5,6 +5,7 @@ import io
 import itertools
 import pickletools
 import random
+import re
 import zipfile
 from pathlib import Path
 
@@ -40,7 +41,9 @@ def check(data: bytes, folder: Path) -> bool:
 
 
 def mutate(data: bytes, random: random.Random) -> bytes:
-    """Change instructions of the pickle: numbers, names, and their order."""
+    """Change instructions of the pickle (numbers, names, and their order), or what a zip file's directory says."""
+    if data[:2] == b"PK" and random.randrange(3) == 0:
+        return _redirected(data, random)
     pickle = _pickle(data)
     if pickle is None:
         return data
@@ -53,6 +56,17 @@ def mutate(data: bytes, random: random.Random) -> bytes:
             content = archive.read(info)
             again.writestr(info.filename, changed if content == pickle else content)
     return file.getvalue()
+
+
+def _redirected(data: bytes, random: random.Random) -> bytes:
+    """Change a field of an entry of a zip file's directory: flags, sizes, attributes, its place or its name."""
+    changed = bytearray(data)
+    entries = [found.start() for found in re.finditer(b"PK\1\2", data) if found.start() + 47 <= len(data)]
+    for entry in random.sample(entries, min(len(entries), random.randint(1, 2))):
+        changed[entry + random.randint(4, 46)] ^= 1 << random.randrange(8)
+        if random.randrange(2):
+            changed[entry + 38] |= 0x10  # a folder
+    return bytes(changed)
 
 
 def _pickle(data: bytes) -> bytes | None:

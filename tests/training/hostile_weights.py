@@ -103,6 +103,13 @@ def doubled_entry(data):
     return file.getvalue()
 
 
+def marked(data, name, place=38, mark=0x10):
+    """Return a zip file whose directory says something else of an entry, by default that it is a folder."""
+    changed, name = bytearray(data), name.encode()
+    changed[data.rindex(name) - 46 + place] |= mark
+    return bytes(changed)
+
+
 RIGHT = {"a": tensor(4, (2, 2), (2, 1))}
 TENSOR = {name: {"a": each} for name, each in {
     "more values than there are": tensor(MANY, (MANY,), (1,)),
@@ -169,6 +176,9 @@ ZIPS = {
     "two types of the same values": zipped(
         {"a": tensor(4, (4,), (1,)), "b": tensor(2, (2,), (1,), kind=torch.DoubleStorage)}
     ),
+    "values marked as a folder": marked(zipped(RIGHT), "a/data/0"),
+    "a version marked as a folder": marked(zipped(RIGHT), "a/version"),
+    "a folder of values": zipped({"a": tensor(4, (2, 2), (2, 1), key="0/")}, {"data/0/": FLOATS}),
     "no zip": b"PK\3\4" + bytes(2000),
 }
 OLDER = {

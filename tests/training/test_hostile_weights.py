@@ -27,7 +27,12 @@ from tests.training.weight_files import Net, older, refused
 ROOT = Path(__file__).parents[2]
 BIAS, LAST = "0.bias", "3.bias"
 TENSORS = {
-    "too large": (LAST, torch.full((2,), 1e300, dtype=torch.float64), "NaN or infinite values, 2 of 2 in 3.bias"),
+    "too large": (
+        LAST,
+        torch.full((2,), 1e300, dtype=torch.float64),
+        "that are too large, 2 of 2 in 3.bias for float32; allowed",
+    ),
+    "infinite": (LAST, torch.full((2,), torch.inf, dtype=torch.float64), "NaN or infinite values, 2 of 2 in 3.bias"),
     "shape": (BIAS, torch.ones(5), r"0.bias is \[5\] for \[4\]"),
     "a scalar": (BIAS, torch.ones(()), r"0.bias is \[\] for \[4\]"),
     "extra": ("more", torch.ones(5), r"more is \[5\] for none here"),

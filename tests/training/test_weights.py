@@ -28,6 +28,9 @@ NESTED = {
     "model": lambda state: {"model": state, "optimizer": {}, "losses": [0.5] * 1000},
     "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 1},
     "net": lambda state: {"net": state, "acc": 93.5},
+    "beside a tensor": lambda state: {"epoch": 3, "state_dict": state, "best_acc1": torch.tensor(71.2)},
+    "below a tensor": lambda state: {"loss": torch.tensor(0.5), "model": {"state_dict": state, "step": torch.ones(1)}},
+    "beside settings": lambda state: {"model": {"name": "resnet", "depth": 18}, "state_dict": state},
     "one in the other": lambda state: {"model": {"state_dict": state}},
 }
 
@@ -113,3 +116,35 @@ def test_every_door_reads_every_kind(tmp_path):
         warm = fastcifar.Trainer(MLP, data, "cpu").new_network(5, WarmStart(path))
         assert same(warm.state_dict(), state)
     assert same(load_run(folder)[1].state_dict(), state)
+
+
+@pytest.mark.parametrize("count", [2, 2048, 39_100, 100_000])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.float16, torch.bfloat16])
+def test_counts_of_another_type_are_converted_or_left_out(dtype, count, tmp_path):
+    """As in {name: tensor.half()}, where 100,000 is infinite, which leaves the network's own."""
+    state = {**Net().state_dict(), "1.num_batches_tracked": torch.tensor(count)}
+    state = {name: tensor.to(dtype if name.endswith("tracked") else torch.float32) for name, tensor in state.items()}
+    for write in (torch.save, save_file):
+        write(state, tmp_path / "weights")
+        found, _ = loaded(tmp_path / "weights")
+        kept = state["1.num_batches_tracked"]
+        assert found["1.num_batches_tracked"] == (1 if kept.isinf() else int(kept))
+        assert all(torch.equal(found[name], state[name]) for name in state if not name.endswith("tracked"))
+
+
+def masked():
+    net = nn.Sequential(nn.Linear(2, 2))
+    net.register_buffer("mask", torch.full((3, 3), -torch.inf).triu(1))
+    return net
+
+
+def test_a_buffer_may_hold_the_infinities_that_the_network_has(tmp_path):
+    """An attention's mask; not other ones, nor NaN."""
+    state = masked().state_dict()
+    torch.save(state, tmp_path / "weights")
+    assert same(loaded(tmp_path / "weights", masked())[0], state)
+    for place, value in (((0, 0), -torch.inf), ((0, 1), torch.inf), ((0, 1), torch.nan)):
+        wrong = state["mask"].clone()
+        wrong[place] = value
+        torch.save({**state, "mask": wrong}, tmp_path / "weights")
+        assert "hold NaN or infinite values, 1 of 9 in mask; allowed" in refused(tmp_path / "weights", masked())
