@@ -39,7 +39,10 @@ _NAMES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-_STORAGES = {f"torch {name}": dtype for name, dtype in _NAMES.items()}
+_STORAGES = {f"torch {name}": dtype for name, dtype in _NAMES.items()} | {"torch.storage UntypedStorage": torch.uint8}
+_DTYPES = {f"torch {name}": kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
+_TYPED = ("torch float8", "torch uint16", "torch uint32", "torch uint64")
+"""The beginnings of the names of types that have no storages of their own, and that torch converts."""
 _CONSTANTS: dict[str, Callable[[], object]] = {
     "NONE": lambda: None,
     "NEWTRUE": lambda: True,
@@ -50,7 +53,15 @@ _CONSTANTS: dict[str, Callable[[], object]] = {
 }
 _VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING"}
 _TAKEN = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_KINDS = {"qtensor": "quantized", "sparse": "sparse", "nested": "nested", "QInt": "quantized", "QUInt": "quantized"}
+_KINDS = {
+    "qtensor": "quantized",
+    "sparse": "sparse",
+    "nested": "nested",
+    "QInt": "quantized",
+    "QUInt": "quantized",
+    "_meta_": "meta",
+    "_from_type": "subclassed",
+}
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,8 @@ def _of_zip(data: bytes) -> object:
         if places[0][0] != 0 or any(start + size > end for (start, size), end in zip(places, ends, strict=True)):
             raise ValueError("its entries lie over each other, or behind something else")
         if damaged := archive.testzip():
+            if not any(info.CRC for info in infos.values()):
+                raise ValueError("it was written without checksums (torch.serialization.set_crc32_options)")
             raise ValueError(f"its entry {damaged} is damaged: the checksum is not that of the values")
         folder = next(iter(infos)).partition("/")[0]
         if f"{folder}/constants.pkl" in infos:
@@ -240,7 +253,9 @@ class _Description:
                     raise ValueError("its pickle is damaged")
                 return stack[0]
             elif (name, value) != ("PROTO", 2):
-                raise ValueError(f"its pickle has the instruction {name} {value}, which torch.save does not write")
+                raise ValueError(
+                    f"its pickle has the instruction {name} {value}, which torch.save does not write by default"
+                )
         raise ValueError("its pickle has no end")
 
     def _storage(self, value: Any) -> Storage:
@@ -255,7 +270,7 @@ class _Description:
             or view not in ([], [None])
         ):
             raise ValueError("it names values as torch.save does not")
-        if type(key) is not str or name.name not in _STORAGES:
+        if type(key) is not str or name.name not in _STORAGES or (view and name.name.startswith("torch.storage")):
             raise ValueError(f"it holds values of type {name.name}")
         storage = Storage(key, _STORAGES[name.name], count)
         if self.storages.setdefault(key, storage) != storage:
@@ -272,19 +287,21 @@ def _fill(container: Any, items: list[Any], keyed: bool) -> None:
         raise ValueError("it adds to what is no list or dictionary")
     for key, value in zip(items[::2], items[1::2], strict=True):
         if type(key) not in (str, int, float, bool, type(None)):  # the hash of a tuple of tuples may take forever
-            raise ValueError("it has a dictionary whose keys are no names")
+            raise ValueError("it has a dictionary whose keys are no names or numbers")
         container[key] = value
 
 
 def _known(name: str) -> Name:
     """Return a name that a state_dict may need."""
-    if name in _MAKERS or name in _STORAGES:
+    if name in _MAKERS or name in _STORAGES or name in _DTYPES:
         return Name(name)
     said = name.replace(" ", ".")
     for part, kind in _KINDS.items():
         if part in name and name.startswith("torch"):
             raise ValueError(f"it holds {kind} tensors ({said})")
-    raise ValueError(f"it holds objects of Python, not weights alone ({said}), as of torch.save(model)")
+    raise ValueError(
+        f"it holds objects of Python, not weights alone ({said}), as of torch.save(model) or beside the weights"
+    )
 
 
 def _made(called: Any, arguments: Any) -> object:
@@ -331,6 +348,33 @@ def _tensor(
     return Described(storage.dtype, shape)
 
 
+def _typed(
+    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
+) -> object:
+    """Return the tensor that torch._utils._rebuild_tensor_v3 would make of bytes, in a type without storages of its
+    own, such as float8."""
+    if type(storage) is not Storage or storage.dtype != torch.uint8 or type(dtype) is not Name:
+        raise ValueError("it makes a tensor of what is none")
+    if not dtype.name.startswith(_TYPED):
+        raise ValueError(f"it holds values of type {dtype.name}")
+    kind = _DTYPES[dtype.name]
+    return _tensor(
+        Storage(storage.key, kind, storage.count // kind.itemsize), offset, shape, strides, grad, hooks, *rest
+    )
+
+
+def _plain(kind: type, *allowed: type) -> Callable[..., object]:
+    """Return what makes a value that lies beside weights, which nobody looks at, of `allowed` values."""
+
+    def make(*arguments: Any) -> object:
+        items = arguments[0] if len(arguments) == 1 and type(arguments[0]) in (list, tuple) else arguments
+        if any(type(item) not in allowed for item in items):
+            raise ValueError(f"it makes a {kind.__name__} of other values")
+        return Name(kind.__name__)
+
+    return make
+
+
 def _parameter(tensor: Any, grad: Any, hooks: Any) -> Described:
     if type(tensor) is not Described or hooks:
         raise ValueError("it makes a parameter of what is no tensor")
@@ -342,5 +386,11 @@ _MAKERS: dict[str, Callable[..., object]] = {
     "collections Counter": _counter,
     "torch._utils _rebuild_tensor": _tensor,
     "torch._utils _rebuild_tensor_v2": _tensor,
+    "torch._utils _rebuild_tensor_v3": _typed,
     "torch._utils _rebuild_parameter": _parameter,
+    "torch device": _plain(torch.device, str, int),
+    "torch Size": _plain(torch.Size, int),
+    "__builtin__ set": _plain(set, str, int, float, bool, type(None)),
+    "__builtin__ complex": _plain(complex, float),
+    "_codecs encode": lambda text, encoding: _plain(bytes, str)(text, {"latin1": ""}[encoding]),  # others may be slow
 }

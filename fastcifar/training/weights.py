@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -190,7 +191,7 @@ def _without_prefixes(
     return best
 
 
-def _state_dict(found: object, file: Path) -> list[str]:
+def _state_dict(found: Any, file: Path) -> list[str]:
     """Return the keys that lead to the state_dict in what `torch_file` describes. Raises ValueError where there is
     none, or several."""
     if not isinstance(found, dict):
@@ -213,7 +214,7 @@ def _state_dict(found: object, file: Path) -> list[str]:
     return paths[0]
 
 
-def _paths(found: object, depth: int = 0) -> list[list[str]]:
+def _paths(found: Any, depth: int = 0) -> list[list[str]]:
     """Return the keys that lead to each dictionary with tensors in `found`, which itself is one only where none is
     nested: checkpoints keep other tensors beside their state_dict."""
     if not isinstance(found, dict) or depth > _DEEPEST:

@@ -124,6 +124,12 @@ TENSOR = {name: {"a": each} for name, each in {
     "thousands of sides": tensor(4, (2**60,) * 5000, (1,) * 5000),
 }.items()}  # fmt: skip
 CALLS = {
+    "a type of more bytes than there are": {
+        "a": Call(
+            torch._utils._rebuild_tensor_v3,
+            *(Values(4, kind=torch.UntypedStorage), 0, (4,), (1,), False, collections.OrderedDict(), torch.uint16),
+        )
+    },
     "a tensor of a claimed size": Call(torch.FloatTensor, MANY),
     "bytes of a claimed size": Call(bytearray, 10**10),
     "a storage of a claimed size": Call(torch.UntypedStorage, 10**10),

@@ -63,7 +63,10 @@ class Code:
 
 
 VALUES = {
-    "a module": (Net, r"objects of Python, not weights alone \(.*Net\), as of torch.save\(model\); allowed: "),
+    "a module": (
+        Net,
+        r"objects of Python, not weights alone \(.*Net\), as of torch.save\(model\) or beside the weights; ",
+    ),
     "code": (lambda: changed("x", Code()), r"not weights alone \(posix.system\)"),
     "code as a name": (lambda: {Code(): torch.ones(1)}, r"not weights alone \(posix.system\)"),
     "numpy": (lambda: {"a": np.ones(3)}, r"not weights alone \(numpy._core.multiarray._reconstruct\)"),
@@ -73,7 +76,11 @@ VALUES = {
     "a list": (lambda: [torch.ones(3)], "it holds no state_dict"),
     "no tensors": (lambda: {"epoch": 3, "model": {}}, "it holds 'epoch', 'model', of which none is the state_dict"),
     "other values": (lambda: changed("lr", 0.5), "'lr' is no tensor with a name"),
-    "tuples as names": (lambda: {(1, 2): torch.ones(1)}, "a dictionary whose keys are no names"),
+    "tuples as names": (lambda: {(1, 2): torch.ones(1)}, "a dictionary whose keys are no names or numbers; allowed"),
+    "meta": (lambda: changed("x", torch.empty(3, device="meta")), "it holds meta tensors"),
+    "bits": (lambda: changed(BIAS, torch.ones(4, dtype=torch.uint8).view(torch.bits8)), "values of type torch"),
+    "a set of tuples": (lambda: changed("x", {(1, 2)}), "it makes a set of other values"),
+    "a type": (lambda: changed("x", torch.float32), "'x' is no tensor with a name"),
 }
 
 
@@ -141,6 +148,19 @@ def test_hostile_files_are_refused_without_the_memory_that_they_claim(tmp_path):
         assert not re.search("alloc|Memory", said), (name, said)
         assert grown < 48 << 20, name
     assert len(found) == len(files)
+
+
+def test_a_file_of_another_protocol_or_without_checksums_is_called_so(tmp_path):
+    torch.save(Net().state_dict(), tmp_path / "weights", pickle_protocol=4)
+    assert "the instruction PROTO 4, which torch.save does not write by default; allowed" in refused(
+        tmp_path / "weights"
+    )
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(Net().state_dict(), tmp_path / "weights")
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert "it was written without checksums" in refused(tmp_path / "weights")
 
 
 def test_flipped_bits_of_a_zip_file_are_seen(tmp_path):

@@ -21,6 +21,14 @@ LIGHTNING = {
     "optimizer_states": [{"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": [{"betas": (0.9, 0.999)}]}],
     "lr_schedulers": [{"milestones": collections.Counter([2, 4])}],
 }
+BESIDE = {
+    "dtype": torch.bfloat16,
+    "device": [torch.device("cpu"), torch.device("cuda", 0)],
+    "size": torch.Size([3, 32]),
+    "set": {1, "a", None},
+    "bytes": b"\0\xff",
+    "complex": 1j,
+}
 NESTED = {
     "alone": lambda state: state,
     "parameters": lambda state: {name: nn.Parameter(t) if t.is_floating_point() else t for name, t in state.items()},
@@ -31,6 +39,7 @@ NESTED = {
     "beside a tensor": lambda state: {"epoch": 3, "state_dict": state, "best_acc1": torch.tensor(71.2)},
     "below a tensor": lambda state: {"loss": torch.tensor(0.5), "model": {"state_dict": state, "step": torch.ones(1)}},
     "beside settings": lambda state: {"model": {"name": "resnet", "depth": 18}, "state_dict": state},
+    "beside values of Python": lambda state: {**BESIDE, "model": state},
     "one in the other": lambda state: {"model": {"state_dict": state}},
 }
 
@@ -77,7 +86,7 @@ def test_an_average_is_never_taken_silently(tmp_path):
     assert "it holds 'model', 'net', of which each may be the state_dict" in refused(tmp_path / "two")
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
 @pytest.mark.parametrize("write", [torch.save, save_file])
 def test_other_floating_point_types_are_converted_and_counts_may_be_absent(write, dtype, tmp_path):
     state = {name: t.to(dtype) for name, t in Net().state_dict().items() if t.is_floating_point()}
