@@ -220,12 +220,12 @@ class _Dtype:
 
     def __init__(self, code: str) -> None:
         self.code, self.size = code, int(code[1])
-        self.order = "|" if self.size == 1 else "="
+        self.order: Any = "|" if self.size == 1 else "="
 
     def set_state(self, state: object) -> None:
         """Take the state as numpy gives it: version, byte order, and what integers do not have."""
         is_plain = type(state) is tuple and len(state) == 8 and state[2:] == _PLAIN and state[0] in (2, 3)
-        order = state[1] if is_plain else None  # pyright: ignore[reportIndexIssue]
+        order: Any = state[1] if is_plain else None  # pyright: ignore[reportIndexIssue]
         order = order.decode("latin1") if type(order) is bytes else order
         _expect(order in (("|",) if self.size == 1 else ("<", ">")), "a type with other properties than an integer's")
         self.order = order
