@@ -49,11 +49,11 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
             raise _Refused("it has a field twice")
         if type(values) is not _Array or values.dtype != "|u1" or values.shape != (records, pixels):
             raise _Refused(f"its 'data' is not a uint8 array [{records}, {pixels}]")
-        is_array = type(labels) is _Array and labels.shape == (records,)
-        is_list = type(labels) in (list, tuple) and len(labels) == records and {type(each) for each in labels} == {int}
-        if not (is_array or is_list):
+        if isinstance(labels, _Array) and labels.shape == (records,):
+            labels = labels.values()
+        elif not isinstance(labels, list | tuple) or len(labels) != records or {type(each) for each in labels} != {int}:
             raise _Refused(f"its 'labels' are not a list of {records} ints")
-        return np.array(labels.values() if is_array else labels, dtype=np.int64), values.values()
+        return np.array(labels, dtype=np.int64), values.values()
     except (IndexError, KeyError):
         reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything
@@ -197,7 +197,7 @@ class _Array:
         _, shape, dtype, is_fortran, data = state  # pyright: ignore[reportGeneralTypeIssues]
         self.fill(shape, dtype, is_fortran, data)
 
-    def fill(self, shape: Any, dtype: object, is_fortran: object, data: Any) -> None:
+    def fill(self, shape: Any, dtype: Any, is_fortran: object, data: Any) -> None:
         _expect(self.data is None, "an array's state twice")
         is_plain = type(dtype) is _Dtype and type(data) in (bytes, bytearray) and type(shape) is tuple
         _expect(is_plain and type(is_fortran) in (bool, int), "an array that is not a shape and bytes of integers")
@@ -220,12 +220,12 @@ class _Dtype:
 
     def __init__(self, code: str) -> None:
         self.code, self.size = code, int(code[1])
-        self.order = "|" if self.size == 1 else "="
+        self.order: Any = "|" if self.size == 1 else "="
 
     def set_state(self, state: object) -> None:
         """Take the state as numpy gives it: version, byte order, and what integers do not have."""
         is_plain = type(state) is tuple and len(state) == 8 and state[2:] == _PLAIN and state[0] in (2, 3)
-        order = state[1] if is_plain else None  # pyright: ignore[reportIndexIssue]
+        order: Any = state[1] if is_plain else None  # pyright: ignore[reportIndexIssue]
         order = order.decode("latin1") if type(order) is bytes else order
         _expect(order in (("|",) if self.size == 1 else ("<", ">")), "a type with other properties than an integer's")
         self.order = order

@@ -119,13 +119,10 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
         f"http://a/?x={BINARY}": [f"http://a/{BINARY}?x={BINARY}", f"http://a/{PYTHON}?x={BINARY}"],
         "http://a/my ü%20?ö": [f"http://a/my%20%C3%BC%20/{name}?%C3%B6" for name in (BINARY, PYTHON)],
         f"http://bücher.de:80/{BINARY}": [f"http://xn--bcher-kva.de:80/{BINARY}"],
-        f"http://a/{PYTHON}?token=/1/": [f"http://a/{PYTHON}?token=/1/"],
     }.items(),
 )
 def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, urls):
-    chosen = [home for home in cifar10._homes(cifar10.Release(), mirror) if home.chosen]
-    assert [home.url for home in chosen] == urls
-    assert all(f"/{home.archive.filename}" in home.url for home in chosen)
+    assert [home.url for home in cifar10._homes(cifar10.Release(), mirror) if home.chosen] == urls
 
 
 @pytest.mark.parametrize(
@@ -143,8 +140,7 @@ def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, caps
 
 
 @pytest.mark.parametrize(
-    "mirror",
-    ["http://me:secret@a/", "https://secret@a", "me:secret@a/dir", "http://me:secret@[::1/", "http://me:se/cret@a/"],
+    "mirror", ["http://me:secret@a/", "me:secret@a/dir", "http://me:secret@[::1/", "http://me:se/cret@a/"]
 )
 def test_a_mirror_with_a_password_is_refused_without_repeating_it(small, monkeypatch, mirror):
     for where, given in (("mirror", mirror), (r"\$FASTCIFAR_MIRROR", None)):
@@ -156,8 +152,7 @@ def test_a_mirror_with_a_password_is_refused_without_repeating_it(small, monkeyp
 
 def test_a_mirror_may_have_a_space_in_its_path(small, tmp_path, cache):
     shutil.copytree(small.folder, tmp_path / "a mirror ü")
-    release = dataclasses.replace(small.release, homes=(f"http://127.0.0.1:9/{BINARY}",))
-    load_cifar10(None, release, cache, f"file://{tmp_path}/a mirror ü")
+    load_cifar10(None, dataclasses.replace(small.release, homes=()), cache, f"file://{tmp_path}/a mirror ü")
 
 
 def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache, capsys):
