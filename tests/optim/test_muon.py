@@ -309,7 +309,7 @@ def test_a_network_without_filters_is_refused():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"head_lr": 0.0}, "optimizer.head_lr is 0.0; allowed: above 0"),
+        ({"head_lr": 0.0}, "optimizer.head_lr is 0.0; allowed: 1e-30 or more"),
         ({"sgd_momentum": 1.0}, "optimizer.sgd_momentum is 1.0; allowed: 0 up to, not including, 1"),
         ({"ns_steps": 0}, "optimizer.ns_steps is 0; allowed: 1 to 100 steps"),
         ({"norm_every": -1}, "optimizer.norm_every is -1; allowed: 0 or more steps"),
