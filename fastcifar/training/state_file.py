@@ -20,6 +20,7 @@ import torch
 from fastcifar.errors import UserError
 from fastcifar.host import ProcessSetting
 from fastcifar.output import write_whole
+from fastcifar.training.torch_file import STORAGES
 
 VERSION = 1
 """The version of the format: a `TrainingState.state_dict()` and its "version"."""
@@ -27,21 +28,7 @@ _PARTS = {"of": dict, "seed": int, "init": dict, "step": int, "flat": dict, "opt
 """What every state holds, and more."""
 _SHOWN = 200
 """Characters that a message shows of another library's."""
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-    "ComplexFloatStorage": torch.complex64,
-    "ComplexDoubleStorage": torch.complex128,
-    "UntypedStorage": torch.uint8,
-}
+_STORAGES = {**STORAGES, "UntypedStorage": torch.uint8}
 _INSTRUCTIONS = (
     *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT),
     *(pickle.BININT1, pickle.BININT2, pickle.LONG1, pickle.BINFLOAT, pickle.BINUNICODE, pickle.EMPTY_TUPLE),

@@ -25,7 +25,7 @@ about 30, so that these are 15,000 tensors."""
 _MOST_ENTRIES = 50_000
 _MOST_SIDES = 64
 _MAGIC = 0x1950A86A20F9469CFC6C
-_NAMES = {
+STORAGES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
     "HalfStorage": torch.float16,
@@ -39,7 +39,8 @@ _NAMES = {
     "ComplexFloatStorage": torch.complex64,
     "ComplexDoubleStorage": torch.complex128,
 }
-_STORAGES = {f"torch {name}": dtype for name, dtype in _NAMES.items()} | {"torch.storage UntypedStorage": torch.uint8}
+"""The types of values by the names of their storages in files of `torch.save`."""
+_STORAGES = {f"torch {name}": dtype for name, dtype in STORAGES.items()} | {"torch.storage UntypedStorage": torch.uint8}
 _DTYPES = {f"torch {name}": kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
 _TYPED = ("torch float8", "torch uint16", "torch uint32", "torch uint64")
 """The beginnings of the names of types that have no storages of their own, and that torch converts."""
