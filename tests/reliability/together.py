@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -83,7 +84,8 @@ def empty_data_folder(folder: Path) -> tuple[str, int, tuple[str, ...]]:
         given = json.dumps([url, md5, len(content), RECORDS, cache, time.time() + 6])
         command = [sys.executable, "-c", _LOAD, given]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        ended = [Ended.of(each) for each in [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(8)]]
+        options = {"cwd": ROOT, "env": {**os.environ, "FASTCIFAR_DATA": ""}, **pipes}
+        ended = [Ended.of(each) for each in [subprocess.Popen(command, **options) for _ in range(8)]]
     sums = {each.output for each in ended}
     wrong = [each.errors for each in ended if each.status]
     wrong += [f"{sum(sent):,} bytes were sent of {len(content):,}"] * (sum(sent) != len(content))
