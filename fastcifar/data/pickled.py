@@ -224,7 +224,8 @@ class _Dtype:
 
     def set_state(self, state: object) -> None:
         """Take the state as numpy gives it: version, byte order, and what integers do not have."""
-        is_plain = type(state) is tuple and len(state) == 8 and state[2:] == _PLAIN and state[0] in (2, 3)
+        is_plain = type(state) is tuple and len(state) == 8 and repr(state[2:]) == repr(_PLAIN)
+        is_plain = is_plain and type(state[0]) is int and state[0] in (2, 3)  # pyright: ignore[reportIndexIssue]
         order: Any = state[1] if is_plain else None  # pyright: ignore[reportIndexIssue]
         order = order.decode("latin1") if type(order) is bytes else order
         _expect(order in (("|",) if self.size == 1 else ("<", ">")), "a type with other properties than an integer's")
@@ -243,7 +244,8 @@ class _Name:
 
 def _new_array(kind: object, shape: object, code: object) -> _Array:
     """Stand for `numpy.core.multiarray._reconstruct`: an array that is empty until its state comes."""
-    _expect(kind is _NDARRAY and shape == (0,) and code in (b"b", "b"), "an array of another class")
+    is_empty = repr(shape) == "(0,)"  # which False is equal to, too
+    _expect(kind is _NDARRAY and is_empty and code in (b"b", "b"), "an array of another class")
     return _Array()
 
 
