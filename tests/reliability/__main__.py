@@ -1,6 +1,6 @@
 """Stop, starve and deceive fastcifar, and count what is lost or let in: the table of docs/reliability.md.
 
-    python -m tests.reliability                     # everything, in 18 minutes on two cores
+    python -m tests.reliability                     # everything, in 17 minutes on two cores
     python -m tests.reliability --only kills faults # parts of it
     python -m tests.reliability --kills 1000 --seconds 3600    # for longer
     python -m tests.reliability --save bench/results/reliability.jsonl    # a new table: then python -m bench.tables
