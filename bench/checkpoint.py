@@ -17,12 +17,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.program import new_recipe_parser, run_program
+from bench.program import new_recipe_parser, recipe_of, run_program
 from bench.record import show
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
-from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Listener, Trainer
 from fastcifar.training.state_file import write_state
 
@@ -68,9 +67,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         raise UserError(f"--rounds is {arguments.rounds}; allowed: 2 or more")
-    recipe = get_recipe(arguments.recipe)
-    if arguments.quick:
-        recipe, _ = quick(recipe)
+    recipe = recipe_of(arguments)
     keep_freed_memory()  # as the command line does
     trainer = Trainer(recipe, make_synthetic(_IMAGES, 10), "cpu")
     if trainer.total_steps <= arguments.rounds:

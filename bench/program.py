@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from fastcifar.errors import UserError
+from fastcifar.recipes import Recipe, get_recipe, quick
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -29,6 +30,12 @@ def new_recipe_parser(name: str, description: str) -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="the quick form of the recipe")
     add_save_option(parser)
     return parser
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Return the recipe that `new_recipe_parser`'s flags name."""
+    recipe = get_recipe(arguments.recipe)
+    return quick(recipe)[0] if arguments.quick else recipe
 
 
 def run_program(name: str, main: Callable[[], int]) -> NoReturn:

@@ -19,14 +19,13 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from bench.convolutions import PASSES, convolutions
-from bench.program import new_recipe_parser, run_program
+from bench.program import new_recipe_parser, recipe_of, run_program
 from bench.record import show
 from bench.timing import Work, seconds_of, synchronize
 from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
-from fastcifar.recipes import get_recipe, quick
 from fastcifar.training import Trainer, resolve_device
 from fastcifar.training.rehearse import step_on_noise
 
@@ -55,9 +54,7 @@ def main() -> int:
     arguments = parser.parse_args()
     if arguments.rounds < 2:
         raise UserError(f"--rounds is {arguments.rounds}; allowed: 2 or more")
-    recipe = get_recipe(arguments.recipe)
-    if arguments.quick:
-        recipe, _ = quick(recipe)
+    recipe = recipe_of(arguments)
     device = resolve_device(arguments.device)
     if device.type == "cpu":
         keep_freed_memory()  # as the command line does

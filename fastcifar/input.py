@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastcifar.errors import UserError
-from fastcifar.output import run_files, user_path
+from fastcifar.output import is_regular, open_at_once, run_files, user_path
 
 MOST_HEADER = 4 << 20
 """Bytes that the header of a .safetensors file may have; its first 8 bytes say how many."""
@@ -23,8 +23,8 @@ def opened(path: Path, what: str) -> Iterator[BinaryIO]:
     """Open a file that exists to be read, and close it. Raises UserError, which calls it `what`, for devices, pipes and
     the like, which may have no end, and where it cannot be read."""
     try:
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:  # a pipe would wait
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        with open_at_once(path) as file:
+            if not is_regular(file):
                 raise UserError(f"{what} {path} is no regular file; allowed: a file, not a folder, device or pipe")
             yield file
     except OSError as error:

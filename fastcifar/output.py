@@ -70,16 +70,25 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
     return found
 
 
+def open_at_once(path: Path) -> BinaryIO:
+    """Open a file to be read. A pipe is not waited for until something writes to it."""
+    return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
+
+
+def is_regular(file: BinaryIO) -> bool:
+    """Return whether an open file is a regular one; others, such as devices, may have no end."""
+    return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+
+
 def read_file(path: Path, what: str, most: int = _LARGEST_TEXT) -> bytes:
     """Return the bytes of a file; `what` it is, for the error. A pipe or a device is not waited for.
 
     Raises UserError where it is longer than `most` bytes, no regular file, or cannot be read."""
     try:
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
+        with open_at_once(path) as file:
+            if not is_regular(file):
                 raise UserError(f"cannot read {what} {path}: it is a pipe or a device; allowed: a file")
-            if status.st_size > most:
+            if os.fstat(file.fileno()).st_size > most:
                 raise UserError(f"cannot read {what} {path}: it is too long; allowed: up to {most:,} bytes")
             return file.read()
     except (OSError, UnicodeEncodeError) as error:

@@ -110,9 +110,8 @@ def fetch(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> tuple
 
     The homes are tried in turn: those that the user chose, then those of which most is here already, then as they come.
     A slow one is left for the next, and where all are slow the fastest goes on. Each turn to a home that works is a
-    `Notice`. A home that
-    breaks off, or another with the same archive, goes on where the file ends. Its hashes are
-    right in the end.
+    `Notice`. A home that breaks off, or another with the same archive, goes on where the file ends. The file's hashes
+    are those of the archive in the end.
 
     Raises DownloadError, with what was wrong at each home, and OSError where `folder` cannot be written to.
     """
