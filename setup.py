@@ -18,7 +18,11 @@ setup(
         *(f"fastcifar.{name}" for name in find_packages(include=["kernels", "kernels.*"])),
     ],
     package_dir={"fastcifar.kernels": "kernels"},
-    package_data={"fastcifar": ["py.typed"]},
+    package_data={
+        "fastcifar": ["py.typed"],
+        "fastcifar.kernels": ["*.h", "*.cpp"],
+        "fastcifar.kernels.norm_act_pool": ["*.cpp"],
+    },
     install_requires=[
         "torch>=2.13",
         "numpy",

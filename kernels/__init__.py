@@ -2,9 +2,10 @@
 
 For an operation `name`, `name.py` holds the reference and the operator, `name_triton.py` the Triton kernels, their
 launches and block sizes; the largest, `norm_act_pool`, is a folder. Files of kernels, and Triton with them, are
-imported when the first operation takes its Triton path.
+imported when the first operation takes its Triton path. Some have a C++ kernel for CPUs (cpp.py).
 
-`FASTCIFAR_KERNELS=reference|triton` forces a path; unset, CUDA tensors take Triton and others plain torch.
+`FASTCIFAR_KERNELS=reference|cpp|triton` forces a path; unset, CUDA tensors take Triton and others plain torch, on a CPU
+with a compiler C++ where there is a kernel.
 """
 
 if __name__ != "fastcifar.kernels":

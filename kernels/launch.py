@@ -3,9 +3,9 @@
 Triton is imported by the files that hold kernels alone, and an operation imports its own when it takes its Triton path:
 the import costs half a second, and a machine without CUDA (or without Triton) never needs it.
 
-The environment variable `FASTCIFAR_KERNELS`, read at every call, forces a path: `reference` (plain torch everywhere) or
-`triton` (an error where Triton cannot run: it needs CUDA, or `TRITON_INTERPRET=1` set before the first kernel's file is
-imported).
+The environment variable `FASTCIFAR_KERNELS`, read at every call, forces a path: `reference` (plain torch everywhere),
+`cpp` (an error where C++ kernels can't be compiled; for operations on a CPU that have one) or `triton` (an error where
+Triton cannot run: it needs CUDA, or `TRITON_INTERPRET=1` set before the first kernel's file is imported).
 """
 
 from __future__ import annotations
@@ -28,15 +28,21 @@ TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes of the Triton kernels; float64 takes the reference path everywhere."""
 
 
+def forced_path() -> str:
+    """Return the path that `FASTCIFAR_KERNELS` forces; empty for none. Raises ValueError for an unknown one."""
+    forced = os.environ.get("FASTCIFAR_KERNELS", "")
+    if forced not in ("", "reference", "cpp", "triton"):
+        raise ValueError(f"FASTCIFAR_KERNELS is {forced!r}; allowed: reference, cpp, triton, or unset")
+    return forced
+
+
 def use_triton(tensor: Tensor) -> bool:
     """Return True if an operation on `tensor` takes its Triton path now.
 
     Raises ValueError for an unknown `FASTCIFAR_KERNELS` and RuntimeError if `triton` is forced and cannot run.
     """
-    forced = os.environ.get("FASTCIFAR_KERNELS", "")
-    if forced not in ("", "reference", "triton"):
-        raise ValueError(f"FASTCIFAR_KERNELS is {forced!r}; allowed: reference, triton, or unset")
-    if forced == "reference" or tensor.dtype not in (*TRITON_DTYPES, torch.uint8):
+    forced = forced_path()
+    if forced in ("reference", "cpp") or tensor.dtype not in (*TRITON_DTYPES, torch.uint8):
         return False
     if forced == "triton":
         interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"

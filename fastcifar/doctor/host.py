@@ -89,8 +89,8 @@ _TOLD += ("PYTORCH_", "TRITON_", "KMP_")
 def environment() -> Finding:
     """Say which variables are set that change results or speed."""
     forced = os.environ.get("FASTCIFAR_KERNELS", "")
-    if forced not in ("", "reference", "triton"):
-        return fail(f"FASTCIFAR_KERNELS={forced}", "reference, triton, or unset")
+    if forced not in ("", "reference", "cpp", "triton"):
+        return fail(f"FASTCIFAR_KERNELS={forced}", "reference, cpp, triton, or unset")
     off = {name: ("",) if "OVERRIDE" in name else ("", "0") for name in _CHANGING}
     changing = [name for name in _CHANGING if os.environ.get(name, "") not in off[name]]
     others = sorted(name for name in os.environ if name.startswith(_TOLD) and name not in changing)
