@@ -25,7 +25,7 @@ EVERYTHING = dataclasses.replace(
     MLP,
     epochs=4.5,
     network=SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1),
-    augment=Augment(flip="alternating", cutout=6, brightness=0.1, contrast=0.2, early_crops=((20, 0.4),)),
+    augment=Augment(flip="by-visit", cutout=6, brightness=0.1, contrast=0.2, early_crops=((20, 0.4),), early="resize"),
     optimizer=MuonConfig(lr=0.05, bias_lr=0.05, head_lr=0.05),
     select=SelectConfig(keep=0.6, from_epoch=1),
     ema=EMAConfig(decay=0),

@@ -61,10 +61,11 @@ recipes = st.builds(
     augment=st.builds(
         Augment,
         crop=st.integers(0, 31),
-        flip=st.sampled_from(["none", "random", "alternating"]),
+        flip=st.sampled_from(["none", "random", "alternating", "by-visit"]),
         brightness=st.floats(0, 2),
         contrast=st.floats(0, 1),
         early_crops=st.sampled_from([(), ((24, 0.5),), ((16, 0.1), (24, 0.5)), ((16, 0.25), (24, 1.0))]),
+        early=st.sampled_from(["crop", "resize"]),
     ),
     optimizer=st.builds(SGDConfig, lr=positive, weight_decay=st.floats(0, 1))
     | st.builds(MuonConfig, lr=positive, ns_coefficients=st.tuples(*[st.floats(-9, 9)] * 3), overlap=st.booleans())

@@ -85,8 +85,9 @@ def test_brightness_and_contrast_reach_the_batches(data, plans):
     torch.testing.assert_close(torch.cat(batches[2:]), torch.cat(batches[:2]) * factor + added)
 
 
-def test_early_epochs_train_on_smaller_images(data):
-    augment = Augment(crop=2, early_crops=((24, 0.3), (28, 0.6)))
+@pytest.mark.parametrize("early", ["crop", "resize"])
+def test_early_epochs_train_on_smaller_images(data, early):
+    augment = Augment(crop=2, early_crops=((24, 0.3), (28, 0.6)), early=early)
     trainer, sizes = Trainer(dataclasses.replace(RECIPE, epochs=2.5, augment=augment), data), []
     trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
     run = trainer.run(3)
@@ -112,6 +113,32 @@ def test_an_epoch_leaves_out_the_images_of_least_loss(data, plans):
         assert sorted(plan.indices.tolist()) == list(range(320))
     for plan, losses in plans[2:]:
         assert sorted(plan.indices.tolist()) == sorted(losses.topk(176).indices.tolist())
+
+
+@pytest.mark.parametrize("images", [320, 310])
+def test_flips_by_visit_alternate_at_the_visits_of_each_image(data, plans, images):
+    select = SelectConfig(keep=0.6, from_epoch=1)
+    recipe = dataclasses.replace(small.MLP, epochs=6, batch_size=32, augment=Augment(flip="by-visit"), select=select)
+    trainer = Trainer(recipe, data.take(images))
+    for _ in range(2):  # the second run begins anew
+        plans.clear()
+        trainer.run(3)
+        seen = [[] for _ in range(images)]
+        for epoch, (plan, _) in zip(trainer.timeline.epochs, plans, strict=True):
+            for place, flip in zip(plan.indices[: epoch.images].tolist(), plan.flips.tolist(), strict=False):
+                seen[place].append(flip)
+        assert all(one != other for flips in seen for one, other in itertools.pairwise(flips))
+        assert trainer.state.tensors.visit_counts.tolist() == [len(flips) for flips in seen]
+        assert len({len(flips) for flips in seen}) > 2 and len({flips[0] for flips in seen if flips}) == 2
+
+
+def test_flips_by_visit_are_the_alternating_ones_where_every_epoch_trains_on_all_images(data):
+    runs = [
+        train(dataclasses.replace(small.MLP, augment=Augment(flip=flip)), data, seed=3)
+        for flip in ("alternating", "by-visit", "random")
+    ]
+    assert same_weights(*runs[:2]) and torch.equal(runs[0].tta_logits, runs[1].tta_logits)
+    assert not same_weights(*runs[1:])
 
 
 def test_the_losses_of_one_run_are_forgotten_in_the_next(data, plans):
