@@ -24,6 +24,7 @@ DAVIDNET = dataclasses.replace(MLP, network=DavidNetConfig(widths=(4, 4, 4, 8), 
 EVERYTHING = dataclasses.replace(
     MLP,
     epochs=4.5,
+    early_batches=(10,),
     network=SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1),
     augment=Augment(flip="by-visit", cutout=6, brightness=0.1, contrast=0.2, early_crops=((20, 0.4),), early="resize"),
     optimizer=MuonConfig(lr=0.05, bias_lr=0.05, head_lr=0.05),

@@ -166,7 +166,7 @@ class TrainingState:
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
-        self.history = History(self._recipe, self._timeline, self._device)
+        self.history = History(self._timeline, self._device)
         self.stopwatch = Stopwatch(self._device)
 
 

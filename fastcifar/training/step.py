@@ -107,9 +107,9 @@ class TrainingStep:
         if stage.part:  # a last batch that is not full, at a known place
             start, stop = stage.part
             batch, position = plan.rows(start, stop).batch(0, stop - start), torch.zeros_like(position)
-            losses = losses[start // recipe.batch_size :]
+            losses = losses[start // stage.batch :]
         else:
-            batch = plan.batch(position, recipe.batch_size)
+            batch = plan.batch(position, stage.batch)
 
         with record_function(PART + "augment"):
             normalization = {"mean": self.dataset.mean, "std": self.dataset.std}

@@ -45,6 +45,7 @@ recipes = st.builds(
     name=names,
     epochs=st.integers(1, 10**5) | st.floats(0.01, 1e5),
     batch_size=st.integers(1, 64).map(lambda groups: 32 * groups),
+    early_batches=st.lists(st.integers(1, 9).map(lambda groups: 32 * groups), max_size=3).map(tuple),
     label_smoothing=st.floats(0, 1),
     dtype=st.sampled_from(["auto", "float32", "bfloat16", "float16"]),
     network=st.builds(

@@ -27,6 +27,7 @@ def test_davidnets_tricks():
 
 
 SPEEDRUN = Recipe(
+    early_batches=(256,),
     network=SpeedrunConfig(residual=True, ghost_batch=64),
     optimizer=MuonConfig(head_lr=256.0),
     augment=Augment(flip="alternating", brightness=0.1, early_crops=((24, 0.5),), early="resize"),
@@ -42,7 +43,17 @@ def test_the_speedrun_networks_tricks():
     assert set(tricks(SPEEDRUN)) == {
         *("whitening-bias", "ghost-batch", "frozen-scale", "activation", "final-max-pool", "residual", "dirac"),
         *("head-scale", "weight-decay", "weight-normalization", "muon", "label-smoothing", "crop", "flip"),
-        *("alternating-flip", "jitter", "early-crops", "early-resize", "selection", "average", "lookahead", "tta"),
+        *(
+            "alternating-flip",
+            "jitter",
+            "early-crops",
+            "early-resize",
+            "early-batches",
+            "selection",
+            "average",
+            "lookahead",
+            "tta",
+        ),
     }
 
 

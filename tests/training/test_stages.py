@@ -31,6 +31,7 @@ EVERYTHING = dataclasses.replace(
     small.EVERYTHING,
     epochs=3.5,
     batch_size=32,
+    early_batches=(),
     optimizer=SGDConfig(lr=0.05, bias_lr_factor=4),
     select=SelectConfig(keep=0.6, from_epoch=2),
     evaluate=RECIPE.evaluate,
@@ -93,6 +94,37 @@ def test_early_epochs_train_on_smaller_images(data, early):
     run = trainer.run(3)
     assert sizes == [24] * 10 + [28] * 10 + [32] * 5
     assert run.rows[-1].train_loss < run.rows[0].train_loss
+
+
+def test_smaller_early_batches_are_steps_for_their_mean_loss(data):
+    """Plain gradient descent, by hand."""
+    recipe = dataclasses.replace(
+        small.BARE,
+        epochs=2,
+        batch_size=64,
+        early_batches=(20,),
+        network=DavidNetConfig(widths=(4, 4, 4, 8), ghost_batch=0),
+        augment=Augment(crop=0, flip="none", early_crops=((24, 0.5),)),
+    )
+    trainer, batches, losses = Trainer(recipe, data.take(320)), [], []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].clone()))
+    run = trainer.run(3)
+    assert [tuple(batch.shape) for batch in batches] == [(20, 3, 24, 24)] * 16 + [(64, 3, 32, 32)] * 5
+    assert [(row.epoch, row.images) for row in run.rows] == [(1, 320), (2, 640)] and run.record.steps == 21
+    model, train_split = trainer.new_network(3).module, trainer.dataset.train
+    model.fit_whitening(train_split.images)
+    model.train()
+    for epoch, size in ((0, 20), (1, 64)):
+        plan, total = EpochPlan.draw(320, recipe.augment, epoch, 3, size=24 if size == 20 else 32), 0.0
+        for places in plan.indices.split(size):
+            loss = F.cross_entropy(model(batches[len(losses)]), train_split.labels[places])
+            losses.append(loss.item())
+            total += loss.item() * len(places)
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            for parameter, grad in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+                parameter.data -= 0.05 * grad
+        assert run.rows[epoch].train_loss == pytest.approx(total / 320, rel=1e-4)
+    assert [trainer.state.history.mean_loss(step) for step in range(21)] == pytest.approx(losses, rel=1e-4)
 
 
 def test_the_loss_of_an_image_is_that_of_its_last_visit(data, plans):
