@@ -65,7 +65,7 @@ def _rates(options: Options) -> list[tuple[float, float]]:
 
 def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     recipe, largest = count.recipe, max(count.stages, key=lambda stage: stage.stage.size)
-    steps = f"{count.steps:,} steps of {recipe.batch_size} images"
+    steps = f"{count.steps:,} steps of {'up to ' * bool(recipe.early_batches)}{recipe.batch_size} images"
     lines = [
         f"{label(recipe)}: {recipe.epochs:g} epochs, {steps}, {count.dtype}",
         "",

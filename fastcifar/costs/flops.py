@@ -147,10 +147,9 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
         for name, parameter in network.named_parameters():
             if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
-        start, end = stage.part or (0, recipe.batch_size)
-        step = count_module(network, (end - start, 3, stage.size, stage.size), loss)
-        pixels = step.batch * 3 * stage.size**2
-        step.moved_bytes += pixels * (1 + dtype.itemsize)  # augment reads bytes and writes the compute type
+        step = count_module(network, (stage.images, 3, stage.size, stage.size), loss)
+        read = SIDE if recipe.augment.early == "resize" else stage.size
+        step.moved_bytes += step.batch * 3 * (read**2 + stage.size**2 * dtype.itemsize)  # augment: of bytes, the type
         stages.append(StageCount(stage, steps, step))
 
     statistics, batches = None, 0

@@ -38,6 +38,9 @@ class Recipe(Checked):
     """Passes over the training images (with select, over those it keeps); the last may be a partial one."""
     batch_size: int = setting(512, at_least=1, unit="images")
     """Images per step."""
+    early_batches: tuple[int, ...] = trick((), off=(), at_least=1, unit="images", source="Smith 2018")
+    """Images per step, at most batch_size, in the epochs of the first size of augment.early_crops, of the second, and
+    so on, at the same rates for their mean loss: more steps in as many operations. None: batch_size."""
     drop_last: bool = True
     """Drop an epoch's last batch if it is not full; false: take a step of fewer images, at the same rate for their mean
     loss."""
@@ -88,6 +91,8 @@ class Recipe(Checked):
             raise UserError(f"network.kind is {network}; allowed: with {optimizer} one with convolutions")
         whole = self.batch_size % self.ghost_batch == 0
         self._require("batch_size", whole, f"a multiple of network.ghost_batch, {self.ghost_batch}")
+        whole = not any(images % self.ghost_batch for images in self.early_batches)
+        self._require("early_batches", whole, f"multiples of network.ghost_batch, {self.ghost_batch}")
 
     @property
     def ghost_batch(self) -> int:

@@ -60,6 +60,12 @@ def test_early_crops_and_left_out_images_are_counted_as_they_are_trained():
     small, large = (stage.step for stage in count.stages)
     assert small.macs / large.macs == pytest.approx((24 / 32) ** 2, abs=1e-3)
     assert count.training_flop == 2 * (194 * small.macs + 145 * large.macs)
+    smaller = count_recipe(dataclasses.replace(recipe, early_batches=(256,)))
+    assert [(stage.step.batch, stage.steps) for stage in smaller.stages] == [(256, 2 * 195), (512, 97 + 48)]
+    assert smaller.stages[0].step.macs == pytest.approx(small.macs / 2, rel=1e-3)
+    resized = count_recipe(dataclasses.replace(recipe, augment=Augment(early_crops=((24, 0.5),), early="resize")))
+    assert resized.training_flop == count.training_flop
+    assert resized.moved_bytes - count.moved_bytes == 194 * 512 * 3 * (32**2 - 24**2)  # the whole image is read
 
 
 def test_a_bias_that_is_frozen_later_takes_its_input_gradient_with_it():
