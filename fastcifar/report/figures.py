@@ -73,7 +73,7 @@ class Figure:
             canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows))), layout="constrained")
             axes = canvas.add_subplot()
             for line in self.lines:
-                self._draw(axes, line)
+                self._draw(axes, line, bool(self.rows))
             if self.dashed_at is not None:
                 axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
             if self.title:
@@ -98,7 +98,8 @@ class Figure:
                 raise UserError(f"cannot save figures in {files[0].parent}: {error.strerror or error}") from None
         return files
 
-    def _draw(self, axes: Any, line: Line) -> None:
+    @staticmethod
+    def _draw(axes: Any, line: Line, level: bool = False) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
         style: dict[str, Any] = {"color": f"C{line.color}", "label": _label(line.label)}
@@ -110,9 +111,9 @@ class Figure:
             style |= {"marker": "o"}
         intervals = [line.intervals[place] or (math.nan, math.nan) for place, _ in kept] if line.intervals else []
         if not all(math.isnan(low) for low, _ in intervals):
-            measured = x if self.rows else y
+            measured = x if level else y
             reach = [(mean - low, high - mean) for mean, (low, high) in zip(measured, intervals, strict=True)]
-            bars = {"xerr" if self.rows else "yerr": list(zip(*reach, strict=True))}
+            bars = {"xerr" if level else "yerr": list(zip(*reach, strict=True))}
             axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)

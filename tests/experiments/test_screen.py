@@ -106,7 +106,7 @@ def test_a_screen_that_was_killed_goes_on_and_more_rounds_add_to_it(dataset, tra
 def test_planted_effects_are_found_best_first_and_the_better_changes_are_named(new_record):
     effects = [0.0, 0.003, -0.004, 0.0, -0.002]
     factors = [*FACTORS, "label_smoothing=0.1", "augment.crop=0,optimizer.momentum=0.8"]
-    result = planted(new_record, screen(factors, runs=40), effects, noise=0.002)
+    result = planted(new_record, screen(factors, runs=10), effects, noise=0.001)
     found = result.effects()
     assert [each.factor.word for each in found] == [factors[n] for n in (2, 4, 3, 0, 1)] or (
         [each.factor.word for each in found] == [factors[n] for n in (2, 4, 0, 3, 1)]
@@ -122,17 +122,17 @@ def test_planted_effects_are_found_best_first_and_the_better_changes_are_named(n
         result.remarks()[-1],
     )
     (table,) = result.tables()
-    assert table.title.endswith("t, 275 degrees of freedom, from the residuals of 40 rounds")
+    assert table.title.endswith("t, 65 degrees of freedom, from the residuals of 10 rounds")
     assert table.rows[0][0] == factors[2] and re.fullmatch(r"-0\.00\d\d ± 0\.000\d", table.rows[0][1])
 
 
 def test_flags_that_are_said_to_be_better_make_that_recipe(new_record):
-    recipe = get_recipe("speedrun94")
+    recipe = change(get_recipe("speedrun94"), {"network.widths": [4, 4, 8], "epochs": 1})
     factors = ["augment.early_crops=24 0.4 28 0.8", "augment.flip=random", "select.keep=0.5..0.7", "optimizer=sgd"]
     factors[3] += ",optimizer.lr=0.5,optimizer.bias_lr_factor=2"
     result = planted(new_record, screen(factors, recipe), [-0.1, -0.1, 0.1, -0.1], noise=1e-5)
     flags = result.remarks()[-1].partition("): ")[2]
-    words = ["--recipe", "speedrun94", *shlex.split(flags)]
+    words = ["--recipe", "speedrun94", "--network.widths", "4", "4", "8", "--epochs", "1", *shlex.split(flags)]
     made = read_options(Ablate, words).settings
     wanted = {"augment.early_crops": ((24, 0.4), (28, 0.8)), "augment.flip": "random", "select.keep": 0.5}
     sgd = {"optimizer": "sgd", "optimizer.lr": 0.5, "optimizer.bias_lr_factor": 2.0}
