@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> int:
     classes = (record.subset or {}).get("classes")
     if isinstance(classes, list):
         dataset = dataset.take(classes=classes)
-    dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
+    dtype = resolve_dtype(recipe.dtype, device, record.dtype)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
     evaluation = evaluate(model, dataset.test, replace(recipe.evaluate, tta=tta))

@@ -47,7 +47,7 @@ class Recipe(Checked):
     label_smoothing: float = trick(0.2, off=0.0, at_least=0, at_most=1, source="Szegedy 2016")
     """Share of the target spread evenly over the classes; 0: none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute type. auto: float16 on CUDA, bfloat16 on a CPU that has it in hardware, else float32."""
+    """Compute type. auto: float16 on CUDA; on a CPU bfloat16 where that is measured to be faster, else float32."""
     compile: Literal["off", "step"] = "off"
     """step: compile the network's forward and backward pass with torch.compile, ahead of the training; it counts in
     process_seconds alone. Where that is impossible, a line says so and it stays off."""

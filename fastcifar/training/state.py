@@ -115,6 +115,7 @@ class TrainingState:
             "seed": self.seed,
             "init": dict(self.init),
             "step": self.step,
+            "dtype": str(self.flat.dtype).removeprefix("torch."),
             "flat": self.flat.training_state(),
             "optimizer": self.optimizer.state_dict(),
             "averaged": self.average.count,
