@@ -109,62 +109,67 @@ extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient
             counts[part * TAPS + tap] = (place - start) / together;
         }
 
-    auto packed_x = allocate<uint32_t>(2 * x_panels * x_panel);
-    auto packed_gradient = allocate<uint32_t>(2 * gradient_panels * gradient_panel);
     const int64_t tiles = gradient_panels * x_panels * TAPS;
-    auto sums = allocate<float>(tiles * TILE);
-
 #pragma omp parallel num_threads(int(threads))
     {
-        const int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
-        const int64_t first = tiles * thread / count, last = tiles * (thread + 1) / count;
-        auto pixel = allocate<uint32_t>(x_panels * HIGH);
-        std::fill(pixel.get(), pixel.get() + x_panels * HIGH, 0);
-        std::fill(sums.get() + first * TILE, sums.get() + last * TILE, 0.0f);
-        for (int64_t chunk = 0; chunk < chunks; chunk++) {
+        // Every thread packs what its own tiles take: no thread waits for another, and the sums are the same for any
+        // number of them.
+        const int64_t first = tiles * omp_get_thread_num() / omp_get_num_threads();
+        const int64_t last = tiles * (omp_get_thread_num() + 1) / omp_get_num_threads();
+        const int64_t from_gradient = first / TAPS / x_panels, to_gradient = ceil_div(last, TAPS * x_panels);
+        const bool one = to_gradient - from_gradient == 1;
+        const int64_t from_x = one ? first / TAPS % x_panels : 0;
+        const int64_t to_x = one ? (last - 1) / TAPS % x_panels + 1 : x_panels;
+        const int64_t used = std::min(channels, to_x * HIGH) - from_x * HIGH;
+        auto packed_x = allocate<uint32_t>((to_x - from_x) * x_panel);
+        auto packed_gradient = allocate<uint32_t>((to_gradient - from_gradient) * gradient_panel);
+        auto pixel = allocate<uint32_t>((to_x - from_x) * HIGH);
+        auto sums = allocate<float>((last - first) * TILE);
+        std::fill(pixel.get(), pixel.get() + (to_x - from_x) * HIGH, 0);
+        std::fill(sums.get(), sums.get() + (last - first) * TILE, 0.0f);
+        for (int64_t chunk = 0; chunk < (first < last ? chunks : 0); chunk++) {
             const int64_t pair = chunk / parts * together, part = chunk % parts;
             const int64_t here = std::min(together, pairs - pair);
-            // Two buffers in turn: one barrier a chunk.
-            uint32_t* const x_here = packed_x.get() + chunk % 2 * x_panels * x_panel;
-            uint32_t* const gradient_here = packed_gradient.get() + chunk % 2 * gradient_panels * gradient_panel;
-            for (int64_t line = thread; line < here * (rows + 2); line += count) {
+            for (int64_t line = 0; line < here * (rows + 2); line++) {
                 const int64_t image = 2 * (pair + line / (rows + 2)), row = line % (rows + 2);
                 const int64_t y = part * rows + row - padding, gradient_y = part * rows + row;
                 const bool odd = image + 1 == images;
                 if (y >= 0 && y < x_height) {
-                    const bfloat16* from = x + (image * x_height + y) * x_width * channels;
-                    uint32_t* to = x_here + line * x_width * HIGH;
+                    const bfloat16* from = x + (image * x_height + y) * x_width * channels + from_x * HIGH;
+                    uint32_t* to = packed_x.get() + line * x_width * HIGH;
                     for (int64_t column = 0; column < x_width; column++, from += channels, to += HIGH) {
-                        interleave(from, odd ? nullptr : from + x_height * x_width * channels, channels, pixel.get());
-                        for (int64_t panel = 0; panel < x_panels; panel++)
+                        interleave(from, odd ? nullptr : from + x_height * x_width * channels, used, pixel.get());
+                        for (int64_t panel = 0; panel < to_x - from_x; panel++)
                             std::memcpy(to + panel * x_panel, pixel.get() + panel * HIGH, HIGH * sizeof(uint32_t));
                     }
                 }
                 if (row < rows && gradient_y < height) {
                     const bfloat16* from = gradient + (image * height + gradient_y) * width * outputs;
-                    uint32_t* to = gradient_here + (line / (rows + 2) * rows + row) * width * WIDE;
+                    uint32_t* to = packed_gradient.get() + (line / (rows + 2) * rows + row) * width * WIDE;
                     for (int64_t column = 0; column < width; column++, from += outputs, to += WIDE)
-                        for (int64_t panel = 0; panel < gradient_panels; panel++) {
+                        for (int64_t panel = from_gradient; panel < to_gradient; panel++) {
                             const bfloat16* values = from + panel * WIDE;
                             const bfloat16* second = odd ? nullptr : values + height * width * outputs;
-                            interleave(values, second, WIDE, to + panel * gradient_panel);
+                            interleave(values, second, WIDE, to + (panel - from_gradient) * gradient_panel);
                         }
                 }
             }
-#pragma omp barrier
             for (int64_t tile = first; tile < last; tile++) {
                 const int64_t list = part * TAPS + tile % TAPS, panel = tile / TAPS % x_panels;
                 MULTIPLY[std::min(HIGH, channels - panel * HIGH)](
-                    x_here + panel * x_panel, gradient_here + tile / TAPS / x_panels * gradient_panel,
-                    places.get() + list * together * rows * width, here * counts[list], sums.get() + tile * TILE);
+                    packed_x.get() + (panel - from_x) * x_panel,
+                    packed_gradient.get() + (tile / TAPS / x_panels - from_gradient) * gradient_panel,
+                    places.get() + list * together * rows * width, here * counts[list],
+                    sums.get() + (tile - first) * TILE);
             }
         }
         for (int64_t tile = first; tile < last; tile++) {
             const int64_t channel = tile / TAPS % x_panels * HIGH, output = tile / TAPS / x_panels * WIDE;
+            const float* sum = sums.get() + (tile - first) * TILE;
             bfloat16* to = out + (output * TAPS + tile % TAPS) * channels + channel;
             for (int64_t column = 0; column < WIDE; column++, to += TAPS * channels)
                 for (int64_t row = 0; row < std::min(HIGH, channels - channel); row++)
-                    store(to + row, sums[tile * TILE + row * WIDE + column]);
+                    store(to + row, sum[row * WIDE + column]);
         }
     }
 }
