@@ -52,14 +52,29 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.blocks(self.whitening.activated(x, self.config.whitening_activation))
+        sides = [side - self.config.whitening_size + 1 for side in x.shape[2:]]
+        bordered = _leave_a_rest(sides)
+        x = self.whitening.activated(x, self.config.whitening_activation, bordered)
+        for block in self.blocks:
+            sides = [side // 2 for side in sides]
+            border = block is not self.blocks[-1] and _leave_a_rest(sides)
+            x = block(x, bordered, border)
+            bordered = border
         return self.classifier(global_pool(x, self.config.final_pool))
+
+
+def _leave_a_rest(sides: list[int]) -> bool:
+    """Return True for images of which a 2x2 pool leaves out a row and a column: the convolution before it needn't
+    compute them. Also False for sides that a trace or an export leaves open."""
+    return all(isinstance(side, int) and side % 2 == 1 for side in sides)
 
 
 class Block(nn.Module):
     """3x3 convolutions, each with batch norm and activation, the first with a 2x2 max-pool before its norm.
 
-    With a residual, the first activation is added to the last norm's output, before the last activation.
+    With a residual, the first activation is added to the last norm's output, before the last activation. `bordered`
+    input, of odd sides, and with `border` the output have a row of zeros above and a column of zeros to the left: what
+    `Conv3x3` needs to compute no more of the first convolution than its pool reads.
     """
 
     def __init__(self, inputs: int, outputs: int, config: SpeedrunConfig) -> None:
@@ -84,8 +99,9 @@ class Block(nn.Module):
                 )
             )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x = self.norms[0](self.convs[0](x))
+    def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
+        last = self.norms[-1]
+        shortcut = x = self.norms[0](self.convs[0](x, bordered), border=border and last is self.norms[0])
         for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
-            x = norm(conv(x), shortcut if self.residual and norm is self.norms[-1] else None)
+            x = norm(conv(x), shortcut if self.residual and norm is last else None, border and norm is last)
         return ACTIVATIONS[self.activation](x) if self.residual else x

@@ -100,15 +100,15 @@ class Flat(torch.nn.Module):
         super().__init__()
         self.feature = torch.nn.Parameter(torch.ones(2, 10, 3, 3))
 
-    def forward(self, x):
+    def forward(self, x, *borders):
         return self.feature
 
 
 def test_of_equal_maxima_in_the_final_pool_the_first_gets_the_gradient():
     model = SpeedrunNet(NARROW)
-    model.blocks = Flat()
+    model.blocks = torch.nn.Sequential(Flat())
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
-    gradient = model.blocks.feature.grad.flatten(2)
+    gradient = model.blocks[0].feature.grad.flatten(2)
     assert gradient[:, :, 0].all()
     assert not gradient[:, :, 1:].any()
 
@@ -208,7 +208,7 @@ def test_without_a_gradient_whitening_and_activation_are_one_operator_of_the_sam
         assert torch.equal(model(x), expected)
     model.whitening.bias.requires_grad_(False)
     assert torch.equal(model(x), expected)
-    assert [arguments[3] for arguments in calls] == [activation] * 2
+    assert [arguments[3:] for arguments in calls] == [(activation, True)] * 2
 
 
 def test_the_recipe_builds_it_and_quick_makes_it_narrower():
