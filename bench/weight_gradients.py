@@ -8,7 +8,7 @@ each multiply-add, products with padding included. The ways:
 
     torch      torch's own
     strips     torch's, of images laid side by side: for images up to 16 pixels wide
-    shifts     a matrix product for each of the nine taps, of shifted views with the batch innermost; transposes included
+    shifts     a matrix product for each of the nine taps, of shifted views with the batch innermost; with transposes
     kernel     fastcifar's in C++, where it has one
     product    one matrix product of as many operations, as a ceiling
     forward    torch's forward pass, to set the others beside
@@ -37,8 +37,8 @@ _WIDEST = 16
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution: channels before and after, the side of its output, and whether it pads; else the input has a border
-    of zeros above and to the left of each image."""
+    """A convolution: channels before and after, the side of its output, and its padding, 0 or 1. Without padding the
+    input has a border of zeros above and to the left of each image."""
 
     inputs: int
     outputs: int

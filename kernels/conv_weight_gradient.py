@@ -90,8 +90,8 @@ def conv_weight_gradient(x: Tensor, gradient: Tensor, *, padding: int, border: b
     sides = [side - 2 + 2 * padding for side in x.shape[2:]]
     if padding not in (0, 1) or x.dim() != 4 or gradient.dim() != 4 or len(x) != len(gradient):
         raise ValueError(
-            f"x is {list(x.shape)}, gradient {list(gradient.shape)}, padding {padding}; allowed: two batches of as many "
-            "images [N, C, H, W], and padding 0 or 1"
+            f"x is {list(x.shape)}, gradient {list(gradient.shape)}, padding {padding}; allowed: two batches of as "
+            "many images [N, C, H, W], and padding 0 or 1"
         )
     if list(gradient.shape[2:]) != sides:
         raise ValueError(f"gradient is {list(gradient.shape)}; allowed: images of {sides} for x {list(x.shape)}")
