@@ -16,6 +16,7 @@ if __name__ != "fastcifar.kernels":
 
 from fastcifar.kernels.augment import augment, augment_reference, plain_batch
 from fastcifar.kernels.compile_ahead import compile_ahead
+from fastcifar.kernels.conv_weight_gradient import conv_weight_gradient, conv_weight_gradient_reference
 from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
     cross_entropy,
@@ -40,6 +41,8 @@ __all__ = [
     "augment",
     "augment_reference",
     "compile_ahead",
+    "conv_weight_gradient",
+    "conv_weight_gradient_reference",
     "cross_entropy",
     "cross_entropy_by_image",
     "cross_entropy_by_image_reference",

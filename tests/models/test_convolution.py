@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fastcifar.kernels.conv_weight_gradient import has_kernel
 from fastcifar.models.convolution import Conv3x3, side_by_side, strip_convolution
 
 
@@ -129,3 +130,79 @@ def test_a_bordered_image_lacks_the_last_row_and_column_of_the_result(side):
     x, conv = torch.randn(9, 3, side, side, dtype=torch.float64), Conv3x3(3, 4).double()
     bordered = F.pad(x, (1, 0, 1, 0)).contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(conv(bordered, bordered=True), conv(x)[:, :, :-1, :-1])
+
+
+@pytest.fixture
+def kernel():
+    """Skip the test where there is no kernel for the filters' gradient."""
+    if not has_kernel(torch.zeros(1, dtype=torch.bfloat16), 64):
+        pytest.skip("the kernel needs AVX512-BF16, no AMX, and a compiler")
+
+
+def bordered_images(images, channels, side, bordered):
+    """Return bfloat16 images that want a gradient, with a border of zeros where they are `bordered`."""
+    x = F.pad(torch.randn(images, channels, side, side), (1, 0, 1, 0) if bordered else ())
+    return x.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def exact_of(x, weight, bordered):
+    """Return the convolution in float64, with tensors to differentiate it by."""
+    x, weight = (tensor.detach().double().requires_grad_() for tensor in (x, weight))
+    return F.conv2d(x, weight, padding=0 if bordered else 1), (x, weight)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("bordered", [False, True])
+@pytest.mark.parametrize("side", [3, 7, 15])
+def test_the_kernels_gradients_are_torchs(side, bordered):
+    torch.manual_seed(side)
+    x, conv = bordered_images(9, 24, side, bordered), Conv3x3(24, 64).bfloat16().to(memory_format=torch.channels_last)
+    out, (exact, tensors) = conv(x, bordered), exact_of(x, conv.weight, bordered)
+    assert type(out.grad_fn).__name__ == "_ByKernelBackward"
+    upstream = torch.randn_like(out)
+    found = (out, *torch.autograd.grad(out, (x, conv.weight), upstream))
+    expected = (exact, *torch.autograd.grad(exact, tensors, upstream.double()))
+    for mine, other in zip(found, expected, strict=True):
+        assert mine.is_contiguous(memory_format=torch.channels_last)
+        assert (mine.double() - other).norm() < 4e-3 * other.norm()
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("bordered", [False, True])
+def test_second_derivatives_beside_the_kernel_are_torchs(bordered):
+    x, conv = bordered_images(4, 3, 5, bordered), Conv3x3(3, 64).bfloat16()
+    results = []
+    for out, tensors in ((conv(x, bordered), (x, conv.weight)), exact_of(x, conv.weight, bordered)):
+        first = torch.autograd.grad(out.square().sum(), tensors, create_graph=True)
+        results.append(torch.autograd.grad(sum(grad.square().sum() for grad in first), tensors))
+    for mine, expected in zip(*results, strict=True):
+        assert (mine.double() - expected).norm() < 2e-2 * expected.norm()
+
+
+@pytest.mark.usefixtures("kernel")
+def test_gradients_beside_the_kernel_come_in_batches():
+    x, conv = bordered_images(3, 2, 4, False), Conv3x3(2, 64).bfloat16()
+    out = conv(x)
+    upstream = torch.randn(4, *out.shape).bfloat16()
+    expected = [torch.autograd.grad(out, (x, conv.weight), each, retain_graph=True) for each in upstream]
+    found = torch.autograd.grad(out, (x, conv.weight), upstream, is_grads_batched=True)
+    for mine, each in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(mine, torch.stack(each), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("frozen", ["input", "weight"])
+def test_of_a_kernel_too_a_gradient_that_is_not_asked_for_is_not_given(frozen):
+    x, conv = bordered_images(3, 3, 4, False), Conv3x3(3, 64).bfloat16()
+    (x if frozen == "input" else conv.weight).requires_grad_(False)
+    conv(x).sum().backward()
+    assert (x.grad is None, conv.weight.grad is None) == (frozen == "input", frozen == "weight")
+
+
+@pytest.mark.usefixtures("kernel")
+def test_a_compiled_layer_is_torchs():
+    x, conv = bordered_images(3, 3, 9, False), Conv3x3(3, 64).bfloat16()
+    compiled = torch.compile(conv, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), conv(x))
+    compiled(x).sum().backward()
+    assert x.grad is not None and conv.weight.grad is not None
