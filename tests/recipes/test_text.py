@@ -274,6 +274,10 @@ def test_a_field_means_the_same_in_a_file_in_a_word_and_as_a_keyword(name):
         ([], tuple[int, ...], []),
         (["24", "0.2", "28", "0.6"], tuple[tuple[int, float], ...], [[24, 0.2], [28, 0.6]]),
         (["[[24, 0.2]]"], tuple[tuple[int, float], ...], [[24, 0.2]]),
+        ("8 16", tuple[int, ...], [8, 16]),
+        (["24 0.2 28 0.6"], tuple[tuple[int, float], ...], [[24, 0.2], [28, 0.6]]),
+        ("a b", tuple[str, ...], ["a b"]),
+        ("[8, 16", tuple[int, ...], ["[8, 16"]),
         (["a=1", "b=30%"], tuple[str, ...], ["a=1", "b=30%"]),
     ],
 )
