@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -53,20 +52,22 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        borders = self._borders(x.shape[2:])
+        borders = self._borders(x)
         x = self.whitening.activated(x, self.config.whitening_activation, borders[0])
         for block, bordered, border in zip(self.blocks, borders, [*borders[1:], False], strict=True):
             x = block(x, bordered, border) if bordered or border else block(x)
         return self.classifier(global_pool(x, self.config.final_pool))
 
-    def _borders(self, sides: Sequence[int]) -> list[bool]:
-        """Return whether the input of each block has a border, for images of these `sides`: where they are odd at the
-        block, whose pool then leaves out a row and a column. Nowhere for sides that a trace or an export leaves open,
-        and with layers of another's in place of these."""
-        borders, sides = [], [side - self.config.whitening_size + 1 for side in sides]
+    def _borders(self, x: torch.Tensor) -> list[bool]:
+        """Return whether the input of each block has a border, for images `x`: where its sides are odd, so that the
+        block's pool leaves out a row and a column. At the first block not where that would be another pass over its
+        input. Nowhere for sides that a trace or an export leaves open, and with layers of another's in place of these.
+        """
+        borders, sides = [], [side - self.config.whitening_size + 1 for side in x.shape[2:]]
         for _ in self.blocks:
             borders.append(all(isinstance(side, int) and side % 2 == 1 for side in sides))
             sides = [side // 2 for side in sides]
+        borders[0] = borders[0] and self.whitening.in_one_pass(x)
         ours = all(isinstance(block, Block) and block.knows_borders() for block in self.blocks)
         return borders if ours else [False] * len(borders)
 

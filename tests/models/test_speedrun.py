@@ -118,7 +118,7 @@ def test_it_is_torchs_layers_whatever_rows_and_columns_its_pools_leave_out(heigh
 
 @pytest.mark.parametrize("pixels", [24, 28, 32])
 def test_a_convolution_before_a_pool_computes_what_the_pool_reads(pixels):
-    sides, model = [], SpeedrunNet(NARROW)
+    sides, model = [], SpeedrunNet(dataclasses.replace(NARROW, whitening_bias_epochs=0.0))
     for block in model.blocks:
         block.convs[0].register_forward_hook(lambda module, inputs, out: sides.append(out.shape[2:]))
     for network in (model, model.eval()):
@@ -246,6 +246,14 @@ def test_without_a_gradient_whitening_and_activation_are_one_operator_of_the_sam
     model.whitening.bias.requires_grad_(False)
     assert torch.equal(model(x), expected)
     assert [arguments[3:] for arguments in calls] == [(activation, True)] * 2
+
+
+def test_whitening_and_activation_get_a_border_with_and_without_a_gradient():
+    whitening, x = SpeedrunNet(NARROW).whitening.double(), torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    expected = F.pad(F.gelu(F.conv2d(x, whitening.weight)), (1, 0, 1, 0))
+    torch.testing.assert_close(whitening.activated(x, "gelu", border=True), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(whitening.activated(x, "gelu", border=True), expected)
 
 
 def test_the_recipe_builds_it_and_quick_makes_it_narrower():
