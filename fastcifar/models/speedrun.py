@@ -52,21 +52,24 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        sides = [side - self.config.whitening_size + 1 for side in x.shape[2:]]
-        bordered = _leave_a_rest(sides)
-        x = self.whitening.activated(x, self.config.whitening_activation, bordered)
-        for block in self.blocks:
-            sides = [side // 2 for side in sides]
-            border = block is not self.blocks[-1] and _leave_a_rest(sides)
-            x = block(x, bordered, border)
-            bordered = border
+        borders = self._borders(x)
+        x = self.whitening.activated(x, self.config.whitening_activation, borders[0])
+        for block, bordered, border in zip(self.blocks, borders, [*borders[1:], False], strict=True):
+            x = block(x, bordered, border) if bordered or border else block(x)
         return self.classifier(global_pool(x, self.config.final_pool))
 
-
-def _leave_a_rest(sides: list[int]) -> bool:
-    """Return True for images of which a 2x2 pool leaves out a row and a column: the convolution before it needn't
-    compute them. Also False for sides that a trace or an export leaves open."""
-    return all(isinstance(side, int) and side % 2 == 1 for side in sides)
+    def _borders(self, x: torch.Tensor) -> list[bool]:
+        """Return whether the input of each block has a border, for images `x`: where its sides are odd, so that the
+        block's pool leaves out a row and a column. At the first block not where that would be another pass over its
+        input. Nowhere for sides that a trace or an export leaves open, and with layers of another's in place of these.
+        """
+        borders, sides = [], [side - self.config.whitening_size + 1 for side in x.shape[2:]]
+        for _ in self.blocks:
+            borders.append(all(isinstance(side, int) and side % 2 == 1 for side in sides))
+            sides = [side // 2 for side in sides]
+        borders[0] = borders[0] and self.whitening.in_one_pass(x)
+        ours = all(isinstance(block, Block) and block.knows_borders() for block in self.blocks)
+        return borders if ours else [False] * len(borders)
 
 
 class Block(nn.Module):
@@ -99,9 +102,16 @@ class Block(nn.Module):
                 )
             )
 
+    def knows_borders(self) -> bool:
+        """Return True unless other layers were put in place of those that take and give a border."""
+        return isinstance(self.convs[0], Conv3x3) and isinstance(self.norms[-1], GhostBatchNorm)
+
     def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
-        last = self.norms[-1]
-        shortcut = x = self.norms[0](self.convs[0](x, bordered), border=border and last is self.norms[0])
-        for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
-            x = norm(conv(x), shortcut if self.residual and norm is last else None, border and norm is last)
+        shortcut = None
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            first, last = number == 0, number == len(self.convs) - 1
+            x = conv(x, bordered=True) if bordered and first else conv(x)
+            residual = shortcut if self.residual and last else None
+            x = norm(x, residual, border=True) if border and last else norm(x, residual)
+            shortcut = x if first else shortcut
         return ACTIVATIONS[self.activation](x) if self.residual else x
