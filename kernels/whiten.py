@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastcifar.kernels.launch import use_triton
+from fastcifar.kernels.norm_act_pool.native import activate, clear_border, inside
+from fastcifar.kernels.norm_act_pool.reference import with_border
 from fastcifar.kernels.operators import needs_plain_torch, operator, wants_gradient
 
 ACTIVATIONS = ("gelu", "silu", "relu")
@@ -25,43 +27,54 @@ More would not fit into registers, and torch's convolutions are not slow there."
 # ---------------------------------------------------------------------------------------------------------- reference
 
 
-def whiten_reference(images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu") -> Tensor:
-    """Compute `whiten` in plain torch: its specification and the CPU's path."""
-    bias = None if bias is None else bias.to(images.dtype)
-    return getattr(functional, activation)(functional.conv2d(images, weight, bias))
+def whiten_reference(
+    images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu", border: bool = False
+) -> Tensor:
+    """Compute `whiten` in plain torch: its specification."""
+    return with_border(getattr(functional, activation)(_convolved(images, weight, bias)), border)
+
+
+def _convolved(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return functional.conv2d(images, weight, None if bias is None else bias.to(images.dtype))
 
 
 # ----------------------------------------------------------------------------------------------------------- operator
 
 
-def _whiten(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+def _whiten(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str, border: bool) -> Tensor:
+    out = _whiten_fake(images, weight, bias, activation, border)
     small = weight[0].numel() <= _MOST_TAPS and len(weight) <= _MOST_OUTPUTS
     if small and use_triton(images):
         from fastcifar.kernels.whiten_triton import whiten_triton
 
-        out = _whiten_fake(images, weight, bias, activation)
-        whiten_triton(images, weight, bias, activation, out)
+        whiten_triton(images, weight, bias, activation, out, border)
         return out
-    return whiten_reference(images, weight, bias, activation).contiguous(memory_format=torch.channels_last)
+    activate(_convolved(images, weight, bias), activation, 1.0, inside(out, border))
+    if border:
+        clear_border(out)
+    return out
 
 
-def _whiten_fake(images, weight, bias, activation) -> Tensor:
-    height, width = (size - weight.shape[2] + 1 for size in images.shape[2:])
+def _whiten_fake(images, weight, bias, activation, border) -> Tensor:
+    height, width = (size - weight.shape[2] + 1 + border for size in images.shape[2:])
     shape = (images.shape[0], weight.shape[0], height, width)
     return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
 
 
-def _products(images, weight, bias, activation) -> list[tuple[int, int]]:
+def _products(images, weight, bias, activation, border) -> list[tuple[int, int]]:
     """Return multiply-adds and bytes of the one launch."""
-    out = _whiten_fake(images, weight, bias, activation)
+    out = _whiten_fake(images, weight, bias, activation, border)
     tensors = [tensor for tensor in (images, weight, bias, out) if tensor is not None]
-    return [(out.numel() * weight[0].numel(), sum(tensor.numel() * tensor.element_size() for tensor in tensors))]
+    macs = inside(out, border).numel() * weight[0].numel()
+    return [(macs, sum(tensor.numel() * tensor.element_size() for tensor in tensors))]
 
 
 operator("whiten", _whiten, _whiten_fake, products=_products)
 
 
-def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu") -> Tensor:
+def whiten(
+    images: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "gelu", border: bool = False
+) -> Tensor:
     """Return `activation(conv2d(images, weight, bias))`, without padding and gradient: [N, O, H - k + 1, W - k + 1] in
     the images' dtype, channels-last. Meant for few channels, where torch's convolutions are slow.
 
@@ -69,6 +82,8 @@ def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
     weight: [O, C, k, k], likewise.
     bias: [O], float32 (float64 for float64 images), rounded to the images' dtype, or in it.
     activation: gelu (exact), silu or relu.
+    border: put a row of zeros above each image of the result and a column of zeros to its left, [N, O, H - k + 2,
+        W - k + 2], as `norm_act_pool` does.
 
     The reference rounds the convolution to the images' dtype before the activation; the kernel keeps it in float32, and
     its GELU is exact to 1e-7. So they differ by a rounding of the convolution, and one of the result.
@@ -91,7 +106,7 @@ def whiten(images: Tensor, weight: Tensor, bias: Tensor | None = None, activatio
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation is {activation!r}; allowed: {', '.join(ACTIVATIONS)}")
     if needs_plain_torch():
-        return whiten_reference(images, weight, bias, activation)
+        return whiten_reference(images, weight, bias, activation, border)
     if wants_gradient(images, weight, bias):
         raise ValueError("images, weight or bias want a gradient; allowed: none, or torch.no_grad()")
-    return torch.ops.fastcifar.whiten(images, weight, bias, activation)
+    return torch.ops.fastcifar.whiten(images, weight, bias, activation, border)

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from fastcifar.kernels.launch import LaunchSizes, launch
 from fastcifar.kernels.norm_act_pool.forward import activated
-from fastcifar.kernels.norm_act_pool.native import dense
+from fastcifar.kernels.norm_act_pool.native import dense, inside
+from fastcifar.kernels.norm_act_pool.tiling import store_bordered
 
 # Triton annotates its ranges as no iterators:
 # pyright: reportGeneralTypeIssues=false
@@ -31,7 +32,7 @@ def _whiten_kernel(
     images_ptr,  # [N, HEIGHT, WIDTH, CHANNELS]
     weight_ptr,  # [OUTPUTS, SIDE, SIDE, CHANNELS]
     bias_ptr,  # float32 [OUTPUTS], or None
-    out_ptr,  # [pixels, OUTPUTS], the pixels being N * (HEIGHT - SIDE + 1) * (WIDTH - SIDE + 1)
+    out_ptr,  # [pixels, OUTPUTS], the pixels being N * (HEIGHT - SIDE + 1) * (WIDTH - SIDE + 1); with BORDER more
     pixels,
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
@@ -39,6 +40,7 @@ def _whiten_kernel(
     OUTPUTS: tl.constexpr,
     SIDE: tl.constexpr,
     ACTIVATION: tl.constexpr,
+    BORDER: tl.constexpr,
     PIXELS: tl.constexpr,
     TAPS: tl.constexpr,  # SIDE * SIDE * CHANNELS or more, a power of two of 16 or more
     COLUMNS: tl.constexpr,  # OUTPUTS or more, a power of two
@@ -69,14 +71,19 @@ def _whiten_kernel(
     # The padding's zeros are written as such, so that the compiler computes no activation of them.
     out = tl.where((column < OUTPUTS)[None, :], activated(values, 1.0, ACTIVATION), 0.0)
     mask = real[:, None] & (column < OUTPUTS)[None, :]
-    tl.store(out_ptr + pixel.to(tl.int64)[:, None] * OUTPUTS + column[None, :], out, mask)
+    if BORDER:
+        store_bordered(out_ptr, out, pixel, column, mask, OUTPUTS, HEIGHT - SIDE + 1, WIDTH - SIDE + 1)
+    else:
+        tl.store(out_ptr + pixel.to(tl.int64)[:, None] * OUTPUTS + column[None, :], out, mask)
 
 
-def whiten_triton(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out: Tensor) -> None:
+def whiten_triton(
+    images: Tensor, weight: Tensor, bias: Tensor | None, activation: str, out: Tensor, border: bool
+) -> None:
     """Write `whiten`'s result into `out`, whose strides are channels-last."""
     images, weight, bias = dense(images, weight, bias)
     outputs, channels, side, _ = weight.shape
-    pixels = out.numel() // outputs
+    pixels = inside(out, border).numel() // outputs
     sizes = SIZES.of(images)
     launch(
         _whiten_kernel,
@@ -88,6 +95,7 @@ def whiten_triton(images: Tensor, weight: Tensor, bias: Tensor | None, activatio
         OUTPUTS=outputs,
         SIDE=side,
         ACTIVATION=activation,
+        BORDER=border,
         PIXELS=sizes.pixels,
         TAPS=max(16, 1 << (weight[0].numel() - 1).bit_length()),  # 16: the fewest that a product sums
         COLUMNS=max(16, 1 << (outputs - 1).bit_length()),

@@ -6,7 +6,8 @@ the Triton kernels in forward.py and backward.py.
 Roofline, half precision, n elements in and m out (m = n, or n / 4 with pool). Forward, two launches: read x (2n bytes;
 with pool write the pooled x and its argmax, 3m), then read 2m, write 2m, read a residual 2m. Backward, two launches:
 read gradient and input (4m) twice, with pool also the argmax (m), write x's gradient (2n). Operations, counting an
-exponential as four: 15 to 18 m forward, 40 m backward.
+exponential as four: 15 to 18 m forward, 40 m backward. A border adds its pixels to what is written of out and made of
+its gradient; they are not read here.
 
 | network, shapes | forward | backward | bytes at 4.3 TB/s | operations at 790 TFLOP/s |
 | --- | --- | --- | --- | --- |
@@ -43,7 +44,9 @@ from fastcifar.kernels.launch import use_triton
 from fastcifar.kernels.norm_act_pool.native import (
     dense,
     empty_images,
+    empty_out,
     empty_pooled,
+    inside,
     native_backward,
     native_forward,
     native_inference,
@@ -65,10 +68,11 @@ def _forward(x, *arguments):
     return native_forward(x, *arguments)
 
 
-def _forward_fake(x, bias, scale, running_mean, running_var, momentum, groups, activation, alpha, pool, eps, residual):
+def _forward_fake(x, bias, scale, running_mean, running_var, momentum, groups, *rest):
+    _, _, pool, _, _, border = rest
     wide = torch.promote_types(x.dtype, torch.float32)
     mean, var = (x.new_empty((groups, x.shape[1]), dtype=wide) for _ in range(2))
-    return empty_images(x, *out_size(x, pool)), mean, var, *empty_pooled(x, pool)
+    return empty_out(x, pool, border), mean, var, *empty_pooled(x, pool)
 
 
 def _inference(x, *arguments):
@@ -79,8 +83,8 @@ def _inference(x, *arguments):
     return native_inference(x, *arguments)
 
 
-def _inference_fake(x, mean, var, bias, scale, activation, alpha, pool, eps, residual):
-    return empty_images(x, *out_size(x, pool))
+def _inference_fake(x, mean, var, bias, scale, activation, alpha, pool, eps, residual, border):
+    return empty_out(x, pool, border)
 
 
 def _backward(
@@ -97,11 +101,12 @@ def _backward(
     eps: float,
     height: int,
     width: int,
+    border: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, bias and scale."""
     x_gradient = empty_images(inputs, height, width)
     (inputs,) = dense(inputs)
-    rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient)
+    rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient, border)
     if use_triton(inputs):
         from fastcifar.kernels.norm_act_pool.backward import triton_backward
 
@@ -111,7 +116,9 @@ def _backward(
     return x_gradient, *sums
 
 
-def _backward_fake(gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width):
+def _backward_fake(
+    gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width, border
+):
     x_gradient = empty_images(inputs, height, width)
     return x_gradient, torch.empty_like(bias), torch.empty_like(bias)
 
@@ -122,14 +129,14 @@ operator("norm_act_pool_inference", _inference, _inference_fake, signature=nativ
 
 
 def _save(ctx, inputs, output) -> None:
-    x, bias, scale, _, _, _, _, activation, alpha, pool, eps, residual = inputs
+    x, bias, scale, _, _, _, _, activation, alpha, pool, eps, residual, border = inputs
     out, mean, var, pooled, argmax = output
     # The result tells CELU's and ReLU's slope, and the next layer keeps it anyway; the Triton kernels do without.
     keep_result = residual is None and activation in ("celu", "relu") and not x.is_cuda
     ctx.save_for_backward(
         pooled if pool else x, argmax if pool else None, out if keep_result else None, mean, var, bias, scale
     )
-    ctx.constants = (activation, alpha, eps, *x.shape[2:])
+    ctx.constants = (activation, alpha, eps, *x.shape[2:], border)
     ctx.has_residual = residual is not None
     ctx.mark_non_differentiable(mean, var, pooled, argmax)
     ctx.set_materialize_grads(False)
@@ -137,11 +144,12 @@ def _save(ctx, inputs, output) -> None:
 
 def _gradients(ctx, gradient, *_):
     if gradient is None:
-        return (None,) * 12
+        return (None,) * 13
     saved = ctx.saved_tensors  # read once: under `torch.utils.checkpoint` a second reading fails
     x, bias, scale_gradient = torch.ops.fastcifar.norm_act_pool_backward(gradient, *saved, *ctx.constants)
     scale_gradient = None if saved[-1] is None else scale_gradient
-    return x, bias, scale_gradient, *(None,) * 8, gradient if ctx.has_residual else None
+    residual = inside(gradient, ctx.constants[-1]) if ctx.has_residual else None
+    return x, bias, scale_gradient, *(None,) * 8, residual, None
 
 
 autograd("norm_act_pool", _gradients, _save)
@@ -189,6 +197,7 @@ def norm_act_pool(
     residual: Tensor | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.1,
+    border: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Apply a 2x2 max-pool (optional), ghost batch norm and activation, and add a residual (optional). Return
     `(out, mean, var)`.
@@ -199,10 +208,13 @@ def norm_act_pool(
         batch norm), its statistics in float32 whatever x is.
     activation: celu (with `alpha`), relu, gelu (exact), silu or none.
     pool: stride 2, without an odd last row or column; of equal maxima the first in row-major order gets the gradient.
-    residual: like out.
+    residual: like out, without a border.
     running: running mean and variance, [C] in a dtype that bias may have, moved in place by `momentum` of the way
         towards the groups' mean and mean unbiased variance, count / (count - 1) times the biased one; an empty batch
         moves neither.
+    border: put a row of zeros above each image of out and a column of zeros to its left, [N, C, H' + 1, W' + 1]; the
+        border's gradient is ignored. A 3x3 convolution of it without padding gives what one of out with padding 1
+        gives, without the last row and column.
 
     out: x's dtype, channels-last. mean, var (biased): [groups, C], float32 (float64 for float64 x), without gradient.
     Gradients reach x, bias, scale and residual; a second derivative raises RuntimeError.
@@ -222,17 +234,17 @@ def norm_act_pool(
         raise ValueError(f"x is {list(x.shape)}, one value per channel{where} to normalize; allowed: 2 or more")
     if images == 0:
         unknown = torch.full_like(bias.detach(), math.nan).expand(groups, -1)
-        fused = (activation, alpha, pool, eps, residual)
+        fused = (activation, alpha, pool, eps, residual, border)
         return norm_act_pool_inference_reference(x, unknown[0], unknown[0], bias, scale, *fused), unknown, unknown
     if needs_plain_torch():
         settings = {"groups": groups, "activation": activation, "alpha": alpha, "pool": pool, "eps": eps}
         moving = None if running is None else (moved[0], moved[1])
         out, mean, var = norm_act_pool_reference(
-            x, bias, scale, residual=residual, running=moving, momentum=momentum, **settings
+            x, bias, scale, residual=residual, running=moving, momentum=momentum, border=border, **settings
         )
     else:
         out, mean, var, _, _ = torch.ops.fastcifar.norm_act_pool(
-            x, bias, scale, *moved, momentum, groups, activation, alpha, pool, eps, residual
+            x, bias, scale, *moved, momentum, groups, activation, alpha, pool, eps, residual, border
         )
     for before, after in zip(running or (), moved, strict=False):
         if before.dtype != after.dtype:
@@ -252,6 +264,7 @@ def norm_act_pool_inference(
     pool: bool = False,
     eps: float = 1e-5,
     residual: Tensor | None = None,
+    border: bool = False,
 ) -> Tensor:
     """Return `norm_act_pool`'s out for given statistics `mean` and `var` [C], such as running ones, which get no
     gradient. Where one is wanted of x, bias, scale or residual, plain torch runs in place of the fused operator, with
@@ -263,7 +276,7 @@ def norm_act_pool_inference(
     vectors = {"mean": mean, "var": var, "bias": bias, "scale": scale}
     _check(x, vectors, activation, alpha, pool, residual)
     mean, var, bias, scale = _widened(x, *vectors.values())
-    arguments = (x, mean, var, bias, scale, activation, alpha, pool, eps, residual)
+    arguments = (x, mean, var, bias, scale, activation, alpha, pool, eps, residual, border)
     differentiable = any(t is not None and t.requires_grad for t in (x, bias, scale, residual))
     if needs_plain_torch() or x.shape[0] == 0 or (differentiable and torch.is_grad_enabled()):
         return norm_act_pool_inference_reference(*arguments)

@@ -1,4 +1,7 @@
-"""The Triton kernels of `norm_act_pool`'s gradient and their launches, as forward.py describes them."""
+"""The Triton kernels of `norm_act_pool`'s gradient and their launches, as forward.py describes them.
+
+With BORDER the gradient of out has one row of pixels and one column more for each image, which are not read.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,9 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcifar.kernels.launch import LaunchSizes, launch
-from fastcifar.kernels.norm_act_pool.forward import Sizes, Tiling, falling, normal_distribution, window_corner
+from fastcifar.kernels.norm_act_pool.forward import falling, normal_distribution
 from fastcifar.kernels.norm_act_pool.native import dense
+from fastcifar.kernels.norm_act_pool.tiling import Sizes, Tiling, places_of, window_corner
 
 # Triton annotates its ranges as no iterators:
 # pyright: reportGeneralTypeIssues=false
@@ -41,10 +45,11 @@ def _sloped(gradient, y, alpha, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
-    """Load a tile: the values less their mean, and the gradient before the activation, zero outside `mask`."""
-    centered = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32) - mean[None, :]
-    gradient = tl.load(gradient_ptr + places, mask, other=0.0).to(tl.float32)
+def _centered_and_slope(gradients, inputs, mask, mean, factor, bias, alpha, ACTIVATION: tl.constexpr):
+    """Load a tile by its pointers: the values less their mean, and the gradient before the activation, zero outside
+    `mask`."""
+    centered = tl.load(inputs, mask, other=0.0).to(tl.float32) - mean[None, :]
+    gradient = tl.load(gradients, mask, other=0.0).to(tl.float32)
     return centered, _sloped(gradient, centered * factor[None, :] + bias[None, :], alpha, ACTIVATION)
 
 
@@ -56,9 +61,9 @@ def _factor(deviation, scale_ptr, columns, real):
     return deviation
 
 
-@triton.jit(do_not_specialize=["group_rows", "program_rows"])
+@triton.jit(do_not_specialize=["group_rows", "program_rows", "height", "width"])
 def _slope_sums_kernel(
-    gradient_ptr,  # of out, [groups * group_rows, channels]
+    gradient_ptr,  # of out, [groups * group_rows, channels]; with BORDER as said above
     in_ptr,  # [groups * group_rows, channels]
     mean_ptr,  # float32 [groups, channels]
     var_ptr,  # float32 [groups, channels]
@@ -68,9 +73,12 @@ def _slope_sums_kernel(
     group_rows,
     program_rows,
     channels,
+    height,
+    width,
     alpha,
     eps,
     ACTIVATION: tl.constexpr,
+    BORDER: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,
@@ -89,8 +97,10 @@ def _slope_sums_kernel(
     for start in tl.range(first, last, ROWS, num_stages=STAGES):
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & real[None, :]
-        places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
-        centered, slope = _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
+        all_rows = group * group_rows + rows
+        inputs = in_ptr + all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
+        gradients = gradient_ptr + places_of(all_rows, columns, channels, height, width, BORDER)
+        centered, slope = _centered_and_slope(gradients, inputs, mask, mean, factor, bias, alpha, ACTIVATION)
         sums += slope
         products += slope * centered
     partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
@@ -110,7 +120,7 @@ def _merged(partial_ptr, first, last, columns, channels, PARTIALS: tl.constexpr)
 
 @triton.jit(do_not_specialize=["groups", "group_rows", "program_rows", "partials", "height", "width"])
 def _gradient_kernel(
-    gradient_ptr,  # of out, [groups * group_rows, channels]
+    gradient_ptr,  # of out, [groups * group_rows, channels]; with BORDER as said above
     in_ptr,  # [groups * group_rows, channels]
     argmax_ptr,  # uint8, like in; read with POOL
     mean_ptr,  # float32 [groups, channels]
@@ -131,6 +141,7 @@ def _gradient_kernel(
     alpha,
     eps,
     ACTIVATION: tl.constexpr,
+    BORDER: tl.constexpr,
     POOL: tl.constexpr,
     ODD: tl.constexpr,  # with POOL: a last row or column is in no window, and its gradient zero
     PARTIALS: tl.constexpr,  # partial sums read at once, a power of two
@@ -157,6 +168,8 @@ def _gradient_kernel(
     deviation = tl.rsqrt(tl.load(var_ptr + group * channels + columns, real, other=1.0) + eps)
     factor = _factor(deviation, scale_ptr, columns, real)
     bias = tl.load(bias_ptr + columns, real, other=0.0)
+    out_height = height // 2 if POOL else height
+    out_width = width // 2 if POOL else width
     sums /= group_rows
     products *= deviation / group_rows
     for start in tl.range(first, last, ROWS, num_stages=STAGES):
@@ -164,7 +177,8 @@ def _gradient_kernel(
         mask = (rows < last)[:, None] & real[None, :]
         all_rows = group * group_rows + rows
         places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
-        centered, slope = _centered_and_slope(gradient_ptr, in_ptr, places, mask, mean, factor, bias, alpha, ACTIVATION)
+        gradients = gradient_ptr + places_of(all_rows, columns, channels, out_height, out_width, BORDER)
+        centered, slope = _centered_and_slope(gradients, in_ptr + places, mask, mean, factor, bias, alpha, ACTIVATION)
         gradient = (slope - (centered * products[None, :] + sums[None, :])) * factor[None, :]
         if POOL:
             corners = x_gradient_ptr + window_corner(all_rows, height, width)[:, None] * channels + columns[None, :]
@@ -199,6 +213,7 @@ def triton_backward(
     alpha: float,
     eps: float,
     x_gradient: Tensor,
+    border: bool,
 ) -> tuple[Tensor, Tensor]:
     gradient, bias, scale = dense(gradient, bias, scale)
     groups, pool = len(mean), argmax is not None
@@ -211,8 +226,9 @@ def triton_backward(
         _slope_sums_kernel,
         first.grid,
         *(gradient, inputs, mean, var, bias, scale, partial),
-        *(first.group_rows, first.program_rows, channels, alpha, eps),
+        *(first.group_rows, first.program_rows, channels, *inputs.shape[2:], alpha, eps),
         ACTIVATION=activation,
+        BORDER=border,
         **first.tile,
         **first.stages,
     )
@@ -222,6 +238,7 @@ def triton_backward(
         *(gradient, inputs, argmax, mean, var, bias, scale, partial, x_gradient, bias_gradient, scale_gradient),
         *(groups, second.group_rows, second.program_rows, first.programs, channels, height, width, alpha, eps),
         ACTIVATION=activation,
+        BORDER=border,
         POOL=pool,
         ODD=pool and bool(height % 2 or width % 2),
         PARTIALS=sizes.partials,

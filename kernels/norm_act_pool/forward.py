@@ -9,36 +9,18 @@ those of its group: no atomics, so equal inputs give equal bits. Offsets are 64-
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.launch import LaunchSizes, launch, multiprocessors
-from fastcifar.kernels.norm_act_pool.native import dense, empty_images, empty_pooled, out_size
+from fastcifar.kernels.launch import LaunchSizes, launch
+from fastcifar.kernels.norm_act_pool.native import dense, empty_out, empty_pooled, inside, out_size
 from fastcifar.kernels.norm_act_pool.reference import unbiased
+from fastcifar.kernels.norm_act_pool.tiling import Sizes, Tiling, store_bordered, window_corner
 
 # Triton annotates its ranges as no iterators, and what may be a constexpr as one:
 # pyright: reportGeneralTypeIssues=false, reportArgumentType=false
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Tile sizes, warps and programs of a pass."""
-
-    rows: int
-    """Pixels per tile; half of it where the 2x2 windows are accessed too."""
-    channels: int
-    """Channels per tile, at most; 32 are 64 bytes in half precision, what the memory reads at once."""
-    warps: int
-    stages: int
-    """Tiles on their way from memory at once, one of which is worked on; 1: the next is asked for when it is needed."""
-    programs: int
-    """Programs that a multiprocessor runs at once: its 65536 registers, by those of a program's threads."""
-    partials: int
-    """Programs of a first launch per group, at most: every program of the second merges their partial sums."""
 
 
 SIZES = LaunchSizes(
@@ -82,16 +64,6 @@ def normal_distribution(y):
     t = tl.rsqrt(wide * wide)  # 1 / wide, in one instruction
     tail = ((((0.5307027145 * t - 0.7265760135) * t + 0.7107068705) * t - 0.142248368) * t + 0.127414796) * t * bell
     return tl.where(y < 0, tail, 1 - tail), bell
-
-
-@triton.jit
-def window_corner(rows, height, width):
-    """Return the row in x of the top left pixel of a pooled pixel's window; x has `height` x `width` pixels."""
-    out_height, out_width = height // 2, width // 2
-    image = rows // (out_height * out_width)
-    pixel = rows % (out_height * out_width)
-    top = image.to(tl.int64) * height + pixel // out_width * 2
-    return top * width + pixel % out_width * 2
 
 
 @triton.jit
@@ -185,7 +157,7 @@ def _move(running_ptr, columns, real, target, momentum):
     tl.store(running_ptr + columns, before + momentum * (target - before), real)
 
 
-@triton.jit(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows"])
+@triton.jit(do_not_specialize=["group_rows", "program_rows", "partials", "partial_rows", "height", "width"])
 def _normalize_kernel(
     in_ptr,  # [groups * group_rows, channels]
     partial_ptr,  # float32 [groups, partials, 2, channels], of `partial_rows` rows each, the last of fewer
@@ -195,18 +167,21 @@ def _normalize_kernel(
     running_var_ptr,  # float32 [channels], moved, or None
     bias_ptr,  # float32 [channels]
     scale_ptr,  # float32 [channels], or None
-    residual_ptr,  # like out, or None
-    out_ptr,  # [groups * group_rows, channels]
+    residual_ptr,  # like in, or None
+    out_ptr,  # [groups * group_rows, channels]; with BORDER [N * (height + 1) * (width + 1), channels]
     group_rows,
     program_rows,
     partials,
     partial_rows,
     channels,
+    height,
+    width,
     momentum,
     unbiased,
     alpha,
     eps,
     ACTIVATION: tl.constexpr,
+    BORDER: tl.constexpr,
     GROUPS: tl.constexpr,
     PARTIALS: tl.constexpr,  # a power of two, at least `partials`
     ROWS: tl.constexpr,
@@ -240,12 +215,16 @@ def _normalize_kernel(
     for start in tl.range(first, last, ROWS, num_stages=STAGES):
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & real[None, :]
-        places = (group * group_rows + rows).to(tl.int64)[:, None] * channels + columns[None, :]
+        all_rows = group * group_rows + rows
+        places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
         values = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32)
         out = activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
         if residual_ptr is not None:
             out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
-        tl.store(out_ptr + places, out, mask)
+        if BORDER:
+            store_bordered(out_ptr, out, all_rows, columns, mask, channels, height, width)
+        else:
+            tl.store(out_ptr + places, out, mask)
 
 
 @triton.jit(do_not_specialize=["rows_total", "height", "width"])
@@ -255,8 +234,8 @@ def _inference_kernel(
     var_ptr,  # float32 [channels]
     bias_ptr,  # float32 [channels]
     scale_ptr,  # float32 [channels], or None
-    residual_ptr,  # like out, or None
-    out_ptr,  # [rows_total, channels]
+    residual_ptr,  # [rows_total, channels], or None
+    out_ptr,  # likewise; with BORDER [N * (out's height + 1) * (out's width + 1), channels]
     rows_total,
     channels,
     height,
@@ -265,6 +244,7 @@ def _inference_kernel(
     eps,
     ACTIVATION: tl.constexpr,
     POOL: tl.constexpr,
+    BORDER: tl.constexpr,
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
@@ -285,35 +265,12 @@ def _inference_kernel(
     out = activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
     if residual_ptr is not None:
         out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
-    tl.store(out_ptr + places, out, mask)
-
-
-class Tiling:
-    """The division of [groups * group_rows, channels] among programs: as many as the device runs at once, each of whole
-    tiles; of those that leave `partial` sums no more than can be merged at once."""
-
-    def __init__(
-        self, sizes: Sizes, inputs: Tensor, groups: int, *, windows: bool = False, partial: bool = False
-    ) -> None:
-        images, channels, height, width = inputs.shape
-        self.group_rows = images // groups * height * width
-        self.tile = {
-            "ROWS": sizes.rows // 2 if windows else sizes.rows,
-            "CHANNELS": min(sizes.channels, 1 << (channels - 1).bit_length()),
-            "num_warps": sizes.warps,
-        }
-        self.stages = {"STAGES": sizes.stages}
-        across = -(-channels // self.tile["CHANNELS"])
-        tiles = -(-self.group_rows // self.tile["ROWS"])
-        at_once = sizes.programs * multiprocessors(inputs)
-        programs = max(1, min(at_once // (across * groups), sizes.partials if partial else tiles, tiles))
-        self.program_rows = -(-tiles // programs) * self.tile["ROWS"]
-        self.programs = -(-self.group_rows // self.program_rows)
-        self.grid = (self.programs, across, groups)
-
-    def new_partials(self, inputs: Tensor) -> Tensor:
-        shape = (self.grid[2], self.programs, 2, inputs.shape[1])
-        return torch.empty(shape, dtype=torch.float32, device=inputs.device)
+    if BORDER:
+        if POOL:
+            height, width = height // 2, width // 2
+        store_bordered(out_ptr, out, rows, columns, mask, channels, height, width)
+    else:
+        tl.store(out_ptr + places, out, mask)
 
 
 def triton_forward(
@@ -329,12 +286,13 @@ def triton_forward(
     pool: bool,
     eps: float,
     residual: Tensor | None,
+    border: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     x, bias, scale, residual = dense(x, bias, scale, residual)
     channels, height, width = x.shape[1:]
     pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
-    out = torch.empty_like(inputs)
+    out = empty_out(x, pool, border)
     mean, var = (x.new_empty((groups, channels), dtype=torch.float32) for _ in range(2))
     sizes = SIZES.of(x)
     first, second = Tiling(sizes, inputs, groups, windows=pool, partial=True), Tiling(sizes, inputs, groups)
@@ -351,9 +309,10 @@ def triton_forward(
         _normalize_kernel,
         second.grid,
         *(inputs, partial, mean, var, running_mean, running_var, bias, scale, residual, out),
-        *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels),
+        *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels, *out_size(x, pool)),
         *(momentum, unbiased(second.group_rows), alpha, eps),
         ACTIVATION=activation,
+        BORDER=border,
         GROUPS=groups if running_mean is not None else 1,
         PARTIALS=max(16, 1 << (first.programs - 1).bit_length()),  # few values, each compiled for itself
         **second.tile,
@@ -373,17 +332,19 @@ def triton_inference(
     pool: bool,
     eps: float,
     residual: Tensor | None,
+    border: bool,
 ) -> Tensor:
     x, mean, var, bias, scale, residual = dense(x, mean, var, bias, scale, residual)
     channels, height, width = x.shape[1:]
-    out = empty_images(x, *out_size(x, pool))
-    tiling = Tiling(SIZES.of(x), out, 1, windows=pool)
+    out = empty_out(x, pool, border)
+    tiling = Tiling(SIZES.of(x), inside(out, border), 1, windows=pool)
     launch(
         _inference_kernel,
         (-(-tiling.group_rows // tiling.tile["ROWS"]), tiling.grid[1]),
         *(x, mean, var, bias, scale, residual, out, tiling.group_rows, channels, height, width, alpha, eps),
         ACTIVATION=activation,
         POOL=pool,
+        BORDER=border,
         **tiling.tile,
     )
     return out

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from fastcifar.kernels.norm_act_pool.reference import unbiased
 
@@ -45,6 +44,23 @@ def out_size(x: Tensor, pool: bool) -> tuple[int, int]:
     """Return height and width of the output."""
     height, width = x.shape[2:]
     return (height // 2, width // 2) if pool else (height, width)
+
+
+def empty_out(x: Tensor, pool: bool, border: bool) -> Tensor:
+    """Return the unwritten output for x."""
+    height, width = out_size(x, pool)
+    return empty_images(x, height + border, width + border)
+
+
+def inside(images: Tensor, border: bool) -> Tensor:
+    """Return the images without their border, if they have one: a view."""
+    return images[:, :, 1:, 1:] if border else images
+
+
+def clear_border(images: Tensor) -> None:
+    """Write the zeros above and to the left."""
+    images[:, :, 0] = 0
+    images[:, :, 1:, 0] = 0
 
 
 def empty_pooled(x: Tensor, pool: bool) -> tuple[Tensor, Tensor]:
@@ -92,16 +108,18 @@ def _unpool(gradient: Tensor, argmax: Tensor, out: Tensor) -> None:
     out[:, :, :, 2 * width :] = 0
 
 
-def _activate(values: Tensor, activation: str, alpha: float) -> None:
-    """Apply the activation, in place."""
+def activate(values: Tensor, activation: str, alpha: float, out: Tensor) -> None:
+    """Write the values' activation to `out`, which may be `values`."""
     if activation == "celu":
-        functional.celu_(values, alpha)
+        aten.elu.out(values, alpha, 1.0, 1 / alpha, out=out)
     elif activation == "relu":
-        values.relu_()
+        aten.clamp_min.out(values, 0, out=out)
     elif activation == "gelu":
-        aten.gelu_(values)
+        aten.gelu.out(values, out=out)
     elif activation == "silu":
-        functional.silu(values, inplace=True)
+        aten.silu.out(values, out=out)
+    elif out is not values:
+        out.copy_(values)
 
 
 def _slope(gradient: Tensor, values: Tensor, activation: str, alpha: float, is_result: bool, out: Tensor) -> Tensor:
@@ -128,31 +146,39 @@ def native_forward(
     pool: bool,
     eps: float,
     residual: Tensor | None,
+    border: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return `(out, mean [groups, C], var, pooled, argmax)`; the last two are empty without `pool`."""
     x, bias, scale = dense(x, bias, scale)
     pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
-    out = torch.empty_like(inputs)
+    out = empty_out(x, pool, border)
+    pixels = inside(out, border)
+    # torch's batch norm writes dense images alone; the activation then goes from these into the border's inside.
+    normal = torch.empty_like(inputs[: len(x) // groups]) if border else None
     wide = torch.promote_types(x.dtype, torch.float32)
     mean, deviation = (x.new_empty((groups, x.shape[1]), dtype=wide) for _ in range(2))
     scale = torch.ones_like(bias) if scale is None else scale
     for group, part in enumerate(_parts(len(x), len(x) // groups)):
         if pool:
             _max_pool(x[part], pooled[part], argmax[part])
+        images = pixels[part]
+        values = images if normal is None else normal
         aten.native_batch_norm.out(
             *(inputs[part], scale, bias, None, None, True, 0.0, eps),
-            out=out[part],
+            out=values,
             save_mean=mean[group],
             save_invstd=deviation[group],
         )
-        _activate(out[part], activation, alpha)
+        activate(values, activation, alpha, images)
         if residual is not None:
-            out[part].add_(residual[part])
+            images.add_(residual[part])
+    if border:
+        clear_border(out)
     var = deviation.pow_(-2).sub_(eps).clamp_(min=0)
     if running_mean is not None and running_var is not None:
         running_mean.lerp_(mean.mean(0), momentum)
-        running_var.lerp_(var.mean(0) * unbiased(out.numel() // mean.numel()), momentum)
+        running_var.lerp_(var.mean(0) * unbiased(inputs.numel() // mean.numel()), momentum)
     return out, mean, var, pooled, argmax
 
 
@@ -167,23 +193,29 @@ def native_inference(
     pool: bool,
     eps: float,
     residual: Tensor | None,
+    border: bool,
 ) -> Tensor:
     """Return the output, normalized by given statistics [C]."""
     x, mean, var, bias, scale = dense(x, mean, var, bias, scale)
-    out = empty_images(x, *out_size(x, pool))
+    out = empty_out(x, pool, border)
+    pixels = inside(out, border)
     scale = torch.ones_like(bias) if scale is None else scale
     saved = [mean.new_empty(0) for _ in range(2)]
     for part in _parts(len(x), max(1, 4 * _POOL_VALUES // x[0].numel())):
         inputs = x[part]
         if pool:
-            inputs = torch.empty_like(out[part])
+            inputs = empty_images(inputs, *out_size(x, pool))
             _max_pool(x[part], inputs, None)
+        images = pixels[part]
+        values = torch.empty_like(inputs) if border else images
         aten.native_batch_norm.out(
-            *(inputs, scale, bias, mean, var, False, 0.0, eps), out=out[part], save_mean=saved[0], save_invstd=saved[1]
+            *(inputs, scale, bias, mean, var, False, 0.0, eps), out=values, save_mean=saved[0], save_invstd=saved[1]
         )
-        _activate(out[part], activation, alpha)
+        activate(values, activation, alpha, images)
         if residual is not None:
-            out[part].add_(residual[part])
+            images.add_(residual[part])
+    if border:
+        clear_border(out)
     return out
 
 
@@ -200,15 +232,17 @@ def native_backward(
     alpha: float,
     eps: float,
     x_gradient: Tensor,
+    border: bool,
 ) -> tuple[Tensor, Tensor]:
     """Return the gradients of bias and scale [C], and write that of x to `x_gradient` [N, C, H, W].
 
-    gradient: of the output.
+    gradient: of the output, whose border, if it has one, is not read.
     inputs: the tensor that was normalized: x, or the pooled x.
     result: the activation's, or None.
     """
     groups = len(mean)
     gradient, bias, scale = dense(gradient, bias, scale)
+    gradient, result = (t if t is None else inside(t, border) for t in (gradient, result))
     scale = torch.ones_like(bias) if scale is None else scale
     deviation = torch.rsqrt(var + eps)
     sums = torch.zeros_like(bias), torch.zeros_like(bias)
@@ -220,6 +254,8 @@ def native_backward(
             if values is None:
                 values = aten.native_batch_norm(inputs[part], scale, bias, mean[group], var[group], False, 0.0, eps)[0]
             slope = _slope(slope, values, activation, alpha, result is not None, slopes)
+        elif border:
+            slope = slopes.copy_(slope)  # torch's batch norm reads dense images
         normal, scale_sum, bias_sum = aten.native_batch_norm_backward(
             *(slope, inputs[part], scale, None, None, mean[group], deviation[group], True, eps, [True, True, True])
         )

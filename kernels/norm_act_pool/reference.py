@@ -26,6 +26,7 @@ def norm_act_pool_reference(
     residual: Tensor | None = None,
     running: tuple[Tensor, Tensor] | None = None,
     momentum: float = 0.1,
+    border: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compute `norm_act_pool` in plain torch with torch's own gradient: its specification.
 
@@ -42,7 +43,7 @@ def norm_act_pool_reference(
     if running is not None:
         running[0].lerp_(mean.mean(0), momentum)
         running[1].lerp_(var.mean(0) * unbiased(x.numel() // mean.numel()), momentum)
-    return out.to(x.dtype), mean, var
+    return with_border(out.to(x.dtype), border), mean, var
 
 
 def norm_act_pool_inference_reference(
@@ -56,13 +57,19 @@ def norm_act_pool_inference_reference(
     pool: bool,
     eps: float,
     residual: Tensor | None,
+    border: bool,
 ) -> Tensor:
     """Compute `norm_act_pool_inference` in plain torch, with torch's own gradients, of any order."""
     x = functional.max_pool2d(x, 2) if pool else x
     scale = torch.ones_like(bias) if scale is None else scale
     out = functional.batch_norm(x, mean, var, scale, bias, eps=eps)
     out = _activate(out, activation, alpha)
-    return out if residual is None else out + residual
+    return with_border(out if residual is None else out + residual, border)
+
+
+def with_border(images: Tensor, border: bool) -> Tensor:
+    """Return images `[N, C, H, W]` with a row of zeros above and a column of zeros to the left if `border`."""
+    return functional.pad(images, (1, 0, 1, 0)) if border else images
 
 
 def unbiased(count: int) -> float:

@@ -2,6 +2,7 @@ import importlib
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from fastcifar.kernels import norm_act_pool, norm_act_pool_inference, norm_act_p
 ACTIVATIONS = ["celu", "relu", "gelu", "silu", "none"]
 
 
-def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=True, device="cpu"):
+def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=True, border=False, device="cpu"):
     """Return x, bias, scale, residual and the gradient of out."""
     images, channels, height, width = shape
     out = (images, channels, *((height // 2, width // 2) if pool else (height, width)))
@@ -20,7 +21,7 @@ def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=Tru
         torch.randn(channels, device=device),
         torch.rand(channels, device=device) + 0.5 if scale else None,
         torch.randn(out, device=device).to(dtype) if residual else None,
-        torch.randn(out, device=device).to(dtype),
+        torch.randn((*out[:2], out[2] + border, out[3] + border), device=device).to(dtype),
     )
 
 
@@ -60,10 +61,26 @@ def test_each_dtype_is_the_specification(path, device, assert_close, dtype, resi
     check(assert_close, given_tensors, dtype, groups=3, activation="celu", alpha=0.3, pool=pool)
 
 
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_a_border_is_zeros_whose_gradient_is_not_read(path, device, assert_close, activation, pool):
+    dtype = torch.float32 if activation == "none" else torch.float16
+    given_tensors = tensors((4, 5, 6, 5), dtype, pool=pool, residual=activation in ("silu", "none"), border=True)
+    given_tensors = [None if t is None else t.to(device) for t in given_tensors]
+    constants = {"groups": 2, "activation": activation, "pool": pool}
+    check(assert_close, given_tensors, dtype, border=True, **constants)
+    bordered, plain = (
+        run(norm_act_pool, *given_tensors[:4], gradient, border=border, **constants)
+        for border, gradient in ((True, given_tensors[4]), (False, given_tensors[4][:, :, 1:, 1:]))
+    )
+    assert torch.equal(bordered[0], F.pad(plain[0], (1, 0, 1, 0)))
+    assert all(torch.equal(*pair) for pair in zip(bordered[1:], plain[1:], strict=True))
+
+
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(group=1, groups=1, channels=3, height=4, width=5, pool=True, activation="celu", seed=0)
-@example(group=3, groups=2, channels=17, height=5, width=7, pool=True, activation="relu", seed=1)
-@example(group=1, groups=3, channels=9, height=9, width=5, pool=False, activation="silu", seed=2)
+@example(group=1, groups=1, channels=3, height=4, width=5, pool=True, border=False, activation="celu", seed=0)
+@example(group=3, groups=2, channels=17, height=5, width=7, pool=True, border=True, activation="relu", seed=1)
+@example(group=1, groups=3, channels=9, height=9, width=5, pool=False, border=True, activation="silu", seed=2)
 @given(
     group=st.integers(1, 3),
     groups=st.integers(1, 2),
@@ -71,15 +88,18 @@ def test_each_dtype_is_the_specification(path, device, assert_close, dtype, resi
     height=st.integers(2, 6),
     width=st.integers(2, 6),
     pool=st.booleans(),
+    border=st.booleans(),
     activation=st.sampled_from(ACTIVATIONS),
     seed=st.integers(0, 99),
 )
-def test_any_sizes(path, device, assert_close, group, groups, channels, height, width, pool, activation, seed):
+def test_any_sizes(path, device, assert_close, group, groups, channels, height, width, pool, border, activation, seed):
     assume(group * (height * width if not pool else (height // 2) * (width // 2)) > 1)
     torch.manual_seed(seed)
-    given_tensors = tensors((group * groups, channels, height, width), pool=pool, residual=seed % 2 == 1, device=device)
+    shape, residual = (group * groups, channels, height, width), seed % 2 == 1
+    given_tensors = tensors(shape, pool=pool, residual=residual, border=border, device=device)
+    constants = {"groups": groups, "activation": activation, "pool": pool, "border": border}
     # A large eps, since the gradient through the deviation of two or three nearly equal values is ill-conditioned.
-    check(assert_close, given_tensors, torch.float32, groups=groups, activation=activation, pool=pool, eps=0.1)
+    check(assert_close, given_tensors, torch.float32, eps=0.1, **constants)
 
 
 @pytest.mark.parametrize("width", [254, 255, 256])
@@ -158,11 +178,12 @@ def test_a_nan_is_not_hidden(path, device, activation, pool):
     assert norm_act_pool_inference(x, bias, one, bias, activation=activation, pool=pool)[3, 1].isnan().any()
 
 
+@pytest.mark.parametrize("border", [False, True])
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_inference_with_the_batchs_statistics_is_its_output(path, device, assert_close, dtype, pool):
+def test_inference_with_the_batchs_statistics_is_its_output(path, device, assert_close, dtype, pool, border):
     x, bias, scale, residual, _ = tensors((3, 9, 6, 7), dtype, pool=pool, residual=True, device=device)
-    constants = {"activation": "gelu", "pool": pool, "residual": residual}
+    constants = {"activation": "gelu", "pool": pool, "residual": residual, "border": border}
     out, mean, var = norm_act_pool(x, bias, scale, **constants)
     for wanted in (False, True):
         inference = norm_act_pool_inference(x, mean[0], var[0], bias.requires_grad_(wanted), scale, **constants)
@@ -266,32 +287,34 @@ def test_gradient_in_float64_is_the_difference_quotient(function, activation, po
     assert torch.autograd.gradcheck(out, inputs)
 
 
-@pytest.mark.parametrize("pool", [False, True])
-def test_are_well_formed_operators(monkeypatch, pool):
+@pytest.mark.parametrize(("pool", "border"), [(False, False), (True, True), (False, True)])
+def test_are_well_formed_operators(monkeypatch, pool, border):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
-    x, bias, scale, residual, gradient = tensors((4, 3, 5, 4), pool=pool, residual=pool)
+    x, bias, scale, residual, gradient = tensors((4, 3, 5, 4), pool=pool, residual=pool, border=border)
     inputs = [None if t is None else t.requires_grad_() for t in (x, bias, scale, residual)]
     operators = torch.ops.fastcifar
-    constants = ("celu", 0.3, pool, 1e-5, inputs[3])
+    constants = ("celu", 0.3, pool, 1e-5, inputs[3], border)
     running = (torch.zeros(3), torch.ones(3), 0.1)
     torch.library.opcheck(operators.norm_act_pool.default, (*inputs[:3], *running, 2, *constants))
     out, mean, var, pooled, argmax = (t.detach() for t in operators.norm_act_pool(*inputs[:3], *running, 2, *constants))
     saved = (pooled, argmax, None) if pool else (x.detach(), None, out)
     torch.library.opcheck(
         operators.norm_act_pool_backward.default,
-        (gradient, *saved, mean, var, bias.detach(), scale.detach(), "celu", 0.3, 1e-5, 5, 4),
+        (gradient, *saved, mean, var, bias.detach(), scale.detach(), "celu", 0.3, 1e-5, 5, 4, border),
     )
     vectors = (torch.zeros(3), torch.ones(3), bias.detach(), None)
-    torch.library.opcheck(operators.norm_act_pool_inference.default, (x.detach(), *vectors, *constants[:-1], None))
+    torch.library.opcheck(
+        operators.norm_act_pool_inference.default, (x.detach(), *vectors, *constants[:-2], None, border)
+    )
 
 
 @pytest.mark.parametrize("pool", [False, True])
 def test_compiles_into_one_graph(path, device, pool):
-    x, bias, scale, residual, gradient = tensors((4, 3, 4, 4), pool=pool, residual=True, device=device)
+    x, bias, scale, residual, gradient = tensors((4, 3, 4, 4), pool=pool, residual=True, border=pool, device=device)
 
     def double(x, bias, scale, *, residual):
-        out, mean, var = norm_act_pool(x * 2, bias, scale, groups=2, pool=pool, residual=residual)
-        return out, mean, norm_act_pool_inference(x, bias, scale, bias, pool=pool) + var.sum()
+        out, mean, var = norm_act_pool(x * 2, bias, scale, groups=2, pool=pool, residual=residual, border=pool)
+        return out, mean, norm_act_pool_inference(x, bias, scale, bias, pool=pool, border=not pool) + var.sum()
 
     compiled = torch.compile(double, fullgraph=True, backend="aot_eager")
     results = [run(function, x, bias, scale, residual, gradient) for function in (compiled, double)]

@@ -21,10 +21,10 @@ def tensors(shape, outputs, side, dtype=torch.float32, *, bias=True, device="cpu
     return images, weight, torch.randn(outputs, device=device) if bias else None
 
 
-def check(assert_close, given_tensors, activation="gelu"):
+def check(assert_close, given_tensors, activation="gelu", border=False):
     """Compare the operator with the specification on the same values in float64."""
-    out = whiten(*given_tensors, activation)
-    exact = whiten_reference(*(None if t is None else t.double() for t in given_tensors), activation)
+    out = whiten(*given_tensors, activation, border)
+    exact = whiten_reference(*(None if t is None else t.double() for t in given_tensors), activation, border)
     dtype = given_tensors[0].dtype
     assert_close(out, exact, dtype)
     assert out.dtype == dtype and out.is_contiguous(memory_format=torch.channels_last)
@@ -46,13 +46,16 @@ def test_a_networks_sizes(monkeypatch, path, device, assert_close, pixels, side)
     if path == "triton":
         table = importlib.import_module("fastcifar.kernels.whiten_triton").SIZES
         monkeypatch.setattr(table, "interpreted", dataclasses.replace(table.interpreted, pixels=4096))
-    check(assert_close, tensors((5, 3, pixels, pixels), 6 * side**2, side, torch.float16, device=device))
+    given_tensors = tensors((5, 3, pixels, pixels), 6 * side**2, side, torch.float16, device=device)
+    check(assert_close, given_tensors, border=side == 2)  # as in the network: where the result's sides are odd
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(images=1, channels=3, outputs=24, side=2, height=2, width=2, activation="gelu", bias=False, seed=0)
-@example(images=3, channels=4, outputs=17, side=3, height=5, width=8, activation="silu", bias=True, seed=1)
-@example(images=2, channels=3, outputs=9, side=4, height=7, width=5, activation="gelu", bias=True, seed=2)
+@example(
+    images=1, channels=3, outputs=24, side=2, height=2, width=2, activation="gelu", bias=False, border=False, seed=0
+)
+@example(images=3, channels=4, outputs=17, side=3, height=5, width=8, activation="silu", bias=True, border=True, seed=1)
+@example(images=2, channels=3, outputs=9, side=4, height=7, width=5, activation="gelu", bias=True, border=True, seed=2)
 @given(
     images=st.integers(1, 4),
     channels=st.integers(1, 4),
@@ -62,11 +65,15 @@ def test_a_networks_sizes(monkeypatch, path, device, assert_close, pixels, side)
     width=st.integers(3, 9),
     activation=st.sampled_from(ACTIVATIONS),
     bias=st.booleans(),
+    border=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_any_sizes(path, device, assert_close, images, channels, outputs, side, height, width, activation, bias, seed):
+def test_any_sizes(
+    path, device, assert_close, images, channels, outputs, side, height, width, activation, bias, border, seed
+):
     torch.manual_seed(seed)
-    check(assert_close, tensors((images, channels, height, width), outputs, side, bias=bias, device=device), activation)
+    given_tensors = tensors((images, channels, height, width), outputs, side, bias=bias, device=device)
+    check(assert_close, given_tensors, activation, border)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -154,7 +161,8 @@ def test_what_does_not_fit_is_refused_by_name(name, wrong):
 @pytest.mark.parametrize("bias", [False, True])
 def test_is_a_well_formed_operator(monkeypatch, bias):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
-    torch.library.opcheck(torch.ops.fastcifar.whiten.default, (*tensors((2, 3, 5, 4), 6, 2, bias=bias), "gelu"))
+    given_tensors = tensors((2, 3, 5, 4), 6, 2, bias=bias)
+    torch.library.opcheck(torch.ops.fastcifar.whiten.default, (*given_tensors, "gelu", bias))
 
 
 def test_compiles_into_one_graph(path, device):
@@ -180,6 +188,8 @@ def test_a_captured_graph_replays_with_new_images(path):
 
 
 @pytest.mark.parametrize("bias", [False, True])
-def test_its_product_is_counted_as_by_hand(bias):
-    count = PRODUCTS["whiten"](*tensors((5, 3, 8, 8), 24, 2, bias=bias), "gelu")
-    assert count == [(5 * 7**2 * 24 * 12, 4 * (5 * 3 * 8**2 + 24 * 12 + 24 * bias + 5 * 24 * 7**2))]
+@pytest.mark.parametrize("border", [False, True])
+def test_its_product_is_counted_as_by_hand(bias, border):
+    count = PRODUCTS["whiten"](*tensors((5, 3, 8, 8), 24, 2, bias=bias), "gelu", border)
+    written = (7 + border) ** 2
+    assert count == [(5 * 7**2 * 24 * 12, 4 * (5 * 3 * 8**2 + 24 * 12 + 24 * bias + 5 * 24 * written))]
