@@ -30,7 +30,7 @@ DTYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 """Dtypes of the C++ kernels, and their names at the end of a function's: `name_float`."""
 
 _HERE = Path(__file__).parent
-_HEADERS = ("vector.h",)
+_HEADERS = ("vector.h", "activation.h")
 # NaN stays NaN and no order of sums is changed: only what may trap or set errno is given up.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp")
 # By torch's name for the instructions that it uses here, which `ATEN_CPU_CAPABILITY` may limit.
@@ -51,17 +51,38 @@ def use_cpp(source: str, *tensors: Tensor | None) -> bool:
     return _library(source, forced == "cpp") is not None
 
 
-def call(source: str, function: str, *arguments: Tensor | int | float | None) -> None:
+class View(ctypes.Structure):
+    """Images as a kernel reads or writes them: vector.h's `View`."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("image", "row", "pixel")))
+    tensor: Tensor
+
+
+def view(images: Tensor | None) -> View:
+    """Return images [N, C, H, W] as a kernel takes them: where they are, if the channels of a pixel follow one another,
+    else a copy. None: a null pointer."""
+    if images is None:
+        return View()
+    if images.stride(1) != 1 and images.shape[1] != 1:
+        images = images.contiguous(memory_format=torch.channels_last)
+    seen = View(images.data_ptr(), images.stride(0), images.stride(2), images.stride(3))
+    seen.tensor = images  # which lives as long
+    return seen
+
+
+def call(source: str, function: str, *arguments: View | Tensor | int | float | None) -> None:
     """Call `function` of `source`.
 
     arguments: a tensor is passed by the address of its first element, None as a null pointer, an int (or bool) as
-        int64_t, a float as double.
+        int64_t, a float as double, images as a `View`.
     """
     library = _library(source, True)
     getattr(library, function)(*map(_as_c, arguments))
 
 
-def _as_c(argument: Tensor | int | float | None) -> ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
+def _as_c(argument: View | Tensor | int | float | None) -> View | ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
+    if isinstance(argument, View):
+        return argument
     if argument is None or isinstance(argument, Tensor):
         return ctypes.c_void_p(None if argument is None else argument.data_ptr())
     return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
