@@ -35,19 +35,29 @@ struct Shape {
     }
 };
 
-// Return the first maximum of a 2x2 window, or NaN if it holds one; its place, 0 to 3, to `place`.
-template <class T, class Lanes>
-inline Floats max_of_window(const T* corner, const View<const T>& x, Ints& place, Lanes lanes) {
-    Floats value = load(corner, lanes);
-    place = Ints{};
+// A vector's bits of the first maxima of 2x2 windows, NaN where they hold one, and the places of these, 0 to 3.
+template <class T> struct Maxima {
+    typedef typename InMemory<T>::Vector Vector;
+    Vector bits, places;
+    Floats values() const { return InMemory<T>::values(bits); }
+};
+
+template <class T, class Lanes> inline Maxima<T> max_of_windows(const T* corner, View<const T> x, Lanes lanes) {
+    typedef typename InMemory<T>::Vector Vector;
+    Maxima<T> max{read<Vector>(corner, lanes), Vector{}};
     const T* others[] = {corner + x.pixel, corner + x.row, corner + x.row + x.pixel};
-    for (int number = 0; number < 3; number++) {
-        Floats other = load(others[number], lanes);
-        Ints greater = (other > value) | (other != other);
-        value = greater ? other : value;
-        place = greater ? Ints{} + (number + 1) : place;
+    Vector place{};
+    auto most = InMemory<T>::ordered(max.bits);
+    for (const T* other : others) {
+        Vector bits = read<Vector>(other, lanes);
+        place += 1;
+        auto order = InMemory<T>::ordered(bits);
+        auto greater = InMemory<T>::is_greater(order, most);
+        most = greater ? order : most;
+        max.bits = greater ? bits : max.bits;
+        max.places = greater ? place : max.places;
     }
-    return value;
+    return max;
 }
 
 // What is known of each channel, or each vector of channels.
@@ -63,27 +73,25 @@ struct Sums {
 // Write mean and sum of squared deviations of a part to partial [2, channels], and the pooled x with its argmax.
 // Sums of deviations from the part's first value: no cancellation, however far the mean is from zero.
 template <class T, bool POOL>
-void moments(const Shape& shape, int64_t group, int64_t part, const View<const T>& x, const View<T>& pooled,
-             const View<uint8_t>& argmax, Sums& sums, float* partial) {
+void moments(Shape shape, int64_t group, int64_t part, View<const T> x, View<T> pooled,
+             View<uint8_t> argmax, Sums& sums, float* partial) {
     sums.clear();
     shape.for_lines(group, part, [&](int64_t image, int64_t row, bool first) {
         const T* in = x.at(image, POOL ? 2 * row : row);
         T* out = POOL ? pooled.at(image, row) : nullptr;
         uint8_t* places = POOL ? argmax.at(image, row) : nullptr;
         for_channels(shape.channels, [&](auto lanes, int64_t channel, int64_t vector) {
-            Ints place;
             auto value_at = [&](int64_t column) {
                 const T* pixel = in + column * x.pixel * (POOL ? 2 : 1) + channel;
-                return POOL ? max_of_window(pixel, x, place, lanes) : load(pixel, lanes);
+                if (!POOL) return load(pixel, lanes);
+                Maxima<T> max = max_of_windows(pixel, x, lanes);
+                write(out + column * pooled.pixel + channel, max.bits, lanes);
+                write(places + column * argmax.pixel + channel, __builtin_convertvector(max.places, Bytes), lanes);
+                return max.values();
             };
             Floats shift = first ? value_at(0) : sums.shift[vector], sum{}, square{};
             for (int64_t column = 0; column < shape.columns; column++) {
-                Floats value = value_at(column);
-                if (POOL) {
-                    store(out + column * pooled.pixel + channel, value, lanes);
-                    store(places + column * argmax.pixel + channel, place, lanes);
-                }
-                value -= shift;
+                Floats value = value_at(column) - shift;
                 sum += value;
                 square += value * value;
             }
@@ -102,7 +110,7 @@ void moments(const Shape& shape, int64_t group, int64_t part, const View<const T
 }
 
 // Merge the moments of a group's parts for a channel (Chan, Golub and LeVeque 1983).
-void merge_moments(const Shape& shape, const float* partial, int64_t channel, float* mean, float* var) {
+void merge_moments(Shape shape, const float* partial, int64_t channel, float* mean, float* var) {
     double sum = 0, squared = 0;
     for (int64_t part = 0; part < shape.parts(); part++)
         sum += double(shape.part_values(part)) * partial[2 * part * shape.channels + channel];
@@ -127,8 +135,8 @@ float factor_of(float var, double eps, const float* scale, int64_t channel) {
 // Write a line of the output, with what it has of the border: the pixel to its left, above the first the row too.
 // value_at(column, channel, lanes): what is normalized.
 template <class T, class Activation, class Values>
-inline void normalize_line(const Shape& shape, int64_t image, int64_t row, const Affine& affine, Activation activation,
-                           const View<const T>& residual, const View<T>& out, bool border, Values value_at) {
+inline void normalize_line(Shape shape, int64_t image, int64_t row, Affine affine, Activation activation,
+                           View<const T> residual, View<T> out, bool border, Values value_at) {
     T* line = out.at(image, row + border) + border * out.pixel;
     const T* other = residual.data ? residual.at(image, row) : nullptr;
     for_channels(shape.channels, [&](auto lanes, int64_t channel, int64_t) {
@@ -146,7 +154,7 @@ inline void normalize_line(const Shape& shape, int64_t image, int64_t row, const
 }
 
 template <class T>
-void forward(const Shape& shape, View<const T> x, View<T> pooled, View<uint8_t> argmax, View<const T> residual,
+void forward(Shape shape, View<const T> x, View<T> pooled, View<uint8_t> argmax, View<const T> residual,
              View<T> out, const float* bias, const float* scale, float* mean, float* var, int64_t activation_number,
              double alpha, double eps, int64_t border, int64_t threads) {
     const int64_t channels = shape.channels;
@@ -184,7 +192,7 @@ void forward(const Shape& shape, View<const T> x, View<T> pooled, View<uint8_t> 
 }
 
 template <class T>
-void inference(const Shape& shape, View<const T> x, View<const T> residual, View<T> out, const float* mean,
+void inference(Shape shape, View<const T> x, View<const T> residual, View<T> out, const float* mean,
                const float* var, const float* bias, const float* scale, int64_t activation_number, double alpha,
                int64_t pool, double eps, int64_t border, int64_t threads) {
     std::vector<float> factor(shape.channels);
@@ -201,8 +209,7 @@ void inference(const Shape& shape, View<const T> x, View<const T> residual, View
                 const T* in = x.at(image, pool ? 2 * row : row);
                 if (pool)
                     line([&](int64_t column, int64_t channel, auto lanes) {
-                        Ints place;
-                        return max_of_window(in + 2 * column * x.pixel + channel, x, place, lanes);
+                        return max_of_windows(in + 2 * column * x.pixel + channel, x, lanes).values();
                     });
                 else
                     line([&](int64_t column, int64_t channel, auto lanes) {
@@ -213,14 +220,14 @@ void inference(const Shape& shape, View<const T> x, View<const T> residual, View
 }
 
 // Write the zeros of x's gradient that no window holds: an odd last column of two rows, an odd last row below them.
-template <class T> void clear_odd(const Shape& shape, const View<T>& x, int64_t height, int64_t width, T* top, bool last) {
+template <class T> void clear_odd(Shape shape, View<T> x, int64_t height, int64_t width, T* top, bool last) {
     const int64_t pixel = shape.channels * sizeof(T);
     for (int64_t row = 0; row < 2 && width % 2; row++) std::memset(top + row * x.row + (width - 1) * x.pixel, 0, pixel);
     if (last && height % 2) std::memset(top + 2 * x.row, 0, width * pixel);
 }
 
 template <class T>
-void backward(const Shape& shape, View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,
+void backward(Shape shape, View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,
               int64_t height, int64_t width, const float* mean, const float* var, const float* bias, const float* scale,
               float* bias_gradient, float* scale_gradient, int64_t activation_number, double alpha, double eps,
               int64_t threads) {
@@ -298,13 +305,14 @@ void backward(const Shape& shape, View<const T> gradient, View<const T> in, View
                             const uint8_t* places = argmax.at(image, row) + channel;
                             for_slopes(image, row, means, channel, lanes,
                                        [&](int64_t column, Floats centered, Floats slope) {
-                                           Floats value = total(centered, slope);
-                                           Ints place = load(places + column * argmax.pixel, lanes);
+                                           auto bits = InMemory<T>::rounded(total(centered, slope));
+                                           auto place = InMemory<T>::of_bytes(
+                                               read<Bytes>(places + column * argmax.pixel, lanes));
                                            T* corner = line + 2 * column * x.pixel + channel;
-                                           store(corner, place == 0 ? value : Floats{}, lanes);
-                                           store(corner + x.pixel, place == 1 ? value : Floats{}, lanes);
-                                           store(corner + x.row, place == 2 ? value : Floats{}, lanes);
-                                           store(corner + x.row + x.pixel, place == 3 ? value : Floats{}, lanes);
+                                           write(corner, (place == 0) & bits, lanes);
+                                           write(corner + x.pixel, (place == 1) & bits, lanes);
+                                           write(corner + x.row, (place == 2) & bits, lanes);
+                                           write(corner + x.row + x.pixel, (place == 3) & bits, lanes);
                                        });
                         });
                         if (argmax.data) clear_odd(shape, x, height, width, line, row == shape.rows - 1);
