@@ -44,6 +44,10 @@ template <class T> struct Maxima {
 
 template <class T, class Lanes> inline Maxima<T> max_of_windows(const T* corner, View<const T> x, Lanes lanes) {
     typedef typename InMemory<T>::Vector Vector;
+    for (int row = 2; row < 4; row++) {
+        __builtin_prefetch(corner + row * x.row);
+        __builtin_prefetch(corner + row * x.row + x.pixel);
+    }
     Maxima<T> max{read<Vector>(corner, lanes), Vector{}};
     const T* others[] = {corner + x.pixel, corner + x.row, corner + x.row + x.pixel};
     Vector place{};
