@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "vector.h"
+#include "channels.h"
 
 inline Floats limited(Floats x, float low, float high) {
     Floats least = low - Floats{}, most = high - Floats{};

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "activation.h"
-#include "vector.h"
+#include "channels.h"
 
 namespace {
 
@@ -22,12 +22,12 @@ struct Shape {
     int64_t parts() const { return (lines() + part_lines() - 1) / part_lines(); }
     int64_t values() const { return lines() * columns; }  // of a channel in a group
 
-    // Call f(line, image, row, is first) for the lines of a part.
+    // Call f(image, row, number of those before) for the lines of a part.
     template <class F> void for_lines(int64_t group, int64_t part, F f) const {
         int64_t last = std::min(lines(), (part + 1) * part_lines());
         for (int64_t line = part * part_lines(); line < last; line++) {
             int64_t image = group * (images / groups) + line / rows;
-            f(image, line % rows, line == part * part_lines());
+            f(image, line % rows, line - part * part_lines());
         }
     }
     int64_t part_values(int64_t part) const {
@@ -64,10 +64,10 @@ template <class T, class Lanes> inline Maxima<T> max_of_windows(const T* corner,
     return max;
 }
 
-// What is known of each channel, or each vector of channels.
+// Two sums, or what is like them, of each vector of channels.
 struct Sums {
-    std::vector<Floats> first, second, shift;
-    explicit Sums(int64_t channels) : first(vectors_of(channels)), second(first), shift(first) {}
+    std::vector<Floats> first, second;
+    explicit Sums(int64_t channels) : first(vectors_of(channels)), second(first) {}
     void clear() {
         std::fill(first.begin(), first.end(), Floats{});
         std::fill(second.begin(), second.end(), Floats{});
@@ -75,12 +75,13 @@ struct Sums {
 };
 
 // Write mean and sum of squared deviations of a part to partial [2, channels], and the pooled x with its argmax.
-// Sums of deviations from the part's first value: no cancellation, however far the mean is from zero.
+// A line's are sums of deviations from the mean of the lines before, which it is then merged with (Chan, Golub and
+// LeVeque 1983): no cancellation, however far the mean is from zero.
 template <class T, bool POOL>
 void moments(Shape shape, int64_t group, int64_t part, View<const T> x, View<T> pooled,
              View<uint8_t> argmax, Sums& sums, float* partial) {
     sums.clear();
-    shape.for_lines(group, part, [&](int64_t image, int64_t row, bool first) {
+    shape.for_lines(group, part, [&](int64_t image, int64_t row, int64_t before) {
         const T* in = x.at(image, POOL ? 2 * row : row);
         T* out = POOL ? pooled.at(image, row) : nullptr;
         uint8_t* places = POOL ? argmax.at(image, row) : nullptr;
@@ -93,27 +94,27 @@ void moments(Shape shape, int64_t group, int64_t part, View<const T> x, View<T> 
                 write(places + column * argmax.pixel + channel, __builtin_convertvector(max.places, Bytes), lanes);
                 return max.values();
             };
-            Floats shift = first ? value_at(0) : sums.shift[vector], sum{}, square{};
+            Floats &mean = sums.first[vector], &squared = sums.second[vector];
+            Floats shift = before ? mean : value_at(0), sum{}, square{};
             for (int64_t column = 0; column < shape.columns; column++) {
                 Floats value = value_at(column) - shift;
                 sum += value;
                 square += value * value;
             }
-            sums.shift[vector] = shift;
-            sums.first[vector] += sum;
-            sums.second[vector] += square;
+            Floats distance = sum * (1 / float(shape.columns)), own = square - sum * distance;
+            own = own < 0 ? Floats{} : own;  // rounding can make a 0 negative; NaN stays
+            float share = 1 / float(before + 1);
+            squared += own + distance * distance * (float(before) * share * float(shape.columns));
+            mean = shift + distance * share;
         });
     });
     for_channels(shape.channels, [&](auto lanes, int64_t channel, int64_t vector) {
-        Floats mean = sums.first[vector] / float(shape.part_values(part));
-        Floats squared = sums.second[vector] - sums.first[vector] * mean;
-        store(partial + channel, sums.shift[vector] + mean, lanes);
-        // Rounding can make a 0 negative; NaN stays.
-        store(partial + shape.channels + channel, squared < 0 ? Floats{} : squared, lanes);
+        store(partial + channel, sums.first[vector], lanes);
+        store(partial + shape.channels + channel, sums.second[vector], lanes);
     });
 }
 
-// Merge the moments of a group's parts for a channel (Chan, Golub and LeVeque 1983).
+// Merge the moments of a group's parts for a channel.
 void merge_moments(Shape shape, const float* partial, int64_t channel, float* mean, float* var) {
     double sum = 0, squared = 0;
     for (int64_t part = 0; part < shape.parts(); part++)
@@ -183,7 +184,7 @@ void forward(Shape shape, View<const T> x, View<T> pooled, View<uint8_t> argmax,
                 }
 #pragma omp for schedule(dynamic) nowait
                 for (int64_t part = 0; part < shape.parts(); part++)
-                    shape.for_lines(group, part, [&](int64_t image, int64_t row, bool) {
+                    shape.for_lines(group, part, [&](int64_t image, int64_t row, int64_t) {
                         const T* line = in.at(image, row);
                         normalize_line(shape, image, row, {group_mean, factor.data(), bias}, activation, residual, out,
                                        border, [&](int64_t column, int64_t channel, auto lanes) {
@@ -205,7 +206,7 @@ void inference(Shape shape, View<const T> x, View<const T> residual, View<T> out
     with_activation(activation_number, alpha, [&](auto activation) {
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
         for (int64_t part = 0; part < shape.parts(); part++)
-            shape.for_lines(0, part, [&](int64_t image, int64_t row, bool) {
+            shape.for_lines(0, part, [&](int64_t image, int64_t row, int64_t) {
                 auto line = [&](auto value_at) {
                     normalize_line(shape, image, row, {mean, factor.data(), bias}, activation, residual, out, border,
                                    value_at);
@@ -260,7 +261,7 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
 #pragma omp for schedule(dynamic)
                 for (int64_t part = 0; part < shape.parts(); part++) {
                     own.clear();
-                    shape.for_lines(group, part, [&](int64_t image, int64_t row, bool) {
+                    shape.for_lines(group, part, [&](int64_t image, int64_t row, int64_t) {
                         for_channels(channels, [&](auto lanes, int64_t channel, int64_t vector) {
                             Floats sum{}, product{};
                             for_slopes(image, row, means, channel, lanes, [&](int64_t, Floats centered, Floats slope) {
@@ -291,7 +292,7 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
                 }
 #pragma omp for schedule(dynamic)
                 for (int64_t part = 0; part < shape.parts(); part++)
-                    shape.for_lines(group, part, [&](int64_t image, int64_t row, bool) {
+                    shape.for_lines(group, part, [&](int64_t image, int64_t row, int64_t) {
                         T* line = x.at(image, argmax.data ? 2 * row : row);
                         for_channels(channels, [&](auto lanes, int64_t channel, int64_t) {
                             Floats sum = load(&sums[channel], lanes), product = load(&products[channel], lanes);
