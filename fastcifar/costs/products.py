@@ -3,8 +3,9 @@
 On the meta device operators compute shapes alone, so that a count takes milliseconds and no memory. The count is of
 what is really called: a frozen layer has no weight gradient, and a layer above nothing that trains no input gradient,
 because autograd does not ask for them. A multiply-add is counted once; it is two FLOP. The formulas are those of
-`torch.utils.flop_counter`, so an operator registered there with `register_flop_formula` is counted too; torch's own
-`FlopCounterMode` tells neither the two gradients of a layer apart nor bytes.
+`torch.utils.flop_counter`, so an operator registered there with `register_flop_formula` is counted too, and the
+operators of `PRODUCTS` are registered there; torch's own `FlopCounterMode` tells neither the two gradients of a layer
+apart nor bytes.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import flop_registry, register_flop_formula
 from torch.utils.module_tracker import ModuleTracker
 
 from fastcifar.kernels.operators import PRODUCTS
@@ -32,6 +33,17 @@ pass, as a custom autograd function can."""
 def _vector_flop(*args: Any, out_val: Tensor, **_: object) -> int:
     return 2 * out_val.numel() * len(args[-1])
 
+
+def _register(name: str) -> None:
+    """Let torch's own counter see the operator `name` of `PRODUCTS`."""
+
+    @register_flop_formula(getattr(torch.ops.fastcifar, name), get_raw=True)
+    def _flop(*args: Any, out_val: object, **kwargs: Any) -> int:
+        return 2 * sum(macs for macs, _ in PRODUCTS[name](*args, **kwargs))
+
+
+for _name in PRODUCTS:
+    _register(_name)
 
 _aten = torch.ops.aten
 _FORMULAS = ChainMap(flop_registry, dict.fromkeys((_aten.mv, _aten.addmv), _vector_flop))

@@ -20,6 +20,9 @@ _STRIP = 64
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution, padding 1, stride 1, without bias: `[N, C, H, W]` to `[N, out, H, W]`, channels-last.
 
+    `bordered` input is `[N, C, H + 1, W + 1]`, with a row of zeros above and a column of zeros to the left: the result
+    is then `[N, out, H - 1, W - 1]`, without the last row and column. Where H and W are odd, a 2x2 pool reads no more.
+
     On a CPU, images up to 8 pixels wide (in float32 up to 4) are convolved as strips of several; all others by torch's
     convolution, and all where plain torch is needed (`needs_plain_torch`). The two agree to rounding.
     """
@@ -27,69 +30,77 @@ class Conv3x3(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, bordered: bool = False) -> torch.Tensor:
         widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
         if x.device.type == "cpu" and not needs_plain_torch() and x.shape[3] <= widest:
-            return strip_convolution(x, self.weight)
-        return super().forward(x)
+            return strip_convolution(x, self.weight, bordered)
+        return F.conv2d(x, self.weight) if bordered else super().forward(x)
 
 
-def strip_convolution(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Return `conv2d(x, weight, padding=1)` by way of strips, with derivatives of any order; filters are
-    `[out, C, 3, 3]`."""
-    return _Apart.apply(F.conv2d(_SideBySide.apply(x), weight, padding=1), x.shape)
+def strip_convolution(x: torch.Tensor, weight: torch.Tensor, bordered: bool = False) -> torch.Tensor:
+    """Return `conv2d(x, weight, padding=1)`, or `conv2d(x, weight)` of `bordered` images, by way of strips, with
+    derivatives of any order; filters are `[out, C, 3, 3]`."""
+    if not bordered:
+        return _Apart.apply(F.conv2d(_SideBySide.apply(x, 0, 1), weight, padding=1), x.shape, 0, 1)
+    # Each image begins with zeros. What comes of its first and last column is another image's, and no result.
+    images, channels, height, width = x.shape
+    strips = F.conv2d(_SideBySide.apply(x, 0, 0), weight, padding=(0, 1))
+    return _Apart.apply(strips, (images, channels, height - 2, width - 2), 1, 1)
 
 
 class _SideBySide(torch.autograd.Function):
-    """`side_by_side(x)`, whose gradient is taken apart: nothing is learned of the zeros."""
+    """`side_by_side(x, before, after)`, whose gradient is taken apart: nothing is learned of the zeros."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor) -> torch.Tensor:
-        ctx.shape = x.shape
-        return side_by_side(x)
+    def forward(ctx, x: torch.Tensor, before: int, after: int) -> torch.Tensor:
+        ctx.place = (x.shape, before, after)
+        return side_by_side(x, before, after)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> torch.Tensor:
-        return (_apart if needs_plain_torch() else _Apart.apply)(grad, ctx.shape)
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return (_apart if needs_plain_torch() else _Apart.apply)(grad, *ctx.place), None, None
 
 
 class _Apart(torch.autograd.Function):
-    """`_apart(strips, shape)`, whose gradient is laid side by side: zeros for what the strips hold between images,
-    which is left out."""
+    """`_apart(strips, shape, before, after)`, whose gradient is laid side by side: zeros for what the strips hold
+    between images, which is left out."""
 
     @staticmethod
-    def forward(ctx, strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        return _apart(strips, shape)
+    def forward(ctx, strips: torch.Tensor, shape: tuple[int, ...], before: int, after: int) -> torch.Tensor:
+        ctx.place = (before, after)
+        return _apart(strips, shape, before, after)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
-        return (side_by_side if needs_plain_torch() else _SideBySide.apply)(grad), None
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        return (side_by_side if needs_plain_torch() else _SideBySide.apply)(grad, *ctx.place), None, None, None
 
 
-def side_by_side(x: torch.Tensor) -> torch.Tensor:
-    """Return images `[N, C, H, W]` as strips `[ceil(N / k), C, H, k * (W + 1)]`: k images side by side, a column of
-    zeros after each. The last strip is filled up with zeros."""
+def side_by_side(x: torch.Tensor, before: int, after: int) -> torch.Tensor:
+    """Return images `[N, C, H, W]` as strips `[ceil(N / k), C, H, k * (before + W + after)]`: k images side by side,
+    `before` columns of zeros before and `after` after each. The last strip is filled up with zeros."""
     images, channels, height, width = x.shape
-    per_strip = _STRIP // (width + 1)
+    pitch = before + width + after
+    per_strip = _STRIP // pitch
     # Of a number of images that is not known, torch.compile has no divmod and steps out; inductor would fail below.
     whole, rest = divmod(images, per_strip)
     x = x.permute(0, 2, 3, 1)
-    strips = x.new_empty(whole + (rest > 0), height, per_strip, width + 1, channels)
-    strips[:, :, :, width] = 0
-    strips[:whole, :, :, :width] = (
-        x[: whole * per_strip].view(whole, per_strip, height, width, channels).transpose(1, 2)
-    )
+    strips = x.new_empty(whole + (rest > 0), height, per_strip, pitch, channels)
+    inside = strips.narrow(3, before, width)
+    strips[:, :, :, :before] = 0
+    strips[:, :, :, before + width :] = 0
+    inside[:whole] = x[: whole * per_strip].view(whole, per_strip, height, width, channels).transpose(1, 2)
     if rest:
-        strips[whole, :, :rest, :width] = x[whole * per_strip :].transpose(0, 1)
+        inside[whole, :, :rest] = x[whole * per_strip :].transpose(0, 1)
         strips[whole, :, rest:] = 0
-    return strips.view(len(strips), height, per_strip * (width + 1), channels).permute(0, 3, 1, 2)
+    return strips.view(len(strips), height, per_strip * pitch, channels).permute(0, 3, 1, 2)
 
 
-def _apart(strips: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+def _apart(strips: torch.Tensor, shape: tuple[int, ...], before: int, after: int) -> torch.Tensor:
     """Undo `side_by_side`: return images of `shape`, but with the strips' number of channels."""
     images, _, height, width = shape
-    per_strip = _STRIP // (width + 1)
+    pitch = before + width + after
+    per_strip = _STRIP // pitch
     count, channels = strips.shape[:2]
-    apart = strips.permute(0, 2, 3, 1).view(count, height, per_strip, width + 1, channels)[:, :, :, :width]
+    apart = strips.permute(0, 2, 3, 1).view(count, height, per_strip, pitch, channels).narrow(3, before, width)
     apart = apart.transpose(1, 2).reshape(count * per_strip, height, width, channels)
     return apart[:images].contiguous().permute(0, 3, 1, 2)

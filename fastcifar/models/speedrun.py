@@ -52,14 +52,32 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.blocks(self.whitening.activated(x, self.config.whitening_activation))
+        borders = self._borders(x)
+        x = self.whitening.activated(x, self.config.whitening_activation, borders[0])
+        for block, bordered, border in zip(self.blocks, borders, [*borders[1:], False], strict=True):
+            x = block(x, bordered, border) if bordered or border else block(x)
         return self.classifier(global_pool(x, self.config.final_pool))
+
+    def _borders(self, x: torch.Tensor) -> list[bool]:
+        """Return whether the input of each block has a border, for images `x`: where its sides are odd, so that the
+        block's pool leaves out a row and a column. At the first block not where that would be another pass over its
+        input. Nowhere for sides that a trace or an export leaves open, and with layers of another's in place of these.
+        """
+        borders, sides = [], [side - self.config.whitening_size + 1 for side in x.shape[2:]]
+        for _ in self.blocks:
+            borders.append(all(isinstance(side, int) and side % 2 == 1 for side in sides))
+            sides = [side // 2 for side in sides]
+        borders[0] = borders[0] and self.whitening.in_one_pass(x)
+        ours = all(isinstance(block, Block) and block.knows_borders() for block in self.blocks)
+        return borders if ours else [False] * len(borders)
 
 
 class Block(nn.Module):
     """3x3 convolutions, each with batch norm and activation, the first with a 2x2 max-pool before its norm.
 
-    With a residual, the first activation is added to the last norm's output, before the last activation.
+    With a residual, the first activation is added to the last norm's output, before the last activation. `bordered`
+    input, of odd sides, and with `border` the output have a row of zeros above and a column of zeros to the left: what
+    `Conv3x3` needs to compute no more of the first convolution than its pool reads.
     """
 
     def __init__(self, inputs: int, outputs: int, config: SpeedrunConfig) -> None:
@@ -84,8 +102,16 @@ class Block(nn.Module):
                 )
             )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        shortcut = x = self.norms[0](self.convs[0](x))
-        for conv, norm in list(zip(self.convs, self.norms, strict=True))[1:]:
-            x = norm(conv(x), shortcut if self.residual and norm is self.norms[-1] else None)
+    def knows_borders(self) -> bool:
+        """Return True unless other layers were put in place of those that take and give a border."""
+        return isinstance(self.convs[0], Conv3x3) and isinstance(self.norms[-1], GhostBatchNorm)
+
+    def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
+        shortcut = None
+        for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
+            first, last = number == 0, number == len(self.convs) - 1
+            x = conv(x, bordered=True) if bordered and first else conv(x)
+            residual = shortcut if self.residual and last else None
+            x = norm(x, residual, border=True) if border and last else norm(x, residual)
+            shortcut = x if first else shortcut
         return ACTIVATIONS[self.activation](x) if self.residual else x

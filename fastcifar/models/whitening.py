@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fastcifar.kernels import plain_batch, wants_gradient, whiten
+from fastcifar.kernels.norm_act_pool.reference import with_border
 from fastcifar.kernels.operators import needs_plain_torch
 
 _CHUNK = 500
@@ -62,14 +63,19 @@ class PatchWhitening(nn.Conv2d):
         bias = None if self.bias is None else self.bias.to(x.dtype)  # flat buffers keep it in float32
         return F.conv2d(x, self.weight, bias, padding=self.padding)
 
-    def activated(self, x: torch.Tensor, activation: str) -> torch.Tensor:
-        """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; in one pass
-        over the images where no gradient is needed, outside of autocast."""
+    def in_one_pass(self, x: torch.Tensor) -> bool:
+        """Return True if `activated` passes over the images `x` once: where no gradient is needed, outside of autocast,
+        and where plain torch need not be."""
         kind = x.device.type
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        if autocast or needs_plain_torch() or wants_gradient(x, self.weight, self.bias):
-            return getattr(F, activation)(self(x))
-        return whiten(x, self.weight, self.bias, activation)
+        return not (autocast or needs_plain_torch() or wants_gradient(x, self.weight, self.bias))
+
+    def activated(self, x: torch.Tensor, activation: str, border: bool = False) -> torch.Tensor:
+        """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; with `border` a
+        row of zeros is above each image and a column of zeros to its left."""
+        if self.in_one_pass(x):
+            return whiten(x, self.weight, self.bias, activation, border)
+        return with_border(getattr(F, activation)(self(x)), border)
 
     def followed_by(self, pointwise: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
         """Return `pointwise(self(x))` for a 1x1 convolution, both without bias, as one convolution by the composed

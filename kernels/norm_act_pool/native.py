@@ -114,6 +114,8 @@ def activate(values: Tensor, activation: str, alpha: float, out: Tensor) -> None
         aten.elu.out(values, alpha, 1.0, 1 / alpha, out=out)
     elif activation == "relu":
         aten.clamp_min.out(values, 0, out=out)
+    elif activation == "gelu" and values.is_contiguous() and out is not values:
+        out.copy_(aten.gelu(values))  # torch 2.13 loses the result if `out` then has gaps or another order
     elif activation == "gelu":
         aten.gelu.out(values, out=out)
     elif activation == "silu":

@@ -7,7 +7,7 @@ from fastcifar.costs.flops import count_recipe, describe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import Network
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig
+from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig, get_recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -45,6 +45,16 @@ def test_davidnet_counted_by_hand():
     assert count.evaluation_flop == 2 * 2 * 10_000 * (forward + COMPOSITION)
 
 
+def test_a_speedrun_counted_by_hand():
+    """A first convolution of a block makes what its pool reads: 22x22 of 23x23 pixels."""
+    image = 24 * 12 * 23**2 + 3 * 256 * 10
+    filters, sides = ((64, 24), (64, 64), (256, 64), (256, 256), (256, 256), (256, 256)), (22, 11, 10, 5, 4, 2)
+    convolutions = [9 * before * width * side**2 for (width, before), side in zip(filters, sides, strict=True)]
+    image += 3 * sum(convolutions) - convolutions[0]  # below the first nothing has a gradient
+    first = count_recipe(get_recipe("speedrun94")).stages[0]
+    assert (first.stage.size, first.step.macs) == (24, 512 * image)
+
+
 def test_half_the_epochs_are_half_the_flop_and_a_part_of_one_its_part():
     whole = count_recipe(Recipe()).training_flop
     assert count_recipe(dataclasses.replace(Recipe(), epochs=5)).training_flop * 2 == whole
@@ -66,19 +76,22 @@ def test_a_bias_that_is_frozen_later_takes_its_input_gradient_with_it():
     count = count_recipe(SPEEDRUN)
     assert [stage.steps for stage in count.stages] == [3 * 25, 5 * 25]
     first, rest = (stage.step for stage in count.stages)
-    assert first.macs - rest.macs == 2000 * 24 * 64 * 9 * 31 * 31
+    # Without that gradient the whitening can write the border with which the convolution makes 30x30 pixels.
+    assert first.macs - rest.macs == 2000 * 24 * 64 * 9 * (3 * 31 * 31 - 2 * 30 * 30)
 
 
 def test_a_whitening_is_counted_alike_with_and_without_a_gradient():
     first, rest = (stage.step for stage in count_recipe(SPEEDRUN).stages)
-    assert first.layers[0] == rest.layers[0]
+    assert first.layers[0] == dataclasses.replace(rest.layers[0], output_shape=(24, 31, 31))  # without the border
     assert (rest.layers[0].name, rest.layers[0].forward) == ("whitening", 2000 * 24 * 12 * 31 * 31)
-    out = 2000 * 24 * 31 * 31 * 2
+    out, bordered = 2000 * 24 * 31 * 31 * 2, 2000 * 24 * 32 * 32 * 2
     bias = 24 * 4
     operands = 2000 * 3 * 32 * 32 * 2 + 24 * 12 * 2
-    assert rest.products[0] == (rest.layers[0].forward, operands + bias + out)
-    # GELU's two tensors, its gradient's three, the bias's gradient's one; of the bias some bytes.
-    assert first.moved_bytes - rest.moved_bytes == pytest.approx(6 * out, abs=5 * bias)
+    assert rest.products[0] == (rest.layers[0].forward, operands + bias + bordered)
+    # GELU's two tensors, its gradient's three, the bias's gradient's one; of the bias some bytes. And without the border
+    # the first pool reads 31x31 pixels, and its gradient is as many.
+    pool = 2 * 2000 * 64 * (31 * 31 - 30 * 30) * 2
+    assert first.moved_bytes - rest.moved_bytes == pytest.approx(6 * out + pool, abs=5 * bias)
 
 
 def test_newton_schulz_is_counted_by_its_products():

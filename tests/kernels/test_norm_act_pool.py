@@ -54,6 +54,18 @@ def test_each_activation_is_the_specification(path, device, assert_close, activa
     check(assert_close, given_tensors, torch.float32, groups=2, activation=activation, pool=pool)
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 3, 3), (4, 8, 1, 1), (4, 1, 1, 1)])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_images_that_lie_both_ways_get_a_border(path, device, assert_close, activation, shape):
+    """With one channel or one pixel they are contiguous and channels-last."""
+    given_tensors = tensors(shape, border=True, device=device)
+    check(assert_close, given_tensors, torch.float32, activation=activation, border=True)
+    x, bias, scale, _, _ = given_tensors
+    out, mean, var = norm_act_pool(x, bias, scale, activation=activation, border=True)
+    inference = norm_act_pool_inference(x, mean[0], var[0], bias, scale, activation=activation, border=True)
+    assert_close(inference, out, torch.float32)
+
+
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -17,14 +17,17 @@ from fastcifar.models.convolution import Conv3x3, side_by_side, strip_convolutio
     width=st.integers(1, 6),
     height=st.integers(1, 9),
     across=st.integers(1, 9),
+    bordered=st.booleans(),
 )
-def test_strips_give_torchs_convolution_with_its_gradients(images, before, width, height, across):
+def test_strips_give_torchs_convolution_with_its_gradients(images, before, width, height, across, bordered):
     torch.manual_seed(images)
+    padding = 0 if bordered else 1
+    height, across = height + 2 * bordered, across + 2 * bordered
     weight = torch.randn(width, before, 3, 3, dtype=torch.float64, requires_grad=True)
     x = torch.randn(images, before, height, across, dtype=torch.float64, requires_grad=True)
-    upstream = torch.randn(images, width, height, across, dtype=torch.float64)
+    upstream = torch.randn(images, width, height + 2 * padding - 2, across + 2 * padding - 2, dtype=torch.float64)
     results = []
-    for out in (strip_convolution(x, weight), F.conv2d(x, weight, padding=1)):
+    for out in (strip_convolution(x, weight, bordered), F.conv2d(x, weight, padding=padding)):
         results.append((out.detach(), *torch.autograd.grad(out, (x, weight), upstream)))
     for mine, expected in zip(*results, strict=True):
         torch.testing.assert_close(mine, expected)
@@ -37,21 +40,25 @@ def test_the_layer_is_torchs_convolution_at_any_size(side, dtype):
     conv = Conv3x3(16, 16).to(dtype)
     x = torch.randn(5, 16, side, side).to(dtype)
     expected = F.conv2d(x.double(), conv.weight.double(), padding=1)
-    error = (conv(x).double() - expected).norm() / expected.norm()
-    assert error < (1e-6 if dtype == torch.float32 else 5e-3)
+    bordered = conv(F.pad(x, (1, 0, 1, 0)), bordered=True)
+    for out, exact in ((conv(x), expected), (bordered, expected[:, :, :-1, :-1])):
+        error = (out.double() - exact).norm() / exact.norm()
+        assert out.shape == exact.shape and error < (1e-6 if dtype == torch.float32 else 5e-3)
 
 
-def test_first_and_second_derivatives_are_difference_quotients():
-    x = torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(strip_convolution, (x, weight))
-    assert torch.autograd.gradgradcheck(strip_convolution, (x, weight))
+@pytest.mark.parametrize("bordered", [False, True])
+def test_first_and_second_derivatives_are_difference_quotients(bordered):
+    x = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(strip_convolution, (x, weight, bordered))
+    assert torch.autograd.gradgradcheck(strip_convolution, (x, weight, bordered))
 
 
+@pytest.mark.parametrize("bordered", [False, True])
 @pytest.mark.parametrize("batched", [torch.func.vmap, None], ids=["vmap", "is_grads_batched"])
-def test_gradients_come_in_batches(batched):
+def test_gradients_come_in_batches(batched, bordered):
     x, conv = torch.randn(3, 2, 4, 4, requires_grad=True), Conv3x3(2, 3)
-    out = conv(x)
+    out = conv(x, bordered)
     upstream = torch.randn(4, *out.shape)
     tensors = (x, conv.weight)
     expected = [torch.autograd.grad(out, tensors, each, retain_graph=True) for each in upstream]
@@ -96,7 +103,7 @@ def test_a_gradient_that_is_not_asked_for_is_not_given(frozen):
 
 def test_strips_are_images_with_a_column_of_zeros_after_each():
     x = torch.randn(9, 2, 3, 7).contiguous(memory_format=torch.channels_last)
-    strips = side_by_side(x)
+    strips = side_by_side(x, 0, 1)
     assert strips.shape == (2, 2, 3, 64)
     assert strips.is_contiguous(memory_format=torch.channels_last)
     for image in range(9):
@@ -114,3 +121,11 @@ def test_outputs_and_gradients_are_channels_last(side):
     out.square().sum().backward()
     for tensor in (out, conv.weight.grad, x.grad):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("side", [3, 7, 8, 31])
+def test_a_bordered_image_lacks_the_last_row_and_column_of_the_result(side):
+    """Which no 2x2 pool of odd sides reads."""
+    x, conv = torch.randn(9, 3, side, side, dtype=torch.float64), Conv3x3(3, 4).double()
+    bordered = F.pad(x, (1, 0, 1, 0)).contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(conv(bordered, bordered=True), conv(x)[:, :, :-1, :-1])

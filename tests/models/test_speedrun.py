@@ -32,8 +32,9 @@ def make(config, seed=0, classes=10):
     return model.double()
 
 
-def expected(model, config, x):
-    """Compute the network in torch's own layers, its groups one after another."""
+def expected(model, config, x, buffers=None):
+    """Compute the network in torch's own layers, its groups one after another; with `buffers`, those of the batch norms
+    by their names, it normalizes as a network in the mode of `model` and without groups, and moves them in training."""
     weights = dict(model.named_parameters())
     group = config.ghost_batch or len(x)
     x = F.conv2d(x, weights["whitening.weight"], weights.get("whitening.bias"))
@@ -46,9 +47,12 @@ def expected(model, config, x):
             x = F.conv2d(x, weights[f"{name}.convs.{number}.weight"], padding=1)
             x = x if number else F.max_pool2d(x, 2)
             scale, bias = (weights[f"{name}.norms.{number}.{kind}"] for kind in ("weight", "bias"))
-            x = torch.cat(
-                [F.batch_norm(part, None, None, scale, bias, True, eps=config.norm_eps) for part in x.split(group)]
-            )
+            running, training = (None, None), True
+            if buffers is not None:
+                running = [buffers[f"{name}.norms.{number}.running_{kind}"] for kind in ("mean", "var")]
+                training = model.training
+            norm = (*running, scale, bias, training, config.norm_momentum, config.norm_eps)
+            x = torch.cat([F.batch_norm(part, *norm) for part in x.split(group)])
             if config.residual and number == config.depth - 1:
                 x = x + first
             x = activation(x)
@@ -93,6 +97,39 @@ def test_it_and_its_gradients_are_those_of_torchs_layers(change):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("bias_trains", [False, True])
+@pytest.mark.parametrize("height", range(16, 34))
+def test_it_is_torchs_layers_whatever_rows_and_columns_its_pools_leave_out(height, bias_trains):
+    """Output, gradients and running statistics in training, and the output in evaluation, of any sides."""
+    config = SpeedrunConfig(widths=(2, 3, 4), ghost_batch=0, whitening_bias_epochs=float(bias_trains))
+    model = make(config)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for width in {height, 49 - height}:
+        images = torch.randn(2, 3, height, width, dtype=torch.float64)
+        buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+        upstream, results = torch.randn(2, 10, dtype=torch.float64), []
+        for out in (model.train()(images), expected(model, config, images, buffers)):
+            results.append([out, *torch.autograd.grad(out, trained, upstream)])
+        results[0] += [*dict(model.named_buffers()).values(), model.eval()(images)]
+        results[1] += [*buffers.values(), expected(model, config, images, buffers)]
+        for mine, theirs in zip(*results, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("pixels", [24, 28, 32])
+def test_a_convolution_before_a_pool_computes_what_the_pool_reads(pixels):
+    sides, model = [], SpeedrunNet(dataclasses.replace(NARROW, whitening_bias_epochs=0.0))
+    for block in model.blocks:
+        block.convs[0].register_forward_hook(lambda module, inputs, out: sides.append(out.shape[2:]))
+    for network in (model, model.eval()):
+        sides.clear()
+        network(torch.zeros(4, 3, pixels, pixels))
+        side = pixels - 1
+        for found in sides:
+            assert found == (side // 2 * 2,) * 2
+            side //= 2
+
+
 class Flat(torch.nn.Module):
     """In place of the blocks: a feature that is everywhere the same."""
 
@@ -106,9 +143,9 @@ class Flat(torch.nn.Module):
 
 def test_of_equal_maxima_in_the_final_pool_the_first_gets_the_gradient():
     model = SpeedrunNet(NARROW)
-    model.blocks = Flat()
+    model.blocks = torch.nn.Sequential(Flat())
     model(torch.randn(2, 3, 32, 32)).square().sum().backward()
-    gradient = model.blocks.feature.grad.flatten(2)
+    gradient = model.blocks[0].feature.grad.flatten(2)
     assert gradient[:, :, 0].all()
     assert not gradient[:, :, 1:].any()
 
@@ -208,7 +245,15 @@ def test_without_a_gradient_whitening_and_activation_are_one_operator_of_the_sam
         assert torch.equal(model(x), expected)
     model.whitening.bias.requires_grad_(False)
     assert torch.equal(model(x), expected)
-    assert [arguments[3] for arguments in calls] == [activation] * 2
+    assert [arguments[3:] for arguments in calls] == [(activation, True)] * 2
+
+
+def test_whitening_and_activation_get_a_border_with_and_without_a_gradient():
+    whitening, x = SpeedrunNet(NARROW).whitening.double(), torch.randn(2, 3, 9, 8, dtype=torch.float64)
+    expected = F.pad(F.gelu(F.conv2d(x, whitening.weight)), (1, 0, 1, 0))
+    torch.testing.assert_close(whitening.activated(x, "gelu", border=True), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(whitening.activated(x, "gelu", border=True), expected)
 
 
 def test_the_recipe_builds_it_and_quick_makes_it_narrower():
