@@ -7,7 +7,7 @@ from fastcifar.costs.flops import count_recipe, describe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import Network
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig
+from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig, get_recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -43,6 +43,15 @@ def test_davidnet_counted_by_hand():
     assert count.training_flop == pytest.approx(1.13e15, rel=2e-3)
     forward = sum(9 * before * width * side**2 for before, width, side in threes) + 27 * 64 * 1024 + 512 * 10
     assert count.evaluation_flop == 2 * 2 * 10_000 * (forward + COMPOSITION)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "classes"), [("davidnet", None, 10), ("davidnet", 7, 7), ("speedrun100", None, 100)]
+)
+def test_the_classifier_has_the_classes_that_are_given_or_those_of_the_recipes_data_set(name, given, classes):
+    count = count_recipe(dataclasses.replace(get_recipe(name), epochs=1), classes=given)
+    for layer in (count.stages[0].step.layers[-1], count.evaluation.layers[-1]):
+        assert (layer.name, layer.output_shape) == ("classifier", (classes,))
 
 
 def test_half_the_epochs_are_half_the_flop_and_a_part_of_one_its_part():
