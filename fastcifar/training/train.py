@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.catalogue import dataset_for
 from fastcifar.data import Dataset, Split, load_dataset, resolve_device
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
@@ -53,7 +53,7 @@ _PLAIN = EvaluateConfig(tta="none")
 @told
 def train(
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
-    data: Dataset | str = DEFAULT_DATASET,
+    data: Dataset | str | None = None,
     *,
     seed: int = 0,
     model: Callable[[int], nn.Module] | None = None,
@@ -73,7 +73,7 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file.
-    data: a dataset or its name, which `load_dataset` finds in `data_dir`.
+    data: a dataset or its name, which `load_dataset` finds in `data_dir`; None: what the recipe is made for.
     seed: names all random choices: initial weights, order, crops, flips, and those of `model` and `augment`.
     model: a class or function of the number of classes that returns an `nn.Module` in place of the recipe's network:
         images `[N, 3, H, W]`, normalized, to logits `[N, classes]`. Plain torch layers train in bfloat16 and float16
@@ -107,8 +107,8 @@ def train(
     recipe = change(recipe, changes) if changes else recipe
     device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
-        if isinstance(data, str):
-            data = load_dataset(data, data_dir, device, holdout)
+        if data is None or isinstance(data, str):
+            data = load_dataset(data or dataset_for(recipe.name), data_dir, device, holdout)
         elif holdout:
             data = data.hold_out(holdout)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)

@@ -187,3 +187,12 @@ def test_a_last_batch_that_is_not_full_is_counted_as_it_is():
     full, rest = count_recipe(recipe).stages
     assert [(stage.steps, stage.step.batch) for stage in (full, rest)] == [(2 * 97, 512), (2, 336)]
     assert rest.step.macs * 512 == full.step.macs * 336
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "classes"), [("davidnet", None, 10), ("davidnet", 7, 7), ("speedrun100", None, 100)]
+)
+def test_the_classifier_has_the_classes_that_are_given_or_those_of_the_recipes_data_set(name, given, classes):
+    count = count_recipe(dataclasses.replace(get_recipe(name), epochs=1), classes=given)
+    for layer in (count.stages[0].step.layers[-1], count.evaluation.layers[-1]):
+        assert (layer.name, layer.output_shape) == ("classifier", (classes,))
