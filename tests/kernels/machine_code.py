@@ -12,7 +12,7 @@ CASES = [
     (
         *(89, "float32", "speedrun96"),
         "network.freeze_scale=false network.activation=silu ema.decay=0.9 "
-        "network.whitening_activation=silu network.whitening_bias_epochs=1",
+        "network.whitening_activation=silu network.whitening_bias_epochs=1 augment.early=resize",
     ),
     (90, "float16", "speedrun94", ""),
 ]
