@@ -18,13 +18,13 @@ its gradient; they are not read here.
 | 512x8x8 with pool | 63 MB | 71 MB | 15 + 17 us | 0.1 + 0.2 us |
 | 512x4x4, twice, one residual | 59 MB | 84 MB | 14 + 20 us | 0.2 + 0.4 us |
 | a whole step | 935 MB | 1254 MB | 218 + 292 us | 2 + 5 us |
-| SpeedrunNet, batch 2000, 64x31x31 with pool | 448 MB | 505 MB | 104 + 117 us | 0.7 + 1.5 us |
-| 64x15x15 | 173 MB | 288 MB | 40 + 67 us | 0.5 + 1.5 us |
-| 256x15x15 with pool | 406 MB | 456 MB | 94 + 106 us | 0.6 + 1.3 us |
-| 256x7x7 | 151 MB | 251 MB | 35 + 58 us | 0.5 + 1.3 us |
-| 256x7x7 with pool | 82 MB | 92 MB | 19 + 21 us | 0.1 + 0.2 us |
+| SpeedrunNet, batch 2000, 64x30x30 with pool | 432 MB | 490 MB | 100 + 114 us | 0.7 + 1.5 us |
+| 64x15x15 with border | 181 MB | 288 MB | 42 + 67 us | 0.5 + 1.5 us |
+| 256x14x14 with pool | 376 MB | 427 MB | 87 + 99 us | 0.6 + 1.3 us |
+| 256x7x7 with border | 166 MB | 251 MB | 39 + 58 us | 0.5 + 1.3 us |
+| 256x6x6 with pool | 69 MB | 78 MB | 16 + 18 us | 0.1 + 0.2 us |
 | 256x3x3 | 28 MB | 46 MB | 6 + 11 us | 0.1 + 0.2 us |
-| a whole step | 1287 MB | 1638 MB | 299 + 381 us | 2 + 6 us |
+| a whole step | 1252 MB | 1580 MB | 291 + 367 us | 2 + 6 us |
 
 The bytes bind everywhere, by two orders of magnitude against the matrix units and still by several times against the
 float32 units that do this arithmetic (67 TFLOP/s); but a GPU also issues conversions, addresses and moves, and with

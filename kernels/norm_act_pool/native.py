@@ -244,7 +244,7 @@ def native_backward(
     """
     groups = len(mean)
     gradient, bias, scale = dense(gradient, bias, scale)
-    gradient, result = (t if t is None else inside(t, border) for t in (gradient, result))
+    gradient, result = inside(gradient, border), None if result is None else inside(result, border)
     scale = torch.ones_like(bias) if scale is None else scale
     deviation = torch.rsqrt(var + eps)
     sums = torch.zeros_like(bias), torch.zeros_like(bias)

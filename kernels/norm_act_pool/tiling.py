@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fastcifar.kernels.launch import multiprocessors
 
+# Triton annotates what may be a constexpr as one:
+# pyright: reportArgumentType=false
+
 
 @dataclass(frozen=True)
 class Sizes:

@@ -88,7 +88,7 @@ def test_a_whitening_is_counted_alike_with_and_without_a_gradient():
     bias = 24 * 4
     operands = 2000 * 3 * 32 * 32 * 2 + 24 * 12 * 2
     assert rest.products[0] == (rest.layers[0].forward, operands + bias + bordered)
-    # GELU's two tensors, its gradient's three, the bias's gradient's one; of the bias some bytes. And without the border
+    # GELU's two tensors, its gradient's three, the bias's gradient's one; of the bias some bytes. Without the border
     # the first pool reads 31x31 pixels, and its gradient is as many.
     pool = 2 * 2000 * 64 * (31 * 31 - 30 * 30) * 2
     assert first.moved_bytes - rest.moved_bytes == pytest.approx(6 * out + pool, abs=5 * bias)

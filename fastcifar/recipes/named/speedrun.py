@@ -8,6 +8,9 @@ contrast). New here:
   operations. The global final pool allows any size.
 - From the third epoch on, the easiest quarter of the images, by their loss at their last visit, is left out.
 - The whitening has no bias, so that nothing below the first trained convolution has a gradient.
+- Of 31, 15 and 7 rows a 2x2 pool reads 30, 14 and 6, and the convolution before it computes no more: with a row and a
+  column of zeros at the top and left of its input it needs no padding. The result is the same, for 15%, 5% and 11%
+  fewer operations of a step at 24, 28 and 32 pixels.
 - Test-time augmentation only where the network is unsure.
 cuDNN's search takes some seconds before the first step; on an H100 the convolutions that it finds take 11 to 24% less
 than those of its heuristics (bench/results/accelerator.md).
