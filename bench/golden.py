@@ -14,7 +14,8 @@ from these weights, shrunk and perturbed; in that type and in float32. What diff
 In float32 `steps` of all recipes take twice as long: `--dtype float32`.
 
 `time` must be asked for, as it needs a machine that does nothing else: davidnet and speedrun94 unless recipes are
-named, in rounds in which one checkout's process steps while the other's waits. The base is never written to.
+named, in rounds in which one checkout's process steps while the other's waits: a step at each size of the images, and
+from these and the number of each all steps of a training. The base is never written to.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ def main() -> int:
         recipes = [RECIPES[name] for name in names_in_base(names, checkouts.recipes)]
         if arguments.only == "time":
             for recipe in recipes:
-                show(time_steps(checkouts, recipe, arguments.dtype, arguments.rounds), arguments.save, "cpu")
+                for record in time_steps(checkouts, recipe, arguments.dtype, arguments.rounds):
+                    show(record, arguments.save, "cpu")
             return 0
         parts = (arguments.only,) if arguments.only else ("quick", "steps")  # what takes seconds first
         return compare_all(checkouts, recipes, parts, arguments.dtype)
@@ -193,9 +195,10 @@ def make_view(checkout: Path, folder: Path) -> Path:
     return folder
 
 
-def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: int) -> dict[str, object]:
-    """Time `rounds` rounds of `STEPS_A_ROUND` steps on noise on each side, after one that does not count, each side
-    being first in turn. Returns the result as `bench.record.append` takes it."""
+def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: int) -> list[dict[str, object]]:
+    """Time `rounds` rounds of `STEPS_A_ROUND` steps on noise of every stage on each side, after one that does not
+    count, each side being first in turn. Returns results as `bench.record.append` takes them: a step of each size of
+    the images that both have, and all steps of the training, by each side's own recipe of that name."""
     dtype = dtype or own_dtype(recipe)
     request = {
         "recipe": recipe.name,
@@ -204,26 +207,42 @@ def time_steps(checkouts: Checkouts, recipe: Recipe, dtype: str | None, rounds: 
         "train_size": shorten(recipe, _SIDE)[1],
         "steps": STEPS_A_ROUND,
     }
-    seconds: dict[str, list[float]] = {"base": [], "this": []}
+    stages: dict[str, list[list[dict[str, float]]]] = {"base": [], "this": []}
     order = ["base", "this"]
     for _ in range(rounds + 1):
         for side in order:
-            seconds[side].append(checkouts.workers[side].ask(request)["seconds"])
+            stages[side].append(checkouts.workers[side].ask(request)["stages"])
         order.reverse()
-    base, this = (seconds[side][1:] for side in ("base", "this"))
-    ratios = [one / other for one, other in zip(this, base, strict=True)]
-    before = commit(checkouts.folders["base"])
-    return {
-        "table": None,
-        "what": f"training step of `{recipe.name}` in {dtype} against that of commit {before}",
-        "value": f"{statistics.median(ratios):.3f} of its time",
-        "n": rounds,
-        "spread": f"{min(ratios):.3f} to {max(ratios):.3f}",
-        "command": f"python -m bench.golden --base DIR --only time --recipe {recipe.name} --dtype {dtype}",
-        "base": before,
-        "step_seconds": this,
-        "base_step_seconds": base,
+    rounds_of = {side: answers[1:] for side, answers in stages.items()}
+    by_size = {
+        side: {stage["size"]: [each[place]["seconds"] for each in answers] for place, stage in enumerate(answers[0])}
+        for side, answers in rounds_of.items()
     }
+    whole = {
+        side: [sum(stage["steps"] * stage["seconds"] for stage in each) for each in answers]
+        for side, answers in rounds_of.items()
+    }
+    before = commit(checkouts.folders["base"])
+
+    def result(what: str, this: list[float], base: list[float]) -> dict[str, object]:
+        ratios = [one / other for one, other in zip(this, base, strict=True)]
+        return {
+            "table": None,
+            "what": f"{what} of `{recipe.name}` in {dtype} against commit {before}",
+            "value": f"{statistics.median(ratios):.3f} of its time",
+            "n": rounds,
+            "spread": f"{min(ratios):.3f} to {max(ratios):.3f}",
+            "command": f"python -m bench.golden --base DIR --only time --recipe {recipe.name} --dtype {dtype}",
+            "base": before,
+            "seconds": this,
+            "base_seconds": base,
+        }
+
+    sizes = [size for size in by_size["this"] if size in by_size["base"]]
+    steps = [
+        result(f"training step at {size:g} pixels", by_size["this"][size], by_size["base"][size]) for size in sizes
+    ]
+    return [*steps, result("all steps of a training", whole["this"], whole["base"])]
 
 
 def difference(base: Tensors, this: Tensors) -> str | None:

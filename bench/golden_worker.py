@@ -23,16 +23,18 @@ from fastcifar.errors import UserError
 from fastcifar.recipes import RECIPES, Recipe, quick
 from fastcifar.start import ShrinkPerturb
 from fastcifar.training import Run, Trainer
+from fastcifar.training.timeline import Stage, Timeline
 
 try:
     from fastcifar.training.rehearse import step_on_noise
 except ImportError:  # before there was that module: a method of the trainer
 
-    def step_on_noise(trainer: Trainer) -> Callable[[], None]:
+    def step_on_noise(trainer: Trainer, stage: Stage) -> Callable[[], None]:
         return trainer.step_on_noise()
 
 
 _TEST_SIZE = 40
+_TRAIN_SIZE, _SIDE = 50_000, 32
 
 
 def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
@@ -45,19 +47,16 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
             raise UserError(f"{file} was imported; allowed: files in {checkout}")
     torch.set_num_threads(arguments["threads"])
     fastcifar.kernels.keep_freed_memory()  # as the command line does
-    steps: dict[str, Callable[[], None]] = {}
+    timed: dict[str, Trainer] = {}
 
     def answer(request: dict[str, Any]) -> dict[str, object]:
         recipe = dataclasses.replace(RECIPES[request["recipe"]], dtype=request["dtype"])
         train_size = request["train_size"]
         if request["part"] == "time":
-            if recipe.name not in steps:
-                steps.clear()
-                steps[recipe.name] = step_on_noise(Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu"))
-            start = time.perf_counter()
-            for _ in range(request["steps"]):
-                steps[recipe.name]()
-            return {"seconds": (time.perf_counter() - start) / request["steps"]}
+            if recipe.name not in timed:
+                timed.clear()
+                timed[recipe.name] = Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu")
+            return {"stages": time_stages(timed[recipe.name], request["steps"])}
         if request["part"] == "steps":
             tensors = steps_of(dataclasses.replace(recipe, epochs=request["epochs"]), train_size)
         else:
@@ -66,6 +65,22 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
         return {}
 
     return {"files": [str(file) for file in files], "recipes": list(RECIPES)}, answer
+
+
+def time_stages(trainer: Trainer, steps: int) -> list[dict[str, float]]:
+    """Return the `size` of the images, the `steps` of a whole training on CIFAR-10 and the mean `seconds` of `steps`
+    steps on noise, for each size that the training has."""
+    whole = Timeline(trainer.recipe, _TRAIN_SIZE, _SIDE, trainer.network.frozen_from)
+    found = []
+    for size in dict.fromkeys(stage.size for stage in whole.steps_by_stage()):
+        step = step_on_noise(trainer, next(stage for stage in trainer.timeline.steps_by_stage() if stage.size == size))
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        seconds = (time.perf_counter() - start) / steps
+        count = sum(count for stage, count in whole.steps_by_stage().items() if stage.size == size)
+        found.append({"size": size, "steps": count, "seconds": seconds})
+    return found
 
 
 def steps_of(recipe: Recipe, train_size: int) -> dict[str, torch.Tensor]:

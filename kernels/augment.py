@@ -1,10 +1,11 @@
-"""A training batch from the resident uint8 images: gather, crop, flip, normalize, jitter, cut out, cast, in one pass.
+"""A training batch from the resident uint8 images: gather, crop, flip, rescale, normalize, jitter, cut out, cast, all
+in one pass.
 
 Roofline. An image of side S (32) out of [N, 32, 32, 3]: reads S²·3 bytes (3 KB) and writes them in the compute dtype (6
 KB in half precision); choices are 13 to 37 bytes. B 512 (DavidNet): 4.7 MB, 1.1 microseconds at 4.3 TB/s; B 2000
 (SpeedrunNet): 18.4 MB, 4.3 microseconds. Some 30 integer and floating operations a value, 0.05 and 0.18 GFLOP: 0.1 and
 0.2 microseconds at 790 TFLOP/s (more on the integer units that do them, still hidden). The bytes bind, and at B 512 the
-launch itself.
+launch itself. Rescaled to a side of 24, an image is read whole, and each value made of four: 3 KB of cached bytes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from fastcifar.kernels.launch import TRITON_DTYPES, use_triton
 from fastcifar.kernels.operators import operator
@@ -59,11 +61,13 @@ def augment_reference(
     size: int | None = None,
     position: Tensor | None = None,
     batch: int | None = None,
+    crop: int | None = None,
 ) -> Tensor:
     """Compute `augment` in plain torch: its specification and the CPU's path.
 
     Pixels are gathered as rows of 3 bytes by one `index_select`, and normalized over whole rows of the image (means
-    repeated along it), because torch's vectorized loops are slow over a last dimension of 3.
+    repeated along it), because torch's vectorized loops are slow over a last dimension of 3. Rescaling goes before
+    that, which then has fewer pixels; the result is the same, for the shares of the four pixels sum to 1.
     """
     if position is not None and batch is not None:
         rows = rows_of_batch(position, batch)
@@ -71,13 +75,18 @@ def augment_reference(
         flips, cutouts, jitter = (None if choice is None else choice[rows] for choice in (flips, cutouts, jitter))
     batch, (height, width, channels) = len(indices), images.shape[1:]
     side = height if size is None else size
-    steps = torch.arange(side, dtype=torch.int32, device=images.device)
+    crop = side if crop is None else crop
+    steps = torch.arange(crop, dtype=torch.int32, device=images.device)
     rows = reflect(offsets[:, :1] + steps, height)
     columns = reflect(offsets[:, 1:] + steps, width)
     if flips is not None:
         columns = torch.where(flips[:, None], columns.flip(1), columns)
     pixels = ((indices[:, None] * height + rows) * width)[:, :, None] + columns[:, None, :]
-    values = images.view(-1, channels).index_select(0, pixels.view(-1)).view(batch, side, side * channels).float()
+    values = images.view(-1, channels).index_select(0, pixels.view(-1)).view(batch, crop, crop * channels).float()
+    if crop != side:
+        planes = values.view(batch, crop, crop, channels).permute(0, 3, 1, 2)
+        planes = functional.interpolate(planes, size=side, mode="bilinear", align_corners=False)
+        values = planes.permute(0, 2, 3, 1).reshape(batch, side, side * channels)
     values.sub_(vector(mean, values).repeat(side)).mul_(vector([1 / s for s in std], values).repeat(side))
     if jitter is not None:
         values.mul_(jitter[:, 1, None, None]).add_(jitter[:, 0, None, None])
@@ -103,8 +112,9 @@ def _augment(
     size: int,
     position: Tensor | None,
     batch: int,
+    crop: int,
 ) -> Tensor:
-    arguments = (images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch)
+    arguments = (images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch, crop)
     if use_triton(images) and out_dtype in TRITON_DTYPES:
         from fastcifar.kernels.augment_triton import augment_triton
 
@@ -113,7 +123,7 @@ def _augment(
 
 
 def _augment_fake(
-    images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch
+    images, indices, offsets, flips, cutouts, jitter, mean, std, out_dtype, size, position, batch, crop
 ) -> Tensor:
     out = torch.empty((batch, size, size, 3), dtype=out_dtype, device=images.device)
     return out.permute(0, 3, 1, 2)
@@ -140,8 +150,10 @@ def augment(
     size: int | None = None,
     position: Tensor | None = None,
     batch: int | None = None,
+    crop: int | None = None,
 ) -> Tensor:
-    """Return `images[indices]` cropped, flipped, normalized, jittered and cut out: channels-last [B, 3, size, size].
+    """Return `images[indices]` cropped, flipped, rescaled, normalized, jittered and cut out: channels-last [B, 3, size,
+    size].
 
     images: uint8 [N, H, W, 3], contiguous.
     indices: int64 [B], each in [0, N).
@@ -152,9 +164,11 @@ def augment(
     jitter: float32 [B, 2], brightness and contrast: normalized values become `value * contrast + brightness`.
     mean, std: of each channel, on the scale 0 to 255.
     out_dtype: the batch's floating dtype.
-    size: side of the crop; None: H.
+    size: side of the output; None: H.
     position: int64 [1] on the device, which a captured graph reads anew: the choices are those of several batches of
         `batch` images, and the batch with this number, from 0, is made.
+    crop: side of the crop, which is rescaled to `size` where that is another: bilinear between the centers of pixels,
+        not antialiased, as `torch.nn.functional.interpolate` does with `align_corners=False`; None: `size`.
 
     Raises ValueError for other shapes or dtypes.
     """
@@ -176,7 +190,7 @@ def augment(
     return torch.ops.fastcifar.augment(
         *(images, indices, offsets, flips, cutouts, jitter),
         *([float(m) for m in mean], [float(s) for s in std], out_dtype, side),
-        *(position, count if batch is None else batch),
+        *(position, count if batch is None else batch, side if crop is None else crop),
     )
 
 

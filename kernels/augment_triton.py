@@ -30,6 +30,19 @@ def _reflected(places, SIZE: tl.constexpr):
 
 
 @triton.jit
+def _between(places, CROP: tl.constexpr, SIDE: tl.constexpr):
+    """Return where places 0 to SIDE - 1 of the output lie in the crop: the place before, and the share of the next."""
+    centers = tl.maximum((places.to(tl.float32) + 0.5) * (CROP / SIDE) - 0.5, 0.0)
+    before = centers.to(tl.int32)
+    return before, centers - before
+
+
+@triton.jit
+def _mixed(first, second, share):
+    return first * (1 - share) + second * share
+
+
+@triton.jit
 def _augment_kernel(
     images_ptr,  # uint8 [N, HEIGHT, WIDTH, 3]
     position_ptr,  # int64 [1]: which batch of B choices, or None
@@ -48,6 +61,7 @@ def _augment_kernel(
     HEIGHT: tl.constexpr,
     WIDTH: tl.constexpr,
     SIDE: tl.constexpr,
+    CROP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     image = tl.program_id(0)
@@ -63,10 +77,22 @@ def _augment_kernel(
     across = column
     if flips_ptr is not None:
         across = tl.where(tl.load(flips_ptr + choice) != 0, SIDE - 1 - column, column)
-    from_row = _reflected(tl.load(offsets_ptr + choice * 2) + row, HEIGHT)
-    from_column = _reflected(tl.load(offsets_ptr + choice * 2 + 1) + across, WIDTH)
-    image_ptr = images_ptr + tl.load(indices_ptr + choice) * (HEIGHT * WIDTH * 3)
-    values = tl.load(image_ptr + (from_row * WIDTH + from_column) * 3 + channel, mask, other=0).to(tl.float32)
+    top = tl.load(offsets_ptr + choice * 2)
+    left = tl.load(offsets_ptr + choice * 2 + 1)
+    image_ptr = images_ptr + tl.load(indices_ptr + choice) * (HEIGHT * WIDTH * 3) + channel
+    if CROP == SIDE:
+        from_row = _reflected(top + row, HEIGHT) * WIDTH
+        values = tl.load(image_ptr + (from_row + _reflected(left + across, WIDTH)) * 3, mask, other=0).to(tl.float32)
+    else:
+        y, share_below = _between(row, CROP, SIDE)
+        x, share_right = _between(across, CROP, SIDE)
+        above = image_ptr + _reflected(top + y, HEIGHT) * (WIDTH * 3)
+        below = image_ptr + _reflected(top + tl.minimum(y + 1, CROP - 1), HEIGHT) * (WIDTH * 3)
+        x0 = _reflected(left + x, WIDTH) * 3
+        x1 = _reflected(left + tl.minimum(x + 1, CROP - 1), WIDTH) * 3
+        upper = _mixed(tl.load(above + x0, mask, other=0), tl.load(above + x1, mask, other=0), share_right)
+        lower = _mixed(tl.load(below + x0, mask, other=0), tl.load(below + x1, mask, other=0), share_right)
+        values = _mixed(upper, lower, share_below)
     mean = tl.where(channel == 0, mean0, tl.where(channel == 1, mean1, mean2))
     factor = tl.where(channel == 0, factor0, tl.where(channel == 1, factor1, factor2))
     values = (values - mean) * factor
@@ -95,6 +121,7 @@ def augment_triton(
     side: int,
     position: Tensor | None,
     batch: int,
+    crop: int,
 ) -> Tensor:
     out = torch.empty((batch, side, side, 3), dtype=out_dtype, device=images.device)
     sizes = SIZES.of(images)
@@ -107,6 +134,7 @@ def augment_triton(
         HEIGHT=images.shape[1],
         WIDTH=images.shape[2],
         SIDE=side,
+        CROP=crop,
         BLOCK=sizes.block,
         num_warps=sizes.warps,
     )

@@ -1,4 +1,4 @@
-// What the C++ kernels share: bfloat16 as the upper half of a float, and the division of work among threads.
+// bfloat16 as the upper half of a float.
 
 #pragma once
 

@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "costs": LOWER | {"models", "optim", "training", "costs"},
     "report": {"errors", "escape", "output", "recipes", "record", "report"},
     "doctor": LOWER | {"data", "training", "doctor"},
-    "experiments": LOWER | {"data", "models", "optim", "training", "report", "experiments"},
+    "experiments": LOWER | {"data", "models", "optim", "training", "costs", "report", "experiments"},
 }
 """The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["davidnet", "speedrun", "muon", "cutout", "cifar10"])
+@pytest.mark.parametrize("name", ["davidnet", "speedrun", "muon", "cutout", "cifar10", "cifar100"])
 def test_a_name_stands_in_few_files(name):
     files = {path.resolve() for folder in ("fastcifar", "kernels") for path in (ROOT / folder).rglob("*.py")}
     word = re.compile(rf"\b{name}\b")

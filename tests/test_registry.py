@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, dataset
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, dataset, dataset_for
 from fastcifar.errors import UserError
 from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, NetworkConfig, network, setting
 from fastcifar.registry import Registry, import_plugin, resolve
@@ -44,6 +44,13 @@ def test_a_name_is_taken_once_and_by_the_same_thing_again():
         shelf.add("3 oaks", 1)
     with pytest.raises(UserError, match="there is a network 'davidnet' already"):
         NETWORKS.add("davidnet", UserError)
+
+
+def test_every_recipe_is_made_for_one_data_set():
+    for name, entry in DATASETS.items():
+        for recipe in entry.recipes:
+            assert recipe in RECIPES and dataset_for(recipe) == dataset_for("mine.toml", recipe) == name
+    assert dataset_for("davidnet") == dataset_for("unknown") == dataset_for() == DEFAULT_DATASET
 
 
 def test_a_data_set_goes_by_its_loader_and_the_first_line_of_its_docstring():

@@ -47,7 +47,7 @@ def test_every_program_of_bench_can_be_imported():
 def test_a_download_says_what_is_missing():
     code = """
 import tempfile
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_cifar10
 from fastcifar.errors import UserError
 
 with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from bench.campaign.kernels import compiled, errors, times
 from bench.campaign.process import GRACE, Part, PartProcess
 from bench.campaign.race import TINY_RIVAL, cold, race
 from bench.campaign.recipes import MAIN, OTHER_SEARCH, REST
+from bench.campaign.screen import screen
 from bench.campaign.sizes import sizes
 from bench.campaign.steps import steps
 from bench.campaign.tests import tests
@@ -71,6 +72,7 @@ BY_NAME = (
     Part("cold", cold, "cold", 0.9),
     Part("compiled", compiled, "kernels", 0.9),
     Part("sizes", sizes, "sizes", 0.9),
+    Part("screen", screen, "screen", 0.95),
 )
 """Parts of the campaign that run only where they are asked for by name."""
 RACE = "race"

@@ -132,5 +132,6 @@ _SHOWN: dict[str, Callable[[list[Line]], Iterator[str]]] = {
     "kernels": _kernels,
     "cold": _rows(table.cold_table),
     "sizes": _rows(table.sizes_table),
+    "screen": _rows(table.screen_table),
 }
 """The files in order of value, the first being the last to be cut."""

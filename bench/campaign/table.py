@@ -44,6 +44,7 @@ def tables(out: Path) -> Iterator[Table]:
         "kernels": (_operators,),
         "sizes": (sizes_table,),
         "cold": (cold_table,),
+        "screen": (screen_table,),
     }
     for name, made in makers.items():
         for make in made if records.get(name) else ():
@@ -172,6 +173,15 @@ _BEST = 3
 def cold_table(records: list[Line]) -> Table:
     rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in only(records, "cold")]
     return Table("From process start to the first accuracy, empty caches", ("program", "seconds"), tuple(rows))
+
+
+def screen_table(records: list[Line]) -> Table:
+    """Return the effects after the last whole round; what else is to be said of them is in the title."""
+    found = only(records, "effects")
+    if not found:
+        return Table("Changes, before a whole round of the design", ("change",), ())
+    title, columns, rows = (found[-1]["table"][name] for name in ("title", "columns", "rows"))
+    return Table("; ".join([title, *found[-1]["remarks"]]), tuple(columns), tuple(map(tuple, rows)))
 
 
 def ratios_of(sides: dict[str, list[Line]], clock: str) -> list[float]:

@@ -1,6 +1,7 @@
 """Run other people's programs beside ours, in turn, on our data.
 
     python -m bench.peers --checkouts DIR --device cpu                   # 5 training steps a round, 5 rounds
+    python -m bench.peers --checkouts DIR --device cpu --whole           # whole trainings, 2 rounds: an hour for each
     python -m bench.peers --checkouts DIR --device cuda                  # whole trainings, 20 rounds
     python -m bench.peers --checkouts DIR --cold                         # fresh processes with empty caches
 
@@ -8,6 +9,8 @@ DIR holds the checkouts under the names of their repositories; a peer whose fold
 process that stays, warmed once, and run in turn with a process of ours, with equal pauses. Where steps are timed, ours
 is the recipe in bench/peers/equal whose step does the same work (its comments say what is equal). Where trainings are
 timed, ours is the recipe with the same aim. The factor is how many times as fast ours is: the median over the rounds.
+A peer whose whole trainings do not reach the accuracy that it publishes (`Program.accuracy`) has none, and the exit
+code is 1, as where one fails.
 """
 
 from __future__ import annotations
@@ -33,26 +36,27 @@ def main(arguments: list[str] | None = None) -> int:
         if options.save:
             append(options.save, record(outcome, options), options.device)
     print(table(outcomes))
-    return int(any(outcome.failures for outcome in outcomes))
+    return int(any(outcome.failures or outcome.missed for outcome in outcomes))
 
 
 def measure(peer: str, options: argparse.Namespace) -> Race:
     """Measure one peer as the command line asks."""
-    steps = options.steps or (5 if options.device == "cpu" and not options.cold else None)
+    by_steps = options.device == "cpu" and not (options.cold or options.whole)
+    steps = None if options.whole else options.steps or (5 if by_steps else None)
     timing = {"steps": steps, "gap": options.gap, "timeout": lambda: options.timeout}
     conditions = Conditions(options.data_dir, options.device, cache=options.cache, **timing)
-    rounds = options.rounds or (1 if options.cold else 5 if steps else 20)
+    rounds = options.rounds or (1 if options.cold else 5 if steps else 2 if options.device == "cpu" else 20)
     return (cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell)
 
 
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
     """Return the outcome as a result for `bench.record.append`: the row of the README's table, and every run behind it.
-    An outcome without a factor is in no table."""
+    An outcome without a factor, one that failed or missed its accuracy, is in no table."""
     row, factors, runs = outcome.row(), outcome.factors(), outcome.runs
     chosen = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
     words = ["python", "-m", "bench.peers", "--checkouts", "DIR", "--only", outcome.peer]
     words += [word for name, value in chosen.items() if value for word in (f"--{name}", str(value))]
-    words += ["--cold"] * options.cold
+    words += ["--whole"] * options.whole + ["--cold"] * options.cold
     return {
         "table": "peers" if factors else None,
         "row": row,
@@ -66,6 +70,7 @@ def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
         # The sides say who ran, and the path of our recipe is this machine's.
         "runs": {side: [{k: run[k] for k in run if k != "peer"} for run in runs[side]] for side in runs},
         "failures": outcome.failures,
+        "missed": outcome.missed,
     }
 
 
@@ -106,7 +111,10 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--data-dir", help="as of fastcifar train, or synthetic")
     parser.add_argument("--steps", type=_positive, help="training steps a round (cpu: 5; cuda: whole trainings)")
-    parser.add_argument("--rounds", type=_positive, help="runs of each, measured (steps: 5; trainings: 20; cold: 1)")
+    parser.add_argument("--whole", action="store_true", help="whole trainings on a CPU too")
+    parser.add_argument(
+        "--rounds", type=_positive, help="runs of each, measured (steps: 5; trainings: 20, cpu: 2; cold: 1)"
+    )
     parser.add_argument("--gap", type=float, default=1.0, help="idle seconds before each run")
     parser.add_argument("--timeout", type=float, help="seconds after which a run is ended")
     parser.add_argument("--cache", type=Path, help="folder that keeps what torch.compile and Triton compile")

@@ -11,6 +11,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bench.peers.harness import Harness
 from fastcifar.errors import UserError
@@ -63,6 +64,32 @@ def load_module(
     sys.modules[module.__name__] = module  # torch.compile looks a function's module up there
     exec(code, module.__dict__)
     return module
+
+
+class InHalf:
+    """Computes in bfloat16 from float32 weights; gradients and logits are float32 too."""
+
+    def forward(self, *inputs: object, **options: object) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return super().forward(*inputs, **options).float()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def in_half(network: nn.Module) -> nn.Module:
+    """Return the network itself, its weights in float32 and its operations in bfloat16, as torch's mixed precision has
+    it. For programs whose weights are float16 on a GPU, of 11 bits: bfloat16's 8 round a small update of a weight away,
+    and the network does not reach its accuracy. A copy of it is one such too."""
+    kind = type(network)
+    network.__class__ = type(kind.__name__, (InHalf, kind), {})
+    return network.float()
+
+
+def half_newton_schulz(module: types.ModuleType) -> None:
+    """Let the function of Muon's iterations that a program has, if any, make them in bfloat16, as on a GPU in float16:
+    its first argument is a list of gradients, here in float32."""
+    for name in ("_zeropower_via_newtonschulz5", "_orthogonalize_newtonschulz", "_ns_all"):
+        if (iterate := getattr(module, name, None)) is not None:
+            narrow = lambda gradients, *rest, iterate=iterate: iterate([g.bfloat16() for g in gradients], *rest)  # noqa: E731
+            setattr(module, name, narrow)
 
 
 def stand_in(name: str, **members: object) -> None:

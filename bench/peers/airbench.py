@@ -10,17 +10,18 @@ from types import ModuleType
 
 import torch
 
-from bench.peers.adapt import Shims, load_program
+from bench.peers.adapt import Shims, half_newton_schulz, in_half, load_program
 from bench.peers.harness import WITH_TTA, Harness
 
 DATA = [("if not os.path.exists(data_path):", "if False:"), ("torch.cuda.Event(", "_harness.Event(")]
 """No file is looked for, and their stopwatch is one that can be read. The call that loads the file comes with each."""
 
+# float16 is emulated on a CPU: images are bfloat16, weights float32 (see `in_half`).
 ON_CPU = [
-    (".half()", ".bfloat16()"),  # float16 is emulated on a CPU
+    (".half()", ".bfloat16()"),
     ("torch.cuda.synchronize()", "_harness.synchronize()"),
 ]
-ON_CPU_OLDER = [*ON_CPU, ("(torch.half, torch.float)", "(torch.bfloat16, torch.float)"), (".cuda()", "")]
+ON_CPU_OLDER = [("net.half()", "_in_half(net)"), *ON_CPU, (".cuda()", "")]
 
 MUON: Shims = [
     *DATA,
@@ -28,7 +29,7 @@ MUON: Shims = [
     ("ceil(3 * len(train_loader))", "_harness.bias_steps(ceil(3 * len(train_loader)))"),
     ("            step += 1\n", "            step += 1\n            _harness.step_done()\n"),
 ]
-MUON_ON_CPU: Shims = [*ON_CPU, ("torch.compile", "_harness.compile")]
+MUON_ON_CPU: Shims = [("mod.half()", "mod.float()"), *ON_CPU, ("torch.compile", "_harness.compile")]
 
 OLDER: Shims = [
     *DATA,
@@ -50,8 +51,9 @@ SPEEDRUN: Shims = [
     ("            step += 1\n", "            step += 1\n            _harness.step_done()\n"),
 ]
 SPEEDRUN_ON_CPU: Shims = [
+    ("mod.half()", "mod.float()"),
     *ON_CPU,
-    ("torch.half", "torch.bfloat16"),
+    ("torch.half", "torch.float32"),  # the momentum
     ('device="cuda"', 'device="cpu"'),
     (".pin_memory()", ""),
     ("torch.compile", "_harness.compile"),
@@ -90,6 +92,9 @@ def _with_one_model(file: str, shims: Shims, on_cpu: Shims, checkout: Path, harn
     model = module.CifarNet().to(harness.device).to(memory_format=torch.channels_last)
     if harness.device.type == "cuda":
         model.compile(mode="max-autotune")
+    else:
+        in_half(model)
+        half_newton_schulz(module)
 
     def train(seed: int) -> None:
         module.main(seed, model)
@@ -116,7 +121,7 @@ load_95, load_96 = (partial(_with_a_new_model, file) for file in ("airbench95.py
 
 
 def _load(path: Path, shims: Shims, on_cpu: Shims, harness: Harness) -> ModuleType:
-    module = load_program(path, shims, on_cpu, harness)
+    module = load_program(path, shims, on_cpu, harness, _in_half=in_half)
     evaluate = module.evaluate
 
     def noted(model, loader, tta_level=0):

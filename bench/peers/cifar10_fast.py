@@ -62,7 +62,7 @@ ON_CPU: dict[str, dict[str, Shims]] = {
     "float32": {"torch_backend": [("node.half()", "node.float()")], "new_dawn": [("float16", "float32"), _NO_WARM_UP]},
     "bfloat16": {
         "torch_backend": [
-            ("node.half()", "node.bfloat16()"),
+            ("node.half()", "node.float()"),  # autocast computes in bfloat16: see `load`
             ("x.detach().cpu()", "x.detach().float().cpu()"),  # numpy has no bfloat16
         ],
         "new_dawn": [("np.float16", "np.float32"), ("torch.float16", "torch.bfloat16"), _NO_WARM_UP],
@@ -99,6 +99,8 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
 
     names = {"_timed": timed, "_after_batch": after_batch, "_logs": lambda table: logs.append(table) or table}
     peer = load_peer(checkout, further, names)
+    if on_cpu and dtype == "bfloat16":
+        peer.Network.forward = torch.autocast("cpu", torch.bfloat16)(peer.Network.forward)
     peer.cifar10 = lambda root: {
         key: {"data": split["images"].cpu().numpy(), "targets": split["labels"].cpu().numpy()}
         for key, split in (("train", harness.split(train=True)), ("valid", harness.split(train=False)))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.peers.adapt import Shims, load_program
+from bench.peers.adapt import Shims, half_newton_schulz, in_half, load_program
 from bench.peers.harness import PLAIN, WITH_TTA, Harness
 from fastcifar.recipes import EvaluateConfig
 from fastcifar.training import evaluate
@@ -36,9 +36,10 @@ E1_SHIMS: Shims = [
     # In its loop over the graphs of single steps.
     ("        step = s + 1\n        if step", "        step = s + 1\n        _harness.step_done()\n        if step"),
 ]
-ON_CPU: Shims = [
-    (".half()", ".bfloat16()"),  # float16 is emulated on a CPU
-    ("torch.half", "torch.bfloat16"),
+ON_CPU: Shims = [  # float16 is emulated on a CPU: images are bfloat16, weights float32 (see `in_half`)
+    ("mod.half()", "mod.float()"),
+    (".half()", ".bfloat16()"),
+    ("torch.half", "torch.float32"),  # the momentum
     ('device="cuda"', 'device="cpu"'),
     ("torch.compile", "_harness.compile"),
 ]
@@ -94,7 +95,7 @@ class E5:
 
     def _build(self) -> tuple[nn.Module, Extra]:
         module, hyp = self.module, self.module.hyp
-        model = module.Model().to(self.harness.device, memory_format=torch.channels_last)
+        model = in_half(module.Model().to(self.harness.device, memory_format=torch.channels_last))
         loader = module.CifarLoader("cifar10", batch_size=hyp["batch_size"], aug=hyp["aug"])
         next(iter(loader))  # keeps the normalized and padded images, which by their rule is no part of a training
         total, decay, bias = (
@@ -139,4 +140,7 @@ class Unheard:
 
 def _load(checkout: Path, name: str, shims: Shims, harness: Harness) -> ModuleType:
     path = checkout / "runners" / "recipes" / f"{name}.py"
-    return load_program(path, shims, ON_CPU, harness, f"fulcrum_{name}")
+    module = load_program(path, shims, ON_CPU, harness, f"fulcrum_{name}")
+    if harness.device.type == "cpu":
+        half_newton_schulz(module)
+    return module

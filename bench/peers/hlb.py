@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.peers.adapt import Shims, load_program
+from bench.peers.adapt import Shims, in_half, load_program
 from bench.peers.harness import WHITENING_IMAGES, WITH_TTA, Harness
 
 SHIMS: Shims = [
@@ -20,8 +20,7 @@ SHIMS: Shims = [
 ON_CPU: Shims = [
     ("'device': 'cuda'", "'device': 'cpu'"),
     ("device='cuda'", "device='cpu'"),
-    ("net.half()", "net.bfloat16()"),
-    ("(torch.half, torch.float)", "(torch.bfloat16, torch.float)"),
+    ("net.half()", "_in_half(net)"),
     ("torch.cuda.synchronize()", "_harness.synchronize()"),
 ]
 
@@ -29,7 +28,7 @@ ON_CPU: Shims = [
 def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
     """Load their program; the function trains once from a seed, by their own code."""
     dtype = torch.bfloat16 if harness.device.type == "cpu" else torch.float16
-    names = {"_normalized": lambda: normalized(harness, dtype)}
+    names = {"_normalized": lambda: normalized(harness, dtype), "_in_half": in_half}
     module = load_program(checkout / "main.py", SHIMS, ON_CPU, harness, "hlb_cifar10", **names)
     everything = module.data  # its training images are padded already
 
@@ -45,9 +44,10 @@ def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
 
 def normalized(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torch.Tensor]]:
     """Return the `data.pt` that they make on a first run: images `[N, 3, 32, 32]` of mean 0 and standard deviation 1
-    over the training images, and labels as one-hot vectors, both in `dtype`."""
+    over the training images, in `dtype`, and labels as one-hot vectors in that of the logits."""
     splits = {"train": harness.dataset.train, "eval": harness.dataset.test}
     images = {key: split.images.permute(0, 3, 1, 2).float() / 255 for key, split in splits.items()}
     std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)
     images = {key: ((values - mean) / std).to(dtype).contiguous() for key, values in images.items()}
-    return {key: {"images": images[key], "targets": F.one_hot(splits[key].labels).to(dtype)} for key in splits}
+    logits = torch.float32 if dtype == torch.bfloat16 else dtype
+    return {key: {"images": images[key], "targets": F.one_hot(splits[key].labels).to(logits)} for key in splits}

@@ -18,7 +18,7 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastcifar import escape
-from fastcifar.catalogue import DATASETS
+from fastcifar.catalogue import DATASETS, dataset_for
 from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
@@ -86,13 +86,13 @@ def parse_with_recipe(
 ) -> Options:
     """Return the options in `args` of a class of `RecipeOptions`.
 
-    First --plugin is read, then the recipe (see `read_recipe`), then the command's own flags, whose defaults are
-    `defaults`.
+    First --plugin is read, then the recipe (see `read_recipe`), then the command's own flags, with `defaults`.
     """
     name = last_given(args, "--recipe") or ""
     recipe, rest = read_recipe(args, name, shorten=shorten)
-    kinds = {section: getattr(recipe, section).kind for section in _OPEN}
-    return parse(rest, options(recipe=name or recipe.name, settings=recipe, **kinds, **defaults), prog)
+    usual = {section: getattr(recipe, section).kind for section in _OPEN}
+    usual |= {"dataset": dataset_for(name, recipe.name), **defaults}
+    return parse(rest, options(recipe=name or recipe.name, settings=recipe, **usual), prog)
 
 
 def read_recipe(

@@ -42,11 +42,12 @@ def _text(facts: dict[str, Any]) -> str:
         f"sha256 {facts['sha256']}",
         *([f"verified by {facts['verified']}"] if facts["verified"] else []),
         "",
-        f"label  {'class':<12}{'train':>7}{'test':>7}",
     ]
     names = [shown(name, _LONGEST) for name in facts["classes"]]
+    width = max(12, *(len(name) + 1 for name in names))
+    lines += [f"label  {'class':<{width}}{'train':>7}{'test':>7}"]
     rows = zip(names, facts["train_counts"], facts["test_counts"], strict=True)
-    lines += [f"{label:5}  {name:<12}{train:7,}{test:7,}" for label, (name, train, test) in enumerate(rows)]
+    lines += [f"{label:5}  {name:<{width}}{train:7,}{test:7,}" for label, (name, train, test) in enumerate(rows)]
     return "\n".join(lines)
 
 

@@ -34,7 +34,7 @@ class Options(CommandOptions):
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
     ones."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to evaluate on; auto: a GPU if there is one."""
     json: Switch = False
@@ -65,7 +65,7 @@ def main(args: Sequence[str]) -> int:
     classes = (record.subset or {}).get("classes")
     if isinstance(classes, list):
         dataset = dataset.take(classes=classes)
-    dtype = resolve_dtype(recipe.dtype, device)  # the run's own, so that rounding is the same too
+    dtype = resolve_dtype(recipe.dtype, device, record.dtype)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
     evaluation = evaluate(model, dataset.test, replace(recipe.evaluate, tta=tta))

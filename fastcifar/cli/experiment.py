@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from tyro.conf import arg
 
 from fastcifar import escape
+from fastcifar.catalogue import dataset_for
 from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Screen, duration, share
@@ -100,6 +101,7 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
     first = next(iter(recipes.values()))
     kinds = {"network": first.network.kind, "optimizer": first.optimizer.kind}
     given = last_given(args, "--recipe") or first.name
+    kinds["dataset"] = dataset_for(given, first.name)
     default = ExperimentOptions(recipe=given, settings=first, experiment=experiment, **kinds, **shared)
     positions = [name.upper() for name in recipes if name != "recipe"]
     options = parse(rest, default, prog, description=inspect.getdoc(cls), usage=" ".join([prog, *positions]))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
@@ -33,6 +34,8 @@ class Options(RecipeOptions):
     """Rates, in 10^12 FLOP/s, to give the least time for; the default is an H200's for half-precision products."""
     bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
     """Memory bandwidths in GB/s: one for all rates, or one for each."""
+    dataset: str = DEFAULT_DATASET
+    """The data set, whose classes are counted."""
     train_images: Annotated[int, arg(metavar="N")] = setting(50_000, at_least=1)
     """Training images."""
     test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)
@@ -47,7 +50,7 @@ def main(args: Sequence[str]) -> int:
 
     from fastcifar.costs.flops import count_recipe, describe
 
-    count = count_recipe(options.settings, options.train_images, options.test_images)
+    count = count_recipe(options.settings, options.train_images, options.test_images, DATASETS[options.dataset].classes)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0
 
@@ -65,7 +68,7 @@ def _rates(options: Options) -> list[tuple[float, float]]:
 
 def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     recipe, largest = count.recipe, max(count.stages, key=lambda stage: stage.stage.size)
-    steps = f"{count.steps:,} steps of {recipe.batch_size} images"
+    steps = f"{count.steps:,} steps of {'up to ' * bool(recipe.early_batches)}{recipe.batch_size} images"
     lines = [
         f"{label(recipe)}: {recipe.epochs:g} epochs, {steps}, {count.dtype}",
         "",

@@ -71,7 +71,7 @@ class DataOptions(CommandOptions):
     dataset: str = DEFAULT_DATASET
     """The data set."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
-    """Folder that holds it; without one, CIFAR-10 is looked for in the user's cache, then downloaded."""
+    """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
 
@@ -81,7 +81,7 @@ class TrainingOptions(RecipeOptions, DataOptions):
     """Options of every command that trains."""
 
     synthetic_fallback: Switch = False
-    """If CIFAR-10 cannot be downloaded, say so and train on the synthetic set."""
+    """If the data set cannot be downloaded, say so and train on the synthetic set."""
     holdout: Annotated[int | Literal["third"], arg(metavar="N|third")] = setting(0, at_least=0, unit="images")
     """Test on N training images, or on a third of them, which are then not trained on, in place of the test set, which
     is for confirming; 0: the test set."""

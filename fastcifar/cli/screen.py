@@ -96,7 +96,7 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     train_size, test_size = len(dataset.train), len(dataset.test)
     tests = "held-out" if dataset.holdout else "test"
     name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.name)
-    most = "up to " if recipe.select.keep < 1 else ""
+    most = "up to " if recipe.select.keep < 1 or recipe.early_batches else ""
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     return (

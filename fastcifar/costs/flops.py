@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcifar.catalogue import DATASETS, dataset_for
 from fastcifar.costs.products import Count, count_module, count_products
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
@@ -28,8 +29,8 @@ from fastcifar.training import resolve_dtype
 from fastcifar.training.refusals import refuse_uneven_ghost_batches
 from fastcifar.training.timeline import Stage, Timeline
 
-SIDE, CLASSES = 32, 10
-"""CIFAR-10's."""
+SIDE = 32
+"""Pixels of CIFAR's images."""
 
 VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
 """Passes through the network of an image that gets all views of a test-time augmentation."""
@@ -128,13 +129,18 @@ class RecipeCount:
 
 
 @TORCH.applied()
-def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000) -> RecipeCount:
-    """Count a training of `recipe` on `train_images` of CIFAR-10 and its evaluation on `test_images`.
+def count_recipe(
+    recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000, classes: int | None = None
+) -> RecipeCount:
+    """Count a training of `recipe` on `train_images` of 32x32 pixels and its evaluation on `test_images`.
+
+    classes: their number; None: that of the data set that the recipe is made for.
 
     A `dtype` of "auto" is counted as two bytes wide. Raises UserError if the recipe does not fit the images.
     """
     dtype = torch.float16 if recipe.dtype == "auto" else resolve_dtype(recipe.dtype, torch.device("cpu"))
-    network, _ = _model(recipe, dtype, "meta")
+    classes = DATASETS[dataset_for(recipe.name)].classes if classes is None else classes
+    network, _ = _model(recipe, classes, dtype, "meta")
     timeline = Timeline(recipe, train_images, SIDE, network.frozen_from)
     refuse_uneven_ghost_batches(network, recipe, timeline)
 
@@ -147,10 +153,9 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
         for name, parameter in network.named_parameters():
             if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
-        start, end = stage.part or (0, recipe.batch_size)
-        step = count_module(network, (end - start, 3, stage.size, stage.size), loss)
-        pixels = step.batch * 3 * stage.size**2
-        step.moved_bytes += pixels * (1 + dtype.itemsize)  # augment reads bytes and writes the compute type
+        step = count_module(network, (stage.images, 3, stage.size, stage.size), loss)
+        read = SIDE if recipe.augment.early == "resize" else stage.size
+        step.moved_bytes += step.batch * 3 * (read**2 + stage.size**2 * dtype.itemsize)  # augment: of bytes, the type
         stages.append(StageCount(stage, steps, step))
 
     statistics, batches = None, 0
@@ -161,7 +166,7 @@ def count_recipe(recipe: Recipe, train_images: int = 50_000, test_images: int = 
         recipe,
         str(dtype).removeprefix("torch."),
         stages,
-        _count_optimizer(recipe, dtype, timeline),
+        _count_optimizer(recipe, classes, dtype, timeline),
         statistics,
         batches,
         count_module(network, (1, 3, SIDE, SIDE), training=False),
@@ -213,19 +218,19 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
     }
 
 
-def _model(recipe: Recipe, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
+def _model(recipe: Recipe, classes: int, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
     sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
     with building(0, resolve(recipe.network.builder)):  # with data: a network from outside may look at it
-        network = build_model(recipe, CLASSES, CENTERED, CENTERED, sides=sides).to(device)
+        network = build_model(recipe, classes, CENTERED, CENTERED, sides=sides).to(device)
     with torch.device(device):
         return network, FlatModel(network.module, dtype)
 
 
-def _count_optimizer(recipe: Recipe, dtype: torch.dtype, timeline: Timeline) -> Count:
+def _count_optimizer(recipe: Recipe, classes: int, dtype: torch.dtype, timeline: Timeline) -> Count:
     # Torch's own fused optimizers refuse meta tensors; on a few million real weights a step takes milliseconds.
     builder = resolve(recipe.optimizer.builder)
     of_groups = isinstance(builder, type) and issubclass(builder, GroupOptimizer)
-    network, flat = _model(recipe, dtype, "meta" if of_groups else "cpu")
+    network, flat = _model(recipe, classes, dtype, "meta" if of_groups else "cpu")
     for name in network.frozen_from:
         flat.group_of(name).steps = timeline.steps_until_frozen(name)
     return count_products(build_optimizer(flat, recipe, timeline.total_steps).step)

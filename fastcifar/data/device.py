@@ -8,8 +8,9 @@ from fastcifar.errors import UserError
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device for "auto" (CUDA if there is one), "cpu", "cuda" or "cuda:1". Raises UserError where there is
-    no such device."""
+    """Return the device for "auto" (CUDA if there is one, else the CPU), "cpu", "cuda" or "cuda:1". Raises UserError
+    where there is no such device, and for others that torch knows, such as Apple's "mps": no kernel, stopwatch or
+    random number here is for them."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

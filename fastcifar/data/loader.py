@@ -26,7 +26,8 @@ class Loader:
     drop_last: drop a last batch that is not full.
     mean, std: of red, green and blue, in 0..255 units.
     dtype: of the images.
-    size: side of the crops; None: the images' own. A loader ignores `augment.early_crops`: set `size` between epochs.
+    size: side of the crops, or of what whole images are rescaled to (see `augment.early`); None: the images' own. A
+        loader ignores `augment.early_crops`: set `size` between epochs.
     transforms: changes of each batch after `augment`, such as `recipe.transforms`.
 
     The attribute `epoch` is the number of the next epoch, from 0; set it to resume a training.
@@ -71,9 +72,19 @@ class Loader:
         whole, over = divmod(len(self.split), self.batch_size)
         return whole if self.drop_last or not over else whole + 1
 
-    def plan(self, epoch: int, size: int | None = None, visited: torch.Tensor | None = None) -> EpochPlan:
-        """Draw the plan of `epoch`, on the split's device: crops of `size` (the loader's unless given) of the images at
-        the places `visited`, int64 `[n]` on that device (all unless given). See `EpochPlan.draw`."""
+    def plan(
+        self,
+        epoch: int,
+        size: int | None = None,
+        visited: torch.Tensor | None = None,
+        visit_counts: torch.Tensor | None = None,
+    ) -> EpochPlan:
+        """Draw the plan of `epoch`, on the split's device.
+
+        epoch: number of the epoch, from 0.
+        size: see `Loader`; its own unless given.
+        visited, visit_counts: see `EpochPlan.draw`.
+        """
         return EpochPlan.draw(
             len(self.split),
             self.augment,
@@ -83,6 +94,7 @@ class Loader:
             shuffle=self.shuffle,
             size=self.size if size is None else size,
             visited=visited,
+            visit_counts=visit_counts,
             transforms=self.transforms,
             device=self.split.device,
         )

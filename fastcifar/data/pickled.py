@@ -1,4 +1,4 @@
-"""Reader of CIFAR-10's Python version, which is pickles, without running anything in them.
+"""Reader of the Python version of CIFAR-10 and CIFAR-100, which is pickles, without running anything in them.
 
 A pickle is a program whose instructions may call any function by name, and Python's own reader runs it. Here a machine
 of our own does, which knows the instructions that these files need, five names, and no function: an array is made of
@@ -23,13 +23,17 @@ class _Refused(ValueError):
     """A pickle that holds what is not admitted. The message says what."""
 
 
-def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def read_pickle(
+    name: str, size: int, file: BinaryIO, records: int, pixels: int, field: str = "labels", title: str = "CIFAR-10"
+) -> tuple[np.ndarray, np.ndarray]:
     """Read the labels int64 `[records]` and pixels uint8 `[records, pixels]` of one batch.
 
     name: its name in errors.
     size: bytes of `file`.
     records: number of images.
     pixels: bytes of an image.
+    field: the name of the labels in it.
+    title: the data set's name in errors.
 
     Raises UserError for a pickle that holds anything else or calls any function.
     """
@@ -44,7 +48,7 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
         if type(batch) is not dict:
             raise _Refused(f"it holds a {type(batch).__name__} and not a dictionary")
         fields = {key.decode("latin1") if type(key) is bytes else key: value for key, value in batch.items()}
-        values, labels = fields.get("data"), fields.get("labels")
+        values, labels = fields.get("data"), fields.get(field)
         if len(fields) != len(batch):
             raise _Refused("it has a field twice")
         if type(values) is not _Array or values.dtype != "|u1" or values.shape != (records, pixels):
@@ -52,13 +56,13 @@ def read_pickle(name: str, size: int, file: BinaryIO, records: int, pixels: int)
         if isinstance(labels, _Array) and labels.shape == (records,):
             labels = labels.values()
         elif not isinstance(labels, list | tuple) or len(labels) != records or {type(each) for each in labels} != {int}:
-            raise _Refused(f"its 'labels' are not a list of {records} ints")
+            raise _Refused(f"its {field!r} are not a list of {records} ints")
         return np.array(labels, dtype=np.int64), values.values()
     except (IndexError, KeyError):
         reason = "an instruction takes what is not there"
     except Exception as error:  # a damaged pickle can raise almost anything
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-    raise UserError(f"{name} is no batch of CIFAR-10: {reason}")
+    raise UserError(f"{name} is no batch of {title}: {reason}")
 
 
 _VALUES = (

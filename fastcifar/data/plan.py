@@ -35,20 +35,24 @@ class EpochPlan:
     indices: torch.Tensor
     """int64 `[n]`: places in the split."""
     offsets: torch.Tensor
-    """int32 `[n, 2]`: top and left of the crop in the image without its border, -crop to image size - size + crop."""
+    """int32 `[n, 2]`: top and left of the crop in the image without its border, -crop to image size - size + crop; of a
+    crop of the image's own size, -crop to crop, where that is rescaled."""
     flips: torch.Tensor
     """bool `[n]`: mirrored left to right."""
     cutouts: torch.Tensor | None
-    """int32 `[n, 4]`: top, left, height, width of the square cut out of the cropped and flipped image; None: none."""
+    """int32 `[n, 4]`: top, left, height, width of the square cut out of the cropped, flipped and rescaled image; None:
+    none."""
     jitter: torch.Tensor | None
     """float32 `[n, 2]`: summand and factor of normalized pixels, for `kernels.augment`, which multiplies first; None:
     no jitter."""
     size: int
-    """Side of the crops in pixels."""
+    """Side of the batches' images in pixels."""
     transforms: tuple[TransformConfig, ...] = ()
     """The transforms of each batch, applied last, in this order."""
     numbers: torch.Tensor | None = None
     """float32 `[n, total]`: numbers from 0 up to 1 for `transforms`, `draws` columns for each; None: no transforms."""
+    resized: bool = False
+    """Crops have the image's own size and are rescaled to `size`; else that is their side."""
 
     @classmethod
     @TORCH.applied()
@@ -63,6 +67,7 @@ class EpochPlan:
         shuffle: bool = True,
         size: int | None = None,
         visited: torch.Tensor | None = None,
+        visit_counts: torch.Tensor | None = None,
         transforms: Iterable[TransformConfig] = (),
         device: str | torch.device = "cpu",
     ) -> EpochPlan:
@@ -74,18 +79,22 @@ class EpochPlan:
         seed: an integer from -2**63 to 2**64 - 1; negative ones count from 2**64 down.
         image_size: side of the images, which are square, in pixels.
         shuffle: visit the images in random order.
-        size: side of the crops; the whole image's unless given.
+        size: side of the crops or, where `augment.early` is "resize", what whole images are rescaled to; the image's
+            unless given.
         visited: places of the images to visit, int64 `[n]` on `device`, perhaps still to be computed there; all unless
             given.
+        visit_counts: how often each image of the split was visited before, int `[count]` on `device`, for flips by
+            visit; once an epoch unless given.
         transforms: changes of each batch after `augment`; those that are not active are left out.
         device: the device of the plan's tensors.
 
-        A plan depends on `seed` and `epoch` alone, so epochs may be drawn in any order. Each kind of choice has a
-        stream of its own, so that switching one off leaves the others as they are. A crop is uniform over its (image
-        size - size + 2 crop + 1)^2 places. A cutout lies inside the crop (as in Page's; DeVries and Taylor's may
-        overlap the edge). Alternating flips mirror a random half of the images in epoch 0, the other half in epoch 1,
-        and so on (Jordan, airbench, 2024). Brightness b and contrast c turn a normalized value x into (x + b) * c
-        (hiverge, 2025).
+        A plan depends on `seed` and `epoch` alone, and on which images were visited where that is given, so epochs may
+        be drawn in any order. Each kind of choice has a stream of its own, so that switching one off leaves the others
+        as they are. A crop is uniform over its (image size - size + 2 crop + 1)^2 places; where whole images are
+        rescaled, over those of the image's own size. A cutout lies inside the crop (as in Page's; DeVries and Taylor's
+        may overlap the edge), and is rescaled with it. Alternating flips mirror a random half of the images in epoch 0,
+        the other half in epoch 1, and so on (Jordan, airbench, 2024); by visit, that half at its first visit, the other
+        at its second. Brightness b and contrast c turn a normalized value x into (x + b) * c (hiverge, 2025).
         Raises UserError if a crop or cutout does not fit into `image_size` or `size`, if epoch or seed is out of range,
         and if no or more than `count` images are visited.
         """
@@ -95,8 +104,10 @@ class EpochPlan:
             raise UserError(f"the crops' size is {size}; allowed: 1 to {image_size}, the image's side")
         if augment.crop >= image_size:
             raise UserError(f"augment.crop is {augment.crop}; allowed: 0 to {image_size - 1}, inside the image")
-        if augment.cutout > size:
-            raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {size}, the crop's side")
+        resized = augment.early == "resize"
+        side = image_size if resized else size
+        if augment.cutout > side:
+            raise UserError(f"augment.cutout is {augment.cutout}; allowed: 0 to {side}, the crop's side")
         if epoch < 0:
             raise UserError(f"epoch is {epoch}; allowed: 0 or more")
         visits = count if visited is None else len(visited)
@@ -105,19 +116,19 @@ class EpochPlan:
 
         order = torch.randperm(visits, generator=_stream(seed, _ORDER, epoch)) if shuffle else torch.arange(visits)
         shape = (visits, 2)
-        first, last, generator = -augment.crop, image_size - size + augment.crop, _stream(seed, _CROP, epoch)
+        first, last, generator = -augment.crop, image_size - side + augment.crop, _stream(seed, _CROP, epoch)
         offsets = torch.randint(first, last + 1, shape, generator=generator, dtype=torch.int32)
         if augment.flip == "random":
             flips = torch.randint(2, shape[:1], generator=_stream(seed, _FLIP, epoch)).bool()
-        elif augment.flip == "alternating":  # for every image, visited or not
-            flips = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool() ^ bool(epoch % 2)
-        else:
+        elif augment.flip == "none":
             flips = torch.zeros(visits, dtype=torch.bool)
+        else:  # at the first visit, for every image, visited or not
+            flips = torch.randint(2, (count,), generator=_stream(seed, _FLIP, 0)).bool()
         cutouts = jitter = None
         if augment.cutout:
-            side, generator = augment.cutout, _stream(seed, _CUTOUT, epoch)
-            corners = torch.randint(size - side + 1, shape, generator=generator, dtype=torch.int32)
-            cutouts = torch.cat([corners, torch.full_like(corners, side)], dim=1)
+            cut, generator = max(1, round(augment.cutout * size / side)), _stream(seed, _CUTOUT, epoch)
+            corners = torch.randint(size - cut + 1, shape, generator=generator, dtype=torch.int32)
+            cutouts = torch.cat([corners, torch.full_like(corners, cut)], dim=1)
         if augment.brightness or augment.contrast:
             uniform = torch.rand(shape, generator=_stream(seed, _JITTER, epoch), dtype=torch.float32)
             brightness, contrast = uniform.mul_(2).sub_(1).unbind(1)
@@ -129,10 +140,13 @@ class EpochPlan:
             drawn = [torch.rand(visits, each.draws, generator=own, dtype=torch.float32) for each, own in generators]
             numbers = torch.cat(drawn, dim=1)
 
-        plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers)
+        plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers, resized)
         plan = plan._each(lambda tensor: _send(tensor, device))
         indices = plan.indices if visited is None else visited[plan.indices]
-        flips = plan.flips[indices] if augment.flip == "alternating" else plan.flips
+        flips = plan.flips
+        if augment.flip in ("alternating", "by-visit"):
+            counts = visit_counts if augment.flip == "by-visit" else None
+            flips = flips[indices] ^ (bool(epoch % 2) if counts is None else counts[indices] % 2 == 1)
         return dataclasses.replace(plan, indices=indices, flips=flips)
 
     @classmethod
@@ -159,6 +173,7 @@ class EpochPlan:
             image_size,
             transforms,
             zeros(sum(each.draws for each in transforms), dtype=torch.float32) if transforms else None,
+            augment.early == "resize",
         )
 
     def __len__(self) -> int:
@@ -227,7 +242,7 @@ class Batch:
         images: the split's, uint8 `[N, H, W, 3]`.
         mean, std: of red, green and blue, in 0..255 units.
         dtype: of the batch.
-        size: side of the crops; the plan's unless given.
+        size: side of the batch's images; the plan's unless given.
 
         Raises UserError if a transform returns anything but as many images of the same sides.
         """
@@ -245,6 +260,7 @@ class Batch:
             size=plan.size if size is None else size,
             position=self.position,
             batch=None if self.position is None else self.images,
+            crop=images.shape[1] if plan.resized else None,
         )
         if plan.numbers is None:
             return batch

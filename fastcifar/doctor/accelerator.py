@@ -26,7 +26,8 @@ def cuda() -> Finding:
     if torch.cuda.is_available():
         return ok(f"{torch.version.cuda}, driver {driver or 'of unknown version'}")
     if not driver:
-        return ok("there is no NVIDIA driver: trainings use the CPU")
+        unused = " and Apple's MPS is not used" * torch.backends.mps.is_available()
+        return ok(f"there is no NVIDIA driver{unused}: trainings use the CPU")
     if torch.version.cuda is None:
         found = f"driver {driver}, but torch {torch.__version__} is built without CUDA"
         return warn(found, "install torch for CUDA (pytorch.org/get-started) to train on the GPU")

@@ -13,7 +13,7 @@ _NEEDED = 2 * GIB
 
 
 def cpu() -> Finding:
-    """Examine which instructions the CPU has, and so the type that trainings compute in."""
+    """Examine which instructions the CPU has, and the type that trainings compute in."""
     torch = imported("torch")
     training = imported("fastcifar.training", "torch")
     device = torch.device("cpu")
@@ -25,7 +25,11 @@ def cpu() -> Finding:
     }
     has = [name for name, function in features.items() if getattr(torch.cpu, function, bool)()]
     dtype = str(training.resolve_dtype("auto", device)).removeprefix("torch.")
-    why = "bfloat16 is fast here" if dtype == "bfloat16" else "bfloat16 would be emulated, slower"
+    milliseconds = [
+        f"{1e3 * seconds:.3g} ms in {str(kind).removeprefix('torch.')}"
+        for kind, seconds in training.convolution_seconds().items()
+    ]
+    why = f"a convolution and its gradients take {' and '.join(milliseconds)} on one core"
     known = f"{level}; {', '.join(has) or 'neither AVX2 nor AVX-512'}"
     found = f"{training.describe_device(device).name}; {known}; dtype auto is {dtype}: {why}"
     if level == "DEFAULT" and os.environ.get("ATEN_CPU_CAPABILITY"):

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.catalogue import DATASETS
 from fastcifar.doctor.finding import Finding, fail, import_error, imported, ok, warn, worst
 from fastcifar.errors import UserError
 from fastcifar.machine import GIB
@@ -50,7 +50,7 @@ _ELSEWHERE = {"cache": "XDG_CACHE_HOME=DIR, or --data-dir DIR", "temporary files
 def data(name: str, data_dir: Path | None, mirror: str | None = None) -> Finding:
     """Load the data set, which checks it and the mirror's address; nothing is downloaded."""
     dataset, where = imported("fastcifar.data", "torch"), data_dir
-    if data_dir is None and not os.environ.get(_DATA) and name == DEFAULT_DATASET:
+    if data_dir is None and not os.environ.get(_DATA) and name in DATASETS and DATASETS[name].homes:
         where = imported(
             "fastcifar.data.download", "torch"
         ).user_cache()  # a folder that is named is read, and never filled
@@ -59,7 +59,7 @@ def data(name: str, data_dir: Path | None, mirror: str | None = None) -> Finding
     except UserError as error:
         if str(error).startswith(("mirror ", f"${_MIRROR} ")):
             return fail(f"{error}", f"--mirror or {_MIRROR}: such an address; or neither")
-        absent = where is not data_dir and any(lack in str(error) for lack in ("holds no CIFAR-10", "does not exist"))
+        absent = where is not data_dir and any(lack in str(error) for lack in (" holds no ", " does not exist"))
         if not absent:
             return fail(f"{error}", f"--data-dir or {_DATA}: another place; without either, it is downloaded")
         found = f"{name} is not in {where}: the first training downloads it (170 MB)"

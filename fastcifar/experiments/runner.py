@@ -257,9 +257,9 @@ class _FirstSteps(Listener):
     def __init__(self, runner: Runner, job: Job, timeline: Timeline) -> None:
         super().__init__()
         self._runner, self._job, self._ends = runner, job, []
-        first, stages = timeline.epochs[0].stage.size, timeline.steps_by_stage().items()
-        # A step's time goes by its images' pixels.
-        self._steps_like_first = sum(steps * (stage.size / first) ** 2 for stage, steps in stages)
+        pixels = {stage: steps * stage.images * stage.size**2 for stage, steps in timeline.steps_by_stage().items()}
+        first = timeline.epochs[0].stage  # a step's time goes by its images' pixels
+        self._steps_like_first = sum(pixels.values()) / (first.images * first.size**2)
 
     def on_step(self, step: int, total_steps: int) -> None:
         if len(self._ends) <= _STEPS:

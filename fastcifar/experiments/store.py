@@ -138,12 +138,12 @@ def refuse_difference(what: str, there: dict[str, Any], now: dict[str, Any]) -> 
 
 
 def _in_todays_form(settings: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return `settings` with what older ones called the fields of a recipe under today's names."""
+    """Return `settings` with the recipes' fields of today: under their names, new ones at their defaults."""
     new = {}
     for name, value in settings.items():
         if name in _RECIPES and isinstance(value, dict):
             renamed = modernize(in_steps(value), f"{where}: {name}")
-            new[name] = value if renamed == value else json_values(dataclasses.asdict(recipe_from_dict(renamed, where)))
+            new[name] = json_values(dataclasses.asdict(recipe_from_dict(renamed, where)))
     if isinstance(settings.get("networks"), list) and isinstance(settings.get("recipe"), dict):
         networks = (_network(each, settings["recipe"], where) for each in settings["networks"])
         new["networks"] = {network["kind"]: network for network in networks}

@@ -108,12 +108,19 @@ def quick(recipe: Recipe) -> tuple[Recipe, int]:
     smaller = dataclasses.replace(
         recipe,
         epochs=min(recipe.epochs, QUICK_EPOCHS),
-        batch_size=batch_size,
+        **batches(recipe, batch_size),
         network=narrow(recipe.network),
         optimizer=dataclasses.replace(recipe.optimizer, **with_batch),
         ema=dataclasses.replace(recipe.ema, decay=min(recipe.ema.decay, QUICK_EMA_DECAY)),
     )
     return smaller, QUICK_TRAIN_SIZE
+
+
+def batches(recipe: Recipe, batch_size: int) -> dict[str, Any]:
+    """Return the fields of `recipe` with this batch size, and with early batches in proportion."""
+    ghost = recipe.ghost_batch
+    early = (each * batch_size // recipe.batch_size // ghost * ghost for each in recipe.early_batches)
+    return {"batch_size": batch_size, "early_batches": tuple(max(ghost, each) for each in early)}
 
 
 def narrow(network: NetworkConfig) -> NetworkConfig:

@@ -48,10 +48,15 @@ class Augment(Checked):
 
     crop: int = trick(4, off=0, at_least=0, below=32, unit="pixels", source="He 2015")
     """Take a random crop of the image's own size, after adding a reflected border of so many pixels; 0: no crop."""
-    flip: Literal["none", "random", "alternating"] = trick(
-        "random", off="none", source="Jordan 2024 (airbench)", lesser={"alternating-flip": ("alternating", "random")}
+    flip: Literal["none", "random", "alternating", "by-visit"] = trick(
+        "random",
+        off="none",
+        source="Jordan 2024 (airbench)",
+        lesser={"alternating-flip": ("alternating", "random"), "flip-by-visit": ("by-visit", "alternating")},
     )
-    """Mirror images left to right. random: each with chance 1/2. alternating: every image in every other epoch."""
+    """Mirror images left to right. random: each with chance 1/2. alternating: every image in every other epoch.
+    by-visit: every image at every other of its own visits, which differs where select leaves images out of an epoch, or
+    drop_last does."""
     cutout: int = trick(0, off=0, at_least=0, at_most=32, unit="pixels", source="DeVries and Taylor 2017")
     """Side in pixels of a square set to the mean color at a random place; 0: none."""
     brightness: float = trick(0.0, off=0.0, at_least=0, name="jitter", source="hiverge 2025")
@@ -61,15 +66,20 @@ class Augment(Checked):
     """Multiply the brightened pixels by a number drawn uniformly from 1 - contrast to 1 + contrast (hiverge: 0.1308);
     0: none."""
     early_crops: tuple[tuple[int, float], ...] = trick((), off=(), name="early-crops", source="after Howard 2018")
-    """Train early epochs on small random crops, not rescaled, in place of whole images, which takes fewer operations
-    (Howard rescales whole images instead). Pairs of a side in pixels and the share of the training at which it ends, as
-    in 24 0.2 28 0.6: an epoch takes the first size whose share it begins before. None: whole images always."""
+    """Train early epochs on smaller images, which takes fewer operations: on random crops, not rescaled, or as
+    augment.early says. Pairs of a side in pixels and the share of the training at which it ends, as in 24 0.2 28 0.6:
+    an epoch takes the first size whose share it begins before. None: whole images of their own size always."""
+    early: Literal["crop", "resize"] = trick(
+        "crop", off="crop", name="early-resize", source="Howard 2018, Fulcrum Research 2026"
+    )
+    """What the images of augment.early_crops are. crop: random crops, not rescaled. resize: whole images, shifted and
+    mirrored as at full size, then rescaled (bilinear, not antialiased), with cutout's side rescaled too."""
 
     def _check(self) -> None:
         sizes, shares = ([pair[place] for pair in self.early_crops] for place in (0, 1))
         rising = all(a < b for a, b in itertools.pairwise((0.0, *shares)))
         fits = all(16 <= size <= 32 for size in sizes) and rising and max(shares, default=0) <= 1
         self._require("early_crops", fits, "sizes of 16 to 32 pixels, each with a share, rising, above 0, up to 1")
-        if sizes:
+        if sizes and self.early == "crop":
             most = min(sizes)
             self._require("cutout", self.cutout <= most, f"up to the smallest of augment.early_crops, {most}")

@@ -38,13 +38,16 @@ class Recipe(Checked):
     """Passes over the training images (with select, over those it keeps); the last may be a partial one."""
     batch_size: int = setting(512, at_least=1, unit="images")
     """Images per step."""
+    early_batches: tuple[int, ...] = trick((), off=(), at_least=1, unit="images", source="Smith 2018")
+    """Images per step, at most batch_size, in the epochs of the first size of augment.early_crops, of the second, and
+    so on, at the same rates for their mean loss: more steps in as many operations. None: batch_size."""
     drop_last: bool = True
     """Drop an epoch's last batch if it is not full; false: take a step of fewer images, at the same rate for their mean
     loss."""
     label_smoothing: float = trick(0.2, off=0.0, at_least=0, at_most=1, source="Szegedy 2016")
     """Share of the target spread evenly over the classes; 0: none."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Compute type. auto: float16 on CUDA, bfloat16 on a CPU that has it in hardware, else float32."""
+    """Compute type. auto: float16 on CUDA; on a CPU bfloat16 where that is measured to be faster, else float32."""
     compile: Literal["off", "step"] = "off"
     """step: compile the network's forward and backward pass with torch.compile, ahead of the training; it counts in
     process_seconds alone. Where that is impossible, a line says so and it stays off."""
@@ -88,6 +91,8 @@ class Recipe(Checked):
             raise UserError(f"network.kind is {network}; allowed: with {optimizer} one with convolutions")
         whole = self.batch_size % self.ghost_batch == 0
         self._require("batch_size", whole, f"a multiple of network.ghost_batch, {self.ghost_batch}")
+        whole = not any(images % self.ghost_batch for images in self.early_batches)
+        self._require("early_batches", whole, f"multiples of network.ghost_batch, {self.ghost_batch}")
 
     @property
     def ghost_batch(self) -> int:

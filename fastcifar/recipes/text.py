@@ -1,8 +1,9 @@
 """Recipes and their fields as text: one grammar for TOML files, FIELD=VALUE words, flags and keyword arguments.
 
 A value is TOML's: a number, true or false, a list in brackets, a word in quotes. On the command line a word needs no
-quotes, and a list may be written as several words. A field goes by its dotted name, `optimizer.lr`. The kind of an open
-section is its field `kind`, or the section's own value: `network = "mlp"` takes that kind with its defaults.
+quotes, and a list may be written as several words, or as one word with spaces. A field goes by its dotted name,
+`optimizer.lr`. The kind of an open section is its field `kind`, or the section's own value: `network = "mlp"` takes
+that kind with its defaults.
 
 A file may leave fields out: they keep DavidNet's values, or those of the kind that it names. It never imports code.
 """
@@ -191,7 +192,11 @@ def read_value(words: str | Sequence[str], hint: Any) -> Any:
     if get_origin(hint) is not tuple:
         return _toml(words)
     value = _toml(words)
-    return value if isinstance(value, list) else [read_value(words, _item_hint(hint))]
+    if isinstance(value, list):
+        return value
+    if len(words.split()) > 1 and "[" not in words and _item_hint(hint) is not str:
+        return read_value(words.split(), hint)
+    return [read_value(words, _item_hint(hint))]
 
 
 def field_hints(recipe: Recipe) -> dict[str, Any]:

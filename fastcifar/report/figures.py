@@ -37,7 +37,7 @@ class Line:
     faint: bool = False
     """Thin and pale, as for one of several runs of which another line is the mean."""
     intervals: Sequence[tuple[float, float] | None] = ()
-    """For each point the interval that its bar shows; none where empty."""
+    """For each point the interval that its bar shows, upright or, in a figure with `rows`, level; none where empty."""
     marks: bool = False
     """Marks at the points, and no line between them."""
 
@@ -53,6 +53,8 @@ class Figure:
     """The x of an upright dashed line; None: no line."""
     ticks: tuple[str, ...] = ()
     """Names for the places 0, 1, ... of the x axis; empty: whole numbers."""
+    rows: tuple[str, ...] = ()
+    """Names for the places 0, 1, ... of the y axis, from the top; then x is a measure. Empty: y is one."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
@@ -68,10 +70,10 @@ class Figure:
         files = [Path(f"{stem}.{form}") for form in FORMATS]
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
-            canvas = Canvas(figsize=(6.4, 4.2), layout="constrained")
+            canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows))), layout="constrained")
             axes = canvas.add_subplot()
             for line in self.lines:
-                self._draw(axes, line)
+                self._draw(axes, line, bool(self.rows))
             if self.dashed_at is not None:
                 axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
             if self.title:
@@ -81,6 +83,9 @@ class Figure:
             axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
             if self.ticks:
                 axes.set_xticks(range(len(self.ticks)), list(map(_tick, self.ticks)))
+            elif self.rows:
+                axes.set_yticks(range(len(self.rows)), list(map(_tick, self.rows)))
+                axes.set_ylim(len(self.rows) - 0.5, -0.5)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
@@ -94,7 +99,7 @@ class Figure:
         return files
 
     @staticmethod
-    def _draw(axes: Any, line: Line) -> None:
+    def _draw(axes: Any, line: Line, level: bool = False) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
         style: dict[str, Any] = {"color": f"C{line.color}", "label": _label(line.label)}
@@ -106,8 +111,10 @@ class Figure:
             style |= {"marker": "o"}
         intervals = [line.intervals[place] or (math.nan, math.nan) for place, _ in kept] if line.intervals else []
         if not all(math.isnan(low) for low, _ in intervals):
-            reach = [(y - low, high - y) for y, (low, high) in zip(y, intervals, strict=True)]
-            axes.errorbar(x, y, yerr=list(zip(*reach, strict=True)), capsize=3, **style)
+            measured = x if level else y
+            reach = [(mean - low, high - mean) for mean, (low, high) in zip(measured, intervals, strict=True)]
+            bars = {"xerr" if level else "yerr": list(zip(*reach, strict=True))}
+            axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)
 

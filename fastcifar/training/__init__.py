@@ -5,7 +5,7 @@ from fastcifar.phases import process_seconds
 from fastcifar.record import EpochRow, RunRecord
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.checkpoint import Checkpoints
-from fastcifar.training.device import describe_device, resolve_dtype
+from fastcifar.training.device import convolution_seconds, describe_device, resolve_dtype
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Listener
@@ -25,6 +25,7 @@ __all__ = [
     "Stopwatch",
     "Trainer",
     "TrainingState",
+    "convolution_seconds",
     "describe_device",
     "estimate_statistics",
     "evaluate",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -12,15 +16,96 @@ import torch
 from fastcifar.host import ProcessSetting
 from fastcifar.record import DeviceFacts
 
+_CPU_TYPES = (torch.float32, torch.bfloat16)
+"""The types that "auto" chooses from on a CPU."""
+_MARGIN = 1.2
+"""It takes bfloat16 where float32 takes so many times as long: near 1, two measurements may not agree. Measured: 1.5 to
+1.7 with AVX512-BF16, 0.4 and below where bfloat16 is emulated."""
+_SECONDS, _FEWEST_ROUNDS, _CLEAR = 0.03, 8, 4.0
+"""Rounds that are measured: as many as fit into this time, but at least so many, or one where a type is so many times
+as fast as the other."""
 
-def resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
-    """Return the compute type for a recipe's `dtype`: "auto" is float16 on CUDA, bfloat16 on a CPU with hardware for it
-    (its emulation is slower than float32), else float32."""
+
+def resolve_dtype(dtype: str, device: torch.device, kept: object = None) -> torch.dtype:
+    """Return the compute type for a recipe's `dtype`: "auto" is float16 on CUDA; on a CPU bfloat16 where a convolution
+    is faster in it, by `convolution_seconds`, else float32.
+
+    kept: the name of the type that the same training had before, where it had one: "auto" stays with it on a CPU.
+    """
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cuda":
         return torch.float16
-    return torch.bfloat16 if _cpu_has_bfloat16() else torch.float32
+    for known in _CPU_TYPES:
+        if kept == str(known).removeprefix("torch."):
+            return known
+    seconds = convolution_seconds()
+    return torch.bfloat16 if seconds[torch.bfloat16] * _MARGIN < seconds[torch.float32] else torch.float32
+
+
+def convolution_seconds() -> dict[torch.dtype, float]:
+    """Return what a 3x3 convolution and both its gradients take on one core of this CPU in float32 and in bfloat16, in
+    seconds, infinite for a type that it cannot be computed in. What the CPU lists does not tell: oneDNN may be held to
+    older instructions (ONEDNN_MAX_CPU_ISA), and not every CPU with bfloat16 is faster in it.
+
+    Measured once in a process, in some 50 ms. On one core, since threads that wait for a busy one hide the difference;
+    in a thread of its own, whose settings nobody else sees.
+    """
+    with _MEASURING:
+        return dict(_convolution_seconds())
+
+
+_MEASURING = threading.Lock()
+
+
+@lru_cache
+def _convolution_seconds() -> dict[torch.dtype, float]:
+    with ThreadPoolExecutor(1) as one:
+        return one.submit(_measure_convolutions).result()
+
+
+def _measure_convolutions() -> dict[torch.dtype, float]:
+    """Return the sum of each pass's best time, the types in turn. Sets the number of torch's threads for threads that
+    are still to come (those of others are their own), and restores it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        passes = {dtype: _passes(dtype) for dtype in _CPU_TYPES}
+        best = {dtype: [math.inf] * len(calls) for dtype, calls in passes.items()}
+        rounds, end, ratio = 0, time.perf_counter() + _SECONDS, 1.0
+        while time.perf_counter() < end or (rounds < _FEWEST_ROUNDS and 1 / _CLEAR < ratio < _CLEAR):
+            for dtype, calls in passes.items():
+                for number, call in enumerate(calls):
+                    start = time.perf_counter()
+                    call()
+                    best[dtype][number] = min(best[dtype][number], time.perf_counter() - start)
+            wide, half = (sum(best[dtype]) or math.inf for dtype in _CPU_TYPES)
+            rounds, ratio = rounds + 1, wide / half
+    finally:
+        torch.set_num_threads(threads)
+    return dict(zip(_CPU_TYPES, (wide, half), strict=True))
+
+
+def _passes(dtype: torch.dtype) -> list[partial]:
+    """Return the passes of a convolution of two images as in the middle of a network, after a first call of each, whose
+    kernels are now made; none where torch cannot compute them in `dtype`."""
+    like = {"dtype": dtype, "device": "cpu"}
+    images, filters = (
+        torch.ones(shape, **like).contiguous(memory_format=torch.channels_last)
+        for shape in ((2, 64, 15, 15), (64, 64, 3, 3))
+    )
+    how = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+    gradients = [
+        partial(torch.ops.aten.convolution_backward, images, images, filters, *how, mask)
+        for mask in ([True, False, False], [False, True, False])
+    ]
+    calls = [partial(torch.ops.aten.convolution, images, filters, *how), *gradients]
+    try:
+        for call in calls:
+            call()
+    except RuntimeError:
+        return []
+    return calls
 
 
 # Where torch.testing has frozen its flags, torch.backends.cudnn.benchmark can't be set; these can, as flags() does.
@@ -46,10 +131,6 @@ def _cpuinfo() -> str:
         return Path("/proc/cpuinfo").read_text()
     except OSError:
         return ""
-
-
-def _cpu_has_bfloat16() -> bool:
-    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in _cpuinfo() or "amx_bf16" in _cpuinfo())
 
 
 def _cpu_name() -> str:

@@ -7,7 +7,6 @@ from collections import deque
 import torch
 
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.recipes import Recipe
 from fastcifar.record import EpochRow
 from fastcifar.training.stopwatch import Lap
 from fastcifar.training.timeline import Epoch, Timeline
@@ -17,12 +16,12 @@ class History:
     """The rows of a training's epochs. Only `settle` waits for the device: the metrics of each epoch are copied to a
     place of their own in (pinned) host memory when the device gets there."""
 
-    def __init__(self, recipe: Recipe, timeline: Timeline, device: torch.device) -> None:
+    def __init__(self, timeline: Timeline, device: torch.device) -> None:
         pinned = device.type == "cuda"
         self.rows: list[EpochRow] = []
         self.failed: tuple[str, int] | None = None
         """Which loss is not finite, and its step, from 0; `Trainer` says why it may be."""
-        self._timeline, self._batch_size = timeline, recipe.batch_size
+        self._timeline = timeline
         self._first, self._settled = timeline.total_steps, 0
         self._losses = torch.empty(timeline.total_steps, dtype=torch.float32, pin_memory=pinned)
         self._correct = torch.empty(len(timeline.epochs), dtype=torch.int64, pin_memory=pinned)
@@ -68,8 +67,10 @@ class History:
     def mean_loss(self, step: int) -> float | None:
         """Return the mean loss of the batch of `step`, from 0; None where it is not known: not settled, or of a process
         before this one."""
-        known = self._first <= step < self._settled
-        return self._losses[step].item() / self._batch_size if known else None
+        if not self._first <= step < self._settled:
+            return None
+        epoch = next(epoch for epoch in self._timeline.epochs if step < epoch.end)
+        return self._losses[step].item() / epoch.stage_of(step).images
 
     def _refuse_nonfinite(self, epoch: Epoch, losses: torch.Tensor) -> None:
         self._first, self._settled = min(self._first, epoch.first_step), epoch.end

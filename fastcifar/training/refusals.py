@@ -54,7 +54,10 @@ def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Time
         allowed = f"a multiple of the network's ghost batch, {ghost}"
         if recipe.batch_size % ghost:
             raise UserError(f"batch_size is {recipe.batch_size}; allowed: {allowed}")
-        for start, stop in (stage.part for stage in timeline.steps_by_stage() if stage.part):
-            if (stop - start) % ghost:
-                left = f"which leaves {stop - start} images for an epoch's last batch"
+        for batch in recipe.early_batches:
+            if batch % ghost:
+                raise UserError(f"early_batches has {batch}; allowed: {allowed}")
+        for images in (stage.images for stage in timeline.steps_by_stage() if stage.part):
+            if images % ghost:
+                left = f"which leaves {images} images for an epoch's last batch"
                 raise UserError(f"drop_last is false, {left}; allowed: true, or a batch_size that leaves {allowed}")

@@ -94,7 +94,7 @@ def replay_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[]
         trainer.rehearse()
     tensors, plan = trainer.step.tensors, _any_plan(trainer, trainer.dataset.train)
     tensors.begin(plan)
-    first = plan.rows(0, trainer.recipe.batch_size).clone()  # its copy takes a GPU next to no time
+    first = plan.rows(0, stage.batch).clone()  # its copy takes a GPU next to no time
     return _in_epochs_of_its_own(trainer, tensors, trainer.replays[stage], first, stage)
 
 

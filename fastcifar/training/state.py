@@ -15,7 +15,7 @@ from fastcifar.models import Network
 from fastcifar.optim import FlatOptimizer
 from fastcifar.optim.flat import copy_tensors
 from fastcifar.phases import Phases
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import Recipe, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import EpochRow
 from fastcifar.training.average import WeightAverage
@@ -38,7 +38,7 @@ class TrainingState:
     flat: weights, velocities, averages, running statistics.
     optimizer: its further state.
     average: the number of weights in the mean of the last ones.
-    tensors: the epoch's plan and the place in it, its losses so far, the losses by image.
+    tensors: the epoch's plan and the place in it, its losses so far, losses and visits by image.
     loss_scale: the factor of gradients.
     history: the rows of the epochs that are over; listeners were told of the first `told`.
     stopwatch: `train_seconds` so far.
@@ -81,7 +81,7 @@ class TrainingState:
     def begin_epoch(self, epoch: Epoch) -> None:
         """Draw the plan of `epoch` into the buffers that a captured step reads, and clear the metrics. Nothing waits
         for the device: images are chosen there, by their present losses."""
-        train, losses = self._dataset.train, self.tensors.image_losses
+        train, losses, visit_counts = self._dataset.train, self.tensors.image_losses, self.tensors.visit_counts
         visited = None if epoch.visits is None or losses is None else hardest(losses, epoch.visits)
         plan = EpochPlan.draw(
             len(train),
@@ -91,10 +91,13 @@ class TrainingState:
             image_size=train.side,
             size=epoch.stage.size,
             visited=visited,
+            visit_counts=visit_counts,
             transforms=self._recipe.transforms,
             device=train.device,
         )
         self.tensors.begin(plan)
+        if visit_counts is not None:
+            visit_counts[plan.indices[: epoch.images]] += 1
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` to the host; called within the stopwatch's block."""
@@ -112,6 +115,7 @@ class TrainingState:
             "seed": self.seed,
             "init": dict(self.init),
             "step": self.step,
+            "dtype": str(self.flat.dtype).removeprefix("torch."),
             "flat": self.flat.training_state(),
             "optimizer": self.optimizer.state_dict(),
             "averaged": self.average.count,
@@ -155,14 +159,15 @@ class TrainingState:
             ) from None
 
     def _refuse_another(self, of: Mapping[str, Any]) -> None:
-        there, here = dict(leaves(of)), dict(leaves(self._identity))
+        whole = {"recipe": dataclasses.asdict(recipe_from_dict(of["recipe"]))}  # new fields are at their defaults there
+        there, here = {**dict(leaves(whole)), **dict(leaves(of))}, dict(leaves(self._identity))
         for name in {**here, **there}:
             if there.get(name) != here.get(name):
                 raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
-        self.history = History(self._recipe, self._timeline, self._device)
+        self.history = History(self._timeline, self._device)
         self.stopwatch = Stopwatch(self._device)
 
 

@@ -34,6 +34,8 @@ class EpochTensors:
     correct: int64 `[1]`, right answers so far.
     image_losses: float32 `[N]`, of every training image at its last visit, infinite before the first; None where the
         recipe selects nothing by it.
+    visit_counts: int32 `[N]`, the visits of every training image, with those of the epoch; None where flips do not
+        depend on it.
     """
 
     def __init__(self, recipe: Recipe, dataset: Dataset, steps_per_epoch: int) -> None:
@@ -44,11 +46,15 @@ class EpochTensors:
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
         unknown = {"fill_value": torch.inf, "dtype": torch.float32, "device": device}
         self.image_losses = torch.full((count,), **unknown) if recipe.select.keep < 1 else None
+        by_visit = recipe.augment.flip == "by-visit"
+        self.visit_counts = torch.zeros(count, dtype=torch.int32, device=device) if by_visit else None
 
     def reset(self) -> None:
-        """Forget the losses of the images, as before a training."""
+        """Forget the losses and the visits of the images, as before a training."""
         if self.image_losses is not None:
             self.image_losses.fill_(torch.inf)
+        if self.visit_counts is not None:
+            self.visit_counts.zero_()
 
     def begin(self, plan: EpochPlan) -> None:
         """Copy the plan of a new epoch into the buffers that a captured step reads, and clear the metrics."""
@@ -101,9 +107,9 @@ class TrainingStep:
         if stage.part:  # a last batch that is not full, at a known place
             start, stop = stage.part
             batch, position = plan.rows(start, stop).batch(0, stop - start), torch.zeros_like(position)
-            losses = losses[start // recipe.batch_size :]
+            losses = losses[start // stage.batch :]
         else:
-            batch = plan.batch(position, recipe.batch_size)
+            batch = plan.batch(position, stage.batch)
 
         with record_function(PART + "augment"):
             normalization = {"mean": self.dataset.mean, "std": self.dataset.std}

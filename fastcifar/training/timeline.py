@@ -23,10 +23,17 @@ class Stage:
 
     size: int
     """Side of the images in pixels."""
+    batch: int
+    """Images in a full batch."""
     frozen: frozenset[str] = frozenset()
     """Names of the parameters that earlier stages trained and this one does not."""
     part: tuple[int, int] | None = None
     """Start and stop in the epoch's plan of a last batch that is not full; None: the next full batch."""
+
+    @property
+    def images(self) -> int:
+        """Images in a batch."""
+        return self.part[1] - self.part[0] if self.part else self.batch
 
 
 @dataclass(frozen=True)
@@ -66,13 +73,13 @@ class Timeline:
     """
 
     def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
-        augment, batch_size = recipe.augment, recipe.batch_size
+        augment, batch_size = recipe.augment, recipe.batch_size  # the largest: those of early epochs are no larger
         if images < batch_size and recipe.drop_last:
             raise UserError(f"batch_size is {batch_size}; allowed: up to the {images} training images")
         if max((side for side, _ in augment.early_crops), default=0) > size:
             crops = [list(crop) for crop in augment.early_crops]
             raise UserError(f"augment.early_crops is {crops}; allowed: sides up to {size}, that of the images")
-        self._recipe, self._images = recipe, images
+        self._recipe, self._images, self._side = recipe, images, size
         self.epochs: list[Epoch] = []
         self.total_steps = 0
         for number in range(math.ceil(recipe.epochs)):
@@ -80,9 +87,8 @@ class Timeline:
             steps = math.ceil(part * self._whole(number) - _ROUNDING)
             if not steps and self.epochs:
                 break
-            side = next((side for side, share in augment.early_crops if number < share * recipe.epochs), size)
             frozen = frozenset(name for name, start in (frozen_from or {}).items() if number >= start)
-            self.epochs.append(self._epoch(number, max(1, steps), Stage(side, frozen)))
+            self.epochs.append(self._epoch(number, max(1, steps), Stage(*self._sizes(number), frozen)))
             self.total_steps += self.epochs[-1].steps
             if self.total_steps > _MOST_STEPS:
                 steps = f"which takes more than {_MOST_STEPS:,} steps of batch_size {batch_size}"
@@ -90,8 +96,8 @@ class Timeline:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of an epoch of all images."""
-        return self._steps(self._images)
+        """Steps of an epoch of all images, in the smallest batches of the training."""
+        return self._steps(self._images, min(epoch.stage.batch for epoch in self.epochs))
 
     def epochs_from(self, step: int) -> list[Epoch]:
         """Return the epochs that still have steps after `step` steps."""
@@ -126,9 +132,9 @@ class Timeline:
         return step > start and (self.total_steps - step) % average.every == 0
 
     def _epoch(self, number: int, steps: int, stage: Stage) -> Epoch:
-        batch_size, visits = self._recipe.batch_size, self._selected(number)
-        images = min(steps * batch_size, visits or self._images)
-        over = images % batch_size
+        visits = self._selected(number)
+        images = min(steps * stage.batch, visits or self._images)
+        over = images % stage.batch
         last = dataclasses.replace(stage, part=(images - over, images)) if over else None
         return Epoch(number, self.total_steps, steps, images, visits, stage, last)
 
@@ -146,8 +152,16 @@ class Timeline:
 
     def _whole(self, number: int) -> int:
         """Return the steps of epoch `number` if it is not cut short."""
-        return self._steps(self._selected(number) or self._images)
+        return self._steps(self._selected(number) or self._images, self._sizes(number)[1])
 
-    def _steps(self, images: int) -> int:
-        whole, over = divmod(images, self._recipe.batch_size)
+    def _sizes(self, number: int) -> tuple[int, int]:
+        """Return the side of the images of epoch `number`, and how many make a batch."""
+        recipe = self._recipe
+        for place, (side, share) in enumerate(recipe.augment.early_crops):
+            if number < share * recipe.epochs:
+                return side, min([recipe.batch_size, *recipe.early_batches[place : place + 1]])
+        return self._side, recipe.batch_size
+
+    def _steps(self, images: int, batch: int) -> int:
+        whole, over = divmod(images, batch)
         return whole + (over > 0 and not self._recipe.drop_last)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import torch
 from torch import nn
 
-from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.catalogue import dataset_for
 from fastcifar.data import Dataset, Split, load_dataset, resolve_device
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
@@ -28,6 +28,7 @@ from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.record import EpochRow
 from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
+from fastcifar.training import refusals
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
@@ -39,12 +40,6 @@ from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.random import random_numbers_of
-from fastcifar.training.refusals import (
-    checked_arguments,
-    refuse_other_types,
-    refuse_uncallable,
-    refuse_uneven_ghost_batches,
-)
 from fastcifar.training.rehearse import rehearse, why_not_captured
 from fastcifar.training.run import Run
 from fastcifar.training.state import TrainingState
@@ -58,7 +53,7 @@ _PLAIN = EvaluateConfig(tta="none")
 @told
 def train(
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
-    data: Dataset | str = DEFAULT_DATASET,
+    data: Dataset | str | None = None,
     *,
     seed: int = 0,
     model: Callable[[int], nn.Module] | None = None,
@@ -78,7 +73,7 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file.
-    data: a dataset or its name, which `load_dataset` finds in `data_dir`.
+    data: a dataset or its name, which `load_dataset` finds in `data_dir`; None: what the recipe is made for.
     seed: names all random choices: initial weights, order, crops, flips, and those of `model` and `augment`.
     model: a class or function of the number of classes that returns an `nn.Module` in place of the recipe's network:
         images `[N, 3, H, W]`, normalized, to logits `[N, classes]`. Plain torch layers train in bfloat16 and float16
@@ -112,8 +107,8 @@ def train(
     recipe = change(recipe, changes) if changes else recipe
     device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
-        if isinstance(data, str):
-            data = load_dataset(data, data_dir, device, holdout)
+        if data is None or isinstance(data, str):
+            data = load_dataset(data or dataset_for(recipe.name), data_dir, device, holdout)
         elif holdout:
             data = data.hold_out(holdout)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
@@ -152,27 +147,32 @@ class Trainer:
         optimizer: Callable[..., torch.optim.Optimizer] | None = None,
         augment: Transform | None = None,
     ) -> None:
-        refuse_other_types(recipe, dataset)
-        refuse_uncallable(loss=loss, augment=augment)
+        refusals.refuse_other_types(recipe, dataset)
+        refusals.refuse_uncallable(loss=loss, augment=augment)
         self.recipe, self.phases, self._clocked = recipe, phases or Phases(), phases is None
         self.device = resolve_device(device)
-        self.dtype = resolve_dtype(recipe.dtype, self.device)
         mean, std = recipe.normalize.mean or dataset.mean, recipe.normalize.std or dataset.std
         self.dataset = dataclasses.replace(dataset.to(self.device), mean=mean, std=std)
-        self.own_model, self._loss, self._augment = model, loss, augment
-        self._scales = recipe.loss_scaling.dynamic and self.dtype == torch.float16
+        self.own_model, self._loss, self._optimizer, self._augment = model, loss, optimizer, augment
+        self._build(resolve_dtype(recipe.dtype, self.device))
+
+    @TORCH.applied()
+    def _build(self, dtype: torch.dtype) -> None:
+        """Make all that depends on the compute type."""
+        self.dtype, recipe = dtype, self.recipe
+        self._scales = recipe.loss_scaling.dynamic and dtype == torch.float16
         with self.phases("model and optimizer"):
             self.network, self.evaluated = (self.new_network(seed=0).to(self.device) for _ in range(2))
-            flat = FlatModel(self.network.module, self.dtype, wide_gradients=self._scales)
-            self.flat_evaluated = FlatModel(self.evaluated.module, self.dtype)
-            side, frozen_from = self.dataset.train.side, self.network.frozen_from
-            self.timeline = Timeline(recipe, len(dataset.train), side, frozen_from)
-            refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
+            flat = FlatModel(self.network.module, dtype, wide_gradients=self._scales)
+            self.flat_evaluated = FlatModel(self.evaluated.module, dtype)
+            train, frozen_from = self.dataset.train, self.network.frozen_from
+            self.timeline = Timeline(recipe, len(train), train.side, frozen_from)
+            refusals.refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
-            flat_optimizer = build_optimizer(flat, recipe, self.total_steps, optimizer)
+            flat_optimizer = build_optimizer(flat, recipe, self.total_steps, self._optimizer)
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
-            own = any(part is not None for part in (model, loss, optimizer, augment))
+            own = any(part is not None for part in (self.own_model, self._loss, self._optimizer, self._augment))
             random = random_numbers_of(self.network, recipe, self.device, own)
             self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random, self.phases)
         self._modes = modes(self.network)
@@ -216,15 +216,18 @@ class Trainer:
         init: the weights to begin with: fresh ones, `WarmStart` or `ShrinkPerturb`, whose noise is drawn from `seed`.
         until_train_accuracy: end after the first epoch with this fraction of right answers while training (the rule of
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
-        resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`.
+        resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`; its dtype stays.
 
         Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit.
         """
         if self._clocked:
             self.phases.restart()
-        seed, eval_every, evaluate_at_start, until_train_accuracy = checked_arguments(
+        seed, eval_every, evaluate_at_start, until_train_accuracy = refusals.checked_arguments(
             seed, eval_every, evaluate_at_start, until_train_accuracy, init
         )
+        kept = resume.get("dtype") if isinstance(resume, Mapping) else None
+        if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
+            self._build(dtype)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), cudnn_search(recipe.cudnn_search), state.random:
@@ -236,7 +239,6 @@ class Trainer:
                 rows.append(self._epoch_zero())
             if state.step < self.total_steps and not state.history.has_reached(until_train_accuracy):
                 audience.tell_row()
-
             for epoch in self.timeline.epochs_from(state.step):
                 if state.history.has_reached(until_train_accuracy):
                     state.optimizer.finish()
@@ -249,7 +251,6 @@ class Trainer:
                             with watch.paused():
                                 audience.tell("on_step", state.step, self.total_steps)
                     self.end_epoch(epoch)
-
                 is_last = epoch is epochs[-1]
                 is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
                 is_watched = audience.hears_steps or audience.hears_epochs or until_train_accuracy is not None
@@ -395,6 +396,5 @@ class Trainer:
         if not mean.count:  # the training ended before the first was due
             mean.add()
         self.flat_evaluated.load_average(self.state.flat)
-        batch_size = self.recipe.batch_size
-        estimate_statistics(self.evaluated, self.dataset.train, average.images, batch_size, self.dtype)
+        estimate_statistics(self.evaluated, self.dataset.train, average.images, self.recipe.batch_size, self.dtype)
         self._has_average = True

@@ -1,7 +1,7 @@
 """2x2 max-pool (optional), ghost or plain batch norm, activation and residual (optional), fused, with the gradient.
 
-This file: the operators and the public functions. The specification is in reference.py, the CPU's path in native.py,
-the Triton kernels in forward.py and backward.py.
+This file: the operators and the public functions. The specification is in reference.py, the path
+of CPUs in norm_act_pool.cpp or, without a compiler, native.py, the Triton kernels in forward.py and backward.py.
 
 Roofline, half precision, n elements in and m out (m = n, or n / 4 with pool). Forward, two launches: read x (2n bytes;
 with pool write the pooled x and its argmax, 3m), then read 2m, write 2m, read a residual 2m. Backward, two launches:
@@ -40,7 +40,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastcifar.kernels.cpp import use_cpp
 from fastcifar.kernels.launch import use_triton
+from fastcifar.kernels.norm_act_pool.cpp import SOURCE, cpp_backward, cpp_forward, cpp_inference
 from fastcifar.kernels.norm_act_pool.native import (
     dense,
     empty_images,
@@ -65,7 +67,7 @@ def _forward(x, *arguments):
         from fastcifar.kernels.norm_act_pool.forward import triton_forward
 
         return triton_forward(x, *arguments)
-    return native_forward(x, *arguments)
+    return cpp_forward(x, *arguments) if use_cpp(SOURCE, x) else native_forward(x, *arguments)
 
 
 def _forward_fake(x, bias, scale, running_mean, running_var, momentum, groups, *rest):
@@ -80,7 +82,7 @@ def _inference(x, *arguments):
         from fastcifar.kernels.norm_act_pool.forward import triton_inference
 
         return triton_inference(x, *arguments)
-    return native_inference(x, *arguments)
+    return cpp_inference(x, *arguments) if use_cpp(SOURCE, x) else native_inference(x, *arguments)
 
 
 def _inference_fake(x, mean, var, bias, scale, activation, alpha, pool, eps, residual, border):
@@ -111,6 +113,8 @@ def _backward(
         from fastcifar.kernels.norm_act_pool.backward import triton_backward
 
         sums = triton_backward(gradient, inputs, argmax, *rest)
+    elif use_cpp(SOURCE, inputs):
+        sums = cpp_backward(gradient, inputs, argmax, *rest)
     else:
         sums = native_backward(gradient, inputs, argmax, result, *rest)
     return x_gradient, *sums

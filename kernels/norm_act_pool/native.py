@@ -178,10 +178,17 @@ def native_forward(
     if border:
         clear_border(out)
     var = deviation.pow_(-2).sub_(eps).clamp_(min=0)
+    move_running(running_mean, running_var, mean, var, inputs.numel(), momentum)
+    return out, mean, var, pooled, argmax
+
+
+def move_running(
+    running_mean: Tensor | None, running_var: Tensor | None, mean: Tensor, var: Tensor, values: int, momentum: float
+) -> None:
+    """Move the running statistics, if any, towards those of the groups: of `values` values in all."""
     if running_mean is not None and running_var is not None:
         running_mean.lerp_(mean.mean(0), momentum)
-        running_var.lerp_(var.mean(0) * unbiased(inputs.numel() // mean.numel()), momentum)
-    return out, mean, var, pooled, argmax
+        running_var.lerp_(var.mean(0) * unbiased(values // mean.numel()), momentum)
 
 
 def native_inference(

@@ -133,14 +133,17 @@ def test_steps_are_timed_in_turn(with_itself, tmp_path, monkeypatch):
             return ask(request, timeout)
 
         monkeypatch.setattr(worker, "ask", ask)
-    record = time_steps(with_itself, TINY, "float32", rounds=5)
+    step, whole = time_steps(with_itself, TINY, "float32", rounds=5)
     assert asked == ["base", "this", "this", "base"] * 3, "a round that is not counted, and five"
-    assert record["n"] == len(record["step_seconds"]) == len(record["base_step_seconds"]) == 5
-    assert min(record["step_seconds"] + record["base_step_seconds"]) > 0
-    ratios = [this / base for this, base in zip(record["step_seconds"], record["base_step_seconds"], strict=True)]
-    assert record["spread"] == f"{min(ratios):.3f} to {max(ratios):.3f}"
-    assert record["value"] == f"{sorted(ratios)[2]:.3f} of its time"
-    assert append(tmp_path / "results.jsonl", record, "cpu")["command"].startswith("python -m bench.golden --base DIR")
+    count = TINY.epochs * (50_000 // TINY.batch_size)
+    for record, times in ((step, 1), (whole, count)):
+        assert record["n"] == len(record["seconds"]) == len(record["base_seconds"]) == 5
+        assert record["seconds"] == pytest.approx([times * seconds for seconds in step["seconds"]])
+        ratios = [this / base for this, base in zip(record["seconds"], record["base_seconds"], strict=True)]
+        assert min(ratios) > 0
+        assert record["spread"] == f"{min(ratios):.3f} to {max(ratios):.3f}"
+        assert record["value"] == f"{sorted(ratios)[2]:.3f} of its time"
+    assert append(tmp_path / "results.jsonl", step, "cpu")["command"].startswith("python -m bench.golden --base DIR")
 
 
 def test_a_worker_checks_what_it_imported(tmp_path):

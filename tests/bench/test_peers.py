@@ -1,14 +1,17 @@
 """Other people's programs, each read from its checkout, adapted and set beside a recipe of equal work."""
 
+import copy
 import os
 import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from bench.peers import Worker
-from bench.peers.adapt import compose, load_module, normalize, read_code, to_tensor
+from bench.peers.adapt import compose, half_newton_schulz, in_half, load_module, normalize, read_code, to_tensor
 from bench.peers.cifar10_fast import ghost_order, load_peer
 from bench.peers.clocks import read_clocks
 from bench.peers.harness import Harness
@@ -29,6 +32,34 @@ def test_images_are_normalized_in_their_own_type_and_layout():
     image = torch.randint(256, (8, 8, 3), dtype=torch.uint8)
     out = compose([to_tensor(), normalize((0.5,) * 3, (0.5,) * 3)])(image)
     torch.testing.assert_close(out, image.permute(2, 0, 1) / 127.5 - 1)
+
+
+def test_weights_of_float32_compute_in_bfloat16_and_a_copy_has_its_own():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5)).half()
+    network = in_half(network)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        copied[3].weight.zero_()
+    images, kinds = torch.randn(6, 3, 4, 4).bfloat16(), []
+    network[0].register_forward_hook(lambda layer, inputs, out: kinds.append(out.dtype))
+    logits = network(images)
+    assert logits.dtype == torch.float32 and kinds == [torch.bfloat16]
+    assert torch.equal(logits, logits.bfloat16().float()), "computed in bfloat16"
+    assert torch.equal(copied(images), copied[3].bias.bfloat16().float().expand(6, 5))
+    logits.sum().backward()
+    assert {(p.dtype, p.grad.dtype) for p in network.parameters()} == {(torch.float32, torch.float32)}
+    with torch.no_grad():  # an update that bfloat16 would round away counts
+        before = network(images)
+        for _ in range(64):
+            network[3].weight.add_(network[3].weight, alpha=2**-11)
+        assert not torch.equal(network(images), before)
+
+
+def test_their_newton_schulz_iterations_are_in_bfloat16():
+    module = types.ModuleType("theirs")
+    module._ns_all = lambda gradients, *rest: ([each.dtype for each in gradients], *rest)
+    half_newton_schulz(module)
+    assert module._ns_all([torch.ones(2), torch.ones(3)], "shapes", 0.5) == ([torch.bfloat16] * 2, "shapes", 0.5)
 
 
 def test_a_shim_that_matches_nothing_is_refused(tmp_path):

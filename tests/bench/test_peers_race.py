@@ -7,7 +7,7 @@ import pytest
 
 from bench.peers import PeerError, race
 from bench.peers.__main__ import choose, main
-from bench.peers.programs import OURS
+from bench.peers.programs import OURS, PROGRAMS
 from bench.peers.race import Conditions, Race
 from fastcifar.errors import UserError
 
@@ -25,7 +25,7 @@ class InTurn:
     """A worker without a process: a step of theirs takes 8 s, of ours 1 s; it notes every run of the class."""
 
     turns: ClassVar[list] = []
-    started = 0.0
+    started, accuracy = 0.0, 0.94
 
     def __init__(self, peer, checkout, data, device, cache, timeout):
         if peer == "cifar10-speedrun":
@@ -38,7 +38,7 @@ class InTurn:
             raise PeerError("hlb-CIFAR10: it failed in round 2", "Traceback: it failed")
         self.turns.append(("ours" if self.ours else self.peer, steps, seed))
         seconds = [1.0 if self.ours else 8.0] * (steps or 0)
-        return {**result_of(seconds, 8.0, 2.0, 0.94), "steps": steps or 75, "seconds": sum(seconds)}
+        return {**result_of(seconds, 8.0, 2.0, self.accuracy), "steps": steps or 75, "seconds": sum(seconds)}
 
     def close(self):
         self.turns.append((self.peer, "closed"))
@@ -103,6 +103,32 @@ def test_whole_trainings_are_those_of_our_recipe_with_the_same_aim(turns, tmp_pa
     assert outcomes["cifar10-fast"].factors() == [4.0], "it leaves the evaluation out, and so does train_seconds"
     assert outcomes["warm_start"].measured == "training step" and ("warm_start", 200, 1) in turns
     assert outcomes["cifar10-fast"].row()["theirs"] == "8.00 s, 94.00% (bfloat16)"
+
+
+@pytest.mark.parametrize(("accuracy", "counts"), [(0.9375, True), (0.936, False)])
+def test_a_time_counts_only_where_the_accuracy_is_its_own(turns, tmp_path, capsys, monkeypatch, accuracy, counts):
+    monkeypatch.setattr(InTurn, "accuracy", accuracy)
+    peer = "airbench94_muon"
+    code, rows, (record,), _ = run_main(tmp_path, capsys, "--only", peer, "--whole")
+    assert (code, record["table"], record["factors"]) == ((0, "peers", [1.0, 1.0]) if counts else (1, None, []))
+    row = record["row"]
+    assert row["theirs"] == f"8.00 s, {accuracy:.2%} (bfloat16)" and len(record["runs"]["theirs"]) == 2
+    missed = "left out: 93.60% is not its own 94.01%"
+    assert (row["our factor"], row["spread"]) == (("1.00", "1.00 to 1.00") if counts else ("-", missed))
+    assert record["missed"] == ("" if counts else missed) and row["spread"] in rows[peer]
+    assert record["command"] == f"python -m bench.peers --checkouts DIR --only {peer} --device cpu --whole"
+    assert [turn[:2] for turn in turns[:4]] == [(peer, 1), ("ours", 1), (peer, None), ("ours", None)]
+
+
+def test_steps_need_no_accuracy(turns, tmp_path, monkeypatch):
+    monkeypatch.setattr(InTurn, "accuracy", 0.1)
+    outcome = race.race("airbench94_muon", tmp_path, Conditions(steps=2, gap=0), rounds=1)
+    assert outcome.factors() == [2.0] and not outcome.missed
+
+
+@pytest.mark.parametrize("name", [name for name, program in PROGRAMS.items() if program.rival])
+def test_every_peer_that_is_trained_whole_has_an_accuracy_to_reach(name):
+    assert 0.93 < (PROGRAMS[name].accuracy or 0) < 0.97
 
 
 def test_a_cold_start_is_the_first_run_of_a_fresh_process(turns, tmp_path, capsys):

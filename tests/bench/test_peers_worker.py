@@ -43,7 +43,9 @@ class Loader:
 class CifarNet(nn.Module):
     def __init__(self):
         super().__init__()
-        self.head = nn.Linear(3, 10).half()
+        self.head = nn.Linear(3, 10)
+        for mod in self.modules():
+            mod.half()
     def forward(self, x):
         return twice(self.head(x.mean((2, 3))))
 

@@ -9,11 +9,11 @@ from fastcifar.data.synthetic import make_synthetic
 
 @pytest.fixture
 def few_images(monkeypatch, tmp_path):
-    """Run commands in an empty folder, on a synthetic set that is smaller than users have it; CIFAR-10 is out of
-    reach."""
+    """Run commands in an empty folder, on a synthetic set that is smaller than users have it; what is downloaded is
+    out of reach."""
 
     def load(name, data_dir, device, holdout=0, mirror=None):
-        if name == "cifar10":
+        if name != "synthetic":
             raise DownloadError("https://a.place", "no network")
         dataset = make_synthetic(train_size=256, test_size=64)
         return dataset.hold_out(holdout) if holdout else dataset

@@ -95,6 +95,24 @@ def test_nothing_but_the_standard_library_is_imported_at_its_top():
     assert done.stdout == "set()\n", done.stderr
 
 
+@pytest.mark.parametrize(("half", "dtype"), [(0.0005, "bfloat16"), (0.02, "float32")])
+def test_what_dtype_auto_takes_is_told_with_the_measured_times(monkeypatch, half, dtype):
+    for place in ("fastcifar.training.device", "fastcifar.training"):
+        seconds = {torch.float32: 0.001, torch.bfloat16: half}
+        monkeypatch.setattr(f"{place}.convolution_seconds", lambda seconds=seconds: seconds)
+    found = host.cpu().found
+    assert f"dtype auto is {dtype}: " in found and f"1 ms in float32 and {1e3 * half:.3g} ms in bfloat16" in found
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_apple_gpu_is_told_to_be_left_alone(monkeypatch, there):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(accelerator, "_driver", lambda: "")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there)
+    finding = accelerator.cuda()
+    assert finding.status == "ok" and ("MPS is not used: trainings use the CPU" in finding.found) == there
+
+
 @pytest.mark.parametrize(("used", "cores", "status"), [(2, 2, "ok"), (8, 2, "warn"), (2, 1.5, "warn"), (1, 4, "ok")])
 def test_more_threads_than_cores_are_told(monkeypatch, used, cores, status):
     monkeypatch.setattr(torch, "get_num_threads", lambda: used)

@@ -11,8 +11,9 @@ import pytest
 import fastcifar
 from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.cli import COMMANDS, main
+from fastcifar.errors import UserError
 from fastcifar.experiments import EXPERIMENTS
-from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, read_toml
+from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, get_recipe, read_toml, to_toml
 from fastcifar.recipes.declare import field_docs
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.page import tricks_page
@@ -285,9 +286,37 @@ def test_the_help_lists_kinds_and_data_sets_with_a_line_each(capsys, command):
     out = plain(capsys)
     assert "resnet18: ResNet-18's shape (He 2015, as in torchvision)" in out
     assert "Adam: Adam (Kingma and Ba 2014)" in out
-    if command != "flops":
-        assert f"(default: {DEFAULT_DATASET})" in out
-        assert all(f"{name}: {entry.summary}" in out for name, entry in DATASETS.items())
+    assert f"(default: {DEFAULT_DATASET})" in out
+    assert all(f"{name}: {entry.summary}" in out for name, entry in DATASETS.items())
+
+
+@pytest.mark.parametrize(
+    ("line", "dataset"),
+    [
+        ("train --recipe speedrun100", "cifar100"),
+        ("train --recipe speedrun100 --name mine", "cifar100"),
+        ("train --recipe mine.toml", "cifar100"),
+        ("train --recipe speedrun100 --dataset cifar10", "cifar10"),
+        ("train --recipe speedrun94", "cifar10"),
+        ("ablate --recipe speedrun100", "cifar100"),
+        ("compare speedrun100 davidnet", "cifar100"),
+        ("compare davidnet speedrun100", "cifar10"),
+    ],
+)
+def test_a_recipe_trains_on_the_data_set_that_it_is_made_for_unless_another_is_named(
+    line, dataset, tmp_path, monkeypatch, capsys
+):
+    asked = []
+
+    def load(name, *_):
+        asked.append(name)
+        raise UserError("enough")
+
+    monkeypatch.setattr("fastcifar.data.load_dataset", load)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(to_toml(get_recipe("speedrun100")))
+    assert main(line.split()) == 2
+    assert (asked, capsys.readouterr().err) == ([dataset], "fastcifar: enough\n")
 
 
 def test_the_fields_of_a_recipe_stand_after_the_flags_of_the_run(capsys):

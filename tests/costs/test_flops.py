@@ -70,6 +70,12 @@ def test_early_crops_and_left_out_images_are_counted_as_they_are_trained():
     small, large = (stage.step for stage in count.stages)
     assert small.macs / large.macs == pytest.approx((24 / 32) ** 2, abs=1e-3)
     assert count.training_flop == 2 * (194 * small.macs + 145 * large.macs)
+    smaller = count_recipe(dataclasses.replace(recipe, early_batches=(256,)))
+    assert [(stage.step.batch, stage.steps) for stage in smaller.stages] == [(256, 2 * 195), (512, 97 + 48)]
+    assert smaller.stages[0].step.macs == pytest.approx(small.macs / 2, rel=1e-3)
+    resized = count_recipe(dataclasses.replace(recipe, augment=Augment(early_crops=((24, 0.5),), early="resize")))
+    assert resized.training_flop == count.training_flop
+    assert resized.moved_bytes - count.moved_bytes == 194 * 512 * 3 * (32**2 - 24**2)  # the whole image is read
 
 
 def test_a_bias_that_is_frozen_later_takes_its_input_gradient_with_it():
@@ -181,3 +187,12 @@ def test_a_last_batch_that_is_not_full_is_counted_as_it_is():
     full, rest = count_recipe(recipe).stages
     assert [(stage.steps, stage.step.batch) for stage in (full, rest)] == [(2 * 97, 512), (2, 336)]
     assert rest.step.macs * 512 == full.step.macs * 336
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "classes"), [("davidnet", None, 10), ("davidnet", 7, 7), ("speedrun100", None, 100)]
+)
+def test_the_classifier_has_the_classes_that_are_given_or_those_of_the_recipes_data_set(name, given, classes):
+    count = count_recipe(dataclasses.replace(get_recipe(name), epochs=1), classes=given)
+    for layer in (count.stages[0].step.layers[-1], count.evaluation.layers[-1]):
+        assert (layer.name, layer.output_shape) == ("classifier", (classes,))

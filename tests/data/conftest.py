@@ -1,4 +1,4 @@
-"""A CIFAR-10 of 20 images a batch, in every form of the official one, made without network."""
+"""A CIFAR-10 and a CIFAR-100 of 120 images, in every form of the official ones, made without network."""
 
 import hashlib
 import struct
@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastcifar.data.cifar10 import Archive, Release
+from fastcifar.data.releases import CIFAR10, CIFAR100, Archive, Release
 
-RECORDS = 20
+RELEASES = {
+    each.name: replace(each, records=records) for each, records in ((CIFAR10, (20,) * 6), (CIFAR100, (100, 20)))
+}
 
 
-def write_as_python_2(labels, pixels, fortran=False):
+def write_as_python_2(labels, pixels, fortran=False, field=b"labels"):
     """Return a batch as Python 2 and its numpy wrote the official ones, with strings as bytes."""
 
     def short(text):
@@ -30,7 +32,7 @@ def write_as_python_2(labels, pixels, fortran=False):
     numbers = b"]q\5(" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
     names = b"]q\x0c(" + b"".join(short(b"leptodactylus_s_%06d.png" % place) for place in range(len(labels))) + b"e"
     start = b"\x80\2}q\1(" + short(b"batch_label") + b"q\2" + short(b"training batch 1 of 5") + b"q\3"
-    fields = short(b"labels") + b"q\4" + numbers + short(b"data") + b"q\6" + array + short(b"filenames") + names
+    fields = short(field) + b"q\4" + numbers + short(b"data") + b"q\6" + array + short(b"filenames") + names
     return start + fields + b"u."
 
 
@@ -46,11 +48,11 @@ class Small:
 
     @property
     def binary(self) -> Path:
-        return self.folder / "cifar-10-batches-bin"
+        return self.folder / self.release.binary.folder
 
     @property
     def python(self) -> Path:
-        return self.folder / "cifar-10-batches-py"
+        return self.folder / self.release.python.folder
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -78,21 +80,33 @@ def python2_pickle():
 
 @pytest.fixture
 def small(tmp_path) -> Small:
+    return make_small("cifar10", tmp_path)
+
+
+def make_small(name: str, tmp_path: Path) -> Small:
+    """Write the small release of this name to a folder "official"."""
     random = np.random.default_rng(7)
-    images = random.integers(0, 256, (6 * RECORDS, 32, 32, 3), dtype=np.uint8)
-    labels = random.permutation(np.arange(len(images)) % 10)
+    release = RELEASES[name]
+    used, classes = release.labels[-1]
+    images = random.integers(0, 256, (120, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(120) % classes
+    labels[:100] = random.permutation(labels[:100])
+    coarse = [labels % classes for _, classes in release.labels[:-1]]
+    columns = np.stack([*coarse, labels], axis=1).astype(np.uint8)
     folder = tmp_path / "official"
-    release = Release(records=RECORDS)
     for archive in release.archives:
         (folder / archive.folder).mkdir(parents=True)
-        for number, name in enumerate(archive.batches):
-            rows = slice(number * RECORDS, (number + 1) * RECORDS)
-            planes = images[rows].transpose(0, 3, 1, 2).reshape(RECORDS, -1)
+        end = 0
+        for batch, records in zip(archive.batches, release.records, strict=True):
+            rows = slice(end, end := end + records)
+            planes = images[rows].transpose(0, 3, 1, 2).reshape(records, -1)
             if archive is release.binary:
-                content = np.concatenate([labels[rows, None].astype(np.uint8), planes], axis=1).tobytes()
+                content = np.concatenate([columns[rows], planes], axis=1).tobytes()
             else:
-                content = write_as_python_2(labels[rows], planes)
-            (folder / archive.folder / name).write_bytes(content)
+                content = write_as_python_2(labels[rows], planes, field=used.encode())
+            (folder / archive.folder / batch).write_bytes(content)
         pack(folder / archive.folder, folder / archive.filename)
     binary, python = (published(archive, folder / archive.filename) for archive in release.archives)
+    # None of these files is official: no md5 of a batch is known.
+    binary, python = replace(binary, batch_md5=()), replace(python, batch_md5=())
     return Small(folder, replace(release, binary=binary, python=python), images, labels)

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastcifar.data import Augment, Dataset, Loader, Split, describe, load_dataset, subset_indices
+from fastcifar.data import Augment, Dataset, Loader, Split, describe, load_dataset, resolve_device, subset_indices
 from fastcifar.data.dataset import fingerprint
 from fastcifar.errors import UserError
 
@@ -286,6 +286,7 @@ def test_what_is_no_whole_number_is_refused(wrong):
 def test_a_device_that_is_not_there_is_refused_before_the_work(device, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr("fastcifar.data.synthetic.make_synthetic", None)  # nothing is loaded
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     dataset = make_dataset([0, 1, 2])
     for call in (
         lambda: load_dataset("synthetic", device=device),
@@ -295,6 +296,12 @@ def test_a_device_that_is_not_there_is_refused_before_the_work(device, monkeypat
             UserError, match=f"^device is {device!r}(; allowed: auto, cpu, cuda|, but torch finds no CUDA)"
         ):
             call()
+
+
+def test_auto_is_the_cpu_where_there_is_no_gpu_but_apples(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device("auto") == torch.device("cpu")
 
 
 def test_the_repr_of_a_dataset_is_a_line():

@@ -19,10 +19,11 @@ import pytest
 from rich.console import Console
 
 from fastcifar.cli import main
-from fastcifar.data import DownloadError, cifar10, describe, download, load_dataset
+from fastcifar.data import DownloadError, cifar, describe, download, load_dataset
 from fastcifar.data import cache as caching
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_release
 from fastcifar.data.fetch import LIMITS, Home, Limits
+from fastcifar.data.releases import CIFAR10, CIFAR100
 from fastcifar.errors import Notice, UserError
 from tests.data import server as serving
 
@@ -58,7 +59,7 @@ def cache(tmp_path):
 
 def failed(small, cache, message):
     with pytest.raises(DownloadError, match=message) as caught:
-        load_cifar10(None, small.release, cache)
+        load_release(small.release, None, cache)
     line = str(caught.value)
     assert isinstance(caught.value, UserError) and "\n" not in line
     assert line.startswith(f"cannot download {small.release.homes[0]}: ")
@@ -70,12 +71,12 @@ def held(cache):
 
 
 def test_missing_data_is_downloaded_once_and_kept_unpacked(small, server, cache):
-    first = load_cifar10(None, small.release, cache)
+    first = load_release(small.release, None, cache)
     assert first.train.labels.tolist() == small.labels[:100].tolist()
     assert np.array_equal(first.test.images, small.images[100:])
     assert held(cache) == ["cifar-10-batches-bin"]
     assert len(server.asked) == 1
-    second = load_cifar10(None, small.release, cache)
+    second = load_release(small.release, None, cache)
     assert len(server.asked) == 1
     assert second.sha256 == first.sha256
     assert second.source == first.source == str(cache / "cifar-10-batches-bin")
@@ -86,14 +87,15 @@ def test_a_home_with_the_python_archive_is_as_good(small, server, cache):
         small.release, homes=(f"{server.url}/no/{BINARY}?x=1", f"{server.url}/{PYTHON}")
     )
     (small.folder / BINARY).unlink()
-    dataset = load_cifar10(None, small.release, cache)
+    dataset = load_release(small.release, None, cache)
     assert np.array_equal(dataset.train.images, small.images[:100])
     assert held(cache) == ["cifar-10-batches-py"]
     assert dataset.verified == "checksums made from the official archive"
 
 
-def test_the_official_home_is_first_in_the_catalogue_and_every_home_has_a_known_archive():
-    homes = cifar10._homes(cifar10.Release(), None)
+@pytest.mark.parametrize("release", [CIFAR10, CIFAR100], ids=lambda release: release.name)
+def test_the_official_home_is_first_in_the_catalogue_and_every_home_has_a_known_archive(release):
+    homes = cifar._homes(release, None)
     assert homes[0].url.startswith("https://www.cs.toronto.edu/") and len(homes) > 2
     for home in homes:
         assert f"/{home.archive.filename}" in home.url and len(home.archive.sha256) == 64 and not home.chosen
@@ -106,7 +108,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
     small.release = dataclasses.replace(small.release, homes=(f"http://127.0.0.1:9/{BINARY}",))
     mirror = address if by == "argument" else None
     monkeypatch.setenv("FASTCIFAR_MIRROR", "ftp://nowhere" if mirror else address)
-    dataset = load_cifar10(None, small.release, cache, mirror)
+    dataset = load_release(small.release, None, cache, mirror)
     assert np.array_equal(dataset.train.images, small.images[:100])
     assert len(server.asked) == ("file" not in address)
 
@@ -122,7 +124,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
     }.items(),
 )
 def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, urls):
-    assert [home.url for home in cifar10._homes(cifar10.Release(), mirror) if home.chosen] == urls
+    assert [home.url for home in cifar._homes(CIFAR10, mirror) if home.chosen] == urls
 
 
 @pytest.mark.parametrize(
@@ -131,10 +133,10 @@ def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, ur
 def test_a_mirror_that_is_no_address_is_refused(small, monkeypatch, mirror, capsys):
     allowed = f"allowed: the address (http, https or file) of a folder, or of {BINARY} or {PYTHON}"
     with pytest.raises(UserError, match=re.escape(f"mirror is {mirror!r}; {allowed}") + "$"):
-        load_cifar10(small.folder, small.release, mirror=mirror)
+        load_release(small.release, small.folder, mirror=mirror)
     monkeypatch.setenv("FASTCIFAR_MIRROR", mirror)
     with pytest.raises(UserError, match=re.escape(f"$FASTCIFAR_MIRROR is {mirror!r}; {allowed}") + "$"):
-        load_cifar10(small.folder, small.release)
+        load_release(small.release, small.folder)
     assert main(["data", "info", "--mirror", mirror, "--data-dir", str(small.folder)]) == 2
     assert capsys.readouterr().err == f"fastcifar: mirror is {mirror!r}; {allowed}\n"
 
@@ -146,19 +148,19 @@ def test_a_mirror_with_a_password_is_refused_without_repeating_it(small, monkeyp
     for where, given in (("mirror", mirror), (r"\$FASTCIFAR_MIRROR", None)):
         monkeypatch.setenv("FASTCIFAR_MIRROR", mirror)
         with pytest.raises(UserError, match=f"{where} has a user name or password before an @; allowed: ") as refusal:
-            load_cifar10(small.folder, small.release, mirror=given)
+            load_release(small.release, small.folder, mirror=given)
         assert "secret" not in str(refusal.value) and "cret@" not in str(refusal.value)
 
 
 def test_a_mirror_may_have_a_space_in_its_path(small, tmp_path, cache):
     shutil.copytree(small.folder, tmp_path / "a mirror ü")
-    load_cifar10(None, dataclasses.replace(small.release, homes=()), cache, f"file://{tmp_path}/a mirror ü")
+    load_release(dataclasses.replace(small.release, homes=()), None, cache, f"file://{tmp_path}/a mirror ü")
 
 
 def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache, capsys):
-    monkeypatch.setattr(cifar10, "user_cache", lambda: cache)
+    monkeypatch.setattr(cifar, "user_cache", lambda: cache)
     release = dataclasses.replace(small.release, homes=("http://127.0.0.1:9/" + BINARY,))
-    monkeypatch.setattr(cifar10.load_cifar10, "__defaults__", (None, release, None, None))
+    monkeypatch.setattr(cifar, "load_cifar10", functools.partial(load_release, release))
     assert load_dataset("cifar10", mirror=server.url).verified == "checksums made from the official archive"
     assert load_dataset("synthetic", mirror=server.url).verified == ""
     shutil.rmtree(cache)
@@ -179,7 +181,7 @@ def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, s
 def test_a_dataset_says_how_it_was_verified(small, tmp_path, place, how):
     images, labels = small.images, small.labels
     np.savez(tmp_path / "a.npz", images=images, labels=labels)
-    dataset = load_cifar10(tmp_path / place, small.release)
+    dataset = load_release(small.release, tmp_path / place)
     assert dataset.verified.startswith(how) and describe(dataset)["verified"] == dataset.verified
 
 
@@ -189,19 +191,19 @@ def test_a_folder_that_another_process_made_meanwhile_is_used(small, server, mon
     @contextlib.contextmanager
     def another(*call):
         monkeypatch.setattr(caching, "_alone", waits)
-        load_cifar10(None, small.release, cache)
+        load_release(small.release, None, cache)
         with waits(*call):
             yield
 
     monkeypatch.setattr(caching, "_alone", another)
-    dataset = load_cifar10(None, small.release, cache)
+    dataset = load_release(small.release, None, cache)
     assert dataset.train.labels.tolist() == small.labels[:100].tolist()
     assert held(cache) == ["cifar-10-batches-bin"] and len(server.asked) == 1
 
 
 def test_a_named_place_is_never_downloaded_to(small, server, tmp_path, cache):
     with pytest.raises(UserError, match="holds no CIFAR-10") as caught:
-        load_cifar10(tmp_path / "official" / "..", small.release, cache)
+        load_release(small.release, tmp_path / "official" / "..", cache)
     assert not isinstance(caught.value, DownloadError)
     assert server.asked == [] and not (cache).exists()
 
@@ -225,21 +227,21 @@ def test_a_cache_that_cannot_be_written_is_refused(small, server, tmp_path, cach
 def test_a_machine_without_a_package_is_told_so(small, server, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(DownloadError, match=f"{name} is not installed"):
-        load_cifar10(None, small.release)
+        load_release(small.release, None)
 
 
 def test_a_damaged_folder_in_the_cache_is_an_error_and_not_downloaded_over(small, server, cache):
-    load_cifar10(None, small.release, cache)
+    load_release(small.release, None, cache)
     (cache / "cifar-10-batches-bin" / "test_batch.bin").unlink()
     with pytest.raises(UserError, match=r"cifar-10-batches-bin lacks test_batch.bin"):
-        load_cifar10(None, small.release, cache)
+        load_release(small.release, None, cache)
     assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize("archive", [BINARY, PYTHON])
 def test_a_flipped_bit_in_the_cache_is_refused_by_the_files_name(small, server, cache, archive):
     small.release = dataclasses.replace(small.release, homes=(f"{server.url}/{archive}",))
-    folder = cache / load_cifar10(None, small.release, cache).source
+    folder = cache / load_release(small.release, None, cache).source
     subprocess.run(["sha256sum", "--check", "--strict", "SHA256SUMS"], cwd=folder, check=True, capture_output=True)
     path = next(folder.glob("data_batch_4*"))
     right, damaged = path.read_bytes(), bytearray(path.read_bytes())
@@ -247,23 +249,23 @@ def test_a_flipped_bit_in_the_cache_is_refused_by_the_files_name(small, server, 
     for where in (cache, None):  # in the cache, or as a place that is named
         path.write_bytes(damaged)
         with pytest.raises(UserError, match=f"^{re.escape(str(path))} is damaged: its sha256 is .*; allowed: ") as no:
-            load_cifar10(None if where else folder, small.release, where)
+            load_release(small.release, None if where else folder, where)
         assert "\n" not in str(no.value)
         path.write_bytes(right)
-        assert load_cifar10(None if where else folder, small.release, where).verified.startswith("checksums")
+        assert load_release(small.release, None if where else folder, where).verified.startswith("checksums")
     sums = folder / "SHA256SUMS"
     sums.write_text(sums.read_text().replace("labels: ", "labels: 0"))
     with pytest.raises(UserError, match="SHA256SUMS is damaged; allowed: "):
-        load_cifar10(None, small.release, cache)
+        load_release(small.release, None, cache)
     for others in ("", "some other text\n", f"{'0' * 64}  data_batch_1.bin\n"):  # not ours, and not read
         sums.write_text(others)
-        assert load_cifar10(None, small.release, cache).verified == "sizes and labels only"
+        assert load_release(small.release, None, cache).verified == "sizes and labels only"
 
 
 def installing(small, server, cache, limits=LIMITS):
-    """Do as `load_cifar10` in a process that was forked, without torch; the fingerprint is not looked at."""
+    """Do as `load_release` in a process that was forked, without torch; the fingerprint is not looked at."""
     home = Home(f"{server.url}/{BINARY}", small.release.binary)
-    caching.install([home], cache, cifar10._files, lambda *_: "0" * 64, limits)
+    caching.install([home], cache, cifar._files, lambda *_: "0" * 64, limits)
 
 
 @pytest.fixture
@@ -319,7 +321,7 @@ def test_a_process_that_waits_says_so_and_takes_over_from_one_that_was_killed(sm
     holder.join()
     assert (cache / ".download.lock").is_file()  # a stale one
     server.answer, size = published, part.stat().st_size
-    load_cifar10(None, small.release, cache)
+    load_release(small.release, None, cache)
     assert server.asked == [None, f"bytes={size}-"] and held(cache) == ["cifar-10-batches-bin"]
 
 
@@ -340,7 +342,7 @@ def test_an_unpacking_that_is_killed_leaves_nothing_that_is_taken_for_data(small
     holder.kill()
     holder.join()
     assert held(cache) == [".download.lock", "cifar-10-batches-bin.part", *PARTS]
-    dataset = load_cifar10(None, small.release, cache)
+    dataset = load_release(small.release, None, cache)
     assert np.array_equal(dataset.train.images, small.images[:100])
     assert len(server.asked) == 1 and held(cache) == ["cifar-10-batches-bin"]  # the archive was there
 
@@ -360,7 +362,7 @@ def test_a_disk_that_is_full_is_said_and_the_next_time_works(small, server, cach
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert held(cache) == PARTS and (cache / PARTS[0]).stat().st_size == room
-    load_cifar10(None, small.release, cache)
+    load_release(small.release, None, cache)
     assert held(cache) == ["cifar-10-batches-bin"]
 
 
@@ -390,11 +392,13 @@ def test_elsewhere_notices_say_how_far_a_download_is(monkeypatch, capsys):
 def test_the_package_imports_and_loads_without_what_a_download_needs(small):
     code = f"""
 import sys
+from dataclasses import replace
 for name in ("platformdirs", "certifi", "rich", "tyro"):
     sys.modules[name] = None
 from fastcifar.data import load_dataset
-from fastcifar.data.cifar10 import Release, load_cifar10
-load_cifar10({str(small.binary)!r}, Release(records=20))
+from fastcifar.data.cifar import load_release
+from fastcifar.data.releases import CIFAR10
+load_release(replace(CIFAR10, records=(20,) * 6), {str(small.binary)!r})
 assert load_dataset("synthetic").name == "synthetic"
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -17,10 +17,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastcifar.data import cifar10
+from fastcifar.data import cifar
 from fastcifar.data.archives import read_npz, read_tar_gz
 from fastcifar.data.arrays import images_from, labels_from
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_release
 from fastcifar.data.pickled import read_pickle
 from fastcifar.errors import UserError
 from tests.fuzz import npz, pickled, releases
@@ -43,7 +43,7 @@ def limited(size=TRUE_SIZE):
 
 def refused(place, message, release=RELEASE):
     with limited(), pytest.raises(UserError, match=message) as caught:
-        load_cifar10(place, release)
+        load_release(release, place)
     assert str(caught.value).isprintable()
 
 
@@ -117,7 +117,7 @@ def test_an_archive_of_any_tar_is_read(tmp_path, form, tar_format):
             member.mtime = 1.5  # which PAX_FORMAT has an extended header for
             archive.addfile(member, io.BytesIO(content))
     path = tmp_path / "mirror.tgz"
-    assert_same(load_cifar10(path, pinned(path, form, file.getvalue())))
+    assert_same(load_release(pinned(path, form, file.getvalue()), path))
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "link to nothing", "device"])
@@ -127,7 +127,7 @@ def test_a_batch_that_is_no_file_is_refused_and_never_waited_for(tmp_path, kind,
     for number, name in enumerate(archive.batches):
         make = releases.binary_batch if form == "binary" else releases.python_batch
         (tmp_path / name).write_bytes(make(number))
-    assert_same(load_cifar10(tmp_path, RELEASE))
+    assert_same(load_release(RELEASE, tmp_path))
     path = tmp_path / archive.batches[2]
     path.unlink()
     for place in (path, tmp_path / "data.npz"):
@@ -275,17 +275,17 @@ def test_a_pickle_that_says_things_twice_is_refused(what):
         read_pickle("batch", len(content), io.BytesIO(content), RECORDS, PIXELS)
 
 
-def test_batches_with_the_official_md5_are_verified_by_it(tmp_path, monkeypatch):
+def test_batches_with_the_official_md5_are_verified_by_it(tmp_path):
     for number, name in enumerate(RELEASE.python.batches):
         (tmp_path / name).write_bytes(releases.python_batch(number))
-    assert cifar10.verified(tmp_path, RELEASE.python) == "sizes and labels only"
+    assert cifar.verified(tmp_path, RELEASE.python) == "sizes and labels only"
     known = tuple(hashlib.md5(releases.python_batch(number)).hexdigest() for number in range(6))
-    monkeypatch.setattr(cifar10, "_PYTHON_MD5", known)
-    assert cifar10.verified(tmp_path, RELEASE.python) == "md5 of the official batches"
+    official = dataclasses.replace(RELEASE.python, batch_md5=known)
+    assert cifar.verified(tmp_path, official) == "md5 of the official batches"
     (tmp_path / "test_batch").write_bytes(releases.python_batch(0))
-    with pytest.raises(UserError, match="is damaged: test_batch is not the official file, as the other batches are"):
-        cifar10.verified(tmp_path, RELEASE.python)
-    assert cifar10.verified(tmp_path, RELEASE.binary) == "sizes and labels only"
+    with pytest.raises(UserError, match="is damaged: test_batch is not the official file, as the others are"):
+        cifar.verified(tmp_path, official)
+    assert cifar.verified(tmp_path, RELEASE.binary) == "sizes and labels only"
 
 
 ZEROS = torch.zeros(2, 4, 4, 3)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_release
 from fastcifar.data.pickled import read_pickle
 from fastcifar.errors import UserError
 
@@ -113,7 +113,7 @@ def test_a_hostile_call_is_refused_by_name_wherever_it_is_hidden(tmp_path, monke
 def test_a_hostile_batch_in_a_data_folder_is_refused_by_its_file(small, tmp_path):
     (small.python / "data_batch_2").write_bytes(pickle.dumps(Call(os.system, f"touch {tmp_path}/executed"), 2))
     with pytest.raises(UserError, match=r"data_batch_2 is no batch of CIFAR-10: .*system' is not admitted"):
-        load_cifar10(small.python, small.release)
+        load_release(small.release, small.python)
     assert not (tmp_path / "executed").exists()
 
 

@@ -1,8 +1,10 @@
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -60,24 +62,27 @@ def same(first, second):
     size=st.integers(1, 32),
     crop=st.integers(0, 31),
     cutout=st.integers(0, 32),
-    flip=st.sampled_from(["none", "random", "alternating"]),
+    flip=st.sampled_from(["none", "random", "alternating", "by-visit"]),
+    early=st.sampled_from(["crop", "resize"]),
     epoch=st.integers(0, 1000),
     seed=st.integers(-(2**63), 2**64 - 1),
 )
 def test_a_plan_is_a_permutation_with_crops_and_cutouts_inside_their_bounds(
-    count, image_size, size, crop, cutout, flip, epoch, seed
+    count, image_size, size, crop, cutout, flip, early, epoch, seed
 ):
     size = min(size, image_size)
-    crop, cutout = min(crop, image_size - 1), min(cutout, size)
-    plan = draw(Augment(crop, flip, cutout), epoch, seed, count, image_size=image_size, size=size)
-    assert plan.size == size
+    side = size if early == "crop" else image_size
+    crop, cutout = min(crop, image_size - 1), min(cutout, side)
+    plan = draw(Augment(crop, flip, cutout, early=early), epoch, seed, count, image_size=image_size, size=size)
+    assert plan.size == size and plan.resized == (early == "resize")
     assert len(plan) == count and plan.indices.dtype == torch.int64
     assert sorted(plan.indices.tolist()) == list(range(count))
     assert plan.offsets.shape == (count, 2) and plan.offsets.dtype == torch.int32
-    assert plan.offsets.min() >= -crop and plan.offsets.max() <= image_size - size + crop
+    assert plan.offsets.min() >= -crop and plan.offsets.max() <= image_size - side + crop
     assert plan.flips.shape == (count,) and plan.flips.dtype == torch.bool
     if cutout:
         assert plan.cutouts.shape == (count, 4) and plan.cutouts.dtype == torch.int32
+        cutout = max(1, round(cutout * size / side))
         assert plan.cutouts[:, :2].min() >= 0 and plan.cutouts[:, :2].max() + cutout <= size
         assert (plan.cutouts[:, 2:] == cutout).all()
     else:
@@ -114,6 +119,52 @@ def test_alternating_flips_mirror_each_image_in_every_other_epoch():
     assert abs(by_image[0].double().mean() - 0.5) < 0.025
     assert torch.equal(by_image[1], ~by_image[0])
     assert torch.equal(by_image[2], by_image[0]) and torch.equal(by_image[3], by_image[1])
+
+
+def test_flips_by_visit_mirror_each_image_at_every_other_of_its_visits():
+    how, visit_counts = Augment(flip="by-visit"), torch.zeros(60, dtype=torch.int32)
+    seen, generator = [[] for _ in range(60)], torch.Generator().manual_seed(0)
+    for epoch in range(6):
+        visited = torch.randperm(60, generator=generator)[:40].sort().values
+        plan = draw(how, epoch, count=60, visited=visited, visit_counts=visit_counts)
+        for place, flip in zip(plan.indices.tolist(), plan.flips.tolist(), strict=True):
+            seen[place].append(flip)
+        visit_counts[visited] += 1
+    first = draw(how, count=60, shuffle=False).flips.tolist()
+    assert seen == [[flip ^ bool(visit % 2) for visit in range(len(of))] for of, flip in zip(seen, first, strict=True)]
+    assert len({len(of) for of in seen}) > 2
+
+
+@pytest.mark.parametrize("epoch", range(3))
+def test_where_all_images_are_always_visited_flips_by_visit_are_the_alternating_ones(epoch):
+    alternating = draw(Augment(flip="alternating"), epoch)
+    for visit_counts in (None, torch.full((1000,), epoch, dtype=torch.int32)):
+        assert same(draw(Augment(flip="by-visit"), epoch, visit_counts=visit_counts), alternating)
+    assert same(draw(Augment(flip="alternating"), epoch, visit_counts=torch.ones(1000)), alternating)
+
+
+@pytest.mark.parametrize("size", [16, 24, 28])
+def test_small_images_are_the_whole_ones_rescaled(size):
+    how = {"mean": (120.5, 110.0, 99.25), "std": (60.0, 64.0, 70.5), "dtype": torch.float32}
+    images = torch.randint(256, (20, 32, 32, 3), dtype=torch.uint8)
+    augment = Augment(crop=4, flip="random", brightness=0.1, contrast=0.2, early="resize")
+    whole, small = (draw(augment, count=20, size=side) for side in (32, size))
+    expected = F.interpolate(whole.batch(0, 20).augment(images, **how).double(), size=size, mode="bilinear")
+    made = small.batch(0, 20).augment(images, **how)
+    torch.testing.assert_close(made.double(), expected, rtol=1e-5, atol=1e-5)
+    buffers = EpochPlan.empty(20, augment, 32, "cpu")  # as a captured step reads them
+    buffers.copy_(small)
+    assert torch.equal(buffers.batch(torch.tensor([0]), 20).augment(images, **how, size=size), made)
+    crops = draw(dataclasses.replace(augment, early="crop"), count=20)
+    assert torch.equal(crops.batch(0, 20).augment(images, **how), whole.batch(0, 20).augment(images, **how))
+
+
+def test_a_cutout_has_its_share_of_an_image_that_is_rescaled():
+    plan = draw(Augment(cutout=8, early="resize"), size=24)
+    assert (plan.cutouts[:, 2:] == 6).all() and plan.cutouts[:, :2].max() == 18
+    assert draw(Augment(cutout=1, early="resize"), size=8).cutouts[:, 2:].eq(1).all()
+    with pytest.raises(UserError, match=r"augment.cutout is 9; allowed: 0 to 8"):
+        draw(Augment(crop=0, cutout=9, early="resize"), image_size=8, size=4)
 
 
 def test_no_flip_mirrors_nothing():

@@ -22,7 +22,7 @@ def record(new_record):
     return lambda loss: new_record(recipe=JOB.recipe, tta_loss=loss)
 
 
-TEN = {"recipe": {"epochs": 10, "widths": (8, 16)}, "runs": 5}
+TEN = {"recipe": dataclasses.asdict(Recipe(epochs=10.0)), "runs": 5}
 
 
 def test_what_is_put_is_got_again_by_another_store(tmp_path, record):
@@ -54,7 +54,7 @@ def test_a_job_is_claimed_by_one_process_at_a_time(tmp_path):
     ("other", "said"),
     [
         ({**TEN, "runs": 6}, "runs is 5 there and 6 now"),
-        ({**TEN, "recipe": {"epochs": 12, "widths": [8, 16]}}, "recipe.epochs is 10 there and 12 now"),
+        ({**TEN, "recipe": TEN["recipe"] | {"epochs": 12}}, "recipe.epochs is 10.0 there and 12 now"),
         ({**TEN, "holdout": None}, "holdout is absent there and null now"),
         ({"recipe": TEN["recipe"]}, "runs is 5 there and absent now"),
     ],
@@ -65,6 +65,16 @@ def test_other_settings_are_refused_by_name_and_nothing_is_changed(tmp_path, oth
     with pytest.raises(UserError, match=said):
         Store(tmp_path, other)
     assert (tmp_path / SETTINGS).read_text() == before
+
+
+def test_settings_from_before_a_field_of_recipes_existed_are_those_with_its_default(tmp_path):
+    early = dataclasses.asdict(Recipe(epochs=10.0))
+    del early["compile"], early["augment"]["early"], early["network"]["ghost_batch"]
+    (tmp_path / SETTINGS).write_text(json.dumps({"recipe": early, "runs": 5}))
+    Store(tmp_path, TEN)
+    (tmp_path / SETTINGS).write_text(json.dumps({"recipe": early | {"epochs": 9}, "runs": 5}))
+    with pytest.raises(UserError, match=r"recipe\.epochs is 9.0 there and 10.0 now"):
+        Store(tmp_path, TEN)
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

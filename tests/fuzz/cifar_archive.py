@@ -13,7 +13,7 @@ from random import Random
 
 import numpy as np
 
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_release
 from fastcifar.errors import UserError
 from tests.fuzz import mutations, pickled, releases
 from tests.fuzz.engine import one_line
@@ -112,7 +112,7 @@ def check(data: bytes, folder: Path) -> bool:
         path.write_bytes(data)
         release = dataclasses.replace(RELEASE, **{form: dataclasses.replace(archive, md5=digest, size=TRUE_SIZE)})
         try:
-            dataset = load_cifar10(path, release)
+            dataset = load_release(release, path)
         except UserError as error:
             one_line(error)
         else:

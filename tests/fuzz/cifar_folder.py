@@ -7,7 +7,7 @@ from random import Random
 
 import numpy as np
 
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_release
 from fastcifar.errors import UserError
 from tests.fuzz.engine import one_line
 from tests.fuzz.releases import IMAGES, LABELS, RECORD, RECORDS, RELEASE, assert_same, binary_batch
@@ -33,7 +33,7 @@ def check(data: bytes, folder: Path) -> bool:
         (folder / name).write_bytes(data if number == 1 else binary_batch(number))
     right = len(data) == RECORDS * RECORD and all(data[place * RECORD] < 10 for place in range(RECORDS))
     try:
-        dataset = load_cifar10(folder, RELEASE)
+        dataset = load_release(RELEASE, folder)
     except UserError as error:
         one_line(error)
         assert not right, f"refused: {error}"

@@ -62,6 +62,7 @@ LINES = (
     "compare davidnet speedrun94 --a-set epochs=3 --by accuracy --runs 3 --json",
     "ablate --only whitening --epochs 2",
     "verify --train-size 1000 --json",
+    "screen --factors optimizer.lr=0.5..0.8 augment.cutout=4,epochs=8 --runs 2 --flop-worth 4e-4",
     "half --runs 2 --train-fraction 0.5",
     "online --seed 3",
     "table --networks mlp --optimizers sgd=0.1 Adam=0.001",

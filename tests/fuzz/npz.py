@@ -11,7 +11,7 @@ from random import Random
 
 import numpy as np
 
-from fastcifar.data.cifar10 import load_cifar10
+from fastcifar.data.cifar import load_release
 from fastcifar.errors import UserError
 from tests.fuzz.engine import one_line
 from tests.fuzz.mutations import COUNTS, mutated
@@ -169,7 +169,7 @@ def check(data: bytes, folder: Path) -> bool:
     path = folder / "data.npz"
     path.write_bytes(data)
     try:
-        dataset = load_cifar10(path, RELEASE)
+        dataset = load_release(RELEASE, path)
     except UserError as error:
         one_line(error)
         return False

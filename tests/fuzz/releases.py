@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import pickle
@@ -12,12 +13,12 @@ import numpy as np
 import torch
 
 from fastcifar.data import Dataset
-from fastcifar.data.cifar10 import Release
+from fastcifar.data.releases import CIFAR10
 from tests.data.conftest import write_as_python_2
 
 RECORDS, PIXELS = 4, 3072
 RECORD = 1 + PIXELS
-RELEASE = Release(records=RECORDS)
+RELEASE = dataclasses.replace(CIFAR10, records=(RECORDS,) * 6)
 _RANDOM = np.random.default_rng(7)
 LABELS = _RANDOM.integers(0, 10, (6, RECORDS))
 PLANES = _RANDOM.integers(0, 256, (6, RECORDS, PIXELS), dtype=np.uint8)

@@ -8,6 +8,7 @@ import numpy
 import pytest
 import torch
 
+from fastcifar.kernels import cpp
 from tests.kernels.machine_code import Compilers
 
 
@@ -43,9 +44,21 @@ def on_the_cpu():
     """Leave the GPU visible, if any: kernels are tested where there is most to see."""
 
 
+def pytest_generate_tests(metafunc):
+    """Run a test that asks for a path on those that its file names in `PATHS`."""
+    if "path" in metafunc.fixturenames:
+        paths = getattr(metafunc.module, "PATHS", ["reference", "triton"])
+        metafunc.parametrize("path", paths, indirect=True)
+
+
 @pytest.fixture
-def device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def device(request) -> str:
+    on_gpu = torch.cuda.is_available() and ("path" not in request.fixturenames or _path_of(request) != "cpp")
+    return "cuda" if on_gpu else "cpu"
+
+
+def _path_of(request) -> str:
+    return request.node.callspec.params["path"]
 
 
 _NORM = {"rows": 16, "channels": 8, "stages": 2, "programs": 6}
@@ -63,9 +76,11 @@ SMALL = {
 rest."""
 
 
-@pytest.fixture(params=["reference", "triton"])
+@pytest.fixture
 def path(request, monkeypatch, device) -> str:
-    """Force a path: plain torch, then Triton, compiled on CUDA and in Triton's interpreter elsewhere."""
+    """Force a path: plain torch, C++ on the CPU, or Triton, compiled on CUDA and in Triton's interpreter elsewhere."""
+    if request.param == "cpp" and (cpp.compiler() is None or cpp.instructions() is None):
+        pytest.skip("there is no C++ compiler, or no kernels for this machine")
     if request.param == "triton":
         triton = pytest.importorskip("triton", reason="Triton is not installed")
         if device == "cpu" and triton.__version__ < "3.7" and numpy.lib.NumpyVersion(numpy.__version__) >= "2.4.0":

@@ -9,20 +9,23 @@ from fastcifar.kernels import augment, plain_batch
 MEAN, STD = (125.3, 122.9, 113.8), (62.9, 62.0, 66.7)
 
 
-def one_by_one(images, indices, offsets, flips, cutouts, jitter, size):
-    """Make the same batch by other means: torch's reflection padding and slices, an image at a time, in float32."""
+def one_by_one(images, indices, offsets, flips, cutouts, jitter, size, crop=None):
+    """Make the same batch by other means: torch's reflection padding, slices and interpolation, an image at a time, in
+    float64, rescaled after normalization and jitter."""
+    crop = crop or size
     batch = []
     for number, index in enumerate(indices.tolist()):
         border = images.shape[1] - 1
-        image = F.pad(images[index].permute(2, 0, 1).float()[None], (border,) * 4, mode="reflect")[0]
+        image = F.pad(images[index].permute(2, 0, 1).double()[None], (border,) * 4, mode="reflect")[0]
         top, left = (offsets[number] + border).tolist()
-        image = image[:, top : top + size, left : left + size]
+        image = image[:, top : top + crop, left : left + crop]
         if flips is not None and flips[number]:
             image = image.flip(2)
         image = (image - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
         if jitter is not None:
             brightness, contrast = jitter[number]
             image = image * contrast + brightness
+        image = F.interpolate(image[None], size=size, mode="bilinear", align_corners=False, antialias=False)[0]
         if cutouts is not None:
             top, left, height, width = cutouts[number].tolist()
             image[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = 0
@@ -56,26 +59,52 @@ def test_batch_is_what_padding_slicing_and_flipping_give(path, device, assert_cl
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batch=st.integers(1, 3), side=st.integers(2, 9), size=st.integers(1, 9), seed=st.integers(0, 99))
-def test_any_sizes(path, device, assert_close, batch, side, size, seed):
+@given(
+    batch=st.integers(1, 3),
+    side=st.integers(2, 9),
+    size=st.integers(1, 9),
+    crop=st.none() | st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_any_sizes(path, device, assert_close, batch, side, size, crop, seed):
     torch.manual_seed(seed)
-    size = min(size, side)
-    arguments = choices(batch, side=side, reach=side - size)
-    assert_close(
-        augment(*on(device, arguments), MEAN, STD, size=size), one_by_one(*arguments, size=size), torch.float32
-    )
+    size, crop = (min(size, side), None) if crop is None else (size, min(crop, side))
+    arguments = choices(batch, side=side, reach=side - (crop or size))
+    out = augment(*on(device, arguments), MEAN, STD, size=size, crop=crop)
+    assert_close(out, one_by_one(*arguments, size=size, crop=crop), torch.float32)
 
 
+@pytest.mark.parametrize(("side", "size"), [(32, 24), (32, 28), (8, 6), (6, 8)])
+def test_a_rescaled_ramp_has_the_values_at_the_centers_of_its_pixels(path, device, side, size):
+    places = torch.arange(side, dtype=torch.uint8)
+    down, right = 5 * places[:, None].expand(side, side), 3 * places.expand(side, side)
+    images = torch.stack([down, right, torch.full_like(down, 200)], dim=2)[None].contiguous().to(device)
+    index, zero = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(1, 2, dtype=torch.int32, device=device)
+    out = augment(images, index, zero, size=size, crop=side)[0].double().cpu()
+    centers = ((torch.arange(size, dtype=torch.float64) + 0.5) * side / size - 0.5).clamp(0, side - 1)
+    torch.testing.assert_close(out[0], 5 * centers[:, None].expand(size, size), rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(out[1], 3 * centers.expand(size, size), rtol=1e-6, atol=1e-4)
+    torch.testing.assert_close(out[2], torch.full_like(out[2], 200))  # the shares of four pixels sum to 1
+    flipped = augment(images, index, zero, torch.ones(1, dtype=torch.bool, device=device), size=size, crop=side)
+    torch.testing.assert_close(flipped[0, 1].flip(1).double().cpu(), out[1], rtol=1e-6, atol=1e-4)
+
+
+def test_a_crop_of_the_sides_own_size_is_not_rescaled(path, device):
+    arguments = on(device, choices(4))
+    assert torch.equal(augment(*arguments, MEAN, STD, size=6, crop=6), augment(*arguments, MEAN, STD, size=6))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"size": 6, "crop": 8}], ids=["whole", "rescaled"])
 @pytest.mark.parametrize("given_choices", ["none", "all"])
-def test_a_batch_of_several_is_the_one_of_its_position(path, device, given_choices):
+def test_a_batch_of_several_is_the_one_of_its_position(path, device, given_choices, sizes):
     arguments = list(choices(12))
     arguments[3:] = [None] * 3 if given_choices == "none" else arguments[3:]
     for number in range(3):
         rows = slice(4 * number, 4 * number + 4)
         alone = [arguments[0], *(None if choice is None else choice[rows] for choice in arguments[1:])]
         position = torch.tensor([number], device=device)
-        out = augment(*on(device, arguments), MEAN, STD, position=position, batch=4)
-        assert torch.equal(out, augment(*on(device, alone), MEAN, STD))
+        out = augment(*on(device, arguments), MEAN, STD, position=position, batch=4, **sizes)
+        assert torch.equal(out, augment(*on(device, alone), MEAN, STD, **sizes))
 
 
 def test_a_position_and_the_batch_belong_together():
@@ -159,7 +188,7 @@ def test_what_does_not_fit_is_refused_by_name(name, value):
 def test_is_a_well_formed_operator(monkeypatch):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     constants = ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], torch.bfloat16, 7)
-    for position in ((None, 4), (torch.ones(1, dtype=torch.int64), 2)):
+    for position in ((None, 4, 7), (torch.ones(1, dtype=torch.int64), 2, 8)):
         torch.library.opcheck(torch.ops.fastcifar.augment.default, (*choices(4), *constants, *position))
 
 

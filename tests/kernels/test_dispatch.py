@@ -62,7 +62,7 @@ def test_forcing_triton_where_it_cannot_run_says_where_it_can(monkeypatch):
 
 def test_an_unknown_path_is_refused(monkeypatch):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "cuda")
-    with pytest.raises(ValueError, match="FASTCIFAR_KERNELS is 'cuda'; allowed: reference, triton, or unset"):
+    with pytest.raises(ValueError, match="FASTCIFAR_KERNELS is 'cuda'; allowed: reference, cpp, triton, or unset"):
         norm_act_pool(torch.zeros(1, 1, 2, 2), torch.zeros(1))
 
 

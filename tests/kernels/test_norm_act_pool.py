@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from fastcifar.kernels import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
 
+PATHS = ["reference", "cpp", "triton"]
 ACTIVATIONS = ["celu", "relu", "gelu", "silu", "none"]
 
 
@@ -124,6 +125,7 @@ def test_places_in_wide_images_are_told_apart(path, device, assert_close, width)
 
 @pytest.mark.parametrize("images", [1, 5])
 def test_a_cpu_takes_a_few_images_at_a_time_and_computes_the_same(monkeypatch, images):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     given_tensors = tensors((images, 3, 4, 6), pool=True, residual=True)
     x, bias, scale, residual, _ = given_tensors
     constants = {"activation": "relu", "pool": True}

@@ -107,3 +107,4 @@ def test_a_value_of_another_type_is_refused(fields, said):
 
 def test_a_cutout_may_be_as_large_as_the_smallest_of_the_early_crops():
     assert Augment(cutout=16, early_crops=((16, 0.5),)).cutout == 16
+    assert Augment(cutout=32, early_crops=((16, 0.5),), early="resize").cutout == 32  # rescaled with its image

@@ -45,6 +45,7 @@ recipes = st.builds(
     name=names,
     epochs=st.integers(1, 10**5) | st.floats(0.01, 1e5),
     batch_size=st.integers(1, 64).map(lambda groups: 32 * groups),
+    early_batches=st.lists(st.integers(1, 9).map(lambda groups: 32 * groups), max_size=3).map(tuple),
     label_smoothing=st.floats(0, 1),
     dtype=st.sampled_from(["auto", "float32", "bfloat16", "float16"]),
     network=st.builds(
@@ -61,10 +62,11 @@ recipes = st.builds(
     augment=st.builds(
         Augment,
         crop=st.integers(0, 31),
-        flip=st.sampled_from(["none", "random", "alternating"]),
+        flip=st.sampled_from(["none", "random", "alternating", "by-visit"]),
         brightness=st.floats(0, 2),
         contrast=st.floats(0, 1),
         early_crops=st.sampled_from([(), ((24, 0.5),), ((16, 0.1), (24, 0.5)), ((16, 0.25), (24, 1.0))]),
+        early=st.sampled_from(["crop", "resize"]),
     ),
     optimizer=st.builds(SGDConfig, lr=positive, weight_decay=st.floats(0, 1))
     | st.builds(MuonConfig, lr=positive, ns_coefficients=st.tuples(*[st.floats(-9, 9)] * 3), overlap=st.booleans())
@@ -272,6 +274,10 @@ def test_a_field_means_the_same_in_a_file_in_a_word_and_as_a_keyword(name):
         ([], tuple[int, ...], []),
         (["24", "0.2", "28", "0.6"], tuple[tuple[int, float], ...], [[24, 0.2], [28, 0.6]]),
         (["[[24, 0.2]]"], tuple[tuple[int, float], ...], [[24, 0.2]]),
+        ("8 16", tuple[int, ...], [8, 16]),
+        (["24 0.2 28 0.6"], tuple[tuple[int, float], ...], [[24, 0.2], [28, 0.6]]),
+        ("a b", tuple[str, ...], ["a b"]),
+        ("[8, 16", tuple[int, ...], ["[8, 16"]),
         (["a=1", "b=30%"], tuple[str, ...], ["a=1", "b=30%"]),
     ],
 )

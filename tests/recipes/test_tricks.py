@@ -27,9 +27,10 @@ def test_davidnets_tricks():
 
 
 SPEEDRUN = Recipe(
+    early_batches=(256,),
     network=SpeedrunConfig(residual=True, ghost_batch=64),
     optimizer=MuonConfig(head_lr=256.0),
-    augment=Augment(flip="alternating", brightness=0.1, early_crops=((24, 0.5),)),
+    augment=Augment(flip="alternating", brightness=0.1, early_crops=((24, 0.5),), early="resize"),
     ema=EMAConfig(decay=0.0),
     select=SelectConfig(keep=0.75),
     average=AverageConfig(epochs=1),
@@ -42,7 +43,17 @@ def test_the_speedrun_networks_tricks():
     assert set(tricks(SPEEDRUN)) == {
         *("whitening-bias", "ghost-batch", "frozen-scale", "activation", "final-max-pool", "residual", "dirac"),
         *("head-scale", "weight-decay", "weight-normalization", "muon", "label-smoothing", "crop", "flip"),
-        *("alternating-flip", "jitter", "early-crops", "selection", "average", "lookahead", "tta"),
+        *(
+            "alternating-flip",
+            "jitter",
+            "early-crops",
+            "early-resize",
+            "early-batches",
+            "selection",
+            "average",
+            "lookahead",
+            "tta",
+        ),
     }
 
 
@@ -51,6 +62,8 @@ def test_a_trick_of_several_fields_is_switched_off_in_all_of_them():
     assert off["jitter"] == {"augment.brightness": 0.0, "augment.contrast": 0.0}
     assert off["activation"] == {"network.activation": "relu", "network.whitening_activation": "relu"}
     assert off["alternating-flip"] == {"augment.flip": "random"} and off["flip"] == {"augment.flip": "none"}
+    by_visit = tricks(change(SPEEDRUN, {"augment.flip": "by-visit"}))
+    assert by_visit["flip-by-visit"] == {"augment.flip": "alternating"} and by_visit["flip"] == {"augment.flip": "none"}
     head = change(SPEEDRUN, off["head-scale"])
     assert (head.network.head_std, head.network.logit_scale) == (0.0, 1 / 9)
     assert head.optimizer.head_lr / 9**2 == pytest.approx(256 / 256**2)  # rate times the square of the scale

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcifar.data.cifar10 import Release
+from fastcifar.data.releases import CIFAR10
 from tests.data.server import Server, begin, running
 from tests.reliability.trainings import ROOT, Ended, Training
 
@@ -24,13 +24,14 @@ RECORDS = 200
 _LOAD = """\
 import json, sys, time
 from pathlib import Path
-from fastcifar.data.cifar10 import Release, load_cifar10
+from fastcifar.data.cifar import load_release
+from fastcifar.data.releases import CIFAR10
 import dataclasses
 url, md5, size, records, cache, at = json.loads(sys.argv[1])
-binary = dataclasses.replace(Release().binary, md5=md5, sha256="", size=size)
-release = dataclasses.replace(Release(), records=records, binary=binary, homes=(url,))
+binary = dataclasses.replace(CIFAR10.binary, md5=md5, sha256="", size=size)
+release = dataclasses.replace(CIFAR10, records=[records] * 6, binary=binary, homes=(url,))
 time.sleep(max(0, at - time.time()))
-print(load_cifar10(None, release, Path(cache)).sha256)
+print(load_release(release, None, Path(cache)).sha256)
 """
 
 
@@ -80,7 +81,7 @@ def empty_data_folder(folder: Path) -> tuple[str, int, tuple[str, ...]]:
 
     with running(Server(content, slowly)) as server:
         md5, cache = hashlib.md5(content, usedforsecurity=False).hexdigest(), str(folder / "cache")
-        url = server.url.replace("set.tar.gz", Release().binary.filename)
+        url = server.url.replace("set.tar.gz", CIFAR10.binary.filename)
         given = json.dumps([url, md5, len(content), RECORDS, cache, time.time() + 6])
         command = [sys.executable, "-c", _LOAD, given]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -96,7 +97,7 @@ def empty_data_folder(folder: Path) -> tuple[str, int, tuple[str, ...]]:
 
 def _archive() -> bytes:
     """Return an archive of the official form with random images."""
-    release, random = Release(), np.random.default_rng(0)
+    release, random = CIFAR10, np.random.default_rng(0)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name in release.binary.batches:

@@ -105,6 +105,24 @@ def test_a_line_of_one_point_is_drawn_as_a_mark(y, marker):
     assert axes.lines[0].get_marker() == marker
 
 
+def test_rows_have_names_from_the_top_and_level_bars():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    line = Line([1.0, 0.0, -2.0], [0, None, 2], 0, intervals=[(0.5, 2.0), None, (-3.0, -1.5)], marks=True)
+    axes = Canvas().add_subplot()
+    Figure._draw(axes, line, level=True)
+    segments = axes.containers[0].lines[2][0].get_segments()
+    assert [bar.tolist() for bar in segments] == [[[0.5, 0], [2.0, 0]], [[-3.0, 2], [-1.5, 2]]]
+
+
+def test_names_of_rows_are_in_the_figure(tmp_path):
+    pytest.importorskip("matplotlib")
+    line = Line([1.0, 2.0], [0, 1], 0, intervals=[(0.5, 2.0), (1.0, 3.0)], marks=True, label="a mean")
+    files = Figure("points", "", (line,), dashed_at=0, rows=("first", "second")).save(tmp_path / "test")
+    assert all(f">{text}<" in files[1].read_text() for text in ("first", "second", "points", "a mean"))
+
+
 def test_without_matplotlib_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match=r"^figures need matplotlib, .*: pip install 'fastcifar\[plot\]'$"):

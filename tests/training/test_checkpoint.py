@@ -22,7 +22,7 @@ from fastcifar.recipes import EvaluateConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.record import EpochRow
 from fastcifar.start import WarmStart
-from fastcifar.training import Checkpoints, Listener, Trainer, checkpoint, train
+from fastcifar.training import Checkpoints, Listener, Trainer, checkpoint, device, train
 from fastcifar.training.timeline import Timeline
 from tests.small import DAVIDNET, MLP
 from tests.training.test_state import EVERYTHING, RECIPES, Noisy
@@ -331,6 +331,27 @@ def test_another_number_of_threads_is_told(data, tmp_path):
     state["processes"]["threads"] += 3
     with pytest.warns(Notice, match="threads of the CPU: . before, . from here on"):
         Trainer(MLP, data, "cpu").run(resume=state)
+
+
+@pytest.mark.parametrize(("there", "here"), [("bfloat16", "float32"), ("float32", "bfloat16")])
+def test_a_training_that_goes_on_keeps_its_compute_type(data, tmp_path, monkeypatch, there, here):
+    def auto_is(dtype):
+        seconds = {torch.float32: 1.0, torch.bfloat16: 0.1 if dtype == "bfloat16" else 10.0}
+        monkeypatch.setattr(device, "convolution_seconds", lambda: seconds)
+
+    recipe, checkpoints = dataclasses.replace(DAVIDNET, dtype="auto"), Checkpoints(tmp_path, every=0.5)
+    auto_is(there)
+    whole = Trainer(recipe, data, "cpu").run(3)
+    stopped_at(10, Trainer(recipe, data, "cpu"), checkpoints, seed=3)
+    auto_is(here)
+    trainer = Trainer(recipe, data, "cpu")
+    run = trainer.run(resume=checkpoints.newest())
+    assert_same(run, whole)
+    assert run.record.dtype == there and trainer.run(3).record.dtype == here
+    with pytest.raises(UserError, match="does not fit"):
+        trainer.run(resume={"dtype": [there]})
+    del (state := dict(checkpoints.newest()))["dtype"]  # as older versions kept it
+    assert trainer.run(resume=state).record.dtype == here
 
 
 def test_train_goes_on_where_it_was(data, tmp_path):

@@ -31,6 +31,7 @@ EVERYTHING = dataclasses.replace(
     small.EVERYTHING,
     epochs=3.5,
     batch_size=32,
+    early_batches=(),
     optimizer=SGDConfig(lr=0.05, bias_lr_factor=4),
     select=SelectConfig(keep=0.6, from_epoch=2),
     evaluate=RECIPE.evaluate,
@@ -85,13 +86,45 @@ def test_brightness_and_contrast_reach_the_batches(data, plans):
     torch.testing.assert_close(torch.cat(batches[2:]), torch.cat(batches[:2]) * factor + added)
 
 
-def test_early_epochs_train_on_smaller_images(data):
-    augment = Augment(crop=2, early_crops=((24, 0.3), (28, 0.6)))
+@pytest.mark.parametrize("early", ["crop", "resize"])
+def test_early_epochs_train_on_smaller_images(data, early):
+    augment = Augment(crop=2, early_crops=((24, 0.3), (28, 0.6)), early=early)
     trainer, sizes = Trainer(dataclasses.replace(RECIPE, epochs=2.5, augment=augment), data), []
     trainer.model.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2]))
     run = trainer.run(3)
     assert sizes == [24] * 10 + [28] * 10 + [32] * 5
     assert run.rows[-1].train_loss < run.rows[0].train_loss
+
+
+def test_smaller_early_batches_are_steps_for_their_mean_loss(data):
+    """Plain gradient descent, by hand."""
+    recipe = dataclasses.replace(
+        small.BARE,
+        epochs=2,
+        batch_size=64,
+        early_batches=(20,),
+        network=DavidNetConfig(widths=(4, 4, 4, 8), ghost_batch=0),
+        augment=Augment(crop=0, flip="none", early_crops=((24, 0.5),)),
+    )
+    trainer, batches, losses = Trainer(recipe, data.take(320)), [], []
+    trainer.model.register_forward_pre_hook(lambda module, inputs: batches.append(inputs[0].clone()))
+    run = trainer.run(3)
+    assert [tuple(batch.shape) for batch in batches] == [(20, 3, 24, 24)] * 16 + [(64, 3, 32, 32)] * 5
+    assert [(row.epoch, row.images) for row in run.rows] == [(1, 320), (2, 640)] and run.record.steps == 21
+    model, train_split = trainer.new_network(3).module, trainer.dataset.train
+    model.fit_whitening(train_split.images)
+    model.train()
+    for epoch, size in ((0, 20), (1, 64)):
+        plan, total = EpochPlan.draw(320, recipe.augment, epoch, 3, size=24 if size == 20 else 32), 0.0
+        for places in plan.indices.split(size):
+            loss = F.cross_entropy(model(batches[len(losses)]), train_split.labels[places])
+            losses.append(loss.item())
+            total += loss.item() * len(places)
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            for parameter, grad in zip(trained, torch.autograd.grad(loss, trained), strict=True):
+                parameter.data -= 0.05 * grad
+        assert run.rows[epoch].train_loss == pytest.approx(total / 320, rel=1e-4)
+    assert [trainer.state.history.mean_loss(step) for step in range(21)] == pytest.approx(losses, rel=1e-4)
 
 
 def test_the_loss_of_an_image_is_that_of_its_last_visit(data, plans):
@@ -112,6 +145,32 @@ def test_an_epoch_leaves_out_the_images_of_least_loss(data, plans):
         assert sorted(plan.indices.tolist()) == list(range(320))
     for plan, losses in plans[2:]:
         assert sorted(plan.indices.tolist()) == sorted(losses.topk(176).indices.tolist())
+
+
+@pytest.mark.parametrize("images", [320, 310])
+def test_flips_by_visit_alternate_at_the_visits_of_each_image(data, plans, images):
+    select = SelectConfig(keep=0.6, from_epoch=1)
+    recipe = dataclasses.replace(small.MLP, epochs=6, batch_size=32, augment=Augment(flip="by-visit"), select=select)
+    trainer = Trainer(recipe, data.take(images))
+    for _ in range(2):  # the second run begins anew
+        plans.clear()
+        trainer.run(3)
+        seen = [[] for _ in range(images)]
+        for epoch, (plan, _) in zip(trainer.timeline.epochs, plans, strict=True):
+            for place, flip in zip(plan.indices[: epoch.images].tolist(), plan.flips.tolist(), strict=False):
+                seen[place].append(flip)
+        assert all(one != other for flips in seen for one, other in itertools.pairwise(flips))
+        assert trainer.state.tensors.visit_counts.tolist() == [len(flips) for flips in seen]
+        assert len({len(flips) for flips in seen}) > 2 and len({flips[0] for flips in seen if flips}) == 2
+
+
+def test_flips_by_visit_are_the_alternating_ones_where_every_epoch_trains_on_all_images(data):
+    runs = [
+        train(dataclasses.replace(small.MLP, augment=Augment(flip=flip)), data, seed=3)
+        for flip in ("alternating", "by-visit", "random")
+    ]
+    assert same_weights(*runs[:2]) and torch.equal(runs[0].tta_logits, runs[1].tta_logits)
+    assert not same_weights(*runs[1:])
 
 
 def test_the_losses_of_one_run_are_forgotten_in_the_next(data, plans):

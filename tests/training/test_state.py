@@ -197,6 +197,16 @@ def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
         assert "\n" not in str(said.value)
 
 
+def test_a_state_from_before_a_field_of_recipes_existed_goes_on(data, tmp_path):
+    trainer = Trainer(EVERYTHING, data, "cpu")
+    whole, state = trainer.run(3), saved_after(8, tmp_path / "state.pt", trainer)
+    del state["of"]["recipe"]["optimizer"]["norm_growth"], state["of"]["recipe"]["augment"]["crop"]
+    assert_same(trainer.run(resume=state), whole)
+    del state["of"]["recipe"]["augment"]["flip"]  # which was on: another recipe
+    with pytest.raises(UserError, match=r"does not fit: recipe\.augment.flip is random there and by-visit here"):
+        trainer.run(resume=state)
+
+
 @pytest.mark.parametrize(
     "damage",
     [

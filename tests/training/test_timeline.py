@@ -62,6 +62,28 @@ def test_a_stage_is_one_size_and_one_set_of_trained_parameters():
     assert (line.steps_until_frozen("bias"), line.steps_until_frozen("never")) == (200, 450)
 
 
+def test_early_epochs_take_steps_of_fewer_images():
+    augment = Augment(early_crops=((24, 0.25), (28, 0.5)))
+
+    def steps(*early_batches, **fields):
+        line = timeline(epochs=4, augment=augment, early_batches=early_batches, **fields)
+        assert [epoch.first_step for epoch in line.epochs] == [
+            sum(epoch.steps for epoch in line.epochs[:number]) for number in range(4)
+        ]
+        assert all(epoch.images == epoch.steps * epoch.stage.batch for epoch in line.epochs if epoch.last is None)
+        return [(epoch.stage.size, epoch.stage.batch, epoch.steps) for epoch in line.epochs], line
+
+    whole = [(32, 10, 100)] * 2
+    assert steps(4)[0] == [(24, 4, 250), (28, 10, 100), *whole]
+    assert steps(4, 8, 2)[0] == [(24, 4, 250), (28, 8, 125), *whole]
+    assert steps(20)[0] == steps()[0] == [(24, 10, 100), (28, 10, 100), *whole]
+    line = steps(4, 8)[1]
+    assert (line.total_steps, line.steps_per_epoch) == (575, 250)
+    assert (line.steps_before(0.5), line.steps_before(1.5)) == (125, 250 + 63)
+    last = steps(3, drop_last=False)[1].epochs[0].last
+    assert (last.part, last.images, last.batch) == ((999, 1000), 1, 3)
+
+
 def test_an_epoch_that_leaves_images_out_has_fewer_steps():
     line = timeline(epochs=3.5, select=SelectConfig(keep=0.75, from_epoch=1.5))
     assert [(epoch.visits, epoch.steps) for epoch in line.epochs] == [(None, 100), (None, 100), (750, 75), (750, 38)]

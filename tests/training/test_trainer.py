@@ -284,7 +284,21 @@ def test_a_network_that_the_last_step_spoils_is_no_result(data, monkeypatch):
         trainer.run()
 
 
-@pytest.mark.parametrize("name", ["speedrun94", "speedrun95", "speedrun96"])
+def test_a_recipe_trains_on_the_data_set_that_it_is_made_for_unless_another_is_named(monkeypatch):
+    asked = []
+
+    def load(name, *_):
+        asked.append(name)
+        raise UserError("enough")
+
+    monkeypatch.setattr(train_module, "load_dataset", load)
+    for given in (("speedrun100",), ("davidnet",), ("speedrun100", "synthetic")):
+        with pytest.raises(UserError, match="enough"):
+            train(*given)
+    assert asked == ["cifar100", "cifar10", "synthetic"]
+
+
+@pytest.mark.parametrize("name", ["speedrun94", "speedrun95", "speedrun96", "speedrun100"])
 def test_the_speedrun_recipes_learn_at_reduced_size(name):
     recipe = dataclasses.replace(quick(get_recipe(name))[0], epochs=3)
     run = train(recipe, make_synthetic(6 * recipe.batch_size, 200), eval_every=0)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Diverged, Failed, Outcome, Result, known
-from fastcifar.recipes import Recipe, change, quick
+from fastcifar.recipes import Recipe, batches, change, quick
 from fastcifar.recipes.tricks import TTA, choose_tricks
 from fastcifar.report import Table
 
@@ -59,7 +59,7 @@ class Verify(Experiment["Verification"]):
         if getattr(small.network, "ghost_batch", 0) > 8:
             small = change(small, {"network.ghost_batch": 8})
         batch_size = min(recipe.batch_size, max(16, 2 * small.ghost_batch))
-        return dataclasses.replace(small, epochs=recipe.epochs, batch_size=batch_size)
+        return dataclasses.replace(small, epochs=recipe.epochs, **batches(small, batch_size))
 
     @cached_property
     def off(self) -> dict[str, dict[str, Any]]:

@@ -18,6 +18,7 @@ than those of its heuristics (bench/results/accelerator.md).
 speedrun94: 94.03% with test-time augmentation (n=7, 95% interval 93.89% to 94.17%), 2.22e+14 FLOP with evaluation,
 330.3 s of time_seconds (n=1) on 2 cores of Intel(R) Xeon(R) Processor @ 2.10GHz with AMX, 24 GiB.
 speedrun95: once, on held-out images (bench/results/speedrun94-search.jsonl); speedrun96 has not been measured.
+speedrun100, for CIFAR-100, has not been measured.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ _BATCH = 512
 # Running statistics over as many images as airbench's momentum of 0.4 with its batches of 2000.
 _NETWORK = SpeedrunConfig(whitening_bias_epochs=0, norm_momentum=0.1)
 
+# airbench94_muon's rates and decay, converted from the summed loss to the mean over a batch of this size.
+_MUON = MuonConfig(
+    lr=0.16,
+    momentum=0.6,
+    weight_decay=2e-6 * _BATCH,
+    head_lr=0.67 * _BATCH,
+    bias_lr=0.053 * _BATCH,
+    sgd_momentum=0.85,
+)
+
 _SPEEDRUN94 = Recipe(
     name="speedrun94",
     epochs=10,
@@ -46,15 +57,7 @@ _SPEEDRUN94 = Recipe(
     cudnn_search=True,
     network=_NETWORK,
     augment=Augment(crop=2, flip="alternating", brightness=0.14, contrast=0.13, early_crops=((24, 0.2), (28, 0.6))),
-    # airbench94_muon's rates and decay, converted from the summed loss to the mean over a batch of this size.
-    optimizer=MuonConfig(
-        lr=0.16,
-        momentum=0.6,
-        weight_decay=2e-6 * _BATCH,
-        head_lr=0.67 * _BATCH,
-        bias_lr=0.053 * _BATCH,
-        sgd_momentum=0.85,
-    ),
+    optimizer=_MUON,
     schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 0.0)),
     ema=EMAConfig(decay=0),
     select=SelectConfig(keep=0.75, from_epoch=2),
@@ -82,6 +85,21 @@ _SPEEDRUN96 = dataclasses.replace(
     evaluate=EvaluateConfig(tta="flip-crop", batch_size=2500),
 )
 
+# CIFAR-100's 100 classes: more channels before the classifier, airbench96's third convolutions and residuals, more
+# label smoothing, and a head whose rate has airbench's effect at the smaller scale of its logits and somewhat more.
+_SPEEDRUN100 = dataclasses.replace(
+    _SPEEDRUN94,
+    name="speedrun100",
+    epochs=9,
+    label_smoothing=0.3,
+    network=dataclasses.replace(_NETWORK, widths=(64, 256, 512), depth=3, residual=True),
+    augment=Augment(crop=2, flip="alternating", early_crops=((24, 0.4), (28, 0.6))),
+    optimizer=dataclasses.replace(_MUON, head_lr=3.0 * _BATCH),
+    select=SelectConfig(),
+    evaluate=EvaluateConfig(tta="none", batch_size=2500),
+)
+
 add_recipe(_SPEEDRUN94, "94.03% with TTA in 10 epochs: Muon and the network of airbench and hiverge (2024-2025)")
 add_recipe(_SPEEDRUN95, "the same, wider and longer, aims at 95%")
 add_recipe(_SPEEDRUN96, "the same with residuals, cutout and the easiest images left out, aims at 96%")
+add_recipe(_SPEEDRUN100, "for CIFAR-100: the same with residuals and more channels, aims at 75% without TTA")

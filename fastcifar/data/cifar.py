@@ -1,14 +1,18 @@
-"""CIFAR-10 (Krizhevsky 2009) from any of its usual forms, checked as it is read.
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) from any of their usual forms, checked as they are read.
 
-A place is one of these, or a folder that holds some of them, of which the first in this order is read:
-- `cifar-10-batches-bin/`, the unpacked binary version: six files of records, a byte of label and 3,072 of pixels each;
-- `cifar-10-batches-py/`, the unpacked Python version: six pickles;
-- `cifar-10-binary.tar.gz` and `cifar-10-python.tar.gz`, the official archives, known by their md5 and read in place;
+A place is one of these, or a folder that holds some of them, of which the first in this order is read (CIFAR-100 in
+brackets):
+- `cifar-10-batches-bin/` (`cifar-100-binary/`), the unpacked binary version: files of records, a byte of label (two,
+  the coarse and the fine) and 3,072 of pixels each;
+- `cifar-10-batches-py/` (`cifar-100-python/`), the unpacked Python version: pickles;
+- `cifar-10-binary.tar.gz` and `cifar-10-python.tar.gz` (`cifar-100-...`), the official archives, known by their md5 and
+  read in place;
 - one `.npz` with `train_images`, `train_labels`, `test_images` and `test_labels`, or with `images` and `labels`, the
-  training images first; images uint8 `[N, 32, 32, 3]`.
-A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. Unpacked files have
-no official hash: their sizes, counts and ranges of labels are checked. A download is unpacked into the user's cache,
-with checksums by which it is verified whenever it is read.
+  training images first; images uint8 `[N, 32, 32, 3]`. In a folder, those that are called as another data
+  set are not looked at.
+A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. Unpacked files that
+are not the official ones are told by their sizes, counts and ranges of labels alone: people have written them again. A
+download is unpacked into the user's cache, with checksums by which it is verified whenever it is read.
 """
 
 from __future__ import annotations
@@ -19,7 +23,6 @@ import io
 import os
 import string
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -31,69 +34,26 @@ import torch
 from fastcifar.catalogue import DATASETS
 from fastcifar.data.archives import damage, npz_keys, read_npz, read_tar_gz
 from fastcifar.data.cache import install, is_verified
-from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, Dataset, Split, fingerprint
+from fastcifar.data.dataset import Dataset, Split, fingerprint
 from fastcifar.data.download import DownloadError, user_cache
-from fastcifar.data.fetch import Home, Pinned
+from fastcifar.data.fetch import Home
 from fastcifar.data.pickled import read_pickle
+from fastcifar.data.releases import CIFAR10, CIFAR100, Archive, Release
 from fastcifar.errors import UserError
 from fastcifar.output import user_path
 
 _PIXELS = 3 * 32 * 32
-_TRAIN_BATCHES = 5
 _ROOM = 1 << 20
 """Bytes that an archive may have beside twice its official size when unpacked: 184 MB of 170 MB."""
-_BATCHES = (*(f"data_batch_{number}" for number in range(1, _TRAIN_BATCHES + 1)), "test_batch")
 
 
-@dataclass(frozen=True)
-class Archive(Pinned):
-    """An official archive; the folder that it unpacks to holds six batches."""
-
-    suffix: str = ""
-    """End of the batches' names: `.bin` or nothing."""
-
-    @property
-    def batches(self) -> tuple[str, ...]:
-        """The file names of the five training batches and the test batch."""
-        return tuple(name + self.suffix for name in _BATCHES)
-
-
-@dataclass(frozen=True)
-class Release:
-    """The published files, as data, so that the tests can publish smaller ones."""
-
-    records: int = 10_000
-    """Images in each of the six batches."""
-    binary: Archive = Archive(
-        "cifar-10-binary.tar.gz",
-        "cifar-10-batches-bin",
-        170_052_171,
-        "c32a1d4ab5d03f1284b67883e8d87530",
-        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        ".bin",
-    )
-    python: Archive = Archive(
-        "cifar-10-python.tar.gz",
-        "cifar-10-batches-py",
-        170_498_071,
-        "c58f30108f718f92721af3b95e74349a",
-        "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
-    )
-    homes: tuple[str, ...] = DATASETS["cifar10"].homes
-    """Addresses of these archives."""
-
-    @property
-    def archives(self) -> tuple[Archive, Archive]:
-        return self.binary, self.python
-
-
-def load_cifar10(
+def load_release(
+    release: Release,
     data_dir: str | PathLike[str] | None = None,
-    release: Release = Release(),
     cache: Path | None = None,
     mirror: str | None = None,
 ) -> Dataset:
-    """Load CIFAR-10 to the CPU from `data_dir`, else `$FASTCIFAR_DATA`, else `cache` (by default the user's), to which
+    """Load a release to the CPU from `data_dir`, else `$FASTCIFAR_DATA`, else `cache` (by default the user's), to which
     it is downloaded if need be: from `mirror`, else `$FASTCIFAR_MIRROR`, else the homes in the catalogue.
 
     Raises UserError if the data is damaged, a place that is named holds none or `mirror` is no address; DownloadError
@@ -106,7 +66,7 @@ def load_cifar10(
                 path = user_path(place, given_as)
                 read = _reader(path, release)
                 if read is None:
-                    lack = "holds no CIFAR-10" if path.exists() else "does not exist"
+                    lack = f"holds no {release.title}" if path.exists() else "does not exist"
                     folders = "".join(f"{archive.folder}/, " for archive in release.archives)
                     files = ", ".join(archive.filename for archive in release.archives)
                     raise UserError(f"{given_as} {path} {lack}; looked for {folders}{files} or one .npz")
@@ -122,6 +82,9 @@ def load_cifar10(
         raise UserError(f"cannot read {error.filename or 'the data'}: {error.strerror or error}") from error
     except ModuleNotFoundError as error:
         raise DownloadError(homes[0].url, f"{error.name} is not installed") from error
+
+
+load_cifar10, load_cifar100 = partial(load_release, CIFAR10), partial(load_release, CIFAR100)
 
 
 def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
@@ -195,7 +158,8 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
     for archive in release.archives:
         if (place / archive.filename).is_file():
             return partial(_read_archive, place / archive.filename, release)
-    found = sorted(path for path in place.glob("*.npz") if path.is_file())
+    others = {name for name, entry in DATASETS.items() if entry.homes} - {release.name}
+    found = sorted(path for path in place.glob("*.npz") if path.is_file() and path.stem not in others)
     if len(found) > 1:
         found = [path for path in found if _npz_keys(path)] or found[:1]
     if len(found) > 1:
@@ -239,28 +203,22 @@ def _verify(path: Path, release: Release) -> Archive:
     raise UserError(f"{path} is no official archive: its md5 is {md5}; allowed: {allowed}")
 
 
-_PYTHON_MD5 = (
-    *("c99cafc152244af753f735de768cd75f", "d4bba439e000b95fd0a9bffe97cbabec", "54ebc095f3ab1f0389bbae665268c751"),
-    *("634d18415352ddfa80567beed471001a", "482c414d41f54cd18b22e5b47cb7c3cb", "40351d587109b95175f43aff81a1287e"),
-)
-"""The md5 of the Python version's batches, as torchvision and many others list them."""
-
-
 def verified(folder: Path, archive: Archive) -> str:
-    """Return how unpacked batches are verified: by the md5 of each, where they are the official ones of the Python
-    version, else by sizes and labels only: people have written them again. Takes a third of a second for the former.
+    """Return how unpacked batches are verified: by the md5 of each, where they are the official ones and an md5 is
+    known, else by sizes and labels only: people have written them again. Takes a third of a second for the former.
 
     Raises UserError where some are the official ones and others are not."""
-    others = archive.batches  # no md5 of the binary version's batches is published
-    if not archive.suffix:
-        others = [name for name, md5 in zip(archive.batches, _PYTHON_MD5, strict=True) if _md5(folder / name) != md5]
+    others: Sequence[str] = archive.batches
+    if archive.batch_md5:
+        pairs = zip(archive.batches, archive.batch_md5, strict=True)
+        others = [name for name, md5 in pairs if _md5(folder / name) != md5]
     if 0 < len(others) < len(archive.batches):
-        raise UserError(f"{folder} is damaged: {', '.join(others)} is not the official file, as the other batches are")
+        raise UserError(f"{folder} is damaged: {', '.join(others)} is not the official file, as the others are")
     return "sizes and labels only" if others else "md5 of the official batches"
 
 
 _File = tuple[int, str, int, io.BufferedReader]
-"""A batch: its place among the six, its name for errors, its size in bytes, and the open file."""
+"""A batch: its place in the archive, its name for errors, its size in bytes, and the open file."""
 
 
 def _unpacked(folder: Path, archive: Archive) -> Iterator[_File]:
@@ -286,39 +244,45 @@ def _packed(path: Path, archive: Archive) -> Iterator[_File]:
 
 def _assemble(files: Iterator[_File], archive: Archive, release: Release, source: str) -> Dataset:
     """Read the dataset in these batches, in one pass, its pixels from `[3, 32, 32]` to `[32, 32, 3]`."""
-    records = release.records
     # numpy's memory, which unlike torch's is in huge pages: its first touch is three times as fast.
-    images = torch.from_numpy(np.empty((len(_BATCHES) * records, 32, 32, 3), dtype=np.uint8))
+    images = torch.from_numpy(np.empty((sum(release.records), 32, 32, 3), dtype=np.uint8))
     labels = torch.empty(len(images), dtype=torch.int64)
-    buffer = np.empty((records, 1 + _PIXELS), dtype=np.uint8)
+    used, classes = release.labels[-1]
+    columns = len(release.labels)
+    buffer = np.empty((max(release.records), columns + _PIXELS), dtype=np.uint8)
     for number, name, size, file in files:
+        records = release.records[number]
         if archive is release.binary:
-            if size != buffer.nbytes or file.readinto(buffer.data) != size:
-                allowed = f"{buffer.nbytes:,}, {records:,} records of {buffer.shape[1]:,}"
+            batch = buffer[:records]
+            if size != batch.nbytes or file.readinto(batch.data) != size:
+                allowed = f"{batch.nbytes:,}, {records:,} records of {batch.shape[1]:,}"
                 raise UserError(f"{name} is {size:,} bytes; allowed: {allowed}")
-            batch_labels, pixels = buffer[:, 0], buffer[:, 1:]
+            for column, (what, most) in enumerate(release.labels[:-1]):
+                _check_labels(name, batch[:, column], most, what.replace("_", " ").removesuffix("s"))
+            batch_labels, pixels = batch[:, columns - 1], batch[:, columns:]
         else:
-            batch_labels, pixels = read_pickle(name, size, file, records, _PIXELS)
-        _check_labels(name, batch_labels)
-        rows = slice(number * records, (number + 1) * records)
-        labels[rows] = torch.from_numpy(batch_labels)
-        images[rows] = torch.from_numpy(pixels).unflatten(1, (3, 32, 32)).permute(0, 2, 3, 1)
+            batch_labels, pixels = read_pickle(name, size, file, records, _PIXELS, used, release.title)
+        _check_labels(name, batch_labels, classes)
+        end = sum(release.records[: number + 1])
+        labels[end - records : end] = torch.from_numpy(batch_labels)
+        images[end - records : end] = torch.from_numpy(pixels).unflatten(1, (3, 32, 32)).permute(0, 2, 3, 1)
         del batch_labels, pixels  # before the next batch needs memory
-    first_test = _TRAIN_BATCHES * records
+    first_test = len(images) - release.records[-1]
     train = Split(images[:first_test], labels[:first_test])
-    return _dataset(train, Split(images[first_test:], labels[first_test:]), source)
+    return _dataset(train, Split(images[first_test:], labels[first_test:]), release, source)
 
 
-def _dataset(train: Split, test: Split, source: str) -> Dataset:
+def _dataset(train: Split, test: Split, release: Release, source: str) -> Dataset:
     sha256 = fingerprint(train, test)
-    return Dataset("cifar10", train, test, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, sha256, source)
+    return Dataset(release.name, train, test, release.classes, release.mean, release.std, sha256, source)
 
 
-def _check_labels(name: str, labels: np.ndarray) -> None:
-    bad = (labels < 0) | (labels >= len(CIFAR10_CLASSES))
+def _check_labels(name: str, labels: np.ndarray, classes: int, what: str = "label") -> None:
+    bad = (labels < 0) | (labels >= classes)
     if bad.any():
         place = int(bad.argmax())
-        raise UserError(f"{name} has label {labels[place]} at image {place} (from 0); allowed: 0 to 9")
+        allowed = f"0 to {classes - 1}"
+        raise UserError(f"{name} has {what} {labels[place]} at image {place} (from 0); allowed: {allowed}")
 
 
 _SPLIT_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
@@ -336,21 +300,24 @@ def _read_npz(path: Path, release: Release) -> Dataset:
     if keys is None:
         keys = f"{', '.join(_SPLIT_KEYS)}, nor with {' and '.join(_WHOLE_KEYS)}"
         raise UserError(f"{path} is damaged, or no .npz with {keys}")
-    train_size, test_size = _TRAIN_BATCHES * release.records, release.records
+    train_size, test_size = sum(release.records[:-1]), release.records[-1]
+    classes = release.labels[-1][1]
     sizes = (train_size, train_size, test_size, test_size) if keys is _SPLIT_KEYS else (train_size + test_size,) * 2
-    found = [_npz_array(path, key, size) for key, size in zip(keys, sizes, strict=True)]
+    found = [_npz_array(path, key, size, classes) for key, size in zip(keys, sizes, strict=True)]
     if keys is _WHOLE_KEYS:
         images, labels = found
         found = [images[:train_size], labels[:train_size], images[train_size:], labels[train_size:]]
+    if (largest := found[1].max()) < classes - 1:  # another set's arrays may have the same names and shapes
+        raise UserError(f"{path} is no {release.title}: its largest label is {largest}; allowed: {classes - 1}")
     train_images, train_labels, test_images, test_labels = (torch.from_numpy(array) for array in found)
-    return _dataset(Split(train_images, train_labels), Split(test_images, test_labels), str(path))
+    return _dataset(Split(train_images, train_labels), Split(test_images, test_labels), release, str(path))
 
 
-def _npz_array(path: Path, key: str, size: int) -> np.ndarray:
+def _npz_array(path: Path, key: str, size: int, classes: int) -> np.ndarray:
     """Read one array of an .npz, checked: images uint8 `[size, 32, 32, 3]` or labels as int64 `[size]`."""
     if key.endswith("images"):
         array = read_npz(path, key, "u1", (size, 32, 32, 3), f"uint8 [{size}, 32, 32, 3]")
         return np.ascontiguousarray(array)
     labels = read_npz(path, key, "iu", (size,), f"integers [{size}]")
-    _check_labels(f"{path}: {key}", labels)
+    _check_labels(f"{path}: {key}", labels, classes)
     return labels.astype(np.int64)
