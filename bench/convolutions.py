@@ -57,12 +57,13 @@ def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convoluti
 def _of_layers(model: nn.Module, images: torch.Tensor) -> list[_Call]:
     calls: list[_Call] = []
 
-    def note(name: str, layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...]) -> None:
-        how = (list(layer.stride), list(layer.padding), list(layer.dilation))
-        calls.append(_Call(name, inputs[0], layer.weight, how, layer.groups))
+    def note(layer: nn.Conv2d, inputs: tuple[torch.Tensor, ...], options: dict[str, Any], _: torch.Tensor) -> None:
+        padding = [0, 0] if options.get("bordered") else list(layer.padding)  # see `Conv3x3`
+        how = (list(layer.stride), padding, list(layer.dilation))
+        calls.append(_Call(names[layer], inputs[0], layer.weight, how, layer.groups))
 
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
-    hooks = [layer.register_forward_hook(lambda one, x, _, name=name: note(name, one, x)) for name, layer in layers]
+    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    hooks = [layer.register_forward_hook(note, with_kwargs=True) for layer in names]
     model(images)
     for hook in hooks:
         hook.remove()

@@ -79,7 +79,7 @@ constexpr Multiply MULTIPLY[HIGH + 1] = {nullptr,     multiply<1>, multiply<2>, 
 }  // namespace
 
 // x [images, height + 2 - 2 * padding, width + 2 - 2 * padding, channels], gradient [images, height, width, outputs],
-// out [outputs, 3, 3, channels]; outputs are a multiple of 64. border: rows above and columns to the left of x are zero.
+// out [outputs, 3, 3, channels]; outputs are a multiple of 64. border: the first row and column of x count as zeros.
 extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images,
                                      int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t padding,
                                      int64_t border, int64_t threads) {

@@ -33,6 +33,9 @@ _WIDE = 64
 
 def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
     """The specification of `conv_weight_gradient`: torch's own."""
+    if border:
+        x = x.clone()
+        x[:, :, 0] = x[:, :, :, 0] = 0
     weight = x.new_empty((gradient.shape[1], x.shape[1], 3, 3)).to(memory_format=torch.channels_last)
     mask = [False, True, False]
     return torch.ops.aten.convolution_backward(
@@ -82,7 +85,7 @@ def conv_weight_gradient(x: Tensor, gradient: Tensor, *, padding: int, border: b
     x: `[N, C, H, W]`, best channels-last.
     gradient: that of the convolution's output, `[N, outputs, H - 2 + 2 * padding, W - 2 + 2 * padding]`, like x.
     padding: 0 or 1.
-    border: the first row and column of every image of x are zeros; that spares their products.
+    border: the first row and column of every image of x count as zeros, whatever they hold; their products are spared.
 
     Raises ValueError for other shapes or another padding, and for tensors that want a gradient.
     """

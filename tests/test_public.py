@@ -46,5 +46,6 @@ def test_a_wheel_holds_the_package_with_the_kernels_and_nothing_else(wheel):
     with zipfile.ZipFile(wheel) as packed:
         held = {name for name in packed.namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastcifar").rglob("*.py")}
-    kernels = {f"fastcifar/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "kernels").rglob("*.py")}
+    sources = (path for path in (ROOT / "kernels").rglob("*") if path.suffix in (".py", ".cpp", ".h"))
+    kernels = {f"fastcifar/{path.relative_to(ROOT).as_posix()}" for path in sources}
     assert held == package | kernels | {"fastcifar/py.typed"}

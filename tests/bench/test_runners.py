@@ -81,7 +81,9 @@ def test_convolutions_are_those_of_the_stage_asked_for():
     for stage in trainer.timeline.steps_by_stage():
         found = {convolution.name: convolution for convolution in convolutions(trainer, stage)}
         above = found["blocks.0.convs.0"]
-        assert above.inputs == (8, 24, stage.size - 1, stage.size - 1)
+        side = stage.size if stage.frozen else stage.size - 1  # with a border, or without
+        assert above.inputs == (8, 24, side, side)
+        assert above.outputs[2] == (side - 2 if stage.frozen else side)
         assert ("input" in above.passes) == ("whitening" in found) == (not stage.frozen), "the bias below it is trained"
 
 
