@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcifar.kernels.launch import launch
-from fastcifar.kernels.newton_schulz import FEW_STEPS, SIZES, batches_of, is_small
+from fastcifar.kernels.newton_schulz import SIZES, batches_of, is_small, may_round, steps_of
 
 # `table_ptr`: int32 [matrices, 4]: place in x, rows, columns, place in the squares. ALIGN divides all of them.
 
@@ -167,10 +167,8 @@ def _square_times(left, right, PRECISION: tl.constexpr):
 def _small_kernel(
     x_ptr,  # float16 or bfloat16
     table_ptr,
+    coefficients_ptr,  # float32 [STEPS, 3]
     out_ptr,  # like x
-    a,
-    b,
-    c,
     STEPS: tl.constexpr,
     ALIGN: tl.constexpr,
     SIDE: tl.constexpr,  # a power of two, of all rows at least
@@ -188,6 +186,7 @@ def _small_kernel(
             part = _tile(x_ptr + start, down, first + tl.arange(0, DEPTH), rows, columns)
             gram = tl.dot(part, tl.trans(part), gram)
         gram = _rounded(gram, PRECISION)
+        a, b, c = tl.load(coefficients_ptr), tl.load(coefficients_ptr + 1), tl.load(coefficients_ptr + 2)
         factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
         product = _rounded(factor, PRECISION)
         for _ in range(STEPS - 1):  # as in `_step_kernel`
@@ -195,6 +194,8 @@ def _small_kernel(
             once = _square_times(half, gram, PRECISION)
             twice = _square_times(once, gram, PRECISION)
             gram = _rounded(a * half + b * once + c * twice, PRECISION)
+            coefficients_ptr += 3
+            a, b, c = tl.load(coefficients_ptr), tl.load(coefficients_ptr + 1), tl.load(coefficients_ptr + 2)
             factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
             product = _rounded(_square_times(factor, product, PRECISION), PRECISION)
         _put(out_ptr + start, down, over, rows, columns, tl.dot(product.to(right.dtype), right))
@@ -212,14 +213,20 @@ def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     return torch.tensor(rows_of_table, dtype=torch.int32).to(device), squares
 
 
+@functools.cache
+def _coefficients(each: tuple[tuple[float, float, float], ...], device: torch.device) -> Tensor:
+    """Return a, b and c of each step on the device; see `_table`."""
+    return torch.tensor(each, dtype=torch.float32).to(device)
+
+
 def newton_schulz_triton(
     x: Tensor, out: Tensor, shapes: Sequence[int], steps: int, coefficients: Sequence[float]
 ) -> None:
     table, size = _table(tuple(shapes), x.device)
     sizes = SIZES.of(x)
     most_rows, align = max(shapes[1::3]), math.gcd(16, *shapes[1::3], *shapes[2::3])
-    half = x.element_size() == 2
-    precision = ("tf32" if steps <= FEW_STEPS else "tf32x3") if half else "ieee"
+    half, each = x.element_size() == 2, steps_of(coefficients, steps)
+    precision = ("tf32" if may_round(coefficients, steps) else "tf32x3") if half else "ieee"
     side = max(16, 1 << (most_rows - 1).bit_length())
 
     def tiles(height: int, width: int) -> int:
@@ -229,7 +236,7 @@ def newton_schulz_triton(
         launch(
             _small_kernel,
             (-(-max(shapes[2::3]) // sizes.tile), len(table)),
-            *(x, table, out, *map(float, coefficients)),
+            *(x, table, _coefficients(tuple(each), x.device), out),
             STEPS=steps,
             ALIGN=align,
             SIDE=side,
@@ -249,11 +256,11 @@ def newton_schulz_triton(
     }
     most_tiles = max(tiles(rows, rows) for rows in shapes[1::3])
     launch(_gram_kernel, (most_tiles, len(table)), x, table, gram, SQUARES=precision, **whole)
-    for step in range(steps):
+    for step, numbers in enumerate(each):
         launch(
             _step_kernel,
             (-(-most_rows // sizes.square_rows), len(table)),
-            *(table, gram, product, next_gram, next_product, scratch, *map(float, coefficients)),
+            *(table, gram, product, next_gram, next_product, scratch, *map(float, numbers)),
             FIRST=step == 0,
             LAST=step == steps - 1,
             ALIGN=align,
