@@ -2,7 +2,8 @@
 
 Every step makes X <- (a I + b A + c A²) X with A = X X', and a, b and c of its own if they differ. All of them are
 polynomials in the first A, which commute: so A is made once, every step is taken by the small squares A and Q alone,
-and the last product is Q X. With R rows and C columns that is 2 R² C + 11 R³ multiply-adds for three steps, where the plain iteration takes 6 R² C + 3 R³.
+and the last product is Q X. With R rows and C columns that is 2 R² C + 11 R³ multiply-adds for three steps, where the
+plain iteration takes 6 R² C + 3 R³.
 
 Roofline, half precision. SpeedrunNet's filters, 2 of 64 x 576 and 4 of 256 x 2304: 2.0 G multiply-adds, 5 microseconds
 at 790 TFLOP/s; x is read twice and written once, 15 MB, and a step reads and writes squares of 256 KB in the L2 cache:
@@ -14,10 +15,10 @@ chain of 11 products of 64 x 64 by 64 for three steps, some 0.4 microseconds eac
 
 Squares are float32 everywhere. Every step multiplies the rounding error of a square by up to a²: 12 for Jordan's
 coefficients, 67, 17 and 15 for the first of Polar Express. While all of it is below `_GROWTH`, as in three steps of
-Jordan's, a GPU multiplies the squares of matrices in half precision in TF32; beyond, in three TF32 products each. Tensor
-cores cut the
-bits off that TF32 lacks, every square a little too small by the same share; so it is rounded where it is made, after
-which its products with another and with itself err alike and less than those of squares rounded one by one.
+Jordan's, a GPU multiplies the squares of matrices in half precision in TF32; beyond, in three TF32 products each.
+Tensor cores cut the bits off that TF32 lacks, every square a little too small by the same share; so it is rounded where
+it is made, after which its products with another and with itself err alike and less than those of squares rounded one
+by one.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ from fastcifar.kernels.operators import operator, refuse_gradients
 _MOST_ROWS = 512
 """A program holds its rows of a square in registers; larger squares take plain torch."""
 _GROWTH = 2000
-"""Up to so much growth of rounding errors, the product of all a², squares may be rounded to TF32 (and on a CPU the first
-to x's dtype). At 17,000 (three steps of Polar Express) a matrix with one large singular value errs by 17% on a CPU."""
+"""Up to so much growth of rounding errors, the product of all a², squares may be rounded to TF32, on a CPU the first to
+x's dtype: at 17,000, in three steps of Polar Express, a matrix with one large singular value would err by 17%."""
 
 
 @dataclass(frozen=True)

@@ -167,8 +167,11 @@ def _square_times(left, right, PRECISION: tl.constexpr):
 def _small_kernel(
     x_ptr,  # float16 or bfloat16
     table_ptr,
-    coefficients_ptr,  # float32 [STEPS, 3]
     out_ptr,  # like x
+    a,
+    b,
+    c,
+    later_ptr,  # float32 [STEPS - 1, 3]: a, b and c of the steps after the first, or None where all have the same
     STEPS: tl.constexpr,
     ALIGN: tl.constexpr,
     SIDE: tl.constexpr,  # a power of two, of all rows at least
@@ -186,16 +189,16 @@ def _small_kernel(
             part = _tile(x_ptr + start, down, first + tl.arange(0, DEPTH), rows, columns)
             gram = tl.dot(part, tl.trans(part), gram)
         gram = _rounded(gram, PRECISION)
-        a, b, c = tl.load(coefficients_ptr), tl.load(coefficients_ptr + 1), tl.load(coefficients_ptr + 2)
         factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
         product = _rounded(factor, PRECISION)
-        for _ in range(STEPS - 1):  # as in `_step_kernel`
+        for step in range(STEPS - 1):  # as in `_step_kernel`
             half = _square_times(factor, gram, PRECISION)
             once = _square_times(half, gram, PRECISION)
             twice = _square_times(once, gram, PRECISION)
             gram = _rounded(a * half + b * once + c * twice, PRECISION)
-            coefficients_ptr += 3
-            a, b, c = tl.load(coefficients_ptr), tl.load(coefficients_ptr + 1), tl.load(coefficients_ptr + 2)
+            if later_ptr is not None:
+                mine = later_ptr + 3 * step
+                a, b, c = tl.load(mine), tl.load(mine + 1), tl.load(mine + 2)
             factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
             product = _rounded(_square_times(factor, product, PRECISION), PRECISION)
         _put(out_ptr + start, down, over, rows, columns, tl.dot(product.to(right.dtype), right))
@@ -214,9 +217,9 @@ def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
 
 
 @functools.cache
-def _coefficients(each: tuple[tuple[float, float, float], ...], device: torch.device) -> Tensor:
-    """Return a, b and c of each step on the device; see `_table`."""
-    return torch.tensor(each, dtype=torch.float32).to(device)
+def _later(each: tuple[tuple[float, float, float], ...], device: torch.device) -> Tensor | None:
+    """Return a, b and c of each step but the first on the device, None if all are the same; see `_table`."""
+    return torch.tensor(each[1:], dtype=torch.float32).to(device) if len(set(each)) > 1 else None
 
 
 def newton_schulz_triton(
@@ -233,17 +236,19 @@ def newton_schulz_triton(
         return -(-height // sizes.tile) * -(-width // sizes.tile)
 
     if is_small(x, shapes):
+        later = _later(tuple(each), x.device)
+        spills = later is not None and precision == "tf32x3"  # 64 rows with so few warps
         launch(
             _small_kernel,
             (-(-max(shapes[2::3]) // sizes.tile), len(table)),
-            *(x, table, _coefficients(tuple(each), x.device), out),
+            *(x, table, out, *map(float, each[0]), later),
             STEPS=steps,
             ALIGN=align,
             SIDE=side,
             TILE=sizes.tile,
             DEPTH=2 * sizes.depth,
             PRECISION=precision,
-            num_warps=sizes.warps,
+            num_warps=2 * sizes.warps if spills else sizes.warps,
         )
         return
     gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)

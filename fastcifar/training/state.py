@@ -16,6 +16,7 @@ from fastcifar.optim import FlatOptimizer
 from fastcifar.optim.flat import copy_tensors
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.declare import sections_of
 from fastcifar.recipes.text import leaves
 from fastcifar.record import EpochRow
 from fastcifar.training.average import WeightAverage
@@ -156,9 +157,15 @@ class TrainingState:
 
     def _refuse_another(self, of: Mapping[str, Any]) -> None:
         there, here = dict(leaves(of)), dict(leaves(self._identity))
+        defaults = {
+            f"recipe.{prefix}{field.name}": field.default
+            for prefix, section in sections_of(self._recipe)
+            for field in dataclasses.fields(section)
+        }
         for name in {**here, **there}:
-            if there.get(name) != here.get(name):
-                raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
+            given = there.get(name, defaults.get(name))  # a state may be older than a field
+            if given != here.get(name):
+                raise UserError(f"{name} is {given} there and {here.get(name)} here")
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
