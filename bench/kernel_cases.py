@@ -200,6 +200,6 @@ def flat_muon(shapes: Sequence[tuple[int, int]], device: torch.device, dtype: to
 
     def reference(weights, gradient, velocity, direction, compute, *rest) -> None:
         norms = kernels.muon_direction_reference(weights, gradient, velocity, direction, layout, 0.6)
-        kernels.muon_update_reference(weights, direction, compute, None, norms, *rest, layout, 0.0, 0.0, 1)
+        kernels.muon_update_reference(weights, direction, compute, None, norms, *rest, layout, 0.0, 0.0, 1, None, 0.0)
 
     return OperationCase("flat_muon", f"{len(shapes)} filters, {size} weights", kernel, reference, make)

@@ -2,14 +2,14 @@
 
 Newton-Schulz takes filters in batches of matrices, each of norm 1, in the compute dtype. `muon_direction` makes them,
 in two launches: the momentum and the norms' partial sums, then the scaled directions, every filter at its place in the
-batches. `muon_update` takes the result apart again, in one. Plain torch does the same with a dozen small operations a
-filter, each a launch: in a step of a millisecond those, not bytes, are what counts.
+batches. `muon_update` takes the result apart again, in one, in two where it evens out rows. Plain torch does the same
+with a dozen small operations a filter, each a launch: in a step of a millisecond those, not bytes, are what counts.
 
 Roofline. P weights in filters, half-precision gradients and compute copy: the direction reads weights 4P once,
 gradients 2P and velocity 4P twice, and writes velocity 4P and x 2P: 22P bytes; the update reads weights 4P and updates
-2P and writes weights 4P and compute 2P: 12P bytes; with the average 8P more, every `ema_every`-th step. SpeedrunNet, P
-1.97 million: 43 and 24 MB, 10 and 6 microseconds at 4.3 TB/s. 15 operations a weight, below 0.1 microseconds at 790
-TFLOP/s. The bytes bind.
+2P and writes weights 4P and compute 2P: 12P bytes; with the average 8P more, every `ema_every`-th step, and 2P more
+for the rows' mean squares. SpeedrunNet, P 1.97 million: 43 and 24 MB, 10 and 6 microseconds at 4.3 TB/s. 15 operations
+a weight, below 0.1 microseconds at 790 TFLOP/s. The bytes bind.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ FIELDS = 5
 """Numbers of a filter in a layout: start in the flat buffers, rows, columns; start in x, and from row to row there."""
 
 _SMALLEST_NORM = 1e-12
+_SMALLEST_SQUARE = 1e-20
 ALIGN = 32
 """Filters start at multiples of so many elements, the gaps between them being zero in every buffer."""
 
@@ -54,6 +55,16 @@ def muon_direction_reference(
     return torch.stack(norms)
 
 
+def row_factors(update: Tensor, squares: Tensor, momentum: float) -> Tensor:
+    """Move `squares` `[R]`, the running mean squares of rows, by those of `update` `[R, C]`, and return the factors of
+    its rows, `[R, 1]` (NorMuon, Li et al. 2025): see `muon_update`."""
+    means = update.to(torch.promote_types(update.dtype, torch.float32)).square().mean(1)
+    squares.mul_(momentum).add_(means * (1 - momentum))
+    inverse = squares.to(means.dtype).clamp_min(_SMALLEST_SQUARE).reciprocal()
+    kept = means.sum() / (means * inverse).sum().clamp_min(_SMALLEST_SQUARE)
+    return (kept * inverse).sqrt()[:, None]
+
+
 def muon_update_reference(
     weights: Tensor,
     updates: Tensor,
@@ -67,8 +78,11 @@ def muon_update_reference(
     decay: float,
     ema_decay: float,
     ema_every: int,
+    row_squares: Tensor | None,
+    row_momentum: float,
 ) -> None:
     """Compute `muon_update` in plain torch: its specification."""
+    row = 0
     rate = rates[step.clamp(max=len(rates) - 1)]
     normalized = normalize[step.clamp(max=len(normalize) - 1)]
     for number, (start, rows, columns, place, stride) in enumerate(filters_of(layout)):
@@ -76,6 +90,9 @@ def muon_update_reference(
         factor = rows**0.5 / norms[number].clamp_min(_SMALLEST_NORM)
         factor = torch.where(normalized, factor, torch.ones_like(factor)) * (1 - rate * decay)
         update = updates[place : place + rows * stride].view(rows, stride)[:, :columns]
+        if row_squares is not None:
+            update = update * row_factors(update, row_squares[row : row + rows], row_momentum)
+            row += rows
         weights[span].mul_(factor).view(rows, columns).sub_(update * rate)
         if compute is not None:
             compute[span].copy_(weights[span])
@@ -114,7 +131,7 @@ operator(
     _update,
     lambda *_: None,
     signature=muon_update_reference,
-    mutates=("weights", "compute", "ema"),
+    mutates=("weights", "compute", "ema", "row_squares"),
 )
 
 
@@ -165,11 +182,16 @@ def muon_update(
     decay: float = 0.0,
     ema_decay: float = 0.0,
     ema_every: int = 1,
+    row_squares: Tensor | None = None,
+    row_momentum: float = 0.0,
 ) -> None:
     """Update all filters once.
 
     `lr = rates[step]`; if `normalize[step]`, `w = w * sqrt(R) / norm`; then `w = w * (1 - lr * decay) - lr * u`,
     `compute = w`, and if `step % ema_every == 0`, `ema = ema_decay * ema + (1 - ema_decay) * w`.
+
+    With `row_squares` v, u is first evened out by rows (NorMuon, Li et al. 2025). With the mean square s of each row,
+    `v = m v + (1 - m) s` and `u = u / sqrt(v)`, then u is scaled to the norm that it had: a bias of v does not matter.
 
     updates: u, [X], laid out like the x of `muon_direction`.
     compute, ema: as in `flat_sgd`; each may be None.
@@ -177,6 +199,8 @@ def muon_update(
     rates, normalize: float32 [S] and bool [S] on the device; past the end the last one holds.
     step: int64 [1] on the device; not incremented here.
     weights, layout: as in `muon_direction`.
+    row_squares: v, float32 [all filters' rows]; None: rows stay as they are.
+    row_momentum: m.
 
     Raises ValueError for buffers of other shapes and filters outside them.
     """
@@ -184,6 +208,10 @@ def muon_update(
     filters = len(layout) // FIELDS
     if norms.shape != (filters,):
         raise ValueError(f"norms has shape {list(norms.shape)}; allowed: [{filters}], one for each filter")
+    rows = sum(layout[1::FIELDS])
+    if row_squares is not None and row_squares.shape != (rows,):
+        raise ValueError(f"row_squares has shape {list(row_squares.shape)}; allowed: [{rows}], one for each row")
     torch.ops.fastcifar.muon_update(
-        *(weights, updates, compute, ema, norms, rates, normalize, step, layout, decay, ema_decay, ema_every)
+        *(weights, updates, compute, ema, norms, rates, normalize, step, layout, decay, ema_decay, ema_every),
+        *(row_squares, row_momentum),
     )

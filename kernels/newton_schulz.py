@@ -1,8 +1,9 @@
 """Newton-Schulz iteration on batches of matrices, in Gram form: the nearest orthogonal matrices, nearly (Jordan 2024).
 
-Every step makes X <- (a I + b A + c A²) X with A = X X'. All of them are polynomials in the first A, which commute: so
-A is made once, every step is taken by the small squares A and Q alone, and the last product is Q X. With R rows and C
-columns that is 2 R² C + 11 R³ multiply-adds for three steps, where the plain iteration takes 6 R² C + 3 R³.
+Every step makes X <- (a I + b A + c A²) X with A = X X', and a, b and c of its own if they differ. All of them are
+polynomials in the first A, which commute: so A is made once, every step is taken by the small squares A and Q alone,
+and the last product is Q X. With R rows and C columns that is 2 R² C + 11 R³ multiply-adds for three steps, where the
+plain iteration takes 6 R² C + 3 R³.
 
 Roofline, half precision. SpeedrunNet's filters, 2 of 64 x 576 and 4 of 256 x 2304: 2.0 G multiply-adds, 5 microseconds
 at 790 TFLOP/s; x is read twice and written once, 15 MB, and a step reads and writes squares of 256 KB in the L2 cache:
@@ -12,10 +13,12 @@ to its end: 64 programs for the four large filters. The squares of matrices of a
 two small ones, stay in registers: those take one launch, each program making the same square for columns of its own, a
 chain of 11 products of 64 x 64 by 64 for three steps, some 0.4 microseconds each.
 
-Squares are float32 everywhere. Of matrices in half precision a GPU multiplies them in TF32, past three steps in three
-TF32 products each, since every step multiplies the rounding error of a square by up to a² = 12. Tensor cores cut the
-bits off that TF32 lacks, every square a little too small by the same share; so it is rounded where it is made, after
-which its products with another and with itself err alike and less than those of squares rounded one by one.
+Squares are float32 everywhere. Every step multiplies the rounding error of a square by up to a²: 12 for Jordan's
+coefficients, 67, 17 and 15 for the first of Polar Express. While all of it is below `_GROWTH`, as in three steps of
+Jordan's, a GPU multiplies the squares of matrices in half precision in TF32; beyond, in three TF32 products each.
+Tensor cores cut the bits off that TF32 lacks, every square a little too small by the same share; so it is rounded where
+it is made, after which its products with another and with itself err alike and less than those of squares rounded one
+by one.
 """
 
 from __future__ import annotations
@@ -32,8 +35,9 @@ from fastcifar.kernels.operators import operator, refuse_gradients
 
 _MOST_ROWS = 512
 """A program holds its rows of a square in registers; larger squares take plain torch."""
-FEW_STEPS = 3
-"""Up to so many, squares may be rounded to TF32 (and on a CPU the first to x's dtype)."""
+_GROWTH = 2000
+"""Up to so much growth of rounding errors, the product of all a², squares may be rounded to TF32, on a CPU the first to
+x's dtype: at 17,000, in three steps of Polar Express, a matrix with one large singular value would err by 17%."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,17 @@ SIZES = LaunchSizes(
 )
 
 
+def steps_of(coefficients: Sequence[float], steps: int) -> list[tuple[float, float, float]]:
+    """Return a, b and c of each step."""
+    each = list(zip(coefficients[::3], coefficients[1::3], coefficients[2::3], strict=True))
+    return each * steps if len(each) == 1 else each
+
+
+def may_round(coefficients: Sequence[float], steps: int) -> bool:
+    """Return True if squares may be rounded."""
+    return math.prod(a * a for a, _, _ in steps_of(coefficients, steps)) <= _GROWTH
+
+
 def batches_of(shapes: Sequence[int]) -> Iterator[tuple[slice, tuple[int, int, int]]]:
     """Yield the slice of x that each batch lies in, and its shape."""
     start = 0
@@ -77,17 +92,16 @@ def newton_schulz_reference(
     x: Tensor, out: Tensor, shapes: Sequence[int], steps: int, coefficients: Sequence[float]
 ) -> None:
     """Compute `newton_schulz` in plain torch: its specification and the CPU's path."""
-    a, b, c = coefficients
     wide = torch.promote_types(x.dtype, torch.float32)
     for place, shape in batches_of(shapes):
         matrices = x[place].view(shape)
-        exact = matrices if steps <= FEW_STEPS else matrices.to(wide)
+        exact = matrices if may_round(coefficients, steps) else matrices.to(wide)
         gram, product = (exact @ exact.mT).to(wide), None
-        for left in reversed(range(steps)):
+        for step, (a, b, c) in enumerate(steps_of(coefficients, steps), 1):
             factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             factor.diagonal(dim1=1, dim2=2).add_(a)
             product = factor if product is None else factor @ product
-            if left:
+            if step < steps:
                 gram = factor @ gram @ factor
         assert product is not None, "no steps"
         torch.bmm(product.to(x.dtype), matrices, out=out[place].view(shape))
@@ -140,11 +154,11 @@ def newton_schulz(x: Tensor, out: Tensor, shapes: Sequence[int], *, steps: int, 
 
     x, out: flat [n], contiguous, of one floating dtype. The norm of every matrix X of x is 1 at most.
     shapes: three numbers for each of the batches [B, R, C] that lie in x and out one after the other, R best no larger
-        than C. A graph can be captured once a first call has brought these shapes to the device.
-    coefficients: a, b and c.
+        than C. A graph can be captured once a first call has brought shapes and coefficients to the device.
+    coefficients: a, b and c of all steps, or of each, one after the other.
 
-    Raises ValueError for buffers that the batches do not fill, of different dtypes, or that want a gradient, and for
-    less than 1 step.
+    Raises ValueError for buffers that the batches do not fill, of different dtypes, or that want a gradient, for less
+    than 1 step and for another number of coefficients.
     """
     refuse_gradients(x=x, out=out)
     length = sum(math.prod(shape) for _, shape in batches_of(shapes)) if len(shapes) % 3 == 0 else -1
@@ -156,4 +170,6 @@ def newton_schulz(x: Tensor, out: Tensor, shapes: Sequence[int], *, steps: int, 
             )
     if steps < 1:
         raise ValueError(f"steps is {steps}; allowed: 1 or more")
+    if len(coefficients) not in (3, 3 * steps):
+        raise ValueError(f"there are {len(coefficients)} coefficients; allowed: 3, or 3 for each of {steps} steps")
     torch.ops.fastcifar.newton_schulz(x, out, shapes, steps, coefficients)

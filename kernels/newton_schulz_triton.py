@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcifar.kernels.launch import launch
-from fastcifar.kernels.newton_schulz import FEW_STEPS, SIZES, batches_of, is_small
+from fastcifar.kernels.newton_schulz import SIZES, batches_of, is_small, may_round, steps_of
 
 # `table_ptr`: int32 [matrices, 4]: place in x, rows, columns, place in the squares. ALIGN divides all of them.
 
@@ -171,6 +171,7 @@ def _small_kernel(
     a,
     b,
     c,
+    later_ptr,  # float32 [STEPS - 1, 3]: a, b and c of the steps after the first, or None where all have the same
     STEPS: tl.constexpr,
     ALIGN: tl.constexpr,
     SIDE: tl.constexpr,  # a power of two, of all rows at least
@@ -190,11 +191,14 @@ def _small_kernel(
         gram = _rounded(gram, PRECISION)
         factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
         product = _rounded(factor, PRECISION)
-        for _ in range(STEPS - 1):  # as in `_step_kernel`
+        for step in range(STEPS - 1):  # as in `_step_kernel`
             half = _square_times(factor, gram, PRECISION)
             once = _square_times(half, gram, PRECISION)
             twice = _square_times(once, gram, PRECISION)
             gram = _rounded(a * half + b * once + c * twice, PRECISION)
+            if later_ptr is not None:
+                mine = later_ptr + 3 * step
+                a, b, c = tl.load(mine), tl.load(mine + 1), tl.load(mine + 2)
             factor = tl.where(diagonal, a, 0.0) + b * gram + c * _square_times(gram, gram, PRECISION)
             product = _rounded(_square_times(factor, product, PRECISION), PRECISION)
         _put(out_ptr + start, down, over, rows, columns, tl.dot(product.to(right.dtype), right))
@@ -212,31 +216,39 @@ def _table(shapes: tuple[int, ...], device: torch.device) -> tuple[Tensor, int]:
     return torch.tensor(rows_of_table, dtype=torch.int32).to(device), squares
 
 
+@functools.cache
+def _later(each: tuple[tuple[float, float, float], ...], device: torch.device) -> Tensor | None:
+    """Return a, b and c of each step but the first on the device, None if all are the same; see `_table`."""
+    return torch.tensor(each[1:], dtype=torch.float32).to(device) if len(set(each)) > 1 else None
+
+
 def newton_schulz_triton(
     x: Tensor, out: Tensor, shapes: Sequence[int], steps: int, coefficients: Sequence[float]
 ) -> None:
     table, size = _table(tuple(shapes), x.device)
     sizes = SIZES.of(x)
     most_rows, align = max(shapes[1::3]), math.gcd(16, *shapes[1::3], *shapes[2::3])
-    half = x.element_size() == 2
-    precision = ("tf32" if steps <= FEW_STEPS else "tf32x3") if half else "ieee"
+    half, each = x.element_size() == 2, steps_of(coefficients, steps)
+    precision = ("tf32" if may_round(coefficients, steps) else "tf32x3") if half else "ieee"
     side = max(16, 1 << (most_rows - 1).bit_length())
 
     def tiles(height: int, width: int) -> int:
         return -(-height // sizes.tile) * -(-width // sizes.tile)
 
     if is_small(x, shapes):
+        later = _later(tuple(each), x.device)
+        spills = later is not None and precision == "tf32x3"  # 64 rows with so few warps
         launch(
             _small_kernel,
             (-(-max(shapes[2::3]) // sizes.tile), len(table)),
-            *(x, table, out, *map(float, coefficients)),
+            *(x, table, out, *map(float, each[0]), later),
             STEPS=steps,
             ALIGN=align,
             SIDE=side,
             TILE=sizes.tile,
             DEPTH=2 * sizes.depth,
             PRECISION=precision,
-            num_warps=sizes.warps,
+            num_warps=2 * sizes.warps if spills else sizes.warps,
         )
         return
     gram, next_gram, product, next_product, scratch = x.new_empty((5, size), dtype=torch.float32)
@@ -249,11 +261,11 @@ def newton_schulz_triton(
     }
     most_tiles = max(tiles(rows, rows) for rows in shapes[1::3])
     launch(_gram_kernel, (most_tiles, len(table)), x, table, gram, SQUARES=precision, **whole)
-    for step in range(steps):
+    for step, numbers in enumerate(each):
         launch(
             _step_kernel,
             (-(-most_rows // sizes.square_rows), len(table)),
-            *(table, gram, product, next_gram, next_product, scratch, *map(float, coefficients)),
+            *(table, gram, product, next_gram, next_product, scratch, *map(float, numbers)),
             FIRST=step == 0,
             LAST=step == steps - 1,
             ALIGN=align,

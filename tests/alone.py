@@ -20,6 +20,7 @@ MAKERS = {
     "SGD": SGD,
     "LARS": LARS,
     "Muon": Muon,
+    "NorMuon": partial(Muon, row_momentum=0.9),
     "Lookahead": partial(lookahead, momentum=0.9),
     "Lookahead of Adam": partial(lookahead, inner=torch.optim.Adam),
 }

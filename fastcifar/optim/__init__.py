@@ -12,7 +12,7 @@ import functools
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.lars import LARS, FlatLARS
 from fastcifar.optim.lookahead import FlatLookahead, Lookahead
-from fastcifar.optim.newton_schulz import newton_schulz
+from fastcifar.optim.newton_schulz import newton_schulz, polar_express
 from fastcifar.optim.optimizer import FlatOptimizer, GroupOptimizer
 from fastcifar.optim.schedule import learning_rates
 from fastcifar.optim.sgd import SGD, FlatSGD
@@ -35,6 +35,7 @@ __all__ = [
     "build_optimizer",
     "learning_rates",
     "newton_schulz",
+    "polar_express",
 ]
 
 

@@ -4,7 +4,7 @@ kellerjordan.github.io/posts/muon), over flat buffers and alone."""
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,8 +12,9 @@ import torch
 from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
 from fastcifar.kernels import newton_schulz as iterate
-from fastcifar.optim.flat import FlatGroup, FlatModel
-from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize
+from fastcifar.kernels.flat_muon import FIELDS, row_factors
+from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors
+from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize, polar_express
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
 from fastcifar.recipes import Recipe
@@ -27,7 +28,8 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
     Filters are matrices W [out, in * height * width], G the gradient, V the momentum, m = `momentum`, s the schedule:
         V <- m V + G;  W <- W * sqrt(out) / |W| in the steps of `norm_every`;  W <- (1 - s * filter_decay) W;
         W <- W - s * lr * orthogonalized(G + m V)
-    `newton_schulz` orthogonalizes, in the network's compute dtype. All else, with m = `sgd_momentum` and the peak rate
+    `newton_schulz` orthogonalizes, in the network's compute dtype; with `row_momentum` rows are evened out after it, as
+    in `kernels.muon_update`. All else, with m = `sgd_momentum` and the peak rate
     r = `head_lr` for matrices, `bias_lr` for biases and scales:
         g = dloss/dw + weight_decay / r * w;  v <- m v + g;  w <- w - s * r * (g + m v)
     So each decay is the share of a weight that a step at the peak rate removes, `weight_decay` before momentum.
@@ -40,6 +42,14 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
         if self.config.overlap and recipe.compile == "off":  # a compiled network's backward pass is one piece
             flat.divide()
         self._above, self._below = ([_Filters(flat, group, above) for group in flat.groups] for above in (True, False))
+        parts = [*self._above, *self._below]
+        rows = [sum(filters.layout[1::FIELDS]) for filters in parts]
+        self._row_squares = flat.statistics.new_zeros(sum(rows)) if self.config.row_momentum else None
+        if self._row_squares is not None:
+            for filters, squares in zip(parts, self._row_squares.split(rows), strict=True):
+                filters.row_squares = squares
+        least, steps = self.config.polar_express, self.config.ns_steps
+        self._coefficients = polar_express(steps, least) if least else list(self.config.ns_coefficients)
         self._side_stream = torch.cuda.Stream(self.count.device) if self.count.is_cuda else None
         self._copied: torch.Event | None = None
         self._stepped_above = False
@@ -48,6 +58,18 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
         """Start again at step 0, even where a step was broken off."""
         super().reset()
         self._stepped_above = False
+        if self._row_squares is not None:
+            self._row_squares.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **self._further_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        into = {"count": self.count, **self._further_state()}
+        copy_tensors({name: state[name] for name in into if name in state}, into)
+
+    def _further_state(self) -> dict[str, torch.Tensor]:
+        return {} if self._row_squares is None else {"row_squares": self._row_squares}
 
     @torch.no_grad()
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
@@ -105,7 +127,7 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
         iterate(
             *(filters.directions, filters.updates, filters.shapes),
             steps=config.ns_steps,
-            coefficients=config.ns_coefficients,
+            coefficients=self._coefficients,
         )
         muon_update(
             group.weights,
@@ -114,6 +136,8 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
             group.ema if self.recipe.ema.decay else None,
             *(norms, rates, self._normalizing, self.count, filters.layout),
             decay=config.filter_decay / config.lr,
+            row_squares=filters.row_squares,
+            row_momentum=config.row_momentum,
             **self.average_settings(),
         )
 
@@ -124,8 +148,10 @@ class _Filters:
     A batch holds the matrices with the same number of rows, padded with zeros to the longest; the padding stays zero.
     The flat buffers `directions` and `updates`, in the compute dtype, hold the batches of `shapes` (see
     `kernels.newton_schulz`); `layout` is the place of each filter (see `muon_direction`). In memory a filter is
-    [out, height, width, in]; the order of columns makes no difference to Muon.
+    [out, height, width, in]; the order of columns makes no difference to Muon. `row_squares`: see `muon_update`.
     """
+
+    row_squares: torch.Tensor | None = None
 
     def __init__(self, flat: FlatModel, group: FlatGroup, above: bool) -> None:
         by_rows: dict[int, list[tuple[int, int]]] = {}
@@ -153,19 +179,22 @@ class Muon(StandaloneOptimizer):
 
     lr: a number, or a tensor of one element; the host waits for one on a GPU, as with torch.optim.Muon.
     nesterov: False orthogonalizes V in place of G + momentum V.
-    ns_steps, ns_coefficients: those of `newton_schulz`, which takes matrices of equal shape together.
+    ns_steps, ns_coefficients: those of `newton_schulz`, which takes matrices of equal shape together; see
+        `polar_express` for coefficients that differ from step to step.
     norm_every: 0: never.
     dtype: of Newton-Schulz; by default the parameters' own. bfloat16 is enough and fast.
     adjust_lr_fn: the factor, by torch.optim.Muon's names: "none", 1, as in airbench; "original",
         sqrt(max(1, rows / columns)), as in Jordan's Muon and by default in torch's; "match_rms_adamw",
         0.2 * sqrt(max(rows, columns)), as in Moonlight (Liu 2025), for rates and decays of AdamW.
     maximize: go uphill.
+    row_momentum: above 0, each row of the orthogonalized update is divided by the root of the running mean, with this
+        momentum, of its mean square, and the whole is scaled to the norm that it had (NorMuon, Li et al. 2025: 0.95).
 
     There is no other form of a step: no `foreach`, `fused` or `differentiable`. Raises UserError for a setting out of
     range, or a parameter that is no matrix of real numbers.
     """
 
-    added: ClassVar = {"adjust_lr_fn": "none", "maximize": False}
+    added: ClassVar = {"adjust_lr_fn": "none", "maximize": False, "row_momentum": 0.0}
 
     def __init__(
         self,
@@ -175,17 +204,21 @@ class Muon(StandaloneOptimizer):
         nesterov: bool = True,
         weight_decay: float = 0.0,
         ns_steps: int = 5,
-        ns_coefficients: tuple[float, float, float] = COEFFICIENTS,
+        ns_coefficients: Sequence[float] = COEFFICIENTS,
         norm_every: int = 0,
         dtype: torch.dtype | None = None,
         adjust_lr_fn: str = "none",
         *,
         maximize: bool = False,
+        row_momentum: float = 0.0,
     ) -> None:
         require_settings("Muon", momentum, lr=lr, weight_decay=weight_decay, ns_steps=ns_steps, norm_every=norm_every)
+        if not 0 <= row_momentum < 1:
+            raise UserError(f"row_momentum of Muon is {row_momentum!r}; allowed: 0 up to, not including, 1")
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
         settings |= {"ns_steps": ns_steps, "ns_coefficients": ns_coefficients, "norm_every": norm_every, "dtype": dtype}
-        super().__init__(params, {**settings, "adjust_lr_fn": adjust_lr_fn, "maximize": maximize})
+        settings |= {"adjust_lr_fn": adjust_lr_fn, "maximize": maximize, "row_momentum": row_momentum}
+        super().__init__(params, settings)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters as torch does. Raises UserError for one that is no matrix of real numbers."""
@@ -198,6 +231,9 @@ class Muon(StandaloneOptimizer):
                 raise UserError(f"a parameter of Muon is {parameter.dtype}; allowed: a real floating type")
         if (name := group["adjust_lr_fn"]) not in ADJUSTMENTS:
             raise UserError(f"adjust_lr_fn of Muon is {name!r}; allowed: {', '.join(ADJUSTMENTS)}")
+        if (count := len(group["ns_coefficients"])) not in (3, 3 * group["ns_steps"]):
+            allowed = f"3, or 3 for each of {group['ns_steps']} steps"
+            raise UserError(f"ns_coefficients of Muon are {count} numbers; allowed: {allowed}")
         self.param_groups.append(group)
 
     @torch.no_grad()
@@ -213,6 +249,9 @@ class Muon(StandaloneOptimizer):
             for (parameter, _), update in zip(pairs, updates, strict=True):
                 if group["norm_every"] and self.state[parameter]["step"] % group["norm_every"] == 0:
                     parameter.mul_(norm_factor(parameter))
+                if group["row_momentum"]:
+                    squares = self.state[parameter].setdefault("row_squares", parameter.new_zeros(len(parameter)))
+                    update = update * row_factors(update, squares, group["row_momentum"])
                 parameter.mul_(1 - rate * group["weight_decay"])
                 alpha = rate * adjust(*update.shape)
                 # a tensor without dimensions is a number to torch, if not to its types

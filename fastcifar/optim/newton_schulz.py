@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -15,11 +16,61 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _SMALLEST_NORM = 1e-12
 """A matrix of a smaller norm is divided by this, so that zero stays zero and tiny values stay small."""
 
+_LIMIT = (15 / 8, -10 / 8, 3 / 8)
+"""What Polar Express's coefficients become as the singular values come near 1."""
+_CUSHION = 0.02407327424182761
+"""Polynomials are for singular values from this share of the largest on; those for all would raise large ones less."""
+_SAFETY = 1.01
+"""Singular values that rounding made too large by so much stay bounded."""
+
+
+def polar_express(steps: int, least: float = 1e-3) -> list[float]:
+    """Return a, b and c of each step by Polar Express (Amsel et al. 2025, arXiv 2505.16932): those that bring all
+    singular values in `least` to 1 nearest to 1, one step after the other, with their cushion and safety factor.
+
+    Each step's odd polynomial of degree 5 has the least error over the interval that the step before left. It is
+    scaled so that the ends of the next interval are as far below and above 1.
+    """
+    coefficients: list[float] = []
+    low, high = least, 1.0
+    for _ in range(steps):
+        if low >= (1 - 5e-6) * high:
+            coefficients += _LIMIT
+            continue
+        numbers = _nearest_to_1(max(low, _CUSHION * high), high)
+        ends = [
+            sum(number * end**power for number, power in zip(numbers, (1, 3, 5), strict=True)) for end in (low, high)
+        ]
+        scale = 2 / sum(ends)
+        low, high = scale * ends[0], scale * ends[1]
+        coefficients += [scale * number / _SAFETY**power for number, power in zip(numbers, (1, 3, 5), strict=True)]
+    return coefficients
+
+
+def _nearest_to_1(low: float, high: float) -> list[float]:
+    """Return a, b and c of the polynomial a s + b s^3 + c s^5 whose largest distance to 1 in `low` to `high` is the
+    least, by Remez's exchange: it is reached at both ends and at the two extremes between them, in turn below and
+    above."""
+    points = [low, (3 * low + high) / 4, (low + 3 * high) / 4, high]
+    error = before = 2.0
+    numbers: list[float] = []
+    for _ in range(100):
+        rows = [[s, s**3, s**5, sign] for s, sign in zip(points, (1, -1, 1, -1), strict=True)]
+        exact = {"dtype": torch.float64, "device": "cpu"}
+        *numbers, error = torch.linalg.solve(torch.tensor(rows, **exact), torch.ones(4, **exact)).tolist()
+        if abs(error - before) <= 1e-15:
+            break
+        a, b, c = numbers
+        root = math.sqrt(9 * b * b - 20 * a * c)
+        points[1:3] = (math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1))
+        before = error
+    return numbers
+
 
 def newton_schulz(
     matrices: torch.Tensor,
     steps: int = 5,
-    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    coefficients: Sequence[float] = COEFFICIENTS,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
     """Return `matrices` `[..., R, C]` with singular values near 1 and the same singular vectors.
@@ -27,7 +78,7 @@ def newton_schulz(
     matrices: each is divided by its Frobenius norm, which puts every singular value s in 0 to 1. The norm is taken in
         float32 or wider: the result does not depend on the scale, down to a norm of 1e-12, and fades to zero below.
     steps: times that s <- a s + b s^3 + c s^5 is applied.
-    coefficients: a, b and c.
+    coefficients: a, b and c of all steps, or of each, one after the other: see `polar_express`.
     dtype: of the iteration and the result; by default that of `matrices`.
 
     The iteration is in Gram form (`kernels.newton_schulz`), on the transposed matrices where these are wider.
@@ -52,7 +103,7 @@ def newton_schulz(
 def orthogonalize(
     matrices: Sequence[torch.Tensor],
     steps: int = 5,
-    coefficients: tuple[float, float, float] = COEFFICIENTS,
+    coefficients: Sequence[float] = COEFFICIENTS,
     dtype: torch.dtype | None = None,
 ) -> list[torch.Tensor]:
     """Return `newton_schulz` of each matrix `[R, C]`, in their order, computed in one batch for each shape, dtype and

@@ -24,10 +24,11 @@ class StandaloneOptimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take over a pickled or loaded state; the last thing that torch does in loading one."""
         for parameter, kept in state["state"].items():
-            buffer = kept.get("momentum_buffer") if isinstance(kept, dict) else None
-            if buffer is not None and buffer.shape != parameter.shape:
-                given, needed = list(buffer.shape), list(parameter.shape)
-                raise UserError(f"momentum_buffer of the state is {given}; allowed: {needed}, as its parameter")
+            for name, shape in (("momentum_buffer", parameter.shape), ("row_squares", parameter.shape[:1])):
+                buffer = kept.get(name) if isinstance(kept, dict) else None
+                if buffer is not None and buffer.shape != shape:
+                    given, needed = list(buffer.shape), list(shape)
+                    raise UserError(f"{name} of the state is {given}; allowed: {needed}, as its parameter")
         super().__setstate__(state)
         for settings in (self.defaults, *self.param_groups):
             for name, value in self.added.items():

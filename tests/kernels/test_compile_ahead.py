@@ -16,6 +16,7 @@ def test_every_kernel_of_the_recipe_compiles(compiled, case):
     always = {"_augment_kernel", "_cross_entropy_kernel", "_flat_sgd_kernel", "_moments_kernel", "_normalize_kernel"}
     always |= {"_inference_kernel", "_slope_sums_kernel", "_gradient_kernel"}
     always |= {"_small_kernel"} if case[1] != "float32" else set()
+    always |= {"_rows_kernel"} if "row_momentum" in case[3] else set()
     averaged = {"_flat_ema_kernel"} if case[2] == "davidnet" or "ema.decay=0.9" in case[3] else set()
     assert {name for name, found in compiled[case].items() if found} == always | averaged | (
         set() if case[2] == "davidnet" else muon | {"_whiten_kernel"}

@@ -145,7 +145,7 @@ def test_parameters_without_a_gradient_or_an_element_are_passed_over(make):
     assert not torch.equal(unused, later)
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "Muon"])
+@pytest.mark.parametrize("name", [name for name in MAKERS if "Muon" not in name])
 def test_parameters_of_no_dimension_are_trained(name):
     optimizer = MAKERS[name](weights(((), (1,))), lr=torch.tensor([0.1], dtype=torch.float64))
     before = parameters_of(optimizer)
@@ -233,7 +233,7 @@ def test_sparse_gradients_are_refused_before_anything_changes(name):
     assert same(before, parameters_of(optimizer)) and not optimizer.state
 
 
-@pytest.mark.parametrize("name", [name for name in MAKERS if name != "Muon"])
+@pytest.mark.parametrize("name", [name for name in MAKERS if "Muon" not in name])
 def test_complex_parameters_are_trained_as_pairs_of_numbers(name):
     ends = []
     for is_complex in (True, False):

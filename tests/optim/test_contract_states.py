@@ -136,7 +136,10 @@ def test_the_state_of_another_layout_is_refused_and_changes_nothing(name, other)
     assert flat(optimizer.state_dict()) == state and same(before, parameters_of(optimizer))
 
 
-@pytest.mark.parametrize(("name", "setting"), [("LARS", "maximize"), ("Muon", "maximize"), ("Muon", "adjust_lr_fn")])
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [("LARS", "maximize"), ("Muon", "maximize"), ("Muon", "adjust_lr_fn"), ("Muon", "row_momentum")],
+)
 def test_states_and_pickles_from_before_a_setting_are_read(name, setting):
     optimizer, other = MAKERS[name](weights(), lr=0.1), MAKERS[name](weights(), lr=0.1)
     train(optimizer, range(2))

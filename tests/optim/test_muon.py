@@ -9,7 +9,7 @@ import torch
 
 from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
-from fastcifar.optim import FlatModel, build_optimizer
+from fastcifar.optim import FlatModel, build_optimizer, polar_express
 from fastcifar.optim.muon import FlatMuon, Muon, normalizing_steps
 from fastcifar.recipes import EMAConfig, Recipe, Schedule
 from fastcifar.recipes.networks.mlp import MLPConfig
@@ -50,19 +50,26 @@ def fill_gradients(model, step):
             parameter.grad.copy_(noise)
 
 
-def reference_orthogonalized(matrix, steps=3, a=3.4445, b=-4.7750, c=2.0315):
+JORDAN = ((3.4445, -4.7750, 2.0315),)
+POLAR = [polar_express(3)[place : place + 3] for place in (0, 3, 6)]
+
+
+def reference_orthogonalized(matrix, steps=3, coefficients=JORDAN):
     """Iterate Newton-Schulz for one matrix by its definition: a X + b (X X') X + c (X X')^2 X."""
     x = matrix.double() / matrix.double().norm()
-    for _ in range(steps):
+    for step in range(steps):
+        a, b, c = coefficients[step % len(coefficients)]
         x = a * x + b * (x @ x.T @ x) + c * (x @ x.T @ x @ x.T @ x)
     return x
 
 
 class AirbenchReference:
-    """airbench94_muon's two optimizers from their formulas: rates for the summed loss, decay wd / rate, coupled."""
+    """airbench94_muon's two optimizers from their formulas: rates for the summed loss, decay wd / rate, coupled.
+    `evened`: with NorMuon's normalization, of momentum 0.8."""
 
-    def __init__(self, model, normalize=lambda step: True):
-        self.model, self.normalize = model, normalize
+    def __init__(self, model, normalize=lambda step: True, coefficients=JORDAN, evened=False):
+        self.model, self.normalize, self.coefficients, self.evened = model, normalize, coefficients, evened
+        self.squares = {name: torch.zeros(len(p), 1) for name, p in model.named_parameters()}
         self.buffers = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
 
     def step(self, step, scale):
@@ -74,7 +81,12 @@ class AirbenchReference:
                 v.copy_(0.6 * v + g)
                 if self.normalize(step):
                     w.data *= len(w) ** 0.5 / w.data.norm()
-                w.data -= 0.24 * scale * reference_orthogonalized((g + 0.6 * v).flatten(1)).view_as(w)
+                u = reference_orthogonalized((g + 0.6 * v).flatten(1), coefficients=self.coefficients)
+                if self.evened:
+                    self.squares[name] = 0.8 * self.squares[name] + 0.2 * (u**2).mean(1, keepdim=True)
+                    even = u / self.squares[name].sqrt()
+                    u = even * u.norm() / even.norm()
+                w.data -= 0.24 * scale * u.view_as(w)
             else:
                 rate = 0.67 if w.dim() == 2 else 0.053
                 g = g + 2e-6 * BATCH / rate * w.data
@@ -82,9 +94,19 @@ class AirbenchReference:
                 w.data -= rate * scale * (g + 0.85 * v)
 
 
-def test_five_steps_are_airbenchs():
+TRICKS = {
+    "airbench": ({}, {}),
+    "polar-express": ({"polar_express": 1e-3}, {"coefficients": POLAR}),
+    "normuon": ({"row_momentum": 0.8}, {"evened": True}),
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_five_steps_are_airbenchs_with_or_without_tricks(trick):
+    fields, settings = TRICKS[trick]
+    recipe = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(OPTIM, **fields))
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
-    optimizer, reference = build_optimizer(flat, RECIPE, STEPS), AirbenchReference(model)
+    optimizer, reference = build_optimizer(flat, recipe, STEPS), AirbenchReference(model, **settings)
     assert isinstance(optimizer, FlatMuon)
     for step in range(STEPS):
         fill_gradients(flat.model, step)
@@ -181,7 +203,8 @@ def test_no_value_on_the_device_is_read_on_the_host_in_a_step():
             return function(*args, **(kwargs or {}))
 
     flat = FlatModel(make_model())
-    optimizer = build_optimizer(flat, dataclasses.replace(RECIPE, ema=EMAConfig(decay=0)), STEPS)
+    recipe = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(OPTIM, row_momentum=0.8))
+    optimizer = build_optimizer(flat, dataclasses.replace(recipe, ema=EMAConfig(decay=0)), STEPS)
     fill_gradients(flat.model, 0)
     with Record():
         optimizer.step()
@@ -189,12 +212,16 @@ def test_no_value_on_the_device_is_read_on_the_host_in_a_step():
     assert not {"aten::_local_scalar_dense", "aten::nonzero", "aten::item"} & set(seen)
 
 
-def test_muon_alone_takes_the_steps_of_the_flat_one():
+@pytest.mark.parametrize("trick", TRICKS)
+def test_muon_alone_takes_the_steps_of_the_flat_one(trick):
+    fields, settings = TRICKS[trick][0], {"ns_coefficients": polar_express(3)} if trick == "polar-express" else {}
     filters = {name for name, p in make_model().named_parameters() if p.dim() == 4 and p.requires_grad}
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
     parameters = dict(model.named_parameters())
-    alone = Muon([parameters[name] for name in filters], 0.24, 0.6, ns_steps=3, norm_every=1)
+    alone = Muon([parameters[name] for name in filters], 0.24, 0.6, ns_steps=3, norm_every=1, **settings)
+    alone.param_groups[0]["row_momentum"] = fields.get("row_momentum", 0.0)
     recipe = dataclasses.replace(RECIPE, schedule=Schedule((0, 1), (1, 1)))
+    recipe = dataclasses.replace(recipe, optimizer=dataclasses.replace(OPTIM, **fields))
     optimizer = build_optimizer(flat, recipe, STEPS)
     for step in range(STEPS):
         fill_gradients(flat.model, step)
@@ -292,6 +319,8 @@ def test_muon_alone_goes_on_from_its_saved_state():
     [
         ({"momentum": 1.0}, "momentum of Muon is 1.0; allowed: 0 up to, not including, 1"),
         ({"lr": -0.1}, "lr of Muon is -0.1; allowed: 0 or more"),
+        ({"row_momentum": 1.0}, "row_momentum of Muon is 1.0; allowed: 0 up to, not including, 1"),
+        ({"ns_coefficients": [1.0] * 9}, "ns_coefficients of Muon are 9 numbers; allowed: 3, or 3 for each of 5 steps"),
         ({"params": [torch.nn.Parameter(torch.ones(3))]}, "a parameter of Muon has shape [3]; allowed: 2 or more dim"),
     ],
 )
@@ -312,6 +341,8 @@ def test_a_network_without_filters_is_refused():
         ({"head_lr": 0.0}, "optimizer.head_lr is 0.0; allowed: 1e-30 or more"),
         ({"sgd_momentum": 1.0}, "optimizer.sgd_momentum is 1.0; allowed: 0 up to, not including, 1"),
         ({"ns_steps": 0}, "optimizer.ns_steps is 0; allowed: 1 to 100 steps"),
+        ({"row_momentum": 1.0}, "optimizer.row_momentum is 1.0; allowed: 0 up to, not including, 1"),
+        ({"polar_express": -0.1}, "optimizer.polar_express is -0.1; allowed: 0 up to, not including, 1"),
         ({"norm_every": -1}, "optimizer.norm_every is -1; allowed: 0 or more steps"),
         ({"filter_decay": 1.0}, "optimizer.filter_decay is 1.0; allowed: 0 up to, not including, 1"),
     ],

@@ -34,7 +34,10 @@ OWN = {
 
 
 def recipe_of(name):
-    optimizer = kinds.optimizer(name, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2, norm_every=2)
+    kind, row_momentum = ("muon", 0.7) if name == "normuon" else (name, 0.0)
+    optimizer = kinds.optimizer(
+        kind, row_momentum=row_momentum, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2, norm_every=2
+    )
     return dataclasses.replace(OURS, optimizer=optimizer)
 
 
@@ -73,7 +76,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam", "SGD", *OWN])
+@pytest.mark.parametrize("name", ["sgd", "muon", "normuon", "lars", "Adam", "SGD", *OWN])
 def test_a_training_goes_on_from_a_saved_state_with_the_same_bits(name, dtype):
     own = OWN.get(name)
     recipe = recipe_of("sgd" if own else name)
@@ -177,7 +180,20 @@ def test_the_state_of_another_optimizer_is_refused_and_changes_nothing(damage):
         assert described(session.optimizer.state_dict()) == before
 
 
-@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
+def test_the_mean_squares_of_rows_are_part_of_the_state_where_rows_are_evened_out():
+    with_rows, without = Session(recipe_of("normuon")), Session(recipe_of("muon"))
+    with_rows.train(range(1))
+    state = with_rows.optimizer.state_dict()
+    assert state["row_squares"].all() and list(without.optimizer.state_dict()) == ["count"]
+    before = state["row_squares"].clone()
+    with pytest.raises(UserError, match=r"^row_squares of the training's state is absent; allowed: \[\d+\]$"):
+        with_rows.optimizer.load_state_dict({"count": torch.tensor([7])})
+    assert with_rows.optimizer.count == 1 and torch.equal(state["row_squares"], before)
+    with_rows.optimizer.reset()
+    assert not state["row_squares"].any()
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon", "normuon", "lars", "Adam"])
 def test_a_step_that_is_left_out_is_counted_and_changes_nothing(name):
     """And what follows is what would follow an update of zero: only the rates move on."""
     recipe = dataclasses.replace(recipe_of(name), ema=EMAConfig(decay=0.9, every=1))

@@ -14,6 +14,7 @@ from fastcifar.errors import UserError
 from fastcifar.recipes import LookaheadConfig, LossScalingConfig, to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.lars import LARSConfig
+from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, Trainer
@@ -26,6 +27,9 @@ RECIPES = {
     "everything": EVERYTHING,
     "bfloat16": dataclasses.replace(DAVIDNET, dtype="bfloat16"),
     "Adam": dataclasses.replace(MLP, optimizer=AdamConfig(lr=0.01)),
+    "normuon": dataclasses.replace(
+        DAVIDNET, optimizer=MuonConfig(bias_lr=0.1, head_lr=0.1, row_momentum=0.9, polar_express=1e-3)
+    ),
     "lars": dataclasses.replace(DAVIDNET, optimizer=LARSConfig(bias_lr=0.1)),
     "float16": dataclasses.replace(
         MLP,
@@ -180,6 +184,19 @@ def test_a_listener_draws_random_numbers_of_the_process(data):
     assert_same(heard, plain)
     torch.manual_seed(5)
     assert torch.equal(torch.cat(drawn), torch.cat([torch.rand(2) for _ in drawn]))
+
+
+@pytest.mark.parametrize("names", [["row_momentum"], ["row_momentum", "polar_express"]])
+def test_a_state_from_before_a_field_was_there_is_of_a_training_with_its_default(data, tmp_path, names):
+    recipe = dataclasses.replace(DAVIDNET, epochs=1, optimizer=MuonConfig(bias_lr=0.1, head_lr=0.1))
+    trainer = Trainer(recipe, data, "cpu")
+    state = saved_after(2, tmp_path / "state.pt", trainer)
+    for name in names:
+        del state["of"]["recipe"]["optimizer"][name]
+    assert_same(trainer.run(resume=state), trainer.run(3))
+    other = dataclasses.replace(recipe, optimizer=dataclasses.replace(recipe.optimizer, row_momentum=0.5))
+    with pytest.raises(UserError, match=r"recipe\.optimizer\.row_momentum is 0\.0 there and 0\.5 here"):
+        Trainer(other, data, "cpu").run(resume=state)
 
 
 def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):

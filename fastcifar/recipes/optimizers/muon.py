@@ -56,6 +56,12 @@ class MuonConfig(OptimizerConfig):
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
     """a, b and c of those steps, a s + b s^3 + c s^5 for each singular value s (hiverge 2025: 3.4576, -4.7391,
     2.0843)."""
+    polar_express: float = trick(0.0, off=0.0, at_least=0, below=1, source="Amsel et al. 2025")
+    """The least singular value, of a matrix of norm 1, that the coefficients of each step are optimal for, in place of
+    ns_coefficients (Amsel: 0.001); 0: off."""
+    row_momentum: float = trick(0.0, off=0.0, at_least=0, below=1, name="normuon", source="Li et al. 2025")
+    """Divide each output channel's update, after Newton-Schulz, by the root of the running mean, with this momentum, of
+    its mean square, and keep the norm of the whole (Li: 0.95); 0: off."""
     norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalization", source="Jordan 2024")
     """Every so many steps, scale each filter matrix to the norm sqrt(out channels) before its update; 0: never."""
     norm_growth: int = setting(0, at_least=0, unit="steps")
