@@ -85,9 +85,13 @@ def test_a_cut_off_file_is_compiled_anew(new_cache, source, size):
 
 
 @needs_compiler
-def test_without_a_folder_to_keep_files_in_they_are_compiled_for_the_process(new_cache, source):
-    new_cache.parents[1].write_text("a file, in which no folder can be made")
+@pytest.mark.parametrize("cache", ["file", "relative"])
+def test_without_a_folder_to_keep_files_in_they_are_compiled_for_the_process(monkeypatch, new_cache, source, cache):
+    new_cache.parents[1].write_text("in which no folder can be made")
+    if cache == "relative":
+        monkeypatch.setenv("XDG_CACHE_HOME", cache)
     assert cpp.use_cpp(source)
+    assert not Path("relative").exists()
 
 
 @needs_compiler
@@ -101,14 +105,18 @@ def test_two_processes_may_compile_the_same_at_once(new_cache, source):
 @needs_compiler
 def test_what_cannot_be_compiled_is_one_warning_and_an_error_where_it_is_forced(monkeypatch, new_cache, source):
     Path(source).write_text("#error no such instructions\n")
-    with pytest.warns(UserWarning, match="the C.. kernels are left out, torch's are slower: .* with status 1 for add.cpp"):
+    with pytest.warns(
+        UserWarning, match=r"the C.. kernels are left out, torch's are slower: .* with status 1 for add.cpp"
+    ):
         assert not cpp.use_cpp(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not cpp.use_cpp(source)
     assert "no such instructions" in cpp.why_not(source) and not list(new_cache.iterdir())
     monkeypatch.setenv("FASTCIFAR_KERNELS", "cpp")
-    with pytest.raises(RuntimeError, match="FASTCIFAR_KERNELS=cpp: .* with status 1 for add.cpp: .*no such instructions"):
+    with pytest.raises(
+        RuntimeError, match=r"FASTCIFAR_KERNELS=cpp: .* with status 1 for add.cpp: .*no such instructions"
+    ):
         cpp.use_cpp(source)
 
 
