@@ -68,7 +68,8 @@ inline Bits widened(Bytes values) {
 inline Halves narrowed(Bits values) { return __builtin_convertvector(values, Halves); }
 #endif
 
-// The bits of a vector in memory. `is_greater` compares what `ordered` makes of them, and is true of NaN: pools keep it.
+// The bits of a vector in memory. `is_greater` compares what `ordered` makes of them, and is true of NaN, which pools
+// keep.
 template <class T> struct InMemory;
 template <> struct InMemory<float> {
     typedef Bits Vector;

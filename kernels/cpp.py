@@ -1,7 +1,8 @@
 """C++ kernels of CPUs: compiled on the user's machine when one is first needed, and kept in the user's cache.
 
 For an operation `name`, `name.cpp` holds functions of plain C types (`extern "C"`) for the instructions of the machine
-that compiles them, and `name_cpp.py` calls them. Without a C++ compiler torch's own operations do the same, slower. A folder of an operation holds `name.cpp` and `cpp.py`.
+that compiles them, and `name_cpp.py`, in an operation's folder `cpp.py`, calls them. Without a C++ compiler torch's own
+operations do the same, slower.
 
 torch's wrapper for such code, `torch.utils.cpp_extension`, includes torch's headers and wants ninja: half a minute,
 where these files take a second or two.
@@ -179,9 +180,10 @@ def _key(source: str, command: str, flags: tuple[str, ...]) -> str:
 
 def _folder() -> Path:
     """Return the folder of compiled files, made if need be: in the user's cache, readable by its owner alone."""
-    import platformdirs
-
-    folder = Path(platformdirs.user_cache_dir("fastcifar")) / "cpp"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
+    if not cache.is_absolute():  # there is no home
+        raise OSError(f"{cache} is no absolute path")
+    folder = cache / "fastcifar" / "cpp"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fastcifar.kernels.cpp import use_cpp
 from fastcifar.kernels.launch import use_triton
+from fastcifar.kernels.norm_act_pool.cpp import SOURCE, cpp_inference
 from fastcifar.kernels.norm_act_pool.native import activate, clear_border, inside
 from fastcifar.kernels.norm_act_pool.reference import with_border
 from fastcifar.kernels.operators import needs_plain_torch, operator, wants_gradient
@@ -42,14 +44,19 @@ def _convolved(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _whiten(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str, border: bool) -> Tensor:
-    out = _whiten_fake(images, weight, bias, activation, border)
     small = weight[0].numel() <= _MOST_TAPS and len(weight) <= _MOST_OUTPUTS
     if small and use_triton(images):
         from fastcifar.kernels.whiten_triton import whiten_triton
 
+        out = _whiten_fake(images, weight, bias, activation, border)
         whiten_triton(images, weight, bias, activation, out, border)
         return out
-    activate(_convolved(images, weight, bias), activation, 1.0, inside(out, border))
+    convolved = _convolved(images, weight, bias)
+    if use_cpp(SOURCE, images):
+        zeros, ones = (convolved.new_full((len(weight),), value, dtype=torch.float32) for value in (0.0, 1.0))
+        return cpp_inference(convolved, zeros, ones, zeros, None, activation, 1.0, False, 0.0, None, border)
+    out = _whiten_fake(images, weight, bias, activation, border)
+    activate(convolved, activation, 1.0, inside(out, border))
     if border:
         clear_border(out)
     return out

@@ -40,6 +40,7 @@ CHECKS: dict[str, Callable[[Asked], Finding]] = {
     "cpu": lambda asked: host.cpu(),
     "threads": lambda asked: host.threads(),
     "compiler": lambda asked: host.compiler(),
+    "cpp": lambda asked: host.cpp(),
     "memory": lambda asked: host.memory(),
     "environment": lambda asked: host.environment(),
     "disk": lambda asked: stored.disk(asked.out),

@@ -60,6 +60,20 @@ def compiler() -> Finding:
     return warn(missing, "install g++ (or set CXX) for --compile step on a CPU; all else works without")
 
 
+def cpp() -> Finding:
+    """Compile C++ kernels, unless they are there already."""
+    kernels = imported("fastcifar.kernels.cpp", "torch")
+    if kernels.instructions() is None:
+        return ok(f"none; {kernels.why_not(_SOURCE)}")
+    reason = kernels.why_not(_SOURCE)
+    if not reason:
+        return ok(f"compiled by {kernels.compiler()}")
+    return warn(reason, "install g++ (or set CXX): a CPU uses torch's operations until then, which are slower")
+
+
+_SOURCE = "norm_act_pool/norm_act_pool.cpp"
+
+
 def memory() -> Finding:
     total, free = total_memory(), free_memory()
     if total is None or free is None:

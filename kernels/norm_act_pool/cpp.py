@@ -12,7 +12,6 @@ from torch import Tensor
 from fastcifar.kernels import cpp
 from fastcifar.kernels.norm_act_pool.native import (
     dense,
-    empty_images,
     empty_out,
     empty_pooled,
     inside,

@@ -1,7 +1,7 @@
 // 2x2 max-pool, ghost batch norm, activation and residual on a CPU, and the gradient. See __init__.py.
 //
-// Work is divided into lines, an output row of an image each, and parts, so many lines as 32768 values fill: small enough
-// for a core's cache. The division does not depend on the number of threads, and so nor does any bit of the results.
+// Work is divided into lines, an output row of an image each, and parts, as many lines as hold 32768 values: few enough
+// for a core's cache. The division does not depend on the number of threads, nor so does any bit of the results.
 // A group's parts are gone through twice, forward and backward: the second time from the cache, if the group fits.
 
 #include <algorithm>

@@ -122,6 +122,18 @@ def test_more_threads_than_cores_are_told(monkeypatch, used, cores, status):
     assert status == "ok" or f"--threads {int(cores)}" in finding.advice
 
 
+@pytest.mark.parametrize(("lacks", "status"), [("", "ok"), ("instructions", "ok"), ("compiler", "warn")])
+def test_kernels_for_cpus_that_cannot_be_compiled_are_told(monkeypatch, lacks, status):
+    from fastcifar.kernels import cpp as kernels
+
+    monkeypatch.setattr(kernels, "why_not", lambda source: f"no {lacks}" if lacks else "")
+    monkeypatch.setattr(kernels, "instructions", lambda: None if lacks == "instructions" else ("-march=native",))
+    monkeypatch.setattr(kernels, "compiler", lambda: "/usr/bin/g++")
+    finding = host.cpp()
+    assert finding.status == status and (f"no {lacks}" if lacks else "compiled by /usr/bin/g++") in finding.found
+    assert bool(finding.advice) == (status == "warn")
+
+
 @pytest.mark.parametrize(("free", "status"), [(GIB, "warn"), (4 * GIB, "ok"), (None, "ok")])
 def test_little_memory_is_told(monkeypatch, free, status):
     monkeypatch.setattr(host, "free_memory", lambda: free)

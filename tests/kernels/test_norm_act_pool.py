@@ -97,7 +97,7 @@ def test_a_border_is_zeros_whose_gradient_is_not_read(path, device, assert_close
 @given(
     group=st.integers(1, 3),
     groups=st.integers(1, 2),
-    channels=st.integers(1, 10),
+    channels=st.integers(1, 40),
     height=st.integers(2, 6),
     width=st.integers(2, 6),
     pool=st.booleans(),

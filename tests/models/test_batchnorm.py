@@ -239,7 +239,7 @@ def test_a_scale_that_trained_counts_when_it_is_frozen(train):
     for module in nn.Sequential(norm).modules():
         if isinstance(module, nn.BatchNorm2d):
             module.requires_grad_(False)
-    assert torch.equal(norm(x), wanted)
+    torch.testing.assert_close(norm(x), wanted)  # torch's kernels where a gradient is wanted, else others
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -229,6 +229,7 @@ def test_once_the_bias_is_frozen_no_gradient_enters_the_whitening():
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_without_a_gradient_whitening_and_activation_are_one_operator_of_the_same_bits(monkeypatch, activation):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     model = SpeedrunNet(dataclasses.replace(NARROW, whitening_activation=activation))
     torch.nn.init.normal_(model.whitening.bias)
     x = torch.randn(4, 3, 16, 16)
