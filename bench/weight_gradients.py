@@ -107,7 +107,7 @@ def ways(layer: Layer, batch: int, dtype: torch.dtype) -> tuple[dict[str, Work],
     left = torch.randn(layer.outputs, pixels, dtype=dtype)
     right = torch.randn(pixels, 9 * layer.inputs, dtype=dtype)
     padding, border = layer.padding, not layer.padding
-    work: dict[str, Work] = {"torch": partial(conv_weight_gradient_reference, x, gradient, padding, border)}
+    work: dict[str, Work] = {"torch": partial(conv_weight_gradient_reference, x, gradient, padding, False)}
     if side <= _WIDEST:
         work["strips"] = partial(by_strips, x, gradient, padding)
     work["shifts"] = partial(by_shifts, x, gradient, padding)

@@ -10,9 +10,9 @@ instructions. Pixels whose neighbor is padding, or the zero border of x, are lef
 Sums are float32 over all images, in an order that does not depend on the number of threads (each has tiles of its
 own), and are rounded once.
 
-Taken where `python -m bench.weight_gradients` found it faster than torch's, which was at every shape that it computes:
-1.2 to 1.9 times on Zen 4. Not where the CPU has AMX, whose products are four times as fast and torch's: there it is
-unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
+Taken where `python -m bench.weight_gradients` found it faster than torch's, which is at every shape that it computes:
+1.25 to 2.1 times on Zen 4, at 86% of the peak and more. Not where the CPU has AMX, whose products are four times as
+fast and torch's: there it is unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from fastcifar.kernels.operators import needs_plain_torch
 # oneDNN takes 16 to 64 neighboring pixels of a row at a time, and computes with zeros where the image is narrower.
 # Forward pass and both gradients on one core with AMX, seconds with strips / without: 512 images in bfloat16 at 8x8
 # (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32; 128 images
-# in float32 1.06, 1.03, 0.70 and 0.74. At 11x11 the copies cost as much as they save.
-_WIDEST_HALF = 8
+# in float32 1.06, 1.03, 0.70 and 0.74. At 11x11 the copies cost as much as they save. In bfloat16 without AMX (Zen 4,
+# AVX512-BF16) a pass takes 1.23 times as long with strips at 7x7, 1.3 times at 6x6 and 1.45 times at 3x3.
+_WIDEST_HALF = 8 if torch.cpu._is_amx_tile_supported() else 0
 _WIDEST = 4
 _STRIP = 64
 
@@ -26,9 +27,9 @@ class Conv3x3(nn.Conv2d):
     `bordered` input is `[N, C, H + 1, W + 1]`, with a row of zeros above and a column of zeros to the left: the result
     is then `[N, out, H - 1, W - 1]`, without the last row and column. Where H and W are odd, a 2x2 pool reads no more.
 
-    On a CPU, images up to 8 pixels wide (in float32 up to 4) are convolved as strips of several; all others by torch's
-    convolution, and all where plain torch is needed (`needs_plain_torch`). Where `conv_weight_gradient` has a kernel,
-    that computes the filters' gradient. All agree to rounding.
+    On a CPU, images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
+    strips of several; all others by torch's convolution, and all where plain torch is needed (`needs_plain_torch`).
+    Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to rounding.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -41,60 +42,33 @@ class Conv3x3(nn.Conv2d):
         # torch.compile can't follow how the kernel is chosen.
         if learns and not torch.compiler.is_compiling() and has_kernel(x, self.out_channels):
             return _ByKernel.apply(x, self.weight, bordered)
-        return _convolution(x, self.weight, bordered)
+        widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
+        return (strip_convolution if x.shape[3] <= widest else _plain)(x, self.weight, bordered)
 
 
 def _plain(x: torch.Tensor, weight: torch.Tensor, bordered: bool) -> torch.Tensor:
     return F.conv2d(x, weight, padding=0 if bordered else 1)
 
 
-def _fits_strips(x: torch.Tensor) -> bool:
-    return x.shape[3] <= (_WIDEST_HALF if x.element_size() == 2 else _WIDEST)
-
-
-def _convolution(x: torch.Tensor, weight: torch.Tensor, bordered: bool) -> torch.Tensor:
-    return (strip_convolution if _fits_strips(x) else _plain)(x, weight, bordered)
-
-
 class _ByKernel(torch.autograd.Function):
-    """`_convolution(x, weight, bordered)`, whose first derivative by `weight` is a kernel's."""
+    """`_plain(x, weight, bordered)`, whose first derivative by `weight` is a kernel's."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bordered: bool) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.bordered = bordered
-        return _convolution(x, weight, bordered)
+        return _plain(x, weight, bordered)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        (x, weight), bordered, (wants_x, wants_weight, _) = ctx.saved_tensors, ctx.bordered, ctx.needs_input_grad
-        padding = 0 if bordered else 1
-        if torch.is_grad_enabled() or needs_plain_torch():
-            return *_gradients(grad, x, weight, [padding, padding], [wants_x, wants_weight]), None
-        grad_x = _input_gradient(grad, x, weight, bordered) if wants_x else None
-        return grad_x, conv_weight_gradient(x, grad, padding=padding, border=bordered) if wants_weight else None, None
-
-
-def _gradients(
-    grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, padding: list[int], wanted: list[bool]
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return torch's gradients of x and of the filters, as far as they are `wanted`."""
-    rest = ([1, 1], padding, [1, 1], False, [0, 0], 1, [*wanted, False])
-    return torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)[:2]
-
-
-def _input_gradient(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, bordered: bool) -> torch.Tensor | None:
-    """Return the gradient of x, by way of strips where the convolution goes it."""
-    padding = 0 if bordered else 1
-    if not _fits_strips(x):
-        return _gradients(grad, x, weight, [padding, padding], [True, False])[0]
-    inside, place = ((1, 1), (0, 0)) if bordered else ((0, 1), (0, 1))
-    strips = side_by_side(grad, *inside)
-    shape = (len(strips), x.shape[1], x.shape[2], strips.shape[3])
-    unread = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)  # the gradient has its shape
-    of_strips = _gradients(strips, unread, weight, [padding, 1], [True, False])[0]
-    assert of_strips is not None
-    return _apart(of_strips, x.shape, *place)
+        (x, weight), (wants_x, wants_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+        padding, once = 0 if ctx.bordered else 1, not (torch.is_grad_enabled() or needs_plain_torch())
+        wanted = [wants_x, wants_weight and not once, False]
+        rest = ([1, 1], [padding, padding], [1, 1], False, [0, 0], 1, wanted)
+        grad_x, grad_weight = torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)[:2]
+        if wants_weight and once:
+            grad_weight = conv_weight_gradient(x, grad, padding=padding, border=ctx.bordered)
+        return grad_x, grad_weight, None
 
 
 def strip_convolution(x: torch.Tensor, weight: torch.Tensor, bordered: bool = False) -> torch.Tensor:
