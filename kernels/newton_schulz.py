@@ -5,8 +5,8 @@ polynomials in the first A, which commute: so A is made once, every step is take
 and the last product is Q X. With R rows and C columns that is 2 R² C + 11 R³ multiply-adds for three steps, where the
 plain iteration takes 6 R² C + 3 R³.
 
-Roofline, half precision. SpeedrunNet's filters, 2 of 64 x 576 and 4 of 256 x 2304: 2.0 G multiply-adds, 5 microseconds
-at 790 TFLOP/s; x is read twice and written once, 15 MB, and a step reads and writes squares of 256 KB in the L2 cache:
+Roofline, half precision. SpeedrunNet's filters, 3 of 256 x 2304 and 3 smaller ones: 1.7 G multiply-adds, 4 microseconds
+at 790 TFLOP/s; x is read twice and written once, 12 MB, and a step reads and writes squares of 256 KB in the L2 cache:
 3 microseconds at 4.3 TB/s. Neither binds: a step is a chain of 4 or 5 products, each some microseconds of latency.
 Hence one launch a step for all matrices at hand, every program taking 16 rows of one square from the step's beginning
 to its end: 64 programs for the four large filters. The squares of matrices of at most 64 rows in half precision, the

@@ -145,28 +145,27 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
 class _Filters:
     """The filters of `group` above the first block of `flat`, or the others, as batches for Newton-Schulz.
 
-    A batch holds the matrices with the same number of rows, padded with zeros to the longest; the padding stays zero.
-    The flat buffers `directions` and `updates`, in the compute dtype, hold the batches of `shapes` (see
-    `kernels.newton_schulz`); `layout` is the place of each filter (see `muon_direction`). In memory a filter is
-    [out, height, width, in]; the order of columns makes no difference to Muon. `row_squares`: see `muon_update`.
+    A batch holds the matrices of one shape. The flat buffers `directions` and `updates`, in the compute dtype, hold the
+    batches of `shapes` (see `kernels.newton_schulz`); `layout` is the place of each filter (see `muon_direction`). In
+    memory a filter is [out, height, width, in]; the order of columns makes no difference to Muon. `row_squares`: see
+    `muon_update`.
     """
 
     row_squares: torch.Tensor | None = None
 
     def __init__(self, flat: FlatModel, group: FlatGroup, above: bool) -> None:
-        by_rows: dict[int, list[tuple[int, int]]] = {}
+        starts: dict[tuple[int, int], list[int]] = {}
         for parameter, span in zip(group.parameters, group.spans, strict=True):
             if parameter.dim() == 4 and flat.is_above(parameter) == above:
-                by_rows.setdefault(len(parameter), []).append((span.start, parameter[0].numel()))
+                starts.setdefault((len(parameter), parameter[0].numel()), []).append(span.start)
         self.layout: list[int] = []
         self.shapes: list[int] = []
         size = 0
-        for rows, filters in by_rows.items():
-            longest = max(columns for _, columns in filters)
-            for start, columns in filters:
-                self.layout += [start, rows, columns, size, longest]
-                size += rows * longest
-            self.shapes += [len(filters), rows, longest]
+        for (rows, columns), alike in starts.items():
+            for start in alike:
+                self.layout += [start, rows, columns, size, columns]
+                size += rows * columns
+            self.shapes += [len(alike), rows, columns]
         like = {"dtype": flat.dtype, "device": group.weights.device}
         self.directions, self.updates = (torch.zeros(size, **like) for _ in range(2))
 
