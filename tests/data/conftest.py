@@ -79,8 +79,9 @@ def python2_pickle():
 
 
 @pytest.fixture
-def small(tmp_path) -> Small:
-    return make_small("cifar10", tmp_path)
+def small(request, tmp_path) -> Small:
+    """The small CIFAR-10, or the release that a test's parameter `small` names."""
+    return make_small(getattr(request, "param", "cifar10"), tmp_path)
 
 
 def make_small(name: str, tmp_path: Path) -> Small:

@@ -23,9 +23,9 @@ from fastcifar.data import DownloadError, cifar, describe, download, load_datase
 from fastcifar.data import cache as caching
 from fastcifar.data.cifar import load_release
 from fastcifar.data.fetch import LIMITS, Home, Limits
-from fastcifar.data.releases import CIFAR10, CIFAR100
 from fastcifar.errors import Notice, UserError
 from tests.data import server as serving
+from tests.data.conftest import RELEASES
 
 PARTS = ["cifar-10-binary.tar.gz.part", "cifar-10-binary.tar.gz.part.json"]
 BINARY, PYTHON = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"
@@ -48,7 +48,7 @@ def server(small, monkeypatch):
     monkeypatch.delenv("FASTCIFAR_MIRROR", raising=False)
     with serving.running(serving.Server(small.folder, published)) as running:
         running.url = running.url.rpartition("/")[0]
-        small.release = dataclasses.replace(small.release, homes=(f"{running.url}/{BINARY}",))
+        small.release = dataclasses.replace(small.release, homes=(f"{running.url}/{small.release.binary.filename}",))
         yield running
 
 
@@ -70,30 +70,28 @@ def held(cache):
     return sorted(path.name for path in cache.iterdir())
 
 
+@pytest.mark.parametrize("small", RELEASES, indirect=True)
 def test_missing_data_is_downloaded_once_and_kept_unpacked(small, server, cache):
     first = load_release(small.release, None, cache)
     assert first.train.labels.tolist() == small.labels[:100].tolist()
     assert np.array_equal(first.test.images, small.images[100:])
-    assert held(cache) == ["cifar-10-batches-bin"]
-    assert len(server.asked) == 1
+    assert held(cache) == [small.binary.name] and len(server.asked) == 1
     second = load_release(small.release, None, cache)
-    assert len(server.asked) == 1
-    assert second.sha256 == first.sha256
-    assert second.source == first.source == str(cache / "cifar-10-batches-bin")
+    assert len(server.asked) == 1 and second.sha256 == first.sha256
+    assert second.source == first.source == str(cache / small.binary.name)
 
 
+@pytest.mark.parametrize("small", RELEASES, indirect=True)
 def test_a_home_with_the_python_archive_is_as_good(small, server, cache):
-    small.release = dataclasses.replace(
-        small.release, homes=(f"{server.url}/no/{BINARY}?x=1", f"{server.url}/{PYTHON}")
-    )
-    (small.folder / BINARY).unlink()
+    python = f"{server.url}/{small.release.python.filename}"
+    small.release = dataclasses.replace(small.release, homes=(f"{small.release.homes[0]}?x=1", python))
+    (small.folder / small.release.binary.filename).unlink()
     dataset = load_release(small.release, None, cache)
     assert np.array_equal(dataset.train.images, small.images[:100])
-    assert held(cache) == ["cifar-10-batches-py"]
-    assert dataset.verified == "checksums made from the official archive"
+    assert held(cache) == [small.python.name] and dataset.verified == "checksums made from the official archive"
 
 
-@pytest.mark.parametrize("release", [CIFAR10, CIFAR100], ids=lambda release: release.name)
+@pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
 def test_the_official_home_is_first_in_the_catalogue_and_every_home_has_a_known_archive(release):
     homes = cifar._homes(release, None)
     assert homes[0].url.startswith("https://www.cs.toronto.edu/") and len(homes) > 2
@@ -124,7 +122,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
     }.items(),
 )
 def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, urls):
-    assert [home.url for home in cifar._homes(CIFAR10, mirror) if home.chosen] == urls
+    assert [home.url for home in cifar._homes(RELEASES["cifar10"], mirror) if home.chosen] == urls
 
 
 @pytest.mark.parametrize(
@@ -391,14 +389,12 @@ def test_elsewhere_notices_say_how_far_a_download_is(monkeypatch, capsys):
 
 def test_the_package_imports_and_loads_without_what_a_download_needs(small):
     code = f"""
-import sys
-from dataclasses import replace
+import dataclasses, sys
 for name in ("platformdirs", "certifi", "rich", "tyro"):
     sys.modules[name] = None
 from fastcifar.data import load_dataset
-from fastcifar.data.cifar import load_release
-from fastcifar.data.releases import CIFAR10
-load_release(replace(CIFAR10, records=(20,) * 6), {str(small.binary)!r})
+from fastcifar.data.cifar import CIFAR10, load_release
+load_release(dataclasses.replace(CIFAR10, records=(20,) * 6), {str(small.binary)!r})
 assert load_dataset("synthetic").name == "synthetic"
 """
     subprocess.run([sys.executable, "-c", code], check=True)
