@@ -15,7 +15,7 @@ if __name__ != "fastcifar.kernels":
     )
 
 from fastcifar.kernels.augment import augment, augment_reference, plain_batch
-from fastcifar.kernels.compile_ahead import compile_ahead
+from fastcifar.kernels.compile_ahead import compile_ahead, compile_cpp
 from fastcifar.kernels.conv_weight_gradient import conv_weight_gradient, conv_weight_gradient_reference
 from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
@@ -41,6 +41,7 @@ __all__ = [
     "augment",
     "augment_reference",
     "compile_ahead",
+    "compile_cpp",
     "conv_weight_gradient",
     "conv_weight_gradient_reference",
     "cross_entropy",

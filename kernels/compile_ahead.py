@@ -1,4 +1,5 @@
-"""Compile the Triton kernels that a program will launch, in parallel and without launching them."""
+"""Compile kernels before their first use: the Triton kernels that a program will launch, in parallel and without
+launching them, and the C++ kernels of CPUs."""
 
 from __future__ import annotations
 
@@ -11,7 +12,10 @@ from typing import Any
 
 import torch
 
+from fastcifar.kernels.conv_weight_gradient import has_kernel
+from fastcifar.kernels.cpp import use_cpp
 from fastcifar.kernels.launch import compile_only, use_triton
+from fastcifar.kernels.norm_act_pool.cpp import SOURCE
 
 
 def compile_ahead(run: Callable[[], object], device: torch.device | str = "cuda") -> bool:
@@ -44,3 +48,9 @@ def _load(device: int, kernel: Any) -> None:
         torch.cuda.set_device(device)  # of this thread
         kernel = kernel.result() if hasattr(kernel, "result") else kernel
         _ = kernel.run  # made when it is first asked for
+
+
+def compile_cpp() -> None:
+    """Compile the C++ kernels that this CPU takes, unless the cache has them: else the first operation would."""
+    use_cpp(SOURCE)
+    has_kernel(torch.empty(1, 1, 1, 1, dtype=torch.bfloat16), outputs=64)

@@ -45,6 +45,8 @@ def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, bo
 
 @functools.cache
 def _has_instructions(forced: bool) -> bool:
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":  # by `ATEN_CPU_CAPABILITY`, whatever the CPU has
+        return False
     return torch.cpu._is_avx512_bf16_supported() and (forced or not torch.cpu._is_amx_tile_supported())
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastcifar.data import EpochPlan, Split
-from fastcifar.kernels import compile_ahead
+from fastcifar.kernels import compile_ahead, compile_cpp
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.capture import capture
 from fastcifar.training.device import cudnn_search
@@ -36,6 +36,8 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
     with trainer.phases("kernel compilation"):
         if on_cuda:
             compile_kernels(trainer)
+        else:
+            compile_cpp()
         if trainer.compiled or (on_cuda and not_captured):
             step_through(trainer)
     if not not_captured:
