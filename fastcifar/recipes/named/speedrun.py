@@ -15,7 +15,7 @@ contrast). New here:
 cuDNN's search takes some seconds before the first step; on an H100 the convolutions that it finds take 11 to 24% less
 than those of its heuristics (bench/results/accelerator.md).
 
-speedrun94: 94.03% with test-time augmentation (n=7, 95% interval 93.89% to 94.17%), 2.22e+14 FLOP with evaluation,
+speedrun94: 94.03% with test-time augmentation (n=7, 95% interval 93.89% to 94.17%), 2.01e+14 FLOP with evaluation,
 330.3 s of time_seconds (n=1) on 2 cores of Intel(R) Xeon(R) Processor @ 2.10GHz with AMX, 24 GiB.
 speedrun95: once, on held-out images (bench/results/speedrun94-search.jsonl); speedrun96 has not been measured.
 speedrun100, for CIFAR-100, has not been measured.
