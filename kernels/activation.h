@@ -61,9 +61,15 @@ struct Gelu {
     }
 };
 
+// Beyond 88 the sigmoid is 0 or 1 in float32. Minus infinity gives -0, where torch has NaN.
 struct Silu {
-    Floats value(Floats y) const { return y / (1 + power_of_2(y * -LOG2_E)); }
+    static constexpr float FAR = 88;
+    Floats value(Floats y) const {
+        y = limited(y, -FAR, __builtin_inff());
+        return y / (1 + power_of_2(y * -LOG2_E));
+    }
     Floats slope(Floats y) const {
+        y = limited(y, -FAR, FAR);
         Floats sigmoid = 1 / (1 + power_of_2(y * -LOG2_E));
         return sigmoid * (1 + y * (1 - sigmoid));
     }

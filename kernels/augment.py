@@ -48,6 +48,19 @@ def in_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     return cut_rows[:, :, None] & cut_columns[:, None, :]
 
 
+def _check_depth(offsets: Tensor, crop: int, height: int, width: int) -> None:
+    """Raise ValueError for crops that reach beyond the mirror image at the border. A GPU is not waited for."""
+    if offsets.device.type != "cpu" or not len(offsets):
+        return
+    for name, side, places in zip(("top", "left"), (height, width), offsets.unbind(1), strict=True):
+        first, last = (int(place) for place in torch.aminmax(places))
+        most = 2 * side - 1 - crop
+        if first < 1 - side or last > most:
+            raise ValueError(
+                f"offsets are {first} to {last} ({name}); allowed: {1 - side} to {most} for a crop of {crop}"
+            )
+
+
 def augment_reference(
     images: Tensor,
     indices: Tensor,
@@ -76,6 +89,7 @@ def augment_reference(
     batch, (height, width, channels) = len(indices), images.shape[1:]
     side = height if size is None else size
     crop = side if crop is None else crop
+    _check_depth(offsets, crop, height, width)
     steps = torch.arange(crop, dtype=torch.int32, device=images.device)
     rows = reflect(offsets[:, :1] + steps, height)
     columns = reflect(offsets[:, 1:] + steps, width)
@@ -170,7 +184,7 @@ def augment(
     crop: side of the crop, which is rescaled to `size` where that is another: bilinear between the centers of pixels,
         not antialiased, as `torch.nn.functional.interpolate` does with `align_corners=False`; None: `size`.
 
-    Raises ValueError for other shapes or dtypes.
+    Raises ValueError for other shapes or dtypes, a size or crop that can't be, and, on a CPU, crops beyond that depth.
     """
     count = len(indices)
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3 or not images.is_contiguous():
@@ -187,10 +201,14 @@ def augment(
     if not fits:
         raise ValueError(f"batch is {batch} of {count} choices; allowed: 1 to all with a position, None without")
     side = images.shape[1] if size is None else size
+    crop = side if crop is None else crop
+    most = 3 * min(images.shape[1:3]) - 2
+    if side < 1 or not 1 <= crop <= most:
+        raise ValueError(f"size is {side}, crop {crop}; allowed: 1 or more, and 1 to {most}")
     return torch.ops.fastcifar.augment(
         *(images, indices, offsets, flips, cutouts, jitter),
         *([float(m) for m in mean], [float(s) for s in std], out_dtype, side),
-        *(position, count if batch is None else batch, side if crop is None else crop),
+        *(position, count if batch is None else batch, crop),
     )
 
 

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "vector.h"
+#include "bfloat16.h"
 
 #ifdef __AVX512F__
 constexpr int64_t LANES = 16;
@@ -40,13 +40,6 @@ template <class F> inline void for_channels(int64_t channels, F f) {
     if (channels < LANES) return f(Some{channels}, int64_t(0), int64_t(0));
     for (int64_t number = 0; number < vectors_of(channels); number++)
         f(All{}, std::min(number * LANES, channels - LANES), number);
-}
-
-template <class To, class From> inline To bits_as(From value) {
-    static_assert(sizeof(To) == sizeof(From));
-    To bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
 }
 
 template <class Vector, class T, class Lanes> inline Vector read(const T* place, Lanes lanes) {
@@ -82,12 +75,7 @@ template <> struct InMemory<float> {
 template <> struct InMemory<bfloat16> {
     typedef Halves Vector;
     static Floats values(Halves bits) { return bits_as<Floats>(widened(bits) << 16); }
-    // To the nearest, ties to even, as torch rounds; NaN stays NaN.
-    static Halves rounded(Floats values) {
-        Bits bits = bits_as<Bits>(values);
-        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
-        return narrowed(values != values ? 0x7FC0 | (bits & 0) : bits);
-    }
+    static Halves rounded(Floats values) { return narrowed(upper_half<Bits>(values)); }
     static Halves of_bytes(Bytes bytes) { return __builtin_convertvector(bytes, Halves); }
     static Shorts is_greater(Shorts one, Shorts other) { return one > other; }
     // Whole numbers in the order of the values, 0 for both zeros, NaN above all: 128 less than sign and magnitude, so

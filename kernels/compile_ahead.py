@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 
-from fastcifar.kernels.conv_weight_gradient import has_kernel
+from fastcifar.kernels.conv_weight_gradient import SOURCE as CONV_WEIGHT_GRADIENT
+from fastcifar.kernels.conv_weight_gradient import has_instructions
 from fastcifar.kernels.cpp import use_cpp
 from fastcifar.kernels.launch import compile_only, use_triton
-from fastcifar.kernels.norm_act_pool.cpp import SOURCE
+from fastcifar.kernels.norm_act_pool.cpp import SOURCE as NORM_ACT_POOL
 
 
 def compile_ahead(run: Callable[[], object], device: torch.device | str = "cuda") -> bool:
@@ -52,5 +53,10 @@ def _load(device: int, kernel: Any) -> None:
 
 def compile_cpp() -> None:
     """Compile the C++ kernels that this CPU takes, unless the cache has them: else the first operation would."""
-    use_cpp(SOURCE)
-    has_kernel(torch.empty(1, 1, 1, 1, dtype=torch.bfloat16), outputs=64)
+    for source in cpp_sources():
+        use_cpp(source)
+
+
+def cpp_sources() -> list[str]:
+    """Return the C++ files whose kernels are for this CPU's instructions."""
+    return [NORM_ACT_POOL, *([CONV_WEIGHT_GRADIENT] if has_instructions() else [])]

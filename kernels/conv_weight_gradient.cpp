@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "vector.h"
+#include "bfloat16.h"
 
 #ifndef __AVX512BF16__
 #error "the compiler has no AVX512-BF16"
@@ -25,6 +25,7 @@ struct Free {
 template <typename T>
 using Buffer = std::unique_ptr<T[], Free>;
 
+// Memory for a vector's aligned loads; null where there is none.
 template <typename T>
 Buffer<T> allocate(int64_t length) {
     return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, (length * sizeof(T) + 63) / 64 * 64)));
@@ -80,9 +81,10 @@ constexpr Multiply MULTIPLY[HIGH + 1] = {nullptr,     multiply<1>, multiply<2>, 
 
 // x [images, height + 2 - 2 * padding, width + 2 - 2 * padding, channels], gradient [images, height, width, outputs],
 // out [outputs, 3, 3, channels]; outputs are a multiple of 64. border: the first row and column of x count as zeros.
-extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images,
-                                     int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t padding,
-                                     int64_t border, int64_t threads) {
+// Returns 1 where memory ran out, else 0.
+extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images,
+                                    int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t padding,
+                                    int64_t border, int64_t threads) {
     // A chunk is some rows of a pair of images, or all rows of several pairs.
     const int64_t pairs = ceil_div(images, 2), rows = ceil_div(height, ceil_div(height * width, PIXELS));
     const int64_t together = rows < height ? 1 : std::max<int64_t>(1, PIXELS / (height * width));
@@ -94,6 +96,7 @@ extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient
     // For each part of an image and tap, the pixels whose neighbor lies in x, and how many there are in a pair.
     auto places = allocate<Place>(parts * TAPS * together * rows * width);
     auto counts = allocate<int64_t>(parts * TAPS);
+    if (!places || !counts) return 1;
     for (int64_t part = 0; part < parts; part++)
         for (int64_t tap = 0; tap < TAPS; tap++) {
             Place* place = places.get() + (part * TAPS + tap) * together * rows * width;
@@ -110,12 +113,12 @@ extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient
         }
 
     const int64_t tiles = gradient_panels * x_panels * TAPS;
-#pragma omp parallel num_threads(int(threads))
-    {
+    auto work = [&] {
         // Every thread packs what its own tiles take: no thread waits for another, and the sums are the same for any
         // number of them.
         const int64_t first = tiles * omp_get_thread_num() / omp_get_num_threads();
         const int64_t last = tiles * (omp_get_thread_num() + 1) / omp_get_num_threads();
+        if (first == last) return 0;
         const int64_t from_gradient = first / TAPS / x_panels, to_gradient = ceil_div(last, TAPS * x_panels);
         const bool one = to_gradient - from_gradient == 1;
         const int64_t from_x = one ? first / TAPS % x_panels : 0;
@@ -125,9 +128,10 @@ extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient
         auto packed_gradient = allocate<uint32_t>((to_gradient - from_gradient) * gradient_panel);
         auto pixel = allocate<uint32_t>((to_x - from_x) * HIGH);
         auto sums = allocate<float>((last - first) * TILE);
+        if (!packed_x || !packed_gradient || !pixel || !sums) return 1;
         std::fill(pixel.get(), pixel.get() + (to_x - from_x) * HIGH, 0);
         std::fill(sums.get(), sums.get() + (last - first) * TILE, 0.0f);
-        for (int64_t chunk = 0; chunk < (first < last ? chunks : 0); chunk++) {
+        for (int64_t chunk = 0; chunk < chunks; chunk++) {
             const int64_t pair = chunk / parts * together, part = chunk % parts;
             const int64_t here = std::min(together, pairs - pair);
             for (int64_t line = 0; line < here * (rows + 2); line++) {
@@ -169,7 +173,12 @@ extern "C" void conv_weight_gradient(const bfloat16* x, const bfloat16* gradient
             bfloat16* to = out + (output * TAPS + tile % TAPS) * channels + channel;
             for (int64_t column = 0; column < WIDE; column++, to += TAPS * channels)
                 for (int64_t row = 0; row < std::min(HIGH, channels - channel); row++)
-                    store(to + row, sum[row * WIDE + column]);
+                    to[row].bits = uint16_t(upper_half<uint32_t>(sum[row * WIDE + column]));
         }
-    }
+        return 0;
+    };
+    int failed = 0;
+#pragma omp parallel num_threads(int(threads)) reduction(max : failed)
+    failed = work();
+    return failed;
 }

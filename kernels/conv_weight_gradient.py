@@ -18,6 +18,7 @@ fast and torch's: there it is unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from fastcifar.kernels.cpp import call, use_cpp
 from fastcifar.kernels.launch import forced_path
 from fastcifar.kernels.operators import operator, refuse_gradients
 
-_SOURCE = "conv_weight_gradient.cpp"
+SOURCE = "conv_weight_gradient.cpp"
 _WIDE = 64
 """Output channels of a panel."""
 
@@ -43,6 +44,11 @@ def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, bo
     )[1]
 
 
+def has_instructions() -> bool:
+    """Return True if the kernel is for this CPU, and not slower than torch's there, unless it is forced."""
+    return _has_instructions(forced_path() == "cpp")
+
+
 @functools.cache
 def _has_instructions(forced: bool) -> bool:
     if torch.backends.cpu.get_cpu_capability() == "AVX2":  # by `ATEN_CPU_CAPABILITY`, whatever the CPU has
@@ -53,7 +59,7 @@ def _has_instructions(forced: bool) -> bool:
 def has_kernel(x: Tensor, outputs: int) -> bool:
     """Return True if `conv_weight_gradient` of x, and of a gradient with so many `outputs`, takes its C++ kernel."""
     fits = x.dtype == torch.bfloat16 and outputs % _WIDE == 0 and x.numel() > 0
-    return fits and _has_instructions(forced_path() == "cpp") and use_cpp(_SOURCE, x)
+    return fits and has_instructions() and use_cpp(SOURCE, x)
 
 
 def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
@@ -62,7 +68,7 @@ def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: boo
     out = _empty(x, gradient, padding, border)
     x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
     sizes = (len(x), x.shape[1], *gradient.shape[1:], padding, border, torch.get_num_threads())
-    call(_SOURCE, "conv_weight_gradient", x, gradient, out, *sizes)
+    call(SOURCE, "conv_weight_gradient", x, gradient, out, *sizes)
     return out
 
 
@@ -75,7 +81,7 @@ def _empty(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
 def _products(x: Tensor, gradient: Tensor, padding: int, border: bool) -> list[tuple[int, int]]:
     weight = gradient.shape[1] * x.shape[1] * 9
     size = (x.numel() + gradient.numel() + weight) * x.element_size()
-    return [(gradient.numel() // gradient.shape[1] * weight, size)]
+    return [(len(gradient) * math.prod(gradient.shape[2:]) * weight, size)]
 
 
 operator("conv_weight_gradient", _conv_weight_gradient, _empty, products=_products)

@@ -61,17 +61,21 @@ def compiler() -> Finding:
 
 
 def cpp() -> Finding:
-    """Compile C++ kernels, unless they are there already."""
+    """Compile the C++ kernels that this CPU takes, unless they are there already."""
     kernels = imported("fastcifar.kernels.cpp", "torch")
-    if kernels.instructions() is None:
-        return ok(f"none; {kernels.why_not(_SOURCE)}")
-    reason = kernels.why_not(_SOURCE)
-    if not reason:
-        return ok(f"compiled by {kernels.compiler()}")
-    return warn(reason, "install g++ (or set CXX): a CPU uses torch's operations until then, which are slower")
-
-
-_SOURCE = "norm_act_pool/norm_act_pool.cpp"
+    sources = imported("fastcifar.kernels.compile_ahead", "torch").cpp_sources()
+    failed, unkept = (
+        "; ".join(dict.fromkeys(filter(None, map(why_not, sources))))
+        for why_not in (kernels.why_not, kernels.why_not_kept)
+    )
+    if failed and kernels.instructions() is None:
+        return ok(f"none; {failed}")
+    if failed:
+        return warn(failed, "install g++ (or set CXX): a CPU uses torch's operations until then, which are slower")
+    found = f"compiled by {' '.join(kernels.compiler())}"
+    if unkept:
+        return warn(f"{found}, by every process anew: {unkept}", "XDG_CACHE_HOME: a folder of yours to keep them in")
+    return ok(found)
 
 
 def memory() -> Finding:

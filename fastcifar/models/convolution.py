@@ -39,6 +39,8 @@ class Conv3x3(nn.Conv2d):
         if x.device.type != "cpu" or needs_plain_torch():
             return _plain(x, self.weight, bordered)
         learns = wants_gradient(self.weight) and x.dtype == self.weight.dtype
+        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype:
+            learns = False  # the result's gradient is of another dtype than x
         # torch.compile can't follow how the kernel is chosen.
         if learns and not torch.compiler.is_compiling() and has_kernel(x, self.out_channels):
             return _ByKernel.apply(x, self.weight, bordered)

@@ -1,7 +1,7 @@
 """2x2 max-pool (optional), ghost or plain batch norm, activation and residual (optional), fused, with the gradient.
 
-This file: the operators and the public functions. The specification is in reference.py, the path
-of CPUs in norm_act_pool.cpp or, without a compiler, native.py, the Triton kernels in forward.py and backward.py.
+This file: the operators and the public functions. The specification is in reference.py, the path of CPUs in
+norm_act_pool.cpp or, without a compiler, native.py, the Triton kernels in forward.py and backward.py.
 
 Roofline, half precision, n elements in and m out (m = n, or n / 4 with pool). Forward, two launches: read x (2n bytes;
 with pool write the pooled x and its argmax, 3m), then read 2m, write 2m, read a residual 2m. Backward, two launches:

@@ -1,4 +1,5 @@
-"""`norm_act_pool` and its gradient in torch's native operations, group by group: the path of every CPU.
+"""`norm_act_pool` and its gradient in torch's native operations, group by group: the path of CPUs
+without C++ kernels.
 
 It differs from `norm_act_pool_reference`, the specification, for speed and memory alone. Ghost batch norm as native
 batch norms on contiguous slices works in the input's dtype with float32 statistics, and the few megabytes of a group

@@ -4,8 +4,11 @@
 // for a core's cache. The division does not depend on the number of threads, nor so does any bit of the results.
 // A group's parts are gone through twice, forward and backward: the second time from the cache, if the group fits.
 
+#include <omp.h>
+
 #include <algorithm>
 #include <cmath>
+#include <new>
 #include <vector>
 
 #include "activation.h"
@@ -76,7 +79,7 @@ struct Sums {
 
 // Write mean and sum of squared deviations of a part to partial [2, channels], and the pooled x with its argmax.
 // A line's are sums of deviations from the mean of the lines before, which it is then merged with (Chan, Golub and
-// LeVeque 1983): no cancellation, however far the mean is from zero.
+// LeVeque 1983): no cancellation, however far the mean is from zero, but what float32 brings to the sums of a line.
 template <class T, bool POOL>
 void moments(Shape shape, int64_t group, int64_t part, View<const T> x, View<T> pooled,
              View<uint8_t> argmax, Sums& sums, float* partial) {
@@ -164,12 +167,13 @@ void forward(Shape shape, View<const T> x, View<T> pooled, View<uint8_t> argmax,
              double alpha, double eps, int64_t border, int64_t threads) {
     const int64_t channels = shape.channels;
     std::vector<float> partial(shape.parts() * 2 * channels), factor(channels);
+    std::vector<Sums> threads_sums(threads, Sums(channels));
     View<const T> in = x;
     if (pooled.data) in = {pooled.data, pooled.image, pooled.row, pooled.pixel};
     with_activation(activation_number, alpha, [&](auto activation) {
 #pragma omp parallel num_threads(threads)
         {
-            Sums sums(channels);
+            Sums& sums = threads_sums[omp_get_thread_num()];
             for (int64_t group = 0; group < shape.groups; group++) {
                 float *group_mean = mean + group * channels, *group_var = var + group * channels;
 #pragma omp for schedule(dynamic)
@@ -238,6 +242,7 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
               int64_t threads) {
     const int64_t channels = shape.channels;
     std::vector<float> partial(shape.parts() * 2 * channels), factors(channels), sums(channels), products(channels);
+    std::vector<Sums> threads_sums(threads, Sums(channels));
     with_activation(activation_number, alpha, [&](auto activation) {
         // Call f(column, centered value, gradient before the activation) for a line's vectors of some channels.
         auto for_slopes = [&](int64_t image, int64_t row, const float* means, int64_t channel, auto lanes, auto f) {
@@ -252,7 +257,7 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
         };
 #pragma omp parallel num_threads(threads)
         {
-            Sums own(channels);
+            Sums& own = threads_sums[omp_get_thread_num()];
             for (int64_t group = 0; group < shape.groups; group++) {
                 const float *means = mean + group * channels, *vars = var + group * channels;
 #pragma omp for
@@ -327,30 +332,46 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
     });
 }
 
+// Return 0, or 1 where memory ran out. f allocates before its threads start: an exception must not leave one.
+template <class F> int status_of(F f) {
+    try {
+        f();
+    } catch (const std::bad_alloc&) {
+        return 1;
+    }
+    return 0;
+}
+
 }  // namespace
 
 #define FUNCTIONS(T)                                                                                                  \
-    extern "C" void forward_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, int64_t groups,      \
-                                View<const T> x, View<T> pooled, View<uint8_t> argmax, View<const T> residual,        \
-                                View<T> out, const float* bias, const float* scale, float* mean, float* var,          \
-                                int64_t activation, double alpha, double eps, int64_t border, int64_t threads) {      \
-        forward<T>({images, channels, rows, columns, groups}, x, pooled, argmax, residual, out, bias, scale, mean,    \
-                   var, activation, alpha, eps, border, threads);                                                     \
+    extern "C" int forward_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, int64_t groups,       \
+                               View<const T> x, View<T> pooled, View<uint8_t> argmax, View<const T> residual,         \
+                               View<T> out, const float* bias, const float* scale, float* mean, float* var,           \
+                               int64_t activation, double alpha, double eps, int64_t border, int64_t threads) {       \
+        return status_of([&] {                                                                                        \
+            forward<T>({images, channels, rows, columns, groups}, x, pooled, argmax, residual, out, bias, scale,      \
+                       mean, var, activation, alpha, eps, border, threads);                                           \
+        });                                                                                                           \
     }                                                                                                                 \
-    extern "C" void inference_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, View<const T> x,   \
-                                  View<const T> residual, View<T> out, const float* mean, const float* var,           \
-                                  const float* bias, const float* scale, int64_t activation, double alpha,            \
-                                  int64_t pool, double eps, int64_t border, int64_t threads) {                        \
-        inference<T>({images, channels, rows, columns, 1}, x, residual, out, mean, var, bias, scale, activation,      \
+    extern "C" int inference_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, View<const T> x,    \
+                                 View<const T> residual, View<T> out, const float* mean, const float* var,            \
+                                 const float* bias, const float* scale, int64_t activation, double alpha,             \
+                                 int64_t pool, double eps, int64_t border, int64_t threads) {                         \
+        return status_of([&] {                                                                                        \
+            inference<T>({images, channels, rows, columns, 1}, x, residual, out, mean, var, bias, scale, activation,  \
                      alpha, pool, eps, border, threads);                                                              \
+        });                                                                                                           \
     }                                                                                                                 \
-    extern "C" void backward_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, int64_t groups,     \
-                                 View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,     \
-                                 int64_t height, int64_t width, const float* mean, const float* var,                  \
-                                 const float* bias, const float* scale, float* bias_gradient, float* scale_gradient,  \
-                                 int64_t activation, double alpha, double eps, int64_t threads) {                     \
-        backward<T>({images, channels, rows, columns, groups}, gradient, in, argmax, x, height, width, mean, var,     \
+    extern "C" int backward_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, int64_t groups,      \
+                                View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,      \
+                                int64_t height, int64_t width, const float* mean, const float* var,                   \
+                                const float* bias, const float* scale, float* bias_gradient, float* scale_gradient,   \
+                                int64_t activation, double alpha, double eps, int64_t threads) {                      \
+        return status_of([&] {                                                                                        \
+            backward<T>({images, channels, rows, columns, groups}, gradient, in, argmax, x, height, width, mean, var, \
                     bias, scale, bias_gradient, scale_gradient, activation, alpha, eps, threads);                     \
+        });                                                                                                           \
     }
 
 FUNCTIONS(float)

@@ -122,13 +122,16 @@ def test_more_threads_than_cores_are_told(monkeypatch, used, cores, status):
     assert status == "ok" or f"--threads {int(cores)}" in finding.advice
 
 
-@pytest.mark.parametrize(("lacks", "status"), [("", "ok"), ("instructions", "ok"), ("compiler", "warn")])
+@pytest.mark.parametrize(
+    ("lacks", "status"), [("", "ok"), ("instructions", "ok"), ("compiler", "warn"), ("cache", "warn")]
+)
 def test_kernels_for_cpus_that_cannot_be_compiled_are_told(monkeypatch, lacks, status):
     from fastcifar.kernels import cpp as kernels
 
-    monkeypatch.setattr(kernels, "why_not", lambda source: f"no {lacks}" if lacks else "")
+    monkeypatch.setattr(kernels, "why_not", lambda source: f"no {lacks}" if lacks not in ("", "cache") else "")
+    monkeypatch.setattr(kernels, "why_not_kept", lambda source: "no cache" if lacks == "cache" else "")
     monkeypatch.setattr(kernels, "instructions", lambda: None if lacks == "instructions" else ("-march=native",))
-    monkeypatch.setattr(kernels, "compiler", lambda: "/usr/bin/g++")
+    monkeypatch.setattr(kernels, "compiler", lambda: ["/usr/bin/g++"])
     finding = host.cpp()
     assert finding.status == status and (f"no {lacks}" if lacks else "compiled by /usr/bin/g++") in finding.found
     assert bool(finding.advice) == (status == "warn")

@@ -185,6 +185,24 @@ def test_what_does_not_fit_is_refused_by_name(name, value):
         augment(**{**arguments, name: value})
 
 
+@pytest.mark.parametrize(("size", "crop"), [(0, None), (0, 4), (-1, 4), (8, 0), (8, -1), (8, 23), (23, None)])
+def test_sides_that_cannot_be_are_refused(size, crop):
+    with pytest.raises(ValueError, match=r"size is .*, crop .*; allowed: 1 or more, and 1 to 22"):
+        augment(*choices(2), size=size, crop=crop)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_crops_beyond_the_mirror_image_are_refused_on_the_cpu(monkeypatch, place):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    images, indices, offsets, *_ = choices(2)
+    for allowed, refused in ((-7, -8), (11, 12)):
+        offsets[1, place] = allowed
+        augment(images, indices, offsets, crop=4)
+        offsets[1, place] = refused
+        with pytest.raises(ValueError, match=r"offsets are .* \((top|left)\); allowed: -7 to 11 for a crop of 4"):
+            augment(images, indices, offsets, crop=4)
+
+
 def test_is_a_well_formed_operator(monkeypatch):
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     constants = ([1.0, 2.0, 3.0], [4.0, 5.0, 6.0], torch.bfloat16, 7)

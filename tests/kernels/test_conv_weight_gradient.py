@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastcifar.kernels import conv_weight_gradient, conv_weight_gradient_reference
-from fastcifar.kernels.conv_weight_gradient import _has_instructions, has_kernel
+from fastcifar.kernels.conv_weight_gradient import SOURCE, _has_instructions, has_kernel
+from fastcifar.kernels.cpp import call
 from fastcifar.kernels.operators import PRODUCTS
 
 needs_kernel = pytest.mark.usefixtures("kernel")
@@ -112,6 +113,22 @@ def test_where_amx_is_the_kernel_is_taken_by_force_alone(monkeypatch):
     assert taken == {"": False, "cpp": True}
 
 
+def test_where_torch_is_limited_to_avx2_there_is_none_by_force_either(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "cpp")
+    _has_instructions.cache_clear()
+    taken = has_kernel(torch.zeros(1, dtype=torch.bfloat16), 64)
+    _has_instructions.cache_clear()
+    assert not taken
+
+
+@needs_kernel
+@pytest.mark.parametrize("outputs", [2**46, 2**58])
+def test_memory_that_there_is_not_is_an_error(outputs):
+    with pytest.raises(MemoryError, match="out of memory in conv_weight_gradient"):
+        call(SOURCE, "conv_weight_gradient", None, None, None, 1, 1, outputs, 1, 1, 1, False, 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_no_images_give_zeros(dtype):
     x, gradient, _ = tensors(0, 3, 64, 4, 4, 1, dtype=dtype)
@@ -124,6 +141,7 @@ def test_is_a_well_formed_operator_and_counted():
     macs = 2 * 64 * 3 * 4 * 5 * 9
     values = x.numel() + gradient.numel() + 64 * 5 * 9
     assert PRODUCTS["conv_weight_gradient"](x, gradient, 0, False) == [(macs, 2 * values)]
+    assert PRODUCTS["conv_weight_gradient"](x, gradient[:, :0], 0, False) == [(0, 2 * x.numel())]
 
 
 @pytest.mark.parametrize(

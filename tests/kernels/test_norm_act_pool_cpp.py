@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fastcifar.kernels import cpp, norm_act_pool, norm_act_pool_inference
+from fastcifar.kernels.norm_act_pool.cpp import SOURCE
 from tests.kernels.test_norm_act_pool import ACTIVATIONS, run, tensors
 
 
@@ -33,8 +34,9 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(pool):
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_and_slopes_are_exact_to_a_millionth(activation):
-    """At 20001 places each of a channel that is normalized by a mean of 0 and a variance of 1."""
+    """At 20001 places each of a channel that is normalized by a mean of 0 and a variance of 1, some of them far."""
     x = torch.linspace(-40, 40, 20001)
+    x[:8] = torch.tensor([-3e38, -1e36, -1000, -90, -88, 88, 90, 1e36])
     x = x[torch.randperm(len(x))].reshape(1, 1, 1, -1).requires_grad_()
     zero, one = torch.zeros(1), torch.ones(1)
     with torch.no_grad():
@@ -47,7 +49,8 @@ def test_activations_and_slopes_are_exact_to_a_millionth(activation):
     slope = torch.autograd.grad(expected.sum(), wide)[0]
     bias = torch.zeros(1, requires_grad=True)
     backward = torch.ops.fastcifar.norm_act_pool_backward
-    for place in torch.randint(x.numel(), (50,)).tolist():
+    far = (x.abs() > 41).flatten().nonzero().flatten()
+    for place in [*torch.randint(x.numel(), (50,)).tolist(), *far.tolist()]:
         gradient = torch.zeros_like(x)
         gradient[..., place] = 1
         found = backward(
@@ -75,3 +78,15 @@ def test_every_order_of_two_bfloat16_values_is_pooled_as_torch_does():
         known = ~expected.isnan()
         assert torch.equal(pooled[known].float(), expected[known])
         assert torch.equal(argmax[known].long(), places[known])
+
+
+@pytest.mark.parametrize("function", ["forward", "inference", "backward"])
+def test_memory_that_there_is_not_is_an_error(function):
+    none, sizes = cpp.view(None), (1, 2**50, 1, 1)
+    arguments = {
+        "forward": (*sizes, 1, *[none] * 5, *[None] * 4, 0, 1.0, 1e-5, False, 2),
+        "inference": (*sizes, *[none] * 3, *[None] * 4, 0, 1.0, False, 1e-5, False, 2),
+        "backward": (*sizes, 1, *[none] * 4, 1, 1, *[None] * 6, 0, 1.0, 1e-5, 2),
+    }
+    with pytest.raises(MemoryError, match=f"out of memory in {function}_float of norm_act_pool.cpp"):
+        cpp.call(SOURCE, f"{function}_float", *arguments[function])

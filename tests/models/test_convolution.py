@@ -87,6 +87,19 @@ def test_the_layer_under_autocast_is_torchs(side):
         assert (mine - expected).norm() < 1e-2 * expected.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_bfloat16_tensors_under_autocast_to_any_dtype_get_torchs_gradients(dtype):
+    torch.manual_seed(0)
+    x, conv = torch.randn(3, 24, 5, 5).bfloat16().requires_grad_(), Conv3x3(24, 64).bfloat16()
+    with torch.autocast("cpu", dtype):
+        out = conv(x)
+    upstream = torch.randn_like(out)
+    exact, tensors = exact_of(x, conv.weight, False)
+    found = torch.autograd.grad(out, (x, conv.weight), upstream)
+    for mine, other in zip(found, torch.autograd.grad(exact, tensors, upstream.double()), strict=True):
+        assert (mine.double() - other).norm() < 4e-3 * other.norm()
+
+
 def test_no_images_give_no_images():
     x = torch.randn(0, 3, 4, 4, requires_grad=True)
     conv = Conv3x3(3, 5)

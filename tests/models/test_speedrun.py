@@ -10,7 +10,9 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.kernels import whiten
 from fastcifar.models import PatchWhitening, build_model
-from fastcifar.models.speedrun import SpeedrunNet
+from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.speedrun import Block, SpeedrunNet
 from fastcifar.models.whitening import patch_second_moment
 from fastcifar.recipes import Recipe, quick
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
@@ -139,6 +141,35 @@ class Flat(torch.nn.Module):
 
     def forward(self, x):
         return self.feature
+
+
+class PlainConvolution(Conv3x3):
+    def forward(self, x):
+        return F.conv2d(x, self.weight, padding=1)
+
+
+class PlainNorm(GhostBatchNorm):
+    def forward(self, x, residual=None):
+        return super().forward(x, residual)
+
+
+class PlainBlock(Block):
+    def forward(self, x):
+        return super().forward(x)
+
+
+def test_layers_with_a_forward_of_their_own_get_no_borders():
+    torch.manual_seed(0)
+    model, x = SpeedrunNet(NARROW).eval(), torch.randn(2, 3, 32, 32)
+    expected = model(x)
+    layers = [(model.blocks[0].convs[0], PlainConvolution), (model.blocks[0].norms[-1], PlainNorm)]
+    for layer, kind in [*layers, (model.blocks[1], PlainBlock)]:
+        layer.__class__ = kind
+        torch.testing.assert_close(model(x), expected)
+        layer.__class__ = kind.__mro__[1]
+    conv = model.blocks[0].convs[0]
+    conv.forward = lambda x: F.conv2d(x, conv.weight, padding=1)
+    torch.testing.assert_close(model(x), expected)
 
 
 def test_of_equal_maxima_in_the_final_pool_the_first_gets_the_gradient():
