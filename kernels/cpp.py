@@ -129,9 +129,8 @@ def _library(source: str, needed: bool) -> ctypes.CDLL | None:
     """Return the compiled `source`; None where that can't be had and is not `needed`."""
     found, name = _load(source), Path(source).name
     if found.why_not_kept:
-        _warn(
-            f"every process compiles {name} anew ({found.why_not_kept}); XDG_CACHE_HOME names another place to keep it"
-        )
+        what = "compiled C++ kernels are not kept, every process compiles them anew"
+        _warn(f"{what} ({found.why_not_kept}); XDG_CACHE_HOME names another place")
     if found.library is None and needed:
         raise RuntimeError(f"FASTCIFAR_KERNELS=cpp: {found.why_not}")
     # Whoever has no compiler, or not the instructions, misses nothing.

@@ -71,7 +71,7 @@ class SpeedrunNet(Network[SpeedrunConfig]):
             borders.append(all(isinstance(side, int) and side % 2 == 1 for side in sides))
             sides = [side // 2 for side in sides]
         borders[0] = borders[0] and self.whitening.in_one_pass(x)
-        ours = all(_is_ours(block, Block) and block.knows_borders() for block in self.blocks)
+        ours = all(isinstance(block, Block) and block.knows_borders() for block in self.blocks)
         return borders if ours else [False] * len(borders)
 
 
@@ -106,8 +106,9 @@ class Block(nn.Module):
             )
 
     def knows_borders(self) -> bool:
-        """Return True unless other layers were put in place of those that take and give a border."""
-        return _is_ours(self.convs[0], Conv3x3) and _is_ours(self.norms[-1], GhostBatchNorm)
+        """Return True unless what takes and gives a border was replaced, or has a `forward` of another's."""
+        layers = ((self, Block), (self.convs[0], Conv3x3), (self.norms[-1], GhostBatchNorm))
+        return all(_is_ours(layer, kind) for layer, kind in layers)
 
     def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
         shortcut = None

@@ -100,7 +100,7 @@ def test_without_a_folder_to_keep_files_in_they_are_compiled_for_the_process(mon
     else:
         new_cache.mkdir(parents=True)
         new_cache.chmod(0o770)
-    with pytest.warns(UserWarning, match=r"every process compiles add.cpp anew \(.*\); XDG_CACHE_HOME names"):
+    with pytest.warns(UserWarning, match=r"not kept, every process compiles them anew \(.*\); XDG_CACHE_HOME names"):
         assert cpp.use_cpp(source)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
