@@ -69,7 +69,7 @@ class DataOptions(CommandOptions):
     """The data set, and where it is."""
 
     dataset: str = DEFAULT_DATASET
-    """The data set."""
+    """The data set. Without it that which a named recipe is made for, by the name of --recipe or in its file."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
     """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
