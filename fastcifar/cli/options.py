@@ -55,7 +55,8 @@ class RecipeOptions(CommandOptions):
     """Options of every command whose flags change a recipe; read by `parse_with_recipe`."""
 
     recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = DEFAULT_RECIPE
-    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
+    """A named recipe (`fastcifar recipes` lists them) or a TOML file. Its name, or that in the file, tells the data set
+    where --dataset does not."""
     network: str = ""
     """The network; where it is not the recipe's, with its own defaults."""
     optimizer: str = ""
@@ -69,7 +70,7 @@ class DataOptions(CommandOptions):
     """The data set, and where it is."""
 
     dataset: str = DEFAULT_DATASET
-    """The data set. Without it that which a named recipe is made for, by the name of --recipe or in its file."""
+    """The data set."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
     """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None

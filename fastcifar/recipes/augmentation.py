@@ -67,7 +67,7 @@ class Augment(Checked):
     0: none."""
     early_crops: tuple[tuple[int, float], ...] = trick(
         (),
-        off=lambda _: {"augment.early_crops": (), "early_batches": ()},  # pyright: ignore[reportArgumentType]
+        off=lambda _: {"augment.early_crops": (), "early_batches": ()},
         name="early-crops",
         source="after Howard 2018",
     )
