@@ -68,8 +68,7 @@ def parse(
         raise _refusal(stop, flags, args, prog) from None
     if rest:
         raise _unknown(rest, flags, prog)
-    name = getattr(options, "dataset", None)
-    if name is not None:
+    if (name := getattr(options, "dataset", None)) is not None:
         DATASETS[name]  # refuses an unknown one
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
     paths = {name: user_path(path, flag_of(name)) for name, path in given.items() if isinstance(path, Path)}
@@ -209,6 +208,8 @@ def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str
             raise UserError(f"{flag} has no value; allowed: {allowed(hint)}")
         if get_origin(hint) is not tuple and len(words) > 1:
             raise UserError(f"unexpected argument {words[1]!r} after {flag} {words[0]}; allowed: {allowed(hint)}")
+        if get_origin(hint) is tuple and name in values:
+            raise UserError(f"{flag} is given twice; allowed: once, with all its values after it")
         values[name] = read_value(words, hint)
     return values, rest
 
@@ -288,9 +289,8 @@ def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
     if experiment:  # what it says of options that it has as fields too, and no --recipe where others are its recipes
         docs |= {name: doc for name, doc in field_docs(type(experiment)).items() if name in SHARED}
         fields = [field for field in fields if field.name != "recipe" or hasattr(experiment, "recipe")]
-    first, last = ["experiment"], ["settings"]
     shown = []
-    for field in sorted(fields, key=lambda field: (field.name not in first) + (field.name in last)):
+    for field in sorted(fields, key=lambda field: (field.name != "experiment") + (field.name == "settings")):
         value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())
         if not is_section and field.name in _LISTED:
             doc += f" (default: {value})" + "".join(f"\n{name}: {said}" for name, said in _LISTED[field.name]().items())

@@ -66,6 +66,8 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
 
         dataset = options.load(options.start_device())
+        with _flags_for_fields(cls):
+            experiment.jobs(dataset)  # refused before anything is said to be kept
         what = " and ".join(label(recipe) for recipe in recipes.values())
         where = f"; kept in {kept_in}" if kept_in else ""
         screen.say(f"{name}: {what} on {describe_images(dataset)}, n={experiment.runs}{where}")
@@ -89,7 +91,7 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
     defaults = {"holdout": cls.holdout}
     if last_given(args, "--quick") is not None:
         defaults |= {"train_size": QUICK_TRAIN_SIZE, **cls.quick}
-    recipes, rest = _read_recipes(cls, args, prog)
+    recipes, words, rest = _read_recipes(cls, args, prog)
     hints = own_fields(cls)
     own, rest = read_fields(hints, rest)
     own = {**{name: value for name, value in defaults.items() if name in hints}, **own}
@@ -101,7 +103,10 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
     first = next(iter(recipes.values()))
     kinds = {"network": first.network.kind, "optimizer": first.optimizer.kind}
     given = last_given(args, "--recipe") or first.name
-    kinds["dataset"] = dataset_for(given, first.name)
+    made_for = [dataset_for(words.get(name, ""), recipe.name) for name, recipe in recipes.items()]
+    if len({*made_for}) > 1 and last_given(args, "--dataset") is None:
+        raise UserError(f"the recipes are made for {' and '.join(made_for)}; allowed: with --dataset, for both")
+    kinds["dataset"] = made_for[0]
     default = ExperimentOptions(recipe=given, settings=first, experiment=experiment, **kinds, **shared)
     positions = [name.upper() for name in recipes if name != "recipe"]
     options = parse(rest, default, prog, description=inspect.getdoc(cls), usage=" ".join([prog, *positions]))
@@ -114,9 +119,11 @@ def _recipes_of(experiment: Experiment[Any]) -> dict[str, Recipe]:
     return {name: getattr(experiment, name) for name in experiment.recipe_fields()}
 
 
-def _read_recipes(cls: type[Experiment[Any]], args: Sequence[str], prog: str) -> tuple[dict[str, Recipe], list[str]]:
-    """Return the recipes of the fields of `cls`, and the words that say something else. One called `recipe` is named
-    by --recipe, others by words of their own; the flags of a recipe's fields change all of them."""
+def _read_recipes(
+    cls: type[Experiment[Any]], args: Sequence[str], prog: str
+) -> tuple[dict[str, Recipe], dict[str, str], list[str]]:
+    """Return the recipes of the fields of `cls`, what names them, and the words that say something else. One called
+    `recipe` is named by --recipe, others by words of their own; the flags of a recipe's fields change all of them."""
     defaults, rest = _recipes_of(cls()), list(args)
     names = [name for name in defaults if name != "recipe"]
     given = {"recipe": last_given(args, "--recipe") or ""}
@@ -144,7 +151,7 @@ def _read_recipes(cls: type[Experiment[Any]], args: Sequence[str], prog: str) ->
             if group not in left[other]:
                 field = f"{group[0]} is a field of {other}, not of {name}"
                 raise UserError(f"{field}; allowed: --{other}-set FIELD=VALUE, or a field of both")
-    return recipes, [word for group in next(iter(left.values())) for word in group]
+    return recipes, given, [word for group in next(iter(left.values())) for word in group]
 
 
 @contextmanager

@@ -55,7 +55,8 @@ class RecipeOptions(CommandOptions):
     """Options of every command whose flags change a recipe; read by `parse_with_recipe`."""
 
     recipe: Annotated[str, arg(metavar="NAME|FILE.toml")] = DEFAULT_RECIPE
-    """A named recipe (`fastcifar recipes` lists them) or a TOML file."""
+    """A named recipe (`fastcifar recipes` lists them) or a TOML file. Its name, or that in the file, tells the data set
+    where --dataset does not."""
     network: str = ""
     """The network; where it is not the recipe's, with its own defaults."""
     optimizer: str = ""

@@ -134,7 +134,7 @@ def count_recipe(
 ) -> RecipeCount:
     """Count a training of `recipe` on `train_images` of 32x32 pixels and its evaluation on `test_images`.
 
-    classes: their number; None: that of the data set that the recipe is made for.
+    classes: their number; None: that of the data set that the recipe is made for, which its name tells.
 
     A `dtype` of "auto" is counted as two bytes wide. Raises UserError if the recipe does not fit the images.
     """

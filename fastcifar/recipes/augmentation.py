@@ -65,7 +65,12 @@ class Augment(Checked):
     contrast: float = trick(0.0, off=0.0, at_least=0, at_most=1, name="jitter", source="hiverge 2025")
     """Multiply the brightened pixels by a number drawn uniformly from 1 - contrast to 1 + contrast (hiverge: 0.1308);
     0: none."""
-    early_crops: tuple[tuple[int, float], ...] = trick((), off=(), name="early-crops", source="after Howard 2018")
+    early_crops: tuple[tuple[int, float], ...] = trick(
+        (),
+        off=lambda _: {"augment.early_crops": (), "early_batches": ()},
+        name="early-crops",
+        source="after Howard 2018",
+    )
     """Train early epochs on smaller images, which takes fewer operations: on random crops, not rescaled, or as
     augment.early says. Pairs of a side in pixels and the share of the training at which it ends, as in 24 0.2 28 0.6:
     an epoch takes the first size whose share it begins before. None: whole images of their own size always."""

@@ -41,6 +41,8 @@ def read_factor(word: str) -> Factor:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         name = modern_path(name, where)
+        if name == "name":
+            raise UserError(f"{where} changes no training; allowed: any other field")
         before, dots, after = (part.strip() for part in text.partition(".."))
         if name in high or (dots and not (before and after)):
             allowed = "FIELD=VALUE, FIELD=LOW..HIGH, several fields with commas between them"

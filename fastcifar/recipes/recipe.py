@@ -91,6 +91,10 @@ class Recipe(Checked):
             raise UserError(f"network.kind is {network}; allowed: with {optimizer} one with convolutions")
         whole = self.batch_size % self.ghost_batch == 0
         self._require("batch_size", whole, f"a multiple of network.ghost_batch, {self.ghost_batch}")
+        most = len(self.augment.early_crops)
+        allowed = f"up to {most}, as many as augment.early_crops has, of up to batch_size, {self.batch_size}"
+        fits = len(self.early_batches) <= most and max(self.early_batches, default=0) <= self.batch_size
+        self._require("early_batches", fits, allowed)
         whole = not any(images % self.ghost_batch for images in self.early_batches)
         self._require("early_batches", whole, f"multiples of network.ghost_batch, {self.ghost_batch}")
 

@@ -49,7 +49,7 @@ class Effect:
 
     mean: float
     interval: tuple[float, float] | None
-    """95% interval by Student's t; None without degrees of freedom."""
+    """95% interval by Student's t; None without degrees of freedom, and where all residuals are 0."""
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,12 @@ class Effects:
 
     @cached_property
     def std(self) -> float | None:
-        """The standard deviation of a run's result, from the residuals; None without degrees of freedom."""
+        """The standard deviation of a run's result, from the residuals; None without degrees of freedom, and where they
+        are all 0: runs that chance changes are never so."""
         residuals = self.values - self._matrix @ (self._inverse @ self.values)
-        return math.sqrt(residuals @ residuals / self.df) if self.df else None
+        if not self.df or abs(residuals).max() <= _ZERO * max(map(abs, self.values)):
+            return None
+        return math.sqrt(residuals @ residuals / self.df)
 
     @cached_property
     def is_clear(self) -> bool:

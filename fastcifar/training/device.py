@@ -30,12 +30,16 @@ def resolve_dtype(dtype: str, device: torch.device, kept: object = None) -> torc
     """Return the compute type for a recipe's `dtype`: "auto" is float16 on CUDA; on a CPU bfloat16 where a convolution
     is faster in it, by `convolution_seconds`, else float32.
 
-    kept: the name of the type that the same training had before, where it had one: "auto" stays with it on a CPU.
+    kept: the name of the type that the same training had before, where it had one: "auto" stays with it on a CPU. "":
+        it had that of older versions, which kept no name and went by what the CPU lists.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
     if device.type == "cuda":
         return torch.float16
+    if kept == "":
+        lists = torch.backends.mkldnn.is_available() and ("avx512_bf16" in _cpuinfo() or "amx_bf16" in _cpuinfo())
+        return torch.bfloat16 if lists else torch.float32
     for known in _CPU_TYPES:
         if kept == str(known).removeprefix("torch."):
             return known

@@ -44,7 +44,7 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
         raise UserError(f"{file} changed while it was read; allowed: a file that nothing writes to")
     refuse_another(start.source, file, read)
     fresh = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTS)}
-    hint = ", the classifier's apart where the head is reset"
+    hint = ", the classifier's apart with --reset-head (reset_head=True)"
     source = fitted(tensors, fresh, start.source, model.head if start.reset_head else None, hint)
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     frozen = {name for name, parameter in parameters if not parameter.requires_grad}

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastcifar.data import Dataset
 from fastcifar.errors import UserError, brief
-from fastcifar.models import GhostBatchNorm, Network
+from fastcifar.host import building
+from fastcifar.models import GhostBatchNorm, Network, build_model
+from fastcifar.optim.schedule import learning_rates
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.declare import Declaration, checked, plain
+from fastcifar.registry import resolve
 from fastcifar.start import Start
 from fastcifar.training.timeline import Timeline
 
@@ -45,6 +50,21 @@ def refuse_uncallable(**given: object) -> None:
             raise UserError(f"{name} is the class {value.__name__}; allowed: a function of {takes[name]}")
         if value is not None and not callable(value):
             raise UserError(f"{name} is of type {type(value).__name__}; allowed: a function of {takes[name]}")
+
+
+def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Network]) -> None:
+    """Raise UserError where a training of `recipe` on `dataset` is refused for its network, steps or schedule.
+
+    networks: those that were built for recipes before, to which this one's is added.
+    """
+    train, sides = dataset.train, (dataset.train.side, *(side for side, _ in recipe.augment.early_crops))
+    key = recipe.network, sides
+    if key not in networks:
+        with building(0, resolve(recipe.network.builder)):
+            networks[key] = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides)
+    timeline = Timeline(recipe, len(train), train.side, networks[key].frozen_from)
+    refuse_uneven_ghost_batches(networks[key], recipe, timeline)
+    learning_rates(recipe, timeline.total_steps)
 
 
 def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:

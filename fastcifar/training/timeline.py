@@ -159,7 +159,7 @@ class Timeline:
         recipe = self._recipe
         for place, (side, share) in enumerate(recipe.augment.early_crops):
             if number < share * recipe.epochs:
-                return side, min([recipe.batch_size, *recipe.early_batches[place : place + 1]])
+                return side, next(iter(recipe.early_batches[place:]), recipe.batch_size)
         return self._side, recipe.batch_size
 
     def _steps(self, images: int, batch: int) -> int:

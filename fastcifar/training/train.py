@@ -73,7 +73,8 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file.
-    data: a dataset or its name, which `load_dataset` finds in `data_dir`; None: what the recipe is made for.
+    data: a dataset or its name, which `load_dataset` finds in `data_dir`; None: what the recipe is made for, by its
+        name before `changes`; CIFAR-10 where no named recipe has that name, as in a file that gives another.
     seed: names all random choices: initial weights, order, crops, flips, and those of `model` and `augment`.
     model: a class or function of the number of classes that returns an `nn.Module` in place of the recipe's network:
         images `[N, 3, H, W]`, normalized, to logits `[N, classes]`. Plain torch layers train in bfloat16 and float16
@@ -87,17 +88,16 @@ def train(
     augment: a function of a batch of images `[B, 3, H, W]`, normalized and already changed by the recipe's
         augmentation, in the compute type, that returns as many images.
     holdout: evaluate on that many training images, which are then not trained on, in place of the test set.
-    device: see `Trainer`.
     checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the state of a training of more than two
         minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
-    listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
-    changes: other values for the recipe's fields, by their dotted names:
-        `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
+    device: see `Trainer`; listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
+    changes: other values of fields by dotted names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
     """
     phases = Phases()
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
+    data = dataset_for(recipe.name) if data is None else data
     if model is not None and hasattr(recipe.network, "ghost_batch"):  # the model groups its own batches
         recipe = change(recipe, {"network.ghost_batch": 0})
     if isinstance(optimizer, type) and issubclass(optimizer, OptimizerConfig):
@@ -107,8 +107,8 @@ def train(
     recipe = change(recipe, changes) if changes else recipe
     device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
-        if data is None or isinstance(data, str):
-            data = load_dataset(data or dataset_for(recipe.name), data_dir, device, holdout)
+        if isinstance(data, str):
+            data = load_dataset(data, data_dir, device, holdout)
         elif holdout:
             data = data.hold_out(holdout)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
@@ -225,7 +225,7 @@ class Trainer:
         seed, eval_every, evaluate_at_start, until_train_accuracy = refusals.checked_arguments(
             seed, eval_every, evaluate_at_start, until_train_accuracy, init
         )
-        kept = resume.get("dtype") if isinstance(resume, Mapping) else None
+        kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
             self._build(dtype)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs

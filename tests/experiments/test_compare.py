@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 
+from fastcifar.cli.experiment import read_options
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError
 from fastcifar.experiments import Diverged, Job
@@ -227,3 +228,13 @@ def test_runs_that_an_older_version_kept_go_on_with_one_warning_for_each_recipe(
     file.write_text(json.dumps({**values, "recipe": in_old_form(dataclasses.replace(GOOD, epochs=1))}))
     with pytest.warns(RenamedWarning), pytest.raises(UserError, match="is a run of another recipe than"):
         compare(GOOD, BAD, dataset, runs=2, holdout=64, folder=tmp_path)
+
+
+def test_recipes_of_different_data_sets_are_compared_on_one_that_is_named():
+    for words in (["speedrun94", "speedrun100"], ["speedrun100", "speedrun94"]):
+        with pytest.raises(
+            UserError, match=r"^the recipes are made for cifar100? and cifar100?; allowed: with --dataset"
+        ):
+            read_options(Compare, words)
+        assert read_options(Compare, [*words, "--dataset", "cifar10"]).dataset == "cifar10"
+    assert read_options(Compare, ["speedrun100", "speedrun100", "--name", "mine"]).dataset == "cifar100"

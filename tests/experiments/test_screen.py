@@ -117,8 +117,9 @@ def test_planted_effects_are_found_best_first_and_the_better_changes_are_named(n
         assert each.accuracy.mean == pytest.approx(-each.loss.mean)
     assert [each.factor.word for each, sign in result.choice()] == [factors[2], factors[4]]
     flags = "--augment.cutout 12 --augment.crop 0 --optimizer.momentum 0.8"
+    against = "each against its other value; to be confirmed"
     assert re.fullmatch(
-        rf"better together \(log-loss -0\.00\d+ ± 0\.00\d+, FLOP \+0\.0%; to be confirmed\): {flags}",
+        rf"better together \(log-loss -0\.00\d+ ± 0\.00\d+, FLOP \+0\.0%, {against}\): {flags}",
         result.remarks()[-1],
     )
     (table,) = result.tables()
@@ -209,6 +210,42 @@ def test_effects_are_drawn_with_their_intervals_in_the_tables_order(new_record, 
     assert all(factor in (tmp_path / "loss.svg").read_text() for factor in FACTORS)
 
 
+def test_what_is_better_is_counted_against_the_other_values(new_record):
+    for factors, share, told in (
+        (["epochs=1..2", "augment.cutout=0"], 1.0, True),
+        (["epochs=2..4", "augment.cutout=0"], 1.0, True),
+        (["epochs=6", "augment.cutout=0"], 1.0, False),
+        (["epochs=3..6", "augment.cutout=0"], 1.0, False),
+    ):
+        result = planted(new_record, screen(factors, change(RECIPE, {"epochs": 3})), [-0.1, 0], noise=1e-6)
+        said = result.remarks()[-1]
+        assert f"FLOP {share:+.1%}" in said and ("each against its other value" in said) == told
+
+
+def test_runs_of_one_recipe_and_seed_count_once(new_record, monkeypatch):
+    """Two levels that are one recipe: of four runs only two differ, which no residual can tell apart."""
+    experiment = screen(FACTORS[:2], runs=1)
+    same = {signs: change(RECIPE, experiment.values({0: signs[0]})) for signs in experiment.recipes}
+    monkeypatch.setitem(experiment.__dict__, "recipes", same)
+    result = planted(new_record, experiment, [-0.1, 0])
+    assert (len(result._kept), len(result.fit("loss").values), result.fit("loss").df) == (4, 2, 0)
+    assert all(each.loss is None or each.loss.interval is None for each in result.effects()) and not result.choice()
+
+
+def test_without_residuals_nothing_is_certain(new_record):
+    result = planted(new_record, screen(FACTORS[:2], runs=2), [-0.1, 0.2])
+    assert result.fit("loss").df == 4 and result.fit("loss").std is None and not result.choice()
+    assert result.tables()[0].title.endswith("no intervals, as nothing is left that the changes do not explain")
+    assert result.remarks() == ["no change is said to be better, as nothing has an interval"]
+
+
+def test_operations_are_counted_for_the_classes_of_the_runs(new_record):
+    result = planted(new_record, screen(runs=2), [0, 0, 0])
+    ((record, *_), *_) = result.outcomes.values()
+    assert len(record.dataset.classes) == 2  # which CIFAR-10 has not
+    assert result._count({}) == count_recipe(RECIPE, 45_000, 5_000, 2).training_flop
+
+
 REFUSED = {
     "optimizer.lrr=0.1": "factors 'optimizer.lrr=0.1': unknown field optimizer.lrr; did you mean 'lr'?",
     "optimizer.lr=0": "factors 'optimizer.lr=0': optimizer.lr is 0.0; allowed: above 0",
@@ -219,8 +256,12 @@ REFUSED = {
     "optimizer.lr=0.05": "factors 'optimizer.lr=0.05' leaves the recipe as it is; allowed: another value",
     "epochs=2..2.0": "factors 'epochs=2..2.0' has one value twice; allowed: another value",
     "epochs=2 epochs=3": "factors 'epochs=2' and 'epochs=3' both change epochs; allowed: one change of a field",
+    "name=mine epochs=2": "factors 'name=mine' changes no training; allowed: any other field",
+    "epochs=2,name=mine": "factors 'epochs=2,name=mine' changes no training",
+    "epochs=2 early_batches=16": "factors 'early_batches=16': early_batches is (16,); allowed: up to 0, as many as",
+    "epochs=2": "factors names 1 change; allowed: 2 to 23, or for one 'fastcifar compare'",
     "network=resnet18 network.hidden=4": "factors 'network=resnet18' and 'network.hidden=4' both change network.hidden",
-    " ".join(f"augment.cutout={n}" for n in range(1, 25)): "factors is ('augment.cutout=1', ",
+    " ".join(f"augment.cutout={n}" for n in range(1, 25)): "factors names 24 changes; allowed: 2 to 23",
 }
 
 
@@ -242,16 +283,23 @@ def test_changes_that_do_not_go_together_are_refused_by_name_before_the_work(dat
             ["optimizer.lr=0.1", "batch_size=100"],
             r"^factors .*batch_size=100, in one run: batch_size is 100; allowed: up",
         ),
-        ([], r"^factors names no change; allowed: one or more"),
+        (
+            ["optimizer.lr=0.1", "schedule.name=StepLR"],
+            r"^factors .*=StepLR, in one run: schedule.options lacks step_size=",
+        ),
+        ([], r"^factors names no change; allowed: 2 to 23"),
     ):
         with pytest.raises(UserError, match=said):
             screen(words).run(dataset, tmp_path / "new", holdout=64, device="cpu")
     assert not (tmp_path / "new").exists()
+    uneven = change(DAVIDNET, {"batch_size": 64, "network.ghost_batch": 32})
+    with pytest.raises(UserError, match=r"drop_last=false, in one run: drop_last is false, which leaves 48 images"):
+        screen(["drop_last=false", "epochs=2"], uneven).jobs(dataset.take(112))
 
 
 def test_an_older_name_of_a_field_is_read(new_record):
     with pytest.warns(RenamedWarning):
-        result = planted(new_record, screen(["optim.lr=0.1"]), [-1.0], noise=1e-3)
+        result = planted(new_record, screen(["optim.lr=0.1", "epochs=2"]), [-1.0, 0.0], noise=1e-3)
         assert result.remarks()[-1].endswith(": --optimizer.lr 0.1")
 
 
@@ -270,6 +318,9 @@ def test_as_it_is_typed(monkeypatch, tmp_path, capsys):
     assert main([*words[:-1], "optimizer.momentum=0.7"]) == 2
     assert capsys.readouterr().err.startswith("fastcifar: --factors 'optimizer.momentum=0.8' and 'optimizer.")
     assert main(["screen", "--dataset", "synthetic", "--quick", "--quiet"]) == 2
-    assert "factors names no change" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert said.err.startswith("fastcifar: --factors names no change; allowed: 2 to 23") and not said.out
+    assert main([*words[:-1], "--factors", "label_smoothing=0.0..0.3"]) == 2
+    assert "--factors is given twice; allowed: once, with all its values after it" in capsys.readouterr().err
     assert main(["screen", "--rounds", "2"]) == 2
     assert "unknown flag --rounds; did you mean '--runs'?" in capsys.readouterr().err

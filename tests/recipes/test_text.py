@@ -40,12 +40,18 @@ def schedules(draw):
     return Schedule(knots, tuple(draw(st.floats(0, 1e4)) for _ in knots))
 
 
+def with_early_batches(batches, **fields):
+    recipe = Recipe(**fields)
+    early = [min(images, recipe.batch_size) for images in batches][: len(recipe.augment.early_crops)]
+    return dataclasses.replace(recipe, early_batches=tuple(early))
+
+
 recipes = st.builds(
-    Recipe,
+    with_early_batches,
     name=names,
     epochs=st.integers(1, 10**5) | st.floats(0.01, 1e5),
     batch_size=st.integers(1, 64).map(lambda groups: 32 * groups),
-    early_batches=st.lists(st.integers(1, 9).map(lambda groups: 32 * groups), max_size=3).map(tuple),
+    batches=st.lists(st.integers(1, 9).map(lambda groups: 32 * groups), max_size=3),
     label_smoothing=st.floats(0, 1),
     dtype=st.sampled_from(["auto", "float32", "bfloat16", "float16"]),
     network=st.builds(

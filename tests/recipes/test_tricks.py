@@ -62,6 +62,7 @@ def test_a_trick_of_several_fields_is_switched_off_in_all_of_them():
     assert off["jitter"] == {"augment.brightness": 0.0, "augment.contrast": 0.0}
     assert off["activation"] == {"network.activation": "relu", "network.whitening_activation": "relu"}
     assert off["alternating-flip"] == {"augment.flip": "random"} and off["flip"] == {"augment.flip": "none"}
+    assert off["early-crops"] == {"augment.early_crops": (), "early_batches": ()}
     by_visit = tricks(change(SPEEDRUN, {"augment.flip": "by-visit"}))
     assert by_visit["flip-by-visit"] == {"augment.flip": "alternating"} and by_visit["flip"] == {"augment.flip": "none"}
     head = change(SPEEDRUN, off["head-scale"])

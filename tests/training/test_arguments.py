@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from functools import partial
 
 import numpy as np
@@ -113,3 +114,14 @@ def test_images_that_are_not_square_are_refused_before_the_training(data):
     for call in (lambda: Trainer(MLP, dataset), lambda: train(MLP, dataset), lambda: fastcifar.Loader(dataset.test, 4)):
         with pytest.raises(UserError, match=r"^images are 32 by 48 pixels; allowed: square images$"):
             call()
+
+
+@pytest.mark.parametrize("changes", [{}, {"name": "mine"}])
+@pytest.mark.parametrize(("recipe", "dataset"), [("speedrun100", "cifar100"), ("speedrun94", "cifar10")])
+def test_a_recipe_trains_on_what_it_is_made_for_whatever_it_is_called_now(monkeypatch, recipe, dataset, changes):
+    def load(name, *_):
+        raise UserError(f"loaded {name}")
+
+    monkeypatch.setattr(sys.modules["fastcifar.training.train"], "load_dataset", load)
+    with pytest.raises(UserError, match=f"^loaded {dataset}$"):
+        train(recipe, device="cpu", **changes)

@@ -172,7 +172,7 @@ def test_weights_that_do_not_fit_are_refused_with_the_names_that_differ(tmp_path
     assert str(refusal.value) == (
         f"the weights in {tmp_path}/other.safetensors do not fit the network: extra is [2] for none here, "
         "hidden.0.bias is absent for [6], hidden.0.weight is [7, 3072] for [6, 3072]; "
-        "allowed: the same names and shapes, the classifier's apart where the head is reset"
+        "allowed: the same names and shapes, the classifier's apart with --reset-head (reset_head=True)"
     )
     save_file(make_model(RESNET, 1), tmp_path / "resnet.safetensors")
     with pytest.raises(UserError, match=r"bn1.bias is \[2\] for none here, .* and \d+ more; allowed") as refusal:

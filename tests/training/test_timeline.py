@@ -75,13 +75,19 @@ def test_early_epochs_take_steps_of_fewer_images():
 
     whole = [(32, 10, 100)] * 2
     assert steps(4)[0] == [(24, 4, 250), (28, 10, 100), *whole]
-    assert steps(4, 8, 2)[0] == [(24, 4, 250), (28, 8, 125), *whole]
-    assert steps(20)[0] == steps()[0] == [(24, 10, 100), (28, 10, 100), *whole]
+    assert steps(4, 8)[0] == [(24, 4, 250), (28, 8, 125), *whole]
+    assert steps(10)[0] == steps()[0] == [(24, 10, 100), (28, 10, 100), *whole]
     line = steps(4, 8)[1]
     assert (line.total_steps, line.steps_per_epoch) == (575, 250)
     assert (line.steps_before(0.5), line.steps_before(1.5)) == (125, 250 + 63)
     last = steps(3, drop_last=False)[1].epochs[0].last
     assert (last.part, last.images, last.batch) == ((999, 1000), 1, 3)
+
+
+@pytest.mark.parametrize("batches", [(4, 8, 2), (20,)])
+def test_early_batches_that_would_not_be_taken_are_refused(batches):
+    with pytest.raises(UserError, match=r"early_batches is .*; allowed: up to 2, .* of up to batch_size, 10$"):
+        timeline(augment=Augment(early_crops=((24, 0.25), (28, 0.5))), early_batches=batches)
 
 
 def test_an_epoch_that_leaves_images_out_has_fewer_steps():

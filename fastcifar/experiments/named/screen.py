@@ -50,7 +50,7 @@ class Screen(Experiment["Screening"]):
 
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     factors: tuple[str, ...] = ()
-    """The changes, 1 to 23, a word each: FIELD=VALUE, with and without; FIELD=LOW..HIGH, of two values;
+    """The changes, 2 to 23, a word each: FIELD=VALUE, with and without; FIELD=LOW..HIGH, of two values;
     FIELD=VALUE,FIELD=VALUE, several fields at once. A list is a word with spaces, as in
     "augment.early_crops=24 0.4 28 0.8"."""
     runs: int = setting(2, at_least=1, at_most=100_000)
@@ -66,8 +66,10 @@ class Screen(Experiment["Screening"]):
 
     def _check(self) -> None:
         super()._check()
-        self._require("factors", len(self.factors) <= MOST_FACTORS, f"1 to {MOST_FACTORS} changes")
-        check_factors(self.recipe, self.changes)
+        if len(self.factors) <= MOST_FACTORS:
+            check_factors(self.recipe, self.changes)
+        if len(self.factors) == 1 or len(self.factors) > MOST_FACTORS:
+            raise self._wrong_number()
         if self.factors:
             _ = self.recipes  # refused now
 
@@ -113,14 +115,19 @@ class Screen(Experiment["Screening"]):
         words = [f"{name}={text}" for name, text in self.values(signs).items()]
         return f"factors {' and '.join(words) or 'left out'}, in one run"
 
+    def _wrong_number(self) -> UserError:
+        count, allowed = len(self.factors), f"2 to {MOST_FACTORS}, or for one 'fastcifar compare'"
+        return UserError(f"factors names {count or 'no'} change{'s' * (count > 1)}; allowed: {allowed}")
+
     def jobs(self, dataset: Dataset) -> list[Job]:
-        from fastcifar.training.timeline import Timeline
+        from fastcifar.training.refusals import refuse_untrainable
 
         if not self.factors:
-            raise UserError("factors names no change; allowed: one or more, as in --factors optimizer.lr=0.2")
+            raise self._wrong_number()
+        networks: dict[Any, Any] = {}
         for signs, recipe in self.recipes.items():
             try:
-                Timeline(recipe, len(dataset.train), dataset.train.side)
+                refuse_untrainable(recipe, dataset, networks)
             except UserError as error:
                 raise UserError(f"{self._told(dict(enumerate(signs)))}: {error}") from None
         rounds = enumerate(self.seeds)
@@ -169,8 +176,9 @@ class Screening(Result):
         return [(*run, outcome) for *run, outcome in self._runs if not isinstance(outcome, Failed)]  # pyright: ignore[reportReturnType]
 
     def fit(self, metric: str) -> Effects:
-        """Return the effects on a metric of `METRICS`."""
-        _, rounds, signs, records = zip(*self._kept, strict=True)
+        """Return the effects on a metric of `METRICS`. Runs of one recipe and seed say no more than one of them."""
+        single = {(n, self.experiment.recipes[signs]): (n, signs, record) for _, n, signs, record in self._kept}
+        rounds, signs, records = zip(*single.values(), strict=True)
         return Effects(signs, rounds, [METRICS[metric](record) for record in records])
 
     def effects(self) -> list[FactorEffect]:
@@ -202,7 +210,13 @@ class Screening(Result):
         return costs
 
     def _count(self, levels: Mapping[str, Any]) -> int | None:
-        return _flop(change(self.experiment.recipe, levels), self.settings["train_size"], self.settings["test_size"])
+        return _flop(change(self.experiment.recipe, levels), *self._sizes)
+
+    @cached_property
+    def _sizes(self) -> tuple[int, int, int]:
+        """The training and test images, and the classes."""
+        *_, record = self._kept[0]
+        return self.settings["train_size"], self.settings["test_size"], len(record.dataset.classes)
 
     def choice(self) -> list[tuple[FactorEffect, int]]:
         """Return the changes whose 95% interval, at equal FLOP with `flop_worth`, leaves zero out, each with its better
@@ -218,12 +232,11 @@ class Screening(Result):
 
     def to_dict(self) -> dict[str, Any]:
         fits = {metric: self.fit(metric) for metric in METRICS}
-        sizes = self.settings["train_size"], self.settings["test_size"]
         runs = [
             {
                 **{"arm": arm, "seed": self.experiment.seeds[n], "signs": signs},
                 **(outcome.to_json() if isinstance(outcome, Failed) else _measured(outcome)),
-                "flop": _flop(self.experiment.recipes[signs], *sizes),
+                "flop": _flop(self.experiment.recipes[signs], *self._sizes),
             }
             for arm, n, signs, outcome in self._runs
         ]
@@ -252,6 +265,8 @@ class Screening(Result):
         df = self.fit("loss").df
         if not df:
             return "no intervals, as no run is left to say how runs differ: more --runs, or fewer changes"
+        if self.fit("loss").std is None:
+            return "no intervals, as nothing is left that the changes do not explain"
         rounds = len({n for _, n, _, _ in self._kept})
         source = f"the residuals of {rounds} rounds" if rounds > 1 else "the columns of the design that no change takes"
         return f"± 95% interval of each by itself: t, {df} degree{'s' * (df > 1)} of freedom, from {source}"
@@ -271,22 +286,27 @@ class Screening(Result):
         return [*lines, self._better()]
 
     def _better(self) -> str:
-        """Return the changes that are better together, as flags."""
-        if not self.fit("loss").df:
+        """Return the changes that are better together, as flags, than with the other value of each."""
+        if self.fit("loss").std is None:
             return "no change is said to be better, as nothing has an interval"
         chosen = self.choice()
         if not chosen:
             return "no change is seen to be better"
         signs = {each.factor.word: sign for each, sign in chosen}
         loss = self.fit("loss").together([signs.get(word, 0) for word in self.experiment.factors])
-        levels = {name: text for each, sign in chosen for name, text in each.factor.levels(sign).items()}
+        levels, others = (
+            {name: text for each, sign in chosen for name, text in each.factor.levels(side * sign).items()}
+            for side in (1, -1)
+        )
         try:
-            flop, whole = self._count(levels), self._count({})
+            flop, whole = self._count(levels), self._count(others)
         except UserError as error:
             return f"the better changes do not go together: {error}"
         more = f", FLOP {(flop - whole) / whole:+.1%}" if flop and whole else ""
+        recipe = self.experiment.recipe
+        than = "" if change(recipe, others) == change(recipe, {}) else ", each against its other value"
         flags = " ".join(f"--{_flag(name)} {shlex.quote(text)}" for name, text in levels.items())
-        return f"better together (log-loss {_nats(loss)}{more}; to be confirmed): {flags}"
+        return f"better together (log-loss {_nats(loss)}{more}{than}; to be confirmed): {flags}"
 
     def figures(self) -> dict[str, Figure]:
         effects = self.effects()
@@ -313,13 +333,13 @@ class Screening(Result):
 
 
 @functools.lru_cache(maxsize=1024)
-def _flop(recipe: Recipe, train_size: int, test_size: int) -> int | None:
+def _flop(recipe: Recipe, train_size: int, test_size: int, classes: int) -> int | None:
     """Return the FLOP of a training of `recipe`; None where they cannot be counted, as of some networks of a user's own
     and of images of another size than CIFAR-10's."""
     from fastcifar.costs.flops import count_recipe
 
     with contextlib.suppress(UserError, RuntimeError):
-        return count_recipe(recipe, train_size, test_size).training_flop
+        return count_recipe(recipe, train_size, test_size, classes).training_flop
     return None
 
 
