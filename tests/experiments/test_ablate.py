@@ -88,7 +88,7 @@ def test_more_runs_and_other_tricks_add_to_what_is_kept(dataset, trained, tmp_pa
     result = ablate(RECIPE, dataset, runs=2, folder=tmp_path, only=["cutout", "flip"], holdout=64)
     assert len(trained) == 6
     assert (result.n, len(result.outcomes["flip"])) == (2, 2)
-    with pytest.raises(UserError, match=r"recipe\.epochs is 1 there and 2 now"):
+    with pytest.raises(UserError, match=r"recipe\.epochs is 1.0 there and 2 now"):
         ablate(dataclasses.replace(RECIPE, epochs=2), dataset, runs=1, folder=tmp_path, holdout=64)
 
 
