@@ -208,7 +208,7 @@ def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str
             raise UserError(f"{flag} has no value; allowed: {allowed(hint)}")
         if get_origin(hint) is not tuple and len(words) > 1:
             raise UserError(f"unexpected argument {words[1]!r} after {flag} {words[0]}; allowed: {allowed(hint)}")
-        if get_origin(hint) is tuple and name in values:
+        if hint == tuple[str, ...] and name in values:  # of other flags the last counts, after those of a script
             raise UserError(f"{flag} is given twice; allowed: once, with all its values after it")
         values[name] = read_value(words, hint)
     return values, rest

@@ -135,8 +135,9 @@ operator("norm_act_pool_inference", _inference, _inference_fake, signature=nativ
 def _save(ctx, inputs, output) -> None:
     x, bias, scale, _, _, _, _, activation, alpha, pool, eps, residual, border = inputs
     out, mean, var, pooled, argmax = output
-    # The result tells CELU's and ReLU's slope, and the next layer keeps it anyway; the Triton kernels do without.
-    keep_result = residual is None and activation in ("celu", "relu") and not x.is_cuda
+    # The result tells CELU's and ReLU's slope, and the next layer keeps it anyway; the other kernels do without.
+    told = residual is None and activation in ("celu", "relu")
+    keep_result = told and not x.is_cuda and not use_cpp(SOURCE, x)
     ctx.save_for_backward(
         pooled if pool else x, argmax if pool else None, out if keep_result else None, mean, var, bias, scale
     )

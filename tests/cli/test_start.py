@@ -299,8 +299,8 @@ def test_the_help_lists_kinds_and_data_sets_with_a_line_each(capsys, command):
         ("train --recipe speedrun100 --dataset cifar10", "cifar10"),
         ("train --recipe speedrun94", "cifar10"),
         ("ablate --recipe speedrun100", "cifar100"),
-        ("compare speedrun100 davidnet", "cifar100"),
-        ("compare davidnet speedrun100", "cifar10"),
+        ("compare speedrun100 speedrun100", "cifar100"),
+        ("compare davidnet speedrun100 --dataset cifar10", "cifar10"),
     ],
 )
 def test_a_recipe_trains_on_the_data_set_that_it_is_made_for_unless_another_is_named(

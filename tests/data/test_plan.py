@@ -151,7 +151,7 @@ def test_small_images_are_the_whole_ones_rescaled(size):
     whole, small = (draw(augment, count=20, size=side) for side in (32, size))
     expected = F.interpolate(whole.batch(0, 20).augment(images, **how).double(), size=size, mode="bilinear")
     made = small.batch(0, 20).augment(images, **how)
-    torch.testing.assert_close(made.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(made.double(), expected, rtol=1e-5, atol=1e-4)
     buffers = EpochPlan.empty(20, augment, 32, "cpu")  # as a captured step reads them
     buffers.copy_(small)
     assert torch.equal(buffers.batch(torch.tensor([0]), 20).augment(images, **how, size=size), made)

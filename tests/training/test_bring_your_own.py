@@ -278,7 +278,7 @@ def test_an_own_networks_batches_may_have_any_size(data):
 
 def test_what_is_no_recipe_or_no_data_is_refused_in_one_line(data):
     random = np.random.default_rng(0)
-    for given in ((3, data), (RECIPE, None), (RECIPE, data.train)):
+    for given in ((3, data), (RECIPE, 3), (RECIPE, data.train)):
         with pytest.raises(UserError, match=r"the (recipe|dataset) is of type \w+; allowed: a (Recipe|Dataset)"):
             train(*given)
     wide = Dataset.from_arrays(
