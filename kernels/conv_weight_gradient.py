@@ -37,8 +37,7 @@ def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, bo
     if border:
         x = x.clone()
         x[:, :, 0] = x[:, :, :, 0] = 0
-    weight = x.new_empty((gradient.shape[1], x.shape[1], 3, 3)).to(memory_format=torch.channels_last)
-    mask = [False, True, False]
+    weight, mask = _empty(x, gradient, padding, border), [False, True, False]
     return torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, mask
     )[1]

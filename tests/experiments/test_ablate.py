@@ -5,7 +5,6 @@ import json
 
 import pytest
 
-from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.named.ablate import Ablate
@@ -28,24 +27,6 @@ TRICKS = ["label-smoothing", "crop", "flip", "cutout", "bias-rate", "ema", "tta"
 
 def ablate(recipe, dataset, folder=None, holdout=None, **options):
     return Ablate(recipe=recipe, **options).run(dataset, folder, holdout=holdout, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return make_synthetic(train_size=160, test_size=32)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The recipes and seeds of all runs that are really trained."""
-    runs, run = [], Trainer.run
-
-    def counted(trainer, seed, *args, **kwargs):
-        runs.append((trainer.recipe, seed))
-        return run(trainer, seed, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "run", counted)
-    return runs
 
 
 def test_every_trick_but_tta_is_an_arm_in_turn_with_shared_seeds(dataset, trained, tmp_path):

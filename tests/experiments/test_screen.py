@@ -10,7 +10,6 @@ import pytest
 from fastcifar.cli import main
 from fastcifar.cli.experiment import read_options
 from fastcifar.costs.flops import count_recipe
-from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.named.ablate import Ablate
@@ -26,24 +25,6 @@ SIZES = {"dataset": "cifar10", "train_size": 45_000, "test_size": 5_000}
 
 def screen(factors=FACTORS, recipe=RECIPE, **options):
     return Screen(recipe=recipe, factors=tuple(factors), **options)
-
-
-@pytest.fixture(scope="module")
-def dataset():
-    return make_synthetic(train_size=160, test_size=32)
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The recipes and seeds of all runs that are really trained."""
-    runs, run = [], Trainer.run
-
-    def counted(trainer, seed, *args, **kwargs):
-        runs.append((trainer.recipe, seed))
-        return run(trainer, seed, *args, **kwargs)
-
-    monkeypatch.setattr(Trainer, "run", counted)
-    return runs
 
 
 def planted(new_record, experiment, effects, noise=0.0, failing=lambda signs, n: False):
