@@ -6,10 +6,12 @@ Standard library only; a loader is imported when it is called.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.registry import Registry
 
 if TYPE_CHECKING:
@@ -24,7 +26,8 @@ class DatasetEntry:
     """One line on it."""
     load: str | Callable[..., Dataset]
     """A function that returns the data set, on the CPU, or its place ("package.module:name"). If it has a parameter
-    `data_dir`, it is given the folder that the user names, or None; `mirror`, the address to download from."""
+    `data_dir`, it is given the folder that the user names, or None; `mirror`, the address to download from; `variant`,
+    the word after the colon, empty where there is none."""
     homes: tuple[str, ...] = ()
     """Addresses of its archives, the official one first, for a loader that downloads them. It knows an archive by its
     file name, and takes none with another hash."""
@@ -32,6 +35,10 @@ class DatasetEntry:
     """Number of its classes, for counts that are made without the data."""
     recipes: tuple[str, ...] = ()
     """Names of the recipes that are made for it: they train on it unless another is named."""
+    variants: Mapping[str, int] = field(default_factory=dict)
+    """Words that may follow its name and a colon, as in cifar100:coarse, each with its number of classes."""
+    test_only: bool = False
+    """It has no training images: saved runs are evaluated on it."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
@@ -68,6 +75,39 @@ DATASETS.add(
     DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),
 )
 DEFAULT_DATASET = next(iter(DATASETS))
+
+
+FILES = (".npz", ".h5", ".hdf5", ".tfrecord", ".tfrecords")
+"""Endings of the files that are a data set of the user's own."""
+_OWN = DatasetEntry("images of your own", "fastcifar.data.own:load_own", classes=0)
+
+
+def find(word: str) -> tuple[DatasetEntry, str]:
+    """Return the entry of a data set and its variant, which is empty where `word` names none.
+
+    word: a name (`cifar100`), a name and a variant (`cifar100:coarse`), or the path of a folder or file of the user's
+        own, which is one by a slash in it, its ending or being there; for it the entry's number of classes is 0.
+
+    Raises UserError for another word.
+    """
+    name, colon, variant = word.partition(":")
+    if name in DATASETS and (not colon or variant in DATASETS[name].variants):
+        return DATASETS[name], variant
+    if name in DATASETS:
+        variants = DATASETS[name].variants
+        guess = did_you_mean(variant, variants)
+        allowed = ", ".join([name, *(f"{name}:{each}" for each in variants)])
+        raise UserError(f"unknown data set {brief(word)}{guess}; allowed: {allowed}")
+    if is_path(word):
+        return _OWN, ""
+    names = ", ".join(DATASETS)
+    raise UserError(f"unknown data set {brief(word)}{did_you_mean(word, DATASETS)}; allowed: {names}, or a path")
+
+
+def is_path(word: str) -> bool:
+    """Return True if `word` is the path of a data set and not a name."""
+    separators = {os.sep, os.altsep or os.sep}
+    return any(each in word for each in separators) or word.lower().endswith(FILES) or os.path.exists(word)
 
 
 def dataset_for(*recipes: str) -> str:

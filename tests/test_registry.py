@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, dataset, dataset_for
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, DatasetEntry, dataset, dataset_for, find, is_path
 from fastcifar.errors import UserError
 from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, NetworkConfig, network, setting
 from fastcifar.registry import Registry, import_plugin, resolve
@@ -68,6 +68,24 @@ def test_a_data_set_goes_by_its_loader_and_the_first_line_of_its_docstring():
             dataset("three-pens")(lambda: None)
     finally:
         del DATASETS._values["three-pens"]
+
+
+def test_a_data_set_is_a_name_with_or_without_a_variant_or_a_path(tmp_path):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS._values, "pens", DatasetEntry("pens", "pens:load", variants={"blue": 3, "black": 2}))
+        patch.chdir(tmp_path)
+        (tmp_path / "photographs").mkdir()
+        assert find("pens") == (DATASETS["pens"], "") and find("pens:blue") == (DATASETS["pens"], "blue")
+        for path in ("photographs", "./x", "images.npz", "/a/b.H5"):
+            assert find(path)[0].summary == "images of your own" and is_path(path)
+        for wrong, said in (
+            ("pens:bleu", "did you mean 'blue'.; allowed: pens, pens:blue, pens:black"),
+            ("pens:", "allowed: pens, pens:blue, pens:black"),
+            ("pans", "did you mean 'pens'.; allowed: cifar10, .*, or a path"),
+            ("cifar10:coarse", "unknown data set 'cifar10:coarse'; allowed: cifar10$"),
+        ):
+            with pytest.raises(UserError, match=said):
+                find(wrong)
 
 
 def test_a_target_is_found_by_its_module_and_name():

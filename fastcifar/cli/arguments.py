@@ -18,7 +18,7 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastcifar import escape
-from fastcifar.catalogue import DATASETS, dataset_for
+from fastcifar.catalogue import DATASETS, dataset_for, find
 from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
@@ -69,7 +69,7 @@ def parse(
     if rest:
         raise _unknown(rest, flags, prog)
     if (name := getattr(options, "dataset", None)) is not None:
-        DATASETS[name]  # refuses an unknown one
+        find(name)  # refuses an unknown one
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
     paths = {name: user_path(path, flag_of(name)) for name, path in given.items() if isinstance(path, Path)}
     return dataclasses.replace(options, **paths)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
+from fastcifar.catalogue import DEFAULT_DATASET, find
 from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
@@ -50,7 +50,7 @@ def main(args: Sequence[str]) -> int:
 
     from fastcifar.costs.flops import count_recipe, describe
 
-    count = count_recipe(options.settings, options.train_images, options.test_images, DATASETS[options.dataset].classes)
+    count = count_recipe(options.settings, options.train_images, options.test_images, find(options.dataset)[0].classes)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import DATASETS
+from fastcifar.catalogue import find
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
 from fastcifar.cli.launch import launch_name
@@ -295,7 +295,7 @@ def _start_device(options: Options, phases: Phases) -> tuple[torch.device, int]:
 
 def _with_absolute_paths(options: Options) -> Options:
     folder = options.data_dir
-    if folder is None and DATASETS[options.dataset].homes and os.environ.get("FASTCIFAR_DATA"):
+    if folder is None and find(options.dataset)[0].homes and os.environ.get("FASTCIFAR_DATA"):
         folder = Path(os.environ["FASTCIFAR_DATA"]).expanduser()
     paths = {"data_dir": folder, "warm_start": options.warm_start}
     found = {name: path and path.absolute() for name, path in paths.items()}

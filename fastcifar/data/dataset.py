@@ -98,7 +98,7 @@ class Split:
 class Dataset:
     """A training and a test split, perhaps a validation split, and facts about them.
 
-    Images of the test and the validation split may be unlabeled. Raises UserError for splits without images, of
+    The training split of a set to evaluate on is empty. Images of the test and the validation split may be unlabeled. Raises UserError for splits without images, of
     different devices or sides, for labels that name no class, and for a mean or std that cannot normalize images.
     """
 
@@ -143,7 +143,7 @@ class Dataset:
         """Raise UserError unless `split` fits the training split and its labels are `least` or more and classes."""
         if not isinstance(split, Split):
             raise UserError(f"{name} is of type {type(split).__name__}; allowed: a Split")
-        if not len(split):
+        if not len(split) and name != "train":
             raise UserError(f"the {name} split holds no images; allowed: one or more")
         for what, there, here in (
             ("on", split.device, self.train.device),
@@ -152,7 +152,7 @@ class Dataset:
             if there != here:
                 raise UserError(f"the {name} images are {what} {there}; allowed: {here}, as the training images")
         (low, high), last = split.label_range, len(self.classes) - 1
-        if not split.labels.is_meta and (low < least or high > last):
+        if len(split) and not split.labels.is_meta and (low < least or high > last):
             allowed = f"{least} to {last}" + (", -1 being unlabeled" if least else "")
             raise UserError(f"the {name} labels are {low} to {high} of {last + 1} classes; allowed: {allowed}")
 
@@ -160,6 +160,12 @@ class Dataset:
         parts = {"training": self.train, "validation": self.val, "test": self.test}
         sizes = ", ".join(f"{_size(split)} ({name})" for name, split in parts.items() if split is not None)
         return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
+
+    def require_training_images(self) -> None:
+        """Raise UserError if there are none."""
+        if not len(self.train):
+            allowed = "a set with some; a saved run is evaluated on this one: fastcifar eval RUN_DIR --on NAME"
+            raise UserError(f"{self.name} has test images only; allowed: {allowed}")
 
     @classmethod
     @TORCH.applied()
@@ -219,6 +225,7 @@ class Dataset:
 
         Raises UserError if `train` or `test` would be empty, and if images are held out already.
         """
+        self.require_training_images()
         if self.holdout:
             raise UserError(f"holdout is {count}, but {self.holdout} images are held out already; allowed: once")
         some = Declaration(at_least=1, below=len(self.train), unit="of the training images")
@@ -243,6 +250,7 @@ class Dataset:
             for label in classes:
                 if not 0 <= label < len(self.classes):
                     raise UserError(f"classes has {label}; allowed: 0 to {len(self.classes) - 1}")
+        self.require_training_images()
         seed, balanced = plain(seed), plain(balanced)
         chosen = self.train.subset(subset_indices(self.train.labels, size, seed, balanced, classes))
         kept = {"test": self.test, "val": self.val}
@@ -325,9 +333,10 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 
 def describe(dataset: Dataset) -> dict[str, object]:
-    """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now;
-    counts are of labeled images per class. Without a validation split its entries are None."""
-    mean, std = channel_statistics(dataset.train.images)
+    """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now,
+    or without training images those to normalize with; counts are of labeled images per class. Without a validation split its entries are None."""
+    trains = len(dataset.train) > 0
+    mean, std = channel_statistics(dataset.train.images) if trains else (dataset.mean, dataset.std)
 
     def counts(split: Split) -> list[int]:
         return torch.bincount(split.labels[split.labeled], minlength=len(dataset.classes)).tolist()

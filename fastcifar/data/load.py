@@ -8,7 +8,7 @@ from os import PathLike
 
 import torch
 
-from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
+from fastcifar.catalogue import DEFAULT_DATASET, find, is_path
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.device import resolve_device
 from fastcifar.errors import UserError
@@ -26,7 +26,7 @@ def load_dataset(
     holdout: int = 0,
     mirror: str | None = None,
 ) -> Dataset:
-    """Return the dataset that is registered as `name`.
+    """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path.
 
     data_dir: the folder or file to read. For CIFAR-10 and CIFAR-100, the default is `$FASTCIFAR_DATA`, else the
         user's cache folder, to which they are downloaded if need be (`fastcifar/data/cifar.py` lists the forms they may
@@ -40,8 +40,11 @@ def load_dataset(
     """
     device = resolve_device(device)
     holdout = checked("holdout", holdout, int)
-    load = resolve(DATASETS[name].load)
-    given = {"data_dir": None if data_dir is None else user_path(data_dir, "data_dir"), "mirror": mirror}
+    entry, variant = find(name)
+    load = resolve(entry.load)
+    place = name if is_path(name) else data_dir
+    place = None if place is None else user_path(place, "data_dir")
+    given = {"data_dir": place, "mirror": mirror, "variant": variant}
     dataset = load(**{name: given[name] for name in inspect.signature(load).parameters if name in given})
     if not isinstance(dataset, Dataset):
         raise UserError(f"the loader of {name!r} gives a {type(dataset).__name__}; allowed: a fastcifar.Dataset")

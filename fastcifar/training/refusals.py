@@ -17,11 +17,12 @@ from fastcifar.training.timeline import Timeline
 
 
 def refuse_other_types(recipe: object, dataset: object) -> None:
-    """Raise UserError unless these are a recipe and a dataset."""
+    """Raise UserError unless these are a recipe and a dataset with training images."""
     if not isinstance(recipe, Recipe):
         raise UserError(f"the recipe is of type {type(recipe).__name__}; allowed: a Recipe")
     if not isinstance(dataset, Dataset):
         raise UserError(f"the dataset is of type {type(dataset).__name__}; allowed: a Dataset")
+    dataset.require_training_images()
 
 
 def checked_arguments(

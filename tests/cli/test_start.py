@@ -92,7 +92,7 @@ REFUSALS = {
     "eval nowhere --plugin nowhere": NO_PLUGIN,
     "data info --plugin nowhere": NO_PLUGIN,
     "recipes show a --plugin nowhere": NO_PLUGIN,
-    "train --dataset mnist": f"unknown data set 'mnist'; allowed: {', '.join(DATASETS)}",
+    "train --dataset emnist": f"unknown data set 'emnist'; allowed: {', '.join(DATASETS)}, or a path",
     "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
     "train --out": "--out has no value; allowed: a path",
     "train --epoch 3": "unknown flag --epoch; did you mean '--epochs'?",
@@ -152,7 +152,7 @@ REFUSALS = {
     "that an experiment kept, as in DIR/warm/seed-0",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
     "data info --dataset sinthetic": (
-        f"unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: {', '.join(DATASETS)}"
+        f"unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: {', '.join(DATASETS)}, or a path"
     ),
 }
 """Arguments, and the line that refuses them; None where they are granted."""
