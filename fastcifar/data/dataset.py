@@ -98,8 +98,9 @@ class Split:
 class Dataset:
     """A training and a test split, perhaps a validation split, and facts about them.
 
-    The training split of a set to evaluate on is empty. Images of the test and the validation split may be unlabeled. Raises UserError for splits without images, of
-    different devices or sides, for labels that name no class, and for a mean or std that cannot normalize images.
+    The training split of a set to evaluate on is empty. Images of the test and the validation split may be unlabeled.
+    Raises UserError for other splits without images, for splits of different devices or sides, for labels that name no
+    class, and for a mean or std that cannot normalize images.
     """
 
     name: str
@@ -334,7 +335,8 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 def describe(dataset: Dataset) -> dict[str, object]:
     """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now,
-    or without training images those to normalize with; counts are of labeled images per class. Without a validation split its entries are None."""
+    or without training images those to normalize with; counts are of labeled images per class. Without a validation
+    split its entries are None."""
     trains = len(dataset.train) > 0
     mean, std = channel_statistics(dataset.train.images) if trains else (dataset.mean, dataset.std)
 

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from fastcifar.data import Augment, Dataset, Loader, Split, describe, load_dataset, resolve_device, subset_indices
 from fastcifar.data.dataset import fingerprint
 from fastcifar.errors import UserError
+from fastcifar.recipes import Recipe
+from fastcifar.training import Trainer
 
 # Changing these changes what old results were measured on.
 GOLDEN_PLAIN = [12196, 16668, 26247, 34590, 35067]
@@ -181,14 +183,22 @@ def test_labels_that_name_no_class_are_refused():
         Split(images, torch.tensor([-2, 0, -1]))
 
 
+def test_a_dataset_may_have_test_images_alone():
+    whole = make_dataset([0, 1, 2])
+    dataset = dataclasses.replace(whole, train=whole.train.subset(torch.arange(0)))
+    facts = describe(dataset)
+    assert (facts["train_size"], facts["test_size"], facts["train_counts"]) == (0, 2, [0, 0, 0])
+    assert facts["mean"] == list(dataset.mean) and len(dataset.to("cpu").train) == 0
+    refused = "has test images only; allowed: a set with some; a saved run is evaluated on this one: fastcifar eval"
+    for train in (lambda: dataset.hold_out(1), lambda: dataset.take(1), lambda: Trainer(Recipe(), dataset, "cpu")):
+        with pytest.raises(UserError, match=refused):
+            train()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"train": make_dataset([0]).train.subset(torch.arange(0))},
-            "the train split holds no images; allowed: one or more",
-        ),
-        ({"test": make_dataset([0]).train.subset(torch.arange(0))}, "the test split holds no images"),
+        ({"test": make_dataset([0]).train.subset(torch.arange(0))}, "the test split holds no images; allowed: one"),
         ({"val": make_dataset([0]).train.to("meta")}, "the val images are on meta; allowed: cpu, as the training im"),
         ({"test": wide_split()}, "the test images are of 4 x 6; allowed: 4 x 4, as the training images"),
         ({"test": torch.zeros(3)}, "test is of type Tensor; allowed: a Split"),
