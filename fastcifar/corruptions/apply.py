@@ -34,7 +34,9 @@ def corrupt(images: torch.Tensor, name: str, severity: int = 1, seed: int = 0) -
     images = _bytes_of(images)
     generator = torch.Generator(images.device).manual_seed(seed)
     function, parameters = resolve(corruption.function), corruption.parameters[level - 1]
-    count = max(1, _AT_ONCE // (images[0].numel() if len(images) else 1))
+    if not len(images):
+        return images.clone()
+    count = max(1, _AT_ONCE // images[0].numel())
     return torch.cat([function(part, parameters, generator) for part in images.split(count)])
 
 
