@@ -2,6 +2,7 @@
 around them."""
 
 import dataclasses
+import functools
 import json
 import re
 
@@ -22,6 +23,7 @@ RECIPE = dataclasses.replace(MLP, epochs=4, network=MLPConfig(hidden=(16,)))
 ARCHIVED = ("fog", "frost", "saturate")
 
 
+@functools.cache
 def small():
     return make_synthetic(train_size=256, test_size=64)
 
@@ -31,6 +33,7 @@ def evaluated_only(dataset, **changes):
     return dataclasses.replace(dataset, train=dataset.train.subset(torch.tensor([], dtype=torch.int64)), **changes)
 
 
+@functools.cache
 def other():
     return evaluated_only(make_synthetic(train_size=16, test_size=96, seed=5))
 
@@ -44,7 +47,7 @@ def archived(variant):
 
 
 def unlabeled():
-    data = make_synthetic(train_size=16, test_size=96, seed=5)
+    data = other()
     images = data.test.images
     return dataclasses.replace(data, test=fastcifar.Split(images, torch.full((96,), -1)), val=data.test)
 
