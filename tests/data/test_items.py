@@ -218,5 +218,5 @@ def test_splits_of_other_classes_are_refused():
         )
     with pytest.raises(UserError, match=r"test's labels has 'dog' at 1, which is no class; allowed: \['ant', 'bee"):
         Dataset.from_any(SOURCES["names"], [(PIXELS[0], "ant"), (PIXELS[0], "dog")])
-    with pytest.raises(UserError, match=r"resize is -1; allowed: 0 to 4096 pixels"):
+    with pytest.raises(UserError, match=r"resize is -1; allowed: 0 to 4,096 pixels"):
         Dataset.from_any(SOURCES["a list"], SOURCES["a list"], resize=-1)
