@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastcifar.cli.arguments import parse
-from fastcifar.cli.options import DataOptions, Switch
+from fastcifar.cli.options import ImageOptions, Switch
 from fastcifar.escape import shown
 
 _LONGEST = 60
@@ -16,7 +16,7 @@ _LONGEST = 60
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(ImageOptions):
     """Load a data set, check it, and say what it holds and where it was found."""
 
     json: Switch = False
@@ -28,7 +28,8 @@ def main(args: Sequence[str]) -> int:
 
     from fastcifar.data import describe, load_dataset
 
-    facts = describe(load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror))
+    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror)
+    facts = describe(dataset if options.resize is None else dataset.resize(options.resize))
     print(json.dumps(facts, indent=2) if options.json else _text(facts))
     return 0
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg
 
 from fastcifar.cli.arguments import parse
-from fastcifar.cli.options import CommandOptions, Switch
+from fastcifar.cli.options import CommandOptions, Switch, read_fold
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
@@ -61,10 +61,13 @@ def main(args: Sequence[str]) -> int:
     recipe, model, record = load_run(folder)
     if options.weights is not None:
         load_weights(model, options.weights)
-    dataset = load_dataset(record.dataset.name, options.data_dir, device, record.dataset.holdout)
+    data = record.dataset
+    dataset = load_dataset(data.name, options.data_dir, device, 0 if data.fold else data.holdout)
+    dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
     classes = (record.subset or {}).get("classes")
     if isinstance(classes, list):
         dataset = dataset.take(classes=classes)
+    dataset = dataset.resize(data.resized) if data.resized else dataset
     dtype = resolve_dtype(recipe.dtype, device, record.dtype)  # the run's own, so that rounding is the same too
     model = FlatModel(model.to(device), dtype).model
     tta = options.tta or recipe.evaluate.tta
