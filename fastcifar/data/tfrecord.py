@@ -50,10 +50,11 @@ _FRAME = 16
 
 def write_records(path: Path, split: Split) -> None:
     """Write the images and labels of a split to a file."""
-    at_once = max(1, _AT_ONCE // max(1, math.prod(split.images.shape[1:])))
+    every = split.images
+    at_once = max(1, _AT_ONCE // math.prod(every.shape[1:]))
     with path.open("wb") as file:
         for start in range(0, len(split), at_once):
-            images = split.images[start : start + at_once].numpy()
+            images = every[start : start + at_once].numpy()
             labels = split.labels[start : start + at_once].tolist()
             examples = [encode(image.tobytes(), label) for image, label in zip(images, labels, strict=True)]
             lengths = [len(example).to_bytes(8, "little") for example in examples]
@@ -63,13 +64,14 @@ def write_records(path: Path, split: Split) -> None:
 
 def facts_of(dataset: Dataset) -> dict[str, Any]:
     """Return what `FACTS` holds of a dataset."""
+    splits = {name: split for name in SPLITS if (split := getattr(dataset, name)) is not None and len(split)}
     return {
         "classes": list(dataset.classes),
         "mean": list(dataset.mean),
         "std": list(dataset.std),
         "image_shape": list(dataset.test.images.shape[1:]),
-        "images": {name: len(split) for name in SPLITS if (split := getattr(dataset, name)) is not None and len(split)},
-        "sha256": dataset.sha256,
+        "images": {name: len(split) for name, split in splits.items()},
+        "sha256": fingerprint(*splits.values()),
     }
 
 
@@ -79,7 +81,8 @@ def load_tfrecord(path: Path) -> Dataset:
     Raises UserError for a folder that holds none, and for damaged files.
     """
     folder = path if path.is_dir() else path.parent
-    files = {name: found for name in SPLITS for end in _ENDINGS if (found := folder / f"{name}{end}").is_file()}
+    places = [(name, folder / f"{name}{ending}") for name in SPLITS for ending in reversed(_ENDINGS)]
+    files = {name: file for name, file in places if file.is_file()}  # with the first of the endings, if with several
     facts = _facts(folder / FACTS) if (folder / FACTS).is_file() else {}
     if facts and (lack := [name for name in facts["images"] if name not in files]):
         raise UserError(f"{folder} lacks {lack[0]}{ENDING}, which its {FACTS} names; allowed: all of its files")
