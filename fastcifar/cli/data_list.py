@@ -28,75 +28,90 @@ class Options(CommandOptions):
     looked for, not loaded. What --dataset takes beside these is the path of images of your own."""
 
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder to look in, and in its folders that have a set's name; without one, the user's cache."""
+    """Folder to look in, and in those of its folders that have a set's name; without one, the user's cache."""
     json: Switch = False
     """Print a JSON array and nothing else to standard output."""
 
 
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar data list")
-    sets = [_facts(name, options.data_dir) for name in DATASETS]
-    print(json.dumps(sets, indent=2) if options.json else "\n".join(_table(sets)))
+    place, is_named = _place(options.data_dir)
+    sets = [_facts(name, place, is_named) for name in DATASETS]
+    print(json.dumps(sets, indent=2) if options.json else "\n".join(_table(sets, place)))
     return 0
 
 
 def sets_here(data_dir: Path | None) -> list[str]:
     """Return the names of the sets whose files are in `data_dir`, else in `$FASTCIFAR_DATA`, else in the user's
     cache."""
-    return [name for name in DATASETS if _path(name, _place(data_dir))]
+    place, _ = _place(data_dir)
+    return [name for name in DATASETS if _path(name, place)]
 
 
-def _facts(name: str, data_dir: Path | None) -> dict[str, Any]:
-    entry, place = DATASETS[name], _place(data_dir)
+def _facts(name: str, place: Path, is_named: bool) -> dict[str, Any]:
+    entry = DATASETS[name]
     train, test = entry.images or (None, None)
+    is_known = entry.images is not None  # else it is a plug-in's
     path = _path(name, place)
     module = EXTRAS.get(entry.extra)
     return {
         **{"name": name, "summary": entry.summary, "variants": dict(entry.variants), "test_only": entry.test_only},
-        **{"train_size": train, "test_size": test, "side": entry.side, "classes": entry.classes},
+        **{"train_size": train, "test_size": test, "side": entry.side if is_known else None},
+        "classes": entry.classes if is_known else None,
         "path": None if path is None else str(path),
         "looked_in": str(place) if entry.files else None,
+        "download_megabytes": None if path or is_named else entry.megabytes or None,
         "extra": entry.extra or None,
         "extra_is_installed": None if module is None else importlib.util.find_spec(module) is not None,
     }
 
 
-def _place(data_dir: Path | None) -> Path:
-    """Return where data sets are looked for: one place, as their loaders have it."""
+def _place(data_dir: Path | None) -> tuple[Path, bool]:
+    """Return where data sets are looked for, one place as their loaders have it, and whether the user names it."""
     if data_dir or os.environ.get("FASTCIFAR_DATA"):
-        return data_dir or user_path(os.environ["FASTCIFAR_DATA"], "$FASTCIFAR_DATA")
+        return data_dir or user_path(os.environ["FASTCIFAR_DATA"], "$FASTCIFAR_DATA"), True
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("fastcifar"))
+    return Path(platformdirs.user_cache_dir("fastcifar")), False
 
 
 def _path(name: str, place: Path) -> Path | None:
-    """Return the first of a set's files that is in `place` or a folder of the set's name there, or that it is."""
-    files = DATASETS[name].files
-    if place.name in files and place.exists():
+    """Return where a set's files are: in `place`, in one of its folders there, or that itself."""
+    entry = DATASETS[name]
+    if (place.name,) in entry.files and place.exists():
         return place
-    return next((path for folder in (place, place / name) for file in files if (path := folder / file).exists()), None)
+    for folder in (place, *(place / folder for folder in entry.folders)):
+        for form in entry.files:
+            if all((folder / file).exists() for file in form):
+                return folder / form[0] if len(form) == 1 else folder
+    return None
 
 
-def _table(sets: list[dict[str, Any]]) -> list[str]:
+def _table(sets: list[dict[str, Any]], place: Path) -> list[str]:
     names = [shown(each["name"]) for each in sets]
     width = max(map(len, names))
-    lines = [f"{'':<{width}}  {'training':>9}{'test':>9}{'side':>6}{'classes':>9}  where"]
+    lines = [f"looked for in {shown(place)}", ""]
+    lines += [f"{'':<{width}}{'training':>11}{'test':>9}{'side':>6}{'classes':>9}  where"]
     for name, each in zip(names, sets, strict=True):
-        numbers = [f"{each[key] or '-':>{n}{',' * bool(each[key])}}" for key, n in _COLUMNS.items()]
-        lines.append(f"{name:<{width}}  {''.join(numbers)}  {_where(each)}")
-        words = [f"{each['name']}:{word} ({count} classes)" for word, count in each["variants"].items()]
+        columns = [f"{each[key]:{size},}" if each[key] else f"{'-':>{size}}" for key, size in _COLUMNS.items()]
+        lines.append(f"{name:<{width}}{''.join(columns)}  {_where(each)}")
+        words = [
+            f"{each['name']}:{word}" + f" ({count} classes)" * (count != each["classes"])
+            for word, count in each["variants"].items()
+        ]
         if words:
-            more = f" ... {len(words)} in all" if len(words) > _SHOWN else ""
+            more = f" and so on, {len(words)} in all" if len(words) > _SHOWN else ""
             lines.append(f"{'':<{width}}  also {', '.join(words[:_SHOWN])}{more}")
     return lines
 
 
-_COLUMNS = {"train_size": 9, "test_size": 9, "side": 6, "classes": 9}
+_COLUMNS = {"train_size": 11, "test_size": 9, "side": 6, "classes": 9}
+"""The columns of numbers, with their widths."""
 
 
 def _where(facts: dict[str, Any]) -> str:
-    path = facts["path"]
-    where = shown(path) if path else f"not in {shown(facts['looked_in'])}" if facts["looked_in"] else "needs no files"
+    where = shown(facts["path"]) if facts["path"] else "not there" if facts["looked_in"] else "needs no files"
+    size = facts["download_megabytes"]
     lack = facts["extra_is_installed"] is False
+    where += f": the first use downloads {size:,} MB" if size else ""
     return where + f"; needs pip install 'fastcifar[{facts['extra']}]'" * lack

@@ -50,15 +50,17 @@ def catalogue(monkeypatch, tmp_path):
     monkeypatch.setenv("COLUMNS", "200")
     for name in list(DATASETS):
         monkeypatch.delitem(DATASETS._values, name)
-    entry = DatasetEntry("a set", "nowhere:load", classes=7, images=(1_000, 0), side=9, files=("a.gz", "a"))
-    entry = dataclasses.replace(entry, variants={"few": 2}, extra="mat")
+    entry = DatasetEntry("a set", "nowhere:load", classes=7, images=(1_000, 0), side=9, files=(("a.gz",), ("a",)))
+    entry = dataclasses.replace(entry, variants={"few": 2}, extra="mat", folders=("A",))
     monkeypatch.setitem(DATASETS._values, "here", entry)
-    monkeypatch.setitem(DATASETS._values, "gone", dataclasses.replace(entry, files=("b",), extra="", variants={}))
+    monkeypatch.setitem(
+        DATASETS._values, "gone", dataclasses.replace(entry, files=(("b", "c"),), extra="", variants={})
+    )
     monkeypatch.setitem(DATASETS._values, "cifar10", DatasetEntry("made in memory", "nowhere:load"))
     return tmp_path
 
 
-@pytest.mark.parametrize("place", ["a.gz", "a/", "here/a.gz", "."])
+@pytest.mark.parametrize("place", ["a.gz", "a/", "A/a.gz", "."])
 def test_list_says_which_sets_are_here(catalogue, capsys, monkeypatch, place):
     path = catalogue / place
     if place == ".":  # the folder that is named is the set itself
@@ -68,15 +70,43 @@ def test_list_says_which_sets_are_here(catalogue, capsys, monkeypatch, place):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(["data", "list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines.pop(0)[:3] == ["looked", "for", "in"] and not lines.pop(0)
+    (catalogue / "b").touch()  # half of what "gone" needs
     lack = ["needs", "pip", "install", "'fastcifar[mat]'"]
     assert lines[1] == ["here", "1,000", "-", "9", "7", f"{path};", *lack]
     assert lines[2] == ["also", "here:few", "(2", "classes)"]
-    assert lines[3][:7] == ["gone", "1,000", "-", "9", "7", "not", "in"]
-    assert lines[4][:5] == ["cifar10", "-", "-", "-", "10"]
+    assert lines[3][:7] == ["gone", "1,000", "-", "9", "7", "not", "there"]
+    assert lines[4][:5] == ["cifar10", "-", "-", "-", "-"]
     assert main(["data", "list", "--json"]) == 0
     here, gone, _ = json.loads(capsys.readouterr().out)
     assert (here["path"], gone["path"], here["extra_is_installed"]) == (str(path), None, False)
     assert (here["train_size"], here["variants"], here["side"]) == (1_000, {"few": 2}, 9)
+
+
+def test_list_says_what_the_first_use_downloads(catalogue, capsys, monkeypatch):
+    monkeypatch.delenv("FASTCIFAR_DATA")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(catalogue))
+    monkeypatch.setitem(DATASETS._values, "gone", dataclasses.replace(DATASETS["gone"], megabytes=1_234))
+    assert main(["data", "list"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"looked for in {catalogue}/fastcifar\n")
+    assert out.count("not there") == 2 and "not there: the first use downloads 1,234 MB\n" in out
+
+
+def test_the_catalogue_names_the_files_that_loaders_look_for():
+    from fastcifar.data import releases
+
+    for each in vars(releases).values():
+        if isinstance(each, releases.Release) and each.name in DATASETS:
+            names = {name for archive in each.archives for name in (archive.folder, archive.filename)}
+            assert {name for form in DATASETS[each.name].files for name in form} == {*names, f"{each.name}.npz"}
+            assert DATASETS[each.name].images == (sum(each.records[:-1]), each.records[-1])
+            assert DATASETS[each.name].classes == len(each.classes)
+        elif isinstance(each, releases.Published) and each.name in DATASETS:
+            entry = DATASETS[each.name]
+            assert entry.files[0] == tuple(file.filename for file in each.files)
+            assert (entry.folders, entry.images[1]) == (each.folders, each.records[-1])
+            assert (entry.images[0], entry.classes) == (sum(each.records[:-1]), len(each.classes))
 
 
 def test_info_says_what_is_in_every_split(given, capsys):
