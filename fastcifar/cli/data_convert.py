@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg
 
+from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import DataOptions, Switch, describe_images
 from fastcifar.errors import UserError
@@ -61,7 +62,8 @@ def _checked(options: Options) -> tuple[Path, str]:
     """Return where to write, and the form. Raises UserError for what can be refused before the data is read."""
     if not options.out or options.to is None:
         lack = "a file or folder to write" if options.to else "--to"
-        raise UserError(f"data convert needs {lack}, as in: {_PROG} --dataset cifar10 --to npz cifar10.npz")
+        name = DEFAULT_DATASET
+        raise UserError(f"data convert needs {lack}, as in: {_PROG} --dataset {name} --to npz {name}.npz")
     out, form = user_path(options.out, "OUT"), options.to
     endings = _ENDINGS.get(form, ())
     if endings and not out.name.lower().endswith(endings):
