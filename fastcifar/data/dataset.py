@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from fastcifar.data.arrays import images_from, labels_from
 from fastcifar.data.device import resolve_device
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
@@ -215,33 +214,51 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of arrays in memory: numpy's, tensors, or lists of their form. It holds copies, on the CPU.
 
-        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`; integers
-            from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
-        y, y_test, y_val: labels, integers `[N]` from 0. For test and validation images also -1 for an unlabeled one, or
-            None if all are.
-        classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
+        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`,
+            `[N, H, W, 1]` or `[N, 1, H, W]`; integers from 0 to 255, or floats from 0 to 1, rounded to 8 bits.
+        y, y_test, y_val: labels, `[N]` or `[N, 1]`: integers from 0, or names. For test and validation images also -1
+            for an unlabeled one, or None if all are.
+        classes: the classes' names in the order of their labels. Unless given, the names that `y` has in alphabetical
+            order, or numbers up to the largest label.
         mean, std: three numbers for red, green and blue, in 0..255 units; those of the training images unless given.
         name: the dataset's name in every output of a run.
 
         Raises UserError for arrays that do not fit these or each other.
         """
+        from fastcifar.data.arrays import from_parts
+
         if x_val is None and y_val is not None:
             raise UserError("y_val is given without x_val; allowed: both, x_val alone or neither")
-        train, test = _split(x, y, ""), _split(x_test, y_test, "_test")
-        val = None if x_val is None else _split(x_val, y_val, "_val")
-        splits = {"x": train, "x_test": test} if val is None else {"x": train, "x_test": test, "x_val": val}
-        for part, split in splits.items():
-            side, sides = (list(images.shape[1:3]) for images in (split.images, train.images))
-            if side != sides:
-                raise UserError(f"the images of {part} are {side} pixels; allowed: {sides}, as of x")
-        if classes is None:
-            classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
-        measured = channel_statistics(train.images)
-        mean = by_channel("mean", measured[0] if mean is None else mean)
-        std = by_channel("std", measured[1] if std is None else std, above=0)
-        sha256 = fingerprint(*splits.values())
-        source = "arrays in memory"
-        return cls(name, train, test, classes, mean, std, sha256, source, val=val)  # pyright: ignore[reportArgumentType]
+        parts = {"train": (x, y, "x", "y"), "test": (x_test, y_test, "x_test", "y_test")}
+        parts |= {} if x_val is None else {"val": (x_val, y_val, "x_val", "y_val")}
+        return from_parts(parts, classes, mean=mean, std=std, name=name, source="arrays in memory")
+
+    @classmethod
+    @TORCH.applied()
+    def from_any(
+        cls,
+        train: object,
+        test: object,
+        *,
+        val: object = None,
+        classes: Sequence[str] | None = None,
+        resize: int = 0,
+        name: str = "images",
+    ) -> Dataset:
+        """Make a dataset of data sets of torchvision's or Hugging Face's form, or of any sequence of (image, label).
+
+        train, test, val: each read once, item by item; arrays in `.data` and `.targets` are taken as they are where no
+            transform is set. An image is PIL's, or an array or tensor as `from_arrays` has it, without the N. A test or
+            validation image without a label, or with None or -1, is unlabeled.
+        classes: the classes' names; those that `train` knows, else as in `from_arrays`, unless given.
+        resize: pixels; bring each image to this side, the shorter one being resized and the longer one cropped.
+        name: the dataset's name in every output of a run.
+
+        Raises UserError, with its place, for an image or a label that is none, and for images of unequal sizes.
+        """
+        from fastcifar.data.items import from_items
+
+        return from_items({"train": train, "test": test, "val": val}, classes, resize, name)
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return the same dataset with all splits on `device`. Raises UserError where there is no such device."""
@@ -398,11 +415,6 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "std": list(std),
         "sha256": dataset.sha256,
     }
-
-
-def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part: str) -> Split:
-    images = images_from(x, f"x{part}")
-    return Split(images, labels_from(y, len(images), f"y{part}"))
 
 
 def _size(split: Split) -> str:
