@@ -73,9 +73,19 @@ class DataOptions(CommandOptions):
     dataset: str = DEFAULT_DATASET
     """The data set."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
-    """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    """Folder that holds it, or a folder of its name that does; without one, it is looked for in the user's cache, then
+    downloaded."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
+    coarse: Switch = False
+    """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse:
+            if self.dataset not in ("cifar100", "cifar100:coarse"):
+                raise UserError(f"--coarse is given with --dataset {brief(self.dataset)}; allowed: with cifar100")
+            object.__setattr__(self, "dataset", "cifar100:coarse")
 
 
 @dataclass(frozen=True)

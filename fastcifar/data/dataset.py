@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Sequence
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -39,6 +40,8 @@ class Split:
     labels: torch.Tensor
     label_range: tuple[int, int] = field(init=False)
     """The smallest and the largest label; -1 and -1 where there are none, or on the meta device."""
+    resident = "device"
+    """Where the images lie: on the split's device; "host" or "disk" for a `KeptSplit`."""
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -52,6 +55,9 @@ class Split:
         if images.device != labels.device:
             raise UserError(f"images are on {images.device} and labels on {labels.device}; allowed: one device")
         object.__setattr__(self, "images", images.contiguous())
+        self._take_labels(labels)
+
+    def _take_labels(self, labels: torch.Tensor) -> None:
         object.__setattr__(self, "labels", labels.contiguous())
         known = len(labels) and not labels.is_meta
         low, high = torch.stack(labels.aminmax()).tolist() if known else (-1, -1)
@@ -60,19 +66,29 @@ class Split:
             raise UserError(f"labels are {low} to {high}; allowed: 0 or more, and -1 for an unlabeled image")
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.labels)
 
     def __repr__(self) -> str:
         return f"Split({_size(self)}, on {self.device})"
 
     @property
     def device(self) -> torch.device:
-        return self.images.device
+        return self.labels.device
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """`(H, W, 3)`."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the images."""
+        return len(self) * math.prod(self.image_shape)
 
     @property
     def side(self) -> int:
         """Height and width of the images in pixels. Raises UserError for images that are not square."""
-        height, width = self.images.shape[1:3]
+        height, width, _ = self.image_shape
         if height != width:
             raise UserError(f"images are {height} by {width} pixels; allowed: square images")
         return height
@@ -92,6 +108,19 @@ class Split:
         """Return the images at `indices` (int64 `[n]`, or bool `[N]`), in that order."""
         indices = torch.as_tensor(indices, device=self.device)
         return Split(self.images[indices], self.labels[indices])
+
+    def at(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return images, uint8 `[n, H, W, 3]` on the device, and the places among them of those at `indices`, int64
+        `[B]`: all images and `indices`, where they lie on the device; else those that are read for it."""
+        return self.images, indices
+
+    def first(self, count: int) -> torch.Tensor:
+        """Return the first `count` images on the device, or all, where they lie there or are fewer."""
+        return self.images
+
+    def pieces(self) -> Iterator[torch.Tensor]:
+        """Give all images in order, uint8 `[n, H, W, 3]` on the CPU, as many at a time as are to be in memory."""
+        yield self.images.cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -340,7 +369,8 @@ def fingerprint(*splits: Split) -> str:
     `[N, H, W, 3]`, labels as one byte each, or eight in a split that has others than 0 to 255."""
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(split.images.cpu().contiguous().numpy().data)
+        for images in split.pieces():
+            digest.update(images.contiguous().numpy().data)
         labels = split.labels.cpu()
         narrow = labels.to(torch.uint8)
         digest.update((narrow if torch.equal(narrow.long(), labels) else labels.contiguous()).numpy().data)
@@ -348,13 +378,19 @@ def fingerprint(*splits: Split) -> str:
 
 
 @TORCH.applied()
-def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, in 0..255 units."""
+def channel_statistics(
+    images: torch.Tensor | Iterable[torch.Tensor],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, or over several of that
+    form, in 0..255 units."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for part in [images] if isinstance(images, torch.Tensor) else images:
+        for count, channel in zip(counts, part.unbind(dim=-1), strict=True):
+            # A histogram is exact and needs no float copy of the images.
+            count += torch.bincount(channel.flatten(), minlength=256).cpu()
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
-    for channel in images.unbind(dim=-1):
-        # A histogram is exact and needs no float copy of the images.
-        share = torch.bincount(channel.flatten(), minlength=256).cpu().double() / channel.numel()
+    for share in counts.double() / counts[0].sum():
         mean = (share * values).sum()
         means.append(mean.item())
         stds.append((share * (values - mean) ** 2).sum().sqrt().item())
@@ -363,10 +399,10 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 def describe(dataset: Dataset) -> dict[str, object]:
     """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now,
-    or without training images those to normalize with; counts are of labeled images per class. Without a validation
+    or, without training images and where they do not lie on the device, those to normalize with; counts are of labeled images per class. Without a validation
     split its entries are None."""
-    trains = len(dataset.train) > 0
-    mean, std = channel_statistics(dataset.train.images) if trains else (dataset.mean, dataset.std)
+    is_measured = len(dataset.train) > 0 and dataset.train.resident == "device"
+    mean, std = channel_statistics(dataset.train.images) if is_measured else (dataset.mean, dataset.std)
 
     def counts(split: Split) -> list[int]:
         return torch.bincount(split.labels[split.labeled], minlength=len(dataset.classes)).tolist()
@@ -379,7 +415,7 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "train_size": len(dataset.train),
         "test_size": len(dataset.test),
         "val_size": None if val is None else len(val),
-        "image_shape": list(dataset.train.images.shape[1:]),
+        "image_shape": list(dataset.train.image_shape),
         "classes": list(dataset.classes),
         "train_counts": counts(dataset.train),
         "test_counts": counts(dataset.test),
@@ -398,7 +434,7 @@ def _size(split: Split) -> str:
 
 
 def _pixels(split: Split) -> str:
-    height, width = split.images.shape[1:3]
+    height, width, _ = split.image_shape
     return f"{height} x {width}"
 
 
