@@ -75,6 +75,9 @@ class DataOptions(CommandOptions):
     """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
+    resident: Literal["auto", "device", "host", "disk"] = "auto"
+    """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
+    read ahead of time; auto: the first that has room for them and a quarter more."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,8 @@ class TrainingOptions(RecipeOptions, DataOptions):
         from fastcifar.data import DownloadError, load_dataset
 
         try:
-            dataset = load_dataset(self.dataset, self.data_dir, device, 0, self.mirror)
+            held = 0 if self.holdout == "third" else self.holdout  # before images are brought to a device
+            dataset = load_dataset(self.dataset, self.data_dir, device, held, self.mirror, self.resident)
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise
