@@ -79,6 +79,9 @@ class DataOptions(CommandOptions):
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
     coarse: Switch = False
     """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
+    resident: Literal["auto", "device", "host", "disk"] = "auto"
+    """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
+    read ahead of time; auto: the first that has room for them and a quarter more."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -192,7 +195,8 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         from fastcifar.data import DownloadError, load_dataset
 
         try:
-            dataset = load_dataset(self.dataset, self.data_dir, device, 0, self.mirror)
+            held = 0 if self.holdout == "third" else self.holdout  # before images are brought to a device
+            dataset = load_dataset(self.dataset, self.data_dir, device, held, self.mirror, self.resident)
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise

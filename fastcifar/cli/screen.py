@@ -130,12 +130,19 @@ def share(value: float | None) -> str:
 
 
 def stopwatches(record: RunRecord) -> str:
-    """Return the three stopwatches, a line each, with what they time."""
-    return (
+    """Return the three stopwatches, a line each, with what they time; and how long steps waited for images that did not
+    lie on the device."""
+    lines = (
         f"train   {record.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
         f"time    {record.time_seconds:8.1f} s  train, and the final evaluation\n"
         f"process {record.process_seconds:8.1f} s  start of the process (or end of the run before) to the accuracy"
     )
+    if record.waited_seconds is not None:
+        share = record.waited_seconds / record.train_seconds
+        place = {"host": "host memory"}.get(record.resident, record.resident)
+        waited = f"of train ({share:.1%}): steps waited for their images from {place}"
+        lines += f"\nimages  {record.waited_seconds:8.1f} s  {waited}"
+    return lines
 
 
 def phases_table(record: RunRecord) -> str:

@@ -22,8 +22,8 @@ import torch
 
 from fastcifar.data.archives import damage
 from fastcifar.data.arrays import labeled
-from fastcifar.data.dataset import Dataset, channel_statistics
 from fastcifar.data.converted import kept, kept_name
+from fastcifar.data.dataset import Dataset, channel_statistics
 from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
 from fastcifar.errors import Notice, UserError, brief
 from fastcifar.machine import cores, free_memory

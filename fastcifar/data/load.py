@@ -11,6 +11,7 @@ import torch
 from fastcifar.catalogue import DEFAULT_DATASET, find, is_path, name_of
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.device import resolve_device
+from fastcifar.data.residency import Resident, place_images
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
 from fastcifar.output import user_path
@@ -26,6 +27,7 @@ def load_dataset(
     holdout: int = 0,
     mirror: str | None = None,
     resize: int = 0,
+    resident: Resident = "auto",
 ) -> Dataset:
     """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path,
     which is then its name, whole, so that a run's record finds it again.
@@ -39,6 +41,8 @@ def load_dataset(
     mirror: an address to download from before others: of an archive, or of a folder that holds one; http, https or
         file. The default is `$FASTCIFAR_MIRROR`.
     resize: side in pixels that image files of unequal sizes are brought to as they are read; 0: they are refused.
+    resident: where the images lie while `device` trains on them: "device", "host" or "disk" (HDF5 files alone); "auto":
+        the first of these that has room for them and a quarter more (`fastcifar/data/residency.py`).
 
     Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
     """
@@ -57,4 +61,4 @@ def load_dataset(
         dataset = dataclasses.replace(dataset, name=name)
     if holdout:
         dataset = dataset.hold_out(holdout)
-    return dataset.to(device)
+    return place_images(dataset, resident, device)
