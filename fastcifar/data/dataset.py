@@ -15,6 +15,7 @@ from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.data.split import Split, pixels_of, size_of
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
+from fastcifar.output import short_name
 from fastcifar.recipes.augmentation import MOST_SIDE, by_channel
 from fastcifar.recipes.declare import Declaration, checked, plain
 
@@ -62,6 +63,8 @@ class Dataset:
     """Which part of the training images `test` is by `fold`, as in "1/5"; empty: none."""
     resized: int = 0
     """Side in pixels that the images were brought to by `resize`; 0: they have their own."""
+    tests_val: bool = False
+    """`test` is the validation split, by `labeled_test`."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
@@ -103,8 +106,20 @@ class Dataset:
 
     @property
     def changes(self) -> dict[str, object]:
-        """What `fold` and `resize` made of it, by the names in a run's record; empty where they were not called."""
-        return {name: value for name, value in (("fold", self.folded), ("resized", self.resized)) if value}
+        """What `fold`, `resize` and `labeled_test` made of it, by the names in a run's record; nothing where they were
+        not called."""
+        made = {"fold": self.folded, "resized": self.resized, "tests_val": self.tests_val}
+        return {name: value for name, value in made.items() if value}
+
+    @property
+    def title(self) -> str:
+        """The name in a line for readers: of a path, what stands last."""
+        return short_name(self.name)
+
+    @property
+    def tested(self) -> str:
+        """What the images of `test` are: "test", "held-out" or "validation"."""
+        return "validation" if self.tests_val else "held-out" if self.holdout else "test"
 
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
@@ -228,6 +243,8 @@ class Dataset:
         Raises UserError for a second time, and for more than the device's memory holds.
         """
         side = checked("resize", side, int, Declaration(at_least=1, at_most=MOST_SIDE, unit="pixels"))
+        if self.resized == side:  # as the files were read
+            return self
         if self.resized:
             raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
         splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
@@ -236,6 +253,16 @@ class Dataset:
         require_room(sum(map(len, splits.values())), side, self.train.device)
         splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
         return dataclasses.replace(self, **splits, resized=side)
+
+    def labeled_test(self) -> Dataset:
+        """Return the dataset to measure on: as it is, or where no test image has a label with `val` in the place of
+        `test`. Raises UserError where no validation image has one either."""
+        if self.test.label_range[1] >= 0:
+            return self
+        if self.val is None or self.val.label_range[1] < 0:
+            allowed = "--holdout N (holdout=N), which tests on N training images, or a data set with labels"
+            raise UserError(f"no test image of {self.name} has a label; allowed: {allowed}")
+        return dataclasses.replace(self, test=self.val, val=None, tests_val=True)
 
     @TORCH.applied()
     def take(

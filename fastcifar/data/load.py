@@ -26,8 +26,8 @@ def load_dataset(
     device: str | torch.device = "cpu",
     holdout: int = 0,
     mirror: str | None = None,
-    resize: int = 0,
     resident: Resident = "auto",
+    resize: int = 0,
 ) -> Dataset:
     """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path,
     which is then its name, whole, so that a run's record finds it again.
@@ -40,9 +40,9 @@ def load_dataset(
     holdout: number of training images that take the place of the test set; 0: none.
     mirror: an address to download from before others: of an archive, or of a folder that holds one; http, https or
         file. The default is `$FASTCIFAR_MIRROR`.
-    resize: side in pixels that image files of unequal sizes are brought to as they are read; 0: they are refused.
     resident: where the images lie while `device` trains on them: "device", "host" or "disk" (HDF5 files alone); "auto":
         the first of these that has room for them and a quarter more (`fastcifar/data/residency.py`).
+    resize: side in pixels that image files of unequal sizes are brought to as they are read; 0: they are refused.
 
     Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
     """
