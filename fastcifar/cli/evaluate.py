@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch, read_fold
-from fastcifar.cli.robustness import Accuracies, archive_of, read_severities, select
+from fastcifar.cli.robustness import Accuracies, Grid, archive_of, read_severities, select
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
@@ -80,11 +80,21 @@ def main(args: Sequence[str]) -> int:
         raise UserError(
             f"eval needs the folder of a saved run, as in: fastcifar eval runs/{DEFAULT_RECIPE}-20250101-120000-0"
         )
+    grid, is_archive = asked(options)
     folder = user_path(options.run_dir, "RUN_DIR")
     record_file, _ = run_files(folder)
     if not os.path.isfile(record_file):
         allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
         raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
+    saved = Saved(options, folder)
+    if not grid:
+        return _evaluate(saved)
+    return _evaluate_corrupted(saved, Accuracies(grid), is_archive)
+
+
+def asked(options: Options) -> tuple[Grid, bool]:
+    """Return the corruptions that the options ask for, and True if they are those of an archive. Raises UserError for
+    options that do not go together."""
     archive = archive_of(options.on)
     grid = select(archive, options.corrupt, read_severities(options.severity or "1-5"))
     for name in ("severity", "seed"):
@@ -94,10 +104,7 @@ def main(args: Sequence[str]) -> int:
         raise UserError("--predictions is given for many corruptions; allowed: without --corrupt, and on one data set")
     if options.predictions is not None and not options.predictions.parent.is_dir():
         raise UserError(f"--predictions is {options.predictions}; allowed: a file in a folder that is there")
-    saved = Saved(options, folder)
-    if not grid:
-        return _evaluate(saved)
-    return _evaluate_corrupted(saved, Accuracies(grid), bool(archive))
+    return grid, bool(archive)
 
 
 class Saved:

@@ -151,6 +151,13 @@ REFUSALS = {
     "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote, or a run "
     "that an experiment kept, as in DIR/warm/seed-0",
     "eval nowhere --tta crop": "--tta is 'crop'; allowed: one of none, flip, flip-crop",
+    "eval nowhere --corrupt frost": (
+        "frost is not made here: it pastes photographs of frost, which are part of its authors' program; "
+        "allowed: the archive's, by --on"
+    ),
+    "eval nowhere --corrupt fog --severity 6": "--severity is '6'; allowed: 1 to 5, as in 3, 1-5 or 1,3,5",
+    "eval nowhere --seed 1": "--seed says how images are corrupted; allowed: with --corrupt",
+    "eval nowhere --resize 32": "--resize is 32; allowed: with --on, whose images it changes",
     "data info --dataset sinthetic": (
         f"unknown data set 'sinthetic'; did you mean 'synthetic'?; allowed: {', '.join(DATASETS)}, or a path"
     ),

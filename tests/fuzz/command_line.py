@@ -37,10 +37,16 @@ def _flops(args: Sequence[str]) -> Any:
     return options
 
 
+def _eval(args: Sequence[str]) -> Any:
+    options = parse(args, evaluate.Options(), "fastcifar")
+    evaluate.asked(options)
+    return options
+
+
 COMMANDS: dict[str, Read] = {
     "train": _train,
     "flops": _flops,
-    "eval": _parsed(evaluate.Options),
+    "eval": _eval,
     "info": _parsed(data_info.Options),
     "recipes": _parsed(recipes.ListOptions),
     "show": _parsed(recipes.ShowOptions),
@@ -55,6 +61,7 @@ LINES = (
     "train --help",
     "flops --tflops 1 2 --bandwidth 3 4 --json",
     "eval runs/a --tta none --device cpu",
+    "eval runs/a --on synthetic --resize 32 --corrupt fog,noise --severity 1-3,5 --seed 2",
     "info --dataset synthetic --data-dir .",
     "recipes",
     "show davidnet",
