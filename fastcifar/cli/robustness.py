@@ -51,7 +51,8 @@ def select(archive: Grid, corruptions: str | None, severities: Sequence[int]) ->
         names = list(archive)
     else:
         names = chosen(corruptions, list(archive)) if archive else chosen(corruptions)
-    return {name: [level for level in severities if level in archive.get(name, LEVELS)] for name in names}
+    grid = {name: [level for level in severities if level in archive.get(name, LEVELS)] for name in names}
+    return {name: levels for name, levels in grid.items() if levels}
 
 
 @dataclass
@@ -79,7 +80,7 @@ class Accuracies:
 
     def mean(self, names: Sequence[str], level: int | None = None) -> float | None:
         """Return the mean over the severities of each corruption, or over one severity; None for none."""
-        rows = [list(self.found[name].values()) if level is None else [self.found[name][level]] for name in names]
+        rows = [[row[each] for each in row if level in (None, each)] for row in map(self.found.__getitem__, names)]
         return statistics.fmean(statistics.fmean(row) for row in rows if row) if any(rows) else None
 
     def remarks(self, is_archive: bool) -> list[str]:

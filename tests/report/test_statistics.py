@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
 from fastcifar.report import summarize, t_quantile
-from fastcifar.report.statistics import share_interval, t_tail, t_test
+from fastcifar.report.statistics import share_interval, t_tail, t_test, wilson_interval
 
 TABLE = {  # two-sided 95% and 99% points of Student's t, from printed tables
     1: (12.7062, 63.6567),
@@ -158,7 +158,25 @@ def test_intervals_of_shares_of_ten_are_those_of_the_tables(count, low, high):
     assert share_interval(count, 10) == (pytest.approx(low, abs=1e-5), pytest.approx(high, abs=1e-5))
 
 
-@pytest.mark.parametrize("wrong", [lambda: t_tail(1.0, 0), lambda: share_interval(0, 0), lambda: share_interval(3, 2)])
+@pytest.mark.parametrize(("count", "n"), [(0, 4), (3, 10), (1700, 2000), (10**6, 10**6)])
+def test_the_ends_of_wilsons_interval_are_as_far_as_chance_takes_a_share(count, n):
+    """By 1.96 of the deviations that each end would have, were it the true chance."""
+    for end in wilson_interval(count, n):
+        assert abs(count / n - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / n), rel=1e-5, abs=1e-9)
+    if n == 2000:
+        assert wilson_interval(count, n) == pytest.approx(share_interval(count, n), abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: t_tail(1.0, 0),
+        lambda: share_interval(0, 0),
+        lambda: share_interval(3, 2),
+        lambda: wilson_interval(0, 0),
+        lambda: wilson_interval(3, 2),
+    ],
+)
 def test_chances_that_do_not_exist_are_refused(wrong):
     with pytest.raises(UserError, match="allowed"):
         wrong()
