@@ -132,6 +132,12 @@ class Saved:
         accuracies = {"none": self.record.accuracy, self.recipe.evaluate.tta: self.record.tta_accuracy}
         return accuracies.get(self.tta) if self.options.weights is None else None
 
+    def own_images(self) -> str:
+        """Return what the run tested on, in words."""
+        data = self.record.dataset
+        kind = "validation" if data.tests_val else "held-out" if data.holdout or data.fold else "test"
+        return f"{data.test_size:,} {kind} images of its own"
+
     def dataset(self) -> Dataset:
         """Return the images to evaluate on: the run's own or, without variants, those of --on."""
         return self._own() if self.options.on is None else self.other(self.options.on)
@@ -233,10 +239,9 @@ def _evaluate(saved: Saved) -> int:
         run_said = "" if stored is None else f"; the run said {stored:.2%}"
         print(f"{share(val.accuracy)} on {len(dataset.val):,} validation images{run_said}")
     if options.on is not None and interval is not None:
-        tested = f"{saved.record.dataset.test_size:,} test images of its own"
         compared = "" if difference is None else f": {100 * difference:+.2f} points"
         print(f"95% interval {interval[0]:.2%} to {interval[1]:.2%}")
-        print(f"the run said {share(run_accuracy)} on {tested}{compared}")
+        print(f"the run said {share(run_accuracy)} on {saved.own_images()}{compared}")
     return 0
 
 
@@ -245,12 +250,14 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
     from fastcifar.corruptions.apply import corrupt
     from fastcifar.data import Split
 
-    options, record = saved.options, saved.record
+    options = saved.options
     say = (lambda text: None) if options.json else partial(print, flush=True)
     if is_archive:
-        facts, images = saved.facts(str(options.on), 0, 0), None
+        name = next(iter(accuracies.grid))
+        first, _ = _labeled(saved.other(f"{options.on}:{name}-{accuracies.grid[name][0]}"))  # refused before a line
+        facts, images = saved.facts(str(options.on), 0, len(first)), None
         clean = saved.stored
-        said = f"{record.dataset.test_size:,} test images of its own, as the run said"
+        said = f"{saved.own_images()}, as the run said"
     else:
         dataset = saved.dataset()
         images, which = _labeled(dataset)
@@ -262,7 +269,6 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
     def accuracy(name: str, level: int) -> float:
         if images is None:
             split, _ = _labeled(saved.other(f"{options.on}:{name}-{level}"))
-            facts["images"] = len(split)
         else:
             split = Split(corrupt(images.images, name, level, options.seed), images.labels)
         found = saved.score(split).accuracy
