@@ -26,21 +26,24 @@ def decode(example: memoryview) -> tuple[memoryview, int]:
     Raises ValueError for what is no Example, and for one without one such image. Of a name that is there twice the last
     counts, as in Protocol Buffers.
     """
-    features: dict[bytes, dict[int, list[Any]]] = {}
+    features: dict[str, dict[int, list[Any]]] = {}
     for message in _fields(example).get(1, []):
         for entry in _fields(message).get(1, []):
             found = _fields(entry)
-            features[bytes(found.get(1, [b""])[-1])] = _fields(found.get(2, [memoryview(b"")])[-1])
-    image, label = features.get(b"image", {}), features.get(b"label", {})
+            names, values = found.get(1, [b""]), found.get(2, [memoryview(b"")])
+            if len(values) > 1:  # which would be merged
+                raise ValueError("one of its features has two values")
+            features[str(names[-1], "utf-8")] = _fields(values[0])
+    image, label = features.get("image", {}), features.get("label", {})
     if _FLOATS in image:
         raise ValueError("its image is a list of floats; allowed: bytes of uint8 [H, W, 3]")
     images = [value for values in image.get(_BYTES, []) for value in _fields(values).get(1, [])]
     labels = [value for values in label.get(_INTEGERS, []) for value in _integers(values)]
-    if len(images) != 1 or len(labels) > 1 or (label and not labels):
-        names = brief([name.decode(errors="replace") for name in features])
-        raise ValueError(f"it has the features {names}; allowed: image, one text of bytes, and label, one integer")
-    label = labels[0] if labels else -1
-    return memoryview(images[0]), label - 2**64 if label >= 2**63 else label
+    if len(images) != 1 or len(image) != 1 or len(labels) > 1 or [*label] != [_INTEGERS] * len(labels):
+        allowed = "image, one text of bytes, and label, one integer"
+        raise ValueError(f"it has the features {brief([*features])}; allowed: {allowed}")
+    number = labels[0] if labels else -1
+    return memoryview(images[0]), number - 2**64 if number >= 2**63 else number
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -75,6 +78,8 @@ def _fields(message: memoryview) -> dict[int, list[Any]]:
     while place < len(message):
         tag, place = _read_varint(message, place)
         kind, number = tag & 7, tag >> 3
+        if not 0 < number < 1 << 29:
+            raise ValueError(f"a field has the number {number}")
         if kind == 0:
             value, place = _read_varint(message, place)
         elif kind in (1, 2, 5):
