@@ -234,6 +234,14 @@ def is_path(word: str) -> bool:
     return any(each in word for each in separators) or word.lower().endswith(FILES) or os.path.exists(word)
 
 
+def name_of(word: str) -> str:
+    """Return the name of a data set as runs keep it: of the user's own, its whole path, from whatever folder it is
+    named."""
+    return (
+        word if word.partition(":")[0] in DATASETS or not is_path(word) else os.path.abspath(os.path.expanduser(word))
+    )
+
+
 def dataset_for(*recipes: str) -> str:
     """Return the name of the data set that one of the recipes of these names is made for; else the default one."""
     return next((name for name, entry in DATASETS.items() if {*recipes} & {*entry.recipes}), DEFAULT_DATASET)

@@ -76,6 +76,12 @@ class DatasetFacts:
     std: tuple[float, ...]
     source: str
     val_size: int = 0
+    side: int = 32
+    """Of the images, in pixels."""
+    resized: int = 0
+    """The side that `resize` brought them to; 0: their own."""
+    fold: str = ""
+    """Which part of the training images those of the test split are, as in "1/5"; empty: none by `fold`."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetFacts:
@@ -91,6 +97,9 @@ class DatasetFacts:
             std=tuple(dataset.std),
             source=dataset.source,
             val_size=0 if dataset.val is None else len(dataset.val),
+            side=dataset.train.images.shape[1],
+            resized=dataset.resized,
+            fold=dataset.folded,
         )
 
 

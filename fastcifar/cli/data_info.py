@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastcifar.cli.arguments import parse
-from fastcifar.cli.options import DataOptions, Switch
+from fastcifar.cli.options import ImageOptions, Switch
 from fastcifar.escape import shown
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _FIRST = 1_000
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(ImageOptions):
     """Load a data set, check it, and say what it holds and where it was found."""
 
     json: Switch = False
@@ -36,6 +36,7 @@ def main(args: Sequence[str]) -> int:
     from fastcifar.data import describe, load_dataset
 
     dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror)
+    dataset = dataset if options.resize is None else dataset.resize(options.resize)
     splits = [split for split in (dataset.train, dataset.test, dataset.val) if split is not None]
     first = next(split for split in splits if len(split)).images[:_FIRST]
     facts = {

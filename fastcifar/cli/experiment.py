@@ -88,7 +88,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
 def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentOptions:
     """Return the options in `args`, with the experiment that they make of `cls`."""
     prog = " ".join(word for word in ("fastcifar", cls.group, cls.name) if word)
-    defaults = {"holdout": cls.holdout}
+    defaults = {"holdout": 0 if last_given(args, "--fold") is not None else cls.holdout}
     if last_given(args, "--quick") is not None:
         defaults |= {"train_size": QUICK_TRAIN_SIZE, **cls.quick}
     recipes, words, rest = _read_recipes(cls, args, prog)

@@ -17,6 +17,7 @@ from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
+from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import Checked, setting, type_hints
 
 if TYPE_CHECKING:
@@ -88,7 +89,16 @@ class DataOptions(CommandOptions):
 
 
 @dataclass(frozen=True)
-class TrainingOptions(RecipeOptions, DataOptions):
+class ImageOptions(DataOptions):
+    """The data set, and the side of its images."""
+
+    resize: Annotated[int | None, _optional("N", "as they are")] = setting(None, at_least=1, at_most=MOST_SIDE)
+    """Bring the images to N by N pixels (bilinear, antialiased); of images that are not square the shorter side, and
+    the middle is kept. Mean and standard deviation stay the data set's."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(RecipeOptions, ImageOptions):
     """Options of every command that trains."""
 
     synthetic_fallback: Switch = False
@@ -96,6 +106,9 @@ class TrainingOptions(RecipeOptions, DataOptions):
     holdout: Annotated[int | Literal["third"], arg(metavar="N|third")] = setting(0, at_least=0, unit="images")
     """Test on N training images, or on a third of them, which are then not trained on, in place of the test set, which
     is for confirming; 0: the test set."""
+    fold: Annotated[str | None, _optional("K/N", "none")] = None
+    """Test on part K of N parts of the training images, as in 1/5, and train on the others: the parts of a
+    cross-validation, always the same images, about equally many of each class."""
     train_size: Annotated[int | None, _optional("N")] = setting(None, at_least=1, unit="images")
     """Train on N training images only: always the same, and those of a smaller N among those of a larger."""
     train_fraction: Annotated[float | None, _optional("F", "1")] = setting(None, above=0, at_most=1)
@@ -138,6 +151,12 @@ class TrainingOptions(RecipeOptions, DataOptions):
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""
+        if self.fold is not None:
+            read_fold(self.fold, "--fold")
+            self._require("holdout", not self.holdout, "with --fold none, as a fold is held out")
+        if self.resize is not None:
+            for recipe in recipes:
+                recipe.refuse_side(self.resize)
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
@@ -167,8 +186,9 @@ class TrainingOptions(RecipeOptions, DataOptions):
         return device
 
     def load(self, device: torch.device) -> Dataset:
-        """Return the images on `device`, those of --holdout in place of the test set, and of them what --classes,
-        --train-size and --train-fraction leave; --quick asks for no more than there are."""
+        """Return the images on `device`, those of --holdout or --fold in place of the test set, and of them what
+        --classes, --train-size and --train-fraction leave, as --resize says; --quick asks for no more than there are.
+        """
         from fastcifar.data import DownloadError, load_dataset
 
         try:
@@ -178,7 +198,12 @@ class TrainingOptions(RecipeOptions, DataOptions):
                 raise
             print(f"fastcifar: {shown(error)}; training on synthetic data instead", file=sys.stderr)
             dataset = load_dataset("synthetic", None, device)
-        dataset = hold_out(dataset, self.holdout)
+        if self.fold is not None:
+            dataset = dataset.fold(*read_fold(self.fold, "--fold"))
+        dataset = self._subset(hold_out(dataset, self.holdout))
+        return dataset if self.resize is None else dataset.resize(self.resize)
+
+    def _subset(self, dataset: Dataset) -> Dataset:
         labels = dataset.train.labels.tolist()
         available = len(labels) if self.labels is None else sum(label in self.labels for label in labels)
         size = self.train_size
@@ -189,6 +214,16 @@ class TrainingOptions(RecipeOptions, DataOptions):
         if size == available and self.labels is None:
             return dataset
         return dataset.take(size, self.subset_seed, self.balanced, self.labels)
+
+
+def read_fold(text: str, name: str) -> tuple[int, int]:
+    """Return the numbers in "1/5". Raises UserError, which begins with `name`, for another text."""
+    numbers = text.split("/")
+    if len(numbers) == 2 and all(each.isascii() and each.isdigit() and len(each) < 10 for each in numbers):
+        number, folds = map(int, numbers)
+        if 1 <= number <= folds >= 2:
+            return number, folds
+    raise UserError(f"{name} is {brief(text)}; allowed: a part and how many there are, as in 1/5 to 5/5")
 
 
 def describe_images(dataset: Dataset) -> str:

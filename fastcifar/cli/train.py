@@ -305,10 +305,11 @@ def _with_absolute_paths(options: Options) -> Options:
 def _same(init: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """Return what the record of a run must say for the run to count as one of these."""
     sizes = {"train_size": len(dataset.train), "test_size": len(dataset.test), "holdout": dataset.holdout}
+    made = {"fold": "", "resized": 0, **dataset.changes}
     return {
         "init": {name: value for name, value in init.items() if name != "source"},  # the sha256 says it
         "subset": dataset.subset,
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes},
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes, **made},
         "device": {"type": dataset.train.device.type},
     }
 
@@ -325,6 +326,10 @@ def _trace(options: Options, device: torch.device, phases: Phases) -> StepTrace 
 def _remarks(options: Options, init: Mapping[str, Any], dataset: Dataset) -> list[str]:
     """Return what a reader of the last line must know of the run."""
     remarks = []
+    if options.fold:
+        remarks.append(f"fold {options.fold}")
+    if options.resize:
+        remarks.append(f"resize {options.resize}")
     if options.holdout:
         remarks.append(f"holdout {options.holdout}")
     if options.train_size is not None and not options.quick:

@@ -8,14 +8,15 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from fastcifar.data.device import resolve_device
+from fastcifar.data.resize import require_room, resized
+from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
-from fastcifar.recipes.augmentation import by_channel
+from fastcifar.recipes.augmentation import MOST_SIDE, by_channel
 from fastcifar.recipes.declare import Declaration, checked, plain
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -151,6 +152,10 @@ class Dataset:
     """The validation split, to make choices by, if the dataset has one beside the test set."""
     verified: str = ""
     """How its files were compared with the published ones, in words; empty where there are none."""
+    folded: str = ""
+    """Which part of the training images `test` is by `fold`, as in "1/5"; empty: none."""
+    resized: int = 0
+    """Side in pixels that the images were brought to by `resize`; 0: they have their own."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
@@ -189,6 +194,11 @@ class Dataset:
         parts = {"training": self.train, "validation": self.val, "test": self.test}
         sizes = ", ".join(f"{_size(split)} ({name})" for name, split in parts.items() if split is not None)
         return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What `fold` and `resize` made of it, by the names in a run's record; empty where they were not called."""
+        return {name: value for name, value in (("fold", self.folded), ("resized", self.resized)) if value}
 
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
@@ -272,15 +282,54 @@ class Dataset:
 
         Raises UserError if `train` or `test` would be empty, and if images are held out already.
         """
-        self.require_training_images()
-        if self.holdout:
-            raise UserError(f"holdout is {count}, but {self.holdout} images are held out already; allowed: once")
+        self._require_whole(f"holdout is {count}")
         some = Declaration(at_least=1, below=len(self.train), unit="of the training images")
         count = checked("holdout", count, int, some)
-        held = subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True)
+        return self._without(subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True))
+
+    @TORCH.applied()
+    def fold(self, number: int, folds: int) -> Dataset:
+        """Return the dataset of one fold of a cross-validation: `test` becomes part `number`, from 1, of `folds` parts
+        of the training images, `train` the rest, and `val` stays. The parts are the same images always, have no image
+        in common, and have about equally many of each class.
+
+        Raises UserError for a part that there is not, for more parts than images, and as `hold_out` does.
+        """
+        self._require_whole(f"fold is {number}/{folds}")
+        parts = Declaration(at_least=2, at_most=len(self.train), unit="parts of the training images")
+        folds = checked("the number of folds", folds, int, parts)
+        number = checked("the fold", number, int, Declaration(at_least=1, at_most=folds))
+        return dataclasses.replace(self._without(fold_of(self.train.labels, number, folds)), folded=f"{number}/{folds}")
+
+    def _require_whole(self, asked: str) -> None:
+        self.require_training_images()
+        if self.holdout:
+            held = f"fold {self.folded} is" if self.folded else f"{self.holdout} images are"
+            raise UserError(f"{asked}, but {held} held out already; allowed: once")
+
+    def _without(self, held: torch.Tensor) -> Dataset:
+        """Return the dataset with the training images at `held` as its test split."""
         rest = torch.ones(len(self.train), dtype=torch.bool)
         rest[held] = False
-        return dataclasses.replace(self, train=self.train.subset(rest), test=self.train.subset(held), holdout=count)
+        test = self.train.subset(held)
+        return dataclasses.replace(self, train=self.train.subset(rest), test=test, holdout=len(held))
+
+    @TORCH.applied()
+    def resize(self, side: int) -> Dataset:
+        """Return the dataset with all images brought to `side` by `side` pixels, on their device (see `resized`).
+
+        Mean and standard deviation stay: those to normalize with are the set's published ones, whatever the side.
+        Raises UserError for a second time, and for more than the device's memory holds.
+        """
+        side = checked("resize", side, int, Declaration(at_least=1, at_most=MOST_SIDE, unit="pixels"))
+        if self.resized:
+            raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
+        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
+        if [*self.train.images.shape[1:3]] == [side, side]:
+            return self
+        require_room(sum(map(len, splits.values())), side, self.train.device)
+        splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
+        return dataclasses.replace(self, **splits, resized=side)
 
     @TORCH.applied()
     def take(
@@ -313,44 +362,6 @@ class Dataset:
         if self.subset:
             subset["of"] = self.subset
         return dataclasses.replace(self, train=chosen, subset=subset, **kept)
-
-
-def subset_indices(
-    labels: torch.Tensor,
-    size: int | None,
-    seed: int,
-    balanced: bool = False,
-    classes: Collection[int] | None = None,
-) -> torch.Tensor:
-    """Return places drawn without replacement: int64 `[size]`, ascending, on the CPU.
-
-    labels: int64 `[N]`.
-    size: number of places; None: all.
-    seed: with the same seed (and other arguments), a smaller size is part of a larger one.
-    balanced: take as nearly as possible the same number of each class.
-    classes: draw only from places with these labels.
-
-    Raises UserError if there are fewer than `size`.
-    """
-    seed = checked("the subset's seed", seed, int, Declaration(at_least=0, below=2**32))
-    balanced = checked("balanced", balanced, bool)
-    labels_of = labels.cpu().numpy()
-    # RandomState's numbers are frozen (NEP 19); those of torch and of numpy's newer generators may change by version.
-    order = np.random.RandomState(seed).permutation(len(labels_of))
-    if classes is not None:
-        order = order[np.isin(labels_of[order], list(classes))]
-    if balanced:
-        # One of each class in turn: sort by an image's rank among those of its class.
-        rank = np.empty(len(order), dtype=np.int64)
-        for label in np.unique(labels_of[order]):
-            same = labels_of[order] == label
-            rank[same] = np.arange(same.sum())
-        order = order[np.argsort(rank, kind="stable")]
-    size = len(order) if size is None else int(checked("subset size", size, int))
-    if not 0 < size <= len(order):
-        of_classes = "" if classes is None else f" of classes {', '.join(map(str, sorted(classes)))}"
-        raise UserError(f"subset size is {size}; allowed: 1 to {len(order)}, the training images{of_classes}")
-    return torch.from_numpy(np.sort(order[:size]))
 
 
 def fingerprint(*splits: Split) -> str:
@@ -410,6 +421,7 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "test_counts": counts(dataset.test),
         "val_counts": None if val is None else counts(val),
         "holdout": dataset.holdout,
+        **dataset.changes,
         "subset": dataset.subset,
         "mean": list(mean),
         "std": list(std),

@@ -190,5 +190,6 @@ def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any
         "test_size": len(dataset.test),
         "holdout": dataset.holdout,
         "subset": dataset.subset,
+        **dataset.changes,
         "device": resolve_device(device).type,
     }

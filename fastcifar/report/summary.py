@@ -100,7 +100,8 @@ def heading(runs: Runs) -> str:
     if runs.records:
         data = runs.records[0].dataset
         words = [f"{words[0]} on {shown(data.name, _LONGEST)}", f"{data.train_size:,} training images"]
-        words += [f"{data.holdout:,} held out"] if data.holdout else []
+        words += [f"resized to {data.resized} pixels"] if data.resized else []
+        words += [f"fold {data.fold}" if data.fold else f"{data.holdout:,} held out"] if data.holdout else []
     return ", ".join([*words, f"n={len(runs.records)}"])
 
 
