@@ -6,6 +6,7 @@ bytes (1), of floats (2) or of int64 (3), whose field 1 is the values.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,16 +17,30 @@ _BYTES, _FLOATS, _INTEGERS = 1, 2, 3
 
 def encode(image: bytes, label: int) -> bytes:
     """Return the Example of the features `image`, bytes, and `label`, an int64."""
-    features = {b"image": _field(_BYTES, _field(1, image)), b"label": _field(_INTEGERS, _field(1, _varint(label)))}
-    return _field(1, b"".join(_field(1, _field(1, name) + _field(2, value)) for name, value in features.items()))
+    return _field(1, _feature(b"image", _BYTES, image) + _feature(b"label", _INTEGERS, _varint(label)))
 
 
-def decode(example: memoryview) -> tuple[memoryview, int]:
+@functools.cache
+def _around(size: int) -> tuple[bytes, bytes]:
+    """Return what `encode` puts before and behind an image of `size` bytes but for its last byte, a label below 128."""
+    behind = _feature(b"label", _INTEGERS, _varint(0))
+    return encode(bytes(size), 0)[: -size - len(behind)], behind[:-1]
+
+
+def decode(example: memoryview, size: int = 0) -> tuple[memoryview, int]:
     """Return the bytes of the feature `image` and the number of `label`, -1 where there is none.
+
+    size: bytes that the image is expected to have: an Example of such an image that `encode` made is not parsed.
 
     Raises ValueError for what is no Example, and for one without one such image. Of a name that is there twice the last
     counts, as in Protocol Buffers.
     """
+    if size:
+        before, behind = _around(size)
+        end = len(before) + size
+        frame = example[: len(before)], example[end:-1]
+        if frame == (before, behind) and example[-1] < 128:
+            return example[len(before) : end], example[-1]
     features: dict[str, dict[int, list[Any]]] = {}
     for message in _fields(example).get(1, []):
         for entry in _fields(message).get(1, []):
@@ -44,6 +59,10 @@ def decode(example: memoryview) -> tuple[memoryview, int]:
         raise ValueError(f"it has the features {brief([*features])}; allowed: {allowed}")
     number = labels[0] if labels else -1
     return memoryview(images[0]), number - 2**64 if number >= 2**63 else number
+
+
+def _feature(name: bytes, kind: int, value: bytes) -> bytes:
+    return _field(1, _field(1, name) + _field(2, _field(kind, _field(1, value))))
 
 
 def _field(number: int, content: bytes) -> bytes:
