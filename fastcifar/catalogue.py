@@ -201,6 +201,8 @@ _SHOWN = 5
 """Variants that a refusal names."""
 FILES = (".npz", ".h5", ".hdf5", ".tfrecord", ".tfrecords")
 """Endings of the files that are a data set of the user's own."""
+FORMS = f"a folder of images by class (train/CLASS/*.png, or CLASS/*.png), or a file {', '.join(FILES)}"
+"""What may be at a path, for errors."""
 _OWN = DatasetEntry("images of your own", "fastcifar.data.own:load_own", classes=0)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import ImageOptions, Switch
 from fastcifar.escape import shown
+from fastcifar.output import short_name
 
 if TYPE_CHECKING:
     from fastcifar.data import Split
@@ -35,7 +36,7 @@ def main(args: Sequence[str]) -> int:
 
     from fastcifar.data import describe, load_dataset
 
-    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror)
+    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror, resize=options.resize or 0)
     dataset = dataset if options.resize is None else dataset.resize(options.resize)
     splits = [split for split in (dataset.train, dataset.test, dataset.val) if split is not None]
     first = next(split for split in splits if len(split)).images[:_FIRST]
@@ -60,7 +61,7 @@ def _text(facts: dict[str, Any]) -> str:
     unlabeled = [f"{count:,} of {name}" for name, count in facts["unlabeled"].items() if count]
     colors = f"grey, as far as the first {_FIRST:,} images show" if facts["grey"] else "red green blue"
     lines = [
-        f"{shown(facts['name'])}: {shown(facts['source'])}",
+        f"{shown(short_name(facts['name']))}: {shown(facts['source'])}",
         f"{', '.join(held[:-1])} and {held[-1]} images, {height} x {width}, {colors}",
         *([f"without a label: {', '.join(unlabeled)}"] if unlabeled else []),
         f"mean {_numbers(facts['mean'])}, standard deviation {_numbers(facts['std'])} of 255",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from fastcifar.catalogue import find
+from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch, read_fold
 from fastcifar.cli.robustness import Accuracies, archive_of, read_severities, select
@@ -133,7 +133,9 @@ class Saved:
         from fastcifar.data import load_dataset
 
         data = self.record.dataset
-        dataset = load_dataset(data.name, self.options.data_dir, self.device, 0 if data.fold else data.holdout)
+        held = 0 if data.fold else data.holdout
+        dataset = load_dataset(data.name, self.options.data_dir, self.device, held, resize=data.resized)
+        dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
         if (classes := self._classes()) is not None:
             dataset = dataset.take(classes=classes)
@@ -149,7 +151,8 @@ class Saved:
         data, (entry, variant) = self.record.dataset, find(word)
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
-        dataset = load_dataset(word, self.options.data_dir, self.device)
+        folder = None if is_path(word) else self.options.data_dir
+        dataset = load_dataset(word, folder, self.device, resize=self.options.resize or 0)
         if dataset.classes != data.classes:
             raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
         dataset = dataset if self.options.resize is None else dataset.resize(self.options.resize)
@@ -198,6 +201,7 @@ def _evaluate(saved: Saved) -> int:
     if options.json:
         result = {
             **saved.facts(dataset.name, dataset.holdout, len(dataset.test)),
+            "same_images": same,
             "accuracy": accuracy,
             "stored_accuracy": stored,
             "loss": evaluation.loss,
@@ -209,6 +213,8 @@ def _evaluate(saved: Saved) -> int:
         print(json.dumps(result, indent=2))
         return 0
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
+    if options.on is None and not same:
+        run_said = "; other images than the run's, of another sha256"
     print(f"{label(saved.recipe)}  {share(accuracy)} (tta {saved.tta}) on {_described(dataset)}{run_said}")
     if accuracy is None:
         path = options.predictions
@@ -216,7 +222,9 @@ def _evaluate(saved: Saved) -> int:
             "no accuracy: they have no labels; " + (f"predictions in {path}" if path else "--predictions saves logits")
         )
     if dataset.val is not None and val is not None and val.accuracy is not None:
-        print(f"{share(val.accuracy)} on {len(dataset.val):,} validation images")
+        stored = saved.record.val_accuracy if same and saved.tta == "none" and options.weights is None else None
+        run_said = "" if stored is None else f"; the run said {stored:.2%}"
+        print(f"{share(val.accuracy)} on {len(dataset.val):,} validation images{run_said}")
     if options.on is not None and interval is not None:
         tested = f"{saved.record.dataset.test_size:,} test images of its own"
         compared = "" if difference is None else f": {100 * difference:+.2f} points"
@@ -241,7 +249,7 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
         images, which = _labeled(dataset)
         clean = saved.score(images).accuracy
         facts = saved.facts(dataset.name, dataset.holdout, len(images))
-        said = f"{len(images):,} {which} images of {shown(dataset.name)}"
+        said = f"{len(images):,} {which} images of {shown(dataset.title)}"
     say(f"{label(saved.recipe)}  {share(clean)} (tta {saved.tta}) on {said}\n")
 
     def accuracy(name: str, level: int) -> float:
@@ -266,7 +274,7 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
 def _labeled(dataset: Dataset) -> tuple[Split, str]:
     """Return the test images, or where none has a label the validation images, and their name. Raises UserError where
     none has one either."""
-    for split, name in ((dataset.test, "held-out" if dataset.holdout else "test"), (dataset.val, "validation")):
+    for split, name in ((dataset.test, dataset.tested), (dataset.val, "validation")):
         if split is not None and split.labeled.any():
             return split, name
     raise UserError(
@@ -275,7 +283,7 @@ def _labeled(dataset: Dataset) -> tuple[Split, str]:
 
 
 def _described(dataset: Dataset) -> str:
-    return f"{len(dataset.test):,} {'held-out' if dataset.holdout else 'test'} images of {shown(dataset.name)}"
+    return f"{len(dataset.test):,} {dataset.tested} images of {shown(dataset.title)}"
 
 
 def _differ(dataset: Dataset, classes: Sequence[str]) -> str:

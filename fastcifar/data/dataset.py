@@ -1,21 +1,21 @@
-"""`Split` and `Dataset`: labeled images on one device, and subsets of them."""
+"""`Dataset`: splits of labeled images on one device, facts about them, and subsets."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from numpy.typing import ArrayLike
 
-from fastcifar.data.device import resolve_device
 from fastcifar.data.resize import require_room, resized
 from fastcifar.data.selection import fold_of, subset_indices
+from fastcifar.data.split import Split, pixels_of, size_of
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
+from fastcifar.output import short_name
 from fastcifar.recipes.augmentation import MOST_SIDE, by_channel
 from fastcifar.recipes.declare import Declaration, checked, plain
 
@@ -28,99 +28,6 @@ CIFAR10_STD = (62.99, 62.09, 66.70)
 
 _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabeled image, on one device.
-
-    Images that do not lie in this order in memory are copied. Raises UserError for other tensors."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    label_range: tuple[int, int] = field(init=False)
-    """The smallest and the largest label; -1 and -1 where there are none, or on the meta device."""
-    resident = "device"
-    """Where the images lie: on the split's device; "host" or "disk" for a `KeptSplit`."""
-
-    def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        for name, value in (("images", images), ("labels", labels)):
-            if not isinstance(value, torch.Tensor):
-                raise UserError(f"{name} are of type {type(value).__name__}; allowed: a tensor")
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise UserError(f"images are {_kind(images)}; allowed: uint8 [N, H, W, 3]")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise UserError(f"labels are {_kind(labels)}; allowed: int64 [{len(images)}], one for each image")
-        if images.device != labels.device:
-            raise UserError(f"images are on {images.device} and labels on {labels.device}; allowed: one device")
-        object.__setattr__(self, "images", images.contiguous())
-        self._take_labels(labels)
-
-    def _take_labels(self, labels: torch.Tensor) -> None:
-        object.__setattr__(self, "labels", labels.contiguous())
-        known = len(labels) and not labels.is_meta
-        low, high = torch.stack(labels.aminmax()).tolist() if known else (-1, -1)
-        object.__setattr__(self, "label_range", (low, high))
-        if low < -1:
-            raise UserError(f"labels are {low} to {high}; allowed: 0 or more, and -1 for an unlabeled image")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __repr__(self) -> str:
-        return f"Split({_size(self)}, on {self.device})"
-
-    @property
-    def device(self) -> torch.device:
-        return self.labels.device
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:
-        """`(H, W, 3)`."""
-        return tuple(self.images.shape[1:])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the images."""
-        return len(self) * math.prod(self.image_shape)
-
-    @property
-    def side(self) -> int:
-        """Height and width of the images in pixels. Raises UserError for images that are not square."""
-        height, width, _ = self.image_shape
-        if height != width:
-            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
-        return height
-
-    @property
-    def labeled(self) -> torch.Tensor:
-        """True for each image that has a label: bool `[N]`."""
-        return self.labels >= 0
-
-    def to(self, device: str | torch.device) -> Split:
-        """Return the same split on `device`, without a copy if it is there already. Raises UserError where there is no
-        such device."""
-        device = resolve_device(device) if str(device) != "meta" else device
-        return Split(self.images.to(device), self.labels.to(device))
-
-    def subset(self, indices: torch.Tensor) -> Split:
-        """Return the images at `indices` (int64 `[n]`, or bool `[N]`), in that order."""
-        indices = torch.as_tensor(indices, device=self.device)
-        return Split(self.images[indices], self.labels[indices])
-
-    def at(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return images, uint8 `[n, H, W, 3]` on the device, and the places among them of those at `indices`, int64
-        `[B]`: all images and `indices`, where they lie on the device; else those that are read for it."""
-        return self.images, indices
-
-    def first(self, count: int) -> torch.Tensor:
-        """Return the first `count` images on the device, or all, where they lie there or are fewer."""
-        return self.images
-
-    def pieces(self) -> Iterator[torch.Tensor]:
-        """Give all images in order, uint8 `[n, H, W, 3]` on the CPU, as many at a time as are to be in memory."""
-        yield self.images.cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,6 +63,8 @@ class Dataset:
     """Which part of the training images `test` is by `fold`, as in "1/5"; empty: none."""
     resized: int = 0
     """Side in pixels that the images were brought to by `resize`; 0: they have their own."""
+    tests_val: bool = False
+    """`test` is the validation split, by `labeled_test`."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
@@ -181,7 +90,7 @@ class Dataset:
             raise UserError(f"the {name} split holds no images; allowed: one or more")
         for what, there, here in (
             ("on", split.device, self.train.device),
-            ("of", _pixels(split), _pixels(self.train)),
+            ("of", pixels_of(split), pixels_of(self.train)),
         ):
             if there != here:
                 raise UserError(f"the {name} images are {what} {there}; allowed: {here}, as the training images")
@@ -192,13 +101,25 @@ class Dataset:
 
     def __repr__(self) -> str:
         parts = {"training": self.train, "validation": self.val, "test": self.test}
-        sizes = ", ".join(f"{_size(split)} ({name})" for name, split in parts.items() if split is not None)
+        sizes = ", ".join(f"{size_of(split)} ({name})" for name, split in parts.items() if split is not None)
         return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
 
     @property
     def changes(self) -> dict[str, object]:
-        """What `fold` and `resize` made of it, by the names in a run's record; empty where they were not called."""
-        return {name: value for name, value in (("fold", self.folded), ("resized", self.resized)) if value}
+        """What `fold`, `resize` and `labeled_test` made of it, by the names in a run's record; nothing where they were
+        not called."""
+        made = {"fold": self.folded, "resized": self.resized, "tests_val": self.tests_val}
+        return {name: value for name, value in made.items() if value}
+
+    @property
+    def title(self) -> str:
+        """The name in a line for readers: of a path, what stands last."""
+        return short_name(self.name)
+
+    @property
+    def tested(self) -> str:
+        """What the images of `test` are: "test", "held-out" or "validation"."""
+        return "validation" if self.tests_val else "held-out" if self.holdout else "test"
 
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
@@ -322,6 +243,8 @@ class Dataset:
         Raises UserError for a second time, and for more than the device's memory holds.
         """
         side = checked("resize", side, int, Declaration(at_least=1, at_most=MOST_SIDE, unit="pixels"))
+        if self.resized == side:  # as the files were read
+            return self
         if self.resized:
             raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
         splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
@@ -330,6 +253,16 @@ class Dataset:
         require_room(sum(map(len, splits.values())), side, self.train.device)
         splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
         return dataclasses.replace(self, **splits, resized=side)
+
+    def labeled_test(self) -> Dataset:
+        """Return the dataset to measure on: as it is, or where no test image has a label with `val` in the place of
+        `test`. Raises UserError where no validation image has one either."""
+        if self.test.label_range[1] >= 0:
+            return self
+        if self.val is None or self.val.label_range[1] < 0:
+            allowed = "--holdout N (holdout=N), which tests on N training images, or a data set with labels"
+            raise UserError(f"no test image of {self.name} has a label; allowed: {allowed}")
+        return dataclasses.replace(self, test=self.val, val=None, tests_val=True)
 
     @TORCH.applied()
     def take(
@@ -398,9 +331,9 @@ def channel_statistics(
 
 
 def describe(dataset: Dataset) -> dict[str, object]:
-    """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now,
-    or, without training images and where they do not lie on the device, those to normalize with; counts are of labeled images per class. Without a validation
-    split its entries are None."""
+    """Return facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now, or
+    those to normalize with, where it is empty or does not lie on the device. Counts are of labeled images per class.
+    Without a validation split its entries are None."""
     is_measured = len(dataset.train) > 0 and dataset.train.resident == "device"
     mean, std = channel_statistics(dataset.train.images) if is_measured else (dataset.mean, dataset.std)
 
@@ -427,16 +360,3 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "std": list(std),
         "sha256": dataset.sha256,
     }
-
-
-def _size(split: Split) -> str:
-    return f"{len(split):,} images of {_pixels(split)}"
-
-
-def _pixels(split: Split) -> str:
-    height, width, _ = split.image_shape
-    return f"{height} x {width}"
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

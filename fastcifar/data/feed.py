@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import numpy as np
 import torch
 
 from fastcifar.data.kept import KeptSplit
@@ -31,8 +30,8 @@ class _Slot:
 
 
 class Feed:
-    """The images of one batch after the other, in the order of an epoch's plan, those of the next ones read meanwhile by
-    threads.
+    """The images of one batch after the other, in the order of an epoch's plan; threads read those of the next ones
+    meanwhile.
 
     split: where they are kept.
     batch: images of the largest batch.
@@ -114,7 +113,7 @@ class Feed:
             slot.copied.synchronize()
         rows = stop - start
         self._split.read_into(self._order.numpy()[start:stop], slot.host.numpy()[:rows])
-        if slot.copied and slot.used:
+        if self._stream and slot.copied and slot.used:
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(slot.used)
                 slot.device[:rows].copy_(slot.host[:rows], non_blocking=True)
@@ -122,8 +121,8 @@ class Feed:
 
 
 class Waits:
-    """The seconds for which steps waited for their images, summed over `with` blocks: on CUDA the device's, from the end
-    of the step before, read without waiting for it."""
+    """The seconds for which steps waited for their images, summed over `with` blocks: on CUDA the device's, from the
+    end of the step before, read without waiting for it."""
 
     def __init__(self, on_cuda: bool) -> None:
         self._on_cuda, self._before = on_cuda, 0.0

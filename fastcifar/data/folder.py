@@ -9,6 +9,7 @@ them until one of them changes.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import warnings
@@ -22,8 +23,8 @@ import torch
 
 from fastcifar.data.archives import damage
 from fastcifar.data.arrays import labeled
-from fastcifar.data.dataset import Dataset, channel_statistics
 from fastcifar.data.converted import kept, kept_name
+from fastcifar.data.dataset import Dataset, channel_statistics
 from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
 from fastcifar.errors import Notice, UserError, brief
 from fastcifar.machine import cores, free_memory
@@ -58,12 +59,14 @@ def load_folder(folder: Path, resize: int = 0) -> Dataset:
     classes, files, how = _look(folder)
     key = (f"{part} {file.path} {file.size} {file.mtime}" for part, found in files.items() for file in found)
     arrays = kept(kept_name(folder, resize), key, lambda: _with_colors(_read(folder, files, resize)))
+    resized = int(arrays["resized"][0])
     parts = {}
     for part, found in files.items():
         images = torch.from_numpy(arrays[part])
         parts[part] = (images, [file.label for file in found], f"{folder}/{part}", f"the labels of {folder}/{part}")
     colors = {name: arrays[name].tolist() for name in ("mean", "std")}
-    return labeled(parts, classes, name=str(folder), source=f"{folder}{how}", **colors)
+    found = labeled(parts, classes, name=str(folder), source=f"{folder}{how}", **colors)
+    return dataclasses.replace(found, resized=resized)
 
 
 def is_folder_of_images(folder: Path) -> bool:
@@ -169,13 +172,17 @@ def _is_image(name: str) -> bool:
 
 
 def _read(folder: Path, files: dict[str, list[_File]], resize: int) -> dict[str, np.ndarray]:
-    """Return the images of each split, uint8 `[N, H, W, 3]`."""
+    """Return the images of each split, uint8 `[N, H, W, 3]`, and as "resized" the side that they were brought to
+    or 0."""
+    side = 0
     try:
-        return _read_all(folder, files, 0)
+        arrays = _read_all(folder, files, side)
     except _Unequal:
         if not resize:
             raise
-        return _read_all(folder, files, resize)
+        side = resize
+        arrays = _read_all(folder, files, side)
+    return {**arrays, "resized": np.array([side])}
 
 
 def _with_colors(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

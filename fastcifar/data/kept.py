@@ -1,4 +1,4 @@
-"""`KeptSplit`: a split whose images stay in host memory or in a file, while its labels are on the device that trains."""
+"""`KeptSplit`: a split whose images stay in host memory or in a file, while its labels are on the device."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import NoReturn, Protocol
 import numpy as np
 import torch
 
-from fastcifar.data.dataset import Split
 from fastcifar.data.device import resolve_device
+from fastcifar.data.split import Split
 from fastcifar.errors import UserError
 
 _PIECE = 64 << 20
@@ -24,7 +24,7 @@ class Store(Protocol):
     """Images uint8 `[N, H, W, 3]` that do not lie on the device."""
 
     resident: str
-    """Where they lie: "host" or "disk"; "packed": in a file that must be unpacked."""
+    """Where they lie: "host" or "disk"."""
     shape: tuple[int, ...]
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
@@ -67,9 +67,8 @@ class FlatFile:
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         images = out.reshape(len(rows), -1)
-        size, order = images.shape[1], np.argsort(rows, kind="stable")
-        ends = np.flatnonzero(np.diff(rows[order]) != 1) + 1  # of images that lie one behind the other
-        for run in np.split(order, ends):
+        size = images.shape[1]
+        for run in runs_of(rows):
             for start in range(0, len(run), _BUFFERS):
                 part = run[start : start + _BUFFERS]
                 place = self.offset + int(rows[part[0]]) * size
@@ -86,6 +85,13 @@ class FlatFile:
     def tensor(self) -> torch.Tensor:
         # "c": changes to the tensor would be kept in memory and never reach the file
         return torch.from_numpy(np.memmap(self.path, np.uint8, "c", self.offset, self.shape))
+
+
+def runs_of(rows: np.ndarray) -> list[np.ndarray]:
+    """Return the places in `rows`, int64 `[B]`, of those that lie one behind the other in the store, a list for each
+    run of them, in the store's order."""
+    order = np.argsort(rows, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1)
 
 
 class KeptSplit(Split):

@@ -11,6 +11,7 @@ import torch
 from fastcifar.catalogue import DEFAULT_DATASET, find, is_path, name_of
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.device import resolve_device
+from fastcifar.data.residency import Resident, place_images
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
 from fastcifar.output import user_path
@@ -25,6 +26,7 @@ def load_dataset(
     device: str | torch.device = "cpu",
     holdout: int = 0,
     mirror: str | None = None,
+    resident: Resident = "auto",
     resize: int = 0,
 ) -> Dataset:
     """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path,
@@ -38,6 +40,8 @@ def load_dataset(
     holdout: number of training images that take the place of the test set; 0: none.
     mirror: an address to download from before others: of an archive, or of a folder that holds one; http, https or
         file. The default is `$FASTCIFAR_MIRROR`.
+    resident: where the images lie while `device` trains on them: "device", "host" or "disk" (HDF5 files alone); "auto":
+        the first of these that has room for them and a quarter more (`fastcifar/data/residency.py`).
     resize: side in pixels that image files of unequal sizes are brought to as they are read; 0: they are refused.
 
     Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
@@ -57,4 +61,4 @@ def load_dataset(
         dataset = dataclasses.replace(dataset, name=name)
     if holdout:
         dataset = dataset.hold_out(holdout)
-    return dataset.to(device)
+    return place_images(dataset, resident, device)

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fastcifar.catalogue import FILES
+from fastcifar.catalogue import FILES, FORMS
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.folder import is_folder_of_images, load_folder
 from fastcifar.data.npz import load_npz
 from fastcifar.data.releases import CIFAR10, CIFAR100
 from fastcifar.errors import UserError
-
-_ALLOWED = f"a folder of images by class (train/CLASS/*.png, or CLASS/*.png), or a file {', '.join(FILES)}"
 
 
 def load_own(data_dir: Path, resize: int = 0) -> Dataset:
@@ -35,7 +33,7 @@ def _reader(path: Path, resize: int) -> Callable[[], Dataset]:
     """Return what reads the data set at `path`."""
     if not path.exists():
         moved = "of a saved run, --data-dir PATH says where its images are now"
-        raise UserError(f"the data set {path} does not exist; allowed: {_ALLOWED}; {moved}")
+        raise UserError(f"the data set {path} does not exist; allowed: {FORMS}; {moved}")
     _refuse_release(path)
     if not path.is_dir():
         return _of_file(path)
@@ -45,7 +43,7 @@ def _reader(path: Path, resize: int) -> Callable[[], Dataset]:
     if len({each.suffix.lower() for each in files}) == 1 and (len(files) == 1 or _is_records(files[0])):
         return _of_file(files[0] if len(files) == 1 else path)
     holds = f"holds {', '.join(each.name for each in files[:9])}" if files else "holds no images by class"
-    raise UserError(f"{path} {holds}; allowed: {_ALLOWED}, or a folder with one such file")
+    raise UserError(f"{path} {holds}; allowed: {FORMS}, or a folder with one such file")
 
 
 def _of_file(path: Path) -> Callable[[], Dataset]:
@@ -57,7 +55,7 @@ def _of_file(path: Path) -> Callable[[], Dataset]:
         return lambda: _function("hdf5", "load_hdf5")(path)
     if path.is_dir() or _is_records(path):
         return lambda: _function("tfrecord", "load_tfrecord")(path)
-    raise UserError(f"{path} is no data set; allowed: {_ALLOWED}")
+    raise UserError(f"{path} is no data set; allowed: {FORMS}")
 
 
 def _function(module: str, name: str) -> Callable[..., Any]:

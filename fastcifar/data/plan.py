@@ -271,7 +271,7 @@ class Batch:
         return batch
 
     def alone(self) -> Batch:
-        """Return the batch with a plan of its own, whose indices count from 0: for images that are read for it alone."""
+        """Return the batch with a plan of its own, whose indices count from 0: for images read for it alone."""
         plan = self.plan if self.position is None else self.plan._each(self._own)
         own = dataclasses.replace(plan, indices=torch.arange(self.images, device=plan.indices.device))
         return Batch(own, self.images)

@@ -19,8 +19,8 @@ from fastcifar.catalogue import dataset_for
 from fastcifar.data import Dataset, Split, load_dataset, resolve_device
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
-from fastcifar.models.own import WHITENING_IMAGES
 from fastcifar.models.modes import modes, restore
+from fastcifar.models.own import WHITENING_IMAGES
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
