@@ -26,7 +26,9 @@ from fastcifar.errors import Notice, UserError
 from fastcifar.output import write_whole
 
 SLOW = 0.7
-"""Seconds of reading from which on a set is kept."""
+"""Seconds of a processor's time in reading from which on a set is kept."""
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, OverflowError, UserError)
+"""What a kept file can raise that is absent, damaged or made of other files."""
 _FORMAT = 1
 _LINE = 1 << 16
 """Bytes that the line may have."""
@@ -37,8 +39,8 @@ def converted(name: str, paths: Sequence[Path], read: Callable[[], Dataset]) -> 
 
     name: the data set's.
 
-    The files count as the same where their paths, sizes and times of change are. A set without training images is not
-    kept, nor one that is read quickly; where the cache cannot be written to, a `Notice` says so.
+    The files count as the same where their paths, sizes and times of change are. A set that is read
+    quickly is not kept; where the cache cannot be written to, a `Notice` says so.
     """
     facts = [(path.absolute(), path.stat()) for path in paths]
     key = [_FORMAT, name, *([str(path), stat.st_size, stat.st_mtime_ns] for path, stat in facts)]
@@ -48,11 +50,11 @@ def converted(name: str, paths: Sequence[Path], read: Callable[[], Dataset]) -> 
         return read()
     where = hashlib.sha256(json.dumps([str(path) for path, _ in facts]).encode()).hexdigest()[:16]
     kept = folder / f"{name.replace(':', '-')}-{where}"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError, UserError), kept.open("rb") as file:
+    with contextlib.suppress(*_DAMAGE), kept.open("rb") as file:
         return _read(file, key)
-    start = time.perf_counter()
+    start = time.thread_time()
     dataset = read()
-    if time.perf_counter() - start >= SLOW:
+    if time.thread_time() - start >= SLOW:
         try:
             write_whole(kept, lambda path: _write(path, key, dataset))
         except UserError as error:
