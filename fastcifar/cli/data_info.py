@@ -44,7 +44,7 @@ def main(args: Sequence[str]) -> int:
         **describe(dataset),
         "unlabeled": {name: _unlabeled(getattr(dataset, name)) for name in ("train", "test", "val")},
         "grey": bool((first == first[..., :1]).all()),
-        "bytes": sum(split.images.nbytes + split.labels.nbytes for split in splits),
+        "bytes": sum(split.nbytes + split.labels.nbytes for split in splits),
     }
     print(json.dumps(facts, indent=2) if options.json else _text(facts))
     return 0
