@@ -66,7 +66,7 @@ def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
 
 
 def images(name, **val):
-    x, y = np.zeros((50_000, 1, 2, 3), np.uint8), np.zeros(50_000, int)
+    x, y = np.zeros((50_000, 2, 2, 3), np.uint8), np.zeros(50_000, int)
     return Dataset.from_arrays(x, y, x[:10_000], y[:10_000], std=(1, 1, 1), name=name, **val)
 
 
@@ -91,7 +91,7 @@ def test_the_header_says_how_many_epochs_of_how_many_steps(fields, line):
 
 
 def test_the_columns_and_the_header_say_which_images_have_labels():
-    x, y = np.zeros((5, 1, 2, 3), np.uint8), [0] * 5
+    x, y = np.zeros((5, 2, 2, 3), np.uint8), [0] * 5
     three = Dataset.from_arrays(x, y, x, x_val=x[:2], y_val=y[:2], std=(1, 1, 1))
     assert screen.tested(three) == {"val acc": "val_accuracy"}
     assert screen.tested(three.hold_out(2)) == {"held-out": "test_accuracy", "val acc": "val_accuracy"}
