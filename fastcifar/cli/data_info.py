@@ -36,7 +36,7 @@ def main(args: Sequence[str]) -> int:
 
     from fastcifar.data import describe, load_dataset
 
-    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror, resize=options.resize or 0)
+    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror, "auto", options.resize or 0)
     dataset = dataset if options.resize is None else dataset.resize(options.resize)
     splits = [split for split in (dataset.train, dataset.test, dataset.val) if split is not None]
     first = next(split for split in splits if len(split)).images[:_FIRST]
