@@ -121,11 +121,11 @@ def read_records(path: Path, shape: tuple[int, int, int] | None = None) -> Split
         sizes = _sizes(file)
         if not len(sizes):
             raise UserError(f"{path} holds no records; allowed: one for each image")
-        images, labels, done = np.empty((0,)), np.empty(len(sizes), np.int64), 0
+        images, labels, done = np.empty((0, 0), np.uint8), np.empty(len(sizes), np.int64), 0
         for records in _pieces(file, sizes):
             for record in records:
                 with damage(f"{path}: record {done} (from 0)"):
-                    image, label = decode(record)
+                    image, label = decode(record, images.shape[-1])
                     if not -1 <= label < _CLASSES:
                         raise ValueError(f"its label is {label}; allowed: -1 to {_CLASSES - 1:,}")
                 labels[done] = label

@@ -35,7 +35,7 @@ def convert(dataset: Dataset, out: Path, form: str) -> int:
     written; then what was there stays, and nothing else does.
     """
     splits = _splits(dataset)
-    need = _ROOM + sum(split.images.nbytes + 128 * len(split) for split in splits.values())
+    need = _ROOM + sum(split.nbytes + 128 * len(split) for split in splits.values())
     there = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(there).free
     if free < need:

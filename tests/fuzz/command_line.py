@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fastcifar.cli import data_info, evaluate, flops, recipes, train
+from fastcifar.cli import data_convert, data_info, data_list, data_verify, evaluate, flops, recipes, train
 from fastcifar.cli.arguments import parse, parse_with_recipe, quick_train_size
 from fastcifar.cli.experiment import read_options
 from fastcifar.errors import UserError
@@ -48,6 +48,9 @@ COMMANDS: dict[str, Read] = {
     "flops": _flops,
     "eval": _eval,
     "info": _parsed(data_info.Options),
+    "list": _parsed(data_list.Options),
+    "verify-data": _parsed(data_verify.Options),
+    "convert": lambda args: data_convert._checked(parse(args, data_convert.Options(), "fastcifar")),
     "recipes": _parsed(recipes.ListOptions),
     "show": _parsed(recipes.ShowOptions),
     "tricks": _parsed(recipes.TricksOptions),
@@ -63,6 +66,9 @@ LINES = (
     "eval runs/a --tta none --device cpu",
     "eval runs/a --on synthetic --resize 32 --corrupt fog,noise --severity 1-3,5 --seed 2",
     "info --dataset synthetic --data-dir .",
+    "list --data-dir . --json",
+    "verify-data --dataset cifar10-c:fog-3 --all",
+    "convert --dataset ./a.npz --to hdf5 --force b.h5",
     "recipes",
     "show davidnet",
     "tricks speedrun96",
