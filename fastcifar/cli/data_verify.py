@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,8 +36,6 @@ class Options(DataOptions):
 
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar data verify")
-    if is_path(options.dataset) and not os.path.exists(os.path.expanduser(options.dataset)):
-        raise UserError(f"{options.dataset} does not exist; allowed: a data set's name, or the path of one")
     names = sets_here(options.data_dir) if options.all else [options.dataset]
     if not names:
         raise UserError("no data set is here; allowed: --data-dir with the folder of one, or --dataset with its path")
