@@ -100,6 +100,14 @@ class ImageOptions(DataOptions):
     """Bring the images to N by N pixels (bilinear, antialiased); of images that are not square the shorter side, and
     the middle is kept. Mean and standard deviation stay the data set's."""
 
+    def whole(self, name: str = "") -> Dataset:
+        """Return the whole data set, or another of this name, on the CPU, its images of the side in --resize."""
+        from fastcifar.data import load_dataset
+
+        how = ("cpu", 0, self.mirror, self.resident, self.resize or 0)
+        dataset = load_dataset(name or self.dataset, self.data_dir, *how)
+        return dataset if self.resize is None else dataset.resize(self.resize)
+
 
 @dataclass(frozen=True)
 class TrainingOptions(RecipeOptions, ImageOptions):

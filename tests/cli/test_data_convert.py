@@ -44,7 +44,7 @@ def given(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / f"{tmp_path.name}-cache"))
 
     def run(made, form, *words):
-        monkeypatch.setattr(fastcifar.data, "load_dataset", lambda *_: made)
+        monkeypatch.setattr(fastcifar.data, "load_dataset", lambda *_, **__: made)
         return main(["data", "convert", "--to", form, FORMS[form], *words])
 
     return run
