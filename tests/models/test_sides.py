@@ -1,6 +1,7 @@
 """Every network on images of other sides than 32 pixels."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,14 +11,14 @@ from fastcifar.errors import UserError
 from fastcifar.models import build_model
 from fastcifar.models.whitening import patch_second_moment
 from fastcifar.recipes import NETWORKS, Augment, Recipe
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
-from tests.small import NARROW
 
 NARROWED = {
-    "davidnet": NARROW,
-    "speedrun": SpeedrunConfig(widths=(4, 4, 8), ghost_batch=2, whitening_bias_epochs=1),
+    "davidnet": DavidNetConfig(widths=(2, 4, 4, 6), ghost_batch=2),
+    "speedrun": SpeedrunConfig(widths=(2, 4, 4), ghost_batch=2, whitening_bias_epochs=1),
     "resnet18": ResNet18Config(width=2),
     "resnet18, imagenet": ResNet18Config(width=2, stem="imagenet"),
     "mlp": MLPConfig(hidden=(8,)),
@@ -46,16 +47,19 @@ def results(model, images, labels):
 @pytest.mark.parametrize("name", NARROWED)
 def test_a_steps_gradients_are_those_of_plain_torch_in_float64(name, side, monkeypatch):
     model = built(name, side)
-    pixels = torch.randint(256, (4, side, side, 3), dtype=torch.uint8)
-    model.fit_whitening(pixels)
-    exact = copy.deepcopy(model).double()
-    images = torch.randn(4, 3, side, side).contiguous(memory_format=torch.channels_last)
-    labels = torch.arange(4)
-    mine = results(model, images, labels)
+    model.fit_whitening(torch.randint(256, (4, side, side, 3), dtype=torch.uint8))
+    exact, plain = (copy.deepcopy(model).double() for _ in range(2))
+    images = torch.randn(2, 3, side, side).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(2)
+    mine, mine_exact = results(model, images, labels), results(exact, images.double(), labels)
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
-    monkeypatch.setattr("fastcifar.models.convolution.needs_plain_torch", lambda: True)
-    for key, expected in results(exact, images.double(), labels).items():
-        assert (mine[key] - expected).norm() <= 1e-4 * expected.norm() + 1e-6, key
+    for module in ("models.convolution", "kernels.norm_act_pool", "kernels.whiten"):
+        monkeypatch.setattr(sys.modules[f"fastcifar.{module}"], "needs_plain_torch", lambda: True)
+    for key, expected in results(plain, images.double(), labels).items():
+        torch.testing.assert_close(mine_exact[key], expected, rtol=1e-5, atol=1e-7)  # of CELU
+        # A sum of gradients that nearly cancel, of pixels next to a ReLU's bend, is as exact as float32 has it.
+        tolerance = 1e-4 if key in ("logits", "evaluated") else 2e-2
+        assert (mine[key] - expected).norm() <= tolerance * expected.norm() + 1e-5, key
 
 
 @pytest.mark.parametrize("kind", ["davidnet", "speedrun"])

@@ -8,32 +8,33 @@ import torch
 from fastcifar import train
 from fastcifar.data import Dataset
 from fastcifar.errors import UserError
-from fastcifar.recipes import Augment, EvaluateConfig
+from fastcifar.recipes import Augment, AverageConfig, EvaluateConfig, SelectConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.training import evaluate, load_run
 from tests import small
 
 RECIPES = {
-    "davidnet": dataclasses.replace(small.DAVIDNET, network=small.NARROW),
-    "speedrun": dataclasses.replace(small.EVERYTHING, early_batches=(), average=type(small.EVERYTHING.average)()),
+    "davidnet": dataclasses.replace(small.DAVIDNET, network=DavidNetConfig(widths=(2, 4, 4, 6), ghost_batch=2)),
+    "speedrun": dataclasses.replace(small.EVERYTHING, early_batches=(), select=SelectConfig(), average=AverageConfig()),
     "resnet18": dataclasses.replace(small.MLP, network=ResNet18Config(width=2)),
     "mlp": small.MLP,
 }
 
 
-def made(side, count=12):
+def made(side, count=6):
     images = torch.randint(256, (2 * count, side, side, 3), dtype=torch.uint8)
     labels = torch.arange(2 * count) % 3
     return Dataset.from_arrays(images[:count], labels[:count], images[count:], labels[count:])
 
 
-@pytest.mark.parametrize("side", [28, 48, 64, 96, 224])
+@pytest.mark.parametrize("side", [28, 224])
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_network_trains_and_is_loaded_again(name, side, tmp_path):
-    short = {"epochs": 2, "batch_size": 4, "evaluate": EvaluateConfig(tta="flip-crop", batch_size=8)}
+    short = {"epochs": 1, "batch_size": 4, "evaluate": EvaluateConfig(tta="flip-crop", batch_size=4)}
     data = made(side)
     run = train(dataclasses.replace(RECIPES[name], **short), data, device="cpu", eval_every=0)
-    assert run.record.steps in (5, 6) and run.record.dataset.side == run.side == side
+    assert run.record.dataset.side == run.side == side
     _, model, record = load_run(run.save(tmp_path / "run"))
     found = evaluate(model, data.test, run.recipe.evaluate)
     assert (found.accuracy, record.tta_accuracy) == (run.tta_accuracy, run.tta_accuracy)
