@@ -237,4 +237,4 @@ def test_images_of_224_pixels(path, device, monkeypatch, size, crop):
         monkeypatch.setattr(augment_triton.SIZES, "interpreted", augment_triton.Sizes(block=2**16, warps=1))
     arguments = choices(2, images=2, side=224, reach=20)
     out = augment(*on(device, arguments), MEAN, STD, size=size, crop=crop)
-    assert (out.double().cpu() - one_by_one(*arguments, size=size, crop=crop)).abs().max() < 2e-5
+    assert (out.double().cpu() - one_by_one(*arguments, size=size, crop=crop)).abs().max() < 1e-4
