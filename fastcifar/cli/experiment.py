@@ -65,7 +65,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             left = f"; {about} {duration(progress.seconds_left)} left" if progress.seconds_left else ""
             screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
 
-        dataset = options.load(options.start_device())
+        dataset = options.load(options.start_device()).labeled_test()
         with _flags_for_fields(cls):
             experiment.jobs(dataset)  # refused before anything is said to be kept
         what = " and ".join(label(recipe) for recipe in recipes.values())

@@ -52,8 +52,10 @@ def main(args: Sequence[str]) -> int:
     rates = _rates(options)
 
     from fastcifar.costs.flops import count_recipe, describe
+    from fastcifar.data import load_dataset
 
-    sizes = options.train_images, options.test_images, find(options.dataset)[0].classes, options.side
+    classes = find(options.dataset)[0].classes or len(load_dataset(options.dataset).classes)  # of a path, by reading it
+    sizes = options.train_images, options.test_images, classes, options.side
     count = count_recipe(options.settings, *sizes)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0

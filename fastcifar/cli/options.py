@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import arg
 
-from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.catalogue import DEFAULT_DATASET, FORMS, find, is_path, name_of
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
@@ -71,11 +72,24 @@ class DataOptions(CommandOptions):
     """The data set, and where it is."""
 
     dataset: str = DEFAULT_DATASET
-    """The data set."""
+    """The data set: a name, or the path of your own, a folder of images by class or a file of arrays."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
-    """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    """Folder that holds it, or a folder of its name that does; without one, it is looked for in the user's cache, then
+    downloaded. Of a path in --dataset: where it is now."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
+    coarse: Switch = False
+    """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
+    resident: Literal["auto", "device", "host", "disk"] = "auto"
+    """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
+    read ahead of time; auto: the first that has room for them and a quarter more."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse:
+            if self.dataset not in ("cifar100", "cifar100:coarse"):
+                raise UserError(f"--coarse is given with --dataset {brief(self.dataset)}; allowed: with cifar100")
+            object.__setattr__(self, "dataset", "cifar100:coarse")
 
 
 @dataclass(frozen=True)
@@ -182,7 +196,9 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         from fastcifar.data import DownloadError, load_dataset
 
         try:
-            dataset = load_dataset(self.dataset, self.data_dir, device, 0, self.mirror)
+            held = 0 if self.holdout == "third" else self.holdout  # before images are brought to a device
+            how = (device, held, self.mirror, self.resident, self.resize or 0)
+            dataset = load_dataset(self.dataset, self.data_dir, *how)
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise
@@ -206,6 +222,17 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         return dataset.take(size, self.subset_seed, self.balanced, self.labels)
 
 
+def refuse_absent(options: CommandOptions) -> None:
+    """Raise UserError where --dataset names no data set, or a path where there is nothing and --data-dir says no other
+    place."""
+    name = getattr(options, "dataset", None)
+    if name is None:
+        return
+    find(name)
+    if getattr(options, "data_dir", None) is None and is_path(name) and not os.path.exists(name_of(name)):
+        raise UserError(f"--dataset is {brief(name)}, which does not exist; allowed: {FORMS}")
+
+
 def read_fold(text: str, name: str) -> tuple[int, int]:
     """Return the numbers in "1/5". Raises UserError, which begins with `name`, for another text."""
     numbers = text.split("/")
@@ -218,8 +245,8 @@ def read_fold(text: str, name: str) -> tuple[int, int]:
 
 def describe_images(dataset: Dataset) -> str:
     """Return how many images there are, in words."""
-    tested = "held-out" if dataset.holdout else "test"
-    return f"{shown(dataset.name)}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
+    sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} {dataset.tested} images"
+    return f"{shown(dataset.title)}: {sizes}"
 
 
 SHARED = {each.name for each in dataclasses.fields(TrainingOptions)} - {"recipe"}
