@@ -166,9 +166,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         if self.fold is not None:
             read_fold(self.fold, "--fold")
             self._require("holdout", not self.holdout, "with --fold none, as a fold is held out")
-        if self.resize is not None:
-            for recipe in recipes:
-                recipe.refuse_side(self.resize)
+        entry, _ = find(self.dataset)
+        side = self.resize or (entry.side if entry.homes else 0)  # of other sets the data say it
+        for recipe in recipes if side else ():
+            recipe.refuse_side(side)
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
