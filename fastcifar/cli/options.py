@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import arg
 
-from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.catalogue import DEFAULT_DATASET, find, no_training_images
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
@@ -138,6 +138,8 @@ class TrainingOptions(RecipeOptions, DataOptions):
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""
+        if find(self.dataset)[0].test_only:
+            raise no_training_images(self.dataset)
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")

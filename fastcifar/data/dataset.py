@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from fastcifar.catalogue import no_training_images
 from fastcifar.data.arrays import images_from, labels_from
 from fastcifar.data.device import resolve_device
 from fastcifar.errors import UserError
@@ -165,8 +166,7 @@ class Dataset:
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
         if not len(self.train):
-            allowed = "a set with some; a saved run is evaluated on this one: fastcifar eval RUN_DIR --on NAME"
-            raise UserError(f"{self.name} has test images only; allowed: {allowed}")
+            raise no_training_images(self.name)
 
     @classmethod
     @TORCH.applied()
