@@ -85,6 +85,7 @@ class DataOptions(CommandOptions):
             if self.dataset not in ("cifar100", "cifar100:coarse"):
                 raise UserError(f"--coarse is given with --dataset {brief(self.dataset)}; allowed: with cifar100")
             object.__setattr__(self, "dataset", "cifar100:coarse")
+            object.__setattr__(self, "coarse", False)  # two spellings of the same options
 
 
 @dataclass(frozen=True)
