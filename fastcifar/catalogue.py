@@ -41,6 +41,20 @@ class DatasetEntry:
     """Words that may follow its name and a colon, as in cifar100:coarse, each with its number of classes."""
     test_only: bool = False
     """It has no training images: saved runs are evaluated on it."""
+    images: tuple[int, int] | None = None
+    """Numbers of its training and test images, where they are known without the data."""
+    side: int = 32
+    """Height and width of its images in pixels."""
+    files: tuple[tuple[str, ...], ...] = ()
+    """Names of its folders and files, those of each form that it is published in: where all of one are, the set is."""
+    folders: tuple[str, ...] = ()
+    """Names of folders in a folder of data that may hold the files; they may lie in that itself."""
+    extra: str = ""
+    """What to install beside fastcifar to read it, a key of `EXTRAS`."""
+
+
+EXTRAS = {"hdf5": "h5py", "mat": "scipy", "images": "PIL"}
+"""The extras of fastcifar, as in `pip install 'fastcifar[hdf5]'`, and the module that each brings."""
 
 
 CORRUPTIONS = (
@@ -52,6 +66,13 @@ EXTRA_CORRUPTIONS = ("speckle-noise", "gaussian-blur", "spatter", "saturate")
 """Its further ones, which the paper keeps for choices while a method is made."""
 SEVERITIES = (1, 2, 3, 4, 5)
 
+
+def _forms(text: str) -> tuple[tuple[str, ...], ...]:
+    return tuple(tuple(form.split("+")) for form in text.split())
+
+
+_PARTS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
+_IDX = tuple(tuple(f"{part}-ubyte{ending}" for part in _PARTS) for ending in (".gz", ""))
 DATASETS: Registry[DatasetEntry] = Registry("data set")
 DATASETS.add(
     "cifar10",
@@ -65,6 +86,10 @@ DATASETS.add(
             "https://scidata.sjtu.edu.cn/records/p4t8m-rbe26/files/cifar-10-python.tar.gz?download=1",
         ),
         megabytes=170,
+        images=(50_000, 10_000),
+        files=_forms(
+            "cifar-10-batches-bin cifar-10-batches-py cifar-10-binary.tar.gz cifar-10-python.tar.gz cifar10.npz"
+        ),
     ),
 )
 DATASETS.add(
@@ -82,6 +107,8 @@ DATASETS.add(
         classes=100,
         recipes=("speedrun100",),
         variants={"coarse": 20},
+        images=(50_000, 10_000),
+        files=_forms("cifar-100-binary cifar-100-python cifar-100-binary.tar.gz cifar-100-python.tar.gz cifar100.npz"),
     ),
 )
 DATASETS.add(
@@ -92,6 +119,10 @@ DATASETS.add(
         homes=("http://ufldl.stanford.edu/housenumbers/",),
         megabytes=246,
         variants={"extra": 10},
+        images=(73_257, 26_032),
+        files=_forms("train_32x32.mat+test_32x32.mat"),
+        folders=("svhn", "SVHN"),
+        extra="mat",
     ),
 )
 DATASETS.add(
@@ -105,6 +136,10 @@ DATASETS.add(
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
         megabytes=12,
+        images=(60_000, 10_000),
+        side=28,
+        files=_IDX,
+        folders=("mnist", "MNIST/raw", "MNIST"),
     ),
 )
 DATASETS.add(
@@ -117,6 +152,10 @@ DATASETS.add(
             "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/",
         ),
         megabytes=31,
+        images=(60_000, 10_000),
+        side=28,
+        files=_IDX,
+        folders=("fashion-mnist", "FashionMNIST/raw", "FashionMNIST"),
     ),
 )
 DATASETS.add(
@@ -128,6 +167,9 @@ DATASETS.add(
         megabytes=6,
         variants={"v4": 10},
         test_only=True,
+        images=(0, 2_000),
+        files=_forms("cifar10.1_v6_data.npy+cifar10.1_v6_labels.npy"),
+        folders=("cifar10.1", "CIFAR-10.1", "CIFAR-10.1/datasets"),
     ),
 )
 DATASETS.add(
@@ -139,11 +181,18 @@ DATASETS.add(
         megabytes=2918,
         variants={f"{name}-{severity}": 10 for name in CORRUPTIONS + EXTRA_CORRUPTIONS for severity in SEVERITIES},
         test_only=True,
+        images=(0, 10_000),
+        files=_forms("CIFAR-10-C.tar fog.npy+labels.npy"),
+        folders=("cifar10-c", "CIFAR-10-C", "cifar10-c/CIFAR-10-C"),
     ),
 )
 DATASETS.add(
     "synthetic",
-    DatasetEntry("a learnable set of ten classes made in memory", "fastcifar.data.synthetic:make_synthetic"),
+    DatasetEntry(
+        "a learnable set of ten classes made in memory",
+        "fastcifar.data.synthetic:make_synthetic",
+        images=(10_000, 2_000),
+    ),
 )
 DEFAULT_DATASET = next(iter(DATASETS))
 
@@ -152,6 +201,8 @@ _SHOWN = 5
 """Variants that a refusal names."""
 FILES = (".npz", ".h5", ".hdf5", ".tfrecord", ".tfrecords")
 """Endings of the files that are a data set of the user's own."""
+FORMS = f"a folder of images by class (train/CLASS/*.png, or CLASS/*.png), or a file {', '.join(FILES)}"
+"""What may be at a path, for errors."""
 _OWN = DatasetEntry("images of your own", "fastcifar.data.own:load_own", classes=0)
 
 
@@ -189,6 +240,14 @@ def is_path(word: str) -> bool:
     """Return True if `word` is the path of a data set and not a name."""
     separators = {os.sep, os.altsep or os.sep}
     return any(each in word for each in separators) or word.lower().endswith(FILES) or os.path.exists(word)
+
+
+def name_of(word: str) -> str:
+    """Return the name of a data set as runs keep it: of the user's own, its whole path, from whatever folder it is
+    named."""
+    return (
+        word if word.partition(":")[0] in DATASETS or not is_path(word) else os.path.abspath(os.path.expanduser(word))
+    )
 
 
 def dataset_for(*recipes: str) -> str:

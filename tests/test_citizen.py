@@ -254,8 +254,18 @@ def load_dataset(number: Number) -> list[object]:
     loaded = loaded.take(classes=[number(0), number(1)])
     x, y = data().train.images.numpy(), data().train.labels.tolist()
     made = fastcifar.Dataset.from_arrays(x, y, x, y, mean=[number(1)] * 3, std=[number(2)] * 3)
+    pairs = [(image, number(label)) for image, label in zip(x, y, strict=True)]
+    items = fastcifar.Dataset.from_any(pairs, pairs, resize=number(32))
     loader = fastcifar.Loader(made.train, number(16), seed=number(5), mean=made.mean, std=made.std)
-    return [loaded.train.images, loaded.test.labels, loaded.subset, made.train.images, made.mean, *next(iter(loader))]
+    return [
+        loaded.train.images,
+        loaded.test.labels,
+        loaded.subset,
+        made.train.images,
+        items.sha256,
+        made.mean,
+        *next(iter(loader)),
+    ]
 
 
 def read_runs(number: Number) -> list[object]:
@@ -270,6 +280,11 @@ def transforms(number: Number) -> list[object]:
     x = fastcifar.random_flip(fastcifar.random_crop(x, number(32), number(4), own), own)
     x = fastcifar.normalize(fastcifar.cutout(x, number(8), own), [number(125)] * 3, [number(64)] * 3)
     return [fastcifar.jitter(x, number(0.5), number(0.25), own)]
+
+
+def corrupted(number: Number) -> list[object]:
+    x, names = data().test.images[:2], ("shot-noise", "glass-blur", "snow", "elastic-transform")
+    return [fastcifar.corrupt(x, name, number(3), number(5)) for name in names]
 
 
 def recipes(number: Number) -> list[object]:
@@ -311,6 +326,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "evaluate": evaluate,
     "load_dataset": load_dataset,
     "random_crop random_flip cutout normalize jitter": transforms,
+    "corrupt": corrupted,
     "get_recipe change": recipes,
     "read_runs": read_runs,
     "Experiment": experiment,

@@ -18,8 +18,8 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastcifar import escape
-from fastcifar.catalogue import DATASETS, dataset_for, find
-from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
+from fastcifar.catalogue import DATASETS, dataset_for
+from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields, refuse_absent
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
 from fastcifar.output import user_path
@@ -68,8 +68,7 @@ def parse(
         raise _refusal(stop, flags, args, prog) from None
     if rest:
         raise _unknown(rest, flags, prog)
-    if (name := getattr(options, "dataset", None)) is not None:
-        find(name)  # refuses an unknown one
+    refuse_absent(options)
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
     paths = {name: user_path(path, flag_of(name)) for name, path in given.items() if isinstance(path, Path)}
     return dataclasses.replace(options, **paths)
@@ -338,10 +337,10 @@ def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog:
         error = error.__context__
     for flag, words in map(_read, groups(args)):
         hint = flags.get(flag)
-        if hint is None or hint is bool or _fits(words, hint):
-            continue
-        said = f"{flag} is {' '.join(words)!r}" if words else f"{flag} has no value"
-        return UserError(f"{said}; allowed: {allowed(hint)}")
+        if hint is not None and hint is not bool and not _fits(words, hint):
+            given = " ".join(words if get_origin(hint) is tuple else words[:1])  # others are no values of the flag
+            said = f"{flag} is {given!r}" if words else f"{flag} has no value"
+            return UserError(f"{said}; allowed: {allowed(hint)}")
     return UserError(f"cannot read the arguments; '{prog} --help' lists what is allowed")
 
 

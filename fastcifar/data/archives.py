@@ -29,6 +29,8 @@ _BLOCK = 512
 """Bytes of a header in a tar file; contents fill whole blocks."""
 _HEADER = 1024
 """Bytes that the header of an array may have; numpy writes 118 for a plain one."""
+_DENSEST = 1032
+"""Bytes that deflate can make of one."""
 _LIKE_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
@@ -191,6 +193,21 @@ def fill(array: np.ndarray, file) -> None:
         if not read:
             raise EOFError("it ends too early")
         content = content[read:]
+
+
+def npz_header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Return the shape and the type of one array of an .npz, without its values. Raises UserError for an array that is
+    not there once, and for one that is larger than its bytes in the file can be unpacked to."""
+    with damage(f"{path}: {key}"), _Pieces(path) as file, zipfile.ZipFile(file) as members:
+        found = [member for member in members.infolist() if member.filename == f"{key}.npy"]
+        if len(found) != 1:
+            raise ValueError(f"it is there {len(found)} times")
+        with members.open(found[0]) as member:
+            shape, _, dtype = _npy_header(member)
+        size, packed = math.prod(shape) * dtype.itemsize, min(found[0].compress_size, path.stat().st_size)
+        if min(shape, default=0) < 0 or size > _DENSEST * packed:
+            raise ValueError(f"its shape {list(shape)} needs more bytes than it has")
+        return shape, dtype
 
 
 def _npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -1,22 +1,23 @@
-"""`Split` and `Dataset`: labeled images on one device, and subsets of them."""
+"""`Dataset`: splits of labeled images on one device, facts about them, and subsets."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from fastcifar.catalogue import no_training_images
-from fastcifar.data.arrays import images_from, labels_from
-from fastcifar.data.device import resolve_device
+from fastcifar.data.resize import require_room, resized
+from fastcifar.data.selection import fold_of, subset_indices
+from fastcifar.data.split import Split, pixels_of, size_of
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
-from fastcifar.recipes.augmentation import by_channel
+from fastcifar.output import short_name
+from fastcifar.recipes.augmentation import MOST_SIDE, by_channel
 from fastcifar.recipes.declare import Declaration, checked, plain
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -28,71 +29,6 @@ CIFAR10_STD = (62.99, 62.09, 66.70)
 
 _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Images uint8 `[N, H, W, 3]` and their labels int64 `[N]`, -1 for an unlabeled image, on one device.
-
-    Images that do not lie in this order in memory are copied. Raises UserError for other tensors."""
-
-    images: torch.Tensor
-    labels: torch.Tensor
-    label_range: tuple[int, int] = field(init=False)
-    """The smallest and the largest label; -1 and -1 where there are none, or on the meta device."""
-
-    def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
-        for name, value in (("images", images), ("labels", labels)):
-            if not isinstance(value, torch.Tensor):
-                raise UserError(f"{name} are of type {type(value).__name__}; allowed: a tensor")
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[3] != 3:
-            raise UserError(f"images are {_kind(images)}; allowed: uint8 [N, H, W, 3]")
-        if labels.dtype != torch.int64 or labels.shape != images.shape[:1]:
-            raise UserError(f"labels are {_kind(labels)}; allowed: int64 [{len(images)}], one for each image")
-        if images.device != labels.device:
-            raise UserError(f"images are on {images.device} and labels on {labels.device}; allowed: one device")
-        object.__setattr__(self, "images", images.contiguous())
-        object.__setattr__(self, "labels", labels.contiguous())
-        known = len(labels) and not labels.is_meta
-        low, high = torch.stack(labels.aminmax()).tolist() if known else (-1, -1)
-        object.__setattr__(self, "label_range", (low, high))
-        if low < -1:
-            raise UserError(f"labels are {low} to {high}; allowed: 0 or more, and -1 for an unlabeled image")
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __repr__(self) -> str:
-        return f"Split({_size(self)}, on {self.device})"
-
-    @property
-    def device(self) -> torch.device:
-        return self.images.device
-
-    @property
-    def side(self) -> int:
-        """Height and width of the images in pixels. Raises UserError for images that are not square."""
-        height, width = self.images.shape[1:3]
-        if height != width:
-            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
-        return height
-
-    @property
-    def labeled(self) -> torch.Tensor:
-        """True for each image that has a label: bool `[N]`."""
-        return self.labels >= 0
-
-    def to(self, device: str | torch.device) -> Split:
-        """Return the same split on `device`, without a copy if it is there already. Raises UserError where there is no
-        such device."""
-        device = resolve_device(device) if str(device) != "meta" else device
-        return Split(self.images.to(device), self.labels.to(device))
-
-    def subset(self, indices: torch.Tensor) -> Split:
-        """Return the images at `indices` (int64 `[n]`, or bool `[N]`), in that order."""
-        indices = torch.as_tensor(indices, device=self.device)
-        return Split(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +60,12 @@ class Dataset:
     """The validation split, to make choices by, if the dataset has one beside the test set."""
     verified: str = ""
     """How its files were compared with the published ones, in words; empty where there are none."""
+    folded: str = ""
+    """Which part of the training images `test` is by `fold`, as in "1/5"; empty: none."""
+    resized: int = 0
+    """Side in pixels that the images were brought to by `resize`; 0: they have their own."""
+    tests_val: bool = False
+    """`test` is the validation split, by `labeled_test`."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
@@ -149,7 +91,7 @@ class Dataset:
             raise UserError(f"the {name} split holds no images; allowed: one or more")
         for what, there, here in (
             ("on", split.device, self.train.device),
-            ("of", _pixels(split), _pixels(self.train)),
+            ("of", pixels_of(split), pixels_of(self.train)),
         ):
             if there != here:
                 raise UserError(f"the {name} images are {what} {there}; allowed: {here}, as the training images")
@@ -160,8 +102,25 @@ class Dataset:
 
     def __repr__(self) -> str:
         parts = {"training": self.train, "validation": self.val, "test": self.test}
-        sizes = ", ".join(f"{_size(split)} ({name})" for name, split in parts.items() if split is not None)
+        sizes = ", ".join(f"{size_of(split)} ({name})" for name, split in parts.items() if split is not None)
         return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
+
+    @property
+    def changes(self) -> dict[str, object]:
+        """What `fold`, `resize` and `labeled_test` made of it, by the names in a run's record; nothing where they were
+        not called."""
+        made = {"fold": self.folded, "resized": self.resized, "tests_val": self.tests_val}
+        return {name: value for name, value in made.items() if value}
+
+    @property
+    def title(self) -> str:
+        """The name in a line for readers: of a path, what stands last."""
+        return short_name(self.name)
+
+    @property
+    def tested(self) -> str:
+        """What the images of `test` are: "test", "held-out" or "validation"."""
+        return "validation" if self.tests_val else "held-out" if self.holdout else "test"
 
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
@@ -186,33 +145,51 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of arrays in memory: numpy's, tensors, or lists of their form. It holds copies, on the CPU.
 
-        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`; integers
-            from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
-        y, y_test, y_val: labels, integers `[N]` from 0. For test and validation images also -1 for an unlabeled one, or
-            None if all are.
-        classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
+        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`,
+            `[N, H, W, 1]` or `[N, 1, H, W]`; integers from 0 to 255, or floats from 0 to 1, rounded to 8 bits.
+        y, y_test, y_val: labels, `[N]` or `[N, 1]`: integers from 0, or names. For test and validation images also -1
+            for an unlabeled one, or None if all are.
+        classes: the classes' names in the order of their labels. Unless given, the names that `y` has in alphabetical
+            order, or numbers up to the largest label.
         mean, std: three numbers for red, green and blue, in 0..255 units; those of the training images unless given.
         name: the dataset's name in every output of a run.
 
         Raises UserError for arrays that do not fit these or each other.
         """
+        from fastcifar.data.arrays import from_parts
+
         if x_val is None and y_val is not None:
             raise UserError("y_val is given without x_val; allowed: both, x_val alone or neither")
-        train, test = _split(x, y, ""), _split(x_test, y_test, "_test")
-        val = None if x_val is None else _split(x_val, y_val, "_val")
-        splits = {"x": train, "x_test": test} if val is None else {"x": train, "x_test": test, "x_val": val}
-        for part, split in splits.items():
-            side, sides = (list(images.shape[1:3]) for images in (split.images, train.images))
-            if side != sides:
-                raise UserError(f"the images of {part} are {side} pixels; allowed: {sides}, as of x")
-        if classes is None:
-            classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
-        measured = channel_statistics(train.images)
-        mean = by_channel("mean", measured[0] if mean is None else mean)
-        std = by_channel("std", measured[1] if std is None else std, above=0)
-        sha256 = fingerprint(*splits.values())
-        source = "arrays in memory"
-        return cls(name, train, test, classes, mean, std, sha256, source, val=val)  # pyright: ignore[reportArgumentType]
+        parts = {"train": (x, y, "x", "y"), "test": (x_test, y_test, "x_test", "y_test")}
+        parts |= {} if x_val is None else {"val": (x_val, y_val, "x_val", "y_val")}
+        return from_parts(parts, classes, mean=mean, std=std, name=name, source="arrays in memory")
+
+    @classmethod
+    @TORCH.applied()
+    def from_any(
+        cls,
+        train: object,
+        test: object,
+        *,
+        val: object = None,
+        classes: Sequence[str] | None = None,
+        resize: int = 0,
+        name: str = "images",
+    ) -> Dataset:
+        """Make a dataset of data sets of torchvision's or Hugging Face's form, or of any sequence of (image, label).
+
+        train, test, val: each read once, item by item; arrays in `.data` and `.targets` are taken as they are where no
+            transform is set. An image is PIL's, or an array or tensor as `from_arrays` has it, without the N. A test or
+            validation image without a label, or with None or -1, is unlabeled.
+        classes: the classes' names; those that `train` knows, else as in `from_arrays`, unless given.
+        resize: pixels; bring each image to this side, the shorter one being resized and the longer one cropped.
+        name: the dataset's name in every output of a run.
+
+        Raises UserError, with its place, for an image or a label that is none, and for images of unequal sizes.
+        """
+        from fastcifar.data.items import from_items
+
+        return from_items({"train": train, "test": test, "val": val}, classes, resize, name)
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return the same dataset with all splits on `device`. Raises UserError where there is no such device."""
@@ -226,15 +203,66 @@ class Dataset:
 
         Raises UserError if `train` or `test` would be empty, and if images are held out already.
         """
-        self.require_training_images()
-        if self.holdout:
-            raise UserError(f"holdout is {count}, but {self.holdout} images are held out already; allowed: once")
+        self._require_whole(f"holdout is {count}")
         some = Declaration(at_least=1, below=len(self.train), unit="of the training images")
         count = checked("holdout", count, int, some)
-        held = subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True)
+        return self._without(subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True))
+
+    @TORCH.applied()
+    def fold(self, number: int, folds: int) -> Dataset:
+        """Return the dataset of one fold of a cross-validation: `test` becomes part `number`, from 1, of `folds` parts
+        of the training images, `train` the rest, and `val` stays. The parts are the same images always, have no image
+        in common, and have about equally many of each class.
+
+        Raises UserError for a part that there is not, for more parts than images, and as `hold_out` does.
+        """
+        self._require_whole(f"fold is {number}/{folds}")
+        parts = Declaration(at_least=2, at_most=len(self.train), unit="parts of the training images")
+        folds = checked("the number of folds", folds, int, parts)
+        number = checked("the fold", number, int, Declaration(at_least=1, at_most=folds))
+        return dataclasses.replace(self._without(fold_of(self.train.labels, number, folds)), folded=f"{number}/{folds}")
+
+    def _require_whole(self, asked: str) -> None:
+        self.require_training_images()
+        if self.holdout:
+            held = f"fold {self.folded} is" if self.folded else f"{self.holdout} images are"
+            raise UserError(f"{asked}, but {held} held out already; allowed: once")
+
+    def _without(self, held: torch.Tensor) -> Dataset:
+        """Return the dataset with the training images at `held` as its test split."""
         rest = torch.ones(len(self.train), dtype=torch.bool)
         rest[held] = False
-        return dataclasses.replace(self, train=self.train.subset(rest), test=self.train.subset(held), holdout=count)
+        test = self.train.subset(held)
+        return dataclasses.replace(self, train=self.train.subset(rest), test=test, holdout=len(held))
+
+    @TORCH.applied()
+    def resize(self, side: int) -> Dataset:
+        """Return the dataset with all images brought to `side` by `side` pixels, on their device (see `resized`).
+
+        Mean and standard deviation stay: those to normalize with are the set's published ones, whatever the side.
+        Raises UserError for a second time, and for more than the device's memory holds.
+        """
+        side = checked("resize", side, int, Declaration(at_least=1, at_most=MOST_SIDE, unit="pixels"))
+        if self.resized == side:  # as the files were read
+            return self
+        if self.resized:
+            raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
+        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
+        if [*self.train.images.shape[1:3]] == [side, side]:
+            return self
+        require_room(sum(map(len, splits.values())), side, self.train.device)
+        splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
+        return dataclasses.replace(self, **splits, resized=side)
+
+    def labeled_test(self) -> Dataset:
+        """Return the dataset to measure on: as it is, or where no test image has a label with `val` in the place of
+        `test`. Raises UserError where no validation image has one either."""
+        if self.test.label_range[1] >= 0:
+            return self
+        if self.val is None or self.val.label_range[1] < 0:
+            allowed = "--holdout N (holdout=N), which tests on N training images, or a data set with labels"
+            raise UserError(f"no test image of {self.name} has a label; allowed: {allowed}")
+        return dataclasses.replace(self, test=self.val, val=None, tests_val=True)
 
     @TORCH.applied()
     def take(
@@ -269,50 +297,13 @@ class Dataset:
         return dataclasses.replace(self, train=chosen, subset=subset, **kept)
 
 
-def subset_indices(
-    labels: torch.Tensor,
-    size: int | None,
-    seed: int,
-    balanced: bool = False,
-    classes: Collection[int] | None = None,
-) -> torch.Tensor:
-    """Return places drawn without replacement: int64 `[size]`, ascending, on the CPU.
-
-    labels: int64 `[N]`.
-    size: number of places; None: all.
-    seed: with the same seed (and other arguments), a smaller size is part of a larger one.
-    balanced: take as nearly as possible the same number of each class.
-    classes: draw only from places with these labels.
-
-    Raises UserError if there are fewer than `size`.
-    """
-    seed = checked("the subset's seed", seed, int, Declaration(at_least=0, below=2**32))
-    balanced = checked("balanced", balanced, bool)
-    labels_of = labels.cpu().numpy()
-    # RandomState's numbers are frozen (NEP 19); those of torch and of numpy's newer generators may change by version.
-    order = np.random.RandomState(seed).permutation(len(labels_of))
-    if classes is not None:
-        order = order[np.isin(labels_of[order], list(classes))]
-    if balanced:
-        # One of each class in turn: sort by an image's rank among those of its class.
-        rank = np.empty(len(order), dtype=np.int64)
-        for label in np.unique(labels_of[order]):
-            same = labels_of[order] == label
-            rank[same] = np.arange(same.sum())
-        order = order[np.argsort(rank, kind="stable")]
-    size = len(order) if size is None else int(checked("subset size", size, int))
-    if not 0 < size <= len(order):
-        of_classes = "" if classes is None else f" of classes {', '.join(map(str, sorted(classes)))}"
-        raise UserError(f"subset size is {size}; allowed: 1 to {len(order)}, the training images{of_classes}")
-    return torch.from_numpy(np.sort(order[:size]))
-
-
 def fingerprint(*splits: Split) -> str:
     """Return the sha256 of the images and labels of each split (training, test, validation): images as bytes of
     `[N, H, W, 3]`, labels as one byte each, or eight in a split that has others than 0 to 255."""
     digest = hashlib.sha256()
     for split in splits:
-        digest.update(split.images.cpu().contiguous().numpy().data)
+        for images in split.pieces():
+            digest.update(images.contiguous().numpy().data)
         labels = split.labels.cpu()
         narrow = labels.to(torch.uint8)
         digest.update((narrow if torch.equal(narrow.long(), labels) else labels.contiguous()).numpy().data)
@@ -320,13 +311,19 @@ def fingerprint(*splits: Split) -> str:
 
 
 @TORCH.applied()
-def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, in 0..255 units."""
+def channel_statistics(
+    images: torch.Tensor | Iterable[torch.Tensor],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, or over several of that
+    form, in 0..255 units."""
+    counts = torch.zeros(3, 256, dtype=torch.int64)
+    for part in [images] if isinstance(images, torch.Tensor) else images:
+        for count, channel in zip(counts, part.unbind(dim=-1), strict=True):
+            # A histogram is exact and needs no float copy of the images.
+            count += torch.bincount(channel.flatten(), minlength=256).cpu()
     values = torch.arange(256, dtype=torch.float64)
     means, stds = [], []
-    for channel in images.unbind(dim=-1):
-        # A histogram is exact and needs no float copy of the images.
-        share = torch.bincount(channel.flatten(), minlength=256).cpu().double() / channel.numel()
+    for share in counts.double() / counts[0].sum():
         mean = (share * values).sum()
         means.append(mean.item())
         stds.append((share * (values - mean) ** 2).sum().sqrt().item())
@@ -334,11 +331,11 @@ def channel_statistics(images: torch.Tensor) -> tuple[tuple[float, float, float]
 
 
 def describe(dataset: Dataset) -> dict[str, object]:
-    """Return the facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now,
-    or without training images those to normalize with; counts are of labeled images per class. Without a validation
-    split its entries are None."""
-    trains = len(dataset.train) > 0
-    mean, std = channel_statistics(dataset.train.images) if trains else (dataset.mean, dataset.std)
+    """Return facts about a dataset, ready for JSON. Mean and std are measured on the training split as it is now, or
+    those to normalize with, where it is empty or does not lie on the device. Counts are of labeled images per class.
+    Without a validation split its entries are None."""
+    is_measured = len(dataset.train) > 0 and dataset.train.resident == "device"
+    mean, std = channel_statistics(dataset.train.images) if is_measured else (dataset.mean, dataset.std)
 
     def counts(split: Split) -> list[int]:
         return torch.bincount(split.labels[split.labeled], minlength=len(dataset.classes)).tolist()
@@ -351,32 +348,15 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "train_size": len(dataset.train),
         "test_size": len(dataset.test),
         "val_size": None if val is None else len(val),
-        "image_shape": list(dataset.train.images.shape[1:]),
+        "image_shape": list(dataset.train.image_shape),
         "classes": list(dataset.classes),
         "train_counts": counts(dataset.train),
         "test_counts": counts(dataset.test),
         "val_counts": None if val is None else counts(val),
         "holdout": dataset.holdout,
+        **dataset.changes,
         "subset": dataset.subset,
         "mean": list(mean),
         "std": list(std),
         "sha256": dataset.sha256,
     }
-
-
-def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part: str) -> Split:
-    images = images_from(x, f"x{part}")
-    return Split(images, labels_from(y, len(images), f"y{part}"))
-
-
-def _size(split: Split) -> str:
-    return f"{len(split):,} images of {_pixels(split)}"
-
-
-def _pixels(split: Split) -> str:
-    height, width = split.images.shape[1:3]
-    return f"{height} x {width}"
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

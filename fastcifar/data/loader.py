@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 
 from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
+from fastcifar.data.feed import Feed
+from fastcifar.data.kept import KeptSplit
 from fastcifar.data.plan import CROP_FLIP_CUTOUT, EpochPlan
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
@@ -105,9 +107,18 @@ class Loader:
         return self._batches(self.plan(epoch))
 
     def _batches(self, plan: EpochPlan) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        images, labels = self.split.images, self.split.labels
+        split, size, feed = self.split, self.batch_size, None
+        if isinstance(split, KeptSplit):
+            feed = Feed(split, size)
+            feed.begin(plan.indices, ((start, min(start + size, len(plan))) for start in range(0, len(plan), size)))
         for position in range(len(self)):
             with TORCH.applied():  # not while the caller has the batch
-                batch = plan.batch(position, self.batch_size)
-                made = batch.augment(images, mean=self.mean, std=self.std, dtype=self.dtype), batch.labels(labels)
+                batch = plan.batch(position, size)
+                labels = batch.labels(split.labels)
+                if feed:
+                    feed.next()
+                    batch, images = batch.alone(), feed.images
+                else:
+                    images = split.images
+                made = batch.augment(images, mean=self.mean, std=self.std, dtype=self.dtype), labels
             yield made

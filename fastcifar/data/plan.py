@@ -270,6 +270,12 @@ class Batch:
             batch = checked_batch(changed, batch, f"transforms.{config.kind}")
         return batch
 
+    def alone(self) -> Batch:
+        """Return the batch with a plan of its own, whose indices count from 0: for images read for it alone."""
+        plan = self.plan if self.position is None else self.plan._each(self._own)
+        own = dataclasses.replace(plan, indices=torch.arange(self.images, device=plan.indices.device))
+        return Batch(own, self.images)
+
     @property
     def indices(self) -> torch.Tensor:
         """Places of the batch's images in the split, int64 `[B]`."""

@@ -13,7 +13,7 @@ from fastcifar.models.modes import in_evaluation
 from fastcifar.models.network import Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
 
-_WHITENING_IMAGES = 10_000
+WHITENING_IMAGES = 10_000
 """Number of training images for whitening, as for DavidNet."""
 
 _taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -40,7 +40,7 @@ class OwnNetwork(Network[nn.Module]):
         """Set the filters of each `PatchWhitening` that takes images."""
         for module in self.config.modules():
             if isinstance(module, PatchWhitening) and module.in_channels == images.shape[3]:
-                module.fit(images[:_WHITENING_IMAGES], self.mean, self.std)
+                module.fit(images[:WHITENING_IMAGES], self.mean, self.std)
 
     @property
     def module(self) -> nn.Module:

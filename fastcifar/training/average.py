@@ -57,7 +57,7 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
         for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
             for norm in norms:
                 norm.momentum = 1 / number  # a plain mean, in which the values from before count nothing
-            model(plain_batch(split.images, indices, model.mean, model.std, dtype))
+            model(plain_batch(*split.at(indices), model.mean, model.std, dtype))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

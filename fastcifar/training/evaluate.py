@@ -71,12 +71,16 @@ def evaluate(
     dtype = next((parameter.dtype for parameter in model.parameters() if parameter.dim() > 1), torch.float32)
     form = memory_format(model)
 
+    seen: list[torch.Tensor] = [torch.empty(0)]
+
     def view(indices: torch.Tensor, shift: int = 0, flip: bool = False) -> torch.Tensor:
-        batch = plain_batch(split.images, indices, mean, std, dtype, shift, flip)
+        if seen[0] is not indices:  # the images of all views of a batch are read once
+            seen[:] = indices, *split.at(indices)
+        batch = plain_batch(seen[1], seen[2], mean, std, dtype, shift, flip)
         return model(batch.contiguous(memory_format=form)).float()
 
     with in_evaluation(model), torch.inference_mode():
-        logits, plain = _logits(view, len(split), how, split.images.device)
+        logits, plain = _logits(view, len(split), how, split.device)
         labeled = int(split.labeled.sum())
         accuracy, loss = _scores(logits, split.labels, labeled)
         plain_accuracy, plain_loss = _scores(plain, split.labels, labeled)

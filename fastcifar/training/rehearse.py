@@ -156,5 +156,5 @@ def _noise(trainer: Trainer, count: int) -> Split:
     """Return `count` random images and labels."""
     device, dataset = trainer.device, trainer.dataset
     random = {"device": device, "generator": torch.Generator(device).manual_seed(0)}
-    images = torch.randint(256, (count, *dataset.train.images.shape[1:]), dtype=torch.uint8, **random)
+    images = torch.randint(256, (count, *dataset.train.image_shape), dtype=torch.uint8, **random)
     return Split(images, torch.randint(len(dataset.classes), (count,), **random))

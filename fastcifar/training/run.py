@@ -99,6 +99,8 @@ class Run:
             captured=not trainer.not_captured,
             not_captured=trainer.not_captured,
             images_per_second=(row.images or 0) / train_seconds,
+            resident=dataset.train.resident,
+            waited_seconds=state.waited_seconds,
             **state.processes.finish(),
         )
         tensors = trainer.flat_evaluated.state_dict()
@@ -106,7 +108,7 @@ class Run:
         model.load_state_dict(tensors)  # the weights before they were rounded to the compute type
         remember_normalization(model, dataset.mean, dataset.std)
         labels = dataset.test.labels.to("cpu", copy=True)
-        side = dataset.test.images.shape[1]
+        side = dataset.test.image_shape[0]
         return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors, side)
 
     @property
@@ -264,7 +266,10 @@ def load_run(
             if model is not None:
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:
-                network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
+                sides = (dataset.side,) if record.recipe.network.one_side else ()
+                network = build_model(
+                    record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides
+                ).module
     except UserError:
         raise
     except Exception as error:  # a network of the user's own may raise anything

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 
 from fastcifar.data import Dataset, EpochPlan, hardest
+from fastcifar.data.feed import Feed
+from fastcifar.data.kept import KeptSplit
 from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models import Network
 from fastcifar.optim import FlatOptimizer
@@ -44,6 +46,7 @@ class TrainingState:
     stopwatch: `train_seconds` so far.
     random: torch's random numbers of the training.
     processes: the seconds of all processes so far, and where they went on.
+    feed: reads the images where they do not lie on the device, and knows for how long steps waited for them; else None.
 
     Not in it: numpy's random numbers, and the state of a loss, transform or listener of the user's own.
     """
@@ -65,6 +68,8 @@ class TrainingState:
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
         self.random, self.processes = random, Processes(phases)
         self._identity = _identity(recipe, dataset)
+        largest, kept = max(epoch.stage.batch for epoch in timeline.epochs), dataset.train
+        self.feed = Feed(kept, min(largest, len(kept))) if isinstance(kept, KeptSplit) else None
         self._restart(0, {})
 
     def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
@@ -99,6 +104,22 @@ class TrainingState:
         if visit_counts is not None:
             visit_counts[plan.indices[: epoch.images]] += 1
 
+    def feed_epoch(self, epoch: Epoch) -> None:
+        """Begin to read the images of the steps of `epoch` that are left, where they do not lie on the device; its plan
+        is drawn."""
+        if self.feed:
+            size, first = epoch.stage.batch, max(0, self.step - epoch.first_step)
+            starts = range(first * size, epoch.images, size)
+            batches = ((start, min(start + size, epoch.images)) for start in starts)
+            self.feed.begin(self.tensors.plan.indices[: epoch.images], batches, epoch.number)
+
+    def next_images(self, epoch: Epoch) -> None:
+        """Wait for the images of the next step, one of `epoch`, where they do not lie on the device."""
+        if self.feed:
+            if self.feed.epoch != epoch.number:
+                self.feed_epoch(epoch)
+            self.feed.next()
+
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` to the host; called within the stopwatch's block."""
         rate, lap = self.optimizer.learning_rate(epoch.end - 1), self.stopwatch.lap()
@@ -126,6 +147,7 @@ class TrainingState:
             "train_seconds": self.stopwatch.seconds,
             "random": self.random.state_dict(),
             "processes": self.processes.state_dict(),
+            "waited_seconds": self.waited_seconds or 0.0,
         }
         return _copied(state)
 
@@ -149,6 +171,8 @@ class TrainingState:
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
             self.random.load_state_dict(state["random"])
             self.processes.load_state_dict(state.get("processes", {}), self.step, self._device)
+            if self.feed:
+                self.feed.waited.reset(float(state.get("waited_seconds", 0.0)))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise
@@ -165,15 +189,23 @@ class TrainingState:
             if there.get(name) != here.get(name):
                 raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
 
+    @property
+    def waited_seconds(self) -> float | None:
+        """The seconds for which steps waited for their images; None where these lie on the device."""
+        return self.feed.waited.seconds if self.feed else None
+
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
         self.history = History(self._timeline, self._device)
         self.stopwatch = Stopwatch(self._device)
+        if self.feed:
+            self.feed.end()
+            self.feed.waited.reset()
 
 
 def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Return the facts that identify a training, besides seed, start and the user's own functions."""
-    data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset}
+    data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset, **dataset.changes}
     return {"recipe": dataclasses.asdict(recipe), "data": {**data, "train_size": len(dataset.train)}}
 
 

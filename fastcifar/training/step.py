@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
+from fastcifar.data.feed import Feed
 from fastcifar.data.plan import checked_batch
 from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
@@ -79,6 +80,7 @@ class TrainingStep:
     loss: takes the place of the smoothed cross-entropy.
     transform: is applied to each batch after the recipe's augmentation.
     loss_scale: scales the gradients.
+    feed: holds the batch's images where the training images do not lie on the device.
     """
 
     def __init__(
@@ -93,10 +95,11 @@ class TrainingStep:
         loss: Loss | None = None,
         transform: Transform | None = None,
         loss_scale: LossScale | None = None,
+        feed: Feed | None = None,
     ) -> None:
         self.recipe, self.dataset, self.optimizer, self.tensors = recipe, dataset, optimizer, tensors
         self._network, self._logit_scale = compiled or network, network.logit_scale
-        self._transform, self._loss_scale = transform, loss_scale
+        self._transform, self._loss_scale, self._feed = transform, loss_scale, feed
         # The kernel rounds gradients to the compute type before they could be scaled.
         in_float32 = partial(F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing)
         self._loss = loss or (in_float32 if loss_scale else None)
@@ -113,7 +116,8 @@ class TrainingStep:
 
         with record_function(PART + "augment"):
             normalization = {"mean": self.dataset.mean, "std": self.dataset.std}
-            images = batch.augment(train.images, **normalization, dtype=flat.dtype, size=stage.size)
+            changes, images = (batch.alone(), self._feed.images) if self._feed else (batch, train.images)
+            images = changes.augment(images, **normalization, dtype=flat.dtype, size=stage.size)
             if self._transform:
                 images = checked_batch(self._transform(images), images, "augment", sides=False)
 

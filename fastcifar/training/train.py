@@ -20,6 +20,7 @@ from fastcifar.data import Dataset, Split, load_dataset, resolve_device
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
 from fastcifar.models.modes import modes, restore
+from fastcifar.models.own import WHITENING_IMAGES
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
@@ -306,6 +307,7 @@ class Trainer:
     def take_step(self, epoch: Epoch) -> None:
         """Make the next step, one of `epoch`."""
         state = self.state
+        state.next_images(epoch)
         self.replays[epoch.stage_of(state.step)]()
         state.step += 1
         if self.timeline.is_averaged(state.step):
@@ -317,7 +319,8 @@ class Trainer:
         self.state.end_epoch(epoch)
         if epoch is not self.timeline.epochs[-1]:
             with self.phases("training: plans"):
-                self.state.begin_epoch(self.timeline.epochs[epoch.number + 1])
+                self.state.begin_epoch(following := self.timeline.epochs[epoch.number + 1])
+                self.state.feed_epoch(following)
 
     @TORCH.applied()
     def new_network(self, seed: int, init: Start = _COLD, sha256: object = None) -> Network:
@@ -331,13 +334,9 @@ class Trainer:
 
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:
         """Return a step on batches of `dataset`, of the same network and optimizer."""
-        return TrainingStep(
-            *(self.recipe, dataset, self.network, self.state.optimizer, tensors),
-            compiled=self.compiled,
-            loss=self._loss,
-            transform=self._augment,
-            loss_scale=self.state.loss_scale if self._scales else None,
-        )
+        state, own = self.state, {"compiled": self.compiled, "loss": self._loss, "transform": self._augment}
+        own |= {"loss_scale": state.loss_scale if self._scales else None, "feed": state.feed}
+        return TrainingStep(self.recipe, dataset, self.network, state.optimizer, tensors, **own)
 
     @TORCH.applied()
     def evaluated_weights(self) -> dict[str, torch.Tensor]:
@@ -357,8 +356,9 @@ class Trainer:
                 return
             self.reset(seed, init)
         if not keeps_frozen(init):
+            most = max(WHITENING_IMAGES, getattr(self.recipe.network, "whitening_images", 0))
             with self.phases("training: whitening"), self.state.stopwatch:
-                self.network.fit_whitening(self.dataset.train.images)
+                self.network.fit_whitening(self.dataset.train.first(most))
         with self.phases("training: plans"), self.state.stopwatch:
             self.state.begin_epoch(self.timeline.epochs[0])
 
@@ -366,8 +366,8 @@ class Trainer:
         """Return the row of the initial network, evaluated on the training images too."""
         self._take_weights()
         train = self._evaluate(self.dataset.train, _PLAIN)
-        row = EpochRow(0, train.loss, train.accuracy, None, self.state.stopwatch.seconds, images=0)
-        return self._evaluated_row(row)
+        seconds = self.state.stopwatch.seconds
+        return self._evaluated_row(EpochRow(0, train.loss, train.accuracy, None, seconds, images=0))
 
     def _evaluated_row(self, row: EpochRow) -> EpochRow:
         """Return `row` with accuracy and loss on the test split and, if there is one, on the validation split."""

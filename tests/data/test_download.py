@@ -107,8 +107,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
     small.release = dataclasses.replace(small.release, homes=(f"http://127.0.0.1:9/{BINARY}",))
     mirror = address if by == "argument" else None
     monkeypatch.setenv("FASTCIFAR_MIRROR", "ftp://nowhere" if mirror else address)
-    dataset = load_release(small.release, None, cache, mirror)
-    assert np.array_equal(dataset.train.images, small.images[:100])
+    assert np.array_equal(load_release(small.release, None, cache, mirror).train.images, small.images[:100])
     assert len(server.asked) == ("file" not in address)
 
 

@@ -90,6 +90,7 @@ def test_the_first_version_is_read_with_all_that_it_says():
     for name in ("loss", "val_accuracy", "val_loss", "train_split", "network", "commit", "command", "weights_sha256"):
         assert again.pop(name) is None
     assert again.pop("resumed") == []
+    assert (again.pop("resident"), again.pop("waited_seconds")) == ("device", None)
     rows, facts, versions = again.pop("history"), again.pop("dataset"), again.pop("versions")
     assert [{name: row[name] for name in FIRST["history"][0]} for row in rows] == FIRST["history"]
     assert rows[0]["test_loss"] is rows[0]["images"] is rows[0]["learning_rate"] is None
