@@ -165,7 +165,7 @@ def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, s
     assert main(["data", "info", "--mirror", f"{server.url}/{PYTHON}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"cifar10: {cache}/cifar-10-batches-py"
-    assert lines[4] == "verified by checksums made from the official archive"
+    assert "verified by checksums made from the official archive" in lines
 
 
 @pytest.mark.parametrize(
