@@ -230,6 +230,12 @@ def find(word: str) -> tuple[DatasetEntry, str]:
     raise UserError(f"unknown data set {brief(word)}{did_you_mean(word, DATASETS)}; allowed: {names}, or a path")
 
 
+def no_training_images(name: str) -> UserError:
+    """Return the error for a training on a data set that has test images only."""
+    allowed = "a set with some; a saved run is evaluated on this one: fastcifar eval RUN_DIR --on NAME"
+    return UserError(f"{name} has test images only; allowed: {allowed}")
+
+
 def is_path(word: str) -> bool:
     """Return True if `word` is the path of a data set and not a name."""
     separators = {os.sep, os.altsep or os.sep}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import arg
 
-from fastcifar.catalogue import DEFAULT_DATASET, FORMS, find, is_path, name_of
+from fastcifar.catalogue import DEFAULT_DATASET, FORMS, find, is_path, name_of, no_training_images
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
@@ -90,6 +90,7 @@ class DataOptions(CommandOptions):
             if self.dataset not in ("cifar100", "cifar100:coarse"):
                 raise UserError(f"--coarse is given with --dataset {brief(self.dataset)}; allowed: with cifar100")
             object.__setattr__(self, "dataset", "cifar100:coarse")
+            object.__setattr__(self, "coarse", False)  # two spellings of the same options
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class TrainingOptions(RecipeOptions, ImageOptions):
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""
+        if find(self.dataset)[0].test_only:
+            raise no_training_images(self.dataset)
         if self.fold is not None:
             read_fold(self.fold, "--fold")
             self._require("holdout", not self.holdout, "with --fold none, as a fold is held out")

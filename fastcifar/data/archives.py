@@ -18,7 +18,6 @@ import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -57,7 +56,7 @@ def read_tar_gz(path: Path, most: int) -> Iterator[tuple[str, int, io.BufferedRe
         yield from read_tar(packed, most)
 
 
-def read_tar(packed: BinaryIO | gzip.GzipFile, most: int) -> Iterator[tuple[str, int, io.BufferedReader]]:
+def read_tar(packed: io.BufferedReader | gzip.GzipFile, most: int) -> Iterator[tuple[str, int, io.BufferedReader]]:
     """Give the name, the size and the open content of each file in a tar file, in one pass, each to be read before the
     next. To be run, with its consumer, in a block of `damage`.
 
@@ -107,7 +106,7 @@ def read_tar(packed: BinaryIO | gzip.GzipFile, most: int) -> Iterator[tuple[str,
 class _Part(io.RawIOBase):
     """The next `left` bytes of a stream."""
 
-    def __init__(self, stream: BinaryIO | gzip.GzipFile, left: int) -> None:
+    def __init__(self, stream: io.BufferedReader | gzip.GzipFile, left: int) -> None:
         self.stream, self.left = stream, left
 
     def readable(self) -> bool:
@@ -148,7 +147,7 @@ def read_npz(path: Path, key: str, kinds: str, shape: tuple[int, ...], allowed: 
 
 
 def read_npy(
-    file: BinaryIO | io.BufferedReader,
+    file: io.BufferedReader,
     size: int,
     name: str,
     kinds: str,
@@ -188,7 +187,7 @@ def _read_array(
 
 def fill(array: np.ndarray, file) -> None:
     """Read the bytes of an array, which lies in one piece, from an open file. Raises EOFError where it has too few."""
-    content = memoryview(array.reshape(-1).view(np.uint8))
+    content = array.reshape(-1).view(np.uint8).data
     while content:
         read = file.readinto(content[:_PIECE])
         if not read:

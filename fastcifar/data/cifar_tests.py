@@ -7,10 +7,10 @@ The files' sizes and hashes are as published; nobody has compared them with the 
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -63,7 +63,8 @@ def load_cifar10_c(
     Raises UserError for bad input or damaged data, and DownloadError if a download fails.
     """
     if not variant:
-        raise UserError("cifar10-c is 19 corruptions at 5 severities; allowed: one of them, as in cifar10-c:fog-3")
+        name = published.name
+        raise UserError(f"{name} is 19 corruptions at 5 severities; allowed: one of them, as in {name}:fog-3")
     corruption, _, severity = variant.rpartition("-")
     names = [f"{corruption.replace('-', '_')}.npy", "labels.npy"]
     paths = find_files(published, data_dir, mirror, [names])
@@ -78,10 +79,10 @@ def load_cifar10_c(
     if lacking := [name for name in names if name not in found]:
         raise UserError(f"{paths[0]} lacks {' and '.join(lacking)}")
     # The hash of the whole archive was verified when it was downloaded; to do so again takes seconds.
-    return _dataset(*(found[name] for name in names), published, str(paths[0].parent), "sizes and labels only")
+    return _dataset(found[names[0]], found[names[1]], published, str(paths[0].parent), "sizes and labels only")
 
 
-_File = tuple[str, int, str, BinaryIO]
+_File = tuple[str, int, str, io.BufferedReader]
 """A file: its name, its size, its name for errors, and the file, open at its beginning."""
 
 
@@ -105,11 +106,11 @@ def _packed(path: Path, names: Sequence[str], published: Published) -> Iterator[
                 return
 
 
-def _images(file: BinaryIO, size: int, name: str, count: int, rows: slice | None = None) -> np.ndarray:
+def _images(file: io.BufferedReader, size: int, name: str, count: int, rows: slice | None = None) -> np.ndarray:
     return read_npy(file, size, name, "u1", (count, 32, 32, 3), f"uint8 [{count}, 32, 32, 3]", rows)
 
 
-def _labels(file: BinaryIO, size: int, name: str, count: int, rows: slice | None = None) -> np.ndarray:
+def _labels(file: io.BufferedReader, size: int, name: str, count: int, rows: slice | None = None) -> np.ndarray:
     labels = read_npy(file, size, name, "iu", (count,), f"integers [{count}]", rows)
     bad = (labels < 0) | (labels > 9)
     if bad.any():

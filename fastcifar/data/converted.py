@@ -1,8 +1,8 @@
 """Data sets whose files are slow to read, kept in the user's cache as they are in memory.
 
-A kept set is one file: a line of JSON, which says of what files it was made and what the arrays are, and the bytes of
-the images and labels of each split. It is right if they have the sha256 that the line says, which a `Dataset` needs
-anyway; else, and where one of the files has changed, it is made anew.
+A kept set is one file: a line of JSON after its sha256, which says of what files it was made and what the arrays are,
+and the bytes of the images and labels of each split. It is right if they have the sha256 that the line says, which a
+`Dataset` needs anyway; else, and where one of the files has changed, it is made anew.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from fastcifar.output import write_whole
 
 SLOW = 0.7
 """Seconds of a processor's time in reading from which on a set is kept."""
-_DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, OverflowError, UserError)
+DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RecursionError, OverflowError, UserError)
 """What a kept file can raise that is absent, damaged or made of other files."""
 _FORMAT = 1
 _LINE = 1 << 16
@@ -52,7 +52,7 @@ def converted(name: str, paths: Sequence[Path], read: Callable[[], Dataset]) -> 
     where = hashlib.sha256(json.dumps([str(path) for path, _ in facts]).encode()).hexdigest()[:16]
     kept = folder / f"{name.replace(':', '-')}-{where}"
     if not READ_ANEW.get():
-        with contextlib.suppress(*_DAMAGE), kept.open("rb") as file:
+        with contextlib.suppress(*DAMAGE), kept.open("rb") as file:
             return _read(file, key)
     start = time.thread_time()
     dataset = read()
@@ -73,17 +73,22 @@ def _write(path: Path, key: list[Any], dataset: Dataset) -> None:
         "splits": [list(split.images.shape[:3]) for split in splits],
     }
     with path.open("wb") as file:
-        file.write(json.dumps(line).encode() + b"\n")
+        file.write(_signed(json.dumps(line).encode()))
         for split in splits:
             file.write(split.images.numpy().data)
             file.write(split.labels.numpy().data)
 
 
+def _signed(line: bytes) -> bytes:
+    return hashlib.sha256(line).hexdigest().encode() + b" " + line + b"\n"
+
+
 def _read(file: BinaryIO, key: list[Any]) -> Dataset:
     """Return what `_write` wrote with this key. Raises ValueError, or another error, for anything else."""
-    line = json.loads(file.readline(_LINE))
-    if line["key"] != key:
-        raise ValueError("made of other files")
+    text = file.readline(_LINE)
+    line = json.loads(text.partition(b" ")[2])
+    if text != _signed(text.partition(b" ")[2].rstrip(b"\n")) or line["key"] != key:
+        raise ValueError("made of other files, or damaged")
     (train, test), facts = line["splits"], line["facts"]
     sizes = [count * (height * width * 3 + 8) for count, height, width in (train, test)]
     here = file.tell()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from numpy.typing import ArrayLike
 
+from fastcifar.catalogue import no_training_images
 from fastcifar.data.resize import resized_splits
 from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.data.split import Split, pixels_of, size_of
@@ -124,8 +125,7 @@ class Dataset:
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
         if not len(self.train):
-            allowed = "a set with some; a saved run is evaluated on this one: fastcifar eval RUN_DIR --on NAME"
-            raise UserError(f"{self.name} has test images only; allowed: {allowed}")
+            raise no_training_images(self.name)
 
     @classmethod
     @TORCH.applied()

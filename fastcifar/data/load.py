@@ -32,10 +32,11 @@ def load_dataset(
     """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path,
     which is then its name, whole, so that a run's record finds it again.
 
-    data_dir: the folder or file to read. For CIFAR-10 and CIFAR-100, the default is `$FASTCIFAR_DATA`, else the
-        user's cache folder, to which they are downloaded if need be (`fastcifar/data/cifar.py` lists the forms they may
-        have). "synthetic" is made in memory and reads nothing. Loaders without such a parameter are not given it. Of
-        a path it says where the images are now, if they were moved.
+    data_dir: the folder or file to read; for sets of several files also a folder above theirs, which has the set's
+        name (mnist/). For published sets, the default is `$FASTCIFAR_DATA`, else the user's cache folder, to which they
+        are downloaded if need be (`fastcifar/data/cifar.py` lists the forms that CIFAR may have). "synthetic" is made
+        in memory and reads nothing. Loaders without such a parameter are not given it. Of a path it says where
+        the images are now, if they were moved.
     device: the device of all splits: "cpu", "cuda", "cuda:1" or "auto" (CUDA if there is one).
     holdout: number of training images that take the place of the test set; 0: none.
     mirror: an address to download from before others: of an archive, or of a folder that holds one; http, https or

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from fastcifar.cli import flops, main, train
-from fastcifar.cli.arguments import parse_with_recipe, quick_train_size
+from fastcifar.cli.arguments import parse, parse_with_recipe, quick_train_size
 from fastcifar.cli.experiment import read_options
+from fastcifar.cli.options import DataOptions
 from fastcifar.errors import NonFiniteLoss, Notice, UserError
 from fastcifar.experiments.named.compare import Compare
 from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, change, quick, to_toml
@@ -142,6 +143,12 @@ def test_the_kinds_in_use_are_in_the_options():
 def test_flags_of_the_command_and_of_the_recipe_may_be_mixed(options):
     recipe = settings("--json --epochs 3 --recipe speedrun94 --batch-size 64", options)
     assert recipe == dataclasses.replace(RECIPES["speedrun94"], epochs=3.0, batch_size=64)
+
+
+def test_coarse_is_another_word_for_the_variant():
+    words = ["--dataset", "cifar100", "--coarse"], ["--dataset", "cifar100:coarse", "--coarse"]
+    for given in words:
+        assert parse(given, DataOptions(), "fastcifar") == DataOptions(dataset="cifar100:coarse")
 
 
 def test_flags_of_an_experiment_and_of_its_recipes_may_be_mixed():

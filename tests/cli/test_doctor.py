@@ -201,11 +201,12 @@ def cache(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_data_that_is_not_there_is_told_and_not_downloaded(cache, exists):
+@pytest.mark.parametrize(("name", "megabytes"), [("cifar10", 170), ("cifar100:coarse", 169), ("svhn", 246)])
+def test_data_that_is_not_there_is_told_and_not_downloaded(cache, exists, name, megabytes):
     if exists:
         cache.mkdir(parents=True)
-    finding = stored.data("cifar10", None)
-    assert finding.status == "warn" and "the first training downloads it (170 MB)" in finding.found
+    finding = stored.data(name, None)
+    assert finding.status == "warn" and f"the first training downloads it ({megabytes} MB)" in finding.found
     assert str(cache) in finding.found and cache.exists() == exists
 
 

@@ -19,6 +19,10 @@ from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.page import tricks_page
 
 NAMES = ", ".join(RECIPES)
+NO_TRAINING = (
+    "cifar10.1 has test images only; allowed: a set with some; a saved run is evaluated on this one: "
+    "fastcifar eval RUN_DIR --on NAME"
+)
 NO_PLUGIN = (
     "cannot import the plug-in nowhere: ModuleNotFoundError: No module named 'nowhere'; allowed: a module, as in "
     "package.module"
@@ -106,6 +110,13 @@ REFUSALS = {
     "data info --plugin nowhere": NO_PLUGIN,
     "recipes show a --plugin nowhere": NO_PLUGIN,
     "train --dataset imagenet": f"unknown data set 'imagenet'; allowed: {', '.join(DATASETS)}, or a path",
+    "train --coarse": "--coarse is given with --dataset 'cifar10'; allowed: with cifar100",
+    "data info --coarse --dataset svhn": "--coarse is given with --dataset 'svhn'; allowed: with cifar100",
+    "train --dataset cifar10.1": NO_TRAINING,
+    "ablate --dataset cifar10.1": NO_TRAINING,
+    "train --dataset cifar100:corse": (
+        "unknown data set 'cifar100:corse'; did you mean 'coarse'?; allowed: cifar100, cifar100:coarse"
+    ),
     "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
     "train --out": "--out has no value; allowed: a path",
     "train --epoch 3": "unknown flag --epoch; did you mean '--epochs'?",

@@ -39,8 +39,9 @@ def write_as_python_2(labels, pixels, fortran=False, field=b"labels", coarse=Non
 
     names = b"]q\x0c(" + b"".join(short(b"leptodactylus_s_%06d.png" % place) for place in range(len(labels))) + b"e"
     start = b"\x80\2}q\1(" + short(b"batch_label") + b"q\2" + short(b"training batch 1 of 5") + b"q\3"
-    fields = b"" if coarse is None else short(b"coarse_labels") + numbers(coarse)
-    fields += short(field) + b"q\4" + numbers(labels) + short(b"data") + b"q\6" + array + short(b"filenames") + names
+    fields = short(field) + b"q\4" + numbers(labels)
+    fields += b"" if coarse is None else short(b"coarse_labels") + numbers(coarse)
+    fields += short(b"data") + b"q\6" + array + short(b"filenames") + names
     return start + fields + b"u."
 
 

@@ -107,6 +107,7 @@ def test_coarse_labels_come_from_every_form(tmp_path, form):
     assert (dataset.name, len(dataset.classes)) == ("cifar100:coarse", 20)
 
 
+@pytest.mark.filterwarnings("ignore::fastcifar.errors.Notice")
 def test_a_download_is_verified_for_coarse_labels_too(tmp_path):
     small, cache = make_small("cifar100", tmp_path), tmp_path / "cache"
     fine, mirror = small.release, small.folder.as_uri()

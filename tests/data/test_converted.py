@@ -81,7 +81,7 @@ def test_other_files_are_read_anew_and_one_place_keeps_one_set(source, tmp_path,
     assert read.count == 1 and len(kept(tmp_path)) == (1 if change in ("size", "time") else 2)
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}\n", b"[[1]]\n", b"[" * 99_999, "byte", "end", "line", "shape"])
+@pytest.mark.parametrize("damage", [b"", b"{}\n", b"[[1]]\n", b"[" * 99_999, "byte", "end", "line", "mean", "shape"])
 def test_a_damaged_one_is_made_anew(source, tmp_path, damage):
     read = Reads()
     converted("made", [source], read)
@@ -91,9 +91,11 @@ def test_a_damaged_one_is_made_anew(source, tmp_path, damage):
         "byte": whole[:-30_000] + bytes([whole[-30_000] ^ 1]) + whole[-29_999:],
         "end": whole[:-1],
         "line": whole.replace(b'"facts"', b'"fakes"', 1),
+        "mean": whole.replace(b'"mean": [1', b'"mean": [2', 1),
         "shape": whole.replace(b"[12, 32, 32]", b"[-2, 32, 32]", 1),
     }
-    file.write_bytes(changed.get(damage, damage) if isinstance(damage, str) else damage)
+    file.write_bytes(changed[damage] if isinstance(damage, str) else damage)
+    assert file.read_bytes() != whole
     same(converted("made", [source], read), read.dataset)
     assert read.count == 2 and file.read_bytes() == whole
 

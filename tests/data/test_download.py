@@ -107,8 +107,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
     small.release = dataclasses.replace(small.release, homes=(f"http://127.0.0.1:9/{BINARY}",))
     mirror = address if by == "argument" else None
     monkeypatch.setenv("FASTCIFAR_MIRROR", "ftp://nowhere" if mirror else address)
-    dataset = load_release(small.release, None, cache, mirror)
-    assert np.array_equal(dataset.train.images, small.images[:100])
+    assert np.array_equal(load_release(small.release, None, cache, mirror).train.images, small.images[:100])
     assert len(server.asked) == ("file" not in address)
 
 
@@ -166,7 +165,7 @@ def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, s
     assert main(["data", "info", "--mirror", f"{server.url}/{PYTHON}"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"cifar10: {cache}/cifar-10-batches-py"
-    assert lines[4] == "verified by checksums made from the official archive"
+    assert "verified by checksums made from the official archive" in lines
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import scipy.io
 import torch
 
 from fastcifar.catalogue import CORRUPTIONS, DATASETS, EXTRA_CORRUPTIONS, SEVERITIES, find
-from fastcifar.data import DownloadError, cifar_tests, digits, load_dataset, places, releases
+from fastcifar.data import Augment, DownloadError, Loader, cifar_tests, digits, load_dataset, places, releases
 from fastcifar.data.homes import homes_of
 from fastcifar.errors import UserError
 from tests.data.conftest import make_files
@@ -189,6 +189,17 @@ def test_svhn_equals_what_scipy_reads(tmp_path):
         found = scipy.io.loadmat(path)
         assert np.array_equal(split.images, found["X"].transpose(3, 0, 1, 2))
         assert np.array_equal(split.labels, found["y"][:, 0] % 10)
+
+
+def test_grey_images_are_normalized_alike_in_every_channel(tmp_path):
+    small = make_files("mnist", tmp_path, np.random.default_rng(5))
+    small.published = replace(small.published, mean=(127.5, 127.5, 127.5), std=releases.MNIST.std)
+    dataset = load(small, tmp_path)
+    how = {"augment": Augment(crop=0, flip="none"), "shuffle": False, "mean": dataset.mean, "std": dataset.std}
+    ((images, labels),) = Loader(dataset.train, 40, **how)
+    expected = (small.images[:40].astype(np.float64) - 127.5) / releases.MNIST.std[0]
+    np.testing.assert_allclose(images.numpy(), expected.transpose(0, 3, 1, 2), atol=1e-5)
+    assert labels.tolist() == small.labels[:40].tolist()
 
 
 def test_a_set_is_found_where_one_folder_holds_all(tmp_path, monkeypatch):
