@@ -11,7 +11,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from fastcifar.catalogue import no_training_images
-from fastcifar.data.resize import require_room, resized
+from fastcifar.data.resize import resized_splits
 from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.data.split import Split, pixels_of, size_of
 from fastcifar.errors import UserError
@@ -237,7 +237,8 @@ class Dataset:
 
     @TORCH.applied()
     def resize(self, side: int) -> Dataset:
-        """Return the dataset with all images brought to `side` by `side` pixels, on their device (see `resized`).
+        """Return the dataset with all images brought to `side` by `side` pixels, on their device, or in host memory
+        where they lie outside of it: bilinear and antialiased, as `resized` says.
 
         Mean and standard deviation stay: those to normalize with are the set's published ones, whatever the side.
         Raises UserError for a second time, and for more than the device's memory holds.
@@ -247,12 +248,10 @@ class Dataset:
             return self
         if self.resized:
             raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
-        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
-        if [*self.train.images.shape[1:3]] == [side, side]:
+        if self.train.image_shape[:2] == (side, side):
             return self
-        require_room(sum(map(len, splits.values())), side, self.train.device)
-        splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
-        return dataclasses.replace(self, **splits, resized=side)
+        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
+        return dataclasses.replace(self, **resized_splits(splits, side), resized=side)
 
     def labeled_test(self) -> Dataset:
         """Return the dataset to measure on: as it is, or where no test image has a label with `val` in the place of

@@ -144,8 +144,8 @@ def read_records(path: Path, shape: tuple[int, int, int] | None = None) -> Split
 
 def _facts(path: Path) -> dict[str, Any]:
     """Read `FACTS`. Raises UserError unless it has what `facts_of` gives."""
-    facts = {name: plain(value) for name, value in read_json(path).items()}
-    numbers, images = tuple[float, float, float], facts.get("images")
+    facts: dict[str, Any] = {name: plain(value) for name, value in read_json(path).items()}
+    numbers, images = tuple[float, float, float], facts.get("images", {})
     hints = {"classes": tuple[str, ...], "mean": numbers, "std": numbers, "image_shape": tuple[int, int, int]}
     is_whole = all(fits(facts.get(name), hint) for name, hint in {**hints, "sha256": str, "images": dict}.items())
     is_whole = is_whole and {"test"} <= {*images} <= {*SPLITS} and all(fits(each, int) for each in images.values())

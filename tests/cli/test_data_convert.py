@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.util
 import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def given(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path.parent / f"{tmp_path.name}-cache"))
 
     def run(made, form, *words):
-        monkeypatch.setattr(fastcifar.data, "load_dataset", lambda *_: made)
+        monkeypatch.setattr(fastcifar.data, "load_dataset", lambda *_, **__: made)
         return main(["data", "convert", "--to", form, FORMS[form], *words])
 
     return run
@@ -122,7 +123,7 @@ FAILURES = {
     ),
     "an interruption": lambda patch, form: patch("read_records" if form == "tfrecord" else "load_dataset", interrupted),
     "no room": lambda patch, form: patch("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1)),
-    "a full disk": lambda patch, form: patch("read_records" if form == "tfrecord" else "load_dataset", full),
+    "a full disk": lambda patch, form: resource.setrlimit(resource.RLIMIT_FSIZE, (500, LIMIT[1])),
 }
 
 
@@ -134,20 +135,27 @@ def interrupted(*_):
     raise KeyboardInterrupt
 
 
-def full(*_):
-    raise OSError(28, "No space left on device")
+LIMIT = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+
+@pytest.fixture
+def limit():
+    """Takes back a limit on the size of files, a write beyond which fails as on a full disk."""
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, LIMIT)
 
 
 @each_form
 @pytest.mark.parametrize("failure", FAILURES)
 @pytest.mark.parametrize("before", [True, False])
-def test_a_failure_leaves_what_was_there(given, capsys, monkeypatch, form, failure, before):
+def test_a_failure_leaves_what_was_there(given, capsys, monkeypatch, limit, form, failure, before):
     made = dataset()
     if before:
         assert given(made, form) == 0
     files = {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()}
     FAILURES[failure](lambda name, value: monkeypatch.setattr(f"fastcifar.data.write.{name}", value), form)
     assert given(dataset(), form, "--force") == (130 if failure == "an interruption" else 2)
+    resource.setrlimit(resource.RLIMIT_FSIZE, LIMIT)
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert {path: path.read_bytes() for path in Path.cwd().rglob("*") if path.is_file()} == files
     assert before or not list(Path.cwd().iterdir())

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 import fastcifar
-from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, FORMS
 from fastcifar.cli import COMMANDS, main
 from fastcifar.errors import UserError
 from fastcifar.experiments import EXPERIMENTS
@@ -56,7 +56,7 @@ REFUSALS = {
     "trian": "unknown command 'trian'; did you mean 'train'?; allowed: " + ", ".join(WORDS),
     "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: data list, data info, data verify, "
     "data convert",
-    "data verify --dataset ./nowhere": "./nowhere does not exist; allowed: a data set's name, or the path of one",
+    "data verify --dataset ./nowhere": f"--dataset is './nowhere', which does not exist; allowed: {FORMS}",
     "data convert": f"data convert needs --to, as in: {CONVERT}",
     "data convert --to npz": f"data convert needs a file or folder to write, as in: {CONVERT}",
     "data convert --to csv a.csv": "--to is 'csv'; allowed: one of npz, hdf5, tfrecord",

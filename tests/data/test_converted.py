@@ -8,6 +8,7 @@ import pytest
 
 from fastcifar.data import converted as keeping
 from fastcifar.data import digits
+from fastcifar.data.anew import READ_ANEW
 from fastcifar.data.cifar import load_release
 from fastcifar.data.converted import converted
 from fastcifar.data.synthetic import make_synthetic
@@ -132,3 +133,13 @@ def test_a_set_of_several_files_is_kept(tmp_path, name, monkeypatch):
         same(load(data_dir=files.folder), first)
     os.utime(files.paths[1], (1, 1))
     same(load(data_dir=files.folder), first)
+
+
+def test_verification_reads_the_files_again(source):
+    converted("made", [source], Reads())
+    before, read = READ_ANEW.set(True), Reads(seed=1)
+    try:
+        same(converted("made", [source], read), read.dataset)
+    finally:
+        READ_ANEW.reset(before)
+    assert read.count == 1

@@ -61,7 +61,7 @@ LINES = (
     "info --dataset synthetic --data-dir .",
     "list --data-dir . --json",
     "verify-data --dataset cifar10-c:fog-3 --all",
-    "convert --dataset ./a.npz --to hdf5 --force b.h5",
+    "convert --dataset ./a.npz --data-dir . --to hdf5 --force b.h5",
     "recipes",
     "show davidnet",
     "tricks speedrun96",
