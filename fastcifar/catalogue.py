@@ -122,7 +122,6 @@ DATASETS.add(
         images=(73_257, 26_032),
         files=_forms("train_32x32.mat+test_32x32.mat"),
         folders=("svhn", "SVHN"),
-        extra="mat",
     ),
 )
 DATASETS.add(
