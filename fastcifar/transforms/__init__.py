@@ -163,7 +163,8 @@ def rand_augment(
     std: Sequence[float] = _RANGE,
 ) -> torch.Tensor:
     """Apply to each image random operations on colors (Cubuk 2019, RandAugment): nothing, autocontrast, equalize,
-    posterize, solarize, color, contrast, brightness or sharpness, as torchvision's RandAugment does.
+    posterize, solarize, color, contrast, brightness or sharpness, as torchvision's RandAugment does. They make whole
+    numbers of pixels, so that gradients end here.
 
     x: images.
     operations: how many, 1 to 4, one after the other.

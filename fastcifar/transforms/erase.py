@@ -9,8 +9,9 @@ import torch
 from fastcifar.kernels.augment import in_boxes
 from fastcifar.recipes.transforms.random_erasing import RandomErasingConfig
 
-_GOLDEN, _FIRST, _SECOND = -7046029254386353131, -4658895280553007687, -7723592293110705685
-"""SplitMix64's multipliers (Steele, Lea and Flood 2014), as signed integers."""
+_GOLDEN = -7046029254386353131
+_STEPS = (30, -4658895280553007687), (27, -7723592293110705685), (31, 1)
+"""SplitMix64 (Steele, Lea and Flood 2014): the first factor, then shifts and factors, as signed integers."""
 _BITS = 23
 """Random bits of a number, so that it and its distance from 1 are exact in float32."""
 
@@ -46,7 +47,7 @@ def noise_of(keys: torch.Tensor, count: int) -> torch.Tensor:
     They are functions of key and place alone (SplitMix64), since a plan cannot hold a number for every pixel."""
     places = torch.arange(count, device=keys.device)
     bits = ((keys * 2**24).long() * count + places) * _GOLDEN
-    bits = (bits ^ (bits >> 30)) * _FIRST
-    bits = (bits ^ (bits >> 27)) * _SECOND
-    whole = (bits ^ (bits >> 31)) >> (64 - _BITS) & (2**_BITS - 1)
-    return torch.erfinv((2 * whole + 1 - 2**_BITS).float() / 2**_BITS) * math.sqrt(2)
+    for by, multiplier in _STEPS:
+        bits = (bits ^ (bits >> by & (1 << (64 - by)) - 1)) * multiplier  # a shift that moves no sign in
+    whole = bits >> (64 - _BITS) & (1 << _BITS) - 1
+    return torch.erfinv((2 * whole + 1 - (1 << _BITS)).float() / (1 << _BITS)) * math.sqrt(2)
