@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fastcifar.kernels.augment import in_boxes
 
+_standard_gamma = torch._standard_gamma  # pyright: ignore[reportPrivateImportUsage]  (torch's public one has no generator)
 Where = str | torch.device
 
 
@@ -16,7 +17,7 @@ def beta(alpha: float, count: int, generator: torch.Generator | None = None, dev
     It is that of a / (a + b) for a and b of Gamma(alpha), which are made of Gamma(alpha + 1) by a power (Marsaglia and
     Tsang 2000), in logarithms, as for a small alpha both are below the least float."""
     uniform = torch.rand(2, count, generator=generator, dtype=torch.float64, device=device)
-    gamma = torch._standard_gamma(torch.full_like(uniform, alpha + 1), generator=generator)
+    gamma = _standard_gamma(torch.full_like(uniform, alpha + 1), generator=generator)
     one, other = gamma.log() + (1 - uniform).log() / alpha
     return torch.sigmoid(one - other).float()
 

@@ -61,7 +61,7 @@ def _operation(images: torch.Tensor, which: torch.Tensor, less: torch.Tensor, st
     other = torch.where(which == 5, gray, 0)
     other = torch.where(which == 6, gray.mean((2, 3), keepdim=True).round(), other)
     other = torch.where(which == 8, _smooth(images), other)
-    made = _blend(other, images, torch.where(less, 1 - 0.9 * strength, 1 + 0.9 * strength))
+    made = _blend(other, images, 1 + 0.9 * strength * (1 - 2 * less.to(images.dtype)))
     for number, changed in (
         (0, images),
         (1, _autocontrast(images)),
