@@ -132,6 +132,15 @@ def test_mixing_and_all_transforms_go_with_everything_else_and_a_training_goes_o
     assert not torch.equal(bare.tta_logits, whole.tta_logits)
 
 
+@pytest.mark.gpu
+def test_a_captured_training_of_changed_and_mixed_images_is_the_hosts(data):
+    recipe = change(EVERYTHING, {**MIXED, **ALL_TRANSFORMS, "dtype": "float32"})
+    trainer = Trainer(recipe, data.to("cuda"), "cuda")
+    run = trainer.run(3)
+    assert trainer.not_captured is None
+    assert run.rows[-1].train_loss == pytest.approx(Trainer(recipe, data, "cpu").run(3).rows[-1].train_loss, rel=0.05)
+
+
 def test_a_loss_of_the_wrong_form_is_refused_for_mixed_images_too(data):
     for loss, said in ((lambda logits, labels: None, "gives a NoneType"), (lambda logits, _: logits, "has shape")):
         with pytest.raises(UserError, match=f"the loss {said}"):
