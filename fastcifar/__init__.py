@@ -95,10 +95,10 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
 else:  # hidden from type checkers: they assume that a module with a __getattr__ has every name
 
     def _names(node: ast.ImportFrom) -> list[str]:
-        """Return the names of an import, for `import *` those in the module's __all__, without importing it."""
+        """Return the names of an import, for `import *` those in the package's __all__, without importing it."""
         if node.names[0].name != "*":
             return [alias.name for alias in node.names]
-        path = Path(__file__).parents[1].joinpath(*node.module.split(".")).with_suffix(".py")
+        path = Path(__file__).parents[1].joinpath(*node.module.split("."), "__init__.py")
         for line in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(line, ast.Assign) and ast.unparse(line.targets[0]) == "__all__":
                 return ast.literal_eval(line.value)

@@ -10,7 +10,7 @@ launch itself. Rescaled to a side of 24, an image is read whole, and each value 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -232,3 +232,15 @@ def plain_batch(
     offsets = torch.full((len(indices), 2), shift, dtype=torch.int32, device=images.device)
     flips = torch.ones(len(indices), dtype=torch.bool, device=images.device) if flip else None
     return augment(images, indices, offsets, flips, mean=mean, std=std, out_dtype=dtype)
+
+
+def change_pixels(
+    change: Callable[[Tensor], Tensor], images: Tensor, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """Return normalized `images` [B, 3, H, W] with their pixels changed, in their dtype and memory format.
+
+    `change` takes and returns float32 pixels of the scale of `mean` and `std`, in planes: sums over colors are fast."""
+    wide = images.float()
+    middle, spread = (vector(numbers, wide)[:, None, None] for numbers in (mean, std))
+    changed = change(torch.addcmul(middle, wide, spread).contiguous())
+    return torch.empty_like(images).copy_(changed.sub(middle).div(spread))

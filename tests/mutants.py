@@ -40,6 +40,7 @@ TESTS = {
     "kernels/cross_entropy": "kernels/test_cross_entropy.py",
     "kernels/flat_muon": "kernels/test_flat_muon.py",
     "kernels/flat_optimizer": "kernels/test_flat_optimizer.py",
+    "kernels/mix": "kernels/test_mix.py",
     "kernels/newton_schulz": "kernels/test_newton_schulz.py",
     "kernels/norm_act_pool": "kernels/test_norm_act_pool.py",
     "kernels/operators": "kernels/test_launch.py kernels/test_whiten.py",

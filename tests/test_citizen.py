@@ -279,7 +279,15 @@ def transforms(number: Number) -> list[object]:
     x, own = data().train.images, torch.Generator().manual_seed(0)
     x = fastcifar.random_flip(fastcifar.random_crop(x, number(32), number(4), own), own)
     x = fastcifar.normalize(fastcifar.cutout(x, number(8), own), [number(125)] * 3, [number(64)] * 3)
-    return [fastcifar.jitter(x, number(0.5), number(0.25), own)]
+    made = [fastcifar.jitter(x, number(0.5), number(0.25), own)]
+    scale = {"mean": [number(125)] * 3, "std": [number(64)] * 3}
+    made += [fastcifar.color_jitter(x, number(0.5), number(0.5), number(0.5), number(0.25), own, **scale)]
+    made += [fastcifar.rand_augment(x, number(2), number(9), own, **scale), fastcifar.grayscale(x, number(0.5), own)]
+    made += [fastcifar.gaussian_blur(x, number(0.5), (number(0.5), number(1.0)), number(3), own)]
+    made += [fastcifar.random_erasing(x, number(0.5), (number(0.25), number(0.5)), fill="random", generator=own)]
+    for mixed in (fastcifar.mixup, fastcifar.cutmix):
+        made += mixed(x, data().train.labels, number(10), number(0.5), own)
+    return made
 
 
 def recipes(number: Number) -> list[object]:
@@ -317,6 +325,8 @@ def optimizers(number: Number) -> list[object]:
     return found
 
 
+TRANSFORMS = "random_crop random_flip cutout normalize jitter color_jitter rand_augment grayscale gaussian_blur "
+TRANSFORMS += "random_erasing mixup cutmix"
 CALLS: dict[str, Callable[..., list[object]]] = {
     "train": train,
     "train an own network": lambda number: train(number, model=Dropped),
@@ -325,14 +335,14 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "load_run load_weights": warm_start,
     "evaluate": evaluate,
     "load_dataset": load_dataset,
-    "random_crop random_flip cutout normalize jitter": transforms,
+    TRANSFORMS: transforms,
     "get_recipe change": recipes,
     "read_runs": read_runs,
     "Experiment": experiment,
     "corrupt": corrupted,
     "optimizers": optimizers,
 }
-OF_TENSORS = ("random_crop random_flip cutout normalize jitter", "optimizers")
+OF_TENSORS = (TRANSFORMS, "optimizers")
 """Calls that make tensors of the kind that the host's own functions make."""
 DECLARATIONS = {"dataset", "experiment", "network", "optimizer", "setting", "transform", "trick"}
 """Public functions that only declare something."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,19 +14,21 @@ import torch
 from fastcifar import kernels
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
-from fastcifar.kernels.augment import rows_of_batch
-from fastcifar.recipes.augmentation import Augment
+from fastcifar.kernels.augment import change_pixels, rows_of_batch
+from fastcifar.kernels.mix import cutmix_choices, mix, mixup_choices
+from fastcifar.recipes.augmentation import Augment, MixConfig
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.registry import resolve
 
-_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM = range(7)
+_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM, _MIXUP, _CUTMIX, _CUT = range(10)
 """The streams of a seed's random numbers, one for each kind of choice. NOT_PLANNED is for choices outside of plans;
 each transform has a stream of its own, by its kind."""
 
 CROP_FLIP_CUTOUT = Augment(crop=4, flip="random", cutout=8)
 """Page's augmentation (How to train your ResNet, 2018)."""
 
+_NOT_MIXED = MixConfig()
 _SEED = Declaration(at_least=-(2**63), below=2**64)
 
 
@@ -53,6 +57,9 @@ class EpochPlan:
     """float32 `[n, total]`: numbers from 0 up to 1 for `transforms`, `draws` columns for each; None: no transforms."""
     resized: bool = False
     """Crops have the image's own size and are rescaled to `size`; else that is their side."""
+    mixing: torch.Tensor | None = None
+    """float32 `[n, 4]`: choices of `kernels.mix`, of which a batch takes its first image's; None: images are not
+    mixed."""
 
     @classmethod
     @TORCH.applied()
@@ -69,6 +76,7 @@ class EpochPlan:
         visited: torch.Tensor | None = None,
         visit_counts: torch.Tensor | None = None,
         transforms: Iterable[TransformConfig] = (),
+        mixing: MixConfig = _NOT_MIXED,
         device: str | torch.device = "cpu",
     ) -> EpochPlan:
         """Draw the plan of an epoch, on the host, without waiting for a GPU.
@@ -86,6 +94,7 @@ class EpochPlan:
         visit_counts: how often each image of the split was visited before, int `[count]` on `device`, for flips by
             visit; once an epoch unless given.
         transforms: changes of each batch after `augment`; those that are not active are left out.
+        mixing: how the images of a batch are mixed at last.
         device: the device of the plan's tensors.
 
         A plan depends on `seed` and `epoch` alone, and on which images were visited where that is given, so epochs may
@@ -140,7 +149,9 @@ class EpochPlan:
             drawn = [torch.rand(visits, each.draws, generator=own, dtype=torch.float32) for each, own in generators]
             numbers = torch.cat(drawn, dim=1)
 
-        plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers, resized)
+        mixed = _draw_mixing(visits, mixing, seed, epoch) if mixing.active else None
+
+        plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers, resized, mixed)
         plan = plan._each(lambda tensor: _send(tensor, device))
         indices = plan.indices if visited is None else visited[plan.indices]
         flips = plan.flips
@@ -157,6 +168,7 @@ class EpochPlan:
         image_size: int,
         device: str | torch.device,
         transforms: Iterable[TransformConfig] = (),
+        mixing: MixConfig = _NOT_MIXED,
     ) -> EpochPlan:
         """Return a plan of zeros with the tensors that `draw` makes with the same arguments, for `copy_` to fill."""
         transforms = _active(transforms)
@@ -174,6 +186,7 @@ class EpochPlan:
             transforms,
             zeros(sum(each.draws for each in transforms), dtype=torch.float32) if transforms else None,
             augment.early == "resize",
+            zeros(4, dtype=torch.float32) if mixing.active else None,
         )
 
     def __len__(self) -> int:
@@ -266,8 +279,8 @@ class Batch:
             return batch
         parts = self._own(plan.numbers).split([each.draws for each in plan.transforms], dim=1)
         for config, numbers in zip(plan.transforms, parts, strict=True):
-            changed = resolve(type(config).function)(batch, numbers, config)
-            batch = checked_batch(changed, batch, f"transforms.{config.kind}")
+            change = partial(_changed, config, numbers)
+            batch = change_pixels(change, batch, mean, std) if config.of_pixels else change(batch)
         return batch
 
     def alone(self) -> Batch:
@@ -275,6 +288,16 @@ class Batch:
         plan = self.plan if self.position is None else self.plan._each(self._own)
         own = dataclasses.replace(plan, indices=torch.arange(self.images, device=plan.indices.device))
         return Batch(own, self.images)
+
+    def mix(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, Mixed | None]:
+        """Return the batch's `images` `[B, 3, H, W]`, each mixed with the one before it, which is a random one as the
+        order is, and with what; as they are, and None, where the plan mixes nothing. `labels`: the split's."""
+        if self.plan.mixing is None:
+            return images, None
+        first = 0 if self.position is None else self.position * self.images
+        choice = self.plan.mixing[first].view(4)
+        mixed, share = mix(images, images.roll(1, 0), choice)
+        return mixed, Mixed(self.labels(labels).roll(1), share)
 
     @property
     def indices(self) -> torch.Tensor:
@@ -288,6 +311,15 @@ class Batch:
     def _own(self, choices: torch.Tensor) -> torch.Tensor:
         """Return the batch's rows of a tensor of the plan."""
         return choices if self.position is None else choices[rows_of_batch(self.position, self.images)]
+
+
+class Mixed(NamedTuple):
+    """What the images of a batch are mixed with."""
+
+    labels: torch.Tensor
+    """int64 `[B]`, of the other images."""
+    share: torch.Tensor
+    """float32 `[]`: the part of their labels in the targets, at most 1/2."""
 
 
 def checked_batch(made: object, images: torch.Tensor, name: str, *, sides: bool = True) -> torch.Tensor:
@@ -307,6 +339,23 @@ def checked_batch(made: object, images: torch.Tensor, name: str, *, sides: bool 
     height, width = images.shape[2:] if sides else ("H", "W")
     allowed = f"as many images, [{len(images)}, 3, {height}, {width}]"
     raise UserError(f"{name} makes {found} of {list(images.shape)}; allowed: {allowed}")
+
+
+def _changed(config: TransformConfig, numbers: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    return checked_batch(resolve(type(config).function)(images, numbers, config), images, f"transforms.{config.kind}")
+
+
+def _draw_mixing(count: int, mixing: MixConfig, seed: int, epoch: int) -> torch.Tensor:
+    """Draw the choices of `kernels.mix` for each of `count` images."""
+    choices = []
+    if mixing.mixup:
+        choices.append(mixup_choices(mixing.mixup, count, _stream(seed, _MIXUP, epoch)))
+    if mixing.cutmix:
+        choices.append(cutmix_choices(mixing.cutmix, count, _stream(seed, _CUTMIX, epoch)))
+        others = choices[0] if mixing.mixup else torch.zeros_like(choices[0])
+        cut = torch.rand(count, 1, generator=_stream(seed, _CUT, epoch), dtype=torch.float32) < mixing.cutmix_share
+        return torch.where(cut, choices[-1], others)
+    return choices[0]
 
 
 def _active(transforms: Iterable[TransformConfig]) -> tuple[TransformConfig, ...]:

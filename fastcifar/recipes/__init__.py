@@ -7,7 +7,7 @@ from typing import Any
 
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.output import user_path
-from fastcifar.recipes.augmentation import Augment, NormalizeConfig
+from fastcifar.recipes.augmentation import Augment, MixConfig, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, declaration, setting, trick
 from fastcifar.recipes.evaluation import EvaluateConfig
@@ -20,6 +20,9 @@ from fastcifar.recipes.schedule import Schedule
 from fastcifar.recipes.selection import SelectConfig
 from fastcifar.recipes.text import change, read_toml, recipe_from_dict, to_toml
 from fastcifar.recipes.transforms import TRANSFORMS, TransformConfig, Transforms, transform
+from fastcifar.recipes.transforms.color import ColorJitterConfig, GrayscaleConfig, RandAugmentConfig
+from fastcifar.recipes.transforms.gaussian_blur import GaussianBlurConfig
+from fastcifar.recipes.transforms.random_erasing import RandomErasingConfig
 
 __all__ = [
     "DEFAULT_RECIPE",
@@ -30,13 +33,19 @@ __all__ = [
     "TRANSFORMS",
     "Augment",
     "AverageConfig",
+    "ColorJitterConfig",
     "EMAConfig",
     "EvaluateConfig",
+    "GaussianBlurConfig",
+    "GrayscaleConfig",
     "LookaheadConfig",
     "LossScalingConfig",
+    "MixConfig",
     "NetworkConfig",
     "NormalizeConfig",
     "OptimizerConfig",
+    "RandAugmentConfig",
+    "RandomErasingConfig",
     "Recipe",
     "Schedule",
     "SelectConfig",

@@ -1,4 +1,4 @@
-"""The sections `normalize` and `augment` of a recipe: the input of a network."""
+"""The sections `normalize`, `augment` and `mix` of a recipe: the input of a network."""
 
 from __future__ import annotations
 
@@ -102,3 +102,30 @@ class Augment(Checked):
         if any(size > side for size, _ in self.early_crops):
             crops = [list(crop) for crop in self.early_crops]
             raise UserError(f"augment.early_crops is {crops}; allowed: sides up to {side}, that of the images")
+
+
+@dataclass(frozen=True)
+class MixConfig(Checked):
+    """Training images mixed with others of their batch, after all other changes, and their labels with them: the loss
+    is the mean of the losses for both labels, weighted by their shares. An answer counts as right if it is that of the
+    image with the greater share, whose loss select takes it for. A loss of your own is called for each of the two."""
+
+    section: ClassVar[str] = "mix"
+
+    mixup: float = trick(0.0, off=0.0, at_least=0, source="Zhang 2017")
+    """Take the mean of two images, weighted by a share of the distribution Beta(mixup, mixup), one for each batch
+    (Zhang: 0.1 to 1); 0: none."""
+    cutmix: float = trick(0.0, off=0.0, at_least=0, source="Yun 2019")
+    """Put a square of the other image into an image, whose area is a share of the distribution Beta(cutmix, cutmix),
+    one for each batch (Yun: 1); 0: none."""
+    cutmix_share: float = setting(0.5, above=0, at_most=1)
+    """Chance of a batch to be mixed by cutmix; mixup mixes the others."""
+
+    def _check(self) -> None:
+        both = self.mixup and self.cutmix
+        self._require("cutmix_share", not both or self.cutmix_share < 1, "below 1, which leaves batches to mix.mixup")
+
+    @property
+    def active(self) -> bool:
+        """True if images are mixed."""
+        return bool(self.mixup or self.cutmix)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastcifar.errors import UserError, brief
-from fastcifar.recipes.augmentation import Augment, NormalizeConfig
+from fastcifar.recipes.augmentation import Augment, MixConfig, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
 from fastcifar.recipes.evaluation import EvaluateConfig
@@ -58,6 +58,7 @@ class Recipe(Checked):
     normalize: NormalizeConfig = NormalizeConfig()
     augment: Augment = Augment()
     transforms: Transforms = Transforms()
+    mix: MixConfig = MixConfig()
     optimizer: OptimizerConfig = SGDConfig()
     schedule: Schedule = Schedule()
     lookahead: LookaheadConfig = LookaheadConfig()

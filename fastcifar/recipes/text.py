@@ -258,7 +258,8 @@ def _section(hint: Any, values: object, prefix: str, kind: str = "") -> Any:
     names = [field.name for field in dataclasses.fields(hint) if field.init]
     for name in values:
         if name not in names:
-            near = did_you_mean(name, names) or "; allowed: " + (", ".join(names) or "what a plug-in adds (--plugin)")
+            added = ["what a plug-in adds (--plugin)"] * issubclass(hint, Transforms)
+            near = did_you_mean(name, names) or "; allowed: " + ", ".join([*names, *added])
             raise UserError(f"unknown field {prefix}{name}{near}")
     defaults = {field.name: field.default for field in dataclasses.fields(hint)}
     made = hint(

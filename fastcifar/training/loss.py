@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from fastcifar.data.plan import Mixed
 from fastcifar.errors import UserError
 from fastcifar.optim import FlatOptimizer
 from fastcifar.recipes import LossScalingConfig
@@ -28,19 +29,16 @@ def loss_step(
     *,
     scale: float = 1.0,
     gradient_scale: float = 1.0,
+    mixed: Mixed | None = None,
 ) -> torch.Tensor:
     """Return `gradient_scale` times the gradient at `logits` `[B, classes]` of `loss(logits * scale, labels)`, summed
     over the batch. `indices`, int64 `[B]`, are the images' places in the split; the other tensors are written as by
-    `kernels.cross_entropy_step`. Raises UserError for a loss of another shape than `[]` or `[B]`."""
+    `kernels.cross_entropy_step`. The loss of images that are `mixed` is that of both labels, weighted by their shares
+    (Zhang 2017). Raises UserError for a loss of another shape than `[]` or `[B]`."""
     leaf = logits.detach().to(torch.promote_types(logits.dtype, torch.float32)).requires_grad_()
-    value = loss(leaf * scale, labels)
-    if not (isinstance(value, torch.Tensor) and value.requires_grad):
-        what = f"{type(value).__name__}{' without a gradient' * isinstance(value, torch.Tensor)}"
-        raise UserError(f"the loss gives a {what}; allowed: a tensor that depends on the logits")
-    if value.shape not in ((), labels.shape):
-        raise UserError(
-            f"the loss has shape {list(value.shape)}; allowed: [], a mean, or [{len(labels)}], one an image"
-        )
+    value = _checked(loss(leaf * scale, labels), labels)
+    if mixed is not None:
+        value = torch.lerp(value, _checked(loss(leaf * scale, mixed.labels), labels), mixed.share.to(value.dtype))
     if image_losses is not None:
         if not value.dim():
             raise UserError("select.keep is below 1, which needs each image's loss; allowed: a loss of shape [B]")
@@ -50,6 +48,18 @@ def loss_step(
     correct.add_((logits.argmax(1) == labels).sum())
     position.add_(1)
     return torch.autograd.grad(total * gradient_scale, leaf)[0].to(logits.dtype)
+
+
+def _checked(value: object, labels: torch.Tensor) -> torch.Tensor:
+    """Return what a loss gives. Raises UserError for another shape than `[]` or `[B]`."""
+    if not (isinstance(value, torch.Tensor) and value.requires_grad):
+        what = f"{type(value).__name__}{' without a gradient' * isinstance(value, torch.Tensor)}"
+        raise UserError(f"the loss gives a {what}; allowed: a tensor that depends on the logits")
+    if value.shape not in ((), labels.shape):
+        raise UserError(
+            f"the loss has shape {list(value.shape)}; allowed: [], a mean, or [{len(labels)}], one an image"
+        )
+    return value
 
 
 class LossScale:

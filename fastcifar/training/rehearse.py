@@ -148,6 +148,7 @@ def _any_plan(trainer: Trainer, split: Split) -> EpochPlan:
         0,
         image_size=split.side,
         transforms=trainer.recipe.transforms,
+        mixing=trainer.recipe.mix,
         device=split.device,
     )
 

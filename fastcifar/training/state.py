@@ -98,6 +98,7 @@ class TrainingState:
             visited=visited,
             visit_counts=visit_counts,
             transforms=self._recipe.transforms,
+            mixing=self._recipe.mix,
             device=train.device,
         )
         self.tensors.begin(plan)

@@ -41,7 +41,7 @@ class EpochTensors:
 
     def __init__(self, recipe: Recipe, dataset: Dataset, steps_per_epoch: int) -> None:
         count, device = len(dataset.train), dataset.train.device
-        self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.side, device, recipe.transforms)
+        self.plan = EpochPlan.empty(count, recipe.augment, dataset.train.side, device, recipe.transforms, recipe.mix)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         self.losses = torch.zeros(steps_per_epoch, dtype=torch.float32, device=device)
         self.correct = torch.zeros(1, dtype=torch.int64, device=device)
@@ -100,9 +100,9 @@ class TrainingStep:
         self.recipe, self.dataset, self.optimizer, self.tensors = recipe, dataset, optimizer, tensors
         self._network, self._logit_scale = compiled or network, network.logit_scale
         self._transform, self._loss_scale, self._feed = transform, loss_scale, feed
-        # The kernel rounds gradients to the compute type before they could be scaled.
+        # The kernel rounds gradients to the compute type before they could be scaled, and takes one label an image.
         in_float32 = partial(F.cross_entropy, reduction="none", label_smoothing=recipe.label_smoothing)
-        self._loss = loss or (in_float32 if loss_scale else None)
+        self._loss = loss or (in_float32 if loss_scale or recipe.mix.active else None)
 
     def __call__(self, stage: Stage) -> None:
         recipe, train, flat = self.recipe, self.dataset.train, self.optimizer.flat
@@ -120,6 +120,7 @@ class TrainingStep:
             images = changes.augment(images, **normalization, dtype=flat.dtype, size=stage.size)
             if self._transform:
                 images = checked_batch(self._transform(images), images, "augment", sides=False)
+            images, mixed = batch.mix(images, train.labels)
 
         with record_function(PART + "forward"):
             logits = self._network(images, scaled=False)
@@ -131,6 +132,7 @@ class TrainingStep:
                     *(self._loss, logits, batch.labels(train.labels), batch.indices, *metrics),
                     scale=self._logit_scale,
                     gradient_scale=gradient_scale,
+                    mixed=mixed,
                 )
             else:
                 gradient = cross_entropy_step(

@@ -19,7 +19,7 @@ from fastcifar.experiments import EXPERIMENTS
 from fastcifar.recipes import NETWORKS, OPTIMIZERS, TRANSFORMS, Recipe, change, read_toml
 from fastcifar.recipes.declare import Checked, Declaration, bounds, declaration, is_optional, plain, type_hints
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
-from fastcifar.recipes.text import read_changes, recipe_from_dict, to_text
+from fastcifar.recipes.text import read_changes, recipe_from_dict, to_text, with_all_transforms
 from fastcifar.training import RunRecord
 
 BASE = Recipe(network=DavidNetConfig(ghost_batch=0))
@@ -116,7 +116,7 @@ def fields_with(recipe, path, value):
     *sections, name = path.split(".")
     inside = fields
     for section in sections:
-        inside = inside[section]
+        inside = inside.setdefault(section, {})  # of a transform at its defaults
     inside[name] = value
     return fields
 
@@ -158,7 +158,7 @@ def test_a_field_of_a_recipe_is_taken_inside_its_bounds_and_refused_outside(sect
                 assert bounds(declared, kind is int) not in str(error)  # another rule than the bounds
                 continue
             for way in WAYS.values():
-                found = way(recipe, path, value, tmp_path)
+                found = with_all_transforms(way(recipe, path, value, tmp_path))
                 for part in path.split("."):
                     found = getattr(found, part)
                 assert found == value and type(plain(found)) is type(value)

@@ -27,7 +27,7 @@ from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.optimizers.torch import AdamWConfig
-from fastcifar.recipes.text import Written, field_hints, leaves, read_changes, read_value, to_text
+from fastcifar.recipes.text import Written, field_hints, leaves, read_changes, read_value, to_text, with_all_transforms
 
 positive = st.floats(min_value=1e-300, max_value=1e30)
 names = st.from_regex(r"[\w.+-]{1,20}", fullmatch=True)
@@ -158,7 +158,8 @@ REFUSALS = {
     "network mlp takes whole images",
     "network = 'mlp'\noptimizer = 'muon'": "network.kind is mlp; allowed: with the optimizer muon one with "
     "convolutions",
-    "transforms.grey.share = 0.5": "unknown field transforms.grey; allowed: what a plug-in adds (--plugin)",
+    "transforms.solar.share = 0.5": "unknown field transforms.solar; allowed: color_jitter, grayscale, rand_augment, "
+    "gaussian_blur, random_erasing, what a plug-in adds (--plugin)",
     "select.keep = 0": "select.keep is 0.0; allowed: above 0, up to 1",
     "select.from_epoch = 0.5": "select.from_epoch is 0.5; allowed: 1 or more epochs",
     "average.epochs = -1": "average.epochs is -1.0; allowed: 0 or more epochs",
@@ -252,7 +253,8 @@ def test_a_kind_begins_with_its_own_defaults_and_the_same_kind_keeps_its_fields(
 def test_a_field_means_the_same_in_a_file_in_a_word_and_as_a_keyword(name):
     recipe = RECIPES[name]
     hints = field_hints(recipe)
-    fields = {path: value for path, value in leaves(dataclasses.asdict(recipe)) if path in hints}
+    whole = dataclasses.asdict(with_all_transforms(recipe))
+    fields = {path: value for path, value in leaves(whole) if path in hints}
     assert hints.keys() == fields.keys()
     base = change(Recipe(), {"network": recipe.network.kind, "optimizer": recipe.optimizer.kind})
     assert change(base, fields) == recipe

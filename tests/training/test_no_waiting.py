@@ -10,10 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss
-from fastcifar.recipes import RECIPES, Recipe
+from fastcifar.recipes import RECIPES, Recipe, change
 from fastcifar.training import Listener, Trainer
 from fastcifar.training.stopwatch import HostEvent
-from tests.small import DAVIDNET, EVERYTHING
+from tests.small import DAVIDNET, EVERYTHING, MLP
 
 BEGIN = "begin"
 
@@ -65,7 +65,10 @@ def reads_by_epoch(log, trainer, monkeypatch, **arguments):
     return run, [log[start + 1 : stop] for start, stop in itertools.pairwise(starts)]
 
 
-@pytest.mark.parametrize("recipe", [DAVIDNET, EVERYTHING], ids=["plain", "everything"])
+MIXED = change(MLP, {"mix.mixup": 0.2, "mix.cutmix": 1.0, "transforms.rand_augment.operations": 1})
+
+
+@pytest.mark.parametrize("recipe", [DAVIDNET, EVERYTHING, MIXED], ids=["plain", "everything", "mixed"])
 def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatch, recipe):
     data = make_synthetic(64, 16)
     run, reads = reads_by_epoch(log, Trainer(recipe, data, "cpu"), monkeypatch, eval_every=0)

@@ -1,4 +1,6 @@
-"""The section `transforms` of a recipe: random changes to a training batch, registered by name."""
+"""The section `transforms` of a recipe: random changes to a training batch, registered by name.
+
+`fastcifar.recipes` imports the built-in kinds, so that they go before those of plug-ins, always in one order."""
 
 from __future__ import annotations
 
@@ -22,6 +24,8 @@ class TransformConfig(Kind):
     """The function that changes the images; see `transform`."""
     draws: ClassVar[int] = 1
     """Random numbers per image and epoch."""
+    of_pixels: ClassVar[bool] = False
+    """The function takes images before they are normalized: float32, of 0 to 255."""
 
     @property
     def active(self) -> bool:
@@ -49,9 +53,9 @@ def transform(kind: str, function: str | Callable[..., Any]) -> Callable[[type[C
             \"\"\"Share of the images that lose their color.\"\"\"
 
     function: `function(images, numbers, config)` returns as many images, or its place, "package.module:name", imported
-        at the first batch. `images` are `[B, 3, H, W]`, normalized and changed by `augment`, in the compute type;
-        `numbers` are float32 `[B, draws]`, uniform from 0 up to 1, drawn in bulk for the epoch. On a GPU the function
-        is captured, so it must not depend on values.
+        at the first batch. `images` are `[B, 3, H, W]`, normalized and changed by `augment`, in the compute type; with
+        `of_pixels` float32 of 0 to 255, and what it returns is normalized. `numbers` are float32 `[B, draws]`, uniform
+        from 0 up to 1, drawn in bulk for the epoch. On a GPU the function is captured, so it must not depend on values.
 
     A recipe's file names it `[transforms.grey]`, a flag `--transforms.grey.share`. Raises UserError if `kind` is taken
     or no Python name, and if the configuration is on by default.
