@@ -1,6 +1,5 @@
 """HDF5 files: what is read of every form, what is refused, and where the images lie."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from fastcifar.data import Dataset, hdf5, residency
 from fastcifar.data.hdf5 import load_hdf5
 from fastcifar.data.residency import place_images
-from fastcifar.data.split import Split
 from fastcifar.errors import Notice, UserError
 
 h5py = pytest.importorskip("h5py")
@@ -287,9 +285,3 @@ def test_a_file_that_is_cut_while_it_is_used_is_said(tmp_path):
         file.truncate(1000)
     with pytest.raises(UserError, match="ends before its last image; allowed: a file that stays as it is"):
         data.train.at(torch.arange(40))
-
-
-def test_a_split_is_replaced_by_none_of_its_images():
-    data = expected()
-    kept = dataclasses.replace(data, train=place_images(data, "host", CPU).train)
-    assert isinstance(kept.train.loaded(CPU), Split) and len(kept.train) == 40
