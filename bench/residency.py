@@ -56,11 +56,7 @@ def measure(
     training in which steps waited for images (`waited`)."""
     request = {"path": str(path), "steps": steps, "device": device}
     with contextlib.ExitStack() as stack:
-        # the file's hash is kept in a cache of its own
-        environment = {"XDG_CACHE_HOME": str(path.parent)}
-        workers = {
-            way: stack.enter_context(Resident(way, "bench.residency_worker", environment=environment)) for way in WAYS
-        }
+        workers = {way: stack.enter_context(Resident(way, "bench.residency_worker")) for way in WAYS}
         found: dict[str, dict[str, Any]] = {}
         for way, (resident, _) in WAYS.items():
             facts = workers[way].ask({**request, "resident": resident})
@@ -81,9 +77,9 @@ def records(found: dict[str, dict[str, Any]], command: str) -> list[dict[str, ob
     made = []
     for way, each in found.items():
         facts, rate = each["facts"], statistics.median(each["rates"])
-        memory = (facts["peak_bytes"] - facts["before_bytes"]) / 1e9
+        loaded, peak = ((facts[name] - facts["before_bytes"]) / 1e9 for name in ("loaded_bytes", "peak_bytes"))
         value = f"{rate:,.0f} images/s, {rate / first:.2f} of those on the device; steps waited "
-        value += f"{statistics.median(each['waited']):.1%}; {memory:.2f} GB of the process's memory at its peak"
+        value += f"{statistics.median(each['waited']):.1%}; memory {loaded:.2f} GB when loaded, {peak:.2f} GB at most"
         what = f"training on {facts['image_bytes'] / 1e9:.1f} GB of {facts['side']} x {facts['side']} images {way}"
         spread = f"{min(each['rates']):,.0f} to {max(each['rates']):,.0f}"
         made.append(

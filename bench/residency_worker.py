@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.residency import BATCH
 from bench.resident import Answer, serve
-from fastcifar.data.hdf5 import load_hdf5
+from fastcifar.data import hdf5
 from fastcifar.data.residency import place_images
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.recipes import Recipe
@@ -40,7 +40,8 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
     device, path = resolve_device(arguments["device"]), Path(arguments["path"])
     torch.zeros(1, device=device)
     before = peak_bytes()
-    dataset = place_images(load_hdf5(path), arguments["resident"], device)
+    hdf5.user_cache = lambda: path.parent  # which is removed
+    dataset = place_images(hdf5.load_hdf5(path), arguments["resident"], device)
     loaded, images = peak_bytes(), len(dataset.train)
     recipe = Recipe(name="residency", batch_size=BATCH, dtype="float32", epochs=arguments["steps"] * BATCH / images)
     trainer = Trainer(recipe, dataset, device, model=one_convolution)

@@ -1,21 +1,39 @@
 """Trainings on images of every place, measured on a small file."""
 
+import contextlib
+
 import pytest
 
-from bench import residency
+from bench import residency, residency_worker
 from bench.tables import read_results
+from fastcifar.data import hdf5
 from fastcifar.errors import UserError
+
+
+class Here(contextlib.nullcontext):
+    """What takes the place of a worker's process."""
+
+    def __init__(self, way, module):
+        super().__init__(self)
+        self.answer = None
+
+    def ask(self, request):
+        if self.answer:
+            return self.answer(request)
+        facts, self.answer = residency_worker.load(request)
+        return facts
 
 
 def test_each_way_is_asked_in_turn_and_recorded(tmp_path, monkeypatch, capsys):
     pytest.importorskip("h5py")
-    ways = dict(list(residency.WAYS.items())[::3])  # a process each
-    monkeypatch.setattr(residency, "WAYS", ways)
+    monkeypatch.setattr(residency, "Resident", Here)
+    monkeypatch.setattr(residency_worker, "keep_freed_memory", lambda: True)
+    monkeypatch.setattr(hdf5, "user_cache", hdf5.user_cache)  # and back
     flags = ["--gigabytes", "0.0002", "--side", "8", "--steps", "1", "--rounds", "2", "--folder", str(tmp_path)]
     assert residency.main([*flags, "--save", str(tmp_path / "results.jsonl")]) == 0
     told = [line.split(":")[0] for line in capsys.readouterr().out.splitlines() if "round" in line]
-    assert told == [f"{way}, round {number} of 2" for number in (1, 2) for way in ways]
-    resident, disk = read_results(tmp_path)
+    assert told == [f"{way}, round {number} of 2" for number in (1, 2) for way in residency.WAYS]
+    resident, _, _, disk = read_results(tmp_path)
     assert resident["n"] == len(disk["rates"]) == 2 and min(disk["rates"]) > 0
     assert resident["waited"] == [0, 0] < disk["waited"] and "images on disk, not cached" in disk["what"]
     assert disk["facts"]["before_bytes"] <= disk["facts"]["loaded_bytes"] <= disk["facts"]["peak_bytes"]

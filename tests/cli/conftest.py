@@ -4,6 +4,7 @@ import pytest
 
 import fastcifar.data
 from fastcifar.data import DownloadError
+from fastcifar.data.residency import place_images
 from fastcifar.data.synthetic import make_synthetic
 
 
@@ -12,11 +13,12 @@ def few_images(monkeypatch, tmp_path):
     """Run commands in an empty folder, on a synthetic set that is smaller than users have it; what is downloaded is
     out of reach."""
 
-    def load(name, data_dir, device, holdout=0, mirror=None):
+    def load(name, data_dir, device, holdout=0, mirror=None, resident="auto"):
         if name != "synthetic":
             raise DownloadError("https://a.place", "no network")
         dataset = make_synthetic(train_size=256, test_size=64)
-        return dataset.hold_out(holdout) if holdout else dataset
+        dataset = dataset.hold_out(holdout) if holdout else dataset
+        return place_images(dataset, resident, dataset.train.device)
 
     monkeypatch.setattr(fastcifar.data, "load_dataset", load)
     monkeypatch.chdir(tmp_path)
