@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so does __getattr__ below
     from fastcifar.catalogue import dataset as dataset
+    from fastcifar.corruptions.apply import corrupt as corrupt
     from fastcifar.data import Dataset as Dataset
     from fastcifar.data import EpochPlan as EpochPlan
     from fastcifar.data import Loader as Loader

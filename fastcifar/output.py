@@ -70,6 +70,11 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
     return found
 
 
+def short_name(name: str) -> str:
+    """Return the name of a data set for titles and lines: of a path, which may be long, what stands last."""
+    return os.path.basename(name.rstrip("/\\")) or name
+
+
 def open_at_once(path: Path) -> BinaryIO:
     """Open a file to be read. A pipe is not waited for until something writes to it."""
     return open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))

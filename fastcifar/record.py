@@ -22,7 +22,7 @@ from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
 from fastcifar.errors import UserError, brief
-from fastcifar.output import RECORD, refuse_deep
+from fastcifar.output import RECORD, refuse_deep, short_name
 from fastcifar.recipes import Recipe, recipe_from_dict
 from fastcifar.recipes.legacy import in_steps, modernize
 
@@ -76,6 +76,14 @@ class DatasetFacts:
     std: tuple[float, ...]
     source: str
     val_size: int = 0
+    side: int = 32
+    """Of the images, in pixels."""
+    resized: int = 0
+    """The side that `resize` brought them to; 0: their own."""
+    tests_val: bool = False
+    """The test split is the validation split, as no image of the test split has a label."""
+    fold: str = ""
+    """Which part of the training images those of the test split are, as in "1/5"; empty: none by `fold`."""
 
     @classmethod
     def of(cls, dataset: Dataset) -> DatasetFacts:
@@ -91,7 +99,16 @@ class DatasetFacts:
             std=tuple(dataset.std),
             source=dataset.source,
             val_size=0 if dataset.val is None else len(dataset.val),
+            side=dataset.train.images.shape[1],
+            resized=dataset.resized,
+            fold=dataset.folded,
+            tests_val=dataset.tests_val,
         )
+
+    @property
+    def title(self) -> str:
+        """The name in a line for readers: of a path, what stands last."""
+        return short_name(self.name)
 
 
 @dataclass(frozen=True)

@@ -272,6 +272,11 @@ def transforms(number: Number) -> list[object]:
     return [fastcifar.jitter(x, number(0.5), number(0.25), own)]
 
 
+def corrupted(number: Number) -> list[object]:
+    x, names = data().test.images[:2], ("shot-noise", "glass-blur", "snow", "elastic-transform")
+    return [fastcifar.corrupt(x, name, number(3), number(5)) for name in names]
+
+
 def recipes(number: Number) -> list[object]:
     recipe = fastcifar.change(fastcifar.get_recipe("davidnet"), {"epochs": number(3), "optimizer.lr": number(0.5)})
     return [recipe, type(recipe.epochs), type(recipe.optimizer.lr)]
@@ -311,6 +316,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "evaluate": evaluate,
     "load_dataset": load_dataset,
     "random_crop random_flip cutout normalize jitter": transforms,
+    "corrupt": corrupted,
     "get_recipe change": recipes,
     "read_runs": read_runs,
     "Experiment": experiment,

@@ -29,6 +29,7 @@ MAY_IMPORT = {
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
     "transforms": LOWER | {"transforms"},
+    "corruptions": LOWER | {"corruptions"},
     "optim": LOWER | {"optim"},
     "training": LOWER | {"data", "models", "optim", "training"},
     "costs": LOWER | {"models", "optim", "training", "costs"},

@@ -31,7 +31,10 @@ COMMANDS = {
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
     "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),
+    "data list": ("data list", "fastcifar.cli.data_list", "list the data sets, and which are here"),
     "data info": ("data info", "fastcifar.cli.data_info", "say what a data set holds and where it was found"),
+    "data verify": ("data verify", "fastcifar.cli.data_verify", "read all of a data set and say what is wrong with it"),
+    "data convert": ("data convert OUT", "fastcifar.cli.data_convert", "write a data set as npz, HDF5 or TFRecord"),
     "doctor": ("doctor", "fastcifar.cli.doctor", "say whether this machine can train, and what to do"),
     "flops": ("flops", "fastcifar.cli.flops", "count a recipe's operations and bytes, and their least time"),
 }

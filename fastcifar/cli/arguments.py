@@ -18,8 +18,8 @@ from tyro.conf import arg
 from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
 from fastcifar import escape
-from fastcifar.catalogue import DATASETS, dataset_for, find
-from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields
+from fastcifar.catalogue import DATASETS, dataset_for
+from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields, refuse_absent
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
 from fastcifar.output import user_path
@@ -68,8 +68,7 @@ def parse(
         raise _refusal(stop, flags, args, prog) from None
     if rest:
         raise _unknown(rest, flags, prog)
-    if (name := getattr(options, "dataset", None)) is not None:
-        find(name)  # refuses an unknown one
+    refuse_absent(options)
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
     paths = {name: user_path(path, flag_of(name)) for name, path in given.items() if isinstance(path, Path)}
     return dataclasses.replace(options, **paths)

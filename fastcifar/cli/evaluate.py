@@ -1,4 +1,4 @@
-"""`fastcifar eval RUN_DIR`: the saved network's accuracy, measured again."""
+"""`fastcifar eval RUN_DIR`: the saved network's accuracy, measured again, on other images or on corrupted ones."""
 
 from __future__ import annotations
 
@@ -6,23 +6,36 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
+from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
-from fastcifar.cli.options import CommandOptions, Switch
+from fastcifar.cli.options import CommandOptions, Switch, read_fold
+from fastcifar.cli.robustness import Accuracies, archive_of, read_severities, select
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
-from fastcifar.output import run_files, user_path
+from fastcifar.output import run_files, user_path, write_whole
 from fastcifar.recipes import DEFAULT_RECIPE, label
+from fastcifar.recipes.augmentation import MOST_SIDE
+from fastcifar.recipes.declare import setting
+from fastcifar.report.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    import torch
+
+    from fastcifar.data import Dataset, Split
+    from fastcifar.training import Evaluation
 
 
 @dataclass(frozen=True)
 class Options(CommandOptions):
-    """Evaluate the network of a saved run again, on the images that the run tested on."""
+    """Evaluate the network of a saved run again, on the images that the run tested on, on those of another data set, or
+    on corrupted ones."""
 
     run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
     """The folder of the run, which holds run.json and model.safetensors, or a run whose weights an experiment kept, as
@@ -30,15 +43,35 @@ class Options(CommandOptions):
     weights: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's)")] = None
     """Other weights for the run's network: those of one of its epochs, another run's folder, or a .safetensors, .pt,
     .pth or .ckpt file."""
+    on: Annotated[str | None, arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's)")] = None
+    """The test images of another data set with the same classes; of CIFAR-10-C, each corruption at each severity."""
+    resize: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as they are)")] = setting(
+        None, at_least=1, at_most=MOST_SIDE
+    )
+    """With --on: bring its images to N by N pixels, the side of the run's."""
+    corrupt: Annotated[str | None, arg(metavar="NAME,NAME|all", help_behavior_hint="(default: none)")] = None
+    """Corrupt the images as CIFAR-10-C's are: by name (fog), by kind (noise, blur, weather, digital) or all that
+    can be made here. With --on CIFAR-10-C: evaluate on these of its corruptions alone."""
+    severity: Annotated[str | None, arg(metavar="S", help_behavior_hint="(default: 1-5)")] = None
+    """How strong corruptions are, from 1 to 5, as in 3, 1-5 or 1,3,5."""
+    seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
+    """Names the random choices of --corrupt."""
     tta: Annotated[Literal["none", "flip", "flip-crop"] | None, arg(help_behavior_hint="(default: the run's)")] = None
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
-    ones."""
+    ones. With --on and --corrupt the default is none, as of published results."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    """Folder that holds the images; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    predictions: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
+    """Write the logits of all test images and their labels, -1 where there is none, as predictions.npz of a run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to evaluate on; auto: a GPU if there is one."""
     json: Switch = False
     """Print a JSON object and nothing else to standard output."""
+
+    def _check(self) -> None:
+        self._require("resize", self.resize is None or self.on is not None, "with --on, whose images it changes")
+        is_npz = self.predictions is None or self.predictions.suffix == ".npz"
+        self._require("predictions", is_npz, "a file whose name ends in .npz")
 
 
 def main(args: Sequence[str]) -> int:
@@ -52,43 +85,220 @@ def main(args: Sequence[str]) -> int:
     if not os.path.isfile(record_file):
         allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
         raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
+    archive = archive_of(options.on)
+    grid = select(archive, options.corrupt, read_severities(options.severity or "1-5"))
+    for name in ("severity", "seed"):
+        if getattr(options, name) and not grid:
+            raise UserError(f"--{name} says how images are corrupted; allowed: with --corrupt")
+    if grid and options.predictions is not None:
+        raise UserError("--predictions is given for many corruptions; allowed: without --corrupt, and on one data set")
+    if options.predictions is not None and not options.predictions.parent.is_dir():
+        raise UserError(f"--predictions is {options.predictions}; allowed: a file in a folder that is there")
+    saved = Saved(options, folder)
+    if not grid:
+        return _evaluate(saved)
+    return _evaluate_corrupted(saved, Accuracies(grid), bool(archive))
 
-    from fastcifar.data import load_dataset
-    from fastcifar.optim import FlatModel
-    from fastcifar.training import evaluate, load_run, load_weights, resolve_device, resolve_dtype
 
-    device = resolve_device(options.device)
-    recipe, model, record = load_run(folder)
-    if options.weights is not None:
-        load_weights(model, options.weights)
-    dataset = load_dataset(record.dataset.name, options.data_dir, device, record.dataset.holdout)
-    classes = (record.subset or {}).get("classes")
-    if isinstance(classes, list):
-        dataset = dataset.take(classes=classes)
-    dtype = resolve_dtype(recipe.dtype, device, record.dtype)  # the run's own, so that rounding is the same too
-    model = FlatModel(model.to(device), dtype).model
-    tta = options.tta or recipe.evaluate.tta
-    evaluation = evaluate(model, dataset.test, replace(recipe.evaluate, tta=tta))
-    stored = {"none": record.accuracy, recipe.evaluate.tta: record.tta_accuracy}.get(tta)
-    if dataset.sha256 != record.dataset.sha256 or options.weights is not None:
-        stored = None  # other images or weights: nothing to compare with
+class Saved:
+    """A saved run's network, and the images that the options ask for."""
 
-    images = len(dataset.test)
+    def __init__(self, options: Options, folder: Path) -> None:
+        from fastcifar.optim import FlatModel
+        from fastcifar.training import load_run, load_weights, resolve_device, resolve_dtype
+
+        self.options, self.folder = options, folder
+        self.device: torch.device = resolve_device(options.device)
+        self.recipe, model, self.record = load_run(folder)
+        if options.weights is not None:
+            load_weights(model, options.weights)
+        # The run's own type, so that rounding is the same too.
+        dtype = resolve_dtype(self.recipe.dtype, self.device, self.record.dtype)
+        self.model = FlatModel(model.to(self.device), dtype).model
+        elsewhere = options.on is not None or options.corrupt is not None
+        self.tta = options.tta or ("none" if elsewhere else self.recipe.evaluate.tta)
+
+    @property
+    def stored(self) -> float | None:
+        """The accuracy that the run says of its own test images; None where it does not for these weights and this
+        test-time augmentation."""
+        accuracies = {"none": self.record.accuracy, self.recipe.evaluate.tta: self.record.tta_accuracy}
+        return accuracies.get(self.tta) if self.options.weights is None else None
+
+    def dataset(self) -> Dataset:
+        """Return the images to evaluate on: the run's own or, without variants, those of --on."""
+        return self._own() if self.options.on is None else self.other(self.options.on)
+
+    def _own(self) -> Dataset:
+        from fastcifar.data import load_dataset
+
+        data = self.record.dataset
+        held = 0 if data.fold else data.holdout
+        dataset = load_dataset(data.name, self.options.data_dir, self.device, held, resize=data.resized)
+        dataset = dataset.labeled_test() if data.tests_val else dataset
+        dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
+        if (classes := self._classes()) is not None:
+            dataset = dataset.take(classes=classes)
+        return dataset.resize(data.resized) if data.resized else dataset
+
+    def other(self, word: str) -> Dataset:
+        """Return another data set, of whose test images those of the run's classes are left. Raises UserError for one
+        with other classes or of another side."""
+        import torch
+
+        from fastcifar.data import load_dataset
+
+        data, (entry, variant) = self.record.dataset, find(word)
+        if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
+            raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
+        folder = None if is_path(word) else self.options.data_dir
+        dataset = load_dataset(word, folder, self.device, resize=self.options.resize or 0)
+        if dataset.classes != data.classes:
+            raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
+        dataset = dataset if self.options.resize is None else dataset.resize(self.options.resize)
+        height, width = dataset.test.images.shape[1:3]
+        if (height, width) != (data.side, data.side):
+            said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
+            raise UserError(f"{said}; allowed: --resize {data.side}")
+        if (classes := self._classes()) is None:
+            return dataset
+        kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes, device=self.device)))
+        if not len(kept):
+            raise UserError(f"{dataset.name} has no test images of the run's classes, {classes}; allowed: some")
+        return replace(dataset, test=kept, val=None)
+
+    def _classes(self) -> list[int] | None:
+        """Return the labels that the run was restricted to; None: all."""
+        classes = (self.record.subset or {}).get("classes")
+        return classes if isinstance(classes, list) else None
+
+    def score(self, split: Split) -> Evaluation:
+        from fastcifar.training import evaluate
+
+        return evaluate(self.model, split, replace(self.recipe.evaluate, tta=self.tta))
+
+    def facts(self, dataset: str, holdout: int, images: int) -> dict[str, Any]:
+        """Return what each JSON object begins with."""
+        options = self.options
+        facts = {"run": str(self.folder), "weights": options.weights, "dataset": dataset, "holdout": holdout}
+        return {**facts, "images": images, "tta": self.tta}
+
+
+def _evaluate(saved: Saved) -> int:
+    """Evaluate on one set of images, and say it."""
+    options, dataset = saved.options, saved.dataset()
+    evaluation = saved.score(dataset.test)
+    val = None if dataset.val is None else saved.score(dataset.val)
+    if options.predictions is not None:
+        _save(evaluation, dataset.test, options.predictions)
+    same = options.on is None and dataset.sha256 == saved.record.dataset.sha256
+    run_accuracy = None if options.on is None else saved.stored
+    accuracy = evaluation.accuracy
+    difference = None if accuracy is None or run_accuracy is None else accuracy - run_accuracy
+    labeled = int(dataset.test.labeled.sum())
+    interval = None if accuracy is None else wilson_interval(round(accuracy * labeled), labeled)
+    stored = saved.stored if same else None
     if options.json:
         result = {
-            "run": str(folder),
-            "weights": options.weights,
-            "dataset": dataset.name,
-            "holdout": dataset.holdout,
-            "images": images,
-            "tta": tta,
-            "accuracy": evaluation.accuracy,
+            **saved.facts(dataset.name, dataset.holdout, len(dataset.test)),
+            "same_images": same,
+            "accuracy": accuracy,
             "stored_accuracy": stored,
             "loss": evaluation.loss,
+            "interval": interval,
+            "val_accuracy": None if val is None else val.accuracy,
+            "run_accuracy": run_accuracy,
+            "difference": difference,
         }
         print(json.dumps(result, indent=2))
         return 0
-    tests = f"{images:,} {'held-out' if dataset.holdout else 'test'} images of {shown(dataset.name)}"
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
-    print(f"{label(recipe)}  {share(evaluation.accuracy)} (tta {tta}) on {tests}{run_said}")
+    if options.on is None and not same:
+        run_said = "; other images than the run's, of another sha256"
+    print(f"{label(saved.recipe)}  {share(accuracy)} (tta {saved.tta}) on {_described(dataset)}{run_said}")
+    if accuracy is None:
+        path = options.predictions
+        print(
+            "no accuracy: they have no labels; " + (f"predictions in {path}" if path else "--predictions saves logits")
+        )
+    if dataset.val is not None and val is not None and val.accuracy is not None:
+        stored = saved.record.val_accuracy if same and saved.tta == "none" and options.weights is None else None
+        run_said = "" if stored is None else f"; the run said {stored:.2%}"
+        print(f"{share(val.accuracy)} on {len(dataset.val):,} validation images{run_said}")
+    if options.on is not None and interval is not None:
+        tested = f"{saved.record.dataset.test_size:,} test images of its own"
+        compared = "" if difference is None else f": {100 * difference:+.2f} points"
+        print(f"95% interval {interval[0]:.2%} to {interval[1]:.2%}")
+        print(f"the run said {share(run_accuracy)} on {tested}{compared}")
     return 0
+
+
+def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) -> int:
+    """Evaluate on each corruption at each severity, and say the table."""
+    from fastcifar.corruptions.apply import corrupt
+    from fastcifar.data import Split
+
+    options, record = saved.options, saved.record
+    say = (lambda text: None) if options.json else partial(print, flush=True)
+    if is_archive:
+        facts, images = saved.facts(str(options.on), 0, 0), None
+        clean = saved.stored
+        said = f"{record.dataset.test_size:,} test images of its own, as the run said"
+    else:
+        dataset = saved.dataset()
+        images, which = _labeled(dataset)
+        clean = saved.score(images).accuracy
+        facts = saved.facts(dataset.name, dataset.holdout, len(images))
+        said = f"{len(images):,} {which} images of {shown(dataset.title)}"
+    say(f"{label(saved.recipe)}  {share(clean)} (tta {saved.tta}) on {said}\n")
+
+    def accuracy(name: str, level: int) -> float:
+        if images is None:
+            split, _ = _labeled(saved.other(f"{options.on}:{name}-{level}"))
+            facts["images"] = len(split)
+        else:
+            split = Split(corrupt(images.images, name, level, options.seed), images.labels)
+        found = saved.score(split).accuracy
+        assert found is not None  # some image has a label
+        return found
+
+    accuracies.measure(accuracy, say)
+    for line in accuracies.remarks(is_archive):
+        say(line)
+    if options.json:
+        seed = None if is_archive else options.seed
+        print(json.dumps({**facts, "seed": seed, "accuracy": clean, **accuracies.to_json()}, indent=2))
+    return 0
+
+
+def _labeled(dataset: Dataset) -> tuple[Split, str]:
+    """Return the test images, or where none has a label the validation images, and their name. Raises UserError where
+    none has one either."""
+    for split, name in ((dataset.test, dataset.tested), (dataset.val, "validation")):
+        if split is not None and split.labeled.any():
+            return split, name
+    raise UserError(
+        f"the test images of {dataset.name} have no labels, so no accuracies; allowed: a data set with some"
+    )
+
+
+def _described(dataset: Dataset) -> str:
+    return f"{len(dataset.test):,} {dataset.tested} images of {shown(dataset.title)}"
+
+
+def _differ(dataset: Dataset, classes: Sequence[str]) -> str:
+    """Say how the classes of a data set differ from a run's."""
+    if len(dataset.classes) != len(classes):
+        return f"{dataset.name} has {len(dataset.classes)} classes, the run {len(classes)}"
+    pairs = zip(dataset.classes, classes, strict=True)
+    label, here, there = next((label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
+    return f"class {label} of {dataset.name} is {here!r}, the run's {there!r}"
+
+
+def _save(evaluation: Evaluation, split: Split, path: Path) -> None:
+    """Write the logits and the labels, as a run's folder has them."""
+    import numpy as np
+
+    logits, plain_logits = evaluation.logits.numpy(), evaluation.plain_logits.numpy()
+    labels = split.labels.cpu().numpy()
+    write_whole(path, lambda part: np.savez(part, plain_logits=plain_logits, tta_logits=logits, labels=labels))

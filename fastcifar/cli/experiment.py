@@ -65,7 +65,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             left = f"; {about} {duration(progress.seconds_left)} left" if progress.seconds_left else ""
             screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
 
-        dataset = options.load(options.start_device())
+        dataset = options.load(options.start_device()).labeled_test()
         with _flags_for_fields(cls):
             experiment.jobs(dataset)  # refused before anything is said to be kept
         what = " and ".join(label(recipe) for recipe in recipes.values())
@@ -88,7 +88,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
 def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentOptions:
     """Return the options in `args`, with the experiment that they make of `cls`."""
     prog = " ".join(word for word in ("fastcifar", cls.group, cls.name) if word)
-    defaults = {"holdout": cls.holdout}
+    defaults = {"holdout": 0 if last_given(args, "--fold") is not None else cls.holdout}
     if last_given(args, "--quick") is not None:
         defaults |= {"train_size": QUICK_TRAIN_SIZE, **cls.quick}
     recipes, words, rest = _read_recipes(cls, args, prog)

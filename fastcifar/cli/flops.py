@@ -14,6 +14,7 @@ from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import RecipeOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.recipes import label
+from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import setting
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class Options(RecipeOptions):
     """Training images."""
     test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)
     """Images of the final evaluation."""
+    side: Annotated[int, arg(metavar="N")] = setting(32, at_least=1, at_most=MOST_SIDE, unit="pixels")
+    """Side of the images."""
     json: Switch = False
     """Print the count as JSON and nothing else."""
 
@@ -49,8 +52,11 @@ def main(args: Sequence[str]) -> int:
     rates = _rates(options)
 
     from fastcifar.costs.flops import count_recipe, describe
+    from fastcifar.data import load_dataset
 
-    count = count_recipe(options.settings, options.train_images, options.test_images, find(options.dataset)[0].classes)
+    classes = find(options.dataset)[0].classes or len(load_dataset(options.dataset).classes)  # of a path, by reading it
+    sizes = options.train_images, options.test_images, classes, options.side
+    count = count_recipe(options.settings, *sizes)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +13,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 from tyro.conf import arg
 
-from fastcifar.catalogue import DEFAULT_DATASET
+from fastcifar.catalogue import DEFAULT_DATASET, FORMS, find, is_path, name_of
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
+from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import Checked, setting, type_hints
 
 if TYPE_CHECKING:
@@ -70,18 +72,37 @@ class DataOptions(CommandOptions):
     """The data set, and where it is."""
 
     dataset: str = DEFAULT_DATASET
-    """The data set."""
+    """The data set: a name, or the path of your own, a folder of images by class or a file of arrays."""
     data_dir: Annotated[Path | None, _optional("DIR", "$FASTCIFAR_DATA")] = None
-    """Folder that holds it; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    """Folder that holds it, or a folder of its name that does; without one, it is looked for in the user's cache, then
+    downloaded. Of a path in --dataset: where it is now."""
     mirror: Annotated[str | None, _optional("URL", "$FASTCIFAR_MIRROR")] = None
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
+    coarse: Switch = False
+    """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
     resident: Literal["auto", "device", "host", "disk"] = "auto"
     """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
     read ahead of time; auto: the first that has room for them and a quarter more."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.coarse:
+            if self.dataset not in ("cifar100", "cifar100:coarse"):
+                raise UserError(f"--coarse is given with --dataset {brief(self.dataset)}; allowed: with cifar100")
+            object.__setattr__(self, "dataset", "cifar100:coarse")
+
 
 @dataclass(frozen=True)
-class TrainingOptions(RecipeOptions, DataOptions):
+class ImageOptions(DataOptions):
+    """The data set, and the side of its images."""
+
+    resize: Annotated[int | None, _optional("N", "as they are")] = setting(None, at_least=1, at_most=MOST_SIDE)
+    """Bring the images to N by N pixels (bilinear, antialiased); of images that are not square the shorter side, and
+    the middle is kept. Mean and standard deviation stay the data set's."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(RecipeOptions, ImageOptions):
     """Options of every command that trains."""
 
     synthetic_fallback: Switch = False
@@ -89,6 +110,9 @@ class TrainingOptions(RecipeOptions, DataOptions):
     holdout: Annotated[int | Literal["third"], arg(metavar="N|third")] = setting(0, at_least=0, unit="images")
     """Test on N training images, or on a third of them, which are then not trained on, in place of the test set, which
     is for confirming; 0: the test set."""
+    fold: Annotated[str | None, _optional("K/N", "none")] = None
+    """Test on part K of N parts of the training images, as in 1/5, and train on the others: the parts of a
+    cross-validation, always the same images, about equally many of each class."""
     train_size: Annotated[int | None, _optional("N")] = setting(None, at_least=1, unit="images")
     """Train on N training images only: always the same, and those of a smaller N among those of a larger."""
     train_fraction: Annotated[float | None, _optional("F", "1")] = setting(None, above=0, at_most=1)
@@ -131,6 +155,12 @@ class TrainingOptions(RecipeOptions, DataOptions):
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""
+        if self.fold is not None:
+            read_fold(self.fold, "--fold")
+            self._require("holdout", not self.holdout, "with --fold none, as a fold is held out")
+        if self.resize is not None:
+            for recipe in recipes:
+                recipe.refuse_side(self.resize)
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
@@ -160,19 +190,26 @@ class TrainingOptions(RecipeOptions, DataOptions):
         return device
 
     def load(self, device: torch.device) -> Dataset:
-        """Return the images on `device`, those of --holdout in place of the test set, and of them what --classes,
-        --train-size and --train-fraction leave; --quick asks for no more than there are."""
+        """Return the images on `device`, those of --holdout or --fold in place of the test set, and of them what
+        --classes, --train-size and --train-fraction leave, as --resize says; --quick asks for no more than there are.
+        """
         from fastcifar.data import DownloadError, load_dataset
 
         try:
             held = 0 if self.holdout == "third" else self.holdout  # before images are brought to a device
-            dataset = load_dataset(self.dataset, self.data_dir, device, held, self.mirror, self.resident)
+            how = (device, held, self.mirror, self.resident, self.resize or 0)
+            dataset = load_dataset(self.dataset, self.data_dir, *how)
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise
             print(f"fastcifar: {shown(error)}; training on synthetic data instead", file=sys.stderr)
             dataset = load_dataset("synthetic", None, device)
-        dataset = hold_out(dataset, self.holdout)
+        if self.fold is not None:
+            dataset = dataset.fold(*read_fold(self.fold, "--fold"))
+        dataset = self._subset(hold_out(dataset, self.holdout))
+        return dataset if self.resize is None else dataset.resize(self.resize)
+
+    def _subset(self, dataset: Dataset) -> Dataset:
         labels = dataset.train.labels.tolist()
         available = len(labels) if self.labels is None else sum(label in self.labels for label in labels)
         size = self.train_size
@@ -185,10 +222,31 @@ class TrainingOptions(RecipeOptions, DataOptions):
         return dataset.take(size, self.subset_seed, self.balanced, self.labels)
 
 
+def refuse_absent(options: CommandOptions) -> None:
+    """Raise UserError where --dataset names no data set, or a path where there is nothing and --data-dir says no other
+    place."""
+    name = getattr(options, "dataset", None)
+    if name is None:
+        return
+    find(name)
+    if getattr(options, "data_dir", None) is None and is_path(name) and not os.path.exists(name_of(name)):
+        raise UserError(f"--dataset is {brief(name)}, which does not exist; allowed: {FORMS}")
+
+
+def read_fold(text: str, name: str) -> tuple[int, int]:
+    """Return the numbers in "1/5". Raises UserError, which begins with `name`, for another text."""
+    numbers = text.split("/")
+    if len(numbers) == 2 and all(each.isascii() and each.isdigit() and len(each) < 10 for each in numbers):
+        number, folds = map(int, numbers)
+        if 1 <= number <= folds >= 2:
+            return number, folds
+    raise UserError(f"{name} is {brief(text)}; allowed: a part and how many there are, as in 1/5 to 5/5")
+
+
 def describe_images(dataset: Dataset) -> str:
     """Return how many images there are, in words."""
-    tested = "held-out" if dataset.holdout else "test"
-    return f"{shown(dataset.name)}: {len(dataset.train):,} training and {len(dataset.test):,} {tested} images"
+    sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} {dataset.tested} images"
+    return f"{shown(dataset.title)}: {sizes}"
 
 
 SHARED = {each.name for each in dataclasses.fields(TrainingOptions)} - {"recipe"}

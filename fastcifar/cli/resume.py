@@ -138,7 +138,9 @@ def _show_again(outcomes: list[Outcome], out: Path, options: ResumeOptions) -> i
     record = next((outcome for outcome in outcomes if not isinstance(outcome, Failed)), None)
     if record is None:
         raise failed[0].error(failed[0].reason)
-    remarks = [f"holdout {record.dataset.holdout}"] if record.dataset.holdout else []
+    data = record.dataset
+    remarks = [f"fold {data.fold}"] if data.fold else [f"holdout {data.holdout}"] if data.holdout else []
+    remarks += [f"resize {data.resized}"] if data.resized else []
     remarks += [f"train-size {record.dataset.train_size}"] if record.subset else []
     for name in ("seed", "classes"):
         if value := (record.subset or {}).get(name):

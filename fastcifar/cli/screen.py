@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastcifar.escape import shown, shown_lines
@@ -15,10 +15,15 @@ from fastcifar.report.summary import SUMMARIZED, summary_lines
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from fastcifar.data import Dataset
     from fastcifar.recipes import Recipe
     from fastcifar.report import Summary
     from fastcifar.training import EpochRow, RunRecord, Trainer
     from fastcifar.training.profile import StepTrace
+
+
+_TESTED = {"test acc": "test_accuracy"}
+"""The heads of columns of accuracies, and their names in an epoch's row."""
 
 
 class Screen:
@@ -31,6 +36,7 @@ class Screen:
     def __init__(self, silent: bool, bar: bool) -> None:
         self.silent = silent
         self._columns: str | None = None
+        self._tested = tuple(_TESTED.values())
         self.wants_bar = bar and sys.stderr.isatty()
         self._bar = None
         self._drawn = 0.0
@@ -45,9 +51,12 @@ class Screen:
         if self._bar:
             self._bar.start()
 
-    def begin(self, total_steps: int, tested_on: str = "") -> None:
-        """Show an empty bar, and the columns' heads above the first epoch, `tested_on` being the test accuracy's."""
-        self._columns = f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}  {tested_on:>9}  {'seconds':>9}"
+    def begin(self, total_steps: int, tested: Mapping[str, str] = _TESTED) -> None:
+        """Show an empty bar, and the columns' heads above the first epoch: those of `tested` with the names of the
+        accuracies in a row."""
+        heads = "".join(f"  {head:>9}" for head in tested)
+        self._columns = f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}{heads}  {'seconds':>9}"
+        self._tested = tuple(tested.values())
         if self.wants_bar:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -80,8 +89,8 @@ class Screen:
         if self._columns:
             self.say(self._columns)
             self._columns = None
-        tested = share(row.test_accuracy)
-        self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}  {tested:>9}  {row.seconds:9.1f}")
+        tested = "".join(f"  {share(getattr(row, name)):>9}" for name in self._tested)
+        self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}{tested}  {row.seconds:9.1f}")
 
     def end(self) -> None:
         """Clear the bar."""
@@ -90,17 +99,26 @@ class Screen:
             self._bar = None
 
 
+def tested(dataset: Dataset) -> dict[str, str]:
+    """Return the columns of the accuracies that an epoch is told by, those on images with labels."""
+    found = {"held-out" if dataset.holdout else "test acc": "test_accuracy"}
+    if dataset.val is not None and dataset.val.label_range[1] >= 0:
+        found = (found if dataset.test.label_range[1] >= 0 else {}) | {"val acc": "val_accuracy"}
+    return found
+
+
 def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     """Return two lines: the recipe on its data, and how and where it is computed."""
     recipe, dataset = trainer.recipe, trainer.dataset
     train_size, test_size = len(dataset.train), len(dataset.test)
-    tests = "held-out" if dataset.holdout else "test"
-    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.name)
+    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.title)
+    val = "" if dataset.val is None else f", {len(dataset.val):,} validation"
+    tests = f"{dataset.tested} images" + " without labels" * (dataset.test.label_range[1] < 0)
     most = "up to " if recipe.select.keep < 1 or recipe.early_batches else ""
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     return (
-        f"{label(recipe)} on {name}: {train_size:,} training, {test_size:,} {tests} images\n"
+        f"{label(recipe)} on {name}: {train_size:,} training{val}, {test_size:,} {tests}\n"
         f"{epochs} of {recipe.batch_size} images on {_place(trainer)}, {which}"
     )
 
@@ -167,7 +185,8 @@ def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
     """Return a run in one line, which ends in the `remarks` on what it ran."""
     watches = {"train": record.train_seconds, "time": record.time_seconds, "process": record.process_seconds}
     times = "  ".join(f"{watch} {seconds:.1f} s" for watch, seconds in watches.items())
-    return "  ".join([_accuracies(record.recipe, record.accuracy, record.tta_accuracy), times, *remarks])
+    scores = record.accuracy, record.tta_accuracy, record.val_accuracy
+    return "  ".join([_accuracies(record.recipe, *scores), times, *remarks])
 
 
 def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:
@@ -185,18 +204,22 @@ def summary_line(records: Sequence[RunRecord], remarks: Sequence[str] = ()) -> s
     """Return many runs of one recipe in one line: the means, and the spread of the accuracy with test-time
     augmentation."""
     recipe, summary = records[0].recipe, summaries(records)
-    if "tta_accuracy" not in summary:
-        return "  ".join([_accuracies(recipe, None, None), f"n={len(records)}", *remarks])
-    headline = summary["tta_accuracy"]
-    means = _accuracies(recipe, summary["accuracy"].mean, headline.mean)
+    scores = (summary.get(key) for key in ("accuracy", "tta_accuracy", "val_accuracy"))
+    means = _accuracies(recipe, *(None if each is None else each.mean for each in scores))
+    headline = summary.get("tta_accuracy", summary.get("val_accuracy"))
+    if headline is None:
+        return "  ".join([means, f"n={len(records)}", *remarks])
     spread = "n=1, no interval"
     if headline.interval:
-        which = "" if recipe.evaluate.tta == "none" else "tta "
+        is_val = "tta_accuracy" not in summary
+        which = "val " if is_val else "" if recipe.evaluate.tta == "none" else "tta "
         low, high = headline.interval
         spread = f"n={headline.n}  {which}std dev {headline.std:.2%}  95% interval {low:.2%} to {high:.2%}"
     return "  ".join([means, spread, *remarks])
 
 
-def _accuracies(recipe: Recipe, accuracy: float | None, tta_accuracy: float | None) -> str:
+def _accuracies(recipe: Recipe, accuracy: float | None, tta_accuracy: float | None, val_accuracy: float | None) -> str:
     tta = "" if recipe.evaluate.tta == "none" else f" (tta {share(tta_accuracy)})"
-    return f"{label(recipe)}  {share(accuracy)}{tta}"
+    found = [f"{share(accuracy)}{tta}" if accuracy is not None else "no test labels"]
+    found += [f"val {share(val_accuracy)}"] if val_accuracy is not None else []
+    return "  ".join([label(recipe), *(found if accuracy is not None else reversed(found))])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import find
+from fastcifar.catalogue import find, name_of
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
 from fastcifar.cli.launch import launch_name
@@ -188,7 +188,7 @@ def _train(
         show.say(f"\nseed {seed}, run {seeds.index(seed) + 1} of {len(seeds)}" if len(seeds) > 1 else "")
         if trainer.state.step:
             show.say(f"goes on after step {trainer.state.step} of {trainer.total_steps}")
-        show.begin(trainer.total_steps, "held-out" if options.holdout else "test acc")
+        show.begin(trainer.total_steps, screen.tested(trainer.dataset))
 
     kept: set[str] = set()
 
@@ -299,16 +299,17 @@ def _with_absolute_paths(options: Options) -> Options:
         folder = Path(os.environ["FASTCIFAR_DATA"]).expanduser()
     paths = {"data_dir": folder, "warm_start": options.warm_start}
     found = {name: path and path.absolute() for name, path in paths.items()}
-    return dataclasses.replace(options, **found)
+    return dataclasses.replace(options, dataset=name_of(options.dataset), **found)
 
 
 def _same(init: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
     """Return what the record of a run must say for the run to count as one of these."""
     sizes = {"train_size": len(dataset.train), "test_size": len(dataset.test), "holdout": dataset.holdout}
+    made = {"fold": "", "resized": 0, "tests_val": False, **dataset.changes}
     return {
         "init": {name: value for name, value in init.items() if name != "source"},  # the sha256 says it
         "subset": dataset.subset,
-        "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes},
+        "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes, **made},
         "device": {"type": dataset.train.device.type},
     }
 
@@ -325,6 +326,10 @@ def _trace(options: Options, device: torch.device, phases: Phases) -> StepTrace 
 def _remarks(options: Options, init: Mapping[str, Any], dataset: Dataset) -> list[str]:
     """Return what a reader of the last line must know of the run."""
     remarks = []
+    if options.fold:
+        remarks.append(f"fold {options.fold}")
+    if options.resize:
+        remarks.append(f"resize {options.resize}")
     if options.holdout:
         remarks.append(f"holdout {options.holdout}")
     if options.train_size is not None and not options.quick:

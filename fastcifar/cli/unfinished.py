@@ -77,7 +77,8 @@ class Asked:
 
         kept = [json_values(asked.to_json()) for asked in (there, self)]
         for values in kept:
-            same = {"dataset", "holdout", "train_size", "train_fraction", "subset_seed", "balanced", "classes"}
+            same = {"dataset", "holdout", "fold", "resize", "train_size", "train_fraction", "subset_seed"}
+            same |= {"balanced", "classes"}
             values["options"] = {name: value for name, value in values["options"].items() if name in same}
             del values["seeds"]
             values["init"].pop("source", None)  # its sha256 says what it is

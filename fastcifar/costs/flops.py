@@ -29,9 +29,6 @@ from fastcifar.training import resolve_dtype
 from fastcifar.training.refusals import refuse_uneven_ghost_batches
 from fastcifar.training.timeline import Stage, Timeline
 
-SIDE = 32
-"""Pixels of CIFAR's images."""
-
 VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
 """Passes through the network of an image that gets all views of a test-time augmentation."""
 
@@ -130,18 +127,19 @@ class RecipeCount:
 
 @TORCH.applied()
 def count_recipe(
-    recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000, classes: int | None = None
+    recipe: Recipe, train_images: int = 50_000, test_images: int = 10_000, classes: int | None = None, side: int = 32
 ) -> RecipeCount:
-    """Count a training of `recipe` on `train_images` of 32x32 pixels and its evaluation on `test_images`.
+    """Count a training of `recipe` on `train_images` and its evaluation on `test_images`.
 
     classes: their number; None: that of the data set that the recipe is made for, which its name tells.
+    side: of the images, in pixels.
 
     A `dtype` of "auto" is counted as two bytes wide. Raises UserError if the recipe does not fit the images.
     """
     dtype = torch.float16 if recipe.dtype == "auto" else resolve_dtype(recipe.dtype, torch.device("cpu"))
     classes = DATASETS[dataset_for(recipe.name)].classes if classes is None else classes
-    network, _ = _model(recipe, classes, dtype, "meta")
-    timeline = Timeline(recipe, train_images, SIDE, network.frozen_from)
+    network, _ = _model(recipe, classes, side, dtype, "meta")
+    timeline = Timeline(recipe, train_images, side, network.frozen_from)
     refuse_uneven_ghost_batches(network, recipe, timeline)
 
     def loss(logits: Tensor) -> Tensor:
@@ -154,22 +152,22 @@ def count_recipe(
             if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
         step = count_module(network, (stage.images, 3, stage.size, stage.size), loss)
-        read = SIDE if recipe.augment.early == "resize" else stage.size
+        read = side if recipe.augment.early == "resize" else stage.size
         step.moved_bytes += step.batch * 3 * (read**2 + stage.size**2 * dtype.itemsize)  # augment: of bytes, the type
         stages.append(StageCount(stage, steps, step))
 
     statistics, batches = None, 0
     if recipe.average.epochs:
         batches = max(1, min(recipe.average.images, train_images) // recipe.batch_size)
-        statistics = count_module(network, (recipe.batch_size, 3, SIDE, SIDE), training=False)
+        statistics = count_module(network, (recipe.batch_size, 3, side, side), training=False)
     return RecipeCount(
         recipe,
         str(dtype).removeprefix("torch."),
         stages,
-        _count_optimizer(recipe, classes, dtype, timeline),
+        _count_optimizer(recipe, classes, side, dtype, timeline),
         statistics,
         batches,
-        count_module(network, (1, 3, SIDE, SIDE), training=False),
+        count_module(network, (1, 3, side, side), training=False),
         test_images,
     )
 
@@ -218,19 +216,19 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
     }
 
 
-def _model(recipe: Recipe, classes: int, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
-    sides = (SIDE, *(side for side, _ in recipe.augment.early_crops))
+def _model(recipe: Recipe, classes: int, side: int, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:
+    sides = (side, *(size for size, _ in recipe.augment.early_crops))
     with building(0, resolve(recipe.network.builder)):  # with data: a network from outside may look at it
         network = build_model(recipe, classes, CENTERED, CENTERED, sides=sides).to(device)
     with torch.device(device):
         return network, FlatModel(network.module, dtype)
 
 
-def _count_optimizer(recipe: Recipe, classes: int, dtype: torch.dtype, timeline: Timeline) -> Count:
+def _count_optimizer(recipe: Recipe, classes: int, side: int, dtype: torch.dtype, timeline: Timeline) -> Count:
     # Torch's own fused optimizers refuse meta tensors; on a few million real weights a step takes milliseconds.
     builder = resolve(recipe.optimizer.builder)
     of_groups = isinstance(builder, type) and issubclass(builder, GroupOptimizer)
-    network, flat = _model(recipe, classes, dtype, "meta" if of_groups else "cpu")
+    network, flat = _model(recipe, classes, side, dtype, "meta" if of_groups else "cpu")
     for name in network.frozen_from:
         flat.group_of(name).steps = timeline.steps_until_frozen(name)
     return count_products(build_optimizer(flat, recipe, timeline.total_steps).step)

@@ -7,14 +7,13 @@ from fastcifar.data.dataset import (
     Dataset,
     Split,
     describe,
-    subset_indices,
 )
 from fastcifar.data.device import resolve_device
 from fastcifar.data.download import DownloadError
 from fastcifar.data.load import load_dataset
 from fastcifar.data.loader import Loader
 from fastcifar.data.plan import Batch, EpochPlan
-from fastcifar.data.selection import hardest
+from fastcifar.data.selection import hardest, subset_indices
 from fastcifar.recipes.augmentation import Augment
 
 __all__ = [

@@ -1,7 +1,7 @@
-"""Readers of .tar.gz and .npz files that believe nothing of what these say of themselves: no claim is allocated,
-nothing in them is run, and nothing is written.
+"""Readers of .tar, .tar.gz, .npz and .npy files that believe nothing of what these say of themselves: no claim is
+allocated, nothing in them is run, and nothing is written.
 
-A .tar.gz is read here and not by `tarfile`, which holds in memory and parses whatever an extended header brings, takes
+A .tar is read here and not by `tarfile`, which holds in memory and parses whatever an extended header brings, takes
 a damaged header for the end, and never meets gzip's checksum. An .npz is read by `zipfile` and numpy's reader of
 headers, but not by `np.load`, which allocates what a header claims before it looks at the bytes that are there.
 """
@@ -12,10 +12,13 @@ import contextlib
 import errno
 import gzip
 import io
+import math
+import os
 import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -27,6 +30,8 @@ _BLOCK = 512
 """Bytes of a header in a tar file; contents fill whole blocks."""
 _HEADER = 1024
 """Bytes that the header of an array may have; numpy writes 118 for a plain one."""
+_DENSEST = 1032
+"""Bytes that deflate can make of one."""
 _LIKE_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
@@ -47,53 +52,62 @@ def damage(name: str) -> Iterator[None]:
 
 
 def read_tar_gz(path: Path, most: int) -> Iterator[tuple[str, int, io.BufferedReader]]:
-    """Give the name, the size and the open content of each file in a .tar.gz, in one pass, each to be read before the
+    """Give the files in a .tar.gz as `read_tar` does; their checksum is verified at the end."""
+    with gzip.open(path) as packed:
+        yield from read_tar(packed, most)
+
+
+def read_tar(packed: BinaryIO | gzip.GzipFile, most: int) -> Iterator[tuple[str, int, io.BufferedReader]]:
+    """Give the name, the size and the open content of each file in a tar file, in one pass, each to be read before the
     next. To be run, with its consumer, in a block of `damage`.
 
+    packed: the open file. What is not read of a plain one's contents is passed over.
     most: bytes that the archive may have when unpacked.
 
     Raises an error for links, devices, sparse files and files that are renamed; for a checksum that is wrong; and for
     bytes after the end.
     """
-    with gzip.open(path) as packed:
-        left = most
+    left = most
+    whole = None if isinstance(packed, gzip.GzipFile) else os.fstat(packed.fileno()).st_size
 
-        def take(size: int) -> bytes:
-            content = packed.read(size)
-            if len(content) != size:
-                raise EOFError("it ends too early")
-            return content
+    def take(size: int) -> bytes:
+        content = packed.read(size)
+        if len(content) != size:
+            raise EOFError("it ends too early")
+        return content
 
-        while (block := packed.read(_BLOCK)).strip(b"\0"):
-            member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
-            size = 0 if member.isdir() else member.size
-            left -= _BLOCK + size
-            if size < 0 or left < 0:
-                raise ValueError(f"it holds more than {most:,} bytes")
-            content = _Part(packed, size)
-            if member.type in _EXTENDED and size <= _PIECE:
-                text = take(content.left)
-                content.left = 0
-                if any(word in text for word in (b"path=", b"size=", b"GNU.sparse")):
-                    raise ValueError("an extended header changes a file's name or size")
-            elif member.type in _LIKE_FILES:
-                yield member.name, size, io.BufferedReader(content)
-            elif not member.isdir():
-                raise ValueError(f"it holds a member of type {member.type!r}; allowed: files and folders")
-            while content.left:
-                content.left -= len(take(min(content.left, _PIECE)))
-            take(-size % _BLOCK)
-        while block:  # to the end, where the checksum is
-            left -= len(block)
-            if left < 0 or block.strip(b"\0"):
-                raise ValueError("bytes follow its end")
-            block = packed.read(_PIECE)
+    while (block := packed.read(_BLOCK)).strip(b"\0"):
+        member = tarfile.TarInfo.frombuf(block, "utf-8", "surrogateescape")
+        size = 0 if member.isdir() else member.size
+        left -= _BLOCK + size
+        if size < 0 or left < 0:
+            raise ValueError(f"it holds more than {most:,} bytes")
+        content = _Part(packed, size)
+        if member.type in _EXTENDED and size <= _PIECE:
+            text = take(content.left)
+            content.left = 0
+            if any(word in text for word in (b"path=", b"size=", b"GNU.sparse")):
+                raise ValueError("an extended header changes a file's name or size")
+        elif member.type in _LIKE_FILES:
+            yield member.name, size, io.BufferedReader(content)
+        elif not member.isdir():
+            raise ValueError(f"it holds a member of type {member.type!r}; allowed: files and folders")
+        if whole is not None and packed.seek(content.left, os.SEEK_CUR) <= whole:
+            content.left = 0
+        while content.left:
+            content.left -= len(take(min(content.left, _PIECE)))
+        take(-size % _BLOCK)
+    while block:  # to the end, where the checksum is
+        left -= len(block)
+        if left < 0 or block.strip(b"\0"):
+            raise ValueError("bytes follow its end")
+        block = packed.read(_PIECE)
 
 
 class _Part(io.RawIOBase):
     """The next `left` bytes of a stream."""
 
-    def __init__(self, stream: gzip.GzipFile, left: int) -> None:
+    def __init__(self, stream: BinaryIO | gzip.GzipFile, left: int) -> None:
         self.stream, self.left = stream, left
 
     def readable(self) -> bool:
@@ -130,20 +144,72 @@ def read_npz(path: Path, key: str, kinds: str, shape: tuple[int, ...], allowed: 
         if found[0].compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
             raise ValueError("it is packed in a way that numpy never does; allowed: stored or deflated")
         with members.open(found[0]) as member:
-            has_shape, is_fortran, dtype = _npy_header(member)
-            if has_shape != shape or not (dtype.kind in kinds and (kinds == "iu" or dtype.str[1:] == kinds)):
-                raise UserError(f"{path}: {key} is {dtype} {list(has_shape)}; allowed: {allowed}")
-            array = np.empty(shape[::-1] if is_fortran else shape, dtype)
-            if found[0].file_size - member.tell() != array.nbytes:
-                raise ValueError(f"its size is {found[0].file_size:,} bytes; its shape needs {array.nbytes:,}")
-            content = array.reshape(-1).view(np.uint8)
-            for start in range(0, array.nbytes, _PIECE):
-                part = content[start : start + _PIECE]
-                read = member.read(len(part))
-                if len(read) != len(part):
-                    raise EOFError("it ends too early")
-                part[:] = np.frombuffer(read, np.uint8)
-        return array.T if is_fortran else array
+            return _read_array(member, found[0].file_size, f"{path}: {key}", kinds, shape, allowed)
+
+
+def read_npy(
+    file: BinaryIO | io.BufferedReader,
+    size: int,
+    name: str,
+    kinds: str,
+    shape: tuple[int, ...],
+    allowed: str,
+    rows: slice | None = None,
+) -> np.ndarray:
+    """Read the array in an .npy file, or of its first axis the `rows` alone; the arguments are those of `read_npz`.
+
+    file: where it begins in an open file.
+    size: its bytes.
+    name: what it is in errors.
+    """
+    with damage(name):
+        return _read_array(file, size, name, kinds, shape, allowed, rows)
+
+
+def _read_array(
+    file, size: int, name: str, kinds: str, shape: tuple[int, ...], allowed: str, rows: slice | None = None
+) -> np.ndarray:
+    start = file.tell()
+    has_shape, is_fortran, dtype = _npy_header(file)
+    if has_shape != shape or not (dtype.kind in kinds and (kinds == "iu" or dtype.str[1:] == kinds)):
+        raise UserError(f"{name} is {dtype} {list(has_shape)}; allowed: {allowed}")
+    whole = math.prod(shape) * dtype.itemsize
+    if size - (file.tell() - start) != whole:
+        raise ValueError(f"its size is {size:,} bytes; its shape needs {whole:,}")
+    if rows is not None:
+        if is_fortran:
+            raise ValueError("its images do not follow each other in the file")
+        file.seek(file.tell() + rows.start * (whole // shape[0]))
+        shape = (rows.stop - rows.start, *shape[1:])
+    array = np.empty(shape[::-1] if is_fortran else shape, dtype)
+    fill(array, file)
+    return array.T if is_fortran else array
+
+
+def fill(array: np.ndarray, file) -> None:
+    """Read the bytes of an array, which lies in one piece, from an open file. Raises EOFError where it has too few."""
+    content = array.reshape(-1).view(np.uint8)
+    for start in range(0, array.nbytes, _PIECE):
+        part = content[start : start + _PIECE]
+        read = file.read(len(part))
+        if len(read) != len(part):
+            raise EOFError("it ends too early")
+        part[:] = np.frombuffer(read, np.uint8)
+
+
+def npz_header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype]:
+    """Return the shape and the type of one array of an .npz, without its values. Raises UserError for an array that is
+    not there once, and for one that is larger than its bytes in the file can be unpacked to."""
+    with damage(f"{path}: {key}"), _Pieces(path) as file, zipfile.ZipFile(file) as members:
+        found = [member for member in members.infolist() if member.filename == f"{key}.npy"]
+        if len(found) != 1:
+            raise ValueError(f"it is there {len(found)} times")
+        with members.open(found[0]) as member:
+            shape, _, dtype = _npy_header(member)
+        size, packed = math.prod(shape) * dtype.itemsize, min(found[0].compress_size, path.stat().st_size)
+        if min(shape, default=0) < 0 or size > _DENSEST * packed:
+            raise ValueError(f"its shape {list(shape)} needs more bytes than it has")
+        return shape, dtype
 
 
 def _npy_header(file) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -1,4 +1,5 @@
-"""Archives unpacked into a folder: by one process at a time, whole or not at all, with checksums to read them by."""
+"""Downloads in the user's cache, by one process at a time, whole or not at all: archives unpacked into a folder, with
+checksums to read them by, and files that are kept as they are."""
 
 from __future__ import annotations
 
@@ -60,6 +61,26 @@ def install(
         raise DownloadError(homes[0].url, f"cannot write to {cache}: {error.strerror or error}") from error
 
 
+def install_files(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) -> None:
+    """Download to `folder`, in the cache, each file of `homes` that it lacks, unless another process has done so
+    meanwhile. A file is there whole or not at all.
+
+    Raises DownloadError where that fails; what is there of a file stays for the next time.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(folder.parent, homes[0].url, limits):
+            for archive in dict.fromkeys(home.archive for home in homes):
+                if not (folder / archive.filename).is_file():
+                    part, _ = fetch([home for home in homes if home.archive == archive], folder, limits)
+                    with part.open("rb+") as file:
+                        os.fsync(file.fileno())
+                    part.replace(folder / archive.filename)
+                    remove_part(part)
+    except OSError as error:
+        raise DownloadError(homes[0].url, f"cannot write to {folder}: {error.strerror or error}") from error
+
+
 def _unpack(
     part: Path,
     archive: Pinned,
@@ -113,17 +134,17 @@ def _alone(cache: Path, url: str, limits: Limits) -> Iterator[None]:
 def _state(cache: Path) -> list[tuple[str, int, int]]:
     """Return what changes in a folder while a process downloads to it."""
     found = []
-    for path in sorted(cache.glob("*.part")):
+    for path in sorted([*cache.glob("*.part"), *cache.glob("*/*.part")]):
         with contextlib.suppress(FileNotFoundError):
             found.append((path.name, path.stat().st_size, path.stat().st_mtime_ns))
     return found
 
 
-def is_verified(folder: Path, sha256: str) -> bool:
+def is_verified(folder: Path, sha256: str | None) -> bool:
     """Return whether `folder` has checksums made from an official archive, by which what was read is right.
 
     sha256: the fingerprint of what was read. It spares another pass over the files, which are read again only to name
-    the damaged one.
+    the damaged one. None where it is of other labels than the checksums: the files are read again.
 
     Raises UserError where they say otherwise.
     """
@@ -147,4 +168,8 @@ def is_verified(folder: Path, sha256: str) -> bool:
         if found != expected:
             again = f"the file as it was unpacked; remove {folder} to download it again"
             raise UserError(f"{path} is damaged: its sha256 is {found}, and {SUMS} says {expected}; allowed: {again}")
+        here.remove(path.name)
+    else:
+        if sha256 is None and here == {SUMS}:
+            return True
     raise UserError(f"{folder / SUMS} is damaged; allowed: as it was made; remove {folder} to download it again")

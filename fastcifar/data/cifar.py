@@ -8,7 +8,8 @@ brackets):
 - `cifar-10-binary.tar.gz` and `cifar-10-python.tar.gz` (`cifar-100-...`), the official archives, known by their md5 and
   read in place;
 - one `.npz` with `train_images`, `train_labels`, `test_images` and `test_labels`, or with `images` and `labels`, the
-  training images first; images uint8 `[N, 32, 32, 3]`. In a folder, those that are called as another data
+  training images first; images uint8 `[N, 32, 32, 3]`. CIFAR-100's coarse labels are `train_coarse_labels`,
+  `test_coarse_labels` and `coarse_labels`. In a folder, those that are called as another data
   set are not looked at.
 A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. Unpacked files that
 are not the official ones are told by their sizes, counts and ranges of labels alone: people have written them again. A
@@ -20,13 +21,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import os
-import string
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from urllib.parse import SplitResult, quote, urlsplit
 
 import numpy as np
 import torch
@@ -35,12 +33,11 @@ from fastcifar.catalogue import DATASETS
 from fastcifar.data.archives import damage, npz_keys, read_npz, read_tar_gz
 from fastcifar.data.cache import install, is_verified
 from fastcifar.data.dataset import Dataset, Split, fingerprint
-from fastcifar.data.download import DownloadError, user_cache
-from fastcifar.data.fetch import Home
+from fastcifar.data.homes import homes_of
 from fastcifar.data.pickled import read_pickle
-from fastcifar.data.releases import CIFAR10, CIFAR100, Archive, Release
+from fastcifar.data.places import find_data, reading
+from fastcifar.data.releases import CIFAR10, CIFAR100, CIFAR100_COARSE, Archive, Release
 from fastcifar.errors import UserError
-from fastcifar.output import user_path
 
 _PIXELS = 3 * 32 * 32
 _ROOM = 1 << 20
@@ -59,72 +56,32 @@ def load_release(
     Raises UserError if the data is damaged, a place that is named holds none or `mirror` is no address; DownloadError
     if a download fails.
     """
-    homes = _homes(release, mirror)
-    try:
-        for given_as, place in (("data_dir", data_dir), ("$FASTCIFAR_DATA", os.environ.get("FASTCIFAR_DATA"))):
-            if place:
-                path = user_path(place, given_as)
-                read = _reader(path, release)
-                if read is None:
-                    lack = f"holds no {release.title}" if path.exists() else "does not exist"
-                    folders = "".join(f"{archive.folder}/, " for archive in release.archives)
-                    files = ", ".join(archive.filename for archive in release.archives)
-                    raise UserError(f"{given_as} {path} {lack}; looked for {folders}{files} or one .npz")
-                return _verified(read(), release)
-        cache = cache or user_cache()
-        read = _reader(cache, release)
-        if read is None:
-            install(homes, cache, _files, lambda folder, archive: _read_folder(folder, archive, release).sha256)
-            read = _reader(cache, release)
-            assert read is not None  # it was installed, or that failed
+    homes = homes_of(release.archives, release.homes, mirror)
+    folders = "".join(f"{archive.folder}/, " for archive in release.archives)
+    looked_for = f"{folders}{', '.join(archive.filename for archive in release.archives)} or one .npz"
+
+    usual = dataclasses.replace(release, learned=-1)  # the labels that the checksums are of
+
+    def fill(cache: Path) -> None:
+        install(homes, cache, _files, lambda folder, archive: _read_folder(folder, archive, usual).sha256)
+
+    with reading(homes[0].url):
+        read = find_data(lambda place: _reader(place, release), fill, release.title, looked_for, data_dir, cache)
         return _verified(read(), release)
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename or 'the data'}: {error.strerror or error}") from error
-    except ModuleNotFoundError as error:
-        raise DownloadError(homes[0].url, f"{error.name} is not installed") from error
 
 
-load_cifar10, load_cifar100 = partial(load_release, CIFAR10), partial(load_release, CIFAR100)
+load_cifar10 = partial(load_release, CIFAR10)
 
 
-def _homes(release: Release, mirror: str | None) -> Sequence[Home]:
-    """Return where the archives are, first on the user's mirror. Raises UserError where that is no address."""
-    archives = {archive.filename: archive for archive in release.archives}
-    found = []
-    where, url = ("mirror", mirror) if mirror else ("$FASTCIFAR_MIRROR", os.environ.get("FASTCIFAR_MIRROR"))
-    if url:
-        allowed = f"the address (http, https or file) of a folder, or of {' or '.join(archives)}"
-        parts = _split(url)
-        if "@" in parts.netloc or (not parts.netloc and "@" in url):  # where it is no address it may be a password too
-            raise UserError(f"{where} has a user name or password before an @; allowed: {allowed}, without these")
-        name = parts.path.rpartition("/")[2]
-        wrong_name = name.endswith((".tar.gz", ".tgz", ".zip")) and name not in archives
-        is_address = parts.scheme == "file" or (parts.scheme in ("http", "https") and parts.netloc)
-        if not is_address or wrong_name or not url.isprintable():
-            raise UserError(f"{where} is {url!r}; allowed: {allowed}")
-        folder = parts.path.rstrip("/")  # the file's name goes before a query such as ?token=
-        paths = {name: parts.path} if name in archives else {each: f"{folder}/{each}" for each in archives}
-        found = [Home(parts._replace(path=path).geturl(), archives[each], True) for each, path in paths.items()]
-    known = [Home(url, archives[urlsplit(url).path.rpartition("/")[2]]) for url in release.homes]
-    return [*found, *(home for home in known if home.url not in {each.url for each in found})]
-
-
-def _split(url: str) -> SplitResult:
-    """Return the parts of an address, with escapes for what is not ASCII and for spaces; none where it is none."""
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # ValueError where it is no number
-        netloc = parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
-    except ValueError:
-        return urlsplit("")
-    path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
-    return parts._replace(netloc=netloc, path=path, query=query)
+def load_cifar100(data_dir: str | PathLike[str] | None = None, mirror: str | None = None, variant: str = "") -> Dataset:
+    """Load CIFAR-100 with its fine labels, or with the variant "coarse" with its coarse ones."""
+    return load_release(CIFAR100_COARSE if variant else CIFAR100, data_dir, None, mirror)
 
 
 def _verified(dataset: Dataset, release: Release) -> Dataset:
     """Return the dataset with how its files were verified. Raises UserError where their checksums are others."""
     path = Path(dataset.source)
-    if is_verified(path, dataset.sha256):
+    if is_verified(path, dataset.sha256 if release.learned == -1 else None):
         how = "checksums made from the official archive"
     elif path.is_dir():
         how = next(verified(path, each) for each in release.archives if (path / each.batches[0]).is_file())
@@ -161,7 +118,7 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
     others = {name for name, entry in DATASETS.items() if entry.homes} - {release.name}
     found = sorted(path for path in place.glob("*.npz") if path.is_file() and path.stem not in others)
     if len(found) > 1:
-        found = [path for path in found if _npz_keys(path)] or found[:1]
+        found = [path for path in found if _npz_keys(path, release)] or found[:1]
     if len(found) > 1:
         raise UserError(f"{place} holds {' and '.join(path.name for path in found)}; allowed: one, give its own path")
     return partial(_read_npz, found[0], release) if found else None
@@ -247,7 +204,7 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
     # numpy's memory, which unlike torch's is in huge pages: its first touch is three times as fast.
     images = torch.from_numpy(np.empty((sum(release.records), 32, 32, 3), dtype=np.uint8))
     labels = torch.empty(len(images), dtype=torch.int64)
-    used, classes = release.labels[-1]
+    used, classes = release.labels[release.learned]
     columns = len(release.labels)
     buffer = np.empty((max(release.records), columns + _PIXELS), dtype=np.uint8)
     for number, name, size, file in files:
@@ -257,12 +214,13 @@ def _assemble(files: Iterator[_File], archive: Archive, release: Release, source
             if size != batch.nbytes or file.readinto(batch.data) != size:
                 allowed = f"{batch.nbytes:,}, {records:,} records of {batch.shape[1]:,}"
                 raise UserError(f"{name} is {size:,} bytes; allowed: {allowed}")
-            for column, (what, most) in enumerate(release.labels[:-1]):
-                _check_labels(name, batch[:, column], most, what.replace("_", " ").removesuffix("s"))
-            batch_labels, pixels = batch[:, columns - 1], batch[:, columns:]
+            for column, (what, most) in enumerate(release.labels):
+                what = "label" if what == used else what.replace("_", " ").removesuffix("s")
+                _check_labels(name, batch[:, column], most, what)
+            batch_labels, pixels = batch[:, :columns][:, release.learned], batch[:, columns:]
         else:
             batch_labels, pixels = read_pickle(name, size, file, records, _PIXELS, used, release.title)
-        _check_labels(name, batch_labels, classes)
+            _check_labels(name, batch_labels, classes)
         end = sum(release.records[: number + 1])
         labels[end - records : end] = torch.from_numpy(batch_labels)
         images[end - records : end] = torch.from_numpy(pixels).unflatten(1, (3, 32, 32)).permute(0, 2, 3, 1)
@@ -285,26 +243,29 @@ def _check_labels(name: str, labels: np.ndarray, classes: int, what: str = "labe
         raise UserError(f"{name} has {what} {labels[place]} at image {place} (from 0); allowed: {allowed}")
 
 
-_SPLIT_KEYS = ("train_images", "train_labels", "test_images", "test_labels")
-_WHOLE_KEYS = ("images", "labels")
+def _npz_forms(release: Release) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the keys of the two forms that an .npz may have."""
+    labels = "labels" if release.learned == -1 else release.labels[release.learned][0]
+    return ("train_images", f"train_{labels}", "test_images", f"test_{labels}"), ("images", labels)
 
 
-def _npz_keys(path: Path) -> tuple[str, ...] | None:
+def _npz_keys(path: Path, release: Release) -> tuple[str, ...] | None:
     """Return the keys of the arrays to read, or None if the file has neither set of them or is no .npz."""
     present = npz_keys(path)
-    return next((keys for keys in (_SPLIT_KEYS, _WHOLE_KEYS) if present.issuperset(keys)), None)
+    return next((keys for keys in _npz_forms(release) if present.issuperset(keys)), None)
 
 
 def _read_npz(path: Path, release: Release) -> Dataset:
-    keys = _npz_keys(path)
+    split_keys, whole_keys = _npz_forms(release)
+    keys = _npz_keys(path, release)
     if keys is None:
-        keys = f"{', '.join(_SPLIT_KEYS)}, nor with {' and '.join(_WHOLE_KEYS)}"
+        keys = f"{', '.join(split_keys)}, nor with {' and '.join(whole_keys)}"
         raise UserError(f"{path} is damaged, or no .npz with {keys}")
     train_size, test_size = sum(release.records[:-1]), release.records[-1]
-    classes = release.labels[-1][1]
-    sizes = (train_size, train_size, test_size, test_size) if keys is _SPLIT_KEYS else (train_size + test_size,) * 2
+    classes = release.labels[release.learned][1]
+    sizes = (train_size, train_size, test_size, test_size) if keys == split_keys else (train_size + test_size,) * 2
     found = [_npz_array(path, key, size, classes) for key, size in zip(keys, sizes, strict=True)]
-    if keys is _WHOLE_KEYS:
+    if keys == whole_keys:
         images, labels = found
         found = [images[:train_size], labels[:train_size], images[train_size:], labels[train_size:]]
     if (largest := found[1].max()) < classes - 1:  # another set's arrays may have the same names and shapes

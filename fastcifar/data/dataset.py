@@ -7,15 +7,16 @@ import hashlib
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from fastcifar.data.arrays import images_from, labels_from
+from fastcifar.data.resize import require_room, resized
+from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.data.split import Split, pixels_of, size_of
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
-from fastcifar.recipes.augmentation import by_channel
+from fastcifar.output import short_name
+from fastcifar.recipes.augmentation import MOST_SIDE, by_channel
 from fastcifar.recipes.declare import Declaration, checked, plain
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -58,6 +59,12 @@ class Dataset:
     """The validation split, to make choices by, if the dataset has one beside the test set."""
     verified: str = ""
     """How its files were compared with the published ones, in words; empty where there are none."""
+    folded: str = ""
+    """Which part of the training images `test` is by `fold`, as in "1/5"; empty: none."""
+    resized: int = 0
+    """Side in pixels that the images were brought to by `resize`; 0: they have their own."""
+    tests_val: bool = False
+    """`test` is the validation split, by `labeled_test`."""
 
     def __post_init__(self) -> None:
         classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
@@ -97,6 +104,23 @@ class Dataset:
         sizes = ", ".join(f"{size_of(split)} ({name})" for name, split in parts.items() if split is not None)
         return f"Dataset({self.name!r}: {sizes}, {len(self.classes)} classes, on {self.train.device})"
 
+    @property
+    def changes(self) -> dict[str, object]:
+        """What `fold`, `resize` and `labeled_test` made of it, by the names in a run's record; nothing where they were
+        not called."""
+        made = {"fold": self.folded, "resized": self.resized, "tests_val": self.tests_val}
+        return {name: value for name, value in made.items() if value}
+
+    @property
+    def title(self) -> str:
+        """The name in a line for readers: of a path, what stands last."""
+        return short_name(self.name)
+
+    @property
+    def tested(self) -> str:
+        """What the images of `test` are: "test", "held-out" or "validation"."""
+        return "validation" if self.tests_val else "held-out" if self.holdout else "test"
+
     def require_training_images(self) -> None:
         """Raise UserError if there are none."""
         if not len(self.train):
@@ -121,33 +145,51 @@ class Dataset:
     ) -> Dataset:
         """Make a dataset of arrays in memory: numpy's, tensors, or lists of their form. It holds copies, on the CPU.
 
-        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`; integers
-            from 0 to 255, or floats from 0 to 1, which are rounded to 8 bits.
-        y, y_test, y_val: labels, integers `[N]` from 0. For test and validation images also -1 for an unlabeled one, or
-            None if all are.
-        classes: the classes' names in the order of their labels; numbers up to the largest label unless given.
+        x, x_test, x_val: images `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`,
+            `[N, H, W, 1]` or `[N, 1, H, W]`; integers from 0 to 255, or floats from 0 to 1, rounded to 8 bits.
+        y, y_test, y_val: labels, `[N]` or `[N, 1]`: integers from 0, or names. For test and validation images also -1
+            for an unlabeled one, or None if all are.
+        classes: the classes' names in the order of their labels. Unless given, the names that `y` has in alphabetical
+            order, or numbers up to the largest label.
         mean, std: three numbers for red, green and blue, in 0..255 units; those of the training images unless given.
         name: the dataset's name in every output of a run.
 
         Raises UserError for arrays that do not fit these or each other.
         """
+        from fastcifar.data.arrays import from_parts
+
         if x_val is None and y_val is not None:
             raise UserError("y_val is given without x_val; allowed: both, x_val alone or neither")
-        train, test = _split(x, y, ""), _split(x_test, y_test, "_test")
-        val = None if x_val is None else _split(x_val, y_val, "_val")
-        splits = {"x": train, "x_test": test} if val is None else {"x": train, "x_test": test, "x_val": val}
-        for part, split in splits.items():
-            side, sides = (list(images.shape[1:3]) for images in (split.images, train.images))
-            if side != sides:
-                raise UserError(f"the images of {part} are {side} pixels; allowed: {sides}, as of x")
-        if classes is None:
-            classes = [str(label) for label in range(1 + max(int(split.labels.max()) for split in splits.values()))]
-        measured = channel_statistics(train.images)
-        mean = by_channel("mean", measured[0] if mean is None else mean)
-        std = by_channel("std", measured[1] if std is None else std, above=0)
-        sha256 = fingerprint(*splits.values())
-        source = "arrays in memory"
-        return cls(name, train, test, classes, mean, std, sha256, source, val=val)  # pyright: ignore[reportArgumentType]
+        parts = {"train": (x, y, "x", "y"), "test": (x_test, y_test, "x_test", "y_test")}
+        parts |= {} if x_val is None else {"val": (x_val, y_val, "x_val", "y_val")}
+        return from_parts(parts, classes, mean=mean, std=std, name=name, source="arrays in memory")
+
+    @classmethod
+    @TORCH.applied()
+    def from_any(
+        cls,
+        train: object,
+        test: object,
+        *,
+        val: object = None,
+        classes: Sequence[str] | None = None,
+        resize: int = 0,
+        name: str = "images",
+    ) -> Dataset:
+        """Make a dataset of data sets of torchvision's or Hugging Face's form, or of any sequence of (image, label).
+
+        train, test, val: each read once, item by item; arrays in `.data` and `.targets` are taken as they are where no
+            transform is set. An image is PIL's, or an array or tensor as `from_arrays` has it, without the N. A test or
+            validation image without a label, or with None or -1, is unlabeled.
+        classes: the classes' names; those that `train` knows, else as in `from_arrays`, unless given.
+        resize: pixels; bring each image to this side, the shorter one being resized and the longer one cropped.
+        name: the dataset's name in every output of a run.
+
+        Raises UserError, with its place, for an image or a label that is none, and for images of unequal sizes.
+        """
+        from fastcifar.data.items import from_items
+
+        return from_items({"train": train, "test": test, "val": val}, classes, resize, name)
 
     def to(self, device: str | torch.device) -> Dataset:
         """Return the same dataset with all splits on `device`. Raises UserError where there is no such device."""
@@ -161,15 +203,66 @@ class Dataset:
 
         Raises UserError if `train` or `test` would be empty, and if images are held out already.
         """
-        self.require_training_images()
-        if self.holdout:
-            raise UserError(f"holdout is {count}, but {self.holdout} images are held out already; allowed: once")
+        self._require_whole(f"holdout is {count}")
         some = Declaration(at_least=1, below=len(self.train), unit="of the training images")
         count = checked("holdout", count, int, some)
-        held = subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True)
+        return self._without(subset_indices(self.train.labels, count, _HOLDOUT_SEED, balanced=True))
+
+    @TORCH.applied()
+    def fold(self, number: int, folds: int) -> Dataset:
+        """Return the dataset of one fold of a cross-validation: `test` becomes part `number`, from 1, of `folds` parts
+        of the training images, `train` the rest, and `val` stays. The parts are the same images always, have no image
+        in common, and have about equally many of each class.
+
+        Raises UserError for a part that there is not, for more parts than images, and as `hold_out` does.
+        """
+        self._require_whole(f"fold is {number}/{folds}")
+        parts = Declaration(at_least=2, at_most=len(self.train), unit="parts of the training images")
+        folds = checked("the number of folds", folds, int, parts)
+        number = checked("the fold", number, int, Declaration(at_least=1, at_most=folds))
+        return dataclasses.replace(self._without(fold_of(self.train.labels, number, folds)), folded=f"{number}/{folds}")
+
+    def _require_whole(self, asked: str) -> None:
+        self.require_training_images()
+        if self.holdout:
+            held = f"fold {self.folded} is" if self.folded else f"{self.holdout} images are"
+            raise UserError(f"{asked}, but {held} held out already; allowed: once")
+
+    def _without(self, held: torch.Tensor) -> Dataset:
+        """Return the dataset with the training images at `held` as its test split."""
         rest = torch.ones(len(self.train), dtype=torch.bool)
         rest[held] = False
-        return dataclasses.replace(self, train=self.train.subset(rest), test=self.train.subset(held), holdout=count)
+        test = self.train.subset(held)
+        return dataclasses.replace(self, train=self.train.subset(rest), test=test, holdout=len(held))
+
+    @TORCH.applied()
+    def resize(self, side: int) -> Dataset:
+        """Return the dataset with all images brought to `side` by `side` pixels, on their device (see `resized`).
+
+        Mean and standard deviation stay: those to normalize with are the set's published ones, whatever the side.
+        Raises UserError for a second time, and for more than the device's memory holds.
+        """
+        side = checked("resize", side, int, Declaration(at_least=1, at_most=MOST_SIDE, unit="pixels"))
+        if self.resized == side:  # as the files were read
+            return self
+        if self.resized:
+            raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
+        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
+        if [*self.train.images.shape[1:3]] == [side, side]:
+            return self
+        require_room(sum(map(len, splits.values())), side, self.train.device)
+        splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
+        return dataclasses.replace(self, **splits, resized=side)
+
+    def labeled_test(self) -> Dataset:
+        """Return the dataset to measure on: as it is, or where no test image has a label with `val` in the place of
+        `test`. Raises UserError where no validation image has one either."""
+        if self.test.label_range[1] >= 0:
+            return self
+        if self.val is None or self.val.label_range[1] < 0:
+            allowed = "--holdout N (holdout=N), which tests on N training images, or a data set with labels"
+            raise UserError(f"no test image of {self.name} has a label; allowed: {allowed}")
+        return dataclasses.replace(self, test=self.val, val=None, tests_val=True)
 
     @TORCH.applied()
     def take(
@@ -202,44 +295,6 @@ class Dataset:
         if self.subset:
             subset["of"] = self.subset
         return dataclasses.replace(self, train=chosen, subset=subset, **kept)
-
-
-def subset_indices(
-    labels: torch.Tensor,
-    size: int | None,
-    seed: int,
-    balanced: bool = False,
-    classes: Collection[int] | None = None,
-) -> torch.Tensor:
-    """Return places drawn without replacement: int64 `[size]`, ascending, on the CPU.
-
-    labels: int64 `[N]`.
-    size: number of places; None: all.
-    seed: with the same seed (and other arguments), a smaller size is part of a larger one.
-    balanced: take as nearly as possible the same number of each class.
-    classes: draw only from places with these labels.
-
-    Raises UserError if there are fewer than `size`.
-    """
-    seed = checked("the subset's seed", seed, int, Declaration(at_least=0, below=2**32))
-    balanced = checked("balanced", balanced, bool)
-    labels_of = labels.cpu().numpy()
-    # RandomState's numbers are frozen (NEP 19); those of torch and of numpy's newer generators may change by version.
-    order = np.random.RandomState(seed).permutation(len(labels_of))
-    if classes is not None:
-        order = order[np.isin(labels_of[order], list(classes))]
-    if balanced:
-        # One of each class in turn: sort by an image's rank among those of its class.
-        rank = np.empty(len(order), dtype=np.int64)
-        for label in np.unique(labels_of[order]):
-            same = labels_of[order] == label
-            rank[same] = np.arange(same.sum())
-        order = order[np.argsort(rank, kind="stable")]
-    size = len(order) if size is None else int(checked("subset size", size, int))
-    if not 0 < size <= len(order):
-        of_classes = "" if classes is None else f" of classes {', '.join(map(str, sorted(classes)))}"
-        raise UserError(f"subset size is {size}; allowed: 1 to {len(order)}, the training images{of_classes}")
-    return torch.from_numpy(np.sort(order[:size]))
 
 
 def fingerprint(*splits: Split) -> str:
@@ -299,13 +354,9 @@ def describe(dataset: Dataset) -> dict[str, object]:
         "test_counts": counts(dataset.test),
         "val_counts": None if val is None else counts(val),
         "holdout": dataset.holdout,
+        **dataset.changes,
         "subset": dataset.subset,
         "mean": list(mean),
         "std": list(std),
         "sha256": dataset.sha256,
     }
-
-
-def _split(x: ArrayLike | torch.Tensor, y: ArrayLike | torch.Tensor | None, part: str) -> Split:
-    images = images_from(x, f"x{part}")
-    return Split(images, labels_from(y, len(images), f"y{part}"))

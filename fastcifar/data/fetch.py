@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin, urlsplit
@@ -27,8 +27,6 @@ from fastcifar.errors import Notice
 
 _REDIRECTS = 10
 _CHUNK = 1 << 18
-_GZIP = b"\x1f\x8b"
-"""The first bytes of an archive."""
 _PAGE = "sends a web page in place of the archive (perhaps the login page of this network)"
 
 
@@ -38,12 +36,14 @@ class Pinned:
 
     filename: str
     folder: str
-    """The folder that it unpacks to."""
+    """The folder that it unpacks to, or is kept in."""
     size: int
     """In bytes."""
     md5: str
     sha256: str = ""
-    """Empty where it is not known."""
+    """This or `md5` is empty where it is not known."""
+    start: bytes = field(default=b"\x1f\x8b", kw_only=True)
+    """The first bytes of the file, by which another one is told at once; those of gzip unless given."""
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,7 @@ def _copy(home: Home, part: Path, stall: float, meter: _Meter, show: Callable[[i
         is_mixed = bool(place and (noted.get("mixed") or not is_same))
         chunks = _chunks(answer, size - place, stall)
         first = next(chunks, b"")
-        if not place and first and not first.startswith(_GZIP[: len(first)]):
+        if not place and first and not first.startswith(home.archive.start[: len(first)]):
             raise _GivenUp(_PAGE if _is_page(answer) else "sends something else than an archive")
         with part.open("r+b") as file:
             if not place:

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from fastcifar.catalogue import DATASETS
+from fastcifar.catalogue import find
 from fastcifar.doctor.finding import Finding, fail, import_error, imported, ok, warn, worst
 from fastcifar.errors import UserError
 from fastcifar.machine import GIB
@@ -50,7 +50,8 @@ _ELSEWHERE = {"cache": "XDG_CACHE_HOME=DIR, or --data-dir DIR", "temporary files
 def data(name: str, data_dir: Path | None, mirror: str | None = None) -> Finding:
     """Load the data set, which checks it and the mirror's address; nothing is downloaded."""
     dataset, where = imported("fastcifar.data", "torch"), data_dir
-    if data_dir is None and not os.environ.get(_DATA) and name in DATASETS and DATASETS[name].homes:
+    entry = find(name)[0]
+    if data_dir is None and not os.environ.get(_DATA) and entry.homes:
         where = imported(
             "fastcifar.data.download", "torch"
         ).user_cache()  # a folder that is named is read, and never filled
@@ -62,7 +63,7 @@ def data(name: str, data_dir: Path | None, mirror: str | None = None) -> Finding
         absent = where is not data_dir and any(lack in str(error) for lack in (" holds no ", " does not exist"))
         if not absent:
             return fail(f"{error}", f"--data-dir or {_DATA}: another place; without either, it is downloaded")
-        found = f"{name} is not in {where}: the first training downloads it (170 MB)"
+        found = f"{name} is not in {where}: the first training downloads it ({entry.megabytes:,} MB)"
         return warn(found, f"--data-dir DIR or {_DATA}=DIR, where you have it already; --dataset synthetic needs none")
     found = f"{name}: {loaded.source}, {len(loaded.train):,} training and {len(loaded.test):,} test images"
     return ok(f"{found}; verified by {loaded.verified or 'being read whole'}")

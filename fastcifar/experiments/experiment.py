@@ -151,7 +151,8 @@ class Experiment(Checked, Generic[Found]):
         """Train the jobs that `folder` does not hold yet, and return what all of them say.
 
         dataset: the images. Where none of them are held out yet, `holdout` training images are (None: as many as the
-            experiment says, "third": one third of them, 0: none), and evaluated in place of the test split.
+            experiment says, "third": one third of them, 0: none), and evaluated in place of the test split. Where no
+            test image has a label, the validation split is evaluated.
         folder: keeps each run as it is finished; the same call again, or one with more runs, goes on from there, and
             several processes that are given the same folder share the jobs. The result's files are written beside the
             runs whenever every arm has as many. None: nothing is kept.
@@ -165,7 +166,7 @@ class Experiment(Checked, Generic[Found]):
         from fastcifar.experiments.store import Store, describe_data
         from fastcifar.training import Listener
 
-        dataset = hold_out(dataset, self.holdout if holdout is None else holdout)
+        dataset = hold_out(dataset, self.holdout if holdout is None else holdout).labeled_test()
         jobs = self.jobs(dataset)
         settings = {**self.settings(), **describe_data(dataset, device)}
         result = self.result(settings, {job.arm: [] for job in jobs})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
 from fastcifar.escape import in_markdown
-from fastcifar.output import user_path, write_whole
+from fastcifar.output import short_name, user_path, write_whole
 from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
 
@@ -109,7 +109,7 @@ class Result:
     def title(self) -> str:
         """What was trained on which data: the heading of tables and, with n, of figures."""
         recipes = (label(getattr(self.experiment, name)) for name in self.experiment.recipe_fields())
-        return f"{self.experiment.name}: {', '.join(recipes)}, {self.settings['dataset']}"
+        return f"{self.experiment.name}: {', '.join(recipes)}, {short_name(self.settings['dataset'])}"
 
     @property
     def is_settled(self) -> bool:

@@ -179,10 +179,7 @@ def _text(record: dict[str, Any]) -> str:
 
 
 def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:
-    """Return what of the data and the device decides the runs, ready for JSON. Raises UserError for a test split
-    without labels, of which an experiment has nothing to say."""
-    if (dataset.test.labels < 0).all():
-        raise UserError(f"no test image of {dataset.name} has a label; allowed: an experiment on labeled ones")
+    """Return what of the data and the device decides the runs, ready for JSON."""
     return {
         "dataset": dataset.name,
         "sha256": dataset.sha256,
@@ -190,5 +187,6 @@ def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any
         "test_size": len(dataset.test),
         "holdout": dataset.holdout,
         "subset": dataset.subset,
+        **dataset.changes,
         "device": resolve_device(device).type,
     }

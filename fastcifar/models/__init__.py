@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from fastcifar.errors import UserError
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.blocks import ConvBN, ConvResBlock, GlobalMaxPool, Head
 from fastcifar.models.network import Network, memory_format, normalization, remember_normalization
@@ -46,7 +45,8 @@ def build_model(
     classes: number of classes.
     mean, std: normalize its images, 0 to 255 units.
     own: builds another network: a class or function of the number of classes that returns a module.
-    sides: sides of images in pixels. A module of `own`, or of a builder that is no `Network`, is tried on two of each.
+    sides: sides of images in pixels, that of the data set's first; none: unknown. A module of `own`, or of a builder
+        that is no `Network`, is tried on two of each.
 
     Raises UserError for a module that is no network (see `own_network`), and for sides that the recipe's network does
     not take.
@@ -55,10 +55,9 @@ def build_model(
         return own_network(own, classes, mean, std, sides)
     config = recipe.network
     for side in sides:
-        if config.sides and side not in config.sides:
-            allowed = f"{' or '.join(map(str, config.sides))} for {config.kind}"
-            raise UserError(f"network is {config.kind}, and images have {side} pixels a side; allowed: {allowed}")
+        config.refuse_side(side)
     builder = resolve(config.builder)
     if isinstance(builder, type) and issubclass(builder, Network):
-        return builder(config, classes, mean, std)
+        side = {"side": sides[0]} if config.one_side and sides else {}
+        return builder(config, classes, mean, std, **side)
     return own_network(functools.partial(builder, config), classes, mean, std, sides)

@@ -10,11 +10,9 @@ from torch import nn
 from fastcifar.models.network import Linear, Network
 from fastcifar.recipes.networks.mlp import MLPConfig
 
-PIXELS = 3 * 32 * 32
-
 
 class MLP(Network[MLPConfig]):
-    """Images `[N, 3, 32, 32]`, normalized, to logits `[N, classes]`: linear layers with ReLU between them.
+    """Images `[N, 3, side, side]`, normalized, to logits `[N, classes]`: linear layers with ReLU between them.
 
     Pixels are read in the order (row, column, channel), as they lie in memory. Initial values are torch's own for
     linear layers: weights and biases uniform within 1 / sqrt(inputs).
@@ -24,7 +22,7 @@ class MLP(Network[MLPConfig]):
     head = "classifier"
 
     def build(self, config: MLPConfig, classes: int) -> None:
-        sizes = (PIXELS, *config.hidden)
+        sizes = (3 * self.side**2, *config.hidden)
         self.hidden = nn.ModuleList(itertools.starmap(Linear, itertools.pairwise(sizes)))
         self.classifier = Linear(sizes[-1], classes)
 

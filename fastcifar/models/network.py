@@ -23,6 +23,7 @@ class Network(nn.Module, ABC, Generic[Config]):
     config: by default a `config_class` with its defaults.
     classes: number of classes.
     mean, std: normalize its images, 0 to 255 units; `evaluate` reads them.
+    side: of the images that it is built for, in pixels; `build` may read it as `self.side`.
 
     `head` is the name of the classifier, the one layer whose shape depends on the classes. `frozen_from[name]` is the
     epoch (a float, counted from 0) from which on a parameter that trains at first is frozen. Initial values come from
@@ -46,12 +47,13 @@ class Network(nn.Module, ABC, Generic[Config]):
         classes: int = 10,
         mean: Sequence[float] = CENTERED,
         std: Sequence[float] = CENTERED,
+        side: int = 32,
     ) -> None:
         super().__init__()
         self.config: Config = self.config_class() if config is None else config
         self.mean: tuple[float, ...] = by_channel("mean", mean)
         self.std: tuple[float, ...] = by_channel("std", std, above=0)
-        self.frozen_from = {}
+        self.side, self.frozen_from = side, {}
         self.build(self.config, classes)
         self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]  (torch's annotations lack it)
 

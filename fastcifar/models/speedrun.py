@@ -16,7 +16,8 @@ from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 
 
 class SpeedrunNet(Network[SpeedrunConfig]):
-    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`; H and W are at least 16.
+    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`; H and W are at least the
+    whitening's side and 7.
 
     Frozen 2x2 patch whitening without padding to 12 filters and their negatives, a bias that trains for some epochs,
     GELU. Three blocks, by default of 64, 256 and 256 channels: 3x3 convolution, 2x2 max-pool, batch norm, GELU, 3x3

@@ -10,6 +10,9 @@ from typing import ClassVar, Literal
 from fastcifar.errors import UserError, brief
 from fastcifar.recipes.declare import Checked, plain, setting, trick
 
+MOST_SIDE = 4096
+"""Largest side of images in pixels: a GPU's kernels take up to 65,535 blocks of 1024 values for an image."""
+
 
 def by_channel(path: str, values: object, above: float = -math.inf) -> tuple[float, float, float]:
     """Return `values` as three numbers, of red, green and blue; `path` names them in errors.
@@ -46,7 +49,7 @@ class Augment(Checked):
 
     section: ClassVar[str] = "augment"
 
-    crop: int = trick(4, off=0, at_least=0, below=32, unit="pixels", source="He 2015")
+    crop: int = trick(4, off=0, at_least=0, below=MOST_SIDE, unit="pixels", source="He 2015")
     """Take a random crop of the image's own size, after adding a reflected border of so many pixels; 0: no crop."""
     flip: Literal["none", "random", "alternating", "by-visit"] = trick(
         "random",
@@ -57,7 +60,7 @@ class Augment(Checked):
     """Mirror images left to right. random: each with chance 1/2. alternating: every image in every other epoch.
     by-visit: every image at every other of its own visits, which differs where select leaves images out of an epoch, or
     drop_last does."""
-    cutout: int = trick(0, off=0, at_least=0, at_most=32, unit="pixels", source="DeVries and Taylor 2017")
+    cutout: int = trick(0, off=0, at_least=0, at_most=MOST_SIDE, unit="pixels", source="DeVries and Taylor 2017")
     """Side in pixels of a square set to the mean color at a random place; 0: none."""
     brightness: float = trick(0.0, off=0.0, at_least=0, name="jitter", source="hiverge 2025")
     """Add to an image's normalized pixels a number drawn uniformly from -brightness to brightness (hiverge: 0.1399);
@@ -73,7 +76,8 @@ class Augment(Checked):
     )
     """Train early epochs on smaller images, which takes fewer operations: on random crops, not rescaled, or as
     augment.early says. Pairs of a side in pixels and the share of the training at which it ends, as in 24 0.2 28 0.6:
-    an epoch takes the first size whose share it begins before. None: whole images of their own size always."""
+    an epoch takes the first size whose share it begins before. Sizes are pixels of the images at hand: of images of 96,
+    72 and 84 are what 24 and 28 are of 32. None: whole images of their own size always."""
     early: Literal["crop", "resize"] = trick(
         "crop", off="crop", name="early-resize", source="Howard 2018, Fulcrum Research 2026"
     )
@@ -83,8 +87,18 @@ class Augment(Checked):
     def _check(self) -> None:
         sizes, shares = ([pair[place] for pair in self.early_crops] for place in (0, 1))
         rising = all(a < b for a, b in itertools.pairwise((0.0, *shares)))
-        fits = all(16 <= size <= 32 for size in sizes) and rising and max(shares, default=0) <= 1
-        self._require("early_crops", fits, "sizes of 16 to 32 pixels, each with a share, rising, above 0, up to 1")
+        fits = all(1 <= size <= MOST_SIDE for size in sizes) and rising and max(shares, default=0) <= 1
+        self._require(
+            "early_crops", fits, f"sizes of 1 to {MOST_SIDE} pixels, each with a share, rising, above 0, up to 1"
+        )
         if sizes and self.early == "crop":
             most = min(sizes)
             self._require("cutout", self.cutout <= most, f"up to the smallest of augment.early_crops, {most}")
+
+    def refuse_side(self, side: int) -> None:
+        """Raise UserError where images of `side` pixels are too small for these changes."""
+        self._require("crop", self.crop < side, f"0 to {side - 1}, below the side of the images, {side} pixels")
+        self._require("cutout", self.cutout <= side, f"0 to {side}, the side of the images in pixels")
+        if any(size > side for size, _ in self.early_crops):
+            crops = [list(crop) for crop in self.early_crops]
+            raise UserError(f"augment.early_crops is {crops}; allowed: sides up to {side}, that of the images")

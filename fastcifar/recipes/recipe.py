@@ -84,7 +84,7 @@ class Recipe(Checked):
             both = f"ema.decay is {self.ema.decay} and average.epochs is {self.average.epochs}"
             raise UserError(f"{both}; allowed: one average of the two, the other 0")
         network, crops = self.network.kind, self.augment.early_crops
-        if self.network.sides and crops:
+        if (self.network.sides or self.network.one_side) and crops:
             raise UserError(f"augment.early_crops is {crops}; allowed: none, the network {network} takes whole images")
         if self.optimizer.needs_filters and not self.network.has_filters:
             optimizer = f"the optimizer {self.optimizer.kind}"
@@ -97,6 +97,12 @@ class Recipe(Checked):
         self._require("early_batches", fits, allowed)
         whole = not any(images % self.ghost_batch for images in self.early_batches)
         self._require("early_batches", whole, f"multiples of network.ghost_batch, {self.ghost_batch}")
+
+    def refuse_side(self, side: int) -> None:
+        """Raise UserError where images of `side` by `side` pixels do not fit this recipe."""
+        self.augment.refuse_side(side)
+        for each in (side, *(size for size, _ in self.augment.early_crops)):
+            self.network.refuse_side(each)
 
     @property
     def ghost_batch(self) -> int:

@@ -28,7 +28,7 @@ _LARGEST = 1e15
 """No loss and no time is larger; sums of such numbers have no overflow."""
 _SEED_FILE = re.compile(r"seed-(\d{1,19})(\.diverged)?\.json", re.ASCII)
 _SEED_FOLDER = re.compile(r"seed-(\d{1,19})", re.ASCII)
-_DATASET = ("name", "sha256", "train_size", "test_size", "holdout", "val_size")
+_DATASET = ("name", "sha256", "train_size", "test_size", "holdout", "val_size", "resized", "fold", "tests_val")
 """What of a run's data set must be the same for it to belong to others: not the place where it was found."""
 
 

@@ -121,6 +121,17 @@ def share_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float,
     return _root(lambda chance: at_least(chance, count), tail), high
 
 
+def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the interval of a chance of which `count` of `n` tries came true (Wilson 1927): as `share_interval` where
+    they are many, without its sums. Raises UserError for counts that cannot be."""
+    if not 0 <= count <= n or n < 1:
+        raise UserError(f"{count} of {n} cannot be a share; allowed: 0 to n of n, 1 or more")
+    z, share = statistics.NormalDist().inv_cdf((1 + confidence) / 2), count / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 def _root(rising: Callable[[float], float], value: float) -> float:
     """Return the chance at which a function that rises from 0 to 1 is `value`."""
     low, high = 0.0, 1.0

@@ -11,7 +11,7 @@ from fastcifar.report.runs import METRICS, NUMBERS, STOPWATCHES, AtTarget, KeptR
 from fastcifar.report.statistics import Summary
 from fastcifar.report.tables import Table, percent
 
-SUMMARIZED = ("accuracy", "tta_accuracy", *STOPWATCHES)
+SUMMARIZED = ("accuracy", "tta_accuracy", "val_accuracy", *STOPWATCHES)
 """Keys of run.json, in the order in which they are summarized."""
 _SMALLEST = 1e-4
 """The smallest chance that is written without an exponent."""
@@ -99,8 +99,9 @@ def heading(runs: Runs) -> str:
     words = [row_name(runs)]
     if runs.records:
         data = runs.records[0].dataset
-        words = [f"{words[0]} on {shown(data.name, _LONGEST)}", f"{data.train_size:,} training images"]
-        words += [f"{data.holdout:,} held out"] if data.holdout else []
+        words = [f"{words[0]} on {shown(data.title, _LONGEST)}", f"{data.train_size:,} training images"]
+        words += [f"resized to {data.resized} pixels"] if data.resized else []
+        words += [f"fold {data.fold}" if data.fold else f"{data.holdout:,} held out"] if data.holdout else []
     return ", ".join([*words, f"n={len(runs.records)}"])
 
 

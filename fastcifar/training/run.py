@@ -266,7 +266,10 @@ def load_run(
             if model is not None:
                 network = model(len(dataset.classes)).to("cpu", torch.float32)
             else:
-                network = build_model(record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=()).module
+                sides = (dataset.side,) if record.recipe.network.one_side else ()
+                network = build_model(
+                    record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides
+                ).module
     except UserError:
         raise
     except Exception as error:  # a network of the user's own may raise anything

@@ -215,7 +215,7 @@ class TrainingState:
 
 def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Return the facts that identify a training, besides seed, start and the user's own functions."""
-    data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset}
+    data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset, **dataset.changes}
     return {"recipe": dataclasses.asdict(recipe), "data": {**data, "train_size": len(dataset.train)}}
 
 

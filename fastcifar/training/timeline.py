@@ -69,16 +69,15 @@ class Timeline:
     An epoch has a step for each full batch of the images that it visits, and without `drop_last` one more for those
     left over; a last epoch in part has that part of the steps, rounded up. `frozen_from[name]` is the epoch from which
     on a parameter is frozen: it is in all epochs that begin then or later. Raises UserError where the images that an
-    epoch visits do not fill a batch, for crops larger than the images, and for more than 100 million steps.
+    epoch visits do not fill a batch, for images that are too small for `recipe.augment`, and for more than 100 million
+    steps.
     """
 
     def __init__(self, recipe: Recipe, images: int, size: int, frozen_from: Mapping[str, float] | None = None) -> None:
-        augment, batch_size = recipe.augment, recipe.batch_size  # the largest: those of early epochs are no larger
+        batch_size = recipe.batch_size  # the largest: those of early epochs are no larger
         if images < batch_size and recipe.drop_last:
             raise UserError(f"batch_size is {batch_size}; allowed: up to the {images} training images")
-        if max((side for side, _ in augment.early_crops), default=0) > size:
-            crops = [list(crop) for crop in augment.early_crops]
-            raise UserError(f"augment.early_crops is {crops}; allowed: sides up to {size}, that of the images")
+        recipe.augment.refuse_side(size)
         self._recipe, self._images, self._side = recipe, images, size
         self.epochs: list[Epoch] = []
         self.total_steps = 0

@@ -13,7 +13,7 @@ def few_images(monkeypatch, tmp_path):
     """Run commands in an empty folder, on a synthetic set that is smaller than users have it; what is downloaded is
     out of reach."""
 
-    def load(name, data_dir, device, holdout=0, mirror=None, resident="auto"):
+    def load(name, data_dir, device, holdout=0, mirror=None, resident="auto", resize=0):
         if name != "synthetic":
             raise DownloadError("https://a.place", "no network")
         dataset = make_synthetic(train_size=256, test_size=64)

@@ -88,7 +88,7 @@ class Terminal(io.StringIO):
 
 def show_a_run(show):
     show.say("header")
-    show.begin(total_steps=4, tested_on="test acc")
+    show.begin(total_steps=4)
     show.step(2, 4)
     show.epoch(SimpleNamespace(epoch=1, train_loss=1.5, train_accuracy=0.5, test_accuracy=None, seconds=3.21))
     show.step(4, 4)

@@ -49,7 +49,7 @@ REFUSED = {
     "compare davidnet warmstart-mlp --network.widths 1 2 3 4": "--network.widths is a field of a, not of",
     "verify --runs 2": "--runs is 2; allowed: 1, as this checks and does not measure",
     "verify --only whitning": "davidnet has no trick 'whitning'; did you mean 'whitening'?",
-    "compare davidnet davidnet --dataset mnist": "unknown data set 'mnist'; allowed: cifar10, cifar100, synthetic",
+    "compare davidnet davidnet --dataset imagenet": "unknown data set 'imagenet'; allowed: cifar10, cifar100, svhn, ",
 }
 
 

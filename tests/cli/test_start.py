@@ -92,7 +92,7 @@ REFUSALS = {
     "eval nowhere --plugin nowhere": NO_PLUGIN,
     "data info --plugin nowhere": NO_PLUGIN,
     "recipes show a --plugin nowhere": NO_PLUGIN,
-    "train --dataset emnist": f"unknown data set 'emnist'; allowed: {', '.join(DATASETS)}, or a path",
+    "train --dataset imagenet": f"unknown data set 'imagenet'; allowed: {', '.join(DATASETS)}, or a path",
     "train --device tpu": "--device is 'tpu'; allowed: one of auto, cpu, cuda",
     "train --out": "--out has no value; allowed: a path",
     "train --epoch 3": "unknown flag --epoch; did you mean '--epochs'?",

@@ -299,8 +299,8 @@ def test_an_unreadable_place_is_one_line(small, monkeypatch):
 
 
 def test_load_dataset_refuses_an_unknown_name_and_a_wrong_holdout(tmp_path):
-    with pytest.raises(UserError, match="unknown data set 'mnist'; allowed: cifar10, cifar100, "):
-        load_dataset("mnist")
+    with pytest.raises(UserError, match="unknown data set 'imagenet'; allowed: cifar10, cifar100, "):
+        load_dataset("imagenet")
     for holdout in (-1, 10_000):
         with pytest.raises(UserError, match=f"holdout is {holdout}; allowed: 1 to 9,999"):
             load_dataset("synthetic", holdout=holdout)

@@ -19,10 +19,11 @@ import pytest
 from rich.console import Console
 
 from fastcifar.cli import main
-from fastcifar.data import DownloadError, cifar, describe, download, load_dataset
+from fastcifar.data import DownloadError, cifar, describe, download, load_dataset, places
 from fastcifar.data import cache as caching
 from fastcifar.data.cifar import load_release
 from fastcifar.data.fetch import LIMITS, Home, Limits
+from fastcifar.data.homes import homes_of
 from fastcifar.errors import Notice, UserError
 from tests.data import server as serving
 from tests.data.conftest import RELEASES
@@ -93,7 +94,7 @@ def test_a_home_with_the_python_archive_is_as_good(small, server, cache):
 
 @pytest.mark.parametrize("release", RELEASES.values(), ids=RELEASES)
 def test_the_official_home_is_first_in_the_catalogue_and_every_home_has_a_known_archive(release):
-    homes = cifar._homes(release, None)
+    homes = homes_of(release.archives, release.homes, None)
     assert homes[0].url.startswith("https://www.cs.toronto.edu/") and len(homes) > 2
     for home in homes:
         assert f"/{home.archive.filename}" in home.url and len(home.archive.sha256) == 64 and not home.chosen
@@ -122,7 +123,7 @@ def test_the_users_mirror_is_tried_first(small, server, monkeypatch, address, by
     }.items(),
 )
 def test_a_file_in_the_users_mirror_goes_before_what_follows_the_path(mirror, urls):
-    assert [home.url for home in cifar._homes(RELEASES["cifar10"], mirror) if home.chosen] == urls
+    assert [home.url for home in homes_of(RELEASES["cifar10"].archives, (), mirror)] == urls
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,7 @@ def test_a_mirror_may_have_a_space_in_its_path(small, tmp_path, cache):
 
 
 def test_load_dataset_gives_the_mirror_to_a_loader_that_takes_one(monkeypatch, small, server, cache, capsys):
-    monkeypatch.setattr(cifar, "user_cache", lambda: cache)
+    monkeypatch.setattr(places, "user_cache", lambda: cache)
     release = dataclasses.replace(small.release, homes=("http://127.0.0.1:9/" + BINARY,))
     monkeypatch.setattr(cifar, "load_cifar10", functools.partial(load_release, release))
     assert load_dataset("cifar10", mirror=server.url).verified == "checksums made from the official archive"

@@ -153,7 +153,7 @@ def test_what_is_no_comparison_is_refused(dataset, wrong, said):
 def test_images_without_labels_are_refused_before_anything_is_written(dataset, tmp_path):
     test = dataclasses.replace(dataset.test, labels=torch.full_like(dataset.test.labels, -1))
     unlabeled = dataclasses.replace(dataset, test=test)
-    with pytest.raises(UserError, match="no test image of synthetic has a label; allowed: an experiment on labeled"):
+    with pytest.raises(UserError, match="no test image of synthetic has a label; allowed: --holdout N"):
         compare(GOOD, BAD, unlabeled, runs=1, folder=tmp_path / "new", holdout=0)
     assert not (tmp_path / "new").exists()
 

@@ -112,7 +112,7 @@ def test_fields_left_out_keep_their_defaults_and_the_file_names_the_recipe(tmp_p
 
 KNOWN_NETWORKS = f"{', '.join(NETWORKS)}, or what a plug-in adds (--plugin)"
 MLP_FIELDS = ", ".join(field.name for field in dataclasses.fields(MLPConfig) if field.init)
-CROPS = "sizes of 16 to 32 pixels, each with a share, rising, above 0, up to 1"
+CROPS = "sizes of 1 to 4096 pixels, each with a share, rising, above 0, up to 1"
 REFUSALS = {
     "epoch = 3": "unknown field epoch; did you mean 'epochs'?",
     "network.wdiths = [1, 2, 3, 4]": "unknown field network.wdiths; did you mean 'widths'?",
@@ -145,12 +145,12 @@ REFUSALS = {
     "optimizer.ns_steps = 3": "unknown field optimizer.ns_steps; allowed: lr, momentum, weight_decay, bias_lr_factor",
     "schedule.values = [0.0, inf, 1.0, 1.0]": "schedule.values is (0.0, inf, 1.0, 1.0); allowed: a finite number",
     "batch_size = 100": "batch_size is 100; allowed: a multiple of network.ghost_batch, 32",
-    "augment.crop = 32": "augment.crop is 32; allowed: 0 to 31 pixels",
+    "augment.crop = 4096": "augment.crop is 4096; allowed: 0 to 4,095 pixels",
     "augment.brightness = -0.1": "augment.brightness is -0.1; allowed: 0 or more",
     "augment.contrast = 2": "augment.contrast is 2.0; allowed: 0 to 1",
     "augment.early_crops = [24, 0.5]": "augment.early_crops is 24; allowed: a whole number and a number",
     "augment.early_crops = 24": "augment.early_crops is 24; allowed: lists, each of a whole number and a number",
-    "augment.early_crops = [[15, 0.5]]": f"augment.early_crops is ((15, 0.5),); allowed: {CROPS}",
+    "augment.early_crops = [[0, 0.5]]": f"augment.early_crops is ((0, 0.5),); allowed: {CROPS}",
     "augment.early_crops = [[24, 0.5], [28, 0.4]]": "augment.early_crops is ((24, 0.5), (28, 0.4)); allowed: " + CROPS,
     "augment = {cutout = 17, early_crops = [[16, 0.5]]}": "augment.cutout is 17; allowed: up to the smallest of "
     "augment.early_crops, 16",

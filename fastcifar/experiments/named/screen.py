@@ -213,10 +213,11 @@ class Screening(Result):
         return _flop(change(self.experiment.recipe, levels), *self._sizes)
 
     @cached_property
-    def _sizes(self) -> tuple[int, int, int]:
-        """The training and test images, and the classes."""
+    def _sizes(self) -> tuple[int, int, int, int]:
+        """The training and test images, the classes and the side of the images."""
         *_, record = self._kept[0]
-        return self.settings["train_size"], self.settings["test_size"], len(record.dataset.classes)
+        data = record.dataset
+        return self.settings["train_size"], self.settings["test_size"], len(data.classes), data.side
 
     def choice(self) -> list[tuple[FactorEffect, int]]:
         """Return the changes whose 95% interval, at equal FLOP with `flop_worth`, leaves zero out, each with its better
@@ -333,13 +334,13 @@ class Screening(Result):
 
 
 @functools.lru_cache(maxsize=1024)
-def _flop(recipe: Recipe, train_size: int, test_size: int, classes: int) -> int | None:
-    """Return the FLOP of a training of `recipe`; None where they cannot be counted, as of some networks of a user's own
-    and of images of another size than CIFAR-10's."""
+def _flop(recipe: Recipe, train_size: int, test_size: int, classes: int, side: int) -> int | None:
+    """Return the FLOP of a training of `recipe`; None where they cannot be counted, as of some networks of a user's
+    own."""
     from fastcifar.costs.flops import count_recipe
 
     with contextlib.suppress(UserError, RuntimeError):
-        return count_recipe(recipe, train_size, test_size, classes).training_flop
+        return count_recipe(recipe, train_size, test_size, classes, side).training_flop
     return None
 
 

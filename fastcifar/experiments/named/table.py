@@ -14,6 +14,7 @@ from fastcifar.experiments.experiment import Job, experiment
 from fastcifar.experiments.named.half import FIRST, Half, HalfResult
 from fastcifar.experiments.result import Outcome, Result
 from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts
+from fastcifar.output import short_name
 from fastcifar.recipes import OPTIMIZERS, Recipe, change, narrow, network_of
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, counted, percent, points, summarize
@@ -176,7 +177,7 @@ class TableResult(Result):
         found = {}
         for (network, optimizer), result in self.cells.items():
             cold, warm = (100 * summarize(result.test_accuracies(arm)).mean for arm in (COLD, WARM))
-            name = "-".join((network.removesuffix("18"), optimizer.lower(), self.settings["dataset"]))
+            name = "-".join((network.removesuffix("18"), optimizer.lower(), short_name(self.settings["dataset"])))
             found[name] = [cold, warm, cold - warm]
         return found
 

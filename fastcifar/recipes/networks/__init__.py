@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
+from fastcifar.errors import UserError
 from fastcifar.recipes.declare import Kind, register
 from fastcifar.registry import Registry
 
@@ -18,7 +19,9 @@ class NetworkConfig(Kind):
     builder: ClassVar[str | Callable[..., Any]]
     """Maker of the module; see `network`."""
     sides: ClassVar[tuple[int, ...]] = ()
-    """Sides in pixels of the images that it takes; none: any."""
+    """Sides in pixels of the images that it takes; none: any from `least_side`."""
+    one_side: ClassVar[bool] = False
+    """True if it is built for images of one side, and takes no smaller crops of them."""
     has_filters: ClassVar[bool] = True
     """True if it has convolutions, which Muon needs."""
     formerly: ClassVar[str] = ""
@@ -28,6 +31,20 @@ class NetworkConfig(Kind):
     def batch_multiple(self) -> int:
         """Number of images that it normalizes together, which must divide the batch; 1: any batch will do."""
         return 1
+
+    @property
+    def least_side(self) -> int:
+        """Side in pixels of the smallest images that it takes."""
+        return 1
+
+    def refuse_side(self, side: int) -> None:
+        """Raise UserError for images of a side in pixels that it does not take."""
+        if side in self.sides or (not self.sides and side >= self.least_side):
+            return
+        allowed = " or ".join(map(str, self.sides)) or f"{self.least_side} or more"
+        raise UserError(
+            f"network is {self.kind}, and images have {side} pixels a side; allowed: {allowed} for {self.kind}"
+        )
 
 
 NETWORKS: Registry[type[NetworkConfig]] = Registry("network", __name__)

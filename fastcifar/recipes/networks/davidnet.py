@@ -52,3 +52,7 @@ class DavidNetConfig(NetworkConfig):
     @property
     def batch_multiple(self) -> int:
         return (self.norm and self.ghost_batch) or 1
+
+    @property
+    def least_side(self) -> int:
+        return 8  # three pools leave one pixel

@@ -15,7 +15,7 @@ class MLPConfig(NetworkConfig):
     """The perceptron's shape (Ash and Adams 2020)."""
 
     formerly: ClassVar[str] = "mlp"
-    sides: ClassVar[tuple[int, ...]] = (32,)
+    one_side: ClassVar[bool] = True
     has_filters: ClassVar[bool] = False
 
     hidden: tuple[int, ...] = setting((100, 100), at_least=1, at_most=1_000_000, unit="units")

@@ -81,3 +81,7 @@ class SpeedrunConfig(NetworkConfig):
     @property
     def batch_multiple(self) -> int:
         return self.ghost_batch or 1
+
+    @property
+    def least_side(self) -> int:
+        return self.whitening_size + 7  # the whitening and three pools leave one pixel

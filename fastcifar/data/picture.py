@@ -1,0 +1,64 @@
+"""Pictures by Pillow: files and objects of it to pixels."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from fastcifar.errors import UserError
+
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "PPM": (".ppm", ".pgm", ".pbm"),
+    "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",),
+}
+"""The forms that are read, by Pillow's names, with the endings of their files. Others may run programs, as EPS does."""
+ENDINGS = tuple(ending for endings in FORMATS.values() for ending in endings)
+_WIDE = ("I", "F")
+"""The beginnings of the modes of pictures with more than 8 bits a channel, which Pillow would cut at 255."""
+_LARGEST = 1 << 26
+"""Pixels that a picture may have; a small file can claim any number."""
+
+
+def pillow() -> Any:
+    """Return the module `PIL.Image`. Raises UserError where Pillow is not installed."""
+    try:
+        from PIL import Image
+    except ImportError:
+        raise UserError("images are read by Pillow, which is not installed: pip install 'fastcifar[images]'") from None
+    return Image
+
+
+def is_picture(value: object) -> bool:
+    """Return whether `value` is an image of Pillow's."""
+    module = sys.modules.get("PIL.Image")
+    return module is not None and isinstance(value, module.Image)
+
+
+def pixels(picture: Any, name: str, side: int = 0) -> np.ndarray:
+    """Return an image of Pillow's as uint8 `[H, W, 3]`; grey ones get three equal channels, transparency is dropped.
+
+    side: bring it to side x side pixels as torchvision's Resize(side) and CenterCrop(side) do: the shorter side by
+        bilinear interpolation with antialiasing, the longer one cropped; 0: as it is.
+
+    Raises UserError, with its `name`, for one with more than 8 bits a channel, and for one that claims too many pixels.
+    """
+    width, height = picture.size
+    if width * height > _LARGEST:
+        raise UserError(f"{name} is {height} x {width} pixels; allowed: up to {_LARGEST:,}")
+    if picture.mode.startswith(_WIDE):
+        raise UserError(f"{name} has more than 8 bits a channel (mode {picture.mode}); allowed: 8, grey or in color")
+    picture = picture.convert("RGB")
+    if side and picture.size != (side, side):
+        shorter = min(width, height)
+        width, height = side * width // shorter, side * height // shorter
+        left, top = round((width - side) / 2), round((height - side) / 2)
+        picture = picture.resize((width, height), pillow().Resampling.BILINEAR)
+        picture = picture.crop((left, top, left + side, top + side))
+    return np.asarray(picture)

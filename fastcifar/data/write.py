@@ -1,0 +1,137 @@
+"""A data set written to files of another form, whole or not at all, and read back before they are in their place."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastcifar.data.dataset import Dataset, Split
+from fastcifar.data.load import load_dataset
+from fastcifar.data.tfrecord import ENDING, FACTS, SPLITS, facts_of, read_records, write_records
+from fastcifar.errors import UserError
+from fastcifar.output import made, read_json, write_all, write_whole
+
+_AT_ONCE = 1 << 26
+"""Bytes of images that are written, or compared, at once."""
+_MOST_CLASSES = 4_000
+"""Names that an attribute of an HDF5 file may hold: it has room for 64 KiB, 16 bytes a name."""
+_ROOM = 1 << 20
+"""Bytes of files beside those of images and labels."""
+
+
+def convert(dataset: Dataset, out: Path, form: str) -> int:
+    """Write a dataset to `out`, compare every byte of what is read there again, and return the number of bytes written.
+
+    form: "npz" or "hdf5", a file; "tfrecord", a folder of record files.
+
+    What was at `out` is replaced. Raises UserError where that cannot be done or something reads as other than it was
+    written; then what was there stays, and nothing else does.
+    """
+    splits = _splits(dataset)
+    need = _ROOM + sum(split.images.nbytes + 128 * len(split) for split in splits.values())
+    there = next(folder for folder in out.absolute().parents if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < need:
+        raise UserError(
+            f"{out} needs {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free in {there}; allowed: less"
+        )
+    if form == "tfrecord":
+        return _write_folder(dataset, splits, out)
+    write = {"npz": _write_npz, "hdf5": _write_hdf5}[form]
+
+    def checked(path: Path) -> None:
+        write(dataset, splits, path)
+        found = load_dataset(str(path))
+        _compare(dataset, found, out)
+
+    write_whole(out, checked)
+    return out.stat().st_size
+
+
+def _splits(dataset: Dataset) -> dict[str, Split]:
+    """Return the splits that hold images, by name."""
+    splits = {name: getattr(dataset, name) for name in SPLITS}
+    return {name: split for name, split in splits.items() if split is not None and len(split)}
+
+
+def _write_npz(dataset: Dataset, splits: dict[str, Split], path: Path) -> None:
+    arrays: dict[str, Any] = {}
+    for name, split in splits.items():
+        arrays |= {f"{name}_images": split.images.numpy(), f"{name}_labels": split.labels.numpy()}
+    arrays |= {"classes": np.array(dataset.classes), "mean": np.array(dataset.mean), "std": np.array(dataset.std)}
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+def _write_hdf5(dataset: Dataset, splits: dict[str, Split], path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "w") as file:
+        for name, split in splits.items():
+            stored, place = file.create_dataset(f"images-{name}", tuple(split.images.shape), np.uint8), 0
+            for piece in _pieces(split.images):
+                stored[place : place + len(piece)] = piece.numpy()
+                place += len(piece)
+            file[f"labels-{name}"] = split.labels.numpy()
+        try:
+            classes = np.array(dataset.classes, dtype=h5py.string_dtype())
+            if len(classes) <= _MOST_CLASSES:
+                file.attrs["classes"] = classes
+            else:
+                file["classes"] = classes
+        except ValueError as error:  # a name with a zero, or of no characters that UTF-8 has
+            raise UserError(f"cannot write the classes' names to {path}: {error}; allowed: others") from None
+        file.attrs["mean"], file.attrs["std"] = dataset.mean, dataset.std
+
+
+def _write_folder(dataset: Dataset, splits: dict[str, Split], out: Path) -> int:
+    facts = facts_of(dataset)
+
+    def write_split(split: Split, path: Path) -> None:
+        write_records(path, split)
+        _compare_splits(split, read_records(path, facts["image_shape"]), path)
+
+    def write_facts(path: Path) -> None:
+        path.write_text(json.dumps(facts, indent=2) + "\n")
+        if read_json(path) != facts:
+            raise UserError(f"{path} reads as other facts than were written; allowed: names that JSON can hold")
+
+    writes: dict[str, str | Callable[[Path], object]]
+    writes = {f"{name}{ENDING}": partial(write_split, split) for name, split in splits.items()}
+    with made(out):
+        write_all(out, {**writes, FACTS: write_facts})
+    for name in set(SPLITS) - set(splits):  # of what was there before
+        (out / f"{name}{ENDING}").unlink(missing_ok=True)
+    return sum((out / name).stat().st_size for name in (*writes, FACTS))
+
+
+def _compare(dataset: Dataset, found: Dataset, out: Path) -> None:
+    """Raise UserError unless two datasets are the same to the last byte."""
+    splits, others = _splits(dataset), _splits(found)
+    if splits.keys() != others.keys():
+        raise UserError(f"{out} would hold the splits {', '.join(others)}; allowed: {', '.join(splits)}")
+    for name, split in splits.items():
+        _compare_splits(split, others[name], out)
+    for name in ("classes", "mean", "std"):
+        if getattr(dataset, name) != getattr(found, name):
+            raise UserError(f"{out} would not hold {name} as they are, and is not written; allowed: another form")
+
+
+def _compare_splits(split: Split, found: Split, path: Path) -> None:
+    is_same = split.images.shape == found.images.shape and torch.equal(split.labels, found.labels)
+    pairs = zip(_pieces(split.images), _pieces(found.images), strict=True)
+    if not (is_same and all(torch.equal(piece, other) for piece, other in pairs)):
+        raise UserError(f"{path} reads as other images or labels than were written; allowed: a sound disk")
+
+
+def _pieces(images: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Give the images in order, some at once."""
+    at_once = max(1, _AT_ONCE * len(images) // max(1, images.nbytes))
+    return (images[start : start + at_once] for start in range(0, len(images), at_once))
