@@ -99,7 +99,7 @@ class DatasetFacts:
             std=tuple(dataset.std),
             source=dataset.source,
             val_size=0 if dataset.val is None else len(dataset.val),
-            side=dataset.train.images.shape[1],
+            side=dataset.train.image_shape[0],
             resized=dataset.resized,
             fold=dataset.folded,
             tests_val=dataset.tests_val,

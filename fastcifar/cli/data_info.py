@@ -39,12 +39,12 @@ def main(args: Sequence[str]) -> int:
     dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror, resize=options.resize or 0)
     dataset = dataset if options.resize is None else dataset.resize(options.resize)
     splits = [split for split in (dataset.train, dataset.test, dataset.val) if split is not None]
-    first = next(split for split in splits if len(split)).images[:_FIRST]
+    first = next(split for split in splits if len(split)).first(_FIRST)[:_FIRST]
     facts = {
         **describe(dataset),
         "unlabeled": {name: _unlabeled(getattr(dataset, name)) for name in ("train", "test", "val")},
         "grey": bool((first == first[..., :1]).all()),
-        "bytes": sum(split.images.nbytes + split.labels.nbytes for split in splits),
+        "bytes": sum(split.nbytes + split.labels.nbytes for split in splits),
     }
     print(json.dumps(facts, indent=2) if options.json else _text(facts))
     return 0

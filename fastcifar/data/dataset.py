@@ -248,10 +248,11 @@ class Dataset:
         if self.resized:
             raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
         splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
-        if [*self.train.images.shape[1:3]] == [side, side]:
+        if self.train.image_shape[:2] == (side, side):
             return self
-        require_room(sum(map(len, splits.values())), side, self.train.device)
-        splits = {name: Split(resized(split.images, side), split.labels) for name, split in splits.items()}
+        is_kept = any(split.resident != "device" for split in splits.values())  # what is made then lies on the host
+        require_room(sum(map(len, splits.values())), side, torch.device("cpu") if is_kept else self.train.device)
+        splits = {name: split.changed(lambda images: resized(images, side)) for name, split in splits.items()}
         return dataclasses.replace(self, **splits, resized=side)
 
     def labeled_test(self) -> Dataset:

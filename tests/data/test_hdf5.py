@@ -285,3 +285,11 @@ def test_a_file_that_is_cut_while_it_is_used_is_said(tmp_path):
         file.truncate(1000)
     with pytest.raises(UserError, match="ends before its last image; allowed: a file that stays as it is"):
         data.train.at(torch.arange(40))
+
+
+@pytest.mark.parametrize("resident", ["host", "disk"])
+def test_images_that_are_resized_or_folded_are_those_of_a_resident_set(tmp_path, monkeypatch, resident):
+    monkeypatch.setattr("fastcifar.data.kept._PIECE", 1000)  # some at a time
+    placed, wanted = place_images(load_hdf5(write(tmp_path / "set.h5")), resident, CPU), expected()
+    assert placed.fold(2, 3).train.resident == resident and placed.fold(2, 3).resize(9).train.resident == "host"
+    assert_equal(placed.fold(2, 3).resize(9), wanted.fold(2, 3).resize(9))
