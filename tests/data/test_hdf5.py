@@ -198,7 +198,8 @@ def test_anything_else_is_refused_in_one_line(tmp_path, kind):
 
 @pytest.mark.parametrize("form", ["as in memory", "packed"])
 def test_a_damaged_file_is_refused_or_read_and_nothing_else(tmp_path, form):
-    whole = write(tmp_path / "set.h5", form=form).read_bytes()
+    names = np.array([b"a", b"b", b"c"])  # of one length: libhdf5 itself may crash over others that are damaged
+    whole = write(tmp_path / "set.h5", form=form, classes=names).read_bytes()
     path, random = tmp_path / "damaged.h5", np.random.default_rng(1)
     for number in range(60):
         damaged = bytearray(whole)
