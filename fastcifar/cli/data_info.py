@@ -38,7 +38,7 @@ def main(args: Sequence[str]) -> int:
 
     dataset = options.whole()
     splits = [split for split in (dataset.train, dataset.test, dataset.val) if split is not None]
-    first = next(split for split in splits if len(split)).images[:_FIRST]
+    first = next(split for split in splits if len(split)).first(_FIRST)[:_FIRST]
     facts = {
         **describe(dataset),
         "unlabeled": {name: _unlabeled(getattr(dataset, name)) for name in ("train", "test", "val")},

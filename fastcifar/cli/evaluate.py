@@ -170,7 +170,7 @@ class Saved:
         if dataset.classes != data.classes:
             raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
         dataset = dataset if self.options.resize is None else dataset.resize(self.options.resize)
-        height, width = dataset.test.images.shape[1:3]
+        height, width, _ = dataset.test.image_shape
         if (height, width) != (data.side, data.side):
             said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
             raise UserError(f"{said}; allowed: --resize {data.side}")
@@ -262,6 +262,7 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
     else:
         dataset = saved.dataset()
         images, which = _labeled(dataset)
+        images = images.loaded(saved.device)  # all at once: each has random choices of its own
         clean = saved.score(images).accuracy
         facts = saved.facts(dataset.name, dataset.holdout, len(images))
         said = f"{len(images):,} {which} images of {shown(dataset.title)}"

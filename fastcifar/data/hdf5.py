@@ -80,9 +80,8 @@ def _read(file: h5py.File, path: Path) -> Dataset:
     shape = next(iter(splits.values())).image_shape
     for part, split in splits.items():
         if split.image_shape != shape:
-            raise UserError(
-                f"images-{part} in {path} are of {pixels_of(split)} pixels; allowed: {shape[0]} x {shape[1]}"
-            )
+            sides = f"{pixels_of(split)} pixels; allowed: {shape[0]} x {shape[1]}, as the others"
+            raise UserError(f"images-{part} in {path} are of {sides}")
     labels = max(split.label_range[1] for split in splits.values())
     classes = _class_names(file, path) or _numbers(labels, path)
     source = str(path) if "test" in splits else f"{path}, val as the test set"

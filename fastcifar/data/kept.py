@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -139,7 +139,6 @@ class KeptSplit(Split):
         return KeptSplit(self.store, self.labels.to(resolve_device(device)), self.rows)
 
     def loaded(self, device: torch.device) -> Split:
-        """Return a split with all images in the memory of `device`; no copy is made of images that are there."""
         if self.resident == "host" and self.rows is None:
             return Split(self.images.to(device), self.labels.to(device))
         images, start = torch.empty((len(self), *self.image_shape), dtype=torch.uint8, device=device), 0

@@ -62,14 +62,10 @@ def place_images(dataset: Dataset, resident: Resident, device: torch.device) -> 
 _WORDS = {"device": "on the device", "host": "in host memory", "disk": "on disk"}
 
 
-def _on_device(split: Split, device: torch.device) -> Split:
-    return split.loaded(device) if isinstance(split, KeptSplit) else split.to(device)
-
-
 def _on_host(split: Split, device: torch.device) -> Split:
     if isinstance(split, KeptSplit) and split.resident == "host":
         return split.to(device)
-    images = _on_device(split, torch.device("cpu")).images
+    images = split.loaded(torch.device("cpu")).images
     return KeptSplit(HostStore(images), split.labels).to(device)
 
 
@@ -78,7 +74,7 @@ def _on_disk(split: Split, device: torch.device) -> Split:
 
 
 _PLACES: dict[str, Callable[[Split, torch.device], Split]] = {
-    "device": _on_device,
+    "device": lambda split, device: split.loaded(device),
     "host": _on_host,
     "disk": _on_disk,
 }

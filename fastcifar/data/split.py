@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -95,6 +95,10 @@ class Split:
         """Return images, uint8 `[n, H, W, 3]` on the device, and the places among them of those at `indices`, int64
         `[B]`: all images and `indices`, where they lie on the device; else those that are read for it."""
         return self.images, indices
+
+    def loaded(self, device: torch.device) -> Split:
+        """Return the split with all images in the memory of `device`; no copy is made of images that are there."""
+        return self.to(device)
 
     def first(self, count: int) -> torch.Tensor:
         """Return the first `count` images on the device, or all, where they lie there or are fewer."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import operator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -120,6 +121,15 @@ class TrainingState:
             if self.feed.epoch != epoch.number:
                 self.feed_epoch(epoch)
             self.feed.next()
+
+    @contextlib.contextmanager
+    def feeding(self) -> Iterator[None]:
+        """Let no image be read any more when the block ends: a reading thread would disturb another's capture."""
+        try:
+            yield
+        finally:
+            if self.feed:
+                self.feed.end()
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` to the host; called within the stopwatch's block."""

@@ -17,6 +17,7 @@ from torch import nn
 
 from fastcifar.catalogue import dataset_for
 from fastcifar.data import Dataset, Split, load_dataset, resolve_device
+from fastcifar.data.residency import Resident
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
 from fastcifar.models.modes import modes, restore
@@ -66,6 +67,7 @@ def train(
     holdout: int = 0,
     data_dir: str | Path | None = None,
     device: str | torch.device = "auto",
+    resident: Resident = "auto",
     eval_every: int = 1,
     evaluate_at_start: bool = False,
     init: Start = _COLD,
@@ -91,7 +93,7 @@ def train(
     holdout: evaluate on that many training images, which are then not trained on, in place of the test set.
     checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the state of a training of more than two
         minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
-    device: see `Trainer`; listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
+    device, resident: see `Trainer` and `load_dataset`; listeners, eval_every, evaluate_at_start, init: `Trainer.run`.
     changes: other values of fields by dotted names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
@@ -101,15 +103,14 @@ def train(
     data = dataset_for(recipe.name) if data is None else data
     if model is not None and hasattr(recipe.network, "ghost_batch"):  # the model groups its own batches
         recipe = change(recipe, {"network.ghost_batch": 0})
-    if isinstance(optimizer, type) and issubclass(optimizer, OptimizerConfig):
-        optimizer = optimizer()
+    optimizer = optimizer() if isinstance(optimizer, type) and issubclass(optimizer, OptimizerConfig) else optimizer
     if isinstance(optimizer, str | OptimizerConfig):
         recipe, optimizer = change(recipe, {"optimizer": optimizer}), None
     recipe = change(recipe, changes) if changes else recipe
     device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
         if isinstance(data, str):
-            data = load_dataset(data, data_dir, device, holdout)
+            data = load_dataset(data, data_dir, device, holdout, None, resident)
         elif holdout:
             data = data.hold_out(holdout)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
@@ -176,11 +177,10 @@ class Trainer:
             own = any(part is not None for part in (self.own_model, self._loss, self._optimizer, self._augment))
             random = random_numbers_of(self.network, recipe, self.device, own)
             self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random, self.phases)
-        self._modes = modes(self.network)
+        self._modes, self._has_average = modes(self.network), False
         self.step = self.new_step(self.dataset, self.state.tensors)
         self.replays: dict[Stage, Callable[[], None]] = {}
         self.not_captured = why_not_captured(self, self._scales)
-        self._has_average = False
 
     def __reduce__(self) -> NoReturn:  # a copy's parameters would lie in flat buffers no more
         raise TypeError("a Trainer is not copied or pickled; allowed: a new one, and state.state_dict() to go on from")
@@ -231,7 +231,7 @@ class Trainer:
             self._build(dtype)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
-        with TORCH.applied(), cudnn_search(recipe.cudnn_search), state.random:
+        with TORCH.applied(), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
             self.rehearse()
             self._begin(seed, init, resume)
             watch, rows = state.stopwatch, state.history.rows

@@ -4,6 +4,7 @@ import pytest
 
 import fastcifar.data
 from fastcifar.data import DownloadError
+from fastcifar.data.residency import place_images
 from fastcifar.data.synthetic import make_synthetic
 
 
@@ -16,7 +17,8 @@ def few_images(monkeypatch, tmp_path):
         if name != "synthetic":
             raise DownloadError("https://a.place", "no network")
         dataset = make_synthetic(train_size=256, test_size=64)
-        return dataset.hold_out(holdout) if holdout else dataset
+        dataset = dataset.hold_out(holdout) if holdout else dataset
+        return place_images(dataset, resident, dataset.train.device)
 
     monkeypatch.setattr(fastcifar.data, "load_dataset", load)
     monkeypatch.chdir(tmp_path)

@@ -15,7 +15,7 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.recipes import Augment, EvaluateConfig
-from fastcifar.training import Listener, Trainer, evaluate
+from fastcifar.training import Listener, Trainer, evaluate, train
 from tests.small import DAVIDNET, EVERYTHING, MLP
 
 PLACES = ("host", "disk")
@@ -142,6 +142,14 @@ def test_batches_are_read_ahead_in_the_order_of_the_plan_and_a_new_epoch_drops_t
     assert not any(thread is threading.main_thread() for thread in feed._pool._threads)
 
 
+def test_train_takes_a_set_by_name_to_where_its_images_are_to_lie(data):
+    runs = [train(MLP, "synthetic", resident=place, device="cpu", epochs=0.1) for place in ("host", "auto")]
+    assert [run.record.resident for run in runs] == ["host", "device"]
+    assert_same(*runs)
+    with pytest.raises(UserError, match="resident is disk, but synthetic is read into memory"):
+        train(MLP, "synthetic", resident="disk", device="cpu")
+
+
 def test_what_reading_raises_ends_the_training(kept):
     data = kept("disk")
     trainer = Trainer(MLP, data, "cpu")
@@ -149,3 +157,4 @@ def test_what_reading_raises_ends_the_training(kept):
         file.truncate(20000)
     with pytest.raises(UserError, match="ends before its last image"):
         trainer.run(0)
+    assert not trainer.state.feed._pending
