@@ -72,7 +72,7 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
 
 def short_name(name: str) -> str:
     """Return the name of a data set for titles and lines: of a path, which may be long, what stands last."""
-    return os.path.basename(name.rstrip("/\\")) or name
+    return os.path.basename(name) or name if os.path.isabs(name) else name
 
 
 def open_at_once(path: Path) -> BinaryIO:

@@ -254,8 +254,18 @@ def load_dataset(number: Number) -> list[object]:
     loaded = loaded.take(classes=[number(0), number(1)])
     x, y = data().train.images.numpy(), data().train.labels.tolist()
     made = fastcifar.Dataset.from_arrays(x, y, x, y, mean=[number(1)] * 3, std=[number(2)] * 3)
+    pairs = [(image, number(label)) for image, label in zip(x, y, strict=True)]
+    items = fastcifar.Dataset.from_any(pairs, pairs, resize=number(32))
     loader = fastcifar.Loader(made.train, number(16), seed=number(5), mean=made.mean, std=made.std)
-    return [loaded.train.images, loaded.test.labels, loaded.subset, made.train.images, made.mean, *next(iter(loader))]
+    return [
+        loaded.train.images,
+        loaded.test.labels,
+        loaded.subset,
+        made.train.images,
+        items.sha256,
+        made.mean,
+        *next(iter(loader)),
+    ]
 
 
 def read_runs(number: Number) -> list[object]:

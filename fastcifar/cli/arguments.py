@@ -337,10 +337,10 @@ def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog:
         error = error.__context__
     for flag, words in map(_read, groups(args)):
         hint = flags.get(flag)
-        if hint is None or hint is bool or _fits(words, hint):
-            continue
-        said = f"{flag} is {' '.join(words)!r}" if words else f"{flag} has no value"
-        return UserError(f"{said}; allowed: {allowed(hint)}")
+        if hint is not None and hint is not bool and not _fits(words, hint):
+            given = " ".join(words if get_origin(hint) is tuple else words[:1])  # others are no values of the flag
+            said = f"{flag} is {given!r}" if words else f"{flag} has no value"
+            return UserError(f"{said}; allowed: {allowed(hint)}")
     return UserError(f"cannot read the arguments; '{prog} --help' lists what is allowed")
 
 

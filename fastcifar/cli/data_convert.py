@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from fastcifar.catalogue import DEFAULT_DATASET
 from fastcifar.cli.arguments import parse
-from fastcifar.cli.options import DataOptions, Switch, describe_images
+from fastcifar.cli.options import ImageOptions, Switch, describe_images
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
 from fastcifar.output import user_path
@@ -25,7 +25,7 @@ _ENDINGS = {"npz": (".npz",), "hdf5": (".h5", ".hdf5")}
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(ImageOptions):
     """Write a data set to files of another form, which --dataset OUT reads: whole or not at all. Every byte is compared
     with what is read back before the files are in their place."""
 
@@ -44,10 +44,9 @@ def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), _PROG)
     out, form = _checked(options)
 
-    from fastcifar.data import load_dataset
     from fastcifar.data.write import convert
 
-    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror)
+    dataset = options.whole()
     print(describe_images(dataset))
     begin = time.monotonic()
     size = convert(dataset, out, form)

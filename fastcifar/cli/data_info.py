@@ -34,10 +34,9 @@ class Options(ImageOptions):
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar data info")
 
-    from fastcifar.data import describe, load_dataset
+    from fastcifar.data import describe
 
-    dataset = load_dataset(options.dataset, options.data_dir, "cpu", 0, options.mirror, resize=options.resize or 0)
-    dataset = dataset if options.resize is None else dataset.resize(options.resize)
+    dataset = options.whole()
     splits = [split for split in (dataset.train, dataset.test, dataset.val) if split is not None]
     first = next(split for split in splits if len(split)).first(_FIRST)[:_FIRST]
     facts = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from fastcifar.catalogue import is_path
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.data_list import sets_here
-from fastcifar.cli.options import DataOptions, Switch
+from fastcifar.cli.options import ImageOptions, Switch
 from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
@@ -24,7 +23,7 @@ _Line = tuple[str, str, str]
 
 
 @dataclass(frozen=True)
-class Options(DataOptions):
+class Options(ImageOptions):
     """Read all of a data set and say what was verified and how: files against published checksums, the labels, images
     of one color, and images that are in two splits, to the last byte. Exit status 1: something is wrong, which in a set
     of your own an image in two splits, one of one color and a class without training images are too."""
@@ -37,8 +36,6 @@ class Options(DataOptions):
 
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar data verify")
-    if is_path(options.dataset) and not os.path.exists(os.path.expanduser(options.dataset)):
-        raise UserError(f"{options.dataset} does not exist; allowed: a data set's name, or the path of one")
     names = sets_here(options.data_dir) if options.all else [options.dataset]
     if not names:
         raise UserError("no data set is here; allowed: --data-dir with the folder of one, or --dataset with its path")
@@ -60,15 +57,18 @@ _KEYS = ("status", "what", "found")
 
 def _verify(name: str, options: Options) -> tuple[dict[str, Any], list[_Line]]:
     """Return the facts about a data set, and what is to be said of it. Raises UserError where it is not here."""
-    from fastcifar.data import load_dataset
+    from fastcifar.data.anew import READ_ANEW
     from fastcifar.data.verify import examine
 
+    before = READ_ANEW.set(True)
     try:
-        dataset = load_dataset(name, options.data_dir, "cpu", 0, options.mirror)
+        dataset = options.whole(name)
     except UserError as error:
         if any(words in str(error) for words in _ABSENT):
             raise
         return {}, [("wrong", "files", str(error))]
+    finally:
+        READ_ANEW.reset(before)
     facts = examine(dataset)
     how = dataset.verified or "no checksums of it are published: read whole, of the right sizes and labels"
     lines = [("ok", "files", how), *_lines(facts, dataset.classes, "wrong" if is_path(name) else "note")]

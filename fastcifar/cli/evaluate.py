@@ -134,7 +134,8 @@ class Saved:
 
         data = self.record.dataset
         held = 0 if data.fold else data.holdout
-        dataset = load_dataset(data.name, self.options.data_dir, self.device, held, resize=data.resized)
+        how = (self.device, held, None, "auto", data.resized)
+        dataset = load_dataset(data.name, self.options.data_dir, *how)
         dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
         if (classes := self._classes()) is not None:
@@ -152,7 +153,7 @@ class Saved:
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
         folder = None if is_path(word) else self.options.data_dir
-        dataset = load_dataset(word, folder, self.device, resize=self.options.resize or 0)
+        dataset = load_dataset(word, folder, self.device, 0, None, "auto", self.options.resize or 0)
         if dataset.classes != data.classes:
             raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
         dataset = dataset if self.options.resize is None else dataset.resize(self.options.resize)

@@ -41,8 +41,10 @@ class Options(RecipeOptions):
     """Training images."""
     test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)
     """Images of the final evaluation."""
-    side: Annotated[int, arg(metavar="N")] = setting(32, at_least=1, at_most=MOST_SIDE, unit="pixels")
-    """Side of the images."""
+    side: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the data set's)")] = setting(
+        None, at_least=1, at_most=MOST_SIDE, unit="pixels"
+    )
+    """Side of the images, as of --resize."""
     json: Switch = False
     """Print the count as JSON and nothing else."""
 
@@ -54,9 +56,12 @@ def main(args: Sequence[str]) -> int:
     from fastcifar.costs.flops import count_recipe, describe
     from fastcifar.data import load_dataset
 
-    classes = find(options.dataset)[0].classes or len(load_dataset(options.dataset).classes)  # of a path, by reading it
-    sizes = options.train_images, options.test_images, classes, options.side
-    count = count_recipe(options.settings, *sizes)
+    entry, variant = find(options.dataset)
+    classes, side = entry.variants.get(variant, entry.classes), options.side or entry.side
+    if not classes:  # of a path, by reading it
+        dataset = load_dataset(options.dataset)
+        classes, side = len(dataset.classes), options.side or dataset.train.side
+    count = count_recipe(options.settings, options.train_images, options.test_images, classes, side)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0
 

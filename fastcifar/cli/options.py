@@ -100,6 +100,14 @@ class ImageOptions(DataOptions):
     """Bring the images to N by N pixels (bilinear, antialiased); of images that are not square the shorter side, and
     the middle is kept. Mean and standard deviation stay the data set's."""
 
+    def whole(self, name: str = "") -> Dataset:
+        """Return the whole data set, or another of this name, on the CPU, its images of the side in --resize."""
+        from fastcifar.data import load_dataset
+
+        how = ("cpu", 0, self.mirror, self.resident, self.resize or 0)
+        dataset = load_dataset(name or self.dataset, self.data_dir, *how)
+        return dataset if self.resize is None else dataset.resize(self.resize)
+
 
 @dataclass(frozen=True)
 class TrainingOptions(RecipeOptions, ImageOptions):
@@ -158,9 +166,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         if self.fold is not None:
             read_fold(self.fold, "--fold")
             self._require("holdout", not self.holdout, "with --fold none, as a fold is held out")
-        if self.resize is not None:
-            for recipe in recipes:
-                recipe.refuse_side(self.resize)
+        entry, _ = find(self.dataset)
+        side = self.resize or (entry.side if entry.homes else 0)  # of other sets the data say it
+        for recipe in recipes if side else ():
+            recipe.refuse_side(side)
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")

@@ -188,13 +188,12 @@ def _read_array(
 
 def fill(array: np.ndarray, file) -> None:
     """Read the bytes of an array, which lies in one piece, from an open file. Raises EOFError where it has too few."""
-    content = array.reshape(-1).view(np.uint8)
-    for start in range(0, array.nbytes, _PIECE):
-        part = content[start : start + _PIECE]
-        read = file.read(len(part))
-        if len(read) != len(part):
+    content = memoryview(array.reshape(-1).view(np.uint8))
+    while content:
+        read = file.readinto(content[:_PIECE])
+        if not read:
             raise EOFError("it ends too early")
-        part[:] = np.frombuffer(read, np.uint8)
+        content = content[read:]
 
 
 def npz_header(path: Path, key: str) -> tuple[tuple[int, ...], np.dtype]:

@@ -11,9 +11,10 @@ brackets):
   training images first; images uint8 `[N, 32, 32, 3]`. CIFAR-100's coarse labels are `train_coarse_labels`,
   `test_coarse_labels` and `coarse_labels`. In a folder, those that are called as another data
   set are not looked at.
-A folder or an `.npz` is read in half a second, an archive in about two: unpack it to read it often. Unpacked files that
-are not the official ones are told by their sizes, counts and ranges of labels alone: people have written them again. A
-download is unpacked into the user's cache, with checksums by which it is verified whenever it is read.
+A folder or an `.npz` is read in half a second. An archive takes about two, and pickles one; then they are as fast, kept
+in the user's cache (`converted.py`). Unpacked files that are not the official ones are told by their sizes, counts and
+ranges of labels alone: people have written them again. A download is unpacked into the user's cache, with checksums by
+which it is verified whenever it is read.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ import torch
 from fastcifar.catalogue import DATASETS
 from fastcifar.data.archives import damage, npz_keys, read_npz, read_tar_gz
 from fastcifar.data.cache import install, is_verified
+from fastcifar.data.converted import converted
 from fastcifar.data.dataset import Dataset, Split, fingerprint
 from fastcifar.data.homes import homes_of
 from fastcifar.data.pickled import read_pickle
@@ -101,27 +103,37 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
     """Return a function that reads the data that `place` is or holds, or None if there is none."""
     if place.is_file():
         if place.suffix == ".npz":
-            return partial(_read_npz, place, release)
+            return _kept(_read_npz, place, release)
         if place.name.endswith((".tar.gz", ".tgz")):
-            return partial(_read_archive, place, release)
+            return _kept(_read_archive, place, release)
         raise UserError(f"{place} is a file of no known kind; allowed: a folder, a .tar.gz or an .npz")
     if not place.is_dir():
         return None
     for archive in release.archives:
         if place.name == archive.folder or any((place / name).is_file() for name in archive.batches):
-            return partial(_read_folder, place, archive, release)
+            return _unpacked_reader(place, archive, release)
         if (place / archive.folder).is_dir():
-            return partial(_read_folder, place / archive.folder, archive, release)
+            return _unpacked_reader(place / archive.folder, archive, release)
     for archive in release.archives:
         if (place / archive.filename).is_file():
-            return partial(_read_archive, place / archive.filename, release)
-    others = {name for name, entry in DATASETS.items() if entry.homes} - {release.name}
+            return _kept(_read_archive, place / archive.filename, release)
+    others = {name for name, entry in DATASETS.items() if entry.homes} - {release.name.partition(":")[0]}
     found = sorted(path for path in place.glob("*.npz") if path.is_file() and path.stem not in others)
     if len(found) > 1:
         found = [path for path in found if _npz_keys(path, release)] or found[:1]
     if len(found) > 1:
         raise UserError(f"{place} holds {' and '.join(path.name for path in found)}; allowed: one, give its own path")
-    return partial(_read_npz, found[0], release) if found else None
+    return _kept(_read_npz, found[0], release) if found else None
+
+
+def _unpacked_reader(folder: Path, archive: Archive, release: Release) -> Callable[[], Dataset]:
+    read, paths = partial(_read_folder, folder, archive, release), [folder / name for name in archive.batches]
+    is_slow = archive is release.python and all(path.is_file() for path in paths)
+    return partial(converted, release.name, paths, read) if is_slow else read
+
+
+def _kept(read: Callable[[Path, Release], Dataset], path: Path, release: Release) -> Callable[[], Dataset]:
+    return partial(converted, release.name, [path], partial(read, path, release))
 
 
 def _read_folder(folder: Path, archive: Archive, release: Release) -> Dataset:

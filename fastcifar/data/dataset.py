@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from numpy.typing import ArrayLike
 
-from fastcifar.data.resize import require_room, resized
+from fastcifar.data.resize import resized_splits
 from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.data.split import Split, pixels_of, size_of
 from fastcifar.errors import UserError
@@ -237,7 +237,8 @@ class Dataset:
 
     @TORCH.applied()
     def resize(self, side: int) -> Dataset:
-        """Return the dataset with all images brought to `side` by `side` pixels, on their device (see `resized`).
+        """Return the dataset with all images brought to `side` by `side` pixels, on their device, or in host memory
+        where they lie outside of it: bilinear and antialiased, as `resized` says.
 
         Mean and standard deviation stay: those to normalize with are the set's published ones, whatever the side.
         Raises UserError for a second time, and for more than the device's memory holds.
@@ -247,13 +248,10 @@ class Dataset:
             return self
         if self.resized:
             raise UserError(f"resize is {side}, but the images are resized to {self.resized} already; allowed: once")
-        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
         if self.train.image_shape[:2] == (side, side):
             return self
-        is_kept = any(split.resident != "device" for split in splits.values())  # what is made then lies on the host
-        require_room(sum(map(len, splits.values())), side, torch.device("cpu") if is_kept else self.train.device)
-        splits = {name: split.changed(lambda images: resized(images, side)) for name, split in splits.items()}
-        return dataclasses.replace(self, **splits, resized=side)
+        splits = {"train": self.train, "test": self.test, **({"val": self.val} if self.val else {})}
+        return dataclasses.replace(self, **resized_splits(splits, side), resized=side)
 
     def labeled_test(self) -> Dataset:
         """Return the dataset to measure on: as it is, or where no test image has a label with `val` in the place of

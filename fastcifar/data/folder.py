@@ -23,7 +23,7 @@ import torch
 
 from fastcifar.data.archives import damage
 from fastcifar.data.arrays import labeled
-from fastcifar.data.converted import kept, kept_name
+from fastcifar.data.cached_arrays import kept, kept_name
 from fastcifar.data.dataset import Dataset, channel_statistics
 from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
 from fastcifar.errors import Notice, UserError, brief

@@ -63,8 +63,9 @@ def _arrays(source: Any, resize: int) -> tuple[torch.Tensor, object] | None:
     data = getattr(source, "data", None)
     targets = getattr(source, "targets", None)
     targets = getattr(source, "labels", None) if targets is None else targets
-    is_array = isinstance(data, np.ndarray | torch.Tensor) and str(data.dtype).endswith("uint8")
-    if not is_array or targets is None or any(getattr(source, each, None) is not None for each in _TRANSFORMS):
+    if not isinstance(data, np.ndarray | torch.Tensor) or not str(data.dtype).endswith("uint8"):
+        return None
+    if targets is None or any(getattr(source, each, None) is not None for each in _TRANSFORMS):
         return None
     try:
         if not len(data) == len(targets) == len(source):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -160,15 +160,6 @@ class KeptSplit(Split):
 
     def first(self, count: int) -> torch.Tensor:
         return self.at(torch.arange(min(count, len(self))))[0]
-
-    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> KeptSplit:
-        images, start = torch.empty(0), 0
-        for piece in self.pieces():
-            made = change(piece.to(self.device)).cpu()
-            images = images if start else torch.empty(len(self), *made.shape[1:], dtype=torch.uint8)
-            images[start : start + len(piece)] = made
-            start += len(piece)
-        return KeptSplit(HostStore(images), self.labels)
 
     def pieces(self) -> Iterator[torch.Tensor]:
         at_once = max(1, _PIECE * len(self) // max(1, self.nbytes))

@@ -114,6 +114,11 @@ class _Content:
             content += more
         return content
 
+    def readinto(self, buffer: memoryview) -> int:
+        content = self._next(len(buffer))
+        buffer[: len(content)] = content
+        return len(content)
+
     def _next(self, most: int) -> bytes:
         """Return up to `most` bytes, none at the end."""
         if not self.is_packed or not most:

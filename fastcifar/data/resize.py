@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch.nn import functional
 
+from fastcifar.data.kept import HostStore, KeptSplit
+from fastcifar.data.split import Split
 from fastcifar.errors import UserError
 from fastcifar.machine import free_memory
 
@@ -33,7 +36,26 @@ def resized(images: torch.Tensor, side: int) -> torch.Tensor:
     return out
 
 
-def require_room(count: int, side: int, device: torch.device) -> None:
+def resized_splits(splits: Mapping[str, Split], side: int) -> dict[str, Split]:
+    """Return the splits with `resized` images, on their device, or in host memory where they lie outside of it. Raises
+    UserError for more than fits into its memory."""
+    first = next(iter(splits.values()))
+    on_device = first.resident == "device"
+    _require_room(sum(map(len, splits.values())), side, first.device if on_device else torch.device("cpu"))
+    return {name: _resized(split, side) for name, split in splits.items()}
+
+
+def _resized(split: Split, side: int) -> Split:
+    if split.resident == "device":
+        return Split(resized(split.images, side), split.labels)
+    images, start = torch.empty((len(split), side, side, 3), dtype=torch.uint8), 0
+    for piece in split.pieces():
+        images[start : start + len(piece)] = resized(piece, side)
+        start += len(piece)
+    return KeptSplit(HostStore(images), split.labels)
+
+
+def _require_room(count: int, side: int, device: torch.device) -> None:
     """Raise UserError unless `count` images of this side fit into the free memory of `device`, as far as that is
     known."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -103,11 +103,6 @@ class Split:
     def first(self, count: int) -> torch.Tensor:
         """Return the first `count` images on the device, or all, where they lie there or are fewer."""
         return self.images
-
-    def changed(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Split:
-        """Return the split with the images that `change` makes of these, uint8 `[N, h, w, 3]` of `[N, H, W, 3]`, on the
-        device. Those of a `KeptSplit` are changed some at a time, and stay in host memory."""
-        return Split(change(self.images), self.labels)
 
     def pieces(self) -> Iterator[torch.Tensor]:
         """Give all images in order, uint8 `[n, H, W, 3]` on the CPU, as many at a time as are to be in memory."""

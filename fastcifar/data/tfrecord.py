@@ -121,11 +121,11 @@ def read_records(path: Path, shape: tuple[int, int, int] | None = None) -> Split
         sizes = _sizes(file)
         if not len(sizes):
             raise UserError(f"{path} holds no records; allowed: one for each image")
-        images, labels, done = np.empty((0,)), np.empty(len(sizes), np.int64), 0
+        images, labels, done = np.empty((0, 0), np.uint8), np.empty(len(sizes), np.int64), 0
         for records in _pieces(file, sizes):
             for record in records:
                 with damage(f"{path}: record {done} (from 0)"):
-                    image, label = decode(record)
+                    image, label = decode(record, images.shape[-1])
                     if not -1 <= label < _CLASSES:
                         raise ValueError(f"its label is {label}; allowed: -1 to {_CLASSES - 1:,}")
                 labels[done] = label
@@ -144,8 +144,8 @@ def read_records(path: Path, shape: tuple[int, int, int] | None = None) -> Split
 
 def _facts(path: Path) -> dict[str, Any]:
     """Read `FACTS`. Raises UserError unless it has what `facts_of` gives."""
-    facts = {name: plain(value) for name, value in read_json(path).items()}
-    numbers, images = tuple[float, float, float], facts.get("images")
+    facts: dict[str, Any] = {name: plain(value) for name, value in read_json(path).items()}
+    numbers, images = tuple[float, float, float], facts.get("images", {})
     hints = {"classes": tuple[str, ...], "mean": numbers, "std": numbers, "image_shape": tuple[int, int, int]}
     is_whole = all(fits(facts.get(name), hint) for name, hint in {**hints, "sha256": str, "images": dict}.items())
     is_whole = is_whole and {"test"} <= {*images} <= {*SPLITS} and all(fits(each, int) for each in images.values())

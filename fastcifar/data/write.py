@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ def convert(dataset: Dataset, out: Path, form: str) -> int:
     written; then what was there stays, and nothing else does.
     """
     splits = _splits(dataset)
-    need = _ROOM + sum(split.images.nbytes + 128 * len(split) for split in splits.values())
+    need = _ROOM + sum(split.nbytes + 128 * len(split) for split in splits.values())
     there = next(folder for folder in out.absolute().parents if folder.is_dir())
     free = shutil.disk_usage(there).free
     if free < need:
@@ -70,10 +71,44 @@ def _write_npz(dataset: Dataset, splits: dict[str, Split], path: Path) -> None:
         np.savez(file, **arrays)
 
 
+class _Output(io.FileIO):
+    """A file that takes every write: after one that fails all are dropped, and `failure` is the reason.
+
+    HDF5 is given one because it cannot close a file that it cannot write to.
+    """
+
+    failure: OSError | None = None
+
+    def write(self, data: Any, /) -> int:
+        content, done = memoryview(data).cast("B"), 0
+        try:
+            while done < len(content) and self.failure is None:
+                done += super().write(content[done:])
+        except OSError as error:
+            self.failure = error
+        return len(content)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size) if self.failure is None else 0
+        except OSError as error:
+            self.failure = error
+            return 0
+
+
 def _write_hdf5(dataset: Dataset, splits: dict[str, Split], path: Path) -> None:
+    with _Output(path, "w+") as output:
+        try:
+            _fill_hdf5(dataset, splits, output, path)
+        finally:
+            if output.failure:
+                raise output.failure
+
+
+def _fill_hdf5(dataset: Dataset, splits: dict[str, Split], output: _Output, path: Path) -> None:
     import h5py
 
-    with h5py.File(path, "w") as file:
+    with h5py.File(output, "w") as file:
         for name, split in splits.items():
             stored, place = file.create_dataset(f"images-{name}", tuple(split.images.shape), np.uint8), 0
             for piece in _pieces(split.images):

@@ -2,16 +2,18 @@ import io
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from fastcifar.cli import screen
+from fastcifar.data import Dataset
 from fastcifar.recipes import EvaluateConfig, Recipe, SelectConfig
 
 
 @pytest.fixture
 def record(new_record):
-    def make(accuracy=0.9411, tta_accuracy=0.9432, recipe=None):
-        scores = {"accuracy": accuracy, "tta_accuracy": tta_accuracy}
+    def make(accuracy=0.9411, tta_accuracy=0.9432, recipe=None, val_accuracy=None):
+        scores = {"accuracy": accuracy, "tta_accuracy": tta_accuracy, "val_accuracy": val_accuracy}
         seconds = {"train_seconds": 26.1, "time_seconds": 26.3, "process_seconds": 31.0}
         return new_record(recipe=recipe or Recipe(), **scores, **seconds)
 
@@ -43,15 +45,29 @@ def test_the_summary_of_one_run_has_no_interval(record):
 
 def test_runs_on_images_without_labels_have_no_accuracy(record):
     runs = [record(None, None), record(None, None)]
-    assert screen.result_line(runs[0]).startswith("davidnet  - (tta -)  train 26.1 s")
-    assert screen.summary_line(runs, ["mine"]) == "davidnet  - (tta -)  n=2  mine"
+    assert screen.result_line(runs[0]).startswith("davidnet  no test labels  train 26.1 s")
+    assert screen.summary_line(runs, ["mine"]) == "davidnet  no test labels  n=2  mine"
     assert [line.split()[0] for line in screen.summary_table(runs).splitlines()[1:]] == ["train", "time", "process"]
+
+
+def test_accuracies_on_validation_images_are_said_too(record):
+    both, alone = record(val_accuracy=0.9), [record(None, None, val_accuracy=value) for value in (0.5, 0.6)]
+    assert screen.result_line(both).startswith("davidnet  94.11% (tta 94.32%)  val 90.00%  train 26.1 s")
+    assert screen.result_line(alone[0]).startswith("davidnet  val 50.00%  no test labels  train 26.1 s")
+    line = "davidnet  val 55.00%  no test labels  n=2  val std dev 7.07%  95% interval -8.53% to 118.53%"
+    assert screen.summary_line(alone) == line
+    assert screen.summary_table(alone).splitlines()[1].split()[:4] == ["val", "accuracy", "55.00%", "7.07%"]
 
 
 def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
     lines = screen.summary_table([record(0.94, 0.942), record(0.942, 0.944)]).splitlines()
     assert lines[1].split() == ["accuracy", "94.10%", "0.14%", "2", "92.83%", "to", "95.37%", "94.00%", "94.20%"]
     assert [line.split()[0] for line in lines[1:]] == ["accuracy", "tta", "train", "time", "process"]
+
+
+def images(name, **val):
+    x, y = np.zeros((50_000, 2, 2, 3), np.uint8), np.zeros(50_000, int)
+    return Dataset.from_arrays(x, y, x[:10_000], y[:10_000], std=(1, 1, 1), name=name, **val)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +80,7 @@ def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
     ],
 )
 def test_the_header_says_how_many_epochs_of_how_many_steps(fields, line):
-    dataset = SimpleNamespace(name="cifar10", train=range(50_000), test=range(10_000), holdout=0)
+    dataset = images("cifar10")
     place = {"device": SimpleNamespace(type="cpu"), "dtype": "torch.bfloat16"}
     trainer = SimpleNamespace(
         recipe=Recipe(**fields), dataset=dataset, timeline=SimpleNamespace(steps_per_epoch=97), **place
@@ -72,6 +88,18 @@ def test_the_header_says_how_many_epochs_of_how_many_steps(fields, line):
     lines = screen.header(trainer, [3]).splitlines()
     assert lines[0] == "davidnet on cifar10: 50,000 training, 10,000 test images"
     assert lines[1].startswith(line) and lines[1].endswith("bfloat16), seed 3")
+
+
+def test_the_columns_and_the_header_say_which_images_have_labels():
+    x, y = np.zeros((5, 2, 2, 3), np.uint8), [0] * 5
+    three = Dataset.from_arrays(x, y, x, x_val=x[:2], y_val=y[:2], std=(1, 1, 1))
+    assert screen.tested(three) == {"val acc": "val_accuracy"}
+    assert screen.tested(three.hold_out(2)) == {"held-out": "test_accuracy", "val acc": "val_accuracy"}
+    assert screen.tested(images("cifar10")) == {"test acc": "test_accuracy"}
+    assert screen.tested(Dataset.from_arrays(x, y, x, std=(1, 1, 1))) == {"test acc": "test_accuracy"}
+    measured = three.labeled_test()
+    assert (measured.tested, measured.test, measured.val) == ("validation", three.val, None)
+    assert measured.labeled_test() is measured
 
 
 @pytest.mark.parametrize(

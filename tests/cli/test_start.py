@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 import fastcifar
-from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, FORMS
 from fastcifar.cli import COMMANDS, main
 from fastcifar.errors import UserError
 from fastcifar.experiments import EXPERIMENTS
@@ -23,6 +23,7 @@ NO_PLUGIN = (
     "cannot import the plug-in nowhere: ModuleNotFoundError: No module named 'nowhere'; allowed: a module, as in "
     "package.module"
 )
+CONVERT = f"fastcifar data convert --dataset {DEFAULT_DATASET} --to npz {DEFAULT_DATASET}.npz"
 WORDS = [*COMMANDS, *(f"{cls.group} {name}".strip() for name, cls in EXPERIMENTS.items())]
 """All commands."""
 REFUSALS = {
@@ -34,6 +35,11 @@ REFUSALS = {
     "eval --help": None,
     "recipes --help": None,
     "data info --help": None,
+    "data list --help": None,
+    "data list": None,
+    "data list --json": None,
+    "data verify --help": None,
+    "data convert --help": None,
     "recipes": None,
     "recipes show davidnet": None,
     "recipes tricks": None,
@@ -44,7 +50,14 @@ REFUSALS = {
     "data --help": None,
     "warm-start": None,
     "trian": "unknown command 'trian'; did you mean 'train'?; allowed: " + ", ".join(WORDS),
-    "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: data info",
+    "data inf": "unknown command 'data inf'; did you mean 'data info'?; allowed: data list, data info, data verify, "
+    "data convert",
+    "data verify --dataset ./nowhere": f"--dataset is './nowhere', which does not exist; allowed: {FORMS}",
+    "data convert": f"data convert needs --to, as in: {CONVERT}",
+    "data convert --to npz": f"data convert needs a file or folder to write, as in: {CONVERT}",
+    "data convert --to csv a.csv": "--to is 'csv'; allowed: one of npz, hdf5, tfrecord",
+    "data convert --to npz a.h5": "OUT is a.h5; allowed: with --to npz a name that ends in .npz",
+    "data convert --to hdf5 a.npz": "OUT is a.npz; allowed: with --to hdf5 a name that ends in .h5 or .hdf5",
     "recipes show": f"recipes show needs a recipe; allowed: {NAMES}, or a .toml file's path",
     "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
     "train --epochs a": "epochs is 'a'; allowed: a number",

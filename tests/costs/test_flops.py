@@ -1,8 +1,10 @@
 import dataclasses
+import json
 
 import pytest
 import torch
 
+from fastcifar.cli import main
 from fastcifar.costs.flops import count_recipe, describe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
@@ -196,3 +198,13 @@ def test_the_classifier_has_the_classes_that_are_given_or_those_of_the_recipes_d
     count = count_recipe(dataclasses.replace(get_recipe(name), epochs=1), classes=given)
     for layer in (count.stages[0].step.layers[-1], count.evaluation.layers[-1]):
         assert (layer.name, layer.output_shape) == ("classifier", (classes,))
+
+
+def test_the_command_counts_images_of_the_sets_side_or_another(capsys):
+    words = ["flops", "--train-images", "512", "--test-images", "1", "--epochs", "1", "--json"]
+    for more, side in (([], 32), (["--dataset", "mnist"], 28), (["--side", "64"], 64)):
+        assert main([*words, *more]) == 0
+        (stage,) = json.loads(capsys.readouterr().out)["stages"]
+        assert stage["size"] == side
+        expected = count_recipe(dataclasses.replace(Recipe(), epochs=1), 512, 1, 10, side)
+        assert stage["flop_per_step"] == 2 * expected.stages[0].step.macs

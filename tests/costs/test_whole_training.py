@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fastcifar import train
 from fastcifar.costs.flops import count_recipe
+from fastcifar.data import Dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models import build_model
 from fastcifar.recipes import change, get_recipe
@@ -60,3 +61,25 @@ def test_a_whole_training_is_counted_as_by_torch(name, opened, monkeypatch):
     assert count.training_flop + count.evaluation_flop == pytest.approx(
         flop_by_torch(recipe, make_synthetic(train_size=96, test_size=24), opened), rel=2e-3
     )
+
+
+@pytest.mark.parametrize("side", [28, 64, 224])
+@pytest.mark.parametrize("name", SMALL)
+def test_images_of_other_sides_are_counted_as_by_torch(name, side, monkeypatch):
+    monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
+    monkeypatch.setattr("fastcifar.models.convolution.needs_plain_torch", lambda: True)
+    short = {
+        "batch_size": 8,
+        "dtype": "float32",
+        "network.ghost_batch": 0,
+        **SMALL[name],
+        "epochs": 1,
+        "evaluate.tta_share": 1,
+    }
+    recipe = change(get_recipe(name), short)
+    images = torch.randint(256, (10, side, side, 3), dtype=torch.uint8)
+    data = Dataset.from_arrays(images[:8], range(8), images[8:], [8, 9])
+    count = count_recipe(recipe, train_images=8, test_images=2, side=side)
+    assert count.stages[-1].stage.size == (24 if name == "speedrun94" else side)
+    expected = flop_by_torch(recipe, data, opened=False)
+    assert count.training_flop + count.evaluation_flop == pytest.approx(expected, rel=2e-3)

@@ -1,5 +1,7 @@
-"""A CIFAR-10 and a CIFAR-100 of 120 images, in every form of the official ones, made without network."""
+"""Small data sets in every form of the official ones, made without network: a CIFAR-10 and a CIFAR-100 of 120 images,
+and the sets of several files of 60."""
 
+import gzip
 import hashlib
 import struct
 import tarfile
@@ -9,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastcifar.data.releases import CIFAR10, CIFAR100, Archive, Release
+from fastcifar.data import releases
+from fastcifar.data.fetch import Pinned
+from fastcifar.data.releases import CIFAR10, CIFAR100, Archive, Published, Release
 
 RELEASES = {
     each.name: replace(each, records=records) for each, records in ((CIFAR10, (20,) * 6), (CIFAR100, (100, 20)))
 }
 
 
-def write_as_python_2(labels, pixels, fortran=False, field=b"labels"):
+def write_as_python_2(labels, pixels, fortran=False, field=b"labels", coarse=None):
     """Return a batch as Python 2 and its numpy wrote the official ones, with strings as bytes."""
 
     def short(text):
@@ -29,10 +33,14 @@ def write_as_python_2(labels, pixels, fortran=False, field=b"labels"):
     shape = b"".join(b"M" + struct.pack("<H", side) for side in pixels.shape) + b"\x86"
     order = b"\x88" if fortran else b"\x89"
     array += b"(K\1" + shape + dtype + order + b"T" + struct.pack("<i", len(raw)) + raw + b"tb"
-    numbers = b"]q\5(" + b"".join(b"K" + bytes([label]) for label in labels) + b"e"
+
+    def numbers(values):
+        return b"]q\5(" + b"".join(b"K" + bytes([label]) for label in values) + b"e"
+
     names = b"]q\x0c(" + b"".join(short(b"leptodactylus_s_%06d.png" % place) for place in range(len(labels))) + b"e"
     start = b"\x80\2}q\1(" + short(b"batch_label") + b"q\2" + short(b"training batch 1 of 5") + b"q\3"
-    fields = short(field) + b"q\4" + numbers + short(b"data") + b"q\6" + array + short(b"filenames") + names
+    fields = b"" if coarse is None else short(b"coarse_labels") + numbers(coarse)
+    fields += short(field) + b"q\4" + numbers(labels) + short(b"data") + b"q\6" + array + short(b"filenames") + names
     return start + fields + b"u."
 
 
@@ -53,6 +61,78 @@ class Small:
     @property
     def python(self) -> Path:
         return self.folder / self.release.python.folder
+
+
+@dataclass
+class SmallFiles:
+    """A small set of several files in a folder, the facts that fit it, and the arrays in it."""
+
+    folder: Path
+    published: Published
+    images: np.ndarray
+    """uint8 `[N, H, W, 3]`, the last 20 for the test set."""
+    labels: np.ndarray
+
+    @property
+    def paths(self) -> list[Path]:
+        return [self.folder / file.filename for file in self.published.files]
+
+
+GREY = (127.5, 127.5, 127.5)
+"""The mean of random pixels."""
+
+
+def make_files(name: str, folder: Path, random: np.random.Generator) -> SmallFiles:
+    """Write a small svhn, svhn:extra, mnist, fashion-mnist, cifar10.1, cifar10.1:v4 or cifar10-c to `folder`."""
+    facts = {"svhn": releases.SVHN, "svhn:extra": releases.SVHN_EXTRA, "mnist": releases.MNIST}
+    facts |= {"fashion-mnist": releases.FASHION_MNIST, "cifar10-c": releases.CIFAR10_C}
+    facts |= {each.name: each for each in releases.CIFAR10_1.values()}
+    published = facts[name]
+    records = {"svhn": (40, 20), "svhn:extra": (40, 10, 20), "cifar10-c": (0, 4)}.get(name, (40, 20))
+    records = (0, 20) if name.startswith("cifar10.1") else records
+    folder.mkdir(parents=True, exist_ok=True)
+    count, side = sum(records), 28 if "mnist" in name else 32
+    images = random.integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    labels = random.integers(0, 10, count)
+    if "mnist" in name:
+        images[:] = images[..., :1]
+    ends = np.cumsum((0, *records))
+    parts = [slice(*ends[place : place + 2]) for place in range(len(records))]
+    if name.startswith("svhn"):
+        import scipy.io
+
+        for file, part in zip(published.files, parts, strict=True):
+            digits = np.where(labels[part] == 0, 10, labels[part]).astype(np.uint8)[:, None]
+            arrays = {"X": images[part].transpose(1, 2, 3, 0), "y": digits}
+            scipy.io.savemat(folder / file.filename, arrays, do_compression=True)
+    elif "mnist" in name:
+        for part, names in zip(parts, (published.files[:2], published.files[2:]), strict=True):
+            pixels, digits = images[part, ..., 0], labels[part].astype(np.uint8)
+            for file, array in zip(names, (pixels, digits), strict=True):
+                head = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
+                (folder / file.filename).write_bytes(gzip.compress(head + array.tobytes(), 1))
+    elif name.startswith("cifar10.1"):
+        for file, array in zip(published.files, (images, labels.astype(np.int32)), strict=True):
+            np.save(folder / file.filename, array)
+    else:
+        images = random.integers(0, 256, (5 * count, 32, 32, 3), dtype=np.uint8)
+        labels = np.tile(labels, 5)
+        unpacked = folder / "CIFAR-10-C"
+        unpacked.mkdir()
+        np.save(unpacked / "brightness.npy", images[::-1])
+        np.save(unpacked / "gaussian_noise.npy", images)
+        np.save(unpacked / "labels.npy", labels.astype(np.uint8))
+        with tarfile.open(folder / "CIFAR-10-C.tar", "w") as tar:
+            tar.add(unpacked, unpacked.name)
+    files = tuple(official(file, folder / file.filename) for file in published.files)
+    return SmallFiles(folder, replace(published, files=files, records=records, mean=GREY), images, labels)
+
+
+def official(file: Pinned, path: Path) -> Pinned:
+    """Return a file's facts with those of the file at `path`, of the hash that they have."""
+    content = path.read_bytes()
+    hashes = {name: hashlib.new(name, content).hexdigest() if getattr(file, name) else "" for name in ("md5", "sha256")}
+    return replace(file, size=len(content), **hashes)
 
 
 def pack(folder: Path, target: Path) -> None:
@@ -104,7 +184,8 @@ def make_small(name: str, tmp_path: Path) -> Small:
             if archive is release.binary:
                 content = np.concatenate([columns[rows], planes], axis=1).tobytes()
             else:
-                content = write_as_python_2(labels[rows], planes, field=used.encode())
+                others = coarse[0][rows] if coarse else None
+                content = write_as_python_2(labels[rows], planes, field=used.encode(), coarse=others)
             (folder / archive.folder / batch).write_bytes(content)
         pack(folder / archive.folder, folder / archive.filename)
     binary, python = (published(archive, folder / archive.filename) for archive in release.archives)

@@ -12,7 +12,7 @@ import torch
 from fastcifar.catalogue import DATASETS
 from fastcifar.data import describe, load_dataset
 from fastcifar.data.cifar import load_release
-from fastcifar.data.releases import CIFAR10, CIFAR100
+from fastcifar.data.releases import CIFAR10, CIFAR100, CIFAR100_COARSE
 from fastcifar.errors import UserError
 from tests.data.conftest import RELEASES, make_small
 
@@ -86,6 +86,43 @@ def test_folders_and_archives_are_known_by_what_they_hold_and_not_by_name_alone(
     assert_same(load_release(small.release, tmp_path / "renamed"), small)
     (small.folder / small.release.python.filename).rename(tmp_path / "mirror.tgz")
     assert_same(load_release(small.release, tmp_path / "mirror.tgz"), small)
+
+
+@pytest.mark.parametrize("form", ["binary", "python", "npz"])
+def test_coarse_labels_come_from_every_form(tmp_path, form):
+    small = make_small("cifar100", tmp_path)
+    coarse = {"name": "cifar100:coarse", "classes": CIFAR100_COARSE.classes, "learned": CIFAR100_COARSE.learned}
+    small.release, small.labels = dataclasses.replace(small.release, **coarse), small.labels % 20
+    place = tmp_path / "cifar100.npz"
+    if form == "npz":
+        save_split(small, place)
+        refused(small, place, "or no .npz with train_images, train_coarse_labels, test_images, test_coarse_labels, nor")
+        refused(small, tmp_path, "or no .npz with train_images, train_coarse_labels, test_images, test_coarse_labels")
+        labels = {"train_coarse_labels": small.labels[:100], "test_coarse_labels": small.labels[100:]}
+        np.savez(place, train_images=small.images[:100], test_images=small.images[100:], **labels)
+    else:
+        place = getattr(small, form)
+    dataset = load_release(small.release, place)
+    assert_same(dataset, small)
+    assert (dataset.name, len(dataset.classes)) == ("cifar100:coarse", 20)
+
+
+def test_a_download_is_verified_for_coarse_labels_too(tmp_path):
+    small, cache = make_small("cifar100", tmp_path), tmp_path / "cache"
+    fine, mirror = small.release, small.folder.as_uri()
+    small.release = dataclasses.replace(fine, learned=CIFAR100_COARSE.learned)
+    for release in (small.release, fine):
+        dataset = load_release(release, None, cache, mirror)
+        assert dataset.verified == "checksums made from the official archive"
+    (batch, _), sums = sorted((cache / small.binary.name).glob("*.bin")), cache / small.binary.name / "SHA256SUMS"
+    lines = sums.read_text().splitlines(keepends=True)
+    sums.write_text("".join(lines[:2]))
+    refused(small, cache, "SHA256SUMS is damaged")
+    sums.write_text("".join(lines))
+    content = bytearray(batch.read_bytes())
+    content[1] ^= 1  # a fine label, which this set does not read
+    batch.write_bytes(content)
+    refused(small, cache, "test.bin is damaged: its sha256 is ")
 
 
 @pytest.mark.parametrize("inside", [True, False])

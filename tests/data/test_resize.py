@@ -1,11 +1,14 @@
 """Images brought to another side."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from fastcifar.data import Dataset
 from fastcifar.data import resize as module
+from fastcifar.data.kept import HostStore, KeptSplit
 from fastcifar.data.resize import resized
 from fastcifar.errors import UserError
 
@@ -96,3 +99,14 @@ def test_what_cannot_be_is_refused(data, monkeypatch):
     )
     with pytest.raises(UserError, match=message):
         data.resize(2000)
+
+
+@pytest.mark.parametrize("is_part", [False, True])
+def test_images_in_host_memory_stay_there(data, is_part):
+    kept = KeptSplit(HostStore(data.train.images), data.train.labels)
+    rows = torch.tensor([3, 1, 17])
+    kept, plain = (kept.subset(rows), data.train.subset(rows)) if is_part else (kept, data.train)
+    small = dataclasses.replace(data, train=kept).resize(8)
+    assert small.train.resident == "host" and small.train.side == 8
+    assert torch.equal(small.train.images, resized(plain.images, 8))
+    assert torch.equal(small.train.labels, plain.labels)

@@ -87,35 +87,9 @@ def write(folder, dataset):
 def example():
     """The message `tf.train.Example` of the library of Protocol Buffers."""
     pytest.importorskip("google.protobuf")
-    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+    from tests.data.example_message import Example
 
-    file = descriptor_pb2.FileDescriptorProto(name="example.proto", package="t", syntax="proto3")
-    field = descriptor_pb2.FieldDescriptorProto
-
-    def message(name, *fields, parent=file):
-        made = (parent.message_type if parent is file else parent.nested_type).add(name=name)
-        for number, (title, kind, label, of) in enumerate(fields, start=1):
-            made.field.add(name=title, number=number, type=kind, label=label, type_name=of)
-        return made
-
-    message("BytesList", ("value", field.TYPE_BYTES, field.LABEL_REPEATED, None))
-    message("FloatList", ("value", field.TYPE_FLOAT, field.LABEL_REPEATED, None))
-    message("Int64List", ("value", field.TYPE_INT64, field.LABEL_REPEATED, None))
-    one, many = field.LABEL_OPTIONAL, field.LABEL_REPEATED
-    kinds = ("BytesList", "FloatList", "Int64List")
-    message("Feature", *((name, field.TYPE_MESSAGE, one, f".t.{name}") for name in kinds))
-    features = message("Features", ("feature", field.TYPE_MESSAGE, many, ".t.Features.FeatureEntry"))
-    entry = message(
-        "FeatureEntry",
-        ("key", field.TYPE_STRING, one, None),
-        ("value", field.TYPE_MESSAGE, one, ".t.Feature"),
-        parent=features,
-    )
-    entry.options.map_entry = True
-    message("Example", ("features", field.TYPE_MESSAGE, one, ".t.Features"))
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Example"))
+    return Example
 
 
 def test_checksums_are_the_published_ones_and_those_taken_bit_by_bit():
@@ -135,8 +109,8 @@ def test_records_are_what_other_programs_read(tmp_path, example, label):
         record = content[place + 12 : place + 12 + size]
         assert content[place : place + size + 16] == framed(record)
         features = example.FromString(record).features.feature
-        assert sorted(features) == ["image", "label"] and list(features["label"].Int64List.value) == [label]
-        found += features["image"].BytesList.value
+        assert sorted(features) == ["image", "label"] and list(features["label"].int64_list.value) == [label]
+        found += features["image"].bytes_list.value
         place += size + 16
     assert found == [image.numpy().tobytes() for image in split.images]
 
@@ -147,10 +121,10 @@ def test_records_of_other_programs_are_read(tmp_path, example):
     records = []
     for number, image in enumerate(images):
         record = example()
-        record.features.feature["zoo"].FloatList.value.extend([1.5, 2])
+        record.features.feature["zoo"].float_list.value.extend([1.5, 2])
         if number:
-            record.features.feature["label"].Int64List.value.append(7 * number)
-        record.features.feature["image"].BytesList.value.append(image)
+            record.features.feature["label"].int64_list.value.append(7 * number)
+        record.features.feature["image"].bytes_list.value.append(image)
         records.append(record.SerializeToString())
     packed, alone = b"\x1a\x03\x0a\x01\x0e", b"\x1a\x02\x08\x0e"  # integers as version 2 wrote them by default
     assert packed in records[2] and example.FromString(unpacked(records[2], packed, alone)) == record
@@ -219,11 +193,11 @@ DAMAGE = {
 def test_a_damaged_file_is_refused_in_one_line(tmp_path, example, kind):
     def record(label, image=None):
         made = example()
-        made.features.feature["label"].Int64List.value.extend(label if isinstance(label, list) else [label])
+        made.features.feature["label"].int64_list.value.extend(label if isinstance(label, list) else [label])
         if isinstance(image, bytes):
-            made.features.feature["image"].BytesList.value.append(image)
+            made.features.feature["image"].bytes_list.value.append(image)
         elif image:
-            made.features.feature["image"].FloatList.value.extend(image)
+            made.features.feature["image"].float_list.value.extend(image)
         return made.SerializeToString()
 
     path = tmp_path / "a.tfrecord"

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fastcifar.cli import data_info, evaluate, flops, recipes, train
+from fastcifar.cli import data_convert, data_info, data_list, data_verify, evaluate, flops, recipes, train
 from fastcifar.cli.arguments import parse, parse_with_recipe, quick_train_size
 from fastcifar.cli.experiment import read_options
 from fastcifar.errors import UserError
@@ -42,6 +42,9 @@ COMMANDS: dict[str, Read] = {
     "flops": _flops,
     "eval": _parsed(evaluate.Options),
     "info": _parsed(data_info.Options),
+    "list": _parsed(data_list.Options),
+    "verify-data": _parsed(data_verify.Options),
+    "convert": lambda args: data_convert._checked(parse(args, data_convert.Options(), "fastcifar")),
     "recipes": _parsed(recipes.ListOptions),
     "show": _parsed(recipes.ShowOptions),
     "tricks": _parsed(recipes.TricksOptions),
@@ -56,6 +59,9 @@ LINES = (
     "flops --tflops 1 2 --bandwidth 3 4 --json",
     "eval runs/a --tta none --device cpu",
     "info --dataset synthetic --data-dir .",
+    "list --data-dir . --json",
+    "verify-data --dataset cifar10-c:fog-3 --all",
+    "convert --dataset ./a.npz --data-dir . --to hdf5 --force b.h5",
     "recipes",
     "show davidnet",
     "tricks speedrun96",

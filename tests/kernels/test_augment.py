@@ -227,3 +227,14 @@ def test_a_captured_graph_replays_with_new_choices(path):
         tensor.copy_(new)
     graph.replay()
     assert torch.equal(out, augment(*fresh, MEAN, STD))
+
+
+@pytest.mark.parametrize(("size", "crop"), [(224, None), (96, 224)])
+def test_images_of_224_pixels(path, device, monkeypatch, size, crop):
+    if path == "triton":  # the interpreter takes as long for a small block
+        from fastcifar.kernels import augment_triton
+
+        monkeypatch.setattr(augment_triton.SIZES, "interpreted", augment_triton.Sizes(block=2**16, warps=1))
+    arguments = choices(2, images=2, side=224, reach=20)
+    out = augment(*on(device, arguments), MEAN, STD, size=size, crop=crop)
+    assert (out.double().cpu() - one_by_one(*arguments, size=size, crop=crop)).abs().max() < 1e-4

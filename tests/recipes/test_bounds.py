@@ -10,7 +10,7 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 
-from fastcifar.cli import data_info, evaluate, flops, recipes, train
+from fastcifar.cli import data_convert, data_info, data_list, data_verify, evaluate, flops, recipes, train
 from fastcifar.cli.arguments import parse, read_recipe
 from fastcifar.cli.experiment import read_options
 from fastcifar.cli.options import CommandOptions, flag_of, own_fields
@@ -30,6 +30,7 @@ SECTIONS = [
     *(kind() for kinds in (NETWORKS, OPTIMIZERS, TRANSFORMS) for kind in kinds.values()),
 ]
 OPTIONS = [train.Options(), flops.Options(), evaluate.Options(), data_info.Options()]
+OPTIONS += [data_list.Options(), data_verify.Options(), data_convert.Options()]
 OPTIONS += [recipes.ListOptions(), recipes.ShowOptions(), recipes.TricksOptions()]
 OTHERS = [*OPTIONS, *(cls() for cls in EXPERIMENTS.values())]
 LENGTHS = {"normalize.mean": 3, "normalize.std": 3, "schedule.knots": 4, "schedule.values": 4}

@@ -95,7 +95,8 @@ def test_the_first_version_is_read_with_all_that_it_says():
     assert [{name: row[name] for name in FIRST["history"][0]} for row in rows] == FIRST["history"]
     assert rows[0]["test_loss"] is rows[0]["images"] is rows[0]["learning_rate"] is None
     assert versions == {**FIRST["versions"], "triton": None, "fastcifar": None}
-    assert facts.pop("val_size") == 0
+    new = {"val_size": 0, "side": 32, "resized": 0, "fold": "", "tests_val": False}
+    assert {name: facts.pop(name) for name in new} == new
     again |= {"history": FIRST["history"], "dataset": facts, "versions": FIRST["versions"]}
     assert {**again, "recipe": FIRST["recipe"]} == FIRST  # whose recipe lacks the fields of later ones
 
