@@ -36,8 +36,8 @@ _SEED = 0
 
 
 _Files = dict[str, int]
-"""The paths of a split's files from the folder on, and their labels, -1: unlabeled. A hundred thousand tuples take longer
-to make than so many files to look at: Python's garbage collector goes through them again and again."""
+"""The paths of a split's files from the folder on, and their labels, -1: unlabeled. A hundred thousand tuples take
+longer to make than so many files to look at: Python's garbage collector goes through them again and again."""
 
 
 class _Unequal(UserError):
@@ -114,10 +114,11 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
         allowed = f"{brief(list(classes))}, those of train, or images alone"
         raise UserError(f"{place} holds {others[0]!r}, which is no class; allowed: {allowed}")
     found: _Files = {}
+    above = f"{folder}{os.sep}"
     held = [(folders[name], label) for label, name in enumerate(classes) if name in folders]
     for inside, label in [(place, -1)] if is_unlabeled else held:
         for entry in _walk(inside):
-            path = entry.path.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/")
+            path = entry.path.removeprefix(above).replace(os.sep, "/")
             if _is_image(entry.name):
                 stat = entry.stat()
                 found[path] = label
