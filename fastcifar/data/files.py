@@ -33,7 +33,7 @@ def find_files(
     forms = [[file.filename for file in published.files], *forms]
     homes = homes_of(published.files, published.homes, mirror)
     files = ", or ".join(" and ".join(form) for form in forms)
-    looked_for = f"{files}, in it or in its {published.folders[0]}/"
+    looked_for = f"{files}, in it or in its {' or '.join(f'{name}/' for name in published.folders)}"
 
     def look(place: Path) -> list[Path] | None:
         if place.is_file():

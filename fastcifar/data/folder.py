@@ -3,8 +3,8 @@
 `train/CLASS/*.png` and `test/CLASS/*.png`, perhaps `val/` (or `valid/`, `validation/`), which is the test where there
 is no other. `test/` may hold images alone, which are unlabeled then. Where there is no `train/`, the folders are
 classes, and a fifth of the images of each is the test. Classes are numbered by their names in alphabetical order,
-images follow each other by their paths. What is read is kept in the user's cache as one file, which is read in place of
-them until one of them changes.
+images follow each other by their paths. What takes long to read is kept in the user's cache as one file, which is read
+in place of them until one of them changes.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import dataclasses
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from fastcifar.data.archives import damage
 from fastcifar.data.arrays import labeled
-from fastcifar.data.cached_arrays import kept, kept_name
-from fastcifar.data.dataset import Dataset, channel_statistics
+from fastcifar.data.converted import converted
+from fastcifar.data.dataset import Dataset
 from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
 from fastcifar.errors import Notice, UserError, brief
 from fastcifar.machine import cores, free_memory
@@ -35,13 +35,9 @@ _SEED = 0
 """Never to be changed: with another seed other images would be the test."""
 
 
-class _File(NamedTuple):
-    path: str
-    """From the folder on."""
-    label: int
-    """-1: unlabeled."""
-    size: int
-    mtime: int
+_Files = dict[str, int]
+"""The paths of a split's files from the folder on, and their labels, -1: unlabeled. A hundred thousand tuples take
+longer to make than so many files to look at: Python's garbage collector goes through them again and again."""
 
 
 class _Unequal(UserError):
@@ -56,43 +52,46 @@ def load_folder(folder: Path, resize: int = 0) -> Dataset:
 
     Raises UserError for a folder of another form, and for an image that is damaged or of another size, by its name.
     """
-    classes, files, how = _look(folder)
-    key = (f"{part} {file.path} {file.size} {file.mtime}" for part, found in files.items() for file in found)
-    arrays = kept(kept_name(folder, resize), key, lambda: _with_colors(_read(folder, files, resize)))
-    resized = int(arrays["resized"][0])
-    parts = {}
-    for part, found in files.items():
-        images = torch.from_numpy(arrays[part])
-        parts[part] = (images, [file.label for file in found], f"{folder}/{part}", f"the labels of {folder}/{part}")
-    colors = {name: arrays[name].tolist() for name in ("mean", "std")}
-    found = labeled(parts, classes, name=str(folder), source=f"{folder}{how}", **colors)
-    return dataclasses.replace(found, resized=resized)
+    classes, files, how, made_of = _look(folder)
+
+    def read() -> Dataset:
+        arrays, resized = _read(folder, files, resize)
+        parts = {}
+        for part, found in files.items():
+            called = f"{folder}/{part}", f"the labels of {folder}/{part}"
+            parts[part] = (torch.from_numpy(arrays[part]), list(found.values()), *called)
+        dataset = labeled(parts, classes, name=str(folder), source=f"{folder}{how}")
+        return dataclasses.replace(dataset, resized=resized)
+
+    return converted(str(folder), [folder], read, made_of, resize)
 
 
 def is_folder_of_images(folder: Path) -> bool:
     """Return whether a folder has folders with images in them."""
-    return any(next(_images(each), None) for each in _folders(folder))
+    return any(_has_images(each) for each in _folders(folder))
 
 
-def _look(folder: Path) -> tuple[list[str], dict[str, list[_File]], str]:
-    """Return the classes, the files of each split, and what else is to be said of them."""
+def _look(folder: Path) -> tuple[list[str], dict[str, _Files], str, list[str]]:
+    """Return the classes, the files of each split, what else is to be said of them, and of each file its path, size and
+    time of change."""
     skipped: list[str] = []
+    made_of: list[str] = []
     here = {each.name.lower(): each for each in _folders(folder)}
     val = next((here[name] for name in _VAL if name in here), None)
     places = {"train": here.get("train"), "val": val, "test": here.get("test")}
-    splits = {part: place for part, place in places.items() if place and next(_images(place), None)}
+    splits = {part: place for part, place in places.items() if place and _has_images(place)}
     how = ""
     if "train" in splits:
-        classes = [each.name for each in _folders(splits["train"]) if next(_images(each), None)]
+        classes = [each.name for each in _folders(splits["train"]) if _has_images(each)]
         if "test" not in splits and "val" in splits:
             splits["test"] = splits.pop("val")
             how = f", the images in {splits['test'].name} being the test"
-        files = {part: _labeled(folder, place, classes, skipped) for part, place in splits.items()}
+        files = {part: _labeled(folder, place, classes, skipped, made_of) for part, place in splits.items()}
     else:
         if part := next((part for part, place in splits.items() if _folders(place)), None):
             raise UserError(f"{folder} holds {splits[part].name}/ and no train/; allowed: both, or folders of classes")
-        classes = [each.name for each in _folders(folder) if next(_images(each), None)]
-        files = {"train": _labeled(folder, folder, classes, skipped)}
+        classes = [each.name for each in _folders(folder) if _has_images(each)]
+        files = {"train": _labeled(folder, folder, classes, skipped, made_of)}
     if len(classes) < 2:
         holds = f"images of one class, {classes[0]!r}" if classes else "no folders of images by class"
         raise UserError(f"{folder} holds {holds}; allowed: train/CLASS/*.png, or CLASS/*.png, of two classes or more")
@@ -102,25 +101,28 @@ def _look(folder: Path) -> tuple[list[str], dict[str, list[_File]], str]:
     if skipped:
         count = f"{len(skipped):,} file{'s are' if len(skipped) > 1 else ' is'}"
         warnings.warn(f"{folder}: {count} left out as no images, as {skipped[0]}", Notice, stacklevel=2)
-    return classes, {part: files[part] for part in ("train", "test", "val") if part in files}, how
+    return classes, {part: files[part] for part in ("train", "test", "val") if part in files}, how, made_of
 
 
-def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[str]) -> list[_File]:
-    """Return the files of a split by their paths, those of `classes` with their labels, and add others to `skipped`."""
+def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[str], made_of: list[str]) -> _Files:
+    """Return the files of a split by their paths, those of `classes` with their labels. Add their paths, sizes and
+    times of change to `made_of`, and other files to `skipped`."""
     folders = {each.name: each for each in _folders(place)}
-    others = [name for name in folders if name not in classes and next(_images(folders[name]), None)]
+    others = [name for name in folders if name not in classes and _has_images(folders[name])]
     is_unlabeled = place.name.lower() == "test" and not any(name in classes for name in folders) and len(others) <= 1
     if others and not is_unlabeled:
         allowed = f"{brief(list(classes))}, those of train, or images alone"
         raise UserError(f"{place} holds {others[0]!r}, which is no class; allowed: {allowed}")
-    found: list[_File] = []
+    found: _Files = {}
+    above = f"{folder}{os.sep}"
     held = [(folders[name], label) for label, name in enumerate(classes) if name in folders]
     for inside, label in [(place, -1)] if is_unlabeled else held:
         for entry in _walk(inside):
-            path = entry.path.removeprefix(f"{folder}{os.sep}").replace(os.sep, "/")
+            path = entry.path.removeprefix(above).replace(os.sep, "/")
             if _is_image(entry.name):
                 stat = entry.stat()
-                found.append(_File(path, label, stat.st_size, stat.st_mtime_ns))
+                found[path] = label
+                made_of.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
             else:
                 skipped.append(path)
     if not is_unlabeled:  # files beside the folders
@@ -128,19 +130,21 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
     return found
 
 
-def _split(files: Sequence[_File]) -> dict[str, list[_File]]:
+def _split(files: _Files) -> dict[str, _Files]:
     """Return the files with a fifth of each class as the test: by a hash of their paths, so that a new image moves no
     other but one."""
     tests: set[str] = set()
-    for label in {file.label for file in files}:
-        paths = [file.path for file in files if file.label == label]
+    by_class: Mapping[int, list[str]] = defaultdict(list)
+    for path, label in files.items():
+        by_class[label].append(path)
+    for paths in by_class.values():
         paths.sort(key=lambda path: hashlib.sha256(f"{_SEED} {path}".encode("utf-8", "surrogateescape")).digest())
         tests |= {*paths[: round(len(paths) / _TEST_SHARE)]}
     if not tests:
         raise UserError("no class has more than two images, of which a fifth is the test; allowed: train/ and test/")
     return {
-        "train": [file for file in files if file.path not in tests],
-        "test": [file for file in files if file.path in tests],
+        "train": {path: label for path, label in files.items() if path not in tests},
+        "test": {path: label for path, label in files.items() if path in tests},
     }
 
 
@@ -151,49 +155,39 @@ def _folders(place: Path) -> list[Path]:
     return sorted(found, key=lambda path: path.name)
 
 
-def _walk(place: Path) -> Iterator[os.DirEntry[str]]:
-    """Give the files below a folder by path; links to folders further down are not followed, which may lead around."""
+def _walk(place: Path, in_order: bool = True) -> Iterator[os.DirEntry[str]]:
+    """Give the files below a folder, by path if `in_order`; links to folders further down are not followed, which may
+    lead around."""
     with os.scandir(place) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            if not entry.name.startswith("."):
-                yield from _walk(Path(entry.path))
-        elif entry.is_file():
-            yield entry
+        for entry in sorted(entries, key=lambda entry: entry.name) if in_order else entries:
+            if entry.is_dir(follow_symlinks=False):
+                if not entry.name.startswith("."):
+                    yield from _walk(Path(entry.path), in_order)
+            elif entry.is_file():
+                yield entry
 
 
-def _images(place: Path) -> Iterator[str]:
-    return (entry.path for entry in _walk(place) if _is_image(entry.name))
+def _has_images(place: Path) -> bool:
+    return any(_is_image(entry.name) for entry in _walk(place, in_order=False))
 
 
 def _is_image(name: str) -> bool:
     return name.lower().endswith(ENDINGS) and not name.startswith(".")
 
 
-def _read(folder: Path, files: dict[str, list[_File]], resize: int) -> dict[str, np.ndarray]:
-    """Return the images of each split, uint8 `[N, H, W, 3]`, and as "resized" the side that they were brought to
-    or 0."""
-    side = 0
+def _read(folder: Path, files: dict[str, _Files], resize: int) -> tuple[dict[str, np.ndarray], int]:
+    """Return the images of each split, uint8 `[N, H, W, 3]`, and the side that they were brought to or 0."""
     try:
-        arrays = _read_all(folder, files, side)
+        return _read_all(folder, files, 0), 0
     except _Unequal:
         if not resize:
             raise
-        side = resize
-        arrays = _read_all(folder, files, side)
-    return {**arrays, "resized": np.array([side])}
+        return _read_all(folder, files, resize), resize
 
 
-def _with_colors(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the arrays with mean and deviation of the training images, which take as long to measure as to read."""
-    mean, std = channel_statistics(torch.from_numpy(arrays["train"]))
-    return {**arrays, "mean": np.array(mean), "std": np.array(std)}
-
-
-def _read_all(folder: Path, files: dict[str, list[_File]], side: int) -> dict[str, np.ndarray]:
+def _read_all(folder: Path, files: dict[str, _Files], side: int) -> dict[str, np.ndarray]:
     image = pillow()
-    names = [(part, row, file.path) for part, found in files.items() for row, file in enumerate(found)]
+    names = [(part, row, path) for part, found in files.items() for row, path in enumerate(found)]
 
     def read(path: str) -> np.ndarray:
         where = folder / path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from fastcifar.data.archives import npz_header, npz_keys, read_npz
 from fastcifar.data.arrays import Given, images_from, labeled
+from fastcifar.data.converted import converted
 from fastcifar.data.dataset import Dataset
 from fastcifar.errors import UserError, brief
 from fastcifar.machine import free_memory
@@ -29,6 +31,8 @@ def load_npz(path: Path) -> Dataset:
     and `val_labels`, images and labels as `Dataset.from_arrays` takes them, or under the names that Keras gives them;
     perhaps `classes`, names, and `mean` and `std`. Without test images those of `val` are the test.
 
+    What takes long to read, as compressed images and floats do, is kept in the user's cache until the file changes.
+
     Raises UserError for another file and for a damaged one, before memory is taken for what it claims.
     """
     present = npz_keys(path)
@@ -41,6 +45,14 @@ def load_npz(path: Path) -> Dataset:
     if "test" not in found:
         holds = f"holds {', '.join(sorted(present)[:9])}" if present else "is damaged, or no .npz"
         raise UserError(f"{path} {holds}; allowed: one with {LAYOUT}")
+    shapes, dtypes = zip(*(npz_header(path, keys[0]) for keys in found.values()), strict=True)
+    as_in_memory = {*dtypes} == {np.dtype(np.uint8)} and sum(map(math.prod, shapes)) <= path.stat().st_size
+    read = partial(_read, path, present, found, source)
+    return read() if as_in_memory else converted(str(path), [path], read)
+
+
+def _read(path: Path, present: set[str], found: dict[str, tuple[str, str]], source: str) -> Dataset:
+    """Return the dataset of the splits in `found`, the names of their images and labels."""
     facts = {key: _facts(path, key) for key in ("mean", "std") if key in present}
     classes = _names(path) if "classes" in present else None
     _refuse_too_large(path, [keys[0] for keys in found.values()])

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 
 from fastcifar.data.archives import damage
+from fastcifar.data.converted import converted
 from fastcifar.data.crc32c import crc32c
 from fastcifar.data.dataset import Dataset, Split, channel_statistics, fingerprint
 from fastcifar.data.example import decode, encode
@@ -76,20 +77,28 @@ def facts_of(dataset: Dataset) -> dict[str, Any]:
 
 
 def load_tfrecord(path: Path) -> Dataset:
-    """Load the set in a folder, or in that of `path`, a file of it, to the CPU. Its name is the path.
+    """Load the set in a folder, or in that of `path`, a file of it, to the CPU. Its name is the path. What takes long
+    to read is kept in the user's cache until a file changes.
 
     Raises UserError for a folder that holds none, and for damaged files.
     """
     folder = path if path.is_dir() else path.parent
     places = [(name, folder / f"{name}{ending}") for name in SPLITS for ending in reversed(_ENDINGS)]
     files = {name: file for name, file in places if file.is_file()}  # with the first of the endings, if with several
-    facts = _facts(folder / FACTS) if (folder / FACTS).is_file() else {}
+    facts_file = folder / FACTS
+    facts = _facts(facts_file) if facts_file.is_file() else {}
     if facts and (lack := [name for name in facts["images"] if name not in files]):
         raise UserError(f"{folder} lacks {lack[0]}{ENDING}, which its {FACTS} names; allowed: all of its files")
     files = {name: files[name] for name in facts.get("images", files)}
     if "test" not in files or (path.is_file() and path not in files.values()):
         allowed = f"a folder with train{ENDING} and test{ENDING}, perhaps val{ENDING}"
         raise UserError(f"{path} is no set of record files; allowed: {allowed}, or one of these")
+    paths = [*files.values(), *([facts_file] if facts else [])]
+    return converted(str(path), paths, lambda: _read(path, folder, files, facts))
+
+
+def _read(path: Path, folder: Path, files: dict[str, Path], facts: dict[str, Any]) -> Dataset:
+    """Return the set at `path` in these files of a folder, of which `facts` are said."""
     read = {name: read_records(file, facts.get("image_shape")) for name, file in files.items()}
     for name, count in facts.get("images", {}).items():
         if len(read[name]) != count:

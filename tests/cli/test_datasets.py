@@ -75,7 +75,7 @@ SMALL += ["--augment.crop", "2", "--device", "cpu"]
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for module in ("cached_arrays", "converted", "hdf5"):  # not the environment's: compiled kernels stay where they are
+    for module in ("converted", "hdf5"):  # not the environment's: compiled kernels stay where they are
         monkeypatch.setattr(f"fastcifar.data.{module}.user_cache", lambda: tmp_path / "cache")
     made = synthetic.make_synthetic(36, 12)
     monkeypatch.setattr(synthetic, "make_synthetic", lambda: made)

@@ -1,16 +1,20 @@
 """Sets that are slow to read are kept in the user's cache: right, whole, and made anew where their files change."""
 
+import dataclasses
+import json
 import os
+import shutil
 from functools import partial
 
 import numpy as np
 import pytest
 
 from fastcifar.data import converted as keeping
-from fastcifar.data import digits
+from fastcifar.data import digits, load_dataset, tfrecord
 from fastcifar.data.anew import READ_ANEW
 from fastcifar.data.cifar import load_release
 from fastcifar.data.converted import converted
+from fastcifar.data.dataset import fingerprint
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import Notice
 from tests.data.conftest import make_files
@@ -36,7 +40,9 @@ class Reads:
     """A reader that counts how often it is called."""
 
     def __init__(self, seed=0):
-        self.dataset, self.count = make_synthetic(12, 5, seed), 0
+        made, val = make_synthetic(12, 5, seed), make_synthetic(1, 3).test
+        sha256 = fingerprint(made.train, made.test, val)
+        self.dataset, self.count = dataclasses.replace(made, val=val, sha256=sha256, resized=32), 0
 
     def __call__(self):
         self.count += 1
@@ -44,13 +50,10 @@ class Reads:
 
 
 def same(one, two):
-    pairs = (
-        (one.train.images, two.train.images),
-        (one.train.labels, two.train.labels),
-        (one.test.images, two.test.images),
-    )
-    assert all(np.array_equal(a, b) for a, b in pairs)
-    names = ("name", "classes", "mean", "std", "sha256", "source", "verified", "holdout", "val", "subset")
+    for name in ("train", "test", "val"):
+        a, b = getattr(one, name), getattr(two, name)
+        assert a is b is None or (a.images.equal(b.images) and a.labels.equal(b.labels))
+    names = ("name", "classes", "mean", "std", "sha256", "source", "verified", "holdout", "subset", "resized")
     assert all(getattr(one, name) == getattr(two, name) for name in names)
 
 
@@ -59,6 +62,37 @@ def test_a_kept_set_is_the_same_and_read_once(source, tmp_path):
     for _ in range(3):
         same(converted("made:up", [source], read), read.dataset)
     assert read.count == 1 and len(kept(tmp_path)) == 1
+
+
+def test_a_set_is_kept_for_what_it_is_made_of_and_each_way_of_reading(tmp_path):
+    reads = [Reads(seed) for seed in range(3)]
+    for made_of, how, seed in ((["a 1", "b 2"], "", 0), (["a 1", "b 2"], 32, 1), (["a 1", "b 3"], 32, 2)) * 2:
+        same(converted("made", [tmp_path], reads[seed], iter(made_of), how), reads[seed].dataset)
+    assert [read.count for read in reads] == [1, 2, 2] and len(kept(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("form", ["packed", "floats", "first", "stored", "grey", "tfrecord"])
+def test_a_set_of_ones_own_is_kept_unless_its_file_is_as_in_memory(tmp_path, form, monkeypatch):
+    pixels = np.zeros((6, 8, 8, 3), np.uint8) + np.arange(6, dtype=np.uint8)[:, None, None, None]
+    images = {"floats": pixels / 255, "first": pixels.transpose(0, 3, 1, 2), "grey": pixels[..., 0]}.get(form, pixels)
+    parts = {"train_images": images[:4], "test_images": images[4:], "train_labels": [0, 1, 0, 1], "test_labels": [1, 0]}
+    path = tmp_path / "own.npz"
+    (np.savez_compressed if form == "packed" else np.savez)(path, **parts)
+    first = load_dataset(str(path))
+    if form == "tfrecord":
+        shutil.rmtree(tmp_path / "xdg-cache", ignore_errors=True)
+        path = tmp_path / "records"
+        path.mkdir()
+        for name in ("train", "test"):
+            tfrecord.write_records(path / f"{name}.tfrecord", getattr(first, name))
+        (path / tfrecord.FACTS).write_text(json.dumps(tfrecord.facts_of(first)))
+        first = load_dataset(str(path))
+    assert np.array_equal(first.test.images, pixels[4:])
+    is_kept = form in ("packed", "floats", "tfrecord")
+    assert (tmp_path / "xdg-cache").exists() == is_kept
+    for reader in ("npz._read", "tfrecord.read_records") if is_kept else ():
+        monkeypatch.setattr(f"fastcifar.data.{reader}", lambda *_: 1 / 0)
+    same(load_dataset(str(path)), first)
 
 
 def test_what_is_read_quickly_is_not_kept(source, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import tempfile
@@ -10,12 +11,14 @@ from pathlib import Path
 from random import Random
 
 from fastcifar.data import converted
+from fastcifar.data.dataset import fingerprint
 from fastcifar.data.synthetic import make_synthetic
 from tests.fuzz.mutations import COUNTS, mutated
 from tests.fuzz.values import json_value, mutated_json
 
-KEY = [1, "made", ["/a", 3, 5]]
-DATASET = make_synthetic(4, 2)
+KEY = "0" * 64
+VAL, MADE = make_synthetic(2, 3).test, make_synthetic(4, 2)
+DATASET = dataclasses.replace(MADE, val=VAL, sha256=fingerprint(MADE.train, MADE.test, VAL))
 
 
 def _kept() -> bytes:
@@ -39,7 +42,9 @@ def mutate(data: bytes, random: Random) -> bytes:
         return converted._signed(mutated_json(line, random)) + arrays
     facts = json.loads(line)
     if random.random() < 0.5:
-        facts["splits"][random.randrange(2)][random.randrange(3)] = random.choice((*COUNTS, 1.5, "4", None, True))
+        facts["splits"][random.choice([*facts["splits"]])][random.randrange(3)] = random.choice(
+            (*COUNTS, 1.5, "4", None, True)
+        )
     else:
         facts["facts"][random.choice([*facts["facts"]])] = json_value(random)
     with contextlib.suppress(UnicodeEncodeError, ValueError):  # halves of surrogates, numbers of 4,200 digits
