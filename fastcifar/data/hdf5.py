@@ -248,6 +248,9 @@ class PackedStore:
         self.path, self.name, self.shape, self._channels = path, name, (shape[0], *sides, 3), channels
         self._array: Any = h5py.File(path, "r")[name]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedStore, (self.path, self.name, self._array.shape, self._channels)
+
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         for run in runs_of(rows):
             start = int(rows[run[0]])
