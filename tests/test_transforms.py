@@ -217,7 +217,7 @@ def test_targets_are_mixed_as_the_images_are(change):
         with pytest.raises(UserError, match=f"labels are {said}; allowed: -1 to 9"):
             change(x, wrong, 10)
     for alpha in (0, 1e-320):
-        with pytest.raises(UserError, match="alpha is .*; allowed: 0.001 or more"):
+        with pytest.raises(UserError, match=r"alpha is .*; allowed: 0\.001 or more"):
             change(x, labels, 10, alpha)
     assert all(each.isfinite().all() for each in change(x, labels, 10, 1e-3, seeded(0)))
     unlabeled = torch.where(labels == 4, -1, labels)

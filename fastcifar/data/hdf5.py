@@ -212,7 +212,6 @@ def _measured(path: Path, splits: Sequence[Split]) -> dict[str, Any]:
             digest.update(split.labels.numpy().data)
         sha256 = digest.hexdigest()
     mean, std = channel_statistics(next(split for split in seen if len(split)).pieces())
-    std = tuple(value or 1.0 for value in std)  # a set of one color
     with contextlib.suppress(ModuleNotFoundError, UserError):
         text = json.dumps({"same": same, "sha256": sha256, "mean": mean, "std": std})
         write_whole(_cache_file(path, ".json"), text)

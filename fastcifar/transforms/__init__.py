@@ -275,8 +275,8 @@ def _mixed(
 
 
 def _targets(labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:
-    """Return the targets of labels or of targets, float32 `[count, classes]`. Raises UserError for anything else, on the
-    CPU also for labels that are no classes."""
+    """Return the targets of labels or of targets, float32 `[count, classes]`. Raises UserError for others, on the CPU
+    also for labels that are no classes."""
     allowed = f"allowed: int64 [{count}], or targets [{count}, {classes}]"
     if not isinstance(labels, torch.Tensor):
         raise UserError(f"labels are of type {type(labels).__name__}; {allowed}")
