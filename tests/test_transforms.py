@@ -210,11 +210,19 @@ def test_targets_are_mixed_as_the_images_are(change):
     assert torch.equal(targets.argmax(1), labels) and (targets > 0).sum() > 10
     again, of_targets = change(x, torch.eye(10), 10, 1.0, seeded(2))
     assert torch.equal(again, mixed) and torch.equal(of_targets, targets)
-    for wrong in (labels[:9], torch.eye(9), torch.zeros(10)):
+    for wrong in (labels[:9], torch.eye(9), torch.zeros(10), labels > 3, labels.numpy(), torch.tensor(0.5)):
         with pytest.raises(UserError, match=r"labels are .*; allowed: int64 \[10\], or targets \[10, 10\]"):
             change(x, wrong, 10)
-    with pytest.raises(UserError, match="alpha is 0; allowed: above 0"):
-        change(x, labels, 10, 0)
+    for wrong, said in ((labels + 1, "1 to 10"), (labels - 2, "-2 to 7")):
+        with pytest.raises(UserError, match=f"labels are {said}; allowed: -1 to 9"):
+            change(x, wrong, 10)
+    for alpha in (0, 1e-320):
+        with pytest.raises(UserError, match=r"alpha is .*; allowed: 0\.001 or more"):
+            change(x, labels, 10, alpha)
+    assert all(each.isfinite().all() for each in change(x, labels, 10, 1e-3, seeded(0)))
+    unlabeled = torch.where(labels == 4, -1, labels)
+    same, without = change(x, unlabeled, 10, 1.0, seeded(2))
+    assert torch.equal(same, mixed) and torch.equal(without, targets.index_fill(1, torch.tensor(4), 0))
 
 
 def test_out_of_range_amounts_are_refused_by_name():

@@ -14,7 +14,7 @@ from tyro.conf import Positional, arg
 
 from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
-from fastcifar.cli.options import CommandOptions, Switch, read_fold
+from fastcifar.cli.options import CommandOptions, Resident, Switch, read_fold
 from fastcifar.cli.robustness import Accuracies, Grid, archive_of, read_severities, select
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
@@ -61,6 +61,9 @@ class Options(CommandOptions):
     ones. With --on and --corrupt the default is none, as of published results."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
     """Folder that holds the images; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    resident: Resident = "auto"
+    """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
+    read; auto: the first that has room for them and a quarter more."""
     predictions: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
     """Write the logits of all test images and their labels, -1 where there is none, as predictions.npz of a run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -146,14 +149,22 @@ class Saved:
         from fastcifar.data import load_dataset
 
         data = self.record.dataset
-        held = 0 if data.fold else data.holdout
-        how = (self.device, held, None, "auto", data.resized)
-        dataset = load_dataset(data.name, self.options.data_dir, *how)
+        dataset = load_dataset(data.name, self.options.data_dir, "cpu", 0, None, None, data.resized)
+        dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
         dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
         if (classes := self._classes()) is not None:
             dataset = dataset.take(classes=classes)
-        return dataset.resize(data.resized) if data.resized else dataset
+        return self._placed(dataset, data.resized)
+
+    def _placed(self, dataset: Dataset, resize: int | None) -> Dataset:
+        """Return the dataset to evaluate on, without training images, where --resident says."""
+        import torch
+
+        from fastcifar.data.residency import place_images
+
+        train = dataset.train.subset(torch.arange(0))  # nothing of them is looked at
+        return place_images(replace(dataset, train=train), self.options.resident, self.device, resize)
 
     def other(self, word: str) -> Dataset:
         """Return another data set, of whose test images those of the run's classes are left. Raises UserError for one
@@ -166,20 +177,20 @@ class Saved:
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
         folder = None if is_path(word) else self.options.data_dir
-        dataset = load_dataset(word, folder, self.device, 0, None, "auto", self.options.resize or 0)
+        dataset = load_dataset(word, folder, "cpu", 0, None, None, self.options.resize or 0)
         if dataset.classes != data.classes:
             raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
-        dataset = dataset if self.options.resize is None else dataset.resize(self.options.resize)
-        height, width, _ = dataset.test.image_shape
+        side = self.options.resize
+        height, width, _ = (side, side, 3) if side else dataset.test.image_shape
         if (height, width) != (data.side, data.side):
             said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
             raise UserError(f"{said}; allowed: --resize {data.side}")
         if (classes := self._classes()) is None:
-            return dataset
-        kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes, device=self.device)))
+            return self._placed(dataset, side)
+        kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes)))
         if not len(kept):
             raise UserError(f"{dataset.name} has no test images of the run's classes, {classes}; allowed: some")
-        return replace(dataset, test=kept, val=None)
+        return self._placed(replace(dataset, test=kept, val=None), side)
 
     def _classes(self) -> list[int] | None:
         """Return the labels that the run was restricted to; None: all."""

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Switch = Annotated[bool, tyro.conf.FlagCreatePairsOff, arg(help_behavior_hint="")]
 """A flag without a value, off unless given."""
+Resident = Literal["auto", "device", "host", "disk"]
 
 
 def _optional(metavar: str, default: str = "all") -> object:
@@ -80,7 +81,7 @@ class DataOptions(CommandOptions):
     """Address to download from first: of an archive, or of a folder with one; http, https or file."""
     coarse: Switch = False
     """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
-    resident: Literal["auto", "device", "host", "disk"] = "auto"
+    resident: Resident = "auto"
     """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
     read ahead of time; auto: the first that has room for them and a quarter more."""
 
@@ -202,24 +203,23 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         return device
 
     def load(self, device: torch.device) -> Dataset:
-        """Return the images on `device`, those of --holdout or --fold in place of the test set, and of them what
-        --classes, --train-size and --train-fraction leave, as --resize says; --quick asks for no more than there are.
-        """
+        """Return the images to train with on `device`: those of --holdout or --fold in place of the test set, and what
+        --classes, --train-size and --train-fraction leave, of the side in --resize, where --resident says. --quick asks
+        for no more than there are."""
         from fastcifar.data import DownloadError, load_dataset
+        from fastcifar.data.residency import place_images
 
         try:
-            held = 0 if self.holdout == "third" else self.holdout  # before images are brought to a device
-            how = (device, held, self.mirror, self.resident, self.resize or 0)
-            dataset = load_dataset(self.dataset, self.data_dir, *how)
+            dataset = load_dataset(self.dataset, self.data_dir, "cpu", 0, self.mirror, None, self.resize or 0)
         except DownloadError as error:
             if not self.synthetic_fallback:
                 raise
             print(f"fastcifar: {shown(error)}; training on synthetic data instead", file=sys.stderr)
-            dataset = load_dataset("synthetic", None, device)
+            dataset = load_dataset("synthetic", None, "cpu")
         if self.fold is not None:
             dataset = dataset.fold(*read_fold(self.fold, "--fold"))
         dataset = self._subset(hold_out(dataset, self.holdout))
-        return dataset if self.resize is None else dataset.resize(self.resize)
+        return place_images(dataset, self.resident, device, self.resize)  # only what is trained and tested on
 
     def _subset(self, dataset: Dataset) -> Dataset:
         labels = dataset.train.labels.tolist()

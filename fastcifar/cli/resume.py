@@ -12,7 +12,7 @@ from typing import Literal
 
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import groups, last_given, parse
-from fastcifar.cli.options import CommandOptions, Switch, flag_of
+from fastcifar.cli.options import CommandOptions, Resident, Switch, flag_of
 from fastcifar.cli.train import PROG, conclude, describe_start, spares_of, start_of, train_runs
 from fastcifar.cli.unfinished import Asked
 from fastcifar.errors import UserError
@@ -32,6 +32,7 @@ class ResumeOptions(CommandOptions):
 
     resume: Path | None = None
     data_dir: Path | None = None
+    resident: Resident | None = None
     device: Literal["auto", "cpu", "cuda"] | None = None
     threads: int | None = setting(None, at_least=1)
     checkpoint_every: str | None = None

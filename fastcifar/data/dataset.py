@@ -314,7 +314,7 @@ def channel_statistics(
     images: torch.Tensor | Iterable[torch.Tensor],
 ) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Return the mean and standard deviation of red, green and blue over uint8 `[N, H, W, 3]`, or over several of that
-    form, in 0..255 units."""
+    form, in 0..255 units, to normalize by: of a channel that has one value alone the deviation is 1."""
     counts = torch.zeros(3, 256, dtype=torch.int64)
     for part in [images] if isinstance(images, torch.Tensor) else images:
         for count, channel in zip(counts, part.unbind(dim=-1), strict=True):
@@ -325,7 +325,7 @@ def channel_statistics(
     for share in counts.double() / counts[0].sum():
         mean = (share * values).sum()
         means.append(mean.item())
-        stds.append((share * (values - mean) ** 2).sum().sqrt().item())
+        stds.append((share * (values - mean) ** 2).sum().sqrt().item() if share.max() < 1 else 1.0)
     return tuple(means), tuple(stds)
 
 

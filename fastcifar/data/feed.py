@@ -37,12 +37,14 @@ class Feed:
     batch: images of the largest batch.
 
     On CUDA the images of a batch go from pinned memory by a stream of their own, and from there into one buffer that a
-    captured step reads; neither the step nor the host waits for the device.
+    captured step reads. The host waits until a batch has been read; the device waits until it has been copied to it.
+    The host's wait is for the threads, not for the device, unless it is ahead of the device by more batches than lie in
+    memory.
     """
 
     def __init__(self, split: KeptSplit, batch: int) -> None:
         self._split, self._device = split, split.device
-        shape = (batch, *split.image_shape)
+        shape = (min(batch, len(split)), *split.image_shape)
         self._slots = [_Slot(shape, self._device) for _ in range(_SLOTS)]
         self._on_cuda = self._device.type == "cuda"
         self.images = torch.zeros_like(self._slots[0].device) if self._on_cuda else self._slots[0].host
@@ -69,7 +71,7 @@ class Feed:
         self.end()
         self._order[: len(indices)].copy_(indices, non_blocking=True)
         if self._ordered:
-            self._ordered.record()
+            self._ordered.record(torch.cuda.current_stream(self._device))
         self._batches, self.epoch = iter(batches), epoch
         for slot in self._slots:
             if slot is not self._present:
@@ -87,14 +89,15 @@ class Feed:
         """Make the next batch the present one. Raises what reading it raised, and IndexError after the last."""
         if not self._pending:
             raise IndexError("the epoch has no more batches")
-        slot, reading = self._pending.popleft()
+        slot, reading = self._pending[0]
         with self.waited:
             reading.result()
             if slot.copied:
                 torch.cuda.current_stream(self._device).wait_event(slot.copied)
+        self._pending.popleft()  # after an interrupt `end` still waits for the thread
         if slot.used:
             self.images.copy_(slot.device)
-            slot.used.record()
+            slot.used.record(torch.cuda.current_stream(self._device))
             self._read_next(slot)
             return
         before, self._present, self.images = self._present, slot, slot.host

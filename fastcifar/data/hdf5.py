@@ -212,7 +212,6 @@ def _measured(path: Path, splits: Sequence[Split]) -> dict[str, Any]:
             digest.update(split.labels.numpy().data)
         sha256 = digest.hexdigest()
     mean, std = channel_statistics(next(split for split in seen if len(split)).pieces())
-    std = tuple(value or 1.0 for value in std)  # a set of one color
     with contextlib.suppress(ModuleNotFoundError, UserError):
         text = json.dumps({"same": same, "sha256": sha256, "mean": mean, "std": std})
         write_whole(_cache_file(path, ".json"), text)
@@ -247,6 +246,9 @@ class PackedStore:
         sides = [side for axis, side in enumerate(shape) if axis not in (0, channels)]
         self.path, self.name, self.shape, self._channels = path, name, (shape[0], *sides, 3), channels
         self._array: Any = h5py.File(path, "r")[name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PackedStore, (self.path, self.name, self._array.shape, self._channels)
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         for run in runs_of(rows):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 import torch
@@ -45,6 +45,9 @@ class HostStore:
     def __init__(self, images: torch.Tensor) -> None:
         self.shape, self._images, self._array = tuple(images.shape), images, images.numpy()
 
+    def __reduce__(self) -> tuple[Any, ...]:  # the images once, not as an array too
+        return HostStore, (self._images,)
+
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         np.take(self._array, rows, axis=0, out=out, mode="clip")  # "raise" would write to a copy of `out` first
 
@@ -65,19 +68,31 @@ class FlatFile:
         self.path, self.offset, self.shape = path, offset, shape
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (open as long as the store is used)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FlatFile, (self.path, self.offset, self.shape)
+
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
         images = out.reshape(len(rows), -1)
         size = images.shape[1]
         for run in runs_of(rows):
             for start in range(0, len(run), _BUFFERS):
                 part = run[start : start + _BUFFERS]
-                place = self.offset + int(rows[part[0]]) * size
-                try:
-                    done = os.preadv(self._file.fileno(), [images[each].data for each in part], place)
-                except OSError as error:
-                    self._fail(error.strerror or str(error))
-                if done != len(part) * size:
-                    self._fail("it ends before its last image")
+                self._fill([images[each].data for each in part], self.offset + int(rows[part[0]]) * size)
+
+    def _fill(self, buffers: list[memoryview], place: int) -> None:
+        """Read the bytes from `place` on into `buffers`, in as many calls as the system makes of it."""
+        while buffers:
+            try:
+                done = os.preadv(self._file.fileno(), buffers, place)
+            except OSError as error:
+                self._fail(error.strerror or str(error))
+            if not done:
+                self._fail("it ends before its last image")
+            place += done
+            while buffers and done >= len(buffers[0]):
+                done -= len(buffers.pop(0))
+            if done:
+                buffers[0] = buffers[0][done:]
 
     def _fail(self, reason: str) -> NoReturn:
         raise UserError(f"cannot read {self.path}: {reason}; allowed: a file that stays as it is while it is used")
@@ -92,6 +107,21 @@ def runs_of(rows: np.ndarray) -> list[np.ndarray]:
     run of them, in the store's order."""
     order = np.argsort(rows, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(rows[order]) != 1) + 1)
+
+
+def places_of(indices: torch.Tensor, count: int) -> np.ndarray:
+    """Return which of `count` images `indices` are, as torch indexes a tensor (bool `[count]`, or integers `[n]`, the
+    negative ones from the end): int64 `[n]`, 0 or more. Raises IndexError for those that there are not."""
+    given = torch.as_tensor(indices).cpu()
+    if given.dtype == torch.bool and given.shape == (count,):
+        return given.nonzero()[:, 0].numpy()
+    if given.ndim != 1 or given.dtype == torch.bool or given.is_floating_point() or given.is_complex():
+        kind = f"{str(given.dtype).removeprefix('torch.')} {list(given.shape)}"
+        raise IndexError(f"indices are {kind}; allowed: integers [n], or bool [{count}]")
+    places = given.long().numpy()
+    if len(places) and not -count <= places.min() <= places.max() < count:
+        raise IndexError(f"indices are {places.min()} to {places.max()} of {count} images; allowed: those that it has")
+    return np.where(places < 0, places + count, places)
 
 
 class KeptSplit(Split):
@@ -148,15 +178,13 @@ class KeptSplit(Split):
         return Split(images, self.labels.to(device))
 
     def subset(self, indices: torch.Tensor) -> KeptSplit:
-        indices = torch.as_tensor(indices).cpu()
-        indices = indices.nonzero()[:, 0] if indices.dtype == torch.bool else indices
-        places = indices.numpy()
+        places = places_of(indices, len(self))
         rows = places if self.rows is None else self.rows[places]
-        return KeptSplit(self.store, self.labels[indices.to(self.device)], rows)
+        return KeptSplit(self.store, self.labels[torch.from_numpy(places).to(self.device)], rows)
 
     def at(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        images = self.read(indices.cpu().numpy(), pinned=self.device.type == "cuda")
-        return images.to(self.device, non_blocking=True), torch.arange(len(indices), device=self.device)
+        images = self.read(places_of(indices, len(self)), pinned=self.device.type == "cuda")
+        return images.to(self.device, non_blocking=True), torch.arange(len(images), device=self.device)
 
     def first(self, count: int) -> torch.Tensor:
         return self.at(torch.arange(min(count, len(self))))[0]

@@ -26,7 +26,7 @@ def load_dataset(
     device: str | torch.device = "cpu",
     holdout: int = 0,
     mirror: str | None = None,
-    resident: Resident = "auto",
+    resident: Resident | None = "auto",
     resize: int = 0,
 ) -> Dataset:
     """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path,
@@ -42,7 +42,8 @@ def load_dataset(
     mirror: an address to download from before others: of an archive, or of a folder that holds one; http, https or
         file. The default is `$FASTCIFAR_MIRROR`.
     resident: where the images lie while `device` trains on them: "device", "host" or "disk" (HDF5 files alone); "auto":
-        the first of these that has room for them and a quarter more (`fastcifar/data/residency.py`).
+        the first of these that has room for them and a quarter more (`fastcifar/data/residency.py`). None: where they
+        are read from or to, and labels on the CPU, for `place_images` to bring what is left of them elsewhere.
     resize: side in pixels that image files of unequal sizes are brought to as they are read; 0: they are refused.
 
     Raises UserError for bad input or damaged data, and its subclass DownloadError if a download fails.
@@ -62,4 +63,4 @@ def load_dataset(
         dataset = dataclasses.replace(dataset, name=name)
     if holdout:
         dataset = dataset.hold_out(holdout)
-    return place_images(dataset, resident, device)
+    return dataset if resident is None else place_images(dataset, resident, device)

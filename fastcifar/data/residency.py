@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -23,12 +23,14 @@ _LARGE = 10**9
 """Bytes of images from which on it is said where they go."""
 
 
-def place_images(dataset: Dataset, resident: Resident, device: torch.device) -> Dataset:
+def place_images(dataset: Dataset, resident: Resident, device: torch.device, resize: int | None = None) -> Dataset:
     """Return the dataset to train with on `device`, its labels there and its images where `resident` says.
 
     resident: "device"; "host", in this process's memory, from where batches are read ahead of time; "disk", in the HDF5
         file; "auto": on the device where they take up to 80% of its free memory, else in host memory under the same
         rule, else on disk.
+    resize: the side of `Dataset.resize`; None: their own. Images in a file are resized before they are placed, in host
+        memory, where those of "disk" then stay; others where they lie afterwards.
 
     How much there is and how much is free is said before anything large is loaded. Raises UserError for images that do
     not fit, and for "disk" where there is no file to read them from.
@@ -36,10 +38,20 @@ def place_images(dataset: Dataset, resident: Resident, device: torch.device) -> 
     resident = checked("resident", resident, Resident)
     splits = [split for split in (dataset.train, dataset.val, dataset.test) if split is not None]
     on_disk = any(split.resident == "disk" for split in splits)
+    if on_disk and resize and (resized := dataset.resize(resize)) is not dataset:
+        return place_images(resized, "host" if resident == "disk" else resident, device)
+    placed = _placed(dataset, splits, resident, device, on_disk)
+    return placed.resize(resize) if resize else placed
+
+
+def _placed(
+    dataset: Dataset, splits: Sequence[Split], resident: Resident, device: torch.device, on_disk: bool
+) -> Dataset:
     if resident == "disk" and not on_disk:
         raise UserError(f"resident is disk, but {dataset.name} is read into memory; allowed: auto, device, host")
     need = sum(split.nbytes for split in splits)
-    if not on_disk and (need < _LARGE or device.type == "cpu") and resident != "host":
+    in_memory = all(split.resident == "device" for split in splits)
+    if in_memory and (need < _LARGE or device.type == "cpu") and resident != "host":
         return dataset.to(device)
     free = {"device": _free(device), "host": free_memory() if on_disk else None, "disk": None}
     if resident == "auto":
@@ -70,7 +82,7 @@ def _on_host(split: Split, device: torch.device) -> Split:
 
 
 def _on_disk(split: Split, device: torch.device) -> Split:
-    return flat(split).to(device) if isinstance(split, KeptSplit) else split.to(device)  # an empty training split
+    return flat(split).to(device) if isinstance(split, KeptSplit) and len(split) else split.loaded(device)
 
 
 _PLACES: dict[str, Callable[[Split, torch.device], Split]] = {

@@ -225,10 +225,13 @@ def experiment(name: str, group: str = "") -> Callable[[ExperimentClass], Experi
 
 def hold_out(dataset: Dataset, count: int | Literal["third"]) -> Dataset:
     """Return `dataset` with `count` training images in the place of its test split; as it is, where `count` is 0 or
-    images are held out already."""
+    images are held out already. Raises UserError where that leaves none, also of an experiment's own default."""
     if dataset.holdout or not count:
         return dataset
     images = len(dataset.train)
+    if count != "third" and images <= count:
+        allowed = f"1 to {images - 1:,} (--holdout N, holdout=N) or third"
+        raise UserError(f"{count:,} training images are to be held out, and there are {images:,}; allowed: {allowed}")
     return dataset.hold_out(images - images * 2 // 3 if count == "third" else count)
 
 

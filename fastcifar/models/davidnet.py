@@ -50,6 +50,10 @@ class DavidNet(Network[DavidNetConfig]):
         self.classifier = nn.Linear(config.widths[-1], classes, bias=False)
         self.logit_scale = config.logit_scale
 
+    @property
+    def whitening_images(self) -> int:
+        return self.config.whitening_images if self.whitening is not None else 0
+
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set the whitening filters, if there are any, from the first `config.whitening_images` of the uint8 training
         images `[N, H, W, 3]`."""

@@ -13,6 +13,8 @@ from torch.nn import functional as F
 from fastcifar.recipes.augmentation import by_channel
 
 CENTERED = (127.5, 127.5, 127.5)
+WHITENING_IMAGES = 10_000
+"""Number of training images for whitening, unless a network says another."""
 
 Config = TypeVar("Config")
 
@@ -70,7 +72,15 @@ class Network(nn.Module, ABC, Generic[Config]):
         return logits * self.logit_scale if scaled and self.logit_scale != 1 else logits
 
     def fit_whitening(self, images: torch.Tensor) -> None:
-        """Compute weights from the uint8 training images `[N, H, W, 3]` before training; by default none."""
+        """Compute weights from the uint8 training images `[N, H, W, 3]`, the first `whitening_images` or more, before
+        training; by default none."""
+
+    @property
+    def whitening_images(self) -> int:
+        """How many images `fit_whitening` takes; 0: none, and it is not called."""
+        if type(self).fit_whitening is Network.fit_whitening:
+            return 0
+        return getattr(self.config, "whitening_images", WHITENING_IMAGES)
 
     @property
     def module(self) -> nn.Module:

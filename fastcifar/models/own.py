@@ -10,11 +10,8 @@ from torch import nn
 
 from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models.modes import in_evaluation
-from fastcifar.models.network import Network, memory_format
+from fastcifar.models.network import WHITENING_IMAGES, Network, memory_format
 from fastcifar.models.whitening import PatchWhitening
-
-WHITENING_IMAGES = 10_000
-"""Number of training images for whitening, as for DavidNet."""
 
 _taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 """Modules in use by a network: a second network would move their parameters."""
@@ -38,9 +35,15 @@ class OwnNetwork(Network[nn.Module]):
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set the filters of each `PatchWhitening` that takes images."""
-        for module in self.config.modules():
-            if isinstance(module, PatchWhitening) and module.in_channels == images.shape[3]:
-                module.fit(images[:WHITENING_IMAGES], self.mean, self.std)
+        for module in self._whitenings():
+            module.fit(images[:WHITENING_IMAGES], self.mean, self.std)
+
+    @property
+    def whitening_images(self) -> int:
+        return WHITENING_IMAGES if self._whitenings() else 0
+
+    def _whitenings(self) -> list[PatchWhitening]:
+        return [each for each in self.config.modules() if isinstance(each, PatchWhitening) and each.in_channels == 3]
 
     @property
     def module(self) -> nn.Module:

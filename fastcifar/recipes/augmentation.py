@@ -14,6 +14,10 @@ MOST_SIDE = 4096
 """Largest side of images in pixels: a GPU's kernels take up to 65,535 blocks of 1024 values for an image."""
 
 
+LEAST_ALPHA = 1e-3
+"""Of mixup and cutmix: a share of Beta(0.001, 0.001) is 0 or 1 nearly always, and of much less no number."""
+
+
 def by_channel(path: str, values: object, above: float = -math.inf) -> tuple[float, float, float]:
     """Return `values` as three numbers, of red, green and blue; `path` names them in errors.
 
@@ -122,6 +126,9 @@ class MixConfig(Checked):
     """Chance of a batch to be mixed by cutmix; mixup mixes the others."""
 
     def _check(self) -> None:
+        for name in ("mixup", "cutmix"):
+            alpha = getattr(self, name)
+            self._require(name, alpha == 0 or alpha >= LEAST_ALPHA, f"0, or {LEAST_ALPHA} and more")
         both = self.mixup and self.cutmix
         self._require("cutmix_share", not both or self.cutmix_share < 1, "below 1, which leaves batches to mix.mixup")
 

@@ -43,7 +43,7 @@ def record(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
     before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
     broke_off: list[Exception] = []
     try:
-        with torch.cuda.graph(graph, pool=pool):
+        with _recording(graph, pool):
             try:
                 run()
             except Exception as error:
@@ -52,7 +52,13 @@ def record(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:
     except RuntimeError as error:
         torch.cuda.set_stream(before)  # a failed recording leaves its own stream as the current one
         torch.cuda.synchronize()
-        with contextlib.suppress(RuntimeError), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        with contextlib.suppress(RuntimeError), _recording(torch.cuda.CUDAGraph()):
             torch.zeros(1, device=before.device)  # and torch's random numbers as while recording: a whole one resets it
         raise (broke_off or [error])[0] from None  # what `run` raised; the error at the end of recording says nothing
     return graph
+
+
+def _recording(graph: torch.cuda.CUDAGraph, pool: Any = None) -> torch.cuda.graph:
+    """Return the block that records `graph`. Other threads, such as those that read another training's images, may wait
+    for the device and allocate memory meanwhile."""
+    return torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")

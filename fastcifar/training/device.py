@@ -122,6 +122,11 @@ def cudnn_search(wanted: bool) -> AbstractContextManager[None]:
     return _cudnn_searches.set_to(True) if wanted else nullcontext()
 
 
+def current(device: torch.device) -> AbstractContextManager[None]:
+    """Make `device` CUDA's current one within a `with` block, if it is one: events and graphs are of its stream."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def describe_device(device: torch.device) -> DeviceFacts:
     """Return the facts of the hardware that belong to every measured result."""
     if device.type == "cuda":

@@ -18,7 +18,7 @@ from fastcifar.data import EpochPlan, Split
 from fastcifar.kernels import compile_ahead, compile_cpp
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.capture import capture
-from fastcifar.training.device import cudnn_search
+from fastcifar.training.device import cudnn_search, current
 from fastcifar.training.evaluate import evaluate
 from fastcifar.training.step import EpochTensors
 from fastcifar.training.timeline import Stage
@@ -33,7 +33,7 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
     stages, on_cuda = trainer.timeline.steps_by_stage(), trainer.device.type == "cuda"
     replays: dict[Stage, Callable[[], None]] = {stage: partial(trainer.step, stage) for stage in stages}
     not_captured = trainer.not_captured
-    with trainer.phases("kernel compilation"):
+    with current(trainer.device), trainer.phases("kernel compilation"):
         if on_cuda:
             compile_kernels(trainer)
         else:
@@ -41,7 +41,7 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
         if trainer.compiled or (on_cuda and not_captured):
             step_through(trainer)
     if not not_captured:
-        with trainer.phases("capture"):
+        with current(trainer.device), trainer.phases("capture"):
             pool = torch.cuda.graph_pool_handle()
             for stage, step in replays.items():
                 warm_up = step_on_noise(trainer, stage)
@@ -51,7 +51,7 @@ def rehearse(trainer: Trainer) -> tuple[dict[Stage, Callable[[], None]], str | N
                     break
                 replays[stage]()  # the first one also loads it
     if on_cuda:
-        with trainer.phases("warm-up"):
+        with current(trainer.device), trainer.phases("warm-up"):
             warm_up_the_rest(trainer)
     return replays, not_captured
 
@@ -116,7 +116,10 @@ def warm_up_the_rest(trainer: Trainer) -> None:
     Changes the evaluated network too."""
     recipe, dataset, evaluated = trainer.recipe, trainer.dataset, trainer.evaluated
     trainer.state.begin_epoch(trainer.timeline.epochs[-1])
-    noise = _noise(trainer, max(len(dataset.test), recipe.batch_size))
+    count, batch = len(dataset.test), recipe.evaluate.batch_size
+    if dataset.test.resident != "device":  # not all at once: a full batch and the last one
+        count = min(count, batch + count % batch)
+    noise = _noise(trainer, max(count, recipe.batch_size))
     if recipe.average.epochs:
         estimate_statistics(evaluated, noise, recipe.batch_size, recipe.batch_size, trainer.dtype)
     evaluate(evaluated, noise, recipe.evaluate)

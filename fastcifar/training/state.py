@@ -70,7 +70,7 @@ class TrainingState:
         self.random, self.processes = random, Processes(phases)
         self._identity = _identity(recipe, dataset)
         largest, kept = max(epoch.stage.batch for epoch in timeline.epochs), dataset.train
-        self.feed = Feed(kept, min(largest, len(kept))) if isinstance(kept, KeptSplit) else None
+        self.feed = Feed(kept, largest) if isinstance(kept, KeptSplit) else None
         self._restart(0, {})
 
     def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
@@ -124,7 +124,7 @@ class TrainingState:
 
     @contextlib.contextmanager
     def feeding(self) -> Iterator[None]:
-        """Let no image be read any more when the block ends: a reading thread would disturb another's capture."""
+        """Let no image be read any more when the block ends: a training has no threads before and after it."""
         try:
             yield
         finally:

@@ -17,11 +17,10 @@ from torch import nn
 
 from fastcifar.catalogue import dataset_for
 from fastcifar.data import Dataset, Split, load_dataset, resolve_device
-from fastcifar.data.residency import Resident
+from fastcifar.data.residency import Resident, place_images
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
 from fastcifar.models.modes import modes, restore
-from fastcifar.models.own import WHITENING_IMAGES
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
@@ -34,7 +33,7 @@ from fastcifar.training import refusals
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
-from fastcifar.training.device import cudnn_search, resolve_dtype
+from fastcifar.training.device import cudnn_search, current, resolve_dtype
 from fastcifar.training.divergence import nonfinite_loss
 from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.failures import told
@@ -93,7 +92,8 @@ def train(
     holdout: evaluate on that many training images, which are then not trained on, in place of the test set.
     checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the state of a training of more than two
         minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
-    device, resident: see `Trainer` and `load_dataset`; listeners, eval_every, evaluate_at_start, init: `Trainer.run`.
+    device, resident: see `Trainer` and `load_dataset`; "auto" leaves the images of a dataset in host memory or on disk.
+    listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
     changes: other values of fields by dotted names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
@@ -111,8 +111,9 @@ def train(
     with phases("data"):
         if isinstance(data, str):
             data = load_dataset(data, data_dir, device, holdout, None, resident)
-        elif holdout:
-            data = data.hold_out(holdout)
+        elif isinstance(data, Dataset):
+            data = data.hold_out(holdout) if holdout else data
+            data = data if resident == "auto" else place_images(data, resident, device)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
     asked = {"seed": seed, "eval_every": eval_every, "evaluate_at_start": evaluate_at_start, "init": init}
     if checkpoints is None:
@@ -163,7 +164,7 @@ class Trainer:
         """Make all that depends on the compute type."""
         self.dtype, recipe = dtype, self.recipe
         self._scales = recipe.loss_scaling.dynamic and dtype == torch.float16
-        with self.phases("model and optimizer"):
+        with current(self.device), self.phases("model and optimizer"):
             self.network, self.evaluated = (self.new_network(seed=0).to(self.device) for _ in range(2))
             flat = FlatModel(self.network.module, dtype, wide_gradients=self._scales)
             self.flat_evaluated = FlatModel(self.evaluated.module, dtype)
@@ -231,7 +232,7 @@ class Trainer:
             self._build(dtype)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
-        with TORCH.applied(), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
+        with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
             self.rehearse()
             self._begin(seed, init, resume)
             watch, rows = state.stopwatch, state.history.rows
@@ -286,7 +287,7 @@ class Trainer:
         if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
             raise nonfinite_loss(f"the trained network's loss is {loss}", self)
         scores = {"test_accuracy": evaluation.plain_accuracy, "test_loss": evaluation.plain_loss}
-        return self._validated(dataclasses.replace(row, seconds=train_seconds, **scores))
+        return self._scored(dataclasses.replace(row, seconds=train_seconds, **scores), "val")
 
     def rehearse(self) -> None:
         """Compile, capture and warm up, unless that is done."""
@@ -356,30 +357,29 @@ class Trainer:
                 return
             self.reset(seed, init)
         if not keeps_frozen(init):
-            most = max(WHITENING_IMAGES, getattr(self.recipe.network, "whitening_images", 0))
             with self.phases("training: whitening"), self.state.stopwatch:
-                self.network.fit_whitening(self.dataset.train.first(most))
+                if count := self.network.whitening_images:
+                    self.network.fit_whitening(self.dataset.train.first(count))
         with self.phases("training: plans"), self.state.stopwatch:
             self.state.begin_epoch(self.timeline.epochs[0])
 
     def _epoch_zero(self) -> EpochRow:
         """Return the row of the initial network, evaluated on the training images too."""
         self._take_weights()
-        train = self._evaluate(self.dataset.train, _PLAIN)
-        seconds = self.state.stopwatch.seconds
+        train, seconds = self._evaluate(self.dataset.train, _PLAIN), self.state.stopwatch.seconds
         return self._evaluated_row(EpochRow(0, train.loss, train.accuracy, None, seconds, images=0))
 
     def _evaluated_row(self, row: EpochRow) -> EpochRow:
-        """Return `row` with accuracy and loss on the test split and, if there is one, on the validation split."""
+        """Return `row` with accuracy and loss on the test split and on the validation split, of those with labels."""
         self._take_weights()
-        test = self._evaluate(self.dataset.test, _PLAIN)
-        return self._validated(dataclasses.replace(row, test_accuracy=test.accuracy, test_loss=test.loss))
+        return self._scored(self._scored(row, "test"), "val")
 
-    def _validated(self, row: EpochRow) -> EpochRow:
-        if self.dataset.val is None:
+    def _scored(self, row: EpochRow, name: str) -> EpochRow:
+        split = getattr(self.dataset, name)
+        if split is None or split.label_range[1] < 0:
             return row
-        val = self._evaluate(self.dataset.val, _PLAIN)
-        return dataclasses.replace(row, val_accuracy=val.accuracy, val_loss=val.loss)
+        found = self._evaluate(split, _PLAIN)
+        return dataclasses.replace(row, **{f"{name}_accuracy": found.accuracy, f"{name}_loss": found.loss})
 
     def _evaluate(self, split: Split, how: EvaluateConfig) -> Evaluation:
         with self.phases("evaluation"):

@@ -22,12 +22,11 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from torch.nn import functional
 
 from fastcifar.errors import UserError
 from fastcifar.kernels.augment import change_pixels, in_boxes, plain_batch, reflect, vector
 from fastcifar.kernels.mix import cutmix_choices, mix, mixup_choices
-from fastcifar.recipes.augmentation import by_channel
+from fastcifar.recipes.augmentation import LEAST_ALPHA, by_channel
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.recipes.transforms.color import ColorJitterConfig, GrayscaleConfig, RandAugmentConfig
@@ -53,7 +52,7 @@ __all__ = [
 _BLACK, _RANGE = (0.0, 0.0, 0.0), (255.0, 255.0, 255.0)
 """The mean and deviation that make 0 to 1 of pixels."""
 _MIDDLE, _QUARTER = (127.5, 127.5, 127.5), (63.75, 63.75, 63.75)
-_ALPHA = Declaration(above=0)
+_ALPHA = Declaration(at_least=LEAST_ALPHA)
 
 
 def random_crop(x: torch.Tensor, size: int, pad: int = 4, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -163,8 +162,8 @@ def rand_augment(
     std: Sequence[float] = _RANGE,
 ) -> torch.Tensor:
     """Apply to each image random operations on colors (Cubuk 2019, RandAugment): nothing, autocontrast, equalize,
-    posterize, solarize, color, contrast, brightness or sharpness, as torchvision's RandAugment does. They make whole
-    numbers of pixels, so that gradients end here.
+    posterize, solarize, color, contrast, brightness or sharpness, as torchvision's RandAugment does. What each takes is
+    rounded to whole numbers of pixels first, so that no gradient passes.
 
     x: images.
     operations: how many, 1 to 4, one after the other.
@@ -215,9 +214,9 @@ def mixup(
     torch's cross-entropy.
 
     x: images.
-    labels: int64 `[N]`, or targets `[N, classes]`.
-    classes: their number.
-    alpha: the share of the other image, one for the batch, is of the distribution Beta(alpha, alpha).
+    labels: int64 `[N]`, -1 for an unlabeled image, whose targets are 0; or targets `[N, classes]`.
+    classes: their number. On a GPU, where to look would be to wait, other labels are as -1.
+    alpha: the share of the other image, one for the batch, is of the distribution Beta(alpha, alpha); 0.001 or more.
     """
     return _mixed(mixup_choices, x, labels, classes, alpha, generator)
 
@@ -266,17 +265,29 @@ def _mixed(
     _sides(x)
     device = x.device if generator is None else generator.device
     classes = checked("classes", classes, int, Declaration(at_least=1))
-    of_classes = not labels.is_floating_point() and labels.shape == x.shape[:1]
-    if not of_classes and labels.shape != (len(x), classes):
-        kind = f"{str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}"
-        raise UserError(f"labels are {kind}; allowed: int64 [{len(x)}], or targets [{len(x)}, {classes}]")
-    targets = functional.one_hot(labels.long(), classes).float() if of_classes else labels.float()
+    targets = _targets(labels, len(x), classes).to(x.device)
     choice = choices(checked("alpha", alpha, float, _ALPHA), 1, generator, device)[0].to(x.device)
     order = torch.randperm(len(x), generator=generator, device=device).to(x.device)
     images = x.permute(0, 3, 1, 2).float() if x.dtype == torch.uint8 else x
     mixed, share = mix(images, images[order], choice)
     targets = torch.lerp(targets, targets[order], share)
     return _bytes(mixed) if x.dtype == torch.uint8 else _in_form_of(x, mixed), targets
+
+
+def _targets(labels: torch.Tensor, count: int, classes: int) -> torch.Tensor:
+    """Return the targets of labels or of targets, float32 `[count, classes]`. Raises UserError for others, on the CPU
+    also for labels that are no classes."""
+    allowed = f"allowed: int64 [{count}], or targets [{count}, {classes}]"
+    if not isinstance(labels, torch.Tensor):
+        raise UserError(f"labels are of type {type(labels).__name__}; {allowed}")
+    shapes = ((count, classes),) if labels.is_floating_point() else ((count,), (count, classes))
+    if labels.is_complex() or labels.dtype == torch.bool or tuple(labels.shape) not in shapes:
+        raise UserError(f"labels are {str(labels.dtype).removeprefix('torch.')} {list(labels.shape)}; {allowed}")
+    if labels.ndim == 2:
+        return labels.float()
+    if labels.device.type == "cpu" and count and not -1 <= labels.min() <= labels.max() < classes:
+        raise UserError(f"labels are {labels.min()} to {labels.max()}; allowed: -1 to {classes - 1}")
+    return (labels[:, None] == torch.arange(classes, device=labels.device)).float()
 
 
 def _bytes(pixels: torch.Tensor) -> torch.Tensor:

@@ -62,15 +62,13 @@ def _operation(images: torch.Tensor, which: torch.Tensor, less: torch.Tensor, st
     other = torch.where(which == 6, gray.mean((2, 3), keepdim=True).round(), other)
     other = torch.where(which == 8, _smooth(images), other)
     made = _blend(other, images, 1 + 0.9 * strength * (1 - 2 * less.to(images.dtype)))
-    for number, changed in (
-        (0, images),
-        (1, _autocontrast(images)),
-        (2, equalize(images)),
-        (3, (images / step).floor() * step),
-        (4, torch.where(images < 255 * (1 - strength), images, 255 - images)),
-    ):
-        made = torch.where(which == number, changed, made)
-    return made
+    del other
+    # One after the other, so that not all of them are in memory:
+    made = torch.where(which == 0, images, made)
+    made = torch.where(which == 1, _autocontrast(images), made)
+    made = torch.where(which == 2, equalize(images), made)
+    made = torch.where(which == 3, (images / step).floor() * step, made)
+    return torch.where(which == 4, torch.where(images < 255 * (1 - strength), images, 255 - images), made)
 
 
 def _autocontrast(images: torch.Tensor) -> torch.Tensor:
@@ -82,12 +80,13 @@ def _autocontrast(images: torch.Tensor) -> torch.Tensor:
 def equalize(images: torch.Tensor) -> torch.Tensor:
     """Spread the values of each channel, whole numbers, evenly over 0 to 255, as PIL's ImageOps.equalize does."""
     values = images.flatten(2).long().clamp(0, 255)  # [B, 3, H * W]; NaN too
-    counts = values.new_zeros(*values.shape[:2], 256).scatter_add_(2, values, torch.ones_like(values))
+    one = values.new_ones(()).expand_as(values)  # takes no memory
+    counts = values.new_zeros(*values.shape[:2], 256).scatter_add_(2, values, one)
     of_highest = counts.gather(2, values.amax(2, keepdim=True))
     step = (values.shape[2] - of_highest) // 255
     below = counts.cumsum(2) - counts
-    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255)
-    spread = table.gather(2, values).view(images.shape).to(images.dtype)
+    table = ((below + step // 2) // step.clamp(min=1)).clamp(max=255).to(images.dtype)
+    spread = table.gather(2, values).view(images.shape)
     return torch.where(step[..., None] > 0, spread, images)
 
 

@@ -18,7 +18,7 @@ def few_images(monkeypatch, tmp_path):
             raise DownloadError("https://a.place", "no network")
         dataset = make_synthetic(train_size=256, test_size=64)
         dataset = dataset.hold_out(holdout) if holdout else dataset
-        return place_images(dataset, resident, dataset.train.device)
+        return place_images(dataset, resident, dataset.train.device) if resident else dataset
 
     monkeypatch.setattr(fastcifar.data, "load_dataset", load)
     monkeypatch.chdir(tmp_path)

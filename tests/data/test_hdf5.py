@@ -1,5 +1,7 @@
 """HDF5 files: what is read of every form, what is refused, and where the images lie."""
 
+import copy
+import pickle
 import shutil
 
 import numpy as np
@@ -294,3 +296,43 @@ def test_images_that_are_resized_or_folded_are_those_of_a_resident_set(tmp_path,
     placed, wanted = place_images(load_hdf5(write(tmp_path / "set.h5")), resident, CPU), expected()
     assert placed.fold(2, 3).train.resident == resident and placed.fold(2, 3).resize(9).train.resident == "host"
     assert_equal(placed.fold(2, 3).resize(9), wanted.fold(2, 3).resize(9))
+
+
+def test_a_set_of_one_color_is_normalized_alike_from_a_file_and_from_arrays(tmp_path):
+    """By a deviation of 1, in the channels that have one value alone."""
+    images = {part: np.full_like(values, 7) for part, values in IMAGES.items()}
+    images["train"][0, 0, 0, 0] = 8
+    arrays = {"x_val": images["val"], "y_val": LABELS["val"], "classes": ["a", "b", "ü"]}
+    made = Dataset.from_arrays(images["train"], LABELS["train"], images["test"], **arrays)
+    found = load_hdf5(write(tmp_path / "set.h5", images))
+    assert found.std == made.std and made.std[1:] == (1.0, 1.0) and found.mean[1:] == (7.0, 7.0)
+    np.testing.assert_allclose(made.std[0], images["train"][..., 0].std())
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_set_is_copied_and_pickled_with_its_place(tmp_path, form):
+    found = load_hdf5(write(tmp_path / "set.h5", form=form))
+    for again in (copy.deepcopy(found), pickle.loads(pickle.dumps(found))):
+        assert_equal(again, expected(form))
+        assert again.train.resident == "disk" and again.sha256 == found.sha256
+
+
+@pytest.mark.parametrize("form", ["as in memory", "packed"])
+@pytest.mark.parametrize(
+    ("resident", "lie"), [("auto", "device"), ("device", "device"), ("host", "host"), ("disk", "host")]
+)
+def test_images_of_a_file_are_resized_before_they_are_placed(tmp_path, form, resident, lie):
+    """The need that is said is that of the resized ones, and those of "disk" lie in host memory."""
+    found = place_images(load_hdf5(write(tmp_path / "set.h5", form=form)), resident, CPU, 4)
+    assert {split.resident for split in splits_of(found)} == {lie}
+    assert_equal(found, expected(form).resize(4))
+
+
+def test_what_is_left_of_a_file_is_placed_and_no_more(tmp_path, monkeypatch):
+    """12 of 40 images fit where the whole file does not."""
+    monkeypatch.setattr(residency, "free_memory", lambda: 108 * 60)
+    found = load_hdf5(write(tmp_path / "set.h5"))
+    with pytest.raises(UserError, match="resident is device, but images: 0"):
+        place_images(found, "device", CPU)
+    left = place_images(found.take(12), "device", CPU)
+    assert left.train.resident == "device" and torch.equal(left.train.images, found.take(12).train.images)

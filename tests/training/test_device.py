@@ -1,5 +1,6 @@
 """The compute type that "auto" takes: what is faster here, measured apart from the process around."""
 
+import contextlib
 import math
 import os
 import platform
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from fastcifar.training import convolution_seconds, device, resolve_dtype
+from fastcifar.training.device import current
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -87,3 +89,10 @@ def test_instructions_that_onednn_is_held_back_from_do_not_count():
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.stdout == "torch.float32\n", done.stderr
+
+
+def test_the_training_device_is_made_the_current_one():
+    """Events and graphs are of the current device's stream; on a CPU there is none."""
+    block = current(torch.device("cuda:1"))
+    assert isinstance(block, torch.cuda.device) and block.idx == 1
+    assert isinstance(current(torch.device("cpu")), contextlib.nullcontext)

@@ -1,11 +1,15 @@
 """A training whose images lie in host memory or on disk is the one whose images lie on the device, to the last bit."""
 
+import copy
 import dataclasses
+import os
+import pickle
 import threading
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from fastcifar.data import EpochPlan, Loader
 from fastcifar.data.feed import Feed
@@ -14,9 +18,11 @@ from fastcifar.data.split import Split
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import Augment, EvaluateConfig
 from fastcifar.training import Listener, Trainer, evaluate, train
-from tests.small import DAVIDNET, EVERYTHING, MLP
+from fastcifar.training.rehearse import warm_up_the_rest
+from tests.small import BARE, DAVIDNET, EVERYTHING, MLP
 
 PLACES = ("host", "disk")
 RECIPES = {
@@ -158,3 +164,140 @@ def test_what_reading_raises_ends_the_training(kept):
     with pytest.raises(UserError, match="ends before its last image"):
         trainer.run(0)
     assert not trainer.state.feed._pending
+
+
+_INDICES = {
+    "in order": [0, 3, 19],
+    "negative": [-1, -20, 5],
+    "repeated": [4, 4, -16],
+    "none": torch.empty(0, dtype=torch.int64),
+    "bool": torch.arange(20) % 3 == 0,
+    "narrow": torch.tensor([1, -2], dtype=torch.int32),
+}
+_NO_INDICES = {
+    "past the end": [0, 20],
+    "before": [-21],
+    "a short mask": torch.ones(19, dtype=torch.bool),
+    "real": [0.5],
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", [*_INDICES, *_NO_INDICES])
+def test_indices_name_the_images_that_they_name_in_a_resident_split(data, kept, place, name):
+    split, resident = kept(place).test, data.test
+    indices = torch.as_tensor((_INDICES | _NO_INDICES)[name])
+    if name in _NO_INDICES:
+        for ask in (resident.subset, split.subset, split.subset(torch.arange(20)).subset, split.at):
+            with pytest.raises(IndexError):
+                ask(indices)
+        return
+    right = resident.subset(indices)
+    for chosen in (split.subset(indices), split.subset(torch.arange(20)).subset(indices)):
+        assert torch.equal(chosen.images, right.images) and torch.equal(chosen.labels, right.labels)
+    images, places = split.at(indices)
+    assert torch.equal(images[places], right.images)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))])
+@pytest.mark.parametrize("place", PLACES)
+def test_it_is_copied_and_pickled(data, kept, place, again):
+    copied = again(kept(place))
+    assert torch.equal(copied.train.images, data.train.images) and torch.equal(copied.test.labels, data.test.labels)
+
+
+def test_a_read_that_the_system_breaks_off_is_gone_on_with(data, kept, monkeypatch):
+    split, preadv = kept("disk").train, os.preadv
+
+    def short(file, buffers, place):
+        return preadv(file, [buffers[0][:1000], *[buffers[0][1000:1500]] * (len(buffers) > 2)], place)
+
+    monkeypatch.setattr(os, "preadv", short)
+    assert torch.equal(split.images, data.train.images)
+    monkeypatch.setattr(os, "preadv", lambda *_: 0)
+    with pytest.raises(UserError, match="ends before its last image"):
+        split.read(np.arange(3))
+
+
+def test_an_interrupted_wait_for_a_batch_leaves_no_thread_at_work(data):
+    """After Ctrl-C the batch's thread is still waited for: it writes to memory that the next epoch reads into."""
+    going, began = threading.Event(), threading.Event()
+
+    class Slow(HostStore):
+        def read(self, rows, out):
+            began.set()
+            assert going.wait(10)
+            super().read(rows, out)
+
+    feed = Feed(KeptSplit(Slow(data.train.images), data.train.labels), 10)
+    feed.begin(torch.arange(100), [(0, 10)])
+    assert began.wait(10)
+    reading = feed._pending[0][1]
+    result, reading.result = reading.result, lambda: (_ for _ in ()).throw(KeyboardInterrupt)
+    with pytest.raises(KeyboardInterrupt):
+        feed.next()
+    reading.result = result
+    threading.Timer(0.05, going.set).start()
+    feed.end()
+    assert reading.done()
+
+
+def test_a_feed_takes_no_more_memory_than_the_images():
+    data = make_synthetic(12, 4).train
+    split = KeptSplit(HostStore(data.images), data.labels)
+    assert Feed(split, 10_000).images.shape[0] == 12
+    assert [len(images) for images, _ in Loader(split, 10_000, drop_last=False)] == [12]
+
+
+class _Counted(HostStore):
+    """Images in host memory that count how many are read."""
+
+    def __init__(self, images):
+        super().__init__(images)
+        self.reads = 0
+
+    def read(self, rows, out):
+        self.reads += len(rows)
+        super().read(rows, out)
+
+
+@pytest.mark.parametrize(("own", "fits"), [(nn.Flatten, 0), (lambda: PatchWhitening(channels=3), 100)])
+def test_images_are_read_before_the_first_step_for_a_whitening_alone(data, own, fits):
+    def model(classes):
+        return nn.Sequential(own(), nn.Flatten(), nn.LazyLinear(classes))
+
+    store = _Counted(data.train.images)
+    recipe = dataclasses.replace(BARE, epochs=1, batch_size=100)
+    train(recipe, dataclasses.replace(data, train=KeptSplit(store, data.train.labels)), model=model, device="cpu")
+    assert store.reads == fits + 100
+
+
+def test_a_split_without_labels_is_evaluated_once_at_the_end(data):
+    store = _Counted(data.test.images)
+    test = KeptSplit(store, torch.full_like(data.test.labels, -1))
+    recipe = dataclasses.replace(BARE, epochs=3, evaluate=EvaluateConfig(tta="none"))
+    run = Trainer(recipe, dataclasses.replace(data, test=test), "cpu").run()
+    assert store.reads == 20 and run.tta_logits.shape == (20, 10)
+    assert [row.test_accuracy for row in run.rows] == [None] * 3 and all(row.val_accuracy for row in run.rows)
+
+
+def test_a_warm_up_takes_two_batches_of_a_split_that_is_not_on_the_device(data, kept, monkeypatch):
+    """Of the shapes of a full batch and of the last one."""
+    recipe = dataclasses.replace(BARE, evaluate=EvaluateConfig(batch_size=7))
+    for each, count in ((data, 20), (kept("disk"), 13)):
+        trainer, seen = Trainer(dataclasses.replace(recipe, batch_size=4), each, "cpu"), []
+        monkeypatch.setattr("fastcifar.training.rehearse.evaluate", lambda _, split, how, seen=seen: seen.append(split))
+        warm_up_the_rest(trainer)
+        assert [len(split) for split in seen] == [count]
+
+
+def test_a_dataset_lies_where_it_is_asked_to(data, kept):
+    recipe = dataclasses.replace(BARE, epochs=1)
+    runs = [train(recipe, data, device="cpu", resident=place, holdout=20) for place in ("auto", "host")]
+    assert [run.record.resident for run in runs] == ["device", "host"]
+    assert_same(*runs)
+    disk = kept("disk")
+    runs = [train(recipe, disk, device="cpu", resident=place) for place in ("auto", "disk", "host", "device")]
+    assert [run.record.resident for run in runs] == ["disk", "disk", "host", "device"]
+    with pytest.raises(UserError, match="resident is disk, but synthetic is read into memory"):
+        train(recipe, data, device="cpu", resident="disk")

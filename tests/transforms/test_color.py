@@ -125,3 +125,17 @@ def test_the_chosen_images_lose_their_color_as_pils_do():
     for place, (one, image) in enumerate(zip(found, x, strict=True)):
         gray = pils(image, lambda each: each.convert("L").convert("RGB"))
         assert (one - gray).abs().max() <= 0.51 if place < len(x) / 2 else torch.equal(one, image)
+
+
+def test_the_operations_of_rand_augment_take_little_more_memory_than_one_alone():
+    """The greatest sum of what is allocated at once, in bytes of the batch; each image is read and written anyway."""
+    images = torch.randint(256, (4, 3, 64, 64), generator=torch.Generator().manual_seed(0)).float()
+    numbers = torch.rand(4, 8, generator=torch.Generator().manual_seed(1))
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
+        rand_augment_pixels(images, numbers, RandAugmentConfig(1, 9.0))
+    now = most = 0
+    for event in seen.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            most = max(most, now)
+    assert most < 8.5 * images.nbytes
