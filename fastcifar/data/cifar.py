@@ -118,7 +118,7 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
         if (place / archive.filename).is_file():
             return _kept(_read_archive, place / archive.filename, release)
     others = {name for name, entry in DATASETS.items() if entry.homes} - {release.name.partition(":")[0]}
-    found = sorted(path for path in place.glob("*.npz") if path.is_file() and path.stem not in others)
+    found = sorted(path for path in place.glob("[!.]*.npz") if path.is_file() and path.stem not in others)
     if len(found) > 1:
         found = [path for path in found if _npz_keys(path, release)] or found[:1]
     if len(found) > 1:

@@ -27,8 +27,18 @@ CIFAR10_MEAN = (125.31, 122.95, 113.87)
 CIFAR10_STD = (62.99, 62.09, 66.70)
 """Red, green, blue over the 50,000 training images, in 0..255 units, as Page rounds them (How to train your ResNet)."""
 
+MOST_CLASSES = 100_000
+"""Classes that the labels in a file or an array may make, where no names are given."""
 _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
+
+
+def numbered(last: int, where: str) -> tuple[str, ...]:
+    """Return names for the classes of labels up to `last`: their numbers, one at least. Raises UserError, with what is
+    called `where`, where these are beyond reason, before anything of their number is allocated."""
+    if last >= MOST_CLASSES:
+        raise UserError(f"{where} are up to {last}; allowed: up to {MOST_CLASSES - 1}")
+    return tuple(map(str, range(max(1, last + 1))))
 
 
 @dataclass(frozen=True, eq=False)

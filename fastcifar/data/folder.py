@@ -200,7 +200,9 @@ def _read_all(folder: Path, files: dict[str, list[_File]], side: int) -> dict[st
         with damage(str(where)), image.open(where, formats=tuple(FORMATS)) as picture:
             return pixels(picture, str(where), side)
 
-    first = read(names[0][2])
+    with warnings.catch_warnings():  # of many pixels: pixels() has a lower limit
+        warnings.simplefilter("ignore", image.DecompressionBombWarning)
+        first = read(names[0][2])
     need, free = len(names) * first.nbytes, free_memory()
     if free is not None and need > free:
         allowed = "fewer or smaller images, or an HDF5 file, which need not be in memory"
@@ -218,8 +220,10 @@ def _read_all(folder: Path, files: dict[str, list[_File]], side: int) -> dict[st
 
     pool = ThreadPoolExecutor(max(1, int(cores())))
     try:
-        for _ in pool.map(put, names):
-            pass
+        with warnings.catch_warnings():  # pixels() has a lower limit than that which Pillow warns of
+            warnings.simplefilter("ignore", image.DecompressionBombWarning)
+            for _ in pool.map(put, names):
+                pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return arrays

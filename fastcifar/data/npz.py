@@ -39,7 +39,7 @@ def load_npz(path: Path) -> Dataset:
         found["test"] = found.pop("val")
         source += ", its validation images being the test"
     if "test" not in found:
-        holds = f"holds {', '.join(sorted(present)[:9])}" if present else "is damaged, or no .npz"
+        holds = f"holds {', '.join(key[:40] for key in sorted(present)[:9])}" if present else "is damaged, or no .npz"
         raise UserError(f"{path} {holds}; allowed: one with {LAYOUT}")
     facts = {key: _facts(path, key) for key in ("mean", "std") if key in present}
     classes = _names(path) if "classes" in present else None
