@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch, read_fold
-from fastcifar.cli.robustness import Accuracies, Grid, archive_of, read_severities, select
+from fastcifar.cli.robustness import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
@@ -61,6 +61,8 @@ class Options(CommandOptions):
     ones. With --on and --corrupt the default is none, as of published results."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
     """Folder that holds the images; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    mirror: Annotated[str | None, arg(metavar="URL", help_behavior_hint="(default: $FASTCIFAR_MIRROR)")] = None
+    """Address to download from first: of an archive, or of a folder with one; http, https or file."""
     predictions: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
     """Write the logits of all test images and their labels, -1 where there is none, as predictions.npz of a run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -99,7 +101,10 @@ def asked(options: Options) -> tuple[Grid, bool]:
     grid = select(archive, options.corrupt, read_severities(options.severity or "1-5"))
     for name in ("severity", "seed"):
         if getattr(options, name) and not grid:
-            raise UserError(f"--{name} says how images are corrupted; allowed: with --corrupt")
+            allowed = corrupt_of(options.on, options.severity) or "with --corrupt"
+            raise UserError(f"--{name} says how images are corrupted; allowed: {allowed}")
+    if archive and options.seed:
+        raise UserError(f"--seed is given with --on {options.on}, which is corrupted already; allowed: without it")
     if grid and options.predictions is not None:
         raise UserError("--predictions is given for many corruptions; allowed: without --corrupt, and on one data set")
     if options.predictions is not None and not options.predictions.parent.is_dir():
@@ -147,7 +152,7 @@ class Saved:
 
         data = self.record.dataset
         held = 0 if data.fold else data.holdout
-        how = (self.device, held, None, "auto", data.resized)
+        how = (self.device, held, self.options.mirror, "auto", data.resized)
         dataset = load_dataset(data.name, self.options.data_dir, *how)
         dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
@@ -166,7 +171,7 @@ class Saved:
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
         folder = None if is_path(word) else self.options.data_dir
-        dataset = load_dataset(word, folder, self.device, 0, None, "auto", self.options.resize or 0)
+        dataset = load_dataset(word, folder, self.device, 0, self.options.mirror, "auto", self.options.resize or 0)
         if dataset.classes != data.classes:
             raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
         dataset = dataset if self.options.resize is None else dataset.resize(self.options.resize)

@@ -26,7 +26,7 @@ from fastcifar.data.arrays import labeled
 from fastcifar.data.cached_arrays import kept, kept_name
 from fastcifar.data.dataset import Dataset, channel_statistics
 from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
-from fastcifar.errors import Notice, UserError, brief
+from fastcifar.errors import Notice, Unequipped, UserError, brief
 from fastcifar.machine import cores, free_memory
 
 _VAL = ("val", "valid", "validation")
@@ -206,7 +206,7 @@ def _read_all(folder: Path, files: dict[str, list[_File]], side: int) -> dict[st
     need, free = len(names) * first.nbytes, free_memory()
     if free is not None and need > free:
         allowed = "fewer or smaller images, or an HDF5 file, which need not be in memory"
-        raise UserError(f"{folder}: its images take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {allowed}")
+        raise Unequipped(f"{folder}: its images take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {allowed}")
     arrays = {part: np.empty((len(found), *first.shape), dtype=np.uint8) for part, found in files.items()}
 
     def put(name: tuple[str, int, str]) -> None:

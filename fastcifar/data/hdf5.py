@@ -26,7 +26,7 @@ from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint, num
 from fastcifar.data.download import user_cache
 from fastcifar.data.kept import FlatFile, KeptSplit, runs_of
 from fastcifar.data.split import Split, pixels_of
-from fastcifar.errors import Notice, UserError
+from fastcifar.errors import Notice, Unequipped, UserError
 from fastcifar.output import user_path, write_whole
 from fastcifar.recipes.augmentation import by_channel
 
@@ -63,7 +63,7 @@ def load_hdf5(path: str | PathLike[str]) -> Dataset:
     try:
         import h5py
     except ModuleNotFoundError:
-        raise UserError(f"{path} needs h5py, which is not installed; allowed: pip install 'fastcifar[hdf5]'") from None
+        raise Unequipped(f"{path} needs h5py, which is not installed; allowed: pip install 'fastcifar[hdf5]'") from None
     try:
         if not path.is_file():
             raise UserError(f"there is no file {path}; allowed: an HDF5 file")

@@ -12,7 +12,7 @@ import torch
 from fastcifar.data.archives import npz_header, npz_keys, read_npz
 from fastcifar.data.arrays import Given, images_from, labeled
 from fastcifar.data.dataset import Dataset
-from fastcifar.errors import UserError, brief
+from fastcifar.errors import Unequipped, UserError, brief
 from fastcifar.machine import free_memory
 
 _KEYS = {
@@ -87,6 +87,6 @@ def _refuse_too_large(path: Path, keys: list[str]) -> None:
     need, free = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers), free_memory()
     if free is not None and need > free:
         allowed = "fewer images, or an HDF5 file, which need not be in memory"
-        raise UserError(
+        raise Unequipped(
             f"{path} holds {need / 1e9:.1f} GB of images, and {free / 1e9:.1f} GB are free; allowed: {allowed}"
         )

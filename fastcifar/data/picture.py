@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcifar.errors import UserError
+from fastcifar.errors import Unequipped, UserError
 
 FORMATS = {
     "PNG": (".png",),
@@ -31,7 +31,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise UserError("images are read by Pillow, which is not installed: pip install 'fastcifar[images]'") from None
+        raise Unequipped("images are read by Pillow, which is not installed: pip install 'fastcifar[images]'") from None
     return Image
 
 
