@@ -33,6 +33,15 @@ _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
 
 
+def given_colors(name: str, where: str, values: object) -> tuple[float, float, float]:
+    """Return the "mean" or "std" that a file or a user gives. Raises UserError, with `where`, for what no images of 0
+    to 255 have."""
+    found = by_channel(where, values, **({"above": 0} if name == "std" else {}))
+    if not all(0 <= each <= 255 for each in found):
+        raise UserError(f"{where} is {list(found)}; allowed: 0 to 255 units")
+    return found
+
+
 def numbered(last: int, where: str) -> tuple[str, ...]:
     """Return names for the classes of labels up to `last`: their numbers, one at least. Raises UserError, with what is
     called `where`, where these are beyond reason, before anything of their number is allocated."""

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from fastcifar.data.archives import damage
-from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint, numbered
+from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.data.download import user_cache
 from fastcifar.data.kept import FlatFile, KeptSplit, runs_of
 from fastcifar.data.split import Split, pixels_of
@@ -185,7 +185,7 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, tuple[float, ...]]:
     for name in ("mean", "std"):
         if (given := file.attrs.get(name)) is not None:
             where = f"the attribute {name} of {path}"
-            found[name] = by_channel(where, np.asarray(given).tolist())
+            found[name] = given_colors(name, where, np.asarray(given).tolist())
             if max(found[name]) <= 1:
                 raise UserError(f"{where} is {list(found[name])}; allowed: 0 to 255 units")
     return found

@@ -26,7 +26,7 @@ import torch
 
 from fastcifar.data.archives import damage
 from fastcifar.data.crc32c import crc32c
-from fastcifar.data.dataset import MOST_CLASSES, Dataset, Split, channel_statistics, fingerprint, numbered
+from fastcifar.data.dataset import MOST_CLASSES, Dataset, Split, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.data.example import decode, encode
 from fastcifar.errors import UserError
 from fastcifar.output import is_regular, open_at_once, read_json
@@ -150,6 +150,8 @@ def _facts(path: Path) -> dict[str, Any]:
     is_whole = is_whole and {"test"} <= {*images} <= {*SPLITS} and all(fits(each, int) for each in images.values())
     if not (is_whole and facts["image_shape"][2] == 3 and min(facts["image_shape"]) > 0):
         raise UserError(f"{path} is damaged; allowed: as fastcifar data convert wrote it")
+    for name in ("mean", "std"):
+        given_colors(name, f"{name} in {path}", facts[name])
     return facts
 
 

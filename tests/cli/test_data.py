@@ -242,3 +242,18 @@ def test_a_wrong_mirror_is_a_mistake_and_no_damage(tmp_path, monkeypatch, capsys
     monkeypatch.delenv("FASTCIFAR_DATA", raising=False)
     assert main(["data", "verify", "--mirror", "x"]) == 2
     assert "mirror is 'x'" in capsys.readouterr().err
+
+
+def test_info_says_what_images_are_normalized_with(given, capsys):
+    made = dataset(mean=(1, 2, 3), std=(4, 5, 6))
+    given(made)
+    assert main(["data", "info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("normalized with mean 1.00 2.00 3.00, standard deviation 4.00 5.00 6.00 of 255")
+    pixels = made.train.images.double().numpy()
+    mean = " ".join(f"{each:.2f}" for each in pixels.mean((0, 1, 2)))
+    std = " ".join(f"{each:.2f}" for each in pixels.std((0, 1, 2)))
+    assert lines[place + 1] == f"of the training images themselves, mean {mean}, standard deviation {std} of 255"
+    given(dataset())
+    assert main(["data", "info"]) == 0
+    assert "themselves" not in capsys.readouterr().out

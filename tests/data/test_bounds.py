@@ -1,5 +1,7 @@
 """Memory and lines that a small file may ask for are bounded, whichever loader reads it."""
 
+import dataclasses
+import json
 import resource
 import struct
 import warnings
@@ -12,6 +14,7 @@ from fastcifar.data import Dataset, load_dataset
 from fastcifar.data.example import encode
 from fastcifar.data.picture import pixels
 from fastcifar.data.tfrecord import _masked
+from fastcifar.data.write import convert
 from fastcifar.errors import UserError
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3), dtype=np.uint8)
@@ -106,3 +109,27 @@ def test_names_of_arrays_are_cut_in_an_error(tmp_path):
     np.savez(tmp_path / "a.npz", **{"a" * 30_000: IMAGES})
     with pytest.raises(UserError, match=f"a.npz holds {'a' * 40}; allowed"):
         load_dataset(str(tmp_path / "a.npz"))
+
+
+@pytest.mark.parametrize("write", ["npz", "hdf5", "tfrecord", "arrays"])
+@pytest.mark.parametrize(("name", "value"), [("mean", (-1, 3, 3)), ("mean", (1, 256, 3)), ("std", (1, 2, 1e9))])
+def test_colors_that_no_image_has_are_refused(tmp_path, write, name, value):
+    colors = {"mean": (120.0, 120.0, 120.0), "std": (60.0, 60.0, 60.0)}
+    path, labels = tmp_path / {"npz": "a.npz", "hdf5": "a.h5"}.get(write, "a"), np.arange(4)
+    if write == "arrays":
+        with pytest.raises(UserError, match=f"{name} is .*; allowed: 0 to 255 units"):
+            Dataset.from_arrays(IMAGES, labels, IMAGES, labels, **{**colors, name: value})
+        return
+    made = Dataset.from_arrays(IMAGES, labels, IMAGES, labels, **colors)
+    convert(dataclasses.replace(made, **colors), path, write)
+    if write == "npz":
+        arrays = {**np.load(path), name: np.array(value)}
+        np.savez(path, **arrays)
+    elif write == "hdf5":
+        with pytest.importorskip("h5py").File(path, "a") as file:
+            file.attrs[name] = value
+    else:
+        facts = json.loads((path / "dataset.json").read_text())
+        (path / "dataset.json").write_text(json.dumps({**facts, name: list(map(float, value))}))
+    with pytest.raises(UserError, match="allowed: 0 to 255 units"):
+        load_dataset(str(path))
