@@ -1,5 +1,6 @@
 """SVHN, MNIST, Fashion-MNIST, CIFAR-10.1 and CIFAR-10-C, small, in the official formats."""
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -16,6 +17,7 @@ from fastcifar.data import Augment, DownloadError, Loader, cifar_tests, digits, 
 from fastcifar.data.anew import READ_ANEW
 from fastcifar.data.homes import homes_of
 from fastcifar.errors import DamagedData, UserError
+from fastcifar.output import claimed
 from tests.data.conftest import make_files
 
 LOADERS = {
@@ -272,3 +274,14 @@ def test_a_damaged_download_says_how_to_have_it_again(small, monkeypatch, tmp_pa
     with pytest.raises(DamagedData) as caught:
         load(small, tmp_path / "elsewhere")
     assert "remove" not in str(caught.value)
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_download_does_not_wait_for_one_of_another_set(small, monkeypatch, tmp_path):
+    homes = homes_of(small.published.files, [f"{small.folder.as_uri()}/"], None)
+    monkeypatch.setattr("fastcifar.data.files.homes_of", lambda *_: homes)
+    cache = tmp_path / "xdg-cache" / "fastcifar"
+    locks = [".download.lock", ".cifar-10-batches-bin.download.lock", "svhn/.download.lock"]
+    with contextlib.ExitStack() as stack:
+        assert all(stack.enter_context(claimed(cache / lock)) for lock in locks)
+        assert_same(load(small), small)
