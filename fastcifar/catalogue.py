@@ -9,6 +9,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastcifar.errors import UserError, brief, did_you_mean
@@ -49,6 +50,9 @@ class DatasetEntry:
     """Names of its folders and files, those of each form that it is published in: where all of one are, the set is."""
     folders: tuple[str, ...] = ()
     """Names of folders in a folder of data that may hold the files; they may lie in that itself."""
+    look: str = ""
+    """Of a set that is read by its variants alone, the place of a function that reads all of them and says what is
+    found: see `fastcifar.data.cifar_tests:look_at_cifar10_c`."""
     extra: str = ""
     """What to install beside fastcifar to read it, a key of `EXTRAS`."""
 
@@ -65,6 +69,16 @@ CORRUPTIONS = (
 EXTRA_CORRUPTIONS = ("speckle-noise", "gaussian-blur", "spatter", "saturate")
 """Its further ones, which the paper keeps for choices while a method is made."""
 SEVERITIES = (1, 2, 3, 4, 5)
+
+
+def places_of(name: str, place: Path) -> list[Path]:
+    """Return the folders in `place` that may hold the files of a set, and `place` itself, unless it is called as
+    another set whose files have the same names."""
+    entry = DATASETS[name]
+    twins = [other for _, other in DATASETS.items() if other is not entry and other.files == entry.files]
+    here, names = place.absolute().parts, [Path(folder).parts for other in twins for folder in other.folders]
+    is_a_twins = any(here[-len(parts) :] == parts for parts in names)
+    return [*(place / folder for folder in entry.folders), *[place] * (not is_a_twins)]
 
 
 def _forms(text: str) -> tuple[tuple[str, ...], ...]:
@@ -90,6 +104,7 @@ DATASETS.add(
         files=_forms(
             "cifar-10-batches-bin cifar-10-batches-py cifar-10-binary.tar.gz cifar-10-python.tar.gz cifar10.npz"
         ),
+        folders=("cifar10",),
     ),
 )
 DATASETS.add(
@@ -109,6 +124,7 @@ DATASETS.add(
         variants={"coarse": 20},
         images=(50_000, 10_000),
         files=_forms("cifar-100-binary cifar-100-python cifar-100-binary.tar.gz cifar-100-python.tar.gz cifar100.npz"),
+        folders=("cifar100",),
     ),
 )
 DATASETS.add(
@@ -183,6 +199,7 @@ DATASETS.add(
         images=(0, 10_000),
         files=_forms("CIFAR-10-C.tar fog.npy+labels.npy"),
         folders=("cifar10-c", "CIFAR-10-C", "cifar10-c/CIFAR-10-C"),
+        look="fastcifar.data.cifar_tests:look_at_cifar10_c",
     ),
 )
 DATASETS.add(

@@ -21,6 +21,14 @@ class UserError(ValueError):
         return one_line(super().__str__())
 
 
+class DamagedData(UserError):
+    """Files of a data set whose contents are not as they are to be."""
+
+
+class Unequipped(UserError):
+    """A data set that cannot be read on this machine for want of a package or of memory."""
+
+
 class NonFiniteLoss(ArithmeticError):
     """Training met a NaN or infinite loss. The message names the step and the likely cause. The command line exits with
     3."""

@@ -17,7 +17,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import ImageOptions, Switch, describe_images
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
-from fastcifar.output import user_path
+from fastcifar.output import PARTIAL, user_path
 
 _PROG = "fastcifar data convert"
 _ENDINGS = {"npz": (".npz",), "hdf5": (".h5", ".hdf5")}
@@ -71,7 +71,8 @@ def _checked(options: Options) -> tuple[Path, str]:
         raise UserError(
             f"OUT is {out}, a {'folder' if endings else 'file'}; allowed: a {'file' if endings else 'folder'}"
         )
-    if not options.force and (any(out.iterdir()) if out.is_dir() else os.path.lexists(out)):
+    held = [path for path in out.iterdir() if not path.name.startswith(PARTIAL)] if out.is_dir() else []
+    if not options.force and (held or (os.path.lexists(out) and not out.is_dir())):
         raise UserError(f"{out} exists; allowed: another name, or --force, which replaces it")
     if form == "hdf5" and importlib.util.find_spec("h5py") is None:
         raise UserError("--to hdf5 needs h5py, which is not installed; allowed: pip install 'fastcifar[hdf5]'")

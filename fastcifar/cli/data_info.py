@@ -41,6 +41,7 @@ def main(args: Sequence[str]) -> int:
     first = next(split for split in splits if len(split)).first(_FIRST)[:_FIRST]
     facts = {
         **describe(dataset),
+        "normalized_with": {"mean": list(dataset.mean), "std": list(dataset.std)},
         "unlabeled": {name: _unlabeled(getattr(dataset, name)) for name in ("train", "test", "val")},
         "grey": bool((first == first[..., :1]).all()),
         "bytes": sum(split.nbytes + split.labels.nbytes for split in splits),
@@ -59,11 +60,16 @@ def _text(facts: dict[str, Any]) -> str:
     held = [f"{size:,} {name}" for name, size in sizes.items() if size or name != "validation"]
     unlabeled = [f"{count:,} of {name}" for name, count in facts["unlabeled"].items() if count]
     colors = f"grey, as far as the first {_FIRST:,} images show" if facts["grey"] else "red green blue"
+    given, measured = (
+        f"mean {_numbers(each['mean'])}, standard deviation {_numbers(each['std'])} of 255"
+        for each in (facts["normalized_with"], facts)
+    )
     lines = [
         f"{shown(short_name(facts['name']))}: {shown(facts['source'])}",
         f"{', '.join(held[:-1])} and {held[-1]} images, {height} x {width}, {colors}",
         *([f"without a label: {', '.join(unlabeled)}"] if unlabeled else []),
-        f"mean {_numbers(facts['mean'])}, standard deviation {_numbers(facts['std'])} of 255",
+        f"normalized with {given}",
+        *([f"of the training images themselves, {measured}"] if given != measured else []),
         f"{facts['bytes'] / 1e6:,.1f} MB of images and labels, in the memory of the device that they are loaded to",
         f"sha256 {facts['sha256']}",
         *([f"verified by {facts['verified']}"] if facts["verified"] else []),

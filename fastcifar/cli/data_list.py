@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import DATASETS, EXTRAS
+from fastcifar.catalogue import DATASETS, EXTRAS, places_of
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.escape import shown
@@ -80,7 +80,7 @@ def _path(name: str, place: Path) -> Path | None:
     entry = DATASETS[name]
     if (place.name,) in entry.files and place.exists():
         return place
-    for folder in (place, *(place / folder for folder in entry.folders)):
+    for folder in places_of(name, place):
         for form in entry.files:
             if all((folder / file).exists() for file in form):
                 return folder / form[0] if len(form) == 1 else folder

@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg
 from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Resident, Switch, read_fold
-from fastcifar.cli.robustness import Accuracies, Grid, archive_of, read_severities, select
+from fastcifar.cli.robustness import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
@@ -64,6 +64,8 @@ class Options(CommandOptions):
     resident: Resident = "auto"
     """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
     read; auto: the first that has room for them and a quarter more."""
+    mirror: Annotated[str | None, arg(metavar="URL", help_behavior_hint="(default: $FASTCIFAR_MIRROR)")] = None
+    """Address to download from first: of an archive, or of a folder with one; http, https or file."""
     predictions: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
     """Write the logits of all test images and their labels, -1 where there is none, as predictions.npz of a run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -102,7 +104,10 @@ def asked(options: Options) -> tuple[Grid, bool]:
     grid = select(archive, options.corrupt, read_severities(options.severity or "1-5"))
     for name in ("severity", "seed"):
         if getattr(options, name) and not grid:
-            raise UserError(f"--{name} says how images are corrupted; allowed: with --corrupt")
+            allowed = corrupt_of(options.on, options.severity) or "with --corrupt"
+            raise UserError(f"--{name} says how images are corrupted; allowed: {allowed}")
+    if archive and options.seed:
+        raise UserError(f"--seed is given with --on {options.on}, which is corrupted already; allowed: without it")
     if grid and options.predictions is not None:
         raise UserError("--predictions is given for many corruptions; allowed: without --corrupt, and on one data set")
     if options.predictions is not None and not options.predictions.parent.is_dir():
@@ -149,7 +154,7 @@ class Saved:
         from fastcifar.data import load_dataset
 
         data = self.record.dataset
-        dataset = load_dataset(data.name, self.options.data_dir, "cpu", 0, None, None, data.resized)
+        dataset = load_dataset(data.name, self.options.data_dir, "cpu", 0, self.options.mirror, None, data.resized)
         dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
         dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
@@ -177,7 +182,7 @@ class Saved:
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
         folder = None if is_path(word) else self.options.data_dir
-        dataset = load_dataset(word, folder, "cpu", 0, None, None, self.options.resize or 0)
+        dataset = load_dataset(word, folder, "cpu", 0, self.options.mirror, None, self.options.resize or 0)
         if dataset.classes != data.classes:
             raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
         side = self.options.resize

@@ -11,7 +11,7 @@ from tyro.conf import arg
 
 from fastcifar.catalogue import DEFAULT_DATASET, find
 from fastcifar.cli.arguments import parse_with_recipe
-from fastcifar.cli.options import RecipeOptions, Switch
+from fastcifar.cli.options import RecipeOptions, Switch, with_coarse
 from fastcifar.errors import UserError
 from fastcifar.recipes import label
 from fastcifar.recipes.augmentation import MOST_SIDE
@@ -37,6 +37,8 @@ class Options(RecipeOptions):
     """Memory bandwidths in GB/s: one for all rates, or one for each."""
     dataset: str = DEFAULT_DATASET
     """The data set, whose classes are counted."""
+    coarse: Switch = False
+    """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
     train_images: Annotated[int, arg(metavar="N")] = setting(50_000, at_least=1)
     """Training images."""
     test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)
@@ -56,10 +58,11 @@ def main(args: Sequence[str]) -> int:
     from fastcifar.costs.flops import count_recipe, describe
     from fastcifar.data import load_dataset
 
-    entry, variant = find(options.dataset)
+    word = with_coarse(options.dataset) if options.coarse else options.dataset
+    entry, variant = find(word)
     classes, side = entry.variants.get(variant, entry.classes), options.side or entry.side
     if not classes:  # of a path, by reading it
-        dataset = load_dataset(options.dataset)
+        dataset = load_dataset(word)
         classes, side = len(dataset.classes), options.side or dataset.train.side
     count = count_recipe(options.settings, options.train_images, options.test_images, classes, side)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))

@@ -41,6 +41,13 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def with_coarse(dataset: str) -> str:
+    """Return what --coarse makes of the word in --dataset. Raises UserError for other sets than CIFAR-100."""
+    if dataset not in ("cifar100", "cifar100:coarse"):
+        raise UserError(f"--coarse is given with --dataset {brief(dataset)}; allowed: with cifar100")
+    return "cifar100:coarse"
+
+
 @dataclass(frozen=True)
 class CommandOptions(Checked):
     """Options of every command that reads a recipe, a run or a data set."""
@@ -88,9 +95,7 @@ class DataOptions(CommandOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.coarse:
-            if self.dataset not in ("cifar100", "cifar100:coarse"):
-                raise UserError(f"--coarse is given with --dataset {brief(self.dataset)}; allowed: with cifar100")
-            object.__setattr__(self, "dataset", "cifar100:coarse")
+            object.__setattr__(self, "dataset", with_coarse(self.dataset))
             object.__setattr__(self, "coarse", False)  # two spellings of the same options
 
 

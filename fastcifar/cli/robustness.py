@@ -45,6 +45,16 @@ def archive_of(word: str | None) -> Grid:
     return found
 
 
+def corrupt_of(word: str | None, severity: str | None) -> str:
+    """Return the options that name what the word of one variant of an archive does (`cifar10-c:fog-3`), at another
+    severity perhaps; empty for other words."""
+    name, _, variant = (word or "").partition(":")
+    if word is None or not find(word)[1] or not archive_of(name):
+        return ""
+    corruption, _, level = variant.rpartition("-")
+    return f"--on {name} --corrupt {corruption} --severity {severity or level}"
+
+
 def select(archive: Grid, corruptions: str | None, severities: Sequence[int]) -> Grid:
     """Return what is asked for: of an archive all of it, unless `corruptions` says which; else what is made here."""
     if corruptions is None:

@@ -23,7 +23,8 @@ def corrupt(images: torch.Tensor, name: str, severity: int = 1, seed: int = 0) -
     images: uint8 `[N, side, side, 3]`, as in a `Split`, or floating ones from 0 to 1, which are rounded to 8 bits.
     name: a corruption, such as "fog"; `fastcifar/corruptions/__init__.py` lists them with their parameters.
     severity: 1, the mildest, to 5.
-    seed: of the random choices, which each image has its own of; they are others on a GPU than on a CPU.
+    seed: of the random choices, which each image has its own of; they are others on a GPU than on a CPU,
+        and what an image gets depends on its place and on how many images are given with it.
 
     Raises UserError for other images, an unknown corruption, and one that needs a package that is not installed.
     """

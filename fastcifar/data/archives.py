@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcifar.errors import UserError
+from fastcifar.errors import DamagedData, UserError
 
 _PIECE = 1 << 20
 """Bytes that are read at once."""
@@ -37,17 +37,19 @@ _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 @contextlib.contextmanager
 def damage(name: str) -> Iterator[None]:
-    """Raise UserError, that `name` is damaged, for whatever the readers of a file raise while the block runs, but for
+    """Raise DamagedData, that `name` is damaged, for whatever the readers of a file raise while the block runs, but for
     errors of the system."""
     try:
         yield
-    except UserError:
+    except UserError as error:
+        if type(error) is UserError:
+            raise DamagedData(str(error)) from error
         raise
     except Exception as error:  # a damaged file can raise almost anything
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{name} is damaged: {reason}") from error
+        raise DamagedData(f"{name} is damaged: {reason}") from error
 
 
 def read_tar_gz(path: Path, most: int) -> Iterator[tuple[str, int, io.BufferedReader]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from fastcifar.data.dataset import Dataset, Split, channel_statistics, fingerprint
+from fastcifar.data.dataset import Dataset, Split, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.errors import UserError, brief
 from fastcifar.recipes.augmentation import by_channel
 
@@ -75,10 +75,11 @@ def measured(
         if side != sides:
             raise UserError(f"the images of {called[part]} are {side} pixels; allowed: {sides}, as of {called[first]}")
     if classes is None:
-        classes = [str(label) for label in range(1 + max(0, *(split.label_range[1] for split in splits.values())))]
+        largest = max(splits, key=lambda part: splits[part].label_range[1])
+        classes = numbered(splits[largest].label_range[1], f"the labels of {called[largest]}")
     colors = channel_statistics(splits[first].images) if mean is None or std is None else (mean, std)
-    mean = by_channel("mean", colors[0] if mean is None else mean)
-    std = by_channel("std", colors[1] if std is None else std, above=0)
+    mean = by_channel("mean", colors[0]) if mean is None else given_colors("mean", "mean", mean)
+    std = by_channel("std", colors[1], above=0) if std is None else given_colors("std", "std", std)
     test, val = splits["test"], splits.get("val")
     train = splits.get("train", Split(test.images[:0], test.labels[:0]))
     sha256 = fingerprint(*(split for split in (train, test, val) if split is not None))

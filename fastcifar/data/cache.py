@@ -23,6 +23,7 @@ SUMS = "SHA256SUMS"
 """The file of the checksums of a folder's files, as sha256sum of coreutils writes and reads it."""
 _MADE = "# made from the official {archive}; sha256 of the images and labels: {sha256}\n"
 """Its first line, a comment to sha256sum."""
+_LOCK = ".download.lock"
 _LOOK_SECONDS = 0.1
 
 
@@ -43,7 +44,8 @@ def install(
     """
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with _alone(cache, homes[0].url, limits):
+        name = min(home.archive.folder for home in homes)  # sets are downloaded beside each other
+        with _alone(cache, cache / f".{name}{_LOCK}", homes[0].url, limits):
             if any((cache / home.archive.folder).is_dir() for home in homes):
                 return
             part, archive = fetch(homes, cache, limits)
@@ -69,7 +71,7 @@ def install_files(homes: Sequence[Home], folder: Path, limits: Limits = LIMITS) 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder.parent, homes[0].url, limits):
+        with _alone(folder, folder / _LOCK, homes[0].url, limits):
             for archive in dict.fromkeys(home.archive for home in homes):
                 if not (folder / archive.filename).is_file():
                     part, _ = fetch([home for home in homes if home.archive == archive], folder, limits)
@@ -106,10 +108,10 @@ def _write(path: Path, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path, url: str, limits: Limits) -> Iterator[None]:
+def _alone(cache: Path, lock: Path, url: str, limits: Limits) -> Iterator[None]:
     """Let one process at a time into the block; the others say once that they wait. Raises DownloadError where the one
     in there makes no progress, and where `cache` cannot be written to."""
-    lock, told, seen, since = cache / ".download.lock", False, None, time.monotonic()
+    told, seen, since = False, None, time.monotonic()
     while True:
         with contextlib.ExitStack() as stack:
             try:

@@ -30,14 +30,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastcifar.catalogue import DATASETS
+from fastcifar.catalogue import DATASETS, places_of
 from fastcifar.data.archives import damage, npz_keys, read_npz, read_tar_gz
 from fastcifar.data.cache import install, is_verified
 from fastcifar.data.converted import converted
 from fastcifar.data.dataset import Dataset, Split, fingerprint
 from fastcifar.data.homes import homes_of
 from fastcifar.data.pickled import read_pickle
-from fastcifar.data.places import find_data, reading
+from fastcifar.data.places import contents, find_data, reading
 from fastcifar.data.releases import CIFAR10, CIFAR100, CIFAR100_COARSE, Archive, Release
 from fastcifar.errors import UserError
 
@@ -69,7 +69,9 @@ def load_release(
 
     with reading(homes[0].url):
         read = find_data(lambda place: _reader(place, release), fill, release.title, looked_for, data_dir, cache)
-        return _verified(read(), release)
+        dataset = read()
+        with contents(Path(dataset.source)):
+            return _verified(dataset, release)
 
 
 load_cifar10 = partial(load_release, CIFAR10)
@@ -107,8 +109,13 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
         if place.name.endswith((".tar.gz", ".tgz")):
             return _kept(_read_archive, place, release)
         raise UserError(f"{place} is a file of no known kind; allowed: a folder, a .tar.gz or an .npz")
-    if not place.is_dir():
-        return None
+    name = release.name.partition(":")[0]
+    found = (_reader_of(folder, release) for folder in places_of(name, place) if folder.is_dir())
+    return next((read for read in found if read), None)
+
+
+def _reader_of(place: Path, release: Release) -> Callable[[], Dataset] | None:
+    """Do as `_reader` for a folder."""
     for archive in release.archives:
         if place.name == archive.folder or any((place / name).is_file() for name in archive.batches):
             return _unpacked_reader(place, archive, release)
@@ -118,7 +125,7 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
         if (place / archive.filename).is_file():
             return _kept(_read_archive, place / archive.filename, release)
     others = {name for name, entry in DATASETS.items() if entry.homes} - {release.name.partition(":")[0]}
-    found = sorted(path for path in place.glob("*.npz") if path.is_file() and path.stem not in others)
+    found = sorted(path for path in place.glob("[!.]*.npz") if path.is_file() and path.stem not in others)
     if len(found) > 1:
         found = [path for path in found if _npz_keys(path, release)] or found[:1]
     if len(found) > 1:
@@ -129,11 +136,16 @@ def _reader(place: Path, release: Release) -> Callable[[], Dataset] | None:
 def _unpacked_reader(folder: Path, archive: Archive, release: Release) -> Callable[[], Dataset]:
     read, paths = partial(_read_folder, folder, archive, release), [folder / name for name in archive.batches]
     is_slow = archive is release.python and all(path.is_file() for path in paths)
-    return partial(converted, release.name, paths, read) if is_slow else read
+    return partial(_checked, folder, partial(converted, release.name, paths, read) if is_slow else read)
 
 
 def _kept(read: Callable[[Path, Release], Dataset], path: Path, release: Release) -> Callable[[], Dataset]:
-    return partial(converted, release.name, [path], partial(read, path, release))
+    return partial(_checked, path, partial(converted, release.name, [path], partial(read, path, release)))
+
+
+def _checked(path: Path, read: Callable[[], Dataset]) -> Dataset:
+    with contents(path):
+        return read()
 
 
 def _read_folder(folder: Path, archive: Archive, release: Release) -> Dataset:

@@ -15,14 +15,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
+from fastcifar.catalogue import CORRUPTIONS, EXTRA_CORRUPTIONS
+from fastcifar.data.anew import READ_ANEW
 from fastcifar.data.archives import damage, read_npy, read_tar
 from fastcifar.data.dataset import Dataset, Split, fingerprint
-from fastcifar.data.files import find_files, verified
-from fastcifar.data.places import reading
+from fastcifar.data.files import find_files, is_official, verified
+from fastcifar.data.places import contents, reading
 from fastcifar.data.releases import CIFAR10_1, CIFAR10_C, Published
 from fastcifar.errors import UserError
 
 _SEVERITIES = 5
+_LABELS = "labels.npy"
 _ROOM = 1 << 20
 
 
@@ -41,7 +44,7 @@ def load_cifar10_1(
     published = published or CIFAR10_1[variant]
     paths = find_files(published, data_dir, mirror)
     count = published.records[-1]
-    with reading(published.homes[0]), contextlib.ExitStack() as stack:
+    with reading(published.homes[0]), contents(paths[0].parent), contextlib.ExitStack() as stack:
         how = verified(paths, published.files)
         files = [(stack.enter_context(path.open("rb")), path.stat().st_size, str(path)) for path in paths]
         images = _images(*files[0], count)
@@ -66,20 +69,66 @@ def load_cifar10_c(
         name = published.name
         raise UserError(f"{name} is 19 corruptions at 5 severities; allowed: one of them, as in {name}:fog-3")
     corruption, _, severity = variant.rpartition("-")
-    names = [f"{corruption.replace('-', '_')}.npy", "labels.npy"]
+    names = [f"{corruption.replace('-', '_')}.npy", _LABELS]
     paths = find_files(published, data_dir, mirror, [names])
     count = published.records[-1]
     rows = slice((int(severity) - 1) * count, int(severity) * count)
-    with reading(published.homes[0]):
-        found: dict[str, np.ndarray] = {}
+    with reading(published.homes[0]), contents(paths[0].parent):
+        how, found = _how(paths, published), {}
         with damage(str(paths[0])):
             for name, size, where, file in _unpacked(paths) if len(paths) > 1 else _packed(paths[0], names, published):
                 read = _images if name == names[0] else _labels
                 found[name] = read(file, size, where, _SEVERITIES * count, rows)
-    if lacking := [name for name in names if name not in found]:
-        raise UserError(f"{paths[0]} lacks {' and '.join(lacking)}")
-    # The hash of the whole archive was verified when it was downloaded; to do so again takes seconds.
-    return _dataset(found[names[0]], found[names[1]], published, str(paths[0].parent), "sizes and labels only")
+        if lacking := [name for name in names if name not in found]:
+            raise UserError(f"{paths[0]} lacks {' and '.join(lacking)}")
+    return _dataset(found[names[0]], found[names[1]], published, str(paths[0].parent), how)
+
+
+def look_at_cifar10_c(
+    data_dir: str | PathLike[str] | None = None, mirror: str | None = None, published: Published = CIFAR10_C
+) -> tuple[str, str, list[str], list[str]]:
+    """Read all of CIFAR-10-C, and return where it is, how it was verified, and which corruptions it has and lacks.
+
+    Raises UserError for bad input or damaged data, and DownloadError if a download fails.
+    """
+    names = {f"{each.replace('-', '_')}.npy": each for each in CORRUPTIONS + EXTRA_CORRUPTIONS}
+    paths = find_files(published, data_dir, mirror, [[name, _LABELS] for name in names])
+    count, seen = _SEVERITIES * published.records[-1], set()
+    with reading(published.homes[0]), contents(paths[0].parent):
+        how = _how(paths, published)
+        if len(paths) > 1:
+            here = [paths[0].parent / name for name in (*names, _LABELS)]
+            files = _unpacked([path for path in here if path.is_file()])
+        else:
+            files = _packed(paths[0], (*names, _LABELS), published)
+        with damage(str(paths[0])):
+            for name, size, where, file in files:
+                seen.add(name)
+                if name != _LABELS:
+                    _images(file, size, where, count)
+                    continue
+                labels = _labels(file, size, where, count).reshape(_SEVERITIES, -1)
+                if (labels != labels[0]).any():
+                    raise UserError(f"{where} has other labels at one severity than at another; allowed: the same")
+        if _LABELS not in seen:
+            raise UserError(f"{paths[0]} lacks {_LABELS}")
+    found, lacking = ([each for name, each in names.items() if (name in seen) == there] for there in (True, False))
+    return str(paths[0].parent), how, found, lacking
+
+
+def _how(paths: Sequence[Path], published: Published) -> str:
+    """Return how the archive, or the files that were unpacked from it, are verified. Its hash was verified when it was
+    downloaded; to do so again takes seconds. Raises UserError for one of the official size with another hash."""
+    path, file, how = paths[0], published.files[0], "sizes and labels only"
+    if len(paths) > 1:
+        return how
+    if not READ_ANEW.get():
+        return f"{how}; its hash was not looked at, as data verify does"
+    if is_official(path, file):
+        return "md5 of the official archive"
+    if path.stat().st_size == file.size:
+        raise UserError(f"{path} is damaged: its md5 is not the published one, {file.md5}; allowed: the official file")
+    return f"{how}: it is not the official archive"
 
 
 _File = tuple[str, int, str, io.BufferedReader]

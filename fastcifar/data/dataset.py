@@ -27,8 +27,27 @@ CIFAR10_MEAN = (125.31, 122.95, 113.87)
 CIFAR10_STD = (62.99, 62.09, 66.70)
 """Red, green, blue over the 50,000 training images, in 0..255 units, as Page rounds them (How to train your ResNet)."""
 
+MOST_CLASSES = 100_000
+"""Classes that the labels in a file or an array may make, where no names are given."""
 _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
+
+
+def given_colors(name: str, where: str, values: object) -> tuple[float, float, float]:
+    """Return the "mean" or "std" that a file or a user gives. Raises UserError, with `where`, for what no images of 0
+    to 255 have."""
+    found = by_channel(where, values, **({"above": 0} if name == "std" else {}))
+    if not all(0 <= each <= 255 for each in found):
+        raise UserError(f"{where} is {list(found)}; allowed: 0 to 255 units")
+    return found
+
+
+def numbered(last: int, where: str) -> tuple[str, ...]:
+    """Return names for the classes of labels up to `last`: their numbers, one at least. Raises UserError, with what is
+    called `where`, where these are beyond reason, before anything of their number is allocated."""
+    if last >= MOST_CLASSES:
+        raise UserError(f"{where} are up to {last}; allowed: up to {MOST_CLASSES - 1}")
+    return tuple(map(str, range(max(1, last + 1))))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from fastcifar.data.dataset import Dataset, Split, fingerprint
 from fastcifar.data.files import find_files, verified
 from fastcifar.data.idx import read_idx
 from fastcifar.data.mat import read_mat
-from fastcifar.data.places import reading
+from fastcifar.data.places import contents, reading
 from fastcifar.data.releases import FASHION_MNIST, MNIST, SVHN, SVHN_EXTRA, Published
 from fastcifar.errors import UserError
 
@@ -42,7 +42,7 @@ def load_svhn(
     """
     published = published or (SVHN_EXTRA if variant else SVHN)
     paths = find_files(published, data_dir, mirror)
-    with reading(published.homes[0]):
+    with reading(published.homes[0]), contents(paths[0].parent):
         return converted(published.name, paths, partial(_read_svhn, paths, published))
 
 
@@ -70,7 +70,7 @@ def _load_idx(published: Published, data_dir: str | PathLike[str] | None = None,
     """
     unpacked = [file.filename.removesuffix(".gz") for file in published.files]
     paths = find_files(published, data_dir, mirror, [unpacked])
-    with reading(published.homes[0]):
+    with reading(published.homes[0]), contents(paths[0].parent):
         return converted(published.name, paths, partial(_read_idx_files, paths, published))
 
 

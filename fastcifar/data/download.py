@@ -23,7 +23,7 @@ class DownloadError(UserError):
         self.url, self.reason = url, reason
 
     def __str__(self) -> str:
-        allowed = "--data-dir with a folder or archive, --mirror with another address, or --dataset synthetic"
+        allowed = "--data-dir with a folder or archive, or --mirror with another address"
         return f"cannot download {self.url}: {self.reason}; allowed: {allowed}"
 
 

@@ -27,6 +27,7 @@ from fastcifar.errors import Notice
 
 _REDIRECTS = 10
 _CHUNK = 1 << 18
+_HASHED = 1 << 24
 _PAGE = "sends a web page in place of the archive (perhaps the login page of this network)"
 
 
@@ -343,9 +344,10 @@ def _wrong_hash(path: Path, archive: Pinned) -> str | None:
     """Return what is wrong with the hashes of a file, or None."""
     digests = {"md5": hashlib.md5(usedforsecurity=False), "sha256": hashlib.sha256()}
     with path.open("rb", buffering=0) as file:
-        while chunk := file.read(1 << 20):
+        while chunk := file.read(_HASHED):
             for digest in digests.values():
                 digest.update(chunk)
+            path.touch()  # processes that wait see that something is done
     for name, digest in digests.items():
         expected = getattr(archive, name)
         if expected and digest.hexdigest() != expected:

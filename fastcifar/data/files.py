@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 
+from fastcifar.catalogue import places_of
 from fastcifar.data.cache import install_files
 from fastcifar.data.fetch import Pinned
 from fastcifar.data.homes import homes_of
@@ -39,7 +40,7 @@ def find_files(
         if place.is_file():
             return [place] if [place.name] in forms else None
         for form in forms:
-            for folder in (place, *(place / name for name in published.folders)):
+            for folder in places_of(published.name.partition(":")[0], place):
                 found = [folder / name for name in form]
                 if all(path.is_file() for path in found):
                     return found

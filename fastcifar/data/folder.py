@@ -26,7 +26,7 @@ from fastcifar.data.arrays import labeled
 from fastcifar.data.converted import converted
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
-from fastcifar.errors import Notice, UserError, brief
+from fastcifar.errors import Notice, Unequipped, UserError, brief
 from fastcifar.machine import cores, free_memory
 
 _VAL = ("val", "valid", "validation")
@@ -194,11 +194,13 @@ def _read_all(folder: Path, files: dict[str, _Files], side: int) -> dict[str, np
         with damage(str(where)), image.open(where, formats=tuple(FORMATS)) as picture:
             return pixels(picture, str(where), side)
 
-    first = read(names[0][2])
+    with warnings.catch_warnings():  # of many pixels: pixels() has a lower limit
+        warnings.simplefilter("ignore", image.DecompressionBombWarning)
+        first = read(names[0][2])
     need, free = len(names) * first.nbytes, free_memory()
     if free is not None and need > free:
         allowed = "fewer or smaller images, or an HDF5 file, which need not be in memory"
-        raise UserError(f"{folder}: its images take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {allowed}")
+        raise Unequipped(f"{folder}: its images take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free; {allowed}")
     arrays = {part: np.empty((len(found), *first.shape), dtype=np.uint8) for part, found in files.items()}
 
     def put(name: tuple[str, int, str]) -> None:
@@ -212,8 +214,10 @@ def _read_all(folder: Path, files: dict[str, _Files], side: int) -> dict[str, np
 
     pool = ThreadPoolExecutor(max(1, int(cores())))
     try:
-        for _ in pool.map(put, names):
-            pass
+        with warnings.catch_warnings():  # pixels() has a lower limit than that which Pillow warns of
+            warnings.simplefilter("ignore", image.DecompressionBombWarning)
+            for _ in pool.map(put, names):
+                pass
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return arrays

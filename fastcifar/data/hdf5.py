@@ -22,11 +22,11 @@ import numpy as np
 import torch
 
 from fastcifar.data.archives import damage
-from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint
+from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.data.download import user_cache
 from fastcifar.data.kept import FlatFile, KeptSplit, runs_of
 from fastcifar.data.split import Split, pixels_of
-from fastcifar.errors import Notice, UserError
+from fastcifar.errors import Notice, Unequipped, UserError
 from fastcifar.output import user_path, write_whole
 from fastcifar.recipes.augmentation import by_channel
 
@@ -40,7 +40,10 @@ _WHOLE = 4 << 30
 _PER_BYTE = 1100
 """Bytes that a byte of a compressed file may come to: deflate's most is 1,032."""
 _SAMPLED = "a hash of its labels and of evenly spaced images, 4 GiB of them"
-_MOST_CLASSES = 100_000
+_MOST_NAMES = 100_000
+"""Of classes, that a file may give."""
+_LARGEST_CHUNK = 256 << 20
+"""Bytes that a chunk may have, and as many as its array: it is unpacked whole, however little of it is used."""
 _MOST_CHARACTERS = 1000
 """Of a class's name."""
 
@@ -60,7 +63,7 @@ def load_hdf5(path: str | PathLike[str]) -> Dataset:
     try:
         import h5py
     except ModuleNotFoundError:
-        raise UserError(f"{path} needs h5py, which is not installed; allowed: pip install 'fastcifar[hdf5]'") from None
+        raise Unequipped(f"{path} needs h5py, which is not installed; allowed: pip install 'fastcifar[hdf5]'") from None
     try:
         if not path.is_file():
             raise UserError(f"there is no file {path}; allowed: an HDF5 file")
@@ -83,7 +86,7 @@ def _read(file: h5py.File, path: Path) -> Dataset:
             sides = f"{pixels_of(split)} pixels; allowed: {shape[0]} x {shape[1]}, as the others"
             raise UserError(f"images-{part} in {path} are of {sides}")
     labels = max(split.label_range[1] for split in splits.values())
-    classes = _class_names(file, path) or _numbers(labels, path)
+    classes = _class_names(file, path) or numbered(labels, f"the labels in {path}")
     source = str(path) if "test" in splits else f"{path}, val as the test set"
     train = splits.get("train") or Split(torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     test = splits.get("test") or splits["val"]
@@ -137,6 +140,10 @@ def _own(file: h5py.File, name: str, path: Path) -> h5py.Dataset:
     found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
     if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external or found.shape is None:
         raise UserError(f"{name} in {path} is no array of this file; allowed: an array, no link and no group")
+    chunk, size = (math.prod(shape) * found.dtype.itemsize for shape in (found.chunks or (), found.shape))
+    if found.chunks and chunk > max(size, _LARGEST_CHUNK):
+        said = f"has chunks of {chunk:,} bytes, for {size:,} in all"
+        raise UserError(f"{name} in {path} {said}; allowed: up to {_LARGEST_CHUNK:,}, or as many as the array")
     return found
 
 
@@ -160,8 +167,8 @@ def _class_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     for name in ("classes", "label_names"):
         if found is None and name in file:
             array = _own(file, name, path)
-            if math.prod(array.shape) > _MOST_CLASSES:
-                raise UserError(f"{name} in {path} is {list(array.shape)}; allowed: up to {_MOST_CLASSES:,} names")
+            if math.prod(array.shape) > _MOST_NAMES:
+                raise UserError(f"{name} in {path} is {list(array.shape)}; allowed: up to {_MOST_NAMES:,} names")
             found = array[()]
     if found is None:
         return ()
@@ -172,19 +179,13 @@ def _class_names(file: h5py.File, path: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _numbers(last: int, path: Path) -> tuple[str, ...]:
-    if last >= _MOST_CLASSES:
-        raise UserError(f"the labels in {path} are up to {last}; allowed: up to {_MOST_CLASSES - 1}")
-    return tuple(map(str, range(last + 1))) or ("0",)
-
-
 def _attributes(file: h5py.File, path: Path) -> dict[str, tuple[float, ...]]:
     """Return the mean and std that the file says."""
     found = {}
     for name in ("mean", "std"):
         if (given := file.attrs.get(name)) is not None:
             where = f"the attribute {name} of {path}"
-            found[name] = by_channel(where, np.asarray(given).tolist())
+            found[name] = given_colors(name, where, np.asarray(given).tolist())
             if max(found[name]) <= 1:
                 raise UserError(f"{where} is {list(found[name])}; allowed: 0 to 255 units")
     return found

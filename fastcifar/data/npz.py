@@ -14,7 +14,7 @@ from fastcifar.data.archives import npz_header, npz_keys, read_npz
 from fastcifar.data.arrays import Given, images_from, labeled
 from fastcifar.data.converted import converted
 from fastcifar.data.dataset import Dataset
-from fastcifar.errors import UserError, brief
+from fastcifar.errors import Unequipped, UserError, brief
 from fastcifar.machine import free_memory
 
 _KEYS = {
@@ -43,7 +43,7 @@ def load_npz(path: Path) -> Dataset:
         found["test"] = found.pop("val")
         source += ", its validation images being the test"
     if "test" not in found:
-        holds = f"holds {', '.join(sorted(present)[:9])}" if present else "is damaged, or no .npz"
+        holds = f"holds {', '.join(key[:40] for key in sorted(present)[:9])}" if present else "is damaged, or no .npz"
         raise UserError(f"{path} {holds}; allowed: one with {LAYOUT}")
     shapes, dtypes = zip(*(npz_header(path, keys[0]) for keys in found.values()), strict=True)
     as_in_memory = {*dtypes} == {np.dtype(np.uint8)} and sum(map(math.prod, shapes)) <= path.stat().st_size
@@ -99,6 +99,6 @@ def _refuse_too_large(path: Path, keys: list[str]) -> None:
     need, free = sum(math.prod(shape) * dtype.itemsize for shape, dtype in headers), free_memory()
     if free is not None and need > free:
         allowed = "fewer images, or an HDF5 file, which need not be in memory"
-        raise UserError(
+        raise Unequipped(
             f"{path} holds {need / 1e9:.1f} GB of images, and {free / 1e9:.1f} GB are free; allowed: {allowed}"
         )

@@ -11,6 +11,7 @@ from fastcifar.catalogue import FILES, FORMS
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.folder import is_folder_of_images, load_folder
 from fastcifar.data.npz import load_npz
+from fastcifar.data.places import contents
 from fastcifar.data.releases import CIFAR10, CIFAR100
 from fastcifar.errors import UserError
 
@@ -24,7 +25,9 @@ def load_own(data_dir: Path, resize: int = 0) -> Dataset:
     Raises UserError for anything else, and for what is damaged.
     """
     try:
-        return _reader(data_dir, resize)()
+        read = _reader(data_dir, resize)
+        with contents(data_dir):
+            return read()
     except OSError as error:
         raise UserError(f"cannot read {error.filename or data_dir}: {error.strerror or error}") from error
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcifar.errors import UserError
+from fastcifar.errors import Unequipped, UserError
 
 FORMATS = {
     "PNG": (".png",),
@@ -31,7 +31,7 @@ def pillow() -> Any:
     try:
         from PIL import Image
     except ImportError:
-        raise UserError("images are read by Pillow, which is not installed: pip install 'fastcifar[images]'") from None
+        raise Unequipped("images are read by Pillow, which is not installed: pip install 'fastcifar[images]'") from None
     return Image
 
 
@@ -57,8 +57,14 @@ def pixels(picture: Any, name: str, side: int = 0) -> np.ndarray:
     picture = picture.convert("RGB")
     if side and picture.size != (side, side):
         shorter = min(width, height)
-        width, height = side * width // shorter, side * height // shorter
-        left, top = round((width - side) / 2), round((height - side) / 2)
-        picture = picture.resize((width, height), pillow().Resampling.BILINEAR)
-        picture = picture.crop((left, top, left + side, top + side))
+        sizes = side * width // shorter, side * height // shorter
+        starts = [round((size - side) / 2) for size in sizes]
+        if sizes[0] * sizes[1] <= _LARGEST:
+            picture = picture.resize(sizes, pillow().Resampling.BILINEAR)
+            picture = picture.crop((*starts, *(start + side for start in starts)))
+        else:  # a thin one, 1 x 400,000, would grow to gigabytes; the same, but for the rounding of some values
+            edges = [[place * shorter / side for place in (start, start + side)] for start in starts]
+            (left, right), (top, bottom) = edges
+            box = (left, top, min(right, width), min(bottom, height))
+            picture = picture.resize((side, side), pillow().Resampling.BILINEAR, box=box)
     return np.asarray(picture)

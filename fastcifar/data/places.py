@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from fastcifar.data.download import DownloadError, user_cache
-from fastcifar.errors import UserError
+from fastcifar.errors import DamagedData, UserError
 from fastcifar.output import user_path
 
 _Found = TypeVar("_Found")
@@ -46,6 +46,22 @@ def find_data(
         found = look(cache)
         assert found is not None  # it was installed, or that failed
     return found
+
+
+@contextlib.contextmanager
+def contents(folder: Path) -> Iterator[None]:
+    """Raise DamagedData for what is refused of the files in `folder` while the block reads them. Of files that were
+    downloaded it says how to have them again."""
+    try:
+        yield
+    except UserError as error:
+        if type(error) not in (UserError, DamagedData):
+            raise
+        again, text = "", str(error)
+        with contextlib.suppress(ModuleNotFoundError, UserError):
+            if user_cache() in folder.parents and "download it again" not in text:
+                again = f"; remove {folder} to download it again"
+        raise DamagedData(f"{text}{again}") from error
 
 
 @contextlib.contextmanager

@@ -27,7 +27,7 @@ import torch
 from fastcifar.data.archives import damage
 from fastcifar.data.converted import converted
 from fastcifar.data.crc32c import crc32c
-from fastcifar.data.dataset import Dataset, Split, channel_statistics, fingerprint
+from fastcifar.data.dataset import MOST_CLASSES, Dataset, Split, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.data.example import decode, encode
 from fastcifar.errors import UserError
 from fastcifar.output import is_regular, open_at_once, read_json
@@ -42,8 +42,6 @@ _AT_ONCE = 1 << 24
 """Bytes of records that are written, or read, at once."""
 _LARGEST = 1 << 27
 """Bytes that a record may have: an image of 6,500 x 6,500 pixels."""
-_CLASSES = 1 << 16
-"""Labels are below this."""
 _MASK = 0xA282EAD8
 _FRAME = 16
 """Bytes of a record beside its Example."""
@@ -112,7 +110,8 @@ def _read(path: Path, folder: Path, files: dict[str, Path], facts: dict[str, Any
     if facts:
         how, classes, mean, std = f"{how} and the sha256 in {FACTS}", facts["classes"], facts["mean"], facts["std"]
     else:
-        classes = tuple(map(str, range(1 + max(split.label_range[1] for split in read.values()))))
+        last = max(split.label_range[1] for split in read.values())
+        classes = numbered(last, f"the labels in {folder}")
         mean, std = channel_statistics(read.get("train", test).images)
     return Dataset(str(path), train, test, classes, mean, std, sha256, str(folder), val=val, verified=how)
 
@@ -135,8 +134,8 @@ def read_records(path: Path, shape: tuple[int, int, int] | None = None) -> Split
             for record in records:
                 with damage(f"{path}: record {done} (from 0)"):
                     image, label = decode(record, images.shape[-1])
-                    if not -1 <= label < _CLASSES:
-                        raise ValueError(f"its label is {label}; allowed: -1 to {_CLASSES - 1:,}")
+                    if not -1 <= label < MOST_CLASSES:
+                        raise ValueError(f"its label is {label}; allowed: -1 to {MOST_CLASSES - 1:,}")
                 labels[done] = label
                 if not done:
                     shape = shape or _square(len(image))
@@ -160,6 +159,8 @@ def _facts(path: Path) -> dict[str, Any]:
     is_whole = is_whole and {"test"} <= {*images} <= {*SPLITS} and all(fits(each, int) for each in images.values())
     if not (is_whole and facts["image_shape"][2] == 3 and min(facts["image_shape"]) > 0):
         raise UserError(f"{path} is damaged; allowed: as fastcifar data convert wrote it")
+    for name in ("mean", "std"):
+        given_colors(name, f"{name} in {path}", facts[name])
     return facts
 
 

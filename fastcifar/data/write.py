@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator
-from functools import partial
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,16 @@ import torch
 from fastcifar.data.dataset import Dataset, Split
 from fastcifar.data.load import load_dataset
 from fastcifar.data.tfrecord import ENDING, FACTS, SPLITS, facts_of, read_records, write_records
-from fastcifar.errors import UserError
-from fastcifar.output import made, read_json, write_all, write_whole
+from fastcifar.errors import UserError, brief
+from fastcifar.output import PARTIAL, claimed, made, read_json
 
 _AT_ONCE = 1 << 26
 """Bytes of images that are written, or compared, at once."""
 _MOST_CLASSES = 4_000
 """Names that an attribute of an HDF5 file may hold: it has room for 64 KiB, 16 bytes a name."""
+_OLD = ".replaced-"
+"""The beginning of a folder's name while another takes its place."""
+_LOCK = ".lock"
 _ROOM = 1 << 20
 """Bytes of files beside those of images and labels."""
 
@@ -44,16 +49,84 @@ def convert(dataset: Dataset, out: Path, form: str) -> int:
             f"{out} needs {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free in {there}; allowed: less"
         )
     if form == "tfrecord":
-        return _write_folder(dataset, splits, out)
-    write = {"npz": _write_npz, "hdf5": _write_hdf5}[form]
-
-    def checked(path: Path) -> None:
-        write(dataset, splits, path)
-        found = load_dataset(str(path))
-        _compare(dataset, found, out)
-
-    write_whole(out, checked)
+        strange = [path.name for path in out.iterdir() if not _is_ours(path.name)] if out.is_dir() else []
+        if strange:
+            allowed = "an empty folder, or one with nothing but a set that was written there"
+            raise UserError(f"{out} holds {brief(min(strange), 60)}; allowed: {allowed}")
+        with _beside(out) as path:
+            _write_folder(dataset, splits, path)
+        return sum(each.stat().st_size for each in out.iterdir())
+    with _beside(out) as path:
+        {"npz": _write_npz, "hdf5": _write_hdf5}[form](dataset, splits, path)
+        _compare(dataset, load_dataset(str(path)), out)
     return out.stat().st_size
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file in a folder of records is one of those that are written there."""
+    return name in {FACTS, *(f"{split}{ENDING}" for split in SPLITS)} or name.startswith(PARTIAL)
+
+
+@contextlib.contextmanager
+def _beside(out: Path) -> Iterator[Path]:
+    """Give a path beside `out` to write a file or a folder to; at the end put it in the place of `out`, with its
+    permissions. Where the block fails, `out` stays as it was. What conversions that were killed left in the folder of
+    `out` is removed.
+
+    Raises UserError where that cannot be done, or another process writes to `out`.
+    """
+    said, out = out, out.resolve()  # what a link leads to is replaced
+    part, old = out.with_name(f"{PARTIAL}{out.name}"), out.with_name(f"{_OLD}{out.name}")
+    try:
+        with made(out.parent), claimed(_lock(part)) as is_ours:
+            if not is_ours:
+                raise UserError(f"another process writes to {said}; allowed: to wait until it is done")
+            if old.exists() and not out.exists():  # a process was killed between the two renames below
+                old.rename(out)
+            for leftover in (part, old):
+                _remove(leftover)
+            _remove_leftovers(out.parent)
+            try:
+                yield part
+                for path in part.iterdir() if part.is_dir() else (part,):
+                    with path.open("rb+") as file:
+                        os.fsync(file.fileno())
+                if out.exists():
+                    part.chmod(stat.S_IMODE(out.stat().st_mode))
+                if part.is_dir() and out.exists():
+                    out.rename(old)
+                try:
+                    part.replace(out)
+                except OSError:
+                    if old.exists():
+                        old.rename(out)
+                    raise
+                _remove(old)
+            finally:
+                _remove(part)
+    except OSError as error:
+        raise UserError(f"cannot write {said}: {error.strerror or error}") from None
+    except UserError as error:  # of reading it back
+        text = str(error).replace(str(_lock(part)), str(said))
+        raise UserError(text.replace(str(part), str(said))) from None
+
+
+def _lock(part: Path) -> Path:
+    return part.with_name(f"{part.name}{_LOCK}")
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed were writing: what has a lock that nobody holds."""
+    for lock in folder.glob(f"{PARTIAL}*{_LOCK}"):
+        with contextlib.suppress(UserError), claimed(lock) as is_free:
+            if is_free:
+                _remove(lock.with_name(lock.name.removesuffix(_LOCK)))
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or a folder with all in it, if it is there."""
+    with contextlib.suppress(OSError):  # a folder that became read-only meanwhile
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def _splits(dataset: Dataset) -> dict[str, Split]:
@@ -126,7 +199,7 @@ def _fill_hdf5(dataset: Dataset, splits: dict[str, Split], output: _Output, path
         file.attrs["mean"], file.attrs["std"] = dataset.mean, dataset.std
 
 
-def _write_folder(dataset: Dataset, splits: dict[str, Split], out: Path) -> int:
+def _write_folder(dataset: Dataset, splits: dict[str, Split], out: Path) -> None:
     facts = facts_of(dataset)
 
     def write_split(split: Split, path: Path) -> None:
@@ -138,13 +211,10 @@ def _write_folder(dataset: Dataset, splits: dict[str, Split], out: Path) -> int:
         if read_json(path) != facts:
             raise UserError(f"{path} reads as other facts than were written; allowed: names that JSON can hold")
 
-    writes: dict[str, str | Callable[[Path], object]]
-    writes = {f"{name}{ENDING}": partial(write_split, split) for name, split in splits.items()}
-    with made(out):
-        write_all(out, {**writes, FACTS: write_facts})
-    for name in set(SPLITS) - set(splits):  # of what was there before
-        (out / f"{name}{ENDING}").unlink(missing_ok=True)
-    return sum((out / name).stat().st_size for name in (*writes, FACTS))
+    out.mkdir()
+    for name, split in splits.items():
+        write_split(split, out / f"{name}{ENDING}")
+    write_facts(out / FACTS)
 
 
 def _compare(dataset: Dataset, found: Dataset, out: Path) -> None:

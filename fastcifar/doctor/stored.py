@@ -50,13 +50,14 @@ _ELSEWHERE = {"cache": "XDG_CACHE_HOME=DIR, or --data-dir DIR", "temporary files
 def data(name: str, data_dir: Path | None, mirror: str | None = None) -> Finding:
     """Load the data set, which checks it and the mirror's address; nothing is downloaded."""
     dataset, where = imported("fastcifar.data", "torch"), data_dir
-    entry = find(name)[0]
+    entry, variant = find(name)
+    word = f"{name}:{next(iter(entry.variants))}" if entry.look and not variant else name
     if data_dir is None and not os.environ.get(_DATA) and entry.homes:
         where = imported(
             "fastcifar.data.download", "torch"
         ).user_cache()  # a folder that is named is read, and never filled
     try:
-        loaded = dataset.load_dataset(name, where, "cpu", mirror=mirror)
+        loaded = dataset.load_dataset(word, where, "cpu", mirror=mirror)
     except UserError as error:
         if str(error).startswith(("mirror ", f"${_MIRROR} ")):
             return fail(f"{error}", f"--mirror or {_MIRROR}: such an address; or neither")

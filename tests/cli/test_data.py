@@ -12,7 +12,7 @@ import fastcifar.data
 from fastcifar.catalogue import DATASETS, DatasetEntry
 from fastcifar.cli import main
 from fastcifar.data import Dataset, DownloadError
-from fastcifar.errors import UserError
+from fastcifar.errors import DamagedData, UserError
 
 RANDOM = np.random.default_rng(11)
 
@@ -188,7 +188,8 @@ def test_verify_finds_nothing_in_a_sound_set(given, capsys):
 @pytest.mark.parametrize(
     ("error", "status"),
     [
-        (UserError("a is damaged: it ends too early"), 1),
+        (DamagedData("a is damaged: it ends too early"), 1),
+        (UserError("mirror is 'x'; allowed: an address"), 2),
         (UserError("data_dir a holds no CIFAR-10; looked for b"), 2),
         (UserError("reading a needs h5py; allowed: pip install 'fastcifar[hdf5]'"), 2),
         (DownloadError("http://a", "no network"), 2),
@@ -230,3 +231,30 @@ def test_verify_reads_files_again_whose_images_are_kept(tmp_path, monkeypatch, c
     capsys.readouterr()
     assert main(words) == 1
     assert capsys.readouterr().out.startswith(f"{tmp_path}/set: not read\nwrong files   {path}")
+
+
+def test_verify_refuses_all_sets_together_with_one(capsys):
+    assert main(["data", "verify", "--all", "--dataset", "svhn"]) == 2
+    assert "--all is given with --dataset 'svhn'; allowed: one of them" in capsys.readouterr().err
+
+
+def test_a_wrong_mirror_is_a_mistake_and_no_damage(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("FASTCIFAR_DATA", raising=False)
+    assert main(["data", "verify", "--mirror", "x"]) == 2
+    assert "mirror is 'x'" in capsys.readouterr().err
+
+
+def test_info_says_what_images_are_normalized_with(given, capsys):
+    made = dataset(mean=(1, 2, 3), std=(4, 5, 6))
+    given(made)
+    assert main(["data", "info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = lines.index("normalized with mean 1.00 2.00 3.00, standard deviation 4.00 5.00 6.00 of 255")
+    pixels = made.train.images.double().numpy()
+    mean = " ".join(f"{each:.2f}" for each in pixels.mean((0, 1, 2)))
+    std = " ".join(f"{each:.2f}" for each in pixels.std((0, 1, 2)))
+    assert lines[place + 1] == f"of the training images themselves, mean {mean}, standard deviation {std} of 255"
+    given(dataset())
+    assert main(["data", "info"]) == 0
+    assert "themselves" not in capsys.readouterr().out

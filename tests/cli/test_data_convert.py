@@ -16,6 +16,7 @@ from fastcifar.cli import main
 from fastcifar.data import load_dataset
 from fastcifar.data.dataset import fingerprint
 from fastcifar.data.tfrecord import read_records
+from fastcifar.output import claimed
 from tests.cli.test_data import dataset, images
 
 HDF5 = pytest.mark.skipif(
@@ -168,7 +169,7 @@ def test_many_classes_and_names_that_hdf5_has_not(given, capsys):
     assert load_dataset("./out.h5").classes == made.classes
     for name in ("a\0b", "\udc80"):
         assert given(dataset(classes=["a", "b", name]), "hdf5", "--force") == 2
-        assert "cannot write the classes' names" in capsys.readouterr().err
+        assert "cannot write the classes' names to out.h5: " in capsys.readouterr().err
     assert load_dataset("./out.h5").classes == made.classes
 
 
@@ -192,3 +193,46 @@ def test_what_is_of_another_kind_is_not_replaced(tmp_path, monkeypatch, capsys, 
     Path("b.npz/inside").mkdir(parents=True)
     assert main(["data", "convert", "--to", *words.split()]) == 2
     assert said in capsys.readouterr().err
+
+
+@each_form
+def test_what_a_killed_conversion_left_is_no_obstacle_and_is_removed(given, form):
+    Path("out").mkdir()
+    Path("out/.partial-x.tfrecord").touch()  # as older versions left them
+    for name in (f".partial-{FORMS[form]}", ".partial-other.npz", ".partial-other.npz.lock", ".partial-mine"):
+        Path(name).touch()
+    made = dataset()
+    assert given(made, form) == 0
+    assert load_dataset(f"./{FORMS[form]}").sha256 == made.sha256
+    assert {*os.listdir()} == {"out", FORMS[form], ".partial-mine"}  # which has no lock: of something else
+    if form == "tfrecord":  # killed between the two renames
+        Path("out").rename(".replaced-out")
+        assert given(dataset(), form) == 0 and {*os.listdir()} == {"out", ".partial-mine"}
+
+
+def test_two_conversions_do_not_write_to_one_file(given, capsys):
+    with claimed(Path(".partial-out.npz.lock")):
+        assert given(dataset(), "npz") == 2
+    assert "another process writes to out.npz; allowed: to wait until it is done" in capsys.readouterr().err
+
+
+def test_a_folder_with_other_files_is_not_replaced(given, capsys):
+    Path("out").mkdir()
+    Path("out/letter.txt").touch()
+    assert given(dataset(), "tfrecord", "--force") == 2
+    assert "out holds 'letter.txt'; allowed: an empty folder, or one with nothing but" in capsys.readouterr().err
+    assert os.listdir("out") == ["letter.txt"]
+
+
+@each_form
+def test_permissions_and_links_stay(given, form):
+    name = FORMS[form]
+    assert given(dataset(), form) == 0
+    Path("there").mkdir()
+    Path(name).rename(f"there/{name}")
+    Path(f"there/{name}").chmod(0o750)
+    Path(name).symlink_to(f"there/{name}")
+    made = dataset()
+    assert given(made, form, "--force") == 0
+    assert Path(name).is_symlink() and Path(f"there/{name}").stat().st_mode & 0o777 == 0o750
+    assert load_dataset(f"./{name}").sha256 == made.sha256

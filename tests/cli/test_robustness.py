@@ -233,6 +233,8 @@ REFUSED = {
     "--corrupt fog --severity 4-2": "--severity is '4-2'",
     "--severity 3": "--severity says how images are corrupted; allowed: with --corrupt",
     "--seed 1": "--seed says how images are corrupted; allowed: with --corrupt",
+    "--on archive --seed 1": "--seed is given with --on archive, which is corrupted already; allowed: without it",
+    "--on archive:fog-3 --severity 2": "allowed: --on archive --corrupt fog --severity 2",
     "--resize 32": "--resize is 32; allowed: with --on",
     "--predictions out.txt": "--predictions is .*out.txt.*; allowed: a file whose name ends in .npz",
     "--predictions nowhere/out.npz": "--predictions is nowhere/out.npz; allowed: a file in a folder that is there",

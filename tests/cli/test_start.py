@@ -111,6 +111,7 @@ REFUSALS = {
     "recipes show a --plugin nowhere": NO_PLUGIN,
     "train --dataset imagenet": f"unknown data set 'imagenet'; allowed: {', '.join(DATASETS)}, or a path",
     "train --coarse": "--coarse is given with --dataset 'cifar10'; allowed: with cifar100",
+    "flops --coarse": "--coarse is given with --dataset 'cifar10'; allowed: with cifar100",
     "data info --coarse --dataset svhn": "--coarse is given with --dataset 'svhn'; allowed: with cifar100",
     "train --dataset cifar10.1": NO_TRAINING,
     "ablate --dataset cifar10.1": NO_TRAINING,

@@ -371,3 +371,13 @@ def test_the_real_data_holds_out_equally_many_of_each_class(release, label, name
     assert torch.bincount(dataset.test.labels).tolist() == [5_000 // classes] * classes
     assert torch.bincount(dataset.train.labels).tolist() == [45_000 // classes] * classes
     assert dataset.classes[label] == name and real(release).train.labels[0] == label
+
+
+def test_a_folder_for_all_sets_and_leftovers_of_a_conversion(small, tmp_path):
+    below = tmp_path / "all" / small.release.name
+    below.mkdir(parents=True)
+    np.savez(below / "mine.npz", images=small.images, labels=small.labels)
+    (below / ".partial-mine.npz").write_bytes((below / "mine.npz").read_bytes())  # a killed conversion's
+    for place in (below, tmp_path / "all"):
+        found = load_release(small.release, place)
+        assert found.source == str(below / "mine.npz") and np.array_equal(found.test.images, small.images[100:])

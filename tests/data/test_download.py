@@ -58,13 +58,16 @@ def cache(tmp_path):
     return tmp_path / "deep" / "cache"
 
 
+LOCK = ".cifar-10-batches-bin.download.lock"
+
+
 def failed(small, cache, message):
     with pytest.raises(DownloadError, match=message) as caught:
         load_release(small.release, None, cache)
     line = str(caught.value)
     assert isinstance(caught.value, UserError) and "\n" not in line
     assert line.startswith(f"cannot download {small.release.homes[0]}: ")
-    assert "--data-dir" in line and "--dataset synthetic" in line
+    assert "--data-dir" in line and "--mirror" in line
 
 
 def held(cache):
@@ -217,8 +220,8 @@ def test_a_download_with_another_hash_is_refused_and_leaves_nothing(small, serve
 def test_a_cache_that_cannot_be_written_is_refused(small, server, tmp_path, cache):
     (tmp_path / "file").write_text("")
     failed(small, tmp_path / "file" / "cache", "cannot write to .*cache: ")
-    (cache / ".download.lock").mkdir(parents=True)
-    failed(small, cache, r"cannot write .*/\.download\.lock: ")
+    (cache / LOCK).mkdir(parents=True)
+    failed(small, cache, r"cannot write .*/\.cifar-10.*\.download\.lock: ")
 
 
 @pytest.mark.parametrize("name", ["platformdirs", "rich.console"])
@@ -317,7 +320,7 @@ def test_a_process_that_waits_says_so_and_takes_over_from_one_that_was_killed(sm
     assert [str(each.message) for each in caught] == [f"waiting for another process, which downloads to {cache}"]
     os.kill(holder.pid, signal.SIGKILL)
     holder.join()
-    assert (cache / ".download.lock").is_file()  # a stale one
+    assert (cache / LOCK).is_file()  # a stale one
     server.answer, size = published, part.stat().st_size
     load_release(small.release, None, cache)
     assert server.asked == [None, f"bytes={size}-"] and held(cache) == ["cifar-10-batches-bin"]
@@ -339,7 +342,7 @@ def test_an_unpacking_that_is_killed_leaves_nothing_that_is_taken_for_data(small
         until(lambda: list(cache.glob("*/data_batch_1.bin")))
     holder.kill()
     holder.join()
-    assert held(cache) == [".download.lock", "cifar-10-batches-bin.part", *PARTS]
+    assert held(cache) == [LOCK, "cifar-10-batches-bin.part", *PARTS]
     dataset = load_release(small.release, None, cache)
     assert np.array_equal(dataset.train.images, small.images[:100])
     assert len(server.asked) == 1 and held(cache) == ["cifar-10-batches-bin"]  # the archive was there

@@ -1,5 +1,6 @@
 """SVHN, MNIST, Fashion-MNIST, CIFAR-10.1 and CIFAR-10-C, small, in the official formats."""
 
+import contextlib
 import gzip
 import os
 import shutil
@@ -11,10 +12,12 @@ import pytest
 import scipy.io
 import torch
 
-from fastcifar.catalogue import CORRUPTIONS, DATASETS, EXTRA_CORRUPTIONS, SEVERITIES, find
+from fastcifar.catalogue import CORRUPTIONS, DATASETS, EXTRA_CORRUPTIONS, SEVERITIES, find, places_of
 from fastcifar.data import Augment, DownloadError, Loader, cifar_tests, digits, load_dataset, places, releases
+from fastcifar.data.anew import READ_ANEW
 from fastcifar.data.homes import homes_of
-from fastcifar.errors import UserError
+from fastcifar.errors import DamagedData, UserError
+from fastcifar.output import claimed
 from tests.data.conftest import make_files
 
 LOADERS = {
@@ -62,7 +65,7 @@ def test_a_set_is_read_from_its_folder_and_from_one_above_it(small, tmp_path):
     assert dataset.verified == {
         "cifar10.1": "sha256 of the official files",
         "cifar10.1:v4": "sha256 of the official files",
-        "cifar10-c": "sizes and labels only",
+        "cifar10-c": "sizes and labels only; its hash was not looked at, as data verify does",
     }.get(small.published.name, "md5 of the official files")
     for name in small.published.folders:
         above = tmp_path / f"above-{name.replace('/', '-')}"
@@ -214,3 +217,72 @@ def test_a_set_is_found_where_one_folder_holds_all(tmp_path, monkeypatch):
     for small in made:
         assert_same(load(small), small)
     assert os.listdir(tmp_path / "svhn") and not (tmp_path / "converted").exists()
+
+
+@pytest.mark.parametrize("small", ["cifar10-c"], indirect=True)
+def test_all_of_cifar10_c_is_looked_at(small, monkeypatch):
+    def look(place):
+        return cifar_tests.look_at_cifar10_c(place, None, small.published)
+
+    packed, unpacked = small.folder / "CIFAR-10-C.tar", small.folder / "CIFAR-10-C"
+    there = ["gaussian-noise", "brightness"]
+    others = [name for name in CORRUPTIONS + EXTRA_CORRUPTIONS if name not in there]
+    assert look(unpacked) == (str(unpacked), "sizes and labels only", there, others)
+    token = READ_ANEW.set(True)
+    try:
+        assert look(packed) == (str(small.folder), "md5 of the official archive", there, others)
+        assert load(small, packed).verified == "md5 of the official archive"
+        content = bytearray(packed.read_bytes())
+        content[content.find(b"\x93NUMPY") + 5_000] ^= 1
+        packed.write_bytes(content)
+        for read in (look, lambda place: load(small, place)):
+            with pytest.raises(DamagedData, match=r"CIFAR-10-C\.tar is damaged: its md5 is not the published one"):
+                read(packed)
+    finally:
+        READ_ANEW.reset(token)
+    labels = np.load(unpacked / "labels.npy")
+    labels[-1] = (labels[-1] + 1) % 10
+    np.save(unpacked / "labels.npy", labels)
+    with pytest.raises(DamagedData, match="has other labels at one severity than at another"):
+        look(unpacked)
+    (unpacked / "brightness.npy").write_bytes(b"")
+    with pytest.raises(DamagedData, match=r"brightness\.npy is damaged"):
+        look(unpacked)
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_folder_called_as_another_set_is_not_taken_for_it(small, tmp_path):
+    all_sets = tmp_path / "all"
+    for name in ("mnist", "MNIST/raw"):
+        shutil.copytree(small.folder, all_sets / name)
+        assert places_of("fashion-mnist", all_sets / name)[-1] != all_sets / name
+        assert load(small, all_sets / name).source == str(all_sets / name)
+    for path in small.paths:  # in the folder itself, another set's: its own folder is read first
+        (all_sets / path.name).touch()
+    assert load(small, all_sets).source == str(all_sets / "mnist")
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_damaged_download_says_how_to_have_it_again(small, monkeypatch, tmp_path):
+    homes = homes_of(small.published.files, [f"{small.folder.as_uri()}/"], None)
+    monkeypatch.setattr("fastcifar.data.files.homes_of", lambda *_: homes)
+    folder = tmp_path / "xdg-cache" / "fastcifar" / "mnist"
+    load(small)
+    (folder / small.paths[0].name).write_bytes(b"\x1f\x8b")
+    with pytest.raises(DamagedData, match=f"; remove {folder} to download it again$"):
+        load(small)
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    with pytest.raises(DamagedData) as caught:
+        load(small, tmp_path / "elsewhere")
+    assert "remove" not in str(caught.value)
+
+
+@pytest.mark.parametrize("small", ["mnist"], indirect=True)
+def test_a_download_does_not_wait_for_one_of_another_set(small, monkeypatch, tmp_path):
+    homes = homes_of(small.published.files, [f"{small.folder.as_uri()}/"], None)
+    monkeypatch.setattr("fastcifar.data.files.homes_of", lambda *_: homes)
+    cache = tmp_path / "xdg-cache" / "fastcifar"
+    locks = [".download.lock", ".cifar-10-batches-bin.download.lock", "svhn/.download.lock"]
+    with contextlib.ExitStack() as stack:
+        assert all(stack.enter_context(claimed(cache / lock)) for lock in locks)
+        assert_same(load(small), small)
