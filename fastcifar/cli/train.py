@@ -81,7 +81,7 @@ class Options(TrainingOptions):
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
-    --data-dir, --device, --threads, --checkpoint-every, --profile, --plugin, --quiet and --json."""
+    --data-dir, --resident, --device, --threads, --checkpoint-every, --profile, --plugin, --quiet and --json."""
 
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)

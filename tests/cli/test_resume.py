@@ -123,6 +123,15 @@ def unfinished(monkeypatch, args, at=3, out="run"):
     shutil.move(f"{out}-killed", out)
 
 
+@pytest.mark.parametrize("places", [("host", "device"), ("device", "host")])
+def test_a_training_goes_on_with_its_images_in_another_place(monkeypatch, places):
+    unfinished(monkeypatch, ["--checkpoint-every", "0.5", "--resident", places[0]])
+    assert main(["train", "--resume", "run", "--resident", places[1], "--quiet"]) == 0
+    weights, record = (Path("run", name).read_bytes() for name in ("model.safetensors", "run.json"))
+    assert weights == Path("run-whole/model.safetensors").read_bytes()
+    assert json.loads(record)["resident"] == places[1] and json.loads(record)["resumed"]
+
+
 def refusal(capsys, *args):
     assert main(["train", "--resume", "run", "--quiet", *args]) == 2
     out, err = capsys.readouterr()
@@ -142,7 +151,7 @@ def never_loads(monkeypatch):
     ("flags", "named"), [("--epochs 3", "--epochs"), ("--out=b", "--out"), ("--optimizer.lr 2", "--optimizer.lr")]
 )
 def test_flags_that_would_change_the_training_are_refused(capsys, flags, named):
-    allowed = "--plugin, --data-dir, --device, --threads, --checkpoint-every, --profile, --quiet, --json"
+    allowed = "--plugin, --data-dir, --resident, --device, --threads, --checkpoint-every, --profile, --quiet, --json"
     said = f"{named} stands beside --resume, with which a training goes on as it was asked for; allowed: {allowed}"
     assert refusal(capsys, *flags.split()) == said
 

@@ -10,6 +10,7 @@ from fastcifar.cli.experiment import read_options
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, RenamedWarning, UserError
 from fastcifar.experiments import Diverged, Job
+from fastcifar.experiments.experiment import hold_out
 from fastcifar.experiments.named.compare import Compare
 from fastcifar.experiments.runner import Runner
 from fastcifar.experiments.store import Store
@@ -238,3 +239,10 @@ def test_recipes_of_different_data_sets_are_compared_on_one_that_is_named():
             read_options(Compare, words)
         assert read_options(Compare, [*words, "--dataset", "cifar10"]).dataset == "cifar10"
     assert read_options(Compare, ["speedrun100", "speedrun100", "--name", "mine"]).dataset == "cifar100"
+
+
+def test_more_images_to_hold_out_than_there_are_are_refused_with_what_to_say():
+    """Also those of an experiment's own default, 5,000, which nobody gave."""
+    with pytest.raises(UserError, match=r"5,000 training images are to be held out, and there are 256; allowed: 1 to"):
+        hold_out(make_synthetic(256, 64), Compare.holdout)
+    assert hold_out(make_synthetic(256, 64), 255).holdout == 255
