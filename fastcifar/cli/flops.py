@@ -38,7 +38,7 @@ class Options(RecipeOptions):
     dataset: str = DEFAULT_DATASET
     """The data set, whose classes are counted."""
     coarse: Switch = False
-    """With cifar100: its 20 coarse classes, as --dataset cifar100:coarse."""
+    """Of CIFAR-100: count its 20 coarse classes."""
     train_images: Annotated[int, arg(metavar="N")] = setting(50_000, at_least=1)
     """Training images."""
     test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)

@@ -46,8 +46,8 @@ def archive_of(word: str | None) -> Grid:
 
 
 def corrupt_of(word: str | None, severity: str | None) -> str:
-    """Return the options that name what the word of one variant of an archive does (`cifar10-c:fog-3`), at another
-    severity perhaps; empty for other words."""
+    """Return the options that name what the word of one variant of an archive does, at another severity perhaps; empty
+    for other words."""
     name, _, variant = (word or "").partition(":")
     if word is None or not find(word)[1] or not archive_of(name):
         return ""
