@@ -71,7 +71,7 @@ def test_test_and_validation_images_may_be_unlabeled_in_whole_or_in_part():
 
 def test_given_statistics_and_classes_are_kept():
     dataset = Dataset.from_arrays(
-        PIXELS, LABELS, PIXELS, LABELS, mean=[1, 2, 3], std=np.array([4, 5, 6]), classes="abcd"
+        PIXELS, LABELS, PIXELS, LABELS, mean=[1, 2, 3], std=np.array([4, 5, 6]), classes=[*"abcd"]
     )
     assert (dataset.mean, dataset.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) and len(dataset.classes) == 4
 
@@ -105,6 +105,8 @@ def test_a_dataset_holds_copies():
         ({"y": LABELS - 1}, "the train labels are -1 to 1 of 3 classes; allowed: 0 to 2$"),
         ({"y_test": LABELS - 2}, "y_test is -2 to 0; allowed: 0 or more, and -1 for an unlabeled image"),
         ({"classes": ["a", "b"]}, "the train labels are 0 to 2 of 2 classes; allowed: 0 to 1$"),
+        ({"classes": "abc"}, "classes is 'abc'; allowed: a list of names"),
+        ({"classes": ["a", "b", "a"]}, "two classes are named 'a'; allowed: a name for each"),
         ({"y_val": LABELS}, "y_val is given without x_val; allowed: both, x_val alone or neither"),
         ({"mean": (1, 2)}, r"mean is \(1, 2\); allowed: three numbers, of red, green and blue"),
         ({"mean": 3.5}, "mean is 3.5; allowed: three numbers, of red, green and blue"),
