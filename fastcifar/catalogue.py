@@ -236,7 +236,7 @@ def no_training_images(name: str) -> UserError:
 
 
 def is_path(word: str) -> bool:
-    """Return True if `word` is the path of a data set and not a name, as one of the catalogue is, whatever lies here."""
+    """Return True if `word` is a data set's path and not a name, as those of the catalogue are, whatever lies here."""
     if word.partition(":")[0] in DATASETS:
         return False
     separators = {os.sep, os.altsep or os.sep}

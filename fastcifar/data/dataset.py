@@ -274,8 +274,8 @@ class Dataset:
         """Return the dataset with fewer training images, those of `subset_indices`, which lists the arguments.
 
         With `classes`, the test and validation splits too keep only images with these labels, or all where none has a
-        label. Labels and the number of
-        classes stay as they are. `subset` records the choice, and under "of" an earlier one.
+        label. Labels and the number of classes stay as they are. `subset` records the choice, and under "of" an earlier
+        one.
         """
         if classes is not None:
             given = tuple(classes) if isinstance(classes, Collection) else classes

@@ -73,7 +73,7 @@ class Split:
         height, width, _ = self.image_shape
         if height != width:
             raise UserError(
-                f"images are {height} by {width} pixels; allowed: square images, which --resize N (dataset.resize(N)) makes"
+                f"images are {height} by {width} pixels; allowed: square ones, as by --resize N (dataset.resize(N))"
             )
         return height
 

@@ -77,8 +77,8 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file.
-    data: a dataset, its name or path, which `load_dataset` finds in `data_dir`; None: what the recipe is made for, by its
-        name before `changes`; CIFAR-10 where no named recipe has that name, as in a file that gives another.
+    data: a dataset, its name or path, as `load_dataset` takes it with `data_dir`; None: what the recipe is made for, by
+        its name before `changes`; CIFAR-10 where no named recipe has that name, as in a file that gives another.
     seed: names all random choices: initial weights, order, crops, flips, and those of `model` and `augment`.
     model: a class or function of the number of classes that returns an `nn.Module` in place of the recipe's network:
         images `[N, 3, H, W]`, normalized, to logits `[N, classes]`. Plain torch layers train in bfloat16 and float16

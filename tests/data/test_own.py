@@ -52,11 +52,18 @@ def assert_same(split, pixels, labels):
 
 
 @pytest.mark.parametrize(
-    ("val", "ending"), [(None, ".png"), ("val", ".BMP"), ("valid", ".ppm"), ("Validation", ".tiff")]
+    ("train", "test", "val", "ending"),
+    [
+        ("train", "test", None, ".png"),
+        ("Train", "TEST", "val", ".BMP"),
+        ("Training", "testing", "valid", ".ppm"),
+        ("train", "test", "Validation", ".tiff"),
+        ("training", "test", "dev", ".png"),
+    ],
 )
-def test_a_folder_with_train_and_test(place, val, ending):
-    write(place / "train", PIXELS, LABELS, ending=ending)
-    write(place / "test", PIXELS[:5], LABELS[:5], ending=ending)
+def test_a_folder_with_train_and_test(place, train, test, val, ending):
+    write(place / train, PIXELS, LABELS, ending=ending)
+    write(place / test, PIXELS[:5], LABELS[:5], ending=ending)
     if val:
         write(place / val, PIXELS[5:7], LABELS[5:7], ending=ending)
     for _ in range(2):  # read, then from the cache
@@ -69,6 +76,23 @@ def test_a_folder_with_train_and_test(place, val, ending):
         assert found.sha256 == fingerprint(*(split for split in (found.train, found.test, found.val) if split))
         assert found.mean == pytest.approx(PIXELS.mean((0, 1, 2)))
         assert found.std == pytest.approx(PIXELS.std((0, 1, 2)))
+
+
+def test_other_folders_of_images_beside_train_are_said_to_be_left_out(place):
+    write(place / "train", PIXELS, LABELS)
+    for name in ("test", "holdout", "testing"):
+        write(place / name, PIXELS[:5], LABELS[:5])
+    (place / "docs").mkdir()
+    with pytest.warns(
+        Notice, match=r"left out beside train/: holdout/, testing/; known are train, training, val, valid"
+    ):
+        assert_same(load_dataset(str(place)).test, *by_class(PIXELS[:5], LABELS[:5]))
+
+
+def test_a_class_may_be_named_as_a_split(place):
+    write(place, PIXELS, LABELS, ("boat", "train", "training"))
+    found = load_dataset(str(place))
+    assert found.classes == ("boat", "train", "training") and len(found.train) == 9
 
 
 @pytest.mark.parametrize("inside", ["", "images"])
@@ -233,6 +257,9 @@ WRONG = {
     "val holds 'x', which is no class": lambda place: [
         write(place / "train", PIXELS, LABELS),
         write(place / "val" / "x", PIXELS[:2], [-1] * 2),
+    ],
+    r"holds \['a', 'b'\], folders of folders of images, and no train/; allowed: train/ and .*a$": lambda place: [
+        write(place / name, PIXELS, LABELS) for name in ("a", "b")
     ],
     r"holds test/ and no train/; allowed: both, or folders of classes": lambda place: write(
         place / "test", PIXELS, LABELS
