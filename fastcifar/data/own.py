@@ -25,6 +25,10 @@ def load_own(data_dir: Path, resize: int = 0) -> Dataset:
     """
     try:
         return _reader(data_dir, resize)()
+    except UserError as error:  # of what is in it
+        if str(data_dir) not in (said := str(error)):
+            error.args = (f"{data_dir}: {said}", *error.args[1:])
+        raise
     except OSError as error:
         raise UserError(f"cannot read {error.filename or data_dir}: {error.strerror or error}") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastcifar.data import Dataset, load_dataset
@@ -301,6 +302,7 @@ FORMS = {
     "big-endian, column-major": arrays(
         train_images=np.asfortranarray(PIXELS), train_labels=LABELS.astype(">i4"), test_images=PIXELS[:4].astype(">u2")
     ),
+    "classes that are bytes": arrays(classes=np.array(NAMES, "S")),
     "classes": arrays(classes=np.array(NAMES), mean=np.array([1.5, 2, 3]), std=np.array([4, 5, 6], "float32")),
     "labels that are names": arrays(train_labels=np.array(NAMES)[LABELS], test_labels=np.array(NAMES)[LABELS[:4]]),
     "val": arrays(val_images=PIXELS[:2], val_labels=LABELS[:2]),
@@ -315,13 +317,18 @@ def test_an_npz_is_read_in_every_form(form, save, tmp_path):
     more = {"x_val": PIXELS[:2], "y_val": LABELS[:2]} if form == "val" else {}
     wanted = Dataset.from_arrays(PIXELS, LABELS, PIXELS[:4], LABELS[:4], **more)
     assert found.sha256 == wanted.sha256 and found.name == found.source == str(tmp_path / "mine.npz")
-    assert found.classes == (NAMES if form in ("classes", "labels that are names") else ("0", "1", "2"))
+    assert found.classes == (NAMES if "classes" in form or "names" in form else ("0", "1", "2"))
     assert found.mean == ((1.5, 2.0, 3.0) if form == "classes" else wanted.mean)
     assert found.std == ((4.0, 5.0, 6.0) if form == "classes" else wanted.std)
 
 
 def test_an_npz_may_lack_splits(tmp_path):
     path = tmp_path / "mine.npz"
+    np.savez(path, x_train=PIXELS.repeat(5, 0), y_train=np.array(NAMES)[LABELS.repeat(5)])
+    found = load_dataset(str(path))
+    assert torch.bincount(found.train.labels).tolist() == [16] * 3
+    assert torch.bincount(found.test.labels).tolist() == [4] * 3
+    assert found.source == f"{path}, a fifth of each class being the test" and found.classes == NAMES
     np.savez(path, **arrays(test_labels=None))
     assert load_dataset(str(path)).test.labels.tolist() == [-1] * 4
     np.savez(path, **arrays(test_images=None, test_labels=None, val_images=PIXELS[:3], val_labels=LABELS[:3]))
@@ -340,8 +347,17 @@ def test_an_npz_may_lack_splits(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"test_images": None}, "holds test_labels, train_images, train_labels; allowed: one with train_images, train"),
-        ({"train_labels": None}, "the train labels are -1 to -1 of 3 classes; allowed: 0 to 2"),
+        ({"test_images": None}, "mine.npz: test_images is missing, whose labels are test_labels; allowed: both"),
+        ({"val_labels": LABELS}, "mine.npz: val_images is missing, whose labels are val_labels; allowed: both"),
+        ({"train_labels": None}, "mine.npz: train_labels is missing; allowed: a label for each training image"),
+        ({"train_labels": LABELS - 1}, "mine.npz: train_labels is -1 to 1; allowed: 0 or more"),
+        ({"classes": np.array(["a", "b"])}, "mine.npz: train_labels is 0 to 2; allowed: 0 to 1"),
+        ({"classes": np.array(["a", "b", "a"])}, "mine.npz: two classes are named 'a'"),
+        (
+            {"mean": np.full(3, 0.5)},
+            r"mine.npz: mean is \[0.5, 0.5, 0.5\], the images' is 1.*; allowed: 0 to 255 units",
+        ),
+        ({"std": np.full(3, 0.25)}, r"mine.npz: std is \[0.25, 0.25, 0.25\], the images' is .*; allowed: 0 to 255"),
         ({"train_labels": LABELS[:5]}, r"train_labels is int64 \[5\]; allowed: integers \[12\]"),
         (
             {"train_labels": np.array(list("abc") * 4, object)},
