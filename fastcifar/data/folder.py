@@ -97,7 +97,7 @@ def _look(folder: Path) -> tuple[list[str], dict[str, list[_File]], str]:
         classes = [each.name for each in _folders(folder) if next(_images(each), None)]
         if classes and not any(_is_image(file.name) for name in classes for file in os.scandir(folder / name)):
             holds = f"{folder} holds {brief(classes)}, folders of folders of images, and no train/"
-            raise UserError(f"{holds}; allowed: train/ and test/, or the folder of one split, as {folder / classes[0]}")
+            raise UserError(f"{holds}; allowed: train/ and test/, or a folder further down, as {folder / classes[0]}")
         files = {"train": _labeled(folder, folder, classes, skipped)}
     if len(classes) < 2:
         holds = f"images of one class, {classes[0]!r}" if classes else "no folders of images by class"
