@@ -253,7 +253,9 @@ def no_training_images(name: str) -> UserError:
 
 
 def is_path(word: str) -> bool:
-    """Return True if `word` is the path of a data set and not a name."""
+    """Return True if `word` is a data set's path and not a name, as those of the catalogue are, whatever lies here."""
+    if word.partition(":")[0] in DATASETS:
+        return False
     separators = {os.sep, os.altsep or os.sep}
     return any(each in word for each in separators) or word.lower().endswith(FILES) or os.path.exists(word)
 
@@ -261,9 +263,7 @@ def is_path(word: str) -> bool:
 def name_of(word: str) -> str:
     """Return the name of a data set as runs keep it: of the user's own, its whole path, from whatever folder it is
     named."""
-    return (
-        word if word.partition(":")[0] in DATASETS or not is_path(word) else os.path.abspath(os.path.expanduser(word))
-    )
+    return os.path.abspath(os.path.expanduser(word)) if is_path(word) else word
 
 
 def dataset_for(*recipes: str) -> str:

@@ -110,6 +110,11 @@ class DatasetFacts:
         """The name in a line for readers: of a path, what stands last."""
         return short_name(self.name)
 
+    @property
+    def tested(self) -> str:
+        """What the images of the test split are: "test", "held-out" or "validation"."""
+        return "validation" if self.tests_val else "held-out" if self.holdout or self.fold else "test"
+
 
 @dataclass(frozen=True)
 class DeviceFacts:

@@ -17,7 +17,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Resident, Switch, read_fold
 from fastcifar.cli.robustness import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
 from fastcifar.cli.screen import share
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.output import run_files, user_path, write_whole
 from fastcifar.recipes import DEFAULT_RECIPE, label
@@ -60,7 +60,8 @@ class Options(CommandOptions):
     """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
     ones. With --on and --corrupt the default is none, as of published results."""
     data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds the images; without one, CIFAR is looked for in the user's cache, then downloaded."""
+    """Folder that holds the images; without one, a published set is looked for in the user's cache, then downloaded. Of
+    a run on a path of your own: where its images are now."""
     resident: Resident = "auto"
     """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
     read; auto: the first that has room for them and a quarter more."""
@@ -75,6 +76,9 @@ class Options(CommandOptions):
 
     def _check(self) -> None:
         self._require("resize", self.resize is None or self.on is not None, "with --on, whose images it changes")
+        has_place = self.on is not None and is_path(self.on)  # which says itself where it is
+        if has_place and self.data_dir is not None:
+            raise UserError(f"--data-dir is {self.data_dir}; allowed: without --on PATH, which is read there")
         is_npz = self.predictions is None or self.predictions.suffix == ".npz"
         self._require("predictions", is_npz, "a file whose name ends in .npz")
 
@@ -143,8 +147,7 @@ class Saved:
     def own_images(self) -> str:
         """Return what the run tested on, in words."""
         data = self.record.dataset
-        kind = "validation" if data.tests_val else "held-out" if data.holdout or data.fold else "test"
-        return f"{data.test_size:,} {kind} images of its own"
+        return f"{data.test_size:,} {data.tested} images of its own"
 
     def dataset(self) -> Dataset:
         """Return the images to evaluate on: the run's own or, without variants, those of --on."""
@@ -154,7 +157,14 @@ class Saved:
         from fastcifar.data import load_dataset
 
         data = self.record.dataset
+        try:
+            find(data.name)
+        except UserError:  # made by a program: nothing here can make it again
+            said = f"the run's images, {brief(data.name)}, are no set that is known here: {data.source}"
+            allowed = "--on PATH, a file with its images, as in --on mine.npz; --plugin MODULE, which registers the set"
+            raise UserError(f"{said}; allowed: {allowed}") from None
         dataset = load_dataset(data.name, self.options.data_dir, "cpu", 0, self.options.mirror, None, data.resized)
+        self._refuse_another(dataset, data.resized, "the run's images, where --data-dir says they are now")
         dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
         dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
@@ -181,21 +191,26 @@ class Saved:
         data, (entry, variant) = self.record.dataset, find(word)
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
-        folder = None if is_path(word) else self.options.data_dir
-        dataset = load_dataset(word, folder, "cpu", 0, self.options.mirror, None, self.options.resize or 0)
-        if dataset.classes != data.classes:
-            raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
-        side = self.options.resize
-        height, width, _ = (side, side, 3) if side else dataset.test.image_shape
-        if (height, width) != (data.side, data.side):
-            said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
-            raise UserError(f"{said}; allowed: --resize {data.side}")
-        if (classes := self._classes()) is None:
-            return self._placed(dataset, side)
+        resize = self.options.resize or 0
+        dataset = load_dataset(word, self.options.data_dir, "cpu", 0, self.options.mirror, None, resize)
+        self._refuse_another(dataset, resize, f"--resize {data.side}")
+        if (classes := self._classes()) is None or dataset.test.label_range[1] < 0:
+            return self._placed(dataset, resize)
         kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes)))
         if not len(kept):
             raise UserError(f"{dataset.name} has no test images of the run's classes, {classes}; allowed: some")
-        return self._placed(replace(dataset, test=kept, val=None), side)
+        return self._placed(replace(dataset, test=kept, val=None), resize)
+
+    def _refuse_another(self, dataset: Dataset, resize: int, sides: str) -> None:
+        """Raise UserError for a data set that the run's network is not made for: with other classes than the run's or,
+        after it is resized, where `resize` is not 0, of another side. `sides`: what is allowed then."""
+        data = self.record.dataset
+        if dataset.classes != data.classes:
+            raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
+        height, width = (resize, resize) if resize else dataset.test.image_shape[:2]
+        if (height, width) != (data.side, data.side):
+            said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
+            raise UserError(f"{said}; allowed: {sides}")
 
     def _classes(self) -> list[int] | None:
         """Return the labels that the run was restricted to; None: all."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import DEFAULT_DATASET, find
+from fastcifar.catalogue import DEFAULT_DATASET, find, no_training_images
 from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import RecipeOptions, Switch, with_coarse
 from fastcifar.errors import UserError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fastcifar.costs.products import Count
 
 PROG = "fastcifar flops"
+_OF_THE_SET = arg(metavar="N", help_behavior_hint="(default: the data set's)")
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,17 @@ class Options(RecipeOptions):
     bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
     """Memory bandwidths in GB/s: one for all rates, or one for each."""
     dataset: str = DEFAULT_DATASET
-    """The data set, whose classes are counted."""
+    """The data set, whose images and classes are counted; the path of your own is read."""
     coarse: Switch = False
     """Of CIFAR-100: count its 20 coarse classes."""
-    train_images: Annotated[int, arg(metavar="N")] = setting(50_000, at_least=1)
+    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: as --dataset says)")] = None
+    """Of a path in --dataset, or a set of your own: where it is now."""
+    train_images: Annotated[int | None, _OF_THE_SET] = setting(None, at_least=1)
     """Training images."""
-    test_images: Annotated[int, arg(metavar="N")] = setting(10_000, at_least=1)
+    test_images: Annotated[int | None, _OF_THE_SET] = setting(None, at_least=1)
     """Images of the final evaluation."""
-    side: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the data set's)")] = setting(
-        None, at_least=1, at_most=MOST_SIDE, unit="pixels"
-    )
-    """Side of the images, as of --resize."""
+    resize: Annotated[int | None, _OF_THE_SET] = setting(None, at_least=1, at_most=MOST_SIDE, unit="pixels")
+    """Side of the images, as train's --resize brings them to it."""
     json: Switch = False
     """Print the count as JSON and nothing else."""
 
@@ -60,11 +62,15 @@ def main(args: Sequence[str]) -> int:
 
     word = with_coarse(options.dataset) if options.coarse else options.dataset
     entry, variant = find(word)
-    classes, side = entry.variants.get(variant, entry.classes), options.side or entry.side
-    if not classes:  # of a path, by reading it
-        dataset = load_dataset(word)
-        classes, side = len(dataset.classes), options.side or dataset.train.side
-    count = count_recipe(options.settings, options.train_images, options.test_images, classes, side)
+    classes, side, images = entry.variants.get(variant, entry.classes), entry.side, entry.images
+    if images is None:  # not known without the data
+        dataset = load_dataset(word, options.data_dir, resize=options.resize or 0)
+        classes, images = len(dataset.classes), (len(dataset.train), len(dataset.test))
+        side = options.resize or dataset.train.side
+    train_images, test_images = options.train_images or images[0], options.test_images or images[1]
+    if not train_images:
+        raise no_training_images(word)
+    count = count_recipe(options.settings, train_images, test_images, classes, options.resize or side)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0
 

@@ -262,7 +262,9 @@ def read_fold(text: str, name: str) -> tuple[int, int]:
 
 def describe_images(dataset: Dataset) -> str:
     """Return how many images there are, in words."""
-    sizes = f"{len(dataset.train):,} training and {len(dataset.test):,} {dataset.tested} images"
+    parts = {"training": dataset.train, "validation": dataset.val, dataset.tested: dataset.test}
+    *first, last = (f"{len(split):,} {name}" for name, split in parts.items() if split is not None)
+    sizes = f"{', '.join(first)} and {last} images"
     return f"{shown(dataset.title)}: {sizes}"
 
 

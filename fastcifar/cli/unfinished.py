@@ -158,28 +158,37 @@ def begun(asked: Asked, out: Path, goes_on: bool, finished: Callable[[], int]) -
     goes_on: the file is there, of an earlier process.
     finished: returns how many of several runs are finished.
     """
-    was_there = goes_on or (out / UNFINISHED).is_file()
+    several = len(asked.seeds) > 1
+    folders = [out / f"seed-{seed}" for seed in asked.seeds] if several else [out]
+    was_there, before = goes_on or (out / UNFINISHED).is_file(), _states(folders)
     try:
         if not goes_on:
             asked.write(out)
         yield
     except BaseException as error:
-        several = len(asked.seeds) > 1
         count = finished() if several else 0
-        folders = [out / f"seed-{seed}" for seed in asked.seeds] if several else [out]
-        has_state = any(any(folder.glob(f"{CHECKPOINTS}/*")) for folder in folders)
-        stays = was_there or has_state or count > 0
+        states = _states(folders)
+        stays = bool(was_there or states or count)
         if not stays:
             done(out, asked.seeds)
         said = [str(error) or "interrupted"]
         if count:
             said.append(f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}")
-        if stays and (
-            isinstance(error, KeyboardInterrupt) or (has_state and isinstance(error, OutOfMemory | UserError))
-        ):
+        goes = isinstance(error, KeyboardInterrupt) or (states and isinstance(error, OutOfMemory))
+        goes = goes or (states != before and isinstance(error, UserError))  # else it is refused again
+        if stays and goes:
             said.append(f"{shlex.join(['fastcifar', 'train', '--resume', str(out)])} goes on")
         elif isinstance(error, KeyboardInterrupt) and read_interval(asked.options.checkpoint_every).never:
             said.append("nothing is kept, as --checkpoint-every is never")
         if len(said) > 1:
             error.args = ("; ".join(said), *error.args[1:])
         raise
+
+
+def _states(folders: Collection[Path]) -> dict[Path, int]:
+    """Return the times at which the states in the folders of runs were written, by their paths."""
+    found: dict[Path, int] = {}
+    for path in (path for folder in folders for path in folder.glob(f"{CHECKPOINTS}/*")):
+        with contextlib.suppress(FileNotFoundError):  # another process trains there
+            found[path] = path.stat().st_mtime_ns
+    return found

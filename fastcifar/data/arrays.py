@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from numpy.typing import ArrayLike
 
 from fastcifar.data.dataset import Dataset, Split, channel_statistics, fingerprint, given_colors, numbered
-from fastcifar.errors import UserError, brief
+from fastcifar.data.selection import fold_of
+from fastcifar.errors import Notice, UserError, brief
 from fastcifar.recipes.augmentation import by_channel
 
 _UNLABELED = -1
+_TEST_SHARE = 5
 _PIECE = 1 << 24
 """Values that are converted at once, so that floats take no memory beside the images."""
 
@@ -31,21 +34,43 @@ def from_parts(parts: Mapping[str, Given], classes: Sequence[str] | None = None,
 def labeled(parts: Mapping[str, Given], classes: Sequence[str] | None = None, **facts: Any) -> Dataset:
     """Return the dataset of images uint8 `[N, H, W, 3]` on the CPU, which are taken as they are, and their labels.
 
-    parts: "test" and perhaps "train" and "val", labels as `labels_from` takes them.
+    parts: "test" and perhaps "train" and "val", or "train" alone, of which a fifth is the test then; labels as
+        `labels_from` takes them.
     classes: names in the order of the labels; None: the labels of the training images where these are names, in
         alphabetical order, else numbers up to the largest label.
     facts: see `measured`.
 
     Raises UserError for what does not fit.
     """
-    if classes is None and "train" in parts:
+    if "train" in parts:
         _, y, _, called = parts["train"]
-        classes = names_in(array_of(y, called)) if y is not None else None
+        if y is None:
+            raise UserError(f"{called} is missing; allowed: a label for each training image")
+        classes = names_in(array_of(y, called)) if classes is None else classes
     splits = {
         part: Split(images, labels_from(y, len(images), called, classes))
         for part, (images, y, _, called) in parts.items()
     }
-    return measured(splits, classes, called={part: each[2] for part, each in parts.items()}, **facts)
+    for part, split in splits.items():
+        (low, high), least = split.label_range, 0 if part == "train" else _UNLABELED
+        if low < least or (classes is not None and high >= len(classes)):
+            allowed = f"{least} or more" if classes is None else f"{least} to {len(classes) - 1}"
+            raise UserError(f"{parts[part][3]} is {low} to {high}; allowed: {allowed}")
+    called = {part: each[2] for part, each in parts.items()}
+    if splits.keys() == {"train"}:
+        splits, called = split_off(splits["train"]), {part: called["train"] for part in ("train", "test")}
+    return measured(splits, classes, called=called, **facts)
+
+
+def split_off(train: Split) -> dict[str, Split]:
+    """Return the training images of a set that has no others as two splits, a fifth of each class being the test: the
+    same images always. Raises UserError for one image."""
+    held = fold_of(train.labels, 1, _TEST_SHARE)
+    rest = torch.ones(len(train), dtype=torch.bool)
+    rest[held] = False
+    if not rest.any():
+        raise UserError("there is one image, and no other to test on; allowed: two or more")
+    return {"train": train.subset(rest), "test": train.subset(held)}
 
 
 def measured(
@@ -80,10 +105,33 @@ def measured(
     colors = channel_statistics(splits[first].images) if mean is None or std is None else (mean, std)
     mean = by_channel("mean", colors[0]) if mean is None else given_colors("mean", "mean", mean)
     std = by_channel("std", colors[1], above=0) if std is None else given_colors("std", "std", std)
+    refuse_other_units(mean, std, lambda: channel_statistics(splits[first].images))
     test, val = splits["test"], splits.get("val")
     train = splits.get("train", Split(test.images[:0], test.labels[:0]))
     sha256 = fingerprint(*(split for split in (train, test, val) if split is not None))
     return Dataset(name, train, test, classes, mean, std, sha256, source, val=val)  # pyright: ignore[reportArgumentType]
+
+
+def refuse_other_units(
+    mean: Sequence[float],
+    std: Sequence[float],
+    measure: Callable[[], tuple[Sequence[float], Sequence[float]]],
+    where: str = "",
+) -> None:
+    """Raise UserError for a mean or deviation in units of 0..1, where that of the images themselves, which `measure`
+    returns in those of 0..255, is more; and say it where the images are nearly black, as a mask of 0 and 1 is."""
+    if max(mean) > 1 and max(std) > 1:
+        return
+    own = measure()
+    for name, given, found in zip(("mean", "std"), (mean, std), own, strict=True):
+        if 0 < max(given) <= 1 < max(found):
+            numbers = ", ".join(f"{each:.4g}" for each in found)
+            raise UserError(f"{where}{name} is {list(given)}, the images' is {numbers}; allowed: 0 to 255 units")
+    if 0 < max(own[0]) <= 1:
+        said = f"{where}the training images are nearly black, {max(own[0]):.2g} of 255 in the mean"
+        warnings.warn(
+            f"{said}; where 1 is to be white, their values are to be floats, or times 255", Notice, stacklevel=2
+        )
 
 
 def images_from(values: ArrayLike | torch.Tensor, name: str) -> torch.Tensor:
@@ -119,6 +167,8 @@ def pixels_of(array: np.ndarray, view: np.ndarray, name: str) -> np.ndarray:
     """Return the values of `view`, images `[..., H, W, C]` of `array`, as uint8 with three channels. Raises UserError
     for values that are no pixels."""
     shape = f"{name} is {array.dtype} {list(array.shape)}"
+    if array.dtype.kind == "b":
+        raise UserError(f"{shape}, which does not say how bright True is; allowed: {name} as integers of 0 and 255")
     if array.dtype.kind not in "uif":
         raise UserError(f"{shape}; allowed: integers from 0 to 255 or floats from 0 to 1")
     most = 1 if array.dtype.kind == "f" else 255

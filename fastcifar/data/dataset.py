@@ -14,7 +14,7 @@ from fastcifar.catalogue import no_training_images
 from fastcifar.data.resize import resized_splits
 from fastcifar.data.selection import fold_of, subset_indices
 from fastcifar.data.split import Split, pixels_of, size_of
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
 from fastcifar.host import TORCH
 from fastcifar.output import short_name
 from fastcifar.recipes.augmentation import MOST_SIDE, by_channel
@@ -87,9 +87,13 @@ class Dataset:
     """`test` is the validation split, by `labeled_test`."""
 
     def __post_init__(self) -> None:
-        classes = tuple(map(str, plain(tuple(self.classes)))) if isinstance(self.classes, Collection) else ()
+        is_list = isinstance(self.classes, Collection) and not isinstance(self.classes, str | bytes)
+        classes = tuple(map(str, plain(tuple(self.classes)))) if is_list else ()
         if not classes:
             raise UserError(f"classes is {self.classes!r}; allowed: a list of names, one or more")
+        if len({*classes}) < len(classes):
+            twice = next(name for place, name in enumerate(classes) if name in classes[:place])
+            raise UserError(f"two classes are named {brief(twice, 60)}; allowed: a name for each")
         facts = {
             "classes": classes,
             "mean": by_channel("mean", self.mean),
@@ -288,8 +292,9 @@ class Dataset:
     ) -> Dataset:
         """Return the dataset with fewer training images, those of `subset_indices`, which lists the arguments.
 
-        With `classes`, the test and validation splits too keep only images with these labels. Labels and the number of
-        classes stay as they are. `subset` records the choice, and under "of" an earlier one.
+        With `classes`, the test and validation splits too keep only images with these labels, or all where none has a
+        label. Labels and the number of classes stay as they are. `subset` records the choice, and under "of" an earlier
+        one.
         """
         if classes is not None:
             given = tuple(classes) if isinstance(classes, Collection) else classes
@@ -303,7 +308,7 @@ class Dataset:
         kept = {"test": self.test, "val": self.val}
         if classes is not None:
             for name, split in kept.items():
-                if split is None:
+                if split is None or split.label_range[1] < 0:
                     continue
                 kept[name] = split.subset(torch.isin(split.labels, torch.tensor(classes, device=split.device)))
                 if not len(kept[name]):

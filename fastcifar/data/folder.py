@@ -1,10 +1,10 @@
 """A folder of image files by class, read by Pillow.
 
-`train/CLASS/*.png` and `test/CLASS/*.png`, perhaps `val/` (or `valid/`, `validation/`), which is the test where there
-is no other. `test/` may hold images alone, which are unlabeled then. Where there is no `train/`, the folders are
-classes, and a fifth of the images of each is the test. Classes are numbered by their names in alphabetical order,
-images follow each other by their paths. What takes long to read is kept in the user's cache as one file, which is read
-in place of them until one of them changes.
+`train/CLASS/*.png` and `test/CLASS/*.png` (or `training/`, `testing/`), perhaps `val/` (or `valid/`, `validation/`,
+`dev/`), which is the test where there is no other; other folders beside them are left out. `test/` may hold images
+alone, which are unlabeled then. Where there is no `train/`, the folders are classes, and a fifth of the images of each
+is the test. Classes are numbered by their names in alphabetical order, images follow each other by their paths. What
+takes long to read is kept in the user's cache as one file, which is read in place of them until one of them changes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from fastcifar.data.picture import ENDINGS, FORMATS, pillow, pixels
 from fastcifar.errors import Notice, Unequipped, UserError, brief
 from fastcifar.machine import cores, free_memory
 
-_VAL = ("val", "valid", "validation")
+_PLACES = {"train": ("train", "training"), "val": ("val", "valid", "validation", "dev"), "test": ("test", "testing")}
+"""Names of the folders of each split, in whatever case; the first that is there counts."""
 _TEST_SHARE = 5
 _SEED = 0
 """Never to be changed: with another seed other images would be the test."""
@@ -77,20 +78,25 @@ def _look(folder: Path) -> tuple[list[str], dict[str, _Files], str, list[str]]:
     skipped: list[str] = []
     made_of: list[str] = []
     here = {each.name.lower(): each for each in _folders(folder)}
-    val = next((here[name] for name in _VAL if name in here), None)
-    places = {"train": here.get("train"), "val": val, "test": here.get("test")}
+    places = {part: next((here[name] for name in names if name in here), None) for part, names in _PLACES.items()}
     splits = {part: place for part, place in places.items() if place and _has_images(place)}
-    how = ""
+    if "train" in splits and not any(_has_images(each) for each in _folders(splits["train"])):
+        del splits["train"]  # a class of this name
+    how, others = "", []
     if "train" in splits:
         classes = [each.name for each in _folders(splits["train"]) if _has_images(each)]
         if "test" not in splits and "val" in splits:
             splits["test"] = splits.pop("val")
             how = f", the images in {splits['test'].name} being the test"
         files = {part: _labeled(folder, place, classes, skipped, made_of) for part, place in splits.items()}
+        others = [each for each in here.values() if each not in splits.values() and _has_images(each)]
     else:
         if part := next((part for part, place in splits.items() if _folders(place)), None):
             raise UserError(f"{folder} holds {splits[part].name}/ and no train/; allowed: both, or folders of classes")
         classes = [each.name for each in _folders(folder) if _has_images(each)]
+        if classes and not any(_is_image(file.name) for name in classes for file in os.scandir(folder / name)):
+            holds = f"{folder} holds {brief(classes)}, folders of folders of images, and no train/"
+            raise UserError(f"{holds}; allowed: train/ and test/, or a folder further down, as {folder / classes[0]}")
         files = {"train": _labeled(folder, folder, classes, skipped, made_of)}
     if len(classes) < 2:
         holds = f"images of one class, {classes[0]!r}" if classes else "no folders of images by class"
@@ -98,6 +104,10 @@ def _look(folder: Path) -> tuple[list[str], dict[str, _Files], str, list[str]]:
     if "test" not in files:
         files = _split(files["train"])
         how = f", a fifth of each class being the test (seed {_SEED})"
+    if others:
+        names = ", ".join(f"{each.name}/" for each in others)
+        known = ", ".join(name for names in _PLACES.values() for name in names)
+        warnings.warn(f"{folder}: left out beside train/: {names}; known are {known}", Notice, stacklevel=2)
     if skipped:
         count = f"{len(skipped):,} file{'s are' if len(skipped) > 1 else ' is'}"
         warnings.warn(f"{folder}: {count} left out as no images, as {skipped[0]}", Notice, stacklevel=2)
@@ -109,7 +119,9 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
     times of change to `made_of`, and other files to `skipped`."""
     folders = {each.name: each for each in _folders(place)}
     others = [name for name in folders if name not in classes and _has_images(folders[name])]
-    is_unlabeled = place.name.lower() == "test" and not any(name in classes for name in folders) and len(others) <= 1
+    is_unlabeled = (
+        place.name.lower() in _PLACES["test"] and not any(name in classes for name in folders) and len(others) <= 1
+    )
     if others and not is_unlabeled:
         allowed = f"{brief(list(classes))}, those of train, or images alone"
         raise UserError(f"{place} holds {others[0]!r}, which is no class; allowed: {allowed}")

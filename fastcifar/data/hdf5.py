@@ -1,7 +1,8 @@
 """Data sets in HDF5 files, as large as a disk: `images-train`, `labels-train`, and the same of `val` and `test`.
 
 A file is opened and checked, and its labels are read; its images stay there until `place_images` brings them to where
-they are to lie. Images without labels are labeled -1, and a set without `test` is tested on `val`.
+they are to lie. Images without labels are labeled -1, and a set without `test` is tested on `val`, one of training
+images alone on a fifth of each class.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import os
 import shutil
 import warnings
+import weakref
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -22,6 +24,7 @@ import numpy as np
 import torch
 
 from fastcifar.data.archives import damage
+from fastcifar.data.arrays import refuse_other_units, split_off
 from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.data.download import user_cache
 from fastcifar.data.kept import FlatFile, KeptSplit, runs_of
@@ -52,10 +55,10 @@ def load_hdf5(path: str | PathLike[str]) -> Dataset:
     """Return the data set in an HDF5 file, whose images stay there.
 
     Images are uint8 `[N, H, W, 3]`, `[N, 3, H, W]` or, grey and made three channels, `[N, H, W]`, `[N, H, W, 1]` or
-    `[N, 1, H, W]`; labels are integers `[N]`. Names of the classes are the attribute `classes` of the file, or a data
-    set of strings `classes` or `label_names`; mean and standard deviation, 0 to 255 units, its attributes `mean` and
-    `std`, else those of the training images. The sha256 is that of all images and labels (`fingerprint`), of more than
-    4 GiB of images that of evenly spaced ones; it and the statistics are kept in the user's cache.
+    `[N, 1, H, W]`; labels are integers `[N]` or `[N, 1]`. Names of the classes are the attribute `classes` of the file,
+    or a data set of strings `classes` or `label_names`; mean and standard deviation, 0 to 255 units, its attributes
+    `mean` and `std`, else those of the training images. The sha256 is that of all images and labels (`fingerprint`), of
+    more than 4 GiB of images that of evenly spaced ones; it and the statistics are kept in the user's cache.
 
     Raises UserError for a file that is damaged or holds anything else, and without h5py.
     """
@@ -77,9 +80,12 @@ def load_hdf5(path: str | PathLike[str]) -> Dataset:
 
 def _read(file: h5py.File, path: Path) -> Dataset:
     splits = {part: _split(file, part, path) for part in PARTS if f"images-{part}" in file}
-    if not {"val", "test"} & splits.keys():
+    for part in PARTS:
+        if f"labels-{part}" in file and part not in splits:
+            raise UserError(f"{path} holds labels-{part} without images-{part}; allowed: both")
+    if not splits:
         found = ", ".join(sorted(map(str, file.keys()))[:20]) or "nothing"
-        raise UserError(f"{path} holds {found[:300]}; allowed: {_NAMES}, test or val at least")
+        raise UserError(f"{path} holds {found[:300]}; allowed: {_NAMES}, one split or more")
     shape = next(iter(splits.values())).image_shape
     for part, split in splits.items():
         if split.image_shape != shape:
@@ -88,11 +94,15 @@ def _read(file: h5py.File, path: Path) -> Dataset:
     labels = max(split.label_range[1] for split in splits.values())
     classes = _class_names(file, path) or numbered(labels, f"the labels in {path}")
     source = str(path) if "test" in splits else f"{path}, val as the test set"
+    if splits.keys() == {"train"}:
+        splits, source = split_off(splits["train"]), f"{path}, a fifth of each class being the test"
     train = splits.get("train") or Split(torch.empty(0, *shape, dtype=torch.uint8), torch.empty(0, dtype=torch.int64))
     test = splits.get("test") or splits["val"]
     val = splits.get("val") if "test" in splits else None
     parts = [split for split in (train, test, val) if split]
-    facts = {**_measured(path, parts), **_attributes(file, path)}
+    found = _measured(path, parts)
+    facts = {**found, **_attributes(file, path)}
+    refuse_other_units(facts["mean"], facts["std"], lambda: (found["mean"], found["std"]), f"{path}: ")
     verified = _SAMPLED if _step(parts) > 1 else ""
     return Dataset(str(path), train, test, classes, **facts, source=source, val=val, verified=verified)
 
@@ -124,9 +134,9 @@ def _labels(file: h5py.File, part: str, count: int, path: Path) -> torch.Tensor:
             return torch.full((count,), -1)
         raise UserError(f"{path} holds images-{part} without {name}; allowed: both")
     labels = _array(file, name, path)
-    if labels.dtype.kind not in "iu" or labels.shape != (count,):
+    if labels.dtype.kind not in "iu" or labels.shape not in ((count,), (count, 1)):
         raise UserError(f"{name} in {path} is {labels.dtype} {list(labels.shape)}; allowed: integers [{count}]")
-    values = labels[:]
+    values = labels[:].reshape(-1)
     least = 0 if part == "train" else -1
     if not (values.min() >= least and values.max() <= np.iinfo(np.int64).max):
         raise UserError(f"{name} in {path} is {values.min()} to {values.max()}; allowed: {least} or more")
@@ -186,8 +196,6 @@ def _attributes(file: h5py.File, path: Path) -> dict[str, tuple[float, ...]]:
         if (given := file.attrs.get(name)) is not None:
             where = f"the attribute {name} of {path}"
             found[name] = given_colors(name, where, np.asarray(given).tolist())
-            if max(found[name]) <= 1:
-                raise UserError(f"{where} is {list(found[name])}; allowed: 0 to 255 units")
     return found
 
 
@@ -246,7 +254,9 @@ class PackedStore:
 
         sides = [side for axis, side in enumerate(shape) if axis not in (0, channels)]
         self.path, self.name, self.shape, self._channels = path, name, (shape[0], *sides, 3), channels
-        self._array: Any = h5py.File(path, "r")[name]
+        file = h5py.File(path, "r")
+        self._array: Any = file[name]
+        weakref.finalize(self, file.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return PackedStore, (self.path, self.name, self._array.shape, self._channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -67,6 +68,7 @@ class FlatFile:
     def __init__(self, path: Path, offset: int, shape: tuple[int, ...]) -> None:
         self.path, self.offset, self.shape = path, offset, shape
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115  (open as long as the store is used)
+        weakref.finalize(self, self._file.close)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return FlatFile, (self.path, self.offset, self.shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from os import PathLike
+from os import PathLike, fspath
 
 import torch
 
@@ -21,7 +21,7 @@ from fastcifar.registry import resolve
 
 @TORCH.applied()
 def load_dataset(
-    name: str = DEFAULT_DATASET,
+    name: str | PathLike[str] = DEFAULT_DATASET,
     data_dir: str | PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     holdout: int = 0,
@@ -50,6 +50,7 @@ def load_dataset(
     """
     device = resolve_device(device)
     holdout = checked("holdout", holdout, int)
+    name = fspath(name)
     entry, variant = find(name)
     load = resolve(entry.load)
     name = name_of(name)

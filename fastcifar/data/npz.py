@@ -29,7 +29,8 @@ LAYOUT = "train_images, train_labels, test_images and test_labels, or Keras' x_t
 def load_npz(path: Path) -> Dataset:
     """Return the dataset in an .npz: `train_images`, `train_labels`, `test_images`, perhaps `test_labels`, `val_images`
     and `val_labels`, images and labels as `Dataset.from_arrays` takes them, or under the names that Keras gives them;
-    perhaps `classes`, names, and `mean` and `std`. Without test images those of `val` are the test.
+    perhaps `classes`, names, and `mean` and `std`. Without test images those of `val` are the test, else a fifth of
+    each class.
 
     What takes long to read, as compressed images and floats do, is kept in the user's cache until the file changes.
 
@@ -42,7 +43,13 @@ def load_npz(path: Path) -> Dataset:
     if "test" not in found and "val" in found:
         found["test"] = found.pop("val")
         source += ", its validation images being the test"
-    if "test" not in found:
+    elif "test" not in found and "train" in found:
+        source += ", a fifth of each class being the test"
+    for names in _KEYS.values():
+        for images, labels in names:
+            if labels in present and images not in present:
+                raise UserError(f"{path}: {images} is missing, whose labels are {labels}; allowed: both")
+    if not found:
         holds = f"holds {', '.join(key[:40] for key in sorted(present)[:9])}" if present else "is damaged, or no .npz"
         raise UserError(f"{path} {holds}; allowed: one with {LAYOUT}")
     shapes, dtypes = zip(*(npz_header(path, keys[0]) for keys in found.values()), strict=True)
@@ -71,11 +78,13 @@ def _images(path: Path, key: str) -> torch.Tensor:
 
 
 def _array(path: Path, key: str) -> np.ndarray:
-    """Read an array of numbers or of texts, in the machine's byte order."""
+    """Read an array of numbers or of texts, in the machine's byte order; bytes are texts in UTF-8."""
     shape, dtype = npz_header(path, key)
-    if dtype.kind not in "uifU" or not shape:
+    if dtype.kind not in "uifUS" or not shape:
         raise UserError(f"{path}: {key} is {dtype} {list(shape)}; allowed: an array of numbers or of texts")
     array = read_npz(path, key, dtype.str[1:], shape, "as its header says")
+    if dtype.kind == "S":
+        return np.char.decode(array, "utf-8", "replace")
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 

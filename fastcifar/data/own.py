@@ -28,6 +28,10 @@ def load_own(data_dir: Path, resize: int = 0) -> Dataset:
         read = _reader(data_dir, resize)
         with contents(data_dir):
             return read()
+    except UserError as error:  # of what is in it
+        if str(data_dir) not in (said := str(error)):
+            error.args = (f"{data_dir}: {said}", *error.args[1:])
+        raise
     except OSError as error:
         raise UserError(f"cannot read {error.filename or data_dir}: {error.strerror or error}") from error
 

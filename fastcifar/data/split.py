@@ -72,7 +72,9 @@ class Split:
         """Height and width of the images in pixels. Raises UserError for images that are not square."""
         height, width, _ = self.image_shape
         if height != width:
-            raise UserError(f"images are {height} by {width} pixels; allowed: square images")
+            raise UserError(
+                f"images are {height} by {width} pixels; allowed: square ones, as by --resize N (dataset.resize(N))"
+            )
         return height
 
     @property

@@ -96,6 +96,13 @@ class Result:
         return [(arm, each) for arm, each in self.failed if isinstance(each, Diverged)]
 
     @property
+    def tested(self) -> str:
+        """What the images are that the runs were tested on: "test", "held-out" or "validation"."""
+        found = (each for outcomes in self.outcomes.values() for each in outcomes if not isinstance(each, Failed))
+        first = next(found, None)
+        return first.dataset.tested if first else "test"
+
+    @property
     def counts(self) -> dict[str, int]:
         """How many runs failed, and how many of them diverged."""
         return {"failed": len(self.failed), "diverged": len(self.diverged)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,7 +55,7 @@ _PLAIN = EvaluateConfig(tta="none")
 @told
 def train(
     recipe: Recipe | str | Path = DEFAULT_RECIPE,
-    data: Dataset | str | None = None,
+    data: Dataset | str | PathLike[str] | None = None,
     *,
     seed: int = 0,
     model: Callable[[int], nn.Module] | None = None,
@@ -75,8 +76,8 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file.
-    data: a dataset or its name, which `load_dataset` finds in `data_dir`; None: what the recipe is made for, by its
-        name before `changes`; CIFAR-10 where no named recipe has that name, as in a file that gives another.
+    data: a dataset, its name or path, as `load_dataset` takes it with `data_dir`; None: what the recipe is made for, by
+        its name before `changes`; CIFAR-10 where no named recipe has that name, as in a file that gives another.
     seed: names all random choices: initial weights, order, crops, flips, and those of `model` and `augment`.
     model: a class or function of the number of classes that returns an `nn.Module` in place of the recipe's network:
         images `[N, 3, H, W]`, normalized, to logits `[N, classes]`. Plain torch layers train in bfloat16 and float16
@@ -100,7 +101,6 @@ def train(
     """
     phases = Phases()
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
-    data = dataset_for(recipe.name) if data is None else data
     if model is not None and hasattr(recipe.network, "ghost_batch"):  # the model groups its own batches
         recipe = change(recipe, {"network.ghost_batch": 0})
     optimizer = optimizer() if isinstance(optimizer, type) and issubclass(optimizer, OptimizerConfig) else optimizer
@@ -109,8 +109,8 @@ def train(
     recipe = change(recipe, changes) if changes else recipe
     device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
-        if isinstance(data, str):
-            data = load_dataset(data, data_dir, device, holdout, None, resident)
+        if data is None or isinstance(data, str | PathLike):
+            data = load_dataset(data or dataset_for(recipe.name), data_dir, device, holdout, None, resident)
         elif isinstance(data, Dataset):
             data = data.hold_out(holdout) if holdout else data
             data = data if resident == "auto" else place_images(data, resident, device)

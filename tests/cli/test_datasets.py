@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -139,6 +140,8 @@ def test_experiments(command, kind, capsys):
         assert again["images"] == tested[1] and again["accuracy"] == again["stored_accuracy"] == record["accuracy"]
         assert main(["eval", "runs/warm/seed-0"]) == 0
         assert f"on {tested[1]} {tested[0]} images of {word}; the run said" in capsys.readouterr().out
+        table = Path("runs/table.md").read_text(encoding="utf-8")
+        assert table.count(f"{tested[0]} accuracy") == 2 and (tested[0] == "test" or "test accuracy" not in table)
         title = Path("runs/table.md").read_text(encoding="utf-8").splitlines()[0]
         assert title.endswith(f", {word}".replace("_", "\\_"))
 
@@ -151,9 +154,60 @@ def test_moved_and_changed_images(capsys):
     assert "pets does not exist; allowed: a folder of images by class" in capsys.readouterr().err
     assert main(["eval", "run", "--data-dir", "moved"]) == 0
     assert "on 12 test images of pets; the run said" in capsys.readouterr().out
+    assert main(["eval", "run", "--on", "moved", "--data-dir", "moved"]) == 2
+    assert "--data-dir is moved; allowed: without --on PATH, which is read there" in capsys.readouterr().err
     shutil.copy("moved/test/ant/00.png", "moved/test/bee/new.png")
     assert main(["eval", "run", "--data-dir", "moved"]) == 0
     assert "on 13 test images of pets; other images than the run's, of another sha256\n" in capsys.readouterr().out
+
+
+OTHERS = {
+    "side": (lambda x, y: (x[:, :6, :6], y, NAMES), "new.npz are 6 x 6 pixels, the run's 8 x 8; allowed: "),
+    "classes": (lambda x, y: (x, y % 2, NAMES[:2]), "new.npz has 2 classes, the run 3; allowed: a set with the run's"),
+    "names": (lambda x, y: (x, y, ("ant", "bee", "cat")), "class 2 of .*new.npz is 'cat', the run's 'cow'"),
+}
+
+
+@pytest.mark.parametrize("words", [["--data-dir", "new.npz"], ["--on", "new.npz"], []], ids=["moved", "on", "in place"])
+@pytest.mark.parametrize("kind", OTHERS)
+def test_images_that_a_runs_network_is_not_made_for_are_refused(kind, words, capsys):
+    word, (change, message) = as_npz(), OTHERS[kind]
+    assert main(["train", "--dataset", word, *RECIPE, *SMALL, "--out", "run", "--quiet"]) == 0
+    arrays = {}
+    for part in ("train", "test"):
+        arrays[f"{part}_images"], arrays[f"{part}_labels"], names = change(PIXELS[part], LABELS[part])
+    np.savez("new.npz" if words else word, **arrays, classes=np.array(names))
+    capsys.readouterr()
+    assert main(["eval", "run", *words]) == 2
+    said = capsys.readouterr().err
+    assert re.search(message.replace("new", "new" if "--on" in words else "mine"), said) and said.count("\n") == 1
+
+
+def test_a_run_on_arrays_in_memory_says_how_it_is_evaluated(capsys):
+    data = Dataset.from_arrays(*ARRAYS, classes=NAMES)
+    fastcifar.train("warmstart-mlp", data, epochs=1, batch_size=9, **{"network.hidden": (4,)}).save("run")
+    assert main(["eval", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "the run's images, 'arrays', are no set that is known here: arrays in memory; allowed: --on PATH" in said
+    assert main(["eval", "run", "--on", as_npz()]) == 0
+
+
+def test_a_path_object_is_a_data_set_too(tmp_path):
+    as_npz()
+    assert fastcifar.load_dataset(Path("mine.npz")).name == str(tmp_path / "mine.npz")
+    found = fastcifar.train("warmstart-mlp", Path("mine.npz"), epochs=1, batch_size=9, **{"network.hidden": (4,)})
+    assert found.record.dataset.name == str(tmp_path / "mine.npz")
+
+
+def test_a_folder_here_of_a_published_sets_name_is_not_read_in_its_place(monkeypatch):
+    Path("synthetic").mkdir()
+    assert fastcifar.load_dataset("synthetic").name == "synthetic"
+    read = []
+    monkeypatch.setattr("fastcifar.data.digits.load_mnist", lambda data_dir: read.append(data_dir))
+    Path("mnist").mkdir()
+    with pytest.raises(fastcifar.UserError):
+        fastcifar.load_dataset("mnist")
+    assert read == [None]
 
 
 def test_resized_files_are_found_again(capsys):

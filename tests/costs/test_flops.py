@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -202,9 +203,26 @@ def test_the_classifier_has_the_classes_that_are_given_or_those_of_the_recipes_d
 
 def test_the_command_counts_images_of_the_sets_side_or_another(capsys):
     words = ["flops", "--train-images", "512", "--test-images", "1", "--epochs", "1", "--json"]
-    for more, side in (([], 32), (["--dataset", "mnist"], 28), (["--side", "64"], 64)):
+    for more, side in (([], 32), (["--dataset", "mnist"], 28), (["--resize", "64"], 64)):
         assert main([*words, *more]) == 0
         (stage,) = json.loads(capsys.readouterr().out)["stages"]
         assert stage["size"] == side
         expected = count_recipe(dataclasses.replace(Recipe(), epochs=1), 512, 1, 10, side)
         assert stage["flop_per_step"] == 2 * expected.stages[0].step.macs
+
+
+@pytest.mark.parametrize("words", [["mine.npz"], ["gone.npz", "--data-dir", "mine.npz"]])
+def test_the_command_counts_the_images_of_a_path(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (700, 6, 4, 3), dtype="uint8")
+    np.savez("mine.npz", x_train=images, y_train=np.arange(700) % 3, x_test=images[:90], y_test=np.arange(90) % 3)
+    flags = ["--resize", "32", "--epochs", "1", "--batch-size", "128", "--json"]
+    assert main(["flops", "--dataset", *words, *flags]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert main(["flops", "--dataset", *words]) == 2
+    assert "6 by 4 pixels; allowed: square ones, as by --resize N" in capsys.readouterr().err
+    assert found["steps"] == sum(stage["steps"] for stage in found["stages"]) == 5
+    expected = count_recipe(dataclasses.replace(Recipe(), epochs=1, batch_size=128), 700, 90, 3, 32)
+    assert found["stages"][0]["flop_per_step"] == 2 * expected.stages[0].step.macs
+    assert main(["flops", "--dataset", "cifar10.1"]) == 2
+    assert "cifar10.1 has test images only" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from fastcifar.data import Dataset, describe
 from fastcifar.data.dataset import fingerprint
-from fastcifar.errors import UserError
+from fastcifar.errors import Notice, UserError
 
 RANDOM = np.random.default_rng(5)
 PIXELS = RANDOM.integers(0, 256, (9, 6, 5, 3), dtype=np.uint8)
@@ -45,6 +45,7 @@ def test_the_same_images_are_the_same_dataset_in_every_form(form, labels):
     assert dataset.mean == pytest.approx(PIXELS.mean((0, 1, 2))) and dataset.std == pytest.approx(PIXELS.std((0, 1, 2)))
 
 
+@pytest.mark.filterwarnings("ignore:the training images are nearly black:fastcifar.errors.Notice")
 @settings(deadline=None, max_examples=30)
 @given(st.floats(0, 1), st.sampled_from([np.float32, np.float64]))
 def test_floats_are_rounded_to_the_nearest_of_256_values(value, dtype):
@@ -71,9 +72,20 @@ def test_test_and_validation_images_may_be_unlabeled_in_whole_or_in_part():
 
 def test_given_statistics_and_classes_are_kept():
     dataset = Dataset.from_arrays(
-        PIXELS, LABELS, PIXELS, LABELS, mean=[1, 2, 3], std=np.array([4, 5, 6]), classes="abcd"
+        PIXELS, LABELS, PIXELS, LABELS, mean=[1, 2, 3], std=np.array([4, 5, 6]), classes=[*"abcd"]
     )
     assert (dataset.mean, dataset.std) == ((1.0, 2.0, 3.0), (4.0, 5.0, 6.0)) and len(dataset.classes) == 4
+
+
+def test_integers_of_0_and_1_are_said_to_be_nearly_black():
+    mask = (PIXELS > 127).astype(int)
+    with pytest.warns(
+        Notice, match=r"nearly black, 0\.\d+ of 255 in the mean; where 1 is to be white, their values are"
+    ):
+        dataset = Dataset.from_arrays(mask, LABELS, mask, LABELS)
+    assert dataset.mean == pytest.approx(mask.mean((0, 1, 2)))
+    again = Dataset.from_arrays(PIXELS, LABELS, PIXELS, mean=(0, 0, 0), std=(255, 255, 255))
+    assert again.mean == (0, 0, 0)
 
 
 def test_a_dataset_holds_copies():
@@ -91,7 +103,10 @@ def test_a_dataset_holds_copies():
         ({"x": PIXELS[:, :3, :3]}, r"x is uint8 \[9, 3, 3, 3\]: its channels may come first or last; allowed: im"),
         ({"x": PIXELS[:, :3]}, r"x is uint8 \[9, 3, 5, 3\]: its channels may come first or last"),
         ({"x": PIXELS[:0]}, r"x is uint8 \[0, 6, 5, 3\]; allowed: one image or more"),
-        ({"x": PIXELS > 9}, r"x is bool \[9, 6, 5, 3\]; allowed: integers from 0 to 255 or floats from 0 to 1"),
+        (
+            {"x": PIXELS > 9},
+            r"x is bool \[9, 6, 5, 3\], which does not say how bright True is; allowed: x as integers of",
+        ),
         ({"x": PIXELS.astype("float32")}, "x is float32 from 0 to 255; allowed: floats from 0 to 1, or integers"),
         ({"x": PIXELS / 255 - 0.5}, "x is float64 from -0.5 to 0.5; allowed: floats from 0 to 1"),
         ({"x": PIXELS * np.nan}, "x is float64 from nan to nan; allowed: floats from 0 to 1"),
@@ -101,10 +116,14 @@ def test_a_dataset_holds_copies():
         ({"x_test": PIXELS[:, :5]}, r"the images of x_test are \[5, 5\] pixels; allowed: \[6, 5\], as of x"),
         ({"y": LABELS[:8]}, r"y is int64 \[8\]; allowed: integers \[9\], one for each image"),
         ({"y": LABELS / 1}, r"y is float64 \[9\]; allowed: integers \[9\]"),
-        ({"y": None}, "the train labels are -1 to -1 of 3 classes; allowed: 0 to 2$"),
-        ({"y": LABELS - 1}, "the train labels are -1 to 1 of 3 classes; allowed: 0 to 2$"),
+        ({"y": None}, "y is missing; allowed: a label for each training image"),
+        ({"y": LABELS - 1}, "y is -1 to 1; allowed: 0 or more$"),
+        ({"mean": (0.5, 0.4, 0.3)}, r"mean is \[0.5, 0.4, 0.3\], the images' is 1.*; allowed: 0 to 255 units"),
+        ({"std": (0.5, 0.4, 0.3)}, r"std is \[0.5, 0.4, 0.3\], the images' is .*; allowed: 0 to 255 units"),
         ({"y_test": LABELS - 2}, "y_test is -2 to 0; allowed: 0 or more, and -1 for an unlabeled image"),
-        ({"classes": ["a", "b"]}, "the train labels are 0 to 2 of 2 classes; allowed: 0 to 1$"),
+        ({"classes": ["a", "b"]}, "y is 0 to 2; allowed: 0 to 1$"),
+        ({"classes": "abc"}, "classes is 'abc'; allowed: a list of names"),
+        ({"classes": ["a", "b", "a"]}, "two classes are named 'a'; allowed: a name for each"),
         ({"y_val": LABELS}, "y_val is given without x_val; allowed: both, x_val alone or neither"),
         ({"mean": (1, 2)}, r"mean is \(1, 2\); allowed: three numbers, of red, green and blue"),
         ({"mean": 3.5}, "mean is 3.5; allowed: three numbers, of red, green and blue"),

@@ -159,6 +159,8 @@ def test_a_validation_split_moves_along_and_stays_where_images_are_held_out():
     assert dataset.val.labeled.tolist() == [True, True, False, True, True]
     taken = dataset.take(classes=[1, 0])
     assert taken.val.images[:, 0, 0, 0].tolist() == [0, 1, 4] and taken.val.labels.tolist() == [0, 1, 0]
+    unlabeled = dataclasses.replace(dataset, test=Split(whole.train.images[:2], torch.tensor([-1, -1])))
+    assert unlabeled.take(classes=[0]).test is unlabeled.test
     with pytest.raises(UserError, match=r"classes is \[1\], which leaves no val images; allowed: classes that it"):
         dataclasses.replace(dataset, val=dataset.val.subset(torch.tensor([0, 2]))).take(classes=[1])
     facts = json.loads(json.dumps(describe(dataset)))
@@ -268,9 +270,14 @@ def test_numbers_of_numpy_and_torch_are_as_good_as_pythons(number):
     assert json.loads(json.dumps(describe(taken))) == describe(taken)
     assert taken.hold_out(number(2)).holdout == 2 and type(taken.hold_out(number(2)).holdout) is int
     assert taken.take(classes=np.array([0, 1])).subset["classes"] == [0, 1]
-    facts = {"mean": np.array([1, 2, 3.5]), "std": torch.ones(3), "holdout": number(2), "classes": np.array(["a"] * 3)}
+    facts = {
+        "mean": np.array([1, 2, 3.5]),
+        "std": torch.ones(3),
+        "holdout": number(2),
+        "classes": np.array(["a", "b", "c"]),
+    }
     made = dataclasses.replace(dataset, **facts)
-    assert (made.mean, made.std, made.holdout, made.classes) == ((1.0, 2.0, 3.5), (1.0,) * 3, 2, ("a",) * 3)
+    assert (made.mean, made.std, made.holdout, made.classes) == ((1.0, 2.0, 3.5), (1.0,) * 3, 2, ("a", "b", "c"))
     assert {type(each) for each in (*made.mean, *made.std, *made.classes)} == {float, str}
     assert dataset.train.subset(np.array([2, 0])).labels.tolist() == [2, 0]
 

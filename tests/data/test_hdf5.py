@@ -1,8 +1,11 @@
 """HDF5 files: what is read of every form, what is refused, and where the images lie."""
 
 import copy
+import gc
 import pickle
+import re
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ import torch
 
 from fastcifar.data import Dataset, hdf5, residency
 from fastcifar.data.hdf5 import load_hdf5
+from fastcifar.data.own import load_own
 from fastcifar.data.residency import place_images
 from fastcifar.errors import Notice, UserError
 
@@ -94,6 +98,28 @@ def test_a_set_without_a_test_split_is_tested_on_val_and_one_without_train_on_no
             place_images(only, resident, CPU).require_training_images()
 
 
+def test_of_training_images_alone_a_fifth_of_each_class_is_the_test(tmp_path):
+    labels = {"train": np.repeat(np.arange(3), (10, 20, 10))[:, None]}  # [N, 1], as Keras has them
+    found = load_hdf5(write(tmp_path / "one.h5", {"train": IMAGES["train"]}, labels))
+    assert found.source.endswith("one.h5, a fifth of each class being the test") and found.val is None
+    assert torch.bincount(found.test.labels).tolist() == [2, 4, 2]
+    assert torch.bincount(found.train.labels).tolist() == [8, 16, 8]
+    both = torch.cat([found.train.images, found.test.images]).flatten(1).tolist()
+    assert sorted(both) == sorted(IMAGES["train"].reshape(40, -1).tolist())
+
+
+@pytest.mark.parametrize("form", ["as in memory", "packed"])
+def test_a_set_that_is_used_no_more_leaves_no_file_open(tmp_path, form):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = load_hdf5(write(tmp_path / "set.h5", form=form))
+        stores = [split.store for split in splits_of(found)]
+        files = [getattr(store, "_file", None) or store._array.file for store in stores]
+        del found, stores
+        gc.collect()
+    assert all(getattr(file, "closed", not file) for file in files)
+
+
 @pytest.mark.parametrize("name", ["classes", "label_names", None])
 def test_names_of_classes_are_read_from_where_they_are(tmp_path, name):
     path = write(tmp_path / "set.h5", classes=None)
@@ -173,7 +199,7 @@ REFUSED = {
     "link": (linked, "no link and no group"),
     "claim": (claimed, r"is damaged: images-train is \[1099511627776"),
     "unwritten": (unwritten, "is damaged: labels-train"),
-    "nothing": (lines(images_val=None, images_test=None), "test or val at least"),
+    "nothing": (lines(images_val=None, images_test=None), "labels-val without images-val; allowed: both"),
     "no labels": (lines(labels_train=None), "images-train without labels-train; allowed: both"),
     "few labels": (lines(labels_train=np.zeros(39, int)), r"int64 \[39\]; allowed: integers \[40\]"),
     "float labels": (lines(labels_train=np.zeros(40)), r"float64 \[40\]; allowed: integers"),
@@ -196,6 +222,8 @@ def test_anything_else_is_refused_in_one_line(tmp_path, kind):
     with pytest.raises(UserError, match=message) as refused:
         load_hdf5(path)
     assert str(path) in str(refused.value) or kind == "class"
+    with pytest.raises(UserError, match=re.escape(str(path))):
+        load_own(path)
 
 
 @pytest.mark.parametrize("form", ["as in memory", "packed"])

@@ -200,7 +200,7 @@ WRONG = {
     r"the label of train\[0\] is 0.5; allowed: a whole number or a name": [(PIXELS[0], 0.5)],
     r"the label of train\[0\] is int64 \[2\]; allowed: a whole number": [(PIXELS[0], np.array([0, 1]))],
     "the labels of train are names and numbers; allowed: one of them": [(PIXELS[0], 0), (PIXELS[0], "b")],
-    "the train labels are -1 to 0 of 3 classes; allowed: 0 to 2": [(PIXELS[0], None), (PIXELS[0], 0)],
+    "train's labels is -1 to 0; allowed: 0 to 2": [(PIXELS[0], None), (PIXELS[0], 0)],
 }
 
 

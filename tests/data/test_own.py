@@ -1,16 +1,15 @@
-"""Data sets at paths of the user's own: folders of images, .npz, and what is told of other paths."""
+"""Data sets at paths of the user's own: folders of images, and what is told of other paths."""
 
 import os
 import re
 import shutil
-import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fastcifar.data import Dataset, converted, load_dataset
+from fastcifar.data import converted, load_dataset
 from fastcifar.data.dataset import fingerprint
 from fastcifar.errors import Notice, UserError
 
@@ -53,11 +52,18 @@ def assert_same(split, pixels, labels):
 
 
 @pytest.mark.parametrize(
-    ("val", "ending"), [(None, ".png"), ("val", ".BMP"), ("valid", ".ppm"), ("Validation", ".tiff")]
+    ("train", "test", "val", "ending"),
+    [
+        ("train", "test", None, ".png"),
+        ("Train", "TEST", "val", ".BMP"),
+        ("Training", "testing", "valid", ".ppm"),
+        ("train", "test", "Validation", ".tiff"),
+        ("training", "test", "dev", ".png"),
+    ],
 )
-def test_a_folder_with_train_and_test(place, val, ending):
-    write(place / "train", PIXELS, LABELS, ending=ending)
-    write(place / "test", PIXELS[:5], LABELS[:5], ending=ending)
+def test_a_folder_with_train_and_test(place, train, test, val, ending):
+    write(place / train, PIXELS, LABELS, ending=ending)
+    write(place / test, PIXELS[:5], LABELS[:5], ending=ending)
     if val:
         write(place / val, PIXELS[5:7], LABELS[5:7], ending=ending)
     for _ in range(2):  # read, then from the cache
@@ -70,6 +76,23 @@ def test_a_folder_with_train_and_test(place, val, ending):
         assert found.sha256 == fingerprint(*(split for split in (found.train, found.test, found.val) if split))
         assert found.mean == pytest.approx(PIXELS.mean((0, 1, 2)))
         assert found.std == pytest.approx(PIXELS.std((0, 1, 2)))
+
+
+def test_other_folders_of_images_beside_train_are_said_to_be_left_out(place):
+    write(place / "train", PIXELS, LABELS)
+    for name in ("test", "holdout", "testing"):
+        write(place / name, PIXELS[:5], LABELS[:5])
+    (place / "docs").mkdir()
+    with pytest.warns(
+        Notice, match=r"left out beside train/: holdout/, testing/; known are train, training, val, valid"
+    ):
+        assert_same(load_dataset(str(place)).test, *by_class(PIXELS[:5], LABELS[:5]))
+
+
+def test_a_class_may_be_named_as_a_split(place):
+    write(place, PIXELS, LABELS, ("boat", "train", "training"))
+    found = load_dataset(str(place))
+    assert found.classes == ("boat", "train", "training") and len(found.train) == 9
 
 
 @pytest.mark.parametrize("inside", ["", "images"])
@@ -235,6 +258,9 @@ WRONG = {
         write(place / "train", PIXELS, LABELS),
         write(place / "val" / "x", PIXELS[:2], [-1] * 2),
     ],
+    r"holds \['a', 'b'\], folders of folders of images, and no train/; allowed: train/ and .*a$": lambda place: [
+        write(place / name, PIXELS, LABELS) for name in ("a", "b")
+    ],
     r"holds test/ and no train/; allowed: both, or folders of classes": lambda place: write(
         place / "test", PIXELS, LABELS
     ),
@@ -252,112 +278,9 @@ def test_a_folder_of_another_form_is_refused(message, make, place):
     assert "\n" not in str(caught.value)
 
 
-def arrays(**changes):
-    made = {
-        "train_images": PIXELS,
-        "train_labels": LABELS,
-        "test_images": PIXELS[:4],
-        "test_labels": LABELS[:4].astype("uint8"),
-    }
-    return {name: value for name, value in {**made, **changes}.items() if value is not None}
-
-
-def keras(values):
-    names = {"images": "x", "labels": "y"}
-    return {f"{names[key.split('_')[1]]}_{key.split('_')[0]}": value for key, value in values.items()}
-
-
-FORMS = {
-    "as it is": arrays(),
-    "Keras'": keras(arrays(train_labels=LABELS[:, None], test_labels=LABELS[:4, None].astype("uint8"))),
-    "channels first": arrays(train_images=PIXELS.transpose(0, 3, 1, 2), test_images=PIXELS[:4].transpose(0, 3, 1, 2)),
-    "floats": arrays(train_images=PIXELS / 255, test_images=(PIXELS[:4] / 255).astype("float32")),
-    "big-endian, column-major": arrays(
-        train_images=np.asfortranarray(PIXELS), train_labels=LABELS.astype(">i4"), test_images=PIXELS[:4].astype(">u2")
-    ),
-    "classes": arrays(classes=np.array(NAMES), mean=np.array([1.5, 2, 3]), std=np.array([4, 5, 6], "float32")),
-    "labels that are names": arrays(train_labels=np.array(NAMES)[LABELS], test_labels=np.array(NAMES)[LABELS[:4]]),
-    "val": arrays(val_images=PIXELS[:2], val_labels=LABELS[:2]),
-}
-
-
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("form", FORMS)
-def test_an_npz_is_read_in_every_form(form, save, tmp_path):
-    save(tmp_path / "mine.npz", **FORMS[form])
-    found = load_dataset(str(tmp_path / "mine.npz"))
-    more = {"x_val": PIXELS[:2], "y_val": LABELS[:2]} if form == "val" else {}
-    wanted = Dataset.from_arrays(PIXELS, LABELS, PIXELS[:4], LABELS[:4], **more)
-    assert found.sha256 == wanted.sha256 and found.name == found.source == str(tmp_path / "mine.npz")
-    assert found.classes == (NAMES if form in ("classes", "labels that are names") else ("0", "1", "2"))
-    assert found.mean == ((1.5, 2.0, 3.0) if form == "classes" else wanted.mean)
-    assert found.std == ((4.0, 5.0, 6.0) if form == "classes" else wanted.std)
-
-
-def test_an_npz_may_lack_splits(tmp_path):
-    path = tmp_path / "mine.npz"
-    np.savez(path, **arrays(test_labels=None))
-    assert load_dataset(str(path)).test.labels.tolist() == [-1] * 4
-    np.savez(path, **arrays(test_images=None, test_labels=None, val_images=PIXELS[:3], val_labels=LABELS[:3]))
-    found = load_dataset(str(path))
-    assert len(found.test) == 3 and found.source == f"{path}, its validation images being the test"
-    for train in (
-        {"train_images": None, "train_labels": None},
-        {"train_images": PIXELS[:0], "train_labels": LABELS[:0]},
-    ):
-        np.savez(path, **arrays(**train))
-        found = load_dataset(str(path))
-        assert len(found.train) == 0 and found.mean == pytest.approx(PIXELS[:4].mean((0, 1, 2)))
-        assert_same(found.test, PIXELS[:4], LABELS[:4])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"test_images": None}, "holds test_labels, train_images, train_labels; allowed: one with train_images, train"),
-        ({"train_labels": None}, "the train labels are -1 to -1 of 3 classes; allowed: 0 to 2"),
-        ({"train_labels": LABELS[:5]}, r"train_labels is int64 \[5\]; allowed: integers \[12\]"),
-        (
-            {"train_labels": np.array(list("abc") * 4, object)},
-            r"train_labels is object \[12\]; allowed: an array of num",
-        ),
-        ({"train_labels": LABELS - 2}, "train_labels is -2 to 0; allowed: 0 or more"),
-        ({"train_images": PIXELS[..., :2]}, r"train_images is uint8 \[12, 8, 6, 2\]; allowed: \[N, H, W, 3\]"),
-        ({"train_images": PIXELS.astype("int32") * 2}, "train_images is int32 from 0 to 510; allowed: integers from 0"),
-        ({"test_images": PIXELS[:4, :5]}, r"the images of .*test_images are \[5, 6\] pixels; allowed: \[8, 6\], as of"),
-        ({"classes": np.arange(3)}, r"classes is int64 \[3\]; allowed: texts, one for each class"),
-        ({"mean": np.arange(2)}, r"mean is \[0, 1\]; allowed: three numbers"),
-        ({"std": np.zeros(3)}, r"std is .*; allowed: three numbers above 0"),
-    ],
-    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
-)
-def test_arrays_of_an_npz_that_do_not_fit_are_refused_by_their_names(change, message, tmp_path):
-    np.savez(tmp_path / "mine.npz", **arrays(**change))
-    with pytest.raises(UserError, match=message) as caught:
-        load_dataset(str(tmp_path / "mine.npz"))
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "shape", ["(9999999999, 32, 32, 3)", "(12, -8, -6, 3)", "(12, 8, 6, 30)", "(4611686018427387904, 4)"]
-)
-def test_no_claim_of_an_npz_is_allocated(shape, tmp_path, monkeypatch):
-    np.savez(tmp_path / "true.npz", **arrays())
-    text = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}".ljust(117).encode() + b"\n"
-    claim = b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text + PIXELS.tobytes()
-    with zipfile.ZipFile(tmp_path / "true.npz") as true, zipfile.ZipFile(tmp_path / "mine.npz", "w") as false:
-        for name in true.namelist():
-            false.writestr(name, claim if name == "train_images.npy" else true.read(name))
-    made, empty = [], np.empty
-    monkeypatch.setattr(np, "empty", lambda *args, **how: made.append(args[0]) or empty(*args, **how))
-    with pytest.raises(UserError, match=r"mine.npz: train_images|holds 1\.8 GB"):
-        load_dataset(str(tmp_path / "mine.npz"))
-    assert not [each for each in made if np.prod(np.array(each, "float64")) > 1e6]
-
-
 def test_a_path_is_told_by_what_is_there(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    np.savez("mine.npz", **arrays())
+    np.savez("mine.npz", x_train=PIXELS, y_train=LABELS, x_test=PIXELS, y_test=LABELS)
     Path("folder").mkdir()
     shutil.copy("mine.npz", "folder/data.npz")
     monkeypatch.setenv("HOME", str(tmp_path))

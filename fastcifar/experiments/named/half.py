@@ -145,15 +145,15 @@ class HalfResult(Result):
             )
             for arm, other in PAIRS
         ]
-        n = counted(self.n)
+        n, heads = counted(self.n), ("start", f"{self.tested} accuracy", "train accuracy", "epochs", "training")
         return [
-            Table(f"At the end ({n})", ("start", "test accuracy", "train accuracy", "epochs", "training"), tuple(arms)),
-            Table(f"Differences in points, seed by seed ({n})", ("starts", "test", "train"), tuple(differences)),
+            Table(f"At the end ({n})", heads, tuple(arms)),
+            Table(f"Differences in points, seed by seed ({n})", ("starts", self.tested, "train"), tuple(differences)),
         ]
 
     def remarks(self) -> list[str]:
         gap = self.test_difference(COLD, WARM)
-        lines = [f"cold - warm: {points(gap)} points of test accuracy, n={gap.n}"]
+        lines = [f"cold - warm: {points(gap)} points of {self.tested} accuracy, n={gap.n}"]
         if self.recovered is not None:
             lines.append(f"shrink-perturb closes {self.recovered:.0%} of the gap from warm to cold")
         return lines + super().remarks()
@@ -167,7 +167,7 @@ class HalfResult(Result):
         figures = {}
         for name, column, what in (
             ("train", _train, "training accuracy, running (%)"),
-            ("test", _test, "test accuracy (%)"),
+            ("test", _test, f"{self.tested} accuracy (%)"),
         ):
             lines: list[Line] = []
             for arm, color, label in (

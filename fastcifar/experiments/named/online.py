@@ -152,7 +152,7 @@ class OnlineResult(Result):
             )
             for number, size in enumerate(self.sizes)
         ]
-        columns = ("images", *(f"{arm}: test" for arm in ARMS), *(f"{arm}: training" for arm in ARMS))
+        columns = ("images", *(f"{arm}: {self.tested}" for arm in ARMS), *(f"{arm}: training" for arm in ARMS))
         totals = [
             (
                 arm,
@@ -162,13 +162,13 @@ class OnlineResult(Result):
             )
             for arm in ARMS
         ]
-        heads = ("start", "training, all rounds", "test accuracy, last round", "runs that missed the goal")
+        heads = ("start", "training, all rounds", f"{self.tested} accuracy, last round", "runs that missed the goal")
         return [Table(f"By round ({n})", columns, tuple(rows)), Table(f"Altogether ({n})", heads, tuple(totals))]
 
     def remarks(self) -> list[str]:
         gap = self.test_difference(COLD, WARM)
         return [
-            f"cold - warm: {points(gap)} points of test accuracy in the last round, n={gap.n}",
+            f"cold - warm: {points(gap)} points of {self.tested} accuracy in the last round, n={gap.n}",
             f"a round ends at {self.settings['until_train_accuracy']:.0%} running training accuracy, "
             f"or after {self.settings['recipe']['epochs']:g} epochs",
             *super().remarks(),
@@ -190,6 +190,6 @@ class OnlineResult(Result):
                 ends = [summary.interval for summary in found]
                 lines.append(Line(self.sizes, y, color, arm, intervals=ends))
         return {
-            "accuracy": Figure("training images", "test accuracy (%)", tuple(accuracy)),
+            "accuracy": Figure("training images", f"{self.tested} accuracy (%)", tuple(accuracy)),
             "time": Figure("training images", "training time of the round (s)", tuple(time)),
         }

@@ -195,7 +195,7 @@ class TableResult(Result):
                 )
             )
         columns = ("", "random", "warm", "shrink-perturb", "random - warm", "the same, train", "paper: random / warm")
-        return [TextTable(f"Test accuracy ({counted(self.n)})", columns, tuple(rows))]
+        return [TextTable(f"{self.tested.capitalize()} accuracy ({counted(self.n)})", columns, tuple(rows))]
 
     def remarks(self) -> list[str]:
         if abs(self.settings["train_size"] - 2 * self.settings["holdout"]) <= 2:
@@ -223,4 +223,4 @@ class TableResult(Result):
                 )
             )
         names = tuple("\n".join(cell) + f"\nn={found.n}" * (found.n < self.n) for cell, found in self.cells.items())
-        return {"accuracy": Figure("network and optimizer", "test accuracy (%)", tuple(lines), ticks=names)}
+        return {"accuracy": Figure("network and optimizer", f"{self.tested} accuracy (%)", tuple(lines), ticks=names)}
