@@ -28,6 +28,7 @@ from fastcifar.errors import Notice, UserError
 from tests.data import server as serving
 from tests.data.conftest import RELEASES
 
+LOCK = ".cifar-10-batches-bin.download.lock"
 PARTS = ["cifar-10-binary.tar.gz.part", "cifar-10-binary.tar.gz.part.json"]
 BINARY, PYTHON = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"
 pytestmark = pytest.mark.filterwarnings("ignore::fastcifar.errors.Notice")
@@ -56,9 +57,6 @@ def server(small, monkeypatch):
 @pytest.fixture
 def cache(tmp_path):
     return tmp_path / "deep" / "cache"
-
-
-LOCK = ".cifar-10-batches-bin.download.lock"
 
 
 def failed(small, cache, message):
