@@ -253,7 +253,7 @@ def load_dataset(number: Number) -> list[object]:
     loaded = fastcifar.load_dataset("synthetic", device="cpu", holdout=number(20)).take(number(64), seed=number(2))
     loaded = loaded.take(classes=[number(0), number(1)])
     x, y = data().train.images.numpy(), data().train.labels.tolist()
-    made = fastcifar.Dataset.from_arrays(x, y, x, y, mean=[number(1)] * 3, std=[number(2)] * 3)
+    made = fastcifar.Dataset.from_arrays(x, y, x, y, mean=[number(100)] * 3, std=[number(50)] * 3)
     pairs = [(image, number(label)) for image, label in zip(x, y, strict=True)]
     items = fastcifar.Dataset.from_any(pairs, pairs, resize=number(32))
     loader = fastcifar.Loader(made.train, number(16), seed=number(5), mean=made.mean, std=made.std)

@@ -56,11 +56,11 @@ class Options(RecipeOptions):
 def main(args: Sequence[str]) -> int:
     options = parse_with_recipe(args, Options, PROG, shorten=None)
     rates = _rates(options)
+    word = with_coarse(options.dataset) if options.coarse else options.dataset
 
     from fastcifar.costs.flops import count_recipe, describe
     from fastcifar.data import load_dataset
 
-    word = with_coarse(options.dataset) if options.coarse else options.dataset
     entry, variant = find(word)
     classes, side, images = entry.variants.get(variant, entry.classes), entry.side, entry.images
     if images is None:  # not known without the data

@@ -99,18 +99,18 @@ def train(
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
     """
-    phases = Phases()
+    phases, device, holdout = Phases(), resolve_device(device), checked("holdout", holdout, int)
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
+    data = dataset_for(recipe.name) if data is None else data
     if model is not None and hasattr(recipe.network, "ghost_batch"):  # the model groups its own batches
         recipe = change(recipe, {"network.ghost_batch": 0})
     optimizer = optimizer() if isinstance(optimizer, type) and issubclass(optimizer, OptimizerConfig) else optimizer
     if isinstance(optimizer, str | OptimizerConfig):
         recipe, optimizer = change(recipe, {"optimizer": optimizer}), None
     recipe = change(recipe, changes) if changes else recipe
-    device, holdout = resolve_device(device), checked("holdout", holdout, int)
     with phases("data"):
-        if data is None or isinstance(data, str | PathLike):
-            data = load_dataset(data or dataset_for(recipe.name), data_dir, device, holdout, None, resident)
+        if isinstance(data, str | PathLike):
+            data = load_dataset(data, data_dir, device, holdout, None, resident)
         elif isinstance(data, Dataset):
             data = data.hold_out(holdout) if holdout else data
             data = data if resident == "auto" else place_images(data, resident, device)

@@ -27,9 +27,9 @@ from fastcifar.data.homes import homes_of
 from fastcifar.errors import Notice, UserError
 from tests.data import server as serving
 from tests.data.conftest import RELEASES
-LOCK = ".cifar-10-batches-bin.download.lock"
+
 PARTS = ["cifar-10-binary.tar.gz.part", "cifar-10-binary.tar.gz.part.json"]
-BINARY, PYTHON = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz"
+BINARY, PYTHON, LOCK = "cifar-10-binary.tar.gz", "cifar-10-python.tar.gz", ".cifar-10-batches-bin.download.lock"
 pytestmark = pytest.mark.filterwarnings("ignore::fastcifar.errors.Notice")
 
 

@@ -175,7 +175,7 @@ def test_wrong_arguments_are_refused_when_a_loader_is_made(wrong, message):
 
 
 def test_a_loader_refuses_what_does_not_fit_into_the_images():
-    with pytest.raises(UserError, match="images are 4 by 5 pixels; allowed: square images"):
+    with pytest.raises(UserError, match="images are 4 by 5 pixels; allowed: square ones"):
         Loader(Split(torch.zeros(8, 4, 5, 3, dtype=torch.uint8), torch.zeros(8, dtype=torch.int64)), 4)
     with pytest.raises(UserError, match=r"augment.cutout is 8; allowed: 0 to 6"):
         next(iter(Loader(make_split(size=6), 4)))

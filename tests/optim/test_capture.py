@@ -111,7 +111,7 @@ def test_what_breaks_a_recording_off_is_told_and_not_that_it_cannot_end(monkeypa
     recordings = []
 
     class Recording:
-        def __init__(self, graph, pool=None):
+        def __init__(self, graph, pool=None, **_):
             recordings.append(self)
 
         def __enter__(self):

@@ -112,7 +112,7 @@ def test_images_that_are_not_square_are_refused_before_the_training(data):
 
     dataset = dataclasses.replace(data, train=wide(data.train), test=wide(data.test))
     for call in (lambda: Trainer(MLP, dataset), lambda: train(MLP, dataset), lambda: fastcifar.Loader(dataset.test, 4)):
-        with pytest.raises(UserError, match=r"^images are 32 by 48 pixels; allowed: square images$"):
+        with pytest.raises(UserError, match=r"^images are 32 by 48 pixels; allowed: square ones, as by --resize N"):
             call()
 
 

@@ -284,13 +284,8 @@ def test_what_is_no_recipe_or_no_data_is_refused_in_one_line(data):
     wide = Dataset.from_arrays(
         random.integers(0, 256, (64, 8, 10, 3)), [0, 1] * 32, np.zeros((2, 8, 10, 3), np.uint8), [0, 1]
     )
-    with pytest.raises(UserError, match="images are 8 by 10 pixels; allowed: square images"):
+    with pytest.raises(UserError, match="images are 8 by 10 pixels; allowed: square ones"):
         train(RECIPE, wide, model=Plain)
-    small = Dataset.from_arrays(
-        random.integers(0, 256, (64, 8, 8, 3)), [0, 1] * 32, np.zeros((2, 8, 8, 3), np.uint8), [0, 1]
-    )
-    with pytest.raises(UserError, match="network is mlp, and images have 8 pixels a side; allowed: 32"):
-        train(RECIPE, small)
 
 
 def test_a_whitening_in_an_own_network_is_fitted(data):

@@ -249,7 +249,7 @@ def test_a_damaged_run_is_refused_in_one_line(run, tmp_path):
 def test_recipe_and_dataset_may_be_names():
     with pytest.raises(UserError, match="unknown recipe 'davidnett'"):
         train("davidnett")
-    with pytest.raises(UserError, match="unknown data set 'cifar11'; did you mean 'cifar10'"):
+    with pytest.raises(UserError, match="unknown data set 'cifar11'; did you mean 'cifar10"):
         train("davidnet", "cifar11")
 
 
