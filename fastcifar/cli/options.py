@@ -170,12 +170,12 @@ class TrainingOptions(RecipeOptions, ImageOptions):
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""
-        if find(self.dataset)[0].test_only:
+        entry, _ = find(self.dataset)
+        if entry.test_only:
             raise no_training_images(self.dataset)
         if self.fold is not None:
             read_fold(self.fold, "--fold")
             self._require("holdout", not self.holdout, "with --fold none, as a fold is held out")
-        entry, _ = find(self.dataset)
         side = self.resize or (entry.side if entry.homes else 0)  # of other sets the data say it
         for recipe in recipes if side else ():
             recipe.refuse_side(side)
