@@ -19,14 +19,19 @@ from fastcifar.training import Trainer
 from fastcifar.training.device import describe_device, resolve_dtype
 
 
-def ceilings(campaign: Campaign) -> Iterator[Line]:
+def ceilings(campaign: Campaign, search: int = 10) -> Iterator[Line]:
     """Note versions and clocks; time a copy, a matrix product, and the convolutions of each stage of each recipe's
-    step, pass by pass, as fast as the library has them."""
+    step, pass by pass, as fast as the library has them.
+
+    search: cuDNN's algorithms that are tried for a convolution, at most; 0: all, 10: as many as torch tries unless told.
+    """
     torch.backends.cudnn.benchmark = True  # in this process alone
-    known = campaign.records("ceilings")
+    if campaign.device.type == "cuda":
+        torch.backends.cudnn.benchmark_limit = search
+    known = [record for record in campaign.records("ceilings") if record.get("search", 10) == search]
     for what, measure in (("environment", _environment), ("copy", copy_rate), ("product", _product)):
         if not any(record["what"] == what for record in known):
-            yield {"what": what, **measure(campaign.device, campaign.tiny)}
+            yield {"what": what, **measure(campaign.device, campaign.tiny), "search": search}
     found = {(record["recipe"], record["stage"]) for record in known if record["what"] == "convolutions"}
     for name, recipe in main_recipes(campaign).items():
         trainer = Trainer(recipe, noise(campaign, recipe.batch_size), campaign.device)
@@ -35,7 +40,7 @@ def ceilings(campaign: Campaign) -> Iterator[Line]:
                 return
             if (name, number) not in found:
                 layers = [_layer(campaign, layer) for layer in convolutions(trainer, stage)]
-                place = {"recipe": name, "stage": number, "size": stage.size, "steps": steps}
+                place = {"recipe": name, "stage": number, "size": stage.size, "steps": steps, "search": search}
                 yield {"what": "convolutions", **place, "layers": layers}
 
 

@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "speedrun94-in-turn": ("speedrun94", {"optimizer.overlap": False}),
     OTHER_SEARCH: ("speedrun94", {"cudnn_search": not RECIPES["speedrun94"].cudnn_search}),
     "davidnet-searched": ("davidnet", {"cudnn_search": True}),
+    "davidnet-alternating": ("davidnet", {"augment.flip": "alternating", "evaluate.tta": "flip-crop"}),
     "speedrun95": ("speedrun95", {}),
     "speedrun96": ("speedrun96", {}),
     "warmstart-resnet18": ("warmstart-resnet18", {"epochs": 2}),

@@ -70,7 +70,9 @@ PARTS: dict[str, tuple[Part, ...]] = {
 
 BY_NAME = (
     Part("cold", cold, "cold", 0.9),
+    Part("ceilings-unlimited", partial(ceilings, search=0), "ceilings", 0.9),
     Part("compiled", compiled, "kernels", 0.9),
+    _of("davidnet-alternating", trainings, 0.3),
     Part("sizes", sizes, "sizes", 0.9),
     Part("screen", screen, "screen", 0.95),
 )

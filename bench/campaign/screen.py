@@ -1,4 +1,4 @@
-"""Part `screen`: what some changes of speedrun94 are worth, all varied at once by a design, on held-out images: as many
+"""Part `screen`: what some changes of `RECIPE` are worth, all varied at once by a design, on held-out images: as many
 rounds of the design as its time allows. `fastcifar screen` in a process of the campaign."""
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.campaign.campaign import Campaign, Line
 from bench.campaign.data import dataset
-from bench.campaign.recipes import MAIN, get_recipe
+from bench.campaign.recipes import get_recipe
 from fastcifar.experiments import Job, Outcome
 from fastcifar.experiments.named.screen import Screen
 from fastcifar.experiments.result import failed_from
@@ -20,17 +20,18 @@ from fastcifar.experiments.store import describe_data
 from fastcifar.recipes import change
 from fastcifar.training import Run, RunRecord
 
+RECIPE = "speedrun94-1024"
 FACTORS = (
-    "optimizer.lr=0.16..0.18",
-    "optimizer.momentum=0.6..0.65",
-    "select.keep=0.75..0.65",
+    "augment.early=crop..resize",
     "augment.early_crops=24 0.2 28 0.6..24 0.4 28 0.8",
-    "network.widths=64 256 256..64 224 256",
+    "augment.flip=alternating..by-visit",
+    "optimizer.lr=0.19..0.22",
+    "optimizer.momentum=0.655..0.6",
+    "optimizer.polar_express=0..0.001",
+    "optimizer.row_momentum=0..0.95",
+    "select.keep=0.75..0.65",
     "schedule.values=1 0..1 0.05",
-    "optimizer.ns_coefficients=3.4445 -4.775 2.0315..3.4576 -4.7391 2.0843",
-    "network.norm_momentum=0.1..0.4",
-    "augment.brightness=0.14..0.1,augment.contrast=0.13..0.1",
-    "optimizer.norm_every=1..2,optimizer.norm_growth=0..15",
+    "network.widths=64 256 256..64 224 256",
     "epochs=10..9.5",
 )
 """The changes, each with both of its values, so that they stay what they are where the recipe changes. The last says
@@ -53,7 +54,7 @@ def screen(campaign: Campaign) -> Iterator[Line]:
         result.outcomes[job.arm].append(outcome)
         if job.key in kept.new:
             if isinstance(outcome, RunRecord):
-                campaign.require_capture(MAIN[0], outcome.captured, outcome.not_captured)
+                campaign.require_capture(RECIPE, outcome.captured, outcome.not_captured)
             yield {"what": "run", "key": job.key, **outcome.to_json()}
             longest = max(longest, time.monotonic() - began)
         if job.arm == jobs[len(experiment.design) - 1].arm and result.n > known:
@@ -68,7 +69,7 @@ def screen(campaign: Campaign) -> Iterator[Line]:
 def _experiment(tiny: bool) -> Screen:
     """Return the experiment, in enough rounds for `_RUNS`. A search for cuDNN's fastest convolutions takes a while for
     each of the design's recipes, and changes no result."""
-    recipe = change(get_recipe(MAIN[0], tiny), {"cudnn_search": False})
+    recipe = change(get_recipe(RECIPE, tiny), {"cudnn_search": False})
     screen = Screen(recipe=recipe, factors=FACTORS[:_TINY] if tiny else FACTORS)
     return dataclasses.replace(screen, runs=2 if tiny else 2 * (_RUNS // (2 * len(screen.design))))
 

@@ -15,18 +15,25 @@ from bench.peers.worker import ROOT
 
 KERNELS = ["tests/kernels", "--ignore=tests/kernels/test_compile_ahead.py"]
 """Without what compiles for GPUs that are not there."""
-OTHERS = ["tests/optim", "tests/training", "tests/data", "-m", "gpu", "--continue-on-collection-errors"]
-"""This way files that need what is not here are left out."""
+OTHERS = ["-m", "gpu", "--continue-on-collection-errors"]
+"""All others that need a GPU. This way files that need what is not here are left out."""
 TINY = ["tests/optim/test_newton_schulz.py"]
 
 
 def tests(campaign: Campaign) -> Iterator[Line]:
     """Yield a finding for each test that fails, as soon as it has; then how many passed, failed and were skipped."""
-    for which in [TINY] if campaign.tiny else [KERNELS, OTHERS]:
-        yield from _run(campaign, which)
+    wanted = {"tiny": TINY} if campaign.tiny else {"kernels": KERNELS, "others": [*_marked(), *OTHERS]}
+    for name, which in wanted.items():
+        yield from _run(campaign, name, which)
 
 
-def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
+def _marked() -> list[str]:
+    """Return the files with tests that need a GPU, but for those of kernels: collecting all files takes long."""
+    files = sorted(path.relative_to(ROOT) for path in (ROOT / "tests").rglob("test_*.py"))
+    return [str(path) for path in files if "mark.gpu" in (ROOT / path).read_text() and "kernels" not in path.parts]
+
+
+def _run(campaign: Campaign, of: str, which: list[str]) -> Iterator[Line]:
     reading, writing = os.pipe()
     plugins = ["-p", "no:cacheprovider", "-p", pytest_outcomes.__name__]
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", *plugins]
@@ -48,4 +55,4 @@ def _run(campaign: Campaign, which: list[str]) -> Iterator[Line]:
             if campaign.seconds_left < 0:
                 process.terminate()
                 break
-    yield {"what": "tests", "of": which[0], **counts, "exit_code": process.wait()}
+    yield {"what": "tests", "of": of, **counts, "exit_code": process.wait()}
