@@ -23,7 +23,7 @@ def ceilings(campaign: Campaign, search: int = 10) -> Iterator[Line]:
     """Note versions and clocks; time a copy, a matrix product, and the convolutions of each stage of each recipe's
     step, pass by pass, as fast as the library has them.
 
-    search: cuDNN's algorithms that are tried for a convolution, at most; 0: all, 10: as many as torch tries unless told.
+    search: cuDNN's algorithms that are tried for a convolution, at most; 0: all, 10: as torch has it.
     """
     torch.backends.cudnn.benchmark = True  # in this process alone
     if campaign.device.type == "cuda":
