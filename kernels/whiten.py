@@ -63,7 +63,7 @@ def _whiten(images: Tensor, weight: Tensor, bias: Tensor | None, activation: str
 
 
 def _whiten_fake(images, weight, bias, activation, border) -> Tensor:
-    height, width = (size - weight.shape[2] + 1 + border for size in images.shape[2:])
+    height, width = (size - weight.shape[2] + 1 + int(border) for size in images.shape[2:])
     shape = (images.shape[0], weight.shape[0], height, width)
     return torch.empty(shape, dtype=images.dtype, device=images.device, memory_format=torch.channels_last)
 

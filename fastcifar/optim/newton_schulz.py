@@ -58,9 +58,9 @@ def _nearest_to_1(low: float, high: float) -> list[float]:
         rows = [[s, s**3, s**5, sign] for s, sign in zip(points, (1, -1, 1, -1), strict=True)]
         exact = {"dtype": torch.float64, "device": "cpu"}
         *numbers, error = torch.linalg.solve(torch.tensor(rows, **exact), torch.ones(4, **exact)).tolist()
-        if abs(error - before) <= 1e-15:
-            break
         a, b, c = numbers
+        if abs(error - before) <= 1e-15 or 9 * b * b < 20 * a * c:  # of a short interval rounding takes the extremes
+            break
         root = math.sqrt(9 * b * b - 20 * a * c)
         points[1:3] = (math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1))
         before = error

@@ -52,8 +52,8 @@ class Recipe(Checked):
     """step: compile the network's forward and backward pass with torch.compile, ahead of the training; it counts in
     process_seconds alone. Where that is impossible, a line says so and it stays off."""
     cudnn_search: bool = False
-    """Let cuDNN search for the fastest convolution of each shape (torch's cudnn.benchmark) in warm-up, capture, steps
-    and evaluation; takes seconds at the start. CUDA only. false: as torch is set."""
+    """Let cuDNN search for the fastest convolution of each shape (torch's cudnn.benchmark, without its limit) in
+    warm-up, capture, steps and evaluation; takes seconds at the start. CUDA only. false: as torch is set."""
     network: NetworkConfig = DavidNetConfig()
     normalize: NormalizeConfig = NormalizeConfig()
     augment: Augment = Augment()

@@ -6,8 +6,9 @@ import math
 import platform
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -114,12 +115,22 @@ def _passes(dtype: torch.dtype) -> list[partial]:
 
 # Where torch.testing has frozen its flags, torch.backends.cudnn.benchmark can't be set; these can, as flags() does.
 _cudnn_searches = ProcessSetting(torch._C._get_cudnn_benchmark, torch._C._set_cudnn_benchmark)
+_cudnn_limit = ProcessSetting(
+    getattr(torch._C, "_cuda_get_cudnn_benchmark_limit", lambda: 0),  # torch for CPUs has neither
+    getattr(torch._C, "_cuda_set_cudnn_benchmark_limit", lambda limit: None),
+)
 
 
-def cudnn_search(wanted: bool) -> AbstractContextManager[None]:
-    """Let cuDNN search for the fastest convolution of each shape within a `with` block, if `wanted`. Only that one flag
-    is changed and restored: `torch.backends.cudnn.flags` would reset the others too."""
-    return _cudnn_searches.set_to(True) if wanted else nullcontext()
+@contextmanager
+def cudnn_search(wanted: bool) -> Iterator[None]:
+    """Let cuDNN search for the fastest convolution of each shape within a `with` block, if `wanted`, among all that it
+    has: the first 10, torch's limit, leave out what is fastest for few channels. Only these two settings are changed and
+    restored: `torch.backends.cudnn.flags` would reset the others too."""
+    if not wanted:
+        yield
+        return
+    with _cudnn_searches.set_to(True), _cudnn_limit.set_to(0):
+        yield
 
 
 def current(device: torch.device) -> AbstractContextManager[None]:

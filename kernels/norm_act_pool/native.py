@@ -50,7 +50,7 @@ def out_size(x: Tensor, pool: bool) -> tuple[int, int]:
 def empty_out(x: Tensor, pool: bool, border: bool) -> Tensor:
     """Return the unwritten output for x."""
     height, width = out_size(x, pool)
-    return empty_images(x, height + border, width + border)
+    return empty_images(x, height + int(border), width + int(border))
 
 
 def inside(images: Tensor, border: bool) -> Tensor:

@@ -40,9 +40,9 @@ def test_activations_and_slopes_are_exact_to_a_millionth(activation):
     x = x[torch.randperm(len(x))].reshape(1, 1, 1, -1).requires_grad_()
     zero, one = torch.zeros(1), torch.ones(1)
     with torch.no_grad():
-        out = norm_act_pool_inference(x, zero, one, zero, activation=activation, alpha=0.3, eps=0.0)
+        out = norm_act_pool_inference(x, zero, one, zero, activation=activation, alpha=0.3, eps=1e-30)
     wide = x.detach().double().requires_grad_()
-    same = {"activation": activation, "alpha": 0.3, "eps": 0.0}
+    same = {"activation": activation, "alpha": 0.3, "eps": 1e-30}
     expected = norm_act_pool_inference(wide, zero.double(), one.double(), zero.double(), **same)
     assert ((out - expected).abs() / expected.abs().clamp(min=1)).max() < 1e-6
     # The gradient of the sum of out, without what the statistics have of it: that of a residual's product with it.
@@ -54,7 +54,7 @@ def test_activations_and_slopes_are_exact_to_a_millionth(activation):
         gradient = torch.zeros_like(x)
         gradient[..., place] = 1
         found = backward(
-            gradient, x.detach(), None, None, zero[None], one[None], bias, None, activation, 0.3, 0.0, 1, 20001, False
+            gradient, x.detach(), None, None, zero[None], one[None], bias, None, activation, 0.3, 1e-30, 1, 20001, False
         )
         assert abs(found[1].item() - slope[..., place].item()) < 1e-6
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.host import ProcessSetting
 from fastcifar.recipes import recipe_from_dict
-from fastcifar.training import Trainer
+from fastcifar.training import Trainer, device
 from fastcifar.training.device import cudnn_search
 from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from tests.small import MLP
@@ -51,6 +52,16 @@ def test_a_failure_leaves_it_as_it_was(before):
         assert is_on()
         raise ZeroDivisionError
     assert is_on() == before
+
+
+def test_all_that_cudnn_has_is_tried_and_torchs_limit_restored(monkeypatch):
+    limits = [10]
+    monkeypatch.setattr(device, "_cudnn_limit", ProcessSetting(lambda: limits[-1], limits.append))
+    with cudnn_search(False):
+        assert limits == [10]
+    with cudnn_search(True):
+        assert limits == [10, 0]
+    assert limits == [10, 0, 10]
 
 
 def test_a_record_from_before_the_field_is_a_recipe_without_it():
