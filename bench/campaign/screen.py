@@ -20,18 +20,18 @@ from fastcifar.experiments.store import describe_data
 from fastcifar.recipes import change
 from fastcifar.training import Run, RunRecord
 
-RECIPE = "speedrun94-1024"
+RECIPE = "speedrun94"
 FACTORS = (
-    "augment.early=crop..resize",
-    "augment.early_crops=24 0.2 28 0.6..24 0.4 28 0.8",
-    "augment.flip=alternating..by-visit",
-    "optimizer.lr=0.19..0.22",
-    "optimizer.momentum=0.655..0.6",
-    "optimizer.polar_express=0..0.001",
-    "optimizer.row_momentum=0..0.95",
-    "select.keep=0.75..0.65",
-    "schedule.values=1 0..1 0.05",
-    "network.widths=64 256 256..64 224 256",
+    "select.keep=0.65..0.55",
+    "optimizer.lr=0.19..0.17",
+    "optimizer.momentum=0.655..0.7",
+    "select.from_epoch=2..1",
+    "augment.early_crops=24 0.2 28 0.6..24 0.3 28 0.6",
+    "optimizer.ns_steps=3..2",
+    "network.activation=gelu..silu",
+    "augment.crop=2..3",
+    "augment.brightness=0.14..0.1,augment.contrast=0.13..0.1",
+    "network.norm_momentum=0.4434..0.3",
     "epochs=10..9.5",
 )
 """The changes, each with both of its values, so that they stay what they are where the recipe changes. The last says

@@ -124,8 +124,8 @@ _cudnn_limit = ProcessSetting(
 @contextmanager
 def cudnn_search(wanted: bool) -> Iterator[None]:
     """Let cuDNN search for the fastest convolution of each shape within a `with` block, if `wanted`, among all that it
-    has: the first 10, torch's limit, leave out what is fastest for few channels. Only these two settings are changed and
-    restored: `torch.backends.cudnn.flags` would reset the others too."""
+    has: the first 10, torch's limit, leave out what is fastest for few channels. Only these two settings are changed
+    and restored: `torch.backends.cudnn.flags` would reset the others too."""
     if not wanted:
         yield
         return

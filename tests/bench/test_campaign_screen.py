@@ -60,7 +60,7 @@ def test_runs_that_diverge_are_in_the_records_and_the_effects_are_of_the_others(
     run = Trainer.run
 
     def diverging(trainer, seed, **how):
-        if trainer.recipe.augment.early == "resize" and seed == 1:
+        if trainer.recipe.optimizer.lr == 0.17 and seed == 1:
             raise NonFiniteLoss("the loss became nan")
         return run(trainer, seed, **how)
 
@@ -71,5 +71,5 @@ def test_runs_that_diverge_are_in_the_records_and_the_effects_are_of_the_others(
 
 
 def test_a_run_without_its_capture_ends_the_part(campaign):
-    with pytest.raises(RuntimeError, match="speedrun94-1024: its capture counts as failed"):
-        call(dataclasses.replace(campaign, faults=frozenset(["nocapture:speedrun94-1024"])))
+    with pytest.raises(RuntimeError, match="speedrun94: its capture counts as failed"):
+        call(dataclasses.replace(campaign, faults=frozenset(["nocapture:speedrun94"])))
