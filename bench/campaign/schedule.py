@@ -111,7 +111,7 @@ class Stage:
 
     campaign: what they are given.
     seconds: what they share.
-    limits: by part's name, the seconds after which it is ended, in place of its share.
+    limits: by part's name, the seconds after which it is ended, in place of its share; of a race, those of its rounds.
     tell: is called with a line about each.
     """
 
@@ -133,7 +133,7 @@ class Stage:
                     racing = self._start(rival, self._left if self._left >= _LEAST_RACE * self.seconds else 0)
                 elif racing and (racing.is_ready or racing.is_over):
                     if not racing.is_over:  # its rounds, at least one, up to the stage's end
-                        racing.take_turn(min(_RACE_SHARE * self.seconds, self._left))
+                        racing.take_turn(min(self._wanted(racing.part, _RACE_SHARE), self._left))
                     self._finish(racing)
                     racing = None
                 elif waiting and (racing is None or self._limit(waiting[0], racing)):
@@ -156,8 +156,12 @@ class Stage:
         """Return the seconds after which the part is ended; 0 where too few are left, those apart that are kept for a
         rival that still compiles."""
         left = self._left - (_LEAST_RACE * self.seconds if racing else 0)
-        wanted = next((self.limits[name] for name in part.names if name in self.limits), part.share * self.seconds)
+        wanted = self._wanted(part, part.share)
         return min(wanted, left) if left >= _LEAST_PART * wanted else 0.0
+
+    def _wanted(self, part: Part, share: float) -> float:
+        """Return the part's seconds in `limits`; that share of all where it has none."""
+        return next((self.limits[name] for name in part.names if name in self.limits), share * self.seconds)
 
     def _start(self, part: Part, limit: float, beside: str | None = None) -> PartProcess | None:
         if limit:
