@@ -11,11 +11,10 @@ CASES = [
     (80, "bfloat16", "davidnet", "augment.cutout=8"),
     (
         *(89, "float32", "speedrun96"),
-        "network.freeze_scale=false network.activation=silu ema.decay=0.9 "
-        "network.whitening_activation=silu network.whitening_bias_epochs=1 augment.early=resize "
-        "optimizer.row_momentum=0.9",
+        "network.freeze_scale=false network.activation=silu network.whitening_activation=silu "
+        "network.whitening_bias_epochs=1 augment.early=resize",
     ),
-    (90, "float16", "speedrun94", ""),
+    (90, "float16", "speedrun94", "ema.decay=0.9 optimizer.row_momentum=0.9"),
 ]
 """Generation, dtype, recipe and changes of it: each activation, an average or none, scales learned or not, each choice
 of `augment`, Muon and SGD."""
