@@ -55,14 +55,14 @@ class Sizes:
 SIZES = LaunchSizes(
     {
         (8, 0): Sizes(
-            **{"pixels": 64, "outputs": 64, "warps": 8, "stages": 1, "programs": 1},
-            **{"gradient_pixels": 64, "gradient_columns": 128, "gradient_warps": 8, "gradient_stages": 1},
-            **{"gradient_programs": 2, "merged": 64},
+            **{"pixels": 32, "outputs": 32, "warps": 4, "stages": 1, "programs": 4},
+            **{"gradient_pixels": 32, "gradient_columns": 64, "gradient_warps": 4, "gradient_stages": 1},
+            **{"gradient_programs": 3, "merged": 64},
         ),
         (9, 0): Sizes(
             **{"pixels": 64, "outputs": 64, "warps": 4, "stages": 1, "programs": 2},
-            **{"gradient_pixels": 64, "gradient_columns": 128, "gradient_warps": 4, "gradient_stages": 1},
-            **{"gradient_programs": 2, "merged": 64},
+            **{"gradient_pixels": 32, "gradient_columns": 128, "gradient_warps": 4, "gradient_stages": 1},
+            **{"gradient_programs": 3, "merged": 64},
         ),
     },
     interpreted=Sizes(
@@ -250,7 +250,7 @@ def _filters_gradient_kernel(
         argmax = tl.load(argmax_ptr + own, mask, other=0)
         for window in tl.static_range(4):
             rows = (row + window // 2)[:, None] + down[None, :]
-            columns = (column + window % 2)[:, None] + (rest // CHANNELS)[None, :]
+            columns = (column + window % 2)[:, None] + (place // CHANNELS % 3)[None, :]
             read = _inside(real[:, None] & known[None, :], rows, columns, HEIGHT, WIDTH, BORDERED)
             offset = (down + window // 2) * WIDTH * CHANNELS + rest + window % 2 * CHANNELS
             values = tl.load(corner_ptr[:, None] + offset[None, :], read, other=0.0)
@@ -262,7 +262,7 @@ def _filters_gradient_kernel(
 
 
 @triton.jit(do_not_specialize=["parts"])
-def _merge_kernel(
+def _filters_sum_kernel(
     partial_ptr,  # float32 [parts, size]
     out_ptr,  # [size]
     parts,
@@ -340,7 +340,7 @@ def conv_pool_backward_triton(
         num_warps=sizes.gradient_warps,
     )
     launch(
-        _merge_kernel,
+        _filters_sum_kernel,
         (-(-weight_gradient.numel() // sizes.merged),),
         *(partial, weight_gradient, programs, weight_gradient.numel()),
         PARTS=_PARTS,
