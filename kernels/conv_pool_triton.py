@@ -55,20 +55,44 @@ class Sizes:
 SIZES = LaunchSizes(
     {
         (8, 0): Sizes(
-            **{"pixels": 32, "outputs": 32, "warps": 4, "stages": 1, "programs": 4},
-            **{"gradient_pixels": 32, "gradient_columns": 64, "gradient_warps": 4, "gradient_stages": 1},
-            **{"gradient_programs": 3, "merged": 64},
+            pixels=32,
+            outputs=32,
+            warps=4,
+            stages=1,
+            programs=4,
+            gradient_pixels=32,
+            gradient_columns=64,
+            gradient_warps=4,
+            gradient_stages=1,
+            gradient_programs=3,
+            merged=64,
         ),
         (9, 0): Sizes(
-            **{"pixels": 64, "outputs": 64, "warps": 4, "stages": 1, "programs": 2},
-            **{"gradient_pixels": 32, "gradient_columns": 128, "gradient_warps": 4, "gradient_stages": 1},
-            **{"gradient_programs": 3, "merged": 64},
+            pixels=64,
+            outputs=64,
+            warps=4,
+            stages=1,
+            programs=2,
+            gradient_pixels=32,
+            gradient_columns=128,
+            gradient_warps=4,
+            gradient_stages=1,
+            gradient_programs=3,
+            merged=64,
         ),
     },
     interpreted=Sizes(
-        **{"pixels": 4096, "outputs": 64, "warps": 1, "stages": 1, "programs": 1},
-        **{"gradient_pixels": 4096, "gradient_columns": 256, "gradient_warps": 1, "gradient_stages": 1},
-        **{"gradient_programs": 2, "merged": 4096},
+        pixels=4096,
+        outputs=64,
+        warps=1,
+        stages=1,
+        programs=1,
+        gradient_pixels=4096,
+        gradient_columns=256,
+        gradient_warps=1,
+        gradient_stages=1,
+        gradient_programs=2,
+        merged=4096,
     ),
 )
 
@@ -82,10 +106,11 @@ def _corner(pixel, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, BORDERED: tl.const
     its image; without a border it may lie outside of it."""
     out_height: tl.constexpr = HEIGHT // 2 - 1 if BORDERED else HEIGHT // 2
     out_width: tl.constexpr = WIDTH // 2 - 1 if BORDERED else WIDTH // 2
-    padding: tl.constexpr = 0 if BORDERED else 1
     all_rows = pixel // out_width
-    row = all_rows % out_height * 2 - padding
-    column = pixel % out_width * 2 - padding
+    row = all_rows % out_height * 2
+    column = pixel % out_width * 2
+    if not BORDERED:
+        row, column = row - 1, column - 1
     image = (all_rows // out_height).to(tl.int64)
     return (image * HEIGHT + row) * WIDTH + column, row, column
 
@@ -139,6 +164,23 @@ def _patch_row(
     return tl.load(corner_ptr[:, None] + (ROW * WIDTH * CHANNELS + value)[None, :], mask, other=0.0)
 
 
+@triton.jit
+def _with_row(top, bottom, values, weight_0, weight_1, weight_2, ROW: tl.constexpr):
+    """Return both rows of the windows with the products of row ROW of the patches: the upper reads rows 0 to 2, the
+    lower 1 to 3."""
+    if ROW == 0:
+        top = tl.dot(values, weight_0, top)
+    elif ROW == 1:
+        top = tl.dot(values, weight_1, top)
+        bottom = tl.dot(values, weight_0, bottom)
+    elif ROW == 2:
+        top = tl.dot(values, weight_2, top)
+        bottom = tl.dot(values, weight_1, bottom)
+    else:
+        bottom = tl.dot(values, weight_2, bottom)
+    return top, bottom
+
+
 @triton.jit(do_not_specialize=["pixels"])
 def _conv_pool_kernel(
     x_ptr,  # float16 or bfloat16 [N, HEIGHT, WIDTH, CHANNELS]
@@ -176,33 +218,13 @@ def _conv_pool_kernel(
         top = tl.zeros([PIXELS, 2 * COLUMNS], tl.float32)
         bottom = tl.zeros([PIXELS, 2 * COLUMNS], tl.float32)
         for number in tl.static_range(4):
-            values = _patch_row(
-                corner_ptr, real, row, across, HEIGHT, WIDTH, CHANNELS, BORDERED, number, 0, WIDE
-            )
-            if number == 0:
-                top = tl.dot(values, weight_0, top)
-            elif number == 1:
-                top = tl.dot(values, weight_1, top)
-                bottom = tl.dot(values, weight_0, bottom)
-            elif number == 2:
-                top = tl.dot(values, weight_2, top)
-                bottom = tl.dot(values, weight_1, bottom)
-            else:
-                bottom = tl.dot(values, weight_2, bottom)
+            values = _patch_row(corner_ptr, real, row, across, HEIGHT, WIDTH, CHANNELS, BORDERED, number, 0, WIDE)
+            top, bottom = _with_row(top, bottom, values, weight_0, weight_1, weight_2, number)
             if REST:
                 values = _patch_row(
                     corner_ptr, real, row, across, HEIGHT, WIDTH, CHANNELS, BORDERED, number, WIDE, REST
                 )
-                if number == 0:
-                    top = tl.dot(values, rest_0, top)
-                elif number == 1:
-                    top = tl.dot(values, rest_1, top)
-                    bottom = tl.dot(values, rest_0, bottom)
-                elif number == 2:
-                    top = tl.dot(values, rest_2, top)
-                    bottom = tl.dot(values, rest_1, bottom)
-                else:
-                    bottom = tl.dot(values, rest_2, bottom)
+                top, bottom = _with_row(top, bottom, values, rest_0, rest_1, rest_2, number)
         # Rounded before they are compared: of values that are equal in x's dtype the first gets the gradient.
         a, b = tl.split(top.to(dtype).to(tl.float32).reshape(PIXELS, COLUMNS, 2))
         c, d = tl.split(bottom.to(dtype).to(tl.float32).reshape(PIXELS, COLUMNS, 2))
@@ -290,11 +312,11 @@ def conv_pool_triton(x: Tensor, weight: Tensor, bordered: bool, pooled: Tensor, 
     x, weight = dense(x, weight)
     (outputs, channels), sizes = weight.shape[:2], SIZES.of(x)
     pixels, columns = pooled.numel() // outputs, min(sizes.outputs, _power(outputs))
-    wide = 1 << (4 * channels).bit_length() - 1
-    programs = min(-(-pixels // sizes.pixels), sizes.programs * multiprocessors(x))
+    wide, across = 1 << (4 * channels).bit_length() - 1, -(-outputs // columns)
+    programs = max(1, min(-(-pixels // sizes.pixels), sizes.programs * multiprocessors(x) // across))
     launch(
         _conv_pool_kernel,
-        (programs, -(-outputs // columns)),
+        (programs, across),
         *(x, weight, pooled, argmax, pixels),
         HEIGHT=x.shape[2],
         WIDTH=x.shape[3],

@@ -115,8 +115,9 @@ class Block(nn.Module):
     def _conv_pools(self, x: torch.Tensor) -> bool:
         """Return True if the first convolution of `x` pools its result, and its norm does not."""
         conv, norm = self.convs[0], self.norms[0]
-        ours = _is_ours(conv, Conv3x3) and _is_ours(norm, GhostBatchNorm)
-        return ours and bool(norm.pool) and conv.pools(x)
+        if not (isinstance(conv, Conv3x3) and isinstance(norm, GhostBatchNorm) and norm.pool):
+            return False
+        return _is_ours(conv, Conv3x3) and _is_ours(norm, GhostBatchNorm) and conv.pools(x)
 
     def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
         shortcut, pools = None, self._conv_pools(x)
