@@ -128,6 +128,8 @@ def test_nothing_is_read_beyond_the_images(path, device):
 
 
 def test_a_nan_reaches_the_windows_that_read_it_and_no_others(path, device):
+    if (path, device) == ("reference", "cuda"):
+        pytest.skip("cuDNN's convolutions may compute whole tiles of pixels together")
     x, weight = tensors((2, 8, 8, 8), 16, device=device)
     x[1, 2, 4, 2] = float("nan")
     expected = torch.zeros(2, 16, 4, 4, dtype=torch.bool, device=device)
