@@ -16,6 +16,7 @@ if __name__ != "fastcifar.kernels":
 
 from fastcifar.kernels.augment import augment, augment_reference, plain_batch
 from fastcifar.kernels.compile_ahead import compile_ahead, compile_cpp
+from fastcifar.kernels.conv_pool import conv_pool, conv_pool_reference
 from fastcifar.kernels.conv_weight_gradient import conv_weight_gradient, conv_weight_gradient_reference
 from fastcifar.kernels.cpu_memory import keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
@@ -42,6 +43,8 @@ __all__ = [
     "augment_reference",
     "compile_ahead",
     "compile_cpp",
+    "conv_pool",
+    "conv_pool_reference",
     "conv_weight_gradient",
     "conv_weight_gradient_reference",
     "cross_entropy",

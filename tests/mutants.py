@@ -37,6 +37,7 @@ TESTS = {
     "kernels": "kernels/test_launch.py kernels/test_cpu_memory.py kernels/test_dispatch.py",
     "kernels/augment": "kernels/test_augment.py",
     "kernels/compile_ahead": "kernels/test_compile_ahead.py",
+    "kernels/conv_pool": "kernels/test_conv_pool.py",
     "kernels/cross_entropy": "kernels/test_cross_entropy.py",
     "kernels/flat_muon": "kernels/test_flat_muon.py",
     "kernels/flat_optimizer": "kernels/test_flat_optimizer.py",

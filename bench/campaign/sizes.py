@@ -38,10 +38,30 @@ _TILES = [
 """For `norm_act_pool`: 8 or 16 elements a thread. Others (16 warps; 64 channels with 8) were never best on an H100."""
 _NORM = [{**tile, **rest} for tile in _TILES for rest in _grid(stages=(1, 3, 4), programs=(2, 4, 8))]
 _BLOCKS = _grid(block=(1024, 2048, 4096), warps=(4, 8))
+_CONV_POOL = [
+    *_grid(pixels=(64,), outputs=(64,), warps=(4,), stages=(1,), programs=(2,)),
+    *_grid(pixels=(64,), outputs=(64,), warps=(4, 8), stages=(2,), programs=(1,)),
+    *_grid(pixels=(64,), outputs=(32,), warps=(4,), stages=(1,), programs=(2, 3, 4)),
+    *_grid(pixels=(64,), outputs=(32,), warps=(4,), stages=(2, 3), programs=(1,)),
+    *_grid(pixels=(128,), outputs=(64,), warps=(8,), stages=(1,), programs=(1,)),
+    *_grid(pixels=(128,), outputs=(32,), warps=(8,), stages=(1,), programs=(1, 2)),
+]
+"""Those whose registers and shared memory fit a multiprocessor of the generation 9.0 as often as they say."""
+_FILTERS = [
+    {f"gradient_{name}": value for name, value in fields.items()}
+    for fields in (
+        *_grid(pixels=(32,), columns=(128,), warps=(4,), stages=(1, 2), programs=(2, 3)),
+        *_grid(pixels=(32,), columns=(64,), warps=(4,), stages=(1, 2), programs=(2, 4)),
+        *_grid(pixels=(64,), columns=(64,), warps=(4,), stages=(1, 2), programs=(2, 3)),
+    )
+]
 OTHERS: dict[str, tuple[str, list[Fields]]] = {
     "norm_act_pool": ("norm_act_pool.forward", _NORM),
     "norm_act_pool_backward": ("norm_act_pool.backward", _NORM),
     "norm_act_pool_inference": ("norm_act_pool.forward", _TILES),
+    "conv_pool": ("conv_pool_triton", _CONV_POOL),
+    "conv_pool_inference": ("conv_pool_triton", _CONV_POOL),
+    "conv_pool_backward": ("conv_pool_triton", _FILTERS),
     "augment": ("augment_triton", _grid(block=(512, 1024, 2048, 4096), warps=(2, 4, 8))),
     "whiten": ("whiten_triton", _grid(pixels=(32, 64, 128, 256), warps=(1, 2, 4, 8))),
     "flat_sgd": ("flat_optimizer_triton", _BLOCKS),

@@ -19,7 +19,10 @@ from fastcifar.report.tables import Table
 
 CLOCKS = {"time_seconds": "with the final evaluation", "train_seconds": "without the final evaluation"}
 PARTS = (
-    ("convolutions", "xmma|convolve|ImplicitGemm|nhwcAddPadding|implicit_gemm|fprop|wgrad|dgrad|ReduceSplitK"),
+    (
+        "convolutions",
+        "xmma|convolve|ImplicitGemm|nhwcAddPadding|implicit_gemm|fprop|wgrad|dgrad|ReduceSplitK|_conv_pool|_filters",
+    ),
     ("pool, batch norm, activation", "_moments|_normali[sz]e|_slope_sums|_gradient_kernel"),
     ("Newton-Schulz", "^_(step|gram|apply|small)_kernel"),
     ("optimizer", "_direction|_momentum|_update_kernel|_flat_sgd|_flat_ema"),

@@ -20,6 +20,7 @@ class GhostBatchNorm(nn.BatchNorm2d):
     first group). The running variance is the unbiased one, as in torch.
 
     With `border` the output has a row of zeros above and a column of zeros to the left, `[N, C, H' + 1, W' + 1]`.
+    `pooled` input is not pooled again.
 
     channels: C. The other arguments are those of `ConvBN`; `ghost_batch` 0 is the whole batch, plain batch norm. A
     momentum of None is a running mean over all batches, as in torch.
@@ -55,9 +56,11 @@ class GhostBatchNorm(nn.BatchNorm2d):
         count = torch.tensor(0) if momentum is None else None
         self.register_buffer("num_batches_tracked", count, persistent=False)
 
-    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None, border: bool = False) -> torch.Tensor:
+    def forward(
+        self, input: torch.Tensor, residual: torch.Tensor | None = None, border: bool = False, pooled: bool = False
+    ) -> torch.Tensor:
         act = {"activation": self.activation, "alpha": self.celu_alpha}
-        fused = {**act, "pool": self.pool, "eps": self.eps, "residual": residual, "border": border}
+        fused = {**act, "pool": self.pool and not pooled, "eps": self.eps, "residual": residual, "border": border}
         scale = None if self.freeze_scale and not self.weight.requires_grad else self.weight
         running = (
             None if self.running_mean is None or self.running_var is None else (self.running_mean, self.running_var)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcifar.kernels import conv_weight_gradient, wants_gradient
+from fastcifar.kernels import conv_pool, conv_weight_gradient, wants_gradient
+from fastcifar.kernels.conv_pool import has_kernel as pools_at_once
 from fastcifar.kernels.conv_weight_gradient import has_kernel
 from fastcifar.kernels.operators import needs_plain_torch
 
@@ -19,6 +20,8 @@ from fastcifar.kernels.operators import needs_plain_torch
 _WIDEST_HALF = 8 if torch.cpu._is_amx_tile_supported() else 0
 _WIDEST = 4
 _STRIP = 64
+FUSE_POOL = True
+"""False: a convolution is never pooled in the same pass, as a comparison with that needs."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -30,12 +33,25 @@ class Conv3x3(nn.Conv2d):
     On a CPU, images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
     strips of several; all others by torch's convolution, and all where plain torch is needed (`needs_plain_torch`).
     Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to rounding.
+
+    With `pool` the result is max-pooled 2x2, in one pass with the convolution, where `pools(x)`.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
 
-    def forward(self, x: torch.Tensor, bordered: bool = False) -> torch.Tensor:
+    def pools(self, x: torch.Tensor) -> bool:
+        """Return True if `forward` may be asked to pool: where `conv_pool` has a kernel for x, which needs no gradient,
+        outside of autocast and torch.compile, and where plain torch need not be."""
+        kind = x.device.type
+        if not FUSE_POOL or kind == "meta" or x.dtype != self.weight.dtype or torch.compiler.is_compiling():
+            return False
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        return not (autocast or needs_plain_torch() or wants_gradient(x)) and pools_at_once(x, self.weight)
+
+    def forward(self, x: torch.Tensor, bordered: bool = False, pool: bool = False) -> torch.Tensor:
+        if pool:
+            return conv_pool(x, self.weight, bordered)
         if x.device.type != "cpu" or needs_plain_torch():
             return _plain(x, self.weight, bordered)
         learns = wants_gradient(self.weight) and x.dtype == self.weight.dtype

@@ -27,8 +27,8 @@ class SpeedrunNet(Network[SpeedrunConfig]):
     Initial values: the first filters of a 3x3 convolution, as many as it has inputs, are the identity (Dirac); all
     others are torch's own, and so is the linear layer, rescaled to a given standard deviation.
 
-    What a hook on a layer sees may have a border of zeros, or lack the last row and column that no pool reads: see
-    `Block`.
+    What a hook on a layer sees may have a border of zeros, lack the last row and column that no pool reads, or be
+    pooled by the convolution before its norm: see `Block`.
     """
 
     config_class = SpeedrunConfig
@@ -81,7 +81,8 @@ class Block(nn.Module):
 
     With a residual, the first activation is added to the last norm's output, before the last activation. `bordered`
     input, of odd sides, and with `border` the output have a row of zeros above and a column of zeros to the left: what
-    `Conv3x3` needs to compute no more of the first convolution than its pool reads.
+    `Conv3x3` needs to compute no more of the first convolution than its pool reads. On a GPU that convolution pools its
+    result itself where it can (`Conv3x3.pools`).
     """
 
     def __init__(self, inputs: int, outputs: int, config: SpeedrunConfig) -> None:
@@ -111,15 +112,27 @@ class Block(nn.Module):
         layers = ((self, Block), (self.convs[0], Conv3x3), (self.norms[-1], GhostBatchNorm))
         return all(_is_ours(layer, kind) for layer, kind in layers)
 
+    def _conv_pools(self, x: torch.Tensor) -> bool:
+        """Return True if the first convolution of `x` pools its result, and its norm does not."""
+        conv, norm = self.convs[0], self.norms[0]
+        if not (isinstance(conv, Conv3x3) and isinstance(norm, GhostBatchNorm) and norm.pool):
+            return False
+        return _is_ours(conv, Conv3x3) and _is_ours(norm, GhostBatchNorm) and conv.pools(x)
+
     def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
-        shortcut = None
+        shortcut, pools = None, self._conv_pools(x)
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             first, last = number == 0, number == len(self.convs) - 1
-            x = conv(x, bordered=True) if bordered and first else conv(x)
+            x = conv(x, **_true(bordered=bordered and first, pool=pools and first))
             residual = shortcut if self.residual and last else None
-            x = norm(x, residual, border=True) if border and last else norm(x, residual)
+            x = norm(x, residual, **_true(border=border and last, pooled=pools and first))
             shortcut = x if first else shortcut
         return ACTIVATIONS[self.activation](x) if self.residual else x
+
+
+def _true(**flags: bool) -> dict[str, bool]:
+    """Return the flags that are true: layers of another's know none of them."""
+    return {name: flag for name, flag in flags.items() if flag}
 
 
 def _is_ours(module: nn.Module, kind: type[nn.Module]) -> bool:

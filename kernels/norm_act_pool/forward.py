@@ -68,6 +68,15 @@ def normal_distribution(y):
 
 
 @triton.jit
+def first_maximum(a, b, c, d):
+    """Return the first maximum of four, in row-major order of a window, and its place, 0 to 3; NaN for NaN."""
+    top = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+    bottom = tl.maximum(c, d, propagate_nan=tl.PropagateNan.ALL)
+    place = tl.where(bottom > top, tl.where(d > c, 3, 2), tl.where(b > a, 1, 0))
+    return tl.maximum(top, bottom, propagate_nan=tl.PropagateNan.ALL), place
+
+
+@triton.jit
 def _max_of_window(x_ptr, rows, columns, mask, channels, height, width):
     """Return the first maximum of the 2x2 windows of the pooled rows, in float32, and its place, 0 to 3."""
     corners = x_ptr + window_corner(rows, height, width)[:, None] * channels + columns[None, :]
@@ -75,10 +84,7 @@ def _max_of_window(x_ptr, rows, columns, mask, channels, height, width):
     b = tl.load(corners + channels, mask, other=0.0).to(tl.float32)
     c = tl.load(corners + width * channels, mask, other=0.0).to(tl.float32)
     d = tl.load(corners + (width + 1) * channels, mask, other=0.0).to(tl.float32)
-    top = tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
-    bottom = tl.maximum(c, d, propagate_nan=tl.PropagateNan.ALL)
-    place = tl.where(bottom > top, tl.where(d > c, 3, 2), tl.where(b > a, 1, 0))
-    return tl.maximum(top, bottom, propagate_nan=tl.PropagateNan.ALL), place
+    return first_maximum(a, b, c, d)
 
 
 @triton.jit(do_not_specialize=["group_rows", "program_rows", "height", "width"])

@@ -246,7 +246,8 @@ def test_operators_are_timed_with_other_sizes_which_are_theirs_alone(tiny, one_t
     by_shape = {}
     for record in found:
         by_shape.setdefault(record["shape"], []).append(record)
-    assert {record["operation"] for record in found} == OTHERS.keys()
+    of_gpus = {"conv_pool", "conv_pool_inference", "conv_pool_backward"}  # for half precision
+    assert {record["operation"] for record in found} == OTHERS.keys() - of_gpus
     for present, other in by_shape.values():
         assert present["now"] and not other["now"] and present["sizes"].keys() >= other["sizes"].keys()
         assert present["sizes"] != other["sizes"] and min(present["seconds"], other["seconds"]) > 0

@@ -64,6 +64,10 @@ def _path_of(request) -> str:
 _NORM = {"rows": 16, "channels": 8, "stages": 2, "programs": 6}
 SMALL = {
     "augment_triton": {"block": 64},
+    "conv_pool_triton": {
+        **{"pixels": 16, "outputs": 16, "programs": 3, "merged": 64},
+        **{"gradient_pixels": 16, "gradient_columns": 64, "gradient_programs": 24},
+    },
     "cross_entropy_triton": {"values": 128},
     "flat_muon_triton": {"block": 64},
     "flat_optimizer_triton": {"block": 128},

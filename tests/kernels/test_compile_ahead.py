@@ -17,6 +17,8 @@ def test_every_kernel_of_the_recipe_compiles(compiled, case):
     always |= {"_inference_kernel", "_slope_sums_kernel", "_gradient_kernel"}
     always |= {"_small_kernel"} if case[1] != "float32" else set()
     always |= {"_rows_kernel"} if "row_momentum" in case[3] else set()
+    pooled = {"_conv_pool_kernel", "_filters_gradient_kernel", "_filters_sum_kernel"}
+    always |= pooled if case[1:3] == ("float16", "speedrun94") else set()
     averaged = {"_flat_ema_kernel"} if case[2] == "davidnet" or "ema.decay=0.9" in case[3] else set()
     assert {name for name, found in compiled[case].items() if found} == always | averaged | (
         set() if case[2] == "davidnet" else muon | {"_whiten_kernel"}
@@ -34,6 +36,13 @@ def test_the_whitening_has_one_kernel_for_each_size_that_computes_no_activation_
     assert [kernel["ptx"].count("rsqrt.approx") for kernel in found] == [24] * 3
 
 
+def test_the_pooled_convolution_and_its_gradient_have_a_kernel_for_each_size_that_multiplies_by_matrix_units(compiled):
+    """For 24, 28 and 32 pixels; of the convolution also one without the places of the maxima, for the evaluation."""
+    for name, count in (("_conv_pool_kernel", 3 + 1), ("_filters_gradient_kernel", 3)):
+        assert len(compiled[CASES[2]][name]) == count
+        assert all("wgmma.mma_async" in kernel["ptx"] for kernel in compiled[CASES[2]][name])
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_kernel_spills_registers(compiled, case):
     assert {name for name, found in compiled[case].items() if any(kernel["stack"] for kernel in found)} == set()
@@ -42,7 +51,15 @@ def test_no_kernel_spills_registers(compiled, case):
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
     stored = ("_flat_sgd_kernel", "_normalize_kernel", "_inference_kernel", "_gradient_kernel")
-    for name in (*stored, "_momentum_kernel", "_update_kernel", "_apply_kernel", "_small_kernel", "_whiten_kernel"):
+    for name in (
+        *stored,
+        "_momentum_kernel",
+        "_update_kernel",
+        "_apply_kernel",
+        "_small_kernel",
+        "_whiten_kernel",
+        "_conv_pool_kernel",
+    ):
         for kernel in compiled[case].get(name, ()):
             assert "st.global.v4.b32" in kernel["ptx"], name
     loaded = (
@@ -52,6 +69,8 @@ def test_what_moves_much_memory_moves_16_bytes_at_a_time(compiled, case):
         "_gram_kernel",
         "_step_kernel",
         "_small_kernel",
+        "_conv_pool_kernel",
+        "_filters_gradient_kernel",
     )
     for name in (*stored, *loaded, "_momentum_kernel", "_update_kernel", "_apply_kernel"):
         for kernel in compiled[case].get(name, ()):
