@@ -364,6 +364,8 @@ def conv_pool_backward_triton(
         COLUMNS=columns,
         STAGES=sizes.gradient_stages,
         num_warps=sizes.gradient_warps,
+        # Else some forms take a few registers more, and a multiprocessor runs a program less at once.
+        maxnreg=min(255, 65536 // (sizes.gradient_programs * sizes.gradient_warps * 32) // 8 * 8),
     )
     launch(
         _filters_sum_kernel,
