@@ -25,9 +25,9 @@ from torch import Tensor
 _compiled: list | None = None
 """The list that `compile_only` gives, while inside it; else None."""
 
-DEPENDENT_LAUNCHES = True
-"""Whether kernels are dependent launches (dependent_launch.py) where the GPU can. A benchmark of both ways sets it
-before it compiles and records each; a graph stays as it was recorded."""
+DEPENDENT_LAUNCHES = False
+"""Whether kernels are dependent launches (dependent_launch.py) where the GPU can; not before a GPU has shown that they
+are right and faster. To be set before kernels are compiled and recorded: a graph stays as it was recorded."""
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes of the Triton kernels; float64 takes the reference path everywhere."""

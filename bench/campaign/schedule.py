@@ -21,6 +21,7 @@ from bench.campaign.recipes import MAIN, OTHER_SEARCH, REST
 from bench.campaign.screen import screen
 from bench.campaign.sizes import sizes
 from bench.campaign.steps import steps
+from bench.campaign.switches import switches
 from bench.campaign.tests import tests
 from bench.campaign.trainings import smoke, trainings
 
@@ -74,9 +75,12 @@ BY_NAME = (
     Part("compiled", compiled, "kernels", 0.9),
     *(_of(recipe, trainings, 0.3) for recipe in ("speedrun94-keep55", "speedrun94-longer", "davidnet-alternating")),
     Part("sizes", sizes, "sizes", 0.9),
+    Part("conv-pool-sizes", partial(sizes, operators=("conv_pool", "conv_pool_backward")), "sizes", 0.9),
+    Part("switches", switches, "switches", 0.9),
     Part("screen", screen, "screen", 0.95),
 )
-"""Parts of the campaign that run only where they are asked for by name."""
+"""Parts of the campaign that run only where they are asked for by name; conv-pool-sizes finds its operators with
+`--on conv-pool` alone."""
 RACE = "race"
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -81,16 +81,17 @@ OTHERS: dict[str, tuple[str, list[Fields]]] = {
 and the other sizes that it is launched with."""
 
 
-def sizes(campaign: Campaign) -> Iterator[Line]:
-    """Time each operator, in each form of a step of the largest crops and of an evaluation, with the sizes of now, and
-    then with every combination of `OTHERS`; the largest tensors first. What cannot be launched is left out."""
+def sizes(campaign: Campaign, operators: Collection[str] = OTHERS) -> Iterator[Line]:
+    """Time each of the `operators`, in each form of a step of the largest crops and of an evaluation, with the sizes of
+    now, and then with every combination of `OTHERS`; the largest tensors first. What cannot be launched is left out."""
     found, failures = cases(campaign)
     yield from failures
     known = {(record["shape"], str(record["sizes"])) for record in campaign.records("sizes", "sizes")}
     wanted = [
         (case, name)
         for case, name in found
-        if case.operation in OTHERS and (campaign.tiny or re.search("32 pixels|evaluation", " ".join(name["places"])))
+        if case.operation in operators
+        and (campaign.tiny or re.search("32 pixels|evaluation", " ".join(name["places"])))
     ]
     wanted.sort(key=lambda named: -named[0].bytes_moved)
     tried = [(case, name, _tried(case.operation, campaign)) for case, name in wanted]

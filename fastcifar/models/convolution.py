@@ -20,8 +20,9 @@ from fastcifar.kernels.operators import needs_plain_torch
 _WIDEST_HALF = 8 if torch.cpu._is_amx_tile_supported() else 0
 _WIDEST = 4
 _STRIP = 64
-FUSE_POOL = True
-"""False: a convolution is never pooled in the same pass, as a comparison with that needs."""
+FUSE_POOL = False
+"""Whether a convolution is pooled in the same pass where `conv_pool` can; not before a GPU has shown that it is right
+and faster."""
 
 
 class Conv3x3(nn.Conv2d):

@@ -41,6 +41,7 @@ from fastcifar.training import Trainer
 from fastcifar.training.rehearse import compile_kernels
 
 launch = sys.modules["fastcifar.kernels.launch"]
+launch.DEPENDENT_LAUNCHES = sys.modules["fastcifar.models.convolution"].FUSE_POOL = True
 launch._gpu_of = lambda tensor: (divmod(architecture, 10), 132)  # what tensors on the CPU are launched with
 recipe = change(RECIPES[name], read_changes(changes.split()))
 # Narrow, for time: the numbers of channels and of elements keep the divisors that kernels are compiled for.

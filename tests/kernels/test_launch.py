@@ -37,9 +37,9 @@ def test_kernels_are_dependent_launches_where_the_gpu_can_unless_switched_off(mo
 
     monkeypatch.setattr(launch, "_gpu_of", lambda tensor: (capability, 108))
     with launch.compile_only() as compiled:
-        launch.launch(Kernel(), (1,), torch.zeros(1))
-        monkeypatch.setattr(launch, "DEPENDENT_LAUNCHES", False)
-        launch.launch(Kernel(), (1,), torch.zeros(1))
+        for switch in (True, False):
+            monkeypatch.setattr(launch, "DEPENDENT_LAUNCHES", switch)
+            launch.launch(Kernel(), (1,), torch.zeros(1))
     assert compiled == [dependent, False]
 
 

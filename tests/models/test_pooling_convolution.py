@@ -24,6 +24,7 @@ def on_triton(monkeypatch):
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("kernels are not interpreted")
     monkeypatch.setenv("FASTCIFAR_KERNELS", "triton")
+    monkeypatch.setattr(convolution, "FUSE_POOL", True)
 
 
 def make(**changes):
