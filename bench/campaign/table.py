@@ -72,7 +72,8 @@ def ceilings_table(records: list[Line]) -> Table:
             rows.append((f"product of {record['dtype'].removeprefix('torch.')} matrices", _tflops(record["rate"])))
         elif record["what"] == "convolutions":
             seconds, flop = convolution_totals(record)
-            rows.append((f"convolutions of a step, {_place(record)}", f"{_us(seconds)}, {_tflops(flop / seconds)}"))
+            place = _place(record) + (", cuDNN's search without a limit" if record.get("search") == 0 else "")
+            rows.append((f"convolutions of a step, {place}", f"{_us(seconds)}, {_tflops(flop / seconds)}"))
         elif record["what"] == "channels":
             passes = ", ".join(f"{which} {_us(seconds)}" for which, seconds in record["seconds"].items())
             rows.append((f"first convolution of {record['channels']} channels, {record['pixels']} pixels", passes))
