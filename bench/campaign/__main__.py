@@ -36,6 +36,8 @@ def main() -> int:
     on = "what is switched on, by commas, in every part but race and cold: " + ", ".join(SWITCHES)
     parser.add_argument("--on", default="", metavar="SWITCHES", help=on)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
+    ours = "the variant of our recipe that races them: a name in bench/campaign/recipes.py"
+    parser.add_argument("--ours", choices=VARIANTS, metavar="VARIANT", help=ours)
     limits = "seconds after which parts are ended, in place of their shares, as in steps=20,trainings:davidnet=60"
     parser.add_argument("--limits", default="", metavar="PART=SECONDS", help=limits)
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
@@ -71,7 +73,8 @@ def main() -> int:
     print(f"results in {out}", flush=True)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # which also ends the parts
     places = (arguments.data_dir, arguments.peers)
-    campaign = Campaign(out, arguments.device, arguments.tiny, *places, faults, first_images=first)
+    chosen = {"ours": arguments.ours, "first_images": first}
+    campaign = Campaign(out, arguments.device, arguments.tiny, *places, faults, **chosen)
     switched = switch_on(*on)  # of this process, which the parts are forked from
     try:
         for name in stages:

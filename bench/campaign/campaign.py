@@ -39,6 +39,7 @@ class Campaign:
     first_images: tuple[np.ndarray, np.ndarray] | None = None  # what `data.read_first` returned for the smoke
     ends: float = math.inf  # when the present part begins nothing new any more, by `time.monotonic`
     stops: float = math.inf  # when it is ended, even if it still measures
+    ours: str | None = None  # the variant that races run in place of the recipe that it is a variant of
     beside: str | None = None
     """The part that worked in the background when the present one began and may have disturbed its timings."""
     wait_for_turn: Callable[[], Campaign] | None = None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import Campaign, Line, scratch
-from bench.campaign.recipes import shrink
+from bench.campaign.recipes import VARIANTS, get_recipe, shrink
 from bench.peers import PeerError
 from bench.peers.programs import COLD, OURS, PROGRAMS
 from bench.peers.race import SIDES, Conditions, start_cold, take_turns
@@ -25,11 +25,12 @@ _MARGIN = 5.0  # seconds before its process is ended in which a rival that is to
 def race(campaign: Campaign, rival: str) -> Iterator[Line]:
     """Train each once untimed, which also compiles; then, when it is this rival's turn, in rounds while the time lasts,
     one at least. Raises UserError where a side fails, CaptureFailed where ours was not captured."""
-    runs = [run for run in campaign.records("race", "run") if run["rival"] == rival and not run["warm_up"]]
+    names = {"rival": rival, "ours": campaign.ours}
+    runs = [run for run in campaign.records("race", "run") if not run["warm_up"] and names.items() <= run.items()]
     wanted, done = 2 if campaign.tiny else _WANTED, min([run["side"] for run in runs].count(side) for side in SIDES)
     if done >= wanted:
         return
-    ours = tiny_recipe() if rival == TINY_RIVAL else PROGRAMS[rival].rival or "davidnet"
+    ours = _ours(campaign, rival)
     theirs = OURS + ours if rival == TINY_RIVAL else rival
     sides = {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + ours, None)}
     gap = 0.0 if campaign.tiny else 0.5
@@ -43,7 +44,7 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
             if turn.side == "ours":
                 campaign.require_capture(ours, turn.run["captured"], turn.run["not_captured"])
             warm_up = turn.round == done
-            yield {"what": "run", "rival": rival, "side": turn.side, "warm_up": warm_up, **turn.facts, **turn.run}
+            yield {"what": "run", **names, "side": turn.side, "warm_up": warm_up, **turn.facts, **turn.run}
             if turn.side == SIDES[-1]:
                 if warm_up:
                     campaign = campaign.wait_for_turn()
@@ -52,6 +53,18 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
                     if campaign.seconds_left < longest:
                         return
                 began = time.monotonic()
+
+
+def _ours(campaign: Campaign, rival: str) -> str:
+    """Return the recipe that races the rival, or the file of the campaign's variant of it."""
+    if rival == TINY_RIVAL:
+        return tiny_recipe()
+    ours = PROGRAMS[rival].rival or "davidnet"
+    if campaign.ours is None or VARIANTS[campaign.ours][0] != ours:
+        return ours
+    file = scratch() / f"{campaign.ours}.toml"
+    file.write_text(to_toml(get_recipe(campaign.ours, tiny=False)), encoding="utf-8")
+    return str(file)
 
 
 def cold(campaign: Campaign) -> Iterator[Line]:

@@ -38,6 +38,8 @@ def _of(recipe: str, run: Callable[..., Iterator[Line]], share: float, **options
     return Part(run.__name__, partial(run, recipe=recipe, **options), run.__name__, share, recipe)
 
 
+_CANDIDATES = ("speedrun94-next-longer", "speedrun94-next-75", "speedrun94-next-55", "davidnet-alternating")
+
 PARTS: dict[str, tuple[Part, ...]] = {
     "smoke": (
         _of("speedrun94", smoke, 0.45),
@@ -53,14 +55,14 @@ PARTS: dict[str, tuple[Part, ...]] = {
         _of("speedrun94", steps, 0.07),
         _of("davidnet", steps, 0.07),
         _of("speedrun94", trainings, 0.15),
-        _of("speedrun94-512", trainings, 0.07),
+        _of("speedrun94-next", trainings, 0.07),
         _of("speedrun94-1536", trainings, 0.07),
         _of("davidnet", trainings, 0.08),
         Part("kernel-times", times, "kernels", 0.1),
         _of("speedrun94", trainings, 0.15),
         _of(OTHER_SEARCH, trainings, 0.05),
         _of("speedrun94-in-turn", trainings, 0.05),
-        _of("speedrun94-512", steps, 0.05),
+        _of("speedrun94-next", steps, 0.05),
         _of("speedrun94-1536", steps, 0.05),
         _of("speedrun95", steps, 0.05),
         _of("speedrun96", steps, 0.05),
@@ -73,7 +75,7 @@ BY_NAME = (
     Part("cold", cold, "cold", 0.9),
     Part("ceilings-unlimited", partial(ceilings, search=0), "ceilings", 0.9),
     Part("compiled", compiled, "kernels", 0.9),
-    *(_of(recipe, trainings, 0.3) for recipe in ("speedrun94-keep55", "speedrun94-longer", "davidnet-alternating")),
+    *(_of(recipe, trainings, 0.3) for recipe in _CANDIDATES),
     Part("sizes", sizes, "sizes", 0.9),
     Part("conv-pool-sizes", partial(sizes, operators=("conv_pool", "conv_pool_backward")), "sizes", 0.9),
     Part("switches", switches, "switches", 0.9),

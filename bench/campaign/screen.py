@@ -20,7 +20,7 @@ from fastcifar.experiments.store import describe_data
 from fastcifar.recipes import change
 from fastcifar.training import Run, RunRecord
 
-RECIPE = "speedrun94"
+RECIPE = "speedrun94-next"
 FACTORS = (
     "select.keep=0.65..0.55",
     "optimizer.lr=0.19..0.17",

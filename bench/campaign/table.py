@@ -82,7 +82,11 @@ def ceilings_table(records: list[Line]) -> Table:
 
 def races_table(records: list[Line]) -> Table:
     rows = []
-    measured = [run for run in only(records, "run") if not run["warm_up"]]
+    measured = [
+        {**run, "rival": f"{run['rival']}, ours {run['ours']}" if run.get("ours") else run["rival"]}
+        for run in only(records, "run")
+        if not run["warm_up"]
+    ]
     for rival, runs in grouped(measured, "rival").items():
         sides = grouped(runs, "side")
         if len(sides) < len(SIDES):

@@ -18,7 +18,7 @@ from fastcifar.training import Trainer
 from fastcifar.training.run import Run
 from fastcifar.training.timeline import Epoch, Stage
 
-_WANTED = {"speedrun94": 200, "davidnet": 20}
+_WANTED = {"speedrun94": 200, "speedrun94-next": 200, "davidnet": 20, "davidnet-alternating": 20}
 _WANTED_OF_OTHERS = 60
 _EVERY = 10  # clocks are read in one training of so many: asking nvidia-smi takes as long as a good part of one
 _KEPT = (

@@ -1,12 +1,15 @@
-"""The campaign's part `switches`, and its option --on."""
+"""The campaign's part `switches`, and its options --on and --ours."""
 
 import importlib
 
 import pytest
 
+from bench.campaign import race
 from bench.campaign import switches as part
 from bench.campaign.campaign import Campaign, append_record
+from bench.campaign.recipes import get_recipe as variant
 from bench.campaign.summary import summary
+from fastcifar.recipes import get_recipe
 
 
 def states():
@@ -49,3 +52,12 @@ def test_steps_are_captured_with_each_combination_and_what_is_known_is_not_measu
 def test_a_step_is_timed_in_every_stage(tmp_path, one_thread):
     seconds = part._steps(Campaign(tmp_path, "cpu", tiny=True), "davidnet")
     assert list(seconds) == ["32"] and seconds["32"] > 0
+
+
+def test_a_variant_races_in_place_of_the_recipe_that_it_is_one_of(tmp_path, monkeypatch):
+    monkeypatch.setattr(race, "scratch", lambda: tmp_path)
+    campaign = Campaign(tmp_path, ours="speedrun94-next")
+    file = race._ours(campaign, "cifar10-speedrun")
+    assert get_recipe(file) == variant("speedrun94-next", tiny=False)
+    assert race._ours(campaign, "cifar10-fast") == "davidnet"
+    assert race._ours(Campaign(tmp_path), "cifar10-speedrun") == "speedrun94"
