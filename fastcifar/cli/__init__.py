@@ -28,6 +28,7 @@ COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
     "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
     "summary": ("summary DIR", "fastcifar.cli.summary", "say what the runs in a folder say together"),
+    "agreement": ("agreement RUN...", "fastcifar.cli.agreement", "say how far runs agree, and what ensembles gain"),
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
     "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),

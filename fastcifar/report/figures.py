@@ -55,18 +55,19 @@ class Figure:
     """Names for the places 0, 1, ... of the x axis; empty: whole numbers."""
     rows: tuple[str, ...] = ()
     """Names for the places 0, 1, ... of the y axis, from the top; then x is a measure. Empty: y is one."""
+    log_y: bool = False
+    """The y axis is logarithmic."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
     def save(self, stem: str | Path) -> list[Path]:
         """Draw the figure, save it as `stem`.png, .svg and .pdf, and return the paths. Raises UserError if matplotlib
         is missing or a file cannot be written."""
-        try:
-            import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
-            from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-            from matplotlib.ticker import MaxNLocator  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
+        refuse_without_matplotlib()
+        import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
+        from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
+        from matplotlib.ticker import LogLocator, MaxNLocator  # pyright: ignore[reportMissingImports]
+
         files = [Path(f"{stem}.{form}") for form in FORMATS]
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
@@ -81,6 +82,10 @@ class Figure:
                 axes.set_title(title, loc="left", fontsize="medium")
             axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
             axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
+            if self.log_y:
+                axes.set_yscale("log", subs=())
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics
             if self.ticks:
                 axes.set_xticks(range(len(self.ticks)), list(map(_tick, self.ticks)))
             elif self.rows:
@@ -117,6 +122,14 @@ class Figure:
             axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)
+
+
+def refuse_without_matplotlib() -> None:
+    """Raise UserError where no figure can be drawn."""
+    try:
+        import matplotlib.figure  # pyright: ignore[reportMissingImports]  # noqa: F401
+    except ImportError:
+        raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
 
 
 def _tick(text: str) -> str:

@@ -1,0 +1,153 @@
+"""The predictions of saved runs on the same test images; nothing that a file says is believed."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fastcifar.data.archives import npz_header, read_npz
+from fastcifar.errors import Notice, RenamedWarning, Unequipped, UserError, brief
+from fastcifar.machine import free_memory
+from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, UNFINISHED, read_json, user_path
+from fastcifar.record import RunRecord
+from fastcifar.training.run import PREDICTIONS
+
+_LARGEST = 1e15
+"""No logit is larger in size; sums of such numbers have no overflow."""
+_SAME = ("sha256", "test_size", "holdout", "fold", "tests_val")
+"""What of a run's data set says which its test images are, and in which order."""
+_ALLOWED = "a folder that fastcifar train wrote, or an .npz of fastcifar eval RUN_DIR --predictions FILE.npz"
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What runs predict for the same test images."""
+
+    names: tuple[str, ...]
+    """The run's folder, or the file of predictions."""
+    logits: np.ndarray
+    """float32 `[runs, N, classes]`, finite."""
+    labels: np.ndarray
+    """int64 `[N]`; -1 where an image has none."""
+    records: tuple[RunRecord | None, ...]
+    """None for a file of predictions."""
+
+
+def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictions:
+    """Return the predictions of saved runs, each run once.
+
+    paths: folders of one run or, in folders below, several; files of `fastcifar eval --predictions`, or predictions.npz
+        of a run, of which nothing but the labels is compared with those of others.
+    tta: with the recipes' test-time augmentation, or without any.
+
+    Raises UserError for what is neither, a damaged file, and runs whose test images, labels or classes differ; of a
+    file that claims more memory than there is, Unequipped.
+    """
+    found: dict[Path, tuple[str, RunRecord | None]] = {}
+    for path in paths:
+        for file, name, record in _find(user_path(path, "the run")):
+            found.setdefault(file, (name, record))
+    if not found:
+        raise UserError(f"there is no run; allowed: {_ALLOWED}")
+    names, records = tuple(name for name, _ in found.values()), tuple(record for _, record in found.values())
+    _refuse_other_images(names, records)
+    files, key = list(found), "tta_logits" if tta else "plain_logits"
+    shape = _shape(files[0], key)
+    for file, name in zip(files[1:], names[1:], strict=True):
+        if (other := _shape(file, key)) != shape:
+            said = f"{names[0]} has logits of {_sizes(shape)}, {name} of {_sizes(other)}"
+            raise UserError(f"{said}; allowed: runs with the same test images and classes")
+    need, free = len(files) * math.prod(shape) * 4, free_memory()
+    if free is not None and need > free:
+        said = f"predictions of {len(files):,} runs take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        raise Unequipped(f"{said}; allowed: fewer runs")
+    logits, labels = np.empty((len(files), *shape), np.float32), np.empty(0, np.int64)
+    for place, (file, name) in enumerate(zip(files, names, strict=True)):
+        logits[place], here = _read(file, key)
+        labels = labels if place else here
+        if not np.array_equal(labels, here):
+            image = int(np.flatnonzero(labels != here)[0])
+            said = f"image {image} has label {labels[image]} in {names[0]} and {here[image]} in {name}"
+            raise UserError(f"{said}; allowed: runs with the same test images, in the same order")
+    return Predictions(names, logits, labels, records)
+
+
+def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
+    """Give the file, the name and the record of each run: of a file, or of the folders below one."""
+    if path.is_file() and path.suffix == ".npz":
+        yield path.resolve(), str(path), None
+        return
+    if not path.is_dir():
+        what = "is no file of predictions" if path.exists() else "does not exist"
+        raise UserError(f"{path} {what}; allowed: {_ALLOWED}")
+    runs = []
+    for name, folders, files in os.walk(path):
+        folders[:] = [each for each in folders if each not in (CHECKPOINTS, EPOCHS)]
+        if RECORD in files and PREDICTIONS in files:
+            runs.append(Path(name))
+        elif RECORD in files or UNFINISHED in files:
+            what = f"has no {PREDICTIONS}" if RECORD in files else "holds what is not finished"
+            warnings.warn(f"{name} {what}, which is left out", Notice, stacklevel=2)
+    if not runs:
+        raise UserError(f"{path} holds no predictions of a run; allowed: {_ALLOWED}")
+    for run in sorted(runs, key=lambda run: (run.parent, len(run.name), run.name)):  # seed-2 before seed-10
+        with warnings.catch_warnings():  # older names of fields are read as today's: nothing to do about them
+            warnings.simplefilter("ignore", RenamedWarning)
+            record = RunRecord.from_json(read_json(run / RECORD, "the record"), str(run / RECORD))
+        yield (run / PREDICTIONS).resolve(), str(run), record
+
+
+def _refuse_other_images(names: Sequence[str], records: Sequence[RunRecord | None]) -> None:
+    """Raise UserError for runs that say that they were tested on different images, or that classes have other names."""
+    kept = [(name, _facts(record)) for name, record in zip(names, records, strict=True) if record is not None]
+    for name, facts in kept[1:]:
+        first, there = kept[0]
+        for key in facts:
+            if facts[key] != there.get(key):
+                said = f"{key} is {brief(there.get(key), 70)} in {first} and {brief(facts[key], 70)} in {name}"
+                allowed = f"runs with the same test images, or their {PREDICTIONS}, whose labels alone are compared"
+                raise UserError(f"other test images or classes: {said}; allowed: {allowed}")
+
+
+def _facts(record: RunRecord) -> dict[str, object]:
+    data, subset = record.dataset, record.subset or {}
+    facts = {name: getattr(data, name) for name in _SAME}
+    classes = {f"class {number}": name for number, name in enumerate(data.classes)}
+    return {**facts, "the number of classes": len(classes), "subset.classes": subset.get("classes"), **classes}
+
+
+def _shape(file: Path, key: str) -> tuple[int, int]:
+    """Return images and classes of a file of predictions, by its headers. Raises UserError for other arrays."""
+    try:
+        shape, dtype = npz_header(file, key)
+        labels, integers = npz_header(file, "labels")
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from None
+    if len(shape) != 2 or dtype.kind != "f" or shape[0] < 1 or shape[1] < 2:
+        raise UserError(f"{file}: {key} is {dtype} {list(shape)}; allowed: floats [N, classes], of two classes or more")
+    if labels != shape[:1] or integers.kind not in "iu":
+        raise UserError(f"{file}: labels is {integers} {list(labels)}; allowed: whole numbers [{shape[0]}]")
+    return shape[0], shape[1]
+
+
+def _read(file: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits and the labels of a file. Raises UserError for values that cannot be any."""
+    shape, dtype = npz_header(file, key)
+    logits = read_npz(file, key, dtype.str[1:], shape, "as its header says")
+    labels = read_npz(file, "labels", "iu", shape[:1], "whole numbers")
+    if not (np.abs(logits) <= _LARGEST).all():
+        raise UserError(f"{file}: {key} holds NaN, infinity or what is beyond {_LARGEST:g}; allowed: finite numbers")
+    if labels.min() < -1 or labels.max() >= shape[1]:
+        wrong = next(label for label in labels.tolist() if not -1 <= label < shape[1])
+        raise UserError(f"{file}: a label is {wrong}; allowed: 0 to {shape[1] - 1}, or -1 where an image has none")
+    return logits, labels.astype(np.int64)
+
+
+def _sizes(shape: tuple[int, int]) -> str:
+    return f"{shape[0]:,} images and {shape[1]} classes"
