@@ -55,18 +55,19 @@ class Figure:
     """Names for the places 0, 1, ... of the x axis; empty: whole numbers."""
     rows: tuple[str, ...] = ()
     """Names for the places 0, 1, ... of the y axis, from the top; then x is a measure. Empty: y is one."""
+    log: bool = False
+    """Both axes are logarithmic, x by powers of two."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
     def save(self, stem: str | Path) -> list[Path]:
         """Draw the figure, save it as `stem`.png, .svg and .pdf, and return the paths. Raises UserError if matplotlib
         is missing or a file cannot be written."""
-        try:
-            import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
-            from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-            from matplotlib.ticker import MaxNLocator  # pyright: ignore[reportMissingImports]
-        except ImportError:
-            raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
+        require_matplotlib()
+        import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
+        from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter  # pyright: ignore[reportMissingImports]
+
         files = [Path(f"{stem}.{form}") for form in FORMATS]
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
@@ -86,6 +87,13 @@ class Figure:
             elif self.rows:
                 axes.set_yticks(range(len(self.rows)), list(map(_tick, self.rows)))
                 axes.set_ylim(len(self.rows) - 0.5, -0.5)
+            elif self.log:
+                axes.set_xscale("log", base=2)
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
@@ -117,6 +125,14 @@ class Figure:
             axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)
+
+
+def require_matplotlib() -> None:
+    """Raise UserError where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError:
+        raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
 
 
 def _tick(text: str) -> str:
