@@ -1,7 +1,7 @@
 """What the operating system lets this process use: cores and memory. Standard library only.
 
 On Linux that is what the limits of the process and of its control groups (a container's) leave of the machine.
-Elsewhere, and where a file cannot be read, what is not known is None or left out.
+Elsewhere, and where a file cannot be read, what is not known is None or left out. Also sizes of memory in words.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 GIB = 2**30
+UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 
 _ROOT = Path("/")
 
@@ -33,6 +34,35 @@ def free_memory(root: Path = _ROOT) -> int | None:
     """Return the bytes of memory that this process may still fill: what is free, and what the system would clear."""
     left = [max(0, limit - used) for limit, used in (*_memory_groups(root), *_address_space(root))]
     return min([*left, *_meminfo("MemAvailable", root)], default=None)
+
+
+def resident_memory(root: Path = _ROOT) -> int | None:
+    """Return the bytes of this process that lie in memory now."""
+    return _status("VmRSS", root)
+
+
+def peak_memory(root: Path = _ROOT) -> int | None:
+    """Return the bytes of this process that lay in memory at most since the last `restart_peak`."""
+    return _status("VmHWM", root)
+
+
+def restart_peak(root: Path = _ROOT) -> bool:
+    """Let `peak_memory` count anew. Returns False where the system does not."""
+    try:
+        (root / "proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return peak_memory(root) is not None
+
+
+def size_words(size: float) -> str:
+    """Return bytes in words, in GiB unless they are few."""
+    return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / UNITS['MiB']:,.1f} MiB"
+
+
+def _status(name: str, root: Path) -> int | None:
+    found = re.search(rf"(?m)^{name}:\s+(\d+) kB", _read(root / "proc/self/status"))
+    return 1024 * int(found[1]) if found else None
 
 
 def _meminfo(name: str, root: Path) -> list[int]:

@@ -18,7 +18,7 @@ from fastcifar.kernels.augment import augment, augment_reference, plain_batch
 from fastcifar.kernels.compile_ahead import compile_ahead, compile_cpp
 from fastcifar.kernels.conv_pool import conv_pool, conv_pool_reference
 from fastcifar.kernels.conv_weight_gradient import conv_weight_gradient, conv_weight_gradient_reference
-from fastcifar.kernels.cpu_memory import keep_freed_memory
+from fastcifar.kernels.cpu_memory import give_back_freed_memory, keep_freed_memory
 from fastcifar.kernels.cross_entropy import (
     cross_entropy,
     cross_entropy_by_image,
@@ -56,6 +56,7 @@ __all__ = [
     "flat_ema_reference",
     "flat_sgd",
     "flat_sgd_reference",
+    "give_back_freed_memory",
     "keep_freed_memory",
     "muon_direction",
     "muon_direction_reference",

@@ -26,3 +26,13 @@ def keep_freed_memory() -> bool:
         return False
     # Never a block of its own from the system, and never a part of the heap back to it.
     return bool(mallopt(_M_MMAP_MAX, 0) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def give_back_freed_memory() -> bool:
+    """Give the system the memory of freed CPU tensors once, also what `keep_freed_memory` keeps. Returns False, and
+    does nothing, if malloc is not glibc's."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is None:
+        return False
+    trim(0)
+    return True

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "corruptions": LOWER | {"corruptions"},
     "optim": LOWER | {"optim"},
     "training": LOWER | {"data", "models", "optim", "training"},
-    "costs": LOWER | {"models", "optim", "training", "costs"},
+    "costs": LOWER | {"data", "models", "optim", "training", "costs"},
     "report": {"errors", "escape", "output", "recipes", "record", "report"},
     "doctor": LOWER | {"data", "training", "doctor"},
     "experiments": LOWER | {"data", "models", "optim", "training", "costs", "report", "experiments"},

@@ -1,11 +1,12 @@
 """Cores and memory as a container's limits leave them, in control groups of both versions."""
 
+import mmap
 import os
 import resource
 
 import pytest
 
-from fastcifar.machine import GIB, cores, free_memory, total_memory
+from fastcifar.machine import GIB, cores, free_memory, peak_memory, resident_memory, restart_peak, total_memory
 
 MEMINFO = f"MemTotal:       {8 * 2**20} kB\nMemFree: 1 kB\nMemAvailable:   {6 * 2**20} kB\n"
 ONE = {
@@ -53,6 +54,18 @@ def test_without_limits_it_is_the_machine(tmp_path):
     written(tmp_path, {"proc/self/cgroup": "0::/\n"})
     assert (total_memory(tmp_path), free_memory(tmp_path)) == (8 * GIB, 6 * GIB)
     assert cores(tmp_path) == len(os.sched_getaffinity(0))
+
+
+def test_a_peak_is_counted_anew(tmp_path):
+    if not restart_peak():
+        pytest.skip("this system does not count it")
+    before = peak_memory()
+    with mmap.mmap(-1, 64 * 2**20) as block:  # the system's own, of no memory that was kept from before
+        for page in range(0, len(block), mmap.PAGESIZE):
+            block[page] = 1
+        assert peak_memory() - before > 48 * 2**20
+    assert restart_peak() and peak_memory() - before < 48 * 2**20 and resident_memory() <= peak_memory()
+    assert not restart_peak(tmp_path) and (peak_memory(tmp_path), resident_memory(tmp_path)) == (None, None)
 
 
 def test_what_is_not_known_is_none(tmp_path):

@@ -16,7 +16,7 @@ from bench.campaign.data import check, read_first
 from bench.campaign.faults import VARIABLE, read_faults
 from bench.campaign.race import RIVALS
 from bench.campaign.recipes import VARIANTS
-from bench.campaign.schedule import BY_NAME, PARTS, SECONDS, Stage, part_names, parts_of, races
+from bench.campaign.schedule import BY_NAME, PARTS, SECONDS, Stage, part_names, parts_of, races, wants_images
 from bench.campaign.summary import summary
 from bench.campaign.switches import SWITCHES, switch_on
 from bench.peers.programs import get_program
@@ -64,9 +64,10 @@ def main() -> int:
             checkout = arguments.peers / get_program(rival).checkout
             if not checkout.is_dir():
                 raise UserError(f"--peers: {checkout} is no folder; allowed: a checkout of {rival}, or other --rivals")
-    first = read_first(arguments.data_dir) if "smoke" in stages and not arguments.tiny else None
     full = not arguments.tiny
-    check(arguments.device, arguments.data_dir, full and ("campaign" in stages or first is None), wants_gpu=full)
+    trained = {stage for stage in stages if full and wants_images(stage, only, rivals)}
+    first = read_first(arguments.data_dir) if "smoke" in trained else None
+    check(arguments.device, arguments.data_dir, "campaign" in trained or (trained and first is None), wants_gpu=full)
 
     out = arguments.out or Path(tempfile.mkdtemp(prefix="campaign-"))
     out.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ import torch
 from bench.campaign.campaign import Campaign
 from fastcifar.data import Dataset, Split, load_dataset
 from fastcifar.data.dataset import CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, fingerprint
-from fastcifar.data.synthetic import make_synthetic
+from fastcifar.data.synthetic import make_noise, make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.kernels.launch import use_triton
 from fastcifar.training import resolve_device
@@ -116,10 +116,8 @@ def smoke_dataset(campaign: Campaign) -> Dataset:
     return part.to(campaign.device)
 
 
-def noise(campaign: Campaign, batch_size: int) -> Dataset:
+def noise(campaign: Campaign, batch_size: int = 0) -> Dataset:
     """Return random images of CIFAR-10's form, for measuring steps and evaluations: four batches, since recipes leave
-    some images out, and a test set as large as CIFAR-10's."""
-    device, counts = campaign.device, (4 * batch_size, _TINY[1] if campaign.tiny else 10_000)
-    images = (torch.randint(256, (count, 32, 32, 3), dtype=torch.uint8, device=device) for count in counts)
-    splits = [Split(split, torch.randint(10, (len(split),), device=device)) for split in images]
-    return Dataset("noise", *splits, CIFAR10_CLASSES, CIFAR10_MEAN, CIFAR10_STD, "", "drawn at random")
+    some images out, or without `batch_size` as many as CIFAR-10 has; and a test set as large as CIFAR-10's."""
+    train, test = _TINY if campaign.tiny else (50_000, 10_000)
+    return make_noise(4 * batch_size or train, test, device=campaign.device)

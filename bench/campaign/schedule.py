@@ -23,6 +23,7 @@ from bench.campaign.sizes import sizes
 from bench.campaign.steps import steps
 from bench.campaign.switches import switches
 from bench.campaign.tests import tests
+from bench.campaign.throughput import throughput
 from bench.campaign.trainings import smoke, trainings
 
 SECONDS = {"smoke": 150.0, "campaign": 330.0}  # of each stage, unless others are asked for
@@ -80,10 +81,19 @@ BY_NAME = (
     Part("conv-pool-sizes", partial(sizes, operators=("conv_pool", "conv_pool_backward")), "sizes", 0.9),
     Part("switches", switches, "switches", 0.9),
     Part("screen", screen, "screen", 0.95),
+    *(_of(recipe, throughput, 0.3) for recipe in MAIN),
 )
 """Parts of the campaign that run only where they are asked for by name; conv-pool-sizes finds its operators with
 `--on conv-pool` alone."""
 RACE = "race"
+_ON_IMAGES = {"smoke", "trainings", "cold", "screen"}
+"""Parts that train on the data set; races do, too."""
+
+
+def wants_images(stage: str, only: Sequence[str], rivals: Sequence[str]) -> bool:
+    """Return True if any part or race of the stage trains on the data set."""
+    parts = [*parts_of(stage, only, tiny=False), *races(stage, only, rivals, tiny=False)]
+    return any(part.name in _ON_IMAGES or part.name == RACE for part in parts)
 
 
 def part_names() -> list[str]:

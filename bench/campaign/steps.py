@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.campaign.campaign import Campaign, Line
-from bench.campaign.data import dataset
+from bench.campaign.data import noise
 from bench.campaign.recipes import get_recipe
 from bench.step import profile_step
 from bench.timing import best_seconds
@@ -18,10 +18,10 @@ _PROFILED = 5  # replays in a profile; with `tiny` one
 
 
 def steps(campaign: Campaign, recipe: str) -> Iterator[Line]:
-    """Time a step of each stage of the recipe: in a training; replayed alone; launched kernel by kernel. Then its
-    kernels, in replays of the captured step."""
+    """Time a step of each stage of the recipe: in a training on noise; replayed alone; launched kernel by kernel. Then
+    its kernels, in replays of the captured step."""
     known = [(record["what"], record["stage"]) for record in campaign.records("steps") if record["recipe"] == recipe]
-    trainer = Trainer(get_recipe(recipe, campaign.tiny), dataset(campaign), campaign.device)
+    trainer = Trainer(get_recipe(recipe, campaign.tiny), noise(campaign), campaign.device)
     stages = trainer.timeline.steps_by_stage()
     wanted = [(what, number) for what in ("step", "profile") for number in range(len(stages))]
     if not [one for one in wanted if one not in known]:

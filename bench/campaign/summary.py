@@ -92,6 +92,13 @@ def _trainings(records: list[Line]) -> Iterator[str]:
         yield f"  {_seconds(runs)}"
 
 
+def _throughput(records: list[Line]) -> Iterator[str]:
+    for recipe, sizes in table.grouped(table.only(records, "size"), "recipe").items():
+        best, last = max(sizes, key=lambda size: size["images_per_second"]), sizes[-1]
+        most = f"{last['memory'] / 2**30:.1f} GiB at {last['batch_size']:,}, the last that fitted"
+        yield f"{recipe}: {best['images_per_second']:,.0f} images/s at batch size {best['batch_size']:,}; {most}"
+
+
 def _tests(records: list[Line]) -> Iterator[str]:
     for record in table.only(records, "tests"):
         counts = ", ".join(f"{record[name]} {name}" for name in ("passed", "failed", "skipped"))
@@ -134,5 +141,6 @@ _SHOWN: dict[str, Callable[[list[Line]], Iterator[str]]] = {
     "sizes": _rows(table.sizes_table),
     "screen": _rows(table.screen_table),
     "switches": _rows(table.switches_table),
+    "throughput": _throughput,
 }
 """The files in order of value, the first being the last to be cut."""

@@ -47,6 +47,7 @@ def tables(out: Path) -> Iterator[Table]:
         "kernels": (_operators,),
         "sizes": (sizes_table,),
         "cold": (cold_table,),
+        "throughput": (throughput_table,),
         "screen": (screen_table,),
         "switches": (switches_table,),
     }
@@ -195,6 +196,22 @@ def switches_table(records: list[Line]) -> Table:
             ]
             rows.append((recipe, ", ".join(record["on"]) or "nothing", ", ".join(cells)))
     return Table("A replayed step by what is switched on", ("recipe", "on", "each stage"), tuple(rows))
+
+
+def throughput_table(records: list[Line]) -> Table:
+    rows = []
+    for record in only(records, "size"):
+        spread = f"{record['least']:,.0f} to {record['most']:,.0f}"
+        memory = f"{record['memory'] / 2**20:,.0f} MiB"
+        where = f"{record['recipe']}, {record['batch_size']:,} images"
+        rows.append((where, f"{record['images_per_second']:,.0f}", spread, str(record["n"]), memory))
+    rows += [(f"{end['recipe']}, {end['too_large']:,} images", *"---", "too much") for end in _full(records)]
+    columns = ("recipe, batch", "images/s, median", "least to most", "n", "memory")
+    return Table("Training steps by batch size", columns, tuple(rows))
+
+
+def _full(records: list[Line]) -> list[Line]:
+    return [record for record in only(records, "end") if record["too_large"]]
 
 
 def screen_table(records: list[Line]) -> Table:

@@ -37,6 +37,7 @@ COMMANDS = {
     "data verify": ("data verify", "fastcifar.cli.data_verify", "read all of a data set and say what is wrong with it"),
     "data convert": ("data convert OUT", "fastcifar.cli.data_convert", "write a data set as npz, HDF5 or TFRecord"),
     "doctor": ("doctor", "fastcifar.cli.doctor", "say whether this machine can train, and what to do"),
+    "throughput": ("throughput", "fastcifar.cli.throughput", "measure a training step at growing batch sizes"),
     "flops": ("flops", "fastcifar.cli.flops", "count a recipe's operations and bytes, and their least time"),
 }
 """`COMMANDS[words]`: how each command is typed, the module (and function) that runs it, and a line on it. Experiments

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import DEFAULT_DATASET, find, no_training_images
+from fastcifar.catalogue import no_training_images
 from fastcifar.cli.arguments import parse_with_recipe
-from fastcifar.cli.options import RecipeOptions, Switch, with_coarse
+from fastcifar.cli.options import FormOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.recipes import label
-from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import setting
 
 if TYPE_CHECKING:
@@ -27,7 +25,7 @@ _OF_THE_SET = arg(metavar="N", help_behavior_hint="(default: the data set's)")
 
 
 @dataclass(frozen=True)
-class Options(RecipeOptions):
+class Options(FormOptions):
     """Count the multiply-adds, FLOP and bytes of a recipe's training, by layer and in all, without training it.
 
     A multiply-add is two FLOP. The flags of the count stand first, the fields of the recipe after them.
@@ -37,18 +35,10 @@ class Options(RecipeOptions):
     """Rates, in 10^12 FLOP/s, to give the least time for; the default is an H200's for half-precision products."""
     bandwidth: Annotated[tuple[float, ...], arg(metavar="B [B ...]")] = (4300.0,)
     """Memory bandwidths in GB/s: one for all rates, or one for each."""
-    dataset: str = DEFAULT_DATASET
-    """The data set, whose images and classes are counted; the path of your own is read."""
-    coarse: Switch = False
-    """Of CIFAR-100: count its 20 coarse classes."""
-    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: as --dataset says)")] = None
-    """Of a path in --dataset, or a set of your own: where it is now."""
     train_images: Annotated[int | None, _OF_THE_SET] = setting(None, at_least=1)
     """Training images."""
     test_images: Annotated[int | None, _OF_THE_SET] = setting(None, at_least=1)
     """Images of the final evaluation."""
-    resize: Annotated[int | None, _OF_THE_SET] = setting(None, at_least=1, at_most=MOST_SIDE, unit="pixels")
-    """Side of the images, as train's --resize brings them to it."""
     json: Switch = False
     """Print the count as JSON and nothing else."""
 
@@ -56,21 +46,14 @@ class Options(RecipeOptions):
 def main(args: Sequence[str]) -> int:
     options = parse_with_recipe(args, Options, PROG, shorten=None)
     rates = _rates(options)
-    word = with_coarse(options.dataset) if options.coarse else options.dataset
+    classes, side, images = options.form()
 
     from fastcifar.costs.flops import count_recipe, describe
-    from fastcifar.data import load_dataset
 
-    entry, variant = find(word)
-    classes, side, images = entry.variants.get(variant, entry.classes), entry.side, entry.images
-    if images is None:  # not known without the data
-        dataset = load_dataset(word, options.data_dir, resize=options.resize or 0)
-        classes, images = len(dataset.classes), (len(dataset.train), len(dataset.test))
-        side = options.resize or dataset.train.side
     train_images, test_images = options.train_images or images[0], options.test_images or images[1]
     if not train_images:
-        raise no_training_images(word)
-    count = count_recipe(options.settings, train_images, test_images, classes, options.resize or side)
+        raise no_training_images(options.dataset)
+    count = count_recipe(options.settings, train_images, test_images, classes, side)
     print(json.dumps(describe(count, rates), indent=2) if options.json else _report(count, rates))
     return 0
 

@@ -37,8 +37,9 @@ def _optional(metavar: str, default: str = "all") -> object:
 
 
 def flag_of(name: str) -> str:
-    """Return the flag of an option or of a field by its dotted name."""
-    return "--" + name.replace("_", "-")
+    """Return the flag of an option or of a field by its dotted name; one that Python keeps for itself has a _ behind
+    it."""
+    return "--" + name.rstrip("_").replace("_", "-")
 
 
 def with_coarse(dataset: str) -> str:
@@ -73,6 +74,34 @@ class RecipeOptions(CommandOptions):
     """The optimizer; where it is not the recipe's, with its own defaults."""
     settings: Annotated[Recipe, arg(name="")] = dataclasses.field(default_factory=Recipe)
     """The recipe with all of these; its fields are flags too, whose help stands last."""
+
+
+@dataclass(frozen=True)
+class FormOptions(RecipeOptions):
+    """Options of commands that measure a recipe on images of a data set's form, without reading them if they can."""
+
+    dataset: str = DEFAULT_DATASET
+    """The data set, whose images and classes are counted; the path of your own is read."""
+    coarse: Switch = False
+    """Of CIFAR-100: count its 20 coarse classes."""
+    data_dir: Annotated[Path | None, _optional("DIR", "as --dataset says")] = None
+    """Of a path in --dataset, or a set of your own: where it is now."""
+    resize: Annotated[int | None, _optional("N", "the data set's")] = setting(
+        None, at_least=1, at_most=MOST_SIDE, unit="pixels"
+    )
+    """Side of the images, as train's --resize brings them to it."""
+
+    def form(self) -> tuple[int, int, tuple[int, int]]:
+        """Return the number of classes, the side, and how many training and test images there are."""
+        word = with_coarse(self.dataset) if self.coarse else self.dataset
+        entry, variant = find(word)
+        if entry.images is not None:
+            return entry.variants.get(variant, entry.classes), self.resize or entry.side, entry.images
+
+        from fastcifar.data import load_dataset
+
+        dataset = load_dataset(word, self.data_dir, resize=self.resize or 0)
+        return len(dataset.classes), self.resize or dataset.train.side, (len(dataset.train), len(dataset.test))
 
 
 @dataclass(frozen=True)
@@ -193,17 +222,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
 
     def start_device(self) -> torch.device:
         """Return the device in --device, with --threads; torch is imported and set here."""
-        import torch
+        device = start_device(self.device, self.threads)
+        if device.type == "cuda":  # it starts while the data is read
+            import torch
 
-        from fastcifar.kernels import keep_freed_memory
-        from fastcifar.training import resolve_device
-
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        device = resolve_device(self.device)
-        if device.type == "cpu":
-            keep_freed_memory()
-        else:  # the device starts while the data is read
             Thread(target=torch.zeros, args=(1,), kwargs={"device": device}, daemon=True).start()
         return device
 
@@ -237,6 +259,21 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         if size == available and self.labels is None:
             return dataset
         return dataset.take(size, self.subset_seed, self.balanced, self.labels)
+
+
+def start_device(name: str, threads: int | None) -> torch.device:
+    """Return the device of this name; torch is imported, and set to so many CPU threads, here."""
+    import torch
+
+    from fastcifar.kernels import keep_freed_memory
+    from fastcifar.training import resolve_device
+
+    if threads:
+        torch.set_num_threads(threads)
+    device = resolve_device(name)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def refuse_absent(options: CommandOptions) -> None:

@@ -1,4 +1,5 @@
-"""The synthetic dataset: ten classes that a network can learn but not perfectly, in place of CIFAR-10."""
+"""The synthetic dataset: ten classes that a network can learn but not perfectly, in place of CIFAR-10. Also noise, for
+what depends on the form of images alone."""
 
 from __future__ import annotations
 
@@ -39,6 +40,22 @@ def make_synthetic(train_size: int = 10_000, test_size: int = 2_000, seed: int =
     mean, std = channel_statistics(train.images)
     names = tuple(f"pattern {number}" for number in range(10))
     return Dataset("synthetic", train, test, names, mean, std, fingerprint(train, test), f"made from seed {seed}")
+
+
+def make_noise(
+    train_size: int, test_size: int = 1, side: int = 32, classes: int = 10, device: str | torch.device = "cpu"
+) -> Dataset:
+    """Draw random pixels and labels on `device`, always the same there: for measuring."""
+    random = {"generator": torch.Generator(device).manual_seed(0), "device": device}
+    train, test = (
+        Split(
+            torch.randint(256, (size, side, side, 3), dtype=torch.uint8, **random),
+            torch.randint(classes, (size,), **random),
+        )
+        for size in (train_size, test_size)
+    )
+    middle, spread = (127.5, 127.5, 127.5), (73.9, 73.9, 73.9)  # of all 256 values, equally frequent
+    return Dataset("noise", train, test, tuple(map(str, range(classes))), middle, spread, "", "drawn at random")
 
 
 def _patterns(random: np.random.RandomState) -> np.ndarray:

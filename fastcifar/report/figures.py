@@ -57,6 +57,8 @@ class Figure:
     """Names for the places 0, 1, ... of the y axis, from the top; then x is a measure. Empty: y is one."""
     log_y: bool = False
     """The y axis is logarithmic."""
+    log: bool = False
+    """Both axes are logarithmic, x by powers of two."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
@@ -66,7 +68,7 @@ class Figure:
         refuse_without_matplotlib()
         import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-        from matplotlib.ticker import LogLocator, MaxNLocator  # pyright: ignore[reportMissingImports]
+        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter  # pyright: ignore[reportMissingImports]
 
         files = [Path(f"{stem}.{form}") for form in FORMATS]
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
@@ -91,6 +93,13 @@ class Figure:
             elif self.rows:
                 axes.set_yticks(range(len(self.rows)), list(map(_tick, self.rows)))
                 axes.set_ylim(len(self.rows) - 0.5, -0.5)
+            elif self.log:
+                axes.set_xscale("log", base=2)
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+                for axis in (axes.xaxis, axes.yaxis):
+                    axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)

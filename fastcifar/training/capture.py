@@ -9,11 +9,13 @@ from typing import Any
 
 import torch
 
+from fastcifar.errors import is_out_of_memory
+
 _WARM_UP_STEPS = 3
 
 
 def capture(
-    step: Callable[[], None], warm_up: Callable[[], None], pool: Any = None
+    step: Callable[[], None], warm_up: Callable[[], None], pool: Any = None, raises_full: bool = False
 ) -> tuple[Callable[[], None], str | None]:
     """Return a replay of `step` and None; where CUDA cannot record it, warn and return `step` and the reason in a line.
 
@@ -22,6 +24,7 @@ def capture(
         or compiled while recording.
     pool: memory from `torch.cuda.graph_pool_handle()` for graphs that are never replayed at the same time and read
         nothing that another left in that memory.
+    raises_full: raise what says that memory ran out.
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
@@ -32,6 +35,8 @@ def capture(
     try:
         return record(step, pool).replay, None
     except RuntimeError as error:
+        if raises_full and is_out_of_memory(error):
+            raise
         reason = str(error).partition("\n")[0] or type(error).__name__
         warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)
         return step, reason

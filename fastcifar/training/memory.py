@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from fastcifar.errors import OutOfMemory, as_out_of_memory
-from fastcifar.machine import GIB, free_memory, total_memory
+from fastcifar.machine import GIB, UNITS, free_memory, size_words, total_memory
 from fastcifar.recipes.declare import declaration
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
 
-_UNITS = {"bytes": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "PiB": 2**50, "EiB": 2**60}
 _OTHERS = 2 * GIB
 """A GPU's memory in use by more than this process's tensors and its CUDA context: other processes have it."""
 
@@ -28,18 +27,18 @@ def out_of_memory(error: BaseException, trainer: Trainer | None) -> OutOfMemory:
         return as_out_of_memory(error)
     recipe, phase = trainer.recipe, trainer.phases.failed
     device: torch.device | None = getattr(trainer, "device", None)
-    asked = re.search(rf"allocate ([\d.]+) ?({'|'.join(_UNITS)})", str(error))
-    facts = [f"{_size(asked[1], asked[2])} more were asked for"] if asked else []
+    asked = re.search(rf"allocate ([\d.]+) ?({'|'.join(UNITS)})", str(error))
+    facts = [f"{size_words(float(asked[1]) * UNITS[asked[2]])} more were asked for"] if asked else []
     tries, others = _tries(trainer, phase), 0
     if device and device.type == "cuda":
         with contextlib.suppress(RuntimeError):  # a device that does not answer any more
             free, total = torch.cuda.mem_get_info(device)
-            facts.append(f"{_size(free)} of {_size(total)} are free")
+            facts.append(f"{size_words(free)} of {size_words(total)} are free")
             others = total - free - torch.cuda.memory_reserved(device)
     elif free := free_memory():
-        facts.append(f"{_size(free)} of {_size(total_memory() or free)} are free")
+        facts.append(f"{size_words(free)} of {size_words(total_memory() or free)} are free")
     if others > _OTHERS:
-        tries.append(f"to end other processes on this GPU, which have {_size(others)}")
+        tries.append(f"to end other processes on this GPU, which have {size_words(others)}")
     sizes = f"batch_size is {recipe.batch_size}, evaluate.batch_size {recipe.evaluate.batch_size}"
     place = f"{device or 'the device'} {_where(trainer, phase)}"
     return OutOfMemory(f"out of memory on {place}: {', '.join([*facts, sizes])}; allowed: {', '.join(tries)}")
@@ -70,9 +69,3 @@ def _tries(trainer: Trainer, phase: str | None) -> list[str]:
         return [*tries, "a smaller model"]
     widths = [f"network.{field.name}" for field in dataclasses.fields(network) if declaration(field).width]
     return [*tries, *(f"a smaller {name}" for name in widths or ["network"])]
-
-
-def _size(number: float | str, unit: str = "bytes") -> str:
-    """Return a size in words, in GiB unless it is small."""
-    size = float(number) * _UNITS[unit]
-    return f"{size / GIB:,.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:,.1f} MiB"

@@ -100,6 +100,31 @@ def replay_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[]
     return _in_epochs_of_its_own(trainer, tensors, trainer.replays[stage], first, stage)
 
 
+def repeated_step(trainer: Trainer) -> tuple[Callable[[], None], str | None]:
+    """Return the step of the last stage, from random weights, on the first batch of the training images each time,
+    compiled and captured alone, as a training would; and why it is not captured (None: it is). Raises what says that
+    memory ran out; cuDNN's search is the caller's."""
+    stage, tensors = trainer.timeline.epochs[-1].stage, trainer.step.tensors
+
+    def step() -> None:
+        tensors.position.zero_()
+        trainer.step(stage)
+
+    once = partial(trainer.compiled.attempt, lambda: step) if trainer.compiled else step
+    trainer.enter(stage)
+    tensors.begin(_any_plan(trainer, trainer.dataset.train))
+    if trainer.device.type == "cuda":
+        compile_ahead(once, trainer.device)
+    else:
+        compile_cpp()
+    trainer.reset()
+    if trainer.compiled:
+        once()
+    if trainer.not_captured:
+        return step, trainer.not_captured
+    return capture(step, step, raises_full=True)
+
+
 def compile_kernels(trainer: Trainer) -> None:
     """Compile the Triton kernels of every stage and of the rest, found by running them."""
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.campaign.summary import summary
 from bench.campaign.table import tables
 
 RESULTS = Path(__file__).resolve().parents[2] / "bench" / "results"
@@ -76,6 +77,18 @@ def test_an_operator_is_set_beside_its_other_paths(tmp_path):
         *("augment float16[2x3] gelu (abc)", "2.0 us", "2.00 MB", "50%"),
         *("2.50", "-", "2.0e-04"),
     ]
+
+
+def test_sizes_of_a_batch_end_with_the_one_that_is_too_large(tmp_path):
+    spread = {"images_per_second": 2000.0, "least": 1500.0, "most": 2500.0, "n": 5, "memory": 3 * 2**29}
+    size = {"what": "size", "recipe": "davidnet", "batch_size": 64, **spread}
+    end = {"what": "end", "recipe": "davidnet", "too_large": 128, "ended": "out of memory"}
+    write(tmp_path, "throughput", size, end, {**end, "recipe": "speedrun94", "too_large": None})
+    first, last = made(tmp_path)["Training steps by batch size"]
+    assert list(first.values()) == ["davidnet, 64 images", "2,000", "1,500 to 2,500", "5", "1,536 MiB"]
+    assert list(last.values()) == ["davidnet, 128 images", "-", "-", "-", "too much"]
+    lines = summary(tmp_path)
+    assert lines[1] == "  davidnet: 2,000 images/s at batch size 64; 1.5 GiB at 64, the last that fitted"
 
 
 @pytest.mark.parametrize("folder", sorted(path.parent for path in RESULTS.glob("*/*/README.md")), ids=lambda p: p.name)

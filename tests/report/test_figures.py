@@ -116,6 +116,15 @@ def test_rows_have_names_from_the_top_and_level_bars():
     assert [bar.tolist() for bar in segments] == [[[0.5, 0], [2.0, 0]], [[-3.0, 2], [-1.5, 2]]]
 
 
+def test_logarithmic_axes_have_plain_numbers(tmp_path):
+    pytest.importorskip("matplotlib")
+    line = Line(
+        [1, 2, 1024], [10.0, 200.0, 15_000.0], 0, "rate", intervals=[(9.0, 11.0), (150.0, 300.0), (12_000.0, 16_000.0)]
+    )
+    drawn = Figure("size", "rate", (line,), log=True).save(tmp_path / "test")[1].read_text()
+    assert all(f">{text}<" in drawn for text in ("1,024", "10", "200", "10,000")) and "mathdefault" not in drawn
+
+
 def test_names_of_rows_are_in_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
     line = Line([1.0, 2.0], [0, 1], 0, intervals=[(0.5, 2.0), (1.0, 3.0)], marks=True, label="a mean")
