@@ -13,7 +13,7 @@ import torch
 import fastcifar
 from fastcifar.catalogue import DATASETS, DatasetEntry
 from fastcifar.cli import main
-from fastcifar.cli.robustness import read_severities
+from fastcifar.cli.corruptions import read_severities
 from fastcifar.corruptions import CORRUPTIONS
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.recipes.networks.mlp import MLPConfig
