@@ -1,6 +1,6 @@
-"""Make fastcifar/report/cifar10.1.csv: right answers of published networks on CIFAR-10's test images and on CIFAR-10.1.
+"""Make fastcifar/report/published.csv: right answers of published networks on CIFAR-10's test images and on CIFAR-10.1.
 
-    python -m bench.published_accuracies CHECKOUT > fastcifar/report/cifar10.1.csv
+    python -m bench.published_accuracies CHECKOUT > fastcifar/report/published.csv
 
 CHECKOUT is a clone of https://github.com/modestyachts/CIFAR-10.1, which holds the predictions, a JSON list of labels
 for each network and set, and the labels of CIFAR-10.1. CIFAR-10 is looked for as `fastcifar train` looks for it.
@@ -20,7 +20,8 @@ from fastcifar.data import load_dataset
 from fastcifar.errors import UserError
 from fastcifar.output import read_file
 
-SETS = ("original", "v4", "v6")
+SETS = {"cifar10": "original", "cifar10.1": "v6", "cifar10.1:v4": "v4"}
+"""The names of the data sets here and in the checkout."""
 HEAD = """\
 # Right answers of the networks of Recht, Roelofs, Schmidt and Shankar (2018), "Do CIFAR-10 Classifiers Generalize to
 # CIFAR-10?", arXiv 1806.00451, counted by bench/published_accuracies.py from the predictions and labels in
@@ -36,13 +37,14 @@ def table(checkout: Path, original: np.ndarray) -> str:
 
     Raises UserError for a file that is missing or holds anything but a label for each image.
     """
-    labels = {"original": original}
-    labels |= {name: np.load(checkout / f"datasets/cifar10.1_{name}_labels.npy") for name in SETS[1:]}
-    lines = [",".join(["model", *SETS]), ",".join(["images", *(str(len(labels[name])) for name in SETS)])]
-    folders = {name: checkout / f"model_predictions/{name}_predictions" for name in SETS}
+    first, *others = SETS.values()
+    labels = {first: original}
+    labels |= {name: np.load(checkout / f"datasets/cifar10.1_{name}_labels.npy") for name in others}
+    lines = [",".join(["model", *SETS]), ",".join(["images", *(str(len(each)) for each in labels.values())])]
+    folders = {name: checkout / f"model_predictions/{name}_predictions" for name in labels}
     ending = "_predictions.json"
-    for path in sorted(folders["original"].glob(f"*{ending}")):
-        counts = (_count(folders[name] / path.name, labels[name]) for name in SETS)
+    for path in sorted(folders[first].glob(f"*{ending}")):
+        counts = (_count(folders[name] / path.name, labels[name]) for name in labels)
         lines.append(",".join([path.name.removesuffix(ending), *map(str, counts)]))
     return HEAD + "\n".join(lines) + "\n"
 

@@ -279,7 +279,7 @@ def robustness(number: Number) -> list[object]:
     baseline = fastcifar.fit_baseline(fastcifar.published_pairs("cifar10.1:v4"))
     counts = {"images": number(200), "shifted_images": number(100)}
     point = fastcifar.AccuracyPair("a", number(0.9375), number(0.875), **counts)
-    figure = fastcifar.plot_effective_robustness([point], fastcifar.published_baseline())
+    figure = fastcifar.plot_effective_robustness([point], fastcifar.published_baseline("cifar10.1"))
     return [baseline.slope, fastcifar.effective_robustness(point, baseline), figure.lines[-1], point.interval]
 
 

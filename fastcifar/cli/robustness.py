@@ -28,20 +28,20 @@ from fastcifar.output import read_file, reserved, write_all
 from fastcifar.recipes.declare import setting
 from fastcifar.record import Versions, own_commit
 from fastcifar.report.robustness import (
-    ORIGINAL,
-    PUBLISHED,
     AccuracyPair,
     Baseline,
     effective_robustness,
     fit_baseline,
     plot_effective_robustness,
     published_baseline,
+    published_sets,
 )
 from fastcifar.report.tables import Table
 
 if TYPE_CHECKING:
     from fastcifar.cli.shifts import Networks, Shift
 
+_ORIGINAL, _PUBLISHED = published_sets()
 _COLUMNS = ("name", "original", "shifted", "images", "shifted_images", "on")
 """The columns of a file of pairs; the first three must be there."""
 _GROUPS = ("runs", "ensembles", "given pairs")
@@ -61,8 +61,8 @@ class Options(CommandOptions):
     are evaluated on all of the data set's test images, too if it held training images out."""
     weights: Annotated[tuple[str, ...], arg(metavar="PATH", help_behavior_hint="(default: none)")] = ()
     """Further weights for the network of the one RUN, as of its epochs: .safetensors, .pt, .pth or .ckpt files."""
-    on: Annotated[tuple[str, ...], arg(metavar="NAME|PATH", help_behavior_hint="(default: cifar10.1)")] = ()
-    """Sets of shifted images, as in cifar10.1 cifar10.1:v4 cifar10-c; of CIFAR-10-C the mean over its corruptions."""
+    on: Annotated[tuple[str, ...], arg(metavar="NAME|PATH", help_behavior_hint=f"(default: {_PUBLISHED[0]})")] = ()
+    """Sets of shifted images, one or several; of CIFAR-10-C the mean over its corruptions."""
     corrupt: Annotated[str | None, arg(metavar="NAME,NAME|all", help_behavior_hint="(default: none)")] = None
     """Corruptions, of which the mean is taken: of CIFAR-10-C where that is in --on, else made here of the original
     images. Names (fog), kinds (noise, blur, weather, digital) or all."""
@@ -163,7 +163,7 @@ def main(args: Sequence[str]) -> int:
         raise UserError("robustness needs saved runs or --pairs, as in: fastcifar robustness runs/a runs/b")
     if options.plot and importlib.util.find_spec("matplotlib") is None:
         raise UserError("--plot needs matplotlib, which is not installed: pip install 'fastcifar[plot]'")
-    asked = _asked(options)
+    asked = asked_of(options)
     keys = [key for key, *_ in asked]
     given = {key: [] for key in keys} if options.pairs is None else read_pairs(options.pairs, keys)
     runs = _runs(options)
@@ -202,9 +202,9 @@ def _run(
 def _answer(
     networks: Networks | None, originals: tuple[list[float], int] | None, shift: Shift, given: list[AccuracyPair]
 ) -> _Answer:
-    points, tables, is_published = [], [], shift.word in PUBLISHED
+    points, tables, is_published = [], [], shift.word in _PUBLISHED
     if networks is not None and originals is not None:
-        is_published &= networks.data.name == ORIGINAL and networks.first.kept_classes is None
+        is_published &= networks.data.name == _ORIGINAL and networks.first.kept_classes is None
         for name, original, found in zip(networks.names, originals[0], networks.measure(shift), strict=True):
             group = _GROUPS[name not in networks.saved]
             points.append(AccuracyPair(name, original, found.accuracy, originals[1], found.images, group))
@@ -219,10 +219,10 @@ def _answer(
         return _Answer(shift, points, None, str(error).partition("; allowed")[0], tables)
 
 
-def _asked(options: Options) -> list[tuple[str, Any, str]]:
+def asked_of(options: Options) -> list[tuple[str, Any, str]]:
     """Return the key, the corruptions and the title of each set of shifted images. Raises UserError for an unknown one,
     and for options that do not go together."""
-    words = options.on or (() if options.corrupt else ("cifar10.1",))
+    words = options.on or (() if options.corrupt else (_PUBLISHED[0],))
     severities = read_severities(options.severity or "1-5")
     how = f" ({options.corrupt})" if options.corrupt else ""
     how += f", severity {options.severity}" if options.severity else ""
@@ -238,7 +238,7 @@ def _asked(options: Options) -> list[tuple[str, Any, str]]:
     elif options.seed:
         raise UserError("--seed is given, and nothing is corrupted here; allowed: with --corrupt, without CIFAR-10-C")
     if options.severity and not (options.corrupt or is_used):
-        raise UserError("--severity says how images are corrupted; allowed: with --corrupt, or with --on cifar10-c")
+        raise UserError("--severity says how images are corrupted; allowed: with --corrupt, or with CIFAR-10-C in --on")
     return asked
 
 
@@ -324,8 +324,8 @@ def _write(options: Options, answers: list[_Answer], text: str) -> None:
     drawn = [answer for answer in answers if options.plot and answer.baseline is not None]
     for answer in drawn:
         axes = {"original": "the original test images", "shifted": answer.shift.title}
-        if answer.shift.word in PUBLISHED:
-            axes["original"] = ORIGINAL
+        if answer.shift.word in _PUBLISHED:
+            axes["original"] = _ORIGINAL
         figure = plot_effective_robustness(answer.points, answer.baseline, **axes, title=f"n={len(answer.points)}")
         figure.save(folder / in_file_name(answer.shift.key))
     if not options.json:

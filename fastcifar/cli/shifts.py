@@ -175,7 +175,9 @@ class Networks:
             logits = logits_of(saved)
             found.append(_right(logits, labels) / count)
             total = total + logits.double().softmax(1) if self.ensemble else total
-        return found + [_right(total, labels) / count] * self.ensemble, count
+        if self.ensemble:
+            found.append(_right(total, labels) / count)
+        return found, count
 
 
 def _right(scores: torch.Tensor, labels: torch.Tensor) -> int:

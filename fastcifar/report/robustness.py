@@ -19,11 +19,7 @@ from fastcifar.errors import UserError, brief
 from fastcifar.report.figures import Figure, Line
 from fastcifar.report.statistics import share_interval, t_quantile, wilson_interval
 
-PUBLISHED = {"cifar10.1": "v6", "cifar10.1:v4": "v4"}
-"""The data sets whose baselines are of published networks, and their columns in the table."""
-ORIGINAL = "cifar10"
-"""The set whose test images are the original ones there."""
-_TABLE = Path(__file__).with_name("cifar10.1.csv")
+_TABLE = Path(__file__).with_name("published.csv")
 _LEAST = 5
 """Networks that a baseline takes at least."""
 _NEAREST = 1e-12
@@ -163,28 +159,42 @@ def fit_baseline(pairs: Sequence[AccuracyPair], source: str = "") -> Baseline:
 
 
 @cache
-def published_pairs(name: str = "cifar10.1") -> tuple[AccuracyPair, ...]:
+def _published() -> tuple[list[str], list[list[str]]]:
+    """Return the data sets of the published table, the original one first, and the rows, first the images' numbers."""
+    lines = _TABLE.read_text(encoding="utf-8").splitlines()
+    (_, *names), *rows = csv.reader(line for line in lines if not line.startswith("#"))
+    return names, rows
+
+
+def published_sets() -> tuple[str, list[str]]:
+    """Return the names of the data set whose test images are the original ones of the published networks, and of those
+    whose images are shifted."""
+    (original, *shifted), _ = _published()
+    return original, shifted
+
+
+def published_pairs(name: str) -> tuple[AccuracyPair, ...]:
     """Return the accuracies of 30 networks on the test images of CIFAR-10 and on those of CIFAR-10.1.
 
-    name: `cifar10.1` (v6) or `cifar10.1:v4`.
+    name: the data set of the shifted images, version 6 or, with ":v4", version 4.
 
     The networks are those of Recht et al. (2018, arXiv 1806.00451); right answers were counted from the predictions in
     modestyachts/CIFAR-10.1. Raises UserError for another name.
     """
-    if name not in PUBLISHED:
-        allowed = f"{', '.join(PUBLISHED)}; of others, fit_baseline of networks of your own"
+    names, (images, *rows) = _published()
+    if name not in names[1:]:
+        allowed = f"{', '.join(names[1:])}; of others, fit_baseline of networks of your own"
         raise UserError(f"no pairs of accuracies are published for {brief(name)}; allowed: {allowed}")
-    lines = _TABLE.read_text(encoding="utf-8").splitlines()
-    images, *rows = csv.DictReader(line for line in lines if not line.startswith("#"))
-    counts = int(images["original"]), int(images[PUBLISHED[name]])
+    places = 1, 1 + names.index(name)
+    n, m = (int(images[place]) for place in places)
     found = []
     for row in rows:
-        original, shifted = int(row["original"]) / counts[0], int(row[PUBLISHED[name]]) / counts[1]
-        found.append(AccuracyPair(row["model"], original, shifted, *counts, group="published networks"))
+        original, shifted = (int(row[place]) for place in places)
+        found.append(AccuracyPair(row[0], original / n, shifted / m, n, m, "published networks"))
     return tuple(found)
 
 
-def published_baseline(name: str = "cifar10.1") -> Baseline:
+def published_baseline(name: str) -> Baseline:
     """Return the baseline of `published_pairs`."""
     pairs = published_pairs(name)
     return fit_baseline(pairs, f"{len(pairs)} networks of Recht et al. 2018")
@@ -220,13 +230,13 @@ def plot_effective_robustness(
 
     points: the networks, each with its intervals, in a color for each `group`.
     baseline: the line of effective robustness 0, which is drawn with its 95% band and its networks; a name is that of a
-        published one, as in "cifar10.1"; None: fitted to `points`.
+        published one, as `published_pairs` has it; None: fitted to `points`.
     original, shifted: what the images are, for the axes.
 
     Raises UserError for another name, and where no baseline can be fitted.
     """
     if isinstance(baseline, str):
-        original, shifted, baseline = ORIGINAL, baseline, published_baseline(baseline)
+        original, shifted, baseline = published_sets()[0], baseline, published_baseline(baseline)
     elif baseline is None:
         baseline = fit_baseline(points)
     others = [pair for pair in baseline.pairs if pair not in points]

@@ -27,12 +27,12 @@ def checkout(tmp_path):
 
 
 def test_right_answers_are_counted(checkout):
-    lines = ["model,original,v4,v6", "images,4,3,2", "a_net,4,0,2", "b_net,3,2,0"]
+    lines = ["model,cifar10,cifar10.1,cifar10.1:v4", "images,4,2,3", "a_net,4,2,0", "b_net,3,0,2"]
     assert table(checkout, np.array(LABELS["original"])) == HEAD + "\n".join(lines) + "\n"
 
 
 @pytest.mark.parametrize("wrong", [[5], [5, 10], [5, 5.5], [[5, 5]]])
 def test_what_is_no_label_for_each_image_is_refused(checkout, wrong):
     (checkout / "model_predictions/v6_predictions/b_net_predictions.json").write_text(json.dumps(wrong))
-    with pytest.raises(UserError, match="b_net_predictions.json is .*; allowed: 2 labels"):
+    with pytest.raises(UserError, match=r"b_net_predictions\.json is .*; allowed: 2 labels"):
         table(checkout, np.array(LABELS["original"]))

@@ -95,7 +95,7 @@ def test_the_interval_holds_the_true_value_as_often_as_it_says():
 @given(st.sampled_from([0.0, 1.0, 0.5]), st.sampled_from([0.0, 1.0, 0.5]), st.integers(1, 50), st.integers(1, 50))
 def test_accuracies_of_0_and_1_have_finite_answers(original, shifted, images, shifted_images):
     pair = fastcifar.AccuracyPair("a", original, shifted, images, shifted_images)
-    found = fastcifar.effective_robustness(pair, fastcifar.published_baseline())
+    found = fastcifar.effective_robustness(pair, fastcifar.published_baseline("cifar10.1"))
     assert all(map(math.isfinite, (found.predicted, found.value, *found.interval)))
     assert found.interval[0] <= found.value <= found.interval[1] and 0 <= found.predicted <= 1
 
@@ -179,7 +179,7 @@ def test_the_figure_shows_line_band_networks_and_points():
         fastcifar.AccuracyPair("both", 0.98, 0.9, 10_000, 2_000, group="ensembles"),
         fastcifar.AccuracyPair("said", 0.75, 0.6, group="given pairs"),
     ]
-    line = fastcifar.published_baseline()
+    line = fastcifar.published_baseline("cifar10.1")
     figure = fastcifar.plot_effective_robustness(points, "cifar10.1")
     assert (figure.xlabel, figure.ylabel) == ("accuracy on cifar10", "accuracy on cifar10.1") and figure.accuracies
     drawn, same, networks, *groups = figure.lines
@@ -208,7 +208,7 @@ def test_a_baseline_of_the_points_themselves_is_drawn_once(tmp_path):
 
 
 def test_t_of_the_band_has_the_published_degrees_of_freedom():
-    line = fastcifar.published_baseline()
+    line = fastcifar.published_baseline("cifar10.1")
     middle = sum(logit(pair.original) for pair in line.pairs) / 30
     low, high = line.band(expit(middle))
     half = t_quantile(0.975, 28) * line.std / math.sqrt(30)
