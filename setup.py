@@ -20,6 +20,7 @@ setup(
     package_dir={"fastcifar.kernels": "kernels"},
     package_data={
         "fastcifar": ["py.typed"],
+        "fastcifar.report": ["published.csv"],
         "fastcifar.kernels": ["*.h", "*.cpp"],
         "fastcifar.kernels.norm_act_pool": ["*.cpp"],
     },

@@ -72,8 +72,16 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.recipes.optimizers.lars import LARSConfig as LARSConfig
     from fastcifar.recipes.optimizers.muon import MuonConfig as MuonConfig
     from fastcifar.recipes.optimizers.sgd import SGDConfig as SGDConfig
+    from fastcifar.report import AccuracyPair as AccuracyPair
+    from fastcifar.report import Baseline as Baseline
+    from fastcifar.report import EffectiveRobustness as EffectiveRobustness
     from fastcifar.report import KeptRuns as KeptRuns
     from fastcifar.report import Runs as Runs
+    from fastcifar.report import effective_robustness as effective_robustness
+    from fastcifar.report import fit_baseline as fit_baseline
+    from fastcifar.report import plot_effective_robustness as plot_effective_robustness
+    from fastcifar.report import published_baseline as published_baseline
+    from fastcifar.report import published_pairs as published_pairs
     from fastcifar.report import read_runs as read_runs
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb

@@ -275,6 +275,14 @@ def read_runs(number: Number) -> list[object]:
     return [runs.summary().mean, runs.at_target(number(0.25)).share]
 
 
+def robustness(number: Number) -> list[object]:
+    baseline = fastcifar.fit_baseline(fastcifar.published_pairs("cifar10.1:v4"))
+    counts = {"images": number(200), "shifted_images": number(100)}
+    point = fastcifar.AccuracyPair("a", number(0.9375), number(0.875), **counts)
+    figure = fastcifar.plot_effective_robustness([point], fastcifar.published_baseline("cifar10.1"))
+    return [baseline.slope, fastcifar.effective_robustness(point, baseline), figure.lines[-1], point.interval]
+
+
 def transforms(number: Number) -> list[object]:
     x, own = data().train.images, torch.Generator().manual_seed(0)
     x = fastcifar.random_flip(fastcifar.random_crop(x, number(32), number(4), own), own)
@@ -327,6 +335,7 @@ def optimizers(number: Number) -> list[object]:
 
 TRANSFORMS = "random_crop random_flip cutout normalize jitter color_jitter rand_augment grayscale gaussian_blur "
 TRANSFORMS += "random_erasing mixup cutmix"
+ROBUSTNESS = "published_pairs published_baseline fit_baseline effective_robustness plot_effective_robustness"
 CALLS: dict[str, Callable[..., list[object]]] = {
     "train": train,
     "train an own network": lambda number: train(number, model=Dropped),
@@ -338,6 +347,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     TRANSFORMS: transforms,
     "get_recipe change": recipes,
     "read_runs": read_runs,
+    ROBUSTNESS: robustness,
     "Experiment": experiment,
     "corrupt": corrupted,
     "optimizers": optimizers,

@@ -27,6 +27,11 @@ from fastcifar.errors import (
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
     "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
+    "robustness": (
+        "robustness RUN...",
+        "fastcifar.cli.robustness",
+        "compare shifted accuracies with a baseline",
+    ),
     "summary": ("summary DIR", "fastcifar.cli.summary", "say what the runs in a folder say together"),
     "agreement": ("agreement RUN...", "fastcifar.cli.agreement", "say how far runs agree, and what ensembles gain"),
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),

@@ -14,8 +14,8 @@ from tyro.conf import Positional, arg
 
 from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
+from fastcifar.cli.corruptions import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
 from fastcifar.cli.options import CommandOptions, Resident, Switch, read_fold
-from fastcifar.cli.robustness import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
@@ -90,12 +90,7 @@ def main(args: Sequence[str]) -> int:
             f"eval needs the folder of a saved run, as in: fastcifar eval runs/{DEFAULT_RECIPE}-20250101-120000-0"
         )
     grid, is_archive = asked(options)
-    folder = user_path(options.run_dir, "RUN_DIR")
-    record_file, _ = run_files(folder)
-    if not os.path.isfile(record_file):
-        allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
-        raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
-    saved = Saved(options, folder)
+    saved = Saved(options, run_folder(options.run_dir, "RUN_DIR"))
     if not grid:
         return _evaluate(saved)
     return _evaluate_corrupted(saved, Accuracies(grid), is_archive)
@@ -117,6 +112,17 @@ def asked(options: Options) -> tuple[Grid, bool]:
     if options.predictions is not None and not options.predictions.parent.is_dir():
         raise UserError(f"--predictions is {options.predictions}; allowed: a file in a folder that is there")
     return grid, bool(archive)
+
+
+def run_folder(word: str, where: str) -> Path:
+    """Return the folder of a run, or of one that an experiment kept its name there; `where` the word is, for the error.
+    Raises UserError where there is no run."""
+    folder = user_path(word, where)
+    record_file, _ = run_files(folder)
+    if not os.path.isfile(record_file):
+        allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
+        raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
+    return folder
 
 
 class Saved:
@@ -168,7 +174,7 @@ class Saved:
         dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
         dataset = dataset.labeled_test() if data.tests_val else dataset
         dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
-        if (classes := self._classes()) is not None:
+        if (classes := self.kept_classes) is not None:
             dataset = dataset.take(classes=classes)
         return self._placed(dataset, data.resized)
 
@@ -181,9 +187,9 @@ class Saved:
         train = dataset.train.subset(torch.arange(0))  # nothing of them is looked at
         return place_images(replace(dataset, train=train), self.options.resident, self.device, resize)
 
-    def other(self, word: str) -> Dataset:
-        """Return another data set, of whose test images those of the run's classes are left. Raises UserError for one
-        with other classes or of another side."""
+    def other(self, word: str, resize: int = 0) -> Dataset:
+        """Return another data set, its images of the side in `resize` or --resize, of whose test images those of the
+        run's classes are left. Raises UserError for one with other classes or of another side."""
         import torch
 
         from fastcifar.data import load_dataset
@@ -191,10 +197,11 @@ class Saved:
         data, (entry, variant) = self.record.dataset, find(word)
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
-        resize = self.options.resize or 0
-        dataset = load_dataset(word, self.options.data_dir, "cpu", 0, self.options.mirror, None, resize)
+        resize = resize or self.options.resize or 0
+        data_dir = None if is_path(word) and word != data.name else self.options.data_dir  # which is not a path's place
+        dataset = load_dataset(word, data_dir, "cpu", 0, self.options.mirror, None, resize)
         self._refuse_another(dataset, resize, f"--resize {data.side}")
-        if (classes := self._classes()) is None or dataset.test.label_range[1] < 0:
+        if (classes := self.kept_classes) is None or dataset.test.label_range[1] < 0:
             return self._placed(dataset, resize)
         kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes)))
         if not len(kept):
@@ -212,8 +219,9 @@ class Saved:
             said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
             raise UserError(f"{said}; allowed: {sides}")
 
-    def _classes(self) -> list[int] | None:
-        """Return the labels that the run was restricted to; None: all."""
+    @property
+    def kept_classes(self) -> list[int] | None:
+        """The labels that the run was restricted to; None: all."""
         classes = (self.record.subset or {}).get("classes")
         return classes if isinstance(classes, list) else None
 
@@ -286,13 +294,14 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
     say = (lambda text: None) if options.json else partial(print, flush=True)
     if is_archive:
         name = next(iter(accuracies.grid))
-        first, _ = _labeled(saved.other(f"{options.on}:{name}-{accuracies.grid[name][0]}"))  # refused before a line
+        word = f"{options.on}:{name}-{accuracies.grid[name][0]}"
+        first, _ = labeled_images(saved.other(word))  # refused before a line
         facts, images = saved.facts(str(options.on), 0, len(first)), None
         clean = saved.stored
         said = f"{saved.own_images()}, as the run said"
     else:
         dataset = saved.dataset()
-        images, which = _labeled(dataset)
+        images, which = labeled_images(dataset)
         images = images.loaded(saved.device)  # all at once: each has random choices of its own
         clean = saved.score(images).accuracy
         facts = saved.facts(dataset.name, dataset.holdout, len(images))
@@ -301,7 +310,7 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
 
     def accuracy(name: str, level: int) -> float:
         if images is None:
-            split, _ = _labeled(saved.other(f"{options.on}:{name}-{level}"))
+            split, _ = labeled_images(saved.other(f"{options.on}:{name}-{level}"))
         else:
             split = Split(corrupt(images.images, name, level, options.seed), images.labels)
         found = saved.score(split).accuracy
@@ -317,7 +326,7 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
     return 0
 
 
-def _labeled(dataset: Dataset) -> tuple[Split, str]:
+def labeled_images(dataset: Dataset) -> tuple[Split, str]:
     """Return the test images, or where none has a label the validation images, and their name. Raises UserError where
     none has one either."""
     for split, name in ((dataset.test, dataset.tested), (dataset.val, "validation")):

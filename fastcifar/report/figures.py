@@ -16,6 +16,22 @@ from fastcifar.escape import shown
 FORMATS = ("png", "svg", "pdf")
 _LONGEST, _LONGEST_NAME, _WIDTH = 200, 50, 80
 """Characters of a title, of any other text, and of a line of the title; longer ones would leave the lines no room."""
+_ACCURACIES = (
+    0.01,
+    0.02,
+    0.05,
+    *(part / 10 for part in range(1, 9)),
+    0.85,
+    0.9,
+    0.93,
+    0.95,
+    0.97,
+    0.98,
+    0.99,
+    0.995,
+    0.999,
+)
+"""Ticks of axes of accuracies, fractions."""
 _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "fastcifar",
     "svg.fonttype": "none",
@@ -40,6 +56,10 @@ class Line:
     """For each point the interval that its bar shows, upright or, in a figure with `rows`, level; none where empty."""
     marks: bool = False
     """Marks at the points, and no line between them."""
+    level: Sequence[tuple[float, float] | None] = ()
+    """For each point the interval of x that a level bar shows, likewise."""
+    band: Sequence[tuple[float, float]] = ()
+    """For each point the least and the largest y of a pale band about the line; none where empty."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,8 @@ class Figure:
     """The y axis is logarithmic."""
     log: bool = False
     """Both axes are logarithmic, x by powers of two."""
+    accuracies: bool = False
+    """Both axes are of accuracies, fractions, and are drawn on logit scales with ticks in percent."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
@@ -100,6 +122,8 @@ class Figure:
                 axes.yaxis.set_minor_formatter(NullFormatter())
                 for axis in (axes.xaxis, axes.yaxis):
                     axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
+            elif self.accuracies:
+                self._scale(axes)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
@@ -113,6 +137,21 @@ class Figure:
         return files
 
     @staticmethod
+    def _scale(axes: Any) -> None:
+        """Put logit scales on both axes, with a tick at each of `_ACCURACIES` that is on them."""
+        for axis, scale, limits in (
+            (axes.xaxis, axes.set_xscale, axes.get_xlim),
+            (axes.yaxis, axes.set_yscale, axes.get_ylim),
+        ):
+            scale("logit", nonpositive="clip")
+            low, high = limits()
+            places = [each for each in _ACCURACIES if low <= each <= high]
+            if len(places) < 3:  # a narrow range
+                places = [part / 1000 for part in range(1, 1000) if low <= part / 1000 <= high]
+            axis.set_ticks(places, [f"{100 * each:g}%" for each in places])
+            axis.set_ticks([], minor=True)
+
+    @staticmethod
     def _draw(axes: Any, line: Line, level: bool = False) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
@@ -123,11 +162,16 @@ class Figure:
             style |= {"linestyle": ""}
         if line.marks or len(kept) == 1:  # a line through one point cannot be seen
             style |= {"marker": "o"}
-        intervals = [line.intervals[place] or (math.nan, math.nan) for place, _ in kept] if line.intervals else []
-        if not all(math.isnan(low) for low, _ in intervals):
-            measured = x if level else y
-            reach = [(mean - low, high - mean) for mean, (low, high) in zip(measured, intervals, strict=True)]
-            bars = {"xerr" if level else "yerr": list(zip(*reach, strict=True))}
+        bars = {}
+        for axis, given in (("xerr" if level else "yerr", line.intervals), ("xerr", line.level)):
+            intervals = [given[place] or (math.nan, math.nan) for place, _ in kept] if given else []
+            if not all(math.isnan(low) for low, _ in intervals):
+                pairs = zip(x if axis == "xerr" else y, intervals, strict=True)
+                bars[axis] = list(zip(*((mean - low, high - mean) for mean, (low, high) in pairs), strict=True))
+        if line.band:
+            lows, highs = zip(*(line.band[place] for place, _ in kept), strict=True)
+            axes.fill_between(x, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
+        if bars:
             axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)

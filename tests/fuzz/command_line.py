@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from fastcifar.cli import data_convert, data_info, data_list, data_verify, evaluate, flops, recipes, train
+from fastcifar.cli import data_convert, data_info, data_list, data_verify, evaluate, flops, recipes, robustness, train
 from fastcifar.cli.arguments import parse, parse_with_recipe, quick_train_size
 from fastcifar.cli.experiment import read_options
 from fastcifar.errors import UserError
@@ -43,10 +43,17 @@ def _eval(args: Sequence[str]) -> Any:
     return options
 
 
+def _robustness(args: Sequence[str]) -> Any:
+    options = parse(args, robustness.Options(), "fastcifar")
+    robustness.asked_of(options)
+    return options
+
+
 COMMANDS: dict[str, Read] = {
     "train": _train,
     "flops": _flops,
     "eval": _eval,
+    "robustness": _robustness,
     "info": _parsed(data_info.Options),
     "list": _parsed(data_list.Options),
     "verify-data": _parsed(data_verify.Options),
@@ -65,6 +72,7 @@ LINES = (
     "flops --tflops 1 2 --bandwidth 3 4 --json",
     "eval runs/a --tta none --device cpu",
     "eval runs/a --on synthetic --resize 32 --corrupt fog,noise --severity 1-3,5 --seed 2",
+    "robustness runs/a runs/b --on cifar10.1 cifar10-c --corrupt fog --severity 2 --ensemble --out o --plot",
     "info --dataset synthetic --data-dir .",
     "list --data-dir . --json",
     "verify-data --dataset cifar10-c:fog-3 --all",
