@@ -17,6 +17,7 @@ from fastcifar.catalogue import DEFAULT_DATASET, FORMS, find, is_path, name_of, 
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
+from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import Checked, setting, type_hints
@@ -141,7 +142,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to train on; auto: a GPU if there is one."""
     threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1, at_most=1024)
-    """CPU threads."""
+    """CPU threads: of the runs of --parallel together, of each rank of torchrun."""
+    parallel: Annotated[int, arg(metavar="K")] = setting(1, at_least=1, at_most=1024)
+    """Train K runs at once on the device, each in a process of its own; they share the images, and --threads are split
+    among them."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
     """Names the random choices of a run (weights, order, crops, flips); with several runs, of the first."""
     runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1, at_most=100_000)
@@ -179,6 +183,7 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         side = self.resize or (entry.side if entry.homes else 0)  # of other sets the data say it
         for recipe in recipes if side else ():
             recipe.refuse_side(side)
+        self._check_processes()
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
@@ -191,16 +196,26 @@ class TrainingOptions(RecipeOptions, ImageOptions):
                     allowed = "with --train-size or --train-fraction"
                     raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
 
+    def _check_processes(self) -> None:
+        if (ranks := Rank.here().count) > 1 and self.parallel > 1:
+            allowed = "one of them: more ranks by --nproc-per-node, or --parallel without torchrun"
+            raise UserError(f"--parallel is {self.parallel} in each of torchrun's {ranks} ranks; allowed: {allowed}")
+
     def start_device(self) -> torch.device:
-        """Return the device in --device, with --threads; torch is imported and set here."""
+        """Return the device in --device, with --threads; torch is imported and set here. Of torchrun's ranks each takes
+        a GPU of its own, while there are as many, and its share of the cores."""
         import torch
 
         from fastcifar.kernels import keep_freed_memory
         from fastcifar.training import resolve_device
 
-        if self.threads:
-            torch.set_num_threads(self.threads)
+        rank = Rank.here()
+        if threads := self.threads or rank.threads:
+            torch.set_num_threads(threads)
         device = resolve_device(self.device)
+        if device.type == "cuda" and rank.count > 1:
+            device = torch.device("cuda", rank.local % torch.cuda.device_count())
+            torch.cuda.set_device(device)
         if device.type == "cpu":
             keep_freed_memory()
         else:  # the device starts while the data is read
