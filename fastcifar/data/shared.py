@@ -9,32 +9,25 @@ import torch
 from fastcifar.data.dataset import Dataset
 from fastcifar.data.kept import HostStore, KeptSplit
 from fastcifar.data.split import Split
-from fastcifar.errors import UserError
 
 
 def shared(dataset: Dataset) -> Dataset:
     """Return `dataset` with its tensors on the CPU copied to shared memory, so that what another process is given of it
-    (`torch.multiprocessing`) is no copy. Those on CUDA are given as handles as they are: the process that has them must
-    outlive the others. Images on disk stay there. Raises UserError where the system has too little shared memory."""
+    (by `torch.multiprocessing`) is no copy. Those on CUDA stay as they are, and are given as handles: the process that
+    has them must outlive the others. Images on disk stay there. Raises torch's RuntimeError where the system has too
+    little shared memory."""
     splits = {"train": dataset.train, "test": dataset.test, "val": dataset.val}
-    try:
-        return dataclasses.replace(
-            dataset, **{name: split if split is None else _shared(split) for name, split in splits.items()}
-        )
-    except RuntimeError as error:
-        reason = str(error).partition("\n")[0]
-        allowed = "a larger /dev/shm (docker run --shm-size), or one process"
-        raise UserError(f"the images cannot be shared by several processes: {reason}; allowed: {allowed}") from None
+    return dataclasses.replace(dataset, **{name: _shared(split) for name, split in splits.items() if split is not None})
 
 
 def _shared(split: Split) -> Split:
     labels = _in_shared_memory(split.labels)
-    if isinstance(split, KeptSplit):
-        store = split.store
-        return KeptSplit(
-            HostStore(_in_shared_memory(store.tensor())) if store.resident == "host" else store, labels, split.rows
-        )
-    return Split(_in_shared_memory(split.images), labels)
+    if not isinstance(split, KeptSplit):
+        return Split(_in_shared_memory(split.images), labels)
+    store = split.store
+    if store.resident == "host":
+        store = HostStore(_in_shared_memory(store.tensor()))
+    return KeptSplit(store, labels, split.rows)
 
 
 def _in_shared_memory(tensor: torch.Tensor) -> torch.Tensor:

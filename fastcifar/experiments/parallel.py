@@ -105,7 +105,7 @@ class ParallelRunner(Runner):
         left = sum(not self._is_done(job.key) for job in self.jobs)
         try:
             if left:
-                self._start(min(self.parallel, left))
+                self._share(min(self.parallel, left))
             yield from super().__iter__()
         finally:
             self._end()
@@ -113,6 +113,15 @@ class ParallelRunner(Runner):
                 count = f"{len(self._deaths)} of {self._processes} processes died"
                 what = f"{count} ({'; '.join(self._deaths)}); the others trained what they left"
                 warnings.warn(what, Notice, stacklevel=2)
+
+    def _share(self, count: int) -> None:
+        try:
+            self._start(count)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            what = f"the images cannot be shared by {count} processes: {str(error).partition(chr(10))[0]}"
+            raise UserError(f"{what}; allowed: a larger /dev/shm (docker run --shm-size), or one process") from None
 
     def _start(self, count: int) -> None:
         self.free_memory()
