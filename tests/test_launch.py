@@ -46,8 +46,14 @@ def test_without_all_of_the_variables_a_process_is_alone(count):
 
 @pytest.mark.parametrize(
     ("local_count", "omp", "threads"),
-    [("1", {}, None), ("2", {}, 4), ("3", {}, 2), ("20", {}, 1), ("2", {"OMP_NUM_THREADS": "1"}, 4)]
-    + [("2", {"OMP_NUM_THREADS": "3"}, None)],
+    [
+        ("1", {}, None),
+        ("2", {}, 4),
+        ("3", {}, 2),
+        ("20", {}, 1),
+        ("2", {"OMP_NUM_THREADS": "1"}, 4),
+        ("2", {"OMP_NUM_THREADS": "3"}, None),
+    ],
 )
 def test_the_cores_of_a_machine_are_split_unless_somebody_said_how_many(monkeypatch, local_count, omp, threads):
     monkeypatch.setattr(launch, "cores", lambda: 8.5)
