@@ -39,6 +39,11 @@ class OutOfMemory(MemoryError):
     and what to try. The command line exits with 5."""
 
 
+class ProcessesDied(RuntimeError):
+    """All processes that trained died. The message is one line: of what, and at which runs. The command line exits with
+    6."""
+
+
 class Notice(UserWarning):
     """What a user should hear of though all goes on: a line, which the command line shows as it shows errors."""
 

@@ -29,6 +29,9 @@ class Phases:
         self.failed: str | None = None
         """The innermost phase that the first error ended, since this was set to None."""
 
+    def __reduce__(self) -> tuple[type[Phases], tuple[str]]:
+        return Phases, ("start of Python",)  # in another process: that one's seconds
+
     @contextmanager
     def __call__(self, name: str) -> Iterator[None]:
         """Count to `name` until the block ends, also by an error."""

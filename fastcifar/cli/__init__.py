@@ -12,17 +12,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastcifar import __version__
-from fastcifar.cli.signals import SIGNALS, Interrupted
 from fastcifar.cli.streams import standard_streams, wrapped
 from fastcifar.errors import (
     NonFiniteLoss,
     Notice,
+    ProcessesDied,
     UserError,
     as_out_of_memory,
     did_you_mean,
     is_out_of_memory,
     one_line,
 )
+from fastcifar.launch import Rank
+from fastcifar.signals import SIGNALS, Interrupted
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
@@ -66,8 +68,8 @@ examples:
 
 exit status: 0 done, 1 verify or doctor found something, 2 bad input, or what
 doctor found fails, 3 the loss became NaN or infinite, 4 standard output could
-not be written, 5 out of memory, 129, 130 or 143 ended by SIGHUP, SIGINT or
-SIGTERM
+not be written, 5 out of memory, 6 all processes of --parallel died, 129, 130
+or 143 ended by SIGHUP, SIGINT or SIGTERM
 """
 
 
@@ -91,7 +93,10 @@ def _status(args: list[str]) -> int:
     except SystemExit as stop:  # after --help
         return int(stop.code or 0)
     except UserError as error:
-        return _fail(error, 2)
+        is_said = not _rank() or "torch" in sys.modules  # else all ranks of torchrun are refused alike
+        return _fail(error, 2) if is_said else 2
+    except ProcessesDied as error:
+        return _fail(error, 6)
     except NonFiniteLoss as error:
         return _fail(error, 3)
     except (MemoryError, RuntimeError, OSError) as error:
@@ -100,7 +105,7 @@ def _status(args: list[str]) -> int:
         return _fail(as_out_of_memory(error), 5)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
-        return _fail(str(error) or "interrupted", 128 + number)
+        return 128 + number if _rank() else _fail(str(error) or "interrupted", 128 + number)
 
 
 def _run(args: list[str]) -> int:
@@ -180,5 +185,13 @@ def _fail(message: object, status: int) -> int:
     return status
 
 
+def _rank() -> int:
+    try:
+        return Rank.here().number
+    except UserError:  # that is said
+        return 0
+
+
 def _say(message: object) -> None:
-    print("fastcifar: " + one_line(" ".join(str(message).split())), file=sys.stderr)
+    where = f"rank {_rank()}: " if _rank() else ""
+    print(f"fastcifar: {where}" + one_line(" ".join(str(message).split())), file=sys.stderr)

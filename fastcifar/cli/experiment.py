@@ -19,8 +19,9 @@ from fastcifar.catalogue import dataset_for
 from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Screen, duration, share
-from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
+from fastcifar.errors import NonFiniteLoss, OutOfMemory, ProcessesDied, UserError
 from fastcifar.experiments import Experiment, Failed, Result
+from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change, label
 from fastcifar.recipes.declare import type_hints
 from fastcifar.recipes.text import field_hints, read_changes
@@ -43,12 +44,15 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     experiment = options.experiment
     recipes = _recipes_of(experiment)
     options.check(*recipes.values())
+    rank = Rank.here()
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:
         words = [name, *(escape.in_file_name(label(recipe)) for recipe in recipes.values()), *["quick"] * options.quick]
         kept_in = Path("runs") / "-".join(words)
-    screen = Screen(options.quiet or options.json, bar=not options.quiet)
+    if kept_in is None and rank.count > 1:
+        raise UserError(f"{name} keeps no runs that torchrun's ranks could share; allowed: with --out DIR")
+    screen = Screen(options.quiet or options.json or not rank.is_first, bar=not options.quiet and rank.is_first)
     may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
     about = "at most about" if may_end_early else "about"
     done: list[str] = []
@@ -65,15 +69,17 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             left = f"; {about} {duration(progress.seconds_left)} left" if progress.seconds_left else ""
             screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
 
-        dataset = options.load(options.start_device()).labeled_test()
+        device = options.start_device()
+        dataset = options.load(device).labeled_test()
         with _flags_for_fields(cls):
             experiment.jobs(dataset)  # refused before anything is said to be kept
         what = " and ".join(label(recipe) for recipe in recipes.values())
         where = f"; kept in {kept_in}" if kept_in else ""
         screen.say(f"{name}: {what} on {describe_images(dataset)}, n={experiment.runs}{where}")
-        result = experiment.run(
-            dataset, kept_in, holdout=0, device=options.device, on_progress=show, on_step=screen.step
-        )
+        how = {"on_progress": show, "on_step": screen.step, "parallel": options.parallel}
+        result = experiment.run(dataset, kept_in, holdout=0, device=device, **how)
+    if not rank.is_first:  # the first tells what all of them found
+        return 0
     where = _draw(result, kept_in)
     if options.json:
         print(json.dumps(result.to_dict(), indent=2))
@@ -159,11 +165,11 @@ def _shown(screen: Screen, out: Path | None, finished: Callable[[], int]) -> Ite
     """Run an experiment inside: where it is stopped, the error also says how many runs are kept in `out`."""
     try:
         yield
-    except (UserError, NonFiniteLoss, OutOfMemory, KeyboardInterrupt) as error:
+    except (UserError, NonFiniteLoss, OutOfMemory, ProcessesDied, KeyboardInterrupt) as error:
         count = finished()
         if count and out:
             runs = f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}"
-            again = "; the same command goes on" if isinstance(error, KeyboardInterrupt) else ""
+            again = "; the same command goes on" if isinstance(error, KeyboardInterrupt | ProcessesDied) else ""
             error.args = (f"{str(error) or 'interrupted'}; {runs}{again}",)
         raise
     finally:

@@ -17,6 +17,7 @@ from fastcifar.catalogue import DEFAULT_DATASET, FORMS, find, is_path, name_of, 
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.experiments.experiment import Experiment, hold_out
+from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import Checked, setting, type_hints
@@ -170,7 +171,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """The device to train on; auto: a GPU if there is one."""
     threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1, at_most=1024)
-    """CPU threads."""
+    """CPU threads: of the runs of --parallel together, of each rank of torchrun."""
+    parallel: Annotated[int, arg(metavar="K")] = setting(1, at_least=1, at_most=1024)
+    """Train K runs at once on the device, each in a process of its own; they share the images, and --threads are split
+    among them."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
     """Names the random choices of a run (weights, order, crops, flips); with several runs, of the first."""
     runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1, at_most=100_000)
@@ -208,6 +212,7 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         side = self.resize or (entry.side if entry.homes else 0)  # of other sets the data say it
         for recipe in recipes if side else ():
             recipe.refuse_side(side)
+        self._check_processes()
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
@@ -220,12 +225,22 @@ class TrainingOptions(RecipeOptions, ImageOptions):
                     allowed = "with --train-size or --train-fraction"
                     raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
 
+    def _check_processes(self) -> None:
+        if (ranks := Rank.here().count) > 1 and self.parallel > 1:
+            allowed = "one of them: more ranks by --nproc-per-node, or --parallel without torchrun"
+            raise UserError(f"--parallel is {self.parallel} in each of torchrun's {ranks} ranks; allowed: {allowed}")
+
     def start_device(self) -> torch.device:
-        """Return the device in --device, with --threads; torch is imported and set here."""
-        device = start_device(self.device, self.threads)
+"""Return the device in --device, with --threads; torch is imported and set here. Of torchrun's ranks each takes
+        a GPU of its own, while there are as many, and its share of the cores."""
+        rank = Rank.here()
+        device = start_device(self.device, self.threads or rank.threads)
         if device.type == "cuda":  # it starts while the data is read
             import torch
 
+            if rank.count > 1:
+                device = torch.device("cuda", rank.local % torch.cuda.device_count())
+                torch.cuda.set_device(device)
             Thread(target=torch.zeros, args=(1,), kwargs={"device": device}, daemon=True).start()
         return device
 

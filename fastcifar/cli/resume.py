@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Outcome
 from fastcifar.interval import read_interval
+from fastcifar.launch import Rank
 from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, RUNS, UNFINISHED, claimed, reserved
 from fastcifar.phases import Phases
 from fastcifar.recipes import label
@@ -35,6 +37,7 @@ class ResumeOptions(CommandOptions):
     resident: Resident | None = None
     device: Literal["auto", "cpu", "cuda"] | None = None
     threads: int | None = setting(None, at_least=1)
+    parallel: int | None = setting(None, at_least=1)
     checkpoint_every: str | None = None
     profile: Switch = False
     quiet: Switch = False
@@ -50,6 +53,8 @@ def main(args: Sequence[str]) -> int:
         assert out is not None
         outcomes = _finished(out)
         asked = None if outcomes else _asked(options, out)
+    if outcomes and not Rank.here().is_first:  # the first rank shows them
+        return 0
     if outcomes:
         return _show_again(outcomes, out, options)
     assert asked is not None
@@ -94,16 +99,16 @@ def _start(asked: Asked) -> Start | Callable[[Path], Start]:
     """Return what runs begin with of which no state is kept. The weights of a warm start may be gone where none is."""
     if asked.init["mode"] == ColdStart().describe()["mode"]:
         return ColdStart()
+    return functools.partial(_start_again, asked)
 
-    def again(_: Path) -> Start:
-        start, source = start_of(asked.options), str(asked.init["source"])
-        if Path(source).absolute() == asked.options.warm_start:  # named as before, for the record
-            start = dataclasses.replace(start, source=Path(source))
-        if start.describe()["sha256"] != asked.init["sha256"]:
-            raise UserError(f"{asked.options.warm_start} holds other weights than before; allowed: the same ones")
-        return start
 
-    return again
+def _start_again(asked: Asked, _: Path) -> Start:
+    start, source = start_of(asked.options), str(asked.init["source"])
+    if Path(source).absolute() == asked.options.warm_start:  # named as before, for the record
+        start = dataclasses.replace(start, source=Path(source))
+    if start.describe()["sha256"] != asked.init["sha256"]:
+        raise UserError(f"{asked.options.warm_start} holds other weights than before; allowed: the same ones")
+    return start
 
 
 @contextlib.contextmanager

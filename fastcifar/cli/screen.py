@@ -107,8 +107,8 @@ def tested(dataset: Dataset) -> dict[str, str]:
     return found
 
 
-def header(trainer: Trainer, seeds: Sequence[int]) -> str:
-    """Return two lines: the recipe on its data, and how and where it is computed."""
+def header(trainer: Trainer, seeds: Sequence[int], at_once: int = 1) -> str:
+    """Return two lines: the recipe on its data, and how and where it is computed, `at_once` runs at a time."""
     recipe, dataset = trainer.recipe, trainer.dataset
     train_size, test_size = len(dataset.train), len(dataset.test)
     name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.title)
@@ -117,20 +117,21 @@ def header(trainer: Trainer, seeds: Sequence[int]) -> str:
     most = "up to " if recipe.select.keep < 1 or recipe.early_batches else ""
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    which += f", {at_once} at once" * (at_once > 1)
     return (
         f"{label(recipe)} on {name}: {train_size:,} training{val}, {test_size:,} {tests}\n"
-        f"{epochs} of {recipe.batch_size} images on {_place(trainer)}, {which}"
+        f"{epochs} of {recipe.batch_size} images on {_place(trainer, at_once)}, {which}"
     )
 
 
-def _place(trainer: Trainer) -> str:
-    """Return the device, its threads and the compute type: "cpu (2 threads, bfloat16)"."""
+def _place(trainer: Trainer, at_once: int) -> str:
+    """Return the device, the threads of a run and the compute type: "cpu (2 threads, bfloat16)"."""
     import torch
 
     dtype = str(trainer.dtype).removeprefix("torch.")
     if trainer.device.type != "cpu":
         return f"{torch.cuda.get_device_name(trainer.device)} ({dtype})"
-    threads = torch.get_num_threads()
+    threads = max(1, torch.get_num_threads() // at_once)
     return f"cpu ({threads} thread{'s' * (threads > 1)}, {dtype})"
 
 

@@ -18,18 +18,18 @@ from tyro.conf import arg
 from fastcifar.catalogue import find, name_of
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
-from fastcifar.cli.launch import launch_name
 from fastcifar.cli.options import Switch, TrainingOptions
-from fastcifar.cli.signals import SIGNALS, Stop
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Job, Outcome
 from fastcifar.experiments.result import failure_word
 from fastcifar.interval import AUTO, read_interval
+from fastcifar.launch import Rank, launch_name
 from fastcifar.output import BESIDE, CHECKPOINTS, EPOCHS, RECORD, TRACE, check_out, reserved
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
+from fastcifar.signals import SIGNALS, Stop
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
@@ -81,12 +81,20 @@ class Options(TrainingOptions):
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
-    --data-dir, --resident, --device, --threads, --checkpoint-every, --profile, --plugin, --quiet and --json."""
+    --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile, --plugin, --quiet and
+    --json."""
 
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)
         self._require("seed", self.seed + self.runs <= 2**63, "0 up to 2**63 - 1, the last of --runs included")
         read_interval(self.checkpoint_every, "--checkpoint-every")
+        if self.runs == 1 and (ranks := Rank.here().count) > 1:
+            raise UserError(f"--runs is 1, for torchrun's {ranks} ranks; allowed: 2 or more, which they share")
+
+    def _check(self) -> None:
+        super()._check()
+        if self.profile and self.parallel > 1:
+            raise UserError(f"--profile traces one process, and --parallel is {self.parallel}; allowed: one of them")
 
 
 def main(args: Sequence[str]) -> int:
@@ -136,10 +144,13 @@ def train_runs(
 
     options, seeds = _with_absolute_paths(asked.options), asked.seeds
     asked = dataclasses.replace(asked, options=options)
-    show = screen.Screen(silent=options.quiet or options.json, bar=not options.quiet)
+    is_first = Rank.here().is_first
+    silent = options.quiet or options.json or not is_first
+    show = screen.Screen(silent, bar=not options.quiet and is_first)
     own: dict[int, Outcome] = {}
+    folders = [out / f"seed-{seed}" for seed in seeds]
     try:
-        with begun(asked, out, args is None, lambda: sum(not isinstance(each, Failed) for each in own.values())):
+        with begun(asked, out, args is None, lambda: sum((folder / RECORD).is_file() for folder in folders)):
             device, threads = _start_device(options, phases)
             if args is not None:  # once more, with what is in use
                 dataclasses.replace(
@@ -151,6 +162,8 @@ def train_runs(
             failed = [outcome for outcome in own.values() if isinstance(outcome, Failed)]
             if all(isinstance(each, Diverged) for each in failed):  # others are tried again
                 done(out, seeds)
+            if not is_first:  # the first rank tells what all of them found
+                return 0
             if len(failed) == len(own):
                 raise failed[0].error(failed[0].reason)
     finally:
@@ -173,7 +186,7 @@ def _train(
 ) -> RunFolders:
     """Do as `train_runs`, and put the outcomes into `own` as they come, by their seeds."""
     from fastcifar.experiments.folders import RunFolders
-    from fastcifar.experiments.runner import Runner
+    from fastcifar.experiments.parallel import runner_for
     from fastcifar.training import Listener
 
     options, seeds = asked.options, asked.seeds
@@ -202,14 +215,14 @@ def _train(
 
     device = dataset.train.device
     trace = _trace(options, device, phases)
-    never = read_interval(options.checkpoint_every).never
-    stop = Stop(SIGNALS, (lambda: None) if never else store.keep_state)
+    stop = Stop(SIGNALS, store.keep_state)
     listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
     listeners.append(Listener(on_start=stop.begin, on_step=stop.step, on_epoch=stop.epoch))
-    runner = Runner(jobs, dataset, store, device, listeners=listeners, on_progress=note, phases=phases)
+    how = {"listeners": listeners, "on_progress": note, "phases": phases}
+    runner = runner_for(options.parallel, jobs, dataset, store, device, **how)
     trainer = runner.trainer(jobs[0])
     remarks = _remarks(options, asked.init, dataset)
-    show.say(screen.header(trainer, seeds))
+    show.say(screen.header(trainer, seeds, min(options.parallel, len(seeds))))
     del trainer  # one that fails is dropped
     if options.warm_start:
         show.say(f"{describe_start(asked.init)} from {asked.init['source']}")

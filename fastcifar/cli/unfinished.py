@@ -15,7 +15,7 @@ from typing import Any, get_args
 from fastcifar.cli.arguments import import_plugins
 from fastcifar.cli.options import flag_of
 from fastcifar.cli.train import Options
-from fastcifar.errors import OutOfMemory, UserError
+from fastcifar.errors import OutOfMemory, ProcessesDied, UserError
 from fastcifar.interval import read_interval
 from fastcifar.output import CHECKPOINTS, PARTIAL, UNFINISHED, claimed, user_path, write_whole
 from fastcifar.recipes import recipe_from_dict
@@ -174,7 +174,7 @@ def begun(asked: Asked, out: Path, goes_on: bool, finished: Callable[[], int]) -
         said = [str(error) or "interrupted"]
         if count:
             said.append(f"{count} finished run{'s are' if count > 1 else ' is'} kept in {out}")
-        goes = isinstance(error, KeyboardInterrupt) or (states and isinstance(error, OutOfMemory))
+        goes = isinstance(error, KeyboardInterrupt | ProcessesDied) or (states and isinstance(error, OutOfMemory))
         goes = goes or (states != before and isinstance(error, UserError))  # else it is refused again
         if stays and goes:
             said.append(f"{shlex.join(['fastcifar', 'train', '--resume', str(out)])} goes on")

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.result import Failed, Outcome, Result, failure_word
+from fastcifar.launch import Rank
 from fastcifar.output import user_path
 from fastcifar.recipes import Recipe, quick
-from fastcifar.recipes.declare import Checked, check_fields, setting, type_hints
+from fastcifar.recipes.declare import Checked, Declaration, check_fields, checked, setting, type_hints
 from fastcifar.registry import Registry
 from fastcifar.start import ColdStart, Start
 
@@ -147,6 +148,7 @@ class Experiment(Checked, Generic[Found]):
         device: str | torch.device = "auto",
         on_progress: OnProgress | None = None,
         on_step: Callable[[int, int], None] | None = None,
+        parallel: int = 1,
     ) -> Found:
         """Train the jobs that `folder` does not hold yet, and return what all of them say.
 
@@ -157,12 +159,19 @@ class Experiment(Checked, Generic[Found]):
             several processes that are given the same folder share the jobs. The result's files are written beside the
             runs whenever every arm has as many. None: nothing is kept.
         on_progress: hears of every finished run, and of the time left.
-        on_step: hears of the steps of a run, as a `Listener` does.
+        on_step: hears of the steps of a run, as a `Listener` does; of none with `parallel`.
+        parallel: runs to train at once on the device, each in a process of its own: they share the images, and torch's
+            threads are split among them. A program that asks for it must be importable: what it does at its top level
+            stands below `if __name__ == "__main__"`.
+
+        The ranks of a torchrun, each of which calls this with the same `folder`, share the jobs too; the first alone
+        writes the result's files.
 
         Raises UserError for bad input, and where `folder` was begun with other settings; NonFiniteLoss or OutOfMemory
-        where a run fails without which there is no result. Any other run that fails is counted as such.
+        where a run fails without which there is no result; ProcessesDied. Any other run that fails is counted as
+        such.
         """
-        from fastcifar.experiments.runner import Runner
+        from fastcifar.experiments.parallel import runner_for
         from fastcifar.experiments.store import Store, describe_data
         from fastcifar.training import Listener
 
@@ -170,15 +179,16 @@ class Experiment(Checked, Generic[Found]):
         jobs = self.jobs(dataset)
         settings = {**self.settings(), **describe_data(dataset, device)}
         result = self.result(settings, {job.arm: [] for job in jobs})
-        listeners = [Listener(on_step=on_step)] if on_step else []
+        parallel = checked("parallel", parallel, int, Declaration(at_least=1))
+        how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
         with _kept_in(folder) as place:
-            store = Store(place, settings)
-            for job, outcome in Runner(jobs, dataset, store, device, listeners=listeners, on_progress=on_progress):
+            for job, outcome in runner_for(parallel, jobs, dataset, Store(place, settings), device, **how):
                 if isinstance(outcome, Failed) and job.arm in self.needed_arms:
                     raise outcome.error(f"{job.arm} with seed {job.seed}: {outcome.reason}")
                 result.outcomes[job.arm].append(outcome)
                 if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1 and result.n:
-                    result.write(place)
+                    if Rank.here().is_first:
+                        result.write(place)
                     if result.is_settled:
                         break
         if not result.n:

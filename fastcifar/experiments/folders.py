@@ -14,6 +14,7 @@ from fastcifar.errors import Notice, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
 from fastcifar.experiments.store import json_values, refuse_difference
+from fastcifar.interval import read_interval
 from fastcifar.output import (
     BESIDE,
     CHECKPOINTS,
@@ -160,9 +161,11 @@ class RunFolders:
         return [*keeps, self._checkpoints]  # in this order: an epoch in a state has its weights
 
     def keep_state(self) -> None:
-        """Keep the state of the present training now. Raises UserError where that cannot be done."""
+        """Keep the state of the present training now, unless none is to be kept. Raises UserError where that cannot be
+        done."""
         assert self._checkpoints is not None
-        self._checkpoints.save()
+        if not read_interval(self._every).never:
+            self._checkpoints.save()
 
     def _folder(self, seed: int) -> Path:
         return self._out / f"seed-{seed}" if self._several else self._out

@@ -22,6 +22,7 @@ from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss, UserError, as_out_of_memory, is_out_of_memory
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, known
+from fastcifar.launch import Rank
 from fastcifar.phases import Phases
 from fastcifar.record import Scores
 from fastcifar.start import ColdStart
@@ -69,6 +70,8 @@ class Keeper(Protocol):
     def claim(self, job: Job) -> AbstractContextManager[bool]: ...
     def state(self, job: Job) -> Mapping[str, Any] | None: ...
     def listeners(self, job: Job) -> Sequence[Listener]: ...
+    @property
+    def keep_state(self) -> Callable[[], object] | None: ...
 
 
 class Runner:
@@ -112,11 +115,12 @@ class Runner:
         self._outcomes: dict[str, Outcome] = {}
         self._trainers: dict[Hashable, Trainer] = {}
         self._rates: dict[str, list[float]] = {}
+        self._processes = Rank.here().count
 
     def __iter__(self) -> Iterator[tuple[Job, Outcome]]:
         for number, job in enumerate(self.jobs):
             is_waiting = False
-            while (outcome := self._outcomes.get(job.key) or self._store.get(job)) is None:
+            while (outcome := self._known(job)) is None:
                 if self._train_one_of(self.jobs[number:]):
                     continue
                 if self._on_progress and not is_waiting:
@@ -129,6 +133,9 @@ class Runner:
             self._drop_weights(job.after)
             self._say(number + 1, job, outcome, kept)
             yield job, outcome
+
+    def _known(self, job: Job) -> Outcome | None:
+        return self._outcomes.get(job.key) or self._store.get(job)
 
     def trainer(self, job: Job) -> Trainer:
         """Return what trains `job`: one that trained another such job, or a new one."""
@@ -171,7 +178,7 @@ class Runner:
         if isinstance(outcome, Failed):
             self._phases.restart()
             if not isinstance(outcome, Diverged):
-                self._free_memory()
+                self.free_memory()
         keeps_weights = job.keep_weights or job.key in self._successors
         self._outcomes[job.key] = self._store.put(job, outcome, run, weights=keeps_weights)
         if run and not run.record.resumed:
@@ -193,7 +200,7 @@ class Runner:
         )
         return run, replace(run.record, train_split=_train_scores(trainer)) if job.evaluate_train else run.record
 
-    def _free_memory(self) -> None:
+    def free_memory(self) -> None:
         """Drop the trainers, so that other runs have their memory."""
         self._trainers.clear()
         gc.collect()  # buffers in cycles, which stay until it
@@ -213,7 +220,8 @@ class Runner:
     def _drop_weights(self, key: str | None) -> None:
         """Remove the weights of a job that are not to be kept, once all jobs that begin with them are done."""
         before = self._jobs[key] if key else None
-        if before and not before.keep_weights and all(self._is_done(job.key) for job in self.jobs if job.after == key):
+        later = (job.key for job in self.jobs if job.after == key)
+        if before and not before.keep_weights and all(map(self._store.has, later)):  # one that failed is tried again
             self._store.weights(before.key).unlink(missing_ok=True)
 
     def _is_done(self, key: str) -> bool:
@@ -244,7 +252,7 @@ class Runner:
         if left and not self._rates:
             return None
         rates = ((job, next(self._rates[kind] for kind in _kinds(job) if kind in self._rates)) for job in left)
-        return sum(self._work(job) * sum(known) / len(known) for job, known in rates)
+        return sum(self._work(job) * sum(known) / len(known) for job, known in rates) / self._processes
 
     def _work(self, job: Job) -> float:
         """Return the training images that `job` passes at most."""

@@ -118,6 +118,8 @@ class Store:
         """Return nothing: only finished runs are kept."""
         return ()
 
+    keep_state = None
+
     def path(self, key: str) -> Path:
         """Return the file of the run `key`: letters, digits and . _ + -, with slashes that make folders.
         Raises UserError for any other key."""

@@ -6,7 +6,7 @@ import math
 import platform
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache, partial
@@ -57,16 +57,20 @@ def convolution_seconds() -> dict[torch.dtype, float]:
     in a thread of its own, whose settings nobody else sees.
     """
     with _MEASURING:
-        return dict(_convolution_seconds())
+        if not _measured:
+            with ThreadPoolExecutor(1) as one:
+                _measured.update(one.submit(_measure_convolutions).result())
+        return dict(_measured)
+
+
+def take_convolution_seconds(seconds: Mapping[torch.dtype, float]) -> None:
+    """Go by what another process measured on this machine, so that both take the same type."""
+    with _MEASURING:
+        _measured.update(seconds)
 
 
 _MEASURING = threading.Lock()
-
-
-@lru_cache
-def _convolution_seconds() -> dict[torch.dtype, float]:
-    with ThreadPoolExecutor(1) as one:
-        return one.submit(_measure_convolutions).result()
+_measured: dict[torch.dtype, float] = {}
 
 
 def _measure_convolutions() -> dict[torch.dtype, float]:

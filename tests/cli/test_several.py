@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from fastcifar.cli import main
-from fastcifar.cli.launch import launch_name
 from fastcifar.errors import NonFiniteLoss, OutOfMemory
+from fastcifar.launch import launch_name
 from fastcifar.report import summarize
 from fastcifar.training import Trainer
 from tests.cli.test_resume import MLP

@@ -10,8 +10,8 @@ import pytest
 
 import fastcifar.data
 from fastcifar.cli import main
-from fastcifar.cli.signals import SIGNALS, Interrupted
 from fastcifar.output import claimed
+from fastcifar.signals import SIGNALS, Interrupted
 from fastcifar.training import Trainer
 from tests.cli.test_resume import MLP, kept
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from bench.program import add_save_option, new_parser
 from bench.record import append
 from tests.fuzz import engine
-from tests.reliability import faults, kills, together
+from tests.reliability import faults, kills, parallel, together
 
 ROOT = Path(__file__).parents[2]
 
@@ -97,9 +97,10 @@ def cost(folder: Path) -> Iterator[Figure]:
 def main() -> int:
     parser = new_parser("tests.reliability", __doc__)
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="trainings are killed so often")
+    parser.add_argument("--runs", type=int, default=200, metavar="N", help="of several processes at once (parallel)")
     parser.add_argument("--seconds", type=int, default=60, metavar="S", help="of fuzzing, for each parser")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="names the instants and the mutations")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="kills, faults, together, cost, fuzz")
+    parser.add_argument("--only", nargs="+", metavar="PART", help="kills, faults, together, parallel, cost, fuzz")
     add_save_option(parser)
     given = parser.parse_args()
     parts: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -107,6 +108,7 @@ def main() -> int:
         "kills": lambda folder: killed(folder, given.kills, given.seed),
         "faults": faulty,
         "together": lambda folder: (Figure(*found) for found in together.figures(folder)),
+        "parallel": lambda folder: (Figure(*found) for found in parallel.figures(folder, given.runs, given.seed)),
         "fuzz": lambda folder: fuzzed(folder, given.seconds, given.seed),
     }
     if unknown := set(given.only or ()) - set(parts):

@@ -54,9 +54,9 @@ class Training:
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=environment, start_new_session=True, **pipes, **options)
 
-    def run(self, *, resume: bool = False) -> Ended:
-        """Run the command to its end."""
-        return Ended.of(self.start(resume=resume))
+    def run(self, *, resume: bool = False, seconds: int = 300) -> Ended:
+        """Run the command to its end, which is to come within so many seconds."""
+        return Ended.of(self.start(resume=resume), seconds)
 
     def made(self) -> dict[str, str]:
         """Return `made[path]`, a digest of every file in the folder that says what was trained (weights, predictions,
@@ -77,9 +77,9 @@ class Ended:
     errors: str
 
     @classmethod
-    def of(cls, process: subprocess.Popen[str]) -> Ended:
+    def of(cls, process: subprocess.Popen[str], seconds: int = 300) -> Ended:
         """Wait for `process`."""
-        output, errors = process.communicate(timeout=300)
+        output, errors = process.communicate(timeout=seconds)
         return cls(process.returncode, output, errors)
 
     @property

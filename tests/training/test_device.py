@@ -56,7 +56,7 @@ def test_nothing_is_measured_for_a_type_that_is_known(monkeypatch, asked, dtype)
 def test_it_is_measured_once_and_changes_nothing_of_the_process(monkeypatch):
     calls, real = [], device._passes
     monkeypatch.setattr(device, "_passes", lambda dtype: calls.append(torch.get_num_threads()) or real(dtype))
-    device._convolution_seconds.cache_clear()
+    device._measured.clear()
 
     def settings():
         return torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
