@@ -231,7 +231,7 @@ class TrainingOptions(RecipeOptions, ImageOptions):
             raise UserError(f"--parallel is {self.parallel} in each of torchrun's {ranks} ranks; allowed: {allowed}")
 
     def start_device(self) -> torch.device:
-"""Return the device in --device, with --threads; torch is imported and set here. Of torchrun's ranks each takes
+        """Return the device in --device, with --threads; torch is imported and set here. Of torchrun's ranks each takes
         a GPU of its own, while there are as many, and its share of the cores."""
         rank = Rank.here()
         device = start_device(self.device, self.threads or rank.threads)
