@@ -148,9 +148,8 @@ def train_runs(
     silent = options.quiet or options.json or not is_first
     show = screen.Screen(silent, bar=not options.quiet and is_first)
     own: dict[int, Outcome] = {}
-    folders = [out / f"seed-{seed}" for seed in seeds]
     try:
-        with begun(asked, out, args is None, lambda: sum((folder / RECORD).is_file() for folder in folders)):
+        with begun(asked, out, args is None, lambda: sum(not isinstance(each, Failed) for each in own.values())):
             device, threads = _start_device(options, phases)
             if args is not None:  # once more, with what is in use
                 dataclasses.replace(
@@ -203,9 +202,11 @@ def _train(
             show.say(f"goes on after step {trainer.state.step} of {trainer.total_steps}")
         show.begin(trainer.total_steps, screen.tested(trainer.dataset))
 
-    kept: set[str] = set()
+    kept, seed_of = set[str](), {job.key: job.seed for job in jobs}
 
     def note(progress: Progress) -> None:
+        if progress.outcome:  # of several processes in the order in which they end, and below in that of the seeds
+            own[seed_of[progress.key]] = progress.outcome
         if progress.is_waiting:
             show.say(f"waiting for another process, which trains {progress.key}")
         elif progress.kept:
@@ -233,7 +234,6 @@ def _train(
     try:
         for job, outcome in runner:
             SIGNALS.is_held = False
-            own[job.seed] = outcome
             show.end()
             if isinstance(outcome, Failed):
                 line = f"{outcome.word}: {outcome.reason}"

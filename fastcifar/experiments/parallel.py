@@ -142,10 +142,10 @@ class ParallelRunner(Runner):
         for _ in range(count):
             ours, theirs = context.Pipe(duplex=False)
             process = context.Process(target=_work, args=(theirs, _Sealed(task)), daemon=True)
-            with _blocked_signals():  # the process leaves them so until it can take them
+            with _signals_waiting():  # the process lets them wait too, until it can take them
                 process.start()
-            theirs.close()
-            self._workers.append(_Worker(process, ours))
+                theirs.close()
+                self._workers.append(_Worker(process, ours))
 
     def _end(self) -> None:
         """End the processes that are left; a training first keeps its state."""
@@ -359,13 +359,16 @@ def _numbers() -> list[int]:
 
 
 @contextlib.contextmanager
-def _blocked_signals() -> Iterator[None]:
+def _signals_waiting() -> Iterator[None]:
     """Let signals wait while the block runs, and in a process that is started there."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers())
+    can_block = hasattr(signal, "pthread_sigmask")
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers()) if can_block else []
+    SIGNALS.is_held = True  # another thread may take one
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        SIGNALS.is_held = False
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if SIGNALS.number:
+        raise SIGNALS.interrupted()
