@@ -68,18 +68,21 @@ def recipes(device: str) -> dict[str, Recipe]:
     return {name: dataclasses.replace(recipe, name=name) for name, recipe in found.items()}
 
 
-def rate(records: Sequence[tuple[float, dict[str, Any]]]) -> tuple[float, float]:
+def rate(records: Sequence[tuple[float, dict[str, Any]]], count: int) -> tuple[float, float]:
     """Return the runs per hour, from when the last process had ended its first run to when the last run ended, and the
     seconds that the slowest process took to end its first.
 
-    records: when each was written, and what it says; a process's first run has the phase of its start. Raises UserError
-    where no run ended later.
+    records: when each was written, and what it says; a process's first run has the phase of its start.
+    count: processes that there should be.
+
+    Raises UserError where one of them ended no run, and where no run ended after all their first ones.
     """
     firsts = [(time, record) for time, record in records if record["phases"].get(START)]
     start, end = max((time for time, _ in firsts), default=0.0), max((time for time, _ in records), default=0.0)
     later = sum(time > start for time, _ in records)
-    if not firsts or not later:
-        raise UserError(f"{len(records)} runs say no rate; allowed: more, so that every process has two")
+    if len(firsts) != count or not later:
+        what = f"{len(records)} runs of {len(firsts)} processes say no rate of {count}"
+        raise UserError(f"{what}; allowed: more, so that every process has two")
     return 3600 * later / (end - start), max(record["process_seconds"] for _, record in firsts)
 
 
@@ -106,7 +109,7 @@ def measure(
                     raise UserError(f"{way.name} failed: {' '.join(done.stderr.split())[-300:]}")
                 files = list(out.glob("seed-*/run.json"))
                 records = [(path.stat().st_mtime, json.loads(path.read_text())) for path in files]
-                each, start = rate(records)
+                each, start = rate(records, way.count)
                 results[way.name]["rates"].append(each)
                 results[way.name]["starts"].append(start)
                 tell(f"{recipe.name}, {way.name}, round {number} of {rounds}: {each:,.0f} runs/hour")

@@ -91,6 +91,10 @@ def resolve(target: str | Callable[..., Any]) -> Any:
         raise UserError(f"there is no {target!r}: {error}; allowed: 'package.module:name'") from error
 
 
+PLUGINS: list[str] = []
+"""The modules that `import_plugin` has imported, for processes that are started to do the same work."""
+
+
 def import_plugin(module: str) -> None:
     """Import a module that registers something, from the current folder too.
 
@@ -99,6 +103,7 @@ def import_plugin(module: str) -> None:
         sys.path.append(str(Path.cwd()))
     try:
         importlib.import_module(module)
+        PLUGINS.append(module)
     except UserError as error:
         raise UserError(f"the plug-in {module}: {error}") from error
     except (Exception, SystemExit) as error:

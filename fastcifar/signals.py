@@ -30,7 +30,9 @@ class Signals:
         self.number: int | None = None
         """The first signal that came; None: none did."""
         self.is_held = False
-        """True while the first signal is only noted. A second one always ends the command at once."""
+        """True while the first signal is only noted. A second one ends the command at once, unless `is_patient`."""
+        self.is_patient = False
+        """True where the same signal may come twice, to a group and from the parent: then all are noted."""
 
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
@@ -52,7 +54,7 @@ class Signals:
     def _receive(self, number: int, frame: FrameType | None) -> None:
         is_first = self.number is None
         self.number = self.number or number
-        if not (is_first and self.is_held):
+        if not (self.is_held and (is_first or self.is_patient)):
             raise self.interrupted()
 
     def interrupted(self, where: str = "") -> Interrupted:

@@ -117,12 +117,24 @@ class RunFolders:
             outcome = self._outcome(dataclasses.replace(alike, seed=seed))
             if outcome is not None:
                 kept[seed] = outcome
-            if isinstance(outcome, RunRecord):  # a kill may have come before its line
-                line = self._kept_lines().get(seed)
-                if line is None or failed_from(line):
-                    append_line(self._out / RUNS, outcome.to_json())
-                Checkpoints(self._folder(seed) / CHECKPOINTS).remove()
+            if isinstance(outcome, RunRecord):
+                self._complete(seed, outcome)
         return kept
+
+    def _complete(self, seed: int, record: RunRecord) -> None:
+        """Do what is left of a run whose process was killed before its line; one that is still at it does so itself."""
+        folder = self._folder(seed)
+        if self._has_line(seed) and not (folder / CHECKPOINTS).is_dir():
+            return
+        with self._claimed(folder) as is_ours:
+            if is_ours:
+                if not self._has_line(seed):
+                    append_line(self._out / RUNS, record.to_json())
+                Checkpoints(folder / CHECKPOINTS).remove()
+
+    def _has_line(self, seed: int) -> bool:
+        line = self._kept_lines().get(seed)
+        return line is not None and not failed_from(line)
 
     def folder(self, key: str) -> Path:
         """Return the folder of the run of the job `key`."""
@@ -134,8 +146,10 @@ class RunFolders:
 
     def claim(self, job: Job) -> AbstractContextManager[bool]:
         """Return a context that gives whether this process may train `job`; of a single one it always may."""
-        folder = self.folder(job.key)
-        return claimed(folder.parent / f".{folder.name}.lock") if self._several else nullcontext(True)
+        return self._claimed(self.folder(job.key)) if self._several else nullcontext(True)
+
+    def _claimed(self, folder: Path) -> AbstractContextManager[bool]:
+        return claimed(folder.parent / f".{folder.name}.lock")
 
     def state(self, job: Job) -> Mapping[str, Any] | None:
         """Return the state that `job` goes on from, None where it begins; and remove what a process that was killed

@@ -35,6 +35,7 @@ from fastcifar.experiments.runner import Keeper, OnProgress, Runner
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.phases import Phases
 from fastcifar.record import RunRecord
+from fastcifar.registry import PLUGINS, import_plugin
 from fastcifar.signals import NAMES, SIGNALS, Interrupted, Stop
 from fastcifar.training import Listener
 from fastcifar.training.device import convolution_seconds, take_convolution_seconds
@@ -141,7 +142,7 @@ class ParallelRunner(Runner):
         context = multiprocessing.get_context("spawn")
         for _ in range(count):
             ours, theirs = context.Pipe(duplex=False)
-            process = context.Process(target=_work, args=(theirs, _Sealed(task)), daemon=True)
+            process = context.Process(target=_work, args=(theirs, tuple(PLUGINS), _Sealed(task)), daemon=True)
             with _signals_waiting():  # the process lets them wait too, until it can take them
                 process.start()
                 theirs.close()
@@ -281,21 +282,24 @@ class _Telling:
         return outcome
 
 
-def _work(pipe: Connection, sealed: _Sealed) -> None:
+def _work(pipe: Connection, plugins: tuple[str, ...], sealed: _Sealed) -> None:
     """Train, as one of several processes, what no other does."""
     status = 128 + signal.SIGTERM
     with contextlib.suppress(Interrupted):  # by the parent, wherever this process is
-        status = _status_of(pipe, sealed)
+        status = _status_of(pipe, plugins, sealed)
     sys.exit(status)
 
 
-def _status_of(pipe: Connection, sealed: _Sealed) -> int:
+def _status_of(pipe: Connection, plugins: tuple[str, ...], sealed: _Sealed) -> int:
     for name in NAMES:  # a terminal sends its signals to every process: the parent alone ends this one
         if number := getattr(signal, name, None):
             signal.signal(number, signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
     with SIGNALS.taken(), warnings.catch_warnings():
+        SIGNALS.is_patient = True  # of a group's signal, and then the parent's
         _tell_notices(pipe)
         try:
+            for module in plugins:  # before the task, which may need them
+                import_plugin(module)
             if hasattr(signal, "pthread_sigmask"):
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())
             _train(pipe, sealed)

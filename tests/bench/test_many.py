@@ -27,13 +27,21 @@ def test_the_rate_is_that_of_the_runs_behind_every_processs_first(firsts, second
     ended = [(float(start), record(start, True)) for start in firsts]
     before = [(0.5, record(1, False))]  # of a process that began early
     later = [(max(firsts) + seconds * number, record(seconds, False)) for number in range(1, more + 1)]
-    assert many.rate([*later, *ended, *before]) == (pytest.approx(3600 / seconds), max(firsts))
+    assert many.rate([*later, *ended, *before], len(firsts)) == (pytest.approx(3600 / seconds), max(firsts))
 
 
-@pytest.mark.parametrize("records", [[], [(1.0, record(1, True))], [(1.0, record(1, False)), (2.0, record(1, False))]])
-def test_too_few_runs_are_refused(records):
-    with pytest.raises(UserError, match="say no rate"):
-        many.rate(records)
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        [(1.0, record(1, True))],
+        [(1.0, record(1, False)), (2.0, record(1, False))],
+        [(1.0, record(1, True)), (1.5, record(1, True)), (2.0, record(1, False))],  # of two processes
+    ],
+)
+def test_too_few_runs_are_refused_and_those_of_fewer_or_more_processes(records):
+    with pytest.raises(UserError, match="say no rate of 1"):
+        many.rate(records, 1)
 
 
 def test_every_way_is_a_command_in_turn_with_the_same_threads_in_all(tmp_path, monkeypatch, capsys):
@@ -43,10 +51,11 @@ def test_every_way_is_a_command_in_turn_with_the_same_threads_in_all(tmp_path, m
         commands.append(command)
         out, runs = Path(command[command.index("--out") + 1]), int(command[command.index("--runs") + 1])
         assert Path(command[command.index("--recipe") + 1]).is_file()
+        count = 1 if command[-4:-2] == ["--parallel", "1"] else 2
         for seed in range(runs):
             file = out / f"seed-{seed}/run.json"
             file.parent.mkdir(parents=True)
-            file.write_text(json.dumps(record(3.0, seed < 2)))
+            file.write_text(json.dumps(record(3.0, seed < count)))
             os.utime(file, (1000.0 + seed, 1000.0 + seed))
         return types.SimpleNamespace(returncode=0, stderr="")
 

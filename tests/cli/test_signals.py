@@ -83,6 +83,17 @@ def test_a_second_signal_leaves_at_once(capsys, monkeypatch, tmp_path):
         assert is_free
 
 
+def test_a_process_of_a_group_is_told_twice_and_still_finishes_its_step():
+    with SIGNALS.taken():
+        SIGNALS.is_patient = SIGNALS.is_held = True
+        for _ in range(2):
+            signal.raise_signal(signal.SIGTERM)
+        assert SIGNALS.number == signal.SIGTERM
+        SIGNALS.is_held = False
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+
+
 def test_in_the_final_evaluation_the_run_is_finished_and_others_wait(capsys, monkeypatch):
     with monkeypatch.context() as patch:
         comes(patch, ["SIGTERM"], "_last_row")

@@ -9,10 +9,11 @@ from contextlib import closing
 import pytest
 import torch
 
+from fastcifar import registry
 from fastcifar.data.kept import HostStore, KeptSplit
 from fastcifar.data.shared import shared
 from fastcifar.errors import Notice, OutOfMemory, ProcessesDied, UserError
-from fastcifar.experiments import Failed, Job
+from fastcifar.experiments import Failed, Job, parallel
 from fastcifar.experiments.parallel import ParallelRunner, runner_for
 from fastcifar.experiments.runner import Runner
 from fastcifar.experiments.store import Store
@@ -123,6 +124,19 @@ def test_a_refusal_in_a_process_is_that_of_all_and_notices_are_said(dataset, tmp
     jobs = [JOBS[0], *with_start(notices, arm="notices"), *with_start(refused), *LONG]
     with pytest.warns(Notice, match="^look here$"), pytest.raises(UserError, match=r"^nothing like it; allowed: an"):
         run(jobs, dataset, tmp_path)
+
+
+def test_processes_import_the_plug_ins(dataset, tmp_path, monkeypatch):
+    said = "import warnings\nfrom fastcifar.errors import Notice\nwarnings.warn('a plug-in is here', Notice)\n"
+    (tmp_path / "says_that_it_is_here.py").write_text(said)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(registry, "PLUGINS", [])
+    monkeypatch.setattr(parallel, "PLUGINS", registry.PLUGINS)
+    with pytest.warns(Notice):
+        registry.import_plugin("says_that_it_is_here")
+    with pytest.warns(Notice, match="^a plug-in is here$"):
+        run(JOBS[:2], dataset, tmp_path / "kept")
 
 
 def test_who_stops_listening_ends_the_processes(dataset, tmp_path):
