@@ -11,6 +11,7 @@ import pytest
 from fastcifar.cli import main
 from fastcifar.errors import NonFiniteLoss, OutOfMemory
 from fastcifar.launch import launch_name
+from fastcifar.output import claimed
 from fastcifar.report import summarize
 from fastcifar.training import Trainer
 from tests.cli.test_resume import MLP
@@ -74,6 +75,17 @@ def test_a_line_that_a_kill_prevented_is_written_and_a_torn_one_left_out(capsys)
     said = "fastcifar: all/runs.jsonl: line 2 is torn or damaged, and is left out\n"
     assert capsys.readouterr() == (expected, said)
     assert LINES.read_text() == first + second + third
+
+
+def test_a_line_that_another_process_is_about_to_write_is_left_to_it():
+    assert main([*SEVERAL, "--runs", "2"]) == 0
+    first, second = LINES.read_text().splitlines(keepends=True)
+    LINES.write_text(first)
+    with claimed(Path("all/.seed-1.lock")) as is_ours:
+        assert is_ours and main([*SEVERAL, "--runs", "2"]) == 0
+    assert LINES.read_text() == first
+    assert main([*SEVERAL, "--runs", "2"]) == 0
+    assert LINES.read_text() == first + second
 
 
 def test_records_outlast_the_folders_of_their_weights(capsys, monkeypatch):
