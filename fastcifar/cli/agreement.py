@@ -29,6 +29,8 @@ _SHOWN = 10
 """The hardest images that a table shows; result.json has all."""
 _MARKED = 100
 """The most runs for which each number of them has a mark in a figure."""
+_FILES = 5
+"""The most files that a line names."""
 _SAID = 3
 """The most answers that it shows of one."""
 
@@ -78,7 +80,7 @@ def _say(options: Options, out: Path | None) -> int:
     found = agreement(read.logits, read.labels)
     text = Texts(read, found, options.plain)
     tables, lines = text.tables(), text.lines()
-    data = json.dumps({"tta": not options.plain, **found.to_json(read.names)}, indent=2, allow_nan=False)
+    data = json.dumps({"tta": text.tta, **found.to_json(read.names)}, indent=2, allow_nan=False)
     if out is not None:
         write_whole(out / "result.json", data + "\n")
         body = "\n".join([*(in_markdown(line) + "\n" for line in lines), *(table.markdown() for table in tables)])
@@ -100,20 +102,29 @@ class Texts:
 
     def __init__(self, read: Predictions, found: Agreement, plain: bool) -> None:
         self.found = found
-        self.dataset = next((record.dataset for record in read.records if record is not None), None)
+        pairs = zip(read.names, read.records, strict=True)
+        self.without_record = [name for name, record in pairs if record is None]
+        records = [record for record in read.records if record is not None and not self.without_record]
+        self.dataset = records[0].dataset if records else None
         on = f"{found.images:,} images"
         if self.dataset is not None:
             on = f"{found.images:,} {self.dataset.tested} images of {self.dataset.title}"
-        self.title = f"{found.runs:,} runs on {on}, {'without' if plain else 'with'} test-time augmentation"
+        have_tta = {not plain and record.recipe.evaluate.tta != "none" for record in records}
+        self.tta = have_tta.pop() if len(have_tta) == 1 else None  # None: not known, or not the same for all
+        said = {True: ", with test-time augmentation", False: ", without test-time augmentation", None: ""}
+        self.title = f"{found.runs:,} runs on {on}{said[self.tta]}"
 
     def lines(self) -> list[str]:
-        """Return the counts of images, or why there are none."""
-        found, counts = self.found, self.found.by_all
+        """Return which files are believed to be of the same images, and the counts of images or why there are none."""
+        found, counts, files = self.found, self.found.by_all, self.without_record
+        others = len(files) - _FILES
+        more = [f"{others:,} other{'s' * (others > 1)}"] if others > 0 else []
+        lines = [f"labels alone are compared for {', '.join(map(shown, files[:_FILES] + more))}"] if files else []
         if not found.labeled:
-            return ["no image has a label: churn is all that can be said"]
+            return [*lines, "no image has a label: churn is all that can be said"]
         shares = ", ".join(f"{name} {count:,} ({count / found.labeled:.2%})" for name, count in counts.items())
         few = "" if found.labeled == found.images else f"; {found.labeled:,} images have a label, churn is over all"
-        return [f"images that all, some or none of the runs get right: {shares}{few}"]
+        return [*lines, f"images that all, some or none of the runs get right: {shares}{few}"]
 
     def tables(self) -> list[Table]:
         """Return the tables to show."""

@@ -44,25 +44,55 @@ def test_it_says_of_trained_runs_what_their_files_and_records_hold(few_images, t
     pairs = [float(np.mean(answers[one] != answers[other])) for one, other in ((0, 1), (0, 2), (1, 2))]
     assert found["churn"] == {"mean": pytest.approx(np.mean(pairs)), "least": min(pairs), "largest": max(pairs)}
     assert [each["members"] for each in found["ensembles"]["logits"]] == [1, 2, 3]
-    assert (tmp_path / "said/table.md").read_text().startswith("# 3 runs on 64 test images of synthetic, with")
+    assert (tmp_path / "said/table.md").read_text().startswith("# 3 runs on 64 test images of synthetic, with test")
+    assert found["tta"] is True
 
     assert main(["agreement", "three", "--plain", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
+    assert plain["tta"] is False
     assert [run["accuracy"] for run in plain["runs"]] == [record["accuracy"] for record in records]
     assert main(["agreement", "three/seed-1", "again.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["churn"] == {"mean": 0, "least": 0, "largest": 0}
+
+
+def test_the_title_says_of_augmentation_and_images_what_all_records_say(few_images, capsys):
+    for out, tta in (("a", "none"), ("b", "none"), ("c", "flip")):
+        assert main(["train", *SMALL, "--evaluate.tta", tta, "--out", out, "--quiet"]) == 0
+    assert main(["eval", "a", "--predictions", "a.npz"]) == 0
+    of_synthetic, without = "2 runs on 64 test images of synthetic", ", without test-time augmentation"
+    for words, title, tta in (
+        (["a", "b"], of_synthetic + without, False),
+        (["a", "c"], of_synthetic, None),
+        (["a", "c", "--plain"], of_synthetic + without, False),
+        (["b", "a.npz"], "2 runs on 64 images", None),
+        (["b", "a.npz", "--plain"], "2 runs on 64 images", None),
+    ):
+        capsys.readouterr()
+        assert main(["agreement", *words]) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines()[0] == title and ("labels alone are compared for a.npz\n" in out) is ("a.npz" in words)
+        assert main(["agreement", *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["tta"] is tta
+
+
+def test_of_many_files_a_line_names_a_few(files, capsys):
+    for name in range(7):
+        np.savez(f"{name}.npz", **predictions([0, 1], 0, 1))
+    assert main(["agreement", *(f"{name}.npz" for name in range(7))]) == 0
+    assert "compared for 0.npz, 1.npz, 2.npz, 3.npz, 4.npz, 2 others\n" in capsys.readouterr().out
 
 
 def test_tables_and_lines_hold_numbers_computed_by_hand(files, capsys):
     assert main(["agreement", *files]) == 0
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
-    assert rows[0] == ["3", "runs", "on", "4", "images,", "with", "test-time", "augmentation"]
+    assert rows[0] == ["3", "runs", "on", "4", "images"]
     # Right: a 2, b 3, c 2 of 4. Pairs differ on 1 (a, b), 3 (a, c) and 2 (b, c) images.
     assert [*["churn:", "their", "answers", "differ"], "50.00%", "25.00%", "75.00%"] in rows
     # a alone is right where b is wrong: nowhere; c, nowhere; of a and c, each once.
     assert rows[[row[:1] for row in rows].index(["dominance:"])][-3:] == ["8.33%", "0.00%", "25.00%"]
     assert ["2", "2", "0", "1", "2,", "0", "1"] in rows and ["1", "1", "2", "1", "2,", "2", "1"] in rows
+    assert "\nlabels alone are compared for a.npz, b.npz, c.npz\n" in out
     assert out.endswith("right: all 1 (25.00%), some 2 (50.00%), none 1 (25.00%)\n")
     # All three by mean probabilities: right on images 0, 1 and 3.
     assert ["3", "all", "1", "75.00%"] in [row[:4] for row in rows]
