@@ -18,6 +18,8 @@ from fastcifar.report.statistics import Summary, t_quantile
 
 MOST_SUBSETS = 100
 """Subsets of one size, beyond which a sample of as many stands for all of them."""
+_LISTED = 10_000
+"""Up to so many subsets of one size are listed to draw from; of more, few are drawn twice."""
 MeanOf = Literal["probabilities", "logits"]
 """What of the members is averaged. The mean of logits is, normalized, the geometric mean of probabilities."""
 _DENSE = 10
@@ -59,12 +61,19 @@ def default_sizes(members: int) -> list[int]:
 
 
 def choose_subsets(members: int, size: int, most: int = MOST_SUBSETS, seed: int = 0) -> np.ndarray:
-    """Return subsets of `size` of the numbers below `members`, a row each, ascending: all of them where there are at
-    most `most`, or no more than runs; else `most` drawn at random, the same for the same seed."""
-    if math.comb(members, size) <= max(most, members):
-        return np.array(list(itertools.combinations(range(members), size)))
+    """Return subsets of `size` of the numbers below `members`, a row each, ascending, no two the same: all of them where
+    there are at most `most`, or no more than runs; else `most` drawn at random, the same for the same seed."""
+    count = math.comb(members, size)
     random = np.random.default_rng((seed, members, size))
-    return np.sort(random.random((most, members)).argsort(1)[:, :size], 1)
+    if count <= max(most, members, _LISTED):
+        rows = np.array(list(itertools.combinations(range(members), size)))
+        return rows if count <= max(most, members) else rows[np.sort(random.choice(count, most, replace=False))]
+    rows = np.empty((0, size), np.int64)
+    while len(rows) < most:
+        drawn = np.sort(random.random((most, members)).argsort(1)[:, :size], 1)
+        rows = np.concatenate([rows, drawn])
+        rows = rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])[:most]]  # in the order of drawing: no bias
+    return rows
 
 
 def score_ensembles(

@@ -105,16 +105,24 @@ def test_a_sample_of_subsets_is_fixed_and_near_to_all_of_them():
     assert abs(sampled.loss.mean - exact.loss.mean) < 5 * exact.loss_std / math.sqrt(100)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
-def test_subsets_have_their_size_without_repetition(runs, data):
+def test_subsets_have_their_size_and_none_comes_twice(runs, data):
     size = data.draw(st.integers(1, runs))
     rows = choose_subsets(runs, size)
     assert rows.shape[1] == size and rows.min() >= 0 and rows.max() < runs
     assert (np.diff(rows, axis=1) > 0).all()
     count = math.comb(runs, size)
-    assert len(rows) == (count if count <= max(100, runs) else 100)
-    if count <= max(100, runs):
-        assert len({*map(tuple, rows.tolist())}) == count
+    assert len({*map(tuple, rows.tolist())}) == len(rows) == (count if count <= max(100, runs) else 100)
+    assert np.array_equal(rows, choose_subsets(runs, size))
+
+
+@pytest.mark.parametrize(("runs", "size", "most"), [(9, 4, 125), (16, 8, 10_000), (20, 17, 1000)])
+def test_a_large_part_of_all_subsets_has_none_twice_and_every_run_as_often(runs, size, most):
+    # Listed: 125 of 126. Drawn until there are as many: 10,000 of 12,870. Again listed: 1000 of 1140.
+    rows = choose_subsets(runs, size, most)
+    assert len({*map(tuple, rows.tolist())}) == len(rows) == most < math.comb(runs, size)
+    assert np.bincount(rows.ravel(), minlength=runs) == pytest.approx(most * size / runs, rel=0.05)
 
 
 @given(st.integers(1, 3000))
