@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastcifar.cli import main
+from fastcifar.cli.agreement import FIGURES
 
 SMALL = ["--dataset", "synthetic", "--network", "mlp", "--network.hidden", "8", "--epochs", "1", "--batch-size", "32"]
 
@@ -116,7 +117,44 @@ def test_figures_are_drawn_in_the_folder(files, tmp_path, capsys):
     assert "images: all 1, some 2, none 1" in text and ">50<" in text and "mathdefault" not in text
 
 
-FIGURES = ("reliability", "ensemble-accuracy", "ensemble-loss", "right")
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("result.json", '{"kind": "throughput"}', "--out said holds a result.json of another command; allowed: a new"),
+        ("result.json", "{}", "--out said holds a result.json of another command; allowed: a new folder, or one of an"),
+        ("result.json", "[", "cannot read an earlier result said/result.json: "),
+        ("run.json", "{}", "--out said holds run.json of fastcifar train; allowed: a new folder"),
+        ("runs.jsonl", "", "--out said holds runs.jsonl of fastcifar train; allowed: a new folder"),
+        ("unfinished.json", "", "--out said holds unfinished.json of fastcifar train; allowed: a new folder"),
+    ],
+)
+def test_folders_of_other_commands_are_refused_and_stay_as_they_are(name, content, line, files, tmp_path, capsys):
+    (tmp_path / "said").mkdir()
+    for file in (name, "right.png"):
+        (tmp_path / "said" / file).write_text(content)
+    assert main(["agreement", *files, "--out", "said"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.startswith(f"fastcifar: {line}"), err.count("\n")) == ("", True, 1), err
+    found = {path.name: path.read_text() for path in (tmp_path / "said").iterdir()}
+    assert found == {name: content, "right.png": content}
+
+
+def test_figures_of_an_earlier_call_go_and_those_of_others_stay(files, tmp_path, capsys):
+    (tmp_path / "said").mkdir()
+    figures = {f"{name}.{form}" for name in FIGURES for form in ("png", "svg", "pdf")}
+    for name in {*figures, "other.png"}:
+        (tmp_path / "said" / name).touch()
+    assert main(["agreement", *files, "--out", "said"]) == 0  # no result.json says that the figures are ours
+    held = {"result.json", "table.md", "other.png"}
+    assert {path.name for path in (tmp_path / "said").iterdir()} == held | figures
+    assert main(["agreement", *files[:2], "--out", "said"]) == 0
+    assert {path.name for path in (tmp_path / "said").iterdir()} == held
+    result = json.loads((tmp_path / "said/result.json").read_text())
+    assert (result["kind"], len(result["runs"])) == ("agreement", 2)
+    (tmp_path / "said/right.svg").mkdir()
+    capsys.readouterr()
+    assert main(["agreement", *files, "--out", "said"]) == 2
+    assert "cannot remove the earlier figure said/right.svg: " in capsys.readouterr().err
 
 
 def test_names_of_files_do_not_move_the_cursor(files, tmp_path, capsys):
