@@ -15,8 +15,8 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
-from fastcifar.output import reserved, user_path, write_whole
-from fastcifar.report.figures import Figure, Line, refuse_without_matplotlib
+from fastcifar.output import RECORD, RUNS, UNFINISHED, read_json, reserved, user_path, write_whole
+from fastcifar.report.figures import FORMATS, Figure, Line, refuse_without_matplotlib
 from fastcifar.report.tables import Table, percent, points
 
 if TYPE_CHECKING:
@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from fastcifar.report.calibration import Calibration
     from fastcifar.training.predictions import Predictions
 
+RESULT = "result.json"
+FIGURES = ("reliability", "ensemble-accuracy", "ensemble-loss", "right")
+"""The names of all files of figures, without what says their format."""
+_KIND = "agreement"
+"""Says in the result which command it is of."""
 _SHOWN = 10
 """The hardest images that a table shows; result.json has all."""
 _MARKED = 100
 """The most runs for which each number of them has a mark in a figure."""
+_FILES = 5
+"""The most files that a line names."""
 _SAID = 3
 """The most answers that it shows of one."""
 
@@ -46,7 +53,7 @@ class Options(CommandOptions):
     plain: Switch = False
     """Take the predictions without test-time augmentation."""
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: none)")] = None
-    """Write result.json, with all numbers, and table.md to this folder, in place of earlier ones."""
+    """Write result.json, with all numbers, and table.md to this folder, in place of what an earlier call wrote."""
     plot: Switch = False
     """With --out: draw figures there, of the reliability, the ensembles and how many runs get an image right."""
     json: Switch = False
@@ -72,18 +79,22 @@ def _say(options: Options, out: Path | None) -> int:
     from fastcifar.report.agreement import agreement
     from fastcifar.training.predictions import read_predictions
 
+    holds_ours = out is not None and _holds_ours(out)
     read = read_predictions(options.runs, tta=not options.plain)
     if len(read.names) == 1:
         raise UserError(f"{' '.join(read.names)} is the only run; allowed: two runs or more")
     found = agreement(read.logits, read.labels)
     text = Texts(read, found, options.plain)
     tables, lines = text.tables(), text.lines()
-    data = json.dumps({"tta": not options.plain, **found.to_json(read.names)}, indent=2, allow_nan=False)
+    data = json.dumps({"kind": _KIND, "tta": text.tta, **found.to_json(read.names)}, indent=2, allow_nan=False)
     if out is not None:
-        write_whole(out / "result.json", data + "\n")
+        figures = text.figures() if options.plot else {}
+        if holds_ours:
+            _remove_figures(out, [name for name in FIGURES if name not in figures])
+        write_whole(out / RESULT, data + "\n")
         body = "\n".join([*(in_markdown(line) + "\n" for line in lines), *(table.markdown() for table in tables)])
         write_whole(out / "table.md", f"# {in_markdown(text.title)}\n\n{body}")
-        for name, figure in text.figures().items() if options.plot else ():
+        for name, figure in figures.items():
             figure.save(out / name)
     if options.json:
         print(data)
@@ -91,8 +102,30 @@ def _say(options: Options, out: Path | None) -> int:
     print(text.title)
     for table in tables:
         table.show()
-    print("\n".join([*lines, *([f"result.json and table.md are in {shown(out)}"] if out else [])]))
+    print("\n".join([*lines, *([f"{RESULT} and table.md are in {shown(out)}"] if out else [])]))
     return 0
+
+
+def _holds_ours(out: Path) -> bool:
+    """Return whether `out` holds the result of an earlier call. Raises UserError where it holds another command's, or
+    runs."""
+    allowed = "a new folder, or one of an earlier fastcifar agreement"
+    for name in (RECORD, RUNS, UNFINISHED):
+        if (out / name).exists():
+            raise UserError(f"--out {out} holds {name} of fastcifar train; allowed: {allowed}")
+    if not (out / RESULT).exists():
+        return False
+    if read_json(out / RESULT, "an earlier result").get("kind") != _KIND:
+        raise UserError(f"--out {out} holds a {RESULT} of another command; allowed: {allowed}")
+    return True
+
+
+def _remove_figures(out: Path, names: Sequence[str]) -> None:
+    for file in (out / f"{name}.{form}" for name in names for form in FORMATS):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot remove the earlier figure {file}: {error.strerror or error}") from None
 
 
 class Texts:
@@ -100,20 +133,29 @@ class Texts:
 
     def __init__(self, read: Predictions, found: Agreement, plain: bool) -> None:
         self.found = found
-        self.dataset = next((record.dataset for record in read.records if record is not None), None)
+        pairs = zip(read.names, read.records, strict=True)
+        self.without_record = [name for name, record in pairs if record is None]
+        records = [record for record in read.records if record is not None and not self.without_record]
+        self.dataset = records[0].dataset if records else None
         on = f"{found.images:,} images"
         if self.dataset is not None:
             on = f"{found.images:,} {self.dataset.tested} images of {self.dataset.title}"
-        self.title = f"{found.runs:,} runs on {on}, {'without' if plain else 'with'} test-time augmentation"
+        have_tta = {not plain and record.recipe.evaluate.tta != "none" for record in records}
+        self.tta = have_tta.pop() if len(have_tta) == 1 else None  # None: not known, or not the same for all
+        said = {True: ", with test-time augmentation", False: ", without test-time augmentation", None: ""}
+        self.title = f"{found.runs:,} runs on {on}{said[self.tta]}"
 
     def lines(self) -> list[str]:
-        """Return the counts of images, or why there are none."""
-        found, counts = self.found, self.found.by_all
+        """Return which files are believed to be of the same images, and the counts of images or why there are none."""
+        found, counts, files = self.found, self.found.by_all, self.without_record
+        others = len(files) - _FILES
+        more = [f"{others:,} other{'s' * (others > 1)}"] if others > 0 else []
+        lines = [f"labels alone are compared for {', '.join(map(shown, files[:_FILES] + more))}"] if files else []
         if not found.labeled:
-            return ["no image has a label: churn is all that can be said"]
+            return [*lines, "no image has a label: churn is all that can be said"]
         shares = ", ".join(f"{name} {count:,} ({count / found.labeled:.2%})" for name, count in counts.items())
         few = "" if found.labeled == found.images else f"; {found.labeled:,} images have a label, churn is over all"
-        return [f"images that all, some or none of the runs get right: {shares}{few}"]
+        return [*lines, f"images that all, some or none of the runs get right: {shares}{few}"]
 
     def tables(self) -> list[Table]:
         """Return the tables to show."""

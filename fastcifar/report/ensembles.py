@@ -18,6 +18,8 @@ from fastcifar.report.statistics import Summary, t_quantile
 
 MOST_SUBSETS = 100
 """Subsets of one size, beyond which a sample of as many stands for all of them."""
+_LISTED = 10_000
+"""Up to so many subsets of one size are listed to draw from; of more, few are drawn twice."""
 MeanOf = Literal["probabilities", "logits"]
 """What of the members is averaged. The mean of logits is, normalized, the geometric mean of probabilities."""
 _DENSE = 10
@@ -26,7 +28,9 @@ _FLOATS = 2**22
 """Numbers that an array of the computation holds at most, so that a thousand runs take no more memory than two."""
 _t = functools.cache(functools.partial(t_quantile, 0.975))
 _SMALLEST = np.finfo(np.float64).tiny
-"""A mean probability of less counts as this one: 708 nats."""
+"""A mean probability of less is computed again from logarithms."""
+_SMALLEST_LOSS = 700.0
+"""The same in nats, with room for what is rounded."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +63,19 @@ def default_sizes(members: int) -> list[int]:
 
 
 def choose_subsets(members: int, size: int, most: int = MOST_SUBSETS, seed: int = 0) -> np.ndarray:
-    """Return subsets of `size` of the numbers below `members`, a row each, ascending: all of them where there are at
-    most `most`, or no more than runs; else `most` drawn at random, the same for the same seed."""
-    if math.comb(members, size) <= max(most, members):
-        return np.array(list(itertools.combinations(range(members), size)))
+    """Return different subsets of `size` of the numbers below `members`, a row each, ascending: all of them where
+    there are at most `most`, or no more than runs; else `most` drawn at random, the same for the same seed."""
+    count = math.comb(members, size)
     random = np.random.default_rng((seed, members, size))
-    return np.sort(random.random((most, members)).argsort(1)[:, :size], 1)
+    if count <= max(most, members, _LISTED):
+        rows = np.array(list(itertools.combinations(range(members), size)))
+        return rows if count <= max(most, members) else rows[np.sort(random.choice(count, most, replace=False))]
+    rows = np.empty((0, size), np.int64)
+    while len(rows) < most:
+        drawn = np.sort(random.random((most, members)).argsort(1)[:, :size], 1)
+        rows = np.concatenate([rows, drawn])
+        rows = rows[np.sort(np.unique(rows, axis=0, return_index=True)[1])[:most]]  # in the order of drawing: no bias
+    return rows
 
 
 def score_ensembles(
@@ -101,9 +112,12 @@ def score_ensembles(
     widest = max(runs, *map(len, subsets.values()))
     for places in pieces(len(labeled), widest * classes):
         images = labeled[places]
-        members = np.ascontiguousarray(_averaged(logits[:, images], mean_of).transpose(0, 2, 1))
+        part = logits[:, images]
+        members = np.ascontiguousarray(_averaged(part, mean_of).transpose(0, 2, 1))
         for size, rows in subsets.items():
             are_right, losses = _score(_means(members, rows), labels[images], mean_of)
+            if mean_of == "probabilities" and losses.max() > _SMALLEST_LOSS:
+                _mend(losses, log_probabilities(part)[:, np.arange(len(images)), labels[images]], rows)
             right[size][places], loss[size][places] = are_right.mean(0), losses.mean(0)
             sums[size] += are_right.sum(1), losses.sum(1)
     found = []
@@ -131,7 +145,15 @@ def mean_logits(logits: np.ndarray, mean_of: MeanOf = "probabilities") -> np.nda
     for member in logits:
         total += _averaged(member, mean_of)
     total /= len(logits)
-    return np.log(np.maximum(total, _SMALLEST)) if mean_of == "probabilities" else total
+    if mean_of == "logits":
+        return total
+    found, small = np.log(np.maximum(total, _SMALLEST)), total < _SMALLEST
+    if small.any():
+        logs = np.full(small.sum(), -np.inf)
+        for member in logits:
+            logs = np.logaddexp(logs, log_probabilities(member)[small])
+        found[small] = logs - math.log(len(logits))
+    return found
 
 
 def over_images(values: np.ndarray) -> Summary:
@@ -191,3 +213,12 @@ def _score(means: np.ndarray, labels: np.ndarray, mean_of: MeanOf) -> tuple[np.n
         return answers == labels, -np.log(np.maximum(at_label, _SMALLEST))
     means -= largest[:, None]
     return answers == labels, largest + np.log(np.exp(means, out=means).sum(1)) - at_label
+
+
+def _mend(losses: np.ndarray, log_at: np.ndarray, rows: np.ndarray) -> None:
+    """Put in place of losses `[subsets, N]` whose mean probability is too small for a number those by the logarithms of
+    the members' probabilities of the labels, `log_at` `[runs, N]`."""
+    subsets, images = np.nonzero(losses > _SMALLEST_LOSS)
+    for part in pieces(len(subsets), rows.shape[1]):
+        logs = log_at[rows[subsets[part]], images[part, None]]
+        losses[subsets[part], images[part]] = math.log(rows.shape[1]) - np.logaddexp.reduce(logs, 1)

@@ -46,8 +46,8 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
         of a run, of which nothing but the labels is compared with those of others.
     tta: with the recipes' test-time augmentation, or without any.
 
-    Raises UserError for what is neither, a damaged file, and runs whose test images, labels or classes differ; of a
-    file that claims more memory than there is, Unequipped.
+    Raises UserError for what is neither, a damaged file, a record that is not of the predictions beside it, and runs
+    whose test images, labels or classes differ; of a file that claims more memory than there is, Unequipped.
     """
     found: dict[Path, tuple[str, RunRecord | None]] = {}
     for path in paths:
@@ -58,9 +58,13 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
     names, records = tuple(name for name, _ in found.values()), tuple(record for _, record in found.values())
     _refuse_other_images(names, records)
     files, key = list(found), "tta_logits" if tta else "plain_logits"
-    shape = _shape(files[0], key)
-    for file, name in zip(files[1:], names[1:], strict=True):
-        if (other := _shape(file, key)) != shape:
+    shapes = [_shape(file, key) for file in files]
+    shape = shapes[0]
+    for name, record, other in zip(names, records, shapes, strict=True):
+        if record is not None and (wanted := (record.dataset.test_size, len(record.dataset.classes))) != other:
+            said = f"{name}: {PREDICTIONS} has logits of {_sizes(other)}, and {RECORD} says {_sizes(wanted)}"
+            raise UserError(f"{said}; allowed: both of the same run")
+        if other != shape:
             said = f"{names[0]} has logits of {_sizes(shape)}, {name} of {_sizes(other)}"
             raise UserError(f"{said}; allowed: runs with the same test images and classes")
     need, free = len(files) * math.prod(shape) * 4, free_memory()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastcifar.cli import main
+from fastcifar.cli.agreement import FIGURES
 
 SMALL = ["--dataset", "synthetic", "--network", "mlp", "--network.hidden", "8", "--epochs", "1", "--batch-size", "32"]
 
@@ -44,25 +45,55 @@ def test_it_says_of_trained_runs_what_their_files_and_records_hold(few_images, t
     pairs = [float(np.mean(answers[one] != answers[other])) for one, other in ((0, 1), (0, 2), (1, 2))]
     assert found["churn"] == {"mean": pytest.approx(np.mean(pairs)), "least": min(pairs), "largest": max(pairs)}
     assert [each["members"] for each in found["ensembles"]["logits"]] == [1, 2, 3]
-    assert (tmp_path / "said/table.md").read_text().startswith("# 3 runs on 64 test images of synthetic, with")
+    assert (tmp_path / "said/table.md").read_text().startswith("# 3 runs on 64 test images of synthetic, with test")
+    assert found["tta"] is True
 
     assert main(["agreement", "three", "--plain", "--json"]) == 0
     plain = json.loads(capsys.readouterr().out)
+    assert plain["tta"] is False
     assert [run["accuracy"] for run in plain["runs"]] == [record["accuracy"] for record in records]
     assert main(["agreement", "three/seed-1", "again.npz", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["churn"] == {"mean": 0, "least": 0, "largest": 0}
+
+
+def test_the_title_says_of_augmentation_and_images_what_all_records_say(few_images, capsys):
+    for out, tta in (("a", "none"), ("b", "none"), ("c", "flip")):
+        assert main(["train", *SMALL, "--evaluate.tta", tta, "--out", out, "--quiet"]) == 0
+    assert main(["eval", "a", "--predictions", "a.npz"]) == 0
+    of_synthetic, without = "2 runs on 64 test images of synthetic", ", without test-time augmentation"
+    for words, title, tta in (
+        (["a", "b"], of_synthetic + without, False),
+        (["a", "c"], of_synthetic, None),
+        (["a", "c", "--plain"], of_synthetic + without, False),
+        (["b", "a.npz"], "2 runs on 64 images", None),
+        (["b", "a.npz", "--plain"], "2 runs on 64 images", None),
+    ):
+        capsys.readouterr()
+        assert main(["agreement", *words]) == 0
+        out = capsys.readouterr().out
+        assert out.splitlines()[0] == title and ("labels alone are compared for a.npz\n" in out) is ("a.npz" in words)
+        assert main(["agreement", *words, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["tta"] is tta
+
+
+def test_of_many_files_a_line_names_a_few(files, capsys):
+    for name in range(7):
+        np.savez(f"{name}.npz", **predictions([0, 1], 0, 1))
+    assert main(["agreement", *(f"{name}.npz" for name in range(7))]) == 0
+    assert "compared for 0.npz, 1.npz, 2.npz, 3.npz, 4.npz, 2 others\n" in capsys.readouterr().out
 
 
 def test_tables_and_lines_hold_numbers_computed_by_hand(files, capsys):
     assert main(["agreement", *files]) == 0
     out = capsys.readouterr().out
     rows = [line.split() for line in out.splitlines()]
-    assert rows[0] == ["3", "runs", "on", "4", "images,", "with", "test-time", "augmentation"]
+    assert rows[0] == ["3", "runs", "on", "4", "images"]
     # Right: a 2, b 3, c 2 of 4. Pairs differ on 1 (a, b), 3 (a, c) and 2 (b, c) images.
     assert [*["churn:", "their", "answers", "differ"], "50.00%", "25.00%", "75.00%"] in rows
     # a alone is right where b is wrong: nowhere; c, nowhere; of a and c, each once.
     assert rows[[row[:1] for row in rows].index(["dominance:"])][-3:] == ["8.33%", "0.00%", "25.00%"]
     assert ["2", "2", "0", "1", "2,", "0", "1"] in rows and ["1", "1", "2", "1", "2,", "2", "1"] in rows
+    assert "\nlabels alone are compared for a.npz, b.npz, c.npz\n" in out
     assert out.endswith("right: all 1 (25.00%), some 2 (50.00%), none 1 (25.00%)\n")
     # All three by mean probabilities: right on images 0, 1 and 3.
     assert ["3", "all", "1", "75.00%"] in [row[:4] for row in rows]
@@ -86,7 +117,44 @@ def test_figures_are_drawn_in_the_folder(files, tmp_path, capsys):
     assert "images: all 1, some 2, none 1" in text and ">50<" in text and "mathdefault" not in text
 
 
-FIGURES = ("reliability", "ensemble-accuracy", "ensemble-loss", "right")
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("result.json", '{"kind": "throughput"}', "--out said holds a result.json of another command; allowed: a new"),
+        ("result.json", "{}", "--out said holds a result.json of another command; allowed: a new folder, or one of an"),
+        ("result.json", "[", "cannot read an earlier result said/result.json: "),
+        ("run.json", "{}", "--out said holds run.json of fastcifar train; allowed: a new folder"),
+        ("runs.jsonl", "", "--out said holds runs.jsonl of fastcifar train; allowed: a new folder"),
+        ("unfinished.json", "", "--out said holds unfinished.json of fastcifar train; allowed: a new folder"),
+    ],
+)
+def test_folders_of_other_commands_are_refused_and_stay_as_they_are(name, content, line, files, tmp_path, capsys):
+    (tmp_path / "said").mkdir()
+    for file in (name, "right.png"):
+        (tmp_path / "said" / file).write_text(content)
+    assert main(["agreement", *files, "--out", "said"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.startswith(f"fastcifar: {line}"), err.count("\n")) == ("", True, 1), err
+    found = {path.name: path.read_text() for path in (tmp_path / "said").iterdir()}
+    assert found == {name: content, "right.png": content}
+
+
+def test_figures_of_an_earlier_call_go_and_those_of_others_stay(files, tmp_path, capsys):
+    (tmp_path / "said").mkdir()
+    figures = {f"{name}.{form}" for name in FIGURES for form in ("png", "svg", "pdf")}
+    for name in {*figures, "other.png"}:
+        (tmp_path / "said" / name).touch()
+    assert main(["agreement", *files, "--out", "said"]) == 0  # no result.json says that the figures are ours
+    held = {"result.json", "table.md", "other.png"}
+    assert {path.name for path in (tmp_path / "said").iterdir()} == held | figures
+    assert main(["agreement", *files[:2], "--out", "said"]) == 0
+    assert {path.name for path in (tmp_path / "said").iterdir()} == held
+    result = json.loads((tmp_path / "said/result.json").read_text())
+    assert (result["kind"], len(result["runs"])) == ("agreement", 2)
+    (tmp_path / "said/right.svg").mkdir()
+    capsys.readouterr()
+    assert main(["agreement", *files, "--out", "said"]) == 2
+    assert "cannot remove the earlier figure said/right.svg: " in capsys.readouterr().err
 
 
 def test_names_of_files_do_not_move_the_cursor(files, tmp_path, capsys):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import fastcifar.report.ensembles
 from fastcifar.errors import UserError
 from fastcifar.report import summarize
+from fastcifar.report.calibration import log_probabilities
 from fastcifar.report.ensembles import choose_subsets, default_sizes, mean_logits, score_ensembles
 
 seeds = st.integers(0, 2**32 - 1)
@@ -105,16 +106,24 @@ def test_a_sample_of_subsets_is_fixed_and_near_to_all_of_them():
     assert abs(sampled.loss.mean - exact.loss.mean) < 5 * exact.loss_std / math.sqrt(100)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
-def test_subsets_have_their_size_without_repetition(runs, data):
+def test_subsets_have_their_size_and_none_comes_twice(runs, data):
     size = data.draw(st.integers(1, runs))
     rows = choose_subsets(runs, size)
     assert rows.shape[1] == size and rows.min() >= 0 and rows.max() < runs
     assert (np.diff(rows, axis=1) > 0).all()
     count = math.comb(runs, size)
-    assert len(rows) == (count if count <= max(100, runs) else 100)
-    if count <= max(100, runs):
-        assert len({*map(tuple, rows.tolist())}) == count
+    assert len({*map(tuple, rows.tolist())}) == len(rows) == (count if count <= max(100, runs) else 100)
+    assert np.array_equal(rows, choose_subsets(runs, size))
+
+
+@pytest.mark.parametrize(("runs", "size", "most"), [(9, 4, 125), (16, 8, 10_000), (20, 17, 1000)])
+def test_a_large_part_of_all_subsets_has_none_twice_and_every_run_as_often(runs, size, most):
+    # Listed: 125 of 126. Drawn until there are as many: 10,000 of 12,870. Again listed: 1000 of 1140.
+    rows = choose_subsets(runs, size, most)
+    assert len({*map(tuple, rows.tolist())}) == len(rows) == most < math.comb(runs, size)
+    assert np.bincount(rows.ravel(), minlength=runs) == pytest.approx(most * size / runs, rel=0.05)
 
 
 @given(st.integers(1, 3000))
@@ -124,11 +133,36 @@ def test_numbers_of_members_rise_from_one_to_all(runs):
     assert sizes[:10] == list(range(1, min(runs, 10) + 1))
 
 
-def test_a_probability_of_nothing_costs_708_nats():
-    logits = np.array([[[1e15, 0.0]], [[1e15, 0.0]]])
-    for found in score_ensembles(logits, np.array([1])):
-        assert found.loss.mean == pytest.approx(708.4, abs=0.1)
-    assert score_ensembles(logits, np.array([1]), "logits")[1].loss.mean == 1e15
+def test_a_probability_of_nothing_costs_what_its_logarithm_says():
+    logits, labels = np.array([[[1e15, 0.0]], [[1e15, 0.0]], [[800.0, 0.0]]]), np.array([1])
+    for mean_of in MEANS:
+        found = score_ensembles(logits, labels, mean_of)
+        assert found[0].loss.mean == pytest.approx((2e15 + 800) / 3)
+    _, two, three = score_ensembles(logits, labels)
+    assert two.loss.mean == pytest.approx((1e15 + 2 * (800 + math.log(2))) / 3)
+    assert three.loss.mean == pytest.approx(800 + math.log(3))
+    assert mean_logits(logits)[0] == pytest.approx([0, -800 - math.log(3)])
+
+
+@settings(max_examples=25, deadline=None)
+@given(seeds, st.integers(1, 5), st.sampled_from([1, 300, 1e5]), st.sampled_from([30, 2**22]))
+def test_the_loss_of_mean_probabilities_has_no_floor(seed, runs, scale, floats):
+    logits, labels = made(seed, runs)
+    logits = scale * logits.astype(np.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fastcifar.report.ensembles, "_FLOATS", floats)
+        found, of_logits = (score_ensembles(logits, labels, mean_of) for mean_of in MEANS)
+    assert found[0].loss.mean == pytest.approx(of_logits[0].loss.mean) and found[0].accuracy == of_logits[0].accuracy
+    at_label = log_probabilities(logits)[:, np.arange(len(labels)), labels].tolist()
+    for each in found:
+        losses = []
+        for subset in itertools.combinations(at_label, each.members):
+            for logs in zip(*subset, strict=True):
+                total = sum(math.exp(log - max(logs)) for log in logs)
+                losses.append(math.log(each.members) - max(logs) - math.log(total))
+        assert each.loss.mean == pytest.approx(statistics.fmean(losses), abs=1e-9)
+    last = log_probabilities(mean_logits(logits))[np.arange(len(labels)), labels]
+    assert found[-1].loss.mean == pytest.approx(-last.mean())
 
 
 @pytest.mark.parametrize(

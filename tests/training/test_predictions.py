@@ -83,8 +83,14 @@ def test_what_is_unfinished_or_has_no_predictions_is_left_out_and_said(save, tmp
             {"subset": {"classes": [0, 1]}},
             r"classes: subset.classes is None in a and \[0, 1\] in b",
         ),
-        ({"held": arrays(labels=LABELS[:3])}, "a has logits of 4 images and 2 classes, b of 3 images and 2 classes"),
-        ({"held": arrays(classes=3)}, "a has logits of 4 images and 2 classes, b of 4 images and 3 classes"),
+        (
+            {"held": arrays(labels=LABELS[:3])},
+            r"^b: predictions\.npz has logits of 3 images and 2 classes, and run\.json says 4 images and 2 classes; allowed",
+        ),
+        (
+            {"held": arrays(classes=3)},
+            r"^b: predictions\.npz has logits of 4 images and 3 classes, and run\.json says 4 images and 2 classes; allowed",
+        ),
         ({"held": arrays(labels=LABELS[::-1])}, "image 0 has label 0 in a and 1 in b; allowed: .* in the same order"),
     ],
 )
@@ -105,6 +111,24 @@ def test_of_files_the_labels_alone_are_compared(save):
     save("a")
     save("b", 1, sha256="1" * 64)
     assert len(read_predictions(["a", "b/predictions.npz"]).names) == 2
+
+
+@pytest.mark.parametrize("facts", [{"test_size": 5}, {"classes": ("cat",)}, {"classes": ("cat", "dog", "emu")}])
+def test_a_record_that_is_not_of_the_predictions_beside_it_is_refused_whatever_other_runs_hold(save, facts):
+    for name in ("a", "b"):
+        save(name, **facts)
+    with pytest.raises(UserError, match="^a: predictions.npz has logits of 4 images and 2 classes, and run.json says"):
+        read_predictions(["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("held", "sizes"), [(arrays(labels=LABELS[:3]), "3 images and 2"), (arrays(classes=3), "4 images and 3")]
+)
+def test_files_of_other_sizes_are_refused(save, held, sizes):
+    save("a")
+    np.savez("b.npz", **held)
+    with pytest.raises(UserError, match=f"a has logits of 4 images and 2 classes, b.npz of {sizes} classes; allowed"):
+        read_predictions(["a", "b.npz"])
 
 
 LOGITS = arrays()["tta_logits"]
