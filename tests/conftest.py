@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from fastcifar import registry
+
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels run in its interpreter, on the CPU
 
@@ -24,6 +26,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+@pytest.fixture(autouse=True)
+def no_plugins():
+    """Forget the plug-ins of a test, whose files are gone after it: processes that another starts would miss them."""
+    yield
+    registry.PLUGINS.clear()
 
 
 @pytest.fixture(autouse=True)

@@ -162,7 +162,7 @@ class Texts:
         found = self.found
         pairs = {
             "churn: their answers differ": found.churn,
-            "dominance: the less accurate is right, the other wrong": found.dominance,
+            "dominance: the less accurate is right and the more accurate one wrong": found.dominance,
             "the same, if they erred independently": found.independent_dominance,
         }
         rows = tuple((name, *_pairs(each)) for name, each in pairs.items() if each is not None)

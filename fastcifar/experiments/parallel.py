@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import pickle
 import signal
 import sys
 import threading
@@ -256,7 +255,7 @@ class _Sealed:
         return _Sealed, (bytes(ForkingPickler.dumps(self._task)),)
 
     def open(self) -> _Task:
-        return pickle.loads(self._task)
+        return ForkingPickler.loads(self._task)  # from the parent alone, as multiprocessing hands over all else
 
 
 class _Telling:

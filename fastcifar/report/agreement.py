@@ -49,8 +49,8 @@ class Agreement:
     """Images with a label: churn is over all images, all else over these."""
     churn: OverPairs
     dominance: OverPairs | None = None
-    """The chance that the less accurate of two runs is right where the other is wrong; None, as what follows, where no
-    image has a label."""
+    """The share of images on which the less accurate of two runs is right and the more accurate one wrong; None, as
+    what follows, where no image has a label."""
     independent_dominance: OverPairs | None = None
     """What it would be if their errors were independent."""
     right: np.ndarray | None = None
@@ -152,9 +152,9 @@ def churn(answers: np.ndarray, classes: int) -> OverPairs:
 
 
 def dominance(are_right: np.ndarray) -> tuple[OverPairs, OverPairs]:
-    """Return of all pairs of runs the chance that the less accurate one is right where the more accurate one is wrong,
-    and what it would be for the same accuracies if they erred independently (Mania and Sra 2020, "Why do classifier
-    accuracies show linear trends under distribution shift?", arXiv 2012.15483).
+    """Return of all pairs of runs the share of images on which the less accurate one is right and the more accurate one
+    wrong, and what it would be for the same accuracies if they erred independently (Mania and Sra 2020, "Why do
+    classifier accuracies show linear trends under distribution shift?", arXiv 2012.15483).
 
     are_right: whether each run is right, `[runs, N]`, of two runs or more. Of two equally accurate ones either is the
     less accurate: the numbers are the same.

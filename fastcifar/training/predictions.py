@@ -18,7 +18,7 @@ from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, UNFINISHED, read_json,
 from fastcifar.record import RunRecord
 from fastcifar.training.run import PREDICTIONS
 
-_LARGEST = 1e15
+_LARGEST = np.float64(1e15)  # of this type, as float16 has no number of this size to compare with
 """No logit is larger in size; sums of such numbers have no overflow."""
 _SAME = ("sha256", "test_size", "holdout", "fold", "tests_val")
 """What of a run's data set says which its test images are, and in which order."""

@@ -102,9 +102,17 @@ def test_tables_and_lines_hold_numbers_computed_by_hand(files, capsys):
 def test_images_without_labels_have_churn_alone(files, capsys):
     for name, sure in (("a", (0, 1)), ("b", (0, 2))):
         np.savez(f"{name}.npz", **predictions([-1, -1], *sure))
-    assert main(["agreement", "a.npz", "b.npz", "--out", "said", "--plot"]) == 0
+    assert main(["agreement", "a.npz", "b.npz"]) == 0
     out = capsys.readouterr().out
     assert "50.00%" in out and "dominance" not in out and "no image has a label: churn is all that can be said" in out
+
+
+def test_where_no_image_has_a_label_no_figure_is_drawn(files, tmp_path):
+    pytest.importorskip("matplotlib")
+    for name in ("a", "b"):
+        np.savez(f"{name}.npz", **predictions([-1, -1], 0, 1))
+    assert main(["agreement", "a.npz", "b.npz", "--out", "said", "--plot"]) == 0
+    assert {path.name for path in (tmp_path / "said").iterdir()} == {"result.json", "table.md"}
 
 
 def test_figures_are_drawn_in_the_folder(files, tmp_path, capsys):

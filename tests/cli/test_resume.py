@@ -151,7 +151,8 @@ def never_loads(monkeypatch):
     ("flags", "named"), [("--epochs 3", "--epochs"), ("--out=b", "--out"), ("--optimizer.lr 2", "--optimizer.lr")]
 )
 def test_flags_that_would_change_the_training_are_refused(capsys, flags, named):
-    allowed = "--plugin, --data-dir, --resident, --device, --threads, --checkpoint-every, --profile, --quiet, --json"
+    allowed = "--plugin, --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile"
+    allowed += ", --quiet, --json"
     said = f"{named} stands beside --resume, with which a training goes on as it was asked for; allowed: {allowed}"
     assert refusal(capsys, *flags.split()) == said
 
