@@ -255,7 +255,8 @@ class _Sealed:
         return _Sealed, (bytes(ForkingPickler.dumps(self._task)),)
 
     def open(self) -> _Task:
-        return ForkingPickler.loads(self._task)  # from the parent alone, as multiprocessing hands over all else
+        # From the parent alone, as multiprocessing hands over all else.
+        return ForkingPickler.loads(self._task)  # pyright: ignore[reportAttributeAccessIssue]  (pickle.loads itself)
 
 
 class _Telling:
