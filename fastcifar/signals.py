@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastcifar.training import EpochRow, Trainer
 
-NAMES = ("SIGINT", "SIGTERM", "SIGHUP")
+NUMBERS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Those that this system has."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -39,9 +40,7 @@ class Signals:
         """Take the signals while the block runs. Those that are ignored (`nohup`) stay so, as do a program's own."""
         self.__init__()
         before = {}
-        for name in NAMES:
-            if (number := getattr(signal, name, None)) is None:
-                continue
+        for number in NUMBERS:
             with contextlib.suppress(ValueError):  # not the main thread, which alone hears of signals
                 if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
                     before[number] = signal.signal(number, self._receive)

@@ -35,7 +35,7 @@ from fastcifar.kernels import keep_freed_memory
 from fastcifar.phases import Phases
 from fastcifar.record import RunRecord
 from fastcifar.registry import PLUGINS, import_plugin
-from fastcifar.signals import NAMES, SIGNALS, Interrupted, Stop
+from fastcifar.signals import NUMBERS, SIGNALS, Interrupted, Stop
 from fastcifar.training import Listener
 from fastcifar.training.device import convolution_seconds, take_convolution_seconds
 
@@ -189,7 +189,7 @@ class ParallelRunner(Runner):
             worker.at = None
             if isinstance(outcome, Failed) and not isinstance(outcome, Diverged):
                 worker.failed[value] = outcome
-                self._note_failures()
+                self._note_failures(self._workers)
                 return
             if isinstance(outcome, RunRecord) and not outcome.resumed:
                 self._learn(self._jobs[value], seconds)
@@ -201,9 +201,9 @@ class ParallelRunner(Runner):
         else:
             raise value
 
-    def _note_failures(self) -> None:
-        """Note the jobs that failed in every process: they count as failed."""
-        first, *others = self._workers
+    def _note_failures(self, workers: Sequence[_Worker]) -> None:
+        """Note the jobs that failed in every one of these processes: they count as failed."""
+        first, *others = workers
         for key, outcome in first.failed.items():
             if key not in self._outcomes and all(key in other.failed for other in others):
                 self._note(key, outcome)
@@ -219,12 +219,8 @@ class ParallelRunner(Runner):
         if code:
             how = worker.reason or (f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}")
             self._deaths.append(how + (f" at {worker.at}" if worker.at else ""))
-        if len(self._workers) > 1:
-            self._workers.remove(worker)
-            self._note_failures()
-        else:
-            self._note_failures()
-            self._workers.remove(worker)
+        self._workers.remove(worker)
+        self._note_failures(self._workers or [worker])  # what failed in the last one has failed in all
 
     def _say(self, done: int, job: Job, outcome: Outcome | None, kept: bool) -> None:
         if job.key not in self._said:  # each as it comes, not in the order of the jobs
@@ -291,9 +287,8 @@ def _work(pipe: Connection, plugins: tuple[str, ...], sealed: _Sealed) -> None:
 
 
 def _status_of(pipe: Connection, plugins: tuple[str, ...], sealed: _Sealed) -> int:
-    for name in NAMES:  # a terminal sends its signals to every process: the parent alone ends this one
-        if number := getattr(signal, name, None):
-            signal.signal(number, signal.SIG_DFL if name == "SIGTERM" else signal.SIG_IGN)
+    for number in NUMBERS:  # a terminal sends its signals to every process: the parent alone ends this one
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
     with SIGNALS.taken(), warnings.catch_warnings():
         SIGNALS.is_patient = True  # of a group's signal, and then the parent's
         _tell_notices(pipe)
@@ -301,7 +296,7 @@ def _status_of(pipe: Connection, plugins: tuple[str, ...], sealed: _Sealed) -> i
             for module in plugins:  # before the task, which may need them
                 import_plugin(module)
             if hasattr(signal, "pthread_sigmask"):
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _numbers())
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, NUMBERS)
             _train(pipe, sealed)
         except BrokenPipeError:  # nobody hears of it any more
             return 1
@@ -358,15 +353,11 @@ def _tell_notices(pipe: Connection) -> None:
     warnings.simplefilter("default", Notice)
 
 
-def _numbers() -> list[int]:
-    return [getattr(signal, name) for name in NAMES if hasattr(signal, name)]
-
-
 @contextlib.contextmanager
 def _signals_waiting() -> Iterator[None]:
     """Let signals wait while the block runs, and in a process that is started there."""
     can_block = hasattr(signal, "pthread_sigmask")
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _numbers()) if can_block else []
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, NUMBERS) if can_block else []
     SIGNALS.is_held = True  # another thread may take one
     try:
         yield
