@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import time
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ from fastcifar.escape import in_file_name, in_markdown, shown
 from fastcifar.output import read_file, reserved, write_all
 from fastcifar.recipes.declare import setting
 from fastcifar.record import Versions, own_commit
+from fastcifar.report.figures import refuse_without_matplotlib
 from fastcifar.report.robustness import (
     AccuracyPair,
     Baseline,
@@ -161,8 +161,8 @@ def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar robustness")
     if not options.runs and options.pairs is None:
         raise UserError("robustness needs saved runs or --pairs, as in: fastcifar robustness runs/a runs/b")
-    if options.plot and importlib.util.find_spec("matplotlib") is None:
-        raise UserError("--plot needs matplotlib, which is not installed: pip install 'fastcifar[plot]'")
+    if options.plot:
+        refuse_without_matplotlib()
     asked = asked_of(options)
     keys = [key for key, *_ in asked]
     given = {key: [] for key in keys} if options.pairs is None else read_pairs(options.pairs, keys)

@@ -18,11 +18,10 @@ from fastcifar.data import Split
 from fastcifar.data.archives import read_npz
 from fastcifar.errors import UserError, brief
 from fastcifar.input import sha256_of, weights_file
+from fastcifar.training.run import PREDICTIONS
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
-
-_PREDICTIONS = "predictions.npz"
 
 
 @dataclass(frozen=True)
@@ -190,7 +189,7 @@ def _saved_predictions(saved: Saved) -> tuple[torch.Tensor, torch.Tensor] | None
     record, data = saved.record, saved.record.dataset
     accuracies = {saved.recipe.evaluate.tta: ("tta_logits", record.tta_accuracy)}
     accuracies["none"] = ("plain_logits", record.accuracy)
-    path, kind = saved.folder / _PREDICTIONS, accuracies.get(saved.tta)
+    path, kind = saved.folder / PREDICTIONS, accuracies.get(saved.tta)
     is_part = data.holdout or data.fold or data.tests_val or saved.options.weights is not None
     if is_part or kind is None or not os.path.isfile(path):
         return None
