@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcifar.kernels.dependent_launch import wait_for_inputs
-from fastcifar.kernels.launch import LaunchSizes, launch, multiprocessors
+from fastcifar.kernels.launch import LaunchSizes, launch, multiprocessors, product_side
 from fastcifar.kernels.norm_act_pool.forward import first_maximum
 from fastcifar.kernels.norm_act_pool.native import dense
 
@@ -305,17 +305,12 @@ def _filters_sum_kernel(
     tl.store(out_ptr + place, tl.sum(total, axis=0), place < size)
 
 
-def _power(number: int) -> int:
-    """Return the least power of two that is no less, and no less than 16, the least side of a product."""
-    return max(16, 1 << (number - 1).bit_length())
-
-
 def conv_pool_triton(x: Tensor, weight: Tensor, bordered: bool, pooled: Tensor, argmax: Tensor | None) -> None:
     """Write `conv_pool`'s result into `pooled`, whose strides are channels-last, and the maxima's places into `argmax`
     unless it is None."""
     x, weight = dense(x, weight)
     (outputs, channels), sizes = weight.shape[:2], SIZES.of(x)
-    pixels, columns = pooled.numel() // outputs, min(sizes.outputs, _power(outputs))
+    pixels, columns = pooled.numel() // outputs, min(sizes.outputs, product_side(outputs))
     wide, across = 1 << (4 * channels).bit_length() - 1, -(-outputs // columns)
     programs = max(1, min(-(-pixels // sizes.pixels), sizes.programs * multiprocessors(x) // across))
     launch(
@@ -342,8 +337,8 @@ def conv_pool_backward_triton(
     """Write the filters' gradient, whose strides are channels-last."""
     gradient, argmax, x = dense(gradient, argmax, x)
     (outputs, channels), sizes = weight_gradient.shape[:2], SIZES.of(x)
-    pixels, rows = gradient.numel() // outputs, min(64, _power(outputs))
-    columns = min(sizes.gradient_columns, _power(9 * channels))
+    pixels, rows = gradient.numel() // outputs, min(64, product_side(outputs))
+    columns = min(sizes.gradient_columns, product_side(9 * channels))
     across = (-(-9 * channels // columns), -(-outputs // rows))
     tiles = -(-pixels // sizes.gradient_pixels)
     programs = max(1, min(tiles, sizes.gradient_programs * multiprocessors(x) // (across[0] * across[1])))

@@ -140,6 +140,11 @@ def _driver_version() -> int:
     return version.value
 
 
+def product_side(number: int) -> int:
+    """Return the least side of a product's matrices, a power of two of 16 or more, that holds `number` rows."""
+    return max(16, 1 << (number - 1).bit_length())
+
+
 def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
     """Launch a kernel; a failure becomes a RuntimeError that names the kernel and its tensors' shapes and dtypes."""
     options["enable_fp_fusion"] = True  # said outright: Triton's default for it is changing

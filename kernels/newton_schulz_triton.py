@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcifar.kernels.dependent_launch import wait_for_inputs
-from fastcifar.kernels.launch import launch
+from fastcifar.kernels.launch import launch, product_side
 from fastcifar.kernels.newton_schulz import SIZES, batches_of, is_small, may_round, steps_of
 
 # `table_ptr`: int32 [matrices, 4]: place in x, rows, columns, place in the squares. ALIGN divides all of them.
@@ -235,7 +235,7 @@ def newton_schulz_triton(
     most_rows, align = max(shapes[1::3]), math.gcd(16, *shapes[1::3], *shapes[2::3])
     half, each = x.element_size() == 2, steps_of(coefficients, steps)
     precision = ("tf32" if may_round(coefficients, steps) else "tf32x3") if half else "ieee"
-    side = max(16, 1 << (most_rows - 1).bit_length())
+    side = product_side(most_rows)
 
     def tiles(height: int, width: int) -> int:
         return -(-height // sizes.tile) * -(-width // sizes.tile)

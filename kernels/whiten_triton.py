@@ -9,7 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from fastcifar.kernels.dependent_launch import wait_for_inputs
-from fastcifar.kernels.launch import LaunchSizes, launch
+from fastcifar.kernels.launch import LaunchSizes, launch, product_side
 from fastcifar.kernels.norm_act_pool.forward import activated
 from fastcifar.kernels.norm_act_pool.native import dense, inside
 from fastcifar.kernels.norm_act_pool.tiling import store_bordered
@@ -99,7 +99,7 @@ def whiten_triton(
         ACTIVATION=activation,
         BORDER=border,
         PIXELS=sizes.pixels,
-        TAPS=max(16, 1 << (weight[0].numel() - 1).bit_length()),  # 16: the fewest that a product sums
-        COLUMNS=max(16, 1 << (outputs - 1).bit_length()),
+        TAPS=product_side(weight[0].numel()),
+        COLUMNS=product_side(outputs),
         num_warps=sizes.warps,
     )
