@@ -41,7 +41,11 @@ def mutate(data: bytes, random: Random) -> bytes:
     arrays = random.choice((SPLIT, KERAS, NAMED))
     files = npz.parts(arrays)
     name = random.choice(list(files))
-    array = arrays[name.removesuffix(".npy")]
+    return with_other_header(files, name, arrays[name.removesuffix(".npy")], random)
+
+
+def with_other_header(files: dict[str, bytes], name: str, array: np.ndarray, random: Random) -> bytes:
+    """Return an archive of the files in which that of `array` claims another type or shape, perhaps."""
     descr = random.choice(npz.DTYPES) if random.random() < 0.5 else repr(array.dtype.str)
     shape = random.choice(npz.SHAPES) if random.random() < 0.5 else str(array.shape)
     text = f"{{'descr': {descr}, 'fortran_order': {random.choice((True, False))}, 'shape': {shape}}}"
@@ -50,7 +54,7 @@ def mutate(data: bytes, random: Random) -> bytes:
 
 
 def true_size(data: bytes) -> int:
-    """Return the bytes that the arrays hold when unpacked, twice: as they are, and as images of 8 bits."""
+    """Return the bytes that the arrays hold when unpacked, twice: as they are, and as what is made of them."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return 2 * max(len(data), sum(min(each.file_size, 1032 * len(data)) for each in archive.infolist()))

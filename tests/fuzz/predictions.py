@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import zipfile
 from pathlib import Path
 from random import Random
@@ -13,6 +12,8 @@ from fastcifar.errors import UserError
 from fastcifar.training.predictions import read_predictions
 from tests.fuzz import npz
 from tests.fuzz.engine import one_line
+from tests.fuzz.own_npz import true_size as true_size
+from tests.fuzz.own_npz import with_other_header
 
 LOGITS = np.random.RandomState(3).normal(size=(24, 3)).astype(np.float32)
 ARRAYS = {"plain_logits": LOGITS[::-1].copy(), "tta_logits": LOGITS, "labels": np.arange(24) % 4 - 1}
@@ -34,20 +35,7 @@ def mutate(data: bytes, random: Random) -> bytes:
     if random.random() < 0.3:
         numbers = (-2, 3, 127) if array.ndim == 1 else (-2, 3, np.nan, np.inf, 3e38)
         array.flat[random.randrange(array.size)] = random.choice(numbers)
-    descr = random.choice(npz.DTYPES) if random.random() < 0.5 else repr(array.dtype.str)
-    shape = random.choice(npz.SHAPES) if random.random() < 0.5 else str(array.shape)
-    text = f"{{'descr': {descr}, 'fortran_order': {random.choice((True, False))}, 'shape': {shape}}}"
-    files[name] = npz.header(text) + array.tobytes()
-    return npz.zipped(files, random.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)))
-
-
-def true_size(data: bytes) -> int:
-    """Return the bytes that the arrays hold when unpacked, twice: as they are, and as float32."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            return 2 * max(len(data), sum(min(each.file_size, 1032 * len(data)) for each in archive.infolist()))
-    except Exception:
-        return len(data)
+    return with_other_header(files, name, array, random)
 
 
 def check(data: bytes, folder: Path) -> bool:
