@@ -2,11 +2,12 @@
 
     python -m bench.many                            # one process, --parallel 2, 2 ranks; 3 rounds: 20 minutes
     python -m bench.many --device cuda --at-once 2 4 8 --rounds 5 --save FILE     # networks per minute on one GPU
+    python -m bench.many --device cuda --networks warmstart-narrow --epochs 3
 
-For a small network (DavidNet's widths divided by 8) and a large one (its own widths), on a synthetic set, on CUDA on
-CIFAR-10. Every way is a command, as a user types it, in turn; its runs are timed by when records were written, from
-when every process has had one: what a process takes to start is left out, and is shown beside. The threads in all are
-the same.
+For a small network (DavidNet's widths divided by 8) and a large one (its own widths), or for recipes by name, on a
+synthetic set, on CUDA on CIFAR-10. Every way is a command, as a user types it, in turn; its runs are timed by when
+records were written, from when every process has had one: what a process takes to start is left out, and is shown
+beside. The threads in all are the same.
 """
 
 from __future__ import annotations
@@ -60,12 +61,21 @@ def ways(device: str, at_once: Sequence[int]) -> list[Way]:
     return found + [Way(f"{count} ranks of torchrun", count, ranks=True) for count in at_once if device == "cpu"]
 
 
-def recipes(device: str) -> dict[str, Recipe]:
-    """Return the recipes of the small and the large network, short ones on a CPU."""
-    large = change(get_recipe("davidnet"), {} if device == "cuda" else {"epochs": 1})
-    narrow = tuple(width // 8 for width in large.network.widths)  # pyright: ignore[reportAttributeAccessIssue]
-    found = {"small": change(large, {"network.widths": narrow}), "large": large}
-    return {name: dataclasses.replace(recipe, name=name) for name, recipe in found.items()}
+def recipe_of(network: str, device: str, epochs: float | None = None) -> Recipe:
+    """Return the recipe of that name, or that of the "small" or the "large" network, which on a CPU take one epoch.
+
+    epochs: instead of the recipe's.
+
+    Raises UserError for an unknown name.
+    """
+    if network not in IMAGES[device]:
+        return change(get_recipe(network), {} if epochs is None else {"epochs": epochs})
+    large = get_recipe("davidnet")
+    epochs = 1.0 if epochs is None and device == "cpu" else epochs
+    changes: dict[str, Any] = {} if epochs is None else {"epochs": epochs}
+    if network == "small":
+        changes["network.widths"] = tuple(width // 8 for width in large.network.widths)  # pyright: ignore[reportAttributeAccessIssue]
+    return dataclasses.replace(change(large, changes), name=network)
 
 
 def rate(records: Sequence[tuple[float, dict[str, Any]]], count: int) -> tuple[float, float]:
@@ -89,10 +99,12 @@ def rate(records: Sequence[tuple[float, dict[str, Any]]], count: int) -> tuple[f
 def measure(
     recipe: Recipe, found: Sequence[Way], runs: int, rounds: int, device: str, tell: Callable[[str], None] = print
 ) -> dict[str, dict[str, Any]]:
-    """Return for each way the runs per hour (`rates`) and the seconds to the first runs (`starts`), of each round."""
+    """Return for each way the runs per hour (`rates`) and the seconds to the first runs (`starts`), of each round;
+    runs: of each process."""
     results: dict[str, dict[str, Any]] = {way.name: {"rates": [], "starts": []} for way in found}
     data = ["--dataset", "cifar10" if device == "cuda" else "synthetic", "--device", device]
-    data += ["--train-size", str(IMAGES[device][recipe.name]), "--eval-every", "0", "--checkpoint-every", "never"]
+    images = IMAGES[device].get(recipe.name, IMAGES[device]["large"])
+    data += ["--train-size", str(images), "--eval-every", "0", "--checkpoint-every", "never"]
     threads = max(1, int(cores())) if device == "cpu" else None
     with tempfile.TemporaryDirectory(prefix="fastcifar-many-") as folder:
         file = Path(folder) / f"{recipe.name}.toml"
@@ -100,7 +112,7 @@ def measure(
         for number in range(1, rounds + 1):
             for place, way in enumerate(found):
                 out = Path(folder) / f"{place}-{number}"
-                words = ["--recipe", str(file), *data, "--runs", str(runs), "--out", str(out), "--quiet"]
+                words = ["--recipe", str(file), *data, "--runs", str(runs * way.count), "--out", str(out), "--quiet"]
                 environment = {**os.environ, "PYTHONPATH": str(ROOT)}
                 done = subprocess.run(
                     way.command(words, threads), env=environment, cwd=folder, capture_output=True, text=True
@@ -117,7 +129,7 @@ def measure(
 
 
 def records(results: dict[str, dict[str, Any]], network: str, command: str) -> list[dict[str, object]]:
-    """Return the results as `bench.record.append` takes them; network: "small" or "large"."""
+    """Return the results as `bench.record.append` takes them; network: its name."""
     first = results["one process"]["rates"]
     made = []
     for name, each in results.items():
@@ -126,7 +138,7 @@ def records(results: dict[str, dict[str, Any]], network: str, command: str) -> l
         middle = statistics.median(rates)
         made.append(
             {
-                "what": f"many runs of a {network} network by {name}",
+                "what": f"many runs of {_shown(network)} by {name}",
                 "value": f"{middle:,.0f} runs/hour, {middle / 60:.1f} networks/minute, {ratio:.2f} of one process; "
                 f"first runs after {statistics.median(each['starts']):.1f} s",
                 "n": len(rates),
@@ -138,10 +150,17 @@ def records(results: dict[str, dict[str, Any]], network: str, command: str) -> l
     return made
 
 
+def _shown(network: str) -> str:
+    return f"a {network} network" if network in IMAGES["cpu"] else network
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = new_parser("bench.many", __doc__ or "")
     parser.add_argument("--at-once", type=int, nargs="+", metavar="K", help="processes; else 2, on CUDA 2, 4 and 8")
-    parser.add_argument("--networks", nargs="+", default=["small", "large"], choices=("small", "large"))
+    parser.add_argument(
+        "--networks", nargs="+", default=["small", "large"], metavar="NAME", help="small, large, recipes"
+    )
+    parser.add_argument("--epochs", type=float, metavar="E", help="of a training, instead of the recipe's")
     parser.add_argument("--runs", type=int, metavar="N", help="of each process; else 6")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
@@ -152,10 +171,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if min(at_once) < 2 or runs < 2 or options.rounds < 1:
         raise UserError("allowed: 2 or more at once, 2 or more runs, 1 or more rounds")
     command = f"python -m bench.many --device {options.device} --at-once {' '.join(map(str, at_once))} --runs {runs}"
+    command += "" if options.epochs is None else f" --epochs {options.epochs:g}"
     found = ways(options.device, at_once)
-    for network in options.networks:
-        recipe = recipes(options.device)[network]
-        results = measure(recipe, found, runs * max(at_once), options.rounds, options.device)
+    recipes = {network: recipe_of(network, options.device, options.epochs) for network in options.networks}
+    for network, recipe in recipes.items():
+        results = measure(recipe, found, runs, options.rounds, options.device)
         for record in records(results, network, command):
             show(record, options.save, options.device)
     return 0

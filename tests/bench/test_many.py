@@ -78,7 +78,7 @@ def test_every_way_is_a_command_in_turn_with_the_same_threads_in_all(tmp_path, m
 def test_a_gpu_is_asked_for_more_at_once_and_for_no_ranks():
     assert [way.name for way in many.ways("cuda", [2, 8])] == ["one process", "--parallel 2", "--parallel 8"]
     assert "--threads" not in many.ways("cuda", [2])[1].command([], None)
-    small, large = many.recipes("cuda").values()
+    small, large = (many.recipe_of(name, "cuda") for name in ("small", "large"))
     assert small.epochs == large.epochs > 1 and small.network.widths[0] * 8 == large.network.widths[0]
 
 
@@ -86,3 +86,17 @@ def test_a_gpu_is_asked_for_more_at_once_and_for_no_ranks():
 def test_what_cannot_be_measured_is_refused(flags):
     with pytest.raises(UserError, match=r"^allowed: 2 or more at once"):
         many.main(flags)
+
+
+def test_a_recipe_by_name_with_other_epochs():
+    recipe = many.recipe_of("warmstart-narrow", "cuda", 3)
+    assert (recipe.name, recipe.epochs) == ("warmstart-narrow", 3)
+    assert recipe.network == many.get_recipe("warmstart-narrow").network
+    with pytest.raises(UserError, match="unknown recipe"):
+        many.recipe_of("warmstart-narow", "cuda")
+
+
+def test_the_small_network_is_a_davidnet_an_eighth_as_wide():
+    small, large = (many.recipe_of(name, "cpu") for name in ("small", "large"))
+    assert [8 * width for width in small.network.widths] == list(large.network.widths)
+    assert (small.name, small.epochs, large.name, large.epochs) == ("small", 1, "large", 1)
