@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch
 
 
@@ -65,7 +64,6 @@ def _augment_kernel(
     CROP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     image = tl.program_id(0)
     choice = image.to(tl.int64)
     if position_ptr is not None:

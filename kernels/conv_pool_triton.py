@@ -22,7 +22,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch, multiprocessors, product_side
 from fastcifar.kernels.norm_act_pool.forward import first_maximum
 from fastcifar.kernels.norm_act_pool.native import dense
@@ -200,7 +199,6 @@ def _conv_pool_kernel(
     COLUMNS: tl.constexpr,  # outputs of this program, a power of two
     STAGES: tl.constexpr,
 ):
-    wait_for_inputs()
     dtype: tl.constexpr = x_ptr.dtype.element_ty
     column = tl.arange(0, 2 * COLUMNS)
     output, side = tl.program_id(1) * COLUMNS + column // 2, column % 2
@@ -256,7 +254,6 @@ def _filters_gradient_kernel(
     COLUMNS: tl.constexpr,  # places of a filter, likewise
     STAGES: tl.constexpr,
 ):
-    wait_for_inputs()
     first = tl.program_id(0) * program_pixels
     last = tl.minimum(first + program_pixels, pixels)
     output = tl.program_id(2) * ROWS + tl.arange(0, ROWS)
@@ -295,7 +292,6 @@ def _filters_sum_kernel(
     PARTS: tl.constexpr,  # read at once
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     total = tl.zeros([PARTS, BLOCK], tl.float32)
     for start in range(0, parts, PARTS):

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch
 
 # Triton annotates a maximum or a sum as what may be a tuple or a constexpr:
@@ -45,7 +44,6 @@ def _cross_entropy_kernel(
     CLASSES: tl.constexpr,  # the power of two from `classes` up
     PARTIALS: tl.constexpr,  # how many of them are read at once
 ):
-    wait_for_inputs()
     program, programs = tl.program_id(0), tl.num_programs(0)
     columns = tl.arange(0, CLASSES)
     real = (columns < classes)[None, :]

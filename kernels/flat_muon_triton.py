@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.flat_muon import ALIGN, FIELDS, filters_of
 from fastcifar.kernels.launch import LaunchSizes, launch
 
@@ -60,7 +59,6 @@ def _momentum_kernel(
     momentum,
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     _, places, mask = _elements(layout_ptr, BLOCK)
     gradient = tl.load(grads_ptr + places, mask, other=0.0).to(tl.float32)
     velocity = momentum * tl.load(velocity_ptr + places, mask, other=0.0) + gradient
@@ -84,7 +82,6 @@ def _direction_kernel(
     momentum,
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     inside, places, mask = _elements(layout_ptr, BLOCK)
     directions = tl.zeros([BLOCK], tl.float32)
     weights = tl.zeros([BLOCK], tl.float32)
@@ -111,7 +108,6 @@ def _rows_kernel(
     momentum,
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     fields = layout_ptr + tl.program_id(1) * 6
     row = tl.program_id(0)
     if row < tl.load(fields + 1):
@@ -168,7 +164,6 @@ def _update_kernel(
     means_ptr,  # like it
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     step = tl.load(step_ptr)
     rate = tl.load(rates_ptr + tl.minimum(step, rates_length - 1))
     factor = 1 - rate * decay

@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch
 
 
@@ -42,7 +41,6 @@ def _flat_sgd_kernel(
     TORCH_FORM: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = places < length
     step = tl.load(step_ptr)
@@ -76,7 +74,6 @@ def _flat_ema_kernel(
     ema_every,
     BLOCK: tl.constexpr,
 ):
-    wait_for_inputs()
     if tl.load(step_ptr) % ema_every == 0:
         places = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
         mask = places < length

@@ -11,7 +11,6 @@ Triton cannot run: it needs CUDA, or `TRITON_INTERPRET=1` set before the first k
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
 import os
 import warnings
@@ -24,10 +23,6 @@ from torch import Tensor
 
 _compiled: list | None = None
 """The list that `compile_only` gives, while inside it; else None."""
-
-DEPENDENT_LAUNCHES = False
-"""Whether kernels are dependent launches (dependent_launch.py) where the GPU can; not before a GPU has shown that they
-are right and faster. To be set before kernels are compiled and recorded: a graph stays as it was recorded."""
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes of the Triton kernels; float64 takes the reference path everywhere."""
@@ -123,23 +118,6 @@ class LaunchSizes(Generic[Row]):
         return self.generations[max(known, default=min(self.generations))]
 
 
-def _can_be_dependent(tensor: Tensor) -> bool:
-    """Return True if kernels on `tensor`'s device can be dependent launches, in a graph too."""
-    gpu = _gpu_of(tensor)
-    if gpu is None or gpu[0] < (9, 0) or torch.version.hip:
-        return False
-    # Before CUDA 12.3 graphs had no such edges. A tensor on the CPU is only compiled for.
-    return not tensor.is_cuda or _driver_version() >= 12030
-
-
-@functools.cache
-def _driver_version() -> int:
-    """Return the CUDA version that the driver is for: 12030 for 12.3. Neither torch nor Triton tells."""
-    version = ctypes.c_int()
-    ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))  # the name that Triton itself loads
-    return version.value
-
-
 def product_side(number: int) -> int:
     """Return the least side of a product's matrices, a power of two of 16 or more, that holds `number` rows."""
     return max(16, 1 << (number - 1).bit_length())
@@ -148,13 +126,11 @@ def product_side(number: int) -> int:
 def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
     """Launch a kernel; a failure becomes a RuntimeError that names the kernel and its tensors' shapes and dtypes."""
     options["enable_fp_fusion"] = True  # said outright: Triton's default for it is changing
-    tensor = next(argument for argument in arguments if isinstance(argument, Tensor))
-    if DEPENDENT_LAUNCHES and _can_be_dependent(tensor):
-        options["launch_pdl"] = True
     try:
         if _compiled is not None:
             _compiled.append(function.warmup(*arguments, grid=grid, **options))
             return
+        tensor = next(argument for argument in arguments if isinstance(argument, Tensor))
         with torch.cuda.device_of(tensor):
             function[grid](*arguments, **options)
     except Exception as error:

@@ -11,7 +11,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import launch, product_side
 from fastcifar.kernels.newton_schulz import SIZES, batches_of, is_small, may_round, steps_of
 
@@ -72,7 +71,6 @@ def _gram_kernel(
     PRECISION: tl.constexpr,
     SQUARES: tl.constexpr,  # the precision of their products
 ):
-    wait_for_inputs()
     start, rows, columns, place = _fields(table_ptr, ALIGN)
     down, over = _places(rows, TILE)
     total = tl.zeros([TILE, TILE], tl.float32)
@@ -118,7 +116,6 @@ def _step_kernel(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    wait_for_inputs()
     _, rows, _, place = _fields(table_ptr, ALIGN)
     if tl.program_id(0) * ROWS < rows:
         gram_ptr, product_ptr, scratch_ptr = gram_ptr + place, product_ptr + place, scratch_ptr + place
@@ -149,7 +146,6 @@ def _apply_kernel(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    wait_for_inputs()
     start, rows, columns, place = _fields(table_ptr, ALIGN)
     down, over = _places(columns, TILE)
     total = tl.zeros([TILE, TILE], tl.float32)
@@ -183,7 +179,6 @@ def _small_kernel(
     DEPTH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    wait_for_inputs()
     start, rows, columns, _ = _fields(table_ptr, ALIGN)
     if tl.program_id(0) * TILE < columns:
         down, over = tl.arange(0, SIDE), tl.program_id(0) * TILE + tl.arange(0, TILE)

@@ -8,7 +8,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch, product_side
 from fastcifar.kernels.norm_act_pool.forward import activated
 from fastcifar.kernels.norm_act_pool.native import dense, inside
@@ -46,7 +45,6 @@ def _whiten_kernel(
     TAPS: tl.constexpr,  # SIDE * SIDE * CHANNELS or more, a power of two of 16 or more
     COLUMNS: tl.constexpr,  # OUTPUTS or more, a power of two
 ):
-    wait_for_inputs()
     dtype = images_ptr.dtype.element_ty
     pixel = tl.program_id(0) * PIXELS + tl.arange(0, PIXELS)
     real = pixel < pixels

@@ -3,6 +3,8 @@
 import copy
 import dataclasses
 import pickle
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -46,6 +48,15 @@ def test_a_generator_that_is_given_is_used():
     with OwnNumbers(torch.Generator().manual_seed(7)):
         given = torch.rand(3, generator=torch.Generator().manual_seed(1))
     assert torch.equal(given, torch.rand(3, generator=torch.Generator().manual_seed(1)))
+
+
+def test_a_network_is_built_without_torch_dynamo_which_takes_seconds_to_import():
+    code = (
+        "import sys; from fastcifar.recipes import RECIPES; from fastcifar.training import Trainer; "
+        "from fastcifar.data.synthetic import make_synthetic; "
+        "Trainer(RECIPES['speedrun94'], make_synthetic(1024, 16), 'cpu'); print('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
 
 
 class Own(nn.Sequential):

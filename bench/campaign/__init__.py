@@ -5,7 +5,6 @@
     python -m bench.campaign --device cpu --tiny                                # both in small: proves that they run
     python -m bench.campaign campaign --only sizes --out DIR --data-dir DIR     # kernels with other block sizes
     python -m bench.campaign campaign --only screen --seconds 900 --out DIR --data-dir DIR   # which changes are better?
-    python -m bench.campaign campaign --only switches --rivals '' --out DIR --data-dir DIR   # what is still off, on
     python -m bench.campaign campaign --only throughput --out DIR              # steps by batch size; without data
     python -m bench.campaign.table DIR                                          # what was measured, as Markdown
 

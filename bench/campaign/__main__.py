@@ -18,7 +18,6 @@ from bench.campaign.race import RIVALS
 from bench.campaign.recipes import VARIANTS
 from bench.campaign.schedule import BY_NAME, PARTS, SECONDS, Stage, part_names, parts_of, races, wants_images
 from bench.campaign.summary import summary
-from bench.campaign.switches import SWITCHES, switch_on
 from bench.peers.programs import get_program
 from bench.program import new_parser, run_program
 from fastcifar.errors import UserError
@@ -33,8 +32,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 150, campaign 330)")
     only = "parts, by commas, each also as PART:RECIPE: " + ", ".join(part_names())
     parser.add_argument("--only", default="", metavar="PARTS", help=only)
-    on = "what is switched on, by commas, in every part but race and cold: " + ", ".join(SWITCHES)
-    parser.add_argument("--on", default="", metavar="SWITCHES", help=on)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
     ours = "the variant of our recipe that races them: a name in bench/campaign/recipes.py"
     parser.add_argument("--ours", choices=VARIANTS, metavar="VARIANT", help=ours)
@@ -50,8 +47,6 @@ def main() -> int:
     only = [name for name in arguments.only.split(",") if name]
     _refuse_unknown("--only", only, names)
     limits = _read_limits(arguments.limits, names)
-    on = [name for name in arguments.on.split(",") if name]
-    _refuse_unknown("--on", on, list(SWITCHES))
     faults = read_faults(os.environ.get(VARIABLE, ""), names, list(VARIANTS))
     rivals = [name for name in arguments.rivals.split(",") if name]
     if arguments.out is None and not arguments.tiny:
@@ -76,13 +71,11 @@ def main() -> int:
     places = (arguments.data_dir, arguments.peers)
     chosen = {"ours": arguments.ours, "first_images": first}
     campaign = Campaign(out, arguments.device, arguments.tiny, *places, faults, **chosen)
-    switched = switch_on(*on)  # of this process, which the parts are forked from
     try:
         for name in stages:
             stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
             stage.run(parts_of(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
     finally:  # also where all is cut off
-        switched.close()
         print()
         print("\n".join(summary(out)), flush=True)
     return 0

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import dataclasses
 import faulthandler
+import math
 import multiprocessing
 import os
 import signal
@@ -58,7 +59,7 @@ class PartProcess:
         self.part, self.limit = part, limit
         self._path, self._started = campaign.path(part.file), time.monotonic()
         self._ends = self._started + limit
-        self._results, self._late, self._ready = len(read_records(self._path)), False, False
+        self._results, self._late, self._ready = self._count(), False, False
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace", buffering=1)  # noqa: SIM115
         self._connection, theirs = multiprocessing.Pipe()
         campaign = dataclasses.replace(campaign, ends=self._started + _SOFT * limit, stops=self._ends)
@@ -85,14 +86,21 @@ class PartProcess:
         with contextlib.suppress(OSError):  # it died while it waited, which its outcome will say
             self._connection.send(time.monotonic() + seconds)
 
-    def wait(self, or_ready: bool = False) -> None:
-        """Wait until the part is over, at its limit at the latest, or with `or_ready` until it is ready."""
+    def wait(self, or_ready: bool = False, seconds: float = math.inf) -> None:
+        """Wait until the part is over, at its limit at the latest, or with `or_ready` until it is ready; not longer
+        than `seconds`."""
+        until = time.monotonic() + seconds
         while not self.is_over and not (or_ready and self.is_ready):
-            if time.monotonic() > self._ends:
-                self._late = True
-                self.end()
+            if (now := time.monotonic()) > self._ends:
+                self.cut_short()
+            if now > until:
                 return
             time.sleep(_POLL)
+
+    def cut_short(self) -> None:
+        """End the part before it is done, which its outcome will say."""
+        self.limit, self._late = min(self.limit, time.monotonic() - self._started), True
+        self.end()
 
     def end(self) -> None:
         """End the part and all that it started; at once where it is over."""
@@ -108,13 +116,17 @@ class PartProcess:
         seconds = time.monotonic() - self._started
         self._log.seek(0)
         lines = [line for line in self._log.read().splitlines() if line.strip()]
-        results = len(read_records(self._path)) - self._results
+        results = self._count() - self._results
         with (campaign.out / LOG).open("a", encoding="utf-8") as file:
             file.writelines(f"{line}\n" for line in (f"== {self.part.title}", *lines[-_LOGGED:]))
         reason = self._reason(lines)
         record = {"what": "failed" if reason else "done", "part": self.part.title, "seconds": round(seconds, 1)}
         append_record(self._path, {**record, **({"reason": reason, "printed": lines[-_TOLD:]} if reason else {})})
         return f"{self.part.title}: {results} results in {seconds:.0f} s" + (f", failed: {reason}" if reason else "")
+
+    def _count(self) -> int:
+        """Return how many records are of this part; others add to its file too."""
+        return sum(record.get("part") == self.part.title for record in read_records(self._path))
 
     def _reason(self, lines: list[str]) -> str | None:
         code = self._process.exitcode

@@ -1,7 +1,8 @@
 """The parts of each stage with their shares of its time, and the order in which they have their turns.
 
-While a rival's program compiles in the background, for minutes, the other parts run one after the other. When it is
-ready it is raced as soon as the present part is over, alone on the machine, and the next rival starts to compile.
+While the rivals' programs compile in the background, for minutes, the other parts run one after the other. When all are
+ready each is raced, as soon as the present part is over and alone on the machine; so are those that are ready when no
+more time is left than the races are to have, and the others are ended.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from bench.campaign.recipes import MAIN, OTHER_SEARCH, REST
 from bench.campaign.screen import screen
 from bench.campaign.sizes import sizes
 from bench.campaign.steps import steps
-from bench.campaign.switches import switches
 from bench.campaign.tests import tests
 from bench.campaign.throughput import throughput
 from bench.campaign.trainings import smoke, trainings
@@ -30,7 +30,9 @@ SECONDS = {"smoke": 150.0, "campaign": 330.0}  # of each stage, unless others ar
 
 _RACE_SHARE = 0.11  # the share of a stage's seconds for the rounds with a rival
 _LEAST_RACE = 0.10
-"""The share that is kept for the rounds with a rival that still compiles; with less left no other rival is started."""
+"""The share that is kept for the rounds with each rival."""
+_POLL = 0.2
+"""Seconds from one look at the rivals to the next."""
 _LEAST_PART = 0.25  # the share of a part's limit below which it is left out
 
 
@@ -79,12 +81,10 @@ BY_NAME = (
     *(_of(recipe, trainings, 0.3) for recipe in _CANDIDATES),
     Part("sizes", sizes, "sizes", 0.9),
     Part("conv-pool-sizes", partial(sizes, operators=("conv_pool", "conv_pool_backward")), "sizes", 0.9),
-    Part("switches", switches, "switches", 0.9),
     Part("screen", screen, "screen", 0.95),
     *(_of(recipe, throughput, 0.3) for recipe in MAIN),
 )
-"""Parts of the campaign that run only where they are asked for by name; conv-pool-sizes finds its operators with
-`--on conv-pool` alone."""
+"""Parts of the campaign that run only where they are asked for by name."""
 RACE = "race"
 _ON_IMAGES = {"smoke", "trainings", "cold", "screen"}
 """Parts that train on the data set; races do, too."""
@@ -139,28 +139,36 @@ class Stage:
 
     def run(self, parts: Sequence[Part], races: Sequence[Part]) -> None:
         """Run each in its turn while there is time."""
-        waiting, rivals = list(parts), list(races)
-        racing: PartProcess | None = None
+        waiting = list(parts)
+        racing: list[PartProcess] = []
         running: PartProcess | None = None
         try:
-            while waiting or rivals or racing:
-                if racing is None and rivals:
-                    rival = rivals.pop(0)
-                    racing = self._start(rival, self._left if self._left >= _LEAST_RACE * self.seconds else 0)
-                elif racing and (racing.is_ready or racing.is_over):
-                    if not racing.is_over:  # its rounds, at least one, up to the stage's end
-                        racing.take_turn(min(self._wanted(racing.part, _RACE_SHARE), self._left))
-                    self._finish(racing)
-                    racing = None
-                elif waiting and (racing is None or self._limit(waiting[0], racing)):
+            racing += [started for rival in races if (started := self._start(rival, self._left))]
+            while waiting or racing:
+                for rival in [rival for rival in racing if rival.is_over]:
+                    racing.remove(rival)
+                    self._finish(rival)
+                ready = [rival for rival in racing if rival.is_ready]
+                compiling = [rival for rival in racing if rival not in ready]
+                if ready and (not compiling or self._left <= self._kept(racing)):
+                    for rival in compiling:  # would disturb the others
+                        rival.cut_short()
+                        self._finish(rival)
+                    for place, rival in enumerate(ready):  # its rounds, at least one, up to the stage's end
+                        most = self._left / (len(ready) - place)
+                        rival.take_turn(min(self._wanted(rival.part, _RACE_SHARE), most))
+                        self._finish(rival)
+                    racing = []
+                elif waiting and (not racing or self._limit(waiting[0], racing)):
                     part = waiting.pop(0)
-                    running = self._start(part, self._limit(part, racing), racing.part.title if racing else None)
+                    beside = ", ".join(rival.part.title for rival in compiling) or None
+                    running = self._start(part, self._limit(part, racing), beside)
                     self._finish(running)
                     running = None
-                elif racing:
-                    racing.wait(or_ready=True)
+                elif compiling:
+                    compiling[0].wait(or_ready=True, seconds=_POLL)
         finally:
-            for process in (running, racing):
+            for process in (running, *racing):
                 if process:
                     process.end()
 
@@ -168,12 +176,15 @@ class Stage:
     def _left(self) -> float:
         return self._ends - time.monotonic()
 
-    def _limit(self, part: Part, racing: PartProcess | None) -> float:
-        """Return the seconds after which the part is ended; 0 where too few are left, those apart that are kept for a
-        rival that still compiles."""
-        left = self._left - (_LEAST_RACE * self.seconds if racing else 0)
+    def _limit(self, part: Part, racing: Sequence[PartProcess]) -> float:
+        """Return the seconds after which the part is ended; 0 where too few are left, those apart that are kept."""
+        left = self._left - self._kept(racing)
         wanted = self._wanted(part, part.share)
         return min(wanted, left) if left >= _LEAST_PART * wanted else 0.0
+
+    def _kept(self, racing: Sequence[PartProcess]) -> float:
+        """Return the seconds that are kept for the rounds with these rivals."""
+        return _LEAST_RACE * self.seconds * len(racing)
 
     def _wanted(self, part: Part, share: float) -> float:
         """Return the part's seconds in `limits`; that share of all where it has none."""

@@ -140,7 +140,6 @@ _SHOWN: dict[str, Callable[[list[Line]], Iterator[str]]] = {
     "cold": _rows(table.cold_table),
     "sizes": _rows(table.sizes_table),
     "screen": _rows(table.screen_table),
-    "switches": _rows(table.switches_table),
     "throughput": _throughput,
 }
 """The files in order of value, the first being the last to be cut."""

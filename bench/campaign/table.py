@@ -49,7 +49,6 @@ def tables(out: Path) -> Iterator[Table]:
         "cold": (cold_table,),
         "throughput": (throughput_table,),
         "screen": (screen_table,),
-        "switches": (switches_table,),
     }
     for name, made in makers.items():
         for make in made if records.get(name) else ():
@@ -183,19 +182,6 @@ _BEST = 3
 def cold_table(records: list[Line]) -> Table:
     rows = [(record["program"], f"{record['process_seconds']:.1f} s") for record in only(records, "cold")]
     return Table("From process start to the first accuracy, empty caches", ("program", "seconds"), tuple(rows))
-
-
-def switches_table(records: list[Line]) -> Table:
-    rows = []
-    for recipe, found in grouped(only(records, "step"), "recipe").items():
-        off = next((record["seconds"] for record in found if not record["on"]), {})
-        for record in found:
-            cells = [
-                f"{seconds * 1e6:.1f} us" + (f" ({seconds / off[size] - 1:+.1%})" if record["on"] and off else "")
-                for size, seconds in record["seconds"].items()
-            ]
-            rows.append((recipe, ", ".join(record["on"]) or "nothing", ", ".join(cells)))
-    return Table("A replayed step by what is switched on", ("recipe", "on", "each stage"), tuple(rows))
 
 
 def throughput_table(records: list[Line]) -> Table:

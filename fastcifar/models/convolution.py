@@ -20,9 +20,6 @@ from fastcifar.kernels.operators import needs_plain_torch
 _WIDEST_HALF = 8 if torch.cpu._is_amx_tile_supported() else 0
 _WIDEST = 4
 _STRIP = 64
-FUSE_POOL = False
-"""Whether a convolution is pooled in the same pass where `conv_pool` can; not before a GPU has shown that it is right
-and faster."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -45,7 +42,7 @@ class Conv3x3(nn.Conv2d):
         """Return True if `forward` may be asked to pool: where `conv_pool` has a kernel for x, which needs no gradient,
         outside of autocast and torch.compile, and where plain torch need not be."""
         kind = x.device.type
-        if not FUSE_POOL or kind == "meta" or x.dtype != self.weight.dtype or torch.compiler.is_compiling():
+        if kind == "meta" or x.dtype != self.weight.dtype or torch.compiler.is_compiling():
             return False
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return not (autocast or needs_plain_torch() or wants_gradient(x)) and pools_at_once(x, self.weight)

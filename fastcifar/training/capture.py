@@ -28,18 +28,21 @@ def capture(
     """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP_STEPS):
-            warm_up()
-    torch.cuda.current_stream().wait_stream(side)
-    try:
-        return record(step, pool).replay, None
-    except RuntimeError as error:
-        if raises_full and is_out_of_memory(error):
-            raise
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)
-        return step, reason
+    # cuDNN keeps what it found fastest by thread. The backward pass ran in this one when kernels were compiled (see
+    # `compile_ahead`): in autograd's own it would search for all gradients again, for seconds.
+    with torch.autograd.set_multithreading_enabled(False):
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP_STEPS):
+                warm_up()
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            return record(step, pool).replay, None
+        except RuntimeError as error:
+            if raises_full and is_out_of_memory(error):
+                raise
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            warnings.warn(f"the training step runs without a CUDA graph, slower: {reason}", stacklevel=2)
+            return step, reason
 
 
 def record(run: Callable[[], object], pool: Any = None) -> torch.cuda.CUDAGraph:

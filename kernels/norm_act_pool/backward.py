@@ -10,7 +10,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch
 from fastcifar.kernels.norm_act_pool.forward import falling, normal_distribution
 from fastcifar.kernels.norm_act_pool.native import dense
@@ -84,7 +83,6 @@ def _slope_sums_kernel(
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    wait_for_inputs()
     group = tl.program_id(2)
     first = tl.program_id(0) * program_rows
     last = tl.minimum(first + program_rows, group_rows)
@@ -151,7 +149,6 @@ def _gradient_kernel(
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    wait_for_inputs()
     group = tl.program_id(2)
     first = tl.program_id(0) * program_rows
     last = tl.minimum(first + program_rows, group_rows)

@@ -14,7 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastcifar.kernels.dependent_launch import wait_for_inputs
 from fastcifar.kernels.launch import LaunchSizes, launch
 from fastcifar.kernels.norm_act_pool.native import dense, empty_out, empty_pooled, inside, out_size
 from fastcifar.kernels.norm_act_pool.reference import unbiased
@@ -103,7 +102,6 @@ def _moments_kernel(
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    wait_for_inputs()
     group = tl.program_id(2)
     first = tl.program_id(0) * program_rows
     last = tl.minimum(first + program_rows, group_rows)
@@ -196,7 +194,6 @@ def _normalize_kernel(
     CHANNELS: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    wait_for_inputs()
     group = tl.program_id(2)
     first = tl.program_id(0) * program_rows
     last = tl.minimum(first + program_rows, group_rows)
@@ -257,7 +254,6 @@ def _inference_kernel(
     ROWS: tl.constexpr,
     CHANNELS: tl.constexpr,
 ):
-    wait_for_inputs()
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     columns = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     real = columns < channels

@@ -97,7 +97,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(tmp_path):
     assert [record["what"] for record in read_records(path)] == ["first", "second"]
 
 
-def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_ready(campaign):
+def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_all_are_ready(campaign):
     """The first is ready while `a` runs, the second only after all parts are over."""
 
     def compiling(campaign, seconds):
@@ -123,15 +123,28 @@ def test_rivals_compile_while_others_run_and_are_raced_in_turn_when_ready(campai
         ("a", "began"),
         ("race:x", "compiled"),
         ("a", "ended"),
-        ("race:x", "raced"),
         ("b", "began"),
         ("b", "ended"),
         ("race:y", "compiled"),
+        ("race:x", "raced"),
         ("race:y", "raced"),
     ]
-    assert [line.partition(":")[0] for line in told] == ["a", "race", "b", "race"]
+    assert [line.partition(":")[0] for line in told] == ["a", "b", "race", "race"]
     beside = {record["part"]: record.get("beside") for record in results(read_records(campaign.path("order")))}
-    assert beside == {"a": "race:x", "b": "race:y", "race:x": None, "race:y": None}
+    assert beside == {"a": "race:x, race:y", "b": "race:y", "race:x": None, "race:y": None}
+
+
+def test_a_rival_that_is_not_ready_in_time_gives_way_to_one_that_is(campaign):
+    def compiling(campaign, seconds):
+        time.sleep(seconds)
+        campaign.wait_for_turn()
+        yield {"what": "raced"}
+
+    races = [Part("race", partial(compiling, seconds=seconds), "race", 1.0, f"x{seconds}") for seconds in (1000, 0)]
+    told = []
+    Stage(campaign, 6.0, {}, told.append).run([], races)
+    assert told[0].startswith("race:x1000: 0 results") and told[0].endswith("and was ended")
+    assert told[1].startswith("race:x0: 1 results") and "failed" not in told[1]
 
 
 def test_a_race_that_hangs_is_ended_and_what_has_no_time_left_is_left_out(campaign):

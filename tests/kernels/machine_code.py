@@ -11,10 +11,11 @@ CASES = [
     (80, "bfloat16", "davidnet", "augment.cutout=8"),
     (
         *(89, "float32", "speedrun96"),
-        "network.freeze_scale=false network.activation=silu network.whitening_activation=silu "
-        "network.whitening_bias_epochs=1 augment.early=resize",
+        "network.freeze_scale=false network.activation=silu ema.decay=0.9 "
+        "network.whitening_activation=silu network.whitening_bias_epochs=1 augment.early=resize "
+        "optimizer.row_momentum=0.9",
     ),
-    (90, "float16", "speedrun94", "ema.decay=0.9 optimizer.row_momentum=0.9"),
+    (90, "float16", "speedrun94", ""),
 ]
 """Generation, dtype, recipe and changes of it: each activation, an average or none, scales learned or not, each choice
 of `augment`, Muon and SGD."""
@@ -41,7 +42,6 @@ from fastcifar.training import Trainer
 from fastcifar.training.rehearse import compile_kernels
 
 launch = sys.modules["fastcifar.kernels.launch"]
-launch.DEPENDENT_LAUNCHES = sys.modules["fastcifar.models.convolution"].FUSE_POOL = True
 launch._gpu_of = lambda tensor: (divmod(architecture, 10), 132)  # what tensors on the CPU are launched with
 recipe = change(RECIPES[name], read_changes(changes.split()))
 # Narrow, for time: the numbers of channels and of elements keep the divisors that kernels are compiled for.

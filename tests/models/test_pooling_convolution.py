@@ -24,7 +24,6 @@ def on_triton(monkeypatch):
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("kernels are not interpreted")
     monkeypatch.setenv("FASTCIFAR_KERNELS", "triton")
-    monkeypatch.setattr(convolution, "FUSE_POOL", True)
 
 
 def make(**changes):
@@ -54,7 +53,8 @@ def test_it_is_the_network_without_and_its_operations_are_as_many(monkeypatch, c
     network, images = make(**changes)
     names, flops, found = [], [], []
     for fuse in (True, False):
-        monkeypatch.setattr(convolution, "FUSE_POOL", fuse)
+        if not fuse:
+            monkeypatch.setattr(convolution, "pools_at_once", lambda x, weight: False)
         with FlopCounterMode(display=False) as counter:
             cases = record_cases(lambda: found.append(results(network, images)))
         names.append({case.operation for case in cases})
