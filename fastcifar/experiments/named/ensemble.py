@@ -219,8 +219,10 @@ class Ensembles(Result):
 
 
 def _curve(records: Sequence[RunRecord], column: str, color: int, label: str) -> Line:
-    """Return the mean of a column of the histories, in percent, with its interval at the epochs that have one."""
+    """Return the mean of a column of the histories, in percent, at the epochs that have one, and its interval; not that
+    of two runs, which would leave the curves no room."""
     rows = [[getattr(row, column) for row in record.history if row.epoch] for record in records]
     epochs = [epoch for epoch, values in enumerate(zip(*rows, strict=False), start=1) if None not in values]
     found = [summarize([100 * known(row[epoch - 1]) for row in rows]) for epoch in epochs]
-    return Line(epochs, [each.mean for each in found], color, label, intervals=[each.interval for each in found])
+    intervals = [each.interval if each.n > 2 else None for each in found]
+    return Line(epochs, [each.mean for each in found], color, label, intervals=intervals)
