@@ -110,6 +110,7 @@ class Ensembles(Result):
 
     predictions: dict[str, list[tuple[np.ndarray, np.ndarray] | None]] = dataclasses.field(default_factory=dict)
     _found: dict[tuple[str, int, str], Combined] = dataclasses.field(default_factory=dict)
+    _churn: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
 
     experiment: Ensemble
 
@@ -148,10 +149,13 @@ class Ensembles(Result):
         where members are one network."""
         from fastcifar.report.agreement import churn
 
-        logits = [self.members(kind, place)[0] for place in self._whole]
-        if any(len(each) < 2 for each in logits):
+        if kind == "shared":
             return None
-        return summarize([churn(each.argmax(2), each.shape[2]).mean for each in logits])
+        for place in self._whole:
+            if (kind, place) not in self._churn:  # a result is written again after every ensemble
+                logits, _ = self.members(kind, place)
+                self._churn[kind, place] = churn(logits.argmax(2), logits.shape[2]).mean
+        return summarize([self._churn[kind, place] for place in self._whole])
 
     def difference(self, kind: str, mean_of: MeanOf = "probabilities") -> Summary:
         """Return the accuracy of the ensembles of a `kind` less that of the first kind's, ensemble by ensemble."""
