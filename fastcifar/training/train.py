@@ -173,11 +173,11 @@ class Trainer:
             refusals.refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
-            flat_optimizer = build_optimizer(flat, recipe, self.total_steps, self._optimizer)
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
             own = any(part is not None for part in (self.own_model, self._loss, self._optimizer, self._augment))
             random = random_numbers_of(self.network, recipe, self.device, own)
-            self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random, self.phases)
+            facts = self.timeline, build_optimizer(flat, recipe, self.total_steps, self._optimizer), random
+            self.state = TrainingState(recipe, self.dataset, *facts, self.phases, self.network)
         self._modes, self._has_average = modes(self.network), False
         self.step = self.new_step(self.dataset, self.state.tensors)
         self.replays: dict[Stage, Callable[[], None]] = {}
@@ -326,10 +326,10 @@ class Trainer:
     @TORCH.applied()
     def new_network(self, seed: int, init: Start = _COLD, sha256: object = None) -> Network:
         """Return the network that a training begins with, on the CPU. `sha256`: what `init` says of its file."""
-        dataset = self.dataset
-        sides = (dataset.train.side, *(side for side, _ in self.recipe.augment.early_crops))
-        with building(seed, self.own_model or resolve(self.recipe.network.builder)):
-            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self.own_model, sides)
+        data, own, seed = self.dataset, self.own_model, init.weights_seed(seed)
+        sides = (data.train.side, *(side for side, _ in self.recipe.augment.early_crops))
+        with building(seed, own or resolve(self.recipe.network.builder)):
+            model = build_model(self.recipe, len(data.classes), data.mean, data.std, own, sides, seed)
         initialize(model, init, sha256)
         return model
 
