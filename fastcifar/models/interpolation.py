@@ -1,0 +1,216 @@
+"""The interpolation of one wide network and an ensemble of narrow ones, after the project behind "Deep Ensembles Work,
+But Are They Necessary?" (Abe, Buchanan, Pleiss, Zemel and Cunningham 2022; cellistigs/interp_ensembles).
+
+**The algebra.** Halve the channels of a wide network's activations, x = (x0, x1). A convolution between two of them is
+then four narrow ones, W = [[W00, W01], [W10, W11]], with Wio from half i to half o written `block[o][i]`:
+
+    y0 = W00 * x0 + W10 * x1        y1 = W01 * x0 + W11 * x1
+
+Each block belongs to one of four subnetworks, each as deep as the wide network and half as wide. Two go straight, 0
+through half 0 and 3 through half 1; two cross over in every convolution, 1 from half 0 and 2 from half 1. In every
+layer the four take a block each, so that the wide network is their sum: y_o is the sum of the activations of the two
+subnetworks that end there, which the next layer's norm mixes. All weights whose number grows with the square of the
+width are shared in this way and in no other. What grows with the width alone is nobody else's: the first convolution,
+the norms and the classifier, of which the wide network and each subnetwork have their own, with their own running
+statistics. So an ensemble of the four and the wide network have the same convolutions, a quarter of them each:
+
+    weights = Q + L + 4 (l),   Q: the wide network's blocks, L and l: the other weights of it and of a subnetwork
+
+**Shortcuts.** A crossing subnetwork returns to its half after two convolutions, and so a residual branch of two ends
+where its identity shortcut is. A shortcut with one convolution (ResNet-18's, where the shape changes) crosses once: its
+result lies in the wrong half, and `ChannelSwap`, which has no weights, brings it to the branch's. (The project's version
+of 2021 swapped after the block that begins in the other half, of zeros: the shortcut of the crossing ones was lost.)
+
+**Two forms.** "summed" computes the narrow convolutions and adds them up: a wide network's work for the wide network,
+and a quarter of it for each subnetwork, one more in all. "zeroed" computes a subnetwork as the wide network with zeros
+in place of all weights that are not its own, as the project did: the work of five wide networks. Its channels in the
+other half stay 0 from layer to layer, since every activation maps 0 to 0 and a norm, with bias 0, does. Both give the
+same values and gradients up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from fastcifar.models.davidnet import DavidNet
+from fastcifar.models.network import Network
+from fastcifar.models.resnet import ResNet18
+from fastcifar.recipes.networks.interpolation import DavidNetInterpolationConfig, InterpolationConfig
+
+SUBNETWORKS = ((0, False), (0, True), (1, True), (1, False))
+"""Of each subnetwork the half of the channels in which it begins, and whether it crosses over."""
+
+
+class InterpolationNet(Network[InterpolationConfig]):
+    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`: those of the wide network or the ensemble's.
+
+    `subnetworks` are four networks of half the width, plain ones that can be taken out, and begin with their usual
+    initial values. `wide` is the wide network, whose convolutions between two widths are `BlockConvolution`s. Whitening
+    filters, which training does not change, are the same in all, each with its own copy. There is no one `head`.
+    """
+
+    config_class = DavidNetInterpolationConfig
+    head = ""
+
+    def build(self, config: InterpolationConfig, classes: int) -> None:
+        def make(of: object) -> Network:
+            return self._network(of, classes, self.mean, self.std, self.side)
+
+        self._network = DavidNet if isinstance(config, DavidNetInterpolationConfig) else ResNet18
+        self.subnetworks = nn.ModuleList(make(config.narrow()) for _ in SUBNETWORKS)
+        self.wide = make(config.wide())
+        narrow = dict(self.subnetworks[0].named_modules())
+        for name, conv in list(self.wide.named_modules()):
+            if isinstance(conv, nn.Conv2d) and conv.in_channels != narrow[name].in_channels:
+                self.wide.set_submodule(name, BlockConvolution(self._blocks(name), whole=config.form == "zeroed"))
+        # Never called with weights of their own, so they need none; in lists, as they are no part of the network.
+        self._templates = [make(config.wide()).to("meta") for _ in range(2)] if config.form == "zeroed" else []
+        for block in self._templates[1].modules() if self._templates else ():
+            if isinstance(downsample := getattr(block, "downsample", None), nn.Sequential):
+                downsample.append(ChannelSwap())
+
+    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+        output, loss = self.config.output, self.config.loss
+        is_ensemble = output == "ensemble" or (output == "auto" and loss == "ensemble")
+        return self.ensemble_logits(x) if is_ensemble else self.wide(x)
+
+    def subnetwork_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits of each subnetwork, `[4, N, classes]`."""
+        if self.config.form == "zeroed":
+            return torch.stack([self._zeroed(number, x) for number in range(len(SUBNETWORKS))])
+        return torch.stack([network(x) for network in self.subnetworks])
+
+    def ensemble_logits(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logarithms of the mean of the subnetworks' probabilities, `[N, classes]`."""
+        return self.subnetwork_logits(x).log_softmax(-1).logsumexp(0) - torch.log(torch.tensor(float(len(SUBNETWORKS))))
+
+    @property
+    def whitening_images(self) -> int:
+        return self.wide.whitening_images
+
+    def fit_whitening(self, images: torch.Tensor) -> None:
+        """Set the filters of all whitenings from the uint8 training images `[N, H, W, 3]`."""
+        if self.whitening_images:
+            self.wide.fit_whitening(images)
+            for network in self.subnetworks:
+                network.whitening.load_state_dict(self.wide.whitening.state_dict())
+
+    def wide_network(self) -> Network:
+        """Return the wide network as a plain one of its own, with copies of all weights."""
+        network = self._network(self.config.wide(), self._classes, self.mean, self.std, self.side)
+        state = dict(self.wide.state_dict())
+        for name, module in self.wide.named_modules():
+            if isinstance(module, BlockConvolution):
+                state[f"{name}.weight"] = module.weight.detach()
+        network.load_state_dict(state)
+        return network.to(next(self.parameters())).train(self.training)
+
+    def halves(self, number: int, layer: str) -> tuple[int, int]:
+        """Return the halves of the wide network's channels in which subnetwork `number` enters and leaves a layer."""
+        start, crosses = SUBNETWORKS[number]
+        enters, leaves = _crossings(self.wide, layer)
+        return start ^ (enters & crosses), start ^ (leaves & crosses)
+
+    @property
+    def _classes(self) -> int:
+        return self.wide.get_submodule(self.wide.head).out_features
+
+    def _blocks(self, layer: str) -> list[list[nn.Conv2d]]:
+        """Return the convolutions of a layer, `[to which half][from which half]`."""
+        by_halves = {self.halves(number, layer): number for number in range(len(SUBNETWORKS))}
+        return [[self.subnetworks[by_halves[i, o]].get_submodule(layer) for i in range(2)] for o in range(2)]
+
+    def _zeroed(self, number: int, x: torch.Tensor) -> torch.Tensor:
+        """Return what the wide network gives with zeros for all weights that are not the subnetwork's."""
+        network, template = self.subnetworks[number], self._templates[SUBNETWORKS[number][1]]
+        narrow = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+        wide = {**dict(template.named_parameters()), **dict(template.named_buffers())}
+        placed, slices = {}, {}
+        for name, tensor in narrow.items():
+            halves = self.halves(number, name)
+            placed[name], slices[name] = place(tensor, wide[name].shape, *halves)
+        logits = functional_call(template.train(network.training), placed, (x,))
+        if network.training:
+            with torch.no_grad():
+                for name, buffer in network.named_buffers():
+                    buffer.copy_(placed[name][slices[name]])
+        return logits
+
+
+class BlockConvolution(nn.Module):
+    """A convolution of the wide network, `[N, 2C, H, W]` to `[N, 2D, H', W']`, that has no weights but those of four
+    narrow convolutions.
+
+    blocks: `blocks[o][i]`, a convolution from half i to half o of the channels. They are no modules of this one.
+    whole: compute one convolution with all four weights in one matrix; else each by itself, and their sums.
+    """
+
+    def __init__(self, blocks: list[list[nn.Conv2d]], whole: bool = False) -> None:
+        super().__init__()
+        self._blocks, self.whole = blocks, whole
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The wide network's filters, `[2D, 2C, h, w]`."""
+        return torch.cat([torch.cat([block.weight for block in row], 1) for row in self._blocks])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.whole:
+            first = self._blocks[0][0]
+            return F.conv2d(x, self.weight.to(x.dtype), stride=first.stride, padding=first.padding)
+        halves = [half.contiguous(memory_format=torch.channels_last) for half in x.chunk(2, 1)]
+        return torch.cat([from_0(halves[0]) + from_1(halves[1]) for from_0, from_1 in self._blocks], 1)
+
+
+class ChannelSwap(nn.Module):
+    """The second half of the channels first, `[N, 2C, H, W]` to the same shape; it has no weights."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([*reversed(x.chunk(2, 1))], 1)
+
+
+def place(
+    tensor: torch.Tensor, shape: torch.Size, enters: int, leaves: int
+) -> tuple[torch.Tensor, tuple[slice, ...]]:
+    """Return zeros of a `shape` that has twice the outputs or inputs (dimensions 0 and 1) of `tensor`, or both, with
+    `tensor` in one half of each, and where it lies: `leaves` says which half of the outputs, `enters` of the inputs."""
+    where = []
+    for dim, half in zip(range(tensor.dim()), (leaves, enters), strict=False):
+        size = tensor.shape[dim]
+        if shape[dim] != size:
+            both = (torch.zeros_like(tensor), tensor) if half else (tensor, torch.zeros_like(tensor))
+            tensor = torch.cat(both, dim)
+        where.append(slice(half * size, (half + 1) * size) if shape[dim] != size else slice(None))
+    return tensor, tuple(where)
+
+
+def _crossings(network: Network, layer: str) -> tuple[int, int]:
+    """Return whether a crossing subnetwork is in the other half than that in which it began, 1, before a layer and
+    after it. `layer`: the name of the layer, or of one of its tensors."""
+    match network, layer.split("."):
+        case DavidNet(), ["layers", number, "block", *_]:
+            before = int(number)
+        case DavidNet(), ["layers", number, "residual", which, *_]:
+            before = int(number) + 1 + int(which)
+        case DavidNet(), ["classifier", *_]:
+            return 1, 1  # after three layers
+        case ResNet18(), [_, _, "conv1" | "bn1" | "downsample", *_]:
+            before = 0
+        case ResNet18(), [_, _, "conv2" | "bn2", *_]:
+            before = 1
+        case _:
+            return 0, 0
+    return before % 2, (before + 1) % 2
+
+
+def subnetwork_shares(network: InterpolationNet) -> Iterator[tuple[str, str]]:
+    """Give the names of each parameter of a subnetwork that the wide network uses, and of the wide network's layer."""
+    for name, module in network.wide.named_modules():
+        if isinstance(module, BlockConvolution):
+            for number in range(len(SUBNETWORKS)):
+                yield f"subnetworks.{number}.{name}.weight", f"wide.{name}"

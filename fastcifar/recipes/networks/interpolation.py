@@ -1,0 +1,87 @@
+"""Wide networks whose weights are those of four narrow ones: between one wide network and an ensemble."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from fastcifar.recipes.declare import declaration, setting
+from fastcifar.recipes.networks import NetworkConfig, network
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
+
+_BUILDER = "fastcifar.models.interpolation:InterpolationNet"
+
+
+@dataclass(frozen=True)
+class InterpolationConfig(NetworkConfig):
+    """The settings of an interpolation, beside those of the wide network: its widths are the wide network's, and each of
+    the four subnetworks has half of them. `of` is the configuration without the settings here."""
+
+    of: ClassVar[type[NetworkConfig]]
+
+    loss: Literal["wide", "ensemble", "mix", "coin"] = "wide"
+    """What is trained. wide: the wide network's loss. ensemble: the mean of the subnetworks' losses, so that each trains
+    at a quarter of the rate with an optimizer to which the gradient's size matters. mix: both losses in every step,
+    weighted, for twice the work. coin: one of the two in each step, by a coin from the run's seed."""
+    share: float = setting(0.5, at_least=0, at_most=1)
+    """With loss mix the weight of the wide network's loss, the rest the ensemble's; with coin its chance."""
+    output: Literal["auto", "wide", "ensemble"] = "auto"
+    """Whose predictions are evaluated: the wide network's, or the mean of the subnetworks' probabilities. auto: the
+    ensemble's with loss ensemble, which does not train the wide network's own parts, else the wide network's."""
+    form: Literal["summed", "zeroed"] = "summed"
+    """How it is computed, to the same results. summed: each layer of the wide network is the sum of the subnetworks'
+    activations. zeroed: subnetworks are wide networks with zeros for all other weights; both losses are then five times
+    the wide network's work, not twice."""
+
+    def _check(self) -> None:
+        super()._check()
+        for field in dataclasses.fields(self):
+            if declaration(field).width:
+                value = getattr(self, field.name)
+                even = not any(width % 2 for width in (value if isinstance(value, tuple) else (value,)))
+                self._require(field.name, even, "even numbers, as each subnetwork has half")
+
+    def wide(self) -> NetworkConfig:
+        """Return the configuration of the wide network."""
+        return self.of(**self._of_network(1))
+
+    def narrow(self) -> NetworkConfig:
+        """Return the configuration of each subnetwork."""
+        return self.of(**self._of_network(2))
+
+    def _of_network(self, divisor: int) -> dict[str, Any]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self.of) if field.init}
+        for field in dataclasses.fields(self.of):
+            if declaration(field).width:
+                width = values[field.name]
+                many = isinstance(width, tuple)
+                values[field.name] = tuple(each // divisor for each in width) if many else width // divisor
+        return values
+
+
+@network("davidnet-interpolation", _BUILDER)
+@dataclass(frozen=True)
+class DavidNetInterpolationConfig(InterpolationConfig, DavidNetConfig):
+    """A wide DavidNet of four narrow ones' weights, with DavidNet's tricks."""
+
+    of: ClassVar[type[NetworkConfig]] = DavidNetConfig
+    formerly: ClassVar[str] = ""
+
+    widths: tuple[int, int, int, int] = setting(
+        (128, 256, 512, 1024), at_least=2, at_most=65_536, unit="channels", width=True
+    )
+    """Channels of the wide network's stem and three layers; each subnetwork has half."""
+
+
+@network("resnet18-interpolation", _BUILDER)
+@dataclass(frozen=True)
+class ResNet18InterpolationConfig(InterpolationConfig, ResNet18Config):
+    """A wide ResNet-18 of four narrow ones' weights."""
+
+    of: ClassVar[type[NetworkConfig]] = ResNet18Config
+    formerly: ClassVar[str] = ""
+
+    width: int = setting(128, at_least=2, at_most=8192, unit="channels", width=True)
+    """Channels of the wide network's stem and first layer; each subnetwork has half."""
