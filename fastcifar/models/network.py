@@ -42,6 +42,11 @@ class Network(nn.Module, ABC, Generic[Config]):
     before those of this module and earlier layers are computed. None: not divided."""
     logit_scale: float = 1.0
     """The factor of the classifier's outputs."""
+    outputs: int = 1
+    """How many logits of an image the loss of a training reads: with more than one those of `all_outputs`, whose losses
+    are summed with `loss_weights`."""
+    reported_outputs: int = 0
+    """Training loss and accuracy are means over the first so many outputs; 0: over all."""
 
     def __init__(
         self,
@@ -67,7 +72,27 @@ class Network(nn.Module, ABC, Generic[Config]):
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits before `logit_scale`: a loss that applies it saves a pass and its gradient."""
 
-    def forward(self, x: torch.Tensor, scaled: bool = True) -> torch.Tensor:
+    def all_outputs(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits that the loss reads, before `logit_scale`, `[outputs, B, classes]`, for images
+        `[B, 3, H, W]` or, where each output has a batch of its own, for these one after another."""
+        return self.unscaled(x)[None]
+
+    def loss_weights(self) -> Sequence[float] | torch.Tensor:
+        """Return the weight of each output's loss in that of this step; by default all are averaged. Called once a
+        step, and captured with it: what changes is a tensor `[outputs]` on the device, computed there, such as from a
+        buffer that counts the calls."""
+        return (1 / self.outputs,) * self.outputs
+
+    @property
+    def members(self) -> Sequence[Network]:
+        """The networks in it that answer on their own, whose predictions a run keeps beside its own; by default
+        none."""
+        return ()
+
+    def forward(self, x: torch.Tensor, scaled: bool = True, every: bool = False) -> torch.Tensor:
+        """Return logits `[N, classes]`; with `every` those of `all_outputs`."""
+        if every:
+            return self.all_outputs(x)
         logits = self.unscaled(x)
         return logits * self.logit_scale if scaled and self.logit_scale != 1 else logits
 

@@ -17,6 +17,7 @@ from fastcifar.errors import UserError, brief
 from fastcifar.recipes.augmentation import Augment, MixConfig, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
+from fastcifar.recipes.ensemble import EnsembleConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
 from fastcifar.recipes.networks import NetworkConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -66,6 +67,7 @@ class Recipe(Checked):
     select: SelectConfig = SelectConfig()
     average: AverageConfig = AverageConfig()
     loss_scaling: LossScalingConfig = LossScalingConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
     def _check(self) -> None:

@@ -14,9 +14,11 @@ from fastcifar.training.timeline import Epoch, Timeline
 
 class History:
     """The rows of a training's epochs. Only `settle` waits for the device: the metrics of each epoch are copied to a
-    place of their own in (pinned) host memory when the device gets there."""
+    place of their own in (pinned) host memory when the device gets there. An image has so many `answers`, all of which
+    the right ones are counted among."""
 
-    def __init__(self, timeline: Timeline, device: torch.device) -> None:
+    def __init__(self, timeline: Timeline, device: torch.device, answers: int = 1) -> None:
+        self._answers = answers
         pinned = device.type == "cuda"
         self.rows: list[EpochRow] = []
         self.failed: tuple[str, int] | None = None
@@ -47,7 +49,7 @@ class History:
                 EpochRow(
                     epoch=epoch.number + 1,
                     train_loss=losses.sum().item() / epoch.images,
-                    train_accuracy=self._correct[epoch.number].item() / epoch.images,
+                    train_accuracy=self._correct[epoch.number].item() / (epoch.images * self._answers),
                     test_accuracy=None,
                     seconds=seconds,
                     learning_rate=learning_rate,

@@ -83,7 +83,7 @@ def step_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[], 
         stage = dataclasses.replace(stage, part=(0, stop - start))
     noise = _noise(trainer, trainer.recipe.batch_size)
     dataset = dataclasses.replace(trainer.dataset, train=noise)
-    tensors = EpochTensors(trainer.recipe, dataset, steps_per_epoch=1)
+    tensors = EpochTensors(trainer.recipe, dataset, steps_per_epoch=1, outputs=trainer.network.outputs)
     step = partial(trainer.new_step(dataset, tensors), stage)
     return _in_epochs_of_its_own(trainer, tensors, step, _any_plan(trainer, noise), stage)
 
@@ -107,7 +107,7 @@ def repeated_step(trainer: Trainer) -> tuple[Callable[[], None], str | None]:
     stage, tensors = trainer.timeline.epochs[-1].stage, trainer.step.tensors
 
     def step() -> None:
-        tensors.position.zero_()
+        tensors.rewind()
         trainer.step(stage)
 
     once = partial(trainer.compiled.attempt, lambda: step) if trainer.compiled else step

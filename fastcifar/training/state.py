@@ -60,11 +60,13 @@ class TrainingState:
         optimizer: FlatOptimizer,
         random: RandomNumbers,
         phases: Phases,
+        network: Network,
     ) -> None:
         self._recipe, self._dataset, self._timeline = recipe, dataset, timeline
         self._device = dataset.train.device
         self.flat, self.optimizer = optimizer.flat, optimizer
-        self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch)
+        self.tensors = EpochTensors(recipe, dataset, timeline.steps_per_epoch, network.outputs)
+        self._reported = self.tensors.every[: network.reported_outputs or None]
         self.average = WeightAverage(self.flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
         self.random, self.processes = random, Processes(phases)
@@ -87,24 +89,38 @@ class TrainingState:
     def begin_epoch(self, epoch: Epoch) -> None:
         """Draw the plan of `epoch` into the buffers that a captured step reads, and clear the metrics. Nothing waits
         for the device: images are chosen there, by their present losses."""
-        train, losses, visit_counts = self._dataset.train, self.tensors.image_losses, self.tensors.visit_counts
-        visited = None if epoch.visits is None or losses is None else hardest(losses, epoch.visits)
-        plan = EpochPlan.draw(
+        every, seeds = self.tensors.every, self._recipe.ensemble.order_seeds(self.seed)
+        own = every if len(seeds) > 1 else [self.tensors]
+        plans = []
+        for tensors, seed in zip(own, seeds, strict=True):
+            losses = None
+            if epoch.visits is not None and tensors.image_losses is not None:
+                known = [each.image_losses for each in every if each.plan is tensors.plan]
+                losses = known[0] if len(known) == 1 else torch.stack(known).mean(0)
+            plans.append(self._plan(epoch, seed, losses, tensors.visit_counts))
+        self.tensors.begin(*plans)
+        for tensors, plan in zip(own, plans, strict=True):
+            if tensors.visit_counts is not None:
+                tensors.visit_counts[plan.indices[: epoch.images]] += 1
+
+    def _plan(
+        self, epoch: Epoch, seed: int, losses: torch.Tensor | None, visit_counts: torch.Tensor | None
+    ) -> EpochPlan:
+        """Draw a plan of `epoch`, of the images with the highest `losses` where those are given."""
+        train = self._dataset.train
+        return EpochPlan.draw(
             len(train),
             self._recipe.augment,
             epoch.number,
-            self.seed,
+            seed,
             image_size=train.side,
             size=epoch.stage.size,
-            visited=visited,
+            visited=None if losses is None or epoch.visits is None else hardest(losses, epoch.visits),
             visit_counts=visit_counts,
             transforms=self._recipe.transforms,
             mixing=self._recipe.mix,
             device=train.device,
         )
-        self.tensors.begin(plan)
-        if visit_counts is not None:
-            visit_counts[plan.indices[: epoch.images]] += 1
 
     def feed_epoch(self, epoch: Epoch) -> None:
         """Begin to read the images of the steps of `epoch` that are left, where they do not lie on the device; its plan
@@ -134,7 +150,11 @@ class TrainingState:
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` to the host; called within the stopwatch's block."""
         rate, lap = self.optimizer.learning_rate(epoch.end - 1), self.stopwatch.lap()
-        self.history.keep(epoch, self.tensors.losses, self.tensors.correct, rate, lap)
+        losses, correct = self.tensors.losses, self.tensors.correct
+        if len(self._reported) > 1:
+            losses = torch.stack([each.losses for each in self._reported]).mean(0)
+            correct = torch.stack([each.correct for each in self._reported]).sum(0)
+        self.history.keep(epoch, losses, correct, rate, lap)
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything on the CPU, for `torch.save` and `load_state_dict`: tensors, numbers and words,
@@ -207,7 +227,7 @@ class TrainingState:
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
-        self.history = History(self._timeline, self._device)
+        self.history = History(self._timeline, self._device, len(self._reported))
         self.stopwatch = Stopwatch(self._device)
         if self.feed:
             self.feed.end()

@@ -173,11 +173,11 @@ class Trainer:
             refusals.refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
-            flat_optimizer = build_optimizer(flat, recipe, self.total_steps, self._optimizer)
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
             own = any(part is not None for part in (self.own_model, self._loss, self._optimizer, self._augment))
             random = random_numbers_of(self.network, recipe, self.device, own)
-            self.state = TrainingState(recipe, self.dataset, self.timeline, flat_optimizer, random, self.phases)
+            facts = self.timeline, build_optimizer(flat, recipe, self.total_steps, self._optimizer), random
+            self.state = TrainingState(recipe, self.dataset, *facts, self.phases, self.network)
         self._modes, self._has_average = modes(self.network), False
         self.step = self.new_step(self.dataset, self.state.tensors)
         self.replays: dict[Stage, Callable[[], None]] = {}
