@@ -26,11 +26,16 @@ and a quarter of it for each subnetwork, one more in all. "zeroed" computes a su
 in place of all weights that are not its own, as the project did: the work of five wide networks. Its channels in the
 other half stay 0 from layer to layer, since every activation maps 0 to 0 and a norm, with bias 0, does. Both give the
 same values and gradients up to rounding.
+
+**The coin.** A number is hashed from the run's seed and the count of steps, on the device, so that a captured step needs
+no other: the losses are weighted by 1 and 0 or by 0 and 1. Both are computed and differentiated in every step, so that
+a coin costs as much as both losses: the work of two wide networks in the summed form, of five in the zeroed one. What
+the coin leaves out has a gradient of 0; momentum and weight decay move it all the same, and running statistics, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -73,11 +78,35 @@ class InterpolationNet(Network[InterpolationConfig]):
         for block in self._templates[1].modules() if self._templates else ():
             if isinstance(downsample := getattr(block, "downsample", None), nn.Sequential):
                 downsample.append(ChannelSwap())
+        has_both = config.loss in ("mix", "coin")
+        self.outputs = {"wide": 1, "ensemble": len(SUBNETWORKS)}.get(config.loss, 1 + len(SUBNETWORKS))
+        self.reported_outputs = int(has_both and not config.evaluates_ensemble)
+        if config.loss == "coin":  # at the end: initial weights are the same as without it
+            self.register_buffer("coin_seed", torch.randint(2**32, (1,)), persistent=False)
+            self.register_buffer("coin_count", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
-        output, loss = self.config.output, self.config.loss
-        is_ensemble = output == "ensemble" or (output == "auto" and loss == "ensemble")
-        return self.ensemble_logits(x) if is_ensemble else self.wide(x)
+        return self.ensemble_logits(x) if self.config.evaluates_ensemble else self.wide(x)
+
+    def all_outputs(self, x: torch.Tensor) -> torch.Tensor:
+        if self.outputs == 1:
+            return self.wide(x)[None]
+        subnetworks = self.subnetwork_logits(x)
+        return subnetworks if self.config.loss == "ensemble" else torch.cat([self.wide(x)[None], subnetworks])
+
+    def loss_weights(self) -> Sequence[float] | torch.Tensor:
+        if self.config.loss == "coin":
+            wide = toss(self.coin_seed, self.coin_count, self.config.share).float()
+            self.coin_count.add_(1)
+            return torch.cat([wide, ((1 - wide) / len(SUBNETWORKS)).expand(len(SUBNETWORKS))])
+        if self.config.loss == "mix":
+            share = self.config.share
+            return (share, *[(1 - share) / len(SUBNETWORKS)] * len(SUBNETWORKS))
+        return super().loss_weights()
+
+    @property
+    def members(self) -> Sequence[Network]:
+        return () if self.config.loss == "wide" else tuple(self.subnetworks)
 
     def subnetwork_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of each subnetwork, `[4, N, classes]`."""
@@ -86,8 +115,8 @@ class InterpolationNet(Network[InterpolationConfig]):
         return torch.stack([network(x) for network in self.subnetworks])
 
     def ensemble_logits(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the logarithms of the mean of the subnetworks' probabilities, `[N, classes]`."""
-        return self.subnetwork_logits(x).log_softmax(-1).logsumexp(0) - torch.log(torch.tensor(float(len(SUBNETWORKS))))
+        """Return the mean of the subnetworks' logits, `[N, classes]`."""
+        return self.subnetwork_logits(x).mean(0)
 
     @property
     def whitening_images(self) -> int:
@@ -107,8 +136,8 @@ class InterpolationNet(Network[InterpolationConfig]):
         for name, module in self.wide.named_modules():
             if isinstance(module, BlockConvolution):
                 state[f"{name}.weight"] = module.weight.detach()
-        network.load_state_dict(state)
-        return network.to(next(self.parameters())).train(self.training)
+        network.to(next(self.parameters())).load_state_dict(state)
+        return network.train(self.training)
 
     def halves(self, number: int, layer: str) -> tuple[int, int]:
         """Return the halves of the wide network's channels in which subnetwork `number` enters and leaves a layer."""
@@ -208,9 +237,11 @@ def _crossings(network: Network, layer: str) -> tuple[int, int]:
     return before % 2, (before + 1) % 2
 
 
-def subnetwork_shares(network: InterpolationNet) -> Iterator[tuple[str, str]]:
-    """Give the names of each parameter of a subnetwork that the wide network uses, and of the wide network's layer."""
-    for name, module in network.wide.named_modules():
-        if isinstance(module, BlockConvolution):
-            for number in range(len(SUBNETWORKS)):
-                yield f"subnetworks.{number}.{name}.weight", f"wide.{name}"
+def toss(seed: torch.Tensor, count: torch.Tensor, share: float) -> torch.Tensor:
+    """Return whether the coin number `count` of a seed shows heads, as it does with chance `share`: bool, of the shape of
+    both, int64 from 0 to 2**32 - 1. A hash of 32 bits (Wellons 2018, lowbias32)."""
+    mask = 2**32 - 1
+    x = (count * 0x9E3779B9 + seed) & mask
+    for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
+        x = ((x ^ (x >> shift)) * factor) & mask
+    return (x ^ (x >> 16)) < share * 2**32

@@ -28,8 +28,8 @@ class InterpolationConfig(NetworkConfig):
     share: float = setting(0.5, at_least=0, at_most=1)
     """With loss mix the weight of the wide network's loss, the rest the ensemble's; with coin its chance."""
     output: Literal["auto", "wide", "ensemble"] = "auto"
-    """Whose predictions are evaluated: the wide network's, or the mean of the subnetworks' probabilities. auto: the
-    ensemble's with loss ensemble, which does not train the wide network's own parts, else the wide network's."""
+    """What is evaluated: the wide network's logits, or the mean of the subnetworks'. auto: the ensemble's with loss
+    ensemble, else the wide network's. Of what the loss does not train, nothing else is allowed."""
     form: Literal["summed", "zeroed"] = "summed"
     """How it is computed, to the same results. summed: each layer of the wide network is the sum of the subnetworks'
     activations. zeroed: subnetworks are wide networks with zeros for all other weights; both losses are then five times
@@ -42,6 +42,13 @@ class InterpolationConfig(NetworkConfig):
                 value = getattr(self, field.name)
                 even = not any(width % 2 for width in (value if isinstance(value, tuple) else (value,)))
                 self._require(field.name, even, "even numbers, as each subnetwork has half")
+        other = {"wide": "ensemble", "ensemble": "wide"}.get(self.loss)
+        self._require("output", self.output != other, f"with loss {self.loss}, which does not train it, auto")
+
+    @property
+    def evaluates_ensemble(self) -> bool:
+        """Whether the ensemble is evaluated, not the wide network."""
+        return self.output == "ensemble" or (self.output == "auto" and self.loss == "ensemble")
 
     def wide(self) -> NetworkConfig:
         """Return the configuration of the wide network."""
