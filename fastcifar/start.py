@@ -17,11 +17,17 @@ from fastcifar.recipes.declare import Checked, setting
 
 @dataclass(frozen=True)
 class ColdStart:
-    """A fresh initialization, drawn from the run's seed."""
+    """A fresh initialization, drawn from the run's seed or, apart from the run's order of images, from `seed`."""
+
+    seed: int | None = None
 
     def describe(self) -> dict[str, object]:
         """Return the entry `init` of run.json."""
-        return {"mode": "cold"}
+        return {"mode": "cold"} if self.seed is None else {"mode": "cold", "seed": self.seed}
+
+    def weights_seed(self, seed: int) -> int:
+        """Return the seed of the fresh weights in a run of `seed`."""
+        return seed if self.seed is None else self.seed
 
 
 class _FromSource(Checked):
@@ -32,6 +38,10 @@ class _FromSource(Checked):
     shrink: float
     perturb: float
     reset_head: bool
+
+    def weights_seed(self, seed: int) -> int:
+        """Return the seed of the fresh weights in a run of `seed`, which are mixed with the given ones."""
+        return seed
 
     def describe(self) -> dict[str, object]:
         """Return the entry `init` of run.json, with the sha256 of the file of weights."""

@@ -43,6 +43,10 @@ class Options(CommandOptions):
     weights: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's)")] = None
     """Other weights for the run's network: those of one of its epochs, another run's folder, or a .safetensors, .pt,
     .pth or .ckpt file."""
+    member: Annotated[int | None, arg(metavar="M", help_behavior_hint="(default: all, the mean of their logits)")] = (
+        setting(None, at_least=0)
+    )
+    """Of networks that were trained at once (ensemble.members): member M alone, from 0."""
     on: Annotated[str | None, arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's)")] = None
     """The test images of another data set with the same classes; of CIFAR-10-C, each corruption at each severity."""
     resize: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as they are)")] = setting(
@@ -134,7 +138,7 @@ class Saved:
 
         self.options, self.folder = options, folder
         self.device: torch.device = resolve_device(options.device)
-        self.recipe, model, self.record = load_run(folder)
+        self.recipe, model, self.record = load_run(folder, member=options.member)
         if options.weights is not None:
             load_weights(model, options.weights)
         # The run's own type, so that rounding is the same too.
@@ -148,7 +152,8 @@ class Saved:
         """The accuracy that the run says of its own test images; None where it does not for these weights and this
         test-time augmentation."""
         accuracies = {"none": self.record.accuracy, self.recipe.evaluate.tta: self.record.tta_accuracy}
-        return accuracies.get(self.tta) if self.options.weights is None else None
+        is_own = self.options.weights is None and self.options.member is None
+        return accuracies.get(self.tta) if is_own else None
 
     def own_images(self) -> str:
         """Return what the run tested on, in words."""

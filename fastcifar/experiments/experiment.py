@@ -66,6 +66,10 @@ class Job:
     """Evaluate the training images too, at the end and without augmentation."""
     keep_weights: bool = False
     """Keep the weights; else they are removed once no other job needs them."""
+    keep_predictions: bool = False
+    """Keep the logits of the test images, as predictions.npz of a run."""
+    own_seed: int | None = None
+    """The seed of its random choices where that is not `seed`, by which its outcome is kept."""
 
     @property
     def key(self) -> str:
@@ -75,7 +79,7 @@ class Job:
     @property
     def run_seed(self) -> int:
         """The seed of its random choices."""
-        return self.seed + self.round * SEEDS
+        return (self.seed if self.own_seed is None else self.own_seed) + self.round * SEEDS
 
 
 @dataclass(frozen=True)
@@ -182,10 +186,11 @@ class Experiment(Checked, Generic[Found]):
         parallel = checked("parallel", parallel, int, Declaration(at_least=1))
         how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
         with _kept_in(folder) as place:
-            for job, outcome in runner_for(parallel, jobs, dataset, Store(place, settings), device, **how):
+            store = Store(place, settings)
+            for job, outcome in runner_for(parallel, jobs, dataset, store, device, **how):
                 if isinstance(outcome, Failed) and job.arm in self.needed_arms:
                     raise outcome.error(f"{job.arm} with seed {job.seed}: {outcome.reason}")
-                result.outcomes[job.arm].append(outcome)
+                result.add(job, outcome, store)
                 if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1 and result.n:
                     if Rank.here().is_first:
                         result.write(place)

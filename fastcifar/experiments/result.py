@@ -16,7 +16,8 @@ from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
 
 if TYPE_CHECKING:
-    from fastcifar.experiments.experiment import Experiment
+    from fastcifar.experiments.experiment import Experiment, Job
+    from fastcifar.experiments.store import Store
     from fastcifar.training import RunRecord
 
 
@@ -101,6 +102,10 @@ class Result:
         found = (each for outcomes in self.outcomes.values() for each in outcomes if not isinstance(each, Failed))
         first = next(found, None)
         return first.dataset.tested if first else "test"
+
+    def add(self, job: Job, outcome: Outcome, store: Store) -> None:
+        """Take in the next outcome of an arm; `store` keeps what belongs to it."""
+        self.outcomes[job.arm].append(outcome)
 
     @property
     def counts(self) -> dict[str, int]:

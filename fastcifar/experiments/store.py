@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from fastcifar.data import Dataset
@@ -91,7 +92,7 @@ class Store:
         """Keep the outcome of `job`, in place of an earlier one, and with `weights` those of its run; return it as
         kept. One that failed but did not diverge is not kept: it is tried again.
 
-        Weights are written first: a run counts as kept once its record is there.
+        Weights and predictions are written first: a run counts as kept once its record is there.
         """
         if isinstance(outcome, Failed) and not isinstance(outcome, Diverged):
             return outcome
@@ -100,12 +101,18 @@ class Store:
             write_whole(self.weights(job.key), lambda path: written.append(save_weights(run.state, path)))
             if isinstance(outcome, RunRecord):
                 outcome = dataclasses.replace(outcome, weights_sha256=written[0])
+        if run and job.keep_predictions:
+            write_whole(self.predictions(job.key), lambda path: np.savez(path, **run.predictions()))
         write_whole(self.path(job.key), _text(json_values(outcome.to_json())))
         return outcome
 
     def weights(self, key: str) -> Path:
         """Return the file of the weights that the run of the job `key` ended with."""
         return self.path(key).with_suffix(".safetensors")
+
+    def predictions(self, key: str) -> Path:
+        """Return the file of the predictions of the run of the job `key`."""
+        return self.path(key).with_suffix(".npz")
 
     def claim(self, job: Job) -> AbstractContextManager[bool]:
         """Return a context that gives whether this process may train `job`; see `claimed`."""

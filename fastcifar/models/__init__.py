@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
@@ -9,10 +10,11 @@ from torch import nn
 
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.blocks import ConvBN, ConvResBlock, GlobalMaxPool, Head
+from fastcifar.models.ensemble import Members, build_members
 from fastcifar.models.network import Network, memory_format, normalization, remember_normalization
 from fastcifar.models.own import OwnNetwork, own_network
 from fastcifar.models.whitening import PatchWhitening
-from fastcifar.recipes import Recipe
+from fastcifar.recipes import EnsembleConfig, Recipe
 from fastcifar.registry import resolve
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "GhostBatchNorm",
     "GlobalMaxPool",
     "Head",
+    "Members",
     "Network",
     "OwnNetwork",
     "PatchWhitening",
@@ -38,19 +41,25 @@ def build_model(
     std: Sequence[float],
     own: Callable[[int], nn.Module] | None = None,
     sides: Sequence[int] = (32,),
+    seed: int = 0,
 ) -> Network:
     """Build a network on the CPU in float32, freshly initialized from torch's global generator.
 
-    recipe: its section `network` describes the network.
+    recipe: its section `network` describes the network; with several members in its section `ensemble`, each of these.
     classes: number of classes.
     mean, std: normalize its images, 0 to 255 units.
     own: builds another network: a class or function of the number of classes that returns a module.
     sides: sides of images in pixels, that of the data set's first; none: unknown. A module of `own`, or of a builder
         that is no `Network`, is tried on two of each.
+    seed: of the run, which names the seeds of an ensemble's members.
 
     Raises UserError for a module that is no network (see `own_network`), and for sides that the recipe's network does
     not take.
     """
+    if recipe.ensemble.members > 1:
+        one = dataclasses.replace(recipe, ensemble=EnsembleConfig())
+        build = functools.partial(build_model, one, classes, mean, std, own, sides)
+        return build_members(recipe.ensemble, seed, own or resolve(recipe.network.builder), build)
     if own is not None:
         return own_network(own, classes, mean, std, sides)
     config = recipe.network

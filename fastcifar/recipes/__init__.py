@@ -10,6 +10,7 @@ from fastcifar.output import user_path
 from fastcifar.recipes.augmentation import Augment, MixConfig, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, declaration, setting, trick
+from fastcifar.recipes.ensemble import EnsembleConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
 from fastcifar.recipes.named import DEFAULT_RECIPE, RECIPES, SUMMARIES
 from fastcifar.recipes.networks import NETWORKS, NetworkConfig, network
@@ -35,6 +36,7 @@ __all__ = [
     "AverageConfig",
     "ColorJitterConfig",
     "EMAConfig",
+    "EnsembleConfig",
     "EvaluateConfig",
     "GaussianBlurConfig",
     "GrayscaleConfig",

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fastcifar.data.archives import npz_header, read_npz
+from fastcifar.data.archives import npz_header, npz_keys, read_npz
 from fastcifar.errors import Notice, RenamedWarning, Unequipped, UserError, brief
 from fastcifar.machine import free_memory
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, UNFINISHED, read_json, user_path
+from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, UNFINISHED, read_json, run_files, user_path
 from fastcifar.record import RunRecord
-from fastcifar.training.run import PREDICTIONS
+from fastcifar.training.run import MEMBER, PREDICTIONS
 
 _LARGEST = np.float64(1e15)  # of this type, as float16 has no number of this size to compare with
 """No logit is larger in size; sums of such numbers have no overflow."""
@@ -30,7 +30,7 @@ class Predictions:
     """What runs predict for the same test images."""
 
     names: tuple[str, ...]
-    """The run's folder, or the file of predictions."""
+    """The run's folder, or the file of predictions; with the number of a member where it has several."""
     logits: np.ndarray
     """float32 `[runs, N, classes]`, finite."""
     labels: np.ndarray
@@ -40,10 +40,12 @@ class Predictions:
 
 
 def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictions:
-    """Return the predictions of saved runs, each run once.
+    """Return the predictions of saved runs, each run once, and of networks that were trained at once in a run those of
+    each one.
 
-    paths: folders of one run or, in folders below, several; files of `fastcifar eval --predictions`, or predictions.npz
-        of a run, of which nothing but the labels is compared with those of others.
+    paths: folders of one run or, in folders below, several; runs that an experiment kept, as in "kept/warm/seed-0";
+        files of `fastcifar eval --predictions`, or predictions.npz of a run, of which nothing but the labels is
+        compared with those of others.
     tta: with the recipes' test-time augmentation, or without any.
 
     Raises UserError for what is neither, a damaged file, a record that is not of the predictions beside it, and runs
@@ -57,8 +59,9 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
         raise UserError(f"there is no run; allowed: {_ALLOWED}")
     names, records = tuple(name for name, _ in found.values()), tuple(record for _, record in found.values())
     _refuse_other_images(names, records)
-    files, key = list(found), "tta_logits" if tta else "plain_logits"
-    shapes = [_shape(file, key) for file in files]
+    logits, files = "tta_logits" if tta else "plain_logits", list(found)
+    keys = [f"{MEMBER}{logits}" if f"{MEMBER}{logits}" in npz_keys(file) else logits for file in files]
+    members, shapes = zip(*map(_shape, files, keys), strict=True)
     shape = shapes[0]
     for name, record, other in zip(names, records, shapes, strict=True):
         if record is not None and (wanted := (record.dataset.test_size, len(record.dataset.classes))) != other:
@@ -67,19 +70,24 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
         if other != shape:
             said = f"{names[0]} has logits of {_sizes(shape)}, {name} of {_sizes(other)}"
             raise UserError(f"{said}; allowed: runs with the same test images and classes")
-    need, free = len(files) * math.prod(shape) * 4, free_memory()
+    count = sum(members)
+    need, free = count * math.prod(shape) * 4, free_memory()
     if free is not None and need > free:
-        said = f"predictions of {len(files):,} runs take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+        said = f"predictions of {count:,} runs take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         raise Unequipped(f"{said}; allowed: fewer runs")
-    logits, labels = np.empty((len(files), *shape), np.float32), np.empty(0, np.int64)
-    for place, (file, name) in enumerate(zip(files, names, strict=True)):
-        logits[place], here = _read(file, key)
-        labels = labels if place else here
+    logits, labels = np.empty((count, *shape), np.float32), np.empty(0, np.int64)
+    first = 0
+    for file, name, key, inside in zip(files, names, keys, members, strict=True):
+        logits[first : first + inside], here = _read(file, key)
+        labels, first = labels if first else here, first + inside
         if not np.array_equal(labels, here):
             image = int(np.flatnonzero(labels != here)[0])
             said = f"image {image} has label {labels[image]} in {names[0]} and {here[image]} in {name}"
             raise UserError(f"{said}; allowed: runs with the same test images, in the same order")
-    return Predictions(names, logits, labels, records)
+    each = list(zip(names, records, keys, members, strict=True))
+    numbered = ((name, key.startswith(MEMBER), number) for name, _, key, inside in each for number in range(inside))
+    names = tuple(f"{name}#{number}" if is_member else name for name, is_member, number in numbered)
+    return Predictions(names, logits, labels, tuple(record for _, record, _, inside in each for _ in range(inside)))
 
 
 def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
@@ -87,12 +95,17 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
     if path.is_file() and path.suffix == ".npz":
         yield path.resolve(), str(path), None
         return
+    if not path.is_dir() and (kept := _kept(path)):
+        yield kept
+        return
     if not path.is_dir():
         what = "is no file of predictions" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}; allowed: {_ALLOWED}")
     runs = []
     for name, folders, files in os.walk(path):
         folders[:] = [each for each in folders if each not in (CHECKPOINTS, EPOCHS)]
+        by_experiment = {Path(name, file).with_suffix("") for file in files if file.endswith(".npz")}
+        runs += (run for run in by_experiment if f"{run.name}.json" in files)
         if RECORD in files and PREDICTIONS in files:
             runs.append(Path(name))
         elif RECORD in files or UNFINISHED in files:
@@ -101,10 +114,22 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
     if not runs:
         raise UserError(f"{path} holds no predictions of a run; allowed: {_ALLOWED}")
     for run in sorted(runs, key=lambda run: (run.parent, len(run.name), run.name)):  # seed-2 before seed-10
-        with warnings.catch_warnings():  # older names of fields are read as today's: nothing to do about them
-            warnings.simplefilter("ignore", RenamedWarning)
-            record = RunRecord.from_json(read_json(run / RECORD, "the record"), str(run / RECORD))
-        yield (run / PREDICTIONS).resolve(), str(run), record
+        yield _kept(run) or ((run / PREDICTIONS).resolve(), str(run), _record(run / RECORD))
+
+
+def _kept(path: Path) -> tuple[Path, str, RunRecord | None] | None:
+    """Return file, name and record of a run that an experiment kept with its predictions; None where there is none."""
+    record, weights = run_files(path)
+    predictions = weights.with_suffix(".npz")
+    if record.name == RECORD or not (record.is_file() and predictions.is_file()):
+        return None
+    return predictions.resolve(), str(record.with_suffix("")), _record(record)
+
+
+def _record(file: Path) -> RunRecord:
+    with warnings.catch_warnings():  # older names of fields are read as today's: nothing to do about them
+        warnings.simplefilter("ignore", RenamedWarning)
+        return RunRecord.from_json(read_json(file, "the record"), str(file))
 
 
 def _refuse_other_images(names: Sequence[str], records: Sequence[RunRecord | None]) -> None:
@@ -126,30 +151,33 @@ def _facts(record: RunRecord) -> dict[str, object]:
     return {**facts, "the number of classes": len(classes), "subset.classes": subset.get("classes"), **classes}
 
 
-def _shape(file: Path, key: str) -> tuple[int, int]:
-    """Return images and classes of a file of predictions, by its headers. Raises UserError for other arrays."""
+def _shape(file: Path, key: str) -> tuple[int, tuple[int, int]]:
+    """Return members, images and classes of a file of predictions by its headers. Raises UserError for other arrays."""
     try:
         shape, dtype = npz_header(file, key)
         labels, integers = npz_header(file, "labels")
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror or error}") from None
-    if len(shape) != 2 or dtype.kind != "f" or shape[0] < 1 or shape[1] < 2:
-        raise UserError(f"{file}: {key} is {dtype} {list(shape)}; allowed: floats [N, classes], of two classes or more")
-    if labels != shape[:1] or integers.kind not in "iu":
-        raise UserError(f"{file}: labels is {integers} {list(labels)}; allowed: whole numbers [{shape[0]}]")
-    return shape[0], shape[1]
+    axes = ["members"] * key.startswith(MEMBER) + ["N", "classes"]
+    if len(shape) != len(axes) or dtype.kind != "f" or min(shape) < 1 or shape[-1] < 2:
+        allowed = f"floats [{', '.join(axes)}], of two classes or more"
+        raise UserError(f"{file}: {key} is {dtype} {list(shape)}; allowed: {allowed}")
+    if labels != shape[-2:-1] or integers.kind not in "iu":
+        raise UserError(f"{file}: labels is {integers} {list(labels)}; allowed: whole numbers [{shape[-2]}]")
+    return (shape[0] if len(shape) == 3 else 1), (shape[-2], shape[-1])
 
 
 def _read(file: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits and the labels of a file. Raises UserError for values that cannot be any."""
+    """Return the logits, of several members `[members, N, classes]`, and the labels of a file. Raises UserError for
+    values that cannot be any."""
     shape, dtype = npz_header(file, key)
     logits = read_npz(file, key, dtype.str[1:], shape, "as its header says")
-    labels = read_npz(file, "labels", "iu", shape[:1], "whole numbers")
+    labels = read_npz(file, "labels", "iu", shape[-2:-1], "whole numbers")
     if not (np.abs(logits) <= _LARGEST).all():
         raise UserError(f"{file}: {key} holds NaN, infinity or what is beyond {_LARGEST:g}; allowed: finite numbers")
-    if labels.min() < -1 or labels.max() >= shape[1]:
-        wrong = next(label for label in labels.tolist() if not -1 <= label < shape[1])
-        raise UserError(f"{file}: a label is {wrong}; allowed: 0 to {shape[1] - 1}, or -1 where an image has none")
+    if labels.min() < -1 or labels.max() >= shape[-1]:
+        wrong = next(label for label in labels.tolist() if not -1 <= label < shape[-1])
+        raise UserError(f"{file}: a label is {wrong}; allowed: 0 to {shape[-1] - 1}, or -1 where an image has none")
     return logits, labels.astype(np.int64)
 
 

@@ -71,9 +71,10 @@ class RandomNumbers:
 def random_numbers_of(network: Network, recipe: Recipe, device: torch.device, own: bool) -> RandomNumbers:
     """Return the random numbers of the trainings of `network`; `own`: a part of theirs is of the user's own. Those of
     the library's own parts are all planned."""
-    parts = [type(network), resolve(recipe.optimizer.builder)]
+    networks = [type(module) for module in network.modules() if isinstance(module, Network)]
+    parts = [*networks, resolve(recipe.optimizer.builder)]
     parts += [resolve(type(each).function) for each in recipe.transforms]
-    return RandomNumbers(device, drawn=own or isinstance(network, OwnNetwork) or not all(map(is_ours, parts)))
+    return RandomNumbers(device, drawn=own or OwnNetwork in networks or not all(map(is_ours, parts)))
 
 
 def _global(device: torch.device) -> dict[str, torch.Tensor]:

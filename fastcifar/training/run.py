@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -38,13 +38,16 @@ from fastcifar.recipes import Recipe
 from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
-from fastcifar.training.evaluate import Evaluation
+from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.weights import put_weights, read_weights, refuse_another
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
 
 LOG, PREDICTIONS = "log.tsv", "predictions.npz"
+MEMBER = "member_"
+"""What the names of the members' logits in it begin with, before the name of the run's own."""
+_LOGITS = ("plain_logits", "tta_logits")
 _SHOWN = 200
 """Characters that an error shows of messages of torch, json or safetensors."""
 
@@ -67,6 +70,11 @@ class Run:
     """The network's tensors by name, float32 on the CPU: model.safetensors."""
     side: int = 32
     """Side of the test images in pixels."""
+    member_plain_logits: torch.Tensor | None = None
+    """Those of each network inside that answers on its own (`Network.members`), float32 `[members, N, classes]`, as it
+    gives them alone; None: there is none."""
+    member_tta_logits: torch.Tensor | None = None
+    """The same with the recipe's test-time augmentation."""
 
     @classmethod
     def of(cls, trainer: Trainer, evaluation: Evaluation, train_seconds: float, time_seconds: float) -> Run:
@@ -109,7 +117,8 @@ class Run:
         remember_normalization(model, dataset.mean, dataset.std)
         labels = dataset.test.labels.to("cpu", copy=True)
         side = dataset.test.image_shape[0]
-        return cls(model, record, evaluation.plain_logits, evaluation.logits, labels, tensors, side)
+        logits = evaluation.plain_logits, evaluation.logits
+        return cls(model, record, *logits, labels, tensors, side, *_member_logits(trainer))
 
     @property
     def recipe(self) -> Recipe:
@@ -178,8 +187,7 @@ class Run:
         """
         folder = user_path(folder, "the output folder")
         check_out(folder, besides=(UNFINISHED, CHECKPOINTS, EPOCHS) if unfinished else ())
-        arrays = {name: getattr(self, name).numpy() for name in ("plain_logits", "tta_logits", "labels")}
-        record = self.record
+        record, arrays = self.record, self.predictions()
 
         def write_weights(path: Path) -> None:
             nonlocal record
@@ -196,6 +204,12 @@ class Run:
                 },
             )
         return folder
+
+    def predictions(self) -> dict[str, Any]:
+        """Return the arrays of predictions.npz by their names: the logits, the labels and, where the network has
+        members, their logits."""
+        found = {name: getattr(self, name) for name in (*_LOGITS, *(f"{MEMBER}{each}" for each in _LOGITS), "labels")}
+        return {name: tensor.numpy() for name, tensor in found.items() if tensor is not None}
 
     @TORCH.applied()
     def export(self, file: str | Path) -> Path:
@@ -220,6 +234,16 @@ class Run:
         return "\n".join(lines) + "\n"
 
 
+def _member_logits(trainer: Trainer) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Evaluate the members of the evaluated network one by one, and return their logits."""
+    with trainer.phases("evaluation"):
+        how, test = trainer.recipe.evaluate, trainer.dataset.test
+        found = [evaluate(member, test, how) for member in trainer.evaluated.members]
+    if not found:
+        return None, None
+    return torch.stack([each.plain_logits for each in found]), torch.stack([each.logits for each in found])
+
+
 def _copied(trainer: Trainer) -> nn.Module:
     """Return a copy of the evaluated network whose tensors share no memory, as buffers within a flat one do."""
     module = trainer.evaluated.module
@@ -241,13 +265,15 @@ def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> str:
 
 @TORCH.applied()
 def load_run(
-    folder: str | Path, model: Callable[[int], nn.Module] | None = None
+    folder: str | Path, model: Callable[[int], nn.Module] | None = None, member: int | None = None
 ) -> tuple[Recipe, nn.Module, RunRecord]:
     """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's
     folder, or of a run whose weights an experiment kept, as in "kept/warm/seed-0".
 
-    A run of a network of the user's own needs `model`: its class, or a function of the number of classes. Raises
-    UserError where the folder holds no whole run, or one of another network.
+    model: of a run of a network of the user's own: its class, or a function of the number of classes.
+    member: take out that member, from 0, of networks that were trained at once, in place of all.
+
+    Raises UserError where the folder holds no whole run, or one of another network, and for a member that is not there.
     """
     folder = user_path(folder, "the run's folder")
     record_file, weights = run_files(folder)
@@ -263,13 +289,13 @@ def load_run(
                 "function of the number of classes"
             )
         with building(0, model or resolve(record.recipe.network.builder)):
-            if model is not None:
-                network = model(len(dataset.classes)).to("cpu", torch.float32)
+            if model is not None and record.recipe.ensemble.members == 1:
+                network, members = model(len(dataset.classes)).to("cpu", torch.float32), ()
             else:
                 sides = (dataset.side,) if record.recipe.network.one_side else ()
-                network = build_model(
-                    record.recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides
-                ).module
+                facts = record.recipe, len(dataset.classes), dataset.mean, dataset.std
+                whole = build_model(*facts, model, sides=sides)
+                network, members = whole.module, whole.members
     except UserError:
         raise
     except Exception as error:  # a network of the user's own may raise anything
@@ -281,4 +307,9 @@ def load_run(
         put_weights(remember_normalization(network, dataset.mean, dataset.std), tensors, weights)
     except UserError as error:
         raise UserError(f"{folder} holds a damaged run: {error}") from None
+    if member is not None:
+        if not 0 <= member < len(members):
+            allowed = f"0 to {len(members) - 1}" if members else "none, it has no members that answer on their own"
+            raise UserError(f"member {member} of {folder} is asked for; allowed: {allowed}")
+        network = remember_normalization(members[member].module, dataset.mean, dataset.std)
     return record.recipe, network.eval(), record

@@ -95,8 +95,9 @@ class TrainingState:
         for tensors, seed in zip(own, seeds, strict=True):
             losses = None
             if epoch.visits is not None and tensors.image_losses is not None:
-                known = [each.image_losses for each in every if each.plan is tensors.plan]
-                losses = known[0] if len(known) == 1 else torch.stack(known).mean(0)
+                alike = [each.image_losses for each in every if each.plan is tensors.plan]
+                known = [each for each in alike if each is not None]
+                losses = torch.stack(known).mean(0) if len(known) > 1 else tensors.image_losses
             plans.append(self._plan(epoch, seed, losses, tensors.visit_counts))
         self.tensors.begin(*plans)
         for tensors, plan in zip(own, plans, strict=True):

@@ -326,10 +326,10 @@ class Trainer:
     @TORCH.applied()
     def new_network(self, seed: int, init: Start = _COLD, sha256: object = None) -> Network:
         """Return the network that a training begins with, on the CPU. `sha256`: what `init` says of its file."""
-        dataset = self.dataset
-        sides = (dataset.train.side, *(side for side, _ in self.recipe.augment.early_crops))
-        with building(seed, self.own_model or resolve(self.recipe.network.builder)):
-            model = build_model(self.recipe, len(dataset.classes), dataset.mean, dataset.std, self.own_model, sides)
+        data, own, seed = self.dataset, self.own_model, init.weights_seed(seed)
+        sides = (data.train.side, *(side for side, _ in self.recipe.augment.early_crops))
+        with building(seed, own or resolve(self.recipe.network.builder)):
+            model = build_model(self.recipe, len(data.classes), data.mean, data.std, own, sides, seed)
         initialize(model, init, sha256)
         return model
 
