@@ -73,11 +73,14 @@ class InterpolationNet(Network[InterpolationConfig]):
         for name, conv in list(self.wide.named_modules()):
             if isinstance(conv, nn.Conv2d) and conv.in_channels != narrow[name].in_channels:
                 self.wide.set_submodule(name, BlockConvolution(self._blocks(name), whole=config.form == "zeroed"))
-        # Never called with weights of their own, so they need none; in lists, as they are no part of the network.
-        self._templates = [make(config.wide()).to("meta") for _ in range(2)] if config.form == "zeroed" else []
-        for block in self._templates[1].modules() if self._templates else ():
-            if isinstance(downsample := getattr(block, "downsample", None), nn.Sequential):
-                downsample.append(ChannelSwap())
+        self.zeroed = nn.ModuleList()
+        for number, network in enumerate(self.subnetworks if config.form == "zeroed" else ()):
+            template = make(config.wide()).to("meta")  # which is never called with weights of its own
+            if SUBNETWORKS[number][1]:
+                for block in template.modules():
+                    if isinstance(downsample := getattr(block, "downsample", None), nn.Sequential):
+                        downsample.append(ChannelSwap())
+            self.zeroed.append(ZeroedSubnetwork(network, template, number))
         has_both = config.loss in ("mix", "coin")
         self.outputs = {"wide": 1, "ensemble": len(SUBNETWORKS)}.get(config.loss, 1 + len(SUBNETWORKS))
         self.reported_outputs = int(has_both and not config.evaluates_ensemble)
@@ -110,9 +113,7 @@ class InterpolationNet(Network[InterpolationConfig]):
 
     def subnetwork_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of each subnetwork, `[4, N, classes]`."""
-        if self.config.form == "zeroed":
-            return torch.stack([self._zeroed(number, x) for number in range(len(SUBNETWORKS))])
-        return torch.stack([network(x) for network in self.subnetworks])
+        return torch.stack([network(x) for network in self.zeroed or self.subnetworks])
 
     def ensemble_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the mean of the subnetworks' logits, `[N, classes]`."""
@@ -139,36 +140,14 @@ class InterpolationNet(Network[InterpolationConfig]):
         network.to(next(self.parameters())).load_state_dict(state)
         return network.train(self.training)
 
-    def halves(self, number: int, layer: str) -> tuple[int, int]:
-        """Return the halves of the wide network's channels in which subnetwork `number` enters and leaves a layer."""
-        start, crosses = SUBNETWORKS[number]
-        enters, leaves = _crossings(self.wide, layer)
-        return start ^ (enters & crosses), start ^ (leaves & crosses)
-
     @property
     def _classes(self) -> int:
         return self.wide.get_submodule(self.wide.head).out_features
 
     def _blocks(self, layer: str) -> list[list[nn.Conv2d]]:
         """Return the convolutions of a layer, `[to which half][from which half]`."""
-        by_halves = {self.halves(number, layer): number for number in range(len(SUBNETWORKS))}
+        by_halves = {halves(self._network, number, layer): number for number in range(len(SUBNETWORKS))}
         return [[self.subnetworks[by_halves[i, o]].get_submodule(layer) for i in range(2)] for o in range(2)]
-
-    def _zeroed(self, number: int, x: torch.Tensor) -> torch.Tensor:
-        """Return what the wide network gives with zeros for all weights that are not the subnetwork's."""
-        network, template = self.subnetworks[number], self._templates[SUBNETWORKS[number][1]]
-        narrow = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        wide = {**dict(template.named_parameters()), **dict(template.named_buffers())}
-        placed, slices = {}, {}
-        for name, tensor in narrow.items():
-            halves = self.halves(number, name)
-            placed[name], slices[name] = place(tensor, wide[name].shape, *halves)
-        logits = functional_call(template.train(network.training), placed, (x,))
-        if network.training:
-            with torch.no_grad():
-                for name, buffer in network.named_buffers():
-                    buffer.copy_(placed[name][slices[name]])
-        return logits
 
 
 class BlockConvolution(nn.Module):
@@ -203,6 +182,29 @@ class ChannelSwap(nn.Module):
         return torch.cat([*reversed(x.chunk(2, 1))], 1)
 
 
+class ZeroedSubnetwork(nn.Module):
+    """Subnetwork `number`, computed as the wide network with zeros in place of all weights that are not its own. It has
+    no weights but those of `network`, which is no part of it, nor is `template`, a wide network without values."""
+
+    def __init__(self, network: Network, template: Network, number: int) -> None:
+        super().__init__()
+        self._of, self._number = (network, template), number
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        network, template = self._of
+        wide = {**dict(template.named_parameters()), **dict(template.named_buffers())}
+        placed, slices = {}, {}
+        for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+            where = halves(type(template), self._number, name)
+            placed[name], slices[name] = place(tensor, wide[name].shape, *where)
+        logits = functional_call(template.train(network.training), placed, (x,))
+        if network.training:
+            with torch.no_grad():
+                for name, buffer in network.named_buffers():
+                    buffer.copy_(placed[name][slices[name]])
+        return logits
+
+
 def place(
     tensor: torch.Tensor, shape: torch.Size, enters: int, leaves: int
 ) -> tuple[torch.Tensor, tuple[slice, ...]]:
@@ -218,19 +220,28 @@ def place(
     return tensor, tuple(where)
 
 
-def _crossings(network: Network, layer: str) -> tuple[int, int]:
+def halves(network: type[Network], number: int, layer: str) -> tuple[int, int]:
+    """Return the halves of the wide `network`'s channels in which subnetwork `number` enters and leaves a layer.
+
+    layer: the name of the layer, or of one of its tensors."""
+    start, crosses = SUBNETWORKS[number]
+    enters, leaves = _crossings(network, layer)
+    return start ^ (enters & crosses), start ^ (leaves & crosses)
+
+
+def _crossings(network: type[Network], layer: str) -> tuple[int, int]:
     """Return whether a crossing subnetwork is in the other half than that in which it began, 1, before a layer and
-    after it. `layer`: the name of the layer, or of one of its tensors."""
-    match network, layer.split("."):
-        case DavidNet(), ["layers", number, "block", *_]:
+    after it."""
+    match network is DavidNet, layer.split("."):
+        case True, ["layers", number, "block", *_]:
             before = int(number)
-        case DavidNet(), ["layers", number, "residual", which, *_]:
+        case True, ["layers", number, "residual", which, *_]:
             before = int(number) + 1 + int(which)
-        case DavidNet(), ["classifier", *_]:
+        case True, ["classifier", *_]:
             return 1, 1  # after three layers
-        case ResNet18(), [_, _, "conv1" | "bn1" | "downsample", *_]:
+        case False, [_, _, "conv1" | "bn1" | "downsample", *_]:
             before = 0
-        case ResNet18(), [_, _, "conv2" | "bn2", *_]:
+        case False, [_, _, "conv2" | "bn2", *_]:
             before = 1
         case _:
             return 0, 0

@@ -19,6 +19,7 @@ class InterpolationConfig(NetworkConfig):
     """The settings of an interpolation, beside those of the wide network: its widths are the wide network's, and each of
     the four subnetworks has half of them. `of` is the configuration without the settings here."""
 
+    is_joint: ClassVar[bool] = True
     of: ClassVar[type[NetworkConfig]]
 
     loss: Literal["wide", "ensemble", "mix", "coin"] = "wide"
