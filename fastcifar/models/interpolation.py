@@ -75,7 +75,8 @@ class InterpolationNet(Network[InterpolationConfig]):
                 self.wide.set_submodule(name, BlockConvolution(self._blocks(name), whole=config.form == "zeroed"))
         self.zeroed = nn.ModuleList()
         for number, network in enumerate(self.subnetworks if config.form == "zeroed" else ()):
-            template = make(config.wide()).to("meta")  # which is never called with weights of its own
+            with torch.device("meta"):  # it is never called with weights of its own, and draws no random numbers
+                template = make(config.wide())
             if SUBNETWORKS[number][1]:
                 for block in template.modules():
                     if isinstance(downsample := getattr(block, "downsample", None), nn.Sequential):
@@ -85,7 +86,8 @@ class InterpolationNet(Network[InterpolationConfig]):
         self.outputs = {"wide": 1, "ensemble": len(SUBNETWORKS)}.get(config.loss, 1 + len(SUBNETWORKS))
         self.reported_outputs = int(has_both and not config.evaluates_ensemble)
         if config.loss == "coin":  # at the end: initial weights are the same as without it
-            self.register_buffer("coin_seed", torch.randint(2**32, (1,)), persistent=False)
+            seed = torch.empty(1, dtype=torch.int64).random_(2**32)  # not randint, which takes no generator here
+            self.register_buffer("coin_seed", seed, persistent=False)
             self.register_buffer("coin_count", torch.zeros(1, dtype=torch.int64), persistent=False)
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:

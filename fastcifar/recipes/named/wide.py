@@ -19,8 +19,9 @@ from fastcifar.recipes.schedule import Schedule
 
 _WIDE_DAVIDNET = Recipe(name="wide-davidnet", network=DavidNetConfig(widths=(128, 256, 512, 1024)))
 
-# WRN-18-2 of Zagoruyko and Komodakis (2016): all layers of ResNet-18 doubled, the stem too, without dropout. Trained as
-# in cellistigs/interp_ensembles (2021): the rate rises for 30 of 100 epochs and falls along a cosine, here in tenths.
+# "WRN-18-2" as Zagoruyko and Komodakis (2016) count, depth and factor of the width, with all layers doubled: the stem
+# too, which they leave at 64 channels (45.6 million weights for ImageNet; here 45.7). Trained as that network is in
+# cellistigs/interp_ensembles (2021): the rate rises for 30 of 100 epochs and falls along a cosine, here in tenths.
 _COSINE = tuple(tenth / 10 for tenth in range(3, 11))
 _WIDE_RESNET18 = Recipe(
     name="wide-resnet18-2",

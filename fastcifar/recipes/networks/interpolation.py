@@ -44,7 +44,7 @@ class InterpolationConfig(NetworkConfig):
                 even = not any(width % 2 for width in (value if isinstance(value, tuple) else (value,)))
                 self._require(field.name, even, "even numbers, as each subnetwork has half")
         other = {"wide": "ensemble", "ensemble": "wide"}.get(self.loss)
-        self._require("output", self.output != other, f"with loss {self.loss}, which does not train it, auto")
+        self._require("output", self.output != other, f"auto or {self.loss}, all that loss {self.loss} trains")
 
     @property
     def evaluates_ensemble(self) -> bool:
