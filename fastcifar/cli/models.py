@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from fastcifar.cli.arguments import import_plugins, last_given, parse, parse_with_recipe
+from fastcifar.cli.arguments import import_plugins, last_given, parse, parse_with_recipe, take_free_words
 from fastcifar.cli.options import CommandOptions, FormOptions, Switch
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.escape import shown
 from fastcifar.output import RECORD, user_path
 from fastcifar.recipes import NETWORKS, RECIPES, Recipe, label
+from fastcifar.recipes.declare import type_hints
 
 if TYPE_CHECKING:
     from fastcifar.costs.sharing import Graph
@@ -117,7 +118,8 @@ def _with_graph_value(args: Sequence[str]) -> list[str]:
 
 def _graph_of(args: list[str]) -> tuple[str, Graph, ShowOptions | FileOptions]:
     import_plugins(args)
-    what = args[0] if args and not args[0].startswith("-") else ""
+    free, _ = take_free_words(args, type_hints(ShowOptions))
+    what = free[0] if free else ""
     if what and what not in NETWORKS:
         path = user_path(what, "the network")
         if not path.exists():
@@ -131,9 +133,12 @@ def _graph_of(args: list[str]) -> tuple[str, Graph, ShowOptions | FileOptions]:
     if what and last_given(args, "--network"):
         raise UserError(f"--network is given with {what}; allowed: one of the two")
     options = parse_with_recipe(["--network", what, *args] if what else args, ShowOptions, PROG, shorten=None)
+    if options.what != what:
+        raise UserError(f"the network {brief(options.what)} stands behind other words; allowed: as the first")
     _refuse_drawing(options)
     classes, side, _ = options.form()
-    options.settings.refuse_side(side)
+    options.settings.network.refuse_side(side)
+
     from fastcifar.costs.sharing import trace
 
     kind, count = options.settings.network.kind, trace(_built(options.settings, classes, side), (2, 3, side, side))
@@ -161,8 +166,8 @@ def _graph_of_file(path: Path) -> tuple[str, Graph]:
     from fastcifar.training.weights import COUNTS, read_weights
 
     file = weights_file(path)
-    tensors = {name: tensor for name, tensor in read_weights(file)[0].items() if not name.endswith(COUNTS)}
-    return f"weights in {file}", of_tensors(tensors)
+    tensors = {name: tensor for name, tensor in sorted(read_weights(file)[0].items()) if not name.endswith(COUNTS)}
+    return f"weights in {file}; tensors of equal values count as one", of_tensors(tensors)
 
 
 def _built(recipe: Recipe, classes: int = 10, side: int = 32) -> Network:
@@ -171,9 +176,8 @@ def _built(recipe: Recipe, classes: int = 10, side: int = 32) -> Network:
     from fastcifar.models.network import CENTERED
     from fastcifar.registry import resolve
 
-    sides = (side, *(size for size, _ in recipe.augment.early_crops))
     with building(0, resolve(recipe.network.builder)):
-        return build_model(recipe, classes, CENTERED, CENTERED, sides=sides)
+        return build_model(recipe, classes, CENTERED, CENTERED, sides=(side,))
 
 
 def _parameters(recipe: Recipe) -> int:
@@ -186,7 +190,9 @@ def _layers(graph: Graph) -> list[str]:
     above: list[str] = []
     for layer in graph.layers:
         words = layer.name.split(".")
-        same = next((n for n, (a, b) in enumerate(zip(above, words, strict=False)) if a != b), min(len(above), len(words)))
+        same = next(
+            (n for n, (a, b) in enumerate(zip(above, words, strict=False)) if a != b), min(len(above), len(words))
+        )
         rows += [("  " * depth + words[depth], "", "", "") for depth in range(same, len(words) - 1)]
         borrowed = sum(tensor.is_shared for tensor in layer.tensors)
         note = f"{borrowed} shared" if borrowed else ""
@@ -202,7 +208,9 @@ def _layers(graph: Graph) -> list[str]:
     lines += ["", f"{graph.parameters:,} parameters in {len(graph.tensors)} tensors{said}"]
     idle = [tensor for tensor in graph.tensors if not tensor.layers]
     if idle:
-        lines.append(f"{_sum(idle):,} of them, in {len(idle)} tensors, are used by no layer, such as {idle[0].names[0]}")
+        lines.append(
+            f"{_sum(idle):,} of them, in {len(idle)} tensors, are used by no layer, such as {idle[0].names[0]}"
+        )
     if graph.shared:
         lines.append(f"{_sum(graph.shared):,} of them, in {len(graph.shared)} tensors, are shared")
     return lines

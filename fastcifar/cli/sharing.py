@@ -26,7 +26,7 @@ def save_graph(graph: Graph, title: str, file: Path) -> None:
 
 
 def to_dot(graph: Graph, title: str) -> str:
-    """Return the graph in Graphviz's language: an ellipse for each tensor of parameters, a box for each layer in the box
+    """Return the graph in Graphviz's language: an ellipse for each tensor of parameters, a box for each layer in that
     of its part, and a line from each tensor to each layer that uses it."""
     layers = {layer: f"l{number}" for number, layer in enumerate(graph.layers)}
     lines = ["digraph parameters {", "  rankdir=LR;", f"  label={_quoted(title)};", "  node [fontsize=10];"]

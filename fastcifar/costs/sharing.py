@@ -97,7 +97,7 @@ class Graph:
 
 
 def part_of(layer: str) -> str:
-    """Return the network within the network that a layer lies in: the first word of its name, with a number behind it."""
+    """Return the network within the network that a layer lies in: the first word of its name, and a number after it."""
     words = layer.split(".")
     return ".".join(words[: 1 + (len(words) > 1 and words[1].isdigit())])
 
@@ -108,7 +108,10 @@ def trace(module: nn.Module, input_shape: Sequence[int] = (2, 3, 32, 32)) -> Gra
     loss reads, where these are several. `input_shape`: images first."""
     x = torch.zeros(tuple(input_shape), dtype=next((p.dtype for p in module.parameters()), torch.float32))
     x = x.contiguous(memory_format=memory_format(module)) if x.dim() == 4 else x
-    every = {"every": True} if isinstance(module, Network) and module.outputs > 1 else {}
+    every = {}
+    if isinstance(module, Network) and module.outputs > 1:
+        x, every = x.repeat(module.outputs, *[1] * (x.dim() - 1)), {"every": True}  # each may have images of its own
+        x = x.contiguous(memory_format=memory_format(module)) if x.dim() == 4 else x
     with in_evaluation(module), torch.no_grad(), _Trace(module) as found:
         module(x, **every)
     return found.graph()
@@ -221,10 +224,11 @@ def _storage(tensor: Tensor) -> int:
 
 def _extent(tensor: Tensor) -> tuple[int, int]:
     """Return where in its storage a tensor begins and ends, in elements."""
-    start = tensor.storage_offset()
+    start = int(tensor.storage_offset())
     if not tensor.numel():
         return start, start
-    return start, start + 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + 1 + int(last)
 
 
 def _flat(value: object) -> Iterator[Tensor]:

@@ -18,8 +18,8 @@ statistics. So an ensemble of the four and the wide network have the same convol
 
 **Shortcuts.** A crossing subnetwork returns to its half after two convolutions, and so a residual branch of two ends
 where its identity shortcut is. A shortcut with one convolution (ResNet-18's, where the shape changes) crosses once: its
-result lies in the wrong half, and `ChannelSwap`, which has no weights, brings it to the branch's. (The project's version
-of 2021 swapped after the block that begins in the other half, of zeros: the shortcut of the crossing ones was lost.)
+result lies in the wrong half, and `ChannelSwap`, which has no weights, brings it to the branch's. (The project's code
+took the block that begins in the other half, where nothing is, and swapped then: the crossing shortcuts were lost.)
 
 **Two forms.** "summed" computes the narrow convolutions and adds them up: a wide network's work for the wide network,
 and a quarter of it for each subnetwork, one more in all. "zeroed" computes a subnetwork as the wide network with zeros
@@ -27,8 +27,8 @@ in place of all weights that are not its own, as the project did: the work of fi
 other half stay 0 from layer to layer, since every activation maps 0 to 0 and a norm, with bias 0, does. Both give the
 same values and gradients up to rounding.
 
-**The coin.** A number is hashed from the run's seed and the count of steps, on the device, so that a captured step needs
-no other: the losses are weighted by 1 and 0 or by 0 and 1. Both are computed and differentiated in every step, so that
+**The coin.** A number is hashed from the run's seed and the count of steps, on the device, so that one captured step
+is enough: the losses are weighted by 1 and 0 or by 0 and 1. Both are computed and differentiated in every step, so that
 a coin costs as much as both losses: the work of two wide networks in the summed form, of five in the zeroed one. What
 the coin leaves out has a gradient of 0; momentum and weight decay move it all the same, and running statistics, too.
 """
@@ -36,6 +36,7 @@ the coin leaves out has a gradient of 0; momentum and weight decay move it all t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -45,6 +46,7 @@ from torch.nn import functional as F
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.network import Network
 from fastcifar.models.resnet import ResNet18
+from fastcifar.recipes import NetworkConfig
 from fastcifar.recipes.networks.interpolation import DavidNetInterpolationConfig, InterpolationConfig
 
 SUBNETWORKS = ((0, False), (0, True), (1, True), (1, False))
@@ -61,12 +63,15 @@ class InterpolationNet(Network[InterpolationConfig]):
 
     config_class = DavidNetInterpolationConfig
     head = ""
+    coin_seed: torch.Tensor
+    coin_count: torch.Tensor
 
     def build(self, config: InterpolationConfig, classes: int) -> None:
-        def make(of: object) -> Network:
+        self._network: type[Network[Any]] = DavidNet if isinstance(config, DavidNetInterpolationConfig) else ResNet18
+
+        def make(of: NetworkConfig) -> Network[Any]:
             return self._network(of, classes, self.mean, self.std, self.side)
 
-        self._network = DavidNet if isinstance(config, DavidNetInterpolationConfig) else ResNet18
         self.subnetworks = nn.ModuleList(make(config.narrow()) for _ in SUBNETWORKS)
         self.wide = make(config.wide())
         narrow = dict(self.subnetworks[0].named_modules())
@@ -74,7 +79,7 @@ class InterpolationNet(Network[InterpolationConfig]):
             if isinstance(conv, nn.Conv2d) and conv.in_channels != narrow[name].in_channels:
                 self.wide.set_submodule(name, BlockConvolution(self._blocks(name), whole=config.form == "zeroed"))
         self.zeroed = nn.ModuleList()
-        for number, network in enumerate(self.subnetworks if config.form == "zeroed" else ()):
+        for number, network in enumerate(self._each if config.form == "zeroed" else ()):
             with torch.device("meta"):  # it is never called with weights of its own, and draws no random numbers
                 template = make(config.wide())
             if SUBNETWORKS[number][1]:
@@ -111,7 +116,7 @@ class InterpolationNet(Network[InterpolationConfig]):
 
     @property
     def members(self) -> Sequence[Network]:
-        return () if self.config.loss == "wide" else tuple(self.subnetworks)
+        return () if self.config.loss == "wide" else self._each
 
     def subnetwork_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of each subnetwork, `[4, N, classes]`."""
@@ -129,8 +134,8 @@ class InterpolationNet(Network[InterpolationConfig]):
         """Set the filters of all whitenings from the uint8 training images `[N, H, W, 3]`."""
         if self.whitening_images:
             self.wide.fit_whitening(images)
-            for network in self.subnetworks:
-                network.whitening.load_state_dict(self.wide.whitening.state_dict())
+            for network in self._each:
+                network.get_submodule("whitening").load_state_dict(self.wide.get_submodule("whitening").state_dict())
 
     def wide_network(self) -> Network:
         """Return the wide network as a plain one of its own, with copies of all weights."""
@@ -143,13 +148,18 @@ class InterpolationNet(Network[InterpolationConfig]):
         return network.train(self.training)
 
     @property
+    def _each(self) -> list[Network[Any]]:
+        return cast("list[Network[Any]]", list(self.subnetworks))
+
+    @property
     def _classes(self) -> int:
-        return self.wide.get_submodule(self.wide.head).out_features
+        return cast(nn.Linear, self.wide.get_submodule(self.wide.head)).out_features
 
     def _blocks(self, layer: str) -> list[list[nn.Conv2d]]:
         """Return the convolutions of a layer, `[to which half][from which half]`."""
         by_halves = {halves(self._network, number, layer): number for number in range(len(SUBNETWORKS))}
-        return [[self.subnetworks[by_halves[i, o]].get_submodule(layer) for i in range(2)] for o in range(2)]
+        blocks = [[self.subnetworks[by_halves[i, o]].get_submodule(layer) for i in range(2)] for o in range(2)]
+        return cast("list[list[nn.Conv2d]]", blocks)
 
 
 class BlockConvolution(nn.Module):
@@ -207,9 +217,7 @@ class ZeroedSubnetwork(nn.Module):
         return logits
 
 
-def place(
-    tensor: torch.Tensor, shape: torch.Size, enters: int, leaves: int
-) -> tuple[torch.Tensor, tuple[slice, ...]]:
+def place(tensor: torch.Tensor, shape: torch.Size, enters: int, leaves: int) -> tuple[torch.Tensor, tuple[slice, ...]]:
     """Return zeros of a `shape` that has twice the outputs or inputs (dimensions 0 and 1) of `tensor`, or both, with
     `tensor` in one half of each, and where it lies: `leaves` says which half of the outputs, `enters` of the inputs."""
     where = []
@@ -251,8 +259,8 @@ def _crossings(network: type[Network], layer: str) -> tuple[int, int]:
 
 
 def toss(seed: torch.Tensor, count: torch.Tensor, share: float) -> torch.Tensor:
-    """Return whether the coin number `count` of a seed shows heads, as it does with chance `share`: bool, of the shape of
-    both, int64 from 0 to 2**32 - 1. A hash of 32 bits (Wellons 2018, lowbias32)."""
+    """Return whether the coin number `count` of a seed shows heads, as it does with chance `share`: bool, of the shape
+    of both, int64 from 0 to 2**32 - 1. A hash of 32 bits (Wellons 2018, lowbias32)."""
     mask = 2**32 - 1
     x = (count * 0x9E3779B9 + seed) & mask
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):

@@ -321,7 +321,10 @@ def test_it_is_exported_with_any_batch():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"widths": (4, 8, 9, 16)}, "network.widths is (4, 8, 9, 16); allowed: even numbers, as each subnetwork has half"),
+        (
+            {"widths": (4, 8, 9, 16)},
+            "network.widths is (4, 8, 9, 16); allowed: even numbers, as each subnetwork has half",
+        ),
         ({"output": "ensemble"}, "network.output is 'ensemble'; allowed: auto or wide, all that loss wide trains"),
         (
             {"loss": "ensemble", "output": "wide"},
@@ -337,5 +340,5 @@ def test_settings_that_make_no_sense_are_refused(changes, said):
 
 
 def test_it_is_no_member_of_an_ensemble():
-    with pytest.raises(UserError, match="ensemble.members is 2; allowed: 1, the network davidnet-interpolation is"):
+    with pytest.raises(UserError, match=r"ensemble\.members is 2; allowed: 1, the network davidnet-interpolation is"):
         change(Recipe(network=DavidNetInterpolationConfig()), {"ensemble.members": 2})

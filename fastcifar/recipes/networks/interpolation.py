@@ -16,16 +16,16 @@ _BUILDER = "fastcifar.models.interpolation:InterpolationNet"
 
 @dataclass(frozen=True)
 class InterpolationConfig(NetworkConfig):
-    """The settings of an interpolation, beside those of the wide network: its widths are the wide network's, and each of
-    the four subnetworks has half of them. `of` is the configuration without the settings here."""
+    """The settings of an interpolation, beside those of the wide network: its widths are the wide network's, and each
+    of the four subnetworks has half of them. `of` is the configuration without the settings here."""
 
     is_joint: ClassVar[bool] = True
     of: ClassVar[type[NetworkConfig]]
 
     loss: Literal["wide", "ensemble", "mix", "coin"] = "wide"
-    """What is trained. wide: the wide network's loss. ensemble: the mean of the subnetworks' losses, so that each trains
-    at a quarter of the rate with an optimizer to which the gradient's size matters. mix: both losses in every step,
-    weighted, for twice the work. coin: one of the two in each step, by a coin from the run's seed."""
+    """What is trained. wide: the wide network's loss. ensemble: the mean of the subnetworks' losses, so that each
+    trains at a quarter of the rate with an optimizer to which the gradient's size matters. mix: both losses in every
+    step, weighted, for twice the work. coin: one of the two in each step, from the run's seed, for as much work."""
     share: float = setting(0.5, at_least=0, at_most=1)
     """With loss mix the weight of the wide network's loss, the rest the ensemble's; with coin its chance."""
     output: Literal["auto", "wide", "ensemble"] = "auto"
