@@ -145,7 +145,8 @@ def take_free_words(args: Sequence[str], hints: Mapping[str, Any]) -> tuple[list
     for group in groups(args):
         flag, _ = _read(group)
         hint = flags.get(flag)
-        has_value = hint is not bool and "=" not in (group or [""])[0]
+        is_switch = hint is bool and group[1:2] not in (["true"], ["false"])
+        has_value = not is_switch and "=" not in (group or [""])[0]
         takes_all = hint is None or (get_origin(hint) is tuple and flag != "--plugin")
         taken = 0 if not flag else len(group) if takes_all else 1 + has_value
         free += group[taken:]

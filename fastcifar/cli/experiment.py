@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import itertools
 import json
@@ -40,6 +41,11 @@ class ExperimentOptions(TrainingOptions):
 
 def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     """Run the experiment `cls` with the options in `args`, and return the exit status."""
+    if cls.of_runs:
+        of_runs = importlib.import_module(cls.of_runs)
+        hints = {**type_hints(of_runs.Options), **type_hints(ExperimentOptions), **own_fields(cls)}
+        if take_free_words(args, {**field_hints(Recipe()), **hints})[0]:
+            return of_runs.main(args)
     options = read_options(cls, args)
     experiment = options.experiment
     recipes = _recipes_of(experiment)

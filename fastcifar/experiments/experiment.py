@@ -106,6 +106,9 @@ class Experiment(Checked, Generic[Found]):
     """The command keeps the runs in a folder of its own where none is named."""
     ends_early: ClassVar[bool] = False
     """It may end before all jobs are done."""
+    of_runs: ClassVar[str] = ""
+    """The module whose `main`, with its `Options`, is the command where free words name saved runs; none: it takes no
+    such words."""
 
     def _check(self) -> None:
         self._require("seed", self.seed <= SEEDS - self.runs, "0 up to 10**9 - 1, the last of the runs included")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fastcifar.recipes.declare import Checked, setting
+
+if TYPE_CHECKING:
+    from fastcifar.recipes.optimizers import OptimizerConfig
 
 _SEEDS = 2**63
 
@@ -47,3 +51,17 @@ class EnsembleConfig(Checked):
     def order_seeds(self, seed: int) -> tuple[int, ...]:
         """Return the seed of each of a step's batches in a run of `seed`."""
         return self.seeds(seed)[: self.orders]
+
+    def rates(self, optimizer: OptimizerConfig) -> str:
+        """Return in a line what the loss does to the learning rates of each member; empty where it does nothing."""
+        if self.members == 1 or self.joint in ("sum", "shared"):
+            return ""
+        names = [field.name for field in dataclasses.fields(optimizer) if f"_{field.name}".endswith("_lr")]
+        rates = {name: getattr(optimizer, name) for name in names if name != "lr" or optimizer.scale_free is False}
+        acts = [f"optimizer.{name} {rate:g} acts as {rate / self.members:g}" for name, rate in rates.items()]
+        if optimizer.scale_free:
+            why = f"the steps of {optimizer.kind} at it do not depend on the gradients' size"
+            acts.append(f"optimizer.lr {optimizer.lr:g} acts as it is, as {why}")
+        if optimizer.scale_free is None:
+            acts.append(f"what {optimizer.kind} makes of that at optimizer.lr is not known here")
+        return f"joint {self.joint}: the gradient of each member is divided by {self.members}: {', '.join(acts)}"

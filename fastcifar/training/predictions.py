@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import warnings
@@ -59,8 +60,8 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
         raise UserError(f"there is no run; allowed: {_ALLOWED}")
     names, records = tuple(name for name, _ in found.values()), tuple(record for _, record in found.values())
     _refuse_other_images(names, records)
-    logits, files = "tta_logits" if tta else "plain_logits", list(found)
-    keys = [f"{MEMBER}{logits}" if f"{MEMBER}{logits}" in npz_keys(file) else logits for file in files]
+    files = list(found)
+    keys = [_key(file, tta) for file in files]
     members, shapes = zip(*map(_shape, files, keys), strict=True)
     shape = shapes[0]
     for name, record, other in zip(names, records, shapes, strict=True):
@@ -88,6 +89,31 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
     numbered = ((name, key.startswith(MEMBER), number) for name, _, key, inside in each for number in range(inside))
     names = tuple(f"{name}#{number}" if is_member else name for name, is_member, number in numbered)
     return Predictions(names, logits, labels, tuple(record for _, record, _, inside in each for _ in range(inside)))
+
+
+def read_file(file: Path, tta: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits `[members, N, classes]`, of networks that were trained at once those of each, and the labels in
+    one file of predictions. Raises UserError for any other file."""
+    key = _key(file, tta)
+    members, shape = _shape(file, key)
+    logits, labels = _read(file, key)
+    return logits.reshape(members, *shape), labels
+
+
+def has_predictions(path: Path) -> bool:
+    """Return whether `path` is a file of predictions, a run that kept some, or a folder with such runs below it."""
+    if not path.is_dir():
+        return (path.is_file() and path.suffix == ".npz") or _kept(path) is not None
+    with warnings.catch_warnings(), contextlib.suppress(UserError):
+        warnings.simplefilter("ignore", Notice)
+        return next(_find(path), None) is not None
+    return False
+
+
+def _key(file: Path, tta: bool) -> str:
+    """Return the name of the logits in a file: of the members, where it has any."""
+    key = "tta_logits" if tta else "plain_logits"
+    return f"{MEMBER}{key}" if f"{MEMBER}{key}" in npz_keys(file) else key
 
 
 def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:

@@ -71,6 +71,9 @@ class TrainingState:
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
         self.random, self.processes = random, Processes(phases)
         self._identity = _identity(recipe, dataset)
+        if isinstance(dataset.train, KeptSplit) and recipe.ensemble.orders > 1:
+            said = "ensemble.order is own, and the training images do not lie on the device"
+            raise UserError(f"{said}; allowed: shared, or images that are on it (--resident device)")
         largest, kept = max(epoch.stage.batch for epoch in timeline.epochs), dataset.train
         self.feed = Feed(kept, largest) if isinstance(kept, KeptSplit) else None
         self._restart(0, {})

@@ -23,6 +23,9 @@ class OptimizerConfig(Kind):
     """Maker of the optimizer; see `optimizer`."""
     needs_filters: ClassVar[bool] = False
     """True if it only works for networks with convolutions."""
+    scale_free: ClassVar[bool | None] = None
+    """True if its steps at the rate `lr` are the same where all gradients are multiplied by a number; None: not known.
+    """
 
     lr: float = setting(0.1, above=0, with_batch=True)
     """Peak learning rate, for the mean loss."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastcifar.recipes.declare import setting, trick
 from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
@@ -13,6 +14,8 @@ from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
 class LARSConfig(OptimizerConfig):
     """Rates in proportion to the ratio of each weight's norm to its gradient's (You, Gitman and Ginsburg 2017); biases
     and scales train with SGD, without decay."""
+
+    scale_free: ClassVar[bool | None] = True
 
     lr: float = setting(20.0, above=0, with_batch=True)
     """Peak learning rate, multiplied by `trust_coefficient` and the ratio of norms."""

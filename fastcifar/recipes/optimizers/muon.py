@@ -34,6 +34,7 @@ class MuonConfig(OptimizerConfig):
     rest. Rates are for the mean loss; airbench's, for the summed one, are given per image of the batch."""
 
     needs_filters: ClassVar[bool] = True
+    scale_free: ClassVar[bool | None] = True
     off: ClassVar[Off | None] = staticmethod(_sgd_of_airbench94)
     source: ClassVar[str] = "Jordan 2024"
 

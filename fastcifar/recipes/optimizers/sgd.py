@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastcifar.recipes.declare import setting, trick
 from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
@@ -12,6 +13,8 @@ from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
 @dataclass(frozen=True)
 class SGDConfig(OptimizerConfig):
     """SGD with Nesterov momentum, the rate inside the velocity (Page's form), in one pass over all weights."""
+
+    scale_free: ClassVar[bool | None] = False
 
     lr: float = setting(1.0, above=0, with_batch=True)
     momentum: float = setting(0.9, at_least=0, below=1)

@@ -7,6 +7,7 @@ whole). A field is an argument of the class; arguments without a field keep torc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fastcifar.recipes.declare import setting, trick
 from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
@@ -17,6 +18,8 @@ _BUILDER = "fastcifar.optim.torch_optimizer:TorchOptimizer"
 @dataclass(frozen=True)
 class TorchConfig(OptimizerConfig):
     """The settings that all of these classes share."""
+
+    scale_free: ClassVar[bool | None] = True  # but for what Adam and the like add to the root, eps
 
     lr: float = setting(1e-3, above=0)
     """Peak learning rate; independent of the batch size for classes that divide by the gradients' size."""
@@ -69,6 +72,8 @@ class RAdamConfig(AdamConfig):
 class TorchSGDConfig(TorchConfig):
     """SGD as in torch: the rate outside the velocity, without Nesterov momentum."""
 
+    scale_free: ClassVar[bool | None] = False
+
     lr: float = setting(1.0, above=0, with_batch=True)
     momentum: float = setting(0.9, at_least=0, below=1)
     """Momentum; 0: none."""
@@ -78,6 +83,8 @@ class TorchSGDConfig(TorchConfig):
 @dataclass(frozen=True)
 class ASGDConfig(TorchConfig):
     """Averaged SGD (Polyak and Juditsky 1992)."""
+
+    scale_free: ClassVar[bool | None] = False
 
     lr: float = setting(1.0, above=0, with_batch=True)
 
