@@ -12,20 +12,21 @@ layer the four take a block each, so that the wide network is their sum: y_o is 
 subnetworks that end there, which the next layer's norm mixes. All weights whose number grows with the square of the
 width are shared in this way and in no other. What grows with the width alone is nobody else's: the first convolution,
 the norms and the classifier, of which the wide network and each subnetwork have their own, with their own running
-statistics. So an ensemble of the four and the wide network have the same convolutions, a quarter of them each:
+statistics. So the ensemble of the four has the wide network's convolutions, each member a quarter of them:
 
-    weights = Q + L + 4 (l),   Q: the wide network's blocks, L and l: the other weights of it and of a subnetwork
+    weights = Q + L + 4 l,   Q: the wide network's blocks, L and l: the other weights of it and of a subnetwork
 
 **Shortcuts.** A crossing subnetwork returns to its half after two convolutions, and so a residual branch of two ends
 where its identity shortcut is. A shortcut with one convolution (ResNet-18's, where the shape changes) crosses once: its
 result lies in the wrong half, and `ChannelSwap`, which has no weights, brings it to the branch's. (The project's code
 took the block that begins in the other half, where nothing is, and swapped then: the crossing shortcuts were lost.)
 
-**Two forms.** "summed" computes the narrow convolutions and adds them up: a wide network's work for the wide network,
-and a quarter of it for each subnetwork, one more in all. "zeroed" computes a subnetwork as the wide network with zeros
-in place of all weights that are not its own, as the project did: the work of five wide networks. Its channels in the
-other half stay 0 from layer to layer, since every activation maps 0 to 0 and a norm, with bias 0, does. Both give the
-same values and gradients up to rounding.
+**The forms.** "summed" computes the narrow convolutions and adds them up: a wide network's work for the wide network,
+and a quarter of it for each subnetwork, one more in all. "joined" puts a layer's four weights together and convolves
+once, which is as much work and fewer passes over the activations. "zeroed" computes a subnetwork as the wide network
+with zeros in place of all weights that are not its own, as the project did: the work of five wide networks. Its
+channels in the other half stay 0 from layer to layer, since every activation maps 0 to 0 and a norm, with bias 0, does.
+All give the same values and gradients up to rounding.
 
 **The coin.** A number is hashed from the run's seed and the count of steps, on the device, so that one captured step
 is enough: the losses are weighted by 1 and 0 or by 0 and 1. Both are computed and differentiated in every step, so that
@@ -77,7 +78,7 @@ class InterpolationNet(Network[InterpolationConfig]):
         narrow = dict(self.subnetworks[0].named_modules())
         for name, conv in list(self.wide.named_modules()):
             if isinstance(conv, nn.Conv2d) and conv.in_channels != narrow[name].in_channels:
-                self.wide.set_submodule(name, BlockConvolution(self._blocks(name), whole=config.form == "zeroed"))
+                self.wide.set_submodule(name, BlockConvolution(self._blocks(name), whole=config.form != "summed"))
         self.zeroed = nn.ModuleList()
         for number, network in enumerate(self._each if config.form == "zeroed" else ()):
             with torch.device("meta"):  # it is never called with weights of its own, and draws no random numbers

@@ -1,4 +1,4 @@
-"""The interpolation of a wide network and an ensemble: its two forms, what is shared, its losses and its coin."""
+"""The interpolation of a wide network and an ensemble: its forms, what is shared, its losses and its coin."""
 
 import copy
 import dataclasses
@@ -69,19 +69,21 @@ def answers(network, x):
 
 @given(configs, st.integers(0, 1000), st.booleans(), st.sampled_from([8, 11, 16]), st.sampled_from([4, 8]))
 @settings(max_examples=20, deadline=None)
-def test_both_forms_give_the_same_values_gradients_and_statistics(config, seed, training, side, count):
-    summed, zeroed = build(config, seed), build(config, seed, form="zeroed")
+def test_all_forms_give_the_same_values_gradients_and_statistics(config, seed, training, side, count):
+    networks = [build(config, seed, form=form).train(training) for form in ("summed", "joined", "zeroed")]
     found = []
-    for network in (summed.train(training), zeroed.train(training)):
+    for network in networks:
         out = answers(network, batch(count, side))
         parameters = [p for p in network.parameters() if p.requires_grad]
         weights = torch.linspace(-1, 2, out.numel(), dtype=torch.float64).view(out.shape)
         gradients = torch.autograd.grad((weights * out).sum(), parameters, materialize_grads=True)
         found.append([out.detach(), *gradients, *network.buffers()])
-    assert [name for name, _ in summed.named_parameters()] == [name for name, _ in zeroed.named_parameters()]
-    for one, other in zip(*found, strict=True):
-        scale = one.abs().max().clamp_min(1).item()
-        torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-9 * scale)
+    names = [[name for name, _ in network.named_parameters()] for network in networks]
+    assert names[0] == names[1] == names[2]
+    for summed, *others in zip(*found, strict=True):
+        scale = summed.abs().max().clamp_min(1).item()
+        for other in others:
+            torch.testing.assert_close(summed, other, rtol=1e-7, atol=1e-9 * scale)
 
 
 @each_kind
