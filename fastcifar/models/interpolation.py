@@ -44,11 +44,10 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fastcifar.models.davidnet import DavidNet
 from fastcifar.models.network import Network
-from fastcifar.models.resnet import ResNet18
 from fastcifar.recipes import NetworkConfig
-from fastcifar.recipes.networks.interpolation import DavidNetInterpolationConfig, InterpolationConfig
+from fastcifar.recipes.networks.interpolation import InterpolationConfig
+from fastcifar.registry import resolve
 
 SUBNETWORKS = ((0, False), (0, True), (1, True), (1, False))
 """Of each subnetwork the half of the channels in which it begins, and whether it crosses over."""
@@ -62,13 +61,13 @@ class InterpolationNet(Network[InterpolationConfig]):
     filters, which training does not change, are the same in all, each with its own copy. There is no one `head`.
     """
 
-    config_class = DavidNetInterpolationConfig
+    config_class = InterpolationConfig
     head = ""
     coin_seed: torch.Tensor
     coin_count: torch.Tensor
 
     def build(self, config: InterpolationConfig, classes: int) -> None:
-        self._network: type[Network[Any]] = DavidNet if isinstance(config, DavidNetInterpolationConfig) else ResNet18
+        self._network: type[Network[Any]] = resolve(config.of.builder)
 
         def make(of: NetworkConfig) -> Network[Any]:
             return self._network(of, classes, self.mean, self.std, self.side)
@@ -236,27 +235,8 @@ def halves(network: type[Network], number: int, layer: str) -> tuple[int, int]:
 
     layer: the name of the layer, or of one of its tensors."""
     start, crosses = SUBNETWORKS[number]
-    enters, leaves = _crossings(network, layer)
+    enters, leaves = network.crossings(layer)
     return start ^ (enters & crosses), start ^ (leaves & crosses)
-
-
-def _crossings(network: type[Network], layer: str) -> tuple[int, int]:
-    """Return whether a crossing subnetwork is in the other half than that in which it began, 1, before a layer and
-    after it."""
-    match network is DavidNet, layer.split("."):
-        case True, ["layers", number, "block", *_]:
-            before = int(number)
-        case True, ["layers", number, "residual", which, *_]:
-            before = int(number) + 1 + int(which)
-        case True, ["classifier", *_]:
-            return 1, 1  # after three layers
-        case False, [_, _, "conv1" | "bn1" | "downsample", *_]:
-            before = 0
-        case False, [_, _, "conv2" | "bn2", *_]:
-            before = 1
-        case _:
-            return 0, 0
-    return before % 2, (before + 1) % 2
 
 
 def toss(seed: torch.Tensor, count: torch.Tensor, share: float) -> torch.Tensor:

@@ -12,7 +12,7 @@ from fastcifar.models import build_model
 from fastcifar.models.interpolation import InterpolationNet
 from fastcifar.models.network import CENTERED
 from fastcifar.recipes import Recipe, change
-from fastcifar.recipes.networks.interpolation import DavidNetInterpolationConfig
+from fastcifar.recipes.networks.davidnet import DavidNetInterpolationConfig
 from tests.models.networks import NETWORKS, network
 from tests.small import NARROW
 

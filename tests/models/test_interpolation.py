@@ -17,7 +17,8 @@ from fastcifar.errors import UserError
 from fastcifar.models.interpolation import SUBNETWORKS, BlockConvolution, ChannelSwap, InterpolationNet, halves, toss
 from fastcifar.optim import FlatModel
 from fastcifar.recipes import EMAConfig, Recipe, change
-from fastcifar.recipes.networks.interpolation import DavidNetInterpolationConfig, ResNet18InterpolationConfig
+from fastcifar.recipes.networks.davidnet import DavidNetInterpolationConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18InterpolationConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Listener, Trainer, load_run
 

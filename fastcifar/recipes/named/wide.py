@@ -11,13 +11,13 @@ from fastcifar.recipes.augmentation import Augment
 from fastcifar.recipes.averages import EMAConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
 from fastcifar.recipes.named import add_recipe
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.schedule import Schedule
+from fastcifar.recipes.text import change
 
-_WIDE_DAVIDNET = Recipe(name="wide-davidnet", network=DavidNetConfig(widths=(128, 256, 512, 1024)))
+_WIDE = change(Recipe(name=f"wide-{Recipe.name}"), {"network.widths": (128, 256, 512, 1024)})
 
 # "WRN-18-2" as Zagoruyko and Komodakis (2016) count, depth and factor of the width, with all layers doubled: the stem
 # too, which they leave at 64 channels (45.6 million weights for ImageNet; here 45.7). Trained as that network is in
@@ -39,5 +39,5 @@ _WIDE_RESNET18 = Recipe(
     evaluate=EvaluateConfig(tta="none"),
 )
 
-add_recipe(_WIDE_DAVIDNET, "davidnet at twice the width: four times the weights, as four networks have")
+add_recipe(_WIDE, f"{Recipe.name} at twice the width: four times the weights, as four networks have")
 add_recipe(_WIDE_RESNET18, "100 epochs of SGD for ResNet-18 at twice the width (Zagoruyko 2016: WRN-18-2)")

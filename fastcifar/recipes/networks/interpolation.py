@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from fastcifar.recipes.declare import declaration, setting
-from fastcifar.recipes.networks import NetworkConfig, network
-from fastcifar.recipes.networks.davidnet import DavidNetConfig
-from fastcifar.recipes.networks.resnet18 import ResNet18Config
+from fastcifar.recipes.networks import NetworkConfig
 
-_BUILDER = "fastcifar.models.interpolation:InterpolationNet"
+BUILDER = "fastcifar.models.interpolation:InterpolationNet"
 
 
 @dataclass(frozen=True)
 class InterpolationConfig(NetworkConfig):
     """The settings of an interpolation, beside those of the wide network: its widths are the wide network's, and each
-    of the four subnetworks has half of them. `of` is the configuration without the settings here."""
+    of the four subnetworks has half of them. `of` is the configuration without the settings here; a subclass of both is
+    registered with `BUILDER`, and the network says where its layers cross (`Network.crossings`)."""
 
     is_joint: ClassVar[bool] = True
     of: ClassVar[type[NetworkConfig]]
@@ -67,29 +66,3 @@ class InterpolationConfig(NetworkConfig):
                 many = isinstance(width, tuple)
                 values[field.name] = tuple(each // divisor for each in width) if many else width // divisor
         return values
-
-
-@network("davidnet-interpolation", _BUILDER)
-@dataclass(frozen=True)
-class DavidNetInterpolationConfig(InterpolationConfig, DavidNetConfig):
-    """A wide DavidNet of four narrow ones' weights, with DavidNet's tricks."""
-
-    of: ClassVar[type[NetworkConfig]] = DavidNetConfig
-    formerly: ClassVar[str] = ""
-
-    widths: tuple[int, int, int, int] = setting(
-        (128, 256, 512, 1024), at_least=2, at_most=65_536, unit="channels", width=True
-    )
-    """Channels of the wide network's stem and three layers; each subnetwork has half."""
-
-
-@network("resnet18-interpolation", _BUILDER)
-@dataclass(frozen=True)
-class ResNet18InterpolationConfig(InterpolationConfig, ResNet18Config):
-    """A wide ResNet-18 of four narrow ones' weights."""
-
-    of: ClassVar[type[NetworkConfig]] = ResNet18Config
-    formerly: ClassVar[str] = ""
-
-    width: int = setting(128, at_least=2, at_most=8192, unit="channels", width=True)
-    """Channels of the wide network's stem and first layer; each subnetwork has half."""
