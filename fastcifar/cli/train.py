@@ -224,6 +224,8 @@ def _train(
     trainer = runner.trainer(jobs[0])
     remarks = _remarks(options, asked.init, dataset)
     show.say(screen.header(trainer, seeds, min(options.parallel, len(seeds))))
+    if rates := trainer.recipe.ensemble.rates(trainer.recipe.optimizer):
+        show.say(rates)
     del trainer  # one that fails is dropped
     if options.warm_start:
         show.say(f"{describe_start(asked.init)} from {asked.init['source']}")

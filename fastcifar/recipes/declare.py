@@ -227,6 +227,8 @@ def allowed(hint: object) -> str:
         kinds = get_args(hint)
         if get_origin(kinds[0]) is tuple:
             return f"lists, each of {allowed(kinds[0])}"
+        if get_origin(kinds[0]) is Literal:
+            return f"words out of {', '.join(get_args(kinds[0]))}"
         if Ellipsis not in kinds and len(set(kinds)) > 1:
             return " and ".join(map(allowed, kinds))
         count = "" if Ellipsis in kinds else f"{len(kinds)} "

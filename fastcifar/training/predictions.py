@@ -94,7 +94,10 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
 def read_file(file: Path, tta: bool = True) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits `[members, N, classes]`, of networks that were trained at once those of each, and the labels in
     one file of predictions. Raises UserError for any other file."""
-    key = _key(file, tta)
+    try:
+        key = _key(file, tta)
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}; allowed: {_ALLOWED}") from None
     members, shape = _shape(file, key)
     logits, labels = _read(file, key)
     return logits.reshape(members, *shape), labels

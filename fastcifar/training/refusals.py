@@ -59,7 +59,7 @@ def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Net
     networks: those that were built for recipes before, to which this one's is added.
     """
     train, sides = dataset.train, (dataset.train.side, *(side for side, _ in recipe.augment.early_crops))
-    key = recipe.network, sides
+    key = recipe.network, recipe.ensemble, sides
     if key not in networks:
         with building(0, resolve(recipe.network.builder)):
             networks[key] = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides)

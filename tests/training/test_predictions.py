@@ -214,3 +214,21 @@ def test_more_than_fits_in_memory_is_refused_before_it_is_read(save, monkeypatch
         read_predictions(["a", "b"])
     monkeypatch.setattr(predictions, "free_memory", lambda: 64)
     assert len(read_predictions(["a", "b"]).names) == 2
+
+
+def test_networks_that_were_trained_at_once_are_each_a_run_and_kept_runs_have_names(save, tmp_path):
+    one, three = arrays(1), np.stack([arrays(seed)["tta_logits"] for seed in (2, 3, 4)])
+    save("joint", 1, {**one, "member_plain_logits": 2 * three, "member_tta_logits": three})
+    save("alone", 5)
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "alone/run.json").rename("kept/seed-5.json")
+    (tmp_path / "alone/predictions.npz").rename("kept/seed-5.npz")
+    found = read_predictions(["joint", "kept"])
+    assert found.names == ("joint#0", "joint#1", "joint#2", "kept/seed-5")
+    assert np.array_equal(found.logits, [*three, arrays(5)["tta_logits"]]) and len(found.records) == 4
+    assert np.array_equal(read_predictions(["joint"], tta=False).logits, 2 * three)
+    assert read_predictions(["kept/seed-5"]).names == read_predictions(["kept/seed-5.json"]).names == ("kept/seed-5",)
+    for wrong in (three[0], three[:, :2], three[:0], three.astype(int)):
+        np.savez("wrong.npz", **one, member_tta_logits=wrong)
+        with pytest.raises(UserError, match=r"wrong\.npz"):
+            read_predictions(["wrong.npz"])
