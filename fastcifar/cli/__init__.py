@@ -39,6 +39,8 @@ COMMANDS = {
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
     "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),
+    "models list": ("models list", "fastcifar.cli.models", "list the networks, and their parameters"),
+    "models show": ("models show NETWORK", "fastcifar.cli.models:show", "print a network's layers and what they share"),
     "data list": ("data list", "fastcifar.cli.data_list", "list the data sets, and which are here"),
     "data info": ("data info", "fastcifar.cli.data_info", "say what a data set holds and where it was found"),
     "data verify": ("data verify", "fastcifar.cli.data_verify", "read all of a data set and say what is wrong with it"),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastcifar.catalogue import DATASETS, dataset_for
 from fastcifar.costs.products import Count, count_module, count_products
@@ -142,16 +142,21 @@ def count_recipe(
     timeline = Timeline(recipe, train_images, side, network.frozen_from)
     refuse_uneven_ghost_batches(network, recipe, timeline)
 
+    def call(network: nn.Module, images: Tensor) -> Tensor:
+        return network(images, every=True) if network.outputs != 1 else network(images)
+
     def loss(logits: Tensor) -> Tensor:
-        labels = torch.empty(len(logits), dtype=torch.int64, device="meta")
-        return cross_entropy(logits, labels, recipe.label_smoothing)[0]
+        outputs = logits.view(-1, *logits.shape[-2:])
+        labels = torch.empty(outputs.shape[1], dtype=torch.int64, device="meta")
+        return torch.stack([cross_entropy(each, labels, recipe.label_smoothing)[0] for each in outputs]).sum()
 
     stages = []
     for stage, steps in timeline.steps_by_stage().items():
         for name, parameter in network.named_parameters():
             if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
-        step = count_module(network, (stage.images, 3, stage.size, stage.size), loss)
+        images = stage.images * recipe.ensemble.orders
+        step = count_module(network, (images, 3, stage.size, stage.size), loss, call)
         read = side if recipe.augment.early == "resize" else stage.size
         step.moved_bytes += step.batch * 3 * (read**2 + stage.size**2 * dtype.itemsize)  # augment: of bytes, the type
         stages.append(StageCount(stage, steps, step))

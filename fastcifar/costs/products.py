@@ -262,7 +262,10 @@ class _Tally(TorchDispatchMode):
         called = max(self.tracker.parents - {"Global"}, key=len, default="").partition(".")[2]  # the innermost
         name = parameter.rpartition(".")[0] if parameter else called
         if name not in self._layers:
-            own = self._module.get_submodule(name).parameters(recurse=False)
+            try:
+                own = list(self._module.get_submodule(name).parameters(recurse=False))
+            except AttributeError:  # a module that is no part of this one, and called with its weights
+                own = []
             parameters = sum(parameter.numel() for parameter in own)
             self._layers[name] = Layer(name, tuple(values.shape[1:]), tuple(out.shape[1:]), parameters)
         return self._layers[name]

@@ -60,6 +60,19 @@ class DavidNet(Network[DavidNetConfig]):
         if self.whitening is not None:
             self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
+    @classmethod
+    def crossings(cls, layer: str) -> tuple[int, int]:
+        match layer.split("."):
+            case ["layers", number, "block", *_]:
+                before = int(number)
+            case ["layers", number, "residual", which, *_]:
+                before = int(number) + 1 + int(which)
+            case ["classifier", *_]:
+                return 1, 1  # after three layers
+            case _:
+                return 0, 0
+        return before % 2, (before + 1) % 2
+
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layers(self.stem(x, whitening=self.whitening))
         return self.classifier(global_pool(x, self.config.final_pool))

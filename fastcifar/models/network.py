@@ -83,6 +83,14 @@ class Network(nn.Module, ABC, Generic[Config]):
         buffer that counts the calls."""
         return (1 / self.outputs,) * self.outputs
 
+    @classmethod
+    def crossings(cls, layer: str) -> tuple[int, int]:
+        """Return whether a path that changes between the halves of the channels in every convolution is in the half in
+        which it began, 0, or in the other one, 1, before a layer and after it, for `InterpolationNet`.
+
+        layer: the name of the layer, or of one of its tensors."""
+        raise NotImplementedError(f"{cls.__name__} does not say where its layers cross")
+
     @property
     def members(self) -> Sequence[Network]:
         """The networks in it that answer on their own, whose predictions a run keeps beside its own; by default

@@ -45,6 +45,15 @@ class ResNet18(Network[ResNet18Config]):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
+    @classmethod
+    def crossings(cls, layer: str) -> tuple[int, int]:
+        match layer.split("."):
+            case [_, _, "conv1" | "bn1" | "downsample", *_]:
+                return 0, 1
+            case [_, _, "conv2" | "bn2", *_]:
+                return 1, 0
+        return 0, 0
+
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x))
         if self.config.stem == "imagenet":

@@ -86,6 +86,9 @@ class Recipe(Checked):
         if self.ema.decay and self.average.epochs:
             both = f"ema.decay is {self.ema.decay} and average.epochs is {self.average.epochs}"
             raise UserError(f"{both}; allowed: one average of the two, the other 0")
+        if self.network.is_joint and self.ensemble.members > 1:
+            said = f"ensemble.members is {self.ensemble.members}"
+            raise UserError(f"{said}; allowed: 1, the network {self.network.kind} is several networks itself")
         network, crops = self.network.kind, self.augment.early_crops
         if (self.network.sides or self.network.one_side) and crops:
             raise UserError(f"augment.early_crops is {crops}; allowed: none, the network {network} takes whole images")

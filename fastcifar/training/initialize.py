@@ -37,7 +37,7 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
     if isinstance(start, ColdStart):
         return
     if start.reset_head and not model.head:
-        raise UserError("reset_head is true; allowed: false for a network of one's own, whose head is not known")
+        raise UserError("reset_head is true; allowed: false for a network whose one head is not known")
     module, file = model.module, weights_file(start.source)
     tensors, read = read_weights(file)
     if sha256 not in (None, read):

@@ -24,6 +24,8 @@ class NetworkConfig(Kind):
     """True if it is built for images of one side, and takes no smaller crops of them."""
     has_filters: ClassVar[bool] = True
     """True if it has convolutions, which Muon needs."""
+    is_joint: ClassVar[bool] = False
+    """True if it is several networks itself, on a loss of their own: no member of a recipe's ensemble."""
     formerly: ClassVar[str] = ""
     """Name of its section in recipe files from before there were kinds."""
 

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from fastcifar.recipes.declare import setting, trick
 from fastcifar.recipes.networks import NetworkConfig, network
+from fastcifar.recipes.networks.interpolation import BUILDER, InterpolationConfig
 
 
 @network("davidnet", "fastcifar.models.davidnet:DavidNet")
@@ -56,3 +57,17 @@ class DavidNetConfig(NetworkConfig):
     @property
     def least_side(self) -> int:
         return 8  # three pools leave one pixel
+
+
+@network("davidnet-interpolation", BUILDER)
+@dataclass(frozen=True)
+class DavidNetInterpolationConfig(InterpolationConfig, DavidNetConfig):
+    """A wide DavidNet of four narrow ones' weights, with DavidNet's tricks."""
+
+    of: ClassVar[type[NetworkConfig]] = DavidNetConfig
+    formerly: ClassVar[str] = ""
+
+    widths: tuple[int, int, int, int] = setting(
+        (128, 256, 512, 1024), at_least=2, at_most=65_536, unit="channels", width=True
+    )
+    """Channels of the wide network's stem and three layers; each subnetwork has half."""

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from fastcifar.recipes.declare import setting
 from fastcifar.recipes.networks import NetworkConfig, network
+from fastcifar.recipes.networks.interpolation import BUILDER, InterpolationConfig
 
 
 @network("resnet18", "fastcifar.models.resnet:ResNet18")
@@ -20,3 +21,15 @@ class ResNet18Config(NetworkConfig):
     """Channels of the stem and the first of the four layers; each later layer has twice as many as the one before."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """cifar: a 3x3 convolution of stride 1. imagenet: torchvision's 7x7 one of stride 2 and a max-pool of stride 2."""
+
+
+@network("resnet18-interpolation", BUILDER)
+@dataclass(frozen=True)
+class ResNet18InterpolationConfig(InterpolationConfig, ResNet18Config):
+    """A wide ResNet-18 of four narrow ones' weights."""
+
+    of: ClassVar[type[NetworkConfig]] = ResNet18Config
+    formerly: ClassVar[str] = ""
+
+    width: int = setting(128, at_least=2, at_most=8192, unit="channels", width=True)
+    """Channels of the wide network's stem and first layer; each subnetwork has half."""

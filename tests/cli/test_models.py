@@ -1,0 +1,149 @@
+"""`fastcifar models list` and `fastcifar models show`."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fastcifar.cli import main
+from fastcifar.cli.sharing import to_dot
+from fastcifar.costs.sharing import trace
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.models.mlp import MLP
+from fastcifar.recipes import NETWORKS, RECIPES
+from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.training import train
+
+NARROW = ["davidnet-interpolation", "--network.widths", "4", "8", "12", "16", "--network.loss", "coin"]
+REFUSED = {
+    "models show davidnt": "there is no network 'davidnt'; did you mean 'davidnet'?; allowed: " + ", ".join(NETWORKS),
+    "models show speedrun94": "there is no network 'speedrun94'; did you mean --recipe speedrun94?; allowed: ",
+    "models show nowhere/run": "there is no network 'nowhere/run'; allowed: ",
+    "models show davidnet --graph drawing.pdf": "--graph is 'drawing.pdf'; allowed: no value, or a file of .dot, .svg",
+    "models show davidnet --network mlp": "--network is given with davidnet; allowed: one of the two",
+    "models show --recipe davidnot": "unknown recipe 'davidnot'; did you mean 'davidnet'?",
+    "models show mlp --network.width 3": "unknown flag --network.width; allowed: with --network resnet18",
+    "models show davidnet --resize 4": "network is davidnet, and images have 4 pixels a side; allowed: 8 or more",
+    "models list davidnet": "unexpected argument 'davidnet'",
+}
+
+
+def shown(capsys, *words):
+    assert main(["models", "show", *words]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_refusal_is_one_line(capsys, line):
+    assert main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith(f"fastcifar: {REFUSED[line]}") and err.count("\n") == 1
+
+
+def test_refusals_and_help_need_no_torch():
+    lines = [*REFUSED, "models", "models list --help", "models show --help"]
+    code = f"import sys\nfrom fastcifar.cli import main\n[main(line.split()) for line in {lines!r}]\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == "False", done.stderr
+
+
+def test_the_list_has_every_network_and_its_parameters(capsys):
+    assert main(["models", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split()[0]: line.split()[1] for line in lines[1:]}
+    assert [line.split()[0] for line in lines[1:] if not line.startswith(" ")] == list(NETWORKS)
+    assert found.keys() - NETWORKS.keys() <= RECIPES.keys()
+    assert found["davidnet"] == "6,573,849" and found["wide-resnet18-2"] == "44,662,922"
+
+
+def test_layers_have_shapes_and_parameters(capsys):
+    out = shown(capsys, "mlp", "--network.hidden", "8")
+    rows = [line.split() for line in out.splitlines()]
+    assert (
+        ["hidden"] in rows and ["0", "Linear", "8", "24,584"] in rows and ["classifier", "Linear", "10", "90"] in rows
+    )
+    assert "24,674 parameters in 4 tensors, 24,674 of them trained" in out
+
+
+def test_a_recipes_fields_and_data_set_count(capsys):
+    out = shown(capsys, "--recipe", "speedrun94", "--network.widths", "8", "8", "8", "--dataset", "cifar100")
+    assert out.startswith("speedrun of speedrun94, 32 x 32 pixels")
+    assert re.search(r"classifier +\w+ +100 +800", out)
+
+
+@pytest.mark.parametrize("words", [["--graph", *NARROW], [*NARROW, "--graph"], [*NARROW, "--graph", "--json"]])
+def test_the_graph_says_which_tensors_are_shared(capsys, words):
+    out = shown(capsys, *words)
+    if "--json" in words:
+        found = json.loads(out)
+        shared = [tensor for tensor in found["tensors"] if tensor["shared"]]
+        assert len(shared) == 28 and all(len(tensor["layers"]) == 2 for tensor in shared)
+        return
+    name = "subnetworks.1.layers.2.block.conv"
+    assert f"{name}.weight  [8, 6, 3, 3]  432\n|- {name}\n`- wide.layers.2.block.conv\n" in out
+    assert re.search(r"subnetworks\.2 +[\d,]+ +2,160  wide\n", out)
+
+
+def test_a_network_may_stand_behind_flags(capsys):
+    for words in (
+        ["--json", "mlp"],
+        ["--dataset", "cifar10", "mlp"],
+        ["--graph", "mlp"],
+        ["--coarse", "mlp", "--dataset", "cifar100"],
+    ):
+        assert "mlp, 32 x 32 pixels" in shown(capsys, *words)
+    assert main(["models", "show", "--network.hidden", "8", "mlp"]) == 2
+    assert "--network.hidden" in capsys.readouterr().err
+
+
+def test_members_of_the_pseudo_ensemble_share_all(capsys):
+    words = ["--network", "mlp", "--network.hidden", "8", "--ensemble.members", "3", "--ensemble.joint", "shared"]
+    out = shown(capsys, "--recipe", "warmstart-mlp", *words, "--graph")
+    assert "24,674 of them, in 4 tensors, are shared" in out
+    assert re.search(r"networks\.1 +0 +24,674  networks\.0, networks\.2\n", out)
+
+
+def test_without_shared_tensors_the_graph_says_so(capsys):
+    assert shown(capsys, "mlp", "--graph").rstrip().endswith("no tensor is shared")
+
+
+@pytest.mark.parametrize("kind", ["dot", "svg", "png"])
+def test_the_graph_is_drawn(capsys, tmp_path, kind):
+    if kind != "dot":
+        pytest.importorskip("matplotlib")
+    file = tmp_path / "new" / f"graph.{kind}"
+    assert f"drawn in {file}" in shown(capsys, *NARROW, "--graph", str(file))
+    data = file.read_bytes()
+    first = {"dot": b"digraph", "svg": b"<?xml", "png": b"\x89PNG"}[kind]
+    assert data.startswith(first)
+    if kind == "svg":
+        assert b"subnetworks.3.layers.0.block.conv.weight" in data and b"wide.classifier" in data
+
+
+def test_the_text_for_graphviz_has_a_line_from_each_tensor_to_each_of_its_layers():
+    torch.manual_seed(0)
+    graph = trace(MLP(MLPConfig(hidden=(8,))))
+    text = to_dot(graph, 'a "name"')
+    assert 'label="a \\"name\\""' in text
+    assert len(re.findall(r"t\d+ -> l\d+", text)) == sum(len(tensor.layers) for tensor in graph.tensors) == 4
+    assert text.count("{") == text.count("}") == 1 + 2
+
+
+def test_a_saved_run_and_its_file_of_weights(capsys, tmp_path):
+    data = make_synthetic(train_size=32, test_size=16)
+    run = train("warmstart-mlp", data, epochs=1, batch_size=16, **{"network.hidden": (8,)})
+    run.save(tmp_path / "run")
+    assert "24,674 parameters in 4 tensors, 24,674 of them trained" in shown(capsys, str(tmp_path / "run"))
+    out = shown(capsys, str(tmp_path / "run" / "model.safetensors"), "--graph")
+    assert "24,674 parameters in 4 tensors\n" in out and "no tensor is shared" in out
+    state = run.model.state_dict()
+    torch.save({**state, "again.weight": state["classifier.weight"].clone()}, tmp_path / "tied.pt")
+    out = shown(capsys, str(tmp_path / "tied.pt"), "--graph")
+    assert "again.weight = classifier.weight  [10, 8]  80\n|- again\n`- classifier\n" in out
+    assert main(["models", "show", str(tmp_path / "run"), "--epochs", "3"]) == 2
+    assert "unknown flag --epochs" in capsys.readouterr().err
