@@ -72,6 +72,12 @@ def test_each_of_three_faults_costs_its_own_parts_and_no_other(calls):
     assert all(f"  {part}: failed, " in done.stdout for part in FAILED)
 
 
+def test_results_are_one_json_object_a_line(calls):
+    _, out = calls
+    for path in out.glob("*.jsonl"):
+        assert all(isinstance(json.loads(line), dict) for line in path.read_text().splitlines())
+
+
 def test_a_later_call_goes_on_where_an_earlier_one_stopped(calls):
     (_, before), (done, after) = calls[0]
     assert done.returncode == 0, done.stderr
@@ -172,9 +178,3 @@ def test_the_summary_of_many_results_is_cut_and_says_so(tmp_path):
     lines = summary(tmp_path)
     assert len(lines) == MOST_LINES
     assert lines[-1] == "... and 43 lines more in the files"
-
-
-def test_results_are_one_json_object_a_line(calls):
-    _, out = calls
-    for path in out.glob("*.jsonl"):
-        assert all(isinstance(json.loads(line), dict) for line in path.read_text().splitlines())

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import os
 
 import numpy
 import pytest
@@ -23,9 +24,13 @@ def compilers(request, tmp_path_factory):
     if not importlib.util.find_spec("triton") or not any(map(_waits_for_compilers, request.session.items)):
         yield None
         return
-    running = Compilers(tmp_path_factory.mktemp("compilers"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder if workers == 1 else folder.parent) / "compilers"
+    folder.mkdir(exist_ok=True)
+    running = Compilers(folder)
     yield running
-    running.stop()
+    running.stop(wait=workers > 1)
 
 
 @pytest.fixture(scope="session")

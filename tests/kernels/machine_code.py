@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 CASES = [
@@ -86,29 +88,42 @@ print(json.dumps(found))
 
 
 class Compilers:
-    """Processes, one for each case, which compile while other tests run."""
+    """Processes, one for each case, which compile while other tests run; of several that test in parallel the first one
+    starts them.
+
+    folder: that of all of these, where `started` is made by who starts them.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self._folder, self._running = folder, []
+        try:
+            (folder / "started").mkdir()
+        except FileExistsError:
+            return
         environment = {**os.environ, "FASTCIFAR_KERNELS": "triton", "TRITON_CACHE_DIR": str(folder / "cache")}
         environment.pop("TRITON_INTERPRET", None)
-        behind = ["nice"] if shutil.which("nice") else []  # the tests that run meanwhile
-        self._running = []
+        behind = "nice " if shutil.which("nice") else ""  # the tests that run meanwhile
         for number, case in enumerate(CASES):
-            command = [*behind, sys.executable, "-c", CODE, json.dumps(case)]
-            out, errors = (folder / f"{number}.{name}" for name in ("out", "errors"))
-            with out.open("w") as stdout, errors.open("w") as stderr:
-                process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment)
-            self._running.append((case, process, out, errors))
+            ended = f"echo $? > {number}.part; mv {number}.part {number}.status"  # whole once it is there
+            command = f'{behind}"$0" -c "$1" "$2" > {number}.out 2> {number}.errors; {ended}'
+            words = ["sh", "-c", command, sys.executable, CODE, json.dumps(case)]
+            environment["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.getenv("PYTHONPATH")])])
+            self._running.append(subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True))
 
     def results(self) -> dict:
         """Return PTX and stack of every compiled variant, by case and kernel."""
         found = {}
-        for case, process, out, errors in self._running:
-            assert process.wait() == 0, errors.read_text()
-            found[case] = json.loads(out.read_text())
+        for number, case in enumerate(CASES):
+            status, errors = (self._folder / f"{number}.{name}" for name in ("status", "errors"))
+            while not status.exists():
+                time.sleep(0.2)
+            assert int(status.read_text()) == 0, errors.read_text()
+            found[case] = json.loads((self._folder / f"{number}.out").read_text())
         return found
 
-    def stop(self) -> None:
-        for _, process, _, _ in self._running:
-            process.kill()
+    def stop(self, wait: bool) -> None:
+        """End those that this process has started; `wait`: when they are done, as others may need them."""
+        for process in self._running:
+            if not wait:
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
