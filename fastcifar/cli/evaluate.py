@@ -134,13 +134,11 @@ class Saved:
 
     def __init__(self, options: Options, folder: Path) -> None:
         from fastcifar.optim import FlatModel
-        from fastcifar.training import load_run, load_weights, resolve_device, resolve_dtype
+        from fastcifar.training import load_run, resolve_device, resolve_dtype
 
         self.options, self.folder = options, folder
         self.device: torch.device = resolve_device(options.device)
-        self.recipe, model, self.record = load_run(folder, member=options.member)
-        if options.weights is not None:
-            load_weights(model, options.weights)
+        self.recipe, model, self.record = load_run(folder, member=options.member, weights=options.weights)
         # The run's own type, so that rounding is the same too.
         dtype = resolve_dtype(self.recipe.dtype, self.device, self.record.dtype)
         self.model = FlatModel(model.to(self.device), dtype).model

@@ -53,14 +53,19 @@ class EnsembleConfig(Checked):
         return self.seeds(seed)[: self.orders]
 
     def rates(self, optimizer: OptimizerConfig) -> str:
-        """Return in a line what the loss does to the learning rates of each member; empty where it does nothing."""
+        """Return in a line what the loss does to the learning rates and the weight decay of each member; empty where it
+        does nothing."""
         if self.members == 1 or self.joint in ("sum", "shared"):
             return ""
         names = [field.name for field in dataclasses.fields(optimizer) if f"_{field.name}".endswith("_lr")]
         rates = {name: getattr(optimizer, name) for name in names if name != "lr" or optimizer.scale_free is False}
         acts = [f"optimizer.{name} {rate:g} acts as {rate / self.members:g}" for name, rate in rates.items()]
+        decay = getattr(optimizer, "weight_decay", 0.0) if optimizer.coupled_decay else 0.0
+        if decay:
+            acts.append(f"optimizer.weight_decay {decay:g} acts as {decay * self.members:g}")
         if optimizer.scale_free:
             why = f"the steps of {optimizer.kind} at it do not depend on the gradients' size"
+            why += " but for that decay" * (decay > 0)
             acts.append(f"optimizer.lr {optimizer.lr:g} acts as it is, as {why}")
         if optimizer.scale_free is None:
             acts.append(f"what {optimizer.kind} makes of that at optimizer.lr is not known here")

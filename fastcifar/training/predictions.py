@@ -52,14 +52,11 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
     Raises UserError for what is neither, a damaged file, a record that is not of the predictions beside it, and runs
     whose test images, labels or classes differ; of a file that claims more memory than there is, Unequipped.
     """
-    found: dict[Path, tuple[str, RunRecord | None]] = {}
-    for path in paths:
-        for file, name, record in _find(user_path(path, "the run")):
-            found.setdefault(file, (name, record))
+    found = find_predictions(paths)
     if not found:
         raise UserError(f"there is no run; allowed: {_ALLOWED}")
     names, records = tuple(name for name, _ in found.values()), tuple(record for _, record in found.values())
-    _refuse_other_images(names, records)
+    refuse_other_images(names, records)
     files = list(found)
     keys = [_key(file, tta) for file in files]
     members, shapes = zip(*map(_shape, files, keys), strict=True)
@@ -89,6 +86,16 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
     numbered = ((name, key.startswith(MEMBER), number) for name, _, key, inside in each for number in range(inside))
     names = tuple(f"{name}#{number}" if is_member else name for name, is_member, number in numbered)
     return Predictions(names, logits, labels, tuple(record for _, record, _, inside in each for _ in range(inside)))
+
+
+def find_predictions(paths: Sequence[str | Path]) -> dict[Path, tuple[str, RunRecord | None]]:
+    """Return the files of predictions that `paths` name, each once, with the run's name and record, as
+    `read_predictions` takes and refuses them. No predictions are read."""
+    found: dict[Path, tuple[str, RunRecord | None]] = {}
+    for path in paths:
+        for file, name, record in _find(user_path(path, "the run")):
+            found.setdefault(file, (name, record))
+    return found
 
 
 def read_file(file: Path, tta: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +150,7 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
     if not runs:
         raise UserError(f"{path} holds no predictions of a run; allowed: {_ALLOWED}")
     for run in sorted(runs, key=lambda run: (run.parent, len(run.name), run.name)):  # seed-2 before seed-10
-        yield _kept(run) or ((run / PREDICTIONS).resolve(), str(run), _record(run / RECORD))
+        yield _kept(run) or ((run / PREDICTIONS).resolve(), str(run), read_record(run / RECORD))
 
 
 def _kept(path: Path) -> tuple[Path, str, RunRecord | None] | None:
@@ -152,16 +159,17 @@ def _kept(path: Path) -> tuple[Path, str, RunRecord | None] | None:
     predictions = weights.with_suffix(".npz")
     if record.name == RECORD or not (record.is_file() and predictions.is_file()):
         return None
-    return predictions.resolve(), str(record.with_suffix("")), _record(record)
+    return predictions.resolve(), str(record.with_suffix("")), read_record(record)
 
 
-def _record(file: Path) -> RunRecord:
+def read_record(file: Path) -> RunRecord:
+    """Return the record in a file. Raises UserError for any other."""
     with warnings.catch_warnings():  # older names of fields are read as today's: nothing to do about them
         warnings.simplefilter("ignore", RenamedWarning)
         return RunRecord.from_json(read_json(file, "the record"), str(file))
 
 
-def _refuse_other_images(names: Sequence[str], records: Sequence[RunRecord | None]) -> None:
+def refuse_other_images(names: Sequence[str], records: Sequence[RunRecord | None]) -> None:
     """Raise UserError for runs that say that they were tested on different images, or that classes have other names."""
     kept = [(name, _facts(record)) for name, record in zip(names, records, strict=True) if record is not None]
     for name, facts in kept[1:]:

@@ -39,7 +39,7 @@ from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, own_co
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation, evaluate
-from fastcifar.training.weights import put_weights, read_weights, refuse_another
+from fastcifar.training.weights import load_weights, put_weights, read_weights, refuse_another
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
@@ -265,19 +265,24 @@ def save_weights(state: Mapping[str, torch.Tensor], path: Path) -> str:
 
 @TORCH.applied()
 def load_run(
-    folder: str | Path, model: Callable[[int], nn.Module] | None = None, member: int | None = None
+    folder: str | Path,
+    model: Callable[[int], nn.Module] | None = None,
+    member: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
 ) -> tuple[Recipe, nn.Module, RunRecord]:
     """Return the recipe, the evaluated model (float32, evaluation mode, on the CPU) and the record in a run's
     folder, or of a run whose weights an experiment kept, as in "kept/warm/seed-0".
 
     model: of a run of a network of the user's own: its class, or a function of the number of classes.
     member: take out that member, from 0, of networks that were trained at once, in place of all.
+    weights: other weights for the whole network than the run's, such as those of an epoch; see `load_weights`.
 
-    Raises UserError where the folder holds no whole run, or one of another network, and for a member that is not there.
+    Raises UserError where the folder holds no whole run, or one of another network, for weights that do not fit, and
+    for a member that is not there.
     """
     folder = user_path(folder, "the run's folder")
-    record_file, weights = run_files(folder)
-    for file in (record_file, weights):
+    record_file, own = run_files(folder)
+    for file in (record_file, own):
         if not os.path.isfile(file):
             raise UserError(f"{folder} holds no run: {file.name} is missing")
     try:
@@ -302,11 +307,13 @@ def load_run(
         reason = " ".join(str(error).split())[:_SHOWN]
         raise UserError(f"{folder} holds a damaged run: {type(error).__name__}: {reason}") from None
     try:
-        tensors, sha256 = read_weights(weights_file(weights))
-        refuse_another(folder, weights, sha256)
-        put_weights(remember_normalization(network, dataset.mean, dataset.std), tensors, weights)
+        tensors, sha256 = read_weights(weights_file(own))
+        refuse_another(folder, own, sha256)
+        put_weights(remember_normalization(network, dataset.mean, dataset.std), tensors, own)
     except UserError as error:
         raise UserError(f"{folder} holds a damaged run: {error}") from None
+    if weights is not None:
+        load_weights(network, weights)
     if member is not None:
         if not 0 <= member < len(members):
             allowed = f"0 to {len(members) - 1}" if members else "none, it has no members that answer on their own"

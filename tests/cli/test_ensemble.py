@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from fastcifar.cli import main
+from fastcifar.cli import evaluate, main
 from fastcifar.report.combined import combine
 
 SMALL = ["--dataset", "synthetic", "--network", "mlp", "--network.hidden", "8", "--epochs", "1", "--batch-size", "32"]
@@ -38,6 +38,10 @@ def test_kept_predictions_of_any_recipes_are_taken_together(runs, capsys):
         assert found["logits"]["loss_gain"]["interval"] == list(expected.loss_gain.interval)
     assert main(["ensemble", *runs]) == 0
     out = capsys.readouterr().out
+    answers = np.stack([each["tta_logits"].argmax(1) for each in kept])
+    differ = np.mean([np.mean(answers[one] != answers[other]) for one, other in ((0, 1), (0, 2), (1, 2))])
+    assert found["plain"] and said(capsys, *runs)["churn"]["mean"] == pytest.approx(differ)
+    assert "members differ" in out and f"{differ:.2%}" in out
     assert "3 members, with each recipe's" in out and "mean probabilities" in out and "two/seed-1" in out
 
 
@@ -53,10 +57,46 @@ def test_what_kept_no_predictions_is_evaluated(runs, capsys):
                 assert found[mean_of][score]["mean"] == pytest.approx(summary["mean"], abs=1e-6)
     weights = said(capsys, "two/seed-0/model.safetensors", "two/seed-1", "wide")
     assert weights["runs"][0] == "two/seed-0/model.safetensors" and weights["logits"] == found["logits"]
+    os.symlink("two", "link")
+    same = ["two/seed-0", "two/seed-0/model.safetensors", "two/../two/seed-0", "link/seed-0"]
+    same += ["two/seed-1", "two/seed-1/model.safetensors"]  # which has predictions
+    assert said(capsys, *same, "wide", "wide") == found
+
+
+def test_equal_networks_are_noticed(runs, capsys):
+    shutil.copytree("wide", "copy")
+    capsys.readouterr()
+    assert main(["ensemble", "two", "wide", "copy"]) == 0
+    assert "copy has the logits of wide; each counts as a network" in capsys.readouterr().err
+    assert main(["ensemble", *runs]) == 0
+    assert "has the logits of" not in capsys.readouterr().err
+
+
+def test_nothing_is_evaluated_before_all_is_known(runs, capsys, monkeypatch):
+    assert main(["train", *SMALL, "--holdout", "32", "--out", "held", "--quiet"]) == 0
+    os.remove("wide/predictions.npz")
+    shutil.copytree("wide", "copy")
+    monkeypatch.setattr(evaluate, "Saved", lambda *_: pytest.fail("a network is evaluated"))
+    refused = {
+        ("wide", "nothing"): "nothing does not exist",
+        ("wide", "held"): "other test images or classes",
+        ("wide", "two", "two/seed-0/run.json/x"): "does not exist",
+        ("wide",): "wide is the only network",
+        ("wide", "wide/model.safetensors"): "wide is the only network",
+    }
+    for words, message in refused.items():
+        capsys.readouterr()
+        assert main(["ensemble", *words]) == 2
+        error = capsys.readouterr().err
+        assert message in error and len(error.splitlines()) == 1
+    os.remove("held/predictions.npz")
+    assert main(["ensemble", "wide", "held"]) == 2
+    assert "other test images or classes" in capsys.readouterr().err
 
 
 def test_members_of_a_run_are_each_one_with_predictions_or_without(few_images, capsys):
     joint = ["--ensemble.members", "3", "--ensemble.joint", "sum", "--out", "joint", "--quiet"]
+    joint += ["--epochs", "2", "--keep-weights", "all"]
     assert main(["train", *SMALL, *joint]) == 0
     found = said(capsys, "joint")
     assert found["runs"] == ["joint#0", "joint#1", "joint#2"]
@@ -69,12 +109,22 @@ def test_members_of_a_run_are_each_one_with_predictions_or_without(few_images, c
         assert main(["eval", "joint", "--member", str(member), "--json"]) == 0
     with pytest.raises(json.JSONDecodeError):
         json.loads(capsys.readouterr().out)  # three objects
+    first = sorted(os.listdir("joint/weights"))[0]
+    weights = f"joint/weights/{first}"
+    early = said(capsys, weights)
+    assert early["runs"] == [f"{weights}#{member}" for member in range(3)]
+    for member in range(3):
+        file = f"{member}.npz"
+        how = ["--member", str(member), "--weights", weights, "--predictions", file]
+        assert main(["eval", "joint", *how]) == 0
+    assert said(capsys, "0.npz", "1.npz", "2.npz")["logits"] == early["logits"]
+    assert early["logits"]["loss"] != again["logits"]["loss"]
     assert main(["eval", "joint", "--member", "3"]) == 2
     assert "member 3 of joint is asked for; allowed: 0 to 2" in capsys.readouterr().err
 
 
 def test_members_are_trained_and_the_folder_is_read_again(few_images, capsys):
-    words = ["--members", "2", "--joint", "none", "mean", "--order", "shared", "--ensembles", "1", "--out", "kept"]
+    words = ["--members", "2", "--joint", "none", "mean", "--order", "shared", "--runs", "1", "--out", "kept"]
     found = said(capsys, *SMALL, *words, "--keep-weights", "true")
     assert list(found["kinds"]) == ["none", "mean"] and found["seeds"] == [0]
     again = said(capsys, "kept/none")
@@ -93,7 +143,9 @@ def test_members_are_trained_and_the_folder_is_read_again(few_images, capsys):
         (["wide", "two/run.json"], "two/run.json does not exist"),
         (["--members", "1", *SMALL], "--members is 1; allowed: 2 to 1,000 networks"),
         (["--joint", "both", *SMALL], "allowed: words out of none, mean, sum, logits, shared"),
-        (["wide", "--ensembles", "3"], "--ensembles"),
+        (["wide", "--runs", "3"], "--runs"),
+        (["--ensembles", "3", *SMALL], "--ensembles"),
+        (["--ensemble.members", "4", *SMALL], "--ensemble.members is 4; allowed: --members 4, which says"),
     ],
 )
 def test_what_cannot_be_taken_together_is_refused_in_a_line(runs, capsys, words, message):

@@ -43,26 +43,28 @@ def test_seeds_of_members_are_the_same_in_every_kind_and_differ_between_ensemble
     said = json.loads((tmp_path / "kept/results.json").read_text())
     assert said["kinds"]["none"]["logits"] == said["kinds"]["sum"]["logits"]
     assert said["kinds"]["mean"]["churn"]["n"] == 2
-    acts = "optimizer.lr 0.02 acts as 0.00666667"
+    acts = "optimizer.lr 0.02 acts as 0.00666667, optimizer.weight_decay 0.0005 acts as 0.0015"
     assert said["rates"] == [f"joint mean: the gradient of each member is divided by 3: {acts}"]
     assert said["rates"][0] in result.remarks()
     assert [table.title for table in result.tables()][1].startswith("Accuracy of the ensembles less that of none")
     curves = result.figures()
-    assert [line.label for line in curves["train-accuracy"].lines] == [
-        "one network, n=6",
-        "3 at once, joint sum, n=2",
-        "3 at once, joint mean, n=2",
-    ]
-    assert [list(line.x) for line in curves["test-accuracy"].lines] == [[1, 2]] * 3
+    labels_of = {name: [line.label for line in figure.lines] for name, figure in curves.items()}
+    joint = ["{} of 3, joint sum, n=2", "{} of 3, joint mean, n=2"]
+    assert labels_of["train-accuracy"] == ["one network, n=6", *(each.format("members' mean") for each in joint)]
+    end = "mean logits of 3, joint none, n=2"
+    assert labels_of["test-accuracy"] == ["one network, n=6", end, *(each.format("mean logits") for each in joint)]
+    ones, end, both, _ = curves["test-accuracy"].lines
+    assert list(ones.x) == list(both.x) == [1, 2] and list(end.x) == [2]
+    assert end.y[0] == pytest.approx(both.y[-1])  # the same networks
     singles = [record.history[0].train_accuracy for arm in range(3) for record in result.records[f"none/member-{arm}"]]
     assert curves["train-accuracy"].lines[0].y[0] == pytest.approx(100 * np.mean(singles))
 
 
 def test_more_ensembles_go_on_from_what_is_kept_and_runs_are_saved_ones(dataset, trained, tmp_path):
     options = {"members": 2, "joint": ("none", "sum"), "keep_weights": True}
-    first = ensemble(dataset, tmp_path / "kept", ensembles=1, **options)
+    first = ensemble(dataset, tmp_path / "kept", runs=1, **options)
     count = len(trained)
-    both = ensemble(dataset, tmp_path / "kept", ensembles=2, **options)
+    both = ensemble(dataset, tmp_path / "kept", runs=2, **options)
     assert (first.n, both.n, len(trained)) == (1, 2, 2 * count)
     assert both.combined("none")[0] == first.combined("none")[0]
     found = read_predictions([tmp_path / "kept/none", tmp_path / "kept/sum/seed-0", tmp_path / "kept/sum/seed-1.json"])
@@ -74,7 +76,7 @@ def test_more_ensembles_go_on_from_what_is_kept_and_runs_are_saved_ones(dataset,
     assert (tmp_path / "kept/sum/seed-0.safetensors").is_file()
     (tmp_path / "kept/sum/seed-0.npz").unlink()
     with pytest.raises(UserError, match=r"seed-0\.npz"):
-        ensemble(dataset, tmp_path / "kept", ensembles=2, **options)
+        ensemble(dataset, tmp_path / "kept", runs=2, **options)
 
 
 def test_a_shared_order_and_weights_that_are_shared(dataset):
@@ -89,7 +91,7 @@ def test_a_shared_order_and_weights_that_are_shared(dataset):
 
 
 def test_several_processes_train_the_same(dataset, tmp_path):
-    options = {"members": 2, "joint": ("none", "mean"), "ensembles": 1}
+    options = {"members": 2, "joint": ("none", "mean"), "runs": 1}
     together = ensemble(dataset, tmp_path / "kept", parallel=2, **options)
     assert together.scores("mean") == ensemble(dataset, **options).scores("mean")
 
@@ -100,7 +102,18 @@ def test_several_processes_train_the_same(dataset, tmp_path):
         ({"members": 1}, "members is 1; allowed: 2 to 1,000 networks"),
         ({"joint": ()}, "allowed: one kind or more, each once"),
         ({"joint": ("sum", "sum")}, "allowed: one kind or more, each once"),
-        ({"recipe": dataclasses.replace(SMALL, ensemble=EnsembleConfig(2))}, "a recipe of one network; --members says"),
+        (
+            {"recipe": dataclasses.replace(SMALL, ensemble=EnsembleConfig(4))},
+            "^--ensemble.members is 4; allowed: --members 4, which says how many are trained$",
+        ),
+        (
+            {"recipe": dataclasses.replace(SMALL, ensemble=EnsembleConfig(1, "sum"))},
+            "^--ensemble.joint is sum; allowed: --joint sum",
+        ),
+        (
+            {"recipe": dataclasses.replace(SMALL, ensemble=EnsembleConfig(1, order="shared"))},
+            "^--ensemble.order is shared; allowed: --order shared",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, said):

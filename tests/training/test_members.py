@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.lars import LARSConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.recipes.optimizers.torch import AdamConfig
+from fastcifar.recipes.optimizers.torch import AdamConfig, AdamWConfig
 from fastcifar.start import ColdStart
 from fastcifar.training import Listener, Trainer, evaluate, load_run, train
 from fastcifar.training.step import TrainingStep
@@ -243,7 +244,11 @@ def test_seeds_of_different_runs_differ_and_a_recipe_file_holds_the_section(tmp_
 
 
 RATES = [
-    (SGDConfig(lr=0.4), "joint mean: the gradient of each member is divided by 4: optimizer.lr 0.4 acts as 0.1"),
+    (
+        SGDConfig(lr=0.4),
+        "joint mean: the gradient of each member is divided by 4: optimizer.lr 0.4 acts as 0.1, "
+        "optimizer.weight_decay 0.0005 acts as 0.002",
+    ),
     (
         MuonConfig(lr=0.2, bias_lr=4, head_lr=2),
         "joint mean: the gradient of each member is divided by 4: optimizer.bias_lr 4 acts as 1, optimizer.head_lr 2 "
@@ -254,10 +259,16 @@ RATES = [
         "joint mean: the gradient of each member is divided by 4: optimizer.lr 0.01 acts as it is, as the steps of "
         "Adam at it do not depend on the gradients' size",
     ),
+    (
+        LARSConfig(),
+        "joint mean: the gradient of each member is divided by 4: optimizer.bias_lr 25 acts as 6.25, "
+        "optimizer.weight_decay 0.0005 acts as 0.002, optimizer.lr 20 acts as it is, as the steps of lars at it do not "
+        "depend on the gradients' size but for that decay",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("optimizer", "said"), RATES, ids=["sgd", "muon", "Adam"])
+@pytest.mark.parametrize(("optimizer", "said"), RATES, ids=["sgd", "muon", "Adam", "lars"])
 def test_what_a_loss_does_to_the_rates_is_said(optimizer, said):
     assert EnsembleConfig(4).rates(optimizer) == said
     assert EnsembleConfig(4, "logits", "shared").rates(optimizer) == said.replace("mean", "logits")
@@ -265,21 +276,39 @@ def test_what_a_loss_does_to_the_rates_is_said(optimizer, said):
     assert EnsembleConfig().rates(optimizer) == ""
 
 
-@pytest.mark.parametrize("name", ["sgd", "Adam", "muon filters", "lars"])
-def test_scale_free_is_what_the_optimizers_are(data, name):
-    """A loss three times as large leaves the steps at the rate `lr` as they are, or does not."""
-    optimizer = {
-        "sgd": SGDConfig(lr=0.1, weight_decay=0.0),
-        "Adam": AdamConfig(lr=0.01),
-        "muon filters": MuonConfig(weight_decay=0.0, bias_lr=1e-30, head_lr=1e-30),
-        "lars": LARSConfig(weight_decay=0.0, bias_lr=1e-30),
-    }[name]
-    recipe = dataclasses.replace(DAVIDNET, optimizer=optimizer, label_smoothing=0.0, epochs=1)
+ACTING = {
+    "sgd": SGDConfig(lr=0.4),
+    "lars": LARSConfig(),
+    "muon": MuonConfig(lr=0.2, bias_lr=0.4, head_lr=0.4),
+    "Adam": AdamConfig(lr=0.05, weight_decay=0.05),
+    "AdamW": AdamWConfig(lr=0.05, weight_decay=0.5),
+}
+LEAST = {"sgd": 0.0, "lars": 0.0, "muon": 2e-3, "Adam": 2e-3, "AdamW": 5e-3}
+"""How far weights may lie apart: where all is in proportion, and divided by a power of 2, they are equal. Muon and Adam
+add small numbers to what they divide by."""
 
-    def trained(scale):
+
+@pytest.mark.parametrize("name", list(ACTING))
+def test_scale_free_is_what_the_optimizers_are(data, name):
+    """A fourth of the loss trains as the whole does with the rates and the decay that are said to act, and with these
+    alone."""
+    optimizer = ACTING[name]
+    said = dict(re.findall(r"optimizer\.(\w+) \S+ acts as ([0-9][^, ]*)", EnsembleConfig(4).rates(optimizer)))
+    acting = {field: float(value) for field, value in said.items()}
+    assert ("lr" in acting) is not optimizer.scale_free and ("weight_decay" in acting) is optimizer.coupled_decay
+
+    def trained(scale, **changes):
+        config = dataclasses.replace(optimizer, **changes)
+        recipe = dataclasses.replace(DAVIDNET, optimizer=config, label_smoothing=0.0, epochs=1)
         return weights(train(recipe, data, loss=lambda logits, labels: scale * F.cross_entropy(logits, labels)))
 
-    one, large = trained(1.0), trained(3.0)
-    filters = [each for each in one if one[each].dim() == 4 and "whitening" not in each]
-    same = all(torch.allclose(one[each], large[each], rtol=2e-2, atol=2e-3) for each in filters)
-    assert same is optimizer.scale_free
+    def apart(one, other):
+        return max(float((one[each] - other[each]).abs().max()) for each in one if one[each].is_floating_point())
+
+    fourth = trained(0.25)
+    assert apart(fourth, trained(1.0, **acting)) <= LEAST[name]
+    for field, value in acting.items():
+        assert value != getattr(optimizer, field)
+        assert apart(fourth, trained(1.0, **{**acting, field: getattr(optimizer, field)})) > LEAST[name], field
+    if optimizer.scale_free:
+        assert apart(fourth, trained(1.0, **acting, lr=optimizer.lr / 4)) > LEAST[name]

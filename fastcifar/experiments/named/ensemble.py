@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Failed, Outcome, Result, known, paired
 from fastcifar.recipes import EnsembleConfig, Recipe
@@ -52,23 +53,24 @@ class Ensemble(Experiment["Ensembles"]):
     """own: each member has an order and changes of the images of its own. shared: the same for all of an ensemble."""
     runs: int = setting(2, at_least=1, at_most=100_000)
     """Ensembles of each kind."""
-    ensembles: int | None = setting(None, at_least=1, at_most=100_000)
-    """Ensembles of each kind, as --runs says too."""
     eval_every: int = setting(0, at_least=0, unit="epochs")
     """Epochs between evaluations, for the figure of test accuracies; 0: only at the end."""
     keep_weights: bool = False
     """Keep the weights of every run, for fastcifar eval; predictions are kept in any case."""
 
     of_runs: ClassVar[str] = "fastcifar.cli.ensemble"
-    extending: ClassVar[tuple[str, ...]] = ("runs", "ensembles")
 
     def _check(self) -> None:
-        if self.ensembles is not None:
-            object.__setattr__(self, "runs", self.ensembles)
         super()._check()
-        one = self.recipe.ensemble.members == 1
-        allowed = "a recipe of one network; --members says how many are trained"
-        self._require("recipe", one, allowed)
+        usual, given = EnsembleConfig(), self.recipe.ensemble
+        for name, what in (
+            ("members", "how many are trained"),
+            ("joint", "on which loss"),
+            ("order", "in which order"),
+        ):
+            if (value := getattr(given, name)) != getattr(usual, name):
+                allowed = f"--{name} {value}, which says {what}"
+                raise UserError(f"--ensemble.{name} is {value}; allowed: {allowed}")
         kinds = dict.fromkeys(self.joint)
         self._require("joint", kinds and len(kinds) == len(self.joint), "one kind or more, each once")
 
@@ -109,6 +111,9 @@ class Ensembles(Result):
     labels, with the recipe's test-time augmentation."""
 
     predictions: dict[str, list[tuple[np.ndarray, np.ndarray] | None]] = dataclasses.field(default_factory=dict)
+    _plain: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+    """By seed the sum of the logits without test-time augmentation of members that were trained one by one: what those
+    trained at once evaluate in each epoch."""
     _found: dict[tuple[str, int, str], Combined] = dataclasses.field(default_factory=dict)
     _churn: dict[tuple[str, int], float] = dataclasses.field(default_factory=dict)
 
@@ -119,6 +124,9 @@ class Ensembles(Result):
 
         super().add(job, outcome, store)
         kept = None if isinstance(outcome, Failed) else read_file(store.predictions(job.key))
+        if kept and job.arm in self.experiment.arms(NONE):
+            plain, _ = read_file(store.predictions(job.key), tta=False)
+            self._plain[job.seed] = self._plain.get(job.seed, 0.0) + plain[0].astype("float64")
         self.predictions.setdefault(job.arm, []).append(kept)
 
     def members(self, kind: str, place: int) -> tuple[np.ndarray, np.ndarray]:
@@ -210,16 +218,32 @@ class Ensembles(Result):
         return [said for each in configs if (said := each.rates(self.experiment.recipe.optimizer))]
 
     def figures(self) -> dict[str, Figure]:
-        """Return training and test accuracy over the epochs: of single networks, and of those trained at once."""
+        """Return training and test accuracy over the epochs: of single networks, and of those trained at once. Epochs
+        are evaluated without test-time augmentation; so is the ensemble of single networks, at the end."""
         figures = {}
-        for name, what in (("train", "training accuracy, members' mean (%)"), ("test", f"{self.tested} accuracy (%)")):
+        for name, what in (("train", "training accuracy (%)"), ("test", f"plain {self.tested} accuracy (%)")):
             lines = []
             for color, kind in enumerate(self.experiment.joint):
                 records = [record for arm in self.experiment.arms(kind) for record in self.records[arm]]
-                label = "one network" if kind == NONE else f"{self.experiment.members} at once, joint {kind}"
+                mean = "members' mean" if name == "train" and kind != "logits" else "mean logits"
+                label = "one network" if kind == NONE else f"{mean} of {self.experiment.members}, joint {kind}"
                 lines.append(_curve(records, f"{name}_accuracy", color, f"{label}, n={len(records)}"))
+                if kind == NONE and name == "test":
+                    lines.append(self._end(max(row.epoch for record in records for row in record.history), color))
             figures[f"{name}-accuracy"] = Figure("epoch", what, tuple(lines))
         return figures
+
+    def _end(self, epoch: int, color: int) -> Line:
+        """Return the accuracy of the mean logits of members that were trained one by one, at their last epoch."""
+        accuracies = []
+        for place, seed in zip(self._whole, self.seeds, strict=True):
+            _, labels = self.members(NONE, place)
+            right = self._plain[seed].argmax(1) == labels
+            accuracies.append(100 * float(right[labels >= 0].mean()))
+        found = summarize(accuracies)
+        intervals = [found.interval if found.n > 2 else None]
+        label = f"mean logits of {self.experiment.members}, joint {NONE}, n={self.n}"
+        return Line([epoch], [found.mean], color, label, intervals=intervals, marks=True)
 
 
 def _curve(records: Sequence[RunRecord], column: str, color: int, label: str) -> Line:

@@ -24,8 +24,10 @@ class OptimizerConfig(Kind):
     needs_filters: ClassVar[bool] = False
     """True if it only works for networks with convolutions."""
     scale_free: ClassVar[bool | None] = None
-    """True if its steps at the rate `lr` are the same where all gradients are multiplied by a number; None: not known.
-    """
+    """True if its steps at the rate `lr` are the same where all gradients, and with them what `coupled_decay` adds, are
+    multiplied by a number; None: not known."""
+    coupled_decay: ClassVar[bool] = False
+    """True if weight_decay * w is added to the gradient: of gradients divided by n it acts as n times as strong."""
 
     lr: float = setting(0.1, above=0, with_batch=True)
     """Peak learning rate, for the mean loss."""

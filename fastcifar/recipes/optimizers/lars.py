@@ -16,6 +16,7 @@ class LARSConfig(OptimizerConfig):
     and scales train with SGD, without decay."""
 
     scale_free: ClassVar[bool | None] = True
+    coupled_decay: ClassVar[bool] = True
 
     lr: float = setting(20.0, above=0, with_batch=True)
     """Peak learning rate, multiplied by `trust_coefficient` and the ratio of norms."""

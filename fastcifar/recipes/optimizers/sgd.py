@@ -15,6 +15,7 @@ class SGDConfig(OptimizerConfig):
     """SGD with Nesterov momentum, the rate inside the velocity (Page's form), in one pass over all weights."""
 
     scale_free: ClassVar[bool | None] = False
+    coupled_decay: ClassVar[bool] = True
 
     lr: float = setting(1.0, above=0, with_batch=True)
     momentum: float = setting(0.9, at_least=0, below=1)

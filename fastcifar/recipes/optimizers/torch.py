@@ -20,6 +20,7 @@ class TorchConfig(OptimizerConfig):
     """The settings that all of these classes share."""
 
     scale_free: ClassVar[bool | None] = True  # but for what Adam and the like add to the root, eps
+    coupled_decay: ClassVar[bool] = True
 
     lr: float = setting(1e-3, above=0)
     """Peak learning rate; independent of the batch size for classes that divide by the gradients' size."""
@@ -43,6 +44,8 @@ class AdamConfig(TorchConfig):
 @dataclass(frozen=True)
 class AdamWConfig(AdamConfig):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017)."""
+
+    coupled_decay: ClassVar[bool] = False
 
 
 @optimizer("Adamax", _BUILDER)
@@ -102,6 +105,8 @@ class RMSpropConfig(TorchConfig):
 @dataclass(frozen=True)
 class RpropConfig(TorchConfig):
     """Rprop (Riedmiller and Braun 1993), which uses only the gradients' signs: for full batches, not small ones."""
+
+    coupled_decay: ClassVar[bool] = False  # it has none
 
 
 @optimizer("Adagrad", _BUILDER)
