@@ -90,6 +90,8 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     if count.statistics:
         lines.append(_steps("statistics of the average", count.statistics_batches, count.statistics))
     passes = f"{count.evaluated_images:,} images, {count.evaluation_passes:g} passes each"
+    if count.evaluated_members:
+        passes += f", and as many through each of {count.evaluated_members} members"
     lines += [
         "",
         f"training    {count.training_flop:.4g} FLOP, {count.optimizer_flop:.3g} of them the optimizer's",

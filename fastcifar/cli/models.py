@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,9 @@ _GRAPH = arg(metavar="[FILE.dot|.svg|.png]", help_behavior_hint="")
 @dataclass(frozen=True)
 class ListOptions(CommandOptions):
     """List the networks, each with its parameters and those of the wider or narrower ones that recipes use."""
+
+    json: Switch = False
+    """Print a JSON array and nothing else to standard output."""
 
 
 @dataclass(frozen=True)
@@ -70,19 +74,26 @@ class FileOptions(_Shown, CommandOptions):
 def _check_graph(options: ShowOptions | FileOptions) -> None:
     graph = options.graph
     if graph not in (None, _TEXT) and Path(graph).suffix.lower() not in _DRAWN:
-        raise UserError(f"--graph is {brief(graph)}; allowed: no value, or a file of {', '.join(_DRAWN)}")
+        raise UserError(f"--graph is {brief(graph)}; allowed: --graph alone, or a file of {', '.join(_DRAWN)}")
 
 
 def main(args: Sequence[str]) -> int:
     """Run `fastcifar models list`."""
-    parse(args, ListOptions(), "fastcifar models list")
-    rows = []
+    options = parse(args, ListOptions(), "fastcifar models list")
+    found: list[dict[str, Any]] = []
     for kind, config in NETWORKS.items():
         summary = " ".join((inspect.getdoc(config) or "").partition("\n\n")[0].split())
-        rows.append((kind, f"{_parameters(Recipe(network=config())):,}", summary))
+        found.append(_entry(Recipe(network=config()), "", summary))
         for name, recipe in RECIPES.items():
             if recipe.network.kind == kind and recipe.network != config():
-                rows.append((f"  {name}", f"{_parameters(recipe):,}", "the recipe's"))
+                found.append(_entry(recipe, name, "the recipe's"))
+    if options.json:
+        print(json.dumps(found, indent=2))
+        return 0
+    rows = [
+        (f"  {each['recipe']}" if each["recipe"] else each["network"], f"{each['parameters']:,}", each["summary"])
+        for each in found
+    ]
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, count, summary in (("network", "parameters", ""), *rows):
         print(f"{name:<{widths[0]}}  {count:>{max(widths[1], 10)}}  {shown(summary)}".rstrip())
@@ -102,6 +113,10 @@ def show(args: Sequence[str]) -> int:
     print("\n".join(map(shown, [title, "", *_layers(graph), *(_sharing(graph) if options.graph else ())])))
     if options.graph not in (None, _TEXT):
         print(f"\ndrawn in {shown(options.graph)}")
+    beside = Path(options.what).parent
+    if graph.word == "equal" and (beside / RECORD).is_file():
+        command = shlex.join(["fastcifar", "models", "show", str(beside)])
+        print(f"\nvalues alone are compared; {shown(command)} runs the network and says what is shared")
     return 0
 
 
@@ -180,8 +195,9 @@ def _built(recipe: Recipe, classes: int = 10, side: int = 32) -> Network:
         return build_model(recipe, classes, CENTERED, CENTERED, sides=(side,))
 
 
-def _parameters(recipe: Recipe) -> int:
-    return sum(parameter.numel() for parameter in _built(recipe).parameters())
+def _entry(recipe: Recipe, name: str, summary: str) -> dict[str, Any]:
+    count = sum(parameter.numel() for parameter in _built(recipe).parameters())
+    return {"network": recipe.network.kind, "recipe": name or None, "parameters": count, "summary": summary}
 
 
 def _layers(graph: Graph) -> list[str]:
@@ -195,7 +211,7 @@ def _layers(graph: Graph) -> list[str]:
         )
         rows += [("  " * depth + words[depth], "", "", "") for depth in range(same, len(words) - 1)]
         borrowed = sum(tensor.is_shared for tensor in layer.tensors)
-        note = f"{borrowed} shared" if borrowed else ""
+        note = f"{borrowed} {graph.word}" if borrowed else ""
         note += f"{', ' * bool(note)}called {layer.calls} times" if layer.calls > 1 else ""
         shape, count = "x".join(map(str, layer.output)) or "-", f"{layer.parameters:,}"
         rows.append(("  " * (len(words) - 1) + f"{words[-1]}  {layer.kind}".rstrip(), shape, count, note))
@@ -212,20 +228,20 @@ def _layers(graph: Graph) -> list[str]:
             f"{_sum(idle):,} of them, in {len(idle)} tensors, are used by no layer, such as {idle[0].names[0]}"
         )
     if graph.shared:
-        lines.append(f"{_sum(graph.shared):,} of them, in {len(graph.shared)} tensors, are shared")
+        lines.append(f"{_sum(graph.shared):,} of them, in {len(graph.shared)} tensors, are {graph.word}")
     return lines
 
 
 def _sharing(graph: Graph) -> list[str]:
     """Return a tree of the shared tensors and the layers that use each, after the sums for each part."""
     if not graph.shared:
-        return ["", "no tensor is shared"]
+        return ["", f"no tensor is {graph.word}"]
     parts = graph.parts()
     width = max(map(len, parts)) + 2
-    lines = ["", f"{'part':<{width}}{'its own':>14}{'shared':>14}  with"]
+    lines = ["", f"{'part':<{width}}{'its own':>14}{graph.word:>14}  with"]
     for name, (own, common, others) in parts.items():
         lines.append(f"{name:<{width}}{own:>14,}{common:>14,}  {', '.join(others)}".rstrip())
-    lines += ["", "shared tensors, and the layers that use each"]
+    lines += ["", f"{graph.word} tensors, and the layers that use each"]
     for tensor in graph.shared:
         lines.append(f"{' = '.join(tensor.names)}  {list(tensor.shape)}  {tensor.size:,}")
         for place, layer in enumerate(tensor.layers, start=1):
@@ -251,7 +267,7 @@ def _described(title: str, graph: Graph) -> dict[str, Any]:
             "names": tensor.names,
             "shape": tensor.shape,
             "trains": tensor.trains,
-            "shared": tensor.is_shared,
+            graph.word: tensor.is_shared,
             "layers": [layer.name for layer in tensor.layers],
         }
         for tensor in graph.tensors

@@ -65,7 +65,7 @@ def _picture(graph: Graph, title: str, kind: str) -> bytes:
         axes.set_xlim(0, 13)
         axes.set_ylim(rows + 1, -2)
         axes.axis("off")
-        axes.text(0.2, -1, f"{shown(title)}: parameter tensors, and the layers that use them; shared ones in red")
+        axes.text(0.2, -1, f"{shown(title)}: parameter tensors, and the layers that use them; {graph.word} ones in red")
         heights = {layer: place * rows / len(layers) for place, layer in enumerate(layers)}
         for place, tensor in enumerate(tensors):
             y, color = place * rows / len(tensors), _RED if tensor.is_shared else "black"

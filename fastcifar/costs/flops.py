@@ -58,8 +58,10 @@ class RecipeCount:
     averaging."""
     statistics_batches: int
     evaluation: Count
-    """One image through the network."""
+    """One image through the network and, as a run keeps what each of its members says alone, through each of these."""
     evaluated_images: int
+    evaluated_members: int
+    """Networks in it that are evaluated alone, besides (`Network.members`)."""
 
     @property
     def steps(self) -> int:
@@ -83,13 +85,13 @@ class RecipeCount:
 
     @property
     def evaluation_passes(self) -> float:
-        """Return the mean passes through the network for each evaluated image."""
+        """Return the mean passes through the network, and each of its members, for each evaluated image."""
         evaluate = self.recipe.evaluate
         return 1 + evaluate.tta_share * (VIEWS[evaluate.tta] - 1)
 
     @property
     def evaluation_flop(self) -> int:
-        """Return the FLOP of the final evaluation with its test-time augmentation."""
+        """Return the FLOP of the final evaluation with its test-time augmentation, that of the members included."""
         return round(2 * self.evaluation.macs * self.evaluation_passes * self.evaluated_images)
 
     @property
@@ -164,7 +166,7 @@ def count_recipe(
     statistics, batches = None, 0
     if recipe.average.epochs:
         batches = max(1, min(recipe.average.images, train_images) // recipe.batch_size)
-        statistics = count_module(network, (recipe.batch_size, 3, side, side), training=False)
+        statistics = count_module(network, (recipe.batch_size, 3, side, side), call=_run_all, training=False)
     return RecipeCount(
         recipe,
         str(dtype).removeprefix("torch."),
@@ -172,8 +174,9 @@ def count_recipe(
         _count_optimizer(recipe, classes, side, dtype, timeline),
         statistics,
         batches,
-        count_module(network, (1, 3, side, side), training=False),
+        count_module(network, (1, 3, side, side), call=_run_evaluated, training=False),
         test_images,
+        len(network.members),
     )
 
 
@@ -214,11 +217,20 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
         "evaluation_flop": count.evaluation_flop,
         "evaluation_passes": count.evaluation_passes,
         "evaluated_images": count.evaluated_images,
+        "evaluated_members": count.evaluated_members,
         "activation_bytes": count.activation_bytes,
         "moved_bytes": count.moved_bytes,
         "product_bytes": count.product_bytes,
         "floors": [count.floor(*pair) for pair in rates],
     }
+
+
+def _run_all(network: Any, images: Tensor) -> Tensor:
+    return [each(images) for each in network.made_of][-1]
+
+
+def _run_evaluated(network: Any, images: Tensor) -> Tensor:
+    return [each(images) for each in (network, *network.members)][-1]
 
 
 def _model(recipe: Recipe, classes: int, side: int, dtype: torch.dtype, device: str) -> tuple[Network, FlatModel]:

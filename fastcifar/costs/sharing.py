@@ -67,6 +67,8 @@ class Graph:
 
     layers: list[Layer]
     tensors: list[ParameterTensor]
+    word: str = "shared"
+    """What tensors are that go by several names: "shared", or "equal" where their values alone are known."""
 
     @property
     def parameters(self) -> int:
@@ -104,22 +106,22 @@ def part_of(layer: str) -> str:
 
 @TORCH.applied()
 def trace(module: nn.Module, input_shape: Sequence[int] = (2, 3, 32, 32)) -> Graph:
-    """Return the graph of a network on the CPU, found by a pass in evaluation mode: of the outputs that its training's
-    loss reads, where these are several. `input_shape`: images first."""
+    """Return the graph of a network on the CPU, found by a pass in evaluation mode of each network that it is made of
+    (`Network.made_of`): of the outputs that a loss reads, where these are several. `input_shape`: images first."""
     x = torch.zeros(tuple(input_shape), dtype=next((p.dtype for p in module.parameters()), torch.float32))
-    x = x.contiguous(memory_format=memory_format(module)) if x.dim() == 4 else x
-    every = {}
-    if isinstance(module, Network) and module.outputs > 1:
-        x, every = x.repeat(module.outputs, *[1] * (x.dim() - 1)), {"every": True}  # each may have images of its own
-        x = x.contiguous(memory_format=memory_format(module)) if x.dim() == 4 else x
     with in_evaluation(module), torch.no_grad(), _Trace(module) as found:
-        module(x, **every)
+        for part in module.made_of if isinstance(module, Network) else (module,):
+            images, every = x, {}
+            if isinstance(part, Network) and part.outputs > 1:
+                images, every = x.repeat(part.outputs, *[1] * (x.dim() - 1)), {"every": True}  # each may have its own
+            part(images.contiguous(memory_format=memory_format(part)) if x.dim() == 4 else images, **every)
     return found.graph()
 
 
 def of_tensors(tensors: Mapping[str, Tensor]) -> Graph:
     """Return the graph of the weights in a file: a layer for each beginning of names up to the last dot. Tensors with
-    the same values, as a file has them of one that is shared, count as one, unless all these values are equal."""
+    the same values, as a file has them of one that is shared, but of copies too, are "equal" and count as one, unless
+    all these values are the same number."""
     layers: dict[str, Layer] = {}
     found: list[tuple[Tensor, ParameterTensor]] = []
     for name, tensor in tensors.items():
@@ -132,7 +134,7 @@ def of_tensors(tensors: Mapping[str, Tensor]) -> Graph:
         layer = layers.setdefault(owner, Layer(owner, "", calls=1))
         layer.tensors.append(use)
         use.layers.append(layer)
-    return Graph(list(layers.values()), [known for _, known in found])
+    return Graph(list(layers.values()), [known for _, known in found], "equal")
 
 
 def _same(tensor: Tensor, other: Tensor) -> bool:

@@ -118,6 +118,10 @@ class InterpolationNet(Network[InterpolationConfig]):
     def members(self) -> Sequence[Network]:
         return () if self.config.loss == "wide" else self._each
 
+    @property
+    def made_of(self) -> Sequence[Network]:
+        return (*self._each, cast("Network[Any]", self.wide))
+
     def subnetwork_logits(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits of each subnetwork, `[4, N, classes]`."""
         return torch.stack([network(x) for network in self.zeroed or self.subnetworks])

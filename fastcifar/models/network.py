@@ -97,6 +97,12 @@ class Network(nn.Module, ABC, Generic[Config]):
         none."""
         return ()
 
+    @property
+    def made_of(self) -> Sequence[Network]:
+        """The networks that it is made of, which together run all that is evaluated or can be taken out, each as it is
+        when it is alone; by default itself."""
+        return (self,)
+
     def forward(self, x: torch.Tensor, scaled: bool = True, every: bool = False) -> torch.Tensor:
         """Return logits `[N, classes]`; with `every` those of `all_outputs`."""
         if every:

@@ -92,10 +92,11 @@ def get_recipe(name_or_path: str) -> Recipe:
 
 def label(recipe: Recipe) -> str:
     """Return what a run of `recipe` is called: its name and, where they are of another kind than in the named recipe of
-    that name, its network and optimizer, as in "speedrun94-Adam"."""
+    that name, its network and optimizer, as in "speedrun94-Adam". A kind that begins with the name stands for both."""
     named = RECIPES.get(recipe.name, recipe)
     pairs = ((getattr(recipe, section).kind, getattr(named, section).kind) for section in ("network", "optimizer"))
-    return "-".join([recipe.name, *(kind for kind, usual in pairs if kind != usual)])
+    kinds = [kind for kind, usual in pairs if kind != usual]
+    return "-".join([*[recipe.name] * (not kinds or not kinds[0].startswith(f"{recipe.name}-")), *kinds])
 
 
 def network_of(recipe: Recipe, kind: str) -> NetworkConfig:

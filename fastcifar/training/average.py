@@ -35,7 +35,8 @@ class WeightAverage:
 @TORCH.applied()
 @torch.no_grad()
 def estimate_statistics(model: Network, split: Split, images: int, batch_size: int, dtype: torch.dtype) -> None:
-    """Set the running statistics of all batch norms in `model` to the mean over batches.
+    """Set the running statistics of all batch norms in `model` to the mean over batches: those of each network that it
+    is made of (`Network.made_of`), whichever of them is evaluated.
 
     model: if it is in training mode, norms in evaluation mode are frozen and stay as they are. All modes and momenta
         are left as they were.
@@ -50,14 +51,16 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    batches = torch.arange(len(split), device=split.device)[: max(images, batch_size)].split(batch_size)
+    parts = torch.arange(len(split), device=split.device)[: max(images, batch_size)].split(batch_size)
     try:
         if not model.training:
             model.train()
-        for number, indices in enumerate((batch for batch in batches if len(batch) == batch_size), start=1):
+        for number, indices in enumerate((part for part in parts if len(part) == batch_size), start=1):
             for norm in norms:
                 norm.momentum = 1 / number  # a plain mean, in which the values from before count nothing
-            model(plain_batch(*split.at(indices), model.mean, model.std, dtype))
+            batch = plain_batch(*split.at(indices), model.mean, model.std, dtype)
+            for network in model.made_of:
+                network(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

@@ -1,5 +1,6 @@
 """`fastcifar models list` and `fastcifar models show`."""
 
+import functools
 import json
 import re
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from fastcifar.cli import main
+from fastcifar.cli import main, models
 from fastcifar.cli.sharing import to_dot
 from fastcifar.costs.sharing import trace
 from fastcifar.data.synthetic import make_synthetic
@@ -18,11 +19,13 @@ from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.training import train
 
 NARROW = ["davidnet-interpolation", "--network.widths", "4", "8", "12", "16", "--network.loss", "coin"]
+NARROW += ["--resize", "8"]
 REFUSED = {
     "models show davidnt": "there is no network 'davidnt'; did you mean 'davidnet'?; allowed: " + ", ".join(NETWORKS),
     "models show speedrun94": "there is no network 'speedrun94'; did you mean --recipe speedrun94?; allowed: ",
     "models show nowhere/run": "there is no network 'nowhere/run'; allowed: ",
-    "models show davidnet --graph drawing.pdf": "--graph is 'drawing.pdf'; allowed: no value, or a file of .dot, .svg",
+    "models show davidnet --graph drawing.pdf": "--graph is 'drawing.pdf'; allowed: --graph alone, or a file of .dot",
+    "models show davidnet --graph=": "--graph is ''; allowed: --graph alone, or a file of .dot, .svg, .png",
     "models show davidnet --network mlp": "--network is given with davidnet; allowed: one of the two",
     "models show --recipe davidnot": "unknown recipe 'davidnot'; did you mean 'davidnet'?",
     "models show mlp --network.width 3": "unknown flag --network.width; allowed: with --network resnet18",
@@ -52,10 +55,21 @@ def test_refusals_and_help_need_no_torch():
     assert done.stdout.splitlines()[-1] == "False", done.stderr
 
 
-def test_the_list_has_every_network_and_its_parameters(capsys):
+def test_the_list_has_every_network_and_its_parameters(capsys, monkeypatch):
+    built = models._built
+
+    @functools.cache
+    def without_values(recipe):
+        with torch.device("meta"):
+            return built(recipe)
+
+    monkeypatch.setattr(models, "_built", without_values)
     assert main(["models", "list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     found = {line.split()[0]: line.split()[1] for line in lines[1:]}
+    assert main(["models", "list", "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert [(each["recipe"] or each["network"], f"{each['parameters']:,}") for each in entries] == list(found.items())
     assert [line.split()[0] for line in lines[1:] if not line.startswith(" ")] == list(NETWORKS)
     assert found.keys() - NETWORKS.keys() <= RECIPES.keys()
     assert found["davidnet"] == "6,573,849" and found["wide-resnet18-2"] == "44,662,922"
@@ -76,7 +90,7 @@ def test_a_recipes_fields_and_data_set_count(capsys):
     assert re.search(r"classifier +\w+ +100 +800", out)
 
 
-@pytest.mark.parametrize("words", [["--graph", *NARROW], [*NARROW, "--graph"], [*NARROW, "--graph", "--json"]])
+@pytest.mark.parametrize("words", [["--graph", *NARROW], [*NARROW, "--graph", "--json"]])
 def test_the_graph_says_which_tensors_are_shared(capsys, words):
     out = shown(capsys, *words)
     if "--json" in words:
@@ -117,7 +131,8 @@ def test_the_graph_is_drawn(capsys, tmp_path, kind):
     if kind != "dot":
         pytest.importorskip("matplotlib")
     file = tmp_path / "new" / f"graph.{kind}"
-    assert f"drawn in {file}" in shown(capsys, *NARROW, "--graph", str(file))
+    words = ["mlp", "--network.hidden", "8"] if kind == "png" else NARROW
+    assert f"drawn in {file}" in shown(capsys, *words, "--graph", str(file))
     data = file.read_bytes()
     first = {"dot": b"digraph", "svg": b"<?xml", "png": b"\x89PNG"}[kind]
     assert data.startswith(first)
@@ -140,10 +155,15 @@ def test_a_saved_run_and_its_file_of_weights(capsys, tmp_path):
     run.save(tmp_path / "run")
     assert "24,674 parameters in 4 tensors, 24,674 of them trained" in shown(capsys, str(tmp_path / "run"))
     out = shown(capsys, str(tmp_path / "run" / "model.safetensors"), "--graph")
-    assert "24,674 parameters in 4 tensors\n" in out and "no tensor is shared" in out
+    assert "24,674 parameters in 4 tensors\n" in out and "no tensor is equal" in out
+    assert f"fastcifar models show {tmp_path / 'run'} runs the network and says what is shared\n" in out
     state = run.model.state_dict()
     torch.save({**state, "again.weight": state["classifier.weight"].clone()}, tmp_path / "tied.pt")
     out = shown(capsys, str(tmp_path / "tied.pt"), "--graph")
     assert "again.weight = classifier.weight  [10, 8]  80\n|- again\n`- classifier\n" in out
+    assert "80 of them, in 1 tensors, are equal" in out and "shared" not in out and "fastcifar models show" not in out
+    tensors = json.loads(shown(capsys, str(tmp_path / "tied.pt"), "--json"))["tensors"]
+    (found,) = (each for each in tensors if each["equal"])
+    assert found["names"] == ["again.weight", "classifier.weight"]
     assert main(["models", "show", str(tmp_path / "run"), "--epochs", "3"]) == 2
     assert "unknown flag --epochs" in capsys.readouterr().err

@@ -10,7 +10,17 @@ from fastcifar.costs.flops import count_recipe, describe
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.models import Network
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, Recipe, SelectConfig, get_recipe
+from fastcifar.recipes import (
+    Augment,
+    AverageConfig,
+    EMAConfig,
+    EvaluateConfig,
+    Recipe,
+    SelectConfig,
+    change,
+    get_recipe,
+)
+from fastcifar.recipes.networks.davidnet import DavidNetInterpolationConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -148,6 +158,20 @@ def test_passes_are_those_that_the_evaluator_makes(tta, share, passes):
     count = count_recipe(Recipe(evaluate=config), test_images=40)
     assert network.images / 40 == count.evaluation_passes == passes
     assert count.evaluation_flop == 2 * count.evaluation.macs * network.images
+
+
+def test_members_are_evaluated_alone_too_and_an_average_runs_all_networks():
+    def count(network, **changes):
+        return count_recipe(change(Recipe(network=network, ema=NO_EMA), changes))
+
+    one = count(MLPConfig()).evaluation_flop
+    assert count(MLPConfig(), **{"ensemble.members": 3}).evaluation_flop == 2 * 3 * one
+    config = DavidNetInterpolationConfig(widths=(8, 16, 32, 64), loss="coin")
+    wide, narrow = (count(each, **{"average.epochs": 1}) for each in (config.wide(), config.narrow()))
+    both = count(config, **{"average.epochs": 1})
+    assert both.evaluated_members == 4 and wide.evaluated_members == 0
+    assert both.evaluation.macs == wide.evaluation.macs + 4 * narrow.evaluation.macs
+    assert both.statistics.macs == wide.statistics.macs + 4 * narrow.statistics.macs
 
 
 def test_wider_numbers_move_more_bytes_and_as_many_flop():

@@ -16,6 +16,8 @@ from fastcifar.recipes.networks.davidnet import DavidNetInterpolationConfig
 from tests.models.networks import NETWORKS, network
 from tests.small import NARROW
 
+SMALL = (2, 3, 8, 8)
+
 
 class Sum(nn.Module):
     """The sum of what networks say, called in turn."""
@@ -53,7 +55,7 @@ def test_each_layer_of_a_plain_network_has_tensors_of_its_own(name):
 
 def test_members_that_are_one_network_share_all_of_it():
     one = fastcifar.DavidNet(NARROW)
-    graph = trace(Sum(one, one, one))
+    graph = trace(Sum(one, one, one), SMALL)
     count = sum(parameter.numel() for parameter in one.parameters())
     assert graph.shared == graph.tensors and graph.parameters == count
     used = sum(p.numel() for n, p in one.named_parameters() if not n.endswith("norm.weight"))
@@ -66,13 +68,13 @@ def test_members_that_are_one_network_share_all_of_it():
 
 
 def test_a_network_that_is_called_several_times_says_so():
-    graph = trace(Sum(fastcifar.DavidNet(NARROW), times=3))
+    graph = trace(Sum(fastcifar.DavidNet(NARROW), times=3), SMALL)
     assert {layer.calls for layer in graph.layers} == {3}
     assert {tensor for tensor in graph.tensors if tensor.layers} == set(graph.shared)
 
 
 def test_members_of_their_own_share_nothing():
-    graph = trace(Sum(fastcifar.DavidNet(NARROW), fastcifar.DavidNet(NARROW)))
+    graph = trace(Sum(fastcifar.DavidNet(NARROW), fastcifar.DavidNet(NARROW)), SMALL)
     assert not graph.shared and len(graph.parts()) == 2
     assert all(common == 0 and not others for _, common, others in graph.parts().values())
 
@@ -80,7 +82,7 @@ def test_members_of_their_own_share_nothing():
 @pytest.mark.parametrize("joint", ["mean", "shared"])
 def test_an_ensemble_trained_at_once(joint):
     recipe = change(Recipe(network=NARROW, batch_size=32), {"ensemble.members": 2, "ensemble.joint": joint})
-    graph = trace(build_model(recipe, 10, CENTERED, CENTERED))
+    graph = trace(build_model(recipe, 10, CENTERED, CENTERED), SMALL)
     assert bool(graph.shared) == (joint == "shared")
     assert graph.parts().keys() == {"networks.0", "networks.1"}
 
@@ -119,27 +121,29 @@ def test_views_of_one_memory_are_one_tensor_only_where_they_overlap():
     assert tensor.names == ["first", "second"] and [layer.name for layer in tensor.layers] == [ITSELF]
 
 
-@pytest.mark.parametrize("form", ["summed", "zeroed"])
-def test_an_interpolations_blocks_are_used_twice(form):
-    config = DavidNetInterpolationConfig(widths=(4, 8, 12, 16), ghost_batch=4, loss="coin", form=form)
-    module = InterpolationNet(config)
-    graph = trace(module)
-    part = "subnetworks" if form == "summed" else "zeroed"
-    assert len(graph.shared) == 28
+def test_an_interpolations_blocks_are_used_twice_whatever_its_loss_and_form():
+    def traced(loss, form):
+        config = DavidNetInterpolationConfig(widths=(4, 8, 12, 16), ghost_batch=4, loss=loss, form=form)
+        graph = trace(InterpolationNet(config), SMALL)
+        return graph, users(graph), graph.parts(), [(layer.name, layer.output, layer.calls) for layer in graph.layers]
+
+    graph, *found = traced("wide", "summed")
+    for loss, form in (("ensemble", "joined"), ("coin", "zeroed")):
+        assert traced(loss, form)[1:] == tuple(found)
+    assert len(graph.shared) == 28 and all(tensor.layers for tensor in graph.tensors if "conv" in tensor.names[0])
     for tensor in graph.shared:
         (name,) = tensor.names
         _, number, layer = name.removesuffix(".weight").split(".", 2)
-        own = f"{part}.{number}" + (f".{layer}" if form == "summed" else "")
-        assert sorted(each.name for each in tensor.layers) == sorted([own, f"wide.{layer}"])
+        assert [each.name for each in tensor.layers] == [f"subnetworks.{number}.{layer}", f"wide.{layer}"]
     parts = graph.parts()
-    assert sorted(parts["wide"][2]) == [f"{part}.{number}" for number in range(4)]
-    assert all(parts[f"{part}.{number}"][2] == ["wide"] for number in range(4))
+    assert sorted(parts["wide"][2]) == [f"subnetworks.{number}" for number in range(4)]
+    assert all(parts[f"subnetworks.{number}"][2] == ["wide"] for number in range(4))
 
 
 def test_running_a_network_leaves_it_as_it_was():
     module = fastcifar.DavidNet(NARROW).train()
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    trace(module)
+    trace(module, SMALL)
     assert module.training and all(each.training for each in module.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     with pytest.raises(RuntimeError):
@@ -154,7 +158,7 @@ def test_equal_values_in_a_file_count_as_one_unless_they_are_all_equal():
     graph = of_tensors(tensors)
     assert [layer.name for layer in graph.layers] == ["a", "b", "c"]
     assert [tensor.names for tensor in graph.shared] == [["a.weight", "b.weight"]]
-    assert graph.parameters == 6 + 3 + 3 + 6
+    assert graph.parameters == 6 + 3 + 3 + 6 and graph.word == "equal"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from fastcifar.errors import UserError
-from fastcifar.recipes import RECIPES, SUMMARIES, EMAConfig, Recipe, get_recipe, quick, to_toml
+from fastcifar.recipes import RECIPES, SUMMARIES, EMAConfig, Recipe, change, get_recipe, label, quick, to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 
@@ -74,3 +74,8 @@ def test_quick_lengthens_nothing():
 def test_quick_keeps_whole_ghost_groups(ghost, batch_size):
     recipe, _ = quick(Recipe(batch_size=ghost * 3 or 512, network=DavidNetConfig(ghost_batch=ghost)))
     assert recipe.batch_size == batch_size
+
+
+def test_a_network_named_after_the_recipe_stands_for_both_in_a_runs_name():
+    assert label(change(Recipe(), {"network": "davidnet-interpolation"})) == "davidnet-interpolation"
+    assert label(change(Recipe(), {"network": "mlp", "optimizer": "Adam"})) == "davidnet-mlp-Adam"

@@ -30,10 +30,11 @@ class InterpolationConfig(NetworkConfig):
     output: Literal["auto", "wide", "ensemble"] = "auto"
     """What is evaluated: the wide network's logits, or the mean of the subnetworks'. auto: the ensemble's with loss
     ensemble, else the wide network's. Of what the loss does not train, nothing else is allowed."""
-    form: Literal["summed", "joined", "zeroed"] = "summed"
+    form: Literal["summed", "joined", "zeroed"] = "joined"
     """How it is computed, to the same results. summed: each layer of the wide network is the sum of the subnetworks'
-    activations. joined: it is one convolution with all their weights. zeroed: this, and subnetworks are wide networks
-    with zeros for all other weights; both losses are then five times the wide network's work, not twice."""
+    activations. joined: it is one convolution with all their weights, as much work in fewer passes. zeroed: this, and
+    subnetworks are wide networks with zeros for all other weights; both losses are then five times the work, not
+    twice."""
 
     def _check(self) -> None:
         super()._check()
