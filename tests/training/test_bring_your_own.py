@@ -89,7 +89,7 @@ def test_a_run_of_an_own_network_is_saved_loaded_and_a_warm_start(data, tmp_path
     assert record == run.record and all(torch.equal(model.state_dict()[name], run.state[name]) for name in run.state)
     warm = train(RECIPE, data, model=Plain, init=WarmStart(folder))
     assert warm.rows[0].train_loss < run.rows[0].train_loss
-    with pytest.raises(UserError, match="reset_head is true; allowed: false for a network of one's own"):
+    with pytest.raises(UserError, match="reset_head is true; allowed: false for a network whose one head is not known"):
         train(RECIPE, data, model=Plain, init=WarmStart(folder, reset_head=True))
 
 
