@@ -179,11 +179,11 @@ def count_bytes(func: Any, args: tuple, kwargs: dict, out: object) -> int:
     if returns_view or operator in _MOVE_NOTHING:
         return 0
     given = {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
-    results = [] if any(result.alias_info for result in schema.returns) else list(_tensors(out))
+    results = [] if any(result.alias_info for result in schema.returns) else list(tensors_in(out))
     for argument in schema.arguments:
         if argument.alias_info and argument.alias_info.is_write:
-            results += _tensors(given.get(argument.name))
-    operands = list(_tensors(list(given.values())))
+            results += tensors_in(given.get(argument.name))
+    operands = list(tensors_in(list(given.values())))
     if operator in _ONLY_WRITE:
         operands = operands[1:]
     elif operator in _INDEXING:
@@ -213,11 +213,11 @@ class _Tally(TorchDispatchMode):
             self._add_gradients(args, out)
         elif func.namespace == "fastcifar" and func._opname in PRODUCTS:
             launches = PRODUCTS[func._opname](*args, **kwargs)
-            self._add([Product(*launch) for launch in launches], list(_tensors(args)), out)
+            self._add([Product(*launch) for launch in launches], list(tensors_in(args)), out)
         elif operator in _FORMULAS:
-            operands = list(_tensors([value for place, value in enumerate(args) if place != _ADDED.get(operator)]))
+            operands = list(tensors_in([value for place, value in enumerate(args) if place != _ADDED.get(operator)]))
             macs = _FORMULAS[operator](*args, **kwargs, out_val=out) // 2
-            self._add([Product(macs, sum(map(_size, (*operands, *_tensors(out)))))], operands, out)
+            self._add([Product(macs, sum(map(_size, (*operands, *tensors_in(out)))))], operands, out)
         else:
             moved = count_bytes(func, args, kwargs, out)
             self.count.moved_bytes += moved
@@ -242,7 +242,7 @@ class _Tally(TorchDispatchMode):
             return
         weight = next(filter(self._name, reversed(operands)), operands[-1])
         values = next((operand for operand in operands if operand is not weight), weight)
-        layer = self._layer(self._name(weight), values, next(_tensors(out)))
+        layer = self._layer(self._name(weight), values, next(tensors_in(out)))
         layer.forward += macs
         if torch.is_grad_enabled():
             layer.input_gradient += macs * values.requires_grad
@@ -275,12 +275,13 @@ class _Tally(TorchDispatchMode):
         return self._names.get(id(tensor if tensor._base is None else tensor._base), "")
 
 
-def _tensors(value: object) -> Iterator[Tensor]:
+def tensors_in(value: object) -> Iterator[Tensor]:
+    """Give the tensors in `value`, one itself or in lists and tuples."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _size(tensor: Tensor) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastcifar.costs.products import tensors_in
 from fastcifar.host import TORCH
 from fastcifar.models import Network, memory_format
 from fastcifar.models.modes import in_evaluation
@@ -186,7 +187,7 @@ class _Trace(TorchDispatchMode):
         return Graph(shown, self._tensors)
 
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> Any:
-        for value in _flat([*args, *(kwargs or {}).values()]):
+        for value in tensors_in([*args, *(kwargs or {}).values()]):
             for tensor in self._parameters(value):
                 layer = self._layers[self._paths[-1]]
                 if not any(tensor is each for each in layer.tensors):
@@ -231,11 +232,3 @@ def _extent(tensor: Tensor) -> tuple[int, int]:
         return start, start
     last = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
     return start, start + 1 + int(last)
-
-
-def _flat(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _flat(item)
