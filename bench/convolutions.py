@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.timing import Work
+from fastcifar.host import DispatchMode
 from fastcifar.training import Trainer
 from fastcifar.training.rehearse import step_on_noise
 from fastcifar.training.timeline import Stage
@@ -74,7 +74,7 @@ def _of_operators(model: nn.Module, images: torch.Tensor) -> list[_Call]:
     names = {parameter.data_ptr(): name.removesuffix(".weight") for name, parameter in model.named_parameters()}
     calls: list[_Call] = []
 
-    class Note(TorchDispatchMode):
+    class Note(DispatchMode):
         def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
             if func.overloadpacket is torch.ops.aten.convolution:
                 x, weight, _, *how, _, _, groups = args

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fastcifar.costs.products import count_bytes
+from fastcifar.host import DispatchMode
 
 _NAMESPACE = "fastcifar"
 _PATH = "FASTCIFAR_KERNELS"
@@ -166,16 +166,12 @@ def record_cases(run: Callable[[], object]) -> list[RecordedCase]:
     return list(recorder.cases.values())
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(DispatchMode):
     """Keeps the first of each kind of call, before it can change its arguments, and counts the others."""
 
     def __init__(self) -> None:
         super().__init__()
         self.cases: dict[object, RecordedCase] = {}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # as in fastcifar.costs.products: nothing is compiled here
 
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
         kwargs = kwargs or {}

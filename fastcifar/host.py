@@ -116,7 +116,16 @@ def is_ours(part: Any) -> bool:
     return getattr(part, "__module__", "").partition(".")[0] in ("fastcifar", "torch")
 
 
-class OwnNumbers(TorchDispatchMode):
+class DispatchMode(TorchDispatchMode):
+    """A mode that sees operators in code that is not compiled. Torch's own would import its compiler at the first one,
+    which takes 2 to 6 seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class OwnNumbers(DispatchMode):
     """Random numbers out of `generator` within a `with` block and in this thread, for operations that take a generator
     and are given none. For code of the library's own: torch.compile passes over what it meets in such a mode, and
     `torch.manual_seed` says nothing there."""
@@ -124,10 +133,6 @@ class OwnNumbers(TorchDispatchMode):
     def __init__(self, generator: torch.Generator) -> None:
         super().__init__()
         self._generator = generator
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # else the first operation imports torch._dynamo, which takes 2 to 6 seconds
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}

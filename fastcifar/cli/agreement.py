@@ -17,7 +17,7 @@ from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
 from fastcifar.output import RECORD, RUNS, UNFINISHED, read_json, reserved, user_path, write_whole
 from fastcifar.report.figures import FORMATS, Figure, Line, refuse_without_matplotlib
-from fastcifar.report.tables import Table, percent, points
+from fastcifar.report.tables import Table, nats, percent, points
 
 if TYPE_CHECKING:
     from fastcifar.report import Summary
@@ -182,7 +182,7 @@ class Texts:
             for each in ensembles:
                 subsets = f"{'all ' * each.is_exact}{each.subsets:,}"
                 scores = percent(each.accuracy), points(each.accuracy_gain)
-                rows.append((f"{each.members:,}", subsets, *scores, _nats(each.loss), _nats(each.loss_gain, "+")))
+                rows.append((f"{each.members:,}", subsets, *scores, nats(each.loss), nats(each.loss_gain, "+")))
             title = f"Ensembles by mean {mean_of}; gain over a single run; ± 95% interval over images"
             tables.append(Table(title, heads, tuple(rows)))
         return tables
@@ -244,11 +244,6 @@ class Texts:
 
 def _pairs(found: OverPairs) -> tuple[str, str, str]:
     return f"{found.mean:.2%}", f"{found.least:.2%}", f"{found.largest:.2%}"
-
-
-def _nats(found: Summary, sign: str = "-") -> str:
-    half = "" if found.interval is None else f" ± {found.interval[1] - found.mean:.4f}"
-    return f"{found.mean:{sign}.4f}{half}"
 
 
 def _calibrated(found: Calibration) -> tuple[str, ...]:

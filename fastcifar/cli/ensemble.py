@@ -53,7 +53,8 @@ class Options(CommandOptions):
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar ensemble RUN RUN...")
     from fastcifar.report.agreement import churn
-    from fastcifar.report.combined import HEADS, MEANS, combine, member_rows
+    from fastcifar.report.combined import HEADS, combine, member_rows
+    from fastcifar.report.ensembles import MEANS
 
     read = _read(options)
     if len(read.names) == 1:

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 from torch.utils.module_tracker import ModuleTracker
 
+from fastcifar.host import DispatchMode
 from fastcifar.kernels.operators import PRODUCTS
 
 ELSEWHERE = "(elsewhere)"
@@ -191,7 +191,7 @@ def count_bytes(func: Any, args: tuple, kwargs: dict, out: object) -> int:
     return sum(map(_size, operands)) + sum(map(_size, results))
 
 
-class _Tally(TorchDispatchMode):
+class _Tally(DispatchMode):
     """A count of every operator that is called. A product of a module's forward pass belongs to the layer whose weight
     it reads, else to the module which is being called."""
 
@@ -200,10 +200,6 @@ class _Tally(TorchDispatchMode):
         self.count, self.forward, self.tracker = Count(batch), True, ModuleTracker()
         self._module, self._layers, self._backward_macs = module, dict[str, Layer](), 0
         self._names = {id(tensor): name for name, tensor in (*module.named_parameters(), *module.named_buffers())}
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # true, torch's default, imports its compiler: a second, for nothing is compiled here
 
     def __torch_dispatch__(self, func: Any, types: object, args: tuple = (), kwargs: dict | None = None) -> Any:
         kwargs = kwargs or {}

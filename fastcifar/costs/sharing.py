@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastcifar.costs.products import tensors_in
-from fastcifar.host import TORCH
+from fastcifar.host import TORCH, DispatchMode
 from fastcifar.models import Network, memory_format
 from fastcifar.models.modes import in_evaluation
 
@@ -144,7 +143,7 @@ def _same(tensor: Tensor, other: Tensor) -> bool:
     return torch.equal(tensor, other) and bool((tensor != tensor.flatten()[0]).any())
 
 
-class _Trace(TorchDispatchMode):
+class _Trace(DispatchMode):
     """Notes which layer is called while an operator reads a parameter."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -164,10 +163,6 @@ class _Trace(TorchDispatchMode):
                 self._tensors.append(known)
                 self._memory.setdefault(_storage(parameter), []).append((*_extent(parameter), known))
             known.names.append(name)
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # true, torch's default, imports its compiler
 
     def __enter__(self) -> _Trace:
         self._hooks = (

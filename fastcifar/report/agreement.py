@@ -12,9 +12,14 @@ from typing import Any
 import numpy as np
 
 from fastcifar.report.calibration import Calibration, calibrate
-from fastcifar.report.ensembles import EnsembleScore, MeanOf, check_predictions, mean_logits, pieces, score_ensembles
-
-MEANS: tuple[MeanOf, ...] = ("probabilities", "logits")
+from fastcifar.report.ensembles import (
+    MEANS,
+    EnsembleScore,
+    check_predictions,
+    mean_logits,
+    pieces,
+    score_ensembles,
+)
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import numpy as np
 
 from fastcifar.report.ensembles import MeanOf, score_ensembles
 from fastcifar.report.statistics import Summary
-from fastcifar.report.tables import percent, points
+from fastcifar.report.tables import nats, percent, points
 
-MEANS: tuple[MeanOf, ...] = ("probabilities", "logits")
 HEADS = ("members' mean", "ensemble", "gain, points", "members' log-loss", "ensemble's", "gain, nats")
 """The columns of `Combined.cells`."""
 
@@ -59,12 +58,6 @@ def cells(*scores: Summary) -> tuple[str, ...]:
     """Return the texts of scores in the order of `SCORES`: means, each with half its 95% interval."""
     texts = (percent, percent, points, nats, nats, lambda found: nats(found, "+"))
     return tuple(text(found) for text, found in zip(texts, scores, strict=True))
-
-
-def nats(found: Summary, sign: str = "-") -> str:
-    """Return a mean in nats with half its 95% interval: "0.2031 ± 0.0040"; with `sign` "+" a difference."""
-    half = "" if found.interval is None else f" ± {found.interval[1] - found.mean:.4f}"
-    return f"{found.mean:{sign}.4f}{half}"
 
 
 def member_rows(names: Sequence[str], logits: np.ndarray, labels: np.ndarray) -> tuple[tuple[str, str, str], ...]:

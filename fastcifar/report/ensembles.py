@@ -22,6 +22,7 @@ _LISTED = 10_000
 """Up to so many subsets of one size are listed to draw from; of more, few are drawn twice."""
 MeanOf = Literal["probabilities", "logits"]
 """What of the members is averaged. The mean of logits is, normalized, the geometric mean of probabilities."""
+MEANS: tuple[MeanOf, ...] = ("probabilities", "logits")
 _DENSE = 10
 """Each number of members up to this one has a row; above, each is a quarter larger than the one before."""
 _FLOATS = 2**22

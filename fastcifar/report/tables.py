@@ -77,6 +77,12 @@ def points(summary: Summary) -> str:
     return f"{100 * summary.mean:+.2f}{_half(summary)}"
 
 
+def nats(summary: Summary, sign: str = "-") -> str:
+    """Return a mean in nats with half its 95% interval: "0.2031 ± 0.0040"; with `sign` "+" a difference."""
+    half = "" if summary.interval is None else f" ± {summary.interval[1] - summary.mean:.4f}"
+    return f"{summary.mean:{sign}.4f}{half}"
+
+
 def seconds(summary: Summary) -> str:
     """Return a mean of seconds: "12.3 s"."""
     return f"{summary.mean:,.1f} s"

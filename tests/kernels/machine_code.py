@@ -101,13 +101,13 @@ class Compilers:
         except FileExistsError:
             return
         environment = {**os.environ, "FASTCIFAR_KERNELS": "triton", "TRITON_CACHE_DIR": str(folder / "cache")}
+        environment["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.getenv("PYTHONPATH")])])
         environment.pop("TRITON_INTERPRET", None)
         behind = "nice " if shutil.which("nice") else ""  # the tests that run meanwhile
         for number, case in enumerate(CASES):
             ended = f"echo $? > {number}.part; mv {number}.part {number}.status"  # whole once it is there
             command = f'{behind}"$0" -c "$1" "$2" > {number}.out 2> {number}.errors; {ended}'
             words = ["sh", "-c", command, sys.executable, CODE, json.dumps(case)]
-            environment["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.getenv("PYTHONPATH")])])
             self._running.append(subprocess.Popen(words, cwd=folder, env=environment, start_new_session=True))
 
     def results(self) -> dict:

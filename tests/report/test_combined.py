@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastcifar.errors import UserError
-from fastcifar.report.combined import HEADS, MEANS, SCORES, combine, member_rows
+from fastcifar.report.combined import HEADS, SCORES, combine, member_rows
+from fastcifar.report.ensembles import MEANS
 
 LABELS = np.array([0, 1, 1, 0])
 

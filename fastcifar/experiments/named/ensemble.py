@@ -171,7 +171,7 @@ class Ensembles(Result):
         return paired([each.accuracy.mean for each in ours], [each.accuracy.mean for each in theirs])
 
     def to_dict(self) -> dict[str, Any]:
-        from fastcifar.report.combined import MEANS
+        from fastcifar.report.ensembles import MEANS
 
         kinds = {}
         for kind in self.experiment.joint:
@@ -186,7 +186,8 @@ class Ensembles(Result):
         return {"over_ensembles": over, "ensembles": each}
 
     def tables(self) -> list[Table]:
-        from fastcifar.report.combined import HEADS, MEANS, cells
+        from fastcifar.report.combined import HEADS, cells
+        from fastcifar.report.ensembles import MEANS
 
         kinds, first = self.experiment.joint, self.experiment.joint[0]
         rows, each, differences = [], [], []
