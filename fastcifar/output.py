@@ -70,6 +70,18 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
     return found
 
 
+def run_folders(root: Path, on_error: Callable[..., Any] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """Give `root` and each folder below it where runs may be, those behind links too but each once, with the names of
+    the folders and of the files in it."""
+    seen = set[str]()
+    for name, folders, files in os.walk(root, onerror=on_error, followlinks=True):
+        is_new = (place := os.path.realpath(name)) not in seen
+        folders[:] = sorted({*folders} - {CHECKPOINTS, EPOCHS}) if is_new else []
+        seen.add(place)
+        if is_new:
+            yield Path(name), folders, files
+
+
 def short_name(name: str) -> str:
     """Return the name of a data set for titles and lines: of a path, which may be long, what stands last."""
     return os.path.basename(name) or name if os.path.isabs(name) else name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import Notice, RenamedWarning, UserError
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, RUNS, UNFINISHED, read_json, read_lines, user_path
+from fastcifar.output import RECORD, RUNS, UNFINISHED, read_json, read_lines, run_folders, user_path
 from fastcifar.recipes import label, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import RunRecord
@@ -151,9 +150,7 @@ class _Reader:
 
     def read(self, root: Path, is_one_of_several: bool) -> None:
         """Read all runs below `root`."""
-        for name, folders, files in os.walk(root, onerror=lambda error: self._damaged(str(error))):
-            folders[:] = sorted(each for each in folders if each not in (CHECKPOINTS, EPOCHS))
-            folder = Path(name)
+        for folder, folders, files in run_folders(root, lambda error: self._damaged(str(error))):
             place = folder.resolve()
             if place in self._seen:
                 continue
@@ -168,7 +165,7 @@ class _Reader:
             for file in sorted(files):
                 if (match := _SEED_FILE.fullmatch(file)) and (place, int(match[1])) not in self.kept:
                     inside = folder.relative_to(root).as_posix() if folder != root else place.name
-                    arm = name if is_one_of_several else inside
+                    arm = str(folder) if is_one_of_several else inside
                     self._keep(folder / file, place, int(match[1]), "" if match[2] else arm)
 
     def _read_record(self, path: Path, place: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from fastcifar.data.archives import npz_header, npz_keys, read_npz
 from fastcifar.errors import Notice, RenamedWarning, Unequipped, UserError, brief
 from fastcifar.machine import free_memory
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, UNFINISHED, read_json, run_files, user_path
+from fastcifar.output import RECORD, UNFINISHED, read_json, run_files, run_folders, user_path
 from fastcifar.record import RunRecord
 from fastcifar.training.run import MEMBER, PREDICTIONS
 
@@ -69,7 +68,7 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
             said = f"{names[0]} has logits of {_sizes(shape)}, {name} of {_sizes(other)}"
             raise UserError(f"{said}; allowed: runs with the same test images and classes")
     count = sum(members)
-    need, free = count * math.prod(shape) * 4, free_memory()
+    need, free = 2 * count * math.prod(shape) * 4, free_memory()  # once more for what is computed from them
     if free is not None and need > free:
         said = f"predictions of {count:,} runs take {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
         raise Unequipped(f"{said}; allowed: fewer runs")
@@ -138,15 +137,14 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
         what = "is no file of predictions" if path.exists() else "does not exist"
         raise UserError(f"{path} {what}; allowed: {_ALLOWED}")
     runs = []
-    for name, folders, files in os.walk(path):
-        folders[:] = [each for each in folders if each not in (CHECKPOINTS, EPOCHS)]
-        by_experiment = {Path(name, file).with_suffix("") for file in files if file.endswith(".npz")}
+    for folder, _, files in run_folders(path):
+        by_experiment = {(folder / file).with_suffix("") for file in files if file.endswith(".npz")}
         runs += (run for run in by_experiment if f"{run.name}.json" in files)
         if RECORD in files and PREDICTIONS in files:
-            runs.append(Path(name))
+            runs.append(folder)
         elif RECORD in files or UNFINISHED in files:
             what = f"has no {PREDICTIONS}" if RECORD in files else "holds what is not finished"
-            warnings.warn(f"{name} {what}, which is left out", Notice, stacklevel=2)
+            warnings.warn(f"{folder} {what}, which is left out", Notice, stacklevel=2)
     if not runs:
         raise UserError(f"{path} holds no predictions of a run; allowed: {_ALLOWED}")
     for run in sorted(runs, key=lambda run: (run.parent, len(run.name), run.name)):  # seed-2 before seed-10

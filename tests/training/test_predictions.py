@@ -8,6 +8,7 @@ import pytest
 
 from fastcifar.errors import Notice, Unequipped, UserError
 from fastcifar.record import DatasetFacts
+from fastcifar.report.runs import read_runs
 from fastcifar.training import predictions
 from fastcifar.training.predictions import read_predictions
 
@@ -51,6 +52,15 @@ def test_runs_are_found_in_folders_and_files_each_once_in_order(save, tmp_path):
     assert np.array_equal(found.logits, [arrays(seed)["tta_logits"] for seed in (5, 0, 2, 10, 7)])
     plain = read_predictions(["one", "file.npz"], tta=False)
     assert np.array_equal(plain.logits, [arrays(seed)["plain_logits"] for seed in (5, 7)])
+
+
+def test_runs_behind_links_in_a_folder_count_too_and_links_in_circles_end(save, tmp_path):
+    save("kept/one", 3)
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen/best").symlink_to(tmp_path / "kept/one")
+    (tmp_path / "chosen/again").symlink_to(tmp_path / "chosen")
+    assert read_predictions(["chosen"]).names == ("chosen/best",)
+    assert [group.records[0].seed for group in read_runs("chosen").groups] == [3]
 
 
 def test_what_is_unfinished_or_has_no_predictions_is_left_out_and_said(save, tmp_path):
@@ -209,10 +219,10 @@ def test_what_is_damaged_absent_or_none_is_refused(save, tmp_path):
 def test_more_than_fits_in_memory_is_refused_before_it_is_read(save, monkeypatch):
     save("a")
     save("b", 1)
-    monkeypatch.setattr(predictions, "free_memory", lambda: 63)
+    monkeypatch.setattr(predictions, "free_memory", lambda: 127)
     with pytest.raises(Unequipped, match=r"of 2 runs take 0\.0 GB, and 0\.0 GB are free; allowed: fewer runs"):
         read_predictions(["a", "b"])
-    monkeypatch.setattr(predictions, "free_memory", lambda: 64)
+    monkeypatch.setattr(predictions, "free_memory", lambda: 128)
     assert len(read_predictions(["a", "b"]).names) == 2
 
 
