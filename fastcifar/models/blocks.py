@@ -116,24 +116,21 @@ class ConvResBlock(nn.Module):
     """A pooled `ConvBN` and a residual branch of two more, without pool: `[N, inputs, H, W]` to `[N, outputs, H // 2,
     W // 2]`. All take `settings`. Without `residual` there is only the pooled one; `extra` is one more at the end."""
 
-    extra: ConvBN | None = None
-    """Absent in older pickles."""
-
     def __init__(
         self, inputs: int, outputs: int, *, residual: bool = True, extra: bool = False, **settings: Any
     ) -> None:
         super().__init__()
         self.block = ConvBN(inputs, outputs, pool=True, **settings)
         self.residual = nn.ModuleList(ConvBN(outputs, outputs, **settings) for _ in range(2)) if residual else None
-        if extra:
-            self.extra = ConvBN(outputs, outputs, **settings)
+        self.extra = ConvBN(outputs, outputs, **settings) if extra else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.block(x)
         if self.residual is not None:
             first, second = self.residual
             x = second(first(x), residual=x)
-        return x if self.extra is None else self.extra(x)
+        extra = getattr(self, "extra", None)  # absent in older pickles
+        return x if extra is None else extra(x)
 
 
 class Bias(nn.Module):
