@@ -148,10 +148,9 @@ class BaselineTrainer(Trainer):
 
     checkout: theirs, whose notebook is read.
     widths: channels of the network.
-    schedule: knots in epochs, and the rates there, for the mean loss.
     """
 
-    def __init__(self, checkout: Path, widths: list[int], schedule: tuple, batch: int, steps_per_epoch: int) -> None:
+    def __init__(self, checkout: Path, widths: list[int], batch: int, steps_per_epoch: int) -> None:
         self.peer = peer = load_peer(checkout)
         names = dict(vars(sys.modules["torch_backend"]))
         exec(notebook_cell(checkout / "experiments.ipynb", "def DAWN_net("), names)
@@ -159,7 +158,7 @@ class BaselineTrainer(Trainer):
         for name, parameter in self.model.named_parameters():  # torch's scales were drawn so until 1.2
             if "bn" in name and name.endswith("weight"):
                 torch.nn.init.uniform_(parameter)
-        schedule = peer.PiecewiseLinear(*schedule)
+        schedule = peer.PiecewiseLinear([0, 15, 30, 35], [0, 0.1, 0.005, 0])
         lr = lambda step: schedule(step / steps_per_epoch) / batch  # noqa: E731
         settings = {"lr": lr, "weight_decay": peer.Const(5e-4 * batch), "momentum": peer.Const(0.9)}
         optimizer = peer.SGD(peer.trainable_params(self.model).values(), settings)
@@ -255,26 +254,25 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     return losses
 
 
-def compare_first_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) -> list[tuple[float, float]]:
-    """Return the same of the 18-layer network, at an eighth of the width. The rate is that of the schedule's middle from
-    the first step on: at its beginning twenty steps change little."""
+def compare_first_losses(
+    checkout: str | Path, data_dir: str | None, steps: int = 20, images: str = "cifar10"
+) -> list[tuple[float, float]]:
+    """Return the same of the 18-layer network, at an eighth of the width."""
     recipe = get_recipe("myrtle-single-norm")
     widths = [width // 8 for width in recipe.network.widths]
-    level = {"schedule.knots": (0.0, 1.0), "schedule.values": (1.0, 0.0)}
-    recipe = change(recipe, {"network.widths": widths, "network.norm_precision": "single", **level})
-    dataset = load_dataset("cifar10", data_dir)
+    recipe = change(recipe, {"network.widths": widths, "network.norm_precision": "single"})
+    dataset = load_dataset(images, data_dir)
     steps_per_epoch = -(-len(dataset.train) // recipe.batch_size)
     torch.manual_seed(0)
     ours = OurTrainer(recipe, dataset, torch.float64, round(steps_per_epoch * recipe.epochs))
-    schedule = ([0, recipe.epochs], [recipe.optimizer.lr, 0])
-    theirs = BaselineTrainer(Path(checkout), widths, schedule, recipe.batch_size, steps_per_epoch)
+    theirs = BaselineTrainer(Path(checkout), widths, 128, steps_per_epoch)
     ours.take_weights(theirs.model)
     facts = {"mean": dataset.mean, "std": dataset.std, "dtype": torch.float64}
     loader = Loader(dataset.train, recipe.batch_size, augment=recipe.augment, **facts)
     losses = []
-    for images, labels in itertools.islice(loader, steps):
-        their_loss = theirs.step(images.contiguous(), labels)
-        losses.append((their_loss.item(), ours.step(images, labels).item()))
+    for batch, labels in itertools.islice(loader, steps):
+        their_loss = theirs.step(batch.contiguous(), labels)
+        losses.append((their_loss.item(), ours.step(batch, labels).item()))
     return losses
 
 

@@ -335,7 +335,7 @@ def option_fields(options: Any) -> list[dataclasses.Field[Any]]:
     """Return the fields of a dataclass that are flags of a command: of an experiment's options no --recipe where its
     recipes are words of their own, and none that changes a recipe where it has no such field."""
     experiment = getattr(options, "experiment", None)
-    hidden = set() if experiment is None or hasattr(experiment, "recipe") else {"recipe"}
-    if hidden and not type(experiment).recipe_fields():
-        hidden |= {"network", "optimizer", "settings"}
+    hidden: set[str] = set()
+    if experiment is not None and not hasattr(experiment, "recipe"):
+        hidden = {"recipe"} if experiment.recipe_fields() else {"recipe", "network", "optimizer", "settings"}
     return [each for each in dataclasses.fields(options) if each.name not in hidden]

@@ -151,7 +151,7 @@ class Bias(nn.Module):
         return x if residual is None else x + residual
 
 
-def activated(x: torch.Tensor, activation: Activation, celu_alpha: float) -> torch.Tensor:
+def activated(x: torch.Tensor, activation: str, celu_alpha: float) -> torch.Tensor:
     """Return the activation of `x`; `celu_alpha` is CELU's alone."""
     return F.celu(x, celu_alpha) if activation == "celu" else ACTIVATIONS[activation](x)
 

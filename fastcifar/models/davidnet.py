@@ -70,7 +70,8 @@ class DavidNet(Network[DavidNetConfig]):
             case ["layers", number, "residual", which, *_]:
                 before = int(number) + 1 + int(which)
             case ["layers", number, "extra", *_]:  # in the half that its input is in: later layers need not know of it
-                return ((int(number) + 1) % 2,) * 2
+                half = (int(number) + 1) % 2
+                return half, half
             case ["classifier", *_]:
                 return 1, 1  # after three layers
             case _:

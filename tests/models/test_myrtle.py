@@ -1,5 +1,5 @@
-"""The networks of the first posts of "How to train your ResNet": shapes and counts are those of davidcpage/cifar10-fast's
-experiments.ipynb, dawn_utils.py and bag_of_tricks.ipynb, written down from their networks."""
+"""The networks of the first posts of "How to train your ResNet": shapes and counts are written down from those of
+davidcpage/cifar10-fast (experiments.ipynb, dawn_utils.py)."""
 
 import itertools
 

@@ -85,8 +85,11 @@ def test_batches_cutout_and_smoothing_are_those_of_the_sources():
 def test_the_posts_networks_get_faster_and_all_fifteen_are_there():
     posts = [rung.seconds for rung in WALK if rung.post == 8]
     assert posts == sorted(posts, reverse=True)
-    fifteen = {(rung.recipe.network.residual, rung.recipe.network.extra) for rung in LADDER if rung.post == 4
-               and rung.recipe.network.kind == "davidnet"}
+    fifteen = {
+        (rung.recipe.network.residual, rung.recipe.network.extra)
+        for rung in LADDER
+        if rung.post == 4 and rung.recipe.network.kind == "davidnet"
+    }
     assert len(fifteen) == 15 and all(not (residual and extra) for residual, extra in fifteen)
 
 

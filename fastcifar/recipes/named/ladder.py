@@ -4,19 +4,20 @@ before it, with the posts' own figures.
 Rates, schedules and initial values are those of davidcpage/cifar10-fast (experiments.ipynb, dawn.py,
 bag_of_tricks.ipynb, new_dawn.py), converted from the summed loss to the mean. The schedule of the entry to DAWNBench
 that post 1 begins with is bkj/basenet's `linear_cycle`: from 0 to 0.1 in 15 epochs, then from 0.105 down to 0.005 at
-epoch 30, and to 0 at 35; the jump of 0.005 is what the post calls a kink. The posts' figures are accuracies on the test
-set and seconds on one V100, as the posts and experiments.ipynb state them. What differs here: weights have master copies
-in single precision, and an epoch's last batch, if it is not full, takes a step at the whole rate.
+epoch 30, and to 0 at 35; the jump of 0.005 is what the post calls a kink. The posts' figures are accuracies on the
+test set and seconds on one V100, as the posts and experiments.ipynb state them. What differs here: weights have master
+copies in single precision, and an epoch's last batch, if it is not full, takes a step at the whole rate.
 """
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastcifar.recipes.named import add_recipe, speedrun, warm_start, wide  # noqa: F401  (these are listed first)
+from fastcifar.recipes.named import RECIPES, add_recipe
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.text import change
 
@@ -57,10 +58,12 @@ def _triangle(epochs: float, peak: float) -> dict[str, Any]:
 def _walk() -> list[Rung]:
     rungs: list[Rung] = []
 
-    def rung(name: str, changes: dict[str, Any], changed: str, post: int, *figures: float | None) -> None:
+    def rung(
+        name: str, changes: dict[str, Any], changed: str, post: int, accuracy: float, seconds: float | None = None
+    ) -> None:
         before = rungs[-1].recipe if rungs else Recipe()
         recipe = change(before, {"name": name, **changes})
-        rungs.append(Rung(recipe, rungs[-1].name if rungs else "", changes, changed, post, *figures))
+        rungs.append(Rung(recipe, rungs[-1].name if rungs else "", changes, changed, post, accuracy, seconds))
 
     plain = {
         "label_smoothing": 0.0,
@@ -143,10 +146,9 @@ def _walk() -> list[Rung]:
 def _branches(walk: list[Rung]) -> list[Rung]:
     before = {rung.name: rung.recipe for rung in walk}
 
-    def rung(name: str, of: str, changes: dict[str, Any], changed: str, post: int, *figures: float) -> Rung:
-        figures = (*figures, None, None)[:2]
+    def rung(name: str, of: str, changes: dict[str, Any], changed: str, post: int, **figures: float) -> Rung:
         recipe = change(before[of], {"name": name, **changes})
-        return Rung(recipe, of, changes, changed, post, *figures, is_branch=True)
+        return Rung(recipe, of, changes, changed, post, **figures, is_branch=True)  # pyright: ignore[reportArgumentType]
 
     branches = []
     kinds = {"extra": "an extra convolution", "residual": "a residual block"}
@@ -165,7 +167,7 @@ def _branches(walk: list[Rung]) -> list[Rung]:
     branches.append(rung("myrtle-batch-norm", last, changes, "no batch norm, rate 0.1", 7))
     changes = {"optimizer.weight_decay": 1.25e-4}
     changed = "Fenwicks: weight decay 1.25e-4; its schedule is called slanted triangular"
-    branches.append(rung(FENWICKS, last, changes, changed, 0, 0.9424, 60))
+    branches.append(rung(FENWICKS, last, changes, changed, 0, accuracy=0.9424, seconds=60))
     return branches
 
 
@@ -174,6 +176,9 @@ WALK = tuple(_walk())
 LADDER = (*WALK, *_branches(list(WALK)))
 """All rungs: the walk, then its branches."""
 
+len(RECIPES)  # imports all others, unless that is going on and has come here
+for _other in ("speedrun", "warm_start", "wide"):  # whose few recipes are listed first
+    importlib.import_module(f"fastcifar.recipes.named.{_other}")
 for _rung in LADDER:
     if _rung.name != Recipe.name:  # which is there already
         add_recipe(_rung.recipe, f"ladder{f', post {_rung.post}' if _rung.post else ''}: {_rung.changed}")
