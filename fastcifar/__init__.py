@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.models import PatchWhitening as PatchWhitening
     from fastcifar.models.davidnet import DavidNet as DavidNet
     from fastcifar.models.mlp import MLP as MLP
+    from fastcifar.models.myrtle import MyrtleNet as MyrtleNet
     from fastcifar.models.resnet import ResNet18 as ResNet18
     from fastcifar.models.speedrun import SpeedrunNet as SpeedrunNet
     from fastcifar.optim import LARS as LARS
@@ -67,6 +68,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.recipes import trick as trick
     from fastcifar.recipes.networks.davidnet import DavidNetConfig as DavidNetConfig
     from fastcifar.recipes.networks.mlp import MLPConfig as MLPConfig
+    from fastcifar.recipes.networks.myrtle import MyrtleConfig as MyrtleConfig
     from fastcifar.recipes.networks.resnet18 import ResNet18Config as ResNet18Config
     from fastcifar.recipes.networks.speedrun import SpeedrunConfig as SpeedrunConfig
     from fastcifar.recipes.optimizers.lars import LARSConfig as LARSConfig

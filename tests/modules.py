@@ -27,6 +27,7 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "PatchWhitening": (lambda: fastcifar.PatchWhitening(3, 2, padding=0, negatives=True, bias=True), (3, 8, 8)),
     "DavidNet": (lambda: fastcifar.DavidNet(NARROW), IMAGES),
     "MLP": (lambda: fastcifar.MLP(fastcifar.MLPConfig(hidden=(8,))), IMAGES),
+    "MyrtleNet": (lambda: fastcifar.MyrtleNet(fastcifar.MyrtleConfig(widths=(4, 4, 8, 8))), IMAGES),
     "ResNet18": (lambda: fastcifar.ResNet18(fastcifar.ResNet18Config(width=4)), IMAGES),
     "SpeedrunNet": (lambda: fastcifar.SpeedrunNet(SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1)), IMAGES),
 }

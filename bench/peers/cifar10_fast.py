@@ -2,6 +2,8 @@
 
     python -m bench.peers.cifar10_fast CHECKOUT equal    # same weights, same 20 batches: are the losses equal to 1e-5?
 
+of `davidnet` and new_dawn.py, and of the ladder's myrtle-single-norm and the network of experiments.ipynb.
+
 Their sources are read from the checkout and adapted in memory to today's torch (see `SHIMS`).
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import json
 import sys
 import time
 import types
@@ -19,14 +22,15 @@ from pathlib import Path
 
 import torch
 
-from bench.peers.adapt import Shims, load_module, stand_in
+from bench.peers.adapt import Shims, load_module, read_code, stand_in
 from bench.peers.harness import WITH_TTA, Enough, Harness
 from bench.program import new_parser, run_program
 from fastcifar.data import Dataset, Loader, load_dataset
+from fastcifar.errors import UserError
 from fastcifar.kernels import cross_entropy
-from fastcifar.models.davidnet import DavidNet
+from fastcifar.models import build_model
 from fastcifar.optim import FlatModel, FlatSGD
-from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.recipes import Recipe, change, get_recipe
 
 SHIMS: dict[str, Shims] = {
     "core": [
@@ -123,7 +127,46 @@ def load(checkout: Path, harness: Harness, dtype: str = "float32") -> Callable[[
     return train
 
 
-class PeerTrainer:
+class Trainer:
+    """Their network, loss and optimizers, for steps on batches of ours."""
+
+    peer: types.ModuleType
+    model: torch.nn.Module
+    state: dict[str, object]
+    steps: tuple[Callable, ...]
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Train on a batch; returns the mean loss."""
+        batch = {"input": images, "target": labels}
+        for step in self.steps:
+            self.state.update(step(batch, self.state) or {})
+        return self.state[self.peer.OUTPUT]["loss"].detach().mean()
+
+
+class BaselineTrainer(Trainer):
+    """Their first network, loss and optimizer, as experiments.ipynb has them, in float64.
+
+    checkout: theirs, whose notebook is read.
+    widths: channels of the network.
+    """
+
+    def __init__(self, checkout: Path, widths: list[int], batch: int, steps_per_epoch: int) -> None:
+        self.peer = peer = load_peer(checkout)
+        names = dict(vars(sys.modules["torch_backend"]))
+        exec(notebook_cell(checkout / "experiments.ipynb", "def DAWN_net("), names)
+        self.model = peer.Network(names["DAWN_net"](c=widths)).double()
+        for name, parameter in self.model.named_parameters():  # torch's scales were drawn so until 1.2
+            if "bn" in name and name.endswith("weight"):
+                torch.nn.init.uniform_(parameter)
+        schedule = peer.PiecewiseLinear([0, 15, 30, 35], [0, 0.1, 0.005, 0])
+        lr = lambda step: schedule(step / steps_per_epoch) / batch  # noqa: E731
+        settings = {"lr": lr, "weight_decay": peer.Const(5e-4 * batch), "momentum": peer.Const(0.9)}
+        optimizer = peer.SGD(peer.trainable_params(self.model).values(), settings)
+        self.state = {peer.MODEL: self.model, peer.LOSS: peer.x_ent_loss, peer.OPTS: [optimizer]}
+        self.steps = (peer.forward(training_mode=True), peer.backward(), peer.opt_steps)
+
+
+class PeerTrainer(Trainer):
     """Their network, loss, optimizers and moving average, in the dtype of the `whitening` filters `[27, 3, 3, 3]`."""
 
     def __init__(self, peer: types.ModuleType, recipe: Recipe, whitening: torch.Tensor, steps_per_epoch: int) -> None:
@@ -151,23 +194,15 @@ class PeerTrainer:
         average = peer.update_ema(momentum=0.99, update_freq=5)
         self.steps = (peer.forward(training_mode=True), peer.backward(), peer.opt_steps, average)
 
-    def step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Train on a batch; returns the mean loss."""
-        batch = {"input": images, "target": labels}
-        for step in self.steps:
-            self.state.update(step(batch, self.state) or {})
-        return self.state[self.peer.OUTPUT]["loss"].detach().mean()
-
 
 class OurTrainer:
     """Our model, loss, optimizer and moving average in `dtype`."""
 
     def __init__(self, recipe: Recipe, dataset: Dataset, dtype: torch.dtype, total_steps: int) -> None:
         self.recipe = recipe
-        model = DavidNet(recipe.network, len(dataset.classes), dataset.mean, dataset.std)
+        model = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std)
         self.flat = FlatModel(model, dtype)
         model.fit_whitening(dataset.train.images)
-        self.whitening = model.whitening.weight.detach().contiguous()
         self.optimizer = FlatSGD(self.flat, recipe, total_steps)
         model.train()
 
@@ -205,7 +240,8 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     steps_per_epoch = len(dataset.train) // recipe.batch_size
     torch.manual_seed(0)
     ours = OurTrainer(recipe, dataset, torch.float64, round(steps_per_epoch * recipe.epochs))
-    theirs = PeerTrainer(load_peer(checkout), recipe, ours.whitening, steps_per_epoch)
+    whitening = ours.flat.model.get_parameter("whitening.weight").detach().contiguous()
+    theirs = PeerTrainer(load_peer(checkout), recipe, whitening, steps_per_epoch)
     ours.take_weights(theirs.model)
     order = ghost_order(recipe.batch_size, recipe.network.ghost_batch)
     losses = []
@@ -218,18 +254,53 @@ def compare_losses(checkout: str | Path, data_dir: str | None, steps: int = 20) 
     return losses
 
 
+def compare_first_losses(
+    checkout: str | Path, data_dir: str | None, steps: int = 20, images: str = "cifar10"
+) -> list[tuple[float, float]]:
+    """Return the same of the 18-layer network, at an eighth of the width."""
+    recipe = get_recipe("myrtle-single-norm")
+    widths = [width // 8 for width in recipe.network.widths]
+    recipe = change(recipe, {"network.widths": widths, "network.norm_precision": "single"})
+    dataset = load_dataset(images, data_dir)
+    steps_per_epoch = -(-len(dataset.train) // recipe.batch_size)
+    torch.manual_seed(0)
+    ours = OurTrainer(recipe, dataset, torch.float64, round(steps_per_epoch * recipe.epochs))
+    theirs = BaselineTrainer(Path(checkout), widths, 128, steps_per_epoch)
+    ours.take_weights(theirs.model)
+    facts = {"mean": dataset.mean, "std": dataset.std, "dtype": torch.float64}
+    loader = Loader(dataset.train, recipe.batch_size, augment=recipe.augment, **facts)
+    losses = []
+    for batch, labels in itertools.islice(loader, steps):
+        their_loss = theirs.step(batch.contiguous(), labels)
+        losses.append((their_loss.item(), ours.step(batch, labels).item()))
+    return losses
+
+
+def notebook_cell(path: Path, having: str) -> str:
+    """Return the code of the first cell of a notebook that holds a text. Raises UserError where there is none."""
+    cells = json.loads(read_code(path, ()))["cells"]
+    code = ("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    found = next((text for text in code if having in text), None)
+    if found is None:
+        raise UserError(f"{path} is not the version these shims are for: it lacks {having!r}")
+    return found
+
+
 def main() -> int:
     parser = new_parser("bench.peers.cifar10_fast", __doc__)
     parser.add_argument("checkout", type=Path)
     parser.add_argument("what", choices=["equal"])
     parser.add_argument("--data-dir")
     arguments = parser.parse_args()
-    losses = compare_losses(arguments.checkout, arguments.data_dir)
-    for step, (theirs, ours) in enumerate(losses, start=1):
-        print(f"step {step:2d}  theirs {theirs:.9f}  ours {ours:.9f}")
-    worst = max(abs(a - b) / a for a, b in losses)
-    print(f"{len(losses)} steps, largest relative difference {worst:.1e}; allowed 1e-5")
-    return int(not worst < 1e-5)
+    differ = False
+    for name, compare in (("davidnet", compare_losses), ("myrtle-single-norm", compare_first_losses)):
+        losses = compare(arguments.checkout, arguments.data_dir)
+        for step, (theirs, ours) in enumerate(losses, start=1):
+            print(f"{name} step {step:2d}  theirs {theirs:.9f}  ours {ours:.9f}")
+        worst = max(abs(a - b) / a for a, b in losses)
+        print(f"{name}: {len(losses)} steps, largest relative difference {worst:.1e}; allowed 1e-5")
+        differ |= not worst < 1e-5
+    return int(differ)
 
 
 if __name__ == "__main__":

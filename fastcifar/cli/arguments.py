@@ -19,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from fastcifar import escape
 from fastcifar.catalogue import DATASETS, dataset_for
-from fastcifar.cli.options import SHARED, CommandOptions, flag_of, own_fields, refuse_absent
+from fastcifar.cli.options import SHARED, CommandOptions, flag_of, option_fields, own_fields, refuse_absent
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
 from fastcifar.output import user_path
@@ -240,7 +240,7 @@ def _flags(options: Any) -> dict[str, Any]:
     """Return every flag of the dataclass `options` with the type hint of its value, those of a recipe in it too."""
     flags = {}
     hints = type_hints(type(options))
-    for name in (field.name for field in dataclasses.fields(options)):
+    for name in (field.name for field in option_fields(options)):
         hint = hints[name]
         if name == "settings":
             flags |= {flag_of(field): hint for field, hint in field_hints(options.settings).items()}
@@ -282,13 +282,12 @@ def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
         return None
     cls, is_section = type(values), not isinstance(values, CommandOptions)
     hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
-    fields = dataclasses.fields(cls)
+    fields = option_fields(values)
     if isinstance(values, Experiment):
         fields = [field for field in fields if field.name in own_fields(type(values))]
     experiment = getattr(values, "experiment", None)
-    if experiment:  # what it says of options that it has as fields too, and no --recipe where others are its recipes
+    if experiment:  # what it says of options that it has as fields too
         docs |= {name: doc for name, doc in field_docs(type(experiment)).items() if name in SHARED}
-        fields = [field for field in fields if field.name != "recipe" or hasattr(experiment, "recipe")]
     shown = []
     for field in sorted(fields, key=lambda field: (field.name != "experiment") + (field.name == "settings")):
         value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())

@@ -17,7 +17,16 @@ from tyro.conf import arg
 
 from fastcifar import escape
 from fastcifar.catalogue import dataset_for
-from fastcifar.cli.arguments import groups, last_given, parse, read_fields, read_recipe, take_free_words, take_words_of
+from fastcifar.cli.arguments import (
+    groups,
+    import_plugins,
+    last_given,
+    parse,
+    read_fields,
+    read_recipe,
+    take_free_words,
+    take_words_of,
+)
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Screen, duration, share
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, ProcessesDied, UserError
@@ -48,13 +57,13 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             return of_runs.main(args)
     options = read_options(cls, args)
     experiment = options.experiment
-    recipes = _recipes_of(experiment)
-    options.check(*recipes.values())
+    options.check(*experiment.recipes().values())
     rank = Rank.here()
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:
-        words = [name, *(escape.in_file_name(label(recipe)) for recipe in recipes.values()), *["quick"] * options.quick]
+        named = [escape.in_file_name(label(getattr(experiment, field))) for field in cls.recipe_fields()]
+        words = [name, *named, *["quick"] * options.quick]
         kept_in = Path("runs") / "-".join(words)
     if kept_in is None and rank.count > 1:
         raise UserError(f"{name} keeps no runs that torchrun's ranks could share; allowed: with --out DIR")
@@ -79,9 +88,8 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
         dataset = options.load(device).labeled_test()
         with _flags_for_fields(cls):
             experiment.jobs(dataset)  # refused before anything is said to be kept
-        what = " and ".join(label(recipe) for recipe in recipes.values())
         where = f"; kept in {kept_in}" if kept_in else ""
-        screen.say(f"{name}: {what} on {describe_images(dataset)}, n={experiment.runs}{where}")
+        screen.say(f"{name}: {experiment.subject} on {describe_images(dataset)}, n={experiment.runs}{where}")
         how = {"on_progress": show, "on_step": screen.step, "parallel": options.parallel}
         result = experiment.run(dataset, kept_in, holdout=0, device=device, **how)
     if not rank.is_first:  # the first tells what all of them found
@@ -112,10 +120,10 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
     both = SHARED & {each.name for each in dataclasses.fields(cls)}
     shared = {name: getattr(experiment, name) for name in both}
     shared |= {name: value for name, value in defaults.items() if name not in hints}
-    first = next(iter(recipes.values()))
+    first = next(iter(recipes.values()), Recipe())
     kinds = {"network": first.network.kind, "optimizer": first.optimizer.kind}
     given = last_given(args, "--recipe") or first.name
-    made_for = [dataset_for(words.get(name, ""), recipe.name) for name, recipe in recipes.items()]
+    made_for = [dataset_for(words.get(name, ""), recipe.name) for name, recipe in recipes.items()] or [dataset_for()]
     if len({*made_for}) > 1 and last_given(args, "--dataset") is None:
         raise UserError(f"the recipes are made for {' and '.join(made_for)}; allowed: with --dataset, for both")
     kinds["dataset"] = made_for[0]
@@ -127,16 +135,15 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
         return dataclasses.replace(options, experiment=dataclasses.replace(experiment, **same))
 
 
-def _recipes_of(experiment: Experiment[Any]) -> dict[str, Recipe]:
-    return {name: getattr(experiment, name) for name in experiment.recipe_fields()}
-
-
 def _read_recipes(
     cls: type[Experiment[Any]], args: Sequence[str], prog: str
 ) -> tuple[dict[str, Recipe], dict[str, str], list[str]]:
     """Return the recipes of the fields of `cls`, what names them, and the words that say something else. One called
     `recipe` is named by --recipe, others by words of their own; the flags of a recipe's fields change all of them."""
-    defaults, rest = _recipes_of(cls()), list(args)
+    defaults, rest = {name: getattr(cls(), name) for name in cls.recipe_fields()}, list(args)
+    if not defaults:  # its recipes are no choice
+        import_plugins(args)
+        return {}, {}, rest
     names = [name for name in defaults if name != "recipe"]
     given = {"recipe": last_given(args, "--recipe") or ""}
     if names:

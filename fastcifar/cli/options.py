@@ -329,3 +329,13 @@ def own_fields(experiment: type[Experiment[Any]]) -> dict[str, Any]:
     hints = type_hints(experiment)
     names = [each.name for each in dataclasses.fields(experiment) if each.name not in SHARED]
     return {name: hints[name] for name in names if hints[name] is not Recipe}
+
+
+def option_fields(options: Any) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass that are flags of a command: of an experiment's options no --recipe where its
+    recipes are words of their own, and none that changes a recipe where it has no such field."""
+    experiment = getattr(options, "experiment", None)
+    hidden: set[str] = set()
+    if experiment is not None and not hasattr(experiment, "recipe"):
+        hidden = {"recipe"} if experiment.recipe_fields() else {"recipe", "network", "optimizer", "settings"}
+    return [each for each in dataclasses.fields(options) if each.name not in hidden]

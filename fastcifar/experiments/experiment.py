@@ -19,7 +19,7 @@ from fastcifar.errors import UserError
 from fastcifar.experiments.result import Failed, Outcome, Result, failure_word
 from fastcifar.launch import Rank
 from fastcifar.output import user_path
-from fastcifar.recipes import Recipe, quick
+from fastcifar.recipes import Recipe, label, quick
 from fastcifar.recipes.declare import Checked, Declaration, check_fields, checked, setting, type_hints
 from fastcifar.registry import Registry
 from fastcifar.start import ColdStart, Start
@@ -117,6 +117,15 @@ class Experiment(Checked, Generic[Found]):
     def recipe_fields(cls) -> list[str]:
         """Return the names of the fields that hold a recipe."""
         return [each.name for each in dataclasses.fields(cls) if type_hints(cls)[each.name] is Recipe]
+
+    def recipes(self) -> dict[str, Recipe]:
+        """Return the recipes that it trains, or makes those from, by name: by default its fields."""
+        return {name: getattr(self, name) for name in self.recipe_fields()}
+
+    @property
+    def subject(self) -> str:
+        """What is trained, in a few words."""
+        return " and ".join(map(label, self.recipes().values()))
 
     @property
     def seeds(self) -> range:
@@ -225,14 +234,14 @@ def experiment(name: str, group: str = "") -> Callable[[ExperimentClass], Experi
                 ...
 
     Its docstring is the command's help, and its fields are flags; a field `recipe` is the flag --recipe and the flags
-    of a recipe's fields. Raises UserError for a name that is taken and for a class that is no frozen dataclass of
-    `Experiment`.
+    of a recipe's fields; without one the class says in `recipes` what it trains. Raises UserError for a name that is
+    taken and for a class that is no frozen dataclass of `Experiment`.
     """
 
     def register(cls: ExperimentClass) -> ExperimentClass:
         if not (isinstance(cls, type) and issubclass(cls, Experiment) and "__dataclass_fields__" in vars(cls)):
             raise UserError(f"{name} is registered with {cls!r}; allowed: a dataclass(frozen=True) of an Experiment")
-        if not cls.recipe_fields():
+        if not cls.recipe_fields() and cls.recipes is Experiment.recipes:
             raise UserError(f"the experiment {name} has no recipe; allowed: a field of type Recipe, such as `recipe`")
         check_fields(name, cls, besides=cls.recipe_fields(), optional=True)
         cls.name, cls.group = name, group

@@ -28,15 +28,18 @@ from fastcifar.models.whitening import PatchWhitening
 
 Activation = Literal["celu", "relu", "gelu", "silu", "none"]
 Pooling = Literal["max", "avg"]
+PoolAfter = Literal["convolution", "norm", "activation"]
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "none": lambda x: x}
+POOLS = {"max": F.max_pool2d, "avg": F.avg_pool2d}
 
 
 class ConvBN(nn.Module):
     """Convolution, optional 2x2 pool, ghost batch norm, activation: `[N, inputs, H, W]` to `[N, outputs, H', W']`.
 
-    pool: halve H and W, before the norm.
+    pool: halve H and W.
     kernel_size: 3, with padding 1, or 1.
     pooling: the largest or the mean value of each 2x2 pixels.
+    pool_after: what the pool follows.
     norm: False puts a trained bias in place of the norm.
     ghost_batch: consecutive images that batch norm groups (DavidNet: 32); 0: the whole batch, plain batch norm.
     freeze_scale: keep batch norm's scales at 1 and train only its biases.
@@ -44,8 +47,11 @@ class ConvBN(nn.Module):
     eps: added to the variance.
     activation, celu_alpha: the nonlinearity, and CELU's alpha (Barron 2017).
 
-    Raises UserError for another `kernel_size`, `pooling` or `activation`.
+    Raises UserError for another `kernel_size`, `pooling`, `pool_after` or `activation`.
     """
+
+    late: tuple[Pooling, Activation, float] | None = None
+    """Pool, then activation, after the norm; absent in older pickles."""
 
     def __init__(
         self,
@@ -55,6 +61,7 @@ class ConvBN(nn.Module):
         *,
         kernel_size: Literal[1, 3] = 3,
         pooling: Pooling = "max",
+        pool_after: PoolAfter = "convolution",
         norm: bool = True,
         ghost_batch: int = 0,
         freeze_scale: bool = True,
@@ -67,13 +74,18 @@ class ConvBN(nn.Module):
         for name, value, allowed in (
             ("kernel_size", kernel_size, (1, 3)),
             ("pooling", pooling, get_args(Pooling)),
+            ("pool_after", pool_after, get_args(PoolAfter)),
             ("activation", activation, get_args(Activation)),
         ):
             if value not in allowed:
                 raise UserError(f"{name} is {value!r}; allowed: {', '.join(map(str, allowed))}")
         self.conv = Conv3x3(inputs, outputs) if kernel_size == 3 else nn.Conv2d(inputs, outputs, 1, bias=False)
-        self.average_first = pool and pooling == "avg"
-        fused: dict[str, Any] = {"activation": activation, "celu_alpha": celu_alpha, "pool": pool and pooling == "max"}
+        first = pool and pool_after == "convolution"
+        self.average_first = first and pooling == "avg"
+        fused: dict[str, Any] = {"activation": activation, "celu_alpha": celu_alpha, "pool": first and pooling == "max"}
+        if pool and not first:
+            self.late = (pooling, activation if pool_after == "norm" else "none", celu_alpha)
+            fused["activation"] = "none" if pool_after == "norm" else activation
         if norm:
             self.norm = GhostBatchNorm(
                 outputs, ghost_batch, freeze_scale=freeze_scale, momentum=momentum, eps=eps, **fused
@@ -93,24 +105,32 @@ class ConvBN(nn.Module):
             x = whitening.followed_by(self.conv, x)
         if self.average_first:
             x = F.avg_pool2d(x, 2)
-        return self.norm(x, residual)
+        if self.late is None:
+            return self.norm(x, residual)
+        pooling, activation, alpha = self.late
+        x = activated(POOLS[pooling](self.norm(x), 2), activation, alpha)
+        return x if residual is None else x + residual
 
 
 class ConvResBlock(nn.Module):
     """A pooled `ConvBN` and a residual branch of two more, without pool: `[N, inputs, H, W]` to `[N, outputs, H // 2,
-    W // 2]`. All three take `settings`. Without `residual` there is only the pooled one."""
+    W // 2]`. All take `settings`. Without `residual` there is only the pooled one; `extra` is one more at the end."""
 
-    def __init__(self, inputs: int, outputs: int, *, residual: bool = True, **settings: Any) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, *, residual: bool = True, extra: bool = False, **settings: Any
+    ) -> None:
         super().__init__()
         self.block = ConvBN(inputs, outputs, pool=True, **settings)
         self.residual = nn.ModuleList(ConvBN(outputs, outputs, **settings) for _ in range(2)) if residual else None
+        self.extra = ConvBN(outputs, outputs, **settings) if extra else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.block(x)
-        if self.residual is None:
-            return x
-        first, second = self.residual
-        return second(first(x), residual=x)
+        if self.residual is not None:
+            first, second = self.residual
+            x = second(first(x), residual=x)
+        extra = getattr(self, "extra", None)  # absent in older pickles
+        return x if extra is None else extra(x)
 
 
 class Bias(nn.Module):
@@ -127,8 +147,13 @@ class Bias(nn.Module):
         if self.pool:
             x = F.max_pool2d(x, 2)
         x = x + self.bias.to(x.dtype)[:, None, None]
-        x = F.celu(x, self.celu_alpha) if self.activation == "celu" else ACTIVATIONS[self.activation](x)
+        x = activated(x, self.activation, self.celu_alpha)
         return x if residual is None else x + residual
+
+
+def activated(x: torch.Tensor, activation: str, celu_alpha: float) -> torch.Tensor:
+    """Return the activation of `x`; `celu_alpha` is CELU's alone."""
+    return F.celu(x, celu_alpha) if activation == "celu" else ACTIVATIONS[activation](x)
 
 
 class GlobalMaxPool(nn.Module):

@@ -30,6 +30,7 @@ class DavidNet(Network[DavidNetConfig]):
         stem = config.widths[0]
         settings: dict[str, Any] = {
             "pooling": config.pool,
+            "pool_after": config.pool_after,
             "norm": config.norm,
             "ghost_batch": config.ghost_batch,
             "freeze_scale": config.freeze_scale,
@@ -46,7 +47,8 @@ class DavidNet(Network[DavidNetConfig]):
             self.stem = ConvBN(3, stem, **settings)
         self.layers = nn.Sequential()
         for number, (inputs, outputs) in enumerate(itertools.pairwise(config.widths), start=1):
-            self.layers.append(ConvResBlock(inputs, outputs, residual=number in config.residual, **settings))
+            branches = {"residual": number in config.residual, "extra": number in config.extra}
+            self.layers.append(ConvResBlock(inputs, outputs, **branches, **settings))
         self.classifier = nn.Linear(config.widths[-1], classes, bias=False)
         self.logit_scale = config.logit_scale
 
@@ -67,6 +69,9 @@ class DavidNet(Network[DavidNetConfig]):
                 before = int(number)
             case ["layers", number, "residual", which, *_]:
                 before = int(number) + 1 + int(which)
+            case ["layers", number, "extra", *_]:  # in the half that its input is in: later layers need not know of it
+                half = (int(number) + 1) % 2
+                return half, half
             case ["classifier", *_]:
                 return 1, 1  # after three layers
             case _:

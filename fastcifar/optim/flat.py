@@ -91,9 +91,9 @@ class FlatModel:
     average.
 
     model: the network; its parameters become views.
-    dtype: the compute dtype, as in `module.to(dtype)`. Vectors of modules that compute in the master dtype (batch
-        norms, and modules with `wide_vectors`) are in that. Frozen parameters and other floating buffers are cast in
-        the same way and stay where they are.
+    dtype: the compute dtype, as in `module.to(dtype)`. Vectors of modules that compute in the master dtype (those with
+        `wide_vectors`, and batch norms unless theirs is false) are in that. Frozen parameters and other floating
+        buffers are cast in the same way and stay where they are.
     wide_gradients: see `FlatGroup`.
     """
 
@@ -317,7 +317,7 @@ def _flatten(tensors: Sequence[torch.Tensor], dtype: torch.dtype) -> torch.Tenso
 
 def _is_wide(module: nn.Module) -> bool:
     """Return True for a module whose vectors and buffers are in the master dtype, whatever its input's dtype."""
-    return isinstance(module, nn.modules.batchnorm._BatchNorm) or bool(getattr(module, "wide_vectors", False))
+    return bool(getattr(module, "wide_vectors", isinstance(module, nn.modules.batchnorm._BatchNorm)))
 
 
 def _views(flat: torch.Tensor, like: Iterable[torch.Tensor]) -> list[torch.Tensor]:

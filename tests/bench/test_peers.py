@@ -1,6 +1,7 @@
 """Other people's programs, each read from its checkout, adapted and set beside a recipe of equal work."""
 
 import copy
+import json
 import os
 import sys
 import types
@@ -12,7 +13,7 @@ from torch import nn
 
 from bench.peers import Worker
 from bench.peers.adapt import compose, half_newton_schulz, in_half, load_module, normalize, read_code, to_tensor
-from bench.peers.cifar10_fast import ghost_order, load_peer
+from bench.peers.cifar10_fast import compare_first_losses, ghost_order, load_peer, notebook_cell
 from bench.peers.clocks import read_clocks
 from bench.peers.harness import Harness
 from bench.peers.programs import EQUAL, PROGRAMS
@@ -115,6 +116,21 @@ def test_a_peer_takes_a_training_step(name):
     with Worker(name, checkout, "synthetic", timeout=600) as worker:
         result = worker.run(steps=1, timeout=600)
     assert result["steps"] == 1 and result["step_seconds"][0] > 0 and result["own_seconds"] > 0
+
+
+def test_a_cell_of_a_notebook_is_found_by_its_text(tmp_path):
+    path = tmp_path / "some.ipynb"
+    cells = [{"cell_type": kind, "source": ["a = 1\n", text]} for kind, text in (("markdown", "b"), ("code", "b = 2"))]
+    path.write_text(json.dumps({"cells": cells}))
+    assert notebook_cell(path, "b") == "a = 1\nb = 2"
+    with pytest.raises(UserError, match=r"some.ipynb is not the version these shims are for: it lacks 'c = 3'"):
+        notebook_cell(path, "c = 3")
+
+
+@pytest.mark.skipif(not CHECKOUTS, reason="FASTCIFAR_PEERS names no folder of checkouts")
+def test_the_ladders_first_network_has_their_losses():
+    losses = compare_first_losses(Path(CHECKOUTS or ".") / "cifar10-fast", None, steps=2, images="synthetic")
+    assert all(ours == pytest.approx(theirs, rel=1e-5) for theirs, ours in losses)
 
 
 NETWORKS = {

@@ -10,6 +10,8 @@ from tests.small import NARROW
 NETWORKS = {
     "DavidNet": lambda: fastcifar.DavidNet(NARROW),
     "MLP": lambda: fastcifar.MLP(fastcifar.MLPConfig(hidden=(8,))),
+    "MyrtleNet": lambda: fastcifar.MyrtleNet(fastcifar.MyrtleConfig(widths=(4, 4, 8, 8))),
+    "HalfNorms": lambda: fastcifar.MyrtleNet(fastcifar.MyrtleConfig(widths=(4, 4, 8, 8), norm_precision="half")),
     "ResNet18": lambda: fastcifar.ResNet18(fastcifar.ResNet18Config(width=4)),
     "SpeedrunNet": lambda: fastcifar.SpeedrunNet(SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1)),
 }

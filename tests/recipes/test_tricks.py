@@ -21,7 +21,7 @@ from fastcifar.recipes.tricks import choose_tricks, tricks
 
 def test_davidnets_tricks():
     assert set(tricks(Recipe(augment=Augment(cutout=8)))) == {
-        *("whitening", "ghost-batch", "frozen-scale", "activation", "final-max-pool", "residual"),
+        *("whitening", "ghost-batch", "frozen-scale", "activation", "early-pool", "final-max-pool", "residual"),
         *("weight-decay", "bias-rate", "label-smoothing", "crop", "flip", "cutout", "ema", "tta"),
     }
 

@@ -23,6 +23,8 @@ class DavidNetConfig(NetworkConfig):
     """Channels of the stem and of the three layers."""
     residual: tuple[int, ...] = trick((1, 3), off=(), at_least=1, at_most=3, source="Page 2018")
     """Layers (1 to 3) that have a residual branch of two convolutions."""
+    extra: tuple[int, ...] = setting((), at_least=1, at_most=3)
+    """Layers (1 to 3) that have one more convolution at their end."""
     whitening: bool = trick(True, off=False, source="Page 2019")
     """Begin with the frozen 3x3 patch whitening and a trained 1x1 convolution, instead of a trained 3x3 one."""
     whitening_images: int = setting(10_000, at_least=1, unit="images")
@@ -44,7 +46,12 @@ class DavidNetConfig(NetworkConfig):
     celu_alpha: float = setting(0.3, at_least=1e-30, at_most=1e30)
     """CELU's alpha (Barron 2017); only read with activation celu."""
     pool: Literal["max", "avg"] = "max"
-    """The 2x2 pooling of the three layers, before batch norm."""
+    """The 2x2 pooling of the three layers."""
+    pool_after: Literal["convolution", "norm", "activation"] = trick(
+        "convolution", off="activation", name="early-pool", source="Page 2019"
+    )
+    """What the pooling of a layer follows. After the norm it gives what it gives after the activation, which is
+    monotonic where it is relu or celu, from a quarter of the work; after the convolution another network."""
     final_pool: Literal["max", "avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
     """The global pooling before the classifier."""
     logit_scale: float = setting(1 / 16, above=0)
