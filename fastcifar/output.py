@@ -31,6 +31,10 @@ CHECKPOINTS = "checkpoints"
 """The folder of the states that a run goes on from, until it is finished."""
 EPOCHS = "weights"
 """The folder of the weights of every epoch, where they are kept."""
+DIAGNOSE = "diagnose"
+"""The folder of what the diagnoses of a run found, and of their figures."""
+IN_TRAINING = (CHECKPOINTS, EPOCHS, DIAGNOSE)
+"""The folders that are written while a run trains."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
 _LARGEST_TEXT = 2**26

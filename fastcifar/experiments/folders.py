@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from fastcifar.diagnose import DIAGNOSES, diagnosis_file
 from fastcifar.errors import Notice, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
@@ -49,6 +50,7 @@ class RunFolders:
     spares: folders to make for a run that cannot be saved in its own; the first that can be made is taken.
     every: when the state of a training is kept; see `Checkpoints`.
     keeps_epochs: keep the evaluated weights of every epoch too.
+    diagnose: the kinds of diagnoses to keep of each run, as in `DIAGNOSES`.
 
     Of a single run that fails nothing is kept. Raises UserError where `out` holds other runs.
     """
@@ -63,10 +65,11 @@ class RunFolders:
         *,
         every: str = "auto",
         keeps_epochs: bool = False,
+        diagnose: Sequence[str] = (),
     ) -> None:
         self._jobs, self._out, self._several = {job.key: job for job in jobs}, out, len(jobs) > 1
         self._same, self._phases, self._spares = json_values(same), phases, spares
-        self._every, self._keeps_epochs = every, keeps_epochs
+        self._every, self._keeps_epochs, self._diagnose = every, keeps_epochs, diagnose
         self._checkpoints: Checkpoints | None = None
         self._stamp: tuple[int, int] | None = None
         self._lines: dict[int, dict[str, Any]] = {}
@@ -171,8 +174,10 @@ class RunFolders:
     def listeners(self, job: Job) -> list[Listener]:
         """Return what keeps `job` while it is trained."""
         assert self._checkpoints is not None
-        keeps = [KeepWeights(self.folder(job.key) / EPOCHS)] if self._keeps_epochs else []
-        return [*keeps, self._checkpoints]  # in this order: an epoch in a state has its weights
+        folder = self.folder(job.key)
+        keeps = [KeepWeights(folder / EPOCHS)] if self._keeps_epochs else []
+        diagnoses = [DIAGNOSES[kind](diagnosis_file(folder, kind)) for kind in self._diagnose]
+        return [*keeps, *diagnoses, self._checkpoints]  # in this order: an epoch in a state has its weights
 
     def keep_state(self) -> None:
         """Keep the state of the present training now, unless none is to be kept. Raises UserError where that cannot be

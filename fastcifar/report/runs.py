@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import Notice, RenamedWarning, UserError
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, RUNS, UNFINISHED, read_json, read_lines, user_path
+from fastcifar.output import IN_TRAINING, RECORD, RUNS, UNFINISHED, read_json, read_lines, user_path
 from fastcifar.recipes import label, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import RunRecord
@@ -152,7 +152,7 @@ class _Reader:
     def read(self, root: Path, is_one_of_several: bool) -> None:
         """Read all runs below `root`."""
         for name, folders, files in os.walk(root, onerror=lambda error: self._damaged(str(error))):
-            folders[:] = sorted(each for each in folders if each not in (CHECKPOINTS, EPOCHS))
+            folders[:] = sorted(each for each in folders if each not in IN_TRAINING)
             folder = Path(name)
             place = folder.resolve()
             if place in self._seen:

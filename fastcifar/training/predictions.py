@@ -15,7 +15,7 @@ import numpy as np
 from fastcifar.data.archives import npz_header, npz_keys, read_npz
 from fastcifar.errors import Notice, RenamedWarning, Unequipped, UserError, brief
 from fastcifar.machine import free_memory
-from fastcifar.output import CHECKPOINTS, EPOCHS, RECORD, UNFINISHED, read_json, run_files, user_path
+from fastcifar.output import IN_TRAINING, RECORD, UNFINISHED, read_json, run_files, user_path
 from fastcifar.record import RunRecord
 from fastcifar.training.run import MEMBER, PREDICTIONS
 
@@ -139,7 +139,7 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
         raise UserError(f"{path} {what}; allowed: {_ALLOWED}")
     runs = []
     for name, folders, files in os.walk(path):
-        folders[:] = [each for each in folders if each not in (CHECKPOINTS, EPOCHS)]
+        folders[:] = [each for each in folders if each not in IN_TRAINING]
         by_experiment = {Path(name, file).with_suffix("") for file in files if file.endswith(".npz")}
         runs += (run for run in by_experiment if f"{run.name}.json" in files)
         if RECORD in files and PREDICTIONS in files:
