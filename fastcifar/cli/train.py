@@ -111,6 +111,8 @@ def main(args: Sequence[str]) -> int:
     with phases("command line"):
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
+        if last_given(args, "--diagnose") == "":
+            raise UserError("--diagnose names nothing; allowed: updates, activations")
         start = start_of(options)
         seeds = tuple(range(options.seed, options.seed + options.runs))
         asked = Asked(options, start.describe(), seeds)

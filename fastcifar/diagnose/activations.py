@@ -84,16 +84,14 @@ class Activations(Found):
 
     def figures(self) -> dict[str, Figure]:
         side = AFTER if np.isfinite(self.mean[:, :, AFTER]).any() else BEFORE
-        where = "after the norms" if side == AFTER else "of the layers"
+        where, before = ("after the norms", "before the norms") if side == AFTER else ("of the layers",) * 2
         spread = np.sqrt(_over_channels(self.variance[:, :, side]))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            middle = np.sqrt(_over_channels(self.mean[:, :, BEFORE] ** 2)) / np.sqrt(
-                _over_channels(self.variance[:, :, BEFORE])
-            )
+        square, variance = (_over_channels(each[:, :, BEFORE]) for each in (self.mean**2, self.variance))
+        middle = np.sqrt(np.divide(square, variance, out=np.full(square.shape, np.nan), where=variance > 0))
         figures = {
-            "channels-before": self._channels(BEFORE, "before the norms"),
-            "channels-after": self._channels(side, where),
-            "mean": self._by_layer("mean / standard deviation", "Root mean square mean before the norms", middle),
+            "channels-before": self._channels(BEFORE, before),
+            **({"channels-after": self._channels(AFTER, where)} if side == AFTER else {}),
+            "mean": self._by_layer("mean / standard deviation", f"Channels {before}, root mean square", middle),
             "spread": self._by_layer("standard deviation", f"Outputs {where}, mean variance", spread, log_y=True),
             "dominant": self._by_layer(
                 "share of the variance", f"The largest channel {where}", self.dominant[:, :, side], log_y=True
@@ -176,8 +174,7 @@ class DiagnoseActivations(Diagnosis[Activations]):
         with self._measuring():
             self._probe.find_layers(self._batch)
         self.begin(trainer, self._probe.names, images=len(indices), size=self.size)
-        ends = [epoch.end for epoch in trainer.timeline.epochs]
-        self._dues = {ends[number - 1] for number in self.dues(len(ends))}
+        self._dues = {*self.dues(trainer.timeline)}
         if not self._found:
             self._measure()
 

@@ -21,6 +21,7 @@ from fastcifar.report import Figure, Line
 from fastcifar.training.listeners import Listener
 
 if TYPE_CHECKING:
+    from fastcifar.training.timeline import Timeline
     from fastcifar.training.train import Trainer
 
 VERSION = 1
@@ -123,7 +124,8 @@ class Diagnosis(Listener, Generic[FoundKind]):
 
     file: keeps what was found so far after every moment; a training that goes on from a state goes on in it, too. Where
         it cannot be written, that is said once, and the training goes on. None: no file.
-    moments: how many there are at most, besides the one before the first step.
+    moments: how many there are at most, besides that before the first step: the ends of epochs and, where these are
+        fewer, of equal parts of each.
 
     Of several trainings one after another it has what it found of the last. Raises UserError for a number below 1.
     """
@@ -168,11 +170,11 @@ class Diagnosis(Listener, Generic[FoundKind]):
             except UserError as error:
                 warnings.warn(f"{error}; the diagnosis begins at step {state.step}", Notice, stacklevel=2)
                 return
-            if (kept.layers, kept.about) == (self._layers, json.loads(json.dumps(self._about))):
-                for place, step in enumerate(kept.steps.tolist()):
-                    if step <= state.step:
-                        values = {name: getattr(kept, name)[place] for name in kept.axes if name != "steps"}
-                        self._found.append((step, values))
+            same = (kept.layers, kept.about.get("seed")) == (self._layers, state.seed)
+            for place, step in enumerate(kept.steps.tolist() if same else ()):
+                if step <= state.step:
+                    values = {name: getattr(kept, name)[place] for name in kept.axes if name != "steps"}
+                    self._found.append((step, values))
 
     def note(self, step: int, **values: Any) -> None:
         """Keep what was found after `step` steps: an array for each of the kind's, without its first axis."""
@@ -186,9 +188,18 @@ class Diagnosis(Listener, Generic[FoundKind]):
                 warnings.warn(f"{error}; the training goes on", Notice, stacklevel=2)
             self._complained = True
 
-    def dues(self, total: int) -> list[int]:
-        """Return the ends of `moments` equal parts of `total`; fewer, where there are no more."""
-        return sorted({-(-total * part // self.moments) for part in range(1, self.moments + 1)})
+    def dues(self, timeline: Timeline) -> list[int]:
+        """Return the steps after which there is a moment."""
+        ends = [epoch.end for epoch in timeline.epochs]
+        if len(ends) >= self.moments:
+            return [ends[place - 1] for place in _parts(len(ends), self.moments)]
+        steps = ((epoch.first_step, _parts(epoch.steps, self.moments // len(ends))) for epoch in timeline.epochs)
+        return [first + part for first, parts in steps for part in parts]
+
+
+def _parts(total: int, count: int) -> list[int]:
+    """Return the ends of `count` equal parts of 1 to `total`; fewer, where there are no more."""
+    return sorted({-(-total * part // count) for part in range(1, count + 1)})
 
 
 def known(values: np.ndarray) -> list[float | None]:

@@ -56,7 +56,8 @@ class Updates(Found):
     gradient: np.ndarray
     """float64 `[M, L]`: mean of |g| by step."""
     smoothed: np.ndarray
-    """float64 `[M, L]`: a moving average of |g| over the steps that are seen, `SMOOTHING` the share of those before."""
+    """float64 `[M, L]`: a moving average of |g| over the steps that are seen, with `SMOOTHING` the share of those
+    before, from the first one on."""
 
     @property
     def lars_rate(self) -> np.ndarray:
@@ -118,16 +119,14 @@ class DiagnoseUpdates(Diagnosis[Updates]):
             name for name, (group, place) in zip(layers, held, strict=True) if group.parameters[place].dim() > 1
         ]
         self.begin(trainer, layers, weights=matrices)
-        self._dues = [step for step in self.dues(trainer.total_steps) if step > state.step]
+        self._dues = [step for step in self.dues(trainer.timeline) if step > state.step]
         shares: list[float | None] = []
         if isinstance(state.optimizer, FlatLookahead):
             shares = lookahead_shares(trainer.recipe.lookahead, trainer.total_steps)
         self._looked_ahead = {step for step, share in enumerate(shares, start=1) if share is not None}
         unknown = np.full(len(layers), np.nan)
-        last = self._found[-1][1]["smoothed"] if self._found else unknown
+        self._smoothed = self._found[-1][1]["smoothed"] if self._found else unknown
         self._weight = self._sizes("weights")
-        self._count, self._sum = np.where(np.isfinite(last), float(state.step), 0.0), np.nan_to_num(last)
-        self._sum = self._sum * (1 - SMOOTHING**self._count)
         self._last, self._marked = state.step, self._copy()
         self._before = self._copy() if trainer.device.type == "cpu" else self._marked
         self._begin_interval()
@@ -140,8 +139,8 @@ class DiagnoseUpdates(Diagnosis[Updates]):
         trains = np.array([group.trains for group, _ in self._held])
         gradient[~trains] = np.nan
         seen = np.isfinite(gradient)
-        self._sum = np.where(seen, SMOOTHING * self._sum + (1 - SMOOTHING) * gradient, self._sum)
-        self._count = self._count + seen
+        before = np.where(np.isfinite(self._smoothed), self._smoothed, gradient)
+        self._smoothed = np.where(seen, SMOOTHING * before + (1 - SMOOTHING) * gradient, self._smoothed)
         weight = self._sizes("weights")
         self._gradients.append(gradient)
         is_update = step == self._last + 1 and step not in self._looked_ahead and seen[trains].all()
@@ -162,8 +161,6 @@ class DiagnoseUpdates(Diagnosis[Updates]):
         unknown = np.full(len(weight), np.nan)
         trains = np.array([group.trains for group, _ in self._held])
         displacement = _ratio(self._moved(self._marked), self._marked_weight)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            smoothed = np.where(trains & (self._count > 0), self._sum / (1 - SMOOTHING**self._count), np.nan)
         self.note(
             step,
             rate=self._trainer.state.optimizer.learning_rate(step - 1),
@@ -171,7 +168,7 @@ class DiagnoseUpdates(Diagnosis[Updates]):
             update=mean(self._updates) if self._updates else unknown,
             displacement=np.where(trains, displacement, np.nan),
             gradient=mean(self._gradients),
-            smoothed=smoothed,
+            smoothed=np.where(trains, self._smoothed, np.nan),
         )
         self._weight = weight
         self._dues = [due for due in self._dues if due > step]
