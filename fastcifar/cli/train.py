@@ -79,9 +79,9 @@ class Options(TrainingOptions):
     auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     keep_weights: Literal["last", "all"] = "last"
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
-    diagnose: Annotated[tuple[Literal["updates", "activations"], ...], arg(help_behavior_hint="")] = ()
+    diagnose: Annotated[tuple[Literal["updates", "activations", "curvature"], ...], arg(help_behavior_hint="")] = ()
     """Measure the training, while it is not timed; arrays and figures are in the run's folder diagnose. updates: how
-    far each layer moves in a step; activations: what each layer gives at the ends of epochs."""
+    far each layer moves in a step; activations, curvature: what each layer gives and what limits the rate, by epoch."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
     --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile, --plugin, --quiet and
@@ -112,7 +112,7 @@ def main(args: Sequence[str]) -> int:
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
         if last_given(args, "--diagnose") == "":
-            raise UserError("--diagnose names nothing; allowed: updates, activations")
+            raise UserError("--diagnose names nothing; allowed: updates, activations, curvature")
         start = start_of(options)
         seeds = tuple(range(options.seed, options.seed + options.runs))
         asked = Asked(options, start.describe(), seeds)
@@ -195,10 +195,9 @@ def _train(
 
     options, seeds = asked.options, asked.seeds
     job = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
-    job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start)
+    job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start, diagnose=options.diagnose)
     jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
     keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all"}
-    keep["diagnose"] = tuple(dict.fromkeys(options.diagnose))
     store = RunFolders(jobs, out, _same(asked.init, dataset), phases, spares, **keep)
 
     def begin(trainer: Trainer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fastcifar.diagnose.activations import Activations, DiagnoseActivations
+from fastcifar.diagnose.curvature import Curvature, DiagnoseCurvature
 from fastcifar.diagnose.diagnosis import Diagnosis, Found
 from fastcifar.diagnose.updates import DiagnoseUpdates, Updates
 from fastcifar.output import DIAGNOSE, user_path
@@ -12,7 +13,9 @@ from fastcifar.output import DIAGNOSE, user_path
 __all__ = [
     "DIAGNOSES",
     "Activations",
+    "Curvature",
     "DiagnoseActivations",
+    "DiagnoseCurvature",
     "DiagnoseUpdates",
     "Diagnosis",
     "Found",
@@ -21,7 +24,9 @@ __all__ = [
     "read_diagnosis",
 ]
 
-DIAGNOSES: dict[str, type[Diagnosis]] = {each.found_class.kind: each for each in (DiagnoseUpdates, DiagnoseActivations)}
+DIAGNOSES: dict[str, type[Diagnosis]] = {
+    each.found_class.kind: each for each in (DiagnoseUpdates, DiagnoseActivations, DiagnoseCurvature)
+}
 """The listeners by the words of --diagnose."""
 
 

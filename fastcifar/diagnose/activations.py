@@ -3,7 +3,6 @@ norm, 2019)."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,14 +14,12 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from fastcifar.diagnose.diagnosis import Diagnosis, Found, known, mean
-from fastcifar.errors import UserError
-from fastcifar.host import TORCH, TURN, is_ours
-from fastcifar.kernels import plain_batch
-from fastcifar.models import Network, OwnNetwork, memory_format
+from fastcifar.diagnose.snapshot import Snapshot
+from fastcifar.host import TORCH
+from fastcifar.models import Network
 from fastcifar.models.blocks import Bias
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.record import EpochRow
@@ -156,24 +153,13 @@ class DiagnoseActivations(Diagnosis[Activations]):
 
     @TORCH.applied()
     def on_start(self, trainer: Trainer) -> None:
-        self._trainer, data = trainer, trainer.dataset
-        self._network = trainer.new_network(trainer.state.seed).to(trainer.device)
-        for module in self._network.modules():
-            if isinstance(module, _BatchNorm):
-                module.momentum = 1.0  # a pass leaves the statistics of its batch
-            if isinstance(module, _DropoutNd):
-                module.eval()
-        self._probe = Probe(self._network)
-        ghosts = [getattr(module, "ghost_batch", 0) or 1 for module in self._network.modules()]
-        images, whole = min(self.images, len(data.train)), math.lcm(*ghosts)
-        if images < whole:
-            raise UserError(f"the diagnosis has {images} images; allowed: {whole}, a ghost batch, or more")
-        indices = torch.arange(images - images % whole, device=trainer.device)
-        batch = plain_batch(*data.train.at(indices), data.mean, data.std, torch.float32)
-        self._batch = batch.contiguous(memory_format=memory_format(self._network))
-        with self._measuring():
-            self._probe.find_layers(self._batch)
-        self.begin(trainer, self._probe.names, images=len(indices), size=self.size)
+        self._trainer, self._snapshot = trainer, Snapshot(trainer, self.images)
+        for norm in self._snapshot.norms:
+            norm.momentum = 1.0  # a pass leaves the statistics of its batch
+        self._probe = Probe(self._snapshot.network)
+        with self._snapshot.loaded(), torch.no_grad():
+            self._probe.find_layers(self._snapshot.batch)
+        self.begin(trainer, self._probe.names, images=len(self._snapshot), size=self.size)
         self._dues = {*self.dues(trainer.timeline)}
         if not self._found:
             self._measure()
@@ -186,24 +172,12 @@ class DiagnoseActivations(Diagnosis[Activations]):
     @TORCH.applied()
     def _measure(self) -> None:
         """Keep what is found at this moment."""
-        with self._measuring():
+        with self._snapshot.loaded(), torch.no_grad():
             self.note(self._trainer.state.step, **self._values())
 
-    @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        """Load the present weights; the program's random numbers are as before after the block."""
-        network, cuda = self._network, self._trainer.device.type == "cuda"
-        draws = isinstance(network, OwnNetwork) or not is_ours(type(network))
-        with TURN if draws else contextlib.nullcontext(), torch.no_grad():
-            devices = [self._trainer.device] if cuda else []
-            with torch.random.fork_rng(devices, enabled=draws):
-                network.module.load_state_dict(self._trainer.state.flat.state_dict())
-                yield
-
     def _values(self) -> dict[str, np.ndarray]:
-        network, probe, batch = self._network, self._probe, self._batch
+        network, probe, batch, norms = self._snapshot.network, self._probe, self._snapshot.batch, self._snapshot.norms
         modes = [(module, module.training) for module in network.modules()]
-        norms = [each for each, trains in modes if isinstance(each, _BatchNorm) and each.track_running_stats and trains]
         network.eval()
         variation = [0.0, _variation(network(batch))]
         for module, training in modes:

@@ -50,7 +50,6 @@ class RunFolders:
     spares: folders to make for a run that cannot be saved in its own; the first that can be made is taken.
     every: when the state of a training is kept; see `Checkpoints`.
     keeps_epochs: keep the evaluated weights of every epoch too.
-    diagnose: the kinds of diagnoses to keep of each run, as in `DIAGNOSES`.
 
     Of a single run that fails nothing is kept. Raises UserError where `out` holds other runs.
     """
@@ -65,11 +64,10 @@ class RunFolders:
         *,
         every: str = "auto",
         keeps_epochs: bool = False,
-        diagnose: Sequence[str] = (),
     ) -> None:
         self._jobs, self._out, self._several = {job.key: job for job in jobs}, out, len(jobs) > 1
         self._same, self._phases, self._spares = json_values(same), phases, spares
-        self._every, self._keeps_epochs, self._diagnose = every, keeps_epochs, diagnose
+        self._every, self._keeps_epochs = every, keeps_epochs
         self._checkpoints: Checkpoints | None = None
         self._stamp: tuple[int, int] | None = None
         self._lines: dict[int, dict[str, Any]] = {}
@@ -176,7 +174,7 @@ class RunFolders:
         assert self._checkpoints is not None
         folder = self.folder(job.key)
         keeps = [KeepWeights(folder / EPOCHS)] if self._keeps_epochs else []
-        diagnoses = [DIAGNOSES[kind](diagnosis_file(folder, kind)) for kind in self._diagnose]
+        diagnoses = [DIAGNOSES[kind](diagnosis_file(folder, kind)) for kind in dict.fromkeys(job.diagnose)]
         return [*keeps, *diagnoses, self._checkpoints]  # in this order: an epoch in a state has its weights
 
     def keep_state(self) -> None:
