@@ -38,13 +38,8 @@ def test_rates_double_until_a_training_diverges_and_no_further(dataset, trained,
     limits = {"norm-x1": 0.4, "no-norm-x1": 0.1}
     guessing = math.log(10)
     for name, limit in limits.items():
-        known = [result.outcomes[f"{name}/{rate:g}"][0] for rate in experiment.rates if rate <= limit]
-        expected = 0.0
-        for rate, record in zip(experiment.rates, known, strict=False):
-            if record.loss >= guessing:
-                break
-            expected = rate
-        assert result.stable(name)[0] == expected
+        losses = {rate: result.outcomes[f"{name}/{rate:g}"][0].loss for rate in experiment.rates if rate <= limit}
+        assert result.stable(name)[0] == max([0, *(rate for rate, loss in losses.items() if loss < guessing)])
     assert result.n == 2 and all(len(found) == 2 for found in result.curvatures.values())
     kept = json.loads((tmp_path / "results.json").read_text())
     assert kept["starts"]["norm-x1"]["curvatures"] == result.curvatures["norm-x1"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, Result
+from fastcifar.experiments.result import Failed, Outcome, Result, known
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
@@ -120,17 +120,12 @@ class StableRates(Result):
         return list(self.experiment.seeds)[: self.n]
 
     def stable(self, start: str) -> list[float]:
-        """Return the highest rate up to which all were stable, by seed; 0 where none was."""
-        highest = []
-        for place in range(self.n):
-            best = 0.0
-            for rate in self.experiment.rates:
-                outcome = self.outcomes[f"{start}/{rate:g}"][place]
-                if isinstance(outcome, Failed) or (outcome.loss or 0.0) >= math.log(len(outcome.dataset.classes)):
-                    break
-                best = rate
-            highest.append(best)
-        return highest
+        """Return the highest stable rate, by seed; 0 where none was."""
+        by_rate = [(rate, self.outcomes[f"{start}/{rate:g}"]) for rate in self.experiment.rates]
+        return [
+            max((rate for rate, outcomes in by_rate if _is_stable(outcomes[place])), default=0.0)
+            for place in range(self.n)
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         starts = {
@@ -161,11 +156,15 @@ class StableRates(Result):
             losses = []
             for rate in self.experiment.rates:
                 outcomes = self.outcomes[f"{name}/{rate:g}"][: self.n]
-                known = [each.loss for each in outcomes if not isinstance(each, Failed)]
-                whole = known if len(known) == self.n else []
-                losses.append(summarize([loss or 0.0 for loss in whole]).mean if whole else None)
+                found = [known(each.loss) for each in outcomes if not isinstance(each, Failed)]
+                losses.append(summarize(found).mean if len(found) == self.n else None)
             lines.append(Line(self.experiment.rates, losses, color, name))
         return {"loss": Figure("learning rate", f"{self.tested} log-loss (nats)", tuple(lines), log=True)}
+
+
+def _is_stable(outcome: Outcome) -> bool:
+    """Return True for a training that ended better than guessing does."""
+    return not isinstance(outcome, Failed) and known(outcome.loss) < math.log(len(outcome.dataset.classes))
 
 
 def _shown(summary: Summary) -> str:
