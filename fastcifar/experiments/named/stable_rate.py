@@ -52,9 +52,8 @@ class StableRate(Experiment["StableRates"]):
         super()._check()
         self._require("init_scales", len({*self.init_scales}) == len(self.init_scales) > 0, "each scale once")
         if not hasattr(self.recipe.network, "norm"):
-            raise UserError(
-                f"the network {self.recipe.network.kind} has no field norm; allowed: one with it, as davidnet"
-            )
+            allowed = f"one with it, as {Recipe().network.kind}"
+            raise UserError(f"the network {self.recipe.network.kind} has no field norm; allowed: {allowed}")
 
     @property
     def rates(self) -> list[float]:
