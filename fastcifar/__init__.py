@@ -26,6 +26,13 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.data import Loader as Loader
     from fastcifar.data import Split as Split
     from fastcifar.data import load_dataset as load_dataset
+    from fastcifar.diagnose import Activations as Activations
+    from fastcifar.diagnose import Curvature as Curvature
+    from fastcifar.diagnose import DiagnoseActivations as DiagnoseActivations
+    from fastcifar.diagnose import DiagnoseCurvature as DiagnoseCurvature
+    from fastcifar.diagnose import DiagnoseUpdates as DiagnoseUpdates
+    from fastcifar.diagnose import Updates as Updates
+    from fastcifar.diagnose import read_diagnosis as read_diagnosis
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss
     from fastcifar.errors import Notice as Notice
     from fastcifar.errors import OutOfMemory as OutOfMemory

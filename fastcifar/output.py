@@ -27,10 +27,9 @@ TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
 UNFINISHED = "unfinished.json"
 """What a run that is not finished yet was asked to do."""
-CHECKPOINTS = "checkpoints"
-"""The folder of the states that a run goes on from, until it is finished."""
-EPOCHS = "weights"
-"""The folder of the weights of every epoch, where they are kept."""
+CHECKPOINTS, EPOCHS, DIAGNOSE = IN_TRAINING = ("checkpoints", "weights", "diagnose")
+"""The folders that are written while a run trains: the states that it goes on from, until it is finished; the weights
+of every epoch, where they are kept; what its diagnoses found, and their figures."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
 _LARGEST_TEXT = 2**26
@@ -71,15 +70,13 @@ def user_path(path: str | os.PathLike[str], where: str) -> Path:
 
 
 def run_folders(root: Path, on_error: Callable[..., Any] | None = None) -> Iterator[tuple[Path, list[str], list[str]]]:
-    """Give `root` and each folder below it where runs may be, those behind links too but each once, with the names of
-    the folders and of the files in it."""
-    seen = set[str]()
+    """Give `root` and the folders below it where runs may be, behind links too, with the names of what is in them."""
+    seen = {os.path.realpath(root)}
     for name, folders, files in os.walk(root, onerror=on_error, followlinks=True):
-        is_new = (place := os.path.realpath(name)) not in seen
-        folders[:] = sorted({*folders} - {CHECKPOINTS, EPOCHS}) if is_new else []
-        seen.add(place)
-        if is_new:
-            yield Path(name), folders, files
+        places = {each: os.path.realpath(Path(name, each)) for each in sorted(folders) if each not in IN_TRAINING}
+        folders[:] = [each for each, place in places.items() if place not in seen]
+        seen |= {*places.values()}
+        yield Path(name), folders, files
 
 
 def short_name(name: str) -> str:

@@ -16,14 +16,17 @@ from fastcifar.recipes.declare import Checked, setting
 
 
 @dataclass(frozen=True)
-class ColdStart:
-    """A fresh initialization, drawn from the run's seed or, apart from the run's order of images, from `seed`."""
+class ColdStart(Checked):
+    """A fresh initialization, drawn from the run's seed or, apart from the run's order of images, from `seed`; with all
+    matrices and convolution filters that train times `scale`. Raises UserError for a scale that is not above 0."""
 
     seed: int | None = None
+    scale: float = setting(1.0, above=0)
 
     def describe(self) -> dict[str, object]:
         """Return the entry `init` of run.json."""
-        return {"mode": "cold"} if self.seed is None else {"mode": "cold", "seed": self.seed}
+        given = {"seed": self.seed} if self.seed is not None else {}
+        return {"mode": "cold", **given, **({"scale": self.scale} if self.scale != 1 else {})}
 
     def weights_seed(self, seed: int) -> int:
         """Return the seed of the fresh weights in a run of `seed`."""

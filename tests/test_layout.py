@@ -36,8 +36,9 @@ MAY_IMPORT = {
     "training": LOWER | {"data", "models", "optim", "training"},
     "costs": LOWER | {"data", "models", "optim", "training", "costs"},
     "report": {"errors", "escape", "output", "recipes", "record", "report"},
+    "diagnose": LOWER | {"data", "models", "optim", "training", "report", "diagnose"},
     "doctor": LOWER | {"data", "training", "doctor"},
-    "experiments": LOWER | {"data", "models", "optim", "training", "costs", "report", "experiments"},
+    "experiments": LOWER | {"data", "models", "optim", "training", "costs", "report", "diagnose", "experiments"},
 }
 """The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""
 

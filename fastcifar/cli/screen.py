@@ -7,7 +7,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from fastcifar.errors import UserError
 from fastcifar.escape import shown, shown_lines
+from fastcifar.output import DIAGNOSE
 from fastcifar.recipes import label
 from fastcifar.report.runs import Runs
 from fastcifar.report.summary import SUMMARIZED, summary_lines
@@ -224,3 +226,16 @@ def _accuracies(recipe: Recipe, accuracy: float | None, tta_accuracy: float | No
     found = [f"{share(accuracy)}{tta}" if accuracy is not None else "no test labels"]
     found += [f"val {share(val_accuracy)}"] if val_accuracy is not None else []
     return "  ".join([label(recipe), *(found if accuracy is not None else reversed(found))])
+
+
+def drawn_diagnoses(folder: Path, kinds: Sequence[str]) -> str:
+    """Draw the figures of the diagnoses in a run's folder, and return a line that says where the files are."""
+    from fastcifar.diagnose import diagnosis_file, read_diagnosis
+
+    files = [file for kind in dict.fromkeys(kinds) if (file := diagnosis_file(folder, kind)).is_file()]
+    where = f"{' and '.join(file.name for file in files) or 'no diagnosis'} in {folder / DIAGNOSE}"
+    try:
+        count = sum(len(read_diagnosis(file).draw(file.parent)) for file in files)
+    except UserError as error:
+        return f"{where}; no figures: {error}"
+    return f"{where}, and {count} files of figures" if count else where

@@ -25,7 +25,7 @@ from fastcifar.experiments import Diverged, Failed, Job, Outcome
 from fastcifar.experiments.result import failure_word
 from fastcifar.interval import AUTO, read_interval
 from fastcifar.launch import Rank, launch_name
-from fastcifar.output import BESIDE, CHECKPOINTS, EPOCHS, RECORD, TRACE, check_out, reserved
+from fastcifar.output import BESIDE, IN_TRAINING, RECORD, TRACE, check_out, reserved
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
@@ -79,6 +79,9 @@ class Options(TrainingOptions):
     auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     keep_weights: Literal["last", "all"] = "last"
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
+    diagnose: Annotated[tuple[Literal["updates", "activations", "curvature"], ...], arg(help_behavior_hint="")] = ()
+    """Measure the training, while it is not timed; arrays and figures are in the run's folder diagnose. updates: how
+    far each layer moves in a step; activations, curvature: what each layer gives and what limits the rate, by epoch."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
     --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile, --plugin, --quiet and
@@ -108,6 +111,8 @@ def main(args: Sequence[str]) -> int:
     with phases("command line"):
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
+        if last_given(args, "--diagnose") == "":
+            raise UserError("--diagnose names nothing; allowed: updates, activations, curvature")
         start = start_of(options)
         seeds = tuple(range(options.seed, options.seed + options.runs))
         asked = Asked(options, start.describe(), seeds)
@@ -118,7 +123,7 @@ def main(args: Sequence[str]) -> int:
     with reserved(options.out or usual, anew=anew, shared=options.runs > 1) as out:
         for folder in (out / f"seed-{seed}" for seed in seeds if options.runs > 1):
             if not (folder / RECORD).is_file():
-                check_out(folder, besides=(CHECKPOINTS, EPOCHS, *BESIDE))
+                check_out(folder, besides=(*IN_TRAINING, *BESIDE))
         return train_runs(asked, start, out, spares_of(usual), phases, args)
 
 
@@ -190,7 +195,7 @@ def _train(
 
     options, seeds = asked.options, asked.seeds
     job = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
-    job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start)
+    job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start, diagnose=options.diagnose)
     jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
     keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all"}
     store = RunFolders(jobs, out, _same(asked.init, dataset), phases, spares, **keep)
@@ -256,6 +261,9 @@ def _train(
         show.say()
         show.say(screen.phases_table(records[-1]))
         show.say(screen.trace_lines(trace, (out / f"seed-{seed}" if len(seeds) > 1 else out) / TRACE))
+    for job in jobs if options.diagnose else ():
+        if job.seed in own and job.key not in kept:
+            show.say(screen.drawn_diagnoses(store.folder(job.key), options.diagnose))
     return store
 
 

@@ -68,6 +68,8 @@ class Job:
     """Keep the weights; else they are removed once no other job needs them."""
     keep_predictions: bool = False
     """Keep the logits of the test images, as predictions.npz of a run."""
+    diagnose: tuple[str, ...] = ()
+    """The diagnoses to keep beside its outcome, by the words of --diagnose."""
     own_seed: int | None = None
     """The seed of its random choices where that is not `seed`, by which its outcome is kept."""
 

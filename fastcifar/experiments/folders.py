@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+from fastcifar.diagnose import DIAGNOSES, diagnosis_file
 from fastcifar.errors import Notice, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
@@ -171,8 +172,10 @@ class RunFolders:
     def listeners(self, job: Job) -> list[Listener]:
         """Return what keeps `job` while it is trained."""
         assert self._checkpoints is not None
-        keeps = [KeepWeights(self.folder(job.key) / EPOCHS)] if self._keeps_epochs else []
-        return [*keeps, self._checkpoints]  # in this order: an epoch in a state has its weights
+        folder = self.folder(job.key)
+        keeps = [KeepWeights(folder / EPOCHS)] if self._keeps_epochs else []
+        diagnoses = [DIAGNOSES[kind](diagnosis_file(folder, kind)) for kind in dict.fromkeys(job.diagnose)]
+        return [*keeps, *diagnoses, self._checkpoints]  # in this order: an epoch in a state has its weights
 
     def keep_state(self) -> None:
         """Keep the state of the present training now, unless none is to be kept. Raises UserError where that cannot be

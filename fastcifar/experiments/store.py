@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from fastcifar.data import Dataset
+from fastcifar.diagnose import DIAGNOSES
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
@@ -22,7 +23,7 @@ from fastcifar.output import PARTIAL, claimed, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.legacy import in_steps, modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
-from fastcifar.training import Run, RunRecord, resolve_device
+from fastcifar.training import Listener, Run, RunRecord, resolve_device
 from fastcifar.training.run import save_weights
 
 SETTINGS = "settings.json"
@@ -121,9 +122,13 @@ class Store:
     def state(self, job: Job) -> None:
         """Return None: an experiment's runs are trained from their beginning."""
 
-    def listeners(self, job: Job) -> tuple[()]:
-        """Return nothing: only finished runs are kept."""
-        return ()
+    def listeners(self, job: Job) -> list[Listener]:
+        """Return the diagnoses of `job`: else only finished runs are kept."""
+        return [DIAGNOSES[kind](self.diagnosis(job.key, kind)) for kind in job.diagnose]
+
+    def diagnosis(self, key: str, kind: str) -> Path:
+        """Return the file of what the diagnosis `kind` of the run of the job `key` found."""
+        return self.path(key).with_suffix(f".{kind}.npz")
 
     keep_state = None
 

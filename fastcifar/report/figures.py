@@ -16,6 +16,8 @@ from fastcifar.escape import shown
 FORMATS = ("png", "svg", "pdf")
 _LONGEST, _LONGEST_NAME, _WIDTH = 200, 50, 80
 """Characters of a title, of any other text, and of a line of the title; longer ones would leave the lines no room."""
+_MOST_ROWS = 6
+"""Names in a column of the legend; more are in two."""
 _ACCURACIES = (
     0.01,
     0.02,
@@ -127,7 +129,8 @@ class Figure:
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
-            canvas.legend(loc="outside upper left", frameon=False)
+            columns = 1 + (sum(bool(line.label) for line in self.lines) > _MOST_ROWS)
+            canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
             try:
                 files[0].parent.mkdir(parents=True, exist_ok=True)
                 for file in files:

@@ -35,6 +35,9 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
     (num_batches_tracked) are skipped.
     """
     if isinstance(start, ColdStart):
+        for parameter in model.module.parameters() if start.scale != 1 else ():
+            if parameter.requires_grad and parameter.dim() > 1:
+                parameter.mul_(start.scale)
         return
     if start.reset_head and not model.head:
         raise UserError("reset_head is true; allowed: false for a network whose one head is not known")

@@ -22,8 +22,7 @@ from fastcifar.input import sha256_of, weights_file
 from fastcifar.models import build_model, remember_normalization
 from fastcifar.models.export import export_onnx
 from fastcifar.output import (
-    CHECKPOINTS,
-    EPOCHS,
+    IN_TRAINING,
     RECORD,
     UNFINISHED,
     WEIGHTS,
@@ -181,12 +180,12 @@ class Run:
         """Write log.tsv, predictions.npz, model.safetensors and, last, run.json to `folder`, all of them or none.
 
         unfinished: it may hold what this run left there before it was finished: unfinished.json and the folders
-            checkpoints and weights.
+            checkpoints, weights and diagnose.
 
         Raises UserError where the folder holds anything already or cannot be written.
         """
         folder = user_path(folder, "the output folder")
-        check_out(folder, besides=(UNFINISHED, CHECKPOINTS, EPOCHS) if unfinished else ())
+        check_out(folder, besides=(UNFINISHED, *IN_TRAINING) if unfinished else ())
         record, arrays = self.record, self.predictions()
 
         def write_weights(path: Path) -> None:

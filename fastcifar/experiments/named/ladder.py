@@ -32,7 +32,7 @@ class Ladder(Experiment["Climb"]):
     """Train every step of "How to train your ResNet", beside the posts' own figures.
 
     Each rung is a recipe, its difference from the one before; docs/ladder.md lists them. The walk leads from the
-    18-layer entry to DAWNBench to the recipe davidnet; branches are the further networks of post 4, LARS, no batch norm
+    18-layer entry to DAWNBench to DavidNet; branches are the further networks of post 4, LARS, no batch norm
     and Fenwicks' settings. Networks are evaluated on held-out training images: the test set, on which the posts' own
     accuracies are, only confirms (--holdout 0). With --quick, a small part of the images and epochs and a quarter of
     the width, two CPU cores walk it in under half an hour.

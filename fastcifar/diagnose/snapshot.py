@@ -1,0 +1,62 @@
+"""`Snapshot`: a network of its own with the present weights of a training, and a fixed batch, to be measured."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from fastcifar.errors import UserError
+from fastcifar.host import TURN, is_ours
+from fastcifar.kernels import plain_batch
+from fastcifar.models import OwnNetwork, memory_format
+
+if TYPE_CHECKING:
+    from fastcifar.training.train import Trainer
+
+
+class Snapshot:
+    """A copy of the network that `trainer` trains, in float32 and training mode but for dropout, and the first `images`
+    of its training images, not augmented; fewer, where there are fewer or ghost batches do not divide them.
+
+    network, batch, labels: these.
+    norms: the batch norms that take the statistics of their batch.
+
+    Raises UserError where the images do not fill a ghost batch.
+    """
+
+    def __init__(self, trainer: Trainer, images: int) -> None:
+        self._trainer, data = trainer, trainer.dataset
+        self.network = trainer.new_network(trainer.state.seed).to(trainer.device)
+        for module in self.network.modules():
+            if isinstance(module, _DropoutNd):
+                module.eval()
+        batch_norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
+        self.norms = [norm for norm in batch_norms if norm.track_running_stats and norm.training]
+        ghosts = [getattr(module, "ghost_batch", 0) or 1 for module in self.network.modules()]
+        count, whole = min(images, len(data.train)), math.lcm(*ghosts)
+        if count < whole:
+            raise UserError(f"the diagnosis has {count} images; allowed: {whole}, a ghost batch, or more")
+        indices = torch.arange(count - count % whole, device=trainer.device)
+        batch = plain_batch(*data.train.at(indices), data.mean, data.std, torch.float32)
+        self.batch = batch.contiguous(memory_format=memory_format(self.network))
+        self.labels = data.train.labels[indices]
+
+    def __len__(self) -> int:
+        return len(self.batch)
+
+    @contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Load the present weights; the program's random numbers are as before after the block."""
+        device = self._trainer.device
+        draws = isinstance(self.network, OwnNetwork) or not is_ours(type(self.network))
+        devices = [device] if device.type == "cuda" else []
+        with TURN if draws else contextlib.nullcontext(), torch.random.fork_rng(devices, enabled=draws):
+            self.network.module.load_state_dict(self._trainer.state.flat.state_dict())
+            yield

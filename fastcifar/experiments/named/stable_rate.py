@@ -1,0 +1,171 @@
+"""How high may the rate be, with batch norm and without, and from larger and smaller initial weights? (Page, How to
+train your ResNet 7: Batch norm, 2019.)"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastcifar.errors import UserError
+from fastcifar.experiments.experiment import Experiment, Job, experiment
+from fastcifar.experiments.result import Failed, Outcome, Result, known
+from fastcifar.recipes import Recipe, change
+from fastcifar.recipes.declare import setting
+from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
+from fastcifar.start import ColdStart
+
+if TYPE_CHECKING:
+    from fastcifar.data import Dataset
+    from fastcifar.experiments.store import Store
+
+CURVATURE = "curvature"
+
+
+@experiment("stable-rate")
+@dataclass(frozen=True)
+class StableRate(Experiment["StableRates"]):
+    """Find the highest stable learning rate of a recipe, by doubling until the training diverges.
+
+    Trained are the recipe and the same without batch norm, from each scale of the initial weights; a rate is stable
+    where the training ends with a log-loss below that of guessing. The first training of each also measures the
+    curvature of the loss: the largest eigenvalue of its Hessian, below 2 over which gradient descent is stable.
+    """
+
+    recipe: Recipe = dataclasses.field(default_factory=Recipe)
+    runs: int = setting(3, at_least=1, at_most=100_000)
+    """Runs of each rate, each of which doubles on its own."""
+    first_rate: float = setting(0.0, at_least=0)
+    """The first rate; 0: the recipe's over 32."""
+    doublings: int = setting(10, at_least=0, at_most=100)
+    """How often the rate is doubled at most."""
+    init_scales: tuple[float, ...] = setting((1.0,), above=0)
+    """The initial matrices and filters are multiplied by these, an arm each."""
+
+    holdout = 5000
+    extending = ("runs", "doublings")
+
+    def _check(self) -> None:
+        super()._check()
+        self._require("init_scales", len({*self.init_scales}) == len(self.init_scales) > 0, "each scale once")
+        if not hasattr(self.recipe.network, "norm"):
+            allowed = f"one with it, as {Recipe().network.kind}"
+            raise UserError(f"the network {self.recipe.network.kind} has no field norm; allowed: {allowed}")
+
+    @property
+    def rates(self) -> list[float]:
+        """The rates, each double the one before."""
+        first = self.first_rate or self.recipe.optimizer.lr / 32
+        return [first * 2**number for number in range(self.doublings + 1)]
+
+    @property
+    def starts(self) -> dict[str, tuple[Recipe, float]]:
+        """`starts[name]`: the recipe at its own rate, and the scale of its initial weights."""
+        norms = {"norm": True, "no-norm": False}
+        recipes = {name: change(self.recipe, {"network.norm": norm}) for name, norm in norms.items()}
+        return {f"{name}-x{scale:g}": (recipe, scale) for name, recipe in recipes.items() for scale in self.init_scales}
+
+    def jobs(self, dataset: Dataset) -> list[Job]:
+        jobs = []
+        for seed in self.seeds:
+            for name, (recipe, scale) in self.starts.items():
+                before: str | None = None
+                for rate in self.rates:
+                    start = ColdStart(scale=scale)
+                    job = Job(f"{name}/{rate:g}", seed, change(recipe, {"optimizer.lr": rate}), start=start)
+                    if before is None:
+                        job = dataclasses.replace(job, diagnose=(CURVATURE,))
+                    else:  # not trained where the one before diverged
+                        job = dataclasses.replace(job, after=before, start=functools.partial(_afresh, start))
+                    jobs.append(job)
+                    before = job.key
+        return jobs
+
+    def result(self, settings: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> StableRates:
+        return StableRates(self, settings, outcomes)
+
+
+def _afresh(start: ColdStart, weights: Path) -> ColdStart:
+    """Return `start`: a run that is after another does not begin with its weights here."""
+    return start
+
+
+@dataclass(frozen=True)
+class StableRates(Result):
+    """The result of `StableRate`."""
+
+    experiment: StableRate
+    curvatures: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    """`curvatures[start]`: the largest eigenvalue of the Hessian before the first step, in the order of the seeds."""
+
+    def add(self, job: Job, outcome: Outcome, store: Store) -> None:
+        super().add(job, outcome, store)
+        if job.diagnose:
+            from fastcifar.diagnose import read_diagnosis
+
+            found = read_diagnosis(store.diagnosis(job.key, CURVATURE))
+            self.curvatures.setdefault(job.arm.partition("/")[0], []).append(float(found.eigenvalue[0]))  # pyright: ignore[reportAttributeAccessIssue]
+
+    @property
+    def n(self) -> int:
+        """The seeds of which every rate has an outcome."""
+        return min(map(len, self.outcomes.values()))
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.experiment.seeds)[: self.n]
+
+    def stable(self, start: str) -> list[float]:
+        """Return the highest stable rate, by seed; 0 where none was."""
+        by_rate = [(rate, self.outcomes[f"{start}/{rate:g}"]) for rate in self.experiment.rates]
+        return [
+            max((rate for rate, outcomes in by_rate if _is_stable(outcomes[place])), default=0.0)
+            for place in range(self.n)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        starts = {
+            name: {"stable_rates": self.stable(name), "curvatures": self.curvatures.get(name, [])[: self.n]}
+            for name in self.experiment.starts
+        }
+        return {**self.settings, "seeds": self.seeds, "rates": self.experiment.rates, "starts": starts, **self.counts}
+
+    def tables(self) -> list[Table]:
+        rows = []
+        for name in self.experiment.starts:
+            stable, curvature = self.stable(name), summarize(self.curvatures[name][: self.n])
+            limit = f"{2 / curvature.mean:.3g}" if curvature.mean > 0 else "-"
+            rates = f"{min(stable):g}" if len({*stable}) == 1 else f"{min(stable):g} to {max(stable):g}"
+            rows.append((name, rates, _shown(curvature), limit))
+        head = ("start", "highest stable rate", "curvature", "2 / curvature")
+        return [Table(f"Rates, doubled until a training diverges ({counted(self.n)})", head, tuple(rows))]
+
+    def remarks(self) -> list[str]:
+        top = [name for name in self.experiment.starts if self.experiment.rates[-1] in self.stable(name)]
+        if not top:
+            return []
+        return [f"the highest rate, {self.experiment.rates[-1]:g}, is stable with {', '.join(top)}: more --doublings"]
+
+    def figures(self) -> dict[str, Figure]:
+        lines = []
+        for color, name in enumerate(self.experiment.starts):
+            losses = []
+            for rate in self.experiment.rates:
+                outcomes = self.outcomes[f"{name}/{rate:g}"][: self.n]
+                found = [known(each.loss) for each in outcomes if not isinstance(each, Failed)]
+                losses.append(summarize(found).mean if len(found) == self.n else None)
+            lines.append(Line(self.experiment.rates, losses, color, name))
+        return {"loss": Figure("learning rate", f"{self.tested} log-loss (nats)", tuple(lines), log=True)}
+
+
+def _is_stable(outcome: Outcome) -> bool:
+    """Return True for a training that ended better than guessing does."""
+    return not isinstance(outcome, Failed) and known(outcome.loss) < math.log(len(outcome.dataset.classes))
+
+
+def _shown(summary: Summary) -> str:
+    half = "" if summary.interval is None else f" ± {summary.interval[1] - summary.mean:.3g}"
+    return f"{summary.mean:.3g}{half}"

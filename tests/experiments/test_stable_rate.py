@@ -1,0 +1,73 @@
+"""`stable-rate`, for real on a few synthetic images."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.experiments import Diverged
+from fastcifar.experiments.named.stable_rate import StableRate
+from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.start import ColdStart
+from fastcifar.training import Trainer
+from tests.small import BARE, DAVIDNET, MLP
+
+RECIPE = dataclasses.replace(BARE, epochs=1, network=DAVIDNET.network, optimizer=SGDConfig(lr=0.1))
+
+
+def test_rates_double_until_a_training_diverges_and_no_further(dataset, trained, tmp_path, monkeypatch):
+    run = Trainer.run
+
+    def diverges(trainer, seed, *args, **kwargs):
+        found = run(trainer, seed, *args, **kwargs)
+        if trainer.recipe.optimizer.lr > (0.5 if trainer.recipe.network.norm else 0.1):
+            raise NonFiniteLoss("the loss is nan")
+        return found
+
+    monkeypatch.setattr(Trainer, "run", diverges)
+    monkeypatch.setattr("fastcifar.diagnose.curvature._MOST", 2)
+    experiment = StableRate(recipe=RECIPE, runs=2, first_rate=0.1, doublings=4)
+    result = experiment.run(dataset, tmp_path, holdout=64, device="cpu")
+    assert experiment.rates == [0.1, 0.2, 0.4, 0.8, 1.6]
+    rates = [recipe.optimizer.lr for recipe, seed in trained if seed == 0]
+    assert rates == [0.1, 0.2, 0.4, 0.8, 0.1, 0.2]
+    assert isinstance(result.outcomes["norm-x1/1.6"][0], Diverged)
+    limits = {"norm-x1": 0.4, "no-norm-x1": 0.1}
+    guessing = math.log(10)
+    for name, limit in limits.items():
+        losses = {rate: result.outcomes[f"{name}/{rate:g}"][0].loss for rate in experiment.rates if rate <= limit}
+        assert result.stable(name)[0] == max([0, *(rate for rate, loss in losses.items() if loss < guessing)])
+    assert result.n == 2 and all(len(found) == 2 for found in result.curvatures.values())
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept["starts"]["norm-x1"]["curvatures"] == result.curvatures["norm-x1"]
+    assert "norm-x1" in (tmp_path / "table.md").read_text()
+
+    again = StableRate(recipe=RECIPE, runs=2, first_rate=0.1, doublings=4).run(dataset, tmp_path, holdout=64)
+    assert again.curvatures == result.curvatures and len(trained) == 12
+    assert len(again.figures()["loss"].lines) == 2
+
+
+def test_initial_weights_are_scaled_and_nothing_else(dataset):
+    trainer = Trainer(RECIPE, dataset, "cpu")
+    plain, scaled = (trainer.new_network(3, ColdStart(scale=scale)).state_dict() for scale in (1.0, 2.0))
+    frozen = {name for name, each in trainer.network.named_parameters() if not each.requires_grad}
+    for name, tensor in plain.items():
+        factor = 2 if tensor.dim() > 1 and name not in frozen else 1
+        assert torch.equal(scaled[name], factor * tensor)
+    assert ColdStart(scale=2).describe() == {"mode": "cold", "scale": 2}
+    assert ColdStart().describe() == {"mode": "cold"}
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"init_scales": (1, 1)}, "init_scales is .*; allowed: each scale once"),
+    ({"init_scales": (0,)}, "init_scales is .*; allowed: above 0"),
+    ({"recipe": MLP}, "the network mlp has no field norm; allowed: one with it, as davidnet"),
+])  # fmt: skip
+def test_what_does_not_fit_is_refused(options, said):
+    with pytest.raises(UserError, match=said):
+        StableRate(**options)
+    with pytest.raises(UserError, match="scale is 0; allowed: above 0"):
+        ColdStart(scale=0)
