@@ -43,6 +43,12 @@ def flag_of(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
+def in_full(flag: str) -> str:
+    """Return a flag that was given with hyphens, and in full where it is short for a field's."""
+    flag = flag.replace("_", "-")
+    return {"--loader": "--loading.kind"}.get(flag, flag)
+
+
 def with_coarse(dataset: str) -> str:
     """Return what --coarse makes of the word in --dataset. Raises UserError for other sets than CIFAR-100."""
     if dataset not in ("cifar100", "cifar100:coarse"):
