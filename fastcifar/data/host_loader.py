@@ -1,4 +1,4 @@
-"""`HostLoader`: batches made image by image by a plain DataLoader on the host, the baseline of `loading.kind = "host"`."""
+"""`HostLoader`: batches made image by image by a plain DataLoader on the host, as `loading.kind = "host"` asks for."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ width."""
 
 
 class Preprocess:
-    """A function of images uint8 `[N, H, W, 3]` that gives them a reflected border of so many pixels and normalizes them:
+    """A function of images uint8 `[N, H, W, 3]` that normalizes them and adds a reflected border of so many pixels:
     float32 `[N, 3, H + 2 border, W + 2 border]`."""
 
     def __init__(self, border: int, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -214,7 +214,8 @@ class HostLoader:
     def _stop(self) -> None:
         batches, self._batches, self.epoch = self._batches, None, None
         if hasattr(batches, "_shutdown_workers"):  # not when it is collected: an error that is told holds it long after
-            batches._shutdown_workers()
+            with contextlib.suppress(RuntimeError):  # of a worker that died before
+                batches._shutdown_workers()
 
 
 def _ignore_signals(worker: int) -> None:

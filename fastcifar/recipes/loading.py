@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LoadingConfig(Checked):
-    """How batches are made. `host` is the baseline that Page's first post begins with (How to train your ResNet 1, 2018),
-    and its other fields are the steps by which that became faster; docs/loading.md tells which is which.
+    """How batches are made. `host` is the baseline that Page's first post begins with (How to train your ResNet, 2018),
+    and the other fields are the steps by which that became faster; docs/loading.md tells which is which.
 
     What is trained does not depend on the workers or on where images are preprocessed, and with random numbers drawn by
     epoch it is what `resident` trains.

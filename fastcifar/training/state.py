@@ -48,8 +48,8 @@ class TrainingState:
     stopwatch: `train_seconds` so far.
     random: torch's random numbers of the training.
     processes: the seconds of all processes so far, and where they went on.
-    feed: reads the images where they do not lie on the device, or makes batches on the host where the recipe says so, and
-        knows for how long steps waited for them; else None.
+    feed: reads the images where they do not lie on the device, or makes batches on the host where the recipe says so,
+        and knows for how long steps waited for them; else None.
 
     Not in it: numpy's random numbers, and the state of a loss, transform or listener of the user's own.
     """
@@ -233,7 +233,7 @@ class TrainingState:
 
     @property
     def waited_seconds(self) -> float | None:
-        """The seconds for which steps waited for their images; None where they are made on the device of those there."""
+        """The seconds for which steps waited for their images; None where they are made of those on the device."""
         return self.feed.waited.seconds if self.feed else None
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
