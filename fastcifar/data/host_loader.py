@@ -35,7 +35,7 @@ class Preprocess:
     float32 `[N, 3, H + 2 border, W + 2 border]`."""
 
     def __init__(self, border: int, mean: Sequence[float], std: Sequence[float]) -> None:
-        like = torch.empty(0)
+        like = torch.empty(0, dtype=torch.float32)
         self.border, self.mean = border, vector(mean, like)[:, None, None]
         self.factor = vector([1 / each for each in std], like)[:, None, None]
 
@@ -46,7 +46,7 @@ class Preprocess:
 
     def all(self, images: torch.Tensor, device: torch.device) -> torch.Tensor:
         """Return all `images`, which lie on the CPU, preprocessed on `device` and copied back."""
-        made = torch.empty(preprocessed_shape(tuple(images.shape), self.border))
+        made = torch.empty(preprocessed_shape(tuple(images.shape), self.border), dtype=torch.float32)
         for start in range(0, len(images), _AT_ONCE):
             made[start : start + _AT_ONCE] = self(images[start : start + _AT_ONCE].to(device))
         return made
@@ -160,7 +160,8 @@ class HostLoader:
         self._source = split.images.cpu()
         self._prepared: torch.Tensor | None = None
         self._batches: Any = None
-        self.images = torch.zeros(min(batch, len(split)), 3, split.side, split.side, device=split.device)
+        shape = min(batch, len(split)), 3, split.side, split.side
+        self.images = torch.zeros(shape, dtype=torch.float32, device=split.device)
         """The present batch's images, changed and normalized, in its first rows: float32 `[batch, 3, H, W]` on the
         device, always in the same memory."""
         self.waited = Waits(split.device.type == "cuda")

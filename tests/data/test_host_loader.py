@@ -141,6 +141,17 @@ def test_numbers_by_image_are_uniform_as_those_of_a_plan(seed):
     uniform(3 * starts + np.roll(starts, 1), 9)
 
 
+def test_the_processs_default_type_is_not_taken(split):
+    plan, made = EpochPlan.draw(44, AUGMENT, 0, 0), []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            made += [torch.cat(batches(loader(split, workers=0, preprocess=how), plan)) for how in ("visit", "host")]
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(each.dtype == torch.float32 and torch.equal(each, made[0]) for each in made)
+
+
 def test_what_is_off_is_not_drawn():
     places, flips, cutouts = choices(Augment(crop=0, flip="none"), 50, 0)
     assert not any(map(np.any, places)) and not flips.any() and set(cutouts) == {None}
