@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import signal
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -137,7 +138,7 @@ class HostLoader:
     mean, std: of red, green and blue, in 0..255 units.
 
     Labels stay on the device. Each epoch has worker processes of its own, as a DataLoader has by default. Raises
-    UserError where the preprocessed images take more memory than is free.
+    UserError where the preprocessed images take more memory than is free, and for workers in a process that may have none.
     """
 
     def __init__(
@@ -150,6 +151,9 @@ class HostLoader:
         std: Sequence[float],
     ) -> None:
         self._device, self._config, self._augment, self._batch = split.device, config, augment, batch
+        if config.workers and multiprocessing.current_process().daemon:  # which may start none
+            said = f"loading.workers is {config.workers} in a process that trains beside others"
+            raise UserError(f"{said}; allowed: 0, or one run at a time")
         self._preprocess = Preprocess(augment.crop, mean, std)
         if config.preprocess != "visit":
             shape, free = preprocessed_shape((len(split), *split.image_shape), augment.crop), free_memory()

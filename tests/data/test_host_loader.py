@@ -205,6 +205,13 @@ def test_images_that_do_not_fit_are_refused_before_the_work(split, monkeypatch):
             loader(split, preprocess="device")
 
 
+def test_a_process_that_may_have_no_workers_is_refused_them(split, monkeypatch):
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    with pytest.raises(UserError, match=r"^loading\.workers is 2 in a process .*; allowed: 0, or one run at a time$"):
+        loader(split)
+    loader(split, workers=0)
+
+
 def test_an_epoch_can_be_handed_to_a_process_that_is_not_forked(split):
     plan = EpochPlan.draw(44, AUGMENT, 0, 0)
     for by_epoch in (False, True):

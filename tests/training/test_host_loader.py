@@ -135,6 +135,7 @@ def test_the_short_flag_is_the_field_and_a_run_says_what_made_its_batches(capsys
     capsys.readouterr()
     for words, said in (
         (["--loader", "disk"], "loading.kind is 'disk'; allowed: one of resident, host"),
+        (["--loader=host", "--parallel", "2"], "--parallel is 2; allowed: 1 with --loading.workers 2, or 0 workers"),
         (["--loader=host", "--augment.contrast", "0.1"], "augment.contrast is 0.1 with loading.kind host; allowed: 0"),
     ):
         assert main([*TRAIN, *words, "--out", "another"]) == 2
