@@ -138,7 +138,8 @@ class HostLoader:
     mean, std: of red, green and blue, in 0..255 units.
 
     Labels stay on the device. Each epoch has worker processes of its own, as a DataLoader has by default. Raises
-    UserError where the preprocessed images take more memory than is free, and for workers in a process that may have none.
+    UserError where the preprocessed images take more memory than is free, and for workers of a process that may have
+    none.
     """
 
     def __init__(
