@@ -46,7 +46,7 @@ def flag_of(name: str) -> str:
 def in_full(flag: str) -> str:
     """Return a flag that was given with hyphens, and in full where it is short for a field's."""
     flag = flag.replace("_", "-")
-    return {"--loader": "--loading.kind"}.get(flag, flag)
+    return {"--loader": "--loading.loader"}.get(flag, flag)
 
 
 def with_coarse(dataset: str) -> str:
@@ -233,7 +233,7 @@ class TrainingOptions(RecipeOptions, ImageOptions):
 
     def _check_processes(self, *recipes: Recipe) -> None:
         for loading in (recipe.loading for recipe in recipes):
-            alone = self.parallel > 1 and loading.kind == "host" and loading.workers > 0
+            alone = self.parallel > 1 and loading.loader == "host" and loading.workers > 0
             self._require("parallel", not alone, f"1 with --loading.workers {loading.workers}, or 0 workers")
         if (ranks := Rank.here().count) > 1 and self.parallel > 1:
             allowed = "one of them: more ranks by --nproc-per-node, or --parallel without torchrun"

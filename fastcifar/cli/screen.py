@@ -159,7 +159,7 @@ def stopwatches(record: RunRecord) -> str:
     if record.waited_seconds is not None:
         share = record.waited_seconds / record.train_seconds
         place = {"host": "host memory"}.get(record.resident, record.resident)
-        place = "a DataLoader" if record.recipe.loading.kind == "host" else place
+        place = "a DataLoader" if record.recipe.loading.loader == "host" else place
         waited = f"of train ({share:.1%}): steps waited for their images from {place}"
         lines += f"\nimages  {record.waited_seconds:8.1f} s  {waited}"
     return lines

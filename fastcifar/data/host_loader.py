@@ -1,4 +1,4 @@
-"""`HostLoader`: batches made image by image by a plain DataLoader on the host, as `loading.kind = "host"` asks for."""
+"""`HostLoader`: batches made image by image by a plain DataLoader on the host; `loading.loader = "host"` asks for it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ _AT_ONCE = 1000
 """Images that are preprocessed at once, where all are."""
 
 Choices = tuple[int, int, bool, tuple[int, ...] | None]
-"""Top and left of the crop in the image with its border, whether it is mirrored, and the cutout's top, left, height and
-width."""
+"""Top and left of the crop in the image with its border, whether it is mirrored, and top, left, height and width of the
+box that is cut out."""
 
 
 class Preprocess:
@@ -61,11 +61,11 @@ def preprocessed_shape(shape: tuple[int, ...], border: int) -> tuple[int, ...]:
 
 def changed(image: torch.Tensor, side: int, choices: Choices) -> torch.Tensor:
     """Return a preprocessed image `[3, H, W]` cropped to `side` by `side` pixels, flipped and cut out: a new one."""
-    top, left, flip, cutout = choices
+    top, left, flip, box = choices
     image = image[:, top : top + side, left : left + side]
     image = image.flip(2) if flip else image.clone()
-    if cutout:
-        top, left, height, width = cutout
+    if box:
+        top, left, height, width = box
         image[:, top : top + height, left : left + width] = 0
     return image
 
@@ -95,6 +95,7 @@ class EpochImages(Dataset[torch.Tensor]):
         self._images, self._preprocess, self._augment = images, preprocess, augment
         self._order, self._side = plan.indices.tolist(), plan.size
         self._batch, self._seeds, self._random = batch, seeds, torch.Generator()
+        self._cut = 0 if plan.cutouts is None else int(plan.cutouts[0, 2])
         self._drawn = _choices(plan, augment.crop) if by_epoch else None
 
     def __len__(self) -> int:
@@ -112,7 +113,7 @@ class EpochImages(Dataset[torch.Tensor]):
         seed, epoch = self._seeds
         if position % self._batch == 0:
             self._random.manual_seed(derived_seed(seed, BY_IMAGE, epoch, position))
-        places, cut = 2 * self._augment.crop + 1, self._augment.cutout
+        places, cut = 2 * self._augment.crop + 1, self._cut
         top, left = self._below(places), self._below(places)
         flip = self._augment.flip == "random" and self._below(2) == 1
         free = self._side - cut + 1
@@ -126,7 +127,7 @@ def _choices(plan: EpochPlan, border: int) -> list[Choices]:
     """Return the choices of each image of a plan."""
     offsets, flips = (plan.offsets + border).tolist(), plan.flips.tolist()
     cutouts = [None] * len(plan) if plan.cutouts is None else plan.cutouts.tolist()
-    return [(*place, flip, cutout) for place, flip, cutout in zip(offsets, flips, cutouts, strict=True)]
+    return [(*place, flip, box) for place, flip, box in zip(offsets, flips, cutouts, strict=True)]
 
 
 class HostLoader:

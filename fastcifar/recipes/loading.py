@@ -23,7 +23,7 @@ class LoadingConfig(Checked):
 
     section: ClassVar[str] = "loading"
 
-    kind: Literal["resident", "host"] = "resident"
+    loader: Literal["resident", "host"] = "resident"
     """resident: a step makes its batch on the device, out of the images that lie there or are read ahead of time, and
     nothing else here is read. host: a plain DataLoader of torch's makes it, image by image in Python, and it is copied
     to the device (--loader host for short)."""
@@ -48,5 +48,5 @@ class LoadingConfig(Checked):
             ("augment.flip", augment.flip, by_turns, "none, random, or any and loading.random epoch"),
             ("ensemble.order", recipe.ensemble.order, recipe.ensemble.orders > 1, "shared"),
         ):
-            if self.kind == "host" and given:
-                raise UserError(f"{name} is {brief(value)} with loading.kind host; allowed: {allowed}")
+            if self.loader == "host" and given:
+                raise UserError(f"{name} is {brief(value)} with loading.loader host; allowed: {allowed}")

@@ -247,7 +247,7 @@ class TrainingState:
 
 def _feed(recipe: Recipe, dataset: Dataset, batch: int) -> Feed | HostLoader | None:
     train, mean, std = dataset.train, dataset.mean, dataset.std
-    if recipe.loading.kind == "host":
+    if recipe.loading.loader == "host":
         return HostLoader(train, recipe.loading, recipe.augment, batch, mean, std)
     return Feed(train, batch) if isinstance(train, KeptSplit) else None
 

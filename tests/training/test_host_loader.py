@@ -105,15 +105,15 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_data_loader_does_not_do_is_refused_with_the_recipe(name):
-    with pytest.raises(UserError, match=rf"^recipe: {name} is .* with loading.kind host; allowed: "):
-        change(Recipe(), {"loading.kind": "host", **REFUSED[name]})
+    with pytest.raises(UserError, match=rf"^recipe: {name} is .* with loading.loader host; allowed: "):
+        change(Recipe(), {"loading.loader": "host", **REFUSED[name]})
     changed = change(Recipe(), {"loading.random": "epoch", **REFUSED[name]})
-    assert changed.loading.kind == "resident"
+    assert changed.loading.loader == "resident"
 
 
 def test_any_flip_goes_with_numbers_by_epoch():
     for flip in ("alternating", "by-visit"):
-        change(Recipe(), {"loading.kind": "host", "loading.random": "epoch", "augment.flip": flip})
+        change(Recipe(), {"loading.loader": "host", "loading.random": "epoch", "augment.flip": flip})
 
 
 def test_a_recipe_without_the_section_is_resident():
@@ -134,9 +134,12 @@ def test_the_short_flag_is_the_field_and_a_run_says_what_made_its_batches(capsys
     assert main(["eval", "run"]) == 0
     capsys.readouterr()
     for words, said in (
-        (["--loader", "disk"], "loading.kind is 'disk'; allowed: one of resident, host"),
+        (["--loader", "disk"], "loading.loader is 'disk'; allowed: one of resident, host"),
         (["--loader=host", "--parallel", "2"], "--parallel is 2; allowed: 1 with --loading.workers 2, or 0 workers"),
-        (["--loader=host", "--augment.contrast", "0.1"], "augment.contrast is 0.1 with loading.kind host; allowed: 0"),
+        (
+            ["--loader=host", "--augment.contrast", "0.1"],
+            "augment.contrast is 0.1 with loading.loader host; allowed: 0",
+        ),
     ):
         assert main([*TRAIN, *words, "--out", "another"]) == 2
         assert capsys.readouterr().err == f"fastcifar: {said}\n"
