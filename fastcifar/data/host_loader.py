@@ -1,4 +1,4 @@
-"""`HostLoader`: batches made image by image by a plain DataLoader on the host; `loading.loader = "host"` asks for it."""
+"""`HostLoader`: batches made image by image by a plain DataLoader on the host, for `loading.loader = "host"`."""
 
 from __future__ import annotations
 
