@@ -216,7 +216,8 @@ class RunRecord:
     resident: str = "device"
     """Where the training images lay: on the device, in host memory ("host") or in a file ("disk")."""
     waited_seconds: float | None = None
-    """The part of train_seconds in which steps waited for their images; None where these lay on the device."""
+    """The part of train_seconds in which steps waited for their images; None where they were made of those on the
+    device."""
     weights_sha256: str | None = field(default=None, compare=False)
     """The sha256 of model.safetensors, by which a saved run is checked when it is read; None: not known."""
 

@@ -19,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, StructConstructorSpec, Struct
 
 from fastcifar import escape
 from fastcifar.catalogue import DATASETS, dataset_for
-from fastcifar.cli.options import SHARED, CommandOptions, flag_of, option_fields, own_fields, refuse_absent
+from fastcifar.cli.options import SHARED, CommandOptions, flag_of, in_full, option_fields, own_fields, refuse_absent
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.experiments import Experiment
 from fastcifar.output import user_path
@@ -189,7 +189,7 @@ def _read(group: Sequence[str]) -> tuple[str, list[str]]:
     if not group or not group[0].startswith("-"):
         return "", list(group)
     flag, equals, value = group[0].partition("=")
-    return flag.replace("_", "-"), [value] * bool(equals) + list(group[1:])
+    return in_full(flag), [value] * bool(equals) + list(group[1:])
 
 
 def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:

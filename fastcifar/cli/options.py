@@ -43,6 +43,12 @@ def flag_of(name: str) -> str:
     return "--" + name.rstrip("_").replace("_", "-")
 
 
+def in_full(flag: str) -> str:
+    """Return a flag that was given with hyphens, and in full where it is short for a field's."""
+    flag = flag.replace("_", "-")
+    return {"--loader": "--loading.loader"}.get(flag, flag)
+
+
 def with_coarse(dataset: str) -> str:
     """Return what --coarse makes of the word in --dataset. Raises UserError for other sets than CIFAR-100."""
     if dataset not in ("cifar100", "cifar100:coarse"):
@@ -212,7 +218,7 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         side = self.resize or (entry.side if entry.homes else 0)  # of other sets the data say it
         for recipe in recipes if side else ():
             recipe.refuse_side(side)
-        self._check_processes()
+        self._check_processes(*recipes)
         largest = max(recipe.batch_size for recipe in recipes)
         if self.train_size is not None:
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
@@ -225,7 +231,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
                     allowed = "with --train-size or --train-fraction"
                     raise UserError(f"{flag} says which images a subset takes; allowed: {allowed}")
 
-    def _check_processes(self) -> None:
+    def _check_processes(self, *recipes: Recipe) -> None:
+        for loading in (recipe.loading for recipe in recipes):
+            alone = self.parallel > 1 and loading.loader == "host" and loading.workers > 0
+            self._require("parallel", not alone, f"1 with --loading.workers {loading.workers}, or 0 workers")
         if (ranks := Rank.here().count) > 1 and self.parallel > 1:
             allowed = "one of them: more ranks by --nproc-per-node, or --parallel without torchrun"
             raise UserError(f"--parallel is {self.parallel} in each of torchrun's {ranks} ranks; allowed: {allowed}")

@@ -152,7 +152,7 @@ def share(value: float | None) -> str:
 
 def stopwatches(record: RunRecord) -> str:
     """Return the three stopwatches, a line each, with what they time; and how long steps waited for images that did not
-    lie on the device."""
+    lie, or were not changed, on the device."""
     lines = (
         f"train   {record.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
         f"time    {record.time_seconds:8.1f} s  train, and the final evaluation\n"
@@ -161,6 +161,7 @@ def stopwatches(record: RunRecord) -> str:
     if record.waited_seconds is not None:
         share = record.waited_seconds / record.train_seconds
         place = {"host": "host memory"}.get(record.resident, record.resident)
+        place = "a DataLoader" if record.recipe.loading.loader == "host" else place
         waited = f"of train ({share:.1%}): steps waited for their images from {place}"
         lines += f"\nimages  {record.waited_seconds:8.1f} s  {waited}"
     return lines

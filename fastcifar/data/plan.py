@@ -21,9 +21,9 @@ from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.registry import resolve
 
-_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM, _MIXUP, _CUTMIX, _CUT = range(10)
-"""The streams of a seed's random numbers, one for each kind of choice. NOT_PLANNED is for choices outside of plans;
-each transform has a stream of its own, by its kind."""
+_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM, _MIXUP, _CUTMIX, _CUT, BY_IMAGE = range(11)
+"""The streams of a seed's random numbers, one for each kind of choice. NOT_PLANNED is for choices outside of plans,
+BY_IMAGE for those that a `HostLoader` draws image by image; each transform has a stream of its own, by its kind."""
 
 CROP_FLIP_CUTOUT = Augment(crop=4, flip="random", cutout=8)
 """Page's augmentation (How to train your ResNet, 2018)."""
@@ -275,6 +275,11 @@ class Batch:
             batch=None if self.position is None else self.images,
             crop=images.shape[1] if plan.resized else None,
         )
+        return self.transform(batch, mean=mean, std=std)
+
+    def transform(self, batch: torch.Tensor, *, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+        """Return the images of the batch, `[B, 3, H, W]` as `augment` makes them, after the plan's transforms."""
+        plan = self.plan
         if plan.numbers is None:
             return batch
         parts = self._own(plan.numbers).split([each.draws for each in plan.transforms], dim=1)

@@ -12,6 +12,7 @@ from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, declaration, setting, trick
 from fastcifar.recipes.ensemble import EnsembleConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
+from fastcifar.recipes.loading import LoadingConfig
 from fastcifar.recipes.named import DEFAULT_RECIPE, RECIPES, SUMMARIES
 from fastcifar.recipes.networks import NETWORKS, NetworkConfig, network
 from fastcifar.recipes.optimizers import OPTIMIZERS, OptimizerConfig, optimizer
@@ -40,6 +41,7 @@ __all__ = [
     "EvaluateConfig",
     "GaussianBlurConfig",
     "GrayscaleConfig",
+    "LoadingConfig",
     "LookaheadConfig",
     "LossScalingConfig",
     "MixConfig",

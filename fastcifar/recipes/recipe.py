@@ -19,6 +19,7 @@ from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
 from fastcifar.recipes.ensemble import EnsembleConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
+from fastcifar.recipes.loading import LoadingConfig
 from fastcifar.recipes.networks import NetworkConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers import OptimizerConfig
@@ -56,6 +57,7 @@ class Recipe(Checked):
     """Let cuDNN search for the fastest convolution of each shape (torch's cudnn.benchmark, without its limit) in
     warm-up, capture, steps and evaluation; takes seconds at the start. CUDA only. false: as torch is set."""
     network: NetworkConfig = DavidNetConfig()
+    loading: LoadingConfig = LoadingConfig()
     normalize: NormalizeConfig = NormalizeConfig()
     augment: Augment = Augment()
     transforms: Transforms = Transforms()
@@ -89,6 +91,7 @@ class Recipe(Checked):
         if self.network.is_joint and self.ensemble.members > 1:
             said = f"ensemble.members is {self.ensemble.members}"
             raise UserError(f"{said}; allowed: 1, the network {self.network.kind} is several networks itself")
+        self.loading.refuse(self)
         network, crops = self.network.kind, self.augment.early_crops
         if (self.network.sides or self.network.one_side) and crops:
             raise UserError(f"augment.early_crops is {crops}; allowed: none, the network {network} takes whole images")

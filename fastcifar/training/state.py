@@ -12,6 +12,7 @@ import torch
 
 from fastcifar.data import Dataset, EpochPlan, hardest
 from fastcifar.data.feed import Feed
+from fastcifar.data.host_loader import HostLoader, told_of_workers
 from fastcifar.data.kept import KeptSplit
 from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models import Network
@@ -47,7 +48,8 @@ class TrainingState:
     stopwatch: `train_seconds` so far.
     random: torch's random numbers of the training.
     processes: the seconds of all processes so far, and where they went on.
-    feed: reads the images where they do not lie on the device, and knows for how long steps waited for them; else None.
+    feed: reads the images where they do not lie on the device, or makes batches on the host where the recipe says so,
+        and knows for how long steps waited for them; else None.
 
     Not in it: numpy's random numbers, and the state of a loss, transform or listener of the user's own.
     """
@@ -74,8 +76,7 @@ class TrainingState:
         if isinstance(dataset.train, KeptSplit) and recipe.ensemble.orders > 1:
             said = "ensemble.order is own, and the training images do not lie on the device"
             raise UserError(f"{said}; allowed: shared, or images that are on it (--resident device)")
-        largest, kept = max(epoch.stage.batch for epoch in timeline.epochs), dataset.train
-        self.feed = Feed(kept, largest) if isinstance(kept, KeptSplit) else None
+        self.feed = _feed(recipe, dataset, max(epoch.stage.batch for epoch in timeline.epochs))
         self._restart(0, {})
 
     def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
@@ -127,13 +128,17 @@ class TrainingState:
         )
 
     def feed_epoch(self, epoch: Epoch) -> None:
-        """Begin to read the images of the steps of `epoch` that are left, where they do not lie on the device; its plan
-        is drawn."""
+        """Begin to read, or to make on the host, the images of the steps of `epoch` that are left, where they do not
+        lie on the device; its plan is drawn."""
         if self.feed:
             size, first = epoch.stage.batch, max(0, self.step - epoch.first_step)
             starts = range(first * size, epoch.images, size)
             batches = ((start, min(start + size, epoch.images)) for start in starts)
-            self.feed.begin(self.tensors.plan.indices[: epoch.images], batches, epoch.number)
+            plan = self.tensors.plan.rows(0, epoch.images)
+            if isinstance(self.feed, HostLoader):
+                self.feed.begin(plan, batches, epoch.number, self.seed)
+            else:
+                self.feed.begin(plan.indices, batches, epoch.number)
 
     def next_images(self, epoch: Epoch) -> None:
         """Wait for the images of the next step, one of `epoch`, where they do not lie on the device."""
@@ -144,9 +149,11 @@ class TrainingState:
 
     @contextlib.contextmanager
     def feeding(self) -> Iterator[None]:
-        """Let no image be read any more when the block ends: a training has no threads before and after it."""
+        """Let no image be read any more when the block ends: a training has no threads and processes before and after
+        it."""
         try:
-            yield
+            with told_of_workers():
+                yield
         finally:
             if self.feed:
                 self.feed.end()
@@ -226,7 +233,7 @@ class TrainingState:
 
     @property
     def waited_seconds(self) -> float | None:
-        """The seconds for which steps waited for their images; None where these lie on the device."""
+        """The seconds for which steps waited for their images; None where they are made of those on the device."""
         return self.feed.waited.seconds if self.feed else None
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
@@ -236,6 +243,13 @@ class TrainingState:
         if self.feed:
             self.feed.end()
             self.feed.waited.reset()
+
+
+def _feed(recipe: Recipe, dataset: Dataset, batch: int) -> Feed | HostLoader | None:
+    train, mean, std = dataset.train, dataset.mean, dataset.std
+    if recipe.loading.loader == "host":
+        return HostLoader(train, recipe.loading, recipe.augment, batch, mean, std)
+    return Feed(train, batch) if isinstance(train, KeptSplit) else None
 
 
 def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch.profiler import record_function
 
 from fastcifar.data import Dataset, EpochPlan
 from fastcifar.data.feed import Feed
+from fastcifar.data.host_loader import HostLoader
 from fastcifar.data.plan import Batch, Mixed, checked_batch
 from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
@@ -110,7 +111,7 @@ class TrainingStep:
     loss: takes the place of the smoothed cross-entropy.
     transform: is applied to each batch after the recipe's augmentation.
     loss_scale: scales the gradients.
-    feed: holds the batch's images where the training images do not lie on the device.
+    feed: holds the batch's images where the training images do not lie on the device, or are changed on the host.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class TrainingStep:
         loss: Loss | None = None,
         transform: Transform | None = None,
         loss_scale: LossScale | None = None,
-        feed: Feed | None = None,
+        feed: Feed | HostLoader | None = None,
     ) -> None:
         self.recipe, self.dataset, self.optimizer, self.tensors = recipe, dataset, optimizer, tensors
         self._network, self._logit_scale = compiled or network, network.logit_scale
@@ -166,8 +167,13 @@ class TrainingStep:
     def _images(self, batch: Batch, size: int) -> tuple[torch.Tensor, Mixed | None]:
         """Return the images of a batch, and what they are mixed with."""
         train, normalization = self.dataset.train, {"mean": self.dataset.mean, "std": self.dataset.std}
-        changes, images = (batch.alone(), self._feed.images) if self._feed else (batch, train.images)
-        images = changes.augment(images, **normalization, dtype=self.optimizer.flat.dtype, size=size)
+        feed, dtype = self._feed, self.optimizer.flat.dtype
+        if isinstance(feed, HostLoader):
+            images = feed.images[: batch.images].to(dtype, memory_format=torch.channels_last)
+            images = batch.transform(images, **normalization)
+        else:
+            changes, images = (batch.alone(), feed.images) if feed else (batch, train.images)
+            images = changes.augment(images, **normalization, dtype=dtype, size=size)
         if self._transform:
             images = checked_batch(self._transform(images), images, "augment", sides=False)
         return batch.mix(images, train.labels)
