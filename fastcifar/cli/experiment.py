@@ -51,6 +51,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     recipes = _recipes_of(experiment)
     options.check(*recipes.values())
     rank = Rank.here()
+    experiment.refuse_processes(max(options.parallel, rank.count))
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:
