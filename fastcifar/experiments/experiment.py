@@ -128,8 +128,8 @@ class Experiment(Checked, Generic[Found]):
         raise NotImplementedError
 
     def next_jobs(self, dataset: Dataset, result: Found) -> Sequence[Job]:
-        """Return further trainings, of new arms, that follow from `result`, in which every arm has as many runs; none:
-        there are no more. What they are follows from the outcomes alone, so that every process finds the same."""
+        """Return further trainings that follow from those so far, now that all of them are in `result`; none: it is
+        done. They follow from the outcomes alone, so that every process finds the same ones."""
         return ()
 
     @property
@@ -206,15 +206,16 @@ class Experiment(Checked, Generic[Found]):
             store = Store(place, settings)
             runner = runner_for(parallel, jobs, dataset, store, device, **how)
             runner.at_most = self.most_jobs
-            for job, outcome in runner:
+            for done, (job, outcome) in enumerate(runner, start=1):
                 if isinstance(outcome, Failed) and job.arm in self.needed_arms:
                     raise outcome.error(f"{job.arm} with seed {job.seed}: {outcome.reason}")
                 result.add(job, outcome, store)
-                if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1:
+                if done == len(runner.jobs):
                     runner.add(self.next_jobs(dataset, result))
-                    if result.n and Rank.here().is_first:
+                if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1 and result.n:
+                    if Rank.here().is_first:
                         result.write(place)
-                    if result.n and result.is_settled:
+                    if result.is_settled:
                         break
         if not result.n:
             arm, first = result.failed[0]

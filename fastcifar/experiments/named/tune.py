@@ -71,10 +71,11 @@ class Tune(Experiment["Tuning"]):
     def _check(self) -> None:
         super()._check()
         self._require("most_trainings", self.most_trainings >= self.runs, f"runs, {self.runs}, or more")
-        for place, field in enumerate(self.fields):
-            if field in self.fields[:place]:
-                raise UserError(f"fields has {field} twice; allowed: each field once")
-        if not self.grids:  # where one is none, it is refused now
+        names = [grid.field for grid in self.grids]  # a field that is none is refused now
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise UserError(f"fields has {name} twice; allowed: each field once")
+        if not names:
             raise UserError(f"fields is empty, and {', '.join(DEFAULT_FIELDS)} are 0 or none; allowed: fields to tune")
 
     @cached_property
@@ -338,7 +339,12 @@ class Tuning(Result):
         what = f"{self.tested} accuracy (%)" if by == "accuracy" else f"{self.tested} log-loss (nats)"
         lines = Line(x, scores(steps), 0, "each point", marks=True), Line(x, scores(best), 1, "best so far")
         values = [
-            Line(x, [tune.factor ** step.visit.point[axis] for step in best], axis, grid.field)
+            Line(
+                x,
+                [tune.factor ** step.visit.point[axis] for step in best],
+                axis,
+                f"1 / (1 - {grid.field})" if grid.from_one else grid.field,
+            )
             for axis, grid in enumerate(tune.grids)
         ]
         return {
