@@ -44,7 +44,7 @@ class Progress:
     done: int
     """Runs that are finished."""
     total: int
-    """Runs that there are."""
+    """Runs that there are or, where more may be added, that there may be."""
     key: str
     """The run that was finished last or, while the first is trained, that one."""
     outcome: Outcome | None = None

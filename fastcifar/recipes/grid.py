@@ -12,6 +12,8 @@ from fastcifar.recipes.declare import declaration, sections_of
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.text import with_all_transforms
 
+_LONGEST = 8
+"""Numbers of a list, as its values make names of files."""
 _DIGITS = 12
 """Significant digits of values, so that 0.1 / 2 / 2 is written 0.025."""
 _PLACES = 15
@@ -77,6 +79,8 @@ def grid_of(recipe: Recipe, field: str, factor: float) -> Grid:
         near = did_you_mean(field, numeric) or "; allowed: fields of the recipe with numbers, such as optimizer.lr"
         raise UserError(f"fields has {brief(field)}{near}")
     value, from_one = found[field]
+    if len(_numbers(value)) > _LONGEST:
+        raise UserError(f"fields has {field}, a list of {len(value)} numbers; allowed: up to {_LONGEST}")
     if not from_one and not any(_numbers(value)):
         allowed = f"a start that is not 0, as with --{field.replace('_', '-')} X"
         raise UserError(f"fields has {field}, which is 0 and multiplied stays 0; allowed: {allowed}")

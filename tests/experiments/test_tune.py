@@ -232,13 +232,17 @@ def test_without_fields_it_tunes_those_of_the_post_that_the_recipe_has():
         ({"fields": ("early_batches",)}, "fields has 'early_batches'; allowed: fields of the recipe with numbers"),
         ({"fields": ("epochs", "epochs")}, "fields has epochs twice; allowed: each field once"),
         ({"fields": ("augment.cutout",)}, r"fields has augment.cutout, which is 0 .* --augment.cutout X"),
+        (
+            {"recipe": change(RECIPE, {"network.hidden": [2] * 9}), "fields": ("network.hidden",)},
+            "a list of 9 numbers; ",
+        ),
         ({"most_trainings": 2, "runs": 3}, "most_trainings is 2; allowed: runs, 3, or more"),
         ({"factor": 1}, "factor is 1; allowed: above 1, up to 1000"),
     ],
 )
 def test_bad_options_are_refused(options, refusal):
     with pytest.raises(UserError, match=refusal):
-        Tune(recipe=RECIPE, **options)
+        Tune(**{"recipe": RECIPE, **options})
 
 
 TINY = Tune(recipe=change(RECIPE, BAD | {"optimizer.lr": 0.1}), runs=2, most_trainings=12)

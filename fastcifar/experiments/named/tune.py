@@ -148,7 +148,6 @@ class Refused(Failed):
     """A point that cannot be trained: a field is out of its bounds, say."""
 
     word: ClassVar[str] = "refused"
-    error: ClassVar[type[Exception]] = UserError
 
 
 @dataclass(frozen=True)
