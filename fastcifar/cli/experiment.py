@@ -59,6 +59,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     experiment = options.experiment
     options.check(*experiment.recipes().values())
     rank = Rank.here()
+    experiment.refuse_processes(max(options.parallel, rank.count))
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:

@@ -138,6 +138,19 @@ class Experiment(Checked, Generic[Found]):
         """Return the trainings in the order in which to do them. Raises UserError where they do not fit the images."""
         raise NotImplementedError
 
+    def next_jobs(self, dataset: Dataset, result: Found) -> Sequence[Job]:
+        """Return further trainings that follow from those so far, now that all of them are in `result`; none: it is
+        done. They follow from the outcomes alone, so that every process finds the same ones."""
+        return ()
+
+    @property
+    def most_jobs(self) -> int:
+        """The trainings that there may be with those of `next_jobs`; 0: there are no further ones."""
+        return 0
+
+    def refuse_processes(self, count: int) -> None:
+        """Raise UserError where so many processes have no use."""
+
     def result(self, settings: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> Found:
         """Return what `outcomes[arm]`, in the order of the jobs, say; they are few at first, and grow."""
         return Result(self, settings, outcomes)  # pyright: ignore[reportReturnType]  (a subclass that says more)
@@ -198,13 +211,18 @@ class Experiment(Checked, Generic[Found]):
         settings = {**self.settings(), **describe_data(dataset, device)}
         result = self.result(settings, {job.arm: [] for job in jobs})
         parallel = checked("parallel", parallel, int, Declaration(at_least=1))
+        self.refuse_processes(max(parallel, Rank.here().count))
         how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
         with _kept_in(folder) as place:
             store = Store(place, settings)
-            for job, outcome in runner_for(parallel, jobs, dataset, store, device, **how):
+            runner = runner_for(parallel, jobs, dataset, store, device, **how)
+            runner.at_most = self.most_jobs
+            for done, (job, outcome) in enumerate(runner, start=1):
                 if isinstance(outcome, Failed) and job.arm in self.needed_arms:
                     raise outcome.error(f"{job.arm} with seed {job.seed}: {outcome.reason}")
                 result.add(job, outcome, store)
+                if done == len(runner.jobs):
+                    runner.add(self.next_jobs(dataset, result))
                 if len({len(outcomes) for outcomes in result.outcomes.values()}) == 1 and result.n:
                     if Rank.here().is_first:
                         result.write(place)

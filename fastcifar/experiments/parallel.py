@@ -98,14 +98,13 @@ class ParallelRunner(Runner):
         self.threads = max(1, torch.get_num_threads() // self.parallel)
         """Of each process."""
         self._workers: list[_Worker] = []
+        self._known_to_workers = 0
+        """Jobs, from the first, that the processes started last were given."""
         self._deaths: list[str] = []
         self._said = set[str]()
 
     def __iter__(self) -> Iterator[tuple[Job, Outcome]]:
-        left = sum(not self._is_done(job.key) for job in self.jobs)
         try:
-            if left:
-                self._share(min(self.parallel, left))
             yield from super().__iter__()
         finally:
             self._end()
@@ -115,6 +114,7 @@ class ParallelRunner(Runner):
                 warnings.warn(what, Notice, stacklevel=2)
 
     def _share(self, count: int) -> None:
+        self._known_to_workers = len(self.jobs)
         try:
             self._start(count)
         except RuntimeError as error:
@@ -165,7 +165,9 @@ class ParallelRunner(Runner):
         return self._outcomes.get(job.key) or outcome
 
     def _train_one_of(self, jobs: Sequence[Job]) -> bool:
-        """Wait for a moment for what the processes find."""
+        """Wait for a moment for what the processes find; start them, where the earlier ones were not given all jobs."""
+        if not self._workers and self._known_to_workers < len(self.jobs):
+            self._share(min(self.parallel, sum(not self._is_done(job.key) for job in jobs)))
         if not self._workers:
             died = "; ".join(self._deaths) or "without a reason"
             raise ProcessesDied(f"all {self._processes} processes that trained died: {died}")

@@ -105,7 +105,7 @@ class Result:
 
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         """Take in the next outcome of an arm; `store` keeps what belongs to it."""
-        self.outcomes[job.arm].append(outcome)
+        self.outcomes.setdefault(job.arm, []).append(outcome)
 
     @property
     def counts(self) -> dict[str, int]:

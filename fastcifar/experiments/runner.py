@@ -44,7 +44,7 @@ class Progress:
     done: int
     """Runs that are finished."""
     total: int
-    """Runs that there are."""
+    """Runs that there are or, where more may be added, that there may be."""
     key: str
     """The run that was finished last or, while the first is trained, that one."""
     outcome: Outcome | None = None
@@ -78,6 +78,7 @@ class Runner:
     """The jobs of an experiment, and what trains them.
 
     jobs: in the order in which their outcomes are given; a job stands after the one whose weights it begins with.
+        More can be added (`add`) whenever an outcome is given.
     store: keeps outcomes, weights and the claims of several processes.
     listeners: hear of every run.
     on_progress: hears of every finished run, of waiting for other processes and, on a CPU where no run is finished, of
@@ -99,23 +100,39 @@ class Runner:
         on_progress: OnProgress | None = None,
         phases: Phases | None = None,
     ) -> None:
-        self.jobs, self._dataset, self._store = tuple(jobs), dataset, store
+        self.jobs: list[Job] = []
+        self.at_most = 0
+        """How many jobs there may be once all are added; 0: no more than there are."""
+        self._dataset, self._store = dataset, store
         self._jobs: dict[str, Job] = {}
-        for job in jobs:
-            if job.key in self._jobs:
-                raise UserError(f"two jobs have the key {job.key}; allowed: another arm or another seed for each")
-            if job.after is not None and job.after not in self._jobs:
-                raise UserError(f"{job.key} is after {job.after!r}; allowed: the key of a job that stands before it")
-            self._jobs[job.key] = job
+        self._successors: set[str] = set()
+        self.add(jobs)
         if not jobs:
             raise UserError("there are no jobs; allowed: one or more")
         self._device, self._phases = resolve_device(device), phases or Phases()
         self._listeners, self._on_progress = list(listeners), on_progress
-        self._successors = {job.after for job in jobs if job.after}
         self._outcomes: dict[str, Outcome] = {}
         self._trainers: dict[Hashable, Trainer] = {}
         self._rates: dict[str, list[float]] = {}
         self._processes = Rank.here().count
+
+    def add(self, jobs: Sequence[Job]) -> None:
+        """Put jobs behind the others. Raises UserError as the class does."""
+        for job in jobs:
+            if job.key in self._jobs:
+                raise UserError(f"two jobs have the key {job.key}; allowed: another arm or another seed for each")
+            if job.after is not None:
+                if job.after not in self._jobs:
+                    allowed = "the key of a job that stands before it"
+                    raise UserError(f"{job.key} is after {job.after!r}; allowed: {allowed}")
+                self._successors.add(job.after)
+            self._jobs[job.key] = job
+            self.jobs.append(job)
+
+    @property
+    def total(self) -> int:
+        """The number of jobs, those that may yet be added included."""
+        return max(len(self.jobs), self.at_most)
 
     def __iter__(self) -> Iterator[tuple[Job, Outcome]]:
         for number, job in enumerate(self.jobs):
@@ -124,7 +141,7 @@ class Runner:
                 if self._train_one_of(self.jobs[number:]):
                     continue
                 if self._on_progress and not is_waiting:
-                    self._on_progress(Progress(number, len(self.jobs), job.key, is_waiting=True))
+                    self._on_progress(Progress(number, self.total, job.key, is_waiting=True))
                 is_waiting = True
                 time.sleep(_WAIT_SECONDS)
                 self._phases.restart()  # no run took this time
@@ -229,7 +246,7 @@ class Runner:
 
     def _say(self, done: int, job: Job, outcome: Outcome | None, kept: bool) -> None:
         if self._on_progress:
-            self._on_progress(Progress(done, len(self.jobs), job.key, outcome, kept, self.seconds_left()))
+            self._on_progress(Progress(done, self.total, job.key, outcome, kept, self.seconds_left()))
 
     def _learn(self, job: Job, seconds: float) -> None:
         for kind in _kinds(job):
@@ -249,10 +266,13 @@ class Runner:
         """Return what the jobs that are left will take, going by the finished ones that are most like each; None where
         none is finished."""
         left = [job for job in self.jobs if not self._is_done(job.key)]
-        if left and not self._rates:
-            return None
+        if not self._rates:
+            return None if left or self.total > len(self.jobs) else 0.0
         rates = ((job, next(self._rates[kind] for kind in _kinds(job) if kind in self._rates)) for job in left)
-        return sum(self._work(job) * sum(known) / len(known) for job, known in rates) / self._processes
+        seconds = sum(self._work(job) * statistics.fmean(known) for job, known in rates)
+        if more := self.total - len(self.jobs):  # they are taken to be like the last
+            seconds += more * self._work(self.jobs[-1]) * statistics.fmean(self._rates[""])
+        return seconds / self._processes
 
     def _work(self, job: Job) -> float:
         """Return the training images that `job` passes at most."""

@@ -14,7 +14,7 @@ class EMAConfig(Checked):
 
     section: ClassVar[str] = "ema"
 
-    decay: float = trick(0.99, off=0.0, at_least=0, below=1, name="ema", source="Page 2019")
+    decay: float = trick(0.99, off=0.0, at_least=0, below=1, from_one=True, name="ema", source="Page 2019")
     """Decay per training step; 0: no average, the last weights are evaluated."""
     every: int = setting(5, at_least=1, unit="steps")
     """Steps between updates, the first after the first step; each update uses decay ** every."""
@@ -45,7 +45,7 @@ class LookaheadConfig(Checked):
 
     every: int = trick(0, off=0, at_least=0, unit="steps", name="lookahead", source="Zhang 2019")
     """Steps between the moves of the slow weights (airbench96: 5); 0: no lookahead."""
-    decay: float = setting(0.95**5, at_least=0, below=1)
+    decay: float = setting(0.95**5, at_least=0, below=1, from_one=True)
     """Share of the slow weights that a move keeps at the end of the training (Zhang: 0.5 throughout)."""
     decay_power: float = setting(3.0, at_least=0)
     """The share kept is decay times the progress to this power; 0: constant."""

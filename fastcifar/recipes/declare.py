@@ -73,6 +73,8 @@ class Declaration:
     """A number of channels, or several, which a quick run divides."""
     with_batch: bool = False
     """In proportion to the batch, as the rate for a mean loss is."""
+    from_one: bool = False
+    """What counts is its distance from 1, as of a momentum: a search doubles and halves that."""
     tricks: tuple[TrickDeclaration, ...] = ()
 
 

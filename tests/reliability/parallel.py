@@ -19,7 +19,6 @@ from tests.reliability.trainings import ROOT, Ended, Training, same
 
 _STARTS = 3.0
 """From one kill to the next: at most so many times as long as from a process's start to the end of its first run."""
-WAYS = ("--parallel 2", "2 ranks of torchrun")
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,12 @@ class _Launched(Training):
         return subprocess.Popen(command, env=environment, start_new_session=True, **pipes, **options)
 
 
+WAYS: dict[str, tuple[type[Training], tuple[str, ...]]] = {
+    "--parallel 2": (Training, ("--parallel", "2", "--threads", "2")),
+    "2 ranks of torchrun": (_Launched, ()),
+}
+
+
 def figures(folder: Path, runs: int, seed: int) -> Iterator[tuple[str, str, int, tuple[str, ...]]]:
     """Give what, the figure, n and what went wrong, of `runs` runs in each way."""
     whole = Training.of("averages", folder / "whole", "--runs", str(runs), "--checkpoint-every", "0.3")
@@ -42,10 +47,8 @@ def figures(folder: Path, runs: int, seed: int) -> Iterator[tuple[str, str, int,
     assert ended.status == 0, ended.errors
     expected = whole.made()
     first = json.loads((whole.folder / "seed-0/run.json").read_text())["process_seconds"]
-    for number, way in enumerate(WAYS):
-        place, chance = folder / f"killed-{number}", random.Random(seed * 10 + number)
-        more = ("--parallel", "2", "--threads", "2") if number == 0 else ()
-        kind = Training if number == 0 else _Launched
+    for way, (kind, more) in WAYS.items():
+        place, chance = folder / way.replace(" ", "-"), random.Random(f"{seed} {way}")
         training = kind(place, (*whole.arguments, *more))
         kills, wrong = _kill_until_done(training, chance, _STARTS * first)
         wrong += _differences(place, training.made(), whole.folder, expected, runs)
@@ -83,7 +86,7 @@ def _kill_until_done(training: Training, chance: random.Random, most: float) -> 
                 struck |= _send(victim, signal.SIGTERM if what == "parents by SIGTERM" else signal.SIGKILL)
                 kills[what] += 1
         if isinstance(training, _Launched):  # ranks outlive a launcher that was killed; others end with their parent
-            for child in _session(process.pid):
+            for child in _named(training.folder):
                 _send(child, signal.SIGKILL)
         left = Ended.of(process)
         if left.status == 0:
@@ -116,8 +119,10 @@ def _children(parent: int) -> list[int]:
     return [process for process in found if b"resource_tracker" not in _command(process)]
 
 
-def _session(number: int) -> list[int]:
-    return [process for process, fields in _stats() if int(fields[3]) == number and fields[0] != "Z"]
+def _named(folder: Path) -> list[int]:
+    """Return the processes whose command names a folder; torchrun's ranks have sessions of their own."""
+    name = os.fsencode(folder)
+    return [process for process, fields in _stats() if fields[0] != "Z" and name in _command(process).split(b"\0")]
 
 
 def _command(process: int) -> bytes:

@@ -20,13 +20,13 @@ class LARSConfig(OptimizerConfig):
 
     lr: float = setting(20.0, above=0, with_batch=True)
     """Peak learning rate, multiplied by `trust_coefficient` and the ratio of norms."""
-    momentum: float = setting(0.9, at_least=0, below=1)
+    momentum: float = setting(0.9, at_least=0, below=1, from_one=True)
     """Momentum of matrices and filters; 0: none."""
     weight_decay: float = trick(5e-4, off=0.0, at_least=0, source="You 2017")
     """Weight decay of matrices and filters, coupled: added to the gradient as weight_decay * w."""
     bias_lr: float = setting(25.0, above=0, with_batch=True)
     """Peak rate of biases and scales, for the mean loss."""
-    sgd_momentum: float = setting(0.85, at_least=0, below=1)
+    sgd_momentum: float = setting(0.85, at_least=0, below=1, from_one=True)
     """Nesterov momentum of biases and scales."""
     trust_coefficient: float = setting(0.001, above=0)
     """eta: the rate of each matrix or filter is the scheduled one * eta * |w| / (|g| + weight_decay * |w|)."""

@@ -40,7 +40,7 @@ class MuonConfig(OptimizerConfig):
 
     lr: float = setting(0.16, above=0)
     """Peak learning rate of the filters, whatever the loss (airbench94_muon: 0.24)."""
-    momentum: float = setting(0.6, at_least=0, below=1)
+    momentum: float = setting(0.6, at_least=0, below=1, from_one=True)
     """Nesterov momentum of the filters; 0: none."""
     weight_decay: float = trick(2e-6 * _BATCH, off=0.0, at_least=0, with_batch=True, source="Jordan 2024")
     """Share of w that a step at the peak rate removes, before momentum, from all but the filters: weight_decay / rate *
@@ -50,7 +50,7 @@ class MuonConfig(OptimizerConfig):
     head_lr: float = setting(1.0, at_least=1e-30, with_batch=True)
     """Peak rate of the classifier, for the mean loss. A smaller scale of the logits needs a larger one, by its inverse
     square: 1 for DavidNet's scale of 1/16, 0.67 per image of the batch for airbench94_muon's of 1/256."""
-    sgd_momentum: float = setting(0.85, at_least=0, below=1)
+    sgd_momentum: float = setting(0.85, at_least=0, below=1, from_one=True)
     """Nesterov momentum of the weights that train with SGD."""
     ns_steps: int = setting(3, at_least=1, at_most=100, unit="steps")
     """Newton-Schulz steps that orthogonalize an update."""
@@ -60,7 +60,9 @@ class MuonConfig(OptimizerConfig):
     polar_express: float = trick(0.0, off=0.0, at_least=0, below=1, source="Amsel et al. 2025")
     """The least singular value, of a matrix of norm 1, that the coefficients of each step are optimal for, in place of
     ns_coefficients (Amsel: 0.001); 0: off."""
-    row_momentum: float = trick(0.0, off=0.0, at_least=0, below=1, name="normuon", source="Li et al. 2025")
+    row_momentum: float = trick(
+        0.0, off=0.0, at_least=0, below=1, from_one=True, name="normuon", source="Li et al. 2025"
+    )
     """Divide each output channel's update, after Newton-Schulz, by the root of the running mean, with this momentum, of
     its mean square, and keep the norm of the whole (Li: 0.95); 0: off."""
     norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalization", source="Jordan 2024")

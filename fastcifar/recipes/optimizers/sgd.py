@@ -18,7 +18,7 @@ class SGDConfig(OptimizerConfig):
     coupled_decay: ClassVar[bool] = True
 
     lr: float = setting(1.0, above=0, with_batch=True)
-    momentum: float = setting(0.9, at_least=0, below=1)
+    momentum: float = setting(0.9, at_least=0, below=1, from_one=True)
     """Nesterov momentum; 0: none."""
     weight_decay: float = trick(5e-4, off=0.0, at_least=0, source="Krogh and Hertz 1992")
     """Weight decay, coupled: added to the gradient as weight_decay * w."""

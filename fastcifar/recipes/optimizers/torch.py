@@ -36,7 +36,7 @@ class AdamConfig(TorchConfig):
     """Adam (Kingma and Ba 2014)."""
 
     lr: float = setting(2e-3, above=0)
-    betas: tuple[float, float] = setting((0.9, 0.999), at_least=0, below=1)
+    betas: tuple[float, float] = setting((0.9, 0.999), at_least=0, below=1, from_one=True)
     """Decay per step of the running means of the gradients and of their squares."""
 
 
@@ -78,7 +78,7 @@ class TorchSGDConfig(TorchConfig):
     scale_free: ClassVar[bool | None] = False
 
     lr: float = setting(1.0, above=0, with_batch=True)
-    momentum: float = setting(0.9, at_least=0, below=1)
+    momentum: float = setting(0.9, at_least=0, below=1, from_one=True)
     """Momentum; 0: none."""
 
 
@@ -97,7 +97,7 @@ class ASGDConfig(TorchConfig):
 class RMSpropConfig(TorchConfig):
     """RMSprop (Hinton 2012)."""
 
-    momentum: float = setting(0.0, at_least=0, below=1)
+    momentum: float = setting(0.0, at_least=0, below=1, from_one=True)
     """Momentum; 0: none."""
 
 
