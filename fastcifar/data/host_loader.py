@@ -223,6 +223,8 @@ class HostLoader:
         if hasattr(batches, "_shutdown_workers"):  # not when it is collected: an error that is told holds it long after
             with contextlib.suppress(RuntimeError):  # of a worker that died before
                 batches._shutdown_workers()
+            for worker in filter(multiprocessing.Process.is_alive, batches._workers):
+                worker.kill()  # torch ends one that hangs by SIGTERM, to which it does not listen
 
 
 def _ignore_signals(worker: int) -> None:

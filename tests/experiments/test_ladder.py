@@ -60,10 +60,12 @@ def test_a_scale_shortens_images_epochs_and_average_alike():
     ladder = Ladder(scale=0.25, narrow=True)
     recipe, whole = ladder.at_scale(get_recipe("myrtle-ema")), get_recipe("myrtle-ema")
     assert (recipe.epochs, recipe.batch_size) == (3.25, 512)
-    assert recipe.ema.decay == pytest.approx(0.99**4)
+    share = 0.25 * 0.25  # of the steps: a quarter of the images for a quarter of the epochs
+    assert (recipe.ema.decay, recipe.ema.every) == (pytest.approx(0.99 ** (1 / share)), 1)
     assert recipe.network.widths == (16, 32, 64, 128)
     assert (recipe.schedule, recipe.optimizer, recipe.augment) == (whole.schedule, whole.optimizer, whole.augment)
-    assert Ladder(scale=0.01).at_scale(whole).epochs == 1
+    shortest = Ladder(scale=0.02).at_scale(whole)
+    assert (shortest.epochs, shortest.ema.decay) == (1, pytest.approx(0.99 ** (13 / 0.02)))
     assert Ladder().at_scale(whole) == whole
 
 
@@ -96,6 +98,8 @@ def test_the_walk_is_cut_and_branches_are_asked_for():
     [
         ("--from myrtle-cutuot", r"^--from is 'myrtle-cutuot'; did you mean 'myrtle-cutout'\?; allowed: myrtle-b"),
         ("--from myrtle-ema --to myrtle-celu", r"^--to is 'myrtle-celu'; allowed: myrtle-ema or a rung after it: "),
+        ("--from myrtle-celu --rungs branches", r"^--from is .*; allowed: myrtle-baseline, or any with rungs walk"),
+        ("--to myrtle-3x3 --rungs myrtle-celu", r"^--to is .*; allowed: davidnet, or any with rungs walk"),
         ("--rungs walk myrtle-3x4", r"^--rungs has 'myrtle-3x4'; did you mean 'myrtle-3x3'\?; allowed: walk, br"),
         ("--rungs []", r"^--rungs is .*; allowed: walk, branches or names of rungs$"),
         ("--scale 0", r"^--scale is 0; allowed: above 0, up to 1$"),
