@@ -321,6 +321,12 @@ def corrupted(number: Number) -> list[object]:
     return [fastcifar.corrupt(x, name, number(3), number(5)) for name in names]
 
 
+def diagnosed(number: Number) -> list[object]:
+    with tempfile.TemporaryDirectory() as folder:
+        losses = train(number, listeners=[fastcifar.DiagnoseUpdates(f"{folder}/updates.npz")])
+        return [*losses, fastcifar.read_diagnosis(f"{folder}/updates.npz").weight.tolist()]
+
+
 def optimizers(number: Number) -> list[object]:
     found = []
     for cls in (fastcifar.SGD, fastcifar.LARS, fastcifar.Muon):
@@ -350,6 +356,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     ROBUSTNESS: robustness,
     "Experiment": experiment,
     "corrupt": corrupted,
+    "read_diagnosis": diagnosed,
     "optimizers": optimizers,
 }
 OF_TENSORS = (TRANSFORMS, "optimizers")

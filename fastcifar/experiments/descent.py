@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
 Point = tuple[int, ...]
 """A place on the grid: for each axis the steps from the start, which is all zeros."""
+_FAR = 10
+"""Steps down from a point that diverges: from a rate a thousand times too high, by halves."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,8 @@ def descend(
     makes better, and False where `most_cycles` end it before.
 
     A very crude line search goes along one axis after the other: up as long as every step lowers the cost, and down
-    where the first step up does not. When all axes have had their turn, a cycle is over; the last one brings nothing.
+    where the first step up does not. From a point of infinite cost, one that diverges, it goes down until one is
+    finite, `_FAR` steps at most. When all axes have had their turn, a cycle is over; the last one brings nothing.
 
     move: the point one step from another along an axis, up (1) or down (-1); None where there is none. What it gives
         must depend on its arguments alone, and a step back must lead where the step came from.
@@ -40,13 +44,14 @@ def descend(
         before = best
         for axis in range(axes):
             for direction in (1, -1):
-                begun = best
-                while (point := move(best, axis, direction)) is not None:
+                begun = point = best
+                while (point := move(point, axis, direction)) is not None:
                     if point not in costs:
                         costs[point] = yield Visit(point, cycle, axis)
-                    if costs[point] >= costs[best]:
+                    if costs[point] < costs[best]:
+                        best = point
+                    elif costs[best] < math.inf or direction == 1 or begun[axis] - point[axis] >= _FAR:
                         break
-                    best = point
                 if best != begun:  # the other direction is where it came from
                     break
         if best == before:

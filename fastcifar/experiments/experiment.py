@@ -120,14 +120,14 @@ class Experiment(Checked, Generic[Found]):
         """Return the names of the fields that hold a recipe."""
         return [each.name for each in dataclasses.fields(cls) if type_hints(cls)[each.name] is Recipe]
 
-    def recipes(self) -> dict[str, Recipe]:
+    def trained_recipes(self) -> dict[str, Recipe]:
         """Return the recipes that it trains, or makes those from, by name: by default its fields."""
         return {name: getattr(self, name) for name in self.recipe_fields()}
 
     @property
     def subject(self) -> str:
         """What is trained, in a few words."""
-        return " and ".join(map(label, self.recipes().values()))
+        return " and ".join(map(label, self.trained_recipes().values()))
 
     @property
     def seeds(self) -> range:
@@ -254,14 +254,14 @@ def experiment(name: str, group: str = "") -> Callable[[ExperimentClass], Experi
                 ...
 
     Its docstring is the command's help, and its fields are flags; a field `recipe` is the flag --recipe and the flags
-    of a recipe's fields; without one the class says in `recipes` what it trains. Raises UserError for a name that is
-    taken and for a class that is no frozen dataclass of `Experiment`.
+    of a recipe's fields; without one the class says in `trained_recipes` what it trains. Raises UserError for a name
+    that is taken and for a class that is no frozen dataclass of `Experiment`.
     """
 
     def register(cls: ExperimentClass) -> ExperimentClass:
         if not (isinstance(cls, type) and issubclass(cls, Experiment) and "__dataclass_fields__" in vars(cls)):
             raise UserError(f"{name} is registered with {cls!r}; allowed: a dataclass(frozen=True) of an Experiment")
-        if not cls.recipe_fields() and cls.recipes is Experiment.recipes:
+        if not cls.recipe_fields() and cls.trained_recipes is Experiment.trained_recipes:
             raise UserError(f"the experiment {name} has no recipe; allowed: a field of type Recipe, such as `recipe`")
         check_fields(name, cls, besides=cls.recipe_fields(), optional=True)
         cls.name, cls.group = name, group

@@ -84,7 +84,11 @@ def grid_of(recipe: Recipe, field: str, factor: float) -> Grid:
     if not from_one and not any(_numbers(value)):
         allowed = f"a start that is not 0, as with --{field.replace('_', '-')} X"
         raise UserError(f"fields has {field}, which is 0 and multiplied stays 0; allowed: {allowed}")
-    return Grid(field, value, factor, from_one)
+    grid = Grid(field, value, factor, from_one)
+    if grid.step(0, 1) is grid.step(0, -1) is None:
+        said = f"fields has {field}, which is {brief(value)} and stays so by a factor of {factor:g}"
+        raise UserError(f"{said}; allowed: a larger factor, or another field")
+    return grid
 
 
 def _numbers(value: Any) -> list[float]:

@@ -112,7 +112,7 @@ def test_the_walk_is_cut_and_branches_are_asked_for():
 def test_bad_flags_are_refused_in_a_line(words, said):
     with pytest.raises(UserError, match=said):
         options = read_options(Ladder, words.split())
-        options.check(*options.experiment.recipes().values())
+        options.check(*options.experiment.trained_recipes().values())
 
 
 def test_quick_is_the_whole_walk_at_a_scale():

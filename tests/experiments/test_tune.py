@@ -145,6 +145,16 @@ def test_a_start_that_diverges_or_has_no_memory_is_left_for_a_point_that_trains(
         assert result.difference("loss") is None and result.tables()[1].rows[1][1:] == ("-", "0.4500 ± 0.6353", "-")
 
 
+def test_from_a_start_far_above_what_trains_it_goes_down_until_a_point_does(new_record):
+    def outcome(job):
+        rate = job.recipe.optimizer.lr
+        loss = abs(math.log2(rate / 0.01))
+        return Diverged("too high") if rate > 0.1 else new_record(seed=job.seed, recipe=job.recipe, tta_loss=loss)
+
+    result, jobs = search(Tune(recipe=change(RECIPE, {"optimizer.lr": 5.12}), fields=("optimizer.lr",)), outcome)
+    assert result.recipe.optimizer.lr == 0.01 and len(jobs) == 1 + 1 + 10
+
+
 def test_its_limits_end_it_and_what_is_out_of_bounds_is_not_trained(new_record):
     result, jobs = search(Tune(**RATE, most_trainings=5), planted(new_record, LOSSES))
     assert len(jobs) == 4 and result.found.visit.point == (1,) and result.search.wanted is None

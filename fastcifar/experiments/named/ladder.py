@@ -75,7 +75,7 @@ class Ladder(Experiment["Climb"]):
         every_branch = "branches" in self.rungs
         return [rung for rung in LADDER if rung.name in names or (every_branch and rung.is_branch)]
 
-    def recipes(self) -> dict[str, Recipe]:
+    def trained_recipes(self) -> dict[str, Recipe]:
         return {rung.name: self.at_scale(rung.recipe) for rung in self.chosen}
 
     def at_scale(self, recipe: Recipe) -> Recipe:
@@ -105,7 +105,7 @@ class Ladder(Experiment["Climb"]):
         return scale + ["at a quarter of the width"] * self.narrow
 
     def jobs(self, dataset: Dataset) -> list[Job]:
-        images, recipes = round(len(dataset.train) * self.scale), self.recipes()
+        images, recipes = round(len(dataset.train) * self.scale), self.trained_recipes()
         largest = max(recipes.values(), key=lambda recipe: recipe.batch_size)
         if images < largest.batch_size:
             said = f"scale is {self.scale:g} of {len(dataset.train):,} images, and {largest.name} has batches of"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fastcifar.experiments.store import Store
 
 CURVATURE = "curvature"
+_SCALES = "scales, of which no two have the same six digits"
 
 
 @experiment("stable-rate")
@@ -50,7 +51,9 @@ class StableRate(Experiment["StableRates"]):
 
     def _check(self) -> None:
         super()._check()
-        self._require("init_scales", len({*self.init_scales}) == len(self.init_scales) > 0, "each scale once")
+        self._require(
+            "init_scales", len({f"{scale:g}" for scale in self.init_scales}) == len(self.init_scales) > 0, _SCALES
+        )
         if not hasattr(self.recipe.network, "norm"):
             allowed = f"one with it, as {Recipe().network.kind}"
             raise UserError(f"the network {self.recipe.network.kind} has no field norm; allowed: {allowed}")

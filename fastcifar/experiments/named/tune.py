@@ -51,7 +51,7 @@ class Tune(Experiment["Tuning"]):
     fields: tuple[str, ...] = ()
     """The fields, by dotted names, in the order in which to tune them: any with a number, or numbers, which move
     together. Integers stay integers. None: optimizer.lr, optimizer.momentum and optimizer.weight_decay, those that the
-    recipe has and that are not 0."""
+    recipe has and that can be moved."""
     factor: float = setting(2.0, above=1, at_most=1000)
     """What a step multiplies or divides by."""
     by: Literal["loss", "accuracy"] = "loss"
@@ -76,7 +76,9 @@ class Tune(Experiment["Tuning"]):
             if name in names[:place]:
                 raise UserError(f"fields has {name} twice; allowed: each field once")
         if not names:
-            raise UserError(f"fields is empty, and {', '.join(DEFAULT_FIELDS)} are 0 or none; allowed: fields to tune")
+            raise UserError(
+                f"fields is empty, and {', '.join(DEFAULT_FIELDS)} cannot be moved; allowed: fields to tune"
+            )
 
     @cached_property
     def grids(self) -> tuple[Grid, ...]:

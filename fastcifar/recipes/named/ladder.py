@@ -192,4 +192,5 @@ for _other in ("speedrun", "warm_start", "wide"):  # whose few recipes are liste
     importlib.import_module(f"fastcifar.recipes.named.{_other}")
 for _rung in LADDER:
     if _rung.name != Recipe.name:  # which is there already
-        add_recipe(_rung.recipe, f"ladder{f', post {_rung.post}' if _rung.post else ''}: {_rung.changed}")
+        _post = f", post {_rung.post} (Page {2018 if _rung.post < 7 else 2019})" if _rung.post else ""
+        add_recipe(_rung.recipe, f"ladder{_post}: {_rung.changed}")
