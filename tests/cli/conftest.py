@@ -1,5 +1,8 @@
 """What tests of several commands ask for."""
 
+import subprocess
+import sys
+
 import pytest
 
 import fastcifar.data
@@ -22,3 +25,22 @@ def few_images(monkeypatch, tmp_path):
 
     monkeypatch.setattr(fastcifar.data, "load_dataset", load)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def without_torch():
+    """A function that asserts that lines, those of a help and others that are refused, do not import torch."""
+    code = (
+        "import contextlib, io, sys\n"
+        "from fastcifar.cli import main\n"
+        "for line in sys.argv[1:]:\n"
+        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
+        "        assert main(line.split()) == (0 if 'help' in line else 2), line\n"
+        "    assert 'torch' not in sys.modules, line\n"
+    )
+
+    def check(*lines: str) -> None:
+        done = subprocess.run([sys.executable, "-c", code, *lines], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+
+    return check

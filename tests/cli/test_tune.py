@@ -47,17 +47,8 @@ def test_bad_input_is_refused_in_one_line(line, capsys):
     assert list(Path().iterdir()) == []
 
 
-def test_help_and_refusals_do_not_import_torch():
-    code = (
-        "import contextlib, io, sys\n"
-        "from fastcifar.cli import main\n"
-        "for line in sys.argv[1:]:\n"
-        "    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):\n"
-        "        assert main(line.split()) == (0 if 'help' in line else 2), line\n"
-        "    assert 'torch' not in sys.modules, line\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code, *REFUSED, "tune --help"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_help_and_refusals_do_not_import_torch(without_torch):
+    without_torch(*REFUSED, "tune --help")
 
 
 def told(folder):
