@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from tyro.conf import arg
 
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from fastcifar.training.profile import StepTrace
 
 PROG = "fastcifar train"
+
+Diagnosed = Literal["updates", "activations", "curvature", "forgetting"]
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,9 @@ class Options(TrainingOptions):
     auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     keep_weights: Literal["last", "all"] = "last"
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
-    diagnose: Annotated[tuple[Literal["updates", "activations", "curvature"], ...], arg(help_behavior_hint="")] = ()
+    diagnose: Annotated[tuple[Diagnosed, ...], arg(help_behavior_hint="")] = ()
     """Measure the training, while it is not timed; arrays and figures are in the run's folder diagnose. updates: how
-    far each layer moves in a step; activations, curvature: what each layer gives and what limits the rate, by epoch."""
+    far each layer moves in a step; by epoch, activations: what each gives; curvature, forgetting: what limits rates."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
     --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile, --plugin, --quiet and
@@ -112,7 +114,7 @@ def main(args: Sequence[str]) -> int:
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
         options.check(options.settings)
         if last_given(args, "--diagnose") == "":
-            raise UserError("--diagnose names nothing; allowed: updates, activations, curvature")
+            raise UserError(f"--diagnose names nothing; allowed: {', '.join(get_args(Diagnosed))}")
         start = start_of(options)
         seeds = tuple(range(options.seed, options.seed + options.runs))
         asked = Asked(options, start.describe(), seeds)

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastcifar.diagnose.activations import Activations, DiagnoseActivations
 from fastcifar.diagnose.curvature import Curvature, DiagnoseCurvature
 from fastcifar.diagnose.diagnosis import Diagnosis, Found
+from fastcifar.diagnose.forgetting import DiagnoseForgetting, Forgetting
 from fastcifar.diagnose.updates import DiagnoseUpdates, Updates
 from fastcifar.output import DIAGNOSE, user_path
 
@@ -16,8 +17,10 @@ __all__ = [
     "Curvature",
     "DiagnoseActivations",
     "DiagnoseCurvature",
+    "DiagnoseForgetting",
     "DiagnoseUpdates",
     "Diagnosis",
+    "Forgetting",
     "Found",
     "Updates",
     "diagnosis_file",
@@ -25,7 +28,8 @@ __all__ = [
 ]
 
 DIAGNOSES: dict[str, type[Diagnosis]] = {
-    each.found_class.kind: each for each in (DiagnoseUpdates, DiagnoseActivations, DiagnoseCurvature)
+    each.found_class.kind: each
+    for each in (DiagnoseUpdates, DiagnoseActivations, DiagnoseCurvature, DiagnoseForgetting)
 }
 """The listeners by the words of --diagnose."""
 

@@ -18,6 +18,7 @@ from fastcifar.kernels import plain_batch
 from fastcifar.models import OwnNetwork, memory_format
 
 if TYPE_CHECKING:
+    from fastcifar.data import Split
     from fastcifar.training.train import Trainer
 
 
@@ -27,6 +28,7 @@ class Snapshot:
 
     network, batch, labels: these.
     norms: the batch norms that take the statistics of their batch.
+    whole: the images of a ghost batch; of several kinds, of the least number that all of them divide.
 
     Raises UserError where the images do not fill a ghost batch.
     """
@@ -40,16 +42,20 @@ class Snapshot:
         batch_norms = [module for module in self.network.modules() if isinstance(module, _BatchNorm)]
         self.norms = [norm for norm in batch_norms if norm.track_running_stats and norm.training]
         ghosts = [getattr(module, "ghost_batch", 0) or 1 for module in self.network.modules()]
-        count, whole = min(images, len(data.train)), math.lcm(*ghosts)
-        if count < whole:
-            raise UserError(f"the diagnosis has {count} images; allowed: {whole}, a ghost batch, or more")
-        indices = torch.arange(count - count % whole, device=trainer.device)
-        batch = plain_batch(*data.train.at(indices), data.mean, data.std, torch.float32)
-        self.batch = batch.contiguous(memory_format=memory_format(self.network))
-        self.labels = data.train.labels[indices]
+        count, self.whole = min(images, len(data.train)), math.lcm(*ghosts)
+        if count < self.whole:
+            raise UserError(f"the diagnosis has {count} images; allowed: {self.whole}, a ghost batch, or more")
+        indices = torch.arange(count - count % self.whole, device=trainer.device)
+        self.batch, self.labels = self.take(data.train, indices)
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    def take(self, split: Split, places: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the images at `places`, int64 `[N]`, of `split`, normalized, and their labels."""
+        data = self._trainer.dataset
+        batch = plain_batch(*split.at(places), data.mean, data.std, torch.float32)
+        return batch.contiguous(memory_format=memory_format(self.network)), split.labels[places]
 
     @contextmanager
     def loaded(self) -> Iterator[None]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fastcifar.data import Dataset
-from fastcifar.diagnose import DIAGNOSES
+from fastcifar.diagnose import DIAGNOSES, Found, read_diagnosis
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
@@ -129,6 +129,12 @@ class Store:
     def diagnosis(self, key: str, kind: str) -> Path:
         """Return the file of what the diagnosis `kind` of the run of the job `key` found."""
         return self.path(key).with_suffix(f".{kind}.npz")
+
+    def found(self, key: str, kind: str) -> Found | None:
+        """Return what the diagnosis `kind` of the run of the job `key` found; None where its file is gone, or the run
+        failed before there was one. Raises UserError for a file that is none."""
+        file = self.diagnosis(key, kind)
+        return read_diagnosis(file) if file.is_file() else None
 
     keep_state = None
 

@@ -68,6 +68,7 @@ __all__ = [
     "to_toml",
     "transform",
     "trick",
+    "with_batch_size",
 ]
 
 QUICK_WIDTH_DIVISOR = 4
@@ -117,17 +118,22 @@ def quick(recipe: Recipe) -> tuple[Recipe, int]:
     """
     ghost = recipe.ghost_batch
     batch_size = min(recipe.batch_size, max(ghost, QUICK_BATCH_SIZE // ghost * ghost))
-    ratio = batch_size / recipe.batch_size
-    with_batch = {name: value * ratio for name, value in _marked(recipe.optimizer, "with_batch").items()}
     smaller = dataclasses.replace(
-        recipe,
+        with_batch_size(recipe, batch_size),
         epochs=min(recipe.epochs, QUICK_EPOCHS),
-        **batches(recipe, batch_size),
         network=narrow(recipe.network),
-        optimizer=dataclasses.replace(recipe.optimizer, **with_batch),
         ema=dataclasses.replace(recipe.ema, decay=min(recipe.ema.decay, QUICK_EMA_DECAY)),
     )
     return smaller, QUICK_TRAIN_SIZE
+
+
+def with_batch_size(recipe: Recipe, batch_size: int, factor: float = 1.0) -> Recipe:
+    """Return `recipe` with this batch size, and with the settings that are declared in proportion to the batch, such as
+    rates, at `factor` times as much for each image. Raises UserError where a setting does not allow that."""
+    ratio = factor * batch_size / recipe.batch_size
+    rates = {name: value * ratio for name, value in _marked(recipe.optimizer, "with_batch").items()}
+    optimizer = dataclasses.replace(recipe.optimizer, **rates)
+    return dataclasses.replace(recipe, **batches(recipe, batch_size), optimizer=optimizer)
 
 
 def batches(recipe: Recipe, batch_size: int) -> dict[str, Any]:

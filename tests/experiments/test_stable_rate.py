@@ -10,6 +10,8 @@ import torch
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.named.stable_rate import StableRate
+from fastcifar.recipes import to_toml
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.start import ColdStart
 from fastcifar.training import Trainer
@@ -48,6 +50,27 @@ def test_rates_double_until_a_training_diverges_and_no_further(dataset, trained,
     again = StableRate(recipe=RECIPE, runs=2, first_rate=0.1, doublings=4).run(dataset, tmp_path, holdout=64)
     assert again.curvatures == result.curvatures and len(trained) == 12
     assert len(again.figures()["loss"].lines) == 2
+    for name in limits:
+        means = {rate: loss.mean for rate, loss in again.losses(name).items()}
+        assert max(means) == limits[name] and again.best(name) == min(means, key=means.get)
+
+    (tmp_path / "norm-x1" / "0.1" / "seed-1.curvature.npz").unlink()
+    less = StableRate(recipe=RECIPE, runs=2, first_rate=0.1, doublings=4).run(dataset, tmp_path, holdout=64)
+    assert less.curvatures["norm-x1"] == [result.curvatures["norm-x1"][0], None] and len(trained) == 12
+
+
+def test_other_networks_have_all_else_from_the_recipe(dataset, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastcifar.diagnose.curvature._MOST", 2)
+    network, narrowed = (DavidNetConfig(widths=(width,) * 4, ghost_batch=0) for width in (8, 2))
+    (tmp_path / "other.toml").write_text(to_toml(dataclasses.replace(MLP, network=network)))
+    monkeypatch.chdir(tmp_path)
+    options = {"recipe": RECIPE, "runs": 1, "first_rate": 0.1, "doublings": 0, "narrow": True}
+    experiment = StableRate(**options, norms=(True,), networks=("other.toml",))
+    recipes = {"norm-x1": RECIPE, "other.toml-norm-x1": dataclasses.replace(RECIPE, network=narrowed)}
+    assert experiment.trained_recipes() == recipes
+    experiment.run(dataset, "runs", holdout=64, device="cpu")
+    both = StableRate(**options).run(dataset, "runs", holdout=64, device="cpu")
+    assert len(trained) == 3 and set(both.outcomes) == {"norm-x1/0.1", "no-norm-x1/0.1"}
 
 
 def test_initial_weights_are_scaled_and_nothing_else(dataset):
@@ -64,7 +87,10 @@ def test_initial_weights_are_scaled_and_nothing_else(dataset):
 @pytest.mark.parametrize(("options", "said"), [
     ({"init_scales": (1, 1)}, "init_scales is .*; allowed: scales, of which no two have the same six digits"),
     ({"init_scales": (0,)}, "init_scales is .*; allowed: above 0"),
-    ({"recipe": MLP}, "the network mlp has no field norm; allowed: one with it, as davidnet"),
+    ({"recipe": MLP}, "the network mlp has no field norm; allowed: one with it, as davidnet, or --norms true alone"),
+    ({"norms": ()}, "norms is .*; allowed: true, false or both"),
+    ({"norms": (True, True)}, "norms is .*; allowed: each of them once"),
+    ({"networks": ("myrtle-3x4",)}, "unknown recipe 'myrtle-3x4'; did you mean 'myrtle-3x3'.*"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(options, said):
     with pytest.raises(UserError, match=said):

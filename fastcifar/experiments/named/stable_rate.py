@@ -1,21 +1,24 @@
-"""How high may the rate be, with batch norm and without, and from larger and smaller initial weights? (Page, How to
-train your ResNet 7: Batch norm, 2019.)"""
+"""How high may the rate be, with batch norm and without, from larger and smaller initial weights, and with other
+networks? (Page, How to train your ResNet 6: Weight decay, 2018, and 7: Batch norm, 2019.)"""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
+from fastcifar.escape import in_file_name
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Failed, Outcome, Result, known
-from fastcifar.recipes import Recipe, change
+from fastcifar.recipes import Recipe, change, get_recipe, label, narrow
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
+from fastcifar.report.tables import nats
 from fastcifar.start import ColdStart
 
 if TYPE_CHECKING:
@@ -31,9 +34,10 @@ _SCALES = "scales, of which no two have the same six digits"
 class StableRate(Experiment["StableRates"]):
     """Find the highest stable learning rate of a recipe, by doubling until the training diverges.
 
-    Trained are the recipe and the same without batch norm, from each scale of the initial weights; a rate is stable
-    where the training ends with a log-loss below that of guessing. The first training of each also measures the
-    curvature of the loss: the largest eigenvalue of its Hessian, below 2 over which gradient descent is stable.
+    Trained are the recipe and the same without batch norm, from each scale of the initial weights, with its network and
+    those of other recipes; a rate is stable where the training ends with a log-loss below that of guessing, and the
+    best one is that with the lowest. The first training of each also measures the curvature of the loss: the largest
+    eigenvalue of its Hessian, below 2 over which gradient descent is stable.
     """
 
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
@@ -45,18 +49,30 @@ class StableRate(Experiment["StableRates"]):
     """How often the rate is doubled at most."""
     init_scales: tuple[float, ...] = setting((1.0,), above=0)
     """The initial matrices and filters are multiplied by these, an arm each."""
+    norms: tuple[bool, ...] = (True, False)
+    """With batch norm (true), without it (false), or both."""
+    networks: tuple[str, ...] = ()
+    """Recipes whose networks are trained too, in the place of the recipe's own: all else is the recipe's."""
+    narrow: bool = False
+    """Take a quarter of the widths of these networks."""
 
     holdout = 5000
-    extending = ("runs", "doublings")
+    extending = ("runs", "doublings", "norms", "networks")
+    quick: ClassVar[Mapping[str, Any]] = {"narrow": True}
 
     def _check(self) -> None:
         super()._check()
         self._require(
             "init_scales", len({f"{scale:g}" for scale in self.init_scales}) == len(self.init_scales) > 0, _SCALES
         )
-        if not hasattr(self.recipe.network, "norm"):
-            allowed = f"one with it, as {Recipe().network.kind}"
-            raise UserError(f"the network {self.recipe.network.kind} has no field norm; allowed: {allowed}")
+        for name in ("norms", "networks"):
+            values = getattr(self, name)
+            self._require(name, len({*values}) == len(values), "each of them once")
+        self._require("norms", self.norms, "true, false or both")
+        for recipe in self.recipes.values():
+            if not hasattr(recipe.network, "norm") and self.norms != (True,):
+                allowed = f"one with it, as {Recipe().network.kind}, or --norms true alone"
+                raise UserError(f"the network {recipe.network.kind} has no field norm; allowed: {allowed}")
 
     @property
     def rates(self) -> list[float]:
@@ -65,11 +81,32 @@ class StableRate(Experiment["StableRates"]):
         return [first * 2**number for number in range(self.doublings + 1)]
 
     @property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe, by an empty name, and with each further network by the name of that."""
+        others = {name: get_recipe(name).network for name in self.networks}
+        changed = {name: narrow(network) if self.narrow else network for name, network in others.items()}
+        return {"": self.recipe} | {
+            name: dataclasses.replace(self.recipe, network=network) for name, network in changed.items()
+        }
+
+    @property
     def starts(self) -> dict[str, tuple[Recipe, float]]:
         """`starts[name]`: the recipe at its own rate, and the scale of its initial weights."""
-        norms = {"norm": True, "no-norm": False}
-        recipes = {name: change(self.recipe, {"network.norm": norm}) for name, norm in norms.items()}
-        return {f"{name}-x{scale:g}": (recipe, scale) for name, recipe in recipes.items() for scale in self.init_scales}
+        starts = {}
+        for name, recipe in self.recipes.items():
+            for norm, word in ((True, "norm"), (False, "no-norm")):
+                for scale in self.init_scales if norm in self.norms else ():
+                    changes = {"network.norm": norm} if hasattr(recipe.network, "norm") else {}
+                    start = "-".join([*[in_file_name(name)] * bool(name), word, f"x{scale:g}"])
+                    starts[start] = change(recipe, changes), scale
+        return starts
+
+    def trained_recipes(self) -> dict[str, Recipe]:
+        return {name: recipe for name, (recipe, _) in self.starts.items()}
+
+    @property
+    def subject(self) -> str:
+        return " and ".join([label(self.recipe), *(f"the network of {name}" for name in self.networks)])
 
     def jobs(self, dataset: Dataset) -> list[Job]:
         jobs = []
@@ -101,16 +138,16 @@ class StableRates(Result):
     """The result of `StableRate`."""
 
     experiment: StableRate
-    curvatures: dict[str, list[float]] = dataclasses.field(default_factory=dict)
-    """`curvatures[start]`: the largest eigenvalue of the Hessian before the first step, in the order of the seeds."""
+    curvatures: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
+    """`curvatures[start]`: the largest eigenvalue of the Hessian before the first step, in the order of the seeds; None
+    where it is not finite, or is not known: the run failed before it was measured, or its file is gone."""
 
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
         if job.diagnose:
-            from fastcifar.diagnose import read_diagnosis
-
-            found = read_diagnosis(store.diagnosis(job.key, CURVATURE))
-            self.curvatures.setdefault(job.arm.partition("/")[0], []).append(float(found.eigenvalue[0]))  # pyright: ignore[reportAttributeAccessIssue]
+            found = store.found(job.key, CURVATURE)
+            value = math.nan if found is None else float(found.eigenvalue[0])  # pyright: ignore[reportAttributeAccessIssue]
+            self.curvatures.setdefault(job.arm.rpartition("/")[0], []).append(value if math.isfinite(value) else None)
 
     @property
     def n(self) -> int:
@@ -129,9 +166,28 @@ class StableRates(Result):
             for place in range(self.n)
         ]
 
+    def losses(self, start: str) -> dict[float, Summary]:
+        """Return the log-loss at the end by rate, of the rates at which no run diverged."""
+        found = {}
+        for rate in self.experiment.rates:
+            outcomes = self.outcomes[f"{start}/{rate:g}"][: self.n]
+            if not any(isinstance(each, Failed) for each in outcomes):
+                found[rate] = summarize([known(each.loss) for each in outcomes if not isinstance(each, Failed)])
+        return found
+
+    def best(self, start: str) -> float | None:
+        """Return the rate with the lowest mean log-loss, of those at which no run diverged; None: all of them did."""
+        losses = self.losses(start)
+        return min(losses, key=lambda rate: losses[rate].mean) if losses else None
+
     def to_dict(self) -> dict[str, Any]:
         starts = {
-            name: {"stable_rates": self.stable(name), "curvatures": self.curvatures.get(name, [])[: self.n]}
+            name: {
+                "stable_rates": self.stable(name),
+                "best_rate": self.best(name),
+                "losses": {f"{rate:g}": dataclasses.asdict(each) for rate, each in self.losses(name).items()},
+                "curvatures": self.curvatures.get(name, [])[: self.n],
+            }
             for name in self.experiment.starts
         }
         return {**self.settings, "seeds": self.seeds, "rates": self.experiment.rates, "starts": starts, **self.counts}
@@ -139,11 +195,14 @@ class StableRates(Result):
     def tables(self) -> list[Table]:
         rows = []
         for name in self.experiment.starts:
-            stable, curvature = self.stable(name), summarize(self.curvatures[name][: self.n])
-            limit = f"{2 / curvature.mean:.3g}" if curvature.mean > 0 else "-"
+            stable, best = self.stable(name), self.best(name)
             rates = f"{min(stable):g}" if len({*stable}) == 1 else f"{min(stable):g} to {max(stable):g}"
-            rows.append((name, rates, _shown(curvature), limit))
-        head = ("start", "highest stable rate", "curvature", "2 / curvature")
+            lowest = ("-", "-") if best is None else (f"{best:g}", nats(self.losses(name)[best]))
+            measured = [value for value in self.curvatures.get(name, [])[: self.n] if value is not None]
+            curvature = summarize(measured) if measured else None
+            limit = f"{2 / curvature.mean:.3g}" if curvature and curvature.mean > 0 else "-"
+            rows.append((name, rates, *lowest, _shown(curvature) if curvature else "-", limit))
+        head = ("start", "highest stable rate", "best rate", "log-loss", "curvature", "2 / curvature")
         return [Table(f"Rates, doubled until a training diverges ({counted(self.n)})", head, tuple(rows))]
 
     def remarks(self) -> list[str]:
@@ -155,12 +214,9 @@ class StableRates(Result):
     def figures(self) -> dict[str, Figure]:
         lines = []
         for color, name in enumerate(self.experiment.starts):
-            losses = []
-            for rate in self.experiment.rates:
-                outcomes = self.outcomes[f"{name}/{rate:g}"][: self.n]
-                found = [known(each.loss) for each in outcomes if not isinstance(each, Failed)]
-                losses.append(summarize(found).mean if len(found) == self.n else None)
-            lines.append(Line(self.experiment.rates, losses, color, name))
+            losses = self.losses(name)
+            means = [losses[rate].mean if rate in losses else None for rate in self.experiment.rates]
+            lines.append(Line(self.experiment.rates, means, color, name))
         return {"loss": Figure("learning rate", f"{self.tested} log-loss (nats)", tuple(lines), log=True)}
 
 

@@ -1,0 +1,75 @@
+"""Loss by the time since an image was trained on, against a forward pass of the same images."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from fastcifar.data import EpochPlan
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.diagnose import DiagnoseForgetting, Forgetting, read_diagnosis
+from fastcifar.diagnose.forgetting import PARTS
+from fastcifar.recipes import EMAConfig
+from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.training import train
+from tests.small import BARE, DAVIDNET
+
+RECIPE = dataclasses.replace(
+    DAVIDNET,
+    epochs=1.5,
+    network=DavidNetConfig(widths=(2, 2, 2, 2), ghost_batch=8, residual=()),
+    ema=EMAConfig(decay=0.0),  # the run's model has the weights themselves
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_synthetic(64, 20)
+
+
+def test_losses_are_those_of_the_images_an_epoch_visited(data, tmp_path):
+    file = tmp_path / "forgetting.npz"
+    listener = DiagnoseForgetting(file, images=8)
+    run = train(RECIPE, data, seed=3, device="cpu", listeners=[listener])
+    found = listener.found
+    assert found.steps.tolist() == [0, 4, 6]
+    order = EpochPlan.draw(64, RECIPE.augment, 1, 3).indices[:32]  # half an epoch
+    network = run.model.train()
+    for norm in network.modules():
+        norm.track_running_stats = False
+    mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
+
+    def loss(split, places):
+        with torch.no_grad():
+            logits = network((split.images[places].permute(0, 3, 1, 2).float() - mean) / std)
+        return F.cross_entropy(logits, split.labels[places]).item()
+
+    seen = [loss(data.train, order.flip(0)[8 * part : 8 * part + 8]) for part in range(PARTS)]
+    assert found.seen[-1] == pytest.approx(seen, rel=1e-4)
+    assert found.fresh[-1] == pytest.approx(loss(data.test, torch.arange(16)), rel=1e-4)  # ghost batches of 8 out of 20
+    assert found.age[-1].tolist() == [4.5, 12.5, 20.5, 28.5] and found.age[1].tolist() == [8.5, 24.5, 40.5, 56.5]
+    assert np.isnan(found.seen[0]).all() and found.fresh[0] > 0 and np.isnan(found.rate[0])
+    kept = read_diagnosis(file)
+    assert isinstance(kept, Forgetting) and np.array_equal(kept.seen, found.seen, equal_nan=True)
+
+
+def test_a_training_is_the_same_with_it(data):
+    plain, heard = (
+        train(RECIPE, data, seed=1, device="cpu", listeners=listeners).state
+        for listeners in ([], [DiagnoseForgetting(moments=1)])
+    )
+    assert plain.keys() == heard.keys() and all(torch.equal(plain[name], heard[name]) for name in plain)
+
+
+def test_what_is_forgotten_is_a_share_of_what_was_known(data):
+    listener = DiagnoseForgetting(images=16, moments=2)
+    train(BARE, data, device="cpu", listeners=[listener])
+    seen = np.array([[np.nan] * PARTS, [1.0, 1.1, 1.2, 1.3], [1.0, 1.0, 1.0, 1.2]])
+    found = dataclasses.replace(listener.found, seen=seen, fresh=np.array([2.3, 1.5, 0.9]))
+    assert found.forgotten == pytest.approx([np.nan, 0.6, np.nan], nan_ok=True)
+    newest, oldest, fresh = found.figures()["loss"].lines
+    assert newest.y == [None, 1.0, 1.0] and oldest.y == [None, 1.3, 1.2] and fresh.y == [2.3, 1.5, 0.9]
+    by_age, level = found.figures()["age"].lines
+    assert by_age.y == [1.0, 1.0, 1.0, 1.2] and level.y == [0.9] * PARTS and list(by_age.x) == sorted(by_age.x)
