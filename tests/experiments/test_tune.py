@@ -136,6 +136,12 @@ def test_what_it_found_is_told_as_a_trace_a_difference_a_recipe_and_figures(new_
     assert result.figures()["values"].lines[0].y == [1, 2, 4, 4]
 
 
+def test_a_gain_within_its_interval_is_said_to_be_that(new_record):
+    losses = {0.5: (0.5, 0.7), 1.0: (0.6, 0.5), 2.0: (0.9, 0.9), 0.25: (0.9, 0.9)}
+    result, _ = search(Tune(**RATE), planted(new_record, losses))
+    assert "its gain in loss over the start is within the interval: it may be none" in result.remarks()
+
+
 def test_a_start_that_diverges_or_has_no_memory_is_left_for_a_point_that_trains(new_record):
     for word in ("diverges", "no memory"):
         losses = {2.0: (word, 0.1), 4.0: (0.1, word), 1.0: (0.4, 0.5), 0.5: (0.9, 0.9)}

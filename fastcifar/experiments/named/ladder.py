@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fastcifar.errors import UserError, did_you_mean
+from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Failed, Outcome, Result, failure_word, known
 from fastcifar.output import short_name
@@ -38,9 +38,9 @@ class Ladder(Experiment["Climb"]):
     epochs and a quarter of the width, two CPU cores walk it in under half an hour.
     """
 
-    from_: str = setting(_STEPS[0], choices=_STEPS)
+    from_: str = _STEPS[0]
     """The first rung of the walk."""
-    to: str = setting(_STEPS[-1], choices=_STEPS)
+    to: str = _STEPS[-1]
     """Its last rung."""
     rungs: tuple[str, ...] = ("walk",)
     """What is trained, in the ladder's order: walk, branches, or rungs by name."""
@@ -56,16 +56,22 @@ class Ladder(Experiment["Climb"]):
 
     def _check(self) -> None:
         super()._check()
-        later = _STEPS[_STEPS.index(self.from_) :]
         for name, end in (("from_", _STEPS[0]), ("to", _STEPS[-1])):
+            rung = getattr(self, name)
+            if rung in _NAMES and rung not in _STEPS:
+                raise UserError(f"{name} is {rung}, a branch; allowed: a rung of the walk; --rungs {rung} trains it")
+            self._require_rung(name, f"is {brief(rung)}", rung, _STEPS, "a rung of the walk")
             fits = "walk" in self.rungs or getattr(self, name) == end
             self._require(name, fits, f"{end}, or any with rungs walk, as this is an end of the walk")
-        self._require("to", self.to in later, f"{self.from_} or a rung after it: {', '.join(later)}")
-        known = (*_GROUPS, *_NAMES)
+        self._require("to", _STEPS.index(self.to) >= _STEPS.index(self.from_), f"{self.from_} or a rung after it")
         for word in self.rungs:
-            if word not in known:
-                raise UserError(f"rungs has {word!r}{did_you_mean(word, known)}; allowed: {', '.join(known)}")
+            self._require_rung("rungs", f"has {brief(word)}", word, (*_GROUPS, *_NAMES), "walk, branches or a rung")
         self._require("rungs", self.rungs, "walk, branches or names of rungs")
+
+    @staticmethod
+    def _require_rung(name: str, said: str, word: str, known: Sequence[str], allowed: str) -> None:
+        if word not in known:
+            raise UserError(f"{name} {said}{did_you_mean(word, known)}; allowed: {allowed}, as in docs/ladder.md")
 
     @cached_property
     def chosen(self) -> list[Rung]:

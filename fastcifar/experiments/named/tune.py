@@ -313,6 +313,9 @@ class Tuning(Result):
             flags = (f"--{name.replace('_', '-')} {' '.join(map(repr, _flat(each)))}" for name, each in found.items())
             lines.append(f"found: {' '.join(flags)} (tuned.toml, for train --recipe)")
             lines.append(f"the best of {len(search.steps)} points looks a little better than it is: confirm it")
+            gain = self.difference(tune.by)
+            if gain and gain.interval and gain.interval[0] <= 0 <= gain.interval[1]:
+                lines.append(f"its gain in {tune.by} over the start is within the interval: it may be none")
         else:
             lines.append("nothing better than the start was found")
         refused = [step.failure for step in search.steps if isinstance(step.failure, Refused)]
