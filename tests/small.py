@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes import RECIPES, Augment, AverageConfig, EMAConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes.named.ladder import LADDER
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
@@ -32,3 +33,17 @@ EVERYTHING = dataclasses.replace(
     ema=EMAConfig(decay=0),
     average=AverageConfig(epochs=1, every=2, images=64),
 )
+_RUNGS = (
+    "davidnet",
+    "baseline",
+    "shortest-path",
+    "max-pool",
+    "early-pool",
+    "host-preprocess",
+    "weight-decay",
+    "extra-1",
+)
+TYPICAL = [
+    name for name in RECIPES if name not in {rung.name for rung in LADDER} or name.removeprefix("myrtle-") in _RUNGS
+]
+"""Names of recipes, for what takes a while with each: of the ladder's rungs those that differ in kind."""

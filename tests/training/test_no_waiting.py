@@ -13,7 +13,7 @@ from fastcifar.errors import NonFiniteLoss
 from fastcifar.recipes import RECIPES, Recipe, change
 from fastcifar.training import Listener, Trainer
 from fastcifar.training.stopwatch import HostEvent
-from tests.small import DAVIDNET, EVERYTHING, MLP
+from tests.small import DAVIDNET, EVERYTHING, MLP, TYPICAL
 
 BEGIN = "begin"
 
@@ -122,7 +122,7 @@ def test_a_loss_that_is_no_number_is_named_rightly_however_late_it_is_read(monke
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("captured", [True, False])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", TYPICAL)
 def test_nothing_waits_for_the_device_from_the_first_step_to_the_last(monkeypatch, name, captured):
     recipe: Recipe = RECIPES[name]
     rates = {name for name in ("lr", "bias_lr", "head_lr") if hasattr(recipe.optimizer, name)}

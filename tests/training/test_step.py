@@ -14,8 +14,9 @@ from fastcifar.recipes.optimizers.torch import TorchConfig
 from fastcifar.training import resolve_dtype
 from fastcifar.training.step import EpochTensors, TrainingStep
 from fastcifar.training.timeline import Timeline
+from tests.small import TYPICAL
 
-CAPTURABLE = [name for name, recipe in RECIPES.items() if not isinstance(recipe.optimizer, TorchConfig)]
+CAPTURABLE = [name for name in TYPICAL if not isinstance(RECIPES[name].optimizer, TorchConfig)]
 
 
 def step_without_data(recipe):
