@@ -4,7 +4,8 @@
     python -m bench.tables --check    # exit code 1 where they are not those that the results make
 
 Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
-names no table is a line of the table `measurements`.
+names no table is a line of the table `measurements`. Pages of docs/posts have the tables that an experiment's folder
+`bench/results/posts/NAME` keeps.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from functools import partial
 from pathlib import Path
 
 from bench.program import new_parser
@@ -80,6 +82,18 @@ def with_tables(text: str, results: list[dict]) -> str:
     return _MARKED.sub(lambda m: f"<!-- begin {m[1]} -->\n{table(by_table[m[1]])}\n<!-- end {m[1]} -->", text)
 
 
+def with_kept_tables(text: str, folder: Path) -> str:
+    """Return the text with the tables and remarks of NAME/table.md in `folder` between the markers NAME. Raises
+    FileNotFoundError where there is none."""
+
+    def kept(match: re.Match[str]) -> str:
+        tables = (folder / match[1] / "table.md").read_text(encoding="utf-8").partition("\n")[2].strip()
+        titled = re.sub(r"^### (.*)$", r"\1:", tables, flags=re.MULTILINE)
+        return f"<!-- begin {match[1]} -->\n{titled}\n<!-- end {match[1]} -->"
+
+    return _MARKED.sub(kept, text)
+
+
 def by_page(results: list[dict]) -> dict[str, list[dict]]:
     """Return `results[page]` of the results that are in a table."""
     found: dict[str, list[dict]] = {}
@@ -97,12 +111,14 @@ def main() -> int:
     parser = new_parser("bench.tables", __doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
+    pages = by_page(read_results(ROOT / "bench" / "results"))
+    making = {ROOT / name: partial(with_tables, results=results) for name, results in pages.items()}
+    kept = partial(with_kept_tables, folder=ROOT / "bench" / "results" / "posts")
     stale = []
-    for name, results in by_page(read_results(ROOT / "bench" / "results")).items():
-        page = ROOT / name
+    for page, make in (making | dict.fromkeys((ROOT / "docs" / "posts").glob("*.md"), kept)).items():
         old = page.read_text(encoding="utf-8")
-        new = with_tables(old, results)
-        stale += [name] * (new != old)
+        new = make(old)
+        stale += [page] * (new != old)
         if not check:
             page.write_text(new, encoding="utf-8")
     return int(check and bool(stale))
