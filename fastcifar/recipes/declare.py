@@ -231,6 +231,8 @@ def allowed(hint: object) -> str:
             return f"lists, each of {allowed(kinds[0])}"
         if get_origin(kinds[0]) is Literal:
             return f"words out of {', '.join(get_args(kinds[0]))}"
+        if kinds[0] is bool:
+            return "words out of true, false"
         if Ellipsis not in kinds and len(set(kinds)) > 1:
             return " and ".join(map(allowed, kinds))
         count = "" if Ellipsis in kinds else f"{len(kinds)} "

@@ -64,8 +64,8 @@ def test_a_training_that_goes_on_goes_on_in_the_arrays(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["weights"], "fastcifar: --diagnose is 'weights'; allowed: words out of updates, activations, curvature"),
-    ([], "fastcifar: --diagnose names nothing; allowed: updates, activations, curvature"),
+    (["weights"], "fastcifar: --diagnose is 'weights'; allowed: words out of updates, activations, curvature, forgetting"),
+    ([], "fastcifar: --diagnose names nothing; allowed: updates, activations, curvature, forgetting"),
 ])  # fmt: skip
 def test_other_words_are_refused_before_torch_is_imported(words, said):
     code = "import sys; from fastcifar.cli import main; status = main(sys.argv[1:]); assert 'torch' not in sys.modules"

@@ -54,7 +54,7 @@ def needs(monkeypatch):
     return install
 
 
-@pytest.mark.parametrize("recipe", [MLP, DAVIDNET, EVERYTHING], ids=["mlp", "davidnet", "everything"])
+@pytest.mark.parametrize("recipe", [MLP, EVERYTHING], ids=["mlp", "everything"])
 def test_a_few_sizes_are_measured_with_their_spread_and_memory(recipe):
     found = Throughput(recipe, "cpu", memory=LOTS, steps=2)
     sizes = list(found.measure(16, 64))
