@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from fastcifar.cli import main
-from fastcifar.diagnose import read_diagnosis
+from fastcifar.diagnose import DIAGNOSES, read_diagnosis
 from fastcifar.report.figures import Figure, refuse_without_matplotlib
 from tests.cli.test_resume import MLP, kept, unfinished
 
 pytestmark = pytest.mark.usefixtures("few_images", "drawn")
 
 BOTH = ["--diagnose", "updates", "activations"]
+KINDS = ", ".join(DIAGNOSES)
 FIGURES = {"updates-size", "updates-rate", "activations-shift", "activations-constant"}
 TRAIN = [each for each in MLP if each != "--quiet"]
 
@@ -64,8 +65,8 @@ def test_a_training_that_goes_on_goes_on_in_the_arrays(monkeypatch):
 
 
 @pytest.mark.parametrize(("words", "said"), [
-    (["weights"], "fastcifar: --diagnose is 'weights'; allowed: words out of updates, activations, curvature, forgetting"),
-    ([], "fastcifar: --diagnose names nothing; allowed: updates, activations, curvature, forgetting"),
+    (["weights"], f"fastcifar: --diagnose is 'weights'; allowed: words out of {KINDS}"),
+    ([], f"fastcifar: --diagnose names nothing; allowed: {KINDS}"),
 ])  # fmt: skip
 def test_other_words_are_refused_before_torch_is_imported(words, said):
     code = "import sys; from fastcifar.cli import main; status = main(sys.argv[1:]); assert 'torch' not in sys.modules"
