@@ -56,12 +56,9 @@ class Forgetting(Found):
 
     @property
     def forgotten(self) -> np.ndarray:
-        """How much of what the network knew of an image it has lost an epoch later: the loss on the oldest part less
-        that on the newest, over that on fresh images less that on the newest, float64 `[M]`. 0: nothing; 1: an image of
-        the epoch's beginning is like one that it never saw. NaN where fresh images are no worse than the newest."""
-        gap = self.fresh - self.seen[:, 0]
-        lost = self.seen[:, -1] - self.seen[:, 0]
-        return np.divide(lost, gap, out=np.full(gap.shape, np.nan), where=gap > 0)
+        """What the network has lost of an image an epoch later: the mean log-loss on the oldest part less that on the
+        newest, float64 `[M]`. `fresh` less that on the newest is what there is to lose."""
+        return self.seen[:, -1] - self.seen[:, 0]
 
     def figures(self) -> dict[str, Figure]:
         steps = self.steps.tolist()

@@ -93,7 +93,7 @@ class Losses:
     fresh: float
     """On images that are never trained on."""
     forgotten: float
-    """(oldest - newest) / (fresh - newest)."""
+    """oldest - newest."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Forgotten(Result):
         x = "learning rate by image, the recipe's own: 1"
         return {
             "loss": Figure(x, "log-loss (nats)", tuple(losses), log=True),
-            "forgotten": Figure(x, "share forgotten within an epoch", tuple(forgotten)),
+            "forgotten": Figure(x, "forgotten within an epoch (nats)", tuple(forgotten)),
         }
 
     def _line(self, size: int, rates: list[float], name: str, color: int, label: str, faint: bool) -> Line:
