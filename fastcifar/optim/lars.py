@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
-from fastcifar.optim.flat import FlatGroup
+from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
+from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers.lars import LARSConfig
 
 
@@ -19,7 +20,31 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
     Each matrix or filter: v <- momentum * v + lr * trust * (g + decay * w); w <- w - v, with `trust_ratio` as trust and
     lr = s * `optimizer.lr`, s being the schedule. Biases and scales have no trust ratio and no decay:
     v <- `sgd_momentum` * v + g; w <- w - s * `bias_lr` * (g + `sgd_momentum` * v). Gradients g are of the mean loss.
+
+    With a = `norm_smoothing` above 0 the ratio has in place of |g| its moving average n <- a * n + (1 - a) * |g|, which
+    begins as the first |g| that is not 0 (Page, How to train your ResNet 6: Weight decay, 2018).
     """
+
+    def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
+        super().__init__(flat, recipe, total_steps)
+        smoothed = [group for group in flat.groups if group.name == "weights" and self.config.norm_smoothing]
+        self._norms = {group: flat.statistics.new_zeros(len(group.parameters)) for group in smoothed}
+        """The averages n by parameter; 0: none yet. On the device, where a replayed step updates them."""
+
+    def reset(self) -> None:
+        super().reset()
+        for norms in self._norms.values():
+            norms.zero_()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **self._further_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        into = {"count": self.count, **self._further_state()}
+        copy_tensors({name: state[name] for name in into if name in state}, into)
+
+    def _further_state(self) -> dict[str, torch.Tensor]:
+        return {f"gradient_norms.{number}": norms for number, norms in enumerate(self._norms.values())}
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         config = self.config
@@ -28,10 +53,14 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
             self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=0.0, form="torch")
             return
         rate_now = rates[self.count.clamp(max=len(rates) - 1)]
-        for span in group.spans:
+        for place, span in enumerate(group.spans):
             weight = group.weights[span]
             gradient = group.grads[span].to(weight.dtype) / self.recipe.batch_size
-            trust = trust_ratio(weight, gradient, config.trust_coefficient, config.weight_decay)
+            slope = _norm(gradient)
+            if group in self._norms:
+                average = self._norms[group][place]
+                slope = average.copy_(torch.where(average > 0, average.lerp(slope, 1 - config.norm_smoothing), slope))
+            trust = trust_ratio(weight, slope, config.trust_coefficient, config.weight_decay)
             _update(weight, gradient, group.velocity[span], rate_now * trust, config.momentum, config.weight_decay)
         self.follow(group)
 
@@ -75,18 +104,22 @@ class LARS(StandaloneOptimizer):
                     state["momentum_buffer"] = torch.zeros_like(parameter)
                 rate, decay = scalar(group["lr"]), group["weight_decay"] if wide else 0.0
                 if wide:
-                    rate = rate * trust_ratio(parameter, gradient, group["trust_coefficient"], decay)
+                    rate = rate * trust_ratio(parameter, _norm(gradient), group["trust_coefficient"], decay)
                 _update(parameter, gradient, state["momentum_buffer"], rate, group["momentum"], decay)
         return loss
 
 
-def trust_ratio(weight: torch.Tensor, gradient: torch.Tensor, coefficient: float, decay: float) -> torch.Tensor:
-    """Return coefficient * |w| / (|g| + decay * |w|), a tensor without dimensions, in float32 or wider; 1 where |w| or
-    |g| is 0."""
-    wide = torch.promote_types(weight.dtype, torch.float32)  # a norm may be beyond float16, or |w| * coefficient below
-    size, slope = (torch.linalg.vector_norm(tensor, dtype=wide) for tensor in (weight, gradient))
+def trust_ratio(weight: torch.Tensor, slope: torch.Tensor, coefficient: float, decay: float) -> torch.Tensor:
+    """Return coefficient * |w| / (|g| + decay * |w|), with |g| = `slope`, a tensor without dimensions, in float32 or
+    wider; 1 where |w| or |g| is 0."""
+    size = _norm(weight)
     ratio = coefficient * size / (slope + decay * size)
     return torch.where((size > 0) & (slope > 0), ratio, torch.ones_like(ratio))
+
+
+def _norm(tensor: torch.Tensor) -> torch.Tensor:
+    wide = torch.promote_types(tensor.dtype, torch.float32)  # it may be beyond float16, or times a coefficient below
+    return torch.linalg.vector_norm(tensor, dtype=wide)
 
 
 def _update(

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import nn
 
-from fastcifar.optim.flat import FlatGroup
+from fastcifar.errors import UserError, brief, did_you_mean
+from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings
+from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 
 
@@ -17,13 +20,54 @@ class FlatSGD(GroupOptimizer[SGDConfig]):
     w <- w - lr * g + momentum * v, with g = dloss/dw + weight_decay * w.
 
     Biases train at `bias_lr_factor` times the rate, with decay divided by it. Without momentum it is plain SGD,
-    w <- w - lr * g.
+    w <- w - lr * g. Parameters that `layers` names have a factor of the rate and a momentum of their own; each run of
+    neighbors with the same ones is updated in one pass, and without `layers` a whole group. `learning_rate` is the rate
+    without these factors. Raises UserError for a name in `layers` that no trained parameter has.
     """
+
+    def __init__(self, flat: FlatModel, recipe: Recipe, total_steps: int) -> None:
+        super().__init__(flat, recipe, total_steps)
+        own = by_parameter(self.config, flat.model)
+        self._runs = {
+            group: [
+                (run, *settings)
+                for settings in dict.fromkeys(own[parameter] for parameter in group.parameters)
+                for run in group.runs(lambda parameter, settings=settings: own[parameter] == settings)
+            ]
+            for group in flat.groups
+        }
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:
         factor = self.config.bias_lr_factor if group.name == "biases" else 1.0
-        momentum, decay = self.config.momentum, self.config.weight_decay / factor
-        self.sgd(group, rates, lr_factor=factor, momentum=momentum, weight_decay=decay, form="page")
+        decay = self.config.weight_decay / factor
+        for run, own_factor, momentum in self._runs[group]:
+            self.sgd(
+                *(group, rates, run),
+                lr_factor=factor * own_factor,
+                momentum=momentum,
+                weight_decay=decay,
+                form="page",
+            )
+
+
+def by_parameter(config: SGDConfig, model: nn.Module) -> dict[nn.Parameter, tuple[float, float]]:
+    """Return the factor of the rate and the momentum that `config` gives each parameter of `model` that trains.
+
+    Raises UserError for a name in `config.layers` that none of them has, or begins with."""
+    layers, found, met = config.by_layer(), {}, set()
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trained.items():
+        own = [layer for layer in layers if f"{name}.".startswith(f"{layer}.")]
+        found[parameter] = layers[max(own, key=len)] if own else (1.0, config.momentum)
+        met.update(own)
+    for layer in layers:
+        if layer not in met:
+            parts = [name.split(".") for name in trained]
+            near = did_you_mean(layer, (".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)))
+            allowed = ", ".join(dict.fromkeys(part[0] for part in parts))
+            said = f"optimizer.layers has {brief(layer)}, and no trained parameter of the network is named so"
+            raise UserError(f"{said}{near}; allowed: {allowed}, and names below these")
+    return found
 
 
 class SGD(StandaloneOptimizer, torch.optim.SGD):

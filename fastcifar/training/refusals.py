@@ -9,8 +9,10 @@ from fastcifar.errors import UserError, brief
 from fastcifar.host import building
 from fastcifar.models import GhostBatchNorm, Network, build_model
 from fastcifar.optim.schedule import learning_rates
+from fastcifar.optim.sgd import by_parameter
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.declare import Declaration, checked, plain
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.registry import resolve
 from fastcifar.start import Start
 from fastcifar.training.timeline import Timeline
@@ -54,7 +56,8 @@ def refuse_uncallable(**given: object) -> None:
 
 
 def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Network]) -> None:
-    """Raise UserError where a training of `recipe` on `dataset` is refused for its network, steps or schedule.
+    """Raise UserError where a training of `recipe` on `dataset` is refused for its network, steps, schedule or
+    layers.
 
     networks: those that were built for recipes before, to which this one's is added.
     """
@@ -66,6 +69,8 @@ def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Net
     timeline = Timeline(recipe, len(train), train.side, networks[key].frozen_from)
     refuse_uneven_ghost_batches(networks[key], recipe, timeline)
     learning_rates(recipe, timeline.total_steps)
+    if isinstance(recipe.optimizer, SGDConfig):
+        by_parameter(recipe.optimizer, networks[key].module)
 
 
 def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:

@@ -22,12 +22,15 @@ NARROW = dataclasses.replace(small.NARROW, freeze_scale=False)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["sgd", "muon", "lars"])
-def test_a_replayed_step_is_the_step(name):
+@pytest.mark.parametrize(
+    ("name", "fields"),
+    [("sgd", {}), ("sgd", {"layers": ("layers.1:momentum=0.5",)}), ("muon", {}), ("lars", {"norm_smoothing": 0.5})],
+)
+def test_a_replayed_step_is_the_step(name, fields):
     recipe = Recipe(
         network=NARROW,
         batch_size=8,
-        optimizer=kinds.optimizer(name, lr=0.1, norm_every=2, bias_lr=0.1, head_lr=0.1),
+        optimizer=kinds.optimizer(name, lr=0.1, norm_every=2, bias_lr=0.1, head_lr=0.1, **fields),
         ema=EMAConfig(decay=0.9, every=2),
     )
 

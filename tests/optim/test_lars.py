@@ -35,13 +35,15 @@ def fill_gradients(model, step, scale=1.0):
         parameter.grad.copy_(scale * noise)
 
 
-def trust(w, g, decay, coefficient=0.01):
-    return coefficient * w.norm() / (g.norm() + decay * w.norm())
+def trust(w, slope, decay, coefficient=0.01):
+    return coefficient * w.norm() / (slope + decay * w.norm())
 
 
-def test_steps_over_flat_buffers_are_the_formula_for_the_mean_loss():
+@pytest.mark.parametrize("smoothing", [0.0, 0.6])
+def test_steps_over_flat_buffers_are_the_formula_for_the_mean_loss(smoothing):
     flat, model = FlatModel(make_model(), torch.float64), make_model().double()
-    optimizer = build_optimizer(flat, RECIPE, STEPS)
+    recipe = dataclasses.replace(RECIPE, optimizer=dataclasses.replace(RECIPE.optimizer, norm_smoothing=smoothing))
+    optimizer, slopes = build_optimizer(flat, recipe, STEPS), {}
     assert isinstance(optimizer, FlatLARS) and not optimizer.not_capturable
     velocity = {name: torch.zeros_like(w) for name, w in model.named_parameters()}
     average = flat.groups[0].weights.clone()
@@ -55,7 +57,8 @@ def test_steps_over_flat_buffers_are_the_formula_for_the_mean_loss():
         for name, w in model.named_parameters():
             v, g = velocity[name], w.grad
             if w.dim() > 1:
-                v.copy_(0.8 * v + 5.0 * scale * trust(w.data, g, 0.02) * (g + 0.02 * w.data))
+                slopes[name] = smoothing * slopes.get(name, g.norm()) + (1 - smoothing) * g.norm()
+                v.copy_(0.8 * v + 5.0 * scale * trust(w.data, slopes[name], 0.02) * (g + 0.02 * w.data))
                 w.data -= v
             else:
                 v.copy_(0.7 * v + g)
@@ -75,7 +78,7 @@ def test_alone_it_is_the_formula_without_trust_and_decay_for_vectors():
         optimizer.step(lambda: sum((p * torch.randn_like(p)).sum() for p in parameters).backward())
         for w, v, parameter in zip(expected, velocities, parameters, strict=True):
             g, decay = parameter.grad, 0.1 if w.dim() > 1 else 0.0
-            v.mul_(0.9).add_(2.0 * (trust(w, g, decay) if w.dim() > 1 else 1) * (g + decay * w))
+            v.mul_(0.9).add_(2.0 * (trust(w, g.norm(), decay) if w.dim() > 1 else 1) * (g + decay * w))
             w -= v
         optimizer.zero_grad()
     for w, parameter in zip(expected, parameters, strict=True):
@@ -91,6 +94,18 @@ def test_a_norm_of_zero_leaves_the_plain_rate(weight, gradient):
     assert torch.equal(parameter, torch.full((2, 2), weight - 0.5 * gradient))
 
 
+def test_the_average_of_a_gradients_norm_begins_with_the_first_one_that_is_not_zero():
+    """As behind a branch that starts at zero: it would be a share of the norm otherwise, and the rate too high."""
+    flat = FlatModel(make_model(), torch.float64)
+    config = dataclasses.replace(RECIPE.optimizer, norm_smoothing=0.75)
+    optimizer = build_optimizer(flat, dataclasses.replace(RECIPE, optimizer=config), STEPS)
+    first = flat.groups[0].parameters[0]
+    for size, expected in ((0, 0.0), (1, 1.0), (0, 0.75), (3, 0.75**2 + 0.75)):
+        first.grad.zero_()[0, 0, 0, 0] = size * BATCH
+        optimizer.step()
+        assert optimizer.state_dict()["gradient_norms.0"][0].item() == pytest.approx(expected)
+
+
 def test_a_setting_out_of_range_is_refused():
     with pytest.raises(UserError, match=r"^momentum of LARS is -0\.1; allowed: 0 up to, not including, 1$"):
         LARS([torch.ones(2, 2)], lr=1.0, momentum=-0.1)
@@ -98,3 +113,5 @@ def test_a_setting_out_of_range_is_refused():
         LARS([torch.ones(2, 2)], lr=float("nan"))
     with pytest.raises(UserError, match=r"^optimizer\.trust_coefficient is 0; allowed: above 0$"):
         dataclasses.replace(RECIPE.optimizer, trust_coefficient=0)
+    with pytest.raises(UserError, match=r"^optimizer\.norm_smoothing is 1\.0; allowed: 0 up to, not including, 1$"):
+        dataclasses.replace(RECIPE.optimizer, norm_smoothing=1.0)

@@ -23,6 +23,11 @@ OURS = Recipe(
     batch_size=BATCH,
     ema=EMAConfig(decay=0.9, every=2),
 )
+VARIANTS = {
+    "normuon": ("muon", {"row_momentum": 0.7}),
+    "layers": ("sgd", {"layers": ("blocks.1:lr=0.5,momentum=0.5", "whitening:momentum=0.8")}),
+    "smoothed": ("lars", {"norm_smoothing": 0.7}),
+}
 OWN = {
     "class": torch.optim.SGD,
     "lookahead": lambda parameters: Lookahead(torch.optim.SGD(parameters, lr=0.01, momentum=0.9), every=2),
@@ -34,10 +39,9 @@ OWN = {
 
 
 def recipe_of(name):
-    kind, row_momentum = ("muon", 0.7) if name == "normuon" else (name, 0.0)
-    optimizer = kinds.optimizer(
-        kind, row_momentum=row_momentum, lr=0.05, bias_lr=0.05, head_lr=0.05, bias_lr_factor=2, norm_every=2
-    )
+    kind, fields = VARIANTS.get(name, (name, {}))
+    rates = {"lr": 0.05, "bias_lr": 0.05, "head_lr": 0.05, "bias_lr_factor": 2}
+    optimizer = kinds.optimizer(kind, norm_every=2, **rates, **fields)
     return dataclasses.replace(OURS, optimizer=optimizer)
 
 
@@ -76,7 +80,7 @@ def equal(one, other):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", ["sgd", "muon", "normuon", "lars", "Adam", "SGD", *OWN])
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam", "SGD", *VARIANTS, *OWN])
 def test_a_training_goes_on_from_a_saved_state_with_the_same_bits(name, dtype):
     own = OWN.get(name)
     recipe = recipe_of("sgd" if own else name)
@@ -193,7 +197,22 @@ def test_the_mean_squares_of_rows_are_part_of_the_state_where_rows_are_evened_ou
     assert not state["row_squares"].any()
 
 
-@pytest.mark.parametrize("name", ["sgd", "muon", "normuon", "lars", "Adam"])
+def test_the_averages_of_gradient_norms_are_part_of_the_state_where_norms_are_smoothed():
+    smoothed, plain = Session(recipe_of("smoothed")), Session(recipe_of("lars"))
+    smoothed.train(range(1))
+    state = smoothed.optimizer.state_dict()
+    assert list(state) == ["count", "gradient_norms.0"] and list(plain.optimizer.state_dict()) == ["count"]
+    norms = state["gradient_norms.0"]
+    assert len(norms) == 7 and norms.all()  # of each filter and the classifier
+    before = norms.clone()
+    with pytest.raises(UserError, match=r"^gradient_norms\.0 of the training's state is absent; allowed: \[7\]$"):
+        smoothed.optimizer.load_state_dict({"count": torch.tensor([7])})
+    assert smoothed.optimizer.count == 1 and torch.equal(norms, before)
+    smoothed.optimizer.reset()
+    assert not norms.any()
+
+
+@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam", *VARIANTS])
 def test_a_step_that_is_left_out_is_counted_and_changes_nothing(name):
     """And what follows is what would follow an update of zero: only the rates move on."""
     recipe = dataclasses.replace(recipe_of(name), ema=EMAConfig(decay=0.9, every=1))
@@ -215,7 +234,7 @@ def test_a_step_that_is_left_out_is_counted_and_changes_nothing(name):
     assert equal(session.flat.training_state(), counted.flat.training_state())
 
 
-@pytest.mark.parametrize("name", ["sgd", "muon", "lars", "Adam"])
+@pytest.mark.parametrize("name", ["sgd", "layers", "muon", "lars", "Adam"])
 def test_the_rate_of_the_weights_is_known_on_the_host(name):
     optimizer = Session(recipe_of(name)).optimizer
     expected = learning_rates(optimizer.recipe, 2 * HALF)  # not the bias's, whose group comes first and trains for less

@@ -142,7 +142,8 @@ REFUSALS = {
     "optimizer.lr = -1": "optimizer.lr is -1.0; allowed: above 0",
     "optimizer.lr = nan": "optimizer.lr is nan; allowed: a finite number",
     "optimizer.momentum = 1": "optimizer.momentum is 1.0; allowed: 0 up to, not including, 1",
-    "optimizer.ns_steps = 3": "unknown field optimizer.ns_steps; allowed: lr, momentum, weight_decay, bias_lr_factor",
+    "optimizer.ns_steps = 3": "unknown field optimizer.ns_steps; allowed: lr, momentum, weight_decay, bias_lr_factor, "
+    "layers",
     "schedule.values = [0.0, inf, 1.0, 1.0]": "schedule.values is (0.0, inf, 1.0, 1.0); allowed: a finite number",
     "batch_size = 100": "batch_size is 100; allowed: a multiple of network.ghost_batch, 32",
     "augment.crop = 4096": "augment.crop is 4096; allowed: 0 to 4,095 pixels",

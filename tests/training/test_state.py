@@ -30,7 +30,7 @@ RECIPES = {
     "normuon": dataclasses.replace(
         DAVIDNET, optimizer=MuonConfig(bias_lr=0.1, head_lr=0.1, row_momentum=0.9, polar_express=1e-3)
     ),
-    "lars": dataclasses.replace(DAVIDNET, optimizer=LARSConfig(bias_lr=0.1)),
+    "lars": dataclasses.replace(DAVIDNET, optimizer=LARSConfig(bias_lr=0.1, norm_smoothing=0.5)),
     "float16": dataclasses.replace(
         MLP,
         dtype="float16",

@@ -30,3 +30,6 @@ class LARSConfig(OptimizerConfig):
     """Nesterov momentum of biases and scales."""
     trust_coefficient: float = setting(0.001, above=0)
     """eta: the rate of each matrix or filter is the scheduled one * eta * |w| / (|g| + weight_decay * |w|)."""
+    norm_smoothing: float = setting(0.0, at_least=0, below=1, from_one=True)
+    """Take for |g| in that ratio its moving average over the steps so far, of which each keeps this share (Page 2018);
+    0: the step's own."""

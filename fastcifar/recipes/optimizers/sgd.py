@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastcifar.recipes.declare import setting, trick
+from fastcifar.errors import UserError, brief
+from fastcifar.recipes.declare import Declaration, checked, setting, trick
 from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
+
+_OWN = {"lr": Declaration(above=0, at_most=1e4), "momentum": Declaration(at_least=0, below=1)}
+"""What a layer may have of its own."""
 
 
 @optimizer("sgd", "fastcifar.optim.sgd:FlatSGD")
@@ -24,3 +28,37 @@ class SGDConfig(OptimizerConfig):
     """Weight decay, coupled: added to the gradient as weight_decay * w."""
     bias_lr_factor: float = trick(64.0, off=1.0, at_least=1e-4, at_most=1e4, name="bias-rate", source="Page 2019")
     """Multiply the rate of biases by this, and divide their weight decay by it; 1: train them like the weights."""
+    layers: tuple[str, ...] = ()
+    """Rates and momenta by layer, a word each: layers.2:lr=0.5,momentum=0.95 multiplies the rate of the parameters
+    named layers.2, or layers.2. and more, and gives them that momentum; either may be left out. Of several words for a
+    parameter the one with the longest name counts, alone. Biases keep bias_lr_factor, and decay stays as it is."""
+
+    def _check(self) -> None:
+        self.by_layer()
+
+    def by_layer(self) -> dict[str, tuple[float, float]]:
+        """Return the factor of the rate and the momentum of each name in `layers`. Raises UserError for a word that is
+        no such pair."""
+        path, found = self._path("layers"), dict[str, tuple[float, float]]()
+        for word in self.layers:
+            name, _, text = word.rpartition(":")
+            pairs = [each.partition("=") for each in text.split(",")]
+            given = {key: _number(value) for key, _, value in pairs}
+            if not name or len(given) < len(pairs) or not given.keys() <= _OWN.keys():
+                allowed = "words NAME:lr=FACTOR, NAME:momentum=NUMBER or NAME:lr=FACTOR,momentum=NUMBER"
+                raise UserError(f"{path} has {brief(word)}; allowed: {allowed}")
+            if name in found:
+                raise UserError(f"{path} has {brief(name)} twice; allowed: one word for a name")
+            own = {
+                key: checked(f"{key} in {brief(word)} of {path}", value, float, _OWN[key])
+                for key, value in given.items()
+            }
+            found[name] = own.get("lr", 1.0), own.get("momentum", self.momentum)
+        return found
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
