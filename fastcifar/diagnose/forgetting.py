@@ -48,7 +48,8 @@ class Forgetting(Found):
     rate: np.ndarray
     """float64 `[M]`: the optimizer's learning rate of weights in the last step."""
     age: np.ndarray
-    """float64 `[M, PARTS]`: images trained on since an image of a part was, on average; the newest part first."""
+    """float64 `[M, PARTS]`: images trained on since an image of a part was, itself counted, on average; the newest part
+    first."""
     seen: np.ndarray
     """float64 `[M, PARTS]`: mean log-loss on a part."""
     fresh: np.ndarray
@@ -56,13 +57,13 @@ class Forgetting(Found):
 
     @property
     def forgotten(self) -> np.ndarray:
-        """What the network has lost of an image an epoch later: the mean log-loss on the oldest part less that on the
-        newest, float64 `[M]`. `fresh` less that on the newest is what there is to lose."""
+        """What the network has lost of an image in most of an epoch: the mean log-loss on the oldest part less that on
+        the newest, float64 `[M]`. `fresh` less that on the newest is what there is to lose."""
         return self.seen[:, -1] - self.seen[:, 0]
 
     def figures(self) -> dict[str, Figure]:
         steps = self.steps.tolist()
-        named = {"trained on last": self.seen[:, 0], "an epoch ago": self.seen[:, -1], "fresh": self.fresh}
+        named = {"last quarter": self.seen[:, 0], "first quarter": self.seen[:, -1], "fresh": self.fresh}
         lines = (Line(steps, known(values), color, name) for color, (name, values) in enumerate(named.items()))
         age = self.age[-1].tolist()
         by_age = (Line(age, known(self.seen[-1]), 0, "seen"), Line(age, known(self.fresh[[-1] * PARTS]), 2, "fresh"))
@@ -104,7 +105,9 @@ class DiagnoseForgetting(Diagnosis[Forgetting]):
         if not self._found:
             unknown = np.full(PARTS, np.nan)
             with self._snapshot.loaded():
-                self.note(0, rate=np.nan, age=unknown, seen=unknown, fresh=self._loss(test, self._fresh))
+                self.note(
+                    trainer.state.step, rate=np.nan, age=unknown, seen=unknown, fresh=self._loss(test, self._fresh)
+                )
 
     @TORCH.applied()
     def on_epoch(self, row: EpochRow) -> None:

@@ -79,9 +79,9 @@ class RunFolders:
         outcome = self._outcome(job)
         return None if isinstance(outcome, Failed) and not isinstance(outcome, Diverged) else outcome
 
-    def has(self, key: str) -> bool:
-        """Return whether the outcome of the job `key` is kept."""
-        return (self.folder(key) / RECORD).is_file() or self.get(self._jobs[key]) is not None
+    def has(self, job: Job) -> bool:
+        """Return whether the outcome of `job` is kept."""
+        return (self.folder(job.key) / RECORD).is_file() or self.get(job) is not None
 
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome:
         """Save the run of `job`, with its weights always, and return its outcome as it is kept."""

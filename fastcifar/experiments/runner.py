@@ -64,7 +64,7 @@ class Keeper(Protocol):
     """A place that keeps outcomes: `Store`, or the folders of `fastcifar train`."""
 
     def get(self, job: Job) -> Outcome | None: ...
-    def has(self, key: str) -> bool: ...
+    def has(self, job: Job) -> bool: ...
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome: ...
     def weights(self, key: str) -> Path: ...
     def claim(self, job: Job) -> AbstractContextManager[bool]: ...
@@ -237,12 +237,12 @@ class Runner:
     def _drop_weights(self, key: str | None) -> None:
         """Remove the weights of a job that are not to be kept, once all jobs that begin with them are done."""
         before = self._jobs[key] if key else None
-        later = (job.key for job in self.jobs if job.after == key)
+        later = (job for job in self.jobs if job.after == key)
         if before and not before.keep_weights and all(map(self._store.has, later)):  # one that failed is tried again
             self._store.weights(before.key).unlink(missing_ok=True)
 
     def _is_done(self, key: str) -> bool:
-        return key in self._outcomes or self._store.has(key)
+        return key in self._outcomes or self._store.has(self._jobs[key])
 
     def _say(self, done: int, job: Job, outcome: Outcome | None, kept: bool) -> None:
         if self._on_progress:

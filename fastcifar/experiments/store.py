@@ -70,14 +70,16 @@ class Store:
             )
 
     def get(self, job: Job) -> Outcome | None:
-        """Return what is kept of `job`; None where there is nothing. Raises UserError for a file that cannot be read,
-        and for a run of another recipe."""
+        """Return what is kept of `job`; None where there is nothing, or where the file of a diagnosis is gone. Raises
+        UserError for a file that cannot be read, and for a run of another recipe."""
         path = self.path(job.key)
         if not path.is_file():
             return None
         values = read_json(path)
         if failed := failed_from(values):
             return failed
+        if not all(self.diagnosis(job.key, kind).is_file() for kind in job.diagnose):
+            return None
         with warnings.catch_warnings():  # older names were said of the settings: not again of every run
             warnings.simplefilter("ignore", RenamedWarning)
             record = RunRecord.from_json(values, str(path))
@@ -85,9 +87,11 @@ class Store:
             raise UserError(f"{path} is a run of another recipe than {job.arm} is now; allowed: another folder")
         return record
 
-    def has(self, key: str) -> bool:
-        """Return whether the outcome of the job `key` is kept."""
-        return self.path(key).is_file()
+    def has(self, job: Job) -> bool:
+        """Return whether `get` has an outcome of `job`."""
+        if not self.path(job.key).is_file():
+            return False
+        return all(self.diagnosis(job.key, kind).is_file() for kind in job.diagnose) or self.get(job) is not None
 
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome:
         """Keep the outcome of `job`, in place of an earlier one, and with `weights` those of its run; return it as
@@ -131,10 +135,13 @@ class Store:
         return self.path(key).with_suffix(f".{kind}.npz")
 
     def found(self, key: str, kind: str) -> Found | None:
-        """Return what the diagnosis `kind` of the run of the job `key` found; None where its file is gone, or the run
-        failed before there was one. Raises UserError for a file that is none."""
+        """Return what the diagnosis `kind` of the run of the job `key` found; None where the run failed before there
+        was a file of it. Raises UserError for a file that is none."""
         file = self.diagnosis(key, kind)
-        return read_diagnosis(file) if file.is_file() else None
+        try:
+            return read_diagnosis(file) if file.is_file() else None
+        except UserError as error:
+            raise UserError(f"{error}; allowed: to delete it, as its run is trained again then") from None
 
     keep_state = None
 

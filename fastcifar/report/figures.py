@@ -108,7 +108,8 @@ class Figure:
                 axes.set_title(title, loc="left", fontsize="medium")
             axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
             axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
-            if self.log_y:
+            has_logarithm = any(y is not None and y > 0 for line in self.lines for y in line.y)
+            if self.log_y and has_logarithm:
                 axes.set_yscale("log", subs=())
                 axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                 axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics
@@ -119,9 +120,10 @@ class Figure:
                 axes.set_ylim(len(self.rows) - 0.5, -0.5)
             elif self.log:
                 axes.set_xscale("log", base=2)
-                axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                axes.yaxis.set_minor_formatter(NullFormatter())
+                if has_logarithm:
+                    axes.set_yscale("log")
+                    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                    axes.yaxis.set_minor_formatter(NullFormatter())
                 for axis in (axes.xaxis, axes.yaxis):
                     axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
             elif self.accuracies:

@@ -13,7 +13,7 @@ from fastcifar.diagnose import DiagnoseForgetting, Forgetting, read_diagnosis
 from fastcifar.diagnose.forgetting import PARTS
 from fastcifar.recipes import EMAConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
-from fastcifar.training import train
+from fastcifar.training import Listener, Trainer, train
 from tests.small import BARE, DAVIDNET
 
 RECIPE = dataclasses.replace(
@@ -61,6 +61,16 @@ def test_a_training_is_the_same_with_it(data):
         for listeners in ([], [DiagnoseForgetting(moments=1)])
     )
     assert plain.keys() == heard.keys() and all(torch.equal(plain[name], heard[name]) for name in plain)
+
+
+def test_a_training_that_goes_on_without_its_file_says_at_which_step(data, tmp_path):
+    states = []
+    keep = Listener(on_epoch=lambda row: states.append(trainer.state.state_dict()))
+    trainer = Trainer(RECIPE, data, "cpu")
+    trainer.run(0, eval_every=0, listeners=[keep])
+    listener = DiagnoseForgetting(tmp_path / "gone.npz", images=8)
+    trainer.run(0, eval_every=0, listeners=[listener], resume=states[0])
+    assert listener.found.steps.tolist() == [4, 6]
 
 
 def test_what_is_forgotten_is_the_oldest_part_less_the_newest(data):

@@ -7,6 +7,8 @@ import pytest
 
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.named.forgetting import ForgettingGrid
+from fastcifar.recipes import Schedule
+from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Trainer
 from tests.small import BARE, DAVIDNET, MLP
@@ -48,15 +50,28 @@ def test_every_batch_size_has_every_rate_by_image(dataset, trained, tmp_path, mo
 
     (tmp_path / "batch-16" / "0.5" / "seed-0.forgetting.npz").unlink()
     count = len(trained)
+    (tmp_path / "batch-16" / "4" / "seed-1.forgetting.npz").write_text("no archive")
+    with pytest.raises(UserError, match=r"seed-1.forgetting.npz.*; allowed: to delete it, as its run is trained again"):
+        grid().run(dataset, tmp_path, holdout=64, device="cpu")
+    (tmp_path / "batch-16" / "4" / "seed-1.forgetting.npz").unlink()
     again = grid(rates=(0.5, 1.0, 4.0)).run(dataset, tmp_path, holdout=64, device="cpu")
-    assert len(trained) == count + 4  # the new rate alone
-    assert again.summary(16, 0.5, "fresh").n == 1 and again.summary(16, 4.0, "fresh").n == 2
+    assert len(trained) == count + 4 + 2  # the new rate, and the runs whose losses are gone
+    assert [again.summary(16, rate, "fresh") for rate in (0.5, 4.0)] == [
+        result.summary(16, rate, "fresh") for rate in (0.5, 4.0)
+    ]
+
+
+def test_the_rate_stays_whatever_the_schedule_was():
+    cosine = dataclasses.replace(RECIPE, schedule=Schedule(name="CosineAnnealingLR"))
+    assert grid(recipe=cosine).recipes == grid().recipes
 
 
 @pytest.mark.parametrize(("options", "said"), [
     ({"batch_sizes": ()}, "batch_sizes is .*; allowed: numbers, of which no two"),
     ({"rates": (1.0, 1.0)}, "rates is .*; allowed: numbers, of which no two"),
     ({"rates": (0.0,)}, "rates is .*; allowed: above 0"),
+    ({"recipe": dataclasses.replace(RECIPE, epochs=1.5)}, "epochs is 1.5; allowed: a whole number, as the last"),
+    ({"recipe": dataclasses.replace(DAVIDNET, optimizer=MuonConfig())}, "the rate of muon is not in proportion to the"),
     ({"recipe": DAVIDNET, "batch_sizes": (DAVIDNET.batch_size + 1,)}, "batch_size is 1"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(options, said):

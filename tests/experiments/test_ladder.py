@@ -98,7 +98,8 @@ def test_the_walk_is_cut_and_branches_are_asked_for():
     [
         ("--from myrtle-cutuot", r"^--from is 'myrtle-cutuot'; did you mean 'myrtle-cutout'\?; allowed: a rung of "),
         ("--to fenwicks", r"^--to is fenwicks, a branch; allowed: a rung of the walk; --rungs fenwicks trains it$"),
-        ("--from myrtle-ema --to myrtle-celu", r"^--to is 'myrtle-celu'; allowed: myrtle-ema or a rung after it$"),
+        ("--from myrtle-ema --to myrtle-celu", r"^--to is 'myrtle-celu'; allowed: myrtle-ema or a rung after it, "),
+        ("--from davidnet --to myrtle-celu", r"^--to is 'myrtle-celu'; allowed: davidnet, where the walk begins with"),
         ("--from myrtle-celu --rungs branches", r"^--from is .*; allowed: myrtle-baseline, or any with rungs walk"),
         ("--to myrtle-3x3 --rungs myrtle-celu", r"^--to is .*; allowed: davidnet, or any with rungs walk"),
         ("--rungs walk myrtle-3x4", r"^--rungs has 'myrtle-3x4'; did you mean 'myrtle-3x3'\?; allowed: walk, br"),

@@ -3,12 +3,13 @@
 import dataclasses
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from fastcifar.errors import NonFiniteLoss, UserError
-from fastcifar.experiments import Diverged
+from fastcifar.experiments import Diverged, Failed
 from fastcifar.experiments.named.stable_rate import StableRate
 from fastcifar.recipes import to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -55,8 +56,18 @@ def test_rates_double_until_a_training_diverges_and_no_further(dataset, trained,
         assert max(means) == limits[name] and again.best(name) == min(means, key=means.get)
 
     (tmp_path / "norm-x1" / "0.1" / "seed-1.curvature.npz").unlink()
-    less = StableRate(recipe=RECIPE, runs=2, first_rate=0.1, doublings=4).run(dataset, tmp_path, holdout=64)
-    assert less.curvatures["norm-x1"] == [result.curvatures["norm-x1"][0], None] and len(trained) == 12
+    anew = StableRate(recipe=RECIPE, runs=2, first_rate=0.1, doublings=4).run(dataset, tmp_path, holdout=64)
+    assert anew.curvatures == result.curvatures and len(trained) == 13
+
+
+def test_without_a_curvature_all_else_is_said():
+    experiment = StableRate(recipe=RECIPE, runs=1, first_rate=0.1, doublings=0)
+    result = experiment.result({"dataset": "few"}, {f"{start}/0.1": [] for start in experiment.starts})
+    for job in experiment.jobs(None):
+        result.add(job, Failed("no memory"), SimpleNamespace(found=lambda key, kind: None))
+    assert result.curvatures == {"norm-x1": [None], "no-norm-x1": [None]} and result.n == 1
+    assert [row[1:] for row in result.tables()[0].rows] == [("0", "-", "-", "-", "-")] * 2
+    assert result.to_dict()["starts"]["norm-x1"]["best_rate"] is None
 
 
 def test_other_networks_have_all_else_from_the_recipe(dataset, trained, tmp_path, monkeypatch):
@@ -90,6 +101,9 @@ def test_initial_weights_are_scaled_and_nothing_else(dataset):
     ({"recipe": MLP}, "the network mlp has no field norm; allowed: one with it, as davidnet, or --norms true alone"),
     ({"norms": ()}, "norms is .*; allowed: true, false or both"),
     ({"norms": (True, True)}, "norms is .*; allowed: each of them once"),
+    ({"networks": ("davidnet",)}, "networks has davidnet, with the network of the recipe; allowed: others"),
+    ({"networks": ("myrtle-cutout", "myrtle-regularised"), "norms": (True,)},
+     "networks has myrtle-cutout, with the network of myrtle-regularised; allowed: others"),
     ({"networks": ("myrtle-3x4",)}, "unknown recipe 'myrtle-3x4'; did you mean 'myrtle-3x3'.*"),
 ])  # fmt: skip
 def test_what_does_not_fit_is_refused(options, said):

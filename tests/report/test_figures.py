@@ -125,6 +125,14 @@ def test_logarithmic_axes_have_plain_numbers(tmp_path):
     assert all(f">{text}<" in drawn for text in ("1,024", "10", "200", "10,000")) and "mathdefault" not in drawn
 
 
+@pytest.mark.parametrize("scale", [{}, {"log": True}, {"log_y": True}, {"accuracies": True}])
+@pytest.mark.parametrize("y", [[None, None], [0.0, None], []])
+def test_lines_without_a_point_to_show_are_a_figure_too(tmp_path, scale, y):
+    line = Line([0.25, 0.5][: len(y)], y, 0, "all diverged")
+    files = Figure("rate", "loss", (line,), **scale).save(tmp_path / "test")
+    assert all(file.stat().st_size for file in files)
+
+
 def test_names_of_rows_are_in_the_figure(tmp_path):
     pytest.importorskip("matplotlib")
     line = Line([1.0, 2.0], [0, 1], 0, intervals=[(0.5, 2.0), (1.0, 3.0)], marks=True, label="a mean")

@@ -8,10 +8,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Failed, Outcome, Result, failure_word
 from fastcifar.recipes import Recipe, change, label, with_batch_size
-from fastcifar.recipes.declare import setting
+from fastcifar.recipes.declare import declaration, setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
 from fastcifar.report.tables import nats
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
     from fastcifar.experiments.store import Store
 
 FORGETTING = "forgetting"
-_CONSTANT = {"schedule.knots": (0.0, 0.2, 1.0), "schedule.values": (0.0, 1.0, 1.0)}
+_CONSTANT = {
+    "schedule.name": "linear",
+    "schedule.options": (),
+    "schedule.knots": (0.0, 0.2, 1.0),
+    "schedule.values": (0.0, 1.0, 1.0),
+}
 
 
 @experiment("forgetting")
@@ -30,10 +36,10 @@ class ForgettingGrid(Experiment["Forgotten"]):
 
     Trained is the recipe at each batch size and each rate, which rises for the first fifth of the training and then
     stays, as a network whose rate falls to 0 forgets nothing more. At the end the log-loss is measured on the images
-    that were trained on last, on those of an epoch ago and on fresh ones, in training mode. Rates are by image: a batch
-    of twice as many has twice the rate. Where batch sizes agree at a rate by image, forgetting limits it: as much is
-    learned from every image, and lost again. Where the larger batches lose more, it is the curvature that their larger
-    steps meet.
+    of the last quarter of the epoch, on those of its first quarter and on fresh ones, in training mode. Rates are by
+    image: a batch of twice as many has twice the rate. Where batch sizes agree at a rate by image, forgetting limits
+    it: as much is learned from every image, and lost again. Where the larger batches lose more, it is the curvature
+    that their larger steps meet.
     """
 
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
@@ -53,6 +59,13 @@ class ForgettingGrid(Experiment["Forgotten"]):
             values = getattr(self, name)
             distinct = len({f"{value:g}" for value in values})
             self._require(name, distinct == len(values) > 0, "numbers, of which no two have the same six digits")
+        optimizer, epochs = self.recipe.optimizer, self.recipe.epochs
+        rate = next(field for field in dataclasses.fields(optimizer) if field.name == "lr")
+        if not declaration(rate).with_batch:
+            said = f"the rate of {optimizer.kind} is not in proportion to the batch"
+            raise UserError(f"{said}; allowed: an optimizer whose is, such as {Recipe().optimizer.kind}")
+        if epochs != int(epochs):
+            raise UserError(f"epochs is {epochs:g}; allowed: a whole number, as the last epoch is looked at")
         _ = self.recipes  # which refuses batches that the recipe cannot have
 
     @property
@@ -102,12 +115,12 @@ class Forgotten(Result):
 
     experiment: ForgettingGrid
     losses: dict[str, list[Losses]] = dataclasses.field(default_factory=dict)
-    """`losses[arm]`, of the runs that were measured at the end, in the order of the seeds."""
+    """`losses[arm]`, of the runs that did not fail, in the order of the seeds."""
 
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
-        found = None if isinstance(outcome, Failed) else store.found(job.key, FORGETTING)
-        if found is not None:
+        if not isinstance(outcome, Failed):
+            found = store.found(job.key, FORGETTING)
             values = found.seen[-1, 0], found.seen[-1, -1], found.fresh[-1], found.forgotten[-1]  # pyright: ignore[reportAttributeAccessIssue]
             self.losses.setdefault(job.arm, []).append(Losses(*map(float, values)))
 
@@ -158,7 +171,7 @@ class Forgotten(Result):
             summaries = [self.summary(size, rate, name) for name in _FIELDS]
             values = ["-" if each is None else nats(each) for each in summaries]
             rows.append((f"{size}", f"{rate:g}", f"{recipe.optimizer.lr:.4g}{word}", *values))
-        heads = ("batch", "rate by image", "rate", "just trained on", "an epoch ago", "fresh", "forgotten")
+        heads = ("batch", "rate by image", "rate", "last quarter", "first quarter", "fresh", "forgotten")
         return [Table(f"Log-loss at the end, at a constant rate ({counted(self.n)})", heads, tuple(rows))]
 
     def remarks(self) -> list[str]:
@@ -176,7 +189,7 @@ class Forgotten(Result):
         rates = sorted(self.experiment.rates)
         losses, forgotten = [], []
         for color, size in enumerate(self.experiment.batch_sizes):
-            for name, said, faint in (("fresh", "fresh", False), ("newest", "just trained on", True)):
+            for name, said, faint in (("fresh", "fresh", False), ("newest", "last quarter", True)):
                 losses.append(self._line(size, rates, name, color, f"batch {size}, {said}", faint))
             forgotten.append(self._line(size, rates, "forgotten", color, f"batch {size}", False))
         x = "learning rate by image, the recipe's own: 1"

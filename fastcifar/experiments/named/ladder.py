@@ -63,7 +63,8 @@ class Ladder(Experiment["Climb"]):
             self._require_rung(name, f"is {brief(rung)}", rung, _STEPS, "a rung of the walk")
             fits = "walk" in self.rungs or getattr(self, name) == end
             self._require(name, fits, f"{end}, or any with rungs walk, as this is an end of the walk")
-        self._require("to", _STEPS.index(self.to) >= _STEPS.index(self.from_), f"{self.from_} or a rung after it")
+        later = f"{self.from_}{' or a rung after it' * (self.from_ != _STEPS[-1])}, where the walk begins with that"
+        self._require("to", _STEPS.index(self.to) >= _STEPS.index(self.from_), later)
         for word in self.rungs:
             self._require_rung("rungs", f"has {brief(word)}", word, (*_GROUPS, *_NAMES), "walk, branches or a rung")
         self._require("rungs", self.rungs, "walk, branches or names of rungs")

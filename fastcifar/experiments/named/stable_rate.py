@@ -54,7 +54,7 @@ class StableRate(Experiment["StableRates"]):
     networks: tuple[str, ...] = ()
     """Recipes whose networks are trained too, in the place of the recipe's own: all else is the recipe's."""
     narrow: bool = False
-    """Take a quarter of the widths of these networks."""
+    """Take a quarter of the widths of these networks, as --quick does of the recipe's own."""
 
     holdout = 5000
     extending = ("runs", "doublings", "norms", "networks")
@@ -69,7 +69,10 @@ class StableRate(Experiment["StableRates"]):
             values = getattr(self, name)
             self._require(name, len({*values}) == len(values), "each of them once")
         self._require("norms", self.norms, "true, false or both")
-        for recipe in self.recipes.values():
+        for name, recipe in self.recipes.items():
+            same = [other for other, each in self.recipes.items() if each == recipe and other != name]
+            if name and same:
+                raise UserError(f"networks has {name}, with the network of {same[0] or 'the recipe'}; allowed: others")
             if not hasattr(recipe.network, "norm") and self.norms != (True,):
                 allowed = f"one with it, as {Recipe().network.kind}, or --norms true alone"
                 raise UserError(f"the network {recipe.network.kind} has no field norm; allowed: {allowed}")
@@ -140,7 +143,7 @@ class StableRates(Result):
     experiment: StableRate
     curvatures: dict[str, list[float | None]] = dataclasses.field(default_factory=dict)
     """`curvatures[start]`: the largest eigenvalue of the Hessian before the first step, in the order of the seeds; None
-    where it is not finite, or is not known: the run failed before it was measured, or its file is gone."""
+    where it is not finite, or the run failed before it was measured."""
 
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
