@@ -50,6 +50,10 @@ def test_the_pages_of_the_posts_show_what_experiments_left():
     texts = [page.read_text(encoding="utf-8") for page in pages]
     assert [page.name[0] for page in pages] == [*"12345678", "R"]
     assert [with_kept_tables(text, folder) for text in texts] == texts
+    assert [page.name for page, text in zip(pages, texts, strict=True) if "**What came out.**" not in text] == [
+        "README.md"
+    ]
+    assert not any(text.rstrip().endswith(":") for text in texts)
     for kept in folder.iterdir():
         if kept.is_dir():
             assert sum(f"<!-- begin {kept.name} -->" in text for text in texts) == 1

@@ -231,7 +231,7 @@ def test_it_goes_on_from_another_folder_without_the_recipe_file_and_in_a_clock_t
     capsys, monkeypatch, tmp_path, is_there
 ):
     Path("mine.toml").write_text("label_smoothing = 0.1")
-    args = ["--recipe", "mine.toml", "--network", "mlp", "--network.hidden", "8", "--eval-every", "2"]
+    args = ["--recipe", "mine.toml", "--network", "mlp", "--network.hidden", "8", "--eval-every", "2", "--threads", "1"]
     unfinished(monkeypatch, [*args, *(OFTEN if is_there else []), "--train-size", "192", "--holdout", "32"])
     Path("mine.toml").unlink()
     Path("elsewhere").mkdir()
