@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import fastcifar
+from fastcifar.data.synthetic import make_synthetic
 from fastcifar.training.compiled import missing_compiler
 from tests.modules import MODULES, assert_close, assert_no_worse, gradients, make, plain, running
 from tests.small import BARE, DAVIDNET, EVERYTHING
@@ -210,7 +211,7 @@ Number = Callable[[float], object]
 
 @functools.cache
 def data() -> fastcifar.Dataset:
-    return fastcifar.load_dataset("synthetic", device="cpu").take(48)
+    return make_synthetic(48, 48)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastcifar
+from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from tests.models.networks import NETWORKS, images, network
 from tests.small import DAVIDNET, EVERYTHING
@@ -34,7 +35,7 @@ def test_a_traced_network_takes_any_batch(name):
 
 @pytest.fixture(scope="module")
 def data():
-    return fastcifar.load_dataset("synthetic", device="cpu").take(48)
+    return make_synthetic(48, 48)
 
 
 @pytest.fixture(scope="module", params=[DAVIDNET, EVERYTHING], ids=["davidnet", "speedrun"])
