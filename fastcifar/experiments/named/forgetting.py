@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
@@ -18,6 +18,7 @@ from fastcifar.report.tables import nats
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
+    from fastcifar.diagnose import Forgetting
     from fastcifar.experiments.store import Store
 
 FORGETTING = "forgetting"
@@ -120,8 +121,8 @@ class Forgotten(Result):
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
         if not isinstance(outcome, Failed):
-            found = store.found(job.key, FORGETTING)
-            values = found.seen[-1, 0], found.seen[-1, -1], found.fresh[-1], found.forgotten[-1]  # pyright: ignore[reportAttributeAccessIssue]
+            found = cast("Forgetting", store.found(job.key, FORGETTING))
+            values = found.seen[-1, 0], found.seen[-1, -1], found.fresh[-1], found.forgotten[-1]
             self.losses.setdefault(job.arm, []).append(Losses(*map(float, values)))
 
     @property
