@@ -196,6 +196,20 @@ class Result:
         return [f"{runs}, whose seeds are in no number beside them ({arm}: {first.reason})"]
 
 
+@dataclass(frozen=True)
+class SeparateArms(Result):
+    """A result in which a run that failed says something of its own arm alone: the others' runs of its seed count."""
+
+    @property
+    def n(self) -> int:
+        """The seeds of which every arm has an outcome, be it that the run failed."""
+        return min(map(len, self.outcomes.values()))
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(self.experiment.seeds)[: self.n]
+
+
 def known(value: float | None) -> float:
     """Return an accuracy or a loss that a run must have. Raises UserError for one that was not measured."""
     if value is None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
-from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors
+from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
 from fastcifar.recipes import Recipe
@@ -35,13 +35,6 @@ class FlatLARS(GroupOptimizer[LARSConfig]):
         super().reset()
         for norms in self._norms.values():
             norms.zero_()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **self._further_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        into = {"count": self.count, **self._further_state()}
-        copy_tensors({name: state[name] for name in into if name in state}, into)
 
     def _further_state(self) -> dict[str, torch.Tensor]:
         return {f"gradient_norms.{number}": norms for number, norms in enumerate(self._norms.values())}

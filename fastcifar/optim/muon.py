@@ -13,7 +13,7 @@ from fastcifar.errors import UserError
 from fastcifar.kernels import muon_direction, muon_update
 from fastcifar.kernels import newton_schulz as iterate
 from fastcifar.kernels.flat_muon import FIELDS, row_factors
-from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors
+from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize, polar_express
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
@@ -60,13 +60,6 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
         self._stepped_above = False
         if self._row_squares is not None:
             self._row_squares.zero_()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), **self._further_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        into = {"count": self.count, **self._further_state()}
-        copy_tensors({name: state[name] for name in into if name in state}, into)
 
     def _further_state(self) -> dict[str, torch.Tensor]:
         return {} if self._row_squares is None else {"row_squares": self._row_squares}

@@ -42,12 +42,17 @@ class FlatOptimizer(ABC, Generic[Config]):
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes while training besides the buffers of `flat`; tensors are not copied."""
-        return {"count": self.count}
+        return {"count": self.count, **self._further_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a `state_dict`, once `flat` has loaded its own part. Raises UserError for one that does not fit,
         and changes nothing."""
-        copy_tensors(*self.counts(state))
+        into = {"count": self.count, **self._further_state()}
+        copy_tensors({name: state[name] for name in into if name in state}, into)
+
+    def _further_state(self) -> dict[str, torch.Tensor]:
+        """Return what a subclass has besides `count`, by name; not copies."""
+        return {}
 
     def counts(self, state: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the number of steps in a `state_dict`, and the tensor that it is copied into, for `copy_tensors`."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, Result, failure_word
+from fastcifar.experiments.result import Failed, Outcome, SeparateArms, failure_word
 from fastcifar.recipes import Recipe, change, label, with_batch_size
 from fastcifar.recipes.declare import declaration, setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
@@ -111,7 +111,7 @@ class Losses:
 
 
 @dataclass(frozen=True)
-class Forgotten(Result):
+class Forgotten(SeparateArms):
     """The result of `ForgettingGrid`."""
 
     experiment: ForgettingGrid
@@ -124,15 +124,6 @@ class Forgotten(Result):
             found = cast("Forgetting", store.found(job.key, FORGETTING))
             values = found.seen[-1, 0], found.seen[-1, -1], found.fresh[-1], found.forgotten[-1]
             self.losses.setdefault(job.arm, []).append(Losses(*map(float, values)))
-
-    @property
-    def n(self) -> int:
-        """The runs of each batch size and rate."""
-        return min(map(len, self.outcomes.values()))
-
-    @property
-    def seeds(self) -> list[int]:
-        return list(self.experiment.seeds)[: self.n]
 
     def summary(self, batch_size: int, rate: float, name: str) -> Summary | None:
         """Return mean and interval of a field of `Losses` over the runs that have it; None where none has."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, Result, known
+from fastcifar.experiments.result import Failed, Outcome, SeparateArms, known
 from fastcifar.recipes import Recipe, change, get_recipe, label, narrow
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
@@ -137,7 +137,7 @@ def _afresh(start: ColdStart, weights: Path) -> ColdStart:
 
 
 @dataclass(frozen=True)
-class StableRates(Result):
+class StableRates(SeparateArms):
     """The result of `StableRate`."""
 
     experiment: StableRate
@@ -151,15 +151,6 @@ class StableRates(Result):
             found = store.found(job.key, CURVATURE)
             value = math.nan if found is None else float(found.eigenvalue[0])  # pyright: ignore[reportAttributeAccessIssue]
             self.curvatures.setdefault(job.arm.rpartition("/")[0], []).append(value if math.isfinite(value) else None)
-
-    @property
-    def n(self) -> int:
-        """The seeds of which every rate has an outcome."""
-        return min(map(len, self.outcomes.values()))
-
-    @property
-    def seeds(self) -> list[int]:
-        return list(self.experiment.seeds)[: self.n]
 
     def stable(self, start: str) -> list[float]:
         """Return the highest stable rate, by seed; 0 where none was."""
