@@ -78,6 +78,6 @@ class DavidNet(Network[DavidNetConfig]):
                 return 0, 0
         return before % 2, (before + 1) % 2
 
-    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layers(self.stem(x, whitening=self.whitening))
-        return self.classifier(global_pool(x, self.config.final_pool))
+        return global_pool(x, self.config.final_pool)

@@ -59,6 +59,10 @@ class Members(Network[EnsembleConfig]):
     def _networks(self) -> list[Network]:
         return [cast(Network, network) for network in self.networks]
 
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return those of all members beside one another."""
+        return torch.cat([network.features(x) for network in self._networks], 1)
+
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         return torch.stack([network(x, scaled=False) for network in self._networks]).mean(0)
 

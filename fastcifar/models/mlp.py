@@ -26,8 +26,8 @@ class MLP(Network[MLPConfig]):
         self.hidden = nn.ModuleList(itertools.starmap(Linear, itertools.pairwise(sizes)))
         self.classifier = Linear(sizes[-1], classes)
 
-    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         x = x.permute(0, 2, 3, 1).flatten(1)  # no copy: images are channels-last
         for layer in self.hidden:
             x = layer(x).relu()
-        return self.classifier(x)
+        return x

@@ -64,11 +64,11 @@ class MyrtleNet(Network[MyrtleConfig]):
             nn.init.uniform_(norm.weight)
         return norm
 
-    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         x, pool = self.layers(self.stem(x)), self.config.final_pool
         if pool != "max-avg":
-            return self.classifier(global_pool(x, pool))
-        return self.classifier(torch.cat([global_pool(x, "max"), global_pool(x, "avg")], 1))
+            return global_pool(x, pool)
+        return torch.cat([global_pool(x, "max"), global_pool(x, "avg")], 1)
 
 
 class PreActBlock(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastcifar.errors import UserError
 from fastcifar.recipes.augmentation import by_channel
 
 CENTERED = (127.5, 127.5, 127.5)
@@ -68,9 +69,14 @@ class Network(nn.Module, ABC, Generic[Config]):
     def build(self, config: Config, classes: int) -> None:
         """Make the layers that `config` describes."""
 
-    @abstractmethod
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what the classifier takes for images `[N, 3, H, W]`, normalized: `[N, F]`. Raises UserError where there
+        is no one classifier that is known."""
+        raise UserError(f"{type(self).__name__} has no one classifier whose input its features are; allowed: its logits")
+
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits before `logit_scale`: a loss that applies it saves a pass and its gradient."""
+        return getattr(self, self.head)(self.features(x))
 
     def all_outputs(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits that the loss reads, before `logit_scale`, `[outputs, B, classes]`, for images

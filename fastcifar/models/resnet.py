@@ -54,12 +54,12 @@ class ResNet18(Network[ResNet18Config]):
                 return 1, 0
         return 0, 0
 
-    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x))
         if self.config.stem == "imagenet":
             x = F.max_pool2d(x, 3, stride=2, padding=1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.fc(x.mean((2, 3)))
+        return x.mean((2, 3))
 
 
 class BasicBlock(nn.Module):

@@ -55,12 +55,12 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         `[N, H, W, 3]`."""
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
 
-    def unscaled(self, x: torch.Tensor) -> torch.Tensor:
+    def features(self, x: torch.Tensor) -> torch.Tensor:
         borders = self._borders(x)
         x = self.whitening.activated(x, self.config.whitening_activation, borders[0])
         for block, bordered, border in zip(self.blocks, borders, [*borders[1:], False], strict=True):
             x = block(x, bordered, border) if bordered or border else block(x)
-        return self.classifier(global_pool(x, self.config.final_pool))
+        return global_pool(x, self.config.final_pool)
 
     def _borders(self, x: torch.Tensor) -> list[bool]:
         """Return whether the input of each block has a border, for images `x`: where its sides are odd, so that the
