@@ -1,5 +1,6 @@
 """What every test may ask for."""
 
+import gc
 import os
 import shutil
 import subprocess
@@ -26,6 +27,18 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason="needs CUDA"))
+
+
+def pytest_collection_finish():
+    """Leave what all tests have in common out of garbage collections, half a second each with it; some tests ask for
+    several."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    """Let what is left be freed at the end, which nanobind's modules warn of otherwise."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)
