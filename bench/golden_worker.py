@@ -18,6 +18,7 @@ import torch
 import fastcifar
 import fastcifar.kernels
 from bench.resident import Answer, serve
+from fastcifar.data import Dataset
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.recipes import RECIPES, Recipe, quick
@@ -55,7 +56,7 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
         if request["part"] == "time":
             if recipe.name not in timed:
                 timed.clear()
-                timed[recipe.name] = Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu")
+                timed[recipe.name] = Trainer(recipe, _images(recipe, train_size), "cpu")
             return {"stages": time_stages(timed[recipe.name], request["steps"])}
         if request["part"] == "steps":
             tensors = steps_of(dataclasses.replace(recipe, epochs=request["epochs"]), train_size)
@@ -85,13 +86,19 @@ def time_stages(trainer: Trainer, steps: int) -> list[dict[str, float]]:
 
 def steps_of(recipe: Recipe, train_size: int) -> dict[str, torch.Tensor]:
     """Return the `contents` of one training."""
-    return contents(Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu").run(seed=0, eval_every=1))
+    return contents(Trainer(recipe, _images(recipe, train_size), "cpu").run(seed=0, eval_every=1))
+
+
+def _images(recipe: Recipe, train_size: int) -> Dataset:
+    data = make_synthetic(train_size, _TEST_SIZE)
+    side = getattr(recipe.network, "usual_side", 0)  # older checkouts have none
+    return data.resize(side) if side else data
 
 
 def quick_of(recipe: Recipe, train_size: int) -> dict[str, torch.Tensor]:
     """Return the `contents` of a quick training, and of another from its weights, shrunk and perturbed."""
     recipe, _ = quick(recipe)
-    trainer = Trainer(recipe, make_synthetic(train_size, _TEST_SIZE), "cpu")
+    trainer = Trainer(recipe, _images(recipe, train_size), "cpu")
     first = trainer.run(seed=1, eval_every=1)
     tensors = contents(first)
     with tempfile.TemporaryDirectory() as folder:

@@ -18,5 +18,6 @@ from fastcifar.training.rehearse import step_on_noise
 def test_training_step(timed, device, full, name):
     recipe = RECIPES[name] if full else quick(RECIPES[name])[0]
     # Recipes may leave images out: there must be a batch of those that stay.
-    trainer = Trainer(recipe, make_synthetic(4 * recipe.batch_size, 10), device)
+    data = make_synthetic(4 * recipe.batch_size, 10)
+    trainer = Trainer(recipe, data.resize(recipe.network.side_for(data.train.side)), device)
     timed(step_on_noise(trainer))

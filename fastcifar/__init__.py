@@ -50,11 +50,14 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.models import Head as Head
     from fastcifar.models import Network as Network
     from fastcifar.models import PatchWhitening as PatchWhitening
+    from fastcifar.models.alexnet import AlexNet as AlexNet
     from fastcifar.models.davidnet import DavidNet as DavidNet
+    from fastcifar.models.lenet import LeNet as LeNet
     from fastcifar.models.mlp import MLP as MLP
     from fastcifar.models.myrtle import MyrtleNet as MyrtleNet
     from fastcifar.models.resnet import ResNet18 as ResNet18
     from fastcifar.models.speedrun import SpeedrunNet as SpeedrunNet
+    from fastcifar.models.wideresnet import WideResNet as WideResNet
     from fastcifar.optim import LARS as LARS
     from fastcifar.optim import SGD as SGD
     from fastcifar.optim import FlatModel as FlatModel
@@ -75,11 +78,14 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.recipes import setting as setting
     from fastcifar.recipes import transform as transform
     from fastcifar.recipes import trick as trick
+    from fastcifar.recipes.networks.alexnet import AlexNetConfig as AlexNetConfig
     from fastcifar.recipes.networks.davidnet import DavidNetConfig as DavidNetConfig
+    from fastcifar.recipes.networks.lenet import LeNetConfig as LeNetConfig
     from fastcifar.recipes.networks.mlp import MLPConfig as MLPConfig
     from fastcifar.recipes.networks.myrtle import MyrtleConfig as MyrtleConfig
     from fastcifar.recipes.networks.resnet18 import ResNet18Config as ResNet18Config
     from fastcifar.recipes.networks.speedrun import SpeedrunConfig as SpeedrunConfig
+    from fastcifar.recipes.networks.wideresnet import WideResNetConfig as WideResNetConfig
     from fastcifar.recipes.optimizers.lars import LARSConfig as LARSConfig
     from fastcifar.recipes.optimizers.muon import MuonConfig as MuonConfig
     from fastcifar.recipes.optimizers.sgd import SGDConfig as SGDConfig

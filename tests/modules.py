@@ -13,7 +13,7 @@ import fastcifar
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Linear
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
-from tests.small import NARROW
+from tests.small import ALEXNET, NARROW
 
 IMAGES = (3, 32, 32)
 
@@ -25,11 +25,14 @@ MODULES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "GlobalMaxPool": (fastcifar.GlobalMaxPool, (5, 4, 4)),
     "Head": (lambda: fastcifar.Head(6, 3, scale=1 / 4), (6,)),
     "PatchWhitening": (lambda: fastcifar.PatchWhitening(3, 2, padding=0, negatives=True, bias=True), (3, 8, 8)),
+    "AlexNet": (lambda: fastcifar.AlexNet(ALEXNET), (3, 64, 64)),
     "DavidNet": (lambda: fastcifar.DavidNet(NARROW), IMAGES),
+    "LeNet": (lambda: fastcifar.LeNet(fastcifar.LeNetConfig(channels=(4, 6), hidden=(8, 8))), IMAGES),
     "MLP": (lambda: fastcifar.MLP(fastcifar.MLPConfig(hidden=(8,))), IMAGES),
     "MyrtleNet": (lambda: fastcifar.MyrtleNet(fastcifar.MyrtleConfig(widths=(4, 4, 8, 8))), IMAGES),
     "ResNet18": (lambda: fastcifar.ResNet18(fastcifar.ResNet18Config(width=4)), IMAGES),
     "SpeedrunNet": (lambda: fastcifar.SpeedrunNet(SpeedrunConfig(widths=(4, 4, 8), whitening_bias_epochs=1)), IMAGES),
+    "WideResNet": (lambda: fastcifar.WideResNet(fastcifar.WideResNetConfig(depth=10, widen=1)), IMAGES),
 }
 
 

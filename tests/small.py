@@ -4,12 +4,14 @@ import dataclasses
 
 from fastcifar.recipes import RECIPES, Augment, AverageConfig, EMAConfig, Recipe, Schedule, SelectConfig
 from fastcifar.recipes.named.ladder import LADDER
+from fastcifar.recipes.networks.alexnet import AlexNetConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 
+ALEXNET = AlexNetConfig(widths=(4, 4, 8, 8, 4), hidden=(8, 8), dropout=0.0)
 NARROW = DavidNetConfig(widths=(4, 8, 12, 16), ghost_batch=4)
 MLP = Recipe(name="small", epochs=3, batch_size=16, dtype="float32", network=MLPConfig(hidden=(8,)))
 BARE = dataclasses.replace(
@@ -43,7 +45,11 @@ _RUNGS = (
     "weight-decay",
     "extra-1",
 )
+_LIKE_OTHERS = {"alexnet", "resnet18", "resnet18-mediumimagenet"}
 TYPICAL = [
-    name for name in RECIPES if name not in {rung.name for rung in LADDER} or name.removeprefix("myrtle-") in _RUNGS
+    name
+    for name in RECIPES
+    if name not in {rung.name for rung in LADDER} | _LIKE_OTHERS or name.removeprefix("myrtle-") in _RUNGS
 ]
-"""Names of recipes, for what takes a while with each: of the ladder's rungs those that differ in kind."""
+"""Names of recipes, for what takes a while with each: of the ladder's rungs those that differ in kind, and of the
+course's one of those that differ in the network alone."""

@@ -205,6 +205,7 @@ class Dropped(nn.Sequential):
 
 
 RECIPE = dataclasses.replace(BARE, epochs=1)
+DROPPING = dataclasses.replace(BARE, network=fastcifar.WideResNetConfig(depth=10, widen=1, dropout=0.3))
 Number = Callable[[float], object]
 """Makes the numbers of a call: Python's or numpy's."""
 
@@ -346,6 +347,7 @@ ROBUSTNESS = "published_pairs published_baseline fit_baseline effective_robustne
 CALLS: dict[str, Callable[..., list[object]]] = {
     "train": train,
     "train an own network": lambda number: train(number, model=Dropped),
+    "train with dropout": lambda number: train(number, DROPPING),
     "train everything": lambda number: train(number, EVERYTHING),
     "Trainer": trainer,
     "load_run load_weights": warm_start,

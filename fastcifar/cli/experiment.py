@@ -57,6 +57,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             return of_runs.main(args)
     options = read_options(cls, args)
     experiment = options.experiment
+    options = options.resized_for(*experiment.trained_recipes().values())
     options.check(*experiment.trained_recipes().values())
     rank = Rank.here()
     experiment.refuse_processes(max(options.parallel, rank.count))

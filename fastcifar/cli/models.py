@@ -1,7 +1,9 @@
-"""`fastcifar models list` and `fastcifar models show`: the networks, their layers, and who shares which parameters."""
+"""`fastcifar models` and `fastcifar models show`: the networks, their layers, what these cost, and who shares which
+parameters."""
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import shlex
@@ -18,9 +20,12 @@ from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.escape import shown
 from fastcifar.output import RECORD, user_path
 from fastcifar.recipes import NETWORKS, RECIPES, Recipe, label
-from fastcifar.recipes.declare import type_hints
+from fastcifar.recipes.augmentation import MOST_SIDE
+from fastcifar.recipes.declare import setting, type_hints
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fastcifar.costs.sharing import Graph
     from fastcifar.models import Network
 
@@ -52,14 +57,26 @@ class _Shown:
 
 @dataclass(frozen=True)
 class ShowOptions(_Shown, FormOptions):
-    """Print a network's layers, their shapes and parameters, and with --graph which layers share parameters.
+    """Print a network's layers: their shapes and parameters, their FLOP and the bytes that they keep for the backward
+    pass in float32, for one image; with --graph which layers share parameters.
 
     What is used is found by running the network. A network's or a recipe's fields can be changed, as train's.
     """
 
+    side: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the data set's)")] = setting(
+        None, at_least=1, at_most=MOST_SIDE, unit="pixels"
+    )
+    """Side of the images, as --resize."""
+
     def _check(self) -> None:
         super()._check()
         _check_graph(self)
+        self._require("side", None in (self.side, self.resize), "without --resize, which says the same")
+
+    def form(self) -> tuple[int, int, tuple[int, int]]:
+        if self.side is None:
+            return super().form()
+        return dataclasses.replace(self, side=None, resize=self.side).form()
 
 
 @dataclass(frozen=True)
@@ -78,8 +95,8 @@ def _check_graph(options: ShowOptions | FileOptions) -> None:
 
 
 def main(args: Sequence[str]) -> int:
-    """Run `fastcifar models list`."""
-    options = parse(args, ListOptions(), "fastcifar models list")
+    """Run `fastcifar models`, also called `fastcifar models list`."""
+    options = parse(args, ListOptions(), "fastcifar models")
     found: list[dict[str, Any]] = []
     for kind, config in NETWORKS.items():
         summary = " ".join((inspect.getdoc(config) or "").partition("\n\n")[0].split())
@@ -102,15 +119,15 @@ def main(args: Sequence[str]) -> int:
 
 def show(args: Sequence[str]) -> int:
     """Run `fastcifar models show`."""
-    title, graph, options = _graph_of(_with_graph_value(args))
+    title, graph, costs, options = _graph_of(_with_graph_value(args))
     if options.graph not in (None, _TEXT):
         from fastcifar.cli.sharing import save_graph
 
         save_graph(graph, title, user_path(options.graph, "--graph"))
     if options.json:
-        print(json.dumps(_described(title, graph), indent=2))
+        print(json.dumps(_described(title, graph, costs), indent=2))
         return 0
-    print("\n".join(map(shown, [title, "", *_layers(graph), *(_sharing(graph) if options.graph else ())])))
+    print("\n".join(map(shown, [title, "", *_layers(graph, costs), *(_sharing(graph) if options.graph else ())])))
     if options.graph not in (None, _TEXT):
         print(f"\ndrawn in {shown(options.graph)}")
     beside = Path(options.what).parent
@@ -131,7 +148,7 @@ def _with_graph_value(args: Sequence[str]) -> list[str]:
     return words
 
 
-def _graph_of(args: list[str]) -> tuple[str, Graph, ShowOptions | FileOptions]:
+def _graph_of(args: list[str]) -> tuple[str, Graph, Costs | None, ShowOptions | FileOptions]:
     import_plugins(args)
     free, _ = take_free_words(args, type_hints(ShowOptions))
     what = free[0] if free else ""
@@ -143,8 +160,7 @@ def _graph_of(args: list[str]) -> tuple[str, Graph, ShowOptions | FileOptions]:
             raise UserError(f"there is no network {brief(what)}{hint}; allowed: {known}")
         options = parse(args, FileOptions(), PROG)
         _refuse_drawing(options)
-        title, graph = _graph_of_file(path)
-        return title, graph, options
+        return *_graph_of_file(path), options
     if what and last_given(args, "--network"):
         raise UserError(f"--network is given with {what}; allowed: one of the two")
     options = parse_with_recipe(["--network", what, *args] if what else args, ShowOptions, PROG, shorten=None)
@@ -156,9 +172,15 @@ def _graph_of(args: list[str]) -> tuple[str, Graph, ShowOptions | FileOptions]:
 
     from fastcifar.costs.sharing import trace
 
-    kind, count = options.settings.network.kind, trace(_built(options.settings, classes, side), (2, 3, side, side))
+    network = _built(options.settings, classes, side)
+    kind, count = options.settings.network.kind, trace(network, (2, 3, side, side))
     of = label(options.settings) if last_given(args, "--recipe") else ""
-    return f"{kind}{f' of {of}' * bool(of)}, {side} x {side} pixels", count, options
+    return (
+        f"{kind}{f' of {of}' * bool(of)}, {side} x {side} pixels",
+        count,
+        _costs(network, options.settings, side),
+        options,
+    )
 
 
 def _refuse_drawing(options: ShowOptions | FileOptions) -> None:
@@ -168,7 +190,7 @@ def _refuse_drawing(options: ShowOptions | FileOptions) -> None:
         refuse_without_matplotlib()
 
 
-def _graph_of_file(path: Path) -> tuple[str, Graph]:
+def _graph_of_file(path: Path) -> tuple[str, Graph, Costs | None]:
     from fastcifar.costs.sharing import of_tensors, trace
     from fastcifar.input import weights_file
 
@@ -177,20 +199,48 @@ def _graph_of_file(path: Path) -> tuple[str, Graph]:
 
         recipe, module, record = load_run(path)
         side = record.dataset.side
-        return f"{recipe.network.kind} of {path}", trace(module, (2, 3, side, side))
+        costs = _costs(module, recipe, side)
+        return f"{recipe.network.kind} of {path}, {side} x {side} pixels", trace(module, (2, 3, side, side)), costs
     from fastcifar.training.weights import COUNTS, read_weights
 
     file = weights_file(path)
     tensors = {name: tensor for name, tensor in sorted(read_weights(file)[0].items()) if not name.endswith(COUNTS)}
-    return f"weights in {file}; tensors of equal values count as one", of_tensors(tensors)
+    return f"weights in {file}; tensors of equal values count as one", of_tensors(tensors), None
 
 
-def _built(recipe: Recipe, classes: int = 10, side: int = 32) -> Network:
+@dataclass(frozen=True)
+class Costs:
+    """What each layer costs for an image, by the layers' names: FLOP of the forward pass, where a multiply-add is two,
+    and bytes kept for the backward pass in float32."""
+
+    flop: dict[str, int]
+    kept: dict[str, int]
+
+
+def _costs(module: nn.Module, recipe: Recipe, side: int) -> Costs | None:
+    """Return what the layers of a recipe's network cost, a mean over a small batch: batch norm needs several images.
+    None where that cannot be counted."""
+    from fastcifar.costs.products import count_module
+    from fastcifar.models import Network
+
+    images = max(2, recipe.ghost_batch)
+    every = {"every": True} if isinstance(module, Network) and module.outputs != 1 else {}
+    try:
+        shape = (images * recipe.ensemble.orders, 3, side, side)
+        count = count_module(module, shape, call=lambda module, images: module(images, **every))
+    except Exception:  # a network of the user's own may do what tensors without data cannot
+        return None
+    kept = {name: size // images for name, size in count.kept.items()}
+    return Costs({layer.name: 2 * layer.forward // images for layer in count.layers}, kept)
+
+
+def _built(recipe: Recipe, classes: int = 10, side: int | None = None) -> Network:
     from fastcifar.host import building
     from fastcifar.models import build_model
     from fastcifar.models.network import CENTERED
     from fastcifar.registry import resolve
 
+    side = recipe.network.side_for(32) if side is None else side
     with building(0, resolve(recipe.network.builder)):
         return build_model(recipe, classes, CENTERED, CENTERED, sides=(side,))
 
@@ -200,25 +250,40 @@ def _entry(recipe: Recipe, name: str, summary: str) -> dict[str, Any]:
     return {"network": recipe.network.kind, "recipe": name or None, "parameters": count, "summary": summary}
 
 
-def _layers(graph: Graph) -> list[str]:
-    """Return a line for each layer, indented as modules lie in each other."""
-    rows: list[tuple[str, str, str, str]] = []
+def _layers(graph: Graph, costs: Costs | None) -> list[str]:
+    """Return a line for each layer, indented as modules lie in each other, and one for all of them."""
+    rows: list[tuple[str, ...]] = []
     above: list[str] = []
+    listed: list[str] = []
     for layer in graph.layers:
         words = layer.name.split(".")
         same = next(
             (n for n, (a, b) in enumerate(zip(above, words, strict=False)) if a != b), min(len(above), len(words))
         )
-        rows += [("  " * depth + words[depth], "", "", "") for depth in range(same, len(words) - 1)]
+        for depth in range(same, len(words) - 1):
+            listed.append(".".join(words[: depth + 1]))
+            cells = _cells(costs, listed[-1:])
+            rows.append(("  " * depth + words[depth], "", "", *(cells if cells != ("0", "0") else ("", "")), ""))
         borrowed = sum(tensor.is_shared for tensor in layer.tensors)
         note = f"{borrowed} {graph.word}" if borrowed else ""
         note += f"{', ' * bool(note)}called {layer.calls} times" if layer.calls > 1 else ""
         shape, count = "x".join(map(str, layer.output)) or "-", f"{layer.parameters:,}"
-        rows.append(("  " * (len(words) - 1) + f"{words[-1]}  {layer.kind}".rstrip(), shape, count, note))
+        name = "  " * (len(words) - 1) + f"{words[-1]}  {layer.kind}".rstrip()
+        rows.append((name, shape, count, *_cells(costs, [layer.name]), note))
+        listed.append(layer.name)
         above = words
+    if costs:
+        names = {*costs.flop, *costs.kept}
+        rest = sorted(names - {*listed})
+        rows.append(("between them", "", "", *_cells(costs, rest), ""))
+        rows.append(("all", "", f"{graph.parameters:,}", *_cells(costs, sorted(names)), ""))
     width = max((len(name) for name, *_ in rows), default=0) + 2
-    lines = [f"{'layer':<{width}}{'output':>12}{'parameters':>14}"]
-    lines += [f"{name:<{width}}{shape:>12}{count:>14}  {note}".rstrip() for name, shape, count, note in rows]
+    heads = ("layer", "output", "parameters", *(("FLOP", "bytes kept") if costs else ("", "")), "")
+    widths = (12, 14, *((16, 14) if costs else (0, 0)))
+    lines = []
+    for name, *cells, note in (heads, *rows):
+        columns = "".join(f"{cell:>{size}}" for cell, size in zip(cells, widths, strict=True))
+        lines.append(f"{name:<{width}}{columns}  {note}".rstrip())
     trained = sum(tensor.size for tensor in graph.tensors if tensor.trains)
     said = f", {trained:,} of them trained" if any(tensor.trains is not None for tensor in graph.tensors) else ""
     lines += ["", f"{graph.parameters:,} parameters in {len(graph.tensors)} tensors{said}"]
@@ -230,6 +295,14 @@ def _layers(graph: Graph) -> list[str]:
     if graph.shared:
         lines.append(f"{_sum(graph.shared):,} of them, in {len(graph.shared)} tensors, are {graph.word}")
     return lines
+
+
+def _cells(costs: Costs | None, names: Iterable[str]) -> tuple[str, str]:
+    """Return the FLOP and the bytes of these layers together."""
+    if costs is None:
+        return "", ""
+    flop, kept = (sum(each.get(name, 0) for name in names) for each in (costs.flop, costs.kept))
+    return f"{flop:,}", f"{kept:,}"
 
 
 def _sharing(graph: Graph) -> list[str]:
@@ -250,7 +323,7 @@ def _sharing(graph: Graph) -> list[str]:
     return lines
 
 
-def _described(title: str, graph: Graph) -> dict[str, Any]:
+def _described(title: str, graph: Graph, costs: Costs | None) -> dict[str, Any]:
     layers = [
         {
             "name": layer.name,
@@ -258,6 +331,8 @@ def _described(title: str, graph: Graph) -> dict[str, Any]:
             "output": layer.output,
             "calls": layer.calls,
             "parameters": layer.parameters,
+            "flop": costs and costs.flop.get(layer.name, 0),
+            "activation_bytes": costs and costs.kept.get(layer.name, 0),
             "tensors": [tensor.names[0] for tensor in layer.tensors],
         }
         for layer in graph.layers
@@ -272,7 +347,8 @@ def _described(title: str, graph: Graph) -> dict[str, Any]:
         }
         for tensor in graph.tensors
     ]
-    return {"network": title, "parameters": graph.parameters, "layers": layers, "tensors": tensors}
+    whole = {"flop": costs and sum(costs.flop.values()), "activation_bytes": costs and sum(costs.kept.values())}
+    return {"network": title, "parameters": graph.parameters, **whole, "layers": layers, "tensors": tensors}
 
 
 def _sum(tensors: Iterable[Any]) -> int:

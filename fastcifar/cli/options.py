@@ -24,6 +24,7 @@ from fastcifar.recipes.declare import Checked, setting, type_hints
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Self
 
     from fastcifar.data import Dataset
 
@@ -96,19 +97,22 @@ class FormOptions(RecipeOptions):
     resize: Annotated[int | None, _optional("N", "the data set's")] = setting(
         None, at_least=1, at_most=MOST_SIDE, unit="pixels"
     )
-    """Side of the images, as train's --resize brings them to it."""
+    """Side of the images, as train's --resize brings them to it; without one that of the data set, or one that the
+    network takes."""
 
     def form(self) -> tuple[int, int, tuple[int, int]]:
         """Return the number of classes, the side, and how many training and test images there are."""
         word = with_coarse(self.dataset) if self.coarse else self.dataset
         entry, variant = find(word)
         if entry.images is not None:
-            return entry.variants.get(variant, entry.classes), self.resize or entry.side, entry.images
+            side = self.resize or self.settings.network.side_for(entry.side)
+            return entry.variants.get(variant, entry.classes), side, entry.images
 
         from fastcifar.data import load_dataset
 
         dataset = load_dataset(word, self.data_dir, resize=self.resize or 0)
-        return len(dataset.classes), self.resize or dataset.train.side, (len(dataset.train), len(dataset.test))
+        side = self.resize or self.settings.network.side_for(dataset.train.side)
+        return len(dataset.classes), side, (len(dataset.train), len(dataset.test))
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,8 @@ class ImageOptions(DataOptions):
 
     resize: Annotated[int | None, _optional("N", "as they are")] = setting(None, at_least=1, at_most=MOST_SIDE)
     """Bring the images to N by N pixels (bilinear, antialiased); of images that are not square the shorter side, and
-    the middle is kept. Mean and standard deviation stay the data set's."""
+    the middle is kept. Mean and standard deviation stay the data set's. Without it images of a known set that are too
+    small for alexnet, below 63, are brought to 70."""
 
     def whole(self, name: str = "") -> Dataset:
         """Return the whole data set, or another of this name, on the CPU, its images of the side in --resize."""
@@ -206,6 +211,14 @@ class TrainingOptions(RecipeOptions, ImageOptions):
                 f"--classes is {brief(self.classes)}; allowed: labels with a comma between them, as in 0,1,2"
             )
         return [int(word) for word in words]
+
+    def resized_for(self, *recipes: Recipe) -> Self:
+        """Return the options with the --resize of networks for which the images of a known data set are too small."""
+        entry, _ = find(self.dataset)
+        if self.resize is not None or entry.images is None:
+            return self
+        sides = {recipe.network.side_for(entry.side) for recipe in recipes} - {entry.side}
+        return dataclasses.replace(self, resize=sides.pop()) if len(sides) == 1 else self
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""

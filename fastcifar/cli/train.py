@@ -112,6 +112,7 @@ def main(args: Sequence[str]) -> int:
     phases = Phases("start of Python")
     with phases("command line"):
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
+        options = options.resized_for(options.settings)
         options.check(options.settings)
         if last_given(args, "--diagnose") == "":
             raise UserError(f"--diagnose names nothing; allowed: {', '.join(get_args(Diagnosed))}")

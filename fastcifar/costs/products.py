@@ -98,6 +98,8 @@ class Count:
     one, and each launch of an operator listed in `PRODUCTS`."""
     activation_bytes: int = 0
     """Bytes kept from the forward for the backward pass, parameters and buffers apart."""
+    kept: dict[str, int] = field(default_factory=dict)
+    """These bytes by the innermost module that was called, "" where that is the network itself."""
     parameters: int = 0
     trained_parameters: int = 0
 
@@ -142,7 +144,7 @@ def count_module(
     tally, saved = _Tally(module, len(batch)), []
 
     def keep(tensor: Tensor) -> Tensor:
-        saved.append(tensor.untyped_storage())  # held, so that no other gets its address
+        saved.append((tensor.untyped_storage(), tally.called))  # held, so that no other gets its address
         return tensor
 
     with tally, torch.set_grad_enabled(training):
@@ -153,10 +155,12 @@ def count_module(
             tally.forward = False
             scalar.backward()
     count = tally.finish()
-    kept = {storage._cdata: storage.nbytes() for storage in saved}
-    for tensor in own.values():
-        kept.pop(tensor.untyped_storage()._cdata, None)
-    count.activation_bytes = sum(kept.values())
+    seen = {tensor.untyped_storage()._cdata for tensor in own.values()}
+    for storage, called in saved:
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            count.kept[called] = count.kept.get(called, 0) + storage.nbytes()
+    count.activation_bytes = sum(count.kept.values())
     count.parameters = sum(weight.numel() for weight in module.parameters())
     count.trained_parameters = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
     return count
@@ -220,6 +224,11 @@ class _Tally(DispatchMode):
             self.count.operators += moved > 0
         return out
 
+    @property
+    def called(self) -> str:
+        """The name of the innermost module that is being called; empty: the whole network."""
+        return max(self.tracker.parents - {"Global"}, key=len, default="").partition(".")[2]
+
     def finish(self) -> Count:
         """Return the count, once the backward pass is over."""
         expected = sum(layer.input_gradient + layer.weight_gradient for layer in self._layers.values())
@@ -255,8 +264,7 @@ class _Tally(DispatchMode):
             self.count.moved_bytes += _size(grad) + _size(out[2])
 
     def _layer(self, parameter: str, values: Tensor, out: Tensor) -> Layer:
-        called = max(self.tracker.parents - {"Global"}, key=len, default="").partition(".")[2]  # the innermost
-        name = parameter.rpartition(".")[0] if parameter else called
+        name = parameter.rpartition(".")[0] if parameter else self.called
         if name not in self._layers:
             try:
                 own = list(self._module.get_submodule(name).parameters(recurse=False))

@@ -33,7 +33,7 @@ _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
 
 
-def given_colors(name: str, where: str, values: object) -> tuple[float, float, float]:
+def given_colors(name: str, where: str, values: object) -> tuple[float, ...]:
     """Return the "mean" or "std" that a file or a user gives. Raises UserError, with `where`, for what no images of 0
     to 255 have."""
     found = by_channel(where, values, **({"above": 0} if name == "std" else {}))

@@ -40,11 +40,11 @@ class DavidNet(Network[DavidNetConfig]):
             "celu_alpha": config.celu_alpha,
         }
         if config.whitening:
-            self.whitening: PatchWhitening | None = PatchWhitening(3, 3, config.whitening_eps)
-            self.stem = ConvBN(27, stem, kernel_size=1, **settings)
+            self.whitening: PatchWhitening | None = PatchWhitening(self.in_channels, 3, config.whitening_eps)
+            self.stem = ConvBN(9 * self.in_channels, stem, kernel_size=1, **settings)
         else:
             self.whitening = None
-            self.stem = ConvBN(3, stem, **settings)
+            self.stem = ConvBN(self.in_channels, stem, **settings)
         self.layers = nn.Sequential()
         for number, (inputs, outputs) in enumerate(itertools.pairwise(config.widths), start=1):
             branches = {"residual": number in config.residual, "extra": number in config.extra}

@@ -31,7 +31,8 @@ class Members(Network[EnsembleConfig]):
     def __init__(self, networks: Sequence[Network], config: EnsembleConfig) -> None:
         nn.Module.__init__(self)
         first = networks[0]
-        self.config, self.mean, self.std, self.side = config, first.mean, first.std, first.side
+        self.config, self.mean, self.std = config, first.mean, first.std
+        self.side, self.in_channels = first.side, first.in_channels
         self.networks = nn.ModuleList(networks)
         self.logit_scale = first.logit_scale
         self.outputs = 1 if config.joint == "logits" else len(networks)

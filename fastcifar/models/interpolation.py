@@ -70,7 +70,7 @@ class InterpolationNet(Network[InterpolationConfig]):
         self._network: type[Network[Any]] = resolve(config.of.builder)
 
         def make(of: NetworkConfig) -> Network[Any]:
-            return self._network(of, classes, self.mean, self.std, self.side)
+            return self._network(of, classes, self.mean, self.std, self.side, self.in_channels)
 
         self.subnetworks = nn.ModuleList(make(config.narrow()) for _ in SUBNETWORKS)
         self.wide = make(config.wide())
@@ -143,7 +143,8 @@ class InterpolationNet(Network[InterpolationConfig]):
 
     def wide_network(self) -> Network:
         """Return the wide network as a plain one of its own, with copies of all weights."""
-        network = self._network(self.config.wide(), self._classes, self.mean, self.std, self.side)
+        how = self.mean, self.std, self.side, self.in_channels
+        network = self._network(self.config.wide(), self._classes, *how)
         state = dict(self.wide.state_dict())
         for name, module in self.wide.named_modules():
             if isinstance(module, BlockConvolution):

@@ -22,7 +22,7 @@ class MLP(Network[MLPConfig]):
     head = "classifier"
 
     def build(self, config: MLPConfig, classes: int) -> None:
-        sizes = (3 * self.side**2, *config.hidden)
+        sizes = (self.in_channels * self.side**2, *config.hidden)
         self.hidden = nn.ModuleList(itertools.starmap(Linear, itertools.pairwise(sizes)))
         self.classifier = Linear(sizes[-1], classes)
 

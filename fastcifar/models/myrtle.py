@@ -31,7 +31,7 @@ class MyrtleNet(Network[MyrtleConfig]):
 
     def build(self, config: MyrtleConfig, classes: int) -> None:
         first = config.widths[0]
-        self.stem = nn.Sequential(Conv3x3(3, first))
+        self.stem = nn.Sequential(Conv3x3(self.in_channels, first))
         if config.stem_norm:
             self.stem.append(self._norm(first))
         self.layers = nn.Sequential()

@@ -21,12 +21,13 @@ Config = TypeVar("Config")
 
 
 class Network(nn.Module, ABC, Generic[Config]):
-    """Images `[N, 3, H, W]`, normalized, to logits `[N, classes]`.
+    """Images `[N, C, H, W]`, normalized, to logits `[N, classes]`; C is 3 but for use as a library.
 
     config: by default a `config_class` with its defaults.
     classes: number of classes.
-    mean, std: normalize its images, 0 to 255 units; `evaluate` reads them.
+    mean, std: normalize its images, 0 to 255 units, a number for each channel; `evaluate` reads them.
     side: of the images that it is built for, in pixels; `build` may read it as `self.side`.
+    in_channels: C; `build` reads it as `self.in_channels`. Data sets and training have three.
 
     `head` is the name of the classifier, the one layer whose shape depends on the classes. `frozen_from[name]` is the
     epoch (a float, counted from 0) from which on a parameter that trains at first is frozen. Initial values come from
@@ -53,15 +54,17 @@ class Network(nn.Module, ABC, Generic[Config]):
         self,
         config: Config | None = None,
         classes: int = 10,
-        mean: Sequence[float] = CENTERED,
-        std: Sequence[float] = CENTERED,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
         side: int = 32,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
         self.config: Config = self.config_class() if config is None else config
-        self.mean: tuple[float, ...] = by_channel("mean", mean)
-        self.std: tuple[float, ...] = by_channel("std", std, above=0)
-        self.side, self.frozen_from = side, {}
+        usual = CENTERED[:1] * in_channels
+        self.mean: tuple[float, ...] = by_channel("mean", usual if mean is None else mean, channels=in_channels)
+        self.std: tuple[float, ...] = by_channel("std", usual if std is None else std, above=0, channels=in_channels)
+        self.side, self.in_channels, self.frozen_from = side, in_channels, {}
         self.build(self.config, classes)
         self.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]  (torch's annotations lack it)
 
@@ -70,13 +73,15 @@ class Network(nn.Module, ABC, Generic[Config]):
         """Make the layers that `config` describes."""
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """Return what the classifier takes for images `[N, 3, H, W]`, normalized: `[N, F]`. Raises UserError where there
-        is no one classifier that is known."""
-        raise UserError(f"{type(self).__name__} has no one classifier whose input its features are; allowed: its logits")
+        """Return what the classifier takes for images `[N, C, H, W]`, normalized: `[N, F]`. Raises UserError where
+        there is no one classifier that is known."""
+        raise UserError(
+            f"{type(self).__name__} has no one classifier whose input its features are; allowed: its logits"
+        )
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits before `logit_scale`: a loss that applies it saves a pass and its gradient."""
-        return getattr(self, self.head)(self.features(x))
+        return self.get_submodule(self.head)(self.features(x))
 
     def all_outputs(self, x: torch.Tensor) -> torch.Tensor:
         """Return the logits that the loss reads, before `logit_scale`, `[outputs, B, classes]`, for images

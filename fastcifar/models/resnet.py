@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from fastcifar.models.activation import norm_of
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Linear, Network
@@ -32,14 +33,14 @@ class ResNet18(Network[ResNet18Config]):
     def build(self, config: ResNet18Config, classes: int) -> None:
         width = config.width
         if config.stem == "cifar":
-            self.conv1 = Conv3x3(3, width)
+            self.conv1 = Conv3x3(self.in_channels, width)
         else:
-            self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = GhostBatchNorm(width, activation="relu")
-        self.layer1 = nn.Sequential(BasicBlock(width, width, 1), BasicBlock(width, width, 1))
-        self.layer2 = nn.Sequential(BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 2 * width, 1))
-        self.layer3 = nn.Sequential(BasicBlock(2 * width, 4 * width, 2), BasicBlock(4 * width, 4 * width, 1))
-        self.layer4 = nn.Sequential(BasicBlock(4 * width, 8 * width, 2), BasicBlock(8 * width, 8 * width, 1))
+            self.conv1 = nn.Conv2d(self.in_channels, width, 7, stride=2, padding=3, bias=False)
+        self.bn1 = norm_of(width, config.activation, config.slope)
+        self.layer1 = _layer(width, width, 1, config)
+        self.layer2 = _layer(width, 2 * width, 2, config)
+        self.layer3 = _layer(2 * width, 4 * width, 2, config)
+        self.layer4 = _layer(4 * width, 8 * width, 2, config)
         self.fc = Linear(8 * width, classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -62,19 +63,24 @@ class ResNet18(Network[ResNet18Config]):
         return x.mean((2, 3))
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions, each with batch norm. The input is added before the last ReLU, where the shape changes
-    after a 1x1 convolution with batch norm."""
+def _layer(inputs: int, outputs: int, stride: int, config: ResNet18Config) -> nn.Sequential:
+    return nn.Sequential(BasicBlock(inputs, outputs, stride, config), BasicBlock(outputs, outputs, 1, config))
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions, each with batch norm. The input is added before the last activation, where the shape
+    changes after a 1x1 convolution with batch norm."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, config: ResNet18Config) -> None:
         super().__init__()
         if stride == 1:
             self.conv1 = Conv3x3(inputs, outputs)
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = GhostBatchNorm(outputs, activation="relu")
+        self.bn1 = norm_of(outputs, config.activation, config.slope)
         self.conv2 = Conv3x3(outputs, outputs)
         self.bn2 = GhostBatchNorm(outputs)
+        self._activation = config.activation, config.slope
         self.downsample = None
         if stride != 1 or inputs != outputs:
             self.downsample = nn.Sequential(Shortcut(inputs, outputs, stride), GhostBatchNorm(outputs))
@@ -82,7 +88,9 @@ class BasicBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
         # The norm adds the shortcut in its own pass. Nothing keeps the sum, so the ReLU may overwrite it.
-        return self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut).relu_()
+        x = self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut)
+        name, slope = self._activation
+        return x.relu_() if name == "relu" else F.leaky_relu_(x, slope) if name == "leaky_relu" else getattr(F, name)(x)
 
 
 class Shortcut(nn.Conv2d):

@@ -37,9 +37,8 @@ class SpeedrunNet(Network[SpeedrunConfig]):
 
     def build(self, config: SpeedrunConfig, classes: int) -> None:
         trains_bias = config.whitening_bias_epochs > 0
-        self.whitening = PatchWhitening(
-            3, config.whitening_size, config.whitening_eps, padding=0, negatives=True, bias=trains_bias
-        )
+        size, eps = config.whitening_size, config.whitening_eps
+        self.whitening = PatchWhitening(self.in_channels, size, eps, padding=0, negatives=True, bias=trains_bias)
         if trains_bias:
             self.frozen_from = {"whitening.bias": config.whitening_bias_epochs}
         channels = itertools.pairwise((self.whitening.out_channels, *config.widths))

@@ -22,14 +22,16 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
 
     The schedule "linear" gives step t, from 0, its value at (t + 1) / `total_steps`; a class of torch's begins with its
     first rate at step 0 and is stepped after every step. So 1 - t / total_steps (airbench) is the class LinearLR with
-    start_factor=1, end_factor=0 and total_iters=100%; "linear" from 1 to 0 is one step ahead of it.
+    start_factor=1, end_factor=0 and total_iters=100%; "linear" from 1 to 0 is one step ahead of it. In a warm-up of w
+    steps step t has (t + 1) / (w + 1) of the class's first rate, which is that of step w.
     Raises UserError where the options do not fit the class.
     """
     peak, schedule = recipe.optimizer.lr, recipe.schedule
     if schedule.name == "linear":
         return [peak * schedule((step + 1) / total_steps) for step in range(total_steps)]
     cls = getattr(torch.optim.lr_scheduler, schedule.name)
-    options = _options(cls, recipe, total_steps)
+    warmup = min(round(schedule.warmup * total_steps), total_steps - 1)
+    options = _options(cls, recipe, total_steps, total_steps - warmup)
     # Classes that cycle the momentum too need one to change; it is not read.
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=peak, momentum=0.9)
     rates = []
@@ -37,7 +39,7 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             scheduler = cls(optimizer, **options)
-            for step in range(total_steps):
+            for step in range(total_steps - warmup):
                 if step:
                     optimizer.step()
                     scheduler.step()
@@ -47,7 +49,7 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
         raise UserError(f"schedule.options do not fit {schedule.name} over {total_steps} steps: {reason}") from None
     if not all(math.isfinite(rate) and rate >= 0 for rate in rates):
         raise UserError(f"schedule.options lead {schedule.name} to a rate that is negative or not finite")
-    return rates
+    return [rates[0] * (step + 1) / (warmup + 1) for step in range(warmup)] + rates
 
 
 def rate_at(rates: list[float], step: int) -> float:
@@ -55,9 +57,9 @@ def rate_at(rates: list[float], step: int) -> float:
     return rates[min(step, len(rates) - 1)]
 
 
-def _options(cls: type, recipe: Recipe, total_steps: int) -> dict[str, object]:
+def _options(cls: type, recipe: Recipe, total_steps: int, own_steps: int) -> dict[str, object]:
     """Return the arguments of a class of torch.optim.lr_scheduler: those in NAME=VALUE words, and those known from the
-    recipe."""
+    recipe. `own_steps`: those after the warm-up."""
     steps = {"epochs": total_steps / recipe.epochs, "steps": 1.0, "%": total_steps / 100}
 
     def in_steps(text: str) -> int:
@@ -65,7 +67,7 @@ def _options(cls: type, recipe: Recipe, total_steps: int) -> dict[str, object]:
         return max(1, round(min(number * steps[unit], 1e18)))
 
     taken = {name: p for name, p in inspect.signature(cls).parameters.items() if name not in _NOT_OPTIONS}
-    known = {"T_max": total_steps, "total_steps": total_steps, "max_lr": recipe.optimizer.lr}
+    known = {"T_max": own_steps, "total_steps": own_steps, "max_lr": recipe.optimizer.lr}
     options = {name: value for name, value in known.items() if name in taken}
     for word in recipe.schedule.options:
         name, _, text = word.partition("=")

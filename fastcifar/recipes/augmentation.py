@@ -18,17 +18,19 @@ LEAST_ALPHA = 1e-3
 """Of mixup and cutmix: a share of Beta(0.001, 0.001) is 0 or 1 nearly always, and of much less no number."""
 
 
-def by_channel(path: str, values: object, above: float = -math.inf) -> tuple[float, float, float]:
-    """Return `values` as three numbers, of red, green and blue; `path` names them in errors.
+def by_channel(path: str, values: object, above: float = -math.inf, channels: int = 3) -> tuple[float, ...]:
+    """Return `values` as a number for each channel, by default of red, green and blue; `path` names them in errors.
 
     Raises UserError for others, for NaN and infinities, and for numbers that are not `above`."""
     numbers = plain(values)
-    fits = isinstance(numbers, tuple) and len(numbers) == 3 and all(type(each) in (int, float) for each in numbers)
+    fits = (
+        isinstance(numbers, tuple) and len(numbers) == channels and all(type(each) in (int, float) for each in numbers)
+    )
     if not fits or not all(above < each < math.inf for each in numbers):
         positive = " above 0" if above == 0 else ""
-        raise UserError(f"{path} is {brief(numbers)}; allowed: three numbers{positive}, of red, green and blue")
-    red, green, blue = map(float, numbers)
-    return red, green, blue
+        many = f"three numbers{positive}, of red, green and blue" if channels == 3 else f"{channels} numbers{positive}"
+        raise UserError(f"{path} is {brief(numbers)}; allowed: {many}")
+    return tuple(map(float, numbers))
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,13 @@ class Schedule(Checked):
     7epochs), unless they are a number of steps (7steps) or a share of the training (30%); in a TOML file they need a
     unit. They are above 0, and rounded to 1 step or more. ExponentialLR's gamma is that of every step. Defaults: T_max
     and total_steps are all of the training, max_lr is `optimizer.lr`, all others torch's."""
+    warmup: float = setting(0.0, at_least=0, below=1)
+    """Share of the training in which the rate rises linearly from 0 to the first of that class, which has the steps
+    that are left, as in SequentialLR; 0: none. Lengths count from its end. With name linear the knots say it."""
 
     def _check(self) -> None:
         self._require("options", not (self.options and self.name == "linear"), "none with schedule.name linear")
+        self._require("warmup", not (self.warmup and self.name == "linear"), "0 with schedule.name linear")
         for option in self.options:
             self._require("options", re.fullmatch(r"[A-Za-z]\w*=\S+", option), "words NAME=VALUE")
             name, _, value = option.partition("=")

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from fastcifar.data.plan import NOT_PLANNED, derived_seed
 from fastcifar.host import TURN, is_ours
@@ -15,7 +16,8 @@ from fastcifar.registry import resolve
 
 
 class RandomNumbers:
-    """Torch's global generators, on the CPU and on `device`, for networks, losses and transforms of the user's own.
+    """Torch's global generators, on the CPU and on `device`, for dropout, and for networks, losses and
+    transforms of the user's own.
     Within a `with` block they go on from where the last block left them, whatever the process drew between; after it
     they are as before. Blocks of several threads take turns; any other thread that draws meanwhile draws from these.
 
@@ -70,11 +72,12 @@ class RandomNumbers:
 
 def random_numbers_of(network: Network, recipe: Recipe, device: torch.device, own: bool) -> RandomNumbers:
     """Return the random numbers of the trainings of `network`; `own`: a part of theirs is of the user's own. Those of
-    the library's own parts are all planned."""
+    the library's own parts are all planned, but for dropout's."""
     networks = [type(module) for module in network.modules() if isinstance(module, Network)]
     parts = [*networks, resolve(recipe.optimizer.builder)]
     parts += [resolve(type(each).function) for each in recipe.transforms]
-    return RandomNumbers(device, drawn=own or OwnNetwork in networks or not all(map(is_ours, parts)))
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in network.modules())
+    return RandomNumbers(device, drawn=own or drops or OwnNetwork in networks or not all(map(is_ours, parts)))
 
 
 def _global(device: torch.device) -> dict[str, torch.Tensor]:

@@ -76,8 +76,8 @@ def train(
     """Train one network.
 
     recipe: a recipe, its name or the path of its TOML file.
-    data: a dataset, its name or path, as `load_dataset` takes it with `data_dir`; None: what the recipe is made for, by
-        its name before `changes`; CIFAR-10 where no named recipe has that name, as in a file that gives another.
+    data: a dataset; or its name or path, for `load_dataset` with `data_dir`, whose images are resized where they are
+        too small for alexnet; None: what the recipe's name, before `changes`, is made for, else CIFAR-10.
     seed: names all random choices: initial weights, order, crops, flips, and those of `model` and `augment`.
     model: a class or function of the number of classes that returns an `nn.Module` in place of the recipe's network:
         images `[N, 3, H, W]`, normalized, to logits `[N, classes]`. Plain torch layers train in bfloat16 and float16
@@ -85,9 +85,8 @@ def train(
         convolutions are faster. On a GPU it is captured while training, so it must not depend on values.
     loss: a function of logits, float32 `[B, classes]`, and labels, int64 `[B]`, that returns the mean loss or each
         image's; the recipe's label smoothing does not apply to it.
-    optimizer: a kind, such as "Adam", or its configuration, as the recipe's section `optimizer`; or a class of torch's
-        form, which gets the recipe's `lr`, `momentum` and `weight_decay` where it takes them, or a function of the
-        parameters. The recipe's schedule multiplies its rates.
+    optimizer: a kind, such as "Adam", or its configuration; or a class of torch's form, which gets the recipe's `lr`,
+        `momentum` and `weight_decay`, or a function of the parameters. The recipe's schedule multiplies its rates.
     augment: a function of a batch of images `[B, 3, H, W]`, normalized and already changed by the recipe's
         augmentation, in the compute type, that returns as many images.
     holdout: evaluate on that many training images, which are then not trained on, in place of the test set.
@@ -111,6 +110,7 @@ def train(
     with phases("data"):
         if isinstance(data, str | PathLike):
             data = load_dataset(data, data_dir, device, holdout, None, resident)
+            data = data if model else data.resize(recipe.network.side_for(data.train.side))
         elif isinstance(data, Dataset):
             data = data.hold_out(holdout) if holdout else data
             data = data if resident == "auto" else place_images(data, resident, device)

@@ -20,6 +20,7 @@ from fastcifar.training import train
 
 NARROW = ["davidnet-interpolation", "--network.widths", "4", "8", "12", "16", "--network.loss", "coin"]
 NARROW += ["--resize", "8"]
+TINY = ["--network.widths", "2", "3", "4", "5", "6", "--network.hidden", "7", "8"]
 REFUSED = {
     "models show davidnt": "there is no network 'davidnt'; did you mean 'davidnet'?; allowed: " + ", ".join(NETWORKS),
     "models show speedrun94": "there is no network 'speedrun94'; did you mean --recipe speedrun94?; allowed: ",
@@ -31,6 +32,10 @@ REFUSED = {
     "models show mlp --network.width 3": "unknown flag --network.width; allowed: with --network resnet18",
     "models show davidnet --resize 4": "network is davidnet, and images have 4 pixels a side; allowed: 8 or more",
     "models list davidnet": "unexpected argument 'davidnet'",
+    "models davidnet": "unexpected argument 'davidnet'",
+    "models show davidnet --side 4": "network is davidnet, and images have 4 pixels a side; allowed: 8 or more",
+    "models show alexnet --side 62": "network is alexnet, and images have 62 pixels a side; allowed: 63 or more",
+    "models show mlp --side 32 --resize 32": "--side is 32; allowed: without --resize, which says the same",
 }
 
 
@@ -47,7 +52,7 @@ def test_a_refusal_is_one_line(capsys, line):
 
 
 def test_refusals_and_help_need_no_torch():
-    lines = [*REFUSED, "models", "models list --help", "models show --help"]
+    lines = [*REFUSED, "models --help", "models list --help", "models show --help"]
     code = f"import sys\nfrom fastcifar.cli import main\n[main(line.split()) for line in {lines!r}]\n"
     done = subprocess.run(
         [sys.executable, "-c", code + "print('torch' in sys.modules)"], capture_output=True, text=True
@@ -64,24 +69,48 @@ def test_the_list_has_every_network_and_its_parameters(capsys, monkeypatch):
             return built(recipe)
 
     monkeypatch.setattr(models, "_built", without_values)
-    assert main(["models", "list"]) == 0
+    assert main(["models", "list"]) == main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
+    lines, again = lines[: len(lines) // 2], lines[len(lines) // 2 :]
+    assert lines == again
     found = {line.split()[0]: line.split()[1] for line in lines[1:]}
     assert main(["models", "list", "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
     assert [(each["recipe"] or each["network"], f"{each['parameters']:,}") for each in entries] == list(found.items())
     assert [line.split()[0] for line in lines[1:] if not line.startswith(" ")] == list(NETWORKS)
     assert found.keys() - NETWORKS.keys() <= RECIPES.keys()
+    assert found["alexnet"] == "57,044,810" and found["lenet"] == "83,126" and found["wideresnet"] == "10,961,370"
     assert found["davidnet"] == "6,573,849" and found["wide-resnet18-2"] == "44,662,922"
 
 
 def test_layers_have_shapes_and_parameters(capsys):
     out = shown(capsys, "mlp", "--network.hidden", "8")
     rows = [line.split() for line in out.splitlines()]
-    assert (
-        ["hidden"] in rows and ["0", "Linear", "8", "24,584"] in rows and ["classifier", "Linear", "10", "90"] in rows
-    )
+    assert ["hidden"] in rows
+    assert ["0", "Linear", "8", "24,584", "49,152", "12,288"] in rows  # twice 3,072 x 8; the image in float32
+    assert ["classifier", "Linear", "10", "90", "160", "0"] in rows
+    assert ["between", "them", "0", "32"] in rows and ["all", "24,674", "49,312", "12,320"] in rows
     assert "24,674 parameters in 4 tensors, 24,674 of them trained" in out
+
+
+@pytest.mark.parametrize("words", [["lenet", "--side", "28"], ["alexnet", *TINY], ["resnet18", "--network.width", "4"]])
+def test_the_table_adds_up_and_is_the_jsons(capsys, words):
+    out, found = shown(capsys, *words), json.loads(shown(capsys, *words, "--json"))
+    lines = (re.sub(r"  called \d+ times$", "", line) for line in out.splitlines())
+    *rows, total = (line.split() for line in lines if re.search(r" [\d,]+ +[\d,]+$", line))
+    for place, key in ((-2, "flop"), (-1, "activation_bytes")):
+        cells = [int(row[place].replace(",", "")) for row in rows]
+        assert sum(cells) == int(total[place].replace(",", "")) == found[key] > 0
+    of_layers = sum(layer["flop"] for layer in found["layers"])
+    assert of_layers == found["flop"]
+    if words[0] == "lenet":
+        conv = 2 * (28 * 28 * 6 * 75 + 10 * 10 * 16 * 150)
+        assert found["flop"] == conv + 2 * (400 * 120 + 120 * 84 + 84 * 10)
+
+
+def test_images_that_are_too_small_for_a_network_are_counted_at_its_usual_side(capsys):
+    assert shown(capsys, "alexnet", *TINY).startswith("alexnet, 70 x 70 pixels")
+    assert shown(capsys, "alexnet", *TINY, "--side", "64").startswith("alexnet, 64 x 64 pixels")
 
 
 def test_a_recipes_fields_and_data_set_count(capsys):

@@ -67,11 +67,12 @@ def test_bytes_of_a_linear_layer_and_its_activation():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_network_is_counted_as_by_torch(network):
     recipe = Recipe(network=NETWORKS[network]())
-    count = count_module(build_model(recipe, 10, CENTERED, CENTERED), (64, 3, 32, 32))
+    side = recipe.network.side_for(32)
     with torch.device("meta"):
-        model = build_model(recipe, 10, CENTERED, CENTERED)
+        model = build_model(recipe, 10, CENTERED, CENTERED, sides=(side,))
+        count = count_module(model, (64, 3, side, side))
         with FlopCounterMode(display=False) as counter:
-            model(torch.empty(64, 3, 32, 32)).sum().backward()
+            model(torch.empty(64, 3, side, side)).sum().backward()
     assert 2 * count.macs == counter.get_total_flops()
     assert ELSEWHERE not in {layer.name for layer in count.layers}
     assert sum(layer.total for layer in count.layers) == count.macs

@@ -12,9 +12,11 @@ from fastcifar.models import build_model
 from fastcifar.models.whitening import patch_second_moment
 from fastcifar.recipes import NETWORKS, Augment, Recipe
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.lenet import LeNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
+from fastcifar.recipes.networks.wideresnet import WideResNetConfig
 
 NARROWED = {
     "davidnet": DavidNetConfig(widths=(2, 4, 4, 6), ghost_batch=2),
@@ -22,6 +24,8 @@ NARROWED = {
     "resnet18": ResNet18Config(width=2),
     "resnet18, imagenet": ResNet18Config(width=2, stem="imagenet"),
     "mlp": MLPConfig(hidden=(8,)),
+    "lenet": LeNetConfig(channels=(2, 4), hidden=(8, 6)),
+    "wideresnet": WideResNetConfig(depth=10, widen=1),
 }
 SIDES = [28, 32, 48, 64, 96, 224]
 
@@ -79,8 +83,8 @@ def test_recipes_say_which_sides_they_take():
     for kind, config in NETWORKS.items():
         recipe = Recipe(network=config(), augment=Augment(crop=0))
         for side in (*SIDES, 4096):
-            recipe.refuse_side(side)
-        assert config().one_side == (kind == "mlp")
+            recipe.refuse_side(config().side_for(side))
+        assert config().one_side == (kind in ("mlp", "lenet"))
     recipe = Recipe(augment=Augment(crop=28, cutout=20, early_crops=((24, 0.5), (30, 0.6))))
     recipe.refuse_side(32)
     refused = {

@@ -87,6 +87,29 @@ def test_lengths_count_epochs_unless_they_say_otherwise(name, options, same):
     assert learning_rates(change(recipe_of("ConstantLR"), read_changes(words)), STEPS) == rates
 
 
+@pytest.mark.parametrize(("share", "steps"), [(0.3, 6), (0.02, 0), (0.99, 19)])
+def test_a_warm_up_is_torchs_sequence_of_schedulers(share, steps):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=PEAK)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS - steps, eta_min=0.01)
+    if steps:
+        rise = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (steps + 1), total_iters=steps)
+        cosine = torch.optim.lr_scheduler.SequentialLR(optimizer, [rise, cosine], [steps])
+    expected = []
+    for _ in range(STEPS):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        cosine.step()
+    schedule = Schedule(name="CosineAnnealingLR", options=("eta_min=0.01",), warmup=share)
+    rates = learning_rates(Recipe(epochs=10, optimizer=SGDConfig(lr=PEAK), schedule=schedule), STEPS)
+    assert rates == pytest.approx(expected, rel=1e-9)
+    assert rates.index(max(rates)) == steps
+
+
+def test_a_warm_up_is_of_torchs_classes():
+    with pytest.raises(UserError, match=r"^schedule.warmup is 0.1; allowed: 0 with schedule.name linear$"):
+        Schedule(warmup=0.1)
+
+
 def test_lengths_of_files_from_when_they_counted_steps_are_not_taken_for_epochs(tmp_path, new_record):
     """A kept run says what it did; of a recipe file nobody knows when it was written."""
     values = new_record(recipe=recipe_of("StepLR", "step_size=6steps")).to_json()

@@ -22,6 +22,9 @@ class NetworkConfig(Kind):
     """Sides in pixels of the images that it takes; none: any from `least_side`."""
     one_side: ClassVar[bool] = False
     """True if it is built for images of one side, and takes no smaller crops of them."""
+    usual_side: ClassVar[int] = 0
+    """Side in pixels to which images that are too small for it are brought where no other is asked for; 0: they are
+    refused."""
     has_filters: ClassVar[bool] = True
     """True if it has convolutions, which Muon needs."""
     is_joint: ClassVar[bool] = False
@@ -38,6 +41,10 @@ class NetworkConfig(Kind):
     def least_side(self) -> int:
         """Side in pixels of the smallest images that it takes."""
         return 1
+
+    def side_for(self, side: int) -> int:
+        """Return the side in pixels to which images of `side` are brought where no other is asked for."""
+        return self.usual_side if self.usual_side and side < self.least_side else side
 
     def refuse_side(self, side: int) -> None:
         """Raise UserError for images of a side in pixels that it does not take."""

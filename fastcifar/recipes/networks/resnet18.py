@@ -21,6 +21,10 @@ class ResNet18Config(NetworkConfig):
     """Channels of the stem and the first of the four layers; each later layer has twice as many as the one before."""
     stem: Literal["cifar", "imagenet"] = "cifar"
     """cifar: a 3x3 convolution of stride 1. imagenet: torchvision's 7x7 one of stride 2 and a max-pool of stride 2."""
+    activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
+    """The nonlinearity after each batch norm and each sum."""
+    slope: float = setting(0.01, at_least=0, at_most=1)
+    """LeakyReLU's slope of negative inputs (Maas 2013); only read with activation leaky_relu."""
 
 
 @network("resnet18-interpolation", BUILDER)
