@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import Notice, UserError
+from fastcifar.experiments.named.ablate import Ablate
 from fastcifar.optim import learning_rates
 from fastcifar.recipes import LookaheadConfig, Schedule
 from fastcifar.recipes.optimizers.sgd import SGDConfig
@@ -182,6 +183,13 @@ def test_it_needs_every_epochs_loss(data):
     bare = dataclasses.replace(bare, test=dataclasses.replace(bare.test, labels=torch.full((32,), -1)))
     with pytest.raises(UserError, match="schedule.name is ReduceLROnPlateau; allowed: with labels on validation or"):
         Trainer(recipe_of(), bare, "cpu").run()
+
+
+def test_an_experiment_evaluates_every_epoch_of_such_a_recipe(data):
+    recipe = recipe_of("patience=0", "threshold=2", label_smoothing=0.1)
+    result = Ablate(recipe=recipe, only=("label-smoothing",), runs=1).run(data, device="cpu")
+    for (run,) in result.outcomes.values():
+        assert [row.learning_rate for row in run.history] == pytest.approx([PEAK, PEAK / 10, PEAK / 100])
 
 
 def test_that_it_goes_by_the_test_images_is_said(data):
