@@ -175,13 +175,11 @@ def test_an_option_that_does_not_fit_is_refused_before_the_training(option, said
 
 
 def test_it_needs_every_epochs_loss(data):
-    with pytest.raises(
-        UserError, match="eval_every is 2; allowed: with schedule.name ReduceLROnPlateau 1, every epoch"
-    ):
+    with pytest.raises(UserError, match=r"eval_every is 2; allowed: with .* ReduceLROnPlateau 1, every epoch"):
         Trainer(recipe_of(), data, "cpu").run(eval_every=2)
     bare = make_synthetic(64, 32)
     bare = dataclasses.replace(bare, test=dataclasses.replace(bare.test, labels=torch.full((32,), -1)))
-    with pytest.raises(UserError, match="schedule.name is ReduceLROnPlateau; allowed: with labels on validation or"):
+    with pytest.raises(UserError, match=r"schedule\.name is ReduceLROnPlateau; allowed: with labels on validation or"):
         Trainer(recipe_of(), bare, "cpu").run()
 
 
