@@ -21,7 +21,7 @@ from bench.record import ROOT, missing_keys
 from fastcifar.escape import in_markdown, shown
 
 DEFAULT = "measurements"
-PAGES = {"reliability": "docs/reliability.md"}
+PAGES = {"reliability": "docs/reliability.md", "course-sweeps": "examples/course/README.md"}
 """The page of a table, where that is not README.md."""
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 

@@ -9,7 +9,7 @@ import inspect
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -192,9 +192,11 @@ def _read(group: Sequence[str]) -> tuple[str, list[str]]:
     return in_full(flag), [value] * bool(equals) + list(group[1:])
 
 
-def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def read_fields(
+    hints: Mapping[str, Any], args: Sequence[str], switches: Container[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
     """Return the values of the flags that name fields, whose types by dotted name are `hints`, and all other words of
-    `args`."""
+    `args`. A flag of `switches` alone is true."""
     fields = {flag_of(name): (name, hint) for name, hint in hints.items()}
     values: dict[str, Any] = {}
     rest: list[str] = []
@@ -204,6 +206,8 @@ def read_fields(hints: Mapping[str, Any], args: Sequence[str]) -> tuple[dict[str
             rest += group
             continue
         name, hint = fields[flag]
+        if not words and name in switches:
+            words = ["true"]
         if not words:
             raise UserError(f"{flag} has no value; allowed: {allowed(hint)}")
         if get_origin(hint) is not tuple and len(words) > 1:

@@ -115,7 +115,13 @@ def read_options(cls: type[Experiment[Any]], args: Sequence[str]) -> ExperimentO
         defaults |= {"train_size": QUICK_TRAIN_SIZE, **cls.quick}
     recipes, words, rest = _read_recipes(cls, args, prog)
     hints = own_fields(cls)
-    own, rest = read_fields(hints, rest)
+    several = {}
+    for name in cls.repeatable:
+        words_of, rest = take_words_of(rest, flag_of(name))
+        several |= {name: tuple(words_of)} if words_of else {}
+    switches = [each.name for each in dataclasses.fields(cls) if each.default is False]
+    own, rest = read_fields(hints, rest, switches)
+    own |= several
     own = {**{name: value for name, value in defaults.items() if name in hints}, **own}
     with _flags_for_fields(cls):
         experiment = cls(**recipes, **own)

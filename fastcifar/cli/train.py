@@ -91,6 +91,8 @@ class Options(TrainingOptions):
 
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)
+        for recipe in recipes:
+            recipe.schedule.refuse_eval_every(self.eval_every)
         self._require("seed", self.seed + self.runs <= 2**63, "0 up to 2**63 - 1, the last of --runs included")
         read_interval(self.checkpoint_every, "--checkpoint-every")
         if self.runs == 1 and (ranks := Rank.here().count) > 1:

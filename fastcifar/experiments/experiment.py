@@ -100,6 +100,8 @@ class Experiment(Checked, Generic[Found]):
     """Training images to evaluate on in place of the test set, unless the caller says otherwise; "third": one third."""
     extending: ClassVar[tuple[str, ...]] = ("runs",)
     """Fields that say which runs there are, not how they are trained: their values may change from call to call."""
+    repeatable: ClassVar[tuple[str, ...]] = ()
+    """Fields of words whose flags may be given several times."""
     needed_arms: ClassVar[tuple[str, ...]] = ()
     """Arms without which there is no result: a run of theirs that diverges ends the experiment."""
     quick: ClassVar[Mapping[str, Any]] = {}

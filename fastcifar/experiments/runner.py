@@ -209,7 +209,7 @@ class Runner:
         run = trainer.run(
             job.run_seed,
             listeners=[*first, *self._store.listeners(job), *self._listeners],
-            eval_every=job.eval_every,
+            eval_every=job.eval_every or int(job.recipe.schedule.follows_loss),
             evaluate_at_start=job.evaluate_at_start,
             init=start(self._store.weights(job.after or "")) if callable(start) else start,
             until_train_accuracy=job.until_train_accuracy,

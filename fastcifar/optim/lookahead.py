@@ -47,6 +47,9 @@ class FlatLookahead(FlatOptimizer):
     def learning_rate(self, step: int) -> float:
         return self.inner.learning_rate(step)
 
+    def set_rate(self, rate: float, step: int) -> None:
+        self.inner.set_rate(rate, step)
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self.inner.state_dict(), "slow": self._slow}
 

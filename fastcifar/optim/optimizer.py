@@ -11,7 +11,7 @@ import torch
 
 from fastcifar.kernels import flat_ema, flat_sgd
 from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors
-from fastcifar.optim.schedule import learning_rates, rate_at
+from fastcifar.optim.schedule import learning_rates, rate_at, set_rates
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
 
@@ -78,6 +78,10 @@ class FlatOptimizer(ABC, Generic[Config]):
         """Return the rate at `step`, from 0, of the first group named "weights", or else of the first group."""
         return rate_at(self._rates_of_weights, step)
 
+    def set_rate(self, rate: float, step: int) -> None:
+        """Train at `rate` from `step` on, in the place of the schedule's."""
+        set_rates(self._rates_of_weights, rate, step)
+
     @functools.cached_property
     def _rates_of_weights(self) -> list[float]:
         names = [group.name for group in self.flat.groups]
@@ -116,6 +120,11 @@ class GroupOptimizer(FlatOptimizer[Config]):
         super().__init__(flat, recipe, total_steps)
         on_device = {"dtype": torch.float32, "device": self.count.device}
         self.rates = [torch.tensor(rates, **on_device) for rates in self.learning_rates()]
+
+    def set_rate(self, rate: float, step: int) -> None:
+        super().set_rate(rate, step)
+        for rates in self.rates:
+            rates[min(step, len(rates) - 1) :] = rate  # in place: captured steps read them there
 
     @torch.no_grad()
     def step(self) -> None:

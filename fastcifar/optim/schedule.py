@@ -1,4 +1,5 @@
-"""The learning rate of every step, computed before the training, so that a captured step reads it from the device."""
+"""The learning rate of every step, computed before the training, so that a captured step reads it from the device; and
+torch's ReduceLROnPlateau, which lowers it in its course."""
 
 from __future__ import annotations
 
@@ -24,9 +25,13 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
     first rate at step 0 and is stepped after every step. So 1 - t / total_steps (airbench) is the class LinearLR with
     start_factor=1, end_factor=0 and total_iters=100%; "linear" from 1 to 0 is one step ahead of it. In a warm-up of w
     steps step t has (t + 1) / (w + 1) of the class's first rate, which is that of step w.
+    With ReduceLROnPlateau it is the rate before the first reduction (see `reduce_on_plateau`).
     Raises UserError where the options do not fit the class.
     """
     peak, schedule = recipe.optimizer.lr, recipe.schedule
+    if schedule.follows_loss:
+        reduce_on_plateau(recipe)
+        return [peak] * total_steps
     if schedule.name == "linear":
         return [peak * schedule((step + 1) / total_steps) for step in range(total_steps)]
     cls = getattr(torch.optim.lr_scheduler, schedule.name)
@@ -52,9 +57,33 @@ def learning_rates(recipe: Recipe, total_steps: int) -> list[float]:
     return [rates[0] * (step + 1) / (warmup + 1) for step in range(warmup)] + rates
 
 
+def reduce_on_plateau(recipe: Recipe) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
+    """Return torch's ReduceLROnPlateau with the options of `recipe.schedule`, over one weight at `optimizer.lr`. Raises
+    UserError where they do not fit: torch itself would find out in the middle of the training."""
+    cls = torch.optim.lr_scheduler.ReduceLROnPlateau
+    options = _options(cls, recipe, 1, 1)
+    for name, value in options.items():
+        whole, wanted = name in ("patience", "cooldown"), "min" if name == "mode" else "rel or abs"
+        if name in ("mode", "threshold_mode"):
+            fits = value in wanted.split(" or ")
+        else:
+            wanted = f"a {'whole ' * whole}number from 0 up" + ", below 1" * (name == "factor")
+            fits = type(value) is int or (type(value) is float and math.isfinite(value) and not whole)
+            fits = fits and 0 <= value < (1 if name == "factor" else math.inf)  # pyright: ignore[reportOperatorIssue]
+        if not fits:
+            raise UserError(f"schedule.options has {name}={value}; allowed: {wanted}")
+    return cls(torch.optim.SGD([torch.zeros(1)], lr=recipe.optimizer.lr), **options)  # pyright: ignore[reportArgumentType]
+
+
 def rate_at(rates: list[float], step: int) -> float:
     """Return the rate at `step`; past the end the last one."""
     return rates[min(step, len(rates) - 1)]
+
+
+def set_rates(rates: list[float], rate: float, step: int) -> None:
+    """Set the rates from `step` on; past the end the last one, as `rate_at` reads it."""
+    first = min(step, len(rates) - 1)
+    rates[first:] = [rate] * (len(rates) - first)
 
 
 def _options(cls: type, recipe: Recipe, total_steps: int, own_steps: int) -> dict[str, object]:

@@ -15,7 +15,7 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatGroup, FlatModel, require_tensors
 from fastcifar.optim.optimizer import FlatOptimizer
-from fastcifar.optim.schedule import learning_rates, rate_at
+from fastcifar.optim.schedule import learning_rates, rate_at, set_rates
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.registry import resolve
@@ -69,6 +69,11 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
             return super().learning_rate(step)
         rates, factor = self._rates[0]
         return rate_at(rates, step) * factor
+
+    def set_rate(self, rate: float, step: int) -> None:
+        super().set_rate(rate, step)
+        for rates, _ in self._rates:
+            set_rates(rates, rate, step)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "step": self._step, "optimizer": self._optimizer.state_dict()}

@@ -1,4 +1,5 @@
-"""Changes of a recipe that an experiment makes and leaves out, written as `FIELD=VALUE` and `FIELD=LOW..HIGH`."""
+"""Changes of a recipe that an experiment makes and leaves out, written as `FIELD=VALUE` and `FIELD=LOW..HIGH`, and
+values of a field to try, written as `FIELD=VALUE,VALUE`."""
 
 from __future__ import annotations
 
@@ -51,6 +52,36 @@ def read_factor(word: str) -> Factor:
         if dots:
             low[name] = Written(before)
     return Factor(word, low, high)
+
+
+def read_values(word: str) -> tuple[str, list[Written]]:
+    """Return the field and the values in a word such as `optimizer.lr=0.1,0.2`, `network.widths=8 16,16 32` or
+    `network.widths=[8, 16],[16, 32]`: commas within brackets and quotes are a value's own. Raises UserError for any
+    other word."""
+    where = f"vary {brief(word)}"
+    name, equals, text = word.partition("=")
+    values = [value.strip() for value in _parts(text)]
+    if not (name and equals and all(values)):
+        raise UserError(f"{where} is no field with values; allowed: FIELD=VALUE,VALUE, as in optimizer.lr=0.1,0.2")
+    if name == "name":
+        raise UserError(f"{where} changes no training; allowed: any other field")
+    return modern_path(name.replace("-", "_"), where), list(map(Written, values))
+
+
+def _parts(text: str) -> list[str]:
+    """Split `text` at the commas outside of brackets and quotes."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character == "," and not depth:
+            parts.append("")
+            continue
+        depth += (character == "[") - (character == "]") if not quote else 0
+        parts[-1] += character
+    return parts
 
 
 def check_factors(recipe: Recipe, factors: Sequence[Factor]) -> None:

@@ -58,6 +58,8 @@ class Line:
     """For each point the interval that its bar shows, upright or, in a figure with `rows`, level; none where empty."""
     marks: bool = False
     """Marks at the points, and no line between them."""
+    bars: bool = False
+    """In a figure with `rows`: bars from 0 to the points."""
     level: Sequence[tuple[float, float] | None] = ()
     """For each point the interval of x that a level bar shows, likewise."""
     band: Sequence[tuple[float, float]] = ()
@@ -176,7 +178,9 @@ class Figure:
         if line.band:
             lows, highs = zip(*(line.band[place] for place, _ in kept), strict=True)
             axes.fill_between(x, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
-        if bars:
+        if line.bars:
+            axes.barh(y, x, height=0.6, capsize=3, **bars, **style)
+        elif bars:
             axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)

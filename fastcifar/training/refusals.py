@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fastcifar.data import Dataset
-from fastcifar.errors import UserError, brief
+from fastcifar.errors import Notice, UserError, brief
 from fastcifar.host import building
 from fastcifar.models import GhostBatchNorm, Network, build_model
 from fastcifar.optim.schedule import learning_rates
@@ -13,6 +14,8 @@ from fastcifar.optim.sgd import by_parameter
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.declare import Declaration, checked, plain
 from fastcifar.recipes.optimizers.sgd import SGDConfig
+from fastcifar.recipes.schedule import Schedule
+from fastcifar.record import DatasetFacts
 from fastcifar.registry import resolve
 from fastcifar.start import Start
 from fastcifar.training.timeline import Timeline
@@ -28,9 +31,16 @@ def refuse_other_types(recipe: object, dataset: object) -> None:
 
 
 def checked_arguments(
-    seed: int, eval_every: int, evaluate_at_start: bool, until_train_accuracy: float | None, init: Start
+    seed: int,
+    eval_every: int,
+    evaluate_at_start: bool,
+    until_train_accuracy: float | None,
+    init: Start,
+    recipe: Recipe,
+    dataset: Dataset,
 ) -> tuple[int, int, bool, float | None]:
-    """Return the arguments of `Trainer.run` but `init` as Python's. Raises UserError for a wrong type or value."""
+    """Return the arguments of `Trainer.run` but `init` as Python's. Raises UserError for a wrong type or value, and
+    where the schedule of `recipe` needs losses that there are not."""
     seed, eval_every = plain(seed), plain(eval_every)
     for name, value, allowed in (("seed", seed, "0 up to 2**63 - 1"), ("eval_every", eval_every, "0 or more epochs")):
         if type(value) is not int or not 0 <= value < 2**63:
@@ -42,7 +52,22 @@ def checked_arguments(
         raise UserError(
             f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
         )
+    if recipe.schedule.follows_loss:
+        _refuse_blind(recipe.schedule, eval_every, dataset)
     return seed, eval_every, evaluate_at_start, until_train_accuracy
+
+
+def _refuse_blind(schedule: Schedule, eval_every: int, dataset: Dataset) -> None:
+    """Raise UserError where a schedule that follows the loss does not see it after every epoch; where it is that on the
+    test images, say so."""
+    schedule.refuse_eval_every(eval_every)
+    validated = dataset.val is not None and dataset.val.label_range[1] >= 0
+    if not validated and dataset.test.label_range[1] < 0:
+        allowed = "with labels on validation or test images, or with images held out (--holdout N)"
+        raise UserError(f"schedule.name is {schedule.name}; allowed: {allowed}")
+    if not validated and DatasetFacts.of(dataset).tested == "test":
+        choice = "--holdout N (holdout=N) takes training images"
+        warnings.warn(f"{schedule.name} lowers the rate by the loss on the test images; {choice}", Notice, stacklevel=5)
 
 
 def refuse_uncallable(**given: object) -> None:

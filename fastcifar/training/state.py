@@ -25,6 +25,7 @@ from fastcifar.record import EpochRow
 from fastcifar.training.average import WeightAverage
 from fastcifar.training.history import History
 from fastcifar.training.loss import LossScale
+from fastcifar.training.plateau import Plateau
 from fastcifar.training.processes import Processes
 from fastcifar.training.random import RandomNumbers
 from fastcifar.training.step import EpochTensors
@@ -44,6 +45,7 @@ class TrainingState:
     average: the number of weights in the mean of the last ones.
     tensors: the epoch's plan and the place in it, its losses so far, losses and visits by image.
     loss_scale: the factor of gradients.
+    plateau: what lowers the rate where the loss does not get better, if the schedule says so.
     history: the rows of the epochs that are over; listeners were told of the first `told`.
     stopwatch: `train_seconds` so far.
     random: torch's random numbers of the training.
@@ -71,6 +73,7 @@ class TrainingState:
         self._reported = self.tensors.every[: network.reported_outputs or None]
         self.average = WeightAverage(self.flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
+        self.plateau = Plateau(recipe, optimizer)
         self.random, self.processes = random, Processes(phases)
         self._identity = _identity(recipe, dataset)
         if isinstance(dataset.train, KeptSplit) and recipe.ensemble.orders > 1:
@@ -85,6 +88,7 @@ class TrainingState:
         self.optimizer.reset()
         self.average.reset()
         self.loss_scale.reset()
+        self.plateau.reset()
         self.tensors.reset()
         self.random.seed(seed)
         self.processes.begin()
@@ -184,6 +188,7 @@ class TrainingState:
             "averaged": self.average.count,
             "epoch": self.tensors.state(),
             "loss_scale": self.loss_scale.state_dict(),
+            "plateau": self.plateau.state_dict(),
             "history": rows,
             "told": self.told,
             "train_seconds": self.stopwatch.seconds,
@@ -208,6 +213,7 @@ class TrainingState:
             self.average.count = state["averaged"]
             copy_tensors(state["epoch"], into=self.tensors.state())
             self.loss_scale.load_state_dict(state["loss_scale"])
+            self.plateau.load_state_dict(state.get("plateau", {}))
             self.history.rows += [EpochRow(**row) for row in state["history"]]
             self.told = operator.index(state.get("told", len(self.history.rows)))
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])

@@ -48,8 +48,7 @@ from fastcifar.training.state import TrainingState
 from fastcifar.training.step import EpochTensors, TrainingStep, Transform
 from fastcifar.training.timeline import Epoch, Stage, Timeline
 
-_COLD = ColdStart()
-_PLAIN = EvaluateConfig(tta="none")
+_COLD, _PLAIN = ColdStart(), EvaluateConfig(tta="none")
 
 
 @told
@@ -225,7 +224,7 @@ class Trainer:
         if self._clocked:
             self.phases.restart()
         seed, eval_every, evaluate_at_start, until_train_accuracy = refusals.checked_arguments(
-            seed, eval_every, evaluate_at_start, until_train_accuracy, init
+            seed, eval_every, evaluate_at_start, until_train_accuracy, init, self.recipe, self.dataset
         )
         kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
@@ -261,6 +260,7 @@ class Trainer:
                 ends = is_last or state.history.has_reached(until_train_accuracy)
                 if is_evaluated and not ends:
                     rows[-1] = self._evaluated_row(rows[-1])
+                    state.plateau.step(rows[-1], state.step)
                 if is_watched:
                     audience.tell("on_step", state.step, self.total_steps)
                     if not ends:  # the last row is told after the final evaluation

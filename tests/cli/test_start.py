@@ -66,6 +66,8 @@ REFUSALS = {
     "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
     "train --epochs a": "epochs is 'a'; allowed: a number",
     "train --batch-size 1.5": "batch_size is 1.5; allowed: a whole number",
+    "train --schedule.name ReduceLROnPlateau --eval-every 2": "eval_every is 2; allowed: with schedule.name "
+    "ReduceLROnPlateau 1, every epoch",
     "train --epochs": "--epochs has no value; allowed: a number",
     "train --epochs --quiet": "--epochs has no value; allowed: a number",
     "train --epochs 0": "epochs is 0.0; allowed: above 0, up to 100000",

@@ -164,9 +164,9 @@ def test_a_schedule_survives_its_file_and_comes_from_words(tmp_path):
     ("name", "options", "message"),
     [
         (
-            "ReduceLROnPlateau",
+            "LambdaLR",
             (),
-            "schedule.name is 'ReduceLROnPlateau'; allowed: linear, StepLR, ",
+            "schedule.name is 'LambdaLR'; allowed: linear, StepLR, ",
         ),
         ("cosine", (), "schedule.name is 'cosine'; allowed: linear, StepLR, "),
         ("OneCycle", (), "schedule.name is 'OneCycle'; did you mean 'OneCycleLR'?; allowed: linear, StepLR, "),

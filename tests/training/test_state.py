@@ -11,7 +11,7 @@ from torch import nn
 
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.recipes import LookaheadConfig, LossScalingConfig, to_toml
+from fastcifar.recipes import LookaheadConfig, LossScalingConfig, Schedule, to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.lars import LARSConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -36,6 +36,9 @@ RECIPES = {
         dtype="float16",
         optimizer=SGDConfig(lr=0.01),
         loss_scaling=LossScalingConfig(dynamic=True, initial=2.0**26),
+    ),
+    "plateau": dataclasses.replace(
+        MLP, schedule=Schedule(name="ReduceLROnPlateau", options=("patience=0", "threshold=2"))
     ),
     "drop_last": dataclasses.replace(
         DAVIDNET, drop_last=False, batch_size=32, network=DavidNetConfig((4, 4, 4, 8), ghost_batch=0)
@@ -73,6 +76,7 @@ def assert_same(one, other):
     assert one.record.steps == other.record.steps
 
 
+@pytest.mark.filterwarnings("ignore:ReduceLROnPlateau")
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_training_goes_on_from_any_step_bit_for_bit(data, name, tmp_path):
     recipe = RECIPES[name]

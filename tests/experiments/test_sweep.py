@@ -1,0 +1,151 @@
+"""`sweep`, for real on a few synthetic images."""
+
+import json
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fastcifar.cli import main
+from fastcifar.errors import NonFiniteLoss, UserError
+from fastcifar.experiments import Diverged
+from fastcifar.experiments.named.sweep import ITSELF, Sweep
+from fastcifar.recipes import change
+from fastcifar.recipes.factors import read_values
+from fastcifar.training import Trainer
+from tests.small import BARE, MLP
+
+RATES, BATCHES = "optimizer.lr=0.01,0.05,0.2", "batch_size=16,32"
+
+
+def sweep(dataset, folder=None, **options):
+    return Sweep(recipe=BARE, **options).run(dataset, folder, holdout=64, device="cpu")
+
+
+def texts(*vary, recipe=BARE, **options):
+    return {name: arm.text for name, arm in Sweep(recipe=recipe, vary=vary, **options).arms.items()}
+
+
+def test_one_field_at_a_time_or_all_combinations():
+    assert texts(RATES, BATCHES) == {
+        "optimizer.lr-0.01": "optimizer.lr=0.01",
+        ITSELF: "optimizer.lr=0.05, batch_size=16",
+        "optimizer.lr-0.2": "optimizer.lr=0.2",
+        "batch_size-32": "batch_size=32",
+    }
+    grid = Sweep(recipe=BARE, vary=(RATES, BATCHES), grid=True)
+    values = [(arm.recipe.optimizer.lr, arm.recipe.batch_size) for arm in grid.arms.values()]
+    assert values == [(0.01, 16), (0.01, 32), (0.05, 16), (0.05, 32), (0.2, 16), (0.2, 32)]
+    assert list(grid.arms).index(ITSELF) == 2
+    assert grid.arms["optimizer.lr-0.2-batch_size-32"].text == "optimizer.lr=0.2, batch_size=32"
+
+
+def test_words_lists_transforms_and_kinds_are_values_too():
+    found = Sweep(recipe=MLP, vary=("network.hidden=4 8,[16]", "transforms.gaussian_blur.share=0,1", "optimizer=Adam"))
+    assert [arm.text for arm in found.arms.values()] == [
+        "network.hidden=[4, 8]",
+        "network.hidden=[16]",
+        "transforms.gaussian_blur.share=0.0",
+        "transforms.gaussian_blur.share=1.0",
+        "optimizer=Adam",
+    ]
+    assert [arm.recipe.network.hidden for arm in found.arms.values()][:2] == [(4, 8), (16,)]
+    assert found.arms["optimizer-Adam"].recipe == change(MLP, {"optimizer": "Adam"})
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(0, 99) | st.sampled_from(["a,b", "x"]), max_size=3), min_size=1, max_size=4))
+def test_commas_within_brackets_and_quotes_are_the_values_own(lists):
+    written = [json.dumps(each) for each in lists]
+    assert read_values("network.widths=" + ",".join(written)) == ("network.widths", written)
+    nested = json.dumps(lists)
+    assert read_values(f"augment.early-crops={nested},1") == ("augment.early_crops", [nested, "1"])
+
+
+def test_arms_are_trained_in_turn_kept_and_told(dataset, trained, tmp_path):
+    result = sweep(dataset, tmp_path, vary=(RATES,), runs=2)
+    assert [(recipe.optimizer.lr, seed) for recipe, seed in trained] == [
+        (rate, seed) for seed in (0, 1) for rate in (0.01, 0.05, 0.2)
+    ]
+    runs = result.outcomes["optimizer.lr-0.2"]
+    scores = result.scores("optimizer.lr-0.2")
+    assert scores.best == [max(row.test_accuracy for row in run.history) for run in runs]
+    assert scores.last == [run.accuracy for run in runs] and scores.loss == [run.loss for run in runs]
+    assert all(run.dataset.holdout == 64 and len(run.accuracies["test"]) == 3 for run in runs)
+    epochs, losses = result.curve("optimizer.lr-0.2", "losses", "test")
+    assert epochs == [1, 2, 3]
+    assert losses == [statistics.fmean(run.losses["test"][epoch] for run in runs) for epoch in epochs]
+    (table,) = result.tables()
+    assert [row[:2] for row in table.rows] == [
+        ("optimizer.lr=0.01", "2"),
+        ("optimizer.lr=0.05 (the recipe's)", "2"),
+        ("optimizer.lr=0.2", "2"),
+    ]
+    kept = json.loads((tmp_path / "results.json").read_text())
+    assert kept["arms"]["optimizer.lr-0.2"]["loss"]["values"] == scores.loss
+    figures = result.figures()
+    assert [len(figures[name].lines) for name in ("losses", "accuracies", "seconds")] == [6, 6, 1]
+    assert figures["seconds"].rows == tuple(row[0].removesuffix(" (the recipe's)") for row in table.rows)
+    assert list(figures["seconds"].lines[0].x) == [statistics.fmean(result.scores(arm).seconds) for arm in kept["arms"]]
+
+    # More values, and all combinations, are more arms of the same folder.
+    assert len(sweep(dataset, tmp_path, vary=(RATES, BATCHES), runs=2).outcomes) == 4 and len(trained) == 8
+    assert len(sweep(dataset, tmp_path, vary=(RATES, BATCHES), runs=1, grid=True).outcomes) == 6
+    assert len(trained) == 8 + 6 - 1  # in a grid all but the recipe have other names
+
+
+def test_what_diverges_is_a_result(dataset, monkeypatch, tmp_path):
+    run = Trainer.run
+
+    def diverging(trainer, seed, *args, **kwargs):
+        if trainer.recipe.optimizer.lr > 0.05 and (seed or trainer.recipe.optimizer.lr > 1):
+            raise NonFiniteLoss("the loss became nan")
+        return run(trainer, seed, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "run", diverging)
+    result = sweep(dataset, tmp_path, vary=("optimizer.lr=0.05,0.2,2",), runs=2)
+    assert result.n == 2 and isinstance(result.outcomes["optimizer.lr-2.0"][0], Diverged)
+    assert [row[1] for row in result.tables()[0].rows] == ["2", "1, 1 diverged", "0, 2 diverged"]
+    assert result.tables()[0].rows[2][2:] == ("-",) * 4
+    said = "optimizer.lr=2.0: 2 of 2 diverged, in no other number (the loss became nan)"
+    assert said in result.remarks() and said in (tmp_path / "table.md").read_text()
+    assert len(result.figures()["losses"].lines) == 4 and len(result.figures()["seconds"].rows) == 2
+    alone = sweep(dataset, vary=("optimizer.lr=2",))
+    assert not alone.figures() and len(alone.remarks()) == 1 and alone.to_dict()["diverged"] == 1
+
+
+@pytest.mark.parametrize(("vary", "said"), [
+    (["optimizer.lrr=1"], "vary optimizer.lrr=1: unknown field optimizer.lrr; did you mean 'lr'"),
+    (["optimizer.lr=1,much"], "vary optimizer.lr=much: optimizer.lr is 'much'; allowed: a number"),
+    (["optimizer.lr=1,1.0"], "vary has 'optimizer.lr=1.0' twice; allowed: each value once"),
+    (["optimizer.lr=1", "optimizer.lr=2"], "vary has optimizer.lr twice; allowed: each field once"),
+    (["name=a"], "vary 'name=a' changes no training; allowed: any other field"),
+    (["optimizer.lr=1,,2"], "vary 'optimizer.lr=1,,2' is no field with values; allowed: FIELD=VALUE,VALUE"),
+    (["optimizer.lr"], "vary 'optimizer.lr' is no field with values"),
+    ([f"batch_size={','.join(map(str, range(1, 1002)))}"], "vary asks for 1,001 recipes; allowed: up to 1,000"),
+])  # fmt: skip
+def test_bad_values_are_refused_before_any_work(vary, said):
+    with pytest.raises(UserError, match=f"^{said}"):
+        Sweep(recipe=BARE, vary=tuple(vary))
+
+
+def test_what_cannot_be_trained_on_the_images_is_refused_first(dataset, trained):
+    with pytest.raises(UserError, match="vary batch_size=1000: batch_size is 1000; allowed: up to the 96 training"):
+        sweep(dataset, vary=("batch_size=16,1000",))
+    with pytest.raises(UserError, match="vary names no field; allowed: FIELD=VALUE,VALUE"):
+        sweep(dataset)
+    assert not trained
+
+
+def test_as_it_is_typed(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = "sweep --dataset synthetic --network mlp --network.hidden 8 --train-size 128 --holdout 64 --epochs 1"
+    words += " --quiet --batch-size 32 --threads 1 --out runs"
+    assert main([*words.split(), "--vary", "optimizer.lr=0.01,0.1", "--vary=batch_size=16,32", "--grid"]) == 0
+    assert "optimizer.lr=0.1, batch_size=32" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "runs" / "results.json").read_text())["arms"]) == 4
+    assert all((tmp_path / "runs" / f"{name}.png").is_file() for name in ("losses", "accuracies", "seconds"))
+    assert main([*words.split(), "--vary", "optimizer.lrr=0.01"]) == 2
+    said = "fastcifar: --vary optimizer.lrr=0.01: unknown field optimizer.lrr; did you mean 'lr'?\n"
+    assert capsys.readouterr().err == said
