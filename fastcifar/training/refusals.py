@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from fastcifar.data import Dataset
-from fastcifar.errors import UserError, brief
+from fastcifar.errors import Notice, UserError, brief
 from fastcifar.host import building
 from fastcifar.models import GhostBatchNorm, Network, build_model
 from fastcifar.optim.schedule import learning_rates
@@ -43,6 +44,31 @@ def checked_arguments(
             f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
         )
     return seed, eval_every, evaluate_at_start, until_train_accuracy
+
+
+def refuse_best(keep: object, eval_every: int, recipe: Recipe, dataset: Dataset) -> None:
+    """Raise UserError where the best epoch's weights cannot be kept, and say where the test set chooses them."""
+    if keep not in ("last", "best"):
+        raise UserError(f"keep is {brief(keep)}; allowed: last or best")
+    if keep == "last":
+        return
+    for name, value, wrong, allowed in (
+        ("eval_every", eval_every, not eval_every, "1 or more epochs"),
+        ("average.epochs", recipe.average.epochs, recipe.average.epochs, "0, as the average is there at the end alone"),
+    ):
+        if wrong:
+            raise UserError(f"{name} is {value} and keep is best; allowed: {allowed}")
+    if (dataset.test if dataset.val is None else dataset.val).label_range[1] < 0:
+        raise UserError("keep is best, and the images tested on have no labels; allowed: last, or a hold-out")
+    if dataset.val is None and not dataset.folded and dataset.tested == "test":
+        said = "the best epoch is chosen on the test set, whose accuracy is then no fair one"
+        warnings.warn(f"{said}; --holdout N chooses on others", Notice, stacklevel=3)
+
+
+def refuse_for_features(augment: object) -> None:
+    """Raise UserError for a transform of the user's own where features are computed once."""
+    if augment is not None:
+        raise UserError("augment is given with frozen_mode once; allowed: none, or frozen_mode eval")
 
 
 def refuse_uncallable(**given: object) -> None:
