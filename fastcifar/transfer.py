@@ -37,7 +37,8 @@ def recipe_for(weights: str | os.PathLike[str], recipe: Recipe | str | None = No
         recipe = dataclasses.replace(get_recipe("finetune-sgd"), name="finetune", normalize=NormalizeConfig())
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
     if str(weights).startswith(TORCHVISION):
-        return _normalized(dataclasses.replace(recipe, network=ResNet18Config()), IMAGENET_MEAN, IMAGENET_STD)
+        recipe = dataclasses.replace(recipe, network=ResNet18Config(stem="imagenet"))
+        return _normalized(recipe, IMAGENET_MEAN, IMAGENET_STD)
     path = user_path(weights, "the source of weights")
     record_file = run_files(file.parent if file.name == WEIGHTS else path)[0]
     if not record_file.is_file():

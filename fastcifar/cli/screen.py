@@ -195,7 +195,8 @@ def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
     watches = {"train": record.train_seconds, "time": record.time_seconds, "process": record.process_seconds}
     times = "  ".join(f"{watch} {seconds:.1f} s" for watch, seconds in watches.items())
     scores = record.accuracy, record.tta_accuracy, record.val_accuracy
-    return "  ".join([_accuracies(record.recipe, *scores), times, *remarks])
+    best = [f"best epoch {record.best_epoch}"] if record.best_epoch else []
+    return "  ".join([_accuracies(record.recipe, *scores), times, *best, *remarks])
 
 
 def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:

@@ -29,10 +29,12 @@ class Best:
     on the images that are tested on. Of equal ones the first counts; epoch 0 does not.
 
     flat: the network that is evaluated.
+    row: of that epoch; None before the first.
+    taken: that network has these weights, as it has at the end of the training.
     """
 
     def __init__(self, flat: FlatModel) -> None:
-        self._flat = flat
+        self._flat, self.taken = flat, False
         self.row: EpochRow | None = None
         self._tensors = {name: tensor.clone() for name, tensor in self._now().items()}
 
@@ -46,6 +48,7 @@ class Best:
     @torch.no_grad()
     def take(self) -> None:
         """Load the kept weights into the evaluated network."""
+        self.taken = True
         copy_tensors(self._tensors, self._now())
         for group in self._flat.groups:
             group.compute.copy_(group.weights)

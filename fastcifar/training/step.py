@@ -132,7 +132,7 @@ class TrainingStep:
         features: FrozenFeatures | None = None,
     ) -> None:
         self.recipe, self.dataset, self.optimizer, self.tensors = recipe, dataset, optimizer, tensors
-        self._network = features.logits if features else compiled or network
+        self._network: Callable[..., torch.Tensor] = features.logits if features else compiled or network
         self._features, self._logit_scale = features, network.logit_scale
         self._outputs, self._loss_weights = network.outputs, network.loss_weights
         self._transform, self._loss_scale, self._feed = transform, loss_scale, feed

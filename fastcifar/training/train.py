@@ -346,11 +346,15 @@ class Trainer:
     @TORCH.applied()
     def evaluated_weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of the tensors of the evaluated network by name, on the CPU, floating ones in float32: at an
-        epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors.
-        For a listener's `on_epoch`; the training goes on as if nothing had been asked."""
+        epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors
+        or, with keep "best", those of the last epoch. For a listener's `on_epoch`; the training goes on as if nothing
+        had been asked."""
         if not self._has_average:
             self.scoring.take_weights()
-        return self.flat_evaluated.state_dict()
+        found, best = self.flat_evaluated.state_dict(), self.state.best
+        if best and best.taken:
+            best.take()
+        return found
 
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
         """Prepare the first step: weights, whitening and the first epoch's plan; or load all from `resume`."""
@@ -360,14 +364,13 @@ class Trainer:
                 self.state.load_state_dict(resume)
             else:
                 self.reset(seed, init)
-        if self.features:
-            with self.phases("training: features"), self.state.stopwatch:
-                self.features.compute()
-        if resume is not None:
-            return
-        if not keeps_frozen(init):
+        if resume is None and not keeps_frozen(init):
             with self.phases("training: whitening"), self.state.stopwatch:
                 if count := self.network.whitening_images:
                     self.network.fit_whitening(self.dataset.train.first(count))
-        with self.phases("training: plans"), self.state.stopwatch:
-            self.state.begin_epoch(self.timeline.epochs[0])
+        if self.features:
+            with self.phases("training: features"), self.state.stopwatch:
+                self.features.compute()
+        if resume is None:
+            with self.phases("training: plans"), self.state.stopwatch:
+                self.state.begin_epoch(self.timeline.epochs[0])
