@@ -269,6 +269,10 @@ def load_dataset(number: Number) -> list[object]:
     ]
 
 
+def transfer(number: Number, folder: Path) -> list[object]:
+    return [fastcifar.recipe_for(folder)]
+
+
 def read_runs(number: Number) -> list[object]:
     with tempfile.TemporaryDirectory() as folder:
         trained().save(f"{folder}/run")
@@ -353,6 +357,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "load_dataset": load_dataset,
     TRANSFORMS: transforms,
     "get_recipe change": recipes,
+    "recipe_for load_run": transfer,
     "read_runs": read_runs,
     ROBUSTNESS: robustness,
     "Experiment": experiment,
