@@ -239,7 +239,8 @@ def warm_start(number: Number, folder) -> list[object]:
     start = fastcifar.ShrinkPerturb(saved, number(0.5), number(0.25))
     recipe, model, record = fastcifar.load_run(saved)
     fastcifar.load_weights(model, saved)
-    return [*train(number, init=start), *model.state_dict().values(), recipe, record.losses]
+    further = fastcifar.recipe_for(saved)
+    return [*train(number, init=start), *model.state_dict().values(), recipe, record.losses, further]
 
 
 def evaluate(number: Number) -> list[object]:
@@ -267,10 +268,6 @@ def load_dataset(number: Number) -> list[object]:
         made.mean,
         *next(iter(loader)),
     ]
-
-
-def transfer(number: Number, folder: Path) -> list[object]:
-    return [fastcifar.recipe_for(folder)]
 
 
 def read_runs(number: Number) -> list[object]:
@@ -352,12 +349,11 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "train an own network": lambda number: train(number, model=Dropped),
     "train everything": lambda number: train(number, EVERYTHING),
     "Trainer": trainer,
-    "load_run load_weights": warm_start,
+    "load_run load_weights recipe_for": warm_start,
     "evaluate": evaluate,
     "load_dataset": load_dataset,
     TRANSFORMS: transforms,
     "get_recipe change": recipes,
-    "recipe_for load_run": transfer,
     "read_runs": read_runs,
     ROBUSTNESS: robustness,
     "Experiment": experiment,
