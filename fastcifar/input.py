@@ -47,13 +47,13 @@ def sha256_of(path: Path, what: str) -> str:
 
 def published(name: str | os.PathLike[str]) -> Path:
     """Return the file of ResNet-18's weights that torchvision publishes by this name, as in torchvision:IMAGENET1K_V1:
-    in the cache of torch's hub (`$TORCH_HOME`) or in fastcifar beside it, in ~/.cache on every system. Nothing is downloaded. Raises
-    UserError, with its address and where to put it, where it is in neither, and for an unknown name."""
+    in the cache of torch's hub (`$TORCH_HOME`) or in fastcifar beside it, in ~/.cache on every system. Nothing is
+    downloaded. Raises UserError, with its address and where to put it, where it is in neither, and for an unknown
+    name."""
     file = _PUBLISHED.get(str(name).removeprefix(TORCHVISION))
     if file is None:
-        raise UserError(
-            f"there are no weights {str(name)!r}; allowed: {', '.join(TORCHVISION + n for n in _PUBLISHED)}"
-        )
+        known = ", ".join(f"{TORCHVISION}{each}" for each in _PUBLISHED)
+        raise UserError(f"there are no weights {str(name)!r}; allowed: {known}")
     cache = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "$XDG_CACHE_HOME")
     hub = user_path(os.environ.get("TORCH_HOME") or cache / "torch", "$TORCH_HOME") / "hub" / "checkpoints"
     own = cache / "fastcifar"
