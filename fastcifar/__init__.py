@@ -115,6 +115,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.training import load_run as load_run
     from fastcifar.training import load_weights as load_weights
     from fastcifar.training import train as train
+    from fastcifar.transfer import recipe_for as recipe_for
     from fastcifar.transforms import *  # noqa: F403 (its __all__, read by type checkers as by _names below)
 
 else:  # hidden from type checkers: they assume that a module with a __getattr__ has every name

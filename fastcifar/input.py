@@ -16,6 +16,11 @@ from fastcifar.output import is_regular, open_at_once, run_files, user_path
 MOST_HEADER = 4 << 20
 """Bytes that the header of a .safetensors file may have; its first 8 bytes say how many."""
 _CHUNK = 1 << 20
+TORCHVISION = "torchvision:"
+"""What stands before the name of weights that torchvision publishes."""
+_PUBLISHED = {"IMAGENET1K_V1": "resnet18-f37072fd.pth"}
+"""The names of ResNet-18's, and their files, by which torch's hub keeps them."""
+_HOME = "https://download.pytorch.org/models/"
 
 
 @contextlib.contextmanager
@@ -40,10 +45,31 @@ def sha256_of(path: Path, what: str) -> str:
     return digest.hexdigest()
 
 
+def published(name: str | os.PathLike[str]) -> Path:
+    """Return the file of ResNet-18's weights that torchvision publishes by this name, as in torchvision:IMAGENET1K_V1:
+    in the cache of torch's hub (`$TORCH_HOME`) or in fastcifar beside it, in ~/.cache on every system. Nothing is
+    downloaded. Raises UserError, with its address and where to put it, where it is in neither, and for an unknown
+    name."""
+    file = _PUBLISHED.get(str(name).removeprefix(TORCHVISION))
+    if file is None:
+        known = ", ".join(f"{TORCHVISION}{each}" for each in _PUBLISHED)
+        raise UserError(f"there are no weights {str(name)!r}; allowed: {known}")
+    cache = user_path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "$XDG_CACHE_HOME")
+    hub = user_path(os.environ.get("TORCH_HOME") or cache / "torch", "$TORCH_HOME") / "hub" / "checkpoints"
+    own = cache / "fastcifar"
+    for folder in (hub, own):
+        if (folder / file).is_file():
+            return folder / file
+    raise UserError(
+        f"{name} is not on this machine, and nothing is downloaded unasked; allowed: download {_HOME}{file} and put it "
+        f"into {hub} or {own}"
+    )
+
+
 def weights_file(path: str | os.PathLike[str]) -> Path:
     """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
     none, and for a file of another kind than those that `read_weights` reads, as its first bytes tell."""
-    path = user_path(path, "the source of weights")
+    path = published(path) if str(path).startswith(TORCHVISION) else user_path(path, "the source of weights")
     allowed = "the folder of a saved run, or a file of weights: .safetensors, or .pt, .pth or .ckpt of torch.save"
     try:
         mode = path.stat().st_mode

@@ -190,6 +190,8 @@ class RunRecord:
     val_accuracy: float | None = None
     """On the validation split, as `accuracy` is on the test split; None where there is no such split."""
     val_loss: float | None = None
+    best_epoch: int | None = None
+    """The epoch whose weights were kept as the best, and whose accuracies these are; None: the last."""
     train_split: Scores | None = None
     """On the run's own training images at the end, in evaluation mode and without augmentation; None: not measured."""
     train_seconds: float

@@ -40,7 +40,7 @@ class _FromSource(Checked):
     source: str | Path
     shrink: float
     perturb: float
-    reset_head: bool
+    reset_head: bool | None
 
     def weights_seed(self, seed: int) -> int:
         """Return the seed of the fresh weights in a run of `seed`, which are mixed with the given ones."""
@@ -61,14 +61,16 @@ class _FromSource(Checked):
 @dataclass(frozen=True)
 class WarmStart(_FromSource):
     """The evaluated weights (averages, if the run had any) of `source`, a saved run's folder or a file of weights:
-    .safetensors, or .pt, .pth or .ckpt of torch.save (see `load_weights`).
+    .safetensors, or .pt, .pth or .ckpt of torch.save (see `load_weights`), or torchvision:IMAGENET1K_V1 (see
+    `published`).
 
-    `reset_head` starts the classifier afresh, whatever its shape there.
+    `reset_head` starts the classifier afresh, whatever its shape there; None: where its shape there is another, which
+    a `Notice` says.
     Raises UserError if there is no such file.
     """
 
     source: str | Path
-    reset_head: bool = False
+    reset_head: bool | None = False
     mode: ClassVar[str] = "warm"
     shrink: ClassVar[float] = 1.0
     perturb: ClassVar[float] = 0.0
@@ -88,7 +90,7 @@ class ShrinkPerturb(_FromSource):
     source: str | Path
     shrink: float = setting(0.4, at_least=0, at_most=1)
     perturb: float = setting(0.1, at_least=0)
-    reset_head: bool = False
+    reset_head: bool | None = False
     mode: ClassVar[str] = "shrink-perturb"
 
     def _check(self) -> None:

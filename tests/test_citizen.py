@@ -240,7 +240,8 @@ def warm_start(number: Number, folder) -> list[object]:
     start = fastcifar.ShrinkPerturb(saved, number(0.5), number(0.25))
     recipe, model, record = fastcifar.load_run(saved)
     fastcifar.load_weights(model, saved)
-    return [*train(number, init=start), *model.state_dict().values(), recipe, record.losses]
+    further = fastcifar.recipe_for(saved)
+    return [*train(number, init=start), *model.state_dict().values(), recipe, record.losses, further]
 
 
 def evaluate(number: Number) -> list[object]:
@@ -350,7 +351,7 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "train with dropout": lambda number: train(number, DROPPING),
     "train everything": lambda number: train(number, EVERYTHING),
     "Trainer": trainer,
-    "load_run load_weights": warm_start,
+    "load_run load_weights recipe_for": warm_start,
     "evaluate": evaluate,
     "load_dataset": load_dataset,
     TRANSFORMS: transforms,

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STANDARD = {"catalogue", "errors", "escape", "input", "interval", "machine", "output", "phases"}
-STANDARD |= {"launch", "recipes", "record", "registry", "signals", "start"}
+STANDARD |= {"launch", "recipes", "record", "registry", "signals", "start", "transfer"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels"}
 MAY_IMPORT = {
@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "record": {"data", "errors", "output", "recipes", "record"},  # data for its types alone
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
     "start": {"errors", "input", "recipes", "start"},
+    "transfer": {"errors", "input", "output", "recipes", "record", "transfer"},
     "data": LOWER | {"data"},
     "models": LOWER | {"models"},
     "transforms": LOWER | {"transforms"},

@@ -28,6 +28,7 @@ from fastcifar.signals import SIGNALS, Interrupted
 
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
+    "finetune": ("finetune", "fastcifar.cli.finetune", "train on from given weights, all of them or the classifier"),
     "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
     "robustness": (
         "robustness RUN...",

@@ -357,7 +357,7 @@ def option_fields(options: Any) -> list[dataclasses.Field[Any]]:
     """Return the fields of a dataclass that are flags of a command: of an experiment's options no --recipe where its
     recipes are words of their own, and none that changes a recipe where it has no such field."""
     experiment = getattr(options, "experiment", None)
-    hidden: set[str] = set()
+    hidden: set[str] = set(getattr(options, "hidden", ()))
     if experiment is not None and not hasattr(experiment, "recipe"):
-        hidden = {"recipe"} if experiment.recipe_fields() else {"recipe", "network", "optimizer", "settings"}
+        hidden |= {"recipe"} if experiment.recipe_fields() else {"recipe", "network", "optimizer", "settings"}
     return [each for each in dataclasses.fields(options) if each.name not in hidden]

@@ -14,7 +14,7 @@ from typing import Literal
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import groups, last_given, parse
 from fastcifar.cli.options import CommandOptions, Resident, Switch, flag_of
-from fastcifar.cli.train import PROG, conclude, describe_start, spares_of, start_of, train_runs
+from fastcifar.cli.train import PROG, describe_start, spares_of, start_of, train_runs
 from fastcifar.cli.unfinished import Asked
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
@@ -154,5 +154,5 @@ def _show_again(outcomes: list[Outcome], out: Path, options: ResumeOptions) -> i
     remarks += [describe_start(record.init)] if record.init["mode"] != "cold" else []
     remarks += ["synthetic"] if record.dataset.name == "synthetic" else []
     show = screen.Screen(silent=options.quiet or options.json, bar=False)
-    conclude(outcomes, out, remarks, not single, options.json, show)
+    screen.conclude(outcomes, out, remarks, not single, options.json, show)
     return 3 if any(isinstance(outcome, Diverged) for outcome in failed) else 5 if failed else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -9,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from fastcifar.errors import UserError
 from fastcifar.escape import shown, shown_lines
+from fastcifar.experiments import Diverged, Failed
+from fastcifar.experiments.result import failure_word
 from fastcifar.output import DIAGNOSE
 from fastcifar.recipes import label
 from fastcifar.report.runs import Runs
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fastcifar.data import Dataset
+    from fastcifar.experiments import Outcome
     from fastcifar.recipes import Recipe
     from fastcifar.report import Summary
     from fastcifar.training import EpochRow, RunRecord, Trainer
@@ -190,7 +195,8 @@ def result_line(record: RunRecord, remarks: Sequence[str] = ()) -> str:
     watches = {"train": record.train_seconds, "time": record.time_seconds, "process": record.process_seconds}
     times = "  ".join(f"{watch} {seconds:.1f} s" for watch, seconds in watches.items())
     scores = record.accuracy, record.tta_accuracy, record.val_accuracy
-    return "  ".join([_accuracies(record.recipe, *scores), times, *remarks])
+    best = [f"best epoch {record.best_epoch}"] if record.best_epoch else []
+    return "  ".join([_accuracies(record.recipe, *scores), times, *best, *remarks])
 
 
 def summaries(records: Sequence[RunRecord]) -> dict[str, Summary]:
@@ -240,3 +246,28 @@ def drawn_diagnoses(folder: Path, kinds: Sequence[str]) -> str:
     except UserError as error:
         return f"{where}; no figures: {error}"
     return f"{where}, and {count} files of figures" if count else where
+
+
+def conclude(
+    outcomes: Sequence[Outcome], out: Path, remarks: Sequence[str], several: bool, as_json: bool, show: Screen
+) -> None:
+    """Print what the run in `out` came to, or all of `several` there."""
+    records = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
+    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+    if as_json:
+        runs = [record.to_json() for record in records]
+        summary = {key: dataclasses.asdict(value) for key, value in summaries(records).items()}
+        counts = {"failed": len(failed), "diverged": sum(isinstance(each, Diverged) for each in failed)}
+        print(json.dumps({"runs": runs, "summary": summary, **counts} if several else runs[0], indent=2))
+        return
+    if failed:
+        remarks = [*remarks, f"{len(failed)} of {len(outcomes)} {failure_word(failed)}"]
+    show.say()
+    if several:
+        show.say(summary_table(records))
+        show.say(f"saved in {out}")
+        print(summary_line(records, remarks))
+    else:
+        show.say(stopwatches(records[0]))
+        show.say(f"{records[0].images_per_second:,.0f} images/s; n=1, no interval; saved in {out}")
+        print(result_line(records[0], remarks))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import tempfile
@@ -11,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
 from tyro.conf import arg
 
@@ -22,7 +21,6 @@ from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Job, Outcome
-from fastcifar.experiments.result import failure_word
 from fastcifar.interval import AUTO, read_interval
 from fastcifar.launch import Rank, launch_name
 from fastcifar.output import BESIDE, IN_TRAINING, RECORD, TRACE, check_out, reserved
@@ -69,6 +67,8 @@ class Options(TrainingOptions):
     """Add P times fresh weights to those of --warm-start."""
     reset_head: Switch = False
     """With --warm-start, begin with a fresh classifier, whatever its shape there."""
+    fit_head: Switch = False
+    """With --warm-start, begin with a fresh classifier where its shape there is another, as with other classes."""
     eval_every: Annotated[int, arg(metavar="N")] = setting(1, at_least=0, unit="epochs")
     """Epochs between evaluations; 0: only at the end. Evaluation is not timed as training."""
     evaluate_at_start: Switch = False
@@ -81,6 +81,9 @@ class Options(TrainingOptions):
     auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     keep_weights: Literal["last", "all"] = "last"
     """all: keep the evaluated weights of every epoch too, as weights/epoch-001.safetensors and so on."""
+    keep: Literal["last", "best"] = "last"
+    """best: end with the weights of the evaluated epoch that is the best by validation accuracy or, without such a
+    split, on the images that are tested on; the record says which epoch."""
     diagnose: Annotated[tuple[Diagnosed, ...], arg(help_behavior_hint="")] = ()
     """Measure the training, while it is not timed; arrays and figures are in the run's folder diagnose. updates: how
     far each layer moves in a step; by epoch, activations: what each gives; curvature, forgetting: what limits rates."""
@@ -89,10 +92,13 @@ class Options(TrainingOptions):
     --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile, --plugin, --quiet and
     --json."""
 
+    prog: ClassVar[str] = PROG
+
     def check(self, *recipes: Recipe) -> None:
         super().check(*recipes)
         for recipe in recipes:
             recipe.schedule.refuse_eval_every(self.eval_every)
+        self._require("keep", self.keep == "last" or self.eval_every, "last with --eval-every 0")
         self._require("seed", self.seed + self.runs <= 2**63, "0 up to 2**63 - 1, the last of --runs included")
         read_interval(self.checkpoint_every, "--checkpoint-every")
         if self.runs == 1 and (ranks := Rank.here().count) > 1:
@@ -109,11 +115,17 @@ def main(args: Sequence[str]) -> int:
         from fastcifar.cli import resume
 
         return resume.main(args)
-    from fastcifar.cli.unfinished import Asked
-
     phases = Phases("start of Python")
     with phases("command line"):
         options = parse_with_recipe(args, Options, PROG, train_size=quick_train_size(args))
+    return run(options, args, phases)
+
+
+def run(options: Options, args: Sequence[str], phases: Phases) -> int:
+    """Train as `options` say, which were read from `args`, and return the exit status."""
+    from fastcifar.cli.unfinished import Asked
+
+    with phases("command line"):
         options = options.resized_for(options.settings)
         options.check(options.settings)
         if last_given(args, "--diagnose") == "":
@@ -178,7 +190,7 @@ def train_runs(
     finally:
         show.end()
     remarks = _remarks(options, asked.init, dataset)
-    conclude(list(store.outcomes().values()), out, remarks, len(seeds) > 1, options.json, show)
+    screen.conclude(list(store.outcomes().values()), out, remarks, len(seeds) > 1, options.json, show)
     return 3 if any(isinstance(each, Diverged) for each in failed) else 5 if failed else 0
 
 
@@ -200,6 +212,7 @@ def _train(
 
     options, seeds = asked.options, asked.seeds
     job = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
+    job = dataclasses.replace(job, keep=options.keep)
     job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start, diagnose=options.diagnose)
     jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
     keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all"}
@@ -241,7 +254,7 @@ def _train(
         show.say(f"{describe_start(asked.init)} from {asked.init['source']}")
     if options.quick and args is not None:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
-        show.say("  " + shlex.join([*PROG.split(), *_full_run(args)]))
+        show.say("  " + shlex.join([*options.prog.split(), *_full_run(args)]))
 
     try:
         for job, outcome in runner:
@@ -285,17 +298,21 @@ def start_of(options: Options) -> Start:
     """Return what the run begins with. Raises UserError for weights that are not there and contradicting flags."""
     if options.warm_start is None:
         given = {"--shrink": options.shrink, "--perturb": options.perturb, "--reset-head": options.reset_head or None}
+        given["--fit-head"] = options.fit_head or None
         for flag, value in given.items():
             if value is not None:
                 raise UserError(f"{flag} is for given weights; allowed: with --warm-start PATH")
         return ColdStart()
     if options.cold_start:
         raise UserError("--cold-start and --warm-start contradict each other; allowed: one of them")
+    if options.reset_head and options.fit_head:
+        raise UserError("--reset-head and --fit-head contradict each other; allowed: one of them")
+    head = None if options.fit_head else options.reset_head
     factors = {"shrink": options.shrink, "perturb": options.perturb}
     factors = {name: factor for name, factor in factors.items() if factor is not None}
     if factors:
-        return ShrinkPerturb(options.warm_start, **factors, reset_head=options.reset_head)
-    return WarmStart(options.warm_start, options.reset_head)
+        return ShrinkPerturb(options.warm_start, **factors, reset_head=head)
+    return WarmStart(options.warm_start, head)
 
 
 def describe_start(init: Mapping[str, Any]) -> str:
@@ -375,28 +392,3 @@ def _remarks(options: Options, init: Mapping[str, Any], dataset: Dataset) -> lis
     if options.quick:
         remarks.append("quick")
     return remarks
-
-
-def conclude(
-    outcomes: Sequence[Outcome], out: Path, remarks: Sequence[str], several: bool, as_json: bool, show: screen.Screen
-) -> None:
-    """Print what the run in `out` came to, or all of `several` there."""
-    records = [outcome for outcome in outcomes if not isinstance(outcome, Failed)]
-    failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
-    if as_json:
-        runs = [record.to_json() for record in records]
-        summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
-        counts = {"failed": len(failed), "diverged": sum(isinstance(each, Diverged) for each in failed)}
-        print(json.dumps({"runs": runs, "summary": summary, **counts} if several else runs[0], indent=2))
-        return
-    if failed:
-        remarks = [*remarks, f"{len(failed)} of {len(outcomes)} {failure_word(failed)}"]
-    show.say()
-    if several:
-        show.say(screen.summary_table(records))
-        show.say(f"saved in {out}")
-        print(screen.summary_line(records, remarks))
-    else:
-        show.say(screen.stopwatches(records[0]))
-        show.say(f"{records[0].images_per_second:,.0f} images/s; n=1, no interval; saved in {out}")
-        print(screen.result_line(records[0], remarks))

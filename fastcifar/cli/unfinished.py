@@ -26,11 +26,11 @@ VERSION = 1
 """The version of the file's format."""
 _ALLOWED = "the file as fastcifar wrote it"
 _LOCK_SECONDS = 60
-_GIVEN = {"source": str, "sha256": str, "shrink": float, "perturb": float, "reset_head": bool}
+_GIVEN = {"source": str, "sha256": str, "shrink": float, "perturb": float, "reset_head": bool | None}
 """What describes a start from given weights, besides its mode."""
 _ELSEWHERE = {"recipe", "network", "optimizer", "settings", "seed", "runs"}
 """Options that other entries say: the recipe, whole, and the seeds."""
-_NOT_KEPT = {"out", "resume", "profile", "quiet", "json"}
+_NOT_KEPT = {"out", "resume", "profile", "quiet", "json", "weights"}
 """Options on where this process writes, and what it shows."""
 
 
@@ -78,7 +78,7 @@ class Asked:
         kept = [json_values(asked.to_json()) for asked in (there, self)]
         for values in kept:
             same = {"dataset", "holdout", "fold", "resize", "train_size", "train_fraction", "subset_seed"}
-            same |= {"balanced", "classes"}
+            same |= {"balanced", "classes", "keep"}
             values["options"] = {name: value for name, value in values["options"].items() if name in same}
             del values["seeds"]
             values["init"].pop("source", None)  # its sha256 says what it is

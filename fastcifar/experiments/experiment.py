@@ -61,6 +61,8 @@ class Job:
     """See `Trainer.run`."""
     eval_every: int = 0
     """Epochs between evaluations; 0: only at the end."""
+    keep: Literal["last", "best"] = "last"
+    """See `Trainer.run`."""
     evaluate_at_start: bool = False
     evaluate_train: bool = False
     """Evaluate the training images too, at the end and without augmentation."""

@@ -213,6 +213,7 @@ class Runner:
             evaluate_at_start=job.evaluate_at_start,
             init=start(self._store.weights(job.after or "")) if callable(start) else start,
             until_train_accuracy=job.until_train_accuracy,
+            keep=job.keep,
             resume=state,
         )
         return run, replace(run.record, train_split=_train_scores(trainer)) if job.evaluate_train else run.record

@@ -11,10 +11,11 @@ from torch import nn
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.blocks import ConvBN, ConvResBlock, GlobalMaxPool, Head
 from fastcifar.models.ensemble import Members, build_members
+from fastcifar.models.freezing import freeze
 from fastcifar.models.network import Network, memory_format, normalization, remember_normalization
 from fastcifar.models.own import OwnNetwork, own_network
 from fastcifar.models.whitening import PatchWhitening
-from fastcifar.recipes import EnsembleConfig, Recipe
+from fastcifar.recipes import EnsembleConfig, NetworkConfig, Recipe
 from fastcifar.registry import resolve
 
 __all__ = [
@@ -53,16 +54,26 @@ def build_model(
         that is no `Network`, is tried on two of each.
     seed: of the run, which names the seeds of an ensemble's members.
 
-    Raises UserError for a module that is no network (see `own_network`), and for sides that the recipe's network does
-    not take.
+    Raises UserError for a module that is no network (see `own_network`), for sides that the recipe's network does not
+    take, and for frozen layers that it does not have.
     """
     if recipe.ensemble.members > 1:
         one = dataclasses.replace(recipe, ensemble=EnsembleConfig())
         build = functools.partial(build_model, one, classes, mean, std, own, sides)
         return build_members(recipe.ensemble, seed, own or resolve(recipe.network.builder), build)
+    return freeze(_built(recipe.network, classes, mean, std, own, sides), recipe)
+
+
+def _built(
+    config: NetworkConfig,
+    classes: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    own: Callable[[int], nn.Module] | None,
+    sides: Sequence[int],
+) -> Network:
     if own is not None:
         return own_network(own, classes, mean, std, sides)
-    config = recipe.network
     for side in sides:
         config.refuse_side(side)
     builder = resolve(config.builder)

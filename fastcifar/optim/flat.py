@@ -86,7 +86,8 @@ class FlatModel:
     """A network whose state lies in flat buffers.
 
     `groups`: trained parameters as "weights" (matrices and convolution filters), "scales" (other vectors) and "biases";
-    each parameter that the network freezes later (its `frozen_from`) is in a group of its own with the same name.
+    each parameter that the network freezes later (its `frozen_from`) is in a group of its own with the same name, and
+    those that it freezes from the start are in one for each kind.
     `statistics` `[B]`: the floating buffers of batch norms, in the master dtype; `statistics_ema`: their moving
     average.
 
@@ -108,7 +109,8 @@ class FlatModel:
             group = _group(name, parameter)
             computed = dtype if group == "weights" or id(parameter) in narrow else wide
             if parameter.requires_grad:
-                by_group.setdefault((group, name if name in alone else "", computed), []).append(parameter)
+                own = "" if name not in alone else "frozen" if alone[name] <= 0 else name
+                by_group.setdefault((group, own, computed), []).append(parameter)
             else:
                 self._frozen[name] = parameter
                 if parameter.is_floating_point():

@@ -95,6 +95,8 @@ class FlatOptimizer(ABC, Generic[Config]):
 
     def follow(self, group: FlatGroup) -> None:
         """Update the compute copy and the average of `group` from its weights."""
+        if group.steps == 0:  # frozen from the start: neither ever changes
+            return
         if group.compute is not group.weights:
             group.compute.copy_(group.weights)
         if self.recipe.ema.decay:

@@ -105,7 +105,8 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
         for settings, (rates, factor) in zip(self._optimizer.param_groups, self._rates, strict=True):
             settings["lr"] = rate_at(rates, self._step) * factor
         for group, grads, trained in zip(self.flat.groups, self._grads, self._trained, strict=True):
-            grads.copy_(group.grads).div_(self.recipe.batch_size)
+            if group.trains:
+                grads.copy_(group.grads).div_(self.recipe.batch_size)
             for parameter, grad in trained:
                 parameter.grad = grad if group.trains else None  # torch's optimizers skip None
         self._optimizer.step()

@@ -19,6 +19,7 @@ from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
 from fastcifar.recipes.ensemble import EnsembleConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
+from fastcifar.recipes.freezing import refuse_frozen
 from fastcifar.recipes.loading import LoadingConfig
 from fastcifar.recipes.networks import NetworkConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -56,6 +57,13 @@ class Recipe(Checked):
     cudnn_search: bool = False
     """Let cuDNN search for the fastest convolution of each shape (torch's cudnn.benchmark, without its limit) in
     warm-up, capture, steps and evaluation; takes seconds at the start. CUDA only. false: as torch is set."""
+    freeze: str = "none"
+    """Leave layers as the training begins with them. backbone: all but the classifier. A number, as in 3: so many first
+    layers with parameters, in the network's order. No gradients are computed below the lowest layer that trains."""
+    frozen_mode: Literal["train", "eval", "once"] = "train"
+    """Frozen layers in the training. train: as they would train, batch norm by each batch's statistics, with moving
+    running ones. eval: in evaluation mode (norm_eval elsewhere), by the running statistics, which stay. once: likewise,
+    and what the classifier takes is computed once for each image; with freeze backbone, and no augmentation."""
     network: NetworkConfig = DavidNetConfig()
     loading: LoadingConfig = LoadingConfig()
     normalize: NormalizeConfig = NormalizeConfig()
@@ -92,6 +100,7 @@ class Recipe(Checked):
             said = f"ensemble.members is {self.ensemble.members}"
             raise UserError(f"{said}; allowed: 1, the network {self.network.kind} is several networks itself")
         self.loading.refuse(self)
+        refuse_frozen(self)
         network, crops = self.network.kind, self.augment.early_crops
         if (self.network.sides or self.network.one_side) and crops:
             raise UserError(f"augment.early_crops is {crops}; allowed: none, the network {network} takes whole images")

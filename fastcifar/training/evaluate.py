@@ -82,8 +82,8 @@ def evaluate(
     with in_evaluation(model), torch.inference_mode():
         logits, plain = _logits(view, len(split), how, split.device)
         labeled = int(split.labeled.sum())
-        accuracy, loss = _scores(logits, split.labels, labeled)
-        plain_accuracy, plain_loss = _scores(plain, split.labels, labeled)
+        accuracy, loss = scores(logits, split.labels, labeled)
+        plain_accuracy, plain_loss = scores(plain, split.labels, labeled)
     # Copied outside of inference mode they are ordinary tensors: gradients may flow from them.
     logits, plain = logits.to("cpu", copy=True), plain.to("cpu", copy=True)
     return Evaluation(accuracy, loss, logits, plain_accuracy, plain_loss, plain)
@@ -124,7 +124,7 @@ def _views(how: EvaluateConfig) -> tuple[float, list[tuple[float, int, bool]]]:
     return (1 - shifted) / 2, [((1 - shifted) / 2, 0, True), *crops]
 
 
-def _scores(logits: torch.Tensor, labels: torch.Tensor, labeled: int) -> tuple[float | None, float | None]:
+def scores(logits: torch.Tensor, labels: torch.Tensor, labeled: int) -> tuple[float | None, float | None]:
     """Return accuracy and loss of the labeled images; `labeled` is their number."""
     if not labeled:
         return None, None

@@ -16,13 +16,16 @@ start to the last bit. Optimizer state and averages start afresh in any case.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
+
 import torch
 
-from fastcifar.errors import UserError
+from fastcifar.errors import Notice, UserError
 from fastcifar.input import weights_file
 from fastcifar.models import Network
 from fastcifar.start import ColdStart, Start
-from fastcifar.training.weights import COUNTS, fitted, read_weights, refuse_another
+from fastcifar.training.weights import COUNTS, fitted, read_weights, refuse_another, without_prefixes
 
 
 @torch.no_grad()
@@ -48,7 +51,12 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
     refuse_another(start.source, file, read)
     fresh = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTS)}
     hint = ", the classifier's apart with --reset-head (reset_head=True)"
-    source = fitted(tensors, fresh, start.source, model.head if start.reset_head else None, hint)
+    reset = start.reset_head
+    if reset is None:
+        reset = bool(model.head) and not _head_fits(without_prefixes(tensors, fresh, start.source), fresh, model.head)
+        said = "fresh, since its shape there is another" if reset else "kept"
+        warnings.warn(f"the classifier of the weights in {start.source} is {said}", Notice, stacklevel=2)
+    source = fitted(tensors, fresh, start.source, model.head if reset else None, hint)
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     frozen = {name for name, parameter in parameters if not parameter.requires_grad}
     averaged, done = {name for name, _ in buffers}, set()
@@ -62,6 +70,13 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
         elif name in averaged:
             shrink, perturb = shrink / (shrink + perturb), perturb / (shrink + perturb)
         tensor.copy_(_mix(shrink, source[name], perturb, tensor))
+
+
+def _head_fits(source: Mapping[str, torch.Tensor], fresh: Mapping[str, torch.Tensor], head: str) -> bool:
+    theirs, ours = (
+        {name: tensor.shape for name, tensor in each.items() if name.startswith(f"{head}.")} for each in (source, fresh)
+    )
+    return theirs == ours
 
 
 def keeps_frozen(start: Start) -> bool:

@@ -70,6 +70,31 @@ def _refuse_blind(schedule: Schedule, eval_every: int, dataset: Dataset) -> None
         warnings.warn(f"{schedule.name} lowers the rate by the loss on the test images; {choice}", Notice, stacklevel=5)
 
 
+def refuse_best(keep: object, eval_every: int, recipe: Recipe, dataset: Dataset) -> None:
+    """Raise UserError where the best epoch's weights cannot be kept, and say where the test set chooses them."""
+    if keep not in ("last", "best"):
+        raise UserError(f"keep is {brief(keep)}; allowed: last or best")
+    if keep == "last":
+        return
+    for name, value, wrong, allowed in (
+        ("eval_every", eval_every, not eval_every, "1 or more epochs"),
+        ("average.epochs", recipe.average.epochs, recipe.average.epochs, "0, as the average is there at the end alone"),
+    ):
+        if wrong:
+            raise UserError(f"{name} is {value} and keep is best; allowed: {allowed}")
+    if (dataset.test if dataset.val is None else dataset.val).label_range[1] < 0:
+        raise UserError("keep is best, and the images tested on have no labels; allowed: last, or a hold-out")
+    if dataset.val is None and not dataset.folded and dataset.tested == "test":
+        said = "the best epoch is chosen on the test set, whose accuracy is then no fair one"
+        warnings.warn(f"{said}; --holdout N chooses on others", Notice, stacklevel=3)
+
+
+def refuse_for_features(augment: object) -> None:
+    """Raise UserError for a transform of the user's own where features are computed once."""
+    if augment is not None:
+        raise UserError("augment is given with frozen_mode once; allowed: none, or frozen_mode eval")
+
+
 def refuse_uncallable(**given: object) -> None:
     """Raise UserError for a `loss` or `augment` that is no function."""
     takes = {"loss": "logits and labels", "augment": "a batch of images (a recipe's fields go by names: augment.crop)"}

@@ -80,6 +80,8 @@ class Run:
         """Return the run that `trainer` has just finished, with its final `evaluation` and the stopwatch's readings."""
         state, dataset = trainer.state, trainer.dataset
         row = state.history.rows[-1]
+        best = state.best and state.best.row
+        scored = best or row
         record = RunRecord(
             recipe=trainer.recipe,
             dataset=DatasetFacts.of(dataset),
@@ -98,8 +100,9 @@ class Run:
             loss=evaluation.plain_loss,
             tta_accuracy=evaluation.accuracy,
             tta_loss=evaluation.loss,
-            val_accuracy=row.val_accuracy,
-            val_loss=row.val_loss,
+            val_accuracy=scored.val_accuracy,
+            val_loss=scored.val_loss,
+            best_epoch=best and best.epoch,
             train_seconds=train_seconds,
             time_seconds=time_seconds,
             compiled=bool(trainer.compiled and trainer.compiled.active),

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import operator
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from fastcifar.training.step import EpochTensors
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Epoch, Timeline
 
+if TYPE_CHECKING:
+    from fastcifar.training.scoring import Best
+
 
 class TrainingState:
     """Everything that changes while a network trains, and nothing else: a training goes on from it as if it had never
@@ -50,6 +53,7 @@ class TrainingState:
     stopwatch: `train_seconds` so far.
     random: torch's random numbers of the training.
     processes: the seconds of all processes so far, and where they went on.
+    best: the weights of the best epoch; None: they are not kept.
     feed: reads the images where they do not lie on the device, or makes batches on the host where the recipe says so,
         and knows for how long steps waited for them; else None.
 
@@ -80,6 +84,7 @@ class TrainingState:
             said = "ensemble.order is own, and the training images do not lie on the device"
             raise UserError(f"{said}; allowed: shared, or images that are on it (--resident device)")
         self.feed = _feed(recipe, dataset, max(epoch.stage.batch for epoch in timeline.epochs))
+        self.best: Best | None = None
         self._restart(0, {})
 
     def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
@@ -195,6 +200,7 @@ class TrainingState:
             "random": self.random.state_dict(),
             "processes": self.processes.state_dict(),
             "waited_seconds": self.waited_seconds or 0.0,
+            "best": self.best and self.best.state_dict(),
         }
         return _copied(state)
 
@@ -219,6 +225,10 @@ class TrainingState:
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
             self.random.load_state_dict(state["random"])
             self.processes.load_state_dict(state.get("processes", {}), self.step, self._device)
+            if (self.best is None) != (state.get("best") is None):
+                raise UserError("which weights it keeps, the last or the best, is another there")
+            if self.best:
+                self.best.load_state_dict(state["best"])
             if self.feed:
                 self.feed.waited.reset(float(state.get("waited_seconds", 0.0)))
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

@@ -17,6 +17,7 @@ from fastcifar.kernels import cross_entropy_step
 from fastcifar.models import Network
 from fastcifar.optim import FlatOptimizer
 from fastcifar.recipes import Recipe
+from fastcifar.training.features import FrozenFeatures
 from fastcifar.training.loss import Loss, LossScale, loss_step
 from fastcifar.training.timeline import Stage
 
@@ -111,6 +112,7 @@ class TrainingStep:
     loss: takes the place of the smoothed cross-entropy.
     transform: is applied to each batch after the recipe's augmentation.
     loss_scale: scales the gradients.
+    features: what the classifier takes, in place of images, where it alone is computed.
     feed: holds the batch's images where the training images do not lie on the device, or are changed on the host.
     """
 
@@ -127,9 +129,11 @@ class TrainingStep:
         transform: Transform | None = None,
         loss_scale: LossScale | None = None,
         feed: Feed | HostLoader | None = None,
+        features: FrozenFeatures | None = None,
     ) -> None:
         self.recipe, self.dataset, self.optimizer, self.tensors = recipe, dataset, optimizer, tensors
-        self._network, self._logit_scale = compiled or network, network.logit_scale
+        self._network: Callable[..., torch.Tensor] = features.logits if features else compiled or network
+        self._features, self._logit_scale = features, network.logit_scale
         self._outputs, self._loss_weights = network.outputs, network.loss_weights
         self._transform, self._loss_scale, self._feed = transform, loss_scale, feed
         # The kernel rounds gradients to the compute type before they could be scaled, and takes one label an image.
@@ -166,6 +170,8 @@ class TrainingStep:
 
     def _images(self, batch: Batch, size: int) -> tuple[torch.Tensor, Mixed | None]:
         """Return the images of a batch, and what they are mixed with."""
+        if self._features:
+            return self._features.images(batch.indices), None
         train, normalization = self.dataset.train, {"mean": self.dataset.mean, "std": self.dataset.std}
         feed, dtype = self._feed, self.optimizer.flat.dtype
         if isinstance(feed, HostLoader):

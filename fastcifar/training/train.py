@@ -7,48 +7,45 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from torch import nn
 
 from fastcifar.catalogue import dataset_for
-from fastcifar.data import Dataset, Split, load_dataset, resolve_device
+from fastcifar.data import Dataset, load_dataset, resolve_device
 from fastcifar.data.residency import Resident, place_images
 from fastcifar.host import TORCH, building
 from fastcifar.models import Network, build_model
 from fastcifar.models.modes import modes, restore
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
-from fastcifar.recipes import DEFAULT_RECIPE, EvaluateConfig, Recipe, change, get_recipe
+from fastcifar.recipes import DEFAULT_RECIPE, Recipe, change, get_recipe
 from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
-from fastcifar.record import EpochRow
 from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
 from fastcifar.training import refusals
-from fastcifar.training.average import estimate_statistics
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, current, resolve_dtype
-from fastcifar.training.divergence import nonfinite_loss
-from fastcifar.training.evaluate import Evaluation, evaluate
 from fastcifar.training.failures import told
+from fastcifar.training.features import FrozenFeatures
 from fastcifar.training.initialize import initialize, keeps_frozen
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.random import random_numbers_of
 from fastcifar.training.rehearse import rehearse, why_not_captured
 from fastcifar.training.run import Run
+from fastcifar.training.scoring import Best, Scoring
 from fastcifar.training.state import TrainingState
 from fastcifar.training.step import EpochTensors, TrainingStep, Transform
 from fastcifar.training.timeline import Epoch, Stage, Timeline
 
-_COLD, _PLAIN = ColdStart(), EvaluateConfig(tta="none")
+_COLD = ColdStart()
 
 
 @told
@@ -70,6 +67,7 @@ def train(
     eval_every: int = 1,
     evaluate_at_start: bool = False,
     init: Start = _COLD,
+    keep: Literal["last", "best"] = "last",
     **changes: Any,
 ) -> Run:
     """Train one network.
@@ -92,7 +90,7 @@ def train(
     checkpoints: a folder, or `Checkpoints(folder, every=...)`, that keeps the state of a training of more than two
         minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
     device, resident: see `Trainer` and `load_dataset`; "auto" leaves the images of a dataset in host memory or on disk.
-    listeners, eval_every, evaluate_at_start, init: see `Trainer.run`.
+    listeners, eval_every, evaluate_at_start, init, keep: see `Trainer.run`.
     changes: other values of fields by dotted names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
@@ -114,7 +112,7 @@ def train(
             data = data.hold_out(holdout) if holdout else data
             data = data if resident == "auto" else place_images(data, resident, device)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
-    asked = {"seed": seed, "eval_every": eval_every, "evaluate_at_start": evaluate_at_start, "init": init}
+    asked = {"seed": seed, "eval_every": eval_every, "evaluate_at_start": evaluate_at_start, "init": init, "keep": keep}
     if checkpoints is None:
         return trainer.run(listeners=listeners, **asked)
     checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
@@ -170,6 +168,11 @@ class Trainer:
             train, frozen_from = self.dataset.train, self.network.frozen_from
             self.timeline = Timeline(recipe, len(train), train.side, frozen_from)
             refusals.refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
+            self.features = None
+            if recipe.frozen_mode == "once":
+                refusals.refuse_for_features(self._augment)
+                sizes = recipe.batch_size, recipe.evaluate.batch_size
+                self.features = FrozenFeatures(self.network, self.dataset, dtype, *sizes)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
@@ -195,6 +198,11 @@ class Trainer:
         """The network that is trained, in the compute type; `Run.model` is the one that was evaluated."""
         return self.network.module
 
+    @property
+    def scoring(self) -> Scoring:
+        """What evaluates its network; made at each use, as one that is kept would keep all buffers in a cycle."""
+        return Scoring(self)
+
     @told
     def run(
         self,
@@ -205,6 +213,7 @@ class Trainer:
         evaluate_at_start: bool = False,
         init: Start = _COLD,
         until_train_accuracy: float | None = None,
+        keep: Literal["last", "best"] = "last",
         resume: Mapping[str, Any] | None = None,
     ) -> Run:
         """Train a network.
@@ -217,6 +226,8 @@ class Trainer:
         init: the weights to begin with: fresh ones, `WarmStart` or `ShrinkPerturb`, whose noise is drawn from `seed`.
         until_train_accuracy: end after the first epoch with this fraction of right answers while training (the rule of
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
+        keep: "best": end with the weights of the evaluated epoch that is the best by validation accuracy or, without a
+            validation split, on the images that are tested on; `RunRecord.best_epoch` says which. "last": the last.
         resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`; its dtype stays.
 
         Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit.
@@ -226,6 +237,7 @@ class Trainer:
         seed, eval_every, evaluate_at_start, until_train_accuracy = refusals.checked_arguments(
             seed, eval_every, evaluate_at_start, until_train_accuracy, init, self.recipe, self.dataset
         )
+        refusals.refuse_best(keep, eval_every, self.recipe, self.dataset)
         kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
             self._build(dtype)
@@ -233,11 +245,12 @@ class Trainer:
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
             self.rehearse()
+            state.best = Best(self.flat_evaluated) if keep == "best" else None
             self._begin(seed, init, resume)
             watch, rows = state.stopwatch, state.history.rows
             audience.tell("on_start", self)
             if evaluate_at_start and state.step == 0 and not rows:
-                rows.append(self._epoch_zero())
+                rows.append(self.scoring.zero())
             if state.step < self.total_steps and not state.history.has_reached(until_train_accuracy):
                 audience.tell_row()
             for epoch in self.timeline.epochs_from(state.step):
@@ -259,7 +272,7 @@ class Trainer:
                     state.history.settle(wait=is_watched or is_evaluated or is_last)
                 ends = is_last or state.history.has_reached(until_train_accuracy)
                 if is_evaluated and not ends:
-                    rows[-1] = self._evaluated_row(rows[-1])
+                    rows[-1] = self.scoring.row(rows[-1])
                     state.plateau.step(rows[-1], state.step)
                 if is_watched:
                     audience.tell("on_step", state.step, self.total_steps)
@@ -268,26 +281,18 @@ class Trainer:
 
             if recipe.average.epochs:
                 with phases("training: average"), watch:
-                    self._take_average()
+                    self.scoring.take_average()
+                self._has_average = True
             train_seconds = watch.seconds
+            if state.best:
+                rows[-1] = self.scoring.row(rows[-1])
             with watch:
-                if not recipe.average.epochs:
-                    self._take_weights()
-                evaluation = self._evaluate(self.dataset.test, recipe.evaluate)
-            rows[-1] = self._last_row(rows[-1], train_seconds, evaluation)
+                evaluation = self.scoring.final()
+            rows[-1] = self.scoring.last(rows[-1], train_seconds, evaluation)
             audience.tell("on_epoch", rows[-1])
             run = Run.of(self, evaluation, train_seconds, watch.seconds)
             audience.tell("on_end", run.record)
         return run
-
-    def _last_row(self, row: EpochRow, train_seconds: float, evaluation: Evaluation) -> EpochRow:
-        """Return `row` with the scores of the final `evaluation`. Raises NonFiniteLoss where the last step spoiled the
-        network."""
-        loss = evaluation.loss
-        if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
-            raise nonfinite_loss(f"the trained network's loss is {loss}", self)
-        scores = {"test_accuracy": evaluation.plain_accuracy, "test_loss": evaluation.plain_loss}
-        return self._scored(dataclasses.replace(row, seconds=train_seconds, **scores), "val")
 
     def rehearse(self) -> None:
         """Compile, capture and warm up, unless that is done."""
@@ -336,17 +341,21 @@ class Trainer:
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:
         """Return a step on batches of `dataset`, of the same network and optimizer."""
         state, own = self.state, {"compiled": self.compiled, "loss": self._loss, "transform": self._augment}
-        own |= {"loss_scale": state.loss_scale if self._scales else None, "feed": state.feed}
+        own |= {"features": self.features, "loss_scale": state.loss_scale if self._scales else None, "feed": state.feed}
         return TrainingStep(self.recipe, dataset, self.network, state.optimizer, tensors, **own)
 
     @TORCH.applied()
     def evaluated_weights(self) -> dict[str, torch.Tensor]:
         """Return a copy of the tensors of the evaluated network by name, on the CPU, floating ones in float32: at an
-        epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors.
-        For a listener's `on_epoch`; the training goes on as if nothing had been asked."""
+        epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors
+        or, with keep "best", those of the last epoch. For a listener's `on_epoch`; the training goes on as if nothing
+        had been asked."""
         if not self._has_average:
-            self._take_weights()
-        return self.flat_evaluated.state_dict()
+            self.scoring.take_weights()
+        found, best = self.flat_evaluated.state_dict(), self.state.best
+        if best and best.taken:
+            best.take()
+        return found
 
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
         """Prepare the first step: weights, whitening and the first epoch's plan; or load all from `resume`."""
@@ -354,47 +363,15 @@ class Trainer:
         with self.phases("model and optimizer"):
             if resume is not None:
                 self.state.load_state_dict(resume)
-                return
-            self.reset(seed, init)
-        if not keeps_frozen(init):
+            else:
+                self.reset(seed, init)
+        if resume is None and not keeps_frozen(init):
             with self.phases("training: whitening"), self.state.stopwatch:
                 if count := self.network.whitening_images:
                     self.network.fit_whitening(self.dataset.train.first(count))
-        with self.phases("training: plans"), self.state.stopwatch:
-            self.state.begin_epoch(self.timeline.epochs[0])
-
-    def _epoch_zero(self) -> EpochRow:
-        """Return the row of the initial network, evaluated on the training images too."""
-        self._take_weights()
-        train, seconds = self._evaluate(self.dataset.train, _PLAIN), self.state.stopwatch.seconds
-        return self._evaluated_row(EpochRow(0, train.loss, train.accuracy, None, seconds, images=0))
-
-    def _evaluated_row(self, row: EpochRow) -> EpochRow:
-        """Return `row` with accuracy and loss on the test split and on the validation split, of those with labels."""
-        self._take_weights()
-        return self._scored(self._scored(row, "test"), "val")
-
-    def _scored(self, row: EpochRow, name: str) -> EpochRow:
-        split = getattr(self.dataset, name)
-        if split is None or split.label_range[1] < 0:
-            return row
-        found = self._evaluate(split, _PLAIN)
-        return dataclasses.replace(row, **{f"{name}_accuracy": found.accuracy, f"{name}_loss": found.loss})
-
-    def _evaluate(self, split: Split, how: EvaluateConfig) -> Evaluation:
-        with self.phases("evaluation"):
-            return evaluate(self.evaluated, split, dataclasses.replace(how, batch_size=self.recipe.evaluate.batch_size))
-
-    def _take_weights(self) -> None:
-        """Load the weights, or their moving average, into the network that is evaluated."""
-        with self.phases("evaluation"):
-            self.flat_evaluated.load_average(self.state.flat, averaged=self.recipe.ema.decay > 0)
-
-    def _take_average(self) -> None:
-        """Load the average of the last weights into the network that is evaluated, and estimate its statistics."""
-        average, mean = self.recipe.average, self.state.average
-        if not mean.count:  # the training ended before the first was due
-            mean.add()
-        self.flat_evaluated.load_average(self.state.flat)
-        estimate_statistics(self.evaluated, self.dataset.train, average.images, self.recipe.batch_size, self.dtype)
-        self._has_average = True
+        if self.features:
+            with self.phases("training: features"), self.state.stopwatch:
+                self.features.compute()
+        if resume is None:
+            with self.phases("training: plans"), self.state.stopwatch:
+                self.state.begin_epoch(self.timeline.epochs[0])

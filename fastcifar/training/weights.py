@@ -111,7 +111,7 @@ def fitted(
     Raises UserError unless names and shapes are the same (but for torch's counts of batches), types are such that can
     be converted, and values are finite.
     """
-    source = _without_prefixes(tensors, expected, path)
+    source = without_prefixes(tensors, expected, path)
     source = {name: tensor for name, tensor in source.items() if _needed(name, tensor, expected)}
     expected = {name: tensor for name, tensor in expected.items() if name in source or not name.endswith(COUNTS)}
     if head is not None:
@@ -173,7 +173,7 @@ def _converts(theirs: torch.dtype, ours: torch.dtype) -> bool:
     return theirs == ours or (theirs.is_floating_point and ours.is_floating_point)
 
 
-def _without_prefixes(
+def without_prefixes(
     tensors: Mapping[str, torch.Tensor], expected: Iterable[str], path: str | os.PathLike[str]
 ) -> dict[str, torch.Tensor]:
     """Return `tensors` without as many shared prefixes as give most names of `expected`, and say which with a

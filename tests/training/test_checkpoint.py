@@ -320,7 +320,7 @@ def test_the_weights_of_every_epoch_are_those_that_were_evaluated(data, name):
         network = trainer.new_network(0)
         network.module.load_state_dict(tensors)
         trainer.flat_evaluated.load(network.module)
-        assert trainer._evaluate(trainer.dataset.test, EvaluateConfig(tta="none")).loss == row.test_loss
+        assert trainer.scoring.evaluate(trainer.dataset.test, EvaluateConfig(tta="none")).loss == row.test_loss
 
 
 def test_a_run_is_saved_beside_what_it_left_before_it_was_finished(data, tmp_path):

@@ -89,6 +89,7 @@ def test_the_first_version_is_read_with_all_that_it_says():
     assert again.pop("version") == VERSION
     for name in ("loss", "val_accuracy", "val_loss", "train_split", "network", "commit", "command", "weights_sha256"):
         assert again.pop(name) is None
+    assert again.pop("best_epoch") is None
     assert again.pop("resumed") == []
     assert (again.pop("resident"), again.pop("waited_seconds")) == ("device", None)
     rows, facts, versions = again.pop("history"), again.pop("dataset"), again.pop("versions")

@@ -273,13 +273,14 @@ def test_a_second_run_counts_its_own_seconds_alone(data):
 
 def test_a_network_that_the_last_step_spoils_is_no_result(data, monkeypatch):
     trainer = Trainer(dataclasses.replace(RECIPE, epochs=1), data)
-    evaluate = train_module.evaluate
+    scoring = import_module("fastcifar.training.scoring")
+    evaluate = scoring.evaluate
 
     def spoil(model, *arguments):
         next(model.parameters()).data.fill_(math.nan)
         return evaluate(model, *arguments)
 
-    monkeypatch.setattr(train_module, "evaluate", spoil)
+    monkeypatch.setattr(scoring, "evaluate", spoil)
     with pytest.raises(NonFiniteLoss, match=r"the trained network's loss is nan: most likely optimizer\.lr"):
         trainer.run()
 

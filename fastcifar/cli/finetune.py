@@ -1,0 +1,70 @@
+"""`fastcifar finetune`: a training that begins with given weights, of their network and normalized as they were."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from tyro.conf import arg
+
+from fastcifar.catalogue import dataset_for
+from fastcifar.cli import train
+from fastcifar.cli.arguments import last_given, parse, quick_recipe, quick_train_size, read_recipe
+from fastcifar.cli.options import Switch
+from fastcifar.errors import UserError
+from fastcifar.input import weights_file
+from fastcifar.phases import Phases
+from fastcifar.recipes import Recipe, get_recipe
+from fastcifar.transfer import recipe_for
+
+PROG = "fastcifar finetune"
+
+
+@dataclass(frozen=True)
+class Options(train.Options):
+    """Train on from given weights, all of them or, with --freeze backbone, the classifier alone.
+
+    The classifier is fresh where the classes are others than those of the weights. Network and normalization are those
+    of a saved run, or of torchvision's ResNet-18; of a file of weights those of --recipe, and --network. Without
+    --recipe it is finetune-sgd without its normalization. docs/transfer.md says more.
+
+    All else is as with fastcifar train, whose --resume goes on with what was broken off.
+    """
+
+    weights: Annotated[str, arg(metavar="FILE|RUN|torchvision:IMAGENET1K_V1", help_behavior_hint="(required)")] = ""
+    """The weights: a file, .safetensors, or .pt, .pth or .ckpt of torch.save; the folder of a saved run; or those that
+    torchvision publishes, which must be on this machine."""
+    evaluate_at_start: Switch = True
+    """Evaluate before the first step too, on the training images also: epoch 0."""
+    hidden: ClassVar[tuple[str, ...]] = ("cold_start", "warm_start", "shrink", "perturb", "fit_head", "resume")
+    prog: ClassVar[str] = PROG
+
+
+def main(args: Sequence[str]) -> int:
+    """Run `fastcifar finetune`."""
+    phases = Phases("start of Python")
+    with phases("command line"):
+        options = _read(args)
+    return train.run(options, args, phases)
+
+
+def _read(args: Sequence[str]) -> Options:
+    weights, name = last_given(args, "--weights"), last_given(args, "--recipe") or ""
+    if not weights and not {"-h", "--help"} & set(args):
+        raise UserError("--weights is not given; allowed: a saved run, a file, or torchvision:IMAGENET1K_V1")
+    base = recipe_for(weights, name or None) if weights else get_recipe(name or "finetune-sgd")
+
+    def shorten(recipe: Recipe) -> Recipe:
+        return dataclasses.replace(quick_recipe(recipe), network=recipe.network)  # its weights are given
+
+    recipe, rest = read_recipe(args, "", default=base, shorten=shorten)
+    usual = {"network": recipe.network.kind, "optimizer": recipe.optimizer.kind, "train_size": quick_train_size(args)}
+    usual |= {"recipe": name or recipe.name, "dataset": dataset_for(name, recipe.name)}
+    options = parse(rest, Options(settings=recipe, **usual), PROG)
+    if not options.weights:
+        return options
+    file: Path = weights_file(options.weights)
+    return dataclasses.replace(options, warm_start=file, fit_head=not options.reset_head)
