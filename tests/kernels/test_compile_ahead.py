@@ -26,19 +26,19 @@ def test_every_kernel_of_the_recipe_compiles(compiled, case):
 
 
 def test_every_size_of_the_crops_and_the_evaluation_have_their_kernels(compiled):
-    """24, 28 and 32 pixels with jitter; in evaluation and for the whitening, in float32, without; with flips too."""
-    assert len(compiled[CASES[2]]["_augment_kernel"]) == 3 + 2 + 1
+    """24 and 32 pixels with jitter; in evaluation and for the whitening, in float32, without; with flips too."""
+    assert len(compiled[CASES[2]]["_augment_kernel"]) == 2 + 2 + 1
 
 
 def test_the_whitening_has_one_kernel_for_each_size_that_computes_no_activation_of_padding(compiled):
     """24 outputs of 64 pixels are 24 for each of 64 threads, in a tile of 32."""
     found = compiled[CASES[2]]["_whiten_kernel"]
-    assert [kernel["ptx"].count("rsqrt.approx") for kernel in found] == [24] * 3
+    assert [kernel["ptx"].count("rsqrt.approx") for kernel in found] == [24] * 2
 
 
 def test_the_pooled_convolution_and_its_gradient_have_a_kernel_for_each_size_that_multiplies_by_matrix_units(compiled):
-    """For 24, 28 and 32 pixels; of the convolution also one without the places of the maxima, for the evaluation."""
-    for name, count in (("_conv_pool_kernel", 3 + 1), ("_filters_gradient_kernel", 3)):
+    """For 24 and 32 pixels; of the convolution also one without the places of the maxima, for the evaluation."""
+    for name, count in (("_conv_pool_kernel", 2 + 1), ("_filters_gradient_kernel", 2)):
         assert len(compiled[CASES[2]][name]) == count
         assert all("wgmma.mma_async" in kernel["ptx"] for kernel in compiled[CASES[2]][name])
 
