@@ -97,6 +97,9 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
     from fastcifar.start import WarmStart as WarmStart
+    from fastcifar.track.csv import CSV as CSV
+    from fastcifar.track.tensorboard import TensorBoard as TensorBoard
+    from fastcifar.track.wandb import WandB as WandB
     from fastcifar.training import Checkpoints as Checkpoints
     from fastcifar.training import EpochRow as EpochRow
     from fastcifar.training import Evaluation as Evaluation

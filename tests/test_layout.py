@@ -37,8 +37,10 @@ MAY_IMPORT = {
     "costs": LOWER | {"data", "models", "optim", "training", "costs"},
     "report": {"errors", "escape", "output", "recipes", "record", "report"},
     "diagnose": LOWER | {"data", "models", "optim", "training", "report", "diagnose"},
+    "track": LOWER | {"training", "track"},
     "doctor": LOWER | {"data", "training", "doctor"},
-    "experiments": LOWER | {"data", "models", "optim", "training", "costs", "report", "diagnose", "experiments"},
+    "experiments": LOWER
+    | {"data", "models", "optim", "training", "costs", "report", "diagnose", "track", "experiments"},
 }
 """The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""
 
