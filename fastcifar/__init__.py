@@ -88,9 +88,11 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.report import EffectiveRobustness as EffectiveRobustness
     from fastcifar.report import KeptRuns as KeptRuns
     from fastcifar.report import Runs as Runs
+    from fastcifar.report import confusion_matrix as confusion_matrix
     from fastcifar.report import effective_robustness as effective_robustness
     from fastcifar.report import fit_baseline as fit_baseline
     from fastcifar.report import plot_effective_robustness as plot_effective_robustness
+    from fastcifar.report import precision_recall as precision_recall
     from fastcifar.report import published_baseline as published_baseline
     from fastcifar.report import published_pairs as published_pairs
     from fastcifar.report import read_runs as read_runs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shlex
 import tempfile
@@ -29,6 +28,7 @@ from fastcifar.output import BESIDE, IN_TRAINING, RECORD, TRACE, check_out, rese
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
+from fastcifar.record import json_text
 from fastcifar.signals import SIGNALS, Stop
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
 from fastcifar.track import TRACKED
@@ -384,7 +384,7 @@ def conclude(
         runs = [record.to_json() for record in records]
         summary = {key: dataclasses.asdict(value) for key, value in screen.summaries(records).items()}
         counts = {"failed": len(failed), "diverged": sum(isinstance(each, Diverged) for each in failed)}
-        print(json.dumps({"runs": runs, "summary": summary, **counts} if several else runs[0], indent=2))
+        print(json_text({"runs": runs, "summary": summary, **counts} if several else runs[0]))
         return
     if failed:
         remarks = [*remarks, f"{len(failed)} of {len(outcomes)} {failure_word(failed)}"]

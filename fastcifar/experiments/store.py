@@ -23,6 +23,7 @@ from fastcifar.output import PARTIAL, TRACK, claimed, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.legacy import in_steps, modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
+from fastcifar.record import json_text
 from fastcifar.track import tracker_in
 from fastcifar.training import Listener, Run, RunRecord, resolve_device
 from fastcifar.training.run import save_weights
@@ -205,7 +206,7 @@ def _shown(value: object) -> str:
 
 
 def _text(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=2) + "\n"
+    return json_text(record) + "\n"
 
 
 def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:

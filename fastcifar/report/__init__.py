@@ -1,5 +1,6 @@
 """Statistics, tables and figures of repeated runs, and the runs that folders keep."""
 
+from fastcifar.report.by_class import by_class_table, confusion_matrix, precision_recall
 from fastcifar.report.figures import Figure, Line
 from fastcifar.report.robustness import (
     AccuracyPair,
@@ -28,12 +29,15 @@ __all__ = [
     "Summary",
     "TTest",
     "Table",
+    "by_class_table",
+    "confusion_matrix",
     "counted",
     "effective_robustness",
     "fit_baseline",
     "percent",
     "plot_effective_robustness",
     "points",
+    "precision_recall",
     "published_baseline",
     "published_pairs",
     "read_runs",
