@@ -114,6 +114,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.training import load_run as load_run
     from fastcifar.training import load_weights as load_weights
     from fastcifar.training import train as train
+    from fastcifar.training.predict import predict as predict
     from fastcifar.transforms import *  # noqa: F403 (its __all__, read by type checkers as by _names below)
 
 else:  # hidden from type checkers: they assume that a module with a __getattr__ has every name

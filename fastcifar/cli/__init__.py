@@ -29,6 +29,7 @@ from fastcifar.signals import SIGNALS, Interrupted
 COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
     "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
+    "predict": ("predict RUN_DIR", "fastcifar.cli.predict", "write what a saved network takes images for"),
     "robustness": (
         "robustness RUN...",
         "fastcifar.cli.robustness",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from fastcifar.catalogue import find, is_path
+from fastcifar.catalogue import find, is_path, name_of
 from fastcifar.cli.options import CommandOptions, Resident, read_fold
 from fastcifar.errors import UserError, brief
 from fastcifar.output import run_files, user_path
@@ -147,13 +147,19 @@ class Saved:
         import torch
 
         from fastcifar.data import load_dataset
+        from fastcifar.data.folder import holds_images_alone, load_unlabeled
 
         data, (entry, variant) = self.record.dataset, find(word)
         if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
             raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
         resize = resize or self.options.resize or 0
         data_dir = None if is_path(word) and word != data.name else self.options.data_dir  # which is not a path's place
-        dataset = load_dataset(word, data_dir, "cpu", 0, self.options.mirror, None, resize)
+        if is_path(word) and holds_images_alone(folder := Path(name_of(word))):
+            dataset = load_unlabeled(folder, data.classes, resize)
+        else:
+            dataset = load_dataset(word, data_dir, "cpu", 0, self.options.mirror, None, resize)
+        if not len(dataset.train) and dataset.test.label_range[1] < 0 and dataset.val is None:
+            dataset = replace(dataset, classes=data.classes)  # images alone say nothing of classes
         self._refuse_another(dataset, resize, f"--resize {data.side}")
         if (classes := self.kept_classes) is None or dataset.test.label_range[1] < 0:
             return self._placed(dataset, resize)
