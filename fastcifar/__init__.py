@@ -100,9 +100,14 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.report import published_baseline as published_baseline
     from fastcifar.report import published_pairs as published_pairs
     from fastcifar.report import read_runs as read_runs
+    from fastcifar.report.by_class import confusion_matrix as confusion_matrix
+    from fastcifar.report.by_class import precision_recall as precision_recall
     from fastcifar.start import ColdStart as ColdStart
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
     from fastcifar.start import WarmStart as WarmStart
+    from fastcifar.track.csv import CSV as CSV
+    from fastcifar.track.tensorboard import TensorBoard as TensorBoard
+    from fastcifar.track.wandb import WandB as WandB
     from fastcifar.training import Checkpoints as Checkpoints
     from fastcifar.training import EpochRow as EpochRow
     from fastcifar.training import Evaluation as Evaluation
@@ -115,6 +120,7 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.training import load_run as load_run
     from fastcifar.training import load_weights as load_weights
     from fastcifar.training import train as train
+    from fastcifar.training.predict import predict as predict
     from fastcifar.transfer import recipe_for as recipe_for
     from fastcifar.transforms import *  # noqa: F403 (its __all__, read by type checkers as by _names below)
 

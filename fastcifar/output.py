@@ -27,9 +27,9 @@ TRACE = "trace.json"
 """A few training steps of a profiled run, for Chrome's trace viewer."""
 UNFINISHED = "unfinished.json"
 """What a run that is not finished yet was asked to do."""
-CHECKPOINTS, EPOCHS, DIAGNOSE = IN_TRAINING = ("checkpoints", "weights", "diagnose")
+CHECKPOINTS, EPOCHS, DIAGNOSE, TRACK = IN_TRAINING = ("checkpoints", "weights", "diagnose", "track")
 """The folders that are written while a run trains: the states that it goes on from, until it is finished; the weights
-of every epoch, where they are kept; what its diagnoses found, and their figures."""
+of every epoch, where they are kept; what its diagnoses found, and their figures; what its trackers wrote."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
 _LARGEST_TEXT = 2**26

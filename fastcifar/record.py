@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ from pathlib import Path
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 
+from fastcifar.by_class import ClassScores
 from fastcifar.errors import UserError, brief
 from fastcifar.output import RECORD, refuse_deep, short_name
 from fastcifar.recipes import Recipe, recipe_from_dict
@@ -35,6 +37,8 @@ before a recipe's network and optimizer had kinds."""
 
 _ROOT = Path(__file__).resolve().parents[1]
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", tuple: "a list"}
+_NUMBERS = re.compile(r"\[\n\s*((?:-?\d+,\n\s*)*-?\d+)\n\s*\]")
+"""A list of whole numbers in JSON with a line each; in a text there is no line end."""
 _SHOWN = 60
 """Characters of a wrong value that an error shows."""
 
@@ -192,6 +196,9 @@ class RunRecord:
     val_loss: float | None = None
     best_epoch: int | None = None
     """The epoch whose weights were kept as the best, and whose accuracies these are; None: the last."""
+    by_class: ClassScores | None = None
+    """On the test split without test-time augmentation, as `accuracy` is; None where no image has a label, and in older
+    records."""
     train_split: Scores | None = None
     """On the run's own training images at the end, in evaluation mode and without augmentation; None: not measured."""
     train_seconds: float
@@ -234,6 +241,16 @@ class RunRecord:
         """`accuracies[split][epoch]`: fractions, otherwise as `losses`."""
         return _by_split(self.history, "accuracy")
 
+    @property
+    def precision(self) -> float | None:
+        """Macro mean of the classes' precision, a fraction; None without `by_class`."""
+        return None if self.by_class is None else self.by_class.mean_precision
+
+    @property
+    def recall(self) -> float | None:
+        """Macro mean of the classes' recall, a fraction; None without `by_class`."""
+        return None if self.by_class is None else self.by_class.mean_recall
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as in run.json: plain values, lists for tuples, None for NaN and infinities, which JSON
         lacks."""
@@ -261,6 +278,12 @@ class RunRecord:
             return _read(cls, {**values, "version": VERSION})
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def json_text(values: object) -> str:
+    """Return `values` as JSON for readers: indented, with whole numbers of a list in one line, as confusion's rows."""
+    text = json.dumps(values, indent=2)
+    return _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
 
 
 def commit_of(folder: Path) -> str | None:

@@ -301,6 +301,17 @@ def transforms(number: Number) -> list[object]:
     return made
 
 
+def predict(number: Number) -> list[object]:
+    module, _ = make("MLP")
+    mean, std = ([number(value)] * 3 for value in (120.0, 60.0))
+    return [fastcifar.predict(module, data().test.images[:4], mean=mean, std=std)]
+
+
+def by_class(number: Number) -> list[object]:
+    matrix = fastcifar.confusion_matrix([number(0), number(2), number(-1)], [number(0), number(1), 1], number(3))
+    return [matrix.tolist(), *(each.tolist() for each in fastcifar.precision_recall(matrix))]
+
+
 def recipes(number: Number) -> list[object]:
     recipe = fastcifar.change(fastcifar.get_recipe("davidnet"), {"epochs": number(3), "optimizer.lr": number(0.5)})
     return [recipe, type(recipe.epochs), type(recipe.optimizer.lr)]
@@ -353,6 +364,8 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "Trainer": trainer,
     "load_run load_weights recipe_for": warm_start,
     "evaluate": evaluate,
+    "predict": predict,
+    "confusion_matrix precision_recall": by_class,
     "load_dataset": load_dataset,
     TRANSFORMS: transforms,
     "get_recipe change": recipes,

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-STANDARD = {"catalogue", "errors", "escape", "input", "interval", "machine", "output", "phases"}
+STANDARD = {"by_class", "catalogue", "errors", "escape", "input", "interval", "machine", "output", "phases"}
 STANDARD |= {"launch", "recipes", "record", "registry", "signals", "start", "transfer"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels"}
 MAY_IMPORT = {
     "errors": {"errors", "escape"},
+    "by_class": {"by_class"},
     "registry": {"errors", "registry"},
     "output": {"errors", "output"},
     "input": {"errors", "input", "output"},
@@ -25,7 +26,7 @@ MAY_IMPORT = {
     "interval": {"errors", "interval"},
     "escape": {"escape"},
     "recipes": {"errors", "escape", "output", "recipes", "registry"},
-    "record": {"data", "errors", "output", "recipes", "record"},  # data for its types alone
+    "record": {"by_class", "data", "errors", "output", "recipes", "record"},  # data for its types alone
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone
     "start": {"errors", "input", "recipes", "start"},
     "transfer": {"errors", "input", "output", "recipes", "record", "transfer"},
@@ -36,10 +37,12 @@ MAY_IMPORT = {
     "optim": LOWER | {"optim"},
     "training": LOWER | {"data", "models", "optim", "training"},
     "costs": LOWER | {"data", "models", "optim", "training", "costs"},
-    "report": {"errors", "escape", "output", "recipes", "record", "report"},
+    "report": {"by_class", "errors", "escape", "output", "recipes", "record", "report"},
     "diagnose": LOWER | {"data", "models", "optim", "training", "report", "diagnose"},
+    "track": LOWER | {"training", "track"},
     "doctor": LOWER | {"data", "training", "doctor"},
-    "experiments": LOWER | {"data", "models", "optim", "training", "costs", "report", "diagnose", "experiments"},
+    "experiments": LOWER
+    | {"data", "models", "optim", "training", "costs", "report", "diagnose", "track", "experiments"},
 }
 """The rooms that each room of `fastcifar` may import; `cli`, `__init__` and `__main__` may import everything."""
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "train": ("train", "fastcifar.cli.train", "train a recipe's network and save the run"),
     "finetune": ("finetune", "fastcifar.cli.finetune", "train on from given weights, all of them or the classifier"),
     "eval": ("eval RUN_DIR", "fastcifar.cli.evaluate", "evaluate the network of a saved run again"),
+    "predict": ("predict RUN_DIR", "fastcifar.cli.predict", "write what a saved network takes images for"),
     "robustness": (
         "robustness RUN...",
         "fastcifar.cli.robustness",

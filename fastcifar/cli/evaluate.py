@@ -3,56 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg
 
-from fastcifar.catalogue import find, is_path
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.corruptions import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
-from fastcifar.cli.options import CommandOptions, Resident, Switch, read_fold
+from fastcifar.cli.options import Switch
+from fastcifar.cli.saved import Saved, SavedOptions, labeled_images, run_folder
 from fastcifar.cli.screen import share
-from fastcifar.errors import UserError, brief
+from fastcifar.errors import UserError
 from fastcifar.escape import shown
-from fastcifar.output import run_files, user_path, write_whole
+from fastcifar.output import write_whole
 from fastcifar.recipes import DEFAULT_RECIPE, label
-from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import setting
+from fastcifar.record import json_text
+from fastcifar.report.by_class import by_class_table
 from fastcifar.report.statistics import wilson_interval
 
 if TYPE_CHECKING:
-    import torch
-
+    from fastcifar.by_class import ClassScores
     from fastcifar.data import Dataset, Split
     from fastcifar.training import Evaluation
 
 
 @dataclass(frozen=True)
-class Options(CommandOptions):
+class Options(SavedOptions):
     """Evaluate the network of a saved run again, on the images that the run tested on, on those of another data set, or
     on corrupted ones."""
 
-    run_dir: Annotated[Positional[str], arg(metavar="RUN_DIR", help_behavior_hint="")] = ""
-    """The folder of the run, which holds run.json and model.safetensors, or a run whose weights an experiment kept, as
-    in runs/half/warm/seed-0."""
-    weights: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's)")] = None
-    """Other weights for the run's network: those of one of its epochs, another run's folder, or a .safetensors, .pt,
-    .pth or .ckpt file."""
-    member: Annotated[int | None, arg(metavar="M", help_behavior_hint="(default: all, the mean of their logits)")] = (
-        setting(None, at_least=0)
-    )
-    """Of networks that were trained at once (ensemble.members): member M alone, from 0."""
-    on: Annotated[str | None, arg(metavar="NAME|PATH", help_behavior_hint="(default: the run's)")] = None
-    """The test images of another data set with the same classes; of CIFAR-10-C, each corruption at each severity."""
-    resize: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: as they are)")] = setting(
-        None, at_least=1, at_most=MOST_SIDE
-    )
-    """With --on: bring its images to N by N pixels, the side of the run's."""
     corrupt: Annotated[str | None, arg(metavar="NAME,NAME|all", help_behavior_hint="(default: none)")] = None
     """Corrupt the images as CIFAR-10-C's are: by name (fog), by kind (noise, blur, weather, digital) or all that
     can be made here. With --on CIFAR-10-C: evaluate on these of its corruptions alone."""
@@ -60,29 +43,21 @@ class Options(CommandOptions):
     """How strong corruptions are, from 1 to 5, as in 3, 1-5 or 1,3,5."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
     """Names the random choices of --corrupt."""
-    tta: Annotated[Literal["none", "flip", "flip-crop"] | None, arg(help_behavior_hint="(default: the run's)")] = None
-    """Test-time augmentation: none, or the mean logits of each image and its mirror image, or of these and shifted
-    ones. With --on and --corrupt the default is none, as of published results."""
-    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
-    """Folder that holds the images; without one, a published set is looked for in the user's cache, then downloaded. Of
-    a run on a path of your own: where its images are now."""
-    resident: Resident = "auto"
-    """Where the images lie: on the device, in host memory or, those of an HDF5 file, on disk, from where batches are
-    read; auto: the first that has room for them and a quarter more."""
-    mirror: Annotated[str | None, arg(metavar="URL", help_behavior_hint="(default: $FASTCIFAR_MIRROR)")] = None
-    """Address to download from first: of an archive, or of a folder with one; http, https or file."""
     predictions: Annotated[Path | None, arg(metavar="FILE.npz", help_behavior_hint="")] = None
     """Write the logits of all test images and their labels, -1 where there is none, as predictions.npz of a run."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """The device to evaluate on; auto: a GPU if there is one."""
+    by_class: Switch = False
+    """Show precision and recall of each class too, and with --json the confusion matrix; of more than 20 classes, those
+    with the lowest recall."""
     json: Switch = False
     """Print a JSON object and nothing else to standard output."""
 
+    @property
+    def is_shifted(self) -> bool:
+        return self.on is not None or self.corrupt is not None
+
     def _check(self) -> None:
-        self._require("resize", self.resize is None or self.on is not None, "with --on, whose images it changes")
-        has_place = self.on is not None and is_path(self.on)  # which says itself where it is
-        if has_place and self.data_dir is not None:
-            raise UserError(f"--data-dir is {self.data_dir}; allowed: without --on PATH, which is read there")
+        super()._check()
+        self._require("by_class", not (self.by_class and self.corrupt), "without --corrupt")
         is_npz = self.predictions is None or self.predictions.suffix == ".npz"
         self._require("predictions", is_npz, "a file whose name ends in .npz")
 
@@ -118,128 +93,6 @@ def asked(options: Options) -> tuple[Grid, bool]:
     return grid, bool(archive)
 
 
-def run_folder(word: str, where: str) -> Path:
-    """Return the folder of a run, or of one that an experiment kept its name there; `where` the word is, for the error.
-    Raises UserError where there is no run."""
-    folder = user_path(word, where)
-    record_file, _ = run_files(folder)
-    if not os.path.isfile(record_file):
-        allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
-        raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
-    return folder
-
-
-class Saved:
-    """A saved run's network, and the images that the options ask for."""
-
-    def __init__(self, options: Options, folder: Path) -> None:
-        from fastcifar.optim import FlatModel
-        from fastcifar.training import load_run, resolve_device, resolve_dtype
-
-        self.options, self.folder = options, folder
-        self.device: torch.device = resolve_device(options.device)
-        self.recipe, model, self.record = load_run(folder, member=options.member, weights=options.weights)
-        # The run's own type, so that rounding is the same too.
-        dtype = resolve_dtype(self.recipe.dtype, self.device, self.record.dtype)
-        self.model = FlatModel(model.to(self.device), dtype).model
-        elsewhere = options.on is not None or options.corrupt is not None
-        self.tta = options.tta or ("none" if elsewhere else self.recipe.evaluate.tta)
-
-    @property
-    def stored(self) -> float | None:
-        """The accuracy that the run says of its own test images; None where it does not for these weights and this
-        test-time augmentation."""
-        accuracies = {"none": self.record.accuracy, self.recipe.evaluate.tta: self.record.tta_accuracy}
-        is_own = self.options.weights is None and self.options.member is None
-        return accuracies.get(self.tta) if is_own else None
-
-    def own_images(self) -> str:
-        """Return what the run tested on, in words."""
-        data = self.record.dataset
-        return f"{data.test_size:,} {data.tested} images of its own"
-
-    def dataset(self) -> Dataset:
-        """Return the images to evaluate on: the run's own or, without variants, those of --on."""
-        return self._own() if self.options.on is None else self.other(self.options.on)
-
-    def _own(self) -> Dataset:
-        from fastcifar.data import load_dataset
-
-        data = self.record.dataset
-        try:
-            find(data.name)
-        except UserError:  # made by a program: nothing here can make it again
-            said = f"the run's images, {brief(data.name)}, are no set that is known here: {data.source}"
-            allowed = "--on PATH, a file with its images, as in --on mine.npz; --plugin MODULE, which registers the set"
-            raise UserError(f"{said}; allowed: {allowed}") from None
-        dataset = load_dataset(data.name, self.options.data_dir, "cpu", 0, self.options.mirror, None, data.resized)
-        self._refuse_another(dataset, data.resized, "the run's images, where --data-dir says they are now")
-        dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
-        dataset = dataset.labeled_test() if data.tests_val else dataset
-        dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
-        if (classes := self.kept_classes) is not None:
-            dataset = dataset.take(classes=classes)
-        return self._placed(dataset, data.resized)
-
-    def _placed(self, dataset: Dataset, resize: int | None) -> Dataset:
-        """Return the dataset to evaluate on, without training images, where --resident says."""
-        import torch
-
-        from fastcifar.data.residency import place_images
-
-        train = dataset.train.subset(torch.arange(0))  # nothing of them is looked at
-        return place_images(replace(dataset, train=train), self.options.resident, self.device, resize)
-
-    def other(self, word: str, resize: int = 0) -> Dataset:
-        """Return another data set, its images of the side in `resize` or --resize, of whose test images those of the
-        run's classes are left. Raises UserError for one with other classes or of another side."""
-        import torch
-
-        from fastcifar.data import load_dataset
-
-        data, (entry, variant) = self.record.dataset, find(word)
-        if entry.homes and (count := entry.variants.get(variant, entry.classes)) != len(data.classes):  # no download
-            raise UserError(f"{word} has {count} classes, the run {len(data.classes)}; allowed: a set with the run's")
-        resize = resize or self.options.resize or 0
-        data_dir = None if is_path(word) and word != data.name else self.options.data_dir  # which is not a path's place
-        dataset = load_dataset(word, data_dir, "cpu", 0, self.options.mirror, None, resize)
-        self._refuse_another(dataset, resize, f"--resize {data.side}")
-        if (classes := self.kept_classes) is None or dataset.test.label_range[1] < 0:
-            return self._placed(dataset, resize)
-        kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes)))
-        if not len(kept):
-            raise UserError(f"{dataset.name} has no test images of the run's classes, {classes}; allowed: some")
-        return self._placed(replace(dataset, test=kept, val=None), resize)
-
-    def _refuse_another(self, dataset: Dataset, resize: int, sides: str) -> None:
-        """Raise UserError for a data set that the run's network is not made for: with other classes than the run's or,
-        after it is resized, where `resize` is not 0, of another side. `sides`: what is allowed then."""
-        data = self.record.dataset
-        if dataset.classes != data.classes:
-            raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
-        height, width = (resize, resize) if resize else dataset.test.image_shape[:2]
-        if (height, width) != (data.side, data.side):
-            said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
-            raise UserError(f"{said}; allowed: {sides}")
-
-    @property
-    def kept_classes(self) -> list[int] | None:
-        """The labels that the run was restricted to; None: all."""
-        classes = (self.record.subset or {}).get("classes")
-        return classes if isinstance(classes, list) else None
-
-    def score(self, split: Split) -> Evaluation:
-        from fastcifar.training import evaluate
-
-        return evaluate(self.model, split, replace(self.recipe.evaluate, tta=self.tta))
-
-    def facts(self, dataset: str, holdout: int, images: int) -> dict[str, Any]:
-        """Return what each JSON object begins with."""
-        options = self.options
-        facts = {"run": str(self.folder), "weights": options.weights, "dataset": dataset, "holdout": holdout}
-        return {**facts, "images": images, "tta": self.tta}
-
-
 def _evaluate(saved: Saved) -> int:
     """Evaluate on one set of images, and say it."""
     options, dataset = saved.options, saved.dataset()
@@ -253,6 +106,7 @@ def _evaluate(saved: Saved) -> int:
     difference = None if accuracy is None or run_accuracy is None else accuracy - run_accuracy
     labeled = int(dataset.test.labeled.sum())
     interval = None if accuracy is None else wilson_interval(round(accuracy * labeled), labeled)
+    by_class = _by_class(evaluation, dataset.test, val, dataset.val) if options.by_class else None
     stored = saved.stored if same else None
     if options.json:
         result = {
@@ -266,7 +120,10 @@ def _evaluate(saved: Saved) -> int:
             "run_accuracy": run_accuracy,
             "difference": difference,
         }
-        print(json.dumps(result, indent=2))
+        if by_class is not None:
+            means = {"precision": by_class.mean_precision, "recall": by_class.mean_recall}
+            result |= {**means, "by_class": asdict(by_class)}
+        print(json_text(result))
         return 0
     run_said = "" if stored is None else f"; the run said {stored:.2%}"
     if options.on is None and not same:
@@ -285,7 +142,22 @@ def _evaluate(saved: Saved) -> int:
         compared = "" if difference is None else f": {100 * difference:+.2f} points"
         print(f"95% interval {interval[0]:.2%} to {interval[1]:.2%}")
         print(f"the run said {share(run_accuracy)} on {saved.own_images()}{compared}")
+    if by_class is not None:
+        by_class_table(by_class, dataset.classes).show()
     return 0
+
+
+def _by_class(
+    evaluation: Evaluation, test: Split, val_evaluation: Evaluation | None, val: Split | None
+) -> ClassScores | None:
+    """Return the scores by class of the test images or, where none has a label, of the validation images; None where
+    none has one either."""
+    from fastcifar.training.run import scores_by_class
+
+    found = scores_by_class(evaluation.logits, test.labels)
+    if found is None and val_evaluation is not None and val is not None:
+        return scores_by_class(val_evaluation.logits, val.labels)
+    return found
 
 
 def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) -> int:
@@ -329,28 +201,8 @@ def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) 
     return 0
 
 
-def labeled_images(dataset: Dataset) -> tuple[Split, str]:
-    """Return the test images, or where none has a label the validation images, and their name. Raises UserError where
-    none has one either."""
-    for split, name in ((dataset.test, dataset.tested), (dataset.val, "validation")):
-        if split is not None and split.labeled.any():
-            return split, name
-    raise UserError(
-        f"the test images of {dataset.name} have no labels, so no accuracies; allowed: a data set with some"
-    )
-
-
 def _described(dataset: Dataset) -> str:
     return f"{len(dataset.test):,} {dataset.tested} images of {shown(dataset.title)}"
-
-
-def _differ(dataset: Dataset, classes: Sequence[str]) -> str:
-    """Say how the classes of a data set differ from a run's."""
-    if len(dataset.classes) != len(classes):
-        return f"{dataset.name} has {len(dataset.classes)} classes, the run {len(classes)}"
-    pairs = zip(dataset.classes, classes, strict=True)
-    label, here, there = next((label, *pair) for label, pair in enumerate(pairs) if pair[0] != pair[1])
-    return f"class {label} of {dataset.name} is {here!r}, the run's {there!r}"
 
 
 def _save(evaluation: Evaluation, split: Split, path: Path) -> None:

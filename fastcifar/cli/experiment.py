@@ -69,6 +69,8 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
         kept_in = Path("runs") / "-".join(words)
     if kept_in is None and rank.count > 1:
         raise UserError(f"{name} keeps no runs that torchrun's ranks could share; allowed: with --out DIR")
+    if kept_in is None and options.track:
+        raise UserError(f"{name} keeps no runs whose metrics could be tracked; allowed: with --out DIR")
     screen = Screen(options.quiet or options.json or not rank.is_first, bar=not options.quiet and rank.is_first)
     may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
     about = "at most about" if may_end_early else "about"
@@ -92,7 +94,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
             experiment.jobs(dataset)  # refused before anything is said to be kept
         where = f"; kept in {kept_in}" if kept_in else ""
         screen.say(f"{name}: {experiment.subject} on {describe_images(dataset)}, n={experiment.runs}{where}")
-        how = {"on_progress": show, "on_step": screen.step, "parallel": options.parallel}
+        how = {"on_progress": show, "on_step": screen.step, "parallel": options.parallel, "track": options.track}
         result = experiment.run(dataset, kept_in, holdout=0, device=device, **how)
     if not rank.is_first:  # the first tells what all of them found
         return 0

@@ -21,6 +21,7 @@ from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe
 from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import Checked, setting, type_hints
+from fastcifar.track.packages import Tracked, refuse_missing
 
 if TYPE_CHECKING:
     import torch
@@ -193,6 +194,9 @@ class TrainingOptions(RecipeOptions, ImageOptions):
     several processes share the runs."""
     out: Annotated[Path | None, _optional("DIR", "named after the recipe, in runs")] = None
     """Folder for the runs and the results."""
+    track: Annotated[tuple[Tracked, ...], arg(help_behavior_hint="")] = ()
+    """Send each epoch's metrics and the configuration to trackers: files in the folder track, or Weights & Biases,
+    whose project is $WANDB_PROJECT or fastcifar, and which WANDB_MODE=offline keeps in files too."""
     quick: Switch = False
     """The same path made small, to try it: a narrower network, fewer epochs, fewer training images."""
     quiet: Switch = False
@@ -222,6 +226,7 @@ class TrainingOptions(RecipeOptions, ImageOptions):
 
     def check(self, *recipes: Recipe) -> None:
         """Refuse what does not go together, before torch is imported."""
+        refuse_missing(self.track)
         entry, _ = find(self.dataset)
         if entry.test_only:
             raise no_training_images(self.dataset)

@@ -18,8 +18,8 @@ from fastcifar.catalogue import find
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.corruptions import archive_of, read_severities, select
 from fastcifar.cli.evaluate import Options as EvalOptions
-from fastcifar.cli.evaluate import run_folder
 from fastcifar.cli.options import CommandOptions, Resident, Switch
+from fastcifar.cli.saved import run_folder
 from fastcifar.cli.screen import share
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name, in_markdown, shown
@@ -174,7 +174,7 @@ def main(args: Sequence[str]) -> int:
 def _run(
     options: Options, asked: list[tuple[str, Any, str]], given: dict[str, list[AccuracyPair]], runs: dict[str, Any]
 ) -> int:
-    from fastcifar.cli.evaluate import Saved
+    from fastcifar.cli.saved import Saved
     from fastcifar.cli.shifts import Networks, Shift
 
     shifts = [Shift("" if key == "corrupt" else key, grid, title, options.seed) for key, grid, title in asked]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from fastcifar.experiments import Diverged, Failed
 from fastcifar.experiments.result import failure_word
 from fastcifar.output import DIAGNOSE
 from fastcifar.recipes import label
+from fastcifar.record import json_text
 from fastcifar.report.runs import Runs
 from fastcifar.report.summary import SUMMARIZED, summary_lines
 
@@ -258,7 +258,7 @@ def conclude(
         runs = [record.to_json() for record in records]
         summary = {key: dataclasses.asdict(value) for key, value in summaries(records).items()}
         counts = {"failed": len(failed), "diverged": sum(isinstance(each, Diverged) for each in failed)}
-        print(json.dumps({"runs": runs, "summary": summary, **counts} if several else runs[0], indent=2))
+        print(json_text({"runs": runs, "summary": summary, **counts} if several else runs[0]))
         return
     if failed:
         remarks = [*remarks, f"{len(failed)} of {len(outcomes)} {failure_word(failed)}"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fastcifar.cli.corruptions import Accuracies, Grid
-from fastcifar.cli.evaluate import Saved, labeled_images
+from fastcifar.cli.saved import Saved, labeled_images
 from fastcifar.corruptions.apply import corrupt
 from fastcifar.data import Split
 from fastcifar.data.archives import read_npz

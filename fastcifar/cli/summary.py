@@ -34,8 +34,9 @@ class Options(CommandOptions):
         None, above=0, at_most=1
     )
     """An accuracy to compare with, a fraction."""
-    metric: Literal["tta-accuracy", "accuracy", "val-accuracy"] = "tta-accuracy"
-    """The accuracy that is compared: with the recipe's test-time augmentation, without, or on the validation split."""
+    metric: Literal["tta-accuracy", "accuracy", "val-accuracy", "precision", "recall"] = "tta-accuracy"
+    """The accuracy that is compared: with the recipe's test-time augmentation, without, or on the validation split; or
+    the mean of the classes' precision or recall, without."""
     json: Switch = False
     """Print a JSON object and nothing else to standard output."""
 

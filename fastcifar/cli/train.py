@@ -29,6 +29,7 @@ from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
 from fastcifar.signals import SIGNALS, Stop
 from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
+from fastcifar.track import TRACKED
 
 if TYPE_CHECKING:
     import torch
@@ -128,8 +129,9 @@ def run(options: Options, args: Sequence[str], phases: Phases) -> int:
     with phases("command line"):
         options = options.resized_for(options.settings)
         options.check(options.settings)
-        if last_given(args, "--diagnose") == "":
-            raise UserError(f"--diagnose names nothing; allowed: {', '.join(get_args(Diagnosed))}")
+        for flag, words in (("--diagnose", get_args(Diagnosed)), ("--track", TRACKED)):
+            if last_given(args, flag) == "":
+                raise UserError(f"{flag} names nothing; allowed: {', '.join(words)}")
         start = start_of(options)
         seeds = tuple(range(options.seed, options.seed + options.runs))
         asked = Asked(options, start.describe(), seeds)
@@ -215,7 +217,7 @@ def _train(
     job = dataclasses.replace(job, keep=options.keep)
     job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start, diagnose=options.diagnose)
     jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
-    keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all"}
+    keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all", "track": options.track}
     store = RunFolders(jobs, out, _same(asked.init, dataset), phases, spares, **keep)
 
     def begin(trainer: Trainer) -> None:
@@ -370,9 +372,7 @@ def _trace(options: Options, device: torch.device, phases: Phases) -> StepTrace 
 
 def _remarks(options: Options, init: Mapping[str, Any], dataset: Dataset) -> list[str]:
     """Return what a reader of the last line must know of the run."""
-    remarks = []
-    if options.fold:
-        remarks.append(f"fold {options.fold}")
+    remarks = [f"fold {options.fold}"] if options.fold else []
     if options.resize:
         remarks.append(f"resize {options.resize}")
     if options.holdout:

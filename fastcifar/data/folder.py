@@ -67,6 +67,23 @@ def load_folder(folder: Path, resize: int = 0) -> Dataset:
     return converted(str(folder), [folder], read, made_of, resize)
 
 
+def load_unlabeled(folder: Path, classes: Sequence[str], resize: int = 0) -> Dataset:
+    """Return the images in a folder, by their names, as a set of `classes` to evaluate on, without labels.
+
+    resize: as `load_folder` takes it. Raises UserError for an image that is damaged or of another size, by its name.
+    """
+    above = f"{folder}{os.sep}"
+    paths = [each.path.removeprefix(above).replace(os.sep, "/") for each in _walk(folder) if _is_image(each.name)]
+    arrays, resized = _read(folder, {"test": dict.fromkeys(paths, -1)}, resize)
+    parts = {"test": (torch.from_numpy(arrays["test"]), None, str(folder), f"the labels of {folder}")}
+    return dataclasses.replace(labeled(parts, classes, name=str(folder), source=str(folder)), resized=resized)
+
+
+def holds_images_alone(folder: Path) -> bool:
+    """Return whether a folder has images in it and no folders of images."""
+    return folder.is_dir() and not is_folder_of_images(folder) and _has_images(folder)
+
+
 def is_folder_of_images(folder: Path) -> bool:
     """Return whether a folder has folders with images in them."""
     return any(_has_images(each) for each in _folders(folder))

@@ -184,6 +184,7 @@ class Experiment(Checked, Generic[Found]):
         on_progress: OnProgress | None = None,
         on_step: Callable[[int, int], None] | None = None,
         parallel: int = 1,
+        track: Sequence[str] = (),
     ) -> Found:
         """Train the jobs that `folder` does not hold yet, and return what all of them say.
 
@@ -198,6 +199,7 @@ class Experiment(Checked, Generic[Found]):
         parallel: runs to train at once on the device, each in a process of its own: they share the images, and torch's
             threads are split among them. A program that asks for it must be importable: what it does at its top level
             stands below `if __name__ == "__main__"`.
+        track: trackers of the runs, "tensorboard", "wandb" or "csv", which write below `folder`/track.
 
         The ranks of a torchrun, each of which calls this with the same `folder`, share the jobs too; the first alone
         writes the result's files.
@@ -218,7 +220,7 @@ class Experiment(Checked, Generic[Found]):
         self.refuse_processes(max(parallel, Rank.here().count))
         how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
         with _kept_in(folder) as place:
-            store = Store(place, settings)
+            store = Store(place, settings, track)
             runner = runner_for(parallel, jobs, dataset, store, device, **how)
             runner.at_most = self.most_jobs
             for done, (job, outcome) in enumerate(runner, start=1):

@@ -23,6 +23,7 @@ from fastcifar.output import (
     PARTIAL,
     RECORD,
     RUNS,
+    TRACK,
     WEIGHTS,
     append_line,
     claimed,
@@ -33,6 +34,7 @@ from fastcifar.output import (
 )
 from fastcifar.phases import Phases
 from fastcifar.report.runs import may_be_alike
+from fastcifar.track import tracker_in
 from fastcifar.training import EpochRow, Listener, Run, RunRecord, Trainer
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.run import save_weights
@@ -50,6 +52,7 @@ class RunFolders:
     spares: folders to make for a run that cannot be saved in its own; the first that can be made is taken.
     every: when the state of a training is kept; see `Checkpoints`.
     keeps_epochs: keep the evaluated weights of every epoch too.
+    track: the trackers of each run, by the words of --track.
 
     Of a single run that fails nothing is kept. Raises UserError where `out` holds other runs.
     """
@@ -64,10 +67,11 @@ class RunFolders:
         *,
         every: str = "auto",
         keeps_epochs: bool = False,
+        track: Sequence[str] = (),
     ) -> None:
         self._jobs, self._out, self._several = {job.key: job for job in jobs}, out, len(jobs) > 1
         self._same, self._phases, self._spares = json_values(same), phases, spares
-        self._every, self._keeps_epochs = every, keeps_epochs
+        self._every, self._keeps_epochs, self._track = every, keeps_epochs, tuple(track)
         self._checkpoints: Checkpoints | None = None
         self._stamp: tuple[int, int] | None = None
         self._lines: dict[int, dict[str, Any]] = {}
@@ -175,7 +179,8 @@ class RunFolders:
         folder = self.folder(job.key)
         keeps = [KeepWeights(folder / EPOCHS)] if self._keeps_epochs else []
         diagnoses = [DIAGNOSES[kind](diagnosis_file(folder, kind)) for kind in dict.fromkeys(job.diagnose)]
-        return [*keeps, *diagnoses, self._checkpoints]  # in this order: an epoch in a state has its weights
+        trackers = [tracker_in(folder / TRACK, kind) for kind in dict.fromkeys(self._track)]
+        return [*keeps, *diagnoses, *trackers, self._checkpoints]  # in this order: an epoch in a state has its weights
 
     def keep_state(self) -> None:
         """Keep the state of the present training now, unless none is to be kept. Raises UserError where that cannot be

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,12 @@ from fastcifar.diagnose import DIAGNOSES, Found, read_diagnosis
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
-from fastcifar.output import PARTIAL, claimed, read_json, write_whole
+from fastcifar.output import PARTIAL, TRACK, claimed, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.legacy import in_steps, modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
+from fastcifar.record import json_text
+from fastcifar.track import tracker_in
 from fastcifar.training import Listener, Run, RunRecord, resolve_device
 from fastcifar.training.run import save_weights
 
@@ -40,12 +42,13 @@ class Store:
 
     `settings` (anything that JSON holds; tuples become lists) are written when the folder is new or empty, and must
     equal those that are there otherwise: so runs of different settings never mix. Every file is written whole or not at
-    all. Raises UserError, which names the first setting that differs, and for a folder that holds something else or
-    cannot be written.
+    all. `track`, the words of --track, says what is written of each run into the folder `track` while it is trained.
+    Raises UserError, which names the first setting that differs, and for a folder that holds something else or cannot
+    be written.
     """
 
-    def __init__(self, folder: str | Path, settings: Mapping[str, Any]) -> None:
-        self.folder = Path(folder)
+    def __init__(self, folder: str | Path, settings: Mapping[str, Any], track: Sequence[str] = ()) -> None:
+        self.folder, self._track = Path(folder), tuple(track)
         self.settings = json_values(settings)
         path = self.folder / SETTINGS
         if not path.is_file():
@@ -127,8 +130,9 @@ class Store:
         """Return None: an experiment's runs are trained from their beginning."""
 
     def listeners(self, job: Job) -> list[Listener]:
-        """Return the diagnoses of `job`: else only finished runs are kept."""
-        return [DIAGNOSES[kind](self.diagnosis(job.key, kind)) for kind in job.diagnose]
+        """Return the diagnoses and the trackers of `job`: else only finished runs are kept."""
+        trackers = [tracker_in(self.folder / TRACK / job.key, kind) for kind in dict.fromkeys(self._track)]
+        return [*trackers, *(DIAGNOSES[kind](self.diagnosis(job.key, kind)) for kind in job.diagnose)]
 
     def diagnosis(self, key: str, kind: str) -> Path:
         """Return the file of what the diagnosis `kind` of the run of the job `key` found."""
@@ -202,7 +206,7 @@ def _shown(value: object) -> str:
 
 
 def _text(record: dict[str, Any]) -> str:
-    return json.dumps(record, indent=2) + "\n"
+    return json_text(record) + "\n"
 
 
 def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from fastcifar.report.statistics import Summary, TTest, share_interval, summariz
 METRICS = ("tta_accuracy", "accuracy", "val_accuracy")
 """The keys of run.json that a target can be set for."""
 STOPWATCHES = ("train_seconds", "time_seconds", "process_seconds")
-NUMBERS = ("loss", "tta_loss", "epochs", *STOPWATCHES)
-"""Other keys that are summarized."""
+NUMBERS = ("loss", "tta_loss", "precision", "recall", "epochs", *STOPWATCHES)
+"""Other numbers of a record that are summarized."""
 _LARGEST = 1e15
 """No loss and no time is larger; sums of such numbers have no overflow."""
 _SEED_FILE = re.compile(r"seed-(\d{1,19})(\.diverged)?\.json", re.ASCII)

@@ -25,7 +25,7 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
     """Return lines with mean, standard deviation, n, 95% interval, least and largest of accuracies and stopwatches;
     with `target`, how `metric` compares with it; and how many runs failed.
 
-    metric: a key of run.json, of `METRICS`; it has a line in any case.
+    metric: a key of run.json, of `METRICS`, or "precision" or "recall"; it has a line in any case.
     """
     lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  {'95% interval':<20}{'min':>9}  {'max':>9}"]
     for key in dict.fromkeys((metric, *SUMMARIZED) if metric not in SUMMARIZED else SUMMARIZED):
@@ -140,7 +140,7 @@ def _number_data(runs: Runs, key: str) -> dict[str, Any] | None:
 
 def _cells(key: str, summary: Summary, values: Sequence[float]) -> tuple[str, str, str, str, str]:
     """Return mean, standard deviation, interval, least and largest value."""
-    show = _percent if "accuracy" in key else "{:.2f} s".format
+    show = "{:.2f} s".format if key in STOPWATCHES else _percent
     std = "-" if summary.std is None else show(summary.std)
     interval = "none" if summary.interval is None else " to ".join(map(show, summary.interval))
     return show(summary.mean), std, interval, show(min(values)), show(max(values))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
+from fastcifar.by_class import ClassScores
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
 from fastcifar.input import sha256_of, weights_file
@@ -34,7 +34,7 @@ from fastcifar.output import (
     write_all,
 )
 from fastcifar.recipes import Recipe
-from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, own_commit
+from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, json_text, own_commit
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
 from fastcifar.training.evaluate import Evaluation, evaluate
@@ -103,6 +103,7 @@ class Run:
             val_accuracy=scored.val_accuracy,
             val_loss=scored.val_loss,
             best_epoch=best and best.epoch,
+            by_class=scores_by_class(evaluation.plain_logits, dataset.test.labels),
             train_seconds=train_seconds,
             time_seconds=time_seconds,
             compiled=bool(trainer.compiled and trainer.compiled.active),
@@ -202,7 +203,7 @@ class Run:
                     LOG: self._dawnbench_log(),
                     PREDICTIONS: lambda path: np.savez(path, **arrays),
                     WEIGHTS: write_weights,
-                    RECORD: lambda path: path.write_text(json.dumps(record.to_json(), indent=2) + "\n", "utf-8"),
+                    RECORD: lambda path: path.write_text(json_text(record.to_json()) + "\n", "utf-8"),
                 },
             )
         return folder
@@ -234,6 +235,17 @@ class Run:
             if row.test_accuracy is not None:
                 lines.append(f"{row.epoch}\t{row.seconds / 3600:.8f}\t{row.test_accuracy * 100:.2f}")
         return "\n".join(lines) + "\n"
+
+
+def scores_by_class(logits: torch.Tensor, labels: torch.Tensor) -> ClassScores | None:
+    """Return the scores of logits `[N, classes]` by class, over the images whose label is not -1; None where there is
+    none."""
+    labels, count = labels.to("cpu"), logits.shape[1]
+    is_labeled = labels >= 0
+    if not is_labeled.any():
+        return None
+    pairs = labels[is_labeled] * count + logits.argmax(1)[is_labeled]
+    return ClassScores.of(torch.bincount(pairs, minlength=count * count).reshape(count, count).tolist())
 
 
 def _member_logits(trainer: Trainer) -> tuple[torch.Tensor | None, torch.Tensor | None]:
