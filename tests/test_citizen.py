@@ -302,8 +302,7 @@ def transforms(number: Number) -> list[object]:
 
 
 def predict(number: Number) -> list[object]:
-    module, _ = make("MLP")
-    mean, std = ([number(value)] * 3 for value in (120.0, 60.0))
+    module, (mean, std) = trained().model, ([number(value)] * 3 for value in (120.0, 60.0))
     return [fastcifar.predict(module, data().test.images[:4], mean=mean, std=std)]
 
 

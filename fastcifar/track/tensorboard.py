@@ -35,8 +35,8 @@ class TensorBoard(Tracker):
         self._file = self.folder
 
     def begin(self, name: str, config: dict[str, Any], told: Sequence[Metrics]) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportMissingImports]
-        from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # pyright: ignore[reportMissingImports]
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # pyright: ignore
+        from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # pyright: ignore
 
         self.folder.mkdir(parents=True, exist_ok=True)
         goes_on = bool(told) and any(self.folder.glob("events.out.tfevents.*"))
@@ -54,15 +54,15 @@ class TensorBoard(Tracker):
                 self.note(metrics)
 
     def note(self, metrics: Metrics) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore[reportMissingImports]
-        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore[reportMissingImports]
+        from tensorboard.compat.proto.event_pb2 import Event  # pyright: ignore
+        from tensorboard.compat.proto.summary_pb2 import Summary  # pyright: ignore
 
         scalars = [(name, metrics[name]) for name in METRICS[1:] if metrics[name] is not None]
         values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars]
         self._write(Event(step=metrics["epoch"], summary=Summary(value=values)))
 
     def _write(self, *events: Any) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter  # pyright: ignore[reportMissingImports]
+        from tensorboard.summary.writer.record_writer import RecordWriter  # pyright: ignore
 
         with self._file.open("ab") as file:
             for event in events:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 
 import torch
 from numpy.typing import ArrayLike
@@ -41,7 +42,7 @@ def predict(
     Raises UserError for what is no run, for images that are none, and where it is unknown how to normalize.
     """
     if isinstance(model, str | PathLike):
-        recipe, model, _ = load_run(model)
+        recipe, model, _ = load_run(Path(model))
         how = how or recipe.evaluate
     elif isinstance(model, Run):
         how, model = how or model.recipe.evaluate, model.model
