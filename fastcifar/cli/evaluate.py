@@ -93,7 +93,7 @@ def asked(options: Options) -> tuple[Grid, bool]:
     return grid, bool(archive)
 
 
-def _evaluate(saved: Saved) -> int:
+def _evaluate(saved: Saved[Options]) -> int:
     """Evaluate on one set of images, and say it."""
     options, dataset = saved.options, saved.dataset()
     evaluation = saved.score(dataset.test)
@@ -160,7 +160,7 @@ def _by_class(
     return found
 
 
-def _evaluate_corrupted(saved: Saved, accuracies: Accuracies, is_archive: bool) -> int:
+def _evaluate_corrupted(saved: Saved[Options], accuracies: Accuracies, is_archive: bool) -> int:
     """Evaluate on each corruption at each severity, and say the table."""
     from fastcifar.corruptions.apply import corrupt
     from fastcifar.data import Split

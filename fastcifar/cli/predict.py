@@ -105,5 +105,5 @@ def _draw(file: Path, split: Split, predicted: torch.Tensor, classes: Sequence[s
     import torch
 
     places = spread(len(predicted))
-    few = split.subset(torch.tensor(places, device=split.device)).loaded("cpu")
+    few = split.subset(torch.tensor(places, device=split.device)).loaded(torch.device("cpu"))
     save_grid(file, few.images.numpy(), few.labels.tolist(), predicted[places].tolist(), classes)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, TypeVar
 
 from tyro.conf import Positional, arg
 
@@ -81,10 +81,13 @@ def run_folder(word: str, where: str) -> Path:
     return folder
 
 
-class Saved:
+Asked = TypeVar("Asked", bound=SavedOptions)
+
+
+class Saved(Generic[Asked]):
     """A saved run's network, and the images that the options ask for."""
 
-    def __init__(self, options: SavedOptions, folder: Path) -> None:
+    def __init__(self, options: Asked, folder: Path) -> None:
         from fastcifar.optim import FlatModel
         from fastcifar.training import load_run, resolve_device, resolve_dtype
 

@@ -37,7 +37,7 @@ class CSV(Tracker):
 
     def _write(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(METRICS), lineterminator="\n")
+        writer = csv.DictWriter[str](text, list(METRICS), lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_whole(self.path, text.getvalue())
