@@ -7,9 +7,9 @@ The plain loop is a DataLoader over a Dataset that makes one image at a time wit
 image of Pillow's: brightness, contrast and saturation, a flip, a tensor, normalizing and, for AlexNet, the size of 70
 pixels; then forward, backward, AdamW, and loss and accuracy read at every step; all in float32, in the usual memory
 format. Beside it the same loop with the network's passes in bfloat16 (torch.autocast) and channels-last. Ours is the
-same network, batch, optimizer and changes to the images, which are resized once; its compute type is the recipe's
-"auto". In each round each trains one epoch, in turn, after one that is not measured; the loop's workers stay. The
-images are random.
+same network, batch, optimizer and changes to the images, which are resized once; in float32, and as a recipe has it by
+default. Each loop takes whichever of --workers is faster for it, by an epoch before the rounds. In each round each
+trains one epoch, in turn, after one that is not measured; the loop's workers stay. The images are random.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.utils import data as torch_data
 
 from bench import plain_networks
@@ -34,11 +33,13 @@ from fastcifar.data import Dataset, resolve_device
 from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.recipes import Recipe, change
-from fastcifar.recipes.networks import NETWORKS
 from fastcifar.training import Trainer
 
 RATE, JITTER = 3e-4, 0.3
-OURS, PLAIN, TUNED = "fastcifar", "a plain PyTorch loop", "the same in bfloat16 and channels-last"
+BILINEAR = 2
+"""Pillow's number of it."""
+OURS, OURS32 = "fastcifar", "fastcifar in float32"
+PLAIN, TUNED = "a plain PyTorch loop", "the same in bfloat16 and channels-last"
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class PlainImages(torch_data.Dataset):
 
     def __init__(self, dataset: Dataset, side: int) -> None:
         self.images, self.labels = dataset.train.images.numpy(), dataset.train.labels.tolist()
-        self.mean, self.std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+        self.mean, self.std = (torch.tensor(each).view(3, 1, 1) / 255 for each in (dataset.mean, dataset.std))
         self.side = side
 
     def __len__(self) -> int:
@@ -67,12 +68,10 @@ class PlainImages(torch_data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
         image = jittered(self.images[index])
+        if self.side != image.height:
+            image = image.resize((self.side, self.side), BILINEAR)
         tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float().div(255)
-        tensor = (tensor - self.mean) / self.std
-        if self.side != tensor.shape[1]:
-            size = {"size": (self.side, self.side), "mode": "bilinear", "antialias": True}
-            tensor = F.interpolate(tensor[None], **size, align_corners=False)[0]
-        return tensor, self.labels[index]
+        return (tensor - self.mean) / self.std, self.labels[index]
 
 
 def jittered(pixels: np.ndarray) -> Any:
@@ -134,11 +133,7 @@ def random_images(count: int) -> Dataset:
 
 
 def our_recipe(network: str, batch: int) -> Recipe:
-    """Return a recipe of the same work as the plain loop's epoch. Raises UserError where there is no such network."""
-    if network not in NETWORKS:
-        raise UserError(
-            f"--network is {network}, which is not there yet; allowed: {', '.join(set(PEERS) & {*NETWORKS})}"
-        )
+    """Return a recipe of the same work as the plain loop's epoch."""
     jitter = {f"transforms.color_jitter.{name}": JITTER for name in ("brightness", "contrast", "saturation")}
     changes = {
         **{"name": f"plain-{network}", "network": network, "epochs": 1, "batch_size": batch, "label_smoothing": 0.0},
@@ -149,28 +144,51 @@ def our_recipe(network: str, batch: int) -> Recipe:
     return change(Recipe(), changes | jitter)
 
 
+def fastest_loop(
+    peer: Peer, data: Dataset, batch: int, workers: Sequence[int], device: torch.device, tuned: bool
+) -> PlainLoop:
+    """Return a loop with the number of workers whose second epoch is the shortest."""
+
+    def seconds(count: int) -> float:
+        loop = PlainLoop(peer, data, batch, count, device, tuned)
+        loop.train_one_epoch()
+        return seconds_of(loop.train_one_epoch, device)
+
+    count = min(workers, key=seconds) if len(workers) > 1 else workers[0]
+    return PlainLoop(peer, data, batch, count, device, tuned)
+
+
 def measure(
-    network: str, images: int, batch: int, workers: int, rounds: int, device: torch.device, tell: Callable[[str], None]
-) -> dict[str, list[float]]:
-    """Return for each side the images/s of each round."""
+    network: str,
+    images: int,
+    batch: int,
+    workers: Sequence[int],
+    rounds: int,
+    device: torch.device,
+    tell: Callable[[str], None],
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """Return for each side the images/s of each round, and its compute type or its number of workers in words."""
     peer, data = PEERS[network], random_images(images)
-    seen = images - images % batch
-    trainer = Trainer(our_recipe(network, batch), data.resize(peer.side), device)
-    loops = {name: PlainLoop(peer, data, batch, workers, device, name == TUNED) for name in (PLAIN, TUNED)}
-    rates: dict[str, list[float]] = {name: [] for name in (PLAIN, TUNED, OURS)}
+    seen, recipe = images - images % batch, our_recipe(network, batch)
+    loops = {name: fastest_loop(peer, data, batch, workers, device, name == TUNED) for name in (PLAIN, TUNED)}
+    ours = {OURS32: change(recipe, {"dtype": "float32"}), OURS: recipe}
+    trainers = {name: Trainer(each, data.resize(peer.side), device) for name, each in ours.items()}
+    said = {name: f"{loop.loader.num_workers} workers" for name, loop in loops.items()}
+    said |= {name: str(trainer.dtype).removeprefix("torch.") for name, trainer in trainers.items()}
+    rates: dict[str, list[float]] = {name: [] for name in said}
     for number in range(rounds + 1):
         for name, found in rates.items():
-            if name == OURS:
-                rate = trainer.run(number, eval_every=0).record.images_per_second
+            if name in trainers:
+                rate = trainers[name].run(number, eval_every=0).record.images_per_second
             else:
                 rate = seen / seconds_of(loops[name].train_one_epoch, device)
             if number:  # the first makes what is made at a first call
                 found.append(rate)
-                tell(f"{name}, round {number} of {rounds}: {rate:,.1f} images/s")
-    return rates
+                tell(f"{name} ({said[name]}), round {number} of {rounds}: {rate:,.1f} images/s")
+    return rates, said
 
 
-def records(rates: dict[str, list[float]], network: str, command: str) -> list[dict[str, Any]]:
+def records(rates: dict[str, list[float]], said: dict[str, str], network: str, command: str) -> list[dict[str, Any]]:
     """Return the results as `bench.record.append` takes them, with how many times as fast ours is, by round."""
     made = []
     for name, each in rates.items():
@@ -179,7 +197,7 @@ def records(rates: dict[str, list[float]], network: str, command: str) -> list[d
         if name != OURS:
             value += f"; ours is {statistics.median(factors):.2f} times as fast"
             spread += f", {min(factors):.2f} to {max(factors):.2f} times"
-        what = f"an epoch of {network} by {name}"
+        what = f"an epoch of {network} by {name} ({said[name]})"
         record = {"what": what, "value": value, "n": len(each), "spread": spread, "command": command}
         made.append({**record, "rates": each, "factors": factors})
     return made
@@ -190,12 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--network", default="resnet18", choices=PEERS)
     parser.add_argument("--images", type=int, default=2048, metavar="N", help="of an epoch")
     parser.add_argument("--batch-size", type=int, default=256, metavar="N")
-    parser.add_argument("--workers", type=int, default=2, metavar="N", help="of the plain loop's DataLoader")
+    parser.add_argument("--workers", type=int, nargs="+", default=[0, 2], help="of the plain loops' DataLoaders")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     add_save_option(parser)
     options = parser.parse_args(arguments)
-    if options.rounds < 1 or options.workers < 0 or not 1 <= options.batch_size <= options.images:
+    if options.rounds < 1 or min(options.workers) < 0 or not 1 <= options.batch_size <= options.images:
         raise UserError("allowed: 1 or more rounds, 0 or more workers, and images for a batch")
     try:
         import PIL  # noqa: F401
@@ -205,10 +223,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if device.type == "cpu":
         keep_freed_memory()  # as the command line does, here for both sides
     sizes = (options.images, options.batch_size, options.workers, options.rounds)
-    rates = measure(options.network, *sizes, device, print)
+    rates, said = measure(options.network, *sizes, device, print)
     command = f"python -m bench.plain_loop --network {options.network} --images {options.images}"
-    command += f" --batch-size {options.batch_size} --workers {options.workers} --device {options.device}"
-    for record in records(rates, options.network, command):
+    command += f" --batch-size {options.batch_size} --workers {' '.join(map(str, options.workers))}"
+    command += f" --rounds {options.rounds} --device {options.device}"
+    for record in records(rates, said, options.network, command):
         show(record, options.save, device)
     return 0
 
