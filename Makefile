@@ -2,14 +2,19 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+SCALE ?= $(if $(FASTCIFAR_DATA),quick,small)
 
-.PHONY: train test reliability test-torch foreign-tests mutants fuzz bench bench-compare lint clean
+.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare lint clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+examples: $(VENV)/installed  # small on real images where FASTCIFAR_DATA names their folder, else on made ones
+	$(BIN)/python examples/course/homework.py --scale $(SCALE) --out runs/homework-$(SCALE)
+	$(BIN)/python examples/transfer/tutorial.py --scale $(SCALE)
 
 test-torch:  # TORCH=2.14.1: the tests on that version, in an environment of its own
 	$(PYTHON) -m venv .venv-torch-$(TORCH)
