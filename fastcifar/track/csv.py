@@ -37,7 +37,8 @@ class CSV(Tracker):
 
     def _write(self) -> None:
         text = io.StringIO()
-        writer = csv.DictWriter[str](text, list(METRICS), lineterminator="\n")
+        names: list[str] = list(METRICS)
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self._rows)
         write_whole(self.path, text.getvalue())
