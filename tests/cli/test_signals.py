@@ -13,6 +13,7 @@ from fastcifar.cli import main
 from fastcifar.output import claimed
 from fastcifar.signals import SIGNALS, Interrupted
 from fastcifar.training import Trainer
+from fastcifar.training.scoring import Scoring
 from tests.cli.test_resume import MLP, kept
 
 pytestmark = pytest.mark.usefixtures("few_images")
@@ -96,12 +97,12 @@ def test_a_process_of_a_group_is_told_twice_and_still_finishes_its_step():
 
 def test_in_the_final_evaluation_the_run_is_finished_and_others_wait(capsys, monkeypatch):
     with monkeypatch.context() as patch:
-        comes(patch, ["SIGTERM"], "_last_row")
+        comes(patch, ["SIGTERM"], "last", owner=Scoring)
         assert main([*MLP, "--out", "one"]) == 0
         assert {path.name for path in Path("one").iterdir()} >= {"run.json", "model.safetensors"}
         capsys.readouterr()
     with monkeypatch.context() as patch:
-        comes(patch, ["SIGTERM"], "_last_row")
+        comes(patch, ["SIGTERM"], "last", owner=Scoring)
         assert main([*MLP, "--runs", "2", "--out", "two"]) == 143
     said = "interrupted by SIGTERM; 1 finished run is kept in two; fastcifar train --resume two goes on"
     assert capsys.readouterr() == ("", f"fastcifar: {said}\n")

@@ -193,7 +193,7 @@ def test_without_fields_it_tunes_those_of_the_post_that_the_recipe_has():
     ("options", "refusal"),
     [
         ({"fields": ("optimizer.momntum",)}, "fields has 'optimizer.momntum'; did you mean 'optimizer.momentum'"),
-        ({"fields": ("schedule.name",)}, "fields has 'schedule.name'; did you mean 'schedule.values'"),
+        ({"fields": ("schedule.name",)}, "fields has 'schedule.name'; did you mean 'schedule.warmup'"),
         ({"fields": ("drop_last",)}, "fields has 'drop_last'; allowed: fields of the recipe with numbers"),
         ({"fields": ("early_batches",)}, "fields has 'early_batches'; allowed: fields of the recipe with numbers"),
         ({"fields": ("epochs", "epochs")}, "fields has epochs twice; allowed: each field once"),

@@ -20,7 +20,7 @@ ARRAYS = {"numpy": np.array, "torch": lambda value: torch.from_numpy(np.array(va
 
 def given(value, array):
     """Return a field's value as a user of numpy or torch has it: whole, and in a list the numbers one by one."""
-    if isinstance(value, str) or value == ():
+    if isinstance(value, str) or value == () or (isinstance(value, tuple) and isinstance(value[0], str)):
         return [value]
     if isinstance(value, tuple):
         ragged = any(isinstance(each, tuple) for each in value)

@@ -22,6 +22,7 @@ from fastcifar.training.step import TrainingStep
 from tests.small import BARE, DAVIDNET
 
 TRAIN = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
+SCORING = import_module("fastcifar.training.scoring")
 DATA = make_synthetic(64, 16)
 CUDA = (
     "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB of which 5.20 GiB is free"
@@ -121,8 +122,8 @@ PLACES = {
     (TrainingState, "begin_epoch"): "in plans",
     (DavidNet, "fit_whitening"): "in whitening",
     (TrainingStep, "__call__"): "at step 1 of 12",
-    (TRAIN, "estimate_statistics"): "in average",
-    (TRAIN, "evaluate"): "in evaluation",
+    (SCORING, "estimate_statistics"): "in average",
+    (SCORING, "evaluate"): "in evaluation",
     (Dataset, "to"): "in data and settings",
 }
 

@@ -56,12 +56,12 @@ _STRONG = Recipe(
     evaluate=EvaluateConfig(tta="flip"),
 )
 
-add_recipe(_LENET, "the course's LeNet: AdamW and a cosine, 50 epochs (38.6% there)")
+add_recipe(_LENET, "the course's LeNet: AdamW and a cosine, 50 epochs")
 add_recipe(
     dataclasses.replace(_LENET, name="alexnet", network=AlexNetConfig()),
-    "the same for AlexNet, on images brought to 70 pixels (76.8% there)",
+    "the same for AlexNet, on images brought to 70 pixels",
 )
-add_recipe(_RESNET18, "the same for ResNet-18 with a 3x3 stem (88.6% there)")
+add_recipe(_RESNET18, "the same for ResNet-18 with a 3x3 stem")
 add_recipe(
     dataclasses.replace(_RESNET18, name="resnet18-mediumimagenet", network=ResNet18Config(stem="imagenet")),
     "the same with torchvision's stem, for 96 or 224 pixels: --dataset medium-imagenet-96.hdf5",
