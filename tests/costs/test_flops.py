@@ -261,6 +261,4 @@ def test_features_computed_once_are_one_pass_of_all_images_and_a_classifier_in_e
     assert once.training_flop == 2 * (3 * 100 * 2 * classifier + (100 + 40) * features)
     assert whole.training_flop == 2 * 3 * 100 * (whole.evaluation.macs + classifier)
     assert once.evaluation_flop == whole.evaluation_flop  # the whole network's, once
-    assert once.activation_bytes < whole.activation_bytes / 10 and once.moved_bytes < whole.moved_bytes
-    with pytest.raises(UserError, match="frozen_mode is once for InterpolationNet"):
-        count_recipe(change(recipe, {"network": DavidNetInterpolationConfig()}), 100, 40)
+    assert once.moved_bytes < whole.moved_bytes

