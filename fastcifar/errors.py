@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import sys
+import warnings
 from collections.abc import Iterable
 
 from fastcifar.escape import shown
@@ -50,6 +52,14 @@ class Notice(UserWarning):
 
 class RenamedWarning(Notice):
     """A recipe or a kept run calls something by an older name; it is read all the same."""
+
+
+def notify(text: str) -> None:
+    """Give a `Notice` at the line of the program that called fastcifar, however deep this is called: logs show it."""
+    inside, frame, level = {"fastcifar", "torch", "contextlib"}, sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, Notice, stacklevel=level)
 
 
 _SIGNS = re.compile("out of memory|can't allocate memory|not enough memory|ALLOC_FAILED")

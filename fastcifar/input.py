@@ -66,6 +66,11 @@ def published(name: str | os.PathLike[str]) -> Path:
     )
 
 
+def is_published(file: Path) -> bool:
+    """Return True for a file with the name of one that torchvision publishes."""
+    return file.name in _PUBLISHED.values()
+
+
 def weights_file(path: str | os.PathLike[str]) -> Path:
     """Return the file of weights of a saved run (see `run_files`), or that file itself. Raises UserError if there is
     none, and for a file of another kind than those that `read_weights` reads, as its first bytes tell."""

@@ -221,10 +221,11 @@ def plain_batch(
     shift: int = 0,
     flip: bool = False,
 ) -> Tensor:
-    """Return `images[indices]` as they are, normalized: a channels-last batch [B, 3, H, W] of `dtype`, all cropped
-    `shift` pixels down and to the right, then mirrored left to right if `flip`. Arguments as in `augment`."""
-    height, width = images.shape[1:3]
-    if height != width:  # the kernel makes square ones
+    """Return `images[indices]` as they are, normalized: a channels-last batch [B, C, H, W] of `dtype`, all cropped
+    `shift` pixels down and to the right, then mirrored left to right if `flip`. Arguments as in `augment`, but for the
+    sides and the number of channels, which are any."""
+    height, width, channels = images.shape[1:]
+    if height != width or channels != 3:  # the kernel makes square ones of three
         rows, columns = (reflect(torch.arange(side, device=images.device) + shift, side) for side in (height, width))
         values = images[indices][:, rows][:, :, columns.flip(0) if flip else columns].float()
         values.sub_(vector(mean, values)).mul_(vector([1 / s for s in std], values))

@@ -34,7 +34,7 @@ from fastcifar.recipes import (
     narrow,
     quick,
 )
-from fastcifar.recipes.declare import Checked, field_docs, is_optional, type_hints
+from fastcifar.recipes.declare import Checked, declaration, field_docs, is_optional, type_hints
 from fastcifar.recipes.legacy import GONE, modern_path
 from fastcifar.recipes.text import allowed, field_hints, read_value, with_all_transforms
 from fastcifar.registry import import_plugin
@@ -302,7 +302,7 @@ def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
             if not field.init:
                 continue  # the kind of a network, which is a flag of its own
             default = f"(default: {_words(value)})"
-            hint, value = _word(_metavar(hint), default), ""
+            hint, value = _word(declaration(field).form or _metavar(hint), default), ""
         shown.append(StructFieldSpec(field.name, hint, value, doc))
     return StructConstructorSpec((lambda **_: info.default) if is_section else cls, tuple(shown))
 

@@ -10,15 +10,16 @@ from typing import Annotated, ClassVar
 
 from tyro.conf import arg
 
-from fastcifar.catalogue import dataset_for
+from fastcifar.catalogue import dataset_for, find
 from fastcifar.cli import train
 from fastcifar.cli.arguments import last_given, parse, quick_recipe, quick_train_size, read_recipe
 from fastcifar.cli.options import Switch
 from fastcifar.errors import UserError
 from fastcifar.input import weights_file
+from fastcifar.interval import AUTO
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, get_recipe
-from fastcifar.transfer import recipe_for
+from fastcifar.transfer import own_side, refuse_other_side, say_normalization, with_weights
 
 PROG = "fastcifar finetune"
 
@@ -37,6 +38,11 @@ class Options(train.Options):
     weights: Annotated[str, arg(metavar="FILE|RUN|torchvision:IMAGENET1K_V1", help_behavior_hint="(required)")] = ""
     """The weights: a file, .safetensors, or .pt, .pth or .ckpt of torch.save; the folder of a saved run; or those that
     torchvision publishes, which must be on this machine."""
+    reset_head: Switch = False
+    """Begin with a fresh classifier, whatever its shape in the weights."""
+    checkpoint_every: Annotated[str, arg(metavar="E")] = AUTO
+    """How often the state of the training is kept, for fastcifar train --resume: epochs, as in 2 or 0.5, a time, as in
+    10min, or never; auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     evaluate_at_start: Switch = True
     """Evaluate before the first step too, on the training images also: epoch 0."""
     hidden: ClassVar[tuple[str, ...]] = ("cold_start", "warm_start", "shrink", "perturb", "fit_head", "resume")
@@ -52,10 +58,14 @@ def main(args: Sequence[str]) -> int:
 
 
 def _read(args: Sequence[str]) -> Options:
+    if (broken_off := last_given(args, "--resume")) is not None and not {"-h", "--help"} & set(args):
+        raise UserError(
+            f"finetune has no --resume; allowed: fastcifar train --resume {broken_off or 'RUN'} goes on with it"
+        )
     weights, name = last_given(args, "--weights"), last_given(args, "--recipe") or ""
     if not weights and not {"-h", "--help"} & set(args):
         raise UserError("--weights is not given; allowed: a saved run, a file, or torchvision:IMAGENET1K_V1")
-    base = recipe_for(weights, name or None) if weights else get_recipe(name or "finetune-sgd")
+    base = with_weights(weights, name or None) if weights else get_recipe(name or "finetune-sgd")
 
     def shorten(recipe: Recipe) -> Recipe:
         return dataclasses.replace(quick_recipe(recipe), network=recipe.network)  # its weights are given
@@ -66,5 +76,18 @@ def _read(args: Sequence[str]) -> Options:
     options = parse(rest, Options(settings=recipe, **usual), PROG)
     if not options.weights:
         return options
+    options = _with_side(options)
+    say_normalization(options.weights, options.settings)
     file: Path = weights_file(options.weights)
     return dataclasses.replace(options, warm_start=file, fit_head=not options.reset_head)
+
+
+def _with_side(options: Options) -> Options:
+    """Return the options with the --resize that the weights ask for, where their network takes one side."""
+    network, entry = options.settings.network, find(options.dataset)[0]
+    side = own_side(options.weights, network)
+    if options.resize is not None:
+        refuse_other_side(options.weights, network, options.resize)
+    elif side and (entry.images is None or entry.side != side):
+        return dataclasses.replace(options, resize=side)
+    return options

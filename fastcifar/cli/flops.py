@@ -89,6 +89,8 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
         lines.append(f"{'optimizer ' + recipe.optimizer.kind:<28}{count.steps:9,}{'':16}{flop:15.1f}")
     if count.statistics:
         lines.append(_steps("statistics of the average", count.statistics_batches, count.statistics))
+    if count.features:
+        lines.append(_steps("features, once an image", count.feature_images, count.features))
     passes = f"{count.evaluated_images:,} images, {count.evaluation_passes:g} passes each"
     if count.evaluated_members:
         passes += f", and as many through each of {count.evaluated_members} members"

@@ -158,6 +158,9 @@ def _graph_of(args: list[str]) -> tuple[str, Graph, Costs | None, ShowOptions | 
             known = f"{', '.join(NETWORKS)}, a saved run, a file of weights, or --recipe NAME"
             hint = f"; did you mean --recipe {what}?" if what in RECIPES else did_you_mean(what, NETWORKS)
             raise UserError(f"there is no network {brief(what)}{hint}; allowed: {known}")
+        for flag in ("--side", "--resize"):
+            if last_given(args, flag) is not None:
+                raise UserError(f"{flag} is given with {what}; a run's side is its own; allowed: without {flag}")
         options = parse(args, FileOptions(), PROG)
         _refuse_drawing(options)
         return *_graph_of_file(path), options

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from fastcifar.data import Dataset
     from fastcifar.experiments import Outcome
+    from fastcifar.models import Network
     from fastcifar.recipes import Recipe
     from fastcifar.report import Summary
     from fastcifar.training import EpochRow, RunRecord, Trainer
@@ -125,10 +126,22 @@ def header(trainer: Trainer, seeds: Sequence[int], at_once: int = 1) -> str:
     epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     which += f", {at_once} at once" * (at_once > 1)
+    if recipe.freeze != "none":
+        which += f", {_frozen(trainer.network, recipe.freeze)}"
     return (
         f"{label(recipe)} on {name}: {train_size:,} training{val}, {test_size:,} {tests}\n"
         f"{epochs} of {recipe.batch_size} images on {_place(trainer, at_once)}, {which}"
     )
+
+
+def _frozen(network: Network, freeze: str) -> str:
+    """Return which layers are frozen from the start: "frozen up to layer1.0.bn2", "frozen all but fc"."""
+    from fastcifar.models.freezing import layers_of
+
+    network = getattr(network, "networks", (network,))[0]  # of an ensemble's members each is frozen alike
+    if freeze.isdigit():
+        return f"frozen up to {[*layers_of(network)][int(freeze) - 1]}"
+    return f"frozen all but {network.head}"
 
 
 def _place(trainer: Trainer, at_once: int) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastcifar.catalogue import DATASETS, dataset_for
 from fastcifar.costs.products import Count, count_module, count_products
@@ -26,7 +26,7 @@ from fastcifar.optim import FlatModel, GroupOptimizer, build_optimizer
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
 from fastcifar.training import resolve_dtype
-from fastcifar.training.refusals import refuse_uneven_ghost_batches
+from fastcifar.training.refusals import refuse_for_features, refuse_uneven_ghost_batches
 from fastcifar.training.timeline import Stage, Timeline
 
 VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
@@ -57,6 +57,10 @@ class RecipeCount:
     """One batch of the `statistics_batches` that batch norm's statistics are estimated from after averaging; None: no
     averaging."""
     statistics_batches: int
+    features: Count | None
+    """One image through the network, for features that are computed once, of all `feature_images`; None: of no image,
+    and a step passes through the whole network."""
+    feature_images: int
     evaluation: Count
     """One image through the network and, as a run keeps what each of its members says alone, through each of these."""
     evaluated_images: int
@@ -71,7 +75,8 @@ class RecipeCount:
     def _parts(self) -> list[tuple[int, Count]]:
         """Return the training's parts, without the evaluation, each with the number of times that it runs."""
         parts = [*((stage.steps, stage.step) for stage in self.stages), (self.steps, self.optimizer)]
-        return [*parts, (self.statistics_batches, self.statistics)] if self.statistics else parts
+        once = ((self.statistics_batches, self.statistics), (self.feature_images, self.features))
+        return parts + [(times, count) for times, count in once if count]
 
     @property
     def training_flop(self) -> int:
@@ -143,8 +148,15 @@ def count_recipe(
     network, _ = _model(recipe, classes, side, dtype, "meta")
     timeline = Timeline(recipe, train_images, side, network.frozen_from)
     refuse_uneven_ghost_batches(network, recipe, timeline)
+    features, width = None, 0
+    if recipe.frozen_mode == "once":
+        refuse_for_features(network)
+        features = count_module(network, (1, 3, side, side), call=_run_features, training=False)
+        width = network.get_parameter(f"{network.head}.weight").shape[1]
 
-    def call(network: nn.Module, images: Tensor) -> Tensor:
+    def call(network: Any, images: Tensor) -> Tensor:
+        if features:
+            return network.get_submodule(network.head)(images)
         return network(images, every=True) if network.outputs != 1 else network(images)
 
     def loss(logits: Tensor) -> Tensor:
@@ -158,9 +170,13 @@ def count_recipe(
             if name in network.frozen_from:
                 parameter.requires_grad_(name not in stage.frozen)
         images = stage.images * recipe.ensemble.orders
-        step = count_module(network, (images, 3, stage.size, stage.size), loss, call)
-        read = side if recipe.augment.early == "resize" else stage.size
-        step.moved_bytes += step.batch * 3 * (read**2 + stage.size**2 * dtype.itemsize)  # augment: of bytes, the type
+        shape = (images, width) if features else (images, 3, stage.size, stage.size)
+        step = count_module(network, shape, loss, call)
+        if features:
+            step.moved_bytes += 2 * images * width * dtype.itemsize  # a batch of them is gathered
+        else:  # augment: of bytes, the type
+            read = side if recipe.augment.early == "resize" else stage.size
+            step.moved_bytes += step.batch * 3 * (read**2 + stage.size**2 * dtype.itemsize)
         stages.append(StageCount(stage, steps, step))
 
     statistics, batches = None, 0
@@ -174,6 +190,8 @@ def count_recipe(
         _count_optimizer(recipe, classes, side, dtype, timeline),
         statistics,
         batches,
+        features,
+        train_images + test_images if features else 0,
         count_module(network, (1, 3, side, side), call=_run_evaluated, training=False),
         test_images,
         len(network.members),
@@ -227,6 +245,10 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 
 def _run_all(network: Any, images: Tensor) -> Tensor:
     return [each(images) for each in network.made_of][-1]
+
+
+def _run_features(network: Any, images: Tensor) -> Tensor:
+    return network.features(images)
 
 
 def _run_evaluated(network: Any, images: Tensor) -> Tensor:

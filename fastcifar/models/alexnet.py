@@ -29,13 +29,12 @@ class AlexNet(Network[AlexNetConfig]):
             return activation(config.activation, config.slope)
 
         a, b, c, d, e = config.widths
-        layers = _Convolutions(
+        layers = nn.Sequential(
             *(nn.Conv2d(self.in_channels, a, 11, stride=4, padding=2), act(), nn.MaxPool2d(3, stride=2)),
             *(nn.Conv2d(a, b, 5, padding=2), act(), nn.MaxPool2d(3, stride=2)),
             *(nn.Conv2d(b, c, 3, padding=1), act(), nn.Conv2d(c, d, 3, padding=1), act()),
             *(nn.Conv2d(d, e, 3, padding=1), act(), nn.MaxPool2d(3, stride=2)),
         )
-        layers.network = (self,)
         self.features = layers  # pyright: ignore[reportAttributeAccessIssue]  (torch keeps it among the modules)
         self.classifier = nn.Sequential(
             *(nn.Dropout(config.dropout), Linear(36 * e, config.hidden[0]), act()),
@@ -46,13 +45,18 @@ class AlexNet(Network[AlexNetConfig]):
     @property
     def features(self) -> _Convolutions:  # pyright: ignore[reportIncompatibleMethodOverride]
         """The convolutions. Called, it gives what the classifier's last layer takes, as every network's."""
-        return cast(_Convolutions, self._modules["features"])
+        layers = _Convolutions()
+        layers._modules = self._convolutions._modules
+        layers.network = (self,)  # made at each use: kept, it would be a cycle, which only the collector frees
+        return layers
+
+    @property
+    def _convolutions(self) -> nn.Sequential:
+        return cast(nn.Sequential, self._modules["features"])
 
     def before_head(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the classifier's last layer takes for images `[N, 3, H, W]`, normalized: `[N, F]`."""
-        for layer in self.features:
-            x = layer(x)
-        x = F.adaptive_avg_pool2d(x, 6).flatten(1)
+        x = F.adaptive_avg_pool2d(self._convolutions(x), 6).flatten(1)
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
@@ -65,7 +69,7 @@ class _Convolutions(nn.Sequential):
     """Layers by torchvision's names, which begin with `features`: the name of a method of every network here. So this
     module answers to that call, for all of its network but the last layer."""
 
-    network: tuple[AlexNet]  # in a tuple, as it is no part of this module
+    network: tuple[AlexNet, ...] = ()  # in a tuple, as it is no part of this module; a slice has none
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
-        return self.network[0].before_head(input)
+        return self.network[0].before_head(input) if self.network else super().forward(input)

@@ -23,6 +23,7 @@ class LeNet(Network[LeNetConfig]):
     head = "classifier"
 
     def build(self, config: LeNetConfig, classes: int) -> None:
+        config.refuse_side(self.side)
         first, second = config.channels
         side = (self.side // 2 - 4) // 2  # after both pools
         self.conv1 = nn.Conv2d(self.in_channels, first, 5, padding=2)

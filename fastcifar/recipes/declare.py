@@ -69,6 +69,8 @@ class Declaration:
     unit: str = ""
     choices: tuple[str, ...] | None = None
     """The words allowed. Unlike a `Literal`'s they may be many: an error suggests the most similar one."""
+    form: str = ""
+    """How the help shows a value, where its type does not say it, as in "none|backbone|N"."""
     width: bool = False
     """A number of channels, or several, which a quick run divides."""
     with_batch: bool = False

@@ -17,6 +17,8 @@ def refuse_frozen(recipe: Recipe) -> None:
     recipe._require(
         "freeze", re.fullmatch("none|backbone|[1-9][0-9]{0,5}", recipe.freeze), "none, backbone or 1, 2, ..."
     )
+    if recipe.frozen_mode == "eval" and recipe.freeze == "none":
+        raise UserError("freeze is 'none' with frozen_mode eval; allowed: backbone or 1, 2, ...")
     if recipe.frozen_mode != "once":
         return
     augment, on = recipe.augment, next(iter(recipe.transforms), None)

@@ -57,7 +57,7 @@ class Recipe(Checked):
     cudnn_search: bool = False
     """Let cuDNN search for the fastest convolution of each shape (torch's cudnn.benchmark, without its limit) in
     warm-up, capture, steps and evaluation; takes seconds at the start. CUDA only. false: as torch is set."""
-    freeze: str = "none"
+    freeze: str = setting("none", form="none|backbone|N")
     """Leave layers as the training begins with them. backbone: all but the classifier. A number, as in 3: so many first
     layers with parameters, in the network's order. No gradients are computed below the lowest layer that trains."""
     frozen_mode: Literal["train", "eval", "once"] = "train"

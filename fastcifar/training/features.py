@@ -19,13 +19,10 @@ class FrozenFeatures:
     batch: the images of a training step; the training images' tensor has as many rows at least, for steps on others.
     passes: images that pass the network at once.
 
-    Raises UserError for a network without one classifier that is known, for one of several outputs, and for images that
-    do not lie on the device.
+    Raises UserError for images that do not lie on the device.
     """
 
     def __init__(self, network: Network, dataset: Dataset, dtype: torch.dtype, batch: int, passes: int) -> None:
-        if network.outputs > 1 or not network.head:
-            raise UserError(f"frozen_mode is once for {type(network).__name__}; allowed: eval, or one output")
         if dataset.train.resident != "device":
             raise UserError(f"frozen_mode is once, and resident is {dataset.train.resident}; allowed: device, or eval")
         self._network, self._dataset, self._dtype, self._passes = network, dataset, dtype, passes

@@ -16,16 +16,17 @@ start to the last bit. Optimizer state and averages start afresh in any case.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 
-from fastcifar.errors import Notice, UserError
+from fastcifar.errors import UserError, notify
 from fastcifar.input import weights_file
 from fastcifar.models import Network
+from fastcifar.recipes import NetworkConfig
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.weights import COUNTS, fitted, read_weights, refuse_another, without_prefixes
+from fastcifar.transfer import refuse_other_side
 
 
 @torch.no_grad()
@@ -44,6 +45,8 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
         return
     if start.reset_head and not model.head:
         raise UserError("reset_head is true; allowed: false for a network whose one head is not known")
+    if isinstance(model.config, NetworkConfig):
+        refuse_other_side(start.source, model.config, model.side)
     module, file = model.module, weights_file(start.source)
     tensors, read = read_weights(file)
     if sha256 not in (None, read):
@@ -54,9 +57,10 @@ def initialize(model: Network, start: Start, sha256: object = None) -> None:
     reset = start.reset_head
     if reset is None:
         reset = bool(model.head) and not _head_fits(without_prefixes(tensors, fresh, start.source), fresh, model.head)
-        said = "fresh, since its shape there is another" if reset else "kept"
-        warnings.warn(f"the classifier of the weights in {start.source} is {said}", Notice, stacklevel=2)
     source = fitted(tensors, fresh, start.source, model.head if reset else None, hint)
+    if start.reset_head is None:
+        said = "fresh, since its shape there is another" if reset else "kept"
+        notify(f"the classifier of the weights in {start.source} is {said}")
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     frozen = {name for name, parameter in parameters if not parameter.requires_grad}
     averaged, done = {name for name, _ in buffers}, set()

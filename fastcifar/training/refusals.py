@@ -89,8 +89,11 @@ def refuse_best(keep: object, eval_every: int, recipe: Recipe, dataset: Dataset)
         warnings.warn(f"{said}; --holdout N chooses on others", Notice, stacklevel=3)
 
 
-def refuse_for_features(augment: object) -> None:
-    """Raise UserError for a transform of the user's own where features are computed once."""
+def refuse_for_features(network: Network, augment: object = None) -> None:
+    """Raise UserError where features cannot be computed once: for a network without one classifier that is known, or of
+    several outputs, and for a transform of the user's own."""
+    if network.outputs > 1 or not network.head:
+        raise UserError(f"frozen_mode is once for {type(network).__name__}; allowed: eval, or one output")
     if augment is not None:
         raise UserError("augment is given with frozen_mode once; allowed: none, or frozen_mode eval")
 
@@ -112,10 +115,12 @@ def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Net
     networks: those that were built for recipes before, to which this one's is added.
     """
     train, sides = dataset.train, (dataset.train.side, *(side for side, _ in recipe.augment.early_crops))
-    key = recipe.network, recipe.ensemble, sides
+    key = recipe.network, recipe.ensemble, recipe.freeze, recipe.frozen_mode, sides
     if key not in networks:
         with building(0, resolve(recipe.network.builder)):
             networks[key] = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides)
+    if recipe.frozen_mode == "once":
+        refuse_for_features(networks[key])
     timeline = Timeline(recipe, len(train), train.side, networks[key].frozen_from)
     refuse_uneven_ghost_batches(networks[key], recipe, timeline)
     learning_rates(recipe, timeline.total_steps)

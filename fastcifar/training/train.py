@@ -170,7 +170,7 @@ class Trainer:
             refusals.refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
             self.features = None
             if recipe.frozen_mode == "once":
-                refusals.refuse_for_features(self._augment)
+                refusals.refuse_for_features(self.network, self._augment)
                 sizes = recipe.batch_size, recipe.evaluate.batch_size
                 self.features = FrozenFeatures(self.network, self.dataset, dtype, *sizes)
             for name in frozen_from:

@@ -24,7 +24,8 @@ def record(folder):
 def test_a_run_s_classifier_is_trained_alone_and_the_run_is_whole(run, tmp_path, capsys):
     out, words = tmp_path / "out", ["--freeze", "backbone", "--frozen-mode", "once", "--epochs", "3", "--keep", "best"]
     assert main(["finetune", "--weights", str(run), *DATA, *words, "--holdout", "100", "--out", str(out)]) == 0
-    assert "is kept" in capsys.readouterr().err
+    told = capsys.readouterr()
+    assert "is kept" in told.err and "frozen all but classifier" in told.out
     found = record(out)
     assert found["recipe"]["network"]["hidden"] == [8]
     assert found["dataset"]["mean"] == [100, 110, 120]
@@ -52,6 +53,8 @@ def test_what_the_user_says_of_the_normalization_wins(run, tmp_path):
         (["--weights", "nowhere"], "nowhere does not exist"),
         (["--weights", "torchvision:V9"], "there are no weights 'torchvision:V9'; allowed: torchvision:IMAGENET1K_V1"),
         (["--weights", "RUN", "--warm-start", "x"], "unknown flag --warm-start"),
+        (["--weights", "RUN", "--resize", "40"], "of images of 32 pixels, and these have 40; allowed: --resize 32"),
+        (["--resume", "a"], "finetune has no --resume; allowed: fastcifar train --resume a goes on with it"),
         (["--weights", "RUN", "--freeze", "top"], "freeze is 'top'; allowed: none, backbone or 1, 2, ..."),
         (
             ["--weights", "RUN", "--keep", "best", "--eval-every", "0"],
@@ -92,3 +95,20 @@ def test_what_was_broken_off_goes_on_as_a_training(run, tmp_path, monkeypatch, c
     whole, resumed = (record(folder) for folder in (tmp_path / "whole", out))
     assert resumed["weights_sha256"] == whole["weights_sha256"]
     assert resumed["best_epoch"] == whole["best_epoch"]
+
+
+def test_the_help_speaks_of_its_own_flags_alone(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "--freeze none|backbone|N" in text and "--warm-start" not in text
+    assert "for --resume" not in text
+
+
+def test_images_are_brought_to_the_side_of_the_weights_where_their_network_takes_one(tmp_path, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert main(["train", *SMALL, *DATA, "--resize", "16", "--quiet", "--out", str(first)]) == 0
+    words = ["--freeze", "1", "--epochs", "1"]
+    assert main(["finetune", "--weights", str(first), *DATA, *words, "--out", str(second)]) == 0
+    assert record(second)["dataset"]["side"] == 16
+    assert "frozen up to hidden.0" in capsys.readouterr().out

@@ -194,5 +194,7 @@ def test_a_saved_run_and_its_file_of_weights(capsys, tmp_path):
     tensors = json.loads(shown(capsys, str(tmp_path / "tied.pt"), "--json"))["tensors"]
     (found,) = (each for each in tensors if each["equal"])
     assert found["names"] == ["again.weight", "classifier.weight"]
+    assert main(["models", "show", str(tmp_path / "run"), "--side", "64"]) == 2
+    assert "a run's side is its own; allowed: without --side" in capsys.readouterr().err
     assert main(["models", "show", str(tmp_path / "run"), "--epochs", "3"]) == 2
     assert "unknown flag --epochs" in capsys.readouterr().err

@@ -250,3 +250,15 @@ def test_the_command_counts_the_images_of_a_path(words, capsys, tmp_path, monkey
     assert found["stages"][0]["flop_per_step"] == 2 * expected.stages[0].step.macs
     assert main(["flops", "--dataset", "cifar10.1"]) == 2
     assert "cifar10.1 has test images only" in capsys.readouterr().err
+
+
+def test_features_computed_once_are_one_pass_of_all_images_and_a_classifier_in_each_step():
+    small = {"network.width": 4, "network.stem": "cifar", "epochs": 3, "batch_size": 32}
+    recipe = change(get_recipe("extract-sgd"), {**small, "frozen_mode": "once"})
+    once, whole = (count_recipe(each, 100, 40) for each in (recipe, change(recipe, {"frozen_mode": "eval"})))
+    classifier = 32 * 10  # 8 * width features; forward and, as nothing below it trains, the weights' gradient
+    features = whole.evaluation.macs - classifier
+    assert once.training_flop == 2 * (3 * 100 * 2 * classifier + (100 + 40) * features)
+    assert whole.training_flop == 2 * 3 * 100 * (whole.evaluation.macs + classifier)
+    assert once.evaluation_flop == whole.evaluation_flop  # the whole network's, once
+    assert once.moved_bytes < whole.moved_bytes

@@ -149,3 +149,11 @@ def test_as_it_is_typed(capsys, monkeypatch, tmp_path):
     assert main([*words.split(), "--vary", "optimizer.lrr=0.01"]) == 2
     said = "fastcifar: --vary optimizer.lrr=0.01: unknown field optimizer.lrr; did you mean 'lr'?\n"
     assert capsys.readouterr().err == said
+
+
+def test_layers_whose_freezing_leaves_nothing_to_train_are_refused_before_the_first_training(trained, tmp_path, capsys):
+    words = ["--recipe", "extract-adam", "--network.width", "4", "--network.stem", "cifar", "--dataset", "synthetic"]
+    out = tmp_path / "out"
+    assert main(["sweep", *words, "--vary", "freeze=none,999", "--device", "cpu", "--out", str(out)]) == 2
+    assert "vary freeze=999: freeze is 999, which leaves nothing to train; allowed: up to 40" in capsys.readouterr().err
+    assert not trained and not out.exists()

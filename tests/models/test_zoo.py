@@ -2,6 +2,9 @@
 
 import copy
 import dataclasses
+import gc
+import pickle
+import weakref
 from pathlib import Path
 
 import pytest
@@ -235,3 +238,49 @@ def test_copies_of_alexnet_answer_for_themselves():
             parameter.zero_()
     assert not other.features(x).any() and model.features(x).any()
     assert isinstance(model.get_submodule("features.0"), nn.Conv2d)
+
+
+def test_an_alexnet_is_freed_without_the_collector():
+    gc.disable()
+    try:
+        model = made("alexnet")
+        model(torch.zeros(1, 3, 70, 70)), model.features(torch.zeros(1, 3, 70, 70))
+        alive = weakref.ref(model)
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_alexnets_convolutions_are_a_sequence_as_torchvisions():
+    model, images = made("alexnet").eval(), torch.randn(2, 3, 70, 70)
+    pooled = F.max_pool2d(model.features[0](images).relu(), 3, stride=2)
+    assert torch.equal(model.features[:3](images), pooled)
+    names = list(model.state_dict())
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert list(twin.state_dict()) == names
+        with torch.no_grad():
+            twin.features[0].weight.zero_()  # the twin's own
+        assert torch.equal(model.features(images), model.before_head(images)) and model.features[0].weight.any()
+        assert not torch.equal(twin.features[:1](images), model.features[:1](images))
+
+
+def test_lenet_refuses_images_that_are_too_small_for_it():
+    with pytest.raises(UserError, match="images have 8 pixels a side; allowed: 12 or more for lenet"):
+        LeNet(side=8)
+
+
+@pytest.mark.parametrize("kind", ["davidnet", "speedrun"])
+@pytest.mark.parametrize("channels", [1, 4])
+def test_whitening_is_fitted_to_images_of_any_channels(kind, channels):
+    images = torch.randint(256, (9, 12, 12, channels), dtype=torch.uint8)
+    model = made(kind, mean=tuple(range(100, 100 + channels)), std=(50.0,) * channels, in_channels=channels)
+    model.fit_whitening(images)
+    pixels = (images.double() - torch.arange(100, 100 + channels)) / 50
+    size = model.whitening.kernel_size[0]
+    patches = F.unfold(pixels.permute(0, 3, 1, 2), size).transpose(0, 1).flatten(1)
+    filters = model.whitening.weight.detach().double().flatten(1)[: channels * size**2]
+    spread = (filters @ patches) @ (filters @ patches).T / (patches.shape[1] - 1)
+    values = torch.linalg.eigvalsh(patches @ patches.T / (patches.shape[1] - 1)).flip(0)
+    eps = model.whitening.eps
+    torch.testing.assert_close(spread, torch.diag(values / (values + eps)), rtol=1e-3, atol=1e-3)

@@ -9,10 +9,11 @@ from fastcifar import ResNet18Config, Trainer, UserError, WarmStart, get_recipe,
 from fastcifar.errors import Notice
 from fastcifar.models import build_model
 from fastcifar.recipes import change
+from fastcifar.recipes.networks.wideresnet import WideResNetConfig
 from fastcifar.record import RunRecord
 from fastcifar.training import Listener
 from fastcifar.training.state_file import read_state, write_state
-from tests.small import DAVIDNET, MLP
+from tests.small import ALEXNET, DAVIDNET, MLP
 
 SMALL = {"network.width": 4, "network.stem": "cifar", "epochs": 2, "dtype": "float32", "batch_size": 20}
 EXTRACT = change(get_recipe("extract-adam"), {**SMALL, "optimizer.lr": 0.05})
@@ -75,6 +76,24 @@ def test_the_first_layers_are_frozen_and_no_gradients_are_computed_below_the_low
     assert needed[:5] == [False] * 5
 
 
+@pytest.mark.parametrize(
+    ("network", "layers", "off"),
+    [
+        (dataclasses.replace(ALEXNET, dropout=0.5), 5, set()),
+        (dataclasses.replace(ALEXNET, dropout=0.5), 6, {"classifier.0"}),
+        (dataclasses.replace(ALEXNET, dropout=0.5), 7, {"classifier.0", "classifier.3"}),
+        (WideResNetConfig(depth=10, widen=1, dropout=0.5), 4, set()),  # conv1, bn1, conv1, bn2, dropout, conv2
+        (WideResNetConfig(depth=10, widen=1, dropout=0.5), 5, {"groups.0.0.dropout"}),
+    ],
+)
+def test_dropout_between_frozen_layers_is_off_with_them(network, layers, off):
+    recipe = dataclasses.replace(EXTRACT, network=network, freeze=str(layers), frozen_mode="eval")
+    model = build_model(recipe, 10, (0.0,) * 3, (1.0,) * 3, sides=(70,))
+    dropouts = {name: each for name, each in model.named_modules() if isinstance(each, torch.nn.Dropout)}
+    assert {name for name, each in dropouts.items() if not each.training} == off
+    assert model.training and dropouts
+
+
 def test_nothing_is_frozen_by_default(data):
     trainer = Trainer(change(EXTRACT, {"freeze": "none", "epochs": 1}), data, "cpu")
     names = {name for name, _ in trainer.new_network(0).named_parameters()}
@@ -109,6 +128,7 @@ def test_an_epoch_on_features_passes_no_image_through_the_backbone(data):
         ({"freeze": "0"}, "freeze is '0'; allowed: none, backbone or 1, 2, ..."),
         ({"freeze": "head"}, "freeze is 'head'"),
         ({"freeze": "none"}, "freeze is 'none' with frozen_mode once; allowed: backbone"),
+        ({"freeze": "none", "frozen_mode": "eval"}, "freeze is 'none' with frozen_mode eval; allowed: backbone or 1"),
         ({"augment.flip": "random"}, "augment.flip is 'random' with frozen_mode once; allowed: none"),
         ({"augment.early_crops": ((24, 0.5),)}, "augment.early_crops is .* with frozen_mode once; allowed: none"),
         ({"ensemble.members": 2}, "ensemble.members is 2 with frozen_mode once; allowed: 1"),
@@ -230,6 +250,7 @@ def test_weights_of_torchvision_are_found_in_the_hub_s_cache_and_never_downloade
     assert recipe.network == ResNet18Config(width=64, stem="imagenet")
     assert recipe.normalize.mean == pytest.approx((123.675, 116.28, 103.53))
     assert recipe_for(source, "extract-sgd").normalize.mean == (127.5,) * 3
+    assert recipe_for(tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth") == recipe
     trainer = Trainer(change(recipe, {"freeze": "backbone", "frozen_mode": "once", "dtype": "float32"}), data, "cpu")
     with pytest.warns(Notice, match="the classifier of the weights in torchvision:IMAGENET1K_V1 is fresh"):
         model = trainer.new_network(0, WarmStart(source, reset_head=None))
@@ -240,8 +261,9 @@ def test_weights_of_torchvision_are_found_in_the_hub_s_cache_and_never_downloade
 def test_the_head_is_kept_where_it_fits_unless_it_is_reset(data, tmp_path):
     state = weights_of(tmp_path / "a.pt", classes=10)
     trainer = Trainer(change(EXTRACT, {"network.stem": "imagenet"}), data, "cpu")
-    with pytest.warns(Notice, match=r"the classifier of the weights in .*a\.pt is kept"):
+    with pytest.warns(Notice, match=r"the classifier of the weights in .*a\.pt is kept") as told:
         kept = trainer.new_network(0, WarmStart(tmp_path / "a.pt", reset_head=None))
+    assert [each.filename for each in told] == [__file__]  # where a log shows it
     assert torch.equal(kept.module.fc.weight, state["fc.weight"])
     reset = trainer.new_network(0, WarmStart(tmp_path / "a.pt", reset_head=True))
     assert not torch.equal(reset.module.fc.weight, state["fc.weight"])
@@ -255,4 +277,15 @@ def test_a_run_brings_its_network_and_its_normalization(data, tmp_path):
         assert (recipe.network, recipe.normalize.mean, recipe.batch_size) == (DAVIDNET.network, data.mean, 96)
         assert recipe_for(path, "finetune-adam").normalize.mean == (127.5,) * 3
     weights_of(tmp_path / "a.pt")
-    assert recipe_for(tmp_path / "a.pt", "extract-sgd") == get_recipe("extract-sgd")
+    with pytest.warns(Notice, match="normalized: by mean 127.5, 127.5, 127.5 and standard deviation 127.5"):
+        assert recipe_for(tmp_path / "a.pt", "extract-sgd") == get_recipe("extract-sgd")
+    with pytest.warns(Notice, match="normalized: by the data set's mean and the data set's standard deviation") as told:
+        recipe_for(tmp_path / "a.pt")
+    assert [each.filename for each in told] == [__file__]
+
+
+def test_weights_for_images_of_another_side_are_called_so(data, tmp_path):
+    folder = train(dataclasses.replace(MLP, epochs=1), data, device="cpu").save(tmp_path / "run")
+    trainer = Trainer(recipe_for(folder), data.resize(40), "cpu")
+    with pytest.raises(UserError, match="of images of 32 pixels, and these have 40; allowed: --resize 32, as mlp"):
+        trainer.new_network(0, WarmStart(folder, reset_head=None))
