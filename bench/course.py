@@ -18,7 +18,8 @@ from bench.program import add_save_option, new_parser, run_program
 from bench.record import append
 from bench.tables import table
 from fastcifar.errors import UserError
-from fastcifar.escape import in_markdown
+from fastcifar.escape import in_file_name, in_markdown
+from fastcifar.experiments.named.sweep import ITSELF
 from fastcifar.output import read_json, short_name
 from fastcifar.report import summarize
 
@@ -48,10 +49,14 @@ def results(folder: Path) -> Iterator[dict[str, Any]]:
     if sweep.get("experiment") != "sweep" or sweep["recipe"]["network"]["kind"] != "alexnet":
         raise UserError(f"{folder} holds no sweep of AlexNet; allowed: folders of examples/course")
     recipe = sweep["recipe"]
+    at_once = sweep.get("parallel", 1)  # if not 1 the times say how runs share a device
     images = f"{sweep['train_size']:,} of {short_name(sweep['dataset'])}, {recipe['epochs']:g} epochs"
-    for arm in sweep["arms"].values():
-        accuracy, loss, time = next((COURSE[word] for word in arm["values"].split(", ") if word in COURSE), ("-",) * 3)
-        best, losses, seconds = (arm.get(name, {}).get("values", []) for name in ("best", "loss", "seconds"))
+    for name, arm in sweep["arms"].items():
+        # The course left the other fields alone: a word is its training only where it is all that differs.
+        words = [word for word in arm["values"].split(", ") if name in (ITSELF, in_file_name(word))]
+        theirs = {COURSE[word] for word in words if word in COURSE}
+        accuracy, loss, time = theirs.pop() if len(theirs) == 1 else ("-",) * 3
+        best, losses, seconds = (arm.get(each, {}).get("values", []) for each in ("best", "loss", "seconds"))
         said = summarize(best) if best else None
         failed = f"{len(arm['failed'])} of {len(arm['failed']) + len(best)} {arm['failed'][0]}" if arm["failed"] else ""
         row = {
@@ -62,11 +67,11 @@ def results(folder: Path) -> Iterator[dict[str, Any]]:
             "course: log-loss at the end": loss,
             "our log-loss": f"{statistics.fmean(losses):.4f}" if losses else "-",
             "course: time": time,
-            "our time": f"{statistics.fmean(seconds):,.0f} s" if seconds else "-",
+            "our time": f"{statistics.fmean(seconds):,.0f} s" if seconds and at_once == 1 else "-",
             "ours trained on": images,
         }
         spread = f"{min(best):.2%} to {max(best):.2%}" if best else failed
-        kept = {"best": best, "losses": losses, "seconds": seconds, "failed": arm["failed"]}
+        kept = {"best": best, "losses": losses, "seconds": seconds, "failed": arm["failed"], "parallel": at_once}
         command = f"fastcifar sweep --recipe {recipe['name']}, see examples/course"
         yield {"table": TABLE, "row": row, "n": len(best), "spread": spread, "command": command, **kept}
 

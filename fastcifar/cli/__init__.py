@@ -172,11 +172,13 @@ def _lines(prefix: str) -> str:
 def _notices_in_a_line() -> Iterator[None]:
     """Show a `Notice`, once each, as errors are shown."""
     with warnings.catch_warnings():
-        others = warnings.showwarning
+        others, said = warnings.showwarning, set[str]()
 
         def show(message: Warning | str, category: type[Warning], *where: Any) -> None:
             if issubclass(category, Notice):
-                _say(message)
+                if str(message) not in said:  # Python's own once is over whenever its filters change
+                    _say(message)
+                said.add(str(message))
             else:
                 others(message, category, *where)
 

@@ -237,8 +237,8 @@ class TrainingOptions(RecipeOptions, ImageOptions):
         for recipe in recipes if side else ():
             recipe.refuse_side(side)
         self._check_processes(*recipes)
-        largest = max(recipe.batch_size for recipe in recipes)
-        if self.train_size is not None:
+        largest = max((recipe.batch_size for recipe in recipes if recipe.drop_last), default=1)
+        if self.train_size is not None:  # without drop_last fewer images are a batch too
             self._require("train_size", self.train_size >= largest, f"batch_size, {largest}, or more images")
         _ = self.labels
         takes_images = hasattr(getattr(self, "experiment", None), "subset_seed")  # an experiment, of its own accord
@@ -340,11 +340,12 @@ def read_fold(text: str, name: str) -> tuple[int, int]:
 
 
 def describe_images(dataset: Dataset) -> str:
-    """Return how many images there are, in words."""
+    """Return how many images there are, in words, and the side that they were brought to."""
     parts = {"training": dataset.train, "validation": dataset.val, dataset.tested: dataset.test}
     *first, last = (f"{len(split):,} {name}" for name, split in parts.items() if split is not None)
     sizes = f"{', '.join(first)} and {last} images"
-    return f"{shown(dataset.title)}: {sizes}"
+    side = f" brought to {dataset.resized} pixels" if dataset.resized else ""
+    return f"{shown(dataset.title)}: {sizes}{side}"
 
 
 SHARED = {each.name for each in dataclasses.fields(TrainingOptions)} - {"recipe"}

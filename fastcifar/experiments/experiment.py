@@ -221,6 +221,8 @@ class Experiment(Checked, Generic[Found]):
         how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
         with _kept_in(folder) as place:
             store = Store(place, settings, track)
+            left = max(self.most_jobs, len(jobs)) - sum(map(store.has, jobs))
+            result.settings["parallel"] = store.at_once(min(parallel, left))
             runner = runner_for(parallel, jobs, dataset, store, device, **how)
             runner.at_most = self.most_jobs
             for done, (job, outcome) in enumerate(runner, start=1):

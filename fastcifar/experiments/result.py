@@ -121,7 +121,9 @@ class Result:
     def title(self) -> str:
         """What was trained on which data: the heading of tables and, with n, of figures."""
         recipes = (label(getattr(self.experiment, name)) for name in self.experiment.recipe_fields())
-        return f"{self.experiment.name}: {', '.join(recipes)}, {short_name(self.settings['dataset'])}"
+        side = self.settings.get("resized")
+        images = short_name(self.settings["dataset"]) + (f", images brought to {side} pixels" if side else "")
+        return f"{self.experiment.name}: {', '.join(recipes)}, {images}"
 
     @property
     def is_settled(self) -> bool:

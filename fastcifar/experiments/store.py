@@ -21,6 +21,7 @@ from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
 from fastcifar.output import PARTIAL, TRACK, claimed, read_json, write_whole
 from fastcifar.recipes import network_of
+from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.legacy import in_steps, modernize
 from fastcifar.recipes.text import leaves, recipe_from_dict
 from fastcifar.record import json_text
@@ -30,6 +31,9 @@ from fastcifar.training.run import save_weights
 
 SETTINGS = "settings.json"
 """The file that makes a folder an experiment's: what its runs were asked to do."""
+
+AT_ONCE = "parallel.json"
+"""The file that says how many of its runs were trained at once, where that was more than one."""
 
 _KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
 _SHOWN = 60
@@ -71,6 +75,16 @@ class Store:
                 f"output folder {self.folder} holds files but no {SETTINGS}; allowed: a new or an empty folder, or one "
                 "that this experiment was begun in"
             )
+
+    def at_once(self, parallel: int) -> int:
+        """Return the most runs that a process trained at once here, `parallel` from now on: times depend on it, and
+        other runs do not."""
+        path = self.folder / AT_ONCE
+        before = read_json(path).get("parallel") if path.is_file() else 1
+        most = max(parallel, checked(f"parallel in {path}", before, int, Declaration(at_least=1)))
+        if most > 1:
+            write_whole(path, _text({"parallel": most}))
+        return most
 
     def get(self, job: Job) -> Outcome | None:
         """Return what is kept of `job`; None where there is nothing, or where the file of a diagnosis is gone. Raises

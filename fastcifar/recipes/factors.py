@@ -32,11 +32,12 @@ class Factor:
 
 def read_factor(word: str) -> Factor:
     """Return the change in a word such as `optimizer.lr=0.2`, `optimizer.lr=0.1..0.2` or
-    `batch_size=1024,optimizer.lr=0.2`. Raises UserError for any other word."""
+    `batch_size=1024,optimizer.lr=0.2`: commas within brackets and quotes are a value's own, and those before no name.
+    Raises UserError for any other word."""
     where = f"factors {brief(word)}"
     low: dict[str, Written] = {}
     high: dict[str, Written] = {}
-    for part in re.split(r",(?=[\w.-]+=)", word):
+    for part in _changes_in(word):
         try:
             ((name, text),) = read_changes([part]).items()
         except UserError as error:
@@ -66,6 +67,18 @@ def read_values(word: str) -> tuple[str, list[Written]]:
     if name == "name":
         raise UserError(f"{where} changes no training; allowed: any other field")
     return modern_path(name.replace("-", "_"), where), list(map(Written, values))
+
+
+def _changes_in(word: str) -> list[str]:
+    """Split `word` at the commas that a field stands behind."""
+    first, *rest = _parts(word)
+    changes = [first]
+    for part in rest:
+        if re.match(r"[\w.-]+=", part):
+            changes.append(part)
+        else:
+            changes[-1] += f",{part}"
+    return changes
 
 
 def _parts(text: str) -> list[str]:

@@ -16,6 +16,7 @@ from fastcifar.escape import shown
 FORMATS = ("png", "svg", "pdf")
 _LONGEST, _LONGEST_NAME, _WIDTH = 200, 50, 80
 """Characters of a title, of any other text, and of a line of the title; longer ones would leave the lines no room."""
+_DASHES = ("-", "--", ":", "-.")
 _MOST_ROWS = 6
 """Names in a column of the legend; more are in two."""
 _ACCURACIES = (
@@ -49,7 +50,8 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     color: int
-    """Place in matplotlib's cycle of colors: lines that belong together share it."""
+    """Place in matplotlib's cycle of ten colors, and from 10, 20 and 30 on dashed in another way each: lines that
+    belong together share it."""
     label: str = ""
     """Its name in the legend; empty: not named."""
     faint: bool = False
@@ -94,12 +96,20 @@ class Figure:
         refuse_without_matplotlib()
         import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-        from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter  # pyright: ignore[reportMissingImports]
+        from matplotlib.ticker import (  # pyright: ignore[reportMissingImports]
+            LogLocator,
+            MaxNLocator,
+            NullFormatter,
+            NullLocator,
+        )
 
         files = [Path(f"{stem}.{form}") for form in FORMATS]
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
-            canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows))), layout="constrained")
+            labels = sum(bool(line.label) for line in self.lines)
+            columns = 1 + (labels > _MOST_ROWS)
+            legend = 0.21 * max(0, math.ceil(labels / columns) - _MOST_ROWS)  # inches of the rows beyond the usual ones
+            canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows)) + legend), layout="constrained")
             axes = canvas.add_subplot()
             for line in self.lines:
                 self._draw(axes, line, bool(self.rows))
@@ -110,10 +120,11 @@ class Figure:
                 axes.set_title(title, loc="left", fontsize="medium")
             axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
             axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
-            has_logarithm = any(y is not None and y > 0 for line in self.lines for y in line.y)
-            if self.log_y and has_logarithm:
-                axes.set_yscale("log", subs=())
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            logs = [math.log10(y) for line in self.lines for y in line.y if y is not None and 0 < y < math.inf]
+            if self.log_y and logs:
+                axes.set_yscale("log")
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(logs) < min(logs) + 4 else (1,)))
+                axes.yaxis.set_minor_locator(NullLocator())
                 axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics
             if self.ticks:
                 axes.set_xticks(range(len(self.ticks)), list(map(_tick, self.ticks)))
@@ -122,7 +133,7 @@ class Figure:
                 axes.set_ylim(len(self.rows) - 0.5, -0.5)
             elif self.log:
                 axes.set_xscale("log", base=2)
-                if has_logarithm:
+                if logs:
                     axes.set_yscale("log")
                     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
                     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -133,7 +144,6 @@ class Figure:
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
-            columns = 1 + (sum(bool(line.label) for line in self.lines) > _MOST_ROWS)
             canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
             try:
                 files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -162,7 +172,8 @@ class Figure:
     def _draw(axes: Any, line: Line, level: bool = False) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
-        style: dict[str, Any] = {"color": f"C{line.color}", "label": _label(line.label)}
+        dashes = _DASHES[line.color // 10 % len(_DASHES)]
+        style: dict[str, Any] = {"color": f"C{line.color}", "linestyle": dashes, "label": _label(line.label)}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:

@@ -63,5 +63,26 @@ def test_a_row_for_each_value_is_shown_and_kept(new_record, tmp_path, capsys):
     assert [(row["table"], row["n"]) for row in read_results(tmp_path)] == [(course.TABLE, 2), (course.TABLE, 0)]
 
 
+def test_the_courses_figure_stands_only_beside_its_own_training(new_record, tmp_path):
+    def rows(recipe=COURSE, parallel=1, **options):
+        sweep = Sweep(recipe=recipe, **options)
+        record = new_record(accuracy=0.7, loss=1.5, train_seconds=60.0, history=(EpochRow(1, 1.0, 0.5, 0.7, 30.0),))
+        data = {"dataset": "cifar10", "train_size": 45_000, "parallel": parallel}
+        found = {**sweep.settings(), **sweep.result(data, {name: [record] for name in sweep.arms}).to_dict()}
+        found["recipe"] = {**found["recipe"], "network": {"kind": "alexnet"}}
+        (tmp_path / "results.json").write_text(json.dumps(found, default=str))
+        made = [result["row"] for result in course.results(tmp_path)]
+        return [[row[name] for name in ("course: best accuracy", "course: time", "our time")] for row in made]
+
+    both = ("optimizer.lr=3e-4,1e-3", "batch_size=128,256")
+    assert rows(vary=both, grid=True) == [
+        ["77.47%", "755 s", "60 s"],
+        ["77.42%", "417 s", "60 s"],
+        ["-", "-", "60 s"],  # another rate and another batch
+        ["10.00%", "-", "60 s"],
+    ]
+    assert rows(vary=("batch_size=128",), parallel=2) == [["77.47%", "755 s", "-"]]
+
+
 def test_the_table_has_its_page():
     assert f"<!-- begin {course.TABLE} -->" in Path(ROOT / PAGES[course.TABLE]).read_text(encoding="utf-8")

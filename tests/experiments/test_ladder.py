@@ -108,7 +108,7 @@ def test_the_walk_is_cut_and_branches_are_asked_for():
         ("--epochs 3", r"^unknown flag --epochs"),
         ("--recipe davidnet", r"^unknown flag --recipe"),
         ("--optimizer lars", r"^unknown flag --optimizer"),
-        ("--train-size 600", r"^--train-size is 600; allowed: batch_size, 768, or more images$"),
+        ("--train-size 500", r"^--train-size is 500; allowed: batch_size, 512, or more images$"),
     ],
 )
 def test_bad_flags_are_refused_in_a_line(words, said):

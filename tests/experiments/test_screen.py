@@ -15,6 +15,7 @@ from fastcifar.experiments import Diverged
 from fastcifar.experiments.named.ablate import Ablate
 from fastcifar.experiments.named.screen import Screen
 from fastcifar.recipes import change, get_recipe
+from fastcifar.recipes.factors import read_factor
 from fastcifar.training import Trainer
 from tests.small import DAVIDNET, MLP
 
@@ -25,6 +26,14 @@ SIZES = {"dataset": "cifar10", "train_size": 45_000, "test_size": 5_000}
 
 def screen(factors=FACTORS, recipe=RECIPE, **options):
     return Screen(recipe=recipe, factors=tuple(factors), **options)
+
+
+def test_commas_within_quotes_and_brackets_are_a_values_own():
+    words = '"head:lr=2,momentum=0.8"', '["a:lr=2,momentum=0.8", "b:lr=2"]'
+    for word, layers in zip(words, (("head:lr=2,momentum=0.8",), ("a:lr=2,momentum=0.8", "b:lr=2")), strict=True):
+        factor = read_factor(f"optimizer.layers={word},batch_size=16..32")
+        assert (factor.low, list(factor.high)) == ({"batch_size": "16"}, ["optimizer.layers", "batch_size"])
+        assert change(MLP, factor.high).optimizer.layers == layers
 
 
 def planted(new_record, experiment, effects, noise=0.0, failing=lambda signs, n: False):

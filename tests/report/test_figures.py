@@ -125,6 +125,38 @@ def test_logarithmic_axes_have_plain_numbers(tmp_path):
     assert all(f">{text}<" in drawn for text in ("1,024", "10", "200", "10,000")) and "mathdefault" not in drawn
 
 
+@pytest.mark.parametrize(
+    ("decades", "shown", "absent"),
+    [(3, ("0.02", "0.5", "1", "10"), ("0.03",)), (6, ("0.01", "1", "100"), ("0.2", "50")), (13, ("1",), ("2", "5"))],
+)
+def test_losses_over_many_decades_have_plain_and_few_numbers(tmp_path, decades, shown, absent):
+    pytest.importorskip("matplotlib")
+    line = Line(range(decades + 1), [0.01 * 10**place for place in range(decades + 1)], 0, "x")
+    drawn = Figure("epoch", "loss", (line,), log_y=True).save(tmp_path / "test")[1].read_text()
+    assert "mathdefault" not in drawn and all(f">{text}<" in drawn for text in shown)
+    numbers = re.findall(r'id="text_\d+"', drawn)
+    assert len(numbers) < 30 and not any(f">{text}<" in drawn.split('id="matplotlib.axis_2"')[1] for text in absent)
+
+
+def test_a_long_legend_leaves_the_lines_room(tmp_path):
+    pytest.importorskip("matplotlib")
+    lines = tuple(Line([1, 2], [1.0, 2.0], color, f"optimizer.lr={color}, batch_size=256") for color in range(40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib's, of axes without room
+        Figure("epoch", "loss", lines).save(tmp_path / "test")
+
+
+def test_lines_beyond_the_ten_colors_are_dashed():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().add_subplot()
+    for color in range(40):
+        Figure._draw(axes, Line([1, 2], [1.0, 2.0], color, faint=bool(color % 2)))
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 40
+    assert [axes.lines[color].get_linestyle() for color in (0, 9, 10)] == ["-", "-", "--"]
+
+
 @pytest.mark.parametrize("scale", [{}, {"log": True}, {"log_y": True}, {"accuracies": True}])
 @pytest.mark.parametrize("y", [[None, None], [0.0, None], []])
 def test_lines_without_a_point_to_show_are_a_figure_too(tmp_path, scale, y):

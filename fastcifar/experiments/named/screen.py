@@ -52,7 +52,8 @@ class Screen(Experiment["Screening"]):
     factors: tuple[str, ...] = ()
     """The changes, 2 to 23, a word each: FIELD=VALUE, with and without; FIELD=LOW..HIGH, of two values;
     FIELD=VALUE,FIELD=VALUE, several fields at once. A list is a word with spaces, as in
-    "augment.early_crops=24 0.4 28 0.8"."""
+    "augment.early_crops=24 0.4 28 0.8". Commas within quotes or brackets are a value's own, as in
+    'optimizer.layers="head:lr=2,momentum=0.8"'."""
     runs: int = setting(2, at_least=1, at_most=100_000)
     """Rounds: runs of the whole design, each round with a seed of its own."""
     foldover: bool = True

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 ITSELF = "recipe"
 """The arm of the recipe's own values."""
 _MOST = 1000
+_MOST_CURVES = 40
+"""Arms whose curves differ in color or dashes: matplotlib has ten colors, and `Line` four dashes."""
 
 
 @experiment("sweep")
@@ -44,8 +49,8 @@ class Sweep(Experiment["Sweeping"]):
     recipe: Recipe = dataclasses.field(default_factory=Recipe)
     vary: tuple[str, ...] = ()
     """A field and its values, a word each: FIELD=VALUE,VALUE, as in optimizer.lr=1e-4,3e-4,1e-3 or
-    network.activation=relu,gelu. A list is a value with spaces or in brackets, as in "network.widths=8 16,16 32". May
-    be given several times."""
+    network.activation=relu,gelu. A list is a value in brackets, or of numbers one with spaces: "network.widths=8 16,16
+    32", 'schedule.options=["patience=1", "factor=0.3"],["patience=2"]'. May be given several times."""
     grid: bool = False
     """Train all combinations of the values; false: each value of a field with the others as the recipe has them."""
 
@@ -75,18 +80,34 @@ class Sweep(Experiment["Sweeping"]):
         if count > _MOST:
             raise UserError(f"vary asks for {count:,} recipes; allowed: up to {_MOST:,}")
         combinations = (dict(zip(fields, each, strict=True)) for each in itertools.product(*fields.values()))
-        found: dict[str, Arm] = {}
+        found: dict[Recipe, list[str]] = {}
+        names: dict[str, Recipe] = {}
         told: set[str] = set()
         for changes in combinations if self.grid else singles:
-            words = [f"{name}={value}" for name, value in changes.items()]
-            recipe = change(self.recipe, changes, f"vary {' and '.join(words)}")
-            text = ", ".join(f"{name}={_shown(recipe, name, value)}" for name, value in changes.items())
+            recipe = _changed(self.recipe, tuple(changes.items()))
+            text = ", ".join(f"{name}={_shown(recipe, name)}" for name in changes)
             if text in told:
                 raise UserError(f"vary has {brief(text)} twice; allowed: each value once")
             told.add(text)
-            name = ITSELF if recipe == self.recipe else in_file_name(text)
-            found[name] = Arm(f"{found[name].text}, {text}" if name in found else text, recipe)
-        return found
+            if recipe not in found:
+                name = self._name(changes, recipe)
+                if name.casefold() in {other.casefold() for other in names}:  # names have no brackets
+                    name += f"-{hashlib.sha256(repr(recipe).encode()).hexdigest()[:8]}"
+                names[name] = recipe
+            found.setdefault(recipe, []).append(text)
+        return {name: Arm(", ".join(found[recipe]), recipe) for name, recipe in names.items()}
+
+    def _name(self, changes: Mapping[str, Written], recipe: Recipe) -> str:
+        """Return the name of the arm of `recipe`: those of `changes` that make it, the same in every sweep of its
+        fields, whichever others it varies and in whatever order."""
+        if recipe == _changed(self.recipe, ()):
+            return ITSELF
+        own = tuple(sorted(changes.items()))
+        for each in own:
+            fewer = tuple(other for other in own if other != each)
+            with contextlib.suppress(UserError):  # of values that need this one
+                own = fewer if _changed(self.recipe, fewer) == recipe else own
+        return in_file_name(",".join(f"{name.removesuffix('.kind')}={_shown(recipe, name)}" for name, _ in own))
 
     def trained_recipes(self) -> dict[str, Recipe]:
         return {name: arm.recipe for name, arm in self.arms.items()}
@@ -99,11 +120,13 @@ class Sweep(Experiment["Sweeping"]):
         from fastcifar.training.refusals import refuse_untrainable
 
         networks: dict[Any, Any] = {}
-        for arm in self.arms.values():
+        for arm in sorted(self.arms.values(), key=lambda arm: repr(arm.recipe.network)):
             try:
                 refuse_untrainable(arm.recipe, dataset, networks)
             except UserError as error:
                 raise UserError(f"vary {arm.text}: {error}") from None
+            for key in list(networks)[:-1]:  # one at a time is kept: together they may fill the memory
+                del networks[key]
         return [Job(name, seed, arm.recipe, eval_every=1) for seed in self.seeds for name, arm in self.arms.items()]
 
     def result(self, settings: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> Sweeping:
@@ -178,7 +201,7 @@ class Sweeping(SeparateArms):
                 cells = [*accuracies, nats(summarize(scores.loss)), _seconds(scores.seconds)]
             own = " (the recipe's)" if name == ITSELF else ""
             rows.append((arm.text + own, ", ".join([str(len(scores.last)), *said]), *cells))
-        heads = ("values", "n", f"best {self.tested} accuracy", "at the end", "log-loss", "training")
+        heads = ("values", "n", f"best {self.tested} accuracy", "at the end", "log-loss", f"training{self._at_once}")
         return [Table(f"Without test-time augmentation ({counted(self.n)})", heads, tuple(rows))]
 
     def remarks(self) -> list[str]:
@@ -189,6 +212,9 @@ class Sweeping(SeparateArms):
             said = f"the lowest log-loss at the end, {losses[best]:.4f}, is with {arms[best].text}"
             remarks.append(f"{said}; the best of {len(arms)} looks a little better than it is")
         failed = {name: self._failed(name) for name in arms}
+        if len(arms) > _MOST_CURVES:
+            said = f"{len(arms)} choices of values, and {_MOST_CURVES} can be told apart"
+            remarks.append(f"no figures of the curves: {said}")
         return remarks + [
             f"{arms[name].text}: {len(each)} of {self.n} {failure_word(each)}, in no other number ({each[0].reason})"
             for name, each in failed.items()
@@ -199,7 +225,8 @@ class Sweeping(SeparateArms):
         if not any(map(self.ended, self.experiment.arms)):
             return {}
         kinds = {"losses": "log-loss (nats)", "accuracies": "accuracy (%)"}
-        found = {kind: self._curves(kind, what) for kind, what in kinds.items()}
+        can_be_told = len(self.experiment.arms) <= _MOST_CURVES
+        found = {kind: self._curves(kind, what) for kind, what in kinds.items() if can_be_told}
         return {**found, "seconds": self._seconds()}
 
     def _curves(self, kind: str, what: str) -> Figure:
@@ -220,15 +247,34 @@ class Sweeping(SeparateArms):
         said = "mean" + ", least and most" * (self.n > 1)
         line = Line(means, places, 0, said, intervals=spread, bars=True)
         texts = tuple(self.experiment.arms[name].text for name in names)
-        return Figure("training (s), evaluations left out", "", (line,), rows=texts)
+        return Figure(f"training (s), evaluations left out{self._at_once}", "", (line,), rows=texts)
+
+    @property
+    def _at_once(self) -> str:
+        """How many runs were trained at once, where that was more than one, for the times say little else."""
+        together = self.settings.get("parallel", 1)
+        return f", {together} at once" if together > 1 else ""
 
     def _failed(self, arm: str) -> list[Failed]:
         return [each for each in self.outcomes[arm][: self.n] if isinstance(each, Failed)]
 
 
-def _shown(recipe: Recipe, name: str, written: str) -> str:
-    """Return the value of a field as the recipe has it: 1e-3 and 0.001 are one. Of a section it is as written."""
-    value = dict(leaves(dataclasses.asdict(with_all_transforms(recipe)))).get(name, written)
+@functools.lru_cache(maxsize=4 * _MOST)
+def _changed(recipe: Recipe, changes: tuple[tuple[str, Written], ...]) -> Recipe:
+    """Return `change` of the recipe."""
+    return change(recipe, dict(changes), f"vary {' and '.join(f'{name}={value}' for name, value in changes)}")
+
+
+@functools.lru_cache(maxsize=4 * _MOST)
+def _values(recipe: Recipe) -> dict[str, object]:
+    """Return the value of every field, those of transforms that are off too, by dotted name."""
+    return dict(leaves(dataclasses.asdict(with_all_transforms(recipe))))
+
+
+def _shown(recipe: Recipe, name: str) -> str:
+    """Return the value of a field as the recipe has it: 1e-3 and 0.001 are one. Of a section it is the kind."""
+    values = _values(recipe)
+    value = values[name] if name in values else values[f"{name}.kind"]
     return value if isinstance(value, str) else to_text(value)
 
 
