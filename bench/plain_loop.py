@@ -198,7 +198,7 @@ def records(rates: dict[str, list[float]], said: dict[str, str], network: str, c
             value += f"; ours is {statistics.median(factors):.2f} times as fast"
             spread += f", {min(factors):.2f} to {max(factors):.2f} times"
         what = f"an epoch of {network} by {name} ({said[name]})"
-        record = {"what": what, "value": value, "n": len(each), "spread": spread, "command": command}
+        record = {"what": what, "value": value, "n": len(each), "spread": spread, "command": command, "table": "course"}
         made.append({**record, "rates": each, "factors": factors})
     return made
 

@@ -1,8 +1,8 @@
 """Append results to a results file, each with its hardware, versions, commit and date.
 
 A line of a results file is a JSON object. It has `n`, the `spread`, the `command` that gives it again and what is
-shown: either `what` and `value`, for the README's table of measurements, or `table` (its name) and `row` (heading to
-cell) for another. `table` is None where the result is in no table. `append` adds the rest: `hardware`, `versions`,
+shown: either `what` and `value` or `row` (heading to cell). `table` is the name of its table, without one the README's
+table of measurements, and None where the result is in no table. `append` adds the rest: `hardware`, `versions`,
 `commit` and `date`.
 """
 
@@ -58,8 +58,7 @@ def show(record: dict[str, object], save: Path | None, device: str | torch.devic
 
 def missing_keys(record: dict[str, object]) -> list[str]:
     """Return the keys that a whole record has and this one lacks."""
-    table = record.get("table", "")
-    shown = {"": ("what", "value"), None: ()}.get(table, ("row",))
+    shown = ("row",) if "row" in record else ("what", "value") if record.get("table", "") is not None else ()
     return [key for key in (*shown, *GIVEN, *ADDED) if key not in record]
 
 

@@ -21,7 +21,10 @@ from bench.record import ROOT, missing_keys
 from fastcifar.escape import in_markdown, shown
 
 DEFAULT = "measurements"
-PAGES = {"reliability": "docs/reliability.md", "course-sweeps": "examples/course/README.md"}
+PAGES = {
+    **{"reliability": "docs/reliability.md", "transfer": "docs/transfer.md", "course": "docs/course.md"},
+    "course-sweeps": "examples/course/README.md",
+}
 """The page of a table, where that is not README.md."""
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
@@ -40,7 +43,7 @@ def read_results(folder: Path) -> list[dict]:
 
 def cells(result: dict) -> dict[str, str]:
     """Return heading to cell of a result's line in its table; the cells are Markdown."""
-    if "table" in result:
+    if "row" in result:
         return result["row"]
     return {
         "measured": result["what"],

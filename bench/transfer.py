@@ -113,7 +113,7 @@ def _said(found: Summary) -> str:
 def _save(given: Any, device: str, what: str, found: Summary) -> None:
     command = f"python -m bench.transfer --data DIR100 DIR10 --seeds {given.seeds} --pretrain {given.pretrain:g}"
     command += f" --images {given.images} --epochs {given.epochs:g}"
-    facts = {"n": found.n, "spread": _said(found), "command": command, "table": None, "what": what}
+    facts = {"n": found.n, "spread": _said(found), "command": command, "table": "transfer", "what": what}
     append(given.save, {**facts, "value": f"{found.mean:.2f}", "summary": dataclasses.asdict(found)}, device)
 
 

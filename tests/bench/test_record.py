@@ -38,9 +38,10 @@ def test_a_result_that_lacks_something_is_refused_and_not_written(tmp_path, key)
     assert not path.exists()
 
 
-def test_a_result_for_another_table_needs_a_row_and_one_for_none_does_not():
+def test_a_result_for_a_table_needs_a_row_or_what_makes_one_and_one_for_none_does_not():
     rest = {key: 1 for key in ("n", "spread", "command", "hardware", "versions", "commit", "date")}
-    assert missing_keys({"table": "peers", **rest}) == ["row"]
+    assert missing_keys({"table": "peers", **rest}) == ["what", "value"]
+    assert missing_keys({"table": "peers", "row": {}, **rest}) == []
     assert missing_keys({"table": None, **rest}) == []
     assert missing_keys(rest) == ["what", "value"]
 
