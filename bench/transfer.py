@@ -94,7 +94,8 @@ def main() -> int:
         gain = summarize([one - other for one, other in zip(values, cold, strict=True)])
         print(f"{arm:<20} {statistics.fmean(values):6.2f}%  against the cold start {_said(gain)} points, n {len(cold)}")
         if given.save and arm != "cold start":
-            _save(given, device, f"{arm}, {given.images:,} images of CIFAR-10, from weights of CIFAR-100: points above the cold start", gain)
+            what = f"{arm}, {given.images:,} images of CIFAR-10, from weights of CIFAR-100: points above the cold start"
+            _save(given, device, what, gain)
     backbone, once = (statistics.median(seconds[mode]) for mode in ("eval", "once"))
     ratio = f"{backbone / once:.0f} times as fast"
     print(f"an epoch: {backbone:.3f} s through the backbone, {once:.5f} s on features: {ratio}")
