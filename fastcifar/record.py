@@ -65,6 +65,13 @@ class EpochRow:
     val_loss: float | None = None
     val_accuracy: float | None = None
 
+    @property
+    def validation(self) -> tuple[float | None, float | None]:
+        """Accuracy and loss on the validation split or, where no image of one has a label, on the test split."""
+        if self.val_loss is None:
+            return self.test_accuracy, self.test_loss
+        return self.val_accuracy, self.val_loss
+
 
 @dataclass(frozen=True)
 class DatasetFacts:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fastcifar.errors import UserError, one_line
 
 Tracked = Literal["tensorboard", "wandb", "csv"]
-TRACKED: tuple[Tracked, ...] = ("tensorboard", "wandb", "csv")
+TRACKED: tuple[Tracked, ...] = get_args(Tracked)
 """The kinds of trackers, by the words of --track."""
 _OFFLINE = ("offline", "disabled", "dryrun")
 """The modes of Weights & Biases that need no account."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from fastcifar.errors import Notice, one_line
+from fastcifar.errors import notify, one_line
 from fastcifar.output import short_name
 from fastcifar.recipes import label
 from fastcifar.recipes.text import leaves
@@ -27,10 +26,9 @@ Metrics = dict[str, Any]
 def metrics_of(row: EpochRow) -> Metrics:
     """Return the metrics of an epoch. `val_*` are of the validation split, or where no image of one has a label of the
     test split, which is the held-out images where there are some."""
-    split = "test" if row.val_accuracy is None else "val"
-    accuracies = row.train_accuracy, getattr(row, f"{split}_accuracy")
-    train, val = (None if share is None else 100 * share for share in accuracies)
-    return dict(zip(METRICS, (row.epoch, train, row.train_loss, val, getattr(row, f"{split}_loss")), strict=True))
+    accuracy, loss = row.validation
+    train, val = (None if share is None else 100 * share for share in (row.train_accuracy, accuracy))
+    return dict(zip(METRICS, (row.epoch, train, row.train_loss, val, loss), strict=True))
 
 
 def configuration(trainer: Trainer) -> dict[str, Any]:
@@ -92,5 +90,4 @@ class Tracker(Listener):
         except Exception as error:  # a full disk, a service that fails: anything is less than the training
             self._works = False
             reason = one_line(" ".join(str(error).split()) or type(error).__name__, 300)
-            said = f"{type(self).__name__} tracks no more: {reason}"
-            warnings.warn(f"{said}; the training goes on", Notice, stacklevel=2)
+            notify(f"{type(self).__name__} tracks no more: {reason}; the training goes on")

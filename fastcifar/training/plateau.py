@@ -36,7 +36,7 @@ class Plateau:
     def step(self, row: EpochRow, step: int) -> None:
         """Take in the loss of an epoch, on the validation images where there are any, and set the rate from `step`
         on."""
-        loss = row.test_loss if row.val_loss is None else row.val_loss
+        _, loss = row.validation
         if self._scheduler and loss is not None:
             self._scheduler.step(loss)
             self._optimizer.set_rate(self.rate, step)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 from fastcifar.data import Dataset
-from fastcifar.errors import Notice, UserError, brief
+from fastcifar.errors import UserError, brief, notify
 from fastcifar.host import building
 from fastcifar.models import GhostBatchNorm, Network, build_model
 from fastcifar.optim.schedule import learning_rates
@@ -15,7 +14,6 @@ from fastcifar.recipes import Recipe
 from fastcifar.recipes.declare import Declaration, checked, plain
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.schedule import Schedule
-from fastcifar.record import DatasetFacts
 from fastcifar.registry import resolve
 from fastcifar.start import Start
 from fastcifar.training.timeline import Timeline
@@ -61,13 +59,12 @@ def _refuse_blind(schedule: Schedule, eval_every: int, dataset: Dataset) -> None
     """Raise UserError where a schedule that follows the loss does not see it after every epoch; where it is that on the
     test images, say so."""
     schedule.refuse_eval_every(eval_every)
-    validated = dataset.val is not None and dataset.val.label_range[1] >= 0
-    if not validated and dataset.test.label_range[1] < 0:
+    if not _is_validated(dataset) and dataset.test.label_range[1] < 0:
         allowed = "with labels on validation or test images, or with images held out (--holdout N)"
         raise UserError(f"schedule.name is {schedule.name}; allowed: {allowed}")
-    if not validated and DatasetFacts.of(dataset).tested == "test":
+    if _is_judged_by_test_set(dataset):
         choice = "--holdout N (holdout=N) takes training images"
-        warnings.warn(f"{schedule.name} lowers the rate by the loss on the test images; {choice}", Notice, stacklevel=5)
+        notify(f"{schedule.name} lowers the rate by the loss on the test images; {choice}")
 
 
 def refuse_best(keep: object, eval_every: int, recipe: Recipe, dataset: Dataset) -> None:
@@ -76,17 +73,26 @@ def refuse_best(keep: object, eval_every: int, recipe: Recipe, dataset: Dataset)
         raise UserError(f"keep is {brief(keep)}; allowed: last or best")
     if keep == "last":
         return
-    for name, value, wrong, allowed in (
-        ("eval_every", eval_every, not eval_every, "1 or more epochs"),
-        ("average.epochs", recipe.average.epochs, recipe.average.epochs, "0, as the average is there at the end alone"),
-    ):
-        if wrong:
-            raise UserError(f"{name} is {value} and keep is best; allowed: {allowed}")
+    if not eval_every:
+        raise UserError(f"eval_every is {eval_every} and keep is best; allowed: 1 or more epochs")
+    if epochs := recipe.average.epochs:
+        allowed = "0, as the average is there at the end alone"
+        raise UserError(f"average.epochs is {epochs} and keep is best; allowed: {allowed}")
     if (dataset.test if dataset.val is None else dataset.val).label_range[1] < 0:
         raise UserError("keep is best, and the images tested on have no labels; allowed: last, or a hold-out")
-    if dataset.val is None and not dataset.folded and dataset.tested == "test":
+    if _is_judged_by_test_set(dataset):
         said = "the best epoch is chosen on the test set, whose accuracy is then no fair one"
-        warnings.warn(f"{said}; --holdout N chooses on others", Notice, stacklevel=3)
+        notify(f"{said}; --holdout N chooses on others")
+
+
+def _is_validated(dataset: Dataset) -> bool:
+    """Return True where there are validation images with labels."""
+    return dataset.val is not None and dataset.val.label_range[1] >= 0
+
+
+def _is_judged_by_test_set(dataset: Dataset) -> bool:
+    """Return True where `EpochRow.validation` is of the test set itself, not of images held out."""
+    return not _is_validated(dataset) and not dataset.folded and dataset.tested == "test"
 
 
 def refuse_for_features(network: Network, augment: object = None) -> None:

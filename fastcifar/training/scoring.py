@@ -71,7 +71,7 @@ class Best:
 
 
 def _accuracy(row: EpochRow) -> float:
-    accuracy = row.test_accuracy if row.val_accuracy is None else row.val_accuracy
+    accuracy, _ = row.validation
     if accuracy is None:
         raise UserError("keep is best, and the images tested on have no labels; allowed: last, or --holdout N")
     return accuracy
