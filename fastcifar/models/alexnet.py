@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.models.activation import activation
+from fastcifar.models.dropout import Dropout
 from fastcifar.models.network import Linear, Network
 from fastcifar.recipes.networks.alexnet import AlexNetConfig
 
@@ -37,8 +38,8 @@ class AlexNet(Network[AlexNetConfig]):
         )
         self.features = layers  # pyright: ignore[reportAttributeAccessIssue]  (torch keeps it among the modules)
         self.classifier = nn.Sequential(
-            *(nn.Dropout(config.dropout), Linear(36 * e, config.hidden[0]), act()),
-            *(nn.Dropout(config.dropout), Linear(*config.hidden), act()),
+            *(Dropout(config.dropout), Linear(36 * e, config.hidden[0]), act()),
+            *(Dropout(config.dropout), Linear(*config.hidden), act()),
             Linear(config.hidden[1], classes),
         )
 
@@ -56,7 +57,9 @@ class AlexNet(Network[AlexNetConfig]):
 
     def before_head(self, x: torch.Tensor) -> torch.Tensor:
         """Return what the classifier's last layer takes for images `[N, 3, H, W]`, normalized: `[N, F]`."""
-        x = F.adaptive_avg_pool2d(self._convolutions(x), 6).flatten(1)
+        x = self._convolutions(x)
+        single = x.shape[-2:] == (1, 1)  # as at 70 pixels; the mean pool's gradient is slow there
+        x = (x.expand(-1, -1, 6, 6) if single else F.adaptive_avg_pool2d(x, 6)).flatten(1)
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x

@@ -7,6 +7,7 @@ from torch import nn
 
 from fastcifar.models.activation import norm_of
 from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.dropout import Dropout
 from fastcifar.models.network import Linear, Network
 from fastcifar.models.resnet import Shortcut
 from fastcifar.recipes.networks.wideresnet import WideResNetConfig
@@ -55,7 +56,7 @@ class WideBlock(nn.Module):
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn2 = norm_of(outputs, config.activation, config.slope)
-        self.dropout = nn.Dropout(config.dropout) if config.dropout else None
+        self.dropout = Dropout(config.dropout) if config.dropout else None
         self.conv2 = Conv3x3(outputs, outputs)
         self.shortcut = Shortcut(inputs, outputs, stride) if stride != 1 or inputs != outputs else None
 
