@@ -2,7 +2,7 @@
 of it trained further or its classifier alone, by SGD and by Adam, on CIFAR-10.
 
     python examples/transfer/tutorial.py                   # as the tutorial: 5 epochs of 50,000 images
-    python examples/transfer/tutorial.py --scale quick     # 3 epochs of 1,000 images, for a CPU
+    python examples/transfer/tutorial.py --scale quick     # 5 epochs of 5,000 images, for a CPU
     python examples/transfer/tutorial.py --scale small     # 200 images that are made: does it run?
 
 The weights are ImageNet's, as torchvision has them, where their file is on this machine (docs/transfer.md: where to put
@@ -29,7 +29,7 @@ TUTORIAL = {
     "extract-adam": ("46.43%", "7m59s"),
 }
 """The recipes of its four trainings, with its best validation accuracies and its times."""
-EPOCHS = {"whole": 5, "quick": 3, "small": 1}
+EPOCHS = {"whole": 5, "quick": 5, "small": 1}
 WIDTHS = {"whole": 64, "quick": 16, "small": 4}
 """Of the network that is trained here where there are no ImageNet weights."""
 
@@ -38,7 +38,7 @@ def read_data(scale: str, name: str) -> fastcifar.Dataset:
     if scale == "small":
         return make_synthetic(train_size=200, test_size=50)
     data = fastcifar.load_dataset(name)
-    return data.take(1_000, seed=0) if scale == "quick" else data
+    return data.take(5_000, seed=0) if scale == "quick" else data
 
 
 def read_other_data(scale: str) -> fastcifar.Dataset:
@@ -46,7 +46,7 @@ def read_other_data(scale: str) -> fastcifar.Dataset:
     if scale != "small":
         try:
             data = fastcifar.load_dataset("cifar100")
-            return data.take(5_000, seed=0) if scale == "quick" else data
+            return data.take(20_000, seed=0) if scale == "quick" else data
         except fastcifar.UserError as error:
             print(f"no CIFAR-100, so the first weights are those of made images, which help little: {error}")
     return make_synthetic(train_size=200 if scale == "small" else 5_000, test_size=50, seed=1)

@@ -211,6 +211,20 @@ class SeparateArms(Result):
     def seeds(self) -> list[int]:
         return list(self.experiment.seeds)[: self.n]
 
+    def ended(self, arm: str) -> list[RunRecord]:
+        """Return the runs of `arm` that did not fail, of its first `n`."""
+        found = self.outcomes.get(arm, [])[: self.n]
+        return [each for each in found if not isinstance(each, Failed)]
+
+    def failed_of(self, arm: str) -> list[Failed]:
+        """Return those that did."""
+        return [each for each in self.outcomes.get(arm, [])[: self.n] if isinstance(each, Failed)]
+
+    def failed_words(self, arm: str) -> str:
+        """Return " (2 diverged)", for a cell of a table; "" where none failed."""
+        failed = self.failed_of(arm)
+        return f" ({len(failed)} {failure_word(failed)})" if failed else ""
+
 
 def known(value: float | None) -> float:
     """Return an accuracy or a loss that a run must have. Raises UserError for one that was not measured."""

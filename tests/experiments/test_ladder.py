@@ -34,7 +34,7 @@ def test_rungs_are_trained_in_order_with_shared_seeds_and_go_on(dataset, trained
     assert rows["myrtle-max-pool"]["speed_up"] == pytest.approx(seconds["myrtle-3x3"] / seconds["myrtle-max-pool"])
     assert rows["myrtle-3x3"]["speed_up"] is None and rows["davidnet"]["speed_up"] is None
     assert (rows["myrtle-3x3"]["post_accuracy"], rows["myrtle-3x3"]["post_seconds"]) == (0.856, 36)
-    accuracies = [run.tta_accuracy for run in result.runs("davidnet")]
+    accuracies = [run.tta_accuracy for run in result.ended("davidnet")]
     assert rows["davidnet"]["accuracy"]["mean"] == pytest.approx(sum(accuracies) / 2)
     table = (tmp_path / "table.md").read_text()
     assert "at a quarter of the width" in table.splitlines()[0] and "n=2" in table

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, SeparateArms, failure_word
+from fastcifar.experiments.result import Failed, Outcome, SeparateArms
 from fastcifar.recipes import Recipe, change, label, with_batch_size
 from fastcifar.recipes.declare import declaration, setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
@@ -134,11 +134,7 @@ class Forgotten(SeparateArms):
     def best(self, batch_size: int) -> float | None:
         """Return the rate by image at which this batch size has the lowest mean loss on fresh images, of those of which
         no run failed; None where there is none."""
-        sound = [
-            rate
-            for rate in self.experiment.rates
-            if not any(isinstance(each, Failed) for each in self.outcomes[_arm(batch_size, rate)])
-        ]
+        sound = [rate for rate in self.experiment.rates if not self.failed_of(_arm(batch_size, rate))]
         fresh = {rate: each.mean for rate in sound if (each := self.summary(batch_size, rate, "fresh"))}
         return min(fresh, key=fresh.__getitem__) if fresh else None
 
@@ -158,11 +154,10 @@ class Forgotten(SeparateArms):
     def tables(self) -> list[Table]:
         rows = []
         for (size, rate), recipe in self.experiment.recipes.items():
-            failed = [each for each in self.outcomes[_arm(size, rate)] if isinstance(each, Failed)]
-            word = f" ({len(failed)} {failure_word(failed)})" if failed else ""
+            words = self.failed_words(_arm(size, rate))
             summaries = [self.summary(size, rate, name) for name in _FIELDS]
             values = ["-" if each is None else nats(each) for each in summaries]
-            rows.append((f"{size}", f"{rate:g}", f"{recipe.optimizer.lr:.4g}{word}", *values))
+            rows.append((f"{size}", f"{rate:g}", f"{recipe.optimizer.lr:.4g}{words}", *values))
         heads = ("batch", "rate by image", "rate", "last quarter", "first quarter", "fresh", "forgotten")
         return [Table(f"Log-loss at the end, at a constant rate ({counted(self.n)})", heads, tuple(rows))]
 

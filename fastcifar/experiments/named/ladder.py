@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, Result, failure_word, known
+from fastcifar.experiments.result import Outcome, SeparateArms, known
 from fastcifar.output import short_name
 from fastcifar.recipes import Recipe, narrow
 from fastcifar.recipes.declare import setting
@@ -19,7 +19,6 @@ from fastcifar.report import Figure, Line, Table, counted, percent, seconds, sum
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
-    from fastcifar.training import RunRecord
 
 _NAMES = tuple(rung.name for rung in LADDER)
 _STEPS = tuple(rung.name for rung in WALK)
@@ -125,30 +124,21 @@ class Ladder(Experiment["Climb"]):
 
 
 @dataclass(frozen=True)
-class Climb(Result):
+class Climb(SeparateArms):
     """The result of `Ladder`."""
 
     experiment: Ladder
 
     @property
-    def n(self) -> int:
-        """Runs of each rung."""
-        return min(map(len, self.outcomes.values()))
-
-    @property
     def title(self) -> str:
         return f"ladder: {self.experiment.subject}, {short_name(self.settings['dataset'])}"
-
-    def runs(self, rung: str) -> list[RunRecord]:
-        """Return the runs of a rung that did not fail."""
-        return [outcome for outcome in self.outcomes.get(rung, ()) if not isinstance(outcome, Failed)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row of data for each rung, ready for JSON: with the posts' own figures, and how many times as fast
         as the rung before it is; None where that was not trained."""
         rows = []
         for rung in self.experiment.chosen:
-            runs, before = self.runs(rung.name), self.runs(rung.before)
+            runs, before = self.ended(rung.name), self.ended(rung.before)
             time = summarize([run.train_seconds for run in runs]) if runs else None
             faster = summarize([run.train_seconds for run in before]).mean / time.mean if before and time else None
             accuracy = summarize([known(run.tta_accuracy) for run in runs]) if runs else None
@@ -175,10 +165,9 @@ class Climb(Result):
     def tables(self) -> list[Table]:
         rows = []
         for rung, row in zip(self.experiment.chosen, self.rows(), strict=True):
-            outcomes, runs = self.outcomes[rung.name], self.runs(rung.name)
-            failed = [outcome for outcome in outcomes if isinstance(outcome, Failed)]
+            runs = self.ended(rung.name)
             accuracy = percent(summarize([known(run.tta_accuracy) for run in runs])) if runs else ""
-            accuracy += f" ({len(failed)} {failure_word(failed)})" if failed else ""
+            accuracy += self.failed_words(rung.name)
             time = seconds(summarize([run.train_seconds for run in runs])) if runs else "-"
             faster = "-" if row["speed_up"] is None else f"{row['speed_up']:.2f}"
             theirs = _or_dash(rung.accuracy, "{:.1%}"), _or_dash(rung.seconds, "{:g} s")
@@ -200,9 +189,9 @@ class Climb(Result):
 
     def figures(self) -> dict[str, Figure]:
         """Return accuracies and training times by rung, with the posts' own."""
-        rungs = [rung for rung in self.experiment.chosen if self.runs(rung.name)]
-        accuracies = [[100 * known(run.tta_accuracy) for run in self.runs(rung.name)] for rung in rungs]
-        times = [[run.train_seconds for run in self.runs(rung.name)] for rung in rungs]
+        rungs = [rung for rung in self.experiment.chosen if self.ended(rung.name)]
+        accuracies = [[100 * known(run.tta_accuracy) for run in self.ended(rung.name)] for rung in rungs]
+        times = [[run.train_seconds for run in self.ended(rung.name)] for rung in rungs]
         theirs = [rung.accuracy and 100 * rung.accuracy for rung in rungs], [rung.seconds for rung in rungs]
         names = tuple(rung.name for rung in rungs)
         return {

@@ -164,9 +164,9 @@ class StableRates(SeparateArms):
         """Return the log-loss at the end by rate, of the rates at which no run diverged."""
         found = {}
         for rate in self.experiment.rates:
-            outcomes = self.outcomes[f"{start}/{rate:g}"][: self.n]
-            if not any(isinstance(each, Failed) for each in outcomes):
-                found[rate] = summarize([known(each.loss) for each in outcomes if not isinstance(each, Failed)])
+            arm = f"{start}/{rate:g}"
+            if not self.failed_of(arm):
+                found[rate] = summarize([known(each.loss) for each in self.ended(arm)])
         return found
 
     def best(self, start: str) -> float | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, SeparateArms, failure_word, known, summary
+from fastcifar.experiments.result import Outcome, SeparateArms, failure_word, known, summary
 from fastcifar.recipes import Recipe, change, label
 from fastcifar.recipes.factors import read_values
 from fastcifar.recipes.text import Written, leaves, to_text, with_all_transforms
@@ -26,7 +26,6 @@ from fastcifar.report.tables import nats
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
-    from fastcifar.training import RunRecord
 
 ITSELF = "recipe"
 """The arm of the recipe's own values."""
@@ -162,10 +161,6 @@ class Sweeping(SeparateArms):
 
     experiment: Sweep
 
-    def ended(self, arm: str) -> list[RunRecord]:
-        """Return the runs of an arm that did not fail, of the seeds that every arm has."""
-        return [outcome for outcome in self.outcomes[arm][: self.n] if not isinstance(outcome, Failed)]
-
     def scores(self, arm: str) -> Scores:
         """Return what the runs of an arm reached."""
         runs = self.ended(arm)
@@ -186,14 +181,14 @@ class Sweeping(SeparateArms):
         arms = {}
         for name, arm in self.experiment.arms.items():
             scores = dataclasses.asdict(self.scores(name)).items() if self.ended(name) else ()
-            failed = [each.word for each in self._failed(name)]
+            failed = [each.word for each in self.failed_of(name)]
             arms[name] = {"values": arm.text, "failed": failed, **{score: summary(each) for score, each in scores}}
         return {**self.settings, "seeds": self.seeds, "arms": arms, **self.counts}
 
     def tables(self) -> list[Table]:
         rows = []
         for name, arm in self.experiment.arms.items():
-            scores, failed = self.scores(name), self._failed(name)
+            scores, failed = self.scores(name), self.failed_of(name)
             said = [f"{len(failed)} {failure_word(failed)}"] * bool(failed)
             cells = ["-"] * 4
             if scores.last:
@@ -211,7 +206,7 @@ class Sweeping(SeparateArms):
             best = min(losses, key=lambda name: losses[name])
             said = f"the lowest log-loss at the end, {losses[best]:.4f}, is with {arms[best].text}"
             remarks.append(f"{said}; the best of {len(arms)} looks a little better than it is")
-        failed = {name: self._failed(name) for name in arms}
+        failed = {name: self.failed_of(name) for name in arms}
         if len(arms) > _MOST_CURVES:
             said = f"{len(arms)} choices of values, and {_MOST_CURVES} can be told apart"
             remarks.append(f"no figures of the curves: {said}")
@@ -254,9 +249,6 @@ class Sweeping(SeparateArms):
         """How many runs were trained at once, where that was more than one, for the times say little else."""
         together = self.settings.get("parallel", 1)
         return f", {together} at once" if together > 1 else ""
-
-    def _failed(self, arm: str) -> list[Failed]:
-        return [each for each in self.outcomes[arm][: self.n] if isinstance(each, Failed)]
 
 
 @functools.lru_cache(maxsize=4 * _MOST)
