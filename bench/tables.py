@@ -23,7 +23,7 @@ from fastcifar.escape import in_markdown, shown
 DEFAULT = "measurements"
 PAGES = {
     **{"reliability": "docs/reliability.md", "transfer": "docs/transfer.md", "course": "docs/course.md"},
-    "course-sweeps": "examples/course/README.md",
+    **{"tutorial": "docs/transfer.md", "course-sweeps": "examples/course/README.md"},
 }
 """The page of a table, where that is not README.md."""
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
