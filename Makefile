@@ -9,6 +9,7 @@ SCALE ?= $(if $(FASTCIFAR_DATA),quick,small)
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
 
+test: export PYTHONDONTWRITEBYTECODE =  # each process that a test starts, hundreds, would compile the package anew
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
