@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import struct
 import sys
 import types
 import warnings
@@ -258,6 +259,25 @@ def test_the_flag_tracks_all_runs_of_a_command_and_of_an_experiment(tmp_path, mo
     assert fastcifar.read_runs("runs").groups[0].values("accuracy") != []
 
 
+def wandb_records(content: bytes):
+    """The records of W&B's file: a log as LevelDB's, whose pieces end with each block of 32 KiB, after 7 bytes."""
+    from wandb.proto import wandb_internal_pb2
+
+    place, whole = 7, b""
+    while place + 7 <= len(content):
+        if (left := 2**15 - place % 2**15) < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", content, place + 4)
+        whole += content[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # a record that is whole, or the last piece of one
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            yield record
+            whole = b""
+
+
 def test_wandb_itself_takes_it_offline(tmp_path):
     wandb = pytest.importorskip("wandb")
     tracker = fastcifar.WandB(dir=tmp_path, mode="offline")
@@ -266,6 +286,10 @@ def test_wandb_itself_takes_it_offline(tmp_path):
     kept = json.loads((tmp_path / "wandb-run.json").read_text())
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert kept == {"id": file.stem.removeprefix("run-"), "epoch": 3}
-    content = file.read_bytes()
-    assert all(name.encode() in content for name in (*NAMES, "optimizer.lr", "small-seed-0"))
+    records = list(wandb_records(file.read_bytes()))
+    rows = [{item.nested_key[0]: json.loads(item.value_json) for item in each.history.item} for each in records]
+    assert [{name: row[name] for name in NAMES} for row in rows if row] == expected(run.record)
+    (begun,) = (each.run for each in records if each.WhichOneof("record_type") == "run")
+    config = {item.key: json.loads(item.value_json) for item in begun.config.update}
+    assert (begun.display_name, config["optimizer.lr"]) == ("small-seed-0", run.record.recipe.optimizer.lr)
     assert run.record.steps == 6
