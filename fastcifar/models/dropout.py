@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-_LEAST, _OF = -(2**63), 2**16
-"""The least number of 64 bits, and how many there are of 16."""
+_LEAST, _MOST, _OF = -(2**63), 2**63 - 1, 2**16
+"""The least and the greatest number of 64 bits, and how many there are of 16."""
 
 
 class Dropout(nn.Dropout):
@@ -17,7 +17,7 @@ class Dropout(nn.Dropout):
         dropped, count = round(self.p * _OF), input.numel()
         if not self.training or dropped in (0, _OF) or input.device.type != "cpu":
             return super().forward(input)
-        bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(_LEAST, None).view(torch.int16)[:count]
+        bits = torch.randint(_LEAST, _MOST, (-(-count // 4),), device=input.device).view(torch.int16)[:count]
         noise = torch.empty_like(input, requires_grad=False)
         noise.as_strided((count,), (1,)).copy_(bits >= dropped - _OF // 2)  # in the order of its memory
         return input * noise.mul_(1 / (1 - self.p))
