@@ -1,6 +1,7 @@
 """The pages of CONTRIBUTING.md, followed as they are written: in a copy of this checkout each block becomes a file, or
 changes one, and each command is run."""
 
+import itertools
 import os
 import re
 import shlex
@@ -17,14 +18,10 @@ from tests.test_extension import CommandLine
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "CONTRIBUTING.md"
 PAGES = dict(re.findall(r"^## (Add .*?)\n(.*?)(?=^## |\Z)", GUIDE.read_text(encoding="utf-8"), re.M | re.S))
-COMMANDS = [
-    line
-    for text in PAGES.values()
-    for language, block in blocks(text)
-    if language == "sh"
-    for line in block.splitlines()
-]
 PYTEST = "python -m pytest -q "
+COMMANDS = [block.splitlines() for text in PAGES.values() for language, block in blocks(text) if language == "sh"]
+"""The lines of each block: one may need what those above it made."""
+SEQUENCES = [lines for block in COMMANDS if (lines := [line for line in block if not line.startswith(PYTEST)])]
 
 
 def follow(text: str, folder: Path) -> list[Path]:
@@ -95,14 +92,15 @@ def python(followed, checkout, environment):
     return run
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if not line.startswith(PYTEST)])
-def test_each_command_of_a_page_works(line, fastcifar, python):
-    program, *words = shlex.split(line)
-    {"fastcifar": fastcifar, "python": python}[program](*words)
+@pytest.mark.parametrize("lines", SEQUENCES, ids="; ".join)
+def test_each_command_of_a_page_works(lines, fastcifar, python):
+    for line in lines:
+        program, *words = shlex.split(line)
+        {"fastcifar": fastcifar, "python": python}[program](*words)
 
 
 def test_the_tests_that_pages_name_pass(python):
-    for line in COMMANDS:
+    for line in itertools.chain.from_iterable(COMMANDS):
         if line.startswith(PYTEST):
             python(*shlex.split(line)[1:])
 
