@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 
 from fastcifar.errors import UserError, notify
 from fastcifar.input import TORCHVISION, is_published, weights_file
@@ -44,7 +45,7 @@ def with_weights(weights: str | os.PathLike[str], recipe: Recipe | str | None) -
     if recipe is None:
         recipe = dataclasses.replace(get_recipe("finetune-sgd"), name="finetune", normalize=NormalizeConfig())
     recipe = get_recipe(recipe) if isinstance(recipe, str) else recipe
-    if (record := record_of(weights)) is None:
+    if (record := _record_of(weights)) is None:
         if not is_published(weights_file(weights)):
             return recipe
         recipe = dataclasses.replace(recipe, network=ResNet18Config(stem="imagenet"))
@@ -59,21 +60,25 @@ def with_weights(weights: str | os.PathLike[str], recipe: Recipe | str | None) -
     return _normalized(dataclasses.replace(recipe, **changes), record.dataset.mean, record.dataset.std)
 
 
-def record_of(weights: str | os.PathLike[str]) -> RunRecord | None:
+def _record_file(weights: str | os.PathLike[str]) -> Path | None:
     """Return the record of the saved run that `weights` are of; None for a file alone. Raises UserError where there are
     no such weights."""
     file = weights_file(weights)
     if str(weights).startswith(TORCHVISION):
         return None
-    record_file = run_files(file.parent if file.name == WEIGHTS else user_path(weights, "the source of weights"))[0]
-    if not record_file.is_file():
-        return None
-    return RunRecord.from_json(read_json(record_file, "the record"), str(record_file))
+    record_file, _ = run_files(file.parent if file.name == WEIGHTS else user_path(weights, "the source of weights"))
+    return record_file if record_file.is_file() else None
+
+
+def _record_of(weights: str | os.PathLike[str]) -> RunRecord | None:
+    """Return what `_record_file` holds."""
+    file = _record_file(weights)
+    return None if file is None else RunRecord.from_json(read_json(file, "the record"), str(file))
 
 
 def say_normalization(weights: str | os.PathLike[str], recipe: Recipe) -> None:
     """Say in a `Notice` how `recipe` normalizes images, where `weights` are a file that does not say it."""
-    if record_of(weights) is not None or is_published(weights_file(weights)):
+    if _record_file(weights) is not None or is_published(weights_file(weights)):
         return
     means = {"mean": recipe.normalize.mean, "standard deviation": recipe.normalize.std}
     said = " and ".join(
@@ -94,7 +99,7 @@ def refuse_other_side(weights: str | os.PathLike[str], network: NetworkConfig, s
 def own_side(weights: str | os.PathLike[str], network: NetworkConfig) -> int | None:
     """Return the one side in pixels of the images that `network` takes with `weights`, a saved run's; None: any, or
     unknown."""
-    record = record_of(weights) if network.one_side else None
+    record = _record_of(weights) if network.one_side else None
     of_it = record is not None and record.network is None and record.recipe.network.kind == network.kind
     return record.dataset.side if record is not None and of_it else None
 

@@ -1,27 +1,22 @@
 """The meaning of the words of a command line. The fields of recipes and experiments are read here, in the grammar of
-recipe files, all other flags by tyro, from a dataclass. The help is tyro's. A refusal is a UserError of one line."""
+recipe files, all other flags by tyro, from a dataclass. A refusal is a UserError of one line."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import io
-import re
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import tyro
-from tyro.conf import arg
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
 
-from fastcifar import escape
-from fastcifar.catalogue import DATASETS, dataset_for
-from fastcifar.cli.options import SHARED, CommandOptions, flag_of, in_full, option_fields, own_fields, refuse_absent
+from fastcifar.catalogue import dataset_for
+from fastcifar.cli.help import SHOWN
+from fastcifar.cli.options import CommandOptions, flag_of, in_full, option_fields, own_fields, refuse_absent
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
-from fastcifar.experiments import Experiment
 from fastcifar.output import user_path
 from fastcifar.recipes import (
     DEFAULT_RECIPE,
@@ -34,9 +29,9 @@ from fastcifar.recipes import (
     narrow,
     quick,
 )
-from fastcifar.recipes.declare import Checked, declaration, field_docs, is_optional, type_hints
+from fastcifar.recipes.declare import is_optional, type_hints
 from fastcifar.recipes.legacy import GONE, modern_path
-from fastcifar.recipes.text import allowed, field_hints, read_value, with_all_transforms
+from fastcifar.recipes.text import allowed, field_hints, read_value
 from fastcifar.registry import import_plugin
 
 Options = TypeVar("Options", bound=CommandOptions)
@@ -58,7 +53,7 @@ def parse(
     """
     import_plugins(args)
     flags = _flags(default)
-    how = {"prog": usage or prog, "description": description, "return_unknown_args": True, "registry": _SHOWN}
+    how = {"prog": usage or prog, "description": description, "return_unknown_args": True, "registry": SHOWN}
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             options, rest = tyro.cli(type(default), args=args, default=default, **how)
@@ -257,78 +252,12 @@ def _flags(options: Any) -> dict[str, Any]:
 
 _OPEN: dict[str, Mapping[str, Any]] = {"network": NETWORKS, "optimizer": OPTIMIZERS}
 """The sections of a recipe that are of one kind of several."""
-_LISTED: dict[str, Callable[[], Mapping[str, str]]] = {
-    "network": lambda: {kind: _summary(config) for kind, config in NETWORKS.items()},
-    "optimizer": lambda: {kind: _summary(config) for kind, config in OPTIMIZERS.items()},
-    "dataset": lambda: {name: entry.summary for name, entry in DATASETS.items()},
-}
-"""Flags whose help names what is registered, each with a line."""
 _REPLACED = {
     "set": "a flag for each field, as in --epochs 5",
     "split": "--holdout third",
     "verify": "the command 'fastcifar verify'",
 }
 """Flags of earlier versions, and what took their place."""
-_SHOWN = ConstructorRegistry()
-_LONGEST = 100  # characters of a field's value in the help
-
-
-def _summary(config: type) -> str:
-    """Return the docstring of a configuration up to the end of its first statement."""
-    return re.split(r"[;.:](?:\s|$)(?![^(]*\))", " ".join((inspect.getdoc(config) or "").split()))[0]
-
-
-@_SHOWN.struct_rule
-def _show(info: StructTypeInfo) -> StructConstructorSpec | None:
-    """Tell tyro which flags a dataclass has. A recipe's are for the help alone: they are read before."""
-    values = with_all_transforms(info.default) if isinstance(info.default, Recipe) else info.default
-    if not dataclasses.is_dataclass(values) or isinstance(values, type):
-        return None
-    cls, is_section = type(values), not isinstance(values, CommandOptions)
-    hints, docs = get_type_hints(cls, include_extras=True), field_docs(cls)
-    fields = option_fields(values)
-    if isinstance(values, Experiment):
-        fields = [field for field in fields if field.name in own_fields(type(values))]
-    experiment = getattr(values, "experiment", None)
-    if experiment:  # what it says of options that it has as fields too
-        docs |= {name: doc for name, doc in field_docs(type(experiment)).items() if name in SHARED}
-    shown = []
-    for field in sorted(fields, key=lambda field: (field.name != "experiment") + (field.name == "settings")):
-        value, hint, doc = getattr(values, field.name), hints[field.name], " ".join(docs.get(field.name, "").split())
-        if not is_section and field.name in _LISTED:
-            doc += f" (default: {value})" + "".join(f"\n{name}: {said}" for name, said in _LISTED[field.name]().items())
-            hint = _word("NAME", "")
-        if is_section and not isinstance(value, Checked):
-            if not field.init:
-                continue  # the kind of a network, which is a flag of its own
-            default = f"(default: {_words(value)})"
-            hint, value = _word(declaration(field).form or _metavar(hint), default), ""
-        shown.append(StructFieldSpec(field.name, hint, value, doc))
-    return StructConstructorSpec((lambda **_: info.default) if is_section else cls, tuple(shown))
-
-
-def _word(metavar: str, default: str) -> Any:
-    """Return the type of a flag that is shown like this."""
-    return Annotated[str, arg(metavar=metavar, help_behavior_hint=default)]
-
-
-def _metavar(hint: Any) -> str:
-    """Return how the help shows a value of a section's field."""
-    if is_optional(hint):
-        return _metavar(get_args(hint)[0])
-    if get_origin(hint) is Literal:
-        return "{" + ",".join(map(str, get_args(hint))) + "}"
-    if get_origin(hint) is tuple:
-        items = [item for item in get_args(hint) if item is not Ellipsis]
-        return " ".join(map(_metavar, items)) + (" ..." if Ellipsis in get_args(hint) else "")
-    return "{true,false}" if hint is bool else hint.__name__.upper()
-
-
-def _words(value: object) -> str:
-    """Return a value of a section's field as it is typed after its flag."""
-    if isinstance(value, tuple):
-        return " ".join(map(_words, value)) or "[]"
-    return str(value).lower() if isinstance(value, bool) else escape.shown(value, _LONGEST)
 
 
 def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog: str) -> UserError:

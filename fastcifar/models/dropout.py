@@ -10,8 +10,8 @@ _LEAST, _MOST, _OF = -(2**63), 2**63 - 1, 2**16
 
 
 class Dropout(nn.Dropout):
-    """`nn.Dropout`, five times as fast on a CPU: torch draws a number there for each element, and this 64 bits for four
-    of them, so that `p` holds to 1 in 65,536."""
+    """`nn.Dropout`, faster on a CPU: torch draws a number there for each element, and this 64 bits for four of them, so
+    that `p` holds to 1 in 65,536."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         dropped, count = round(self.p * _OF), input.numel()

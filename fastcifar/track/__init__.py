@@ -6,34 +6,28 @@ Importing this needs no torch, so that a command refuses what is missing before 
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastcifar.track.packages import TRACKED, refuse_missing
+from fastcifar.track.packages import TRACKED
 
 if TYPE_CHECKING:
-    from fastcifar.track.csv import CSV
-    from fastcifar.track.tensorboard import TensorBoard
-    from fastcifar.track.tracker import METRICS, Tracker
-    from fastcifar.track.wandb import WandB
+    from fastcifar.track.tracker import Tracker
 
-__all__ = ["CSV", "METRICS", "TRACKED", "TensorBoard", "Tracker", "WandB", "refuse_missing", "tracker_in"]
-
-_HOMES = {"CSV": "csv", "TensorBoard": "tensorboard", "WandB": "wandb", "Tracker": "tracker", "METRICS": "tracker"}
+__all__ = ["TRACKED", "tracker_in"]
 
 
 def tracker_in(folder: Path, kind: str) -> Tracker:
     """Return the tracker of `kind`, one of `TRACKED`, that writes below `folder`. Raises UserError where its package is
     missing."""
     if kind == "csv":
-        return import_module("fastcifar.track.csv").CSV(folder / "metrics.csv")
+        from fastcifar.track.csv import CSV
+
+        return CSV(folder / "metrics.csv")
     if kind == "tensorboard":
-        return import_module("fastcifar.track.tensorboard").TensorBoard(folder)
-    return import_module("fastcifar.track.wandb").WandB(dir=folder)
+        from fastcifar.track.tensorboard import TensorBoard
 
+        return TensorBoard(folder)
+    from fastcifar.track.wandb import WandB
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'fastcifar.track' has no attribute {name!r}")
-    return getattr(import_module(f"fastcifar.track.{_HOMES[name]}"), name)
+    return WandB(dir=folder)

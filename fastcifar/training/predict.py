@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 
@@ -53,4 +52,4 @@ def predict(
         images = Split(pixels, torch.full((len(pixels),), -1))
     device = next((each.device for each in model.parameters()), torch.device("cpu"))
     images = images if images.device == device else images.to(device)
-    return evaluate(model, images, replace(how or _PLAIN), mean=mean, std=std).logits.softmax(1)
+    return evaluate(model, images, how or _PLAIN, mean=mean, std=std).logits.softmax(1)
