@@ -5,6 +5,7 @@ import dataclasses
 import json
 import struct
 import sys
+import time
 import types
 import warnings
 from importlib.machinery import ModuleSpec
@@ -286,7 +287,10 @@ def test_wandb_itself_takes_it_offline(tmp_path):
     kept = json.loads((tmp_path / "wandb-run.json").read_text())
     (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
     assert kept == {"id": file.stem.removeprefix("run-"), "epoch": 3}
-    records = list(wandb_records(file.read_bytes()))
+    records, end = [], time.monotonic() + 30
+    while not any(each.WhichOneof("record_type") == "exit" for each in records) and time.monotonic() < end:
+        records = list(wandb_records(file.read_bytes()))  # a process of wandb's own writes it
+        time.sleep(0.1)
     rows = [{item.nested_key[0]: json.loads(item.value_json) for item in each.history.item} for each in records]
     assert [{name: row[name] for name in NAMES} for row in rows if row] == expected(run.record)
     (begun,) = (each.run for each in records if each.WhichOneof("record_type") == "run")
