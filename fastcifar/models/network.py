@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.errors import UserError
+from fastcifar.models.units import Units
 from fastcifar.recipes.augmentation import by_channel
 
 CENTERED = (127.5, 127.5, 127.5)
@@ -101,6 +102,11 @@ class Network(nn.Module, ABC, Generic[Config]):
 
         layer: the name of the layer, or of one of its tensors."""
         raise NotImplementedError(f"{cls.__name__} does not say where its layers cross")
+
+    def units(self) -> Sequence[Units]:
+        """Return the hidden units that one layer makes and one other alone reads, in the order of a forward pass; by
+        default none are known."""
+        return ()
 
     @property
     def members(self) -> Sequence[Network]:
