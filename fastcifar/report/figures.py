@@ -66,6 +66,8 @@ class Line:
     """For each point the interval of x that a level bar shows, likewise."""
     band: Sequence[tuple[float, float]] = ()
     """For each point the least and the largest y of a pale band about the line; none where empty."""
+    note: str = ""
+    """A name beside its last point, where a legend of so many would be no help."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Figure:
                     axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
             elif self.accuracies:
                 self._scale(axes)
-            else:
+            elif all(float(x).is_integer() for line in self.lines for x in line.x):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid(alpha=0.25)
             canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
@@ -189,6 +191,9 @@ class Figure:
         if line.band:
             lows, highs = zip(*(line.band[place] for place, _ in kept), strict=True)
             axes.fill_between(x, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
+        if line.note:
+            name, place = shown(line.note, _LONGEST_NAME), (x[-1], y[-1])
+            axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize="x-small")
         if line.bars:
             axes.barh(y, x, height=0.6, capsize=3, **bars, **style)
         elif bars:
