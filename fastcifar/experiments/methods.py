@@ -15,7 +15,7 @@ from typing import Any
 
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.recipes import Recipe, change
-from fastcifar.recipes.declare import type_hints
+from fastcifar.recipes.declare import checked, declaration, type_hints
 from fastcifar.recipes.text import read_changes, read_value
 from fastcifar.start import ShrinkPerturb, Start, WarmStart
 
@@ -63,18 +63,21 @@ def chosen(only: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Method
         name, colon, text = word.partition(":")
         if not colon or name not in METHODS or "=" not in text:
             allowed = "METHOD:FIELD=VALUE, as in shrink-perturb:shrink=0.2"
-            raise UserError(f"method_settings has {brief(word)}{did_you_mean(name, METHODS)}; allowed: {allowed}")
+            near = "" if name in METHODS else did_you_mean(name, METHODS)
+            raise UserError(f"method_settings has {brief(word)}{near}; allowed: {allowed}")
         if name in methods:
-            methods[name] = _changed(methods[name], text)
+            methods[name] = _changed(methods[name], text, name)
     return methods
 
 
-def _changed(method: Method, text: str) -> Method:
+def _changed(method: Method, text: str, name: str) -> Method:
     """Return `method` with one more field, of its start or of the recipe, as "shrink=0.2" says."""
-    field, _, value = text.partition("=")
-    hints = type_hints(method.start)
-    if field in hints and field not in ("source", "mode"):
-        return dataclasses.replace(method, options={**method.options, field: read_value(value, hints[field])})
+    path, _, value = text.partition("=")
+    fields = {field.name: field for field in dataclasses.fields(method.start) if field.name != "source"}
+    if path in fields:
+        hint = type_hints(method.start)[path]
+        given = checked(f"{name}:{path}", read_value(value, hint), hint, declaration(fields[path]))
+        return dataclasses.replace(method, options={**method.options, path: given})
     before, further = method.changes, read_changes([text])
 
     def changes(recipe: Recipe, steps: int) -> Mapping[str, Any]:
