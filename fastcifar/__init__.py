@@ -31,8 +31,10 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.diagnose import DiagnoseActivations as DiagnoseActivations
     from fastcifar.diagnose import DiagnoseCurvature as DiagnoseCurvature
     from fastcifar.diagnose import DiagnoseForgetting as DiagnoseForgetting
+    from fastcifar.diagnose import DiagnosePlasticity as DiagnosePlasticity
     from fastcifar.diagnose import DiagnoseUpdates as DiagnoseUpdates
     from fastcifar.diagnose import Forgetting as Forgetting
+    from fastcifar.diagnose import Plasticity as Plasticity
     from fastcifar.diagnose import Updates as Updates
     from fastcifar.diagnose import read_diagnosis as read_diagnosis
     from fastcifar.errors import NonFiniteLoss as NonFiniteLoss

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 PROG = "fastcifar train"
 
-Diagnosed = Literal["updates", "activations", "curvature", "forgetting"]
+Diagnosed = Literal["updates", "activations", "curvature", "forgetting", "plasticity"]
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,8 @@ class Options(TrainingOptions):
     split, on the images that are tested on; the record says which epoch."""
     diagnose: Annotated[tuple[Diagnosed, ...], arg(help_behavior_hint="")] = ()
     """Measure the training, while it is not timed; arrays and figures are in the run's folder diagnose. updates: how
-    far each layer moves in a step; by epoch, activations: what each gives; curvature, forgetting: what limits rates."""
+    far each layer moves in a step; by epoch, activations: what each gives; curvature, forgetting: what limits rates;
+    plasticity: what is left of the network to be trained further."""
     resume: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="")] = None
     """Go on with the training in DIR, which was ended in whatever way, as it was asked for. Beside it are allowed
     --data-dir, --resident, --device, --threads, --parallel, --checkpoint-every, --profile, --plugin, --quiet and

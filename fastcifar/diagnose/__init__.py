@@ -8,6 +8,7 @@ from fastcifar.diagnose.activations import Activations, DiagnoseActivations
 from fastcifar.diagnose.curvature import Curvature, DiagnoseCurvature
 from fastcifar.diagnose.diagnosis import Diagnosis, Found
 from fastcifar.diagnose.forgetting import DiagnoseForgetting, Forgetting
+from fastcifar.diagnose.plasticity import DiagnosePlasticity, Plasticity
 from fastcifar.diagnose.updates import DiagnoseUpdates, Updates
 from fastcifar.output import DIAGNOSE, user_path
 
@@ -18,10 +19,12 @@ __all__ = [
     "DiagnoseActivations",
     "DiagnoseCurvature",
     "DiagnoseForgetting",
+    "DiagnosePlasticity",
     "DiagnoseUpdates",
     "Diagnosis",
     "Forgetting",
     "Found",
+    "Plasticity",
     "Updates",
     "diagnosis_file",
     "read_diagnosis",
@@ -29,7 +32,7 @@ __all__ = [
 
 DIAGNOSES: dict[str, type[Diagnosis]] = {
     each.found_class.kind: each
-    for each in (DiagnoseUpdates, DiagnoseActivations, DiagnoseCurvature, DiagnoseForgetting)
+    for each in (DiagnoseUpdates, DiagnoseActivations, DiagnoseCurvature, DiagnoseForgetting, DiagnosePlasticity)
 }
 """The listeners by the words of --diagnose."""
 

@@ -254,7 +254,7 @@ class Probe:
             def hook(module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> None:
                 if self._side == AFTER:
                     moments[at, BEFORE] = _by_channel(args[0])
-                moments[at, self._side] = _by_channel(_inside(output, kwargs))
+                moments[at, self._side] = _by_channel(without_border(output, kwargs))
 
             return hook
 
@@ -276,7 +276,7 @@ class Probe:
 
         def hook(module: nn.Module, args: Any, kwargs: Any, output: torch.Tensor) -> torch.Tensor:
             output = output.clone(memory_format=torch.preserve_format)
-            inside = _inside(output, kwargs).movedim(_axis(output), -1)  # a view
+            inside = without_border(output, kwargs).movedim(channel_axis(output), -1)  # a view
             _ = inside.mul_(1 + size * normal) if way == SCALE else inside.add_(size * variance.sqrt() * normal)
             return output
 
@@ -295,19 +295,19 @@ class Probe:
         return arrays[0], arrays[1]
 
 
-def _axis(x: torch.Tensor) -> int:
+def channel_axis(x: torch.Tensor) -> int:
     """Return the axis of the channels: the second, but the last of tokens `[N, T, C]`."""
     return -1 if x.dim() == 3 else 1
 
 
-def _inside(output: torch.Tensor, kwargs: Mapping[str, Any]) -> torch.Tensor:
+def without_border(output: torch.Tensor, kwargs: Mapping[str, Any]) -> torch.Tensor:
     """Return the output of a norm without its border of zeros, if it was asked for one."""
     return output[:, :, 1:, 1:] if kwargs.get("border") else output
 
 
 def _by_channel(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return mean and variance of each channel."""
-    variance, mean = torch.var_mean(x.movedim(_axis(x), -1).flatten(0, -2).float(), 0, correction=0)
+    variance, mean = torch.var_mean(x.movedim(channel_axis(x), -1).flatten(0, -2).float(), 0, correction=0)
     return mean, variance
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
-from torch.func import functional_call, grad, vjp
-from torch.nn import functional as F
+from torch.func import grad, vjp
 
 from fastcifar.diagnose.diagnosis import Diagnosis, Found, known
 from fastcifar.diagnose.snapshot import Snapshot
@@ -84,16 +83,8 @@ class DiagnoseCurvature(Diagnosis[Curvature]):
 
     @TORCH.applied()
     def _measure(self, rate: float) -> None:
-        snapshot, smoothing = self._snapshot, self._trainer.recipe.label_smoothing
-        network = snapshot.network
-        with snapshot.loaded():
-            held = {name: value.detach() for name, value in network.named_parameters() if value.requires_grad}
-
-            def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
-                logits = functional_call(network, parameters, (snapshot.batch,))
-                return F.cross_entropy(logits, snapshot.labels.clamp(min=0), label_smoothing=smoothing)
-
-            value = largest_eigenvalue(loss, held)
+        with self._snapshot.loaded():
+            value = largest_eigenvalue(self._snapshot.loss, self._snapshot.trained)
         self.note(self._trainer.state.step, rate=rate, eigenvalue=value)
 
 

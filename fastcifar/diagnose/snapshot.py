@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
+from torch.func import functional_call
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -56,6 +58,18 @@ class Snapshot:
         data = self._trainer.dataset
         batch = plain_batch(*split.at(places), data.mean, data.std, torch.float32)
         return batch.contiguous(memory_format=memory_format(self.network)), split.labels[places]
+
+    @property
+    def trained(self) -> dict[str, torch.Tensor]:
+        """The parameters that train at first, by their names in `network`; the same memory, without a gradient."""
+        return {name: each.detach() for name, each in self.network.named_parameters() if each.requires_grad}
+
+    def loss(self, parameters: Mapping[str, torch.Tensor], images: int | None = None) -> torch.Tensor:
+        """Return the mean loss of the first `images`, by default all, with `parameters` in place of the network's own:
+        the recipe's cross-entropy with label smoothing, as a loss of the user's own is not looked at."""
+        logits = functional_call(self.network, dict(parameters), (self.batch[:images],))
+        smoothing = self._trainer.recipe.label_smoothing
+        return F.cross_entropy(logits, self.labels[:images].clamp(min=0), label_smoothing=smoothing)
 
     @contextmanager
     def loaded(self) -> Iterator[None]:

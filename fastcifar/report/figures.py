@@ -89,6 +89,9 @@ class Figure:
     """Both axes are logarithmic, x by powers of two."""
     accuracies: bool = False
     """Both axes are of accuracies, fractions, and are drawn on logit scales with ticks in percent."""
+    right: tuple[Line, ...] = ()
+    """Lines that are read on an axis of their own, at the right."""
+    right_label: str = ""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
@@ -108,13 +111,18 @@ class Figure:
         files = [Path(f"{stem}.{form}") for form in FORMATS]
         with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
-            labels = sum(bool(line.label) for line in self.lines)
+            labels = sum(bool(line.label) for line in (*self.lines, *self.right))
             columns = 1 + (labels > _MOST_ROWS)
             legend = 0.21 * max(0, math.ceil(labels / columns) - _MOST_ROWS)  # inches of the rows beyond the usual ones
             canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows)) + legend), layout="constrained")
             axes = canvas.add_subplot()
             for line in self.lines:
                 self._draw(axes, line, bool(self.rows))
+            if self.right:
+                other = axes.twinx()
+                for line in self.right:
+                    self._draw(other, line)
+                other.set_ylabel(shown(self.right_label, _LONGEST_NAME))
             if self.dashed_at is not None:
                 axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
             if self.title:

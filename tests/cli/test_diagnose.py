@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastcifar.cli import main
@@ -14,6 +15,7 @@ from tests.cli.test_resume import MLP, kept, unfinished
 pytestmark = pytest.mark.usefixtures("few_images", "drawn")
 
 BOTH = ["--diagnose", "updates", "activations"]
+ALL = ["--diagnose", *DIAGNOSES]
 KINDS = ", ".join(DIAGNOSES)
 FIGURES = {"updates-size", "updates-rate", "activations-shift", "activations-constant"}
 TRAIN = [each for each in MLP if each != "--quiet"]
@@ -46,6 +48,17 @@ def test_arrays_and_figures_are_beside_the_run(capsys, drawn):
     assert main(["summary", "two"]) == 0
 
 
+def test_the_plasticity_that_a_warm_start_begins_with_is_that_of_the_weights_it_has(capsys, drawn):
+    """Without averages and noise: what the run before ended with."""
+    plain = [*TRAIN, "--diagnose", "plasticity", "--ema.decay", "0"]
+    assert main([*plain, "--out", "cold"]) == main([*plain, "--out", "warm", "--warm-start", "cold"]) == 0
+    assert "plasticity.npz in warm/diagnose, and " in capsys.readouterr().out
+    assert {f"warm/diagnose/plasticity-{name}" for name in ("norms", "rank", "curvature")} <= set(drawn)
+    cold, warm = (read_diagnosis(f"{folder}/diagnose/plasticity.npz") for folder in ("cold", "warm"))
+    assert {name: getattr(cold, name)[-1] for name in warm.at_start()} == pytest.approx(warm.at_start(), nan_ok=True)
+    assert np.isfinite(cold.test_accuracy[-1]) and np.isnan(warm.test_accuracy[0])
+
+
 def test_without_matplotlib_the_arrays_are_there_and_one_line_says_why(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     monkeypatch.setattr(Figure, "save", lambda figure, stem: refuse_without_matplotlib())
@@ -56,7 +69,7 @@ def test_without_matplotlib_the_arrays_are_there_and_one_line_says_why(monkeypat
 
 
 def test_a_training_that_goes_on_goes_on_in_the_arrays(monkeypatch):
-    args = [*BOTH, "--checkpoint-every", "0.5"]
+    args = [*ALL, "--checkpoint-every", "0.5"]
     assert main([*MLP, *args, "--out", "whole"]) == 0
     unfinished(monkeypatch, args, at=6)
     assert main(["train", "--resume", "run", "--quiet"]) == 0
