@@ -127,15 +127,18 @@ class Diagnosis(Listener, Generic[FoundKind]):
     moments: how many there are at most, besides that before the first step: the ends of epochs and, where these are
         fewer, of equal parts of each.
 
-    Of several trainings one after another it has what it found of the last. Raises UserError for a number below 1.
+    Of several trainings one after another it has what it found of the last. Raises UserError for a number below
+    `fewest`.
     """
 
     found_class: ClassVar[type[Found]]
+    fewest: ClassVar[int] = 0
+    """The least number of moments besides that before the first step."""
 
     def __init__(self, file: str | Path | None = None, moments: int = 32) -> None:
         super().__init__()
         self.file = None if file is None else user_path(file, "the diagnosis")
-        self.moments = checked("moments", moments, int, Declaration(at_least=1))
+        self.moments = checked("moments", moments, int, Declaration(at_least=self.fewest))
         self._about: dict[str, Any] = {}
         self._layers: tuple[str, ...] = ()
         self._found: list[tuple[int, dict[str, Any]]] = []

@@ -87,6 +87,7 @@ class DiagnoseForgetting(Diagnosis[Forgetting]):
     """
 
     found_class = Forgetting
+    fewest = 1  # before the first step nothing was learned
 
     def __init__(self, file: str | Path | None = None, moments: int = 32, images: int = 1024) -> None:
         super().__init__(file, moments)

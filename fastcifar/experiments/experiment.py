@@ -72,6 +72,8 @@ class Job:
     """Keep the logits of the test images, as predictions.npz of a run."""
     diagnose: tuple[str, ...] = ()
     """The diagnoses to keep beside its outcome, by the words of --diagnose."""
+    moments: int = 32
+    """The most moments of a diagnosis, besides that before the first step."""
     own_seed: int | None = None
     """The seed of its random choices where that is not `seed`, by which its outcome is kept."""
 

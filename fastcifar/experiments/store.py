@@ -146,7 +146,8 @@ class Store:
     def listeners(self, job: Job) -> list[Listener]:
         """Return the diagnoses and the trackers of `job`: else only finished runs are kept."""
         trackers = [tracker_in(self.folder / TRACK / job.key, kind) for kind in dict.fromkeys(self._track)]
-        return [*trackers, *(DIAGNOSES[kind](self.diagnosis(job.key, kind)) for kind in job.diagnose)]
+        diagnoses = (DIAGNOSES[kind](self.diagnosis(job.key, kind), job.moments) for kind in job.diagnose)
+        return [*trackers, *diagnoses]
 
     def diagnosis(self, key: str, kind: str) -> Path:
         """Return the file of what the diagnosis `kind` of the run of the job `key` found."""

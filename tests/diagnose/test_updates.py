@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.diagnose import DiagnoseUpdates, read_diagnosis
+from fastcifar.diagnose import DiagnoseForgetting, DiagnoseUpdates, read_diagnosis
 from fastcifar.diagnose.updates import SMOOTHING
 from fastcifar.errors import Notice, UserError
 from fastcifar.recipes import LookaheadConfig, LossScalingConfig
@@ -237,8 +237,10 @@ def test_any_other_file_is_refused(data, tmp_path, change, said):
 
 
 def test_what_is_wrong_is_refused_before_the_training(tmp_path):
+    with pytest.raises(UserError, match="moments is -1; allowed: 0 or more"):
+        DiagnoseUpdates(moments=-1)
     with pytest.raises(UserError, match="moments is 0; allowed: 1 or more"):
-        DiagnoseUpdates(moments=0)
+        DiagnoseForgetting(moments=0)
     with pytest.raises(UserError, match="nothing was measured yet"):
         _ = DiagnoseUpdates().found
     for path in (tmp_path / "none.npz", tmp_path):

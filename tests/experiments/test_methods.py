@@ -6,6 +6,7 @@ import json
 import pytest
 
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.diagnose import read_diagnosis
 from fastcifar.errors import UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.methods import METHODS
@@ -68,6 +69,16 @@ def test_a_row_says_what_its_runs_say(found):
                 assert said == summarize(differences)
         runs = found.outcomes[f"plain/half/192/{row.arm}"]
         assert row.seconds == summarize([run.train_seconds for run in runs])
+
+
+def test_the_first_run_of_each_arm_is_looked_into_before_its_first_step(found, kept):
+    for row in found.rows(PART):
+        seen = read_diagnosis(kept / f"plain/half/192/{row.arm}/seed-0.plasticity.npz")
+        assert seen.steps.tolist() == [0] and not (kept / f"plain/half/192/{row.arm}/seed-1.plasticity.npz").exists()
+        assert row.inside["weight_norm"] == summarize([seen.weight_norm[0]])
+    norms = {row.arm: row.inside["weight_norm"].mean for row in found.rows(PART)}
+    assert norms["shrink-perturb"] < norms["warm"], "shrunk to 0.4"
+    assert "plain-half-weight_norm" in found.figures()
 
 
 def test_seeds_are_of_the_arm_alone_where_a_run_diverged(found):

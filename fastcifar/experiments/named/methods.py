@@ -59,10 +59,21 @@ class Methods(WarmStarts["MethodsResult"]):
     """Share of the images in the first round of half."""
     round_size: int = setting(1000, at_least=1, unit="images")
     """Images that each round of online adds."""
+    looked_into: int = setting(1, at_least=0)
+    """Runs of each arm, the first ones, whose dormant units, norms, rank and curvature are measured before the first
+    step of the last round."""
     until_train_accuracy: float | None = setting(0.99, above=0, at_most=1)
     """End a round of online after the first epoch with this running training accuracy, a fraction."""
 
-    extending = ("seed", "runs", "only", "protocols", "conditions", "regularized")  # runs of another recipe are refused
+    extending = (
+        "seed",
+        "runs",
+        "only",
+        "protocols",
+        "conditions",
+        "regularized",
+        "looked_into",
+    )  # runs of another recipe are refused
     quick: ClassVar[Mapping[str, Any]] = {"train_size": 2000, "protocols": ("half",), "conditions": ("plain",)}
 
     def _check(self) -> None:
@@ -134,7 +145,9 @@ class Methods(WarmStarts["MethodsResult"]):
         colds = {COLD: plain, **{cold_of(name): recipe for name, recipe in recipes.items()}}
         until = self.until_train_accuracy if protocol == "online" else None
         for number, size in enumerate(sizes):
-            fields = {"train_size": size, "round": number, "until_train_accuracy": until}
+            fields: dict[str, Any] = {"train_size": size, "round": number, "until_train_accuracy": until}
+            if size == sizes[-1] and seed - self.seed < self.looked_into:
+                fields |= {"diagnose": (PLASTICITY,), "moments": 0}
             for arm, recipe in colds.items():
                 if arm == COLD or number in (0, len(sizes) - 1):  # between them it answers nothing
                     yield self.job(_key(condition, protocol, size, arm), seed, recipe=recipe, **fields)
@@ -193,12 +206,13 @@ class MethodsResult(SeparateArms):
 
     experiment: Methods
     inside: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
-    """What was measured before the first step of a run, by its key."""
+    """What was measured before the first step of a run, by its key; what is finite."""
 
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
         if job.diagnose and not isinstance(outcome, Failed):
-            self.inside[job.key] = cast("Plasticity", store.found(job.key, PLASTICITY)).at_start()
+            found = cast("Plasticity", store.found(job.key, PLASTICITY)).at_start()
+            self.inside[job.key] = {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property
     def parts(self) -> list[tuple[Condition, Protocol]]:
@@ -220,7 +234,7 @@ class MethodsResult(SeparateArms):
         whole = [seed for seed in runs if all(seed in found for found in rounds)]
         key = _key(*part, self._sizes(part[1])[-1], arm)
         looked = [found for seed in runs if (found := self.inside.get(f"{key}/seed-{seed}"))]
-        names = looked[0] if looked else {}
+        names = dict.fromkeys(name for each in looked for name in each)
         return Row(
             arm,
             source=METHODS[name].source if (name := arm.removeprefix(f"{COLD}-")) in METHODS else "",
@@ -232,7 +246,9 @@ class MethodsResult(SeparateArms):
             above_own_cold=self.difference(part, arm, own) if own in self.arms else None,
             seconds=_summary(sum(found[seed].train_seconds for found in rounds) for seed in whole),
             start_seconds=_summary(run.phases.get(PHASE, 0.0) for run in runs.values()),
-            inside={name: found for name in names if (found := _summary(each[name] for each in looked))},
+            inside={
+                name: found for name in names if (found := _summary(each[name] for each in looked if name in each))
+            },
         )
 
     def difference(self, part: tuple[Condition, Protocol], arm: str, other: str) -> Summary | None:
@@ -279,7 +295,7 @@ class MethodsResult(SeparateArms):
             heads += ("training", "of which the start")
             tables.append(Table(f"{' '.join(part)}: differences in points, seed by seed ({n})", heads, tuple(cells)))
             if looked := [row for row in rows if row.inside]:
-                names = list(looked[0].inside)
+                names = list(dict.fromkeys(name for row in looked for name in row.inside))
                 inside = [(row.arm, *(_or_dash(row.inside.get(name), _short) for name in names)) for row in looked]
                 count = max(each.n for row in looked for each in row.inside.values())
                 tables.append(
@@ -313,9 +329,8 @@ class MethodsResult(SeparateArms):
             figures[f"{name}-cost"] = Figure("training after the first round (s)", accuracy, _named(timed))
             for measure in dict.fromkeys(measure for row in rows for measure in row.inside):
                 found = [(row, row.inside[measure].mean) for row in rows if measure in row.inside]
-                finite = [(row, value) for row, value in found if math.isfinite(value)]
                 words = f"{measure.replace('_', ' ')} before the first step"
-                figures[f"{name}-{measure}"] = Figure(words, accuracy, _named(finite))
+                figures[f"{name}-{measure}"] = Figure(words, accuracy, _named(found))
         return figures
 
 
