@@ -87,6 +87,8 @@ class Figure:
     """Both axes are logarithmic, x by powers of two."""
     accuracies: bool = False
     """Both axes are of accuracies, fractions, and are drawn on logit scales with ticks in percent."""
+    y_range: tuple[float, float] | None = None
+    """The ends of the y axis; None: as the lines need."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
@@ -143,6 +145,8 @@ class Figure:
                 self._scale(axes)
             else:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if self.y_range:
+                axes.set_ylim(*self.y_range)
             axes.grid(alpha=0.25)
             canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
             try:
