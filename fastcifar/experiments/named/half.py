@@ -222,7 +222,11 @@ class HalfResult(Result):
         lines = [f"cold - warm: {points(gap)} points of {self.tested} accuracy, n={gap.n}", *doubts({"": gap})]
         if self.recovered is not None:
             lines.append(f"shrink-perturb closes {self.recovered:.0%} of the gap from warm to cold")
-        return lines + super().remarks()
+        lines += super().remarks()
+        if self.experiment.notebook_names:
+            weights = ", ".join(f"{name}.pt" for _, name in LESSON.values())
+            lines.append(f"{weights}, runs.json and fig1_*.pdf are of seed {self.seeds[0]}")
+        return lines
 
     def files(self) -> dict[str, str]:
         curves = self.lesson() if self.experiment.notebook_names else self.notebook()
