@@ -109,7 +109,7 @@ def read_recipe() -> fastcifar.Recipe:
     recipe = fastcifar.get_recipe("warmstart-resnet18")
     if SCALE == "whole":
         return recipe
-    quarter, changes = narrow(recipe.network), {"optimizer": ADAM, "epochs": 8, "batch_size": 64}
+    quarter, changes = narrow(recipe.network), {"optimizer": ADAM, "epochs": 6, "batch_size": 64}
     if SCALE == "small":
         return fastcifar.change(recipe, changes | {"network": narrow(narrow(quarter)), "epochs": 1, "batch_size": 32})
     return fastcifar.change(recipe, changes | {"network": quarter})
