@@ -5,7 +5,7 @@
 # "On Warm-Starting Neural Network Training" (Ash and Adams, 2020, <https://arxiv.org/abs/1910.08475>) asks: new
 # images have come; should a network go on from the weights that it has (a warm start), or begin again from fresh ones
 # (a cold start)? You will name the paper's claims, choose an experiment for each, run it with
-# [fastcifar](https://github.com/fastcifar/fastcifar), and say what it costs to reproduce a result.
+# fastcifar, and say what it costs to reproduce a result.
 #
 # `SCALE` in the first cell of code is how much of it: `whole` as the paper (GPU hours), `quick` for two CPU cores
 # (about a minute), `small` on made images (seconds; it shows that it runs, and nothing else).
