@@ -16,6 +16,7 @@ test: $(VENV)/installed
 examples: $(VENV)/installed  # small on real images where FASTCIFAR_DATA names their folder, else on made ones
 	$(BIN)/python examples/course/homework.py --scale $(SCALE) --out runs/homework-$(SCALE)
 	$(BIN)/python examples/transfer/tutorial.py --scale $(SCALE)
+	OUT=runs/warm-start-$(SCALE) $(BIN)/python examples/warm_start/notebooks.py --run $(SCALE)
 
 test-torch:  # TORCH=2.14.1: the tests on that version, in an environment of its own
 	$(PYTHON) -m venv .venv-torch-$(TORCH)

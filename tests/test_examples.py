@@ -1,6 +1,9 @@
 """The programs of examples/, in their small form."""
 
 import csv
+import difflib
+import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -52,3 +55,55 @@ def test_the_tutorial(run_program):
         assert set(figures) <= set(rows[name])
         assert ("classifier" in rows[name]) == name.startswith("extract")
         assert 0 <= float(rows[f"{name}:"][1].rstrip("%")) <= 100
+
+
+WARM_START = runpy.run_path(str(EXAMPLES / "warm_start" / "notebooks.py"))
+
+
+def test_the_notebooks_are_what_their_source_makes_and_differ_in_gaps_and_answers_alone():
+    cells = {}
+    for name, text in WARM_START["made"]().items():
+        assert (EXAMPLES / "warm_start" / name).read_text(encoding="utf-8") == text, (
+            "run examples/warm_start/notebooks.py"
+        )
+        cells[name] = json.loads(text)["cells"]
+    gaps = answers = 0
+    for solved, empty in zip(cells["solved.ipynb"], cells["gaps.ipynb"], strict=True):
+        assert {**solved, "source": ""} == {**empty, "source": ""}
+        if solved["cell_type"] == "markdown":
+            answers += empty["source"] == ["*Your answer:*"] and len(solved["source"]) > 1
+            assert solved == empty or empty["source"] == ["*Your answer:*"]
+            continue
+        compile("".join(empty["source"]), "gaps.ipynb", "exec")
+        for line in difflib.ndiff(solved["source"], empty["source"]):
+            if line.startswith("+ "):
+                assert re.search(r" = \.\.\.(, \.\.\.)*  # TODO: ", line)
+                gaps += 1
+        assert not any("TODO" in line or "..." in line for line in solved["source"])
+    assert (gaps, answers) == (12, 4)
+
+
+def test_the_solved_notebook(monkeypatch, capsys, tmp_path):
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("agg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OUT", str(tmp_path / "out"))
+    monkeypatch.setenv("SCALE", "small")
+    names = WARM_START["run"]("small")
+    loaders = names["get_cifar10_loaders"]
+    for how, images, batches in (
+        ({"use_half_train": True, "batch_size": 50}, 96, 2),
+        ({"dataset_portion": 0.8, "batch_size": 50}, 154, 4),
+        ({"dataset_portion": 0.8, "batch_size": 50, "drop_last": True}, 154, 3),
+        ({}, 192, 2),
+    ):
+        train = loaders(**how)["train_loader"]
+        assert (len(train.split), len(train), len(list(train))) == (images, batches, batches)
+    assert sum(len(labels) for _, labels in loaders(batch_size=50, drop_last=True)["test_loader"]) == 60
+    runs = json.loads((tmp_path / "out/runs.json").read_text())
+    assert {title: found[2] for title, found in runs.items()} == {"half_cifar": 0, "warm_start": 1, "full_cifar": 1}
+    assert all(len(found[0]) == len(found[1]) == 2 and found[0][0] == 0 for found in runs.values())
+    assert all((tmp_path / f"out/fig1_{split}.pdf").is_file() for split in ("train", "test"))
+    shown = capsys.readouterr().out
+    for line in ("cifar100 resnet18 adam +41.4% +35.0% +6.4", "mlp Adam: shrink-perturb", "shrink-perturb: test"):
+        assert re.search(line, shown)

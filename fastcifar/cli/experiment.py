@@ -60,7 +60,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     options = options.resized_for(*experiment.trained_recipes().values())
     options.check(*experiment.trained_recipes().values())
     rank = Rank.here()
-    experiment.refuse_processes(max(options.parallel, rank.count))
+    experiment.refuse_processes(max(1 if options.parallel == "auto" else options.parallel, rank.count))
     name = "-".join([cls.group, cls.name] if cls.group else [cls.name])
     kept_in = options.out
     if kept_in is None and cls.is_kept:

@@ -184,9 +184,9 @@ class TrainingOptions(RecipeOptions, ImageOptions):
     """The device to train on; auto: a GPU if there is one."""
     threads: Annotated[int | None, _optional("N", "torch's")] = setting(None, at_least=1, at_most=1024)
     """CPU threads: of the runs of --parallel together, of each rank of torchrun."""
-    parallel: Annotated[int, arg(metavar="K")] = setting(1, at_least=1, at_most=1024)
+    parallel: Annotated[int | Literal["auto"], arg(metavar="K|auto")] = setting(1, at_least=1, at_most=1024)
     """Train K runs at once on the device, each in a process of its own; they share the images, and --threads are split
-    among them."""
+    among them. auto: on a CPU as many seeds as there are threads, on a GPU one run after the other."""
     seed: Annotated[int, arg(metavar="N")] = setting(0, at_least=0)
     """Names the random choices of a run (weights, order, crops, flips); with several runs, of the first."""
     runs: Annotated[int, arg(metavar="N")] = setting(1, at_least=1, at_most=100_000)
@@ -251,9 +251,9 @@ class TrainingOptions(RecipeOptions, ImageOptions):
 
     def _check_processes(self, *recipes: Recipe) -> None:
         for loading in (recipe.loading for recipe in recipes):
-            alone = self.parallel > 1 and loading.loader == "host" and loading.workers > 0
+            alone = self.parallel != 1 and loading.loader == "host" and loading.workers > 0
             self._require("parallel", not alone, f"1 with --loading.workers {loading.workers}, or 0 workers")
-        if (ranks := Rank.here().count) > 1 and self.parallel > 1:
+        if (ranks := Rank.here().count) > 1 and self.parallel != 1:
             allowed = "one of them: more ranks by --nproc-per-node, or --parallel without torchrun"
             raise UserError(f"--parallel is {self.parallel} in each of torchrun's {ranks} ranks; allowed: {allowed}")
 

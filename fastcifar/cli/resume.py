@@ -37,7 +37,7 @@ class ResumeOptions(CommandOptions):
     resident: Resident | None = None
     device: Literal["auto", "cpu", "cuda"] | None = None
     threads: int | None = setting(None, at_least=1)
-    parallel: int | None = setting(None, at_least=1)
+    parallel: int | Literal["auto"] | None = setting(None, at_least=1)
     checkpoint_every: str | None = None
     profile: Switch = False
     quiet: Switch = False

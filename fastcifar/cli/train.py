@@ -108,7 +108,7 @@ class Options(TrainingOptions):
 
     def _check(self) -> None:
         super()._check()
-        if self.profile and self.parallel > 1:
+        if self.profile and self.parallel != 1:
             raise UserError(f"--profile traces one process, and --parallel is {self.parallel}; allowed: one of them")
 
 
@@ -210,7 +210,7 @@ def _train(
 ) -> RunFolders:
     """Do as `train_runs`, and put the outcomes into `own` as they come, by their seeds."""
     from fastcifar.experiments.folders import RunFolders
-    from fastcifar.experiments.parallel import runner_for
+    from fastcifar.experiments.parallel import at_once, runner_for
     from fastcifar.training import Listener
 
     options, seeds = asked.options, asked.seeds
@@ -246,10 +246,11 @@ def _train(
     listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
     listeners.append(Listener(on_start=stop.begin, on_step=stop.step, on_epoch=stop.epoch))
     how = {"listeners": listeners, "on_progress": note, "phases": phases}
-    runner = runner_for(options.parallel, jobs, dataset, store, device, **how)
+    parallel = at_once(options.parallel, len(jobs), device)
+    runner = runner_for(parallel, jobs, dataset, store, device, **how)
     trainer = runner.trainer(jobs[0])
     remarks = _remarks(options, asked.init, dataset)
-    show.say(screen.header(trainer, seeds, min(options.parallel, len(seeds))))
+    show.say(screen.header(trainer, seeds, min(parallel, len(seeds))))
     if rates := trainer.recipe.ensemble.rates(trainer.recipe.optimizer):
         show.say(rates)
     del trainer  # one that fails is dropped

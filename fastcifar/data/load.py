@@ -29,7 +29,7 @@ def load_dataset(
     resident: Resident | None = "auto",
     resize: int = 0,
 ) -> Dataset:
-    """Return the dataset that is registered as `name`, perhaps with a variant (`cifar100:coarse`), or is at that path,
+    """Return the dataset that is registered as `name`, perhaps with a variant (`svhn:extra`), or is at that path,
     which is then its name, whole, so that a run's record finds it again.
 
     data_dir: the folder or file to read; for sets of several files also a folder above theirs, which has the set's

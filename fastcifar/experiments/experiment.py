@@ -185,7 +185,7 @@ class Experiment(Checked, Generic[Found]):
         device: str | torch.device = "auto",
         on_progress: OnProgress | None = None,
         on_step: Callable[[int, int], None] | None = None,
-        parallel: int = 1,
+        parallel: int | Literal["auto"] = 1,
         track: Sequence[str] = (),
     ) -> Found:
         """Train the jobs that `folder` does not hold yet, and return what all of them say.
@@ -200,7 +200,7 @@ class Experiment(Checked, Generic[Found]):
         on_step: hears of the steps of a run, as a `Listener` does; of none with `parallel`.
         parallel: runs to train at once on the device, each in a process of its own: they share the images, and torch's
             threads are split among them. A program that asks for it must be importable: what it does at its top level
-            stands below `if __name__ == "__main__"`.
+            stands below `if __name__ == "__main__"`. "auto": see `at_once`.
         track: trackers of the runs, "tensorboard", "wandb" or "csv", which write below `folder`/track.
 
         The ranks of a torchrun, each of which calls this with the same `folder`, share the jobs too; the first alone
@@ -210,7 +210,7 @@ class Experiment(Checked, Generic[Found]):
         where a run fails without which there is no result; ProcessesDied. Any other run that fails is counted as
         such.
         """
-        from fastcifar.experiments.parallel import runner_for
+        from fastcifar.experiments.parallel import at_once, runner_for
         from fastcifar.experiments.store import Store, describe_data
         from fastcifar.training import Listener
 
@@ -218,7 +218,8 @@ class Experiment(Checked, Generic[Found]):
         jobs = self.jobs(dataset)
         settings = {**self.settings(), **describe_data(dataset, device)}
         result = self.result(settings, {job.arm: [] for job in jobs})
-        parallel = checked("parallel", parallel, int, Declaration(at_least=1))
+        parallel = checked("parallel", parallel, int | Literal["auto"], Declaration(at_least=1))
+        parallel = at_once(parallel, self.runs, device)
         self.refuse_processes(max(parallel, Rank.here().count))
         how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
         with _kept_in(folder) as place:

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.multiprocessing  # teaches the pickler to hand tensors over
@@ -36,11 +36,19 @@ from fastcifar.phases import Phases
 from fastcifar.record import RunRecord
 from fastcifar.registry import PLUGINS, import_plugin
 from fastcifar.signals import NUMBERS, SIGNALS, Interrupted, Stop
-from fastcifar.training import Listener
+from fastcifar.training import Listener, resolve_device
 from fastcifar.training.device import convolution_seconds, take_convolution_seconds
 
 _LOOK_SECONDS = 0.5
 """The parent looks so often for what processes of other commands have finished."""
+
+
+def at_once(parallel: int | Literal["auto"], runs: int, device: str | torch.device) -> int:
+    """Return how many of `runs`, those of an arm, to train at once: for "auto" on a CPU one for each of torch's
+    threads, which saves what threads lose that share a small network's steps, and on a GPU one."""
+    if parallel != "auto":
+        return parallel
+    return min(runs, torch.get_num_threads()) if resolve_device(device).type == "cpu" else 1
 
 
 def runner_for(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,6 +12,7 @@ from fastcifar.experiments.experiment import Experiment, Found, Job
 from fastcifar.experiments.result import known
 from fastcifar.recipes import Recipe, get_recipe
 from fastcifar.recipes.declare import setting
+from fastcifar.report import Summary
 from fastcifar.start import ShrinkPerturb, Start, WarmStart, check_factors
 
 if TYPE_CHECKING:
@@ -74,3 +75,22 @@ class WarmStarts(Experiment[Found]):
 def train_accuracies(records: Sequence[RunRecord]) -> list[float]:
     """Return the accuracies of runs on their own training images at the end."""
     return [known(record.train_split and record.train_split.accuracy) for record in records]
+
+
+def doubts(gaps: Mapping[str, Summary]) -> list[str]:
+    """Return what a reader must know of results that do not show the paper's claim, that cold starts end higher:
+    `gaps[name]` is the accuracy of cold less that of warm starts of this network and optimizer."""
+    found: dict[str, list[str]] = {}
+    for name, gap in gaps.items():
+        low, high = gap.interval or (0.0, 0.0)
+        if gap.n == 1:
+            what = "the warm start ends higher, against the paper's claim" if gap.mean < 0 else "no interval"
+            said = f"one seed says little of the claim that cold starts end higher ({what}): more by --runs N"
+        elif high < 0:
+            said = "warm starts end higher, against the paper's claim"
+        elif low <= 0:
+            said = "the interval includes 0, which does not show that cold starts end higher: more seeds by --runs N"
+        else:
+            continue
+        found.setdefault(said, []).append(name)
+    return [": ".join(filter(None, (", ".join(names), said))) for said, names in found.items()]

@@ -92,6 +92,8 @@ class Figure:
     right: tuple[Line, ...] = ()
     """Lines that are read on an axis of their own, at the right."""
     right_label: str = ""
+    y_range: tuple[float, float] | None = None
+    """The ends of the y axis; None: as the lines need."""
     title: str = ""
     """What is shown, on which data, and n; empty: that of the experiment's result."""
 
@@ -153,6 +155,8 @@ class Figure:
                 self._scale(axes)
             elif all(float(x).is_integer() for line in self.lines for x in line.x):
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            if self.y_range:
+                axes.set_ylim(*self.y_range)
             axes.grid(alpha=0.25)
             canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
             try:

@@ -108,11 +108,22 @@ def test_half_says_each_run_with_the_time_left_and_ends_with_tables_and_files(ca
     assert re.fullmatch(r"\[8/8\] shrink-perturb/seed-1 +loss .*  \d+\.\d s", lines[8])
     assert any(re.match(r" *cold - warm +[+-]\d", line) for line in lines)
     assert "figures, results.json, table.md, runs.json are in new" in lines
-    assert lines[-1].startswith("cold - warm: ")
+    assert any(line.startswith("cold - warm: ") for line in lines[-2:])
     assert (tmp_path / "new/test.pdf").is_file()
     results = json.loads((tmp_path / "new/results.json").read_text())
     assert (results["experiment"], results["seeds"]) == ("half", [0, 1])
     assert results["recipe"]["network"]["hidden"] == [8]
+
+
+def test_the_notebooks_files_come_from_the_kept_runs_on_request(capsys, tmp_path):
+    pytest.importorskip("matplotlib")
+    assert run(capsys, "half", TINY, "--quiet --out new")[0] == 0
+    assert not list((tmp_path / "new").glob("*.pt"))
+    status, lines, _ = run(capsys, "half", TINY, "--notebook-names --out new")
+    assert (status, sum(line.split(";")[0].endswith("  kept") for line in lines)) == (0, 4)
+    assert lines[-1] == "half_cifar.pt, warm_start_full.pt, random_full.pt, runs.json and fig1_*.pdf are of seed 0"
+    names = {path.name for path in (tmp_path / "new").glob("*.pt")}
+    assert names == {"half_cifar.pt", "warm_start_full.pt", "random_full.pt"}
 
 
 def test_the_same_command_again_goes_on_and_another_in_its_folder_is_refused(capsys, tmp_path):

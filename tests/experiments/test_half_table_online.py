@@ -3,8 +3,11 @@
 import dataclasses
 import hashlib
 import json
+import re
+import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from fastcifar.data.synthetic import make_synthetic
@@ -13,10 +16,12 @@ from fastcifar.experiments import Diverged
 from fastcifar.experiments.named.half import Half
 from fastcifar.experiments.named.online import Online
 from fastcifar.experiments.named.table import Table
+from fastcifar.experiments.warm_starts import doubts
 from fastcifar.models import build_model
 from fastcifar.recipes import EvaluateConfig, change, get_recipe, network_of
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.record import Scores
+from fastcifar.report import summarize
 from fastcifar.training import evaluate
 
 BASE = get_recipe("warmstart-mlp")
@@ -182,6 +187,55 @@ def test_no_share_is_said_of_a_gap_that_is_not_seen(made_up, warm, cold):
     assert not any("closes" in line for line in result.remarks())
 
 
+@pytest.mark.parametrize(
+    ("warm", "cold", "said"),
+    [
+        ([0.5], [0.4], ["one seed says little of .* (the warm start ends higher, against the paper's claim)"]),
+        ([0.5], [0.6], ["one seed says little of .* (no interval)"]),
+        ([0.5, 0.5], [0.4, 0.41], ["warm starts end higher, against the paper's claim"]),
+        ([0.5, 0.5], [0.5, 0.53], ["the interval includes 0"]),
+        ([0.5, 0.5], [0.6, 0.61], []),
+    ],
+)
+def test_what_does_not_show_the_claim_is_said(made_up, warm, cold, said):
+    result = made_up(half=warm, warm=warm, cold=cold, shrink_perturb=cold)
+    lines = [line for line in result.remarks() if re.search("one seed|warm starts end|includes 0", line)]
+    assert len(lines) == len(said)
+    assert all(
+        re.match(each.replace("(", r"\(").replace(")", r"\)"), line) for each, line in zip(said, lines, strict=True)
+    )
+
+
+def test_a_tables_cells_that_do_not_show_the_claim_are_named_together():
+    above, none, below = (summarize(values) for values in ([0.1, 0.11], [-0.1, 0.1], [-0.1, -0.11]))
+    lines = doubts({"mlp sgd": none, "resnet18 sgd": above, "mlp Adam": none, "resnet18 Adam": below})
+    assert [line.partition(":")[0] for line in lines] == ["mlp sgd, mlp Adam", "resnet18 Adam"]
+
+
+def test_precision_and_recall_are_macro_means_and_less_the_cold_starts(found):
+    for arm in ("half", "warm", "cold", "shrink-perturb"):
+        for score in ("precision", "recall"):
+            means = [sum(getattr(record.by_class, score)) / 10 for record in found.records[arm]]
+            assert found.by_class(score, arm).mean == pytest.approx(sum(means) / 2)
+    gap = found.by_class("recall", "warm", "cold")
+    recalls = {arm: [record.recall for record in found.records[arm]] for arm in ("warm", "cold")}
+    assert gap.mean == pytest.approx(sum(recalls["warm"]) / 2 - sum(recalls["cold"]) / 2)
+    kept = found.to_dict()
+    assert kept["arms"]["warm"]["recall"]["mean"] == pytest.approx(sum(recalls["warm"]) / 2)
+    assert kept["differences"]["cold - warm"]["recall"]["mean"] == pytest.approx(-gap.mean)
+    rows = {row[0]: row for row in found.tables()[2].rows}
+    assert rows["cold"][3:] == ("-", "-") and rows["warm"][4].startswith(f"{100 * gap.mean:+.2f}")
+
+
+def test_runs_of_before_there_were_scores_by_class_have_none(found):
+    older = [dataclasses.replace(record, by_class=None) for record in found.records["cold"]]
+    result = dataclasses.replace(found, outcomes={**found.outcomes, "cold": older})
+    assert result.by_class("recall", "cold") is result.by_class("recall", "warm", "cold") is None
+    kept = result.to_dict()
+    assert kept["arms"]["cold"]["recall"] is None and kept["arms"]["warm"]["recall"]["n"] == 2
+    assert [row[1:] for row in result.tables()[2].rows if row[0] == "cold"] == [("-",) * 4]
+
+
 def test_a_mean_number_of_epochs_is_rounded(made_up):
     result = made_up(half=[0.4] * 3, warm=[0.5] * 3, cold=[0.6] * 3, shrink_perturb=[0.5] * 3)
     result.outcomes["cold"][0] = dataclasses.replace(result.records["cold"][0], epochs=49)
@@ -218,6 +272,53 @@ def test_the_result_is_written_and_drawn(found, tmp_path):
     assert f">{found.title}, n=2<" in drawn and found.title.endswith(", synthetic")
 
 
+def test_the_notebooks_files_are_those_of_the_first_seed_in_the_same_folder(found, kept, data):
+    pytest.importorskip("matplotlib")
+    said = []
+    result = half(RECIPE, data, 2, kept, **SETTINGS, notebook_names=True, on_progress=said.append)
+    assert all(progress.kept for progress in said)  # the flag does not make the folder another
+    result.draw(kept)
+    arms = {"half_cifar": "half", "warm_start_full": "warm", "random_full": "cold"}
+    for name, arm in arms.items():
+        weights = torch.load(kept / f"{name}.pt")
+        expected = load_file(kept / arm / "seed-0.safetensors")
+        assert list(weights) == ["model"] and weights["model"].keys() == expected.keys()
+        assert all(torch.equal(weights["model"][key], value) for key, value in expected.items())
+    runs = json.loads((kept / "runs.json").read_text())
+    assert {name: found[2] for name, found in runs.items()} == {"half_cifar": 0, "warm_start": 1, "full_cifar": 1}
+    for (train, test, _), arm in zip(runs.values(), arms.values(), strict=True):
+        history = found.records[arm][0].history
+        assert train == [0, *(100 * row.train_accuracy for row in history)]
+        assert test == [0, None, 100 * history[1].test_accuracy, 100 * history[2].test_accuracy]
+    assert {"fig1_train.pdf", "fig1_test.pdf"} <= {path.name for path in kept.iterdir()}
+    figure = result.figures()["fig1_test"]
+    assert [list(line.x) for line in figure.lines] == [[0, 1, 2, 3], [3, 4, 5, 6], [3, 4, 5, 6]]
+    assert [line.label for line in figure.lines] == list(runs)
+    assert (figure.dashed_at, figure.y_range) == (3, (0, 100))
+    again = half(RECIPE, data, 2, kept, **SETTINGS)
+    assert json.loads((kept / "runs.json").read_text()) == again.notebook()
+
+
+def test_the_notebooks_weights_are_torchvisions_by_name(data, tmp_path):
+    pytest.importorskip("matplotlib")
+    recipe = change(get_recipe("warmstart-resnet18"), {"epochs": 1, "batch_size": 64, "network.width": 4})
+    half(recipe, data, folder=tmp_path / "new", notebook_names=True)
+    weights = torch.load(tmp_path / "new/random_full.pt")["model"]
+    some = {"conv1.weight", "bn1.running_var", "layer4.1.conv2.weight", "layer2.0.downsample.0.weight", "fc.bias"}
+    assert some < set(weights) and len(weights) == 102  # torchvision's 122 without the 20 counts of batches ...
+    norm = {name.removeprefix("bn1."): value for name, value in weights.items() if name.startswith("bn1.")}
+    torch.nn.BatchNorm2d(4).load_state_dict(norm)  # ... which torch fills in
+
+
+def test_the_notebooks_files_are_refused_before_the_work_where_they_cannot_be(data, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="notebook_names writes files, and nothing is kept; allowed: with a folder"):
+        half(RECIPE, data, notebook_names=True)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(UserError, match="figures need matplotlib"):
+        half(RECIPE, data, folder=tmp_path / "new", notebook_names=True)
+    assert not (tmp_path / "new").exists()
+
+
 def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
     recipe = get_recipe("davidnet")
     narrow = dataclasses.replace(recipe.network, widths=(4, 4, 8, 8), ghost_batch=16)
@@ -243,6 +344,11 @@ def test_the_table_has_a_cell_for_every_network_and_optimizer(data, tmp_path):
     assert on_cifar.paper("mlp", "sgd") == (0.39, 0.374)
     assert on_cifar.paper("resnet18", "Adam") == (0.78, 0.744)
     assert "39.0 / 37.4" in on_cifar.tables()[0].markdown()
+    for dataset, expected in (("cifar100", "10.3 / 9.4"), ("svhn", "76.5 / 75.4")):
+        other = dataclasses.replace(result, settings={**result.settings, "dataset": dataset})
+        assert expected in other.tables()[0].markdown()
+    assert [row[0] for row in result.tables()[1].rows][:2] == ["mlp sgd: half", "mlp sgd: warm"]
+    assert json.loads(json.dumps(result.to_dict()))["cells"][0]["arms"]["warm"]["precision"]["n"] == 1
     cold, warm, difference = result.notebook()["mlp-adam-synthetic"]
     assert difference == pytest.approx(cold - warm)
     result.write(tmp_path)
@@ -260,9 +366,9 @@ def test_a_table_without_cells_or_with_equal_ones_is_refused(data, change):
 
 def test_the_papers_split_is_told_from_others(data):
     result = table(RECIPE, data, networks=("mlp",), optimizers=("sgd",))
-    assert result.remarks() == []
+    assert not any("compare differences only" in line for line in result.remarks())
     other = dataclasses.replace(result, settings={**result.settings, "holdout": 0})
-    assert "compare differences only" in other.remarks()[0]
+    assert "compare differences only" in other.remarks()[-1]
 
 
 def test_a_run_whose_last_step_spoils_the_network_ends_the_experiment(data, tmp_path):

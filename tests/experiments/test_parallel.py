@@ -14,7 +14,8 @@ from fastcifar.data.kept import HostStore, KeptSplit
 from fastcifar.data.shared import shared
 from fastcifar.errors import Notice, OutOfMemory, ProcessesDied, UserError
 from fastcifar.experiments import Failed, Job, parallel
-from fastcifar.experiments.parallel import ParallelRunner, runner_for
+from fastcifar.experiments.named.half import Half
+from fastcifar.experiments.parallel import ParallelRunner, at_once, runner_for
 from fastcifar.experiments.runner import Runner
 from fastcifar.experiments.store import Store
 from fastcifar.start import ColdStart, WarmStart
@@ -92,6 +93,30 @@ def test_no_more_processes_are_started_than_runs_are_left_and_one_run_needs_none
     assert started == [2]
     assert len(run(JOBS[:2], dataset, tmp_path, parallel=2)) == 2 and started == [2]
     assert type(runner_for(8, JOBS[:1], dataset, Store(tmp_path, {}))) is Runner
+
+
+@pytest.mark.parametrize(("runs", "expected"), [(1, 1), (2, 2), (5, 3)])
+def test_auto_is_a_run_for_each_thread_and_no_more_than_seeds(threads, runs, expected):
+    threads(3)
+    assert at_once("auto", runs, "cpu") == expected
+    assert at_once(4, runs, "cpu") == 4
+
+
+def test_an_experiment_takes_auto_and_counts_its_seeds(dataset, threads, monkeypatch):
+    threads(2)
+    asked = []
+
+    def stop(parallel, *_, **__):
+        asked.append(parallel)
+        raise InterruptedError
+
+    monkeypatch.setattr(parallel, "runner_for", stop)
+    for runs in (1, 3):
+        with pytest.raises(InterruptedError):
+            Half(recipe=MLP, runs=runs).run(dataset, device="cpu", parallel="auto")
+    assert asked == [1, 2]
+    with pytest.raises(UserError, match="parallel is 'all'; allowed: "):
+        Half(recipe=MLP).run(dataset, device="cpu", parallel="all")  # pyright: ignore[reportArgumentType]
 
 
 def test_a_process_that_is_killed_loses_the_run_it_was_at_which_another_trains(dataset, tmp_path):

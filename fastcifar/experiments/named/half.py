@@ -7,25 +7,37 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Job, experiment
 from fastcifar.experiments.result import Outcome, Result, known, paired, summary
-from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts, train_accuracies
+from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts, doubts, train_accuracies
+from fastcifar.output import user_path, write_all
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarize
+from fastcifar.report.figures import refuse_without_matplotlib
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
+    from fastcifar.experiments.store import Store
     from fastcifar.training import EpochRow, RunRecord
 
 FIRST = "half"
 """The training on a part of the images, which the arms `WARM` and `SHRINK` begin with."""
 NOTEBOOK = {FIRST: "half_cifar", WARM: "warm_start", COLD: "random_init", SHRINK: "shrink_perturb"}
 """Their names in the notebook teaching-on-testbeds/re_warm_start_nn, in the file of its experiment 1."""
+LESSON = {
+    FIRST: ("half_cifar", "half_cifar"),
+    WARM: ("warm_start", "warm_start_full"),
+    COLD: ("full_cifar", "random_full"),
+}
+"""What that notebook's text calls the runs of its experiment 1, and the files of their weights."""
 PAIRS = ((COLD, WARM), (SHRINK, WARM), (COLD, SHRINK))
 """The differences that are the experiment's answer."""
+SCORES = ("precision", "recall")
+CLASS_COLUMNS = ("start", *SCORES, *(f"{score} less cold's" for score in SCORES))
 
 
 @experiment("half", group="warm-start")
@@ -40,8 +52,19 @@ class Half(WarmStarts["HalfResult"]):
     """Share of the images in the first round."""
     eval_every: int = setting(1, at_least=0, unit="epochs")
     """Epochs between evaluations, which make the curve; 0: only at the end."""
+    notebook_names: bool = False
+    """Write the first seed as the paper's notebook does: weights as half_cifar.pt, warm_start_full.pt, random_full.pt,
+    curves as its runs.json (null: an epoch without evaluation) and as fig1_train.pdf and fig1_test.pdf."""
 
+    extending = (*WarmStarts.extending, "notebook_names")
     quick: ClassVar[Mapping[str, Any]] = {"train_size": 1500, "eval_every": 3}
+
+    def run(self, dataset: Dataset, folder: str | Path | None = None, **how: Any) -> HalfResult:
+        if self.notebook_names:
+            if folder is None:
+                raise UserError("notebook_names writes files, and nothing is kept; allowed: with a folder")
+            refuse_without_matplotlib()
+        return super().run(dataset, folder, **how)
 
     def jobs(self, dataset: Dataset) -> list[Job]:
         size, batch_size = round(len(dataset.train) * self.fraction), self.recipe.batch_size
@@ -62,6 +85,14 @@ class Half(WarmStarts["HalfResult"]):
 class HalfResult(Result):
     """The result of `Half`. Accuracies are fractions, in the order of `seeds`."""
 
+    experiment: Half
+    weights: dict[tuple[str, int], Path] = dataclasses.field(default_factory=dict)
+    """The files of the runs' weights, by arm and seed."""
+
+    def add(self, job: Job, outcome: Outcome, store: Store) -> None:
+        super().add(job, outcome, store)
+        self.weights[job.arm, job.seed] = store.weights(job.key)
+
     def test_accuracies(self, arm: str) -> list[float]:
         """Return the accuracies at the end on the test split, without test-time augmentation."""
         return [known(record.accuracy) for record in self.records[arm]]
@@ -77,6 +108,14 @@ class HalfResult(Result):
     def train_difference(self, arm: str, other: str) -> Summary:
         """Return the same of the training accuracies."""
         return paired(self.train_accuracies(arm), self.train_accuracies(other))
+
+    def by_class(self, score: str, arm: str, other: str = "") -> Summary | None:
+        """Return mean and interval of a macro mean over the classes on the test split, the "precision" or the "recall",
+        less that of `other` seed by seed where one is named; None where an older run has none by class."""
+        values, others = ([getattr(record, score) for record in self.records[name]] for name in (arm, other or arm))
+        if None in values or None in others:
+            return None
+        return paired(values, others if other else [0.0] * len(values))
 
     @property
     def recovered(self) -> float | None:
@@ -94,6 +133,7 @@ class HalfResult(Result):
                 "train_accuracy": summary(self.train_accuracies(arm)),
                 "train_seconds": summary([record.train_seconds for record in self.records[arm]]),
                 "epochs": [record.epochs for record in self.records[arm]],
+                **self._by_class(arm),
             }
             for arm in NOTEBOOK
         }
@@ -101,6 +141,7 @@ class HalfResult(Result):
             f"{arm} - {other}": {
                 "test_accuracy": dataclasses.asdict(self.test_difference(arm, other)),
                 "train_accuracy": dataclasses.asdict(self.train_difference(arm, other)),
+                **self._by_class(arm, other),
             }
             for arm, other in PAIRS
         }
@@ -111,6 +152,19 @@ class HalfResult(Result):
             "differences": differences,
             "recovered": self.recovered,
             **self.counts,
+        }
+
+    def _by_class(self, arm: str, other: str = "") -> dict[str, Any]:
+        found = {score: self.by_class(score, arm, other) for score in SCORES}
+        return {score: each and dataclasses.asdict(each) for score, each in found.items()}
+
+    def lesson(self) -> dict[str, list[Any]]:
+        """Return the curves of the first seed as the notebook's text has them: training and test accuracy in percent,
+        from a 0 before the first epoch on, and how many trainings went before."""
+        records = {arm: self.records[arm][0] for arm in LESSON}
+        return {
+            name: [[0, *_percents(records[arm], _train)], [0, *_percents(records[arm], _test)], int(arm != FIRST)]
+            for arm, (name, _) in LESSON.items()
         }
 
     def notebook(self) -> dict[str, Any]:
@@ -149,17 +203,51 @@ class HalfResult(Result):
         return [
             Table(f"At the end ({n})", heads, tuple(arms)),
             Table(f"Differences in points, seed by seed ({n})", ("starts", self.tested, "train"), tuple(differences)),
+            Table(f"Macro means over the classes, {self.tested} images ({n})", CLASS_COLUMNS, self.class_rows()),
         ]
+
+    def class_rows(self, of: str = "") -> tuple[tuple[str, ...], ...]:
+        """Return rows of the arms' precision and recall, and of what they are less those of the cold start; their names
+        begin with `of`."""
+        rows = []
+        for arm in NOTEBOOK:
+            found = [self.by_class(score, arm) for score in SCORES]
+            less = [None if arm == COLD else self.by_class(score, arm, COLD) for score in SCORES]
+            cells = *(each and percent(each) for each in found), *(each and points(each) for each in less)
+            rows.append((of + arm, *(cell or "-" for cell in cells)))
+        return tuple(rows)
 
     def remarks(self) -> list[str]:
         gap = self.test_difference(COLD, WARM)
-        lines = [f"cold - warm: {points(gap)} points of {self.tested} accuracy, n={gap.n}"]
+        lines = [f"cold - warm: {points(gap)} points of {self.tested} accuracy, n={gap.n}", *doubts({"": gap})]
         if self.recovered is not None:
             lines.append(f"shrink-perturb closes {self.recovered:.0%} of the gap from warm to cold")
-        return lines + super().remarks()
+        lines += super().remarks()
+        if self.experiment.notebook_names:
+            weights = ", ".join(f"{name}.pt" for _, name in LESSON.values())
+            lines.append(f"{weights}, runs.json and fig1_*.pdf are of seed {self.seeds[0]}")
+        return lines
 
     def files(self) -> dict[str, str]:
-        return {**super().files(), "runs.json": json.dumps(self.notebook()) + "\n"}
+        curves = self.lesson() if self.experiment.notebook_names else self.notebook()
+        return {**super().files(), "runs.json": json.dumps(curves) + "\n"}
+
+    def write(self, folder: str | Path) -> list[Path]:
+        files = super().write(folder)
+        if not self.experiment.notebook_names:
+            return files
+        import torch
+
+        from fastcifar.training.weights import read_weights
+
+        def writer(arm: str) -> Callable[[Path], object]:
+            tensors, _ = read_weights(self.weights[arm, self.seeds[0]])
+            return lambda path: torch.save({"model": tensors}, path)
+
+        folder = user_path(folder, "the folder of the result")
+        named = {f"{name}.pt": writer(arm) for arm, (_, name) in LESSON.items()}
+        write_all(folder, named)
+        return [*files, *(folder / name for name in named)]
 
     def figures(self) -> dict[str, Figure]:
         """Return training and test accuracy over both rounds: a faint line for each seed, and their mean."""
@@ -178,6 +266,18 @@ class HalfResult(Result):
             ):
                 lines += _lines(self.records[arm], column, 0 if arm == FIRST else longest, color, label)
             figures[name] = Figure("epoch", what, tuple(lines), dashed_at=longest + 0.5)
+        return figures | (self._notebook_figures() if self.experiment.notebook_names else {})
+
+    def _notebook_figures(self) -> dict[str, Figure]:
+        epochs, curves = len(self.records[FIRST][0].history), self.lesson()
+        figures = {}
+        for place, split in enumerate(("train", "test")):
+            lines = [
+                Line(range(epochs * rounds, epochs * rounds + len(found[place])), found[place], color, name)
+                for color, (name, (*found, rounds)) in enumerate(curves.items())
+            ]
+            what = f"{split.capitalize()} accuracy (%)"
+            figures[f"fig1_{split}"] = Figure("Epoch", what, tuple(lines), dashed_at=epochs, y_range=(0, 100))
         return figures
 
 

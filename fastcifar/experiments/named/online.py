@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Job, experiment
 from fastcifar.experiments.result import Outcome, Result, known, paired, summary
-from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts, train_accuracies
+from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts, doubts, train_accuracies
 from fastcifar.recipes import Recipe, change, get_recipe
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarize
@@ -169,6 +169,7 @@ class OnlineResult(Result):
         gap = self.test_difference(COLD, WARM)
         return [
             f"cold - warm: {points(gap)} points of {self.tested} accuracy in the last round, n={gap.n}",
+            *doubts({"": gap}),
             f"a round ends at {self.settings['until_train_accuracy']:.0%} running training accuracy, "
             f"or after {self.settings['recipe']['epochs']:g} epochs",
             *super().remarks(),

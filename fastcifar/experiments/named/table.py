@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Job, experiment
-from fastcifar.experiments.named.half import FIRST, Half, HalfResult
+from fastcifar.experiments.named.half import CLASS_COLUMNS, FIRST, Half, HalfResult
 from fastcifar.experiments.result import Outcome, Result
-from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts
+from fastcifar.experiments.warm_starts import COLD, SHRINK, WARM, WarmStarts, doubts
 from fastcifar.output import short_name
 from fastcifar.recipes import OPTIMIZERS, Recipe, change, narrow, network_of
 from fastcifar.recipes.declare import setting
@@ -28,6 +28,14 @@ PAPER = {
     ("cifar10", "resnet18", "adam"): (0.780, 0.744),
     ("cifar10", "mlp", "sgd"): (0.390, 0.374),
     ("cifar10", "mlp", "adam"): (0.394, 0.361),
+    ("cifar100", "resnet18", "sgd"): (0.182, 0.155),
+    ("cifar100", "resnet18", "adam"): (0.414, 0.350),
+    ("cifar100", "mlp", "sgd"): (0.103, 0.094),
+    ("cifar100", "mlp", "adam"): (0.116, 0.099),
+    ("svhn", "resnet18", "sgd"): (0.894, 0.875),
+    ("svhn", "resnet18", "adam"): (0.936, 0.935),
+    ("svhn", "mlp", "sgd"): (0.765, 0.754),
+    ("svhn", "mlp", "adam"): (0.767, 0.694),
 }
 """Accuracies of the paper's table 1 by dataset, network and optimizer: after a random and after a warm start."""
 
@@ -195,13 +203,21 @@ class TableResult(Result):
                 )
             )
         columns = ("", "random", "warm", "shrink-perturb", "random - warm", "the same, train", "paper: random / warm")
-        return [TextTable(f"{self.tested.capitalize()} accuracy ({counted(self.n)})", columns, tuple(rows))]
+        classes = [row for cell, found in self.cells.items() for row in found.class_rows(f"{' '.join(cell)}: ")]
+        title = f"Macro means over the classes, {self.tested} images ({counted(self.n)})"
+        return [
+            TextTable(f"{self.tested.capitalize()} accuracy ({counted(self.n)})", columns, tuple(rows)),
+            TextTable(title, CLASS_COLUMNS, tuple(classes)),
+        ]
 
     def remarks(self) -> list[str]:
-        if abs(self.settings["train_size"] - 2 * self.settings["holdout"]) <= 2:
-            return super().remarks()
-        remark = "not the paper's two thirds of the images to fit on and one third to test on: compare differences only"
-        return [remark, *super().remarks()]
+        gaps = {" ".join(cell): result.test_difference(COLD, WARM) for cell, result in self.cells.items()}
+        lines = doubts(gaps)
+        if abs(self.settings["train_size"] - 2 * self.settings["holdout"]) > 2:
+            lines.append(
+                "not the paper's two thirds of the images to fit on and one third to test on: compare differences only"
+            )
+        return [*lines, *super().remarks()]
 
     def files(self) -> dict[str, str]:
         return {**super().files(), "runs.json": json.dumps(self.notebook()) + "\n"}
