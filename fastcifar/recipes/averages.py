@@ -22,9 +22,7 @@ class EMAConfig(Checked):
 
     section: ClassVar[str] = "ema"
 
-    decay: float = trick(
-        0.99, off=_without_average, at_least=0, below=1, from_one=True, name="ema", source="Page 2019"
-    )
+    decay: float = trick(0.99, off=_without_average, at_least=0, below=1, from_one=True, name="ema", source="Page 2019")
     """Decay per training step; 0: no average, the last weights are evaluated."""
     every: int = setting(5, at_least=1, unit="steps")
     """Steps between updates, the first after the first step; each update uses decay ** every."""
