@@ -50,7 +50,7 @@ class Updates(Found):
     """float64 `[M, L]`: |w|."""
     update: np.ndarray
     """float64 `[M, L]`: mean of |dw| / |w| by step, of what the optimizer does: steps after which lookahead moves the
-    weights too, and steps that loss scaling leaves out, do not count."""
+    weights too or these return to their average, and steps that loss scaling leaves out, do not count."""
     displacement: np.ndarray
     """float64 `[M, L]`: |w - v| / |v|, v being the weights at the moment before."""
     gradient: np.ndarray
