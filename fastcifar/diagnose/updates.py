@@ -50,7 +50,7 @@ class Updates(Found):
     """float64 `[M, L]`: |w|."""
     update: np.ndarray
     """float64 `[M, L]`: mean of |dw| / |w| by step, of what the optimizer does: steps after which lookahead moves the
-    weights too, and steps that loss scaling leaves out, do not count."""
+    weights too or these return to their average, and steps that loss scaling leaves out, do not count."""
     displacement: np.ndarray
     """float64 `[M, L]`: |w - v| / |v|, v being the weights at the moment before."""
     gradient: np.ndarray
@@ -124,6 +124,7 @@ class DiagnoseUpdates(Diagnosis[Updates]):
         if isinstance(state.optimizer, FlatLookahead):
             shares = lookahead_shares(trainer.recipe.lookahead, trainer.total_steps)
         self._looked_ahead = {step for step, share in enumerate(shares, start=1) if share is not None}
+        self._looked_ahead |= {epoch.end for epoch in trainer.timeline.epochs if trainer.timeline.returns(epoch)}
         unknown = np.full(len(layers), np.nan)
         self._smoothed = self._found[-1][1]["smoothed"] if self._found else unknown
         self._weight = self._sizes("weights")

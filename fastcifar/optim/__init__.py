@@ -1,8 +1,8 @@
 """Flat buffers, the optimizers that work on them, and optimizers for any parameters.
 
 `build_optimizer` imports the one that a recipe names and builds it over flat buffers: `FlatSGD`, `FlatMuon`, `FlatLARS`
-or `TorchOptimizer`, and around it `FlatLookahead`. `SGD`, `LARS`, `Muon` and `Lookahead` are used alone, as torch's own
-are.
+or `TorchOptimizer`, and around it `FlatL2Init` and `FlatLookahead`. `SGD`, `LARS`, `Muon` and `Lookahead` are used
+alone, as torch's own are.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 
 from fastcifar.optim.flat import FlatGroup, FlatModel
+from fastcifar.optim.l2_init import FlatL2Init
 from fastcifar.optim.lars import LARS, FlatLARS
 from fastcifar.optim.lookahead import FlatLookahead, Lookahead
 from fastcifar.optim.newton_schulz import newton_schulz, polar_express
@@ -24,6 +25,7 @@ __all__ = [
     "LARS",
     "SGD",
     "FlatGroup",
+    "FlatL2Init",
     "FlatLARS",
     "FlatLookahead",
     "FlatModel",
@@ -52,6 +54,8 @@ def build_optimizer(
     Raises UserError where `own` gives no optimizer.
     """
     build = functools.partial(_build, own=own)
+    if recipe.l2_init:
+        build = functools.partial(FlatL2Init, build)
     if recipe.lookahead.every:
         build = functools.partial(FlatLookahead, build)
     return build(flat, recipe, total_steps)

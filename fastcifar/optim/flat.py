@@ -216,6 +216,15 @@ class FlatModel:
         for name, mine in self._not_averaged().items():
             mine.copy_(theirs[name])
 
+    @torch.no_grad()
+    def return_to_average(self) -> None:
+        """Set the weights that train now and the running statistics to their moving averages. Velocities stay."""
+        for group in self.groups:
+            if group.trains:
+                group.weights.copy_(group.ema)
+                group.compute.copy_(group.weights)
+        self.statistics.copy_(self.statistics_ema)
+
     def training_state(self) -> dict[str, torch.Tensor]:
         """Return all tensors that change while training, by name; not copies."""
         state = {"statistics": self.statistics, "statistics_ema": self.statistics_ema}

@@ -44,6 +44,9 @@ class FlatLookahead(FlatOptimizer):
         self.inner.reset()
         foreach_copy(self._slow, self._fast)
 
+    def anchor(self) -> None:
+        self.inner.anchor()
+
     def learning_rate(self, step: int) -> float:
         return self.inner.learning_rate(step)
 

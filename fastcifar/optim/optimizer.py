@@ -40,6 +40,9 @@ class FlatOptimizer(ABC, Generic[Config]):
         """Start again at step 0; called after `FlatModel.load` has reset the buffers."""
         self.count.zero_()
 
+    def anchor(self) -> None:
+        """Pull all weights toward those in the buffers from now on, where the recipe's `l2_init` says so."""
+
     def state_dict(self) -> dict[str, Any]:
         """Return all that changes while training besides the buffers of `flat`; tensors are not copied."""
         return {"count": self.count, **self._further_state()}

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from fastcifar.errors import UserError
 from fastcifar.recipes.declare import Checked, setting, trick
+
+if TYPE_CHECKING:
+    from fastcifar.recipes.recipe import Recipe
+
+
+def _without_average(recipe: Recipe) -> dict[str, float]:
+    return {"ema.decay": 0.0, **({"ema.return_every": 0} if recipe.ema.return_every else {})}
 
 
 @dataclass(frozen=True)
@@ -14,10 +22,13 @@ class EMAConfig(Checked):
 
     section: ClassVar[str] = "ema"
 
-    decay: float = trick(0.99, off=0.0, at_least=0, below=1, from_one=True, name="ema", source="Page 2019")
+    decay: float = trick(0.99, off=_without_average, at_least=0, below=1, from_one=True, name="ema", source="Page 2019")
     """Decay per training step; 0: no average, the last weights are evaluated."""
     every: int = setting(5, at_least=1, unit="steps")
     """Steps between updates, the first after the first step; each update uses decay ** every."""
+    return_every: int = trick(0, off=0, at_least=0, unit="epochs", name="hare-tortoise", source="Lee 2024")
+    """Set what trains, and the running statistics, to their average after so many epochs and go on from there, with the
+    optimizer's state as it is (Hare and Tortoise); not after the last epoch. 0: never."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +60,16 @@ class LookaheadConfig(Checked):
     """Share of the slow weights that a move keeps at the end of the training (Zhang: 0.5 throughout)."""
     decay_power: float = setting(3.0, at_least=0)
     """The share kept is decay times the progress to this power; 0: constant."""
+
+
+def refuse_averages(recipe: Recipe) -> None:
+    """Raise UserError for averages of which one would undo another, and for a return to one that is not kept."""
+    ema = recipe.ema
+    if ema.decay and recipe.average.epochs:
+        both = f"ema.decay is {ema.decay} and average.epochs is {recipe.average.epochs}"
+        raise UserError(f"{both}; allowed: one average of the two, the other 0")
+    if ema.return_every and not ema.decay:
+        raise UserError(f"ema.return_every is {ema.return_every} and ema.decay is 0; allowed: 0, or an average (0.99)")
+    if ema.return_every and recipe.lookahead.every:
+        both = f"ema.return_every is {ema.return_every} and lookahead.every is {recipe.lookahead.every}"
+        raise UserError(f"{both}; allowed: one of the two, the other 0")

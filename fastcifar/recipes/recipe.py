@@ -15,7 +15,7 @@ from typing import Literal
 
 from fastcifar.errors import UserError, brief
 from fastcifar.recipes.augmentation import Augment, MixConfig, NormalizeConfig
-from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig
+from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig, refuse_averages
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
 from fastcifar.recipes.ensemble import EnsembleConfig
 from fastcifar.recipes.evaluation import EvaluateConfig
@@ -49,6 +49,9 @@ class Recipe(Checked):
     loss."""
     label_smoothing: float = trick(0.2, off=0.0, at_least=0, at_most=1, source="Szegedy 2016")
     """Share of the target spread evenly over the classes; 0: none."""
+    l2_init: float = trick(0.0, off=0.0, at_least=0, source="Kumar 2023")
+    """Add l2_init / 2 times the squared distance of all trained weights from the run's fresh ones to the mean loss: so
+    a warm start too is pulled toward a fresh network, not toward its source; 0: nothing."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Compute type. auto: float16 on CUDA; on a CPU bfloat16 where that is measured to be faster, else float32."""
     compile: Literal["off", "step"] = "off"
@@ -93,9 +96,7 @@ class Recipe(Checked):
             value = getattr(self, section)
             known = isinstance(value, base) and value.kind in base.kinds
             self._require(section, known, f"a registered {base.__name__}")
-        if self.ema.decay and self.average.epochs:
-            both = f"ema.decay is {self.ema.decay} and average.epochs is {self.average.epochs}"
-            raise UserError(f"{both}; allowed: one average of the two, the other 0")
+        refuse_averages(self)
         if self.network.is_joint and self.ensemble.members > 1:
             said = f"ensemble.members is {self.ensemble.members}"
             raise UserError(f"{said}; allowed: 1, the network {self.network.kind} is several networks itself")

@@ -87,8 +87,12 @@ class TrainingState:
         self.best: Best | None = None
         self._restart(0, {})
 
-    def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
-        """Start a training afresh in the same buffers, from the weights of `model`, on any device."""
+    def begin(self, model: Network, seed: int, init: Mapping[str, object], anchor: Network | None = None) -> None:
+        """Start a training afresh in the same buffers, from the weights of `model`, on any device; L2 Init pulls them
+        toward those of `anchor`."""
+        if anchor is not None:
+            self.flat.load(anchor.module)
+            self.optimizer.anchor()
         self.flat.load(model.module)
         self.optimizer.reset()
         self.average.reset()

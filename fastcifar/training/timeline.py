@@ -122,6 +122,12 @@ class Timeline:
                     steps[stage] = steps.get(stage, 0) + count
         return steps
 
+    def returns(self, epoch: Epoch) -> bool:
+        """Return True if weights return to their average after `epoch` (`ema.return_every`). After the last they do
+        not: the average is what is evaluated."""
+        every = self._recipe.ema.return_every
+        return every > 0 and (epoch.number + 1) % every == 0 and epoch is not self.epochs[-1]
+
     def is_averaged(self, step: int) -> bool:
         """Return True if `recipe.average` averages the weights after `step` steps."""
         average = self._recipe.average

@@ -163,7 +163,7 @@ class Trainer:
         self._scales = recipe.loss_scaling.dynamic and dtype == torch.float16
         with current(self.device), self.phases("model and optimizer"):
             self.network, self.evaluated = (self.new_network(seed=0).to(self.device) for _ in range(2))
-            flat = FlatModel(self.network.module, dtype, wide_gradients=self._scales)
+            flat = FlatModel(self.network.module, dtype, wide_gradients=self._scales or recipe.l2_init > 0)
             self.flat_evaluated = FlatModel(self.evaluated.module, dtype)
             train, frozen_from = self.dataset.train, self.network.frozen_from
             self.timeline = Timeline(recipe, len(train), train.side, frozen_from)
@@ -302,7 +302,8 @@ class Trainer:
     def reset(self, seed: int = 0, init: Start = _COLD) -> None:
         """Start a training afresh, in the same buffers."""
         described = init.describe()
-        self.state.begin(self.new_network(seed, init, described.get("sha256")), seed, described)
+        fresh = self.new_network(seed, ColdStart(init.weights_seed(seed))) if self.recipe.l2_init else None
+        self.state.begin(self.new_network(seed, init, described.get("sha256")), seed, described, fresh)
 
     def enter(self, stage: Stage) -> None:
         """Train the parameters that `stage` trains and no others, in training mode."""
@@ -321,8 +322,11 @@ class Trainer:
         state.processes.end_step()
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Queue the copies of the metrics of `epoch` and draw the next one's plan, while a GPU is still at this one."""
+        """Queue the copies of the metrics of `epoch`, the return to the average that is due after it, and the drawing
+        of the next one's plan, while a GPU is still at this one."""
         self.state.end_epoch(epoch)
+        if self.timeline.returns(epoch):
+            self.state.flat.return_to_average()
         if epoch is not self.timeline.epochs[-1]:
             with self.phases("training: plans"):
                 self.state.begin_epoch(following := self.timeline.epochs[epoch.number + 1])
