@@ -87,8 +87,9 @@ class TrainingState:
         self.best: Best | None = None
         self._restart(0, {})
 
-    def begin(self, model: Network, seed: int, init: Mapping[str, object]) -> None:
-        """Start a training afresh in the same buffers, from the weights of `model`, on any device."""
+    def begin(self, model: Network, seed: int, init: Mapping[str, object], seconds: float = 0.0) -> None:
+        """Start a training afresh in the same buffers, from the weights of `model`, on any device, which took
+        `seconds` of training time."""
         self.flat.load(model.module)
         self.optimizer.reset()
         self.average.reset()
@@ -98,6 +99,7 @@ class TrainingState:
         self.random.seed(seed)
         self.processes.begin()
         self._restart(seed, init)
+        self.stopwatch = Stopwatch(self._device, seconds)
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Draw the plan of `epoch` into the buffers that a captured step reads, and clear the metrics. Nothing waits
