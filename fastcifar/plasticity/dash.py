@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -58,7 +58,7 @@ def dash(
 
 def _averages(
     module: nn.Module,
-    parameters: list[nn.Parameter],
+    parameters: Sequence[torch.Tensor],
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     alpha: float,

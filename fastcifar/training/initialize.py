@@ -97,8 +97,8 @@ def _reset(model: Network, words: Sequence[str]) -> tuple[str, ...]:
             found += [f"{name}.running_" if name else "running_" for name in norms]
             continue
         layers, count = list(layers_of(model.module)), int(word.removeprefix("last-"))
-        if len(model.made_of) > 1:
-            said = f"reset has {brief(word)} for a network of {len(model.made_of)}"
+        if len(networks := model.members or model.made_of) > 1:
+            said = f"reset has {brief(word)} for a network of {len(networks)}"
             raise UserError(f"{said}; allowed: statistics, or one network")
         if count >= len(layers):
             said = f"reset has {brief(word)}, and the network has {len(layers)} layers with parameters"
