@@ -105,7 +105,10 @@ if TYPE_CHECKING:  # the one list, a line a name: type checkers read it, and so 
     from fastcifar.report.by_class import confusion_matrix as confusion_matrix
     from fastcifar.report.by_class import precision_recall as precision_recall
     from fastcifar.start import ColdStart as ColdStart
+    from fastcifar.start import Dash as Dash
+    from fastcifar.start import Fire as Fire
     from fastcifar.start import ShrinkPerturb as ShrinkPerturb
+    from fastcifar.start import Start as Start
     from fastcifar.start import WarmStart as WarmStart
     from fastcifar.track.csv import CSV as CSV
     from fastcifar.track.tensorboard import TensorBoard as TensorBoard

@@ -19,10 +19,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import skip_init
 from torch.utils.checkpoint import checkpoint
 
 import fastcifar
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.plasticity import dash, fire
 from fastcifar.training.compiled import missing_compiler
 from tests.modules import MODULES, assert_close, assert_no_worse, gradients, make, plain, running
 from tests.small import BARE, DAVIDNET, EVERYTHING
@@ -352,6 +354,20 @@ def optimizers(number: Number) -> list[object]:
     return found
 
 
+def plasticity(number: Number) -> list[object]:
+    how, found = {"floor": number(0.25), "alpha": number(0.5)}, []
+    for method in (lambda module, _: fire(module, number(10)), lambda module, batches: dash(module, batches, **how)):
+        with torch.inference_mode(False), torch.no_grad(), torch.device("cpu"):
+            images = data().train.images[:8].permute(0, 3, 1, 2).to(torch.float32) / 255
+            labels = data().train.labels[:8] % 4
+            module = nn.Sequential(nn.Flatten(), skip_init(nn.Linear, 3072, 4, dtype=torch.float32))
+            module[1].weight.copy_(torch.arange(4 * 3072, dtype=torch.float32).view(4, 3072).sin())
+            module[1].bias.fill_(0.5)
+        method(module, [(images, labels)])
+        found += [parameter.detach().clone() for parameter in module.parameters()]
+    return found
+
+
 TRANSFORMS = "random_crop random_flip cutout normalize jitter color_jitter rand_augment grayscale gaussian_blur "
 TRANSFORMS += "random_erasing mixup cutmix"
 ROBUSTNESS = "published_pairs published_baseline fit_baseline effective_robustness plot_effective_robustness"
@@ -374,8 +390,9 @@ CALLS: dict[str, Callable[..., list[object]]] = {
     "corrupt": corrupted,
     "read_diagnosis": diagnosed,
     "optimizers": optimizers,
+    "fire dash": plasticity,
 }
-OF_TENSORS = (TRANSFORMS, "optimizers")
+OF_TENSORS = (TRANSFORMS, "optimizers", "fire dash")
 """Calls that make tensors of the kind that the host's own functions make."""
 DECLARATIONS = {"dataset", "experiment", "network", "optimizer", "setting", "transform", "trick"}
 """Public functions that only declare something."""

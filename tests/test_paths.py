@@ -11,7 +11,7 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.output import check_out, user_path
 from fastcifar.recipes import get_recipe, read_toml
-from fastcifar.start import ShrinkPerturb, WarmStart
+from fastcifar.start import Dash, Fire, ShrinkPerturb, WarmStart
 from fastcifar.training import Run, load_run
 from tests.small import MLP
 
@@ -24,6 +24,8 @@ DOORS = {
     "train": lambda path: fastcifar.train("warmstart-mlp", "cifar10", data_dir=path),
     "WarmStart": WarmStart,
     "ShrinkPerturb": ShrinkPerturb,
+    "Fire": Fire,
+    "Dash": Dash,
     "load_run": load_run,
     "read_runs": fastcifar.read_runs,
     "Run.save": lambda path: Run.save(object.__new__(Run), path),

@@ -45,7 +45,9 @@ class Options(train.Options):
     10min, or never; auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     evaluate_at_start: Switch = True
     """Evaluate before the first step too, on the training images also: epoch 0."""
-    hidden: ClassVar[tuple[str, ...]] = ("cold_start", "warm_start", "shrink", "perturb", "fit_head", "resume")
+    hidden: ClassVar[tuple[str, ...]] = (
+        *("cold_start", "warm_start", "start", "shrink", "perturb", "shrink_layers", "fit_head", "reset", "resume"),
+    )
     prog: ClassVar[str] = PROG
 
 

@@ -14,7 +14,8 @@ from typing import Literal
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import groups, last_given, parse
 from fastcifar.cli.options import CommandOptions, Resident, Switch, flag_of
-from fastcifar.cli.train import PROG, describe_start, spares_of, start_of, train_runs
+from fastcifar.cli.starts import describe_start, start_of
+from fastcifar.cli.train import PROG, spares_of, train_runs
 from fastcifar.cli.unfinished import Asked
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name

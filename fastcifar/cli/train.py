@@ -18,6 +18,7 @@ from fastcifar.catalogue import find, name_of
 from fastcifar.cli import screen
 from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
 from fastcifar.cli.options import Switch, TrainingOptions
+from fastcifar.cli.starts import describe_start, start_of
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Job, Outcome
@@ -28,7 +29,7 @@ from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
 from fastcifar.signals import SIGNALS, Stop
-from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart
+from fastcifar.start import Start
 from fastcifar.track import TRACKED
 
 if TYPE_CHECKING:
@@ -62,14 +63,23 @@ class Options(TrainingOptions):
     warm_start: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="")] = None
     """Begin with the weights of a saved run (its folder, or that of an experiment and warm/seed-0 or the like) or of a
     file: .safetensors, or .pt, .pth or .ckpt of torch.save."""
+    start: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
+    """What becomes of the weights of --warm-start: warm, nothing; shrink-perturb:shrink=0.4,perturb=0.1; fire, or
+    fire:steps=10; dash, or dash:floor=0.3,alpha=0.3. docs/warm-start.md says what each does."""
     shrink: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 1, and 0.4 with --perturb)")] = None
     """Multiply the weights of --warm-start by S, 0 to 1."""
     perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = None
     """Add P times fresh weights to those of --warm-start."""
+    shrink_layers: Annotated[tuple[str, ...], arg(metavar="WORD", help_behavior_hint="")] = ()
+    """Other factors of layers, as in layer4:shrink=0.2,perturb=0.5, with --shrink, --perturb or --start
+    shrink-perturb."""
     reset_head: Switch = False
     """With --warm-start, begin with a fresh classifier, whatever its shape there."""
     fit_head: Switch = False
     """With --warm-start, begin with a fresh classifier where its shape there is another, as with other classes."""
+    reset: Annotated[tuple[str, ...], arg(metavar="WORD", help_behavior_hint="")] = ()
+    """With --warm-start, what begins afresh: head, as --reset-head; last-2, the 2 last layers with parameters;
+    statistics, the running ones of all batch norms."""
     eval_every: Annotated[int, arg(metavar="N")] = setting(1, at_least=0, unit="epochs")
     """Epochs between evaluations; 0: only at the end. Evaluation is not timed as training."""
     evaluate_at_start: Switch = False
@@ -296,36 +306,6 @@ def _full_run(args: Sequence[str]) -> list[str]:
         place = words.index("--out")
         del words[place : place + 2]
     return words
-
-
-def start_of(options: Options) -> Start:
-    """Return what the run begins with. Raises UserError for weights that are not there and contradicting flags."""
-    if options.warm_start is None:
-        given = {"--shrink": options.shrink, "--perturb": options.perturb, "--reset-head": options.reset_head or None}
-        given["--fit-head"] = options.fit_head or None
-        for flag, value in given.items():
-            if value is not None:
-                raise UserError(f"{flag} is for given weights; allowed: with --warm-start PATH")
-        return ColdStart()
-    if options.cold_start:
-        raise UserError("--cold-start and --warm-start contradict each other; allowed: one of them")
-    if options.reset_head and options.fit_head:
-        raise UserError("--reset-head and --fit-head contradict each other; allowed: one of them")
-    head = None if options.fit_head else options.reset_head
-    factors = {"shrink": options.shrink, "perturb": options.perturb}
-    factors = {name: factor for name, factor in factors.items() if factor is not None}
-    if factors:
-        return ShrinkPerturb(options.warm_start, **factors, reset_head=head)
-    return WarmStart(options.warm_start, head)
-
-
-def describe_start(init: Mapping[str, Any]) -> str:
-    """Return how the run begins, in a few words for a line; empty for a cold start."""
-    if init["mode"] == "cold":
-        return ""
-    mixed = init["mode"] == ShrinkPerturb.mode
-    how = f"shrink {init['shrink']:g} perturb {init['perturb']:g}" if mixed else "warm start"
-    return how + (" reset-head" if init["reset_head"] else "")
 
 
 def _start_device(options: Options, phases: Phases) -> tuple[torch.device, int]:

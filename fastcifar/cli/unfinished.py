@@ -19,15 +19,13 @@ from fastcifar.errors import OutOfMemory, ProcessesDied, UserError
 from fastcifar.interval import read_interval
 from fastcifar.output import CHECKPOINTS, PARTIAL, UNFINISHED, claimed, user_path, write_whole
 from fastcifar.recipes import recipe_from_dict
-from fastcifar.recipes.declare import checked, plain, type_hints
-from fastcifar.start import ColdStart, ShrinkPerturb, WarmStart
+from fastcifar.recipes.declare import plain, type_hints
+from fastcifar.start import ColdStart, check_entry
 
 VERSION = 1
 """The version of the file's format."""
 _ALLOWED = "the file as fastcifar wrote it"
 _LOCK_SECONDS = 60
-_GIVEN = {"source": str, "sha256": str, "shrink": float, "perturb": float, "reset_head": bool | None}
-"""What describes a start from given weights, besides its mode."""
 _ELSEWHERE = {"recipe", "network", "optimizer", "settings", "seed", "runs"}
 """Options that other entries say: the recipe, whole, and the seeds."""
 _NOT_KEPT = {"out", "resume", "profile", "quiet", "json", "weights"}
@@ -119,15 +117,12 @@ class Asked:
         recipe = recipe_from_dict(values["recipe"], "recipe")
         options = Options(**given, recipe=recipe.name, settings=recipe, seed=seeds[0], runs=len(seeds))
         options.check(recipe)
-        init, modes = values["init"], (WarmStart.mode, ShrinkPerturb.mode)
+        init = values["init"]
         if options.warm_start is None:
             if init != ColdStart().describe():
                 raise UserError(f"init is {init!r}; allowed: {_ALLOWED}")
         else:
-            if init["mode"] not in modes or init.keys() != {"mode", *_GIVEN}:
-                raise UserError(f"init is {init!r}; allowed: {_ALLOWED}")
-            for name, hint in _GIVEN.items():
-                checked(f"init.{name}", init[name], hint)
+            check_entry(init)
         return cls(options, init, seeds)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.optim.flat import FlatGroup, FlatModel
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.layers import longest, refuse_unknown
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 
 
@@ -54,20 +54,11 @@ def by_parameter(config: SGDConfig, model: nn.Module) -> dict[nn.Parameter, tupl
     """Return the factor of the rate and the momentum that `config` gives each parameter of `model` that trains.
 
     Raises UserError for a name in `config.layers` that none of them has, or begins with."""
-    layers, found, met = config.by_layer(), {}, set()
+    layers = config.by_layer()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in trained.items():
-        own = [layer for layer in layers if f"{name}.".startswith(f"{layer}.")]
-        found[parameter] = layers[max(own, key=len)] if own else (1.0, config.momentum)
-        met.update(own)
-    for layer in layers:
-        if layer not in met:
-            parts = [name.split(".") for name in trained]
-            near = did_you_mean(layer, (".".join(part[:end]) for part in parts for end in range(1, len(part) + 1)))
-            allowed = ", ".join(dict.fromkeys(part[0] for part in parts))
-            said = f"optimizer.layers has {brief(layer)}, and no trained parameter of the network is named so"
-            raise UserError(f"{said}{near}; allowed: {allowed}, and names below these")
-    return found
+    refuse_unknown(layers, list(trained), "optimizer.layers")
+    own = {parameter: longest(layers, name) for name, parameter in trained.items()}
+    return {parameter: (1.0, config.momentum) if name is None else layers[name] for parameter, name in own.items()}
 
 
 class SGD(StandaloneOptimizer, torch.optim.SGD):

@@ -47,9 +47,8 @@ def checked_arguments(
     until_train_accuracy = checked("until_train_accuracy", until_train_accuracy, float | None, share)
     evaluate_at_start = checked("evaluate_at_start", evaluate_at_start, bool)
     if not isinstance(init, Start):
-        raise UserError(
-            f"init is of type {type(init).__name__}; allowed: ColdStart(), WarmStart(...), ShrinkPerturb(...)"
-        )
+        allowed = "ColdStart(), WarmStart(...), ShrinkPerturb(...), Fire(...), Dash(...)"
+        raise UserError(f"init is of type {type(init).__name__}; allowed: {allowed}")
     if recipe.schedule.follows_loss:
         _refuse_blind(recipe.schedule, eval_every, dataset)
     return seed, eval_every, evaluate_at_start, until_train_accuracy

@@ -87,9 +87,16 @@ class TrainingState:
         self.best: Best | None = None
         self._restart(0, {})
 
-    def begin(self, model: Network, seed: int, init: Mapping[str, object], anchor: Network | None = None) -> None:
-        """Start a training afresh in the same buffers, from the weights of `model`, on any device; L2 Init pulls them
-        toward those of `anchor`."""
+    def begin(
+        self,
+        model: Network,
+        seed: int,
+        init: Mapping[str, object],
+        seconds: float = 0.0,
+        anchor: Network | None = None,
+    ) -> None:
+        """Start a training afresh in the same buffers, from the weights of `model`, on any device, which took
+        `seconds` of training time; L2 Init pulls them toward those of `anchor`."""
         if anchor is not None:
             self.flat.load(anchor.module)
             self.optimizer.anchor()
@@ -102,6 +109,7 @@ class TrainingState:
         self.random.seed(seed)
         self.processes.begin()
         self._restart(seed, init)
+        self.stopwatch = Stopwatch(self._device, seconds)
 
     def begin_epoch(self, epoch: Epoch) -> None:
         """Draw the plan of `epoch` into the buffers that a captured step reads, and clear the metrics. Nothing waits

@@ -28,13 +28,13 @@ from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
-from fastcifar.training import refusals
+from fastcifar.training import methods, refusals
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, current, resolve_dtype
 from fastcifar.training.failures import told
 from fastcifar.training.features import FrozenFeatures
-from fastcifar.training.initialize import initialize, keeps_frozen
+from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.random import random_numbers_of
@@ -223,7 +223,7 @@ class Trainer:
             `on_epoch`, for evaluations and for `until_train_accuracy`; else the whole training is queued.
         eval_every: epochs from one evaluation to the next; the last epoch is always evaluated, with 0 no other.
         evaluate_at_start: evaluate before the first epoch too, as epoch 0 of the rows.
-        init: the weights to begin with: fresh ones, `WarmStart` or `ShrinkPerturb`, whose noise is drawn from `seed`.
+        init: the weights to begin with: fresh ones, or given ones by `WarmStart`, `ShrinkPerturb`, `Fire` or `Dash`.
         until_train_accuracy: end after the first epoch with this fraction of right answers while training (the rule of
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
         keep: "best": end with the weights of the evaluated epoch that is the best by validation accuracy or, without a
@@ -238,6 +238,7 @@ class Trainer:
             seed, eval_every, evaluate_at_start, until_train_accuracy, init, self.recipe, self.dataset
         )
         refusals.refuse_best(keep, eval_every, self.recipe, self.dataset)
+        methods.refuse_outputs(init, self.network)
         kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
             self._build(dtype)
@@ -300,10 +301,16 @@ class Trainer:
             self.replays, self.not_captured = rehearse(self)
 
     def reset(self, seed: int = 0, init: Start = _COLD) -> None:
-        """Start a training afresh, in the same buffers."""
+        """Start a training afresh, in the same buffers. What a start computes on the device is training time."""
         described = init.describe()
-        fresh = self.new_network(seed, ColdStart(init.weights_seed(seed))) if self.recipe.l2_init else None
-        self.state.begin(self.new_network(seed, init, described.get("sha256")), seed, described, fresh)
+        network, fresh = self._started(seed, init, described.get("sha256"))
+        anchor = self.new_network(seed, ColdStart(init.weights_seed(seed))) if self.recipe.l2_init else None
+        seconds = 0.0
+        if methods.is_computed(init):
+            self.state.random.seed(seed)
+            with self.phases("training: start"):
+                seconds = methods.compute(init, network, fresh, self.recipe, self.dataset, self._loss)
+        self.state.begin(network, seed, described, seconds, anchor)
 
     def enter(self, stage: Stage) -> None:
         """Train the parameters that `stage` trains and no others, in training mode."""
@@ -332,15 +339,18 @@ class Trainer:
                 self.state.begin_epoch(following := self.timeline.epochs[epoch.number + 1])
                 self.state.feed_epoch(following)
 
+    def new_network(self, seed: int, init: Start = _COLD) -> Network:
+        """Return the network that a training begins with, or that `Fire` and `Dash` are computed from, on the CPU."""
+        return self._started(seed, init)[0]
+
     @TORCH.applied()
-    def new_network(self, seed: int, init: Start = _COLD, sha256: object = None) -> Network:
-        """Return the network that a training begins with, on the CPU. `sha256`: what `init` says of its file."""
+    def _started(self, seed: int, init: Start, sha256: object = None) -> tuple[Network, set[str]]:
+        """Return it, and the names of its tensors that are reset. `sha256`: what `init` says of its file."""
         data, own, seed = self.dataset, self.own_model, init.weights_seed(seed)
         sides = (data.train.side, *(side for side, _ in self.recipe.augment.early_crops))
         with building(seed, own or resolve(self.recipe.network.builder)):
             model = build_model(self.recipe, len(data.classes), data.mean, data.std, own, sides, seed)
-        initialize(model, init, sha256)
-        return model
+        return model, initialize(model, init, sha256)
 
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:
         """Return a step on batches of `dataset`, of the same network and optimizer."""
@@ -369,7 +379,7 @@ class Trainer:
                 self.state.load_state_dict(resume)
             else:
                 self.reset(seed, init)
-        if resume is None and not keeps_frozen(init):
+        if resume is None and not init.keeps_frozen:
             with self.phases("training: whitening"), self.state.stopwatch:
                 if count := self.network.whitening_images:
                     self.network.fit_whitening(self.dataset.train.first(count))

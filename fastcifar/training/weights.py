@@ -99,13 +99,13 @@ def fitted(
     tensors: Mapping[str, torch.Tensor],
     expected: Mapping[str, torch.Tensor],
     path: str | os.PathLike[str],
-    head: str | None = None,
+    left_out: tuple[str, ...] = (),
     hint: str = "",
 ) -> dict[str, torch.Tensor]:
     """Return `tensors`, by the names and in the dtypes of a network's, `expected`.
 
     path: where they are from, for errors.
-    head: the name of a layer that is left out; None: all are needed.
+    left_out: what names begin with that are neither needed nor taken.
     hint: what else is allowed where names or shapes differ.
 
     Raises UserError unless names and shapes are the same (but for torch's counts of batches), types are such that can
@@ -114,11 +114,9 @@ def fitted(
     source = without_prefixes(tensors, expected, path)
     source = {name: tensor for name, tensor in source.items() if _needed(name, tensor, expected)}
     expected = {name: tensor for name, tensor in expected.items() if name in source or not name.endswith(COUNTS)}
-    if head is not None:
-        source, expected = (
-            {name: tensor for name, tensor in each.items() if not name.startswith(f"{head}.")}
-            for each in (source, expected)
-        )
+    source, expected = (
+        {name: tensor for name, tensor in each.items() if not name.startswith(left_out)} for each in (source, expected)
+    )
     misfits = []
     for name in sorted(source.keys() | expected.keys()):
         theirs, ours = (str(list(each[name].shape)) if name in each else None for each in (source, expected))

@@ -242,7 +242,9 @@ def test_it_goes_on_from_another_folder_without_the_recipe_file_and_in_a_clock_t
     assert capsys.readouterr().out.endswith("  holdout 32  train-size 192  synthetic\n")
 
 
-@pytest.mark.parametrize("flags", ["--reset-head", "--shrink 0.3 --perturb 0.2"])
+@pytest.mark.parametrize(
+    "flags", ["--reset-head", "--shrink 0.3 --perturb 0.2", "--start fire --reset last-1", "--start dash:floor=0.1"]
+)
 def test_a_warm_start_goes_on_without_its_source_or_begins_with_the_same_one(capsys, monkeypatch, flags):
     assert main([*MLP, "--epochs", "1", "--out", "cold"]) == 0
     unfinished(monkeypatch, [*OFTEN, "--warm-start", "cold", *flags.split()])

@@ -174,6 +174,25 @@ REFUSALS = {
     "train --shrink 0": "--shrink is for given weights; allowed: with --warm-start PATH",
     "train --cold-start --perturb 0.1": "--perturb is for given weights; allowed: with --warm-start PATH",
     "train --reset-head": "--reset-head is for given weights; allowed: with --warm-start PATH",
+    "train --start fire": "--start is for given weights; allowed: with --warm-start PATH",
+    "train --reset last-1": "--reset is for given weights; allowed: with --warm-start PATH",
+    "train --shrink-layers fc:shrink=1": "--shrink-layers is for given weights; allowed: with --warm-start PATH",
+    "train --warm-start . --start fier": (
+        "the start is 'fier'; did you mean 'fire'?; allowed: warm, shrink-perturb, fire, dash"
+    ),
+    "train --warm-start . --start fire:floor=1": "the start is 'fire:floor=1'; allowed: fire or fire:steps=0",
+    "train --warm-start . --start dash:floor=2": "floor in 'dash:floor=2' is 2.0; allowed: 0 to 1",
+    "train --warm-start . --start fire --shrink 1": (
+        "--shrink with --start; allowed: without it, or as in --start shrink-perturb:shrink=0.4"
+    ),
+    "train --warm-start . --start fire --shrink-layers fc:shrink=1": (
+        "--shrink-layers is for shrink-perturb, and the start is fire; "
+        "allowed: with --shrink, --perturb or --start shrink-perturb"
+    ),
+    "train --warm-start . --reset all": "reset has 'all'; allowed: head, statistics, and last-1, last-2, ...",
+    "train --warm-start . --reset head --fit-head": (
+        "--reset head and --fit-head contradict each other; allowed: one of them"
+    ),
     "eval": "eval needs the folder of a saved run, as in: fastcifar eval runs/davidnet-20250101-120000-0",
     "eval nowhere": "nowhere holds no run: run.json is missing; allowed: a folder that fastcifar train wrote, or a run "
     "that an experiment kept, as in DIR/warm/seed-0",

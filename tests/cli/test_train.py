@@ -241,6 +241,27 @@ def test_a_run_starts_from_the_weights_of_another(capsys, tmp_path):
         assert (mixed["mode"], mixed["shrink"], mixed["perturb"]) == ("shrink-perturb", *factors)
         assert (mixed["sha256"], mixed["reset_head"]) == (warm["sha256"], "--reset-head" in flags)
 
+    for number, (flags, said) in enumerate(
+        {
+            "--start fire": {"mode": "fire", "steps": 0, "reset_head": False},
+            "--start fire:steps=10 --reset last-1 head": {
+                **{"mode": "fire", "steps": 10, "reset_head": True, "reset": ["last-1"]}
+            },
+            "--start dash:floor=0.2": {"mode": "dash", "floor": 0.2, "alpha": 0.3, "reset_head": False},
+            "--start shrink-perturb:shrink=0.3 --shrink-layers classifier:shrink=0,perturb=1": {
+                **{"mode": "shrink-perturb", "shrink": 0.3, "perturb": 0.1, "reset_head": False},
+                "layers": ["classifier:shrink=0,perturb=1"],
+            },
+        }.items()
+    ):
+        init = train_json(capsys, f"start-{number}", "--warm-start", "half", *flags.split())["init"]
+        assert init == {"source": "half", "sha256": warm["sha256"], **said}
+    flags = ["--warm-start", "half", "--start", "fire:steps=10", "--reset", "last-1", "statistics"]
+    assert main([*TRAIN, "--epochs", "1", *flags, "--out", "fire"]) == 0
+    lines = lines_of(capsys)
+    assert lines[2] == "fire steps 10 reset last-1 statistics from half"
+    assert lines[-1].endswith("  fire steps 10 reset last-1 statistics  synthetic")
+
     assert main([*TRAIN, "--epochs", "1", "--warm-start", "half", "--shrink", "0.5", "--out", "new"]) == 0
     lines = lines_of(capsys)
     assert lines[2] == "shrink 0.5 perturb 0.1 from half"

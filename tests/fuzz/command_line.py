@@ -67,6 +67,7 @@ LINES = (
     "train --recipe speedrun94 --epochs 3 --out runs/a --runs 2 --seed 5 --quick",
     "train --network mlp --network.hidden 8 8 --optimizer Adam --optimizer.lr=0.1 --batch_size 64 --drop-last false",
     "train --warm-start a --shrink 0.5 --perturb 0.1 --reset-head --holdout third --train-size 1000 --balanced",
+    "train --warm-start a --start dash:floor=0.1,alpha=0.5 --reset last-2 statistics --shrink-layers fc:shrink=0",
     "train --augment.early-crops 24 0.2 28 0.6 --schedule.name StepLR --schedule.options step_size=7 --classes 0,1",
     "train --help",
     "flops --tflops 1 2 --bandwidth 3 4 --json",

@@ -223,7 +223,7 @@ def test_a_file_that_changes_after_it_was_described_is_refused(tmp_path, data):
     described = start.describe()
     save_file(make_model(MLP, 2), tmp_path / "model.safetensors")
     with pytest.raises(UserError, match="changed while it was read; allowed"):
-        Trainer(MLP, data).new_network(0, start, described["sha256"])
+        initialize(Trainer(MLP, data).new_network(0), start, described["sha256"])
 
 
 @pytest.mark.parametrize("start", [WarmStart, ShrinkPerturb])

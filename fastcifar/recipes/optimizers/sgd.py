@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fastcifar.errors import UserError, brief
-from fastcifar.recipes.declare import Declaration, checked, setting, trick
+from fastcifar.recipes.declare import Declaration, setting, trick
+from fastcifar.recipes.layers import read_layers
 from fastcifar.recipes.optimizers import OptimizerConfig, optimizer
 
 _OWN = {"lr": Declaration(above=0, at_most=1e4), "momentum": Declaration(at_least=0, below=1)}
@@ -39,26 +39,5 @@ class SGDConfig(OptimizerConfig):
     def by_layer(self) -> dict[str, tuple[float, float]]:
         """Return the factor of the rate and the momentum of each name in `layers`. Raises UserError for a word that is
         no such pair."""
-        path, found = self._path("layers"), dict[str, tuple[float, float]]()
-        for word in self.layers:
-            name, _, text = word.rpartition(":")
-            pairs = [each.partition("=") for each in text.split(",")]
-            given = {key: _number(value) for key, _, value in pairs}
-            if not name or len(given) < len(pairs) or not given.keys() <= _OWN.keys():
-                allowed = "words NAME:lr=FACTOR, NAME:momentum=NUMBER or NAME:lr=FACTOR,momentum=NUMBER"
-                raise UserError(f"{path} has {brief(word)}; allowed: {allowed}")
-            if name in found:
-                raise UserError(f"{path} has {brief(name)} twice; allowed: one word for a name")
-            own = {
-                key: checked(f"{key} in {brief(word)} of {path}", value, float, _OWN[key])
-                for key, value in given.items()
-            }
-            found[name] = own.get("lr", 1.0), own.get("momentum", self.momentum)
-        return found
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+        found = read_layers(self._path("layers"), self.layers, _OWN, ("FACTOR", "NUMBER"))
+        return {name: (own.get("lr", 1.0), own.get("momentum", self.momentum)) for name, own in found.items()}
