@@ -316,6 +316,7 @@ class Trainer:
         state.next_images(epoch)
         self.replays[epoch.stage_of(state.step)]()
         state.step += 1
+        state.replacement.end_step(self)
         if self.timeline.is_averaged(state.step):
             state.average.add()
         state.processes.end_step()
@@ -323,6 +324,7 @@ class Trainer:
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` and draw the next one's plan, while a GPU is still at this one."""
         self.state.end_epoch(epoch)
+        self.state.replacement.end_epoch(self, epoch)
         if epoch is not self.timeline.epochs[-1]:
             with self.phases("training: plans"):
                 self.state.begin_epoch(following := self.timeline.epochs[epoch.number + 1])

@@ -1,0 +1,1 @@
+"""Formulas of methods that keep a network able to learn."""
