@@ -12,8 +12,7 @@ def magnitudes(values: torch.Tensor, dtype: torch.dtype | None = None) -> torch.
     """Return the mean magnitude of each unit `[U]` over the images and pixels of activations `[N, U]` or
     `[N, U, H, W]`; `dtype`: of the result, and in which it is computed."""
     others = [dim for dim in range(values.dim()) if dim != 1]
-    count = values.numel() / values.shape[1]
-    return torch.linalg.vector_norm(values, ord=1, dim=others, dtype=dtype) / count
+    return values.abs().mean(others, dtype=dtype)  # faster, and nearer in float32, than vector_norm
 
 
 def dormant(magnitudes: torch.Tensor, threshold: float) -> torch.Tensor:
