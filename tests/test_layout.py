@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "training": LOWER | {"data", "models", "optim", "plasticity", "training"},
     "costs": LOWER | {"data", "models", "optim", "training", "costs"},
     "report": {"by_class", "errors", "escape", "output", "recipes", "record", "report"},
-    "diagnose": LOWER | {"data", "models", "optim", "training", "report", "diagnose"},
+    "diagnose": LOWER | {"data", "models", "optim", "plasticity", "training", "report", "diagnose"},
     "track": LOWER | {"training", "track"},
     "doctor": LOWER | {"data", "training", "doctor"},
     "experiments": LOWER

@@ -21,9 +21,10 @@ from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.transforms import TransformConfig
 from fastcifar.registry import resolve
 
-_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM, _MIXUP, _CUTMIX, _CUT, BY_IMAGE = range(11)
+_ORDER, _CROP, _FLIP, _CUTOUT, _JITTER, NOT_PLANNED, _TRANSFORM, _MIXUP, _CUTMIX, _CUT, BY_IMAGE, REPLACED = range(12)
 """The streams of a seed's random numbers, one for each kind of choice. NOT_PLANNED is for choices outside of plans,
-BY_IMAGE for those that a `HostLoader` draws image by image; each transform has a stream of its own, by its kind."""
+BY_IMAGE for those that a `HostLoader` draws image by image, REPLACED for the fresh values of hidden units; each
+transform has a stream of its own, by its kind."""
 
 CROP_FLIP_CUTOUT = Augment(crop=4, flip="random", cutout=8)
 """Page's augmentation (How to train your ResNet, 2018)."""

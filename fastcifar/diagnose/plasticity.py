@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from fastcifar.diagnose.activations import Probe, channel_axis, without_border
 from fastcifar.diagnose.curvature import largest_eigenvalue
@@ -20,6 +19,7 @@ from fastcifar.diagnose.diagnosis import Diagnosis, Found, known
 from fastcifar.diagnose.snapshot import Snapshot
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
+from fastcifar.plasticity.units import dormant
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.record import EpochRow
 from fastcifar.report import Figure, Line
@@ -235,8 +235,7 @@ def dormant_units(activations: torch.Tensor, threshold: float) -> torch.Tensor:
     """Return which units are dormant (Sokar, Agarwal, Castro and Evci 2023): bool `[U]`, for what they give, `[N, U]`,
     `[N, U, H, W]` or of tokens `[N, T, U]`. A unit's score is its mean |activation| over images and pixels, over the
     mean of all units; dormant are scores up to `threshold`, and all units of a layer that gives nothing but 0."""
-    sizes = activations.movedim(channel_axis(activations), -1).flatten(0, -2).abs().mean(0)
-    return sizes <= threshold * sizes.mean()
+    return dormant(activations.movedim(channel_axis(activations), -1).flatten(0, -2).abs().mean(0), threshold)
 
 
 def singular_values(features: torch.Tensor | None) -> np.ndarray:
@@ -275,8 +274,7 @@ def _units(snapshot: Snapshot) -> list[Seen]:
     norm without one hands on is never small, whatever becomes of it behind."""
     network = snapshot.network
     if units := network.units():
-        applied = (_same if each.activation == "none" else getattr(F, each.activation) for each in units)
-        return [(each.seen, network.get_submodule(each.seen), then) for each, then in zip(units, applied, strict=True)]
+        return [(each.seen, network.get_submodule(each.seen), each.values) for each in units]
     probe, module = Probe(network), network.module
     probe.find_layers(snapshot.batch)
     layers = ((name, module.get_submodule(name)) for name in probe.names)

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.models.batchnorm import GhostBatchNorm
+from fastcifar.models.layernorm import LayerNorm
 
 
 def activation(name: str, slope: float = 0.01) -> nn.Module:
@@ -15,8 +16,11 @@ def activation(name: str, slope: float = 0.01) -> nn.Module:
     return nn.LeakyReLU(slope) if name == "leaky_relu" else layers[name]()
 
 
-def norm_of(channels: int, name: str, slope: float = 0.01) -> GhostBatchNorm:
-    """Return plain batch norm with the activation after it; "relu", "gelu" and "silu" are fused with it."""
+def norm_of(channels: int, name: str, slope: float = 0.01, kind: str = "batch") -> GhostBatchNorm | LayerNorm:
+    """Return plain batch norm, or with the `kind` "layer" layer norm, with the activation after it; "relu", "gelu" and
+    "silu" are fused with batch norm."""
+    if kind == "layer":
+        return LayerNorm(channels, activation=name, alpha=slope)
     return LeakyNorm(channels, slope) if name == "leaky_relu" else GhostBatchNorm(channels, activation=name)
 
 

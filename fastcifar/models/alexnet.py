@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import cast
 
 import torch
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 from fastcifar.models.activation import activation
 from fastcifar.models.dropout import Dropout
 from fastcifar.models.network import Linear, Network
+from fastcifar.models.units import Units
 from fastcifar.recipes.networks.alexnet import AlexNetConfig
 
 
@@ -63,6 +66,15 @@ class AlexNet(Network[AlexNetConfig]):
         for layer in list(self.classifier)[:-1]:
             x = layer(x)
         return x
+
+    def units(self) -> Sequence[Units]:
+        """Return those of each layer but the last; the module behind it is its activation."""
+        places = {"features": (0, 3, 6, 8, 10), "classifier": (1, 4, 6)}
+        layers = [(part, number) for part, numbers in places.items() for number in numbers]
+        return [
+            Units(f"{part}.{number}", f"{reader}.{following}", f"{part}.{number + 1}")
+            for (part, number), (reader, following) in itertools.pairwise(layers)
+        ]
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier[-1](self.before_head(x))

@@ -24,6 +24,7 @@ from torch import nn
 from fastcifar.errors import UserError
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
+from fastcifar.models.layernorm import LayerNorm
 from fastcifar.models.whitening import PatchWhitening
 
 Activation = Literal["celu", "relu", "gelu", "silu", "none"]
@@ -40,14 +41,14 @@ class ConvBN(nn.Module):
     kernel_size: 3, with padding 1, or 1.
     pooling: the largest or the mean value of each 2x2 pixels.
     pool_after: what the pool follows.
-    norm: False puts a trained bias in place of the norm.
+    norm: "layer" puts layer norm, False a trained bias in place of batch norm.
     ghost_batch: consecutive images that batch norm groups (DavidNet: 32); 0: the whole batch, plain batch norm.
-    freeze_scale: keep batch norm's scales at 1 and train only its biases.
+    freeze_scale: keep the norm's scales at 1 and train only its biases.
     momentum: share of a step's statistics in the running ones.
     eps: added to the variance.
     activation, celu_alpha: the nonlinearity, and CELU's alpha (Barron 2017).
 
-    Raises UserError for another `kernel_size`, `pooling`, `pool_after` or `activation`.
+    Raises UserError for another `kernel_size`, `pooling`, `pool_after`, `norm` or `activation`.
     """
 
     late: tuple[Pooling, Activation, float] | None = None
@@ -62,7 +63,7 @@ class ConvBN(nn.Module):
         kernel_size: Literal[1, 3] = 3,
         pooling: Pooling = "max",
         pool_after: PoolAfter = "convolution",
-        norm: bool = True,
+        norm: bool | Literal["batch", "layer"] = True,
         ghost_batch: int = 0,
         freeze_scale: bool = True,
         momentum: float = 0.1,
@@ -75,6 +76,7 @@ class ConvBN(nn.Module):
             ("kernel_size", kernel_size, (1, 3)),
             ("pooling", pooling, get_args(Pooling)),
             ("pool_after", pool_after, get_args(PoolAfter)),
+            ("norm", norm, (True, False, "batch", "layer")),
             ("activation", activation, get_args(Activation)),
         ):
             if value not in allowed:
@@ -86,7 +88,10 @@ class ConvBN(nn.Module):
         if pool and not first:
             self.late = (pooling, activation if pool_after == "norm" else "none", celu_alpha)
             fused["activation"] = "none" if pool_after == "norm" else activation
-        if norm:
+        if norm == "layer":
+            fused["alpha"] = fused.pop("celu_alpha")
+            self.norm = LayerNorm(outputs, freeze_scale=freeze_scale, eps=eps, **fused)
+        elif norm:
             self.norm = GhostBatchNorm(
                 outputs, ghost_batch, freeze_scale=freeze_scale, momentum=momentum, eps=eps, **fused
             )

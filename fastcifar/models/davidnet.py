@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from fastcifar.models.blocks import ConvBN, ConvResBlock, global_pool
 from fastcifar.models.network import Network
+from fastcifar.models.units import Units
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 
@@ -31,7 +33,7 @@ class DavidNet(Network[DavidNetConfig]):
         settings: dict[str, Any] = {
             "pooling": config.pool,
             "pool_after": config.pool_after,
-            "norm": config.norm,
+            "norm": config.norm and config.norm_kind,
             "ghost_batch": config.ghost_batch,
             "freeze_scale": config.freeze_scale,
             "momentum": config.norm_momentum,
@@ -77,6 +79,20 @@ class DavidNet(Network[DavidNetConfig]):
             case _:
                 return 0, 0
         return before % 2, (before + 1) % 2
+
+    def units(self) -> Sequence[Units]:
+        """Return those of each `ConvBN` but the two around a residual sum, whose outputs are summed."""
+        path, summed = ["stem"], set()
+        for number in range(1, 4):
+            layer = f"layers.{number - 1}"
+            path.append(f"{layer}.block")
+            if number in self.config.residual:
+                summed |= {f"{layer}.block", f"{layer}.residual.1"}
+                path += [f"{layer}.residual.0", f"{layer}.residual.1"]
+            path += [f"{layer}.extra"] if number in self.config.extra else []
+        readers = [*(f"{each}.conv" for each in path[1:]), self.head]
+        pairs = zip(path, readers, strict=True)
+        return [Units(f"{each}.conv", reader, each, f"{each}.norm") for each, reader in pairs if each not in summed]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.layers(self.stem(x, whitening=self.whitening))

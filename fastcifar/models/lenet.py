@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.models.activation import activation
 from fastcifar.models.network import Linear, Network
+from fastcifar.models.units import Units
 from fastcifar.recipes.networks.lenet import LeNetConfig
 
 
@@ -32,6 +36,11 @@ class LeNet(Network[LeNetConfig]):
         self.fc2 = Linear(*config.hidden)
         self.classifier = Linear(config.hidden[1], classes)
         self.activation = activation(config.activation, config.slope)
+
+    def units(self) -> Sequence[Units]:
+        layers, settings = ("conv1", "conv2", "fc1", "fc2", self.head), self.config
+        further = {"activation": settings.activation, "slope": settings.slope}
+        return [Units(maker, reader, maker, **further) for maker, reader in itertools.pairwise(layers)]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x = F.avg_pool2d(self.activation(self.conv1(x)), 2)

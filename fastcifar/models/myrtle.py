@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from fastcifar.models.blocks import global_pool
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Linear, Network
 from fastcifar.models.resnet import Shortcut
+from fastcifar.models.units import Units
 from fastcifar.recipes.networks.myrtle import MyrtleConfig
 
 
@@ -63,6 +65,11 @@ class MyrtleNet(Network[MyrtleConfig]):
         if self.config.norm_scale == "uniform":
             nn.init.uniform_(norm.weight)
         return norm
+
+    def units(self) -> Sequence[Units]:
+        """Return those within residual blocks; of the other networks' none are known."""
+        blocks = [name for name, module in self.named_modules() if isinstance(module, PreActBlock)]
+        return [Units(f"{block}.conv1", f"{block}.conv2", f"{block}.norm2", f"{block}.norm2") for block in blocks]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x, pool = self.layers(self.stem(x)), self.config.final_pool

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from fastcifar.models.activation import norm_of
-from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Linear, Network
+from fastcifar.models.units import Units
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
 
 
@@ -24,7 +26,7 @@ class ResNet18(Network[ResNet18Config]):
 
     Parameters and running statistics have torchvision's names; there is no num_batches_tracked. Initial values are
     torchvision's: convolutions normal with variance 2 / (outputs * kernel area) (He 2015, fan-out), scales 1, biases
-    0, the linear layer torch's own. Batch norm is plain, over the whole batch.
+    0, the linear layer torch's own. Batch norm is plain, over the whole batch; `config.norm` may be layer norm.
     """
 
     config_class = ResNet18Config
@@ -36,7 +38,7 @@ class ResNet18(Network[ResNet18Config]):
             self.conv1 = Conv3x3(self.in_channels, width)
         else:
             self.conv1 = nn.Conv2d(self.in_channels, width, 7, stride=2, padding=3, bias=False)
-        self.bn1 = norm_of(width, config.activation, config.slope)
+        self.bn1 = norm_of(width, config.activation, config.slope, config.norm)
         self.layer1 = _layer(width, width, 1, config)
         self.layer2 = _layer(width, 2 * width, 2, config)
         self.layer3 = _layer(2 * width, 4 * width, 2, config)
@@ -54,6 +56,10 @@ class ResNet18(Network[ResNet18Config]):
             case [_, _, "conv2" | "bn2", *_]:
                 return 1, 0
         return 0, 0
+
+    def units(self) -> Sequence[Units]:
+        blocks = [f"layer{layer}.{block}" for layer in range(1, 5) for block in range(2)]
+        return [Units(f"{block}.conv1", f"{block}.conv2", f"{block}.bn1", f"{block}.bn1") for block in blocks]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.bn1(self.conv1(x))
@@ -77,13 +83,15 @@ class BasicBlock(nn.Module):
             self.conv1 = Conv3x3(inputs, outputs)
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
-        self.bn1 = norm_of(outputs, config.activation, config.slope)
+        self.bn1 = norm_of(outputs, config.activation, config.slope, config.norm)
         self.conv2 = Conv3x3(outputs, outputs)
-        self.bn2 = GhostBatchNorm(outputs)
+        self.bn2 = norm_of(outputs, "none", kind=config.norm)
         self._activation = config.activation, config.slope
         self.downsample = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(Shortcut(inputs, outputs, stride), GhostBatchNorm(outputs))
+            self.downsample = nn.Sequential(
+                Shortcut(inputs, outputs, stride), norm_of(outputs, "none", kind=config.norm)
+            )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)

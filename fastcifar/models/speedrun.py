@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.blocks import ACTIVATIONS, global_pool
 from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.network import Network
+from fastcifar.models.units import Units
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes.networks.speedrun import SpeedrunConfig
 
@@ -53,6 +55,19 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         """Set the whitening filters from the first `config.whitening_images` of the uint8 training images
         `[N, H, W, 3]`."""
         self.whitening.fit(images[: self.config.whitening_images], self.mean, self.std)
+
+    def units(self) -> Sequence[Units]:
+        """Return those of each convolution but, in blocks with a residual, the two whose outputs are summed."""
+        config, blocks = self.config, range(len(self.blocks))
+        path = [(block, number) for block in blocks for number in range(config.depth)]
+        readers = [*(f"blocks.{block}.convs.{number}" for block, number in path[1:]), self.head]
+        summed = {0, config.depth - 1} if config.residual else set()
+        return [
+            Units(f"{at}.convs.{number}", reader, f"{at}.norms.{number}", f"{at}.norms.{number}")
+            for (block, number), reader in zip(path, readers, strict=True)
+            if number not in summed
+            for at in [f"blocks.{block}"]
+        ]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         borders = self._borders(x)

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
 class Units:
     """Hidden units, channels or features, that one layer makes and one other layer alone reads, without a residual sum
-    between. Names are those of modules of the network."""
+    between. Names are those of modules of the network.
+
+    Where the `reader`'s weights of a unit are 0, nothing that the `maker` and the `norm` have for it changes the
+    logits; what lies between works on each unit alone. One thing does not: a layer norm takes the mean and variance of
+    all units of an image, so that behind one a change of a unit moves the others.
+    """
 
     maker: str
     """The convolution or linear layer whose outputs they are."""
@@ -16,8 +25,18 @@ class Units:
     """The layer whose inputs they are. A linear layer behind a flattened convolution has several inputs for each, next
     to each other."""
     seen: str
-    """The module whose output, `[N, U]` or `[N, U, H, W]`, holds them, up to `activation`."""
+    """The module whose output, `[N, U]` or `[N, U, H, W]`, holds them, up to `activation`. It may have a border of
+    zeros, of the same size for all units."""
     norm: str = ""
     """The norm between, with a scale, a bias or running statistics for each unit; none."""
     activation: str = "none"
     """What the network itself applies to that output, a function of `torch.nn.functional`."""
+    slope: float = 0.01
+    """LeakyReLU's slope, where that is the `activation`."""
+
+    def values(self, output: torch.Tensor) -> torch.Tensor:
+        """Return the units' activations, of the shape of the `output` of the module `seen`."""
+        if self.activation == "none":
+            return output
+        further: dict[str, Any] = {"negative_slope": self.slope} if self.activation == "leaky_relu" else {}
+        return getattr(F, self.activation)(output, **further)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -10,6 +12,7 @@ from fastcifar.models.convolution import Conv3x3
 from fastcifar.models.dropout import Dropout
 from fastcifar.models.network import Linear, Network
 from fastcifar.models.resnet import Shortcut
+from fastcifar.models.units import Units
 from fastcifar.recipes.networks.wideresnet import WideResNetConfig
 
 
@@ -39,6 +42,10 @@ class WideResNet(Network[WideResNetConfig]):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def units(self) -> Sequence[Units]:
+        blocks = [name for name, module in self.named_modules() if isinstance(module, WideBlock)]
+        return [Units(f"{block}.conv1", f"{block}.conv2", f"{block}.bn2", f"{block}.bn2") for block in blocks]
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         return self.bn(self.groups(self.conv1(x))).mean((2, 3))

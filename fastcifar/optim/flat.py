@@ -147,6 +147,35 @@ class FlatModel:
         parameter = self.model.get_parameter(name)
         return next(group for group in self.groups if any(parameter is member for member in group.parameters))
 
+    def part(
+        self, name: str, buffers: Sequence[torch.Tensor], statistics: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """Return the view, of its shape, of a trained parameter in `buffers`, which has one for each group laid out as
+        its weights, or of a running statistic in `statistics`; of what lies in neither none."""
+        if name in self._averaged:
+            place = self.model.get_buffer(name)
+            view = (place.shape, place.stride(), place.storage_offset())
+            return [] if statistics is None else [statistics.as_strided(*view)]
+        parameter = dict(self.model.named_parameters()).get(name)
+        return [
+            group.views(buffer)[place]
+            for group, buffer in zip(self.groups, buffers, strict=True)
+            for place, own in enumerate(group.parameters)
+            if own is parameter
+        ]
+
+    def copies(self, name: str) -> list[torch.Tensor]:
+        """Return the master copy of a parameter or buffer, what the network computes with and the moving average, as
+        views; the one tensor where there are no others."""
+        found = []
+        for each, statistics in (
+            ("weights", self.statistics),
+            ("compute", None),
+            ("ema", self.statistics_ema),
+        ):
+            found += self.part(name, [getattr(group, each) for group in self.groups], statistics)
+        return found or [self._not_averaged()[name]]
+
     def divide(self) -> None:
         """Make `backward` compute the gradients above the network's `first_block` before all others from now on.
         Nothing changes for a network that names none."""

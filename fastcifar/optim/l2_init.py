@@ -59,6 +59,12 @@ class FlatL2Init(FlatOptimizer):
         self.inner.load_state_dict(state)  # may refuse, and then changes nothing
         copy_tensors(saved, into)
 
+    def moments(self, name: str) -> list[torch.Tensor]:
+        return self.inner.moments(name)
+
+    def averages(self, name: str) -> list[torch.Tensor]:
+        return self.inner.averages(name)
+
     def skip(self) -> None:
         self.inner.skip()
 

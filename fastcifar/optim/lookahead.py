@@ -64,6 +64,12 @@ class FlatLookahead(FlatOptimizer):
         self.inner.load_state_dict(state.get("inner", {}))  # may refuse, and then changes nothing
         copy_tensors(saved, into)
 
+    def moments(self, name: str) -> list[torch.Tensor]:
+        return self.inner.moments(name)
+
+    def averages(self, name: str) -> list[torch.Tensor]:
+        return self.flat.part(name, self._slow[:-1], self._slow[-1])
+
     def skip(self) -> None:
         """Leave out a step, and the move of the slow weights that was due; the last step ends on the slow weights all
         the same."""

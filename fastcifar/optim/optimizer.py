@@ -61,6 +61,17 @@ class FlatOptimizer(ABC, Generic[Config]):
         """Return the number of steps in a `state_dict`, and the tensor that it is copied into, for `copy_tensors`."""
         return {name: value for name, value in state.items() if name == "count"}, {"count": self.count}
 
+    def moments(self, name: str) -> list[torch.Tensor]:
+        """Return what the optimizer has gathered of the gradients of the trained parameter `name`, entry by entry, as
+        views of its shape, in which 0 is the fresh value; not what has one value for many weights, as a count. None of
+        other tensors."""
+        return self.flat.part(name, [group.velocity for group in self.flat.groups])
+
+    def averages(self, name: str) -> list[torch.Tensor]:
+        """Return the optimizer's own averages of the trained parameter or running statistic `name`, as views of its
+        shape."""
+        return []
+
     @abstractmethod
     def step(self) -> None:
         """Update all groups and averages from their gradients."""

@@ -25,6 +25,8 @@ OwnOptimizer = Callable[..., torch.optim.Optimizer]
 
 _FUSED = ("Adam", "AdamW", "SGD")
 """Classes that take `fused=True`: their step is one kernel, on a CPU too."""
+_NOT_FROM_ZERO = ("ax", "step_size")
+"""What ASGD and Rprop keep for each weight, and do not begin with at 0."""
 
 
 class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
@@ -114,6 +116,18 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
             self.follow(group)
         self.finish_step()
         self._step += 1
+
+    def moments(self, name: str) -> list[torch.Tensor]:
+        parameter, found = dict(self.flat.model.named_parameters()).get(name), []
+        for group, trained in zip(self.flat.groups, self._trained, strict=True):
+            place = next((at for at, own in enumerate(group.parameters) if own is parameter), None)
+            if place is None:
+                continue
+            weights, _ = trained[0 if self._own is None else place]
+            for kind, value in self._optimizer.state.get(weights, {}).items():
+                if isinstance(value, torch.Tensor) and value.shape == weights.shape and kind not in _NOT_FROM_ZERO:
+                    found.append(group.views(value)[place] if self._own is None else value)
+        return found
 
     def skip(self) -> None:
         super().skip()

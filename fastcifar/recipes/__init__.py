@@ -18,6 +18,7 @@ from fastcifar.recipes.networks import NETWORKS, NetworkConfig, network
 from fastcifar.recipes.optimizers import OPTIMIZERS, OptimizerConfig, optimizer
 from fastcifar.recipes.precision import LossScalingConfig
 from fastcifar.recipes.recipe import Recipe
+from fastcifar.recipes.replacement import ContinualBackpropConfig, ReDoConfig
 from fastcifar.recipes.schedule import Schedule
 from fastcifar.recipes.selection import SelectConfig
 from fastcifar.recipes.text import change, read_toml, recipe_from_dict, to_toml
@@ -36,6 +37,7 @@ __all__ = [
     "Augment",
     "AverageConfig",
     "ColorJitterConfig",
+    "ContinualBackpropConfig",
     "EMAConfig",
     "EnsembleConfig",
     "EvaluateConfig",
@@ -50,6 +52,7 @@ __all__ = [
     "OptimizerConfig",
     "RandAugmentConfig",
     "RandomErasingConfig",
+    "ReDoConfig",
     "Recipe",
     "Schedule",
     "SelectConfig",

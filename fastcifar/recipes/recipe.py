@@ -26,6 +26,7 @@ from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers import OptimizerConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.precision import LossScalingConfig
+from fastcifar.recipes.replacement import ContinualBackpropConfig, ReDoConfig, refuse_replacement
 from fastcifar.recipes.schedule import Schedule
 from fastcifar.recipes.selection import SelectConfig
 from fastcifar.recipes.transforms import Transforms
@@ -79,6 +80,8 @@ class Recipe(Checked):
     ema: EMAConfig = EMAConfig()
     select: SelectConfig = SelectConfig()
     average: AverageConfig = AverageConfig()
+    redo: ReDoConfig = ReDoConfig()
+    continual_backprop: ContinualBackpropConfig = ContinualBackpropConfig()
     loss_scaling: LossScalingConfig = LossScalingConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -102,6 +105,7 @@ class Recipe(Checked):
             raise UserError(f"{said}; allowed: 1, the network {self.network.kind} is several networks itself")
         self.loading.refuse(self)
         refuse_frozen(self)
+        refuse_replacement(self)
         network, crops = self.network.kind, self.augment.early_crops
         if (self.network.sides or self.network.one_side) and crops:
             raise UserError(f"augment.early_crops is {crops}; allowed: none, the network {network} takes whole images")

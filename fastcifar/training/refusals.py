@@ -16,6 +16,7 @@ from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.schedule import Schedule
 from fastcifar.registry import resolve
 from fastcifar.start import Start
+from fastcifar.training.replacement import refuse_unknown_units
 from fastcifar.training.timeline import Timeline
 
 
@@ -126,6 +127,7 @@ def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Net
             networks[key] = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=sides)
     if recipe.frozen_mode == "once":
         refuse_for_features(networks[key])
+    refuse_unknown_units(recipe, networks[key])
     timeline = Timeline(recipe, len(train), train.side, networks[key].frozen_from)
     refuse_uneven_ghost_batches(networks[key], recipe, timeline)
     learning_rates(recipe, timeline.total_steps)

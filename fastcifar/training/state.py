@@ -28,6 +28,7 @@ from fastcifar.training.loss import LossScale
 from fastcifar.training.plateau import Plateau
 from fastcifar.training.processes import Processes
 from fastcifar.training.random import RandomNumbers
+from fastcifar.training.replacement import Replacement
 from fastcifar.training.step import EpochTensors
 from fastcifar.training.stopwatch import Stopwatch
 from fastcifar.training.timeline import Epoch, Timeline
@@ -48,6 +49,7 @@ class TrainingState:
     average: the number of weights in the mean of the last ones.
     tensors: the epoch's plan and the place in it, its losses so far, losses and visits by image.
     loss_scale: the factor of gradients.
+    replacement: what replaces hidden units, if the recipe says so.
     plateau: what lowers the rate where the loss does not get better, if the schedule says so.
     history: the rows of the epochs that are over; listeners were told of the first `told`.
     stopwatch: `train_seconds` so far.
@@ -78,6 +80,7 @@ class TrainingState:
         self.average = WeightAverage(self.flat)
         self.loss_scale = LossScale(recipe.loss_scaling, recipe.batch_size)
         self.plateau = Plateau(recipe, optimizer)
+        self.replacement = Replacement(recipe, network, optimizer, timeline.total_steps)
         self.random, self.processes = random, Processes(phases)
         self._identity = _identity(recipe, dataset)
         if isinstance(dataset.train, KeptSplit) and recipe.ensemble.orders > 1:
@@ -105,6 +108,7 @@ class TrainingState:
         self.average.reset()
         self.loss_scale.reset()
         self.plateau.reset()
+        self.replacement.reset()
         self.tensors.reset()
         self.random.seed(seed)
         self.processes.begin()
@@ -206,6 +210,7 @@ class TrainingState:
             "epoch": self.tensors.state(),
             "loss_scale": self.loss_scale.state_dict(),
             "plateau": self.plateau.state_dict(),
+            "replacement": self.replacement.state_dict(),
             "history": rows,
             "told": self.told,
             "train_seconds": self.stopwatch.seconds,
@@ -232,6 +237,7 @@ class TrainingState:
             copy_tensors(state["epoch"], into=self.tensors.state())
             self.loss_scale.load_state_dict(state["loss_scale"])
             self.plateau.load_state_dict(state.get("plateau", {}))
+            self.replacement.load_state_dict(state.get("replacement", {}))
             self.history.rows += [EpochRow(**row) for row in state["history"]]
             self.told = operator.index(state.get("told", len(self.history.rows)))
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])

@@ -324,6 +324,7 @@ class Trainer:
         state.next_images(epoch)
         self.replays[epoch.stage_of(state.step)]()
         state.step += 1
+        state.replacement.end_step(self)
         if self.timeline.is_averaged(state.step):
             state.average.add()
         state.processes.end_step()
@@ -334,6 +335,7 @@ class Trainer:
         self.state.end_epoch(epoch)
         if self.timeline.returns(epoch):
             self.state.flat.return_to_average()
+        self.state.replacement.end_epoch(self, epoch)
         if epoch is not self.timeline.epochs[-1]:
             with self.phases("training: plans"):
                 self.state.begin_epoch(following := self.timeline.epochs[epoch.number + 1])

@@ -32,15 +32,17 @@ class DavidNetConfig(NetworkConfig):
     whitening_eps: float = setting(1e-2, above=0)
     """Added to the patches' eigenvalues before the inverse square root."""
     norm: bool = True
-    """Batch norm after each trained convolution; false: only a trained bias."""
+    """A norm after each trained convolution; false: only a trained bias."""
+    norm_kind: Literal["batch", "layer"] = trick("batch", off="batch", name="layer-norm", source="Ba 2016")
+    """The norm. layer: over channels and pixels of each image (with weight decay: Lyle 2024)."""
     ghost_batch: int = trick(32, off=0, at_least=0, unit="images", name="ghost-batch", source="Hoffer 2017")
     """Images per group of ghost batch norm, consecutive in the batch; 0: plain batch norm."""
     freeze_scale: bool = trick(True, off=False, name="frozen-scale", source="Page 2019")
-    """Keep batch norm's scales at 1 and train only its biases."""
+    """Keep the norms' scales at 1 and train only their biases."""
     norm_momentum: float = setting(0.1, above=0, at_most=1)
     """Share of a step's statistics in the running statistics."""
     norm_eps: float = setting(1e-5, above=0)
-    """Added to the variance in batch norm."""
+    """Added to the variance in a norm."""
     activation: Literal["celu", "relu", "gelu", "silu", "none"] = trick("celu", off="relu", source="Page 2019")
     """The nonlinearity after each batch norm."""
     celu_alpha: float = setting(0.3, at_least=1e-30, at_most=1e30)
@@ -59,7 +61,7 @@ class DavidNetConfig(NetworkConfig):
 
     @property
     def batch_multiple(self) -> int:
-        return (self.norm and self.ghost_batch) or 1
+        return (self.norm and self.norm_kind == "batch" and self.ghost_batch) or 1
 
     @property
     def least_side(self) -> int:

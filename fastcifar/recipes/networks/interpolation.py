@@ -43,6 +43,8 @@ class InterpolationConfig(NetworkConfig):
                 value = getattr(self, field.name)
                 even = not any(width % 2 for width in (value if isinstance(value, tuple) else (value,)))
                 self._require(field.name, even, "even numbers, as each subnetwork has half")
+        for name in ("norm", "norm_kind"):  # a layer norm's mean is over channels that the forms do not share
+            self._require(name, getattr(self, name, "batch") != "layer", "batch norm in an interpolation")
         other = {"wide": "ensemble", "ensemble": "wide"}.get(self.loss)
         self._require("output", self.output != other, f"auto or {self.loss}, all that loss {self.loss} trains")
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from fastcifar.recipes.declare import setting
+from fastcifar.recipes.declare import setting, trick
 from fastcifar.recipes.networks import NetworkConfig, network
 
 
@@ -20,3 +20,5 @@ class MLPConfig(NetworkConfig):
 
     hidden: tuple[int, ...] = setting((100, 100), at_least=1, at_most=1_000_000, unit="units")
     """Units of each hidden layer, all with ReLU."""
+    norm: Literal["none", "layer"] = trick("none", off="none", name="layer-norm", source="Ba 2016")
+    """layer: layer norm of each hidden layer's outputs, before ReLU (with weight decay: Lyle 2024)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from fastcifar.recipes.declare import setting
+from fastcifar.recipes.declare import setting, trick
 from fastcifar.recipes.networks import NetworkConfig, network
 from fastcifar.recipes.networks.interpolation import BUILDER, InterpolationConfig
 
@@ -25,6 +25,8 @@ class ResNet18Config(NetworkConfig):
     """The nonlinearity after each batch norm and each sum."""
     slope: float = setting(0.01, at_least=0, at_most=1)
     """LeakyReLU's slope of negative inputs (Maas 2013); only read with activation leaky_relu."""
+    norm: Literal["batch", "layer"] = trick("batch", off="batch", name="layer-norm", source="Ba 2016")
+    """The norm after each convolution. layer: over channels and pixels of each image (with weight decay: Lyle 2024)."""
 
 
 @network("resnet18-interpolation", BUILDER)
