@@ -7,17 +7,24 @@ beside the plain one: what helps every training is no answer to the question.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.declare import checked, declaration, type_hints
 from fastcifar.recipes.text import read_changes, read_value
-from fastcifar.start import ShrinkPerturb, Start, WarmStart
+from fastcifar.start import Dash, Fire, FromSource, ShrinkPerturb, Start, WarmStart
+
+if TYPE_CHECKING:
+    from fastcifar.models import Network
+
+
+Changes = Mapping[str, Any]
+"""New values of a recipe's fields by dotted name."""
 
 
 @dataclass(frozen=True)
@@ -26,29 +33,77 @@ class Method:
 
     source: str
     """Its paper, with the year."""
-    start: type[Any] = WarmStart
+    start: type[FromSource] = WarmStart
     """How the training begins."""
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """The options of that."""
-    changes: Mapping[str, Any] | Callable[[Recipe, int], Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    """What it changes in the recipe, in all rounds, by dotted name; or a function of the recipe and the steps of an
-    epoch of the last round."""
+    options: Mapping[str, Any] | Callable[[Sequence[str], Mapping[str, Any]], Mapping[str, Any]] = dataclasses.field(
+        default_factory=dict
+    )
+    """The options of that; or a function of the names of the network's layers that train, in their order, and of the
+    factors `shrink` and `perturb` that the experiment was given."""
+    changes: Changes | Callable[[Recipe, int], Changes] = dataclasses.field(default_factory=dict)
+    """What it changes in the recipe, in all rounds; or a function of the recipe and the steps of an epoch of the last
+    round."""
+    anchored: bool = False
+    """Later rounds take their fresh weights from the seed of the first one, whose initial weights these are."""
+    needs: Literal["", "units", "statistics"] = ""
+    """What a network must have: units that are known, or running statistics."""
 
-    def begin(self, **options: Any) -> Callable[[Path], Start]:
-        """Return the start from a file of weights, with further options."""
-        return partial(self.start, **{**self.options, **options})
+    def begin(self, layers: Sequence[str], factors: Mapping[str, Any], seed: int) -> Callable[[Path], Start]:
+        """Return the start from a file of weights. `layers` and `factors` are as in `options`; `seed` is that of the
+        first round."""
+        options = self.options(layers, factors) if callable(self.options) else self.options
+        return partial(self.start, **options, **({"seed": seed} if self.anchored else {}))
 
     def recipe(self, recipe: Recipe, steps: int) -> Recipe:
         """Return the recipe of all its rounds, whose last has epochs of so many `steps`."""
         return change(recipe, self.changes(recipe, steps) if callable(self.changes) else self.changes)
 
+    def refuse(self, name: str, network: Network) -> None:
+        """Raise UserError where `network` lacks what it needs."""
+        found = {"units": network.units(), "statistics": list(network.module.buffers()), "": (True,)}
+        if not found[self.needs]:
+            said = f"{name} needs {self.needs}, and {type(network).__name__} has none"
+            raise UserError(f"{said}; allowed: another network, or --only with others")
+
+
+def _graded(layers: Sequence[str], factors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Shrink and perturb the first layer by 1 and 0, the last by the experiment's factors, and those between them by
+    what lies between."""
+    words = []
+    for place, name in enumerate(layers):
+        share = place / max(1, len(layers) - 1)
+        shrink, perturb = 1 - share * (1 - factors["shrink"]), share * factors["perturb"]
+        words.append(f"{name}:shrink={shrink:.4g},perturb={perturb:.4g}")
+    return {**factors, "layers": tuple(words)}
+
+
+def _hare_and_tortoise(recipe: Recipe, steps: int) -> Changes:
+    """Return to the average five times, which then is of half the epochs since the last return."""
+    every = max(1, round(recipe.epochs / 6))
+    return {"ema.decay": 1 - 1 / (1 + every * steps / 2), "ema.every": 1, "ema.return_every": every}
+
+
+def _layer_norm(recipe: Recipe, steps: int) -> Changes:
+    field = "norm_kind" if hasattr(recipe.network, "norm_kind") else "norm"
+    return {f"network.{field}": "layer", "optimizer.weight_decay": 1e-4}
+
 
 METHODS = {
     "warm": Method("Ash and Adams 2020"),
-    "shrink-perturb": Method("Ash and Adams 2020", ShrinkPerturb),
-    "reset-head": Method("Nikishin 2022", options={"reset_head": True}),
+    "shrink-perturb": Method("Ash and Adams 2020", ShrinkPerturb, lambda layers, factors: factors),
+    "shrink-perturb-graded": Method("Ash and Adams 2020, less in earlier layers", ShrinkPerturb, _graded),
+    "fire": Method("Han et al. 2026", Fire),
+    "dash": Method("Shin et al. 2024", Dash),
+    "reset-head": Method("Nikishin et al. 2022", options={"reset": ("head",)}),
+    "reset-half": Method("Zhou et al. 2022", options=lambda layers, factors: {"reset": (f"last-{len(layers) // 2}",)}),
+    "reset-statistics": Method("-", options={"reset": ("statistics",)}, needs="statistics"),
+    "hare-tortoise": Method("Lee et al. 2024", changes=_hare_and_tortoise),
+    "l2-init": Method("Kumar et al. 2023", changes={"l2_init": 1e-3}, anchored=True),
+    "redo": Method("Sokar et al. 2023", changes={"redo.every": 1}, needs="units"),
+    "continual-backprop": Method("Dohare et al. 2024", changes={"continual_backprop.rate": 1e-4}, needs="units"),
+    "layer-norm-decay": Method("Lyle et al. 2024", changes=_layer_norm),
 }
-"""The methods by the names of their arms."""
+"""The methods by the names of their arms, with the settings of their papers where these do not depend on the size."""
 
 
 def chosen(only: tuple[str, ...], settings: tuple[str, ...]) -> dict[str, Method]:
@@ -75,12 +130,13 @@ def _changed(method: Method, text: str, name: str) -> Method:
     path, _, value = text.partition("=")
     fields = {field.name: field for field in dataclasses.fields(method.start) if field.name != "source"}
     if path in fields:
-        hint = type_hints(method.start)[path]
+        hint, options = type_hints(method.start)[path], method.options
         given = checked(f"{name}:{path}", read_value(value, hint), hint, declaration(fields[path]))
-        return dataclasses.replace(method, options={**method.options, path: given})
-    before, further = method.changes, read_changes([text])
-
-    def changes(recipe: Recipe, steps: int) -> Mapping[str, Any]:
-        return {**(before(recipe, steps) if callable(before) else before), **further}
-
-    return dataclasses.replace(method, changes=changes)
+        return dataclasses.replace(
+            method,
+            options=lambda *facts: {**(options(*facts) if callable(options) else options), path: given},
+        )
+    changes, further = method.changes, read_changes([text])
+    return dataclasses.replace(
+        method, changes=lambda *facts: {**(changes(*facts) if callable(changes) else changes), **further}
+    )

@@ -19,12 +19,12 @@ from fastcifar.recipes import Recipe, change, label
 from fastcifar.recipes.declare import setting
 from fastcifar.recipes.text import read_changes
 from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarize
-from fastcifar.start import ShrinkPerturb
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
     from fastcifar.diagnose import Plasticity
     from fastcifar.experiments.store import Store
+    from fastcifar.models import Network
     from fastcifar.training import RunRecord
 
 Protocol = Literal["half", "online"]
@@ -88,17 +88,10 @@ class Methods(WarmStarts["MethodsResult"]):
     def methods(self) -> dict[str, Method]:
         """The methods by name, the warm start first."""
         only = self.only and tuple(dict.fromkeys((WARM, *self.only)))
-        methods = chosen(only, self.method_settings)
-        mixed = {"shrink": self.shrink, "perturb": self.perturb}
-        return {
-            name: dataclasses.replace(each, options={**mixed, **each.options})
-            if issubclass(each.start, ShrinkPerturb)
-            else each
-            for name, each in methods.items()
-        }
+        return chosen(only, self.method_settings)
 
     @cached_property
-    def recipes(self) -> dict[Condition, Recipe]:
+    def recipes(self) -> dict[str, Recipe]:
         """The recipe by condition."""
         changed = change(self.recipe, read_changes(self.regularized), "regularized")
         return {
@@ -111,7 +104,7 @@ class Methods(WarmStarts["MethodsResult"]):
         return {name: each for name, each in self.methods.items() if each.changes}
 
     def trained_recipes(self) -> dict[str, Recipe]:
-        return dict(self.recipes)
+        return self.recipes
 
     @property
     def subject(self) -> str:
@@ -130,19 +123,42 @@ class Methods(WarmStarts["MethodsResult"]):
             if len(sizes) < 2 or sizes[0] < batch_size:
                 said = f"{protocol} has rounds of {', '.join(map(str, sizes)) or 'no'} images"
                 raise UserError(f"{said}; allowed: two rounds or more, of batch_size, {batch_size}, or more images")
+        network = _network(self.recipe, dataset)
         return [
             job
             for seed in self.seeds
             for condition in self.recipes
             for protocol in self.protocols
-            for job in self._jobs(condition, protocol, seed, self.sizes(protocol, images))
+            for job in self._jobs(condition, protocol, seed, self.sizes(protocol, images), network)
         ]
 
-    def _jobs(self, condition: Condition, protocol: Protocol, seed: int, sizes: Sequence[int]) -> Iterator[Job]:
+    def fitting(self, plain: Recipe, steps: int, network: Network) -> dict[str, Recipe]:
+        """Return the recipes of the methods that go with a network, by name. Raises UserError for one that does not,
+        and that `only` or `method_settings` asks for."""
+        recipes, asked = {}, {*self.only, *(word.partition(":")[0] for word in self.method_settings)}
+        for name, method in self.methods.items():
+            try:
+                method.refuse(name, network)
+                recipes[name] = method.recipe(plain, steps)
+            except UserError:
+                if name in asked:
+                    raise
+        return recipes
+
+    def _jobs(
+        self, condition: str, protocol: Protocol, seed: int, sizes: Sequence[int], network: Network
+    ) -> Iterator[Job]:
         """Give the trainings of one seed: of each round first the cold starts, with fresh weights."""
+        from fastcifar.models.freezing import layers_of
+
         plain, steps = self.recipes[condition], sizes[-1] // self.recipe.batch_size
-        recipes = {name: each.recipe(plain, steps) for name, each in self.training_methods.items()}
-        colds = {COLD: plain, **{cold_of(name): recipe for name, recipe in recipes.items()}}
+        recipes = self.fitting(plain, steps, network)
+        colds = {COLD: plain, **{cold_of(name): recipes[name] for name in self.training_methods if name in recipes}}
+        modules = layers_of(network.module)
+        layers = [
+            name for name, each in modules.items() if any(w.requires_grad for w in each.parameters(recurse=False))
+        ]
+        factors = {"shrink": self.shrink, "perturb": self.perturb}
         until = self.until_train_accuracy if protocol == "online" else None
         for number, size in enumerate(sizes):
             fields: dict[str, Any] = {"train_size": size, "round": number, "until_train_accuracy": until}
@@ -151,19 +167,25 @@ class Methods(WarmStarts["MethodsResult"]):
             for arm, recipe in colds.items():
                 if arm == COLD or number in (0, len(sizes) - 1):  # between them it answers nothing
                     yield self.job(_key(condition, protocol, size, arm), seed, recipe=recipe, **fields)
-            for name, method in self.methods.items() if number else ():
-                before = name if number > 1 else cold_of(name) if name in recipes else COLD
-                yield self.job(
-                    _key(condition, protocol, size, name),
-                    seed,
-                    recipe=recipes.get(name, plain),
-                    after=f"{_key(condition, protocol, sizes[number - 1], before)}/seed-{seed}",
-                    start=method.begin(),
-                    **fields,
-                )
+            for name, recipe in recipes.items() if number else ():
+                before = name if number > 1 else cold_of(name) if cold_of(name) in colds else COLD
+                after = f"{_key(condition, protocol, sizes[number - 1], before)}/seed-{seed}"
+                start = self.methods[name].begin(layers, factors, seed)
+                arm = _key(condition, protocol, size, name)
+                yield self.job(arm, seed, recipe=recipe, after=after, start=start, **fields)
 
     def result(self, settings: dict[str, Any], outcomes: dict[str, list[Outcome]]) -> MethodsResult:
         return MethodsResult(self, settings, outcomes)
+
+
+def _network(recipe: Recipe, dataset: Dataset) -> Network:
+    """Return the network of `recipe`, which is not trained."""
+    from fastcifar.host import building
+    from fastcifar.models import build_model
+    from fastcifar.registry import resolve
+
+    with building(0, resolve(recipe.network.builder)):
+        return build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=(dataset.train.side,))
 
 
 def cold_of(method: str) -> str:
@@ -171,7 +193,7 @@ def cold_of(method: str) -> str:
     return f"{COLD}-{method}"
 
 
-def _key(condition: Condition, protocol: Protocol, size: int, arm: str) -> str:
+def _key(condition: str, protocol: Protocol, size: int, arm: str) -> str:
     return f"{condition}/{protocol}/{size}/{arm}"
 
 
@@ -215,20 +237,23 @@ class MethodsResult(SeparateArms):
             self.inside[job.key] = {name: value for name, value in found.items() if math.isfinite(value)}
 
     @property
-    def parts(self) -> list[tuple[Condition, Protocol]]:
+    def parts(self) -> list[tuple[str, Protocol]]:
         """The conditions and protocols that there are."""
         return list(itertools.product(self.experiment.recipes, self.experiment.protocols))
 
     @property
     def arms(self) -> list[str]:
-        """The arms of a last round: the cold start, the methods, and the cold starts that train as those do."""
-        return [COLD, *self.experiment.methods, *map(cold_of, self.experiment.training_methods)]
+        """The arms of a last round: the cold start, the methods that go with the network, and the cold starts that
+        train as those do."""
+        every = [COLD, *self.experiment.methods, *map(cold_of, self.experiment.training_methods)]
+        part = self.parts[0]
+        return [arm for arm in every if _key(*part, self._sizes(part[1])[-1], arm) in self.outcomes]
 
-    def rows(self, part: tuple[Condition, Protocol]) -> list[Row]:
+    def rows(self, part: tuple[str, Protocol]) -> list[Row]:
         """Return a row for each arm."""
         return [self._row(part, arm) for arm in self.arms]
 
-    def _row(self, part: tuple[Condition, Protocol], arm: str) -> Row:
+    def _row(self, part: tuple[str, Protocol], arm: str) -> Row:
         runs, own = self._runs(part, arm), cold_of(arm)
         rounds = [self._runs(part, arm, number) for number in range(1, len(self._sizes(part[1])))]
         whole = [seed for seed in runs if all(seed in found for found in rounds)]
@@ -251,14 +276,14 @@ class MethodsResult(SeparateArms):
             },
         )
 
-    def difference(self, part: tuple[Condition, Protocol], arm: str, other: str) -> Summary | None:
+    def difference(self, part: tuple[str, Protocol], arm: str, other: str) -> Summary | None:
         """Return the test accuracy of `arm` less that of `other` after the last round, over the seeds of which both
         have a run; None where there is none, and of an arm and itself."""
         ours, theirs = self._runs(part, arm), self._runs(part, other)
         seeds = [seed for seed in ours if seed in theirs and arm != other]
         return paired(*([known(runs[seed].accuracy) for seed in seeds] for runs in (ours, theirs))) if seeds else None
 
-    def _runs(self, part: tuple[Condition, Protocol], arm: str, number: int = -1) -> dict[int, RunRecord]:
+    def _runs(self, part: tuple[str, Protocol], arm: str, number: int = -1) -> dict[int, RunRecord]:
         """Return the runs of an arm in round `number`, those that did not fail, by seed."""
         found = self.outcomes.get(_key(*part, self._sizes(part[1])[number], arm), [])
         return {seed: each for seed, each in zip(self.seeds, found, strict=False) if not isinstance(each, Failed)}
@@ -318,6 +343,8 @@ class MethodsResult(SeparateArms):
             ):
                 if names:
                     lines.append(f"{where}: {words}: {', '.join(names)}")
+        if left_out := [name for name in self.experiment.methods if name not in self.arms]:
+            lines.append(f"left out, as the network has not what they need: {', '.join(left_out)}")
         return lines + super().remarks()
 
     def figures(self) -> dict[str, Figure]:
