@@ -79,7 +79,8 @@ class BasicBlock(nn.Module):
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm_of(outputs, config.activation, config.slope)
         self.conv2 = Conv3x3(outputs, outputs)
-        self.bn2 = GhostBatchNorm(outputs)
+        # Adds the shortcut, and for a ReLU takes that of the sum, in its own pass.
+        self.bn2 = GhostBatchNorm(outputs, activation="sum_relu" if config.activation == "relu" else "none")
         self._activation = config.activation, config.slope
         self.downsample = None
         if stride != 1 or inputs != outputs:
@@ -87,10 +88,12 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        # The norm adds the shortcut in its own pass. Nothing keeps the sum, so the ReLU may overwrite it.
         x = self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut)
         name, slope = self._activation
-        return x.relu_() if name == "relu" else F.leaky_relu_(x, slope) if name == "leaky_relu" else getattr(F, name)(x)
+        if self.bn2.activation != "none":
+            return x
+        # Nothing keeps the sum, so the activation may overwrite it.
+        return F.leaky_relu_(x, slope) if name == "leaky_relu" else getattr(F, name)(x)
 
 
 class Shortcut(nn.Conv2d):

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "activation.h"
@@ -140,19 +141,22 @@ float factor_of(float var, double eps, const float* scale, int64_t channel) {
     return 1 / std::sqrt(var + float(eps)) * (scale ? scale[channel] : 1.0f);
 }
 
-// Write a line of the output, with what it has of the border: the pixel to its left, above the first the row too.
+// Write a line of the output: the activation, plus the residual if any, with SumRelu that of the sum; with what it has of the border: the pixel to its left, above the first the row too.
 // value_at(column, channel, lanes): what is normalized.
 template <class T, class Activation, class Values>
 inline void normalize_line(Shape shape, int64_t image, int64_t row, Affine affine, Activation activation,
                            View<const T> residual, View<T> out, bool border, Values value_at) {
     T* line = out.at(image, row + border) + border * out.pixel;
     const T* other = residual.data ? residual.at(image, row) : nullptr;
+    constexpr bool SUM_FIRST = std::is_same<Activation, SumRelu>::value;
     for_channels(shape.channels, [&](auto lanes, int64_t channel, int64_t) {
         Floats mean = load(affine.mean + channel, lanes), factor = load(affine.factor + channel, lanes);
         Floats bias = load(affine.bias + channel, lanes);
         for (int64_t column = 0; column < shape.columns; column++) {
-            Floats value = activation.value((value_at(column, channel, lanes) - mean) * factor + bias);
+            Floats value = (value_at(column, channel, lanes) - mean) * factor + bias;
+            if (!SUM_FIRST) value = activation.value(value);
             if (other) value += load(other + column * residual.pixel + channel, lanes);
+            if (SUM_FIRST) value = activation.value(value);
             store(line + column * out.pixel + channel, value, lanes);
         }
     });
@@ -235,14 +239,33 @@ template <class T> void clear_odd(Shape shape, View<T> x, int64_t height, int64_
     if (last && height % 2) std::memset(top + 2 * x.row, 0, width * pixel);
 }
 
+// Write a line of the gradient of the sum whose ReLU `result` is: zero where that is zero, of either sign.
 template <class T>
-void backward(Shape shape, View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,
+void mask_line(Shape shape, int64_t image, int64_t row, View<const T> gradient, View<const T> result, View<T> out) {
+    typedef typename InMemory<T>::Vector Vector;
+    const T *slopes = gradient.at(image, row), *results = result.at(image, row);
+    T* line = out.at(image, row);
+    for_channels(shape.channels, [&](auto lanes, int64_t channel, int64_t) {
+        for (int64_t column = 0; column < shape.columns; column++) {
+            Vector bits = read<Vector>(results + column * result.pixel + channel, lanes);
+            Vector slope = read<Vector>(slopes + column * gradient.pixel + channel, lanes);
+            write(line + column * out.pixel + channel, (bits + bits != 0) & slope, lanes);
+        }
+    });
+}
+
+// masked: where the gradient of the sum is written if the activation came after it; the activation is none then.
+template <class T>
+void backward(Shape shape, View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<const T> result,
+              View<T> masked, View<T> x,
               int64_t height, int64_t width, const float* mean, const float* var, const float* bias, const float* scale,
               float* bias_gradient, float* scale_gradient, int64_t activation_number, double alpha, double eps,
               int64_t threads) {
     const int64_t channels = shape.channels;
     std::vector<float> partial(shape.parts() * 2 * channels), factors(channels), sums(channels), products(channels);
     std::vector<Sums> threads_sums(threads, Sums(channels));
+    const View<const T> upstream = gradient;
+    if (masked.data) gradient = {masked.data, masked.image, masked.row, masked.pixel};
     with_activation(activation_number, alpha, [&](auto activation) {
         // Call f(column, centered value, gradient before the activation) for a line's vectors of some channels.
         auto for_slopes = [&](int64_t image, int64_t row, const float* means, int64_t channel, auto lanes, auto f) {
@@ -267,6 +290,7 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
                 for (int64_t part = 0; part < shape.parts(); part++) {
                     own.clear();
                     shape.for_lines(group, part, [&](int64_t image, int64_t row, int64_t) {
+                        if (masked.data) mask_line(shape, image, row, upstream, result, masked);
                         for_channels(channels, [&](auto lanes, int64_t channel, int64_t vector) {
                             Floats sum{}, product{};
                             for_slopes(image, row, means, channel, lanes, [&](int64_t, Floats centered, Floats slope) {
@@ -364,13 +388,15 @@ template <class F> int status_of(F f) {
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int backward_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, int64_t groups,      \
-                                View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,      \
+                                View<const T> gradient, View<const T> in, View<const uint8_t> argmax,                 \
+                                View<const T> result, View<T> masked, View<T> x,                                      \
                                 int64_t height, int64_t width, const float* mean, const float* var,                   \
                                 const float* bias, const float* scale, float* bias_gradient, float* scale_gradient,   \
                                 int64_t activation, double alpha, double eps, int64_t threads) {                      \
         return status_of([&] {                                                                                        \
-            backward<T>({images, channels, rows, columns, groups}, gradient, in, argmax, x, height, width, mean, var, \
-                    bias, scale, bias_gradient, scale_gradient, activation, alpha, eps, threads);                     \
+            backward<T>({images, channels, rows, columns, groups}, gradient, in, argmax, result, masked, x, height,   \
+                        width, mean, var, bias, scale, bias_gradient, scale_gradient, activation, alpha, eps,         \
+                        threads);                                                                                     \
         });                                                                                                           \
     }
 
