@@ -74,11 +74,11 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, config: ResNet18Config) -> None:
         super().__init__()
         if stride == 1:
-            self.conv1 = Conv3x3(inputs, outputs)
+            self.conv1 = Conv3x3(inputs, outputs, narrow=True)
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm_of(outputs, config.activation, config.slope)
-        self.conv2 = Conv3x3(outputs, outputs)
+        self.conv2 = Conv3x3(outputs, outputs, narrow=True)
         # Adds the shortcut, and for a ReLU takes that of the sum, in its own pass.
         self.bn2 = GhostBatchNorm(outputs, activation="sum_relu" if config.activation == "relu" else "none")
         self._activation = config.activation, config.slope

@@ -106,8 +106,10 @@ def _backward(
     border: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, bias and scale, and with `sum_relu` of the residual, else an empty tensor."""
+    if activation == "sum_relu" and result is None:
+        raise ValueError("result is None; allowed with sum_relu: what the forward pass returned")
     x_gradient = empty_images(inputs, height, width)
-    masked = empty_images(inputs, *inputs.shape[2:]) if activation == "sum_relu" else None
+    masked = empty_images(inputs, inputs.shape[2], inputs.shape[3]) if activation == "sum_relu" else None
     (inputs,) = dense(inputs)
     rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient, border)
     if use_triton(inputs):
@@ -125,7 +127,7 @@ def _backward_fake(
     gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width, border
 ):
     x_gradient = empty_images(inputs, height, width)
-    masked = empty_images(inputs, *inputs.shape[2:]) if activation == "sum_relu" else inputs.new_empty(0)
+    masked = empty_images(inputs, inputs.shape[2], inputs.shape[3]) if activation == "sum_relu" else inputs.new_empty(0)
     return x_gradient, torch.empty_like(bias), torch.empty_like(bias), masked
 
 

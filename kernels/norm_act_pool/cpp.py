@@ -97,7 +97,8 @@ def cpp_backward(
 ) -> tuple[Tensor, Tensor]:
     mean, var, bias, scale = dense(mean, var, bias, scale)
     sums = torch.zeros_like(bias), torch.zeros_like(bias)
-    activation, result = (activation, None) if masked is None else ("none", inside(result, border))
+    if masked is not None and result is not None:
+        activation, result = "none", inside(result, border)
     _call(
         *("backward", inputs, *inputs.shape, len(mean)),
         *(cpp.view(t) for t in (inside(gradient, border), inputs, argmax, result, masked, x_gradient)),

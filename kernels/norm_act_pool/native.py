@@ -196,8 +196,10 @@ def move_running(
 ) -> None:
     """Move the running statistics, if any, towards those of the groups: of `values` values in all."""
     if running_mean is not None and running_var is not None:
-        running_mean.lerp_(mean.mean(0), momentum)
-        running_var.lerp_(var.mean(0) * unbiased(values // mean.numel()), momentum)
+        count = values // mean.numel()
+        mean, var = (statistic[0] if len(statistic) == 1 else statistic.mean(0) for statistic in (mean, var))
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * unbiased(count), momentum)
 
 
 def native_inference(
@@ -261,7 +263,7 @@ def native_backward(
     groups = len(mean)
     gradient, bias, scale = dense(gradient, bias, scale)
     gradient, result = inside(gradient, border), None if result is None else inside(result, border)
-    if masked is not None:
+    if masked is not None and result is not None:
         gradient = aten.threshold_backward.grad_input(gradient, result, 0, grad_input=masked)
         activation, border = "none", False
     scale = torch.ones_like(bias) if scale is None else scale
