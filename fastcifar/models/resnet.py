@@ -90,7 +90,7 @@ class BasicBlock(nn.Module):
         shortcut = x if self.downsample is None else self.downsample(x)
         x = self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut)
         name, slope = self._activation
-        if self.bn2.activation != "none":
+        if getattr(self.bn2, "activation", "none") != "none":  # none in older pickles, and in a norm put in its place
             return x
         # Nothing keeps the sum, so the activation may overwrite it.
         return F.leaky_relu_(x, slope) if name == "leaky_relu" else getattr(F, name)(x)
