@@ -75,6 +75,9 @@ struct Silu {
     }
 };
 
+// Of the sum with the residual, where others are added to it.
+struct SumRelu : Relu {};
+
 struct Same {
     Floats value(Floats y) const { return y; }
     Floats slope(Floats y) const { return Floats{} + 1; }
@@ -87,6 +90,7 @@ template <class F> inline void with_activation(int64_t number, double alpha, F f
         case 1: return f(Relu{});
         case 2: return f(Gelu{});
         case 3: return f(Silu{});
+        case 5: return f(SumRelu{});
         default: return f(Same{});
     }
 }

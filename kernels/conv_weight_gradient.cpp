@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <memory>
+#include <utility>
 
 #include "bfloat16.h"
 
@@ -15,8 +16,7 @@
 
 namespace {
 
-constexpr int64_t HIGH = 6, WIDE = 64, VECTOR = 16, TAPS = 9;  // of a tile: input and output channels
-constexpr int64_t TILE = HIGH * WIDE;
+constexpr int64_t VECTOR = 16, TAPS = 9;
 constexpr int64_t PIXELS = 256;  // of a chunk, about: enough to hide the loads and stores of sums, few enough for L2
 
 struct Free {
@@ -46,45 +46,52 @@ struct Place {
     int32_t x, gradient;
 };
 
+// A tile is of `high(WIDE)` input and WIDE output channels: its sums stay in registers, and 16 or 32 channels are whole
+// tiles where WIDE is that.
+constexpr int64_t high(int64_t wide) { return wide == 64 ? 6 : 256 / wide; }
+
 // sums [HIGH, WIDE] += the products of x [.., HIGH] and gradient [.., WIDE] at `places`, for the first ROWS of HIGH.
-template <int ROWS>
+template <int WIDE, int ROWS>
 void multiply(const uint32_t* x, const uint32_t* gradient, const Place* places, int64_t pixels, float* sums) {
     constexpr int VECTORS = WIDE / VECTOR;
     __m512 sum[ROWS][VECTORS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int row = 0; row < ROWS; row++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < VECTORS; v++) sum[row][v] = _mm512_load_ps(sums + row * WIDE + v * VECTOR);
     for (int64_t pixel = 0; pixel < pixels; pixel++) {
         const uint32_t *high = x + places[pixel].x, *wide = gradient + places[pixel].gradient;
         __m512bh vectors[VECTORS];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < VECTORS; v++) vectors[v] = (__m512bh)_mm512_load_si512(wide + v * VECTOR);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int row = 0; row < ROWS; row++) {
             __m512bh value = (__m512bh)_mm512_set1_epi32(int(high[row]));
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < VECTORS; v++) sum[row][v] = _mm512_dpbf16_ps(sum[row][v], vectors[v], value);
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int row = 0; row < ROWS; row++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < VECTORS; v++) _mm512_store_ps(sums + row * WIDE + v * VECTOR, sum[row][v]);
 }
 
 using Multiply = void (*)(const uint32_t*, const uint32_t*, const Place*, int64_t, float*);
-constexpr Multiply MULTIPLY[HIGH + 1] = {nullptr,     multiply<1>, multiply<2>, multiply<3>,
-                                         multiply<4>, multiply<5>, multiply<6>};
 
-}  // namespace
+// multiply<WIDE, ROWS> for the number of rows, from 1 on.
+template <int WIDE, int... ROWS> Multiply multiply_of(int64_t rows, std::integer_sequence<int, ROWS...>) {
+    constexpr Multiply all[] = {multiply<WIDE, ROWS + 1>...};
+    return all[rows - 1];
+}
 
 // x [images, height + 2 - 2 * padding, width + 2 - 2 * padding, channels], gradient [images, height, width, outputs],
-// out [outputs, 3, 3, channels]; outputs are a multiple of 64. border: the first row and column of x count as zeros.
+// out [outputs, 3, 3, channels]; outputs are a multiple of WIDE. border: the first row and column of x count as zeros.
 // Returns 1 where memory ran out, else 0.
-extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images,
-                                    int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t padding,
-                                    int64_t border, int64_t threads) {
+template <int WIDE>
+int weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images, int64_t channels,
+                    int64_t outputs, int64_t height, int64_t width, int64_t padding, int64_t border, int64_t threads) {
+    constexpr int64_t HIGH = high(WIDE), TILE = HIGH * WIDE;
     // A chunk is some rows of a pair of images, or all rows of several pairs.
     const int64_t pairs = ceil_div(images, 2), rows = ceil_div(height, ceil_div(height * width, PIXELS));
     const int64_t together = rows < height ? 1 : std::max<int64_t>(1, PIXELS / (height * width));
@@ -160,7 +167,7 @@ extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient,
             }
             for (int64_t tile = first; tile < last; tile++) {
                 const int64_t list = part * TAPS + tile % TAPS, panel = tile / TAPS % x_panels;
-                MULTIPLY[std::min(HIGH, channels - panel * HIGH)](
+                multiply_of<WIDE>(std::min(HIGH, channels - panel * HIGH), std::make_integer_sequence<int, HIGH>())(
                     packed_x.get() + (panel - from_x) * x_panel,
                     packed_gradient.get() + (tile / TAPS / x_panels - from_gradient) * gradient_panel,
                     places.get() + list * together * rows * width, here * counts[list],
@@ -181,4 +188,14 @@ extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient,
 #pragma omp parallel num_threads(int(threads)) reduction(max : failed)
     failed = work();
     return failed;
+}
+
+}  // namespace
+
+// outputs are a multiple of 64, or 16 or 32. Returns 1 where memory ran out, else 0.
+extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images,
+                                    int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t padding,
+                                    int64_t border, int64_t threads) {
+    auto function = outputs == 16 ? weight_gradient<16> : outputs == 32 ? weight_gradient<32> : weight_gradient<64>;
+    return function(x, gradient, out, images, channels, outputs, height, width, padding, border, threads);
 }

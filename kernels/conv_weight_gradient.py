@@ -5,14 +5,16 @@ shifted, with the gradient of the output, summed over all pixels of all images. 
 bfloat16 and adds both products to a float32. The pairs are two *images'* values of one pixel, so that one packed copy
 does for every shift: a chunk of some 256 pixels of a pair, x in panels of 6 channels and the gradient in panels of 64.
 A tile of 6 x 64 float32 sums stays in registers through a chunk: for each pixel 4 loads, 6 broadcasts and 24 multiply
-instructions. Pixels whose neighbor is padding, or the zero border of x, are left out. Packing is 1% to 5% of the time.
+instructions. Of 32 outputs a tile is 8 x 32, of 16 it is 16 x 16. Pixels whose neighbor is padding, or the zero border
+of x, are left out. Packing is 1% to 5% of the time, with so few outputs more.
 
 Sums are float32 over all images, in an order that does not depend on the number of threads (each has tiles of its
 own), and are rounded once.
 
 Taken where `python -m bench.weight_gradients` found it faster than torch's, which is at every shape that it computes:
-1.25 to 2.1 times on Zen 4, at 86% of the peak and more. Not where the CPU has AMX, whose products are four times as
-fast and torch's: there it is unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
+1.25 to 2.1 times on Zen 4, at 86% of the peak and more; 1.15 times at 16 channels to 16, 1.3 at 32 to 32, not at an
+image's 3 to 16 (0.6). Not where the CPU has AMX, whose products are four times as fast and torch's: there it is
+unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
 """
 
 from __future__ import annotations
@@ -28,8 +30,8 @@ from fastcifar.kernels.launch import forced_path
 from fastcifar.kernels.operators import operator, refuse_gradients
 
 SOURCE = "conv_weight_gradient.cpp"
-_WIDE = 64
-"""Output channels of a panel."""
+_WIDE, _NARROW = 64, (16, 32)
+"""Output channels of a panel, and of the narrower panels that are all there is."""
 
 
 def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
@@ -57,7 +59,7 @@ def _has_instructions(forced: bool) -> bool:
 
 def has_kernel(x: Tensor, outputs: int) -> bool:
     """Return True if `conv_weight_gradient` of x, and of a gradient with so many `outputs`, takes its C++ kernel."""
-    fits = x.dtype == torch.bfloat16 and outputs % _WIDE == 0 and x.numel() > 0
+    fits = x.dtype == torch.bfloat16 and (outputs % _WIDE == 0 or outputs in _NARROW) and x.numel() > 0
     return fits and has_instructions() and use_cpp(SOURCE, x)
 
 

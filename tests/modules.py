@@ -72,6 +72,8 @@ class PlainNorm(nn.Module):
             )
         else:
             x = F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, False, 0, norm.eps)
+        if norm.activation == "sum_relu":
+            return F.relu(x if residual is None else x + residual)
         act = {"celu": functools.partial(F.celu, alpha=norm.celu_alpha), "none": lambda x: x}
         x = act.get(norm.activation, getattr(F, norm.activation, None))(x)
         return x if residual is None else x + residual

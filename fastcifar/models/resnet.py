@@ -80,12 +80,14 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, config: ResNet18Config) -> None:
         super().__init__()
         if stride == 1:
-            self.conv1 = Conv3x3(inputs, outputs)
+            self.conv1 = Conv3x3(inputs, outputs, narrow=True)
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm_of(outputs, config.activation, config.slope, config.norm)
-        self.conv2 = Conv3x3(outputs, outputs)
-        self.bn2 = norm_of(outputs, "none", kind=config.norm)
+        self.conv2 = Conv3x3(outputs, outputs, narrow=True)
+        # Adds the shortcut, and for a ReLU takes that of the sum, in its own pass.
+        fused = config.activation == "relu" and config.norm == "batch"
+        self.bn2 = norm_of(outputs, "sum_relu" if fused else "none", kind=config.norm)
         self._activation = config.activation, config.slope
         self.downsample = None
         if stride != 1 or inputs != outputs:
@@ -95,10 +97,12 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.downsample is None else self.downsample(x)
-        # The norm adds the shortcut in its own pass. Nothing keeps the sum, so the ReLU may overwrite it.
         x = self.bn2(self.conv2(self.bn1(self.conv1(x))), residual=shortcut)
         name, slope = self._activation
-        return x.relu_() if name == "relu" else F.leaky_relu_(x, slope) if name == "leaky_relu" else getattr(F, name)(x)
+        if getattr(self.bn2, "activation", "none") != "none":  # none in older pickles, and in a norm put in its place
+            return x
+        # Nothing keeps the sum, so the activation may overwrite it.
+        return F.leaky_relu_(x, slope) if name == "leaky_relu" else getattr(F, name)(x)
 
 
 class Shortcut(nn.Conv2d):

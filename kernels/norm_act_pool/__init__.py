@@ -59,7 +59,7 @@ from fastcifar.kernels.operators import autograd, needs_plain_torch, operator
 
 __all__ = ["ACTIVATIONS", "norm_act_pool", "norm_act_pool_inference", "norm_act_pool_reference"]
 
-ACTIVATIONS = ("celu", "relu", "gelu", "silu", "none")
+ACTIVATIONS = ("celu", "relu", "gelu", "silu", "none", "sum_relu")
 
 
 def _forward(x, *arguments):
@@ -104,27 +104,31 @@ def _backward(
     height: int,
     width: int,
     border: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of x, bias and scale."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, bias and scale, and with `sum_relu` of the residual, else an empty tensor."""
+    if activation == "sum_relu" and result is None:
+        raise ValueError("result is None; allowed with sum_relu: what the forward pass returned")
     x_gradient = empty_images(inputs, height, width)
+    masked = empty_images(inputs, inputs.shape[2], inputs.shape[3]) if activation == "sum_relu" else None
     (inputs,) = dense(inputs)
     rest = (mean, var, bias, scale, activation, alpha, eps, x_gradient, border)
     if use_triton(inputs):
         from fastcifar.kernels.norm_act_pool.backward import triton_backward
 
-        sums = triton_backward(gradient, inputs, argmax, *rest)
+        sums = triton_backward(gradient, inputs, argmax, result, masked, *rest)
     elif use_cpp(SOURCE, inputs):
-        sums = cpp_backward(gradient, inputs, argmax, *rest)
+        sums = cpp_backward(gradient, inputs, argmax, result, masked, *rest)
     else:
-        sums = native_backward(gradient, inputs, argmax, result, *rest)
-    return x_gradient, *sums
+        sums = native_backward(gradient, inputs, argmax, result, masked, *rest)
+    return x_gradient, *sums, inputs.new_empty(0) if masked is None else masked
 
 
 def _backward_fake(
     gradient, inputs, argmax, result, mean, var, bias, scale, activation, alpha, eps, height, width, border
 ):
     x_gradient = empty_images(inputs, height, width)
-    return x_gradient, torch.empty_like(bias), torch.empty_like(bias)
+    masked = empty_images(inputs, inputs.shape[2], inputs.shape[3]) if activation == "sum_relu" else inputs.new_empty(0)
+    return x_gradient, torch.empty_like(bias), torch.empty_like(bias), masked
 
 
 operator("norm_act_pool", _forward, _forward_fake, signature=native_forward, mutates=("running_mean", "running_var"))
@@ -136,8 +140,9 @@ def _save(ctx, inputs, output) -> None:
     x, bias, scale, _, _, _, _, activation, alpha, pool, eps, residual, border = inputs
     out, mean, var, pooled, argmax = output
     # The result tells CELU's and ReLU's slope, and the next layer keeps it anyway; the other kernels do without.
+    # With `sum_relu` its zeros say to all where nothing passes, in place of the residual.
     told = residual is None and activation in ("celu", "relu")
-    keep_result = told and not x.is_cuda and not use_cpp(SOURCE, x)
+    keep_result = activation == "sum_relu" or (told and not x.is_cuda and not use_cpp(SOURCE, x))
     ctx.save_for_backward(
         pooled if pool else x, argmax if pool else None, out if keep_result else None, mean, var, bias, scale
     )
@@ -151,9 +156,10 @@ def _gradients(ctx, gradient, *_):
     if gradient is None:
         return (None,) * 13
     saved = ctx.saved_tensors  # read once: under `torch.utils.checkpoint` a second reading fails
-    x, bias, scale_gradient = torch.ops.fastcifar.norm_act_pool_backward(gradient, *saved, *ctx.constants)
+    x, bias, scale_gradient, masked = torch.ops.fastcifar.norm_act_pool_backward(gradient, *saved, *ctx.constants)
     scale_gradient = None if saved[-1] is None else scale_gradient
-    residual = inside(gradient, ctx.constants[-1]) if ctx.has_residual else None
+    residual = masked if ctx.constants[0] == "sum_relu" else inside(gradient, ctx.constants[-1])
+    residual = residual if ctx.has_residual else None
     return x, bias, scale_gradient, *(None,) * 8, residual, None
 
 
@@ -211,7 +217,8 @@ def norm_act_pool(
     bias, scale: [C], float32 (float64 for float64 x) or in x's dtype; scale None: 1, and no gradient.
     groups: the norm is over so many slices of N / groups consecutive images (Hoffer, Hubara and Soudry 2017; 1: plain
         batch norm), its statistics in float32 whatever x is.
-    activation: celu (with `alpha`), relu, gelu (exact), silu or none.
+    activation: celu (with `alpha`), relu, gelu (exact), silu or none; or sum_relu, the ReLU of the sum with the
+        residual, as a ResNet's block ends (He 2015).
     pool: stride 2, without an odd last row or column; of equal maxima the first in row-major order gets the gradient.
     residual: like out, without a border.
     running: running mean and variance, [C] in a dtype that bias may have, moved in place by `momentum` of the way

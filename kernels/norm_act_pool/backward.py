@@ -69,6 +69,8 @@ def _slope_sums_kernel(
     var_ptr,  # float32 [groups, channels]
     bias_ptr,  # float32 [channels]
     scale_ptr,  # float32 [channels], or None
+    result_ptr,  # out, like gradient; read with sum_relu
+    masked_ptr,  # like in: written with sum_relu, the gradient of the sum
     partial_ptr,  # float32 [groups, programs, 2, channels]: sums of the slopes, and of slope * normalized value
     group_rows,
     program_rows,
@@ -98,9 +100,14 @@ def _slope_sums_kernel(
         rows = start + tl.arange(0, ROWS)
         mask = (rows < last)[:, None] & real[None, :]
         all_rows = group * group_rows + rows
-        inputs = in_ptr + all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
-        gradients = gradient_ptr + places_of(all_rows, columns, channels, height, width, BORDER)
-        centered, slope = _centered_and_slope(gradients, inputs, mask, mean, factor, bias, alpha, ACTIVATION)
+        places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
+        outside = places_of(all_rows, columns, channels, height, width, BORDER)
+        centered, slope = _centered_and_slope(
+            gradient_ptr + outside, in_ptr + places, mask, mean, factor, bias, alpha, ACTIVATION
+        )
+        if ACTIVATION == "sum_relu":
+            slope = tl.where(tl.load(result_ptr + outside, mask, other=0.0) <= 0, 0.0, slope)
+            tl.store(masked_ptr + places, slope, mask)
         sums += slope
         products += slope * centered
     partial = partial_ptr + (group * tl.num_programs(0) + tl.program_id(0)) * 2 * channels + columns
@@ -205,6 +212,8 @@ def triton_backward(
     gradient: Tensor,
     inputs: Tensor,
     argmax: Tensor | None,
+    result: Tensor | None,
+    masked: Tensor | None,
     mean: Tensor,
     var: Tensor,
     bias: Tensor,
@@ -215,7 +224,7 @@ def triton_backward(
     x_gradient: Tensor,
     border: bool,
 ) -> tuple[Tensor, Tensor]:
-    gradient, bias, scale = dense(gradient, bias, scale)
+    gradient, bias, scale, result = dense(gradient, bias, scale, result)
     groups, pool = len(mean), argmax is not None
     channels, height, width = x_gradient.shape[1:]
     bias_gradient, scale_gradient = torch.empty_like(bias), torch.empty_like(bias)
@@ -225,13 +234,15 @@ def triton_backward(
     launch(
         _slope_sums_kernel,
         first.grid,
-        *(gradient, inputs, mean, var, bias, scale, partial),
+        *(gradient, inputs, mean, var, bias, scale, result, masked, partial),
         *(first.group_rows, first.program_rows, channels, *inputs.shape[2:], alpha, eps),
         ACTIVATION=activation,
         BORDER=border,
         **first.tile,
         **first.stages,
     )
+    if masked is not None:
+        gradient, activation, border = masked, "none", False
     launch(
         _gradient_kernel,
         second.grid,

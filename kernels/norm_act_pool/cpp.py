@@ -20,7 +20,7 @@ from fastcifar.kernels.norm_act_pool.native import (
 )
 
 SOURCE = "norm_act_pool/norm_act_pool.cpp"
-_NUMBERS = {"celu": 0, "relu": 1, "gelu": 2, "silu": 3, "none": 4}  # as in activation.h
+_NUMBERS = {"celu": 0, "relu": 1, "gelu": 2, "silu": 3, "none": 4, "sum_relu": 5}  # as in activation.h
 
 
 def _call(function: str, x: Tensor, *arguments) -> None:
@@ -83,6 +83,8 @@ def cpp_backward(
     gradient: Tensor,
     inputs: Tensor,
     argmax: Tensor | None,
+    result: Tensor | None,
+    masked: Tensor | None,
     mean: Tensor,
     var: Tensor,
     bias: Tensor,
@@ -95,9 +97,11 @@ def cpp_backward(
 ) -> tuple[Tensor, Tensor]:
     mean, var, bias, scale = dense(mean, var, bias, scale)
     sums = torch.zeros_like(bias), torch.zeros_like(bias)
+    if masked is not None and result is not None:
+        activation, result = "none", inside(result, border)
     _call(
         *("backward", inputs, *inputs.shape, len(mean)),
-        *(cpp.view(t) for t in (inside(gradient, border), inputs, argmax, x_gradient)),
+        *(cpp.view(t) for t in (inside(gradient, border), inputs, argmax, result, masked, x_gradient)),
         *(*x_gradient.shape[2:], mean, var, bias, scale, *sums, _NUMBERS[activation], alpha, eps),
     )
     return sums

@@ -38,13 +38,25 @@ def activated(y, alpha, ACTIVATION: tl.constexpr):
     """Return the activation of y."""
     if ACTIVATION == "celu":
         y = tl.where(y > 0, y, alpha * (falling(y, alpha) - 1))
-    elif ACTIVATION == "relu":
+    elif ACTIVATION == "relu" or ACTIVATION == "sum_relu":
         y = tl.where(y < 0, 0.0, y)
     elif ACTIVATION == "gelu":
         below, _ = normal_distribution(y)
         y *= below
     elif ACTIVATION == "silu":
         y = y / (1 + tl.exp(-y))
+    return y
+
+
+@triton.jit
+def _activated_with(y, residual_ptr, places, mask, alpha, ACTIVATION: tl.constexpr):
+    """Return the activation of y, plus the residual if any; with sum_relu that of their sum."""
+    if ACTIVATION != "sum_relu":
+        y = activated(y, alpha, ACTIVATION)
+    if residual_ptr is not None:
+        y += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
+    if ACTIVATION == "sum_relu":
+        y = activated(y, alpha, ACTIVATION)
     return y
 
 
@@ -224,9 +236,8 @@ def _normalize_kernel(
         all_rows = group * group_rows + rows
         places = all_rows.to(tl.int64)[:, None] * channels + columns[None, :]
         values = tl.load(in_ptr + places, mask, other=0.0).to(tl.float32)
-        out = activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
-        if residual_ptr is not None:
-            out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
+        out = (values - mean[None, :]) * factor[None, :] + bias[None, :]
+        out = _activated_with(out, residual_ptr, places, mask, alpha, ACTIVATION)
         if BORDER:
             store_bordered(out_ptr, out, all_rows, columns, mask, channels, height, width)
         else:
@@ -268,9 +279,8 @@ def _inference_kernel(
         values, _ = _max_of_window(x_ptr, rows, columns, mask, channels, height, width)
     else:
         values = tl.load(x_ptr + places, mask, other=0.0).to(tl.float32)
-    out = activated((values - mean[None, :]) * factor[None, :] + bias[None, :], alpha, ACTIVATION)
-    if residual_ptr is not None:
-        out += tl.load(residual_ptr + places, mask, other=0.0).to(tl.float32)
+    out = (values - mean[None, :]) * factor[None, :] + bias[None, :]
+    out = _activated_with(out, residual_ptr, places, mask, alpha, ACTIVATION)
     if BORDER:
         if POOL:
             height, width = height // 2, width // 2

@@ -125,6 +125,16 @@ def activate(values: Tensor, activation: str, alpha: float, out: Tensor) -> None
         out.copy_(values)
 
 
+def _activate_and_add(values: Tensor, activation: str, alpha: float, residual: Tensor | None, out: Tensor) -> None:
+    """Write the values' activation plus `residual`, with `sum_relu` the ReLU of that sum, to `out`."""
+    if activation != "sum_relu":
+        activate(values, activation, alpha, out)
+    if residual is not None:
+        torch.add(values if activation == "sum_relu" else out, residual, out=out)
+    if activation == "sum_relu":
+        activate(values if residual is None else out, "relu", alpha, out)
+
+
 def _slope(gradient: Tensor, values: Tensor, activation: str, alpha: float, is_result: bool, out: Tensor) -> Tensor:
     """Return `gradient` times the activation's slope, given its input or, for CELU and ReLU, its result."""
     if activation == "celu":
@@ -173,9 +183,7 @@ def native_forward(
             save_mean=mean[group],
             save_invstd=deviation[group],
         )
-        activate(values, activation, alpha, images)
-        if residual is not None:
-            images.add_(residual[part])
+        _activate_and_add(values, activation, alpha, None if residual is None else residual[part], images)
     if border:
         clear_border(out)
     var = deviation.pow_(-2).sub_(eps).clamp_(min=0)
@@ -188,8 +196,10 @@ def move_running(
 ) -> None:
     """Move the running statistics, if any, towards those of the groups: of `values` values in all."""
     if running_mean is not None and running_var is not None:
-        running_mean.lerp_(mean.mean(0), momentum)
-        running_var.lerp_(var.mean(0) * unbiased(values // mean.numel()), momentum)
+        count = values // mean.numel()
+        mean, var = (statistic[0] if len(statistic) == 1 else statistic.mean(0) for statistic in (mean, var))
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(var * unbiased(count), momentum)
 
 
 def native_inference(
@@ -221,9 +231,7 @@ def native_inference(
         aten.native_batch_norm.out(
             *(inputs, scale, bias, mean, var, False, 0.0, eps), out=values, save_mean=saved[0], save_invstd=saved[1]
         )
-        activate(values, activation, alpha, images)
-        if residual is not None:
-            images.add_(residual[part])
+        _activate_and_add(values, activation, alpha, None if residual is None else residual[part], images)
     if border:
         clear_border(out)
     return out
@@ -234,6 +242,7 @@ def native_backward(
     inputs: Tensor,
     argmax: Tensor | None,
     result: Tensor | None,
+    masked: Tensor | None,
     mean: Tensor,
     var: Tensor,
     bias: Tensor,
@@ -249,10 +258,14 @@ def native_backward(
     gradient: of the output, whose border, if it has one, is not read.
     inputs: the tensor that was normalized: x, or the pooled x.
     result: the activation's, or None.
+    masked: with `sum_relu` the gradient of the residual, which is written, else None.
     """
     groups = len(mean)
     gradient, bias, scale = dense(gradient, bias, scale)
     gradient, result = inside(gradient, border), None if result is None else inside(result, border)
+    if masked is not None and result is not None:
+        gradient = aten.threshold_backward.grad_input(gradient, result, 0, grad_input=masked)
+        activation, border = "none", False
     scale = torch.ones_like(bias) if scale is None else scale
     deviation = torch.rsqrt(var + eps)
     sums = torch.zeros_like(bias), torch.zeros_like(bias)

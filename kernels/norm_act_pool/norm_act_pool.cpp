@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cmath>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 #include "activation.h"
@@ -140,19 +141,23 @@ float factor_of(float var, double eps, const float* scale, int64_t channel) {
     return 1 / std::sqrt(var + float(eps)) * (scale ? scale[channel] : 1.0f);
 }
 
-// Write a line of the output, with what it has of the border: the pixel to its left, above the first the row too.
+// Write a line of the output, with what it has of the border: the pixel to its left, above the first the row too. The
+// residual, if any, is added to the activation; with SumRelu before it.
 // value_at(column, channel, lanes): what is normalized.
 template <class T, class Activation, class Values>
 inline void normalize_line(Shape shape, int64_t image, int64_t row, Affine affine, Activation activation,
                            View<const T> residual, View<T> out, bool border, Values value_at) {
     T* line = out.at(image, row + border) + border * out.pixel;
     const T* other = residual.data ? residual.at(image, row) : nullptr;
+    constexpr bool SUM_FIRST = std::is_same<Activation, SumRelu>::value;
     for_channels(shape.channels, [&](auto lanes, int64_t channel, int64_t) {
         Floats mean = load(affine.mean + channel, lanes), factor = load(affine.factor + channel, lanes);
         Floats bias = load(affine.bias + channel, lanes);
         for (int64_t column = 0; column < shape.columns; column++) {
-            Floats value = activation.value((value_at(column, channel, lanes) - mean) * factor + bias);
+            Floats value = (value_at(column, channel, lanes) - mean) * factor + bias;
+            if (!SUM_FIRST) value = activation.value(value);
             if (other) value += load(other + column * residual.pixel + channel, lanes);
+            if (SUM_FIRST) value = activation.value(value);
             store(line + column * out.pixel + channel, value, lanes);
         }
     });
@@ -235,24 +240,37 @@ template <class T> void clear_odd(Shape shape, View<T> x, int64_t height, int64_
     if (last && height % 2) std::memset(top + 2 * x.row, 0, width * pixel);
 }
 
+// masked: where the gradient of the sum is written if the activation came after it; the activation is none then.
 template <class T>
-void backward(Shape shape, View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,
+void backward(Shape shape, View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<const T> result,
+              View<T> masked, View<T> x,
               int64_t height, int64_t width, const float* mean, const float* var, const float* bias, const float* scale,
               float* bias_gradient, float* scale_gradient, int64_t activation_number, double alpha, double eps,
               int64_t threads) {
     const int64_t channels = shape.channels;
     std::vector<float> partial(shape.parts() * 2 * channels), factors(channels), sums(channels), products(channels);
     std::vector<Sums> threads_sums(threads, Sums(channels));
+    View<const T> summed = gradient;
+    if (masked.data) summed = {masked.data, masked.image, masked.row, masked.pixel};
     with_activation(activation_number, alpha, [&](auto activation) {
-        // Call f(column, centered value, gradient before the activation) for a line's vectors of some channels.
-        auto for_slopes = [&](int64_t image, int64_t row, const float* means, int64_t channel, auto lanes, auto f) {
+        // Call f(column, centered value, gradient before the activation) for a line's vectors of some channels; with
+        // MASK the gradient is zero where the result is, of either sign, and is written.
+        auto for_slopes = [&](auto MASK, View<const T> gradient, int64_t image, int64_t row, const float* means,
+                              int64_t channel, auto lanes, auto f) {
+            typedef typename InMemory<T>::Vector Vector;
             Floats middle = load(means + channel, lanes), factor = load(&factors[channel], lanes);
             Floats offset = load(bias + channel, lanes);
             const T *values = in.at(image, row) + channel, *slopes = gradient.at(image, row) + channel;
             for (int64_t column = 0; column < shape.columns; column++) {
                 Floats centered = load(values + column * in.pixel, lanes) - middle;
                 Floats slope = activation.slope(centered * factor + offset);
-                f(column, centered, slope * load(slopes + column * gradient.pixel, lanes));
+                Vector bits = read<Vector>(slopes + column * gradient.pixel, lanes);
+                if (MASK) {
+                    Vector sum = read<Vector>(result.at(image, row) + column * result.pixel + channel, lanes);
+                    bits &= bits_as<Vector>(sum + sum != 0);
+                    write(masked.at(image, row) + column * masked.pixel + channel, bits, lanes);
+                }
+                f(column, centered, slope * InMemory<T>::values(bits));
             }
         };
 #pragma omp parallel num_threads(threads)
@@ -269,10 +287,14 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
                     shape.for_lines(group, part, [&](int64_t image, int64_t row, int64_t) {
                         for_channels(channels, [&](auto lanes, int64_t channel, int64_t vector) {
                             Floats sum{}, product{};
-                            for_slopes(image, row, means, channel, lanes, [&](int64_t, Floats centered, Floats slope) {
+                            auto add = [&](int64_t, Floats centered, Floats slope) {
                                 sum += slope;
                                 product += slope * centered;
-                            });
+                            };
+                            if (std::is_same<decltype(activation), Same>::value && masked.data)
+                                for_slopes(std::true_type(), gradient, image, row, means, channel, lanes, add);
+                            else
+                                for_slopes(std::false_type(), gradient, image, row, means, channel, lanes, add);
                             own.first[vector] += sum;
                             own.second[vector] += product;
                         });
@@ -306,14 +328,14 @@ void backward(Shape shape, View<const T> gradient, View<const T> in, View<const 
                                 return (slope - (centered * product + sum)) * factor;
                             };
                             if (!argmax.data) {
-                                for_slopes(image, row, means, channel, lanes,
+                                for_slopes(std::false_type(), summed, image, row, means, channel, lanes,
                                            [&](int64_t column, Floats centered, Floats slope) {
                                                store(line + column * x.pixel + channel, total(centered, slope), lanes);
                                            });
                                 return;
                             }
                             const uint8_t* places = argmax.at(image, row) + channel;
-                            for_slopes(image, row, means, channel, lanes,
+                            for_slopes(std::false_type(), summed, image, row, means, channel, lanes,
                                        [&](int64_t column, Floats centered, Floats slope) {
                                            auto bits = InMemory<T>::rounded(total(centered, slope));
                                            auto place = InMemory<T>::of_bytes(
@@ -364,13 +386,15 @@ template <class F> int status_of(F f) {
         });                                                                                                           \
     }                                                                                                                 \
     extern "C" int backward_##T(int64_t images, int64_t channels, int64_t rows, int64_t columns, int64_t groups,      \
-                                View<const T> gradient, View<const T> in, View<const uint8_t> argmax, View<T> x,      \
+                                View<const T> gradient, View<const T> in, View<const uint8_t> argmax,                 \
+                                View<const T> result, View<T> masked, View<T> x,                                      \
                                 int64_t height, int64_t width, const float* mean, const float* var,                   \
                                 const float* bias, const float* scale, float* bias_gradient, float* scale_gradient,   \
                                 int64_t activation, double alpha, double eps, int64_t threads) {                      \
         return status_of([&] {                                                                                        \
-            backward<T>({images, channels, rows, columns, groups}, gradient, in, argmax, x, height, width, mean, var, \
-                    bias, scale, bias_gradient, scale_gradient, activation, alpha, eps, threads);                     \
+            backward<T>({images, channels, rows, columns, groups}, gradient, in, argmax, result, masked, x, height,   \
+                        width, mean, var, bias, scale, bias_gradient, scale_gradient, activation, alpha, eps,         \
+                        threads);                                                                                     \
         });                                                                                                           \
     }
 

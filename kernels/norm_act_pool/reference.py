@@ -7,10 +7,14 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def _activate(values: Tensor, activation: str, alpha: float) -> Tensor:
+def _activate(values: Tensor, activation: str, alpha: float, residual: Tensor | None) -> Tensor:
+    if activation == "sum_relu":
+        return functional.relu(values if residual is None else values + residual)
     if activation == "celu":
-        return functional.celu(values, alpha)
-    return values if activation == "none" else getattr(functional, activation)(values)
+        values = functional.celu(values, alpha)
+    elif activation != "none":
+        values = getattr(functional, activation)(values)
+    return values if residual is None else values + residual
 
 
 def norm_act_pool_reference(
@@ -37,8 +41,7 @@ def norm_act_pool_reference(
     var, mean = torch.var_mean(grouped, dim=(1, 3, 4), correction=0, keepdim=True)
     values = (grouped - mean) * torch.rsqrt(var + eps)
     values = values if scale is None else values * scale[:, None, None]
-    out = _activate(values + bias[:, None, None], activation, alpha).flatten(0, 1)
-    out = out if residual is None else out + residual
+    out = _activate((values + bias[:, None, None]).flatten(0, 1), activation, alpha, residual)
     mean, var = (statistic.detach()[:, 0, :, 0, 0] for statistic in (mean, var))
     if running is not None:
         running[0].lerp_(mean.mean(0), momentum)
@@ -63,8 +66,7 @@ def norm_act_pool_inference_reference(
     x = functional.max_pool2d(x, 2) if pool else x
     scale = torch.ones_like(bias) if scale is None else scale
     out = functional.batch_norm(x, mean, var, scale, bias, eps=eps)
-    out = _activate(out, activation, alpha)
-    return with_border(out if residual is None else out + residual, border)
+    return with_border(_activate(out, activation, alpha, residual), border)
 
 
 def with_border(images: Tensor, border: bool) -> Tensor:

@@ -37,8 +37,8 @@ def error(found, exact):
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     images=st.integers(1, 12),
-    channels=st.sampled_from([1, 3, 6, 17, 24, 64]),
-    outputs=st.sampled_from([64, 128]),
+    channels=st.sampled_from([1, 3, 6, 16, 17, 32, 64]),
+    outputs=st.sampled_from([16, 32, 64, 128]),
     height=st.integers(1, 20),
     width=st.integers(1, 20),
     padding=st.integers(0, 1),
@@ -55,7 +55,14 @@ def test_any_shape_is_exact_to_the_last_rounding(images, channels, outputs, heig
 @needs_kernel
 @pytest.mark.parametrize(
     ("images", "channels", "outputs", "side", "padding"),
-    [(3, 24, 64, 30, 0), (5, 256, 256, 7, 1), (64, 256, 256, 3, 1), (2, 64, 256, 40, 1)],
+    [
+        (3, 24, 64, 30, 0),
+        (4, 16, 16, 32, 1),
+        (6, 32, 32, 16, 1),
+        (5, 256, 256, 7, 1),
+        (64, 256, 256, 3, 1),
+        (2, 64, 256, 40, 1),
+    ],
 )
 def test_any_number_of_threads_gives_the_same_bits(images, channels, outputs, side, padding):
     x, gradient, exact = tensors(images, channels, outputs, side, side, padding)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from fastcifar.kernels import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
 
 PATHS = ["reference", "cpp", "triton"]
-ACTIVATIONS = ["celu", "relu", "gelu", "silu", "none"]
+ACTIVATIONS = ["celu", "relu", "gelu", "silu", "none", "sum_relu"]
 
 
 def tensors(shape, dtype=torch.float32, *, pool=False, residual=False, scale=True, border=False, device="cpu"):
@@ -51,7 +51,7 @@ def check(assert_close, given_tensors, dtype, **constants):
 @pytest.mark.parametrize("pool", [False, True])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_each_activation_is_the_specification(path, device, assert_close, activation, pool):
-    given_tensors = tensors((4, 5, 6, 4), pool=pool, residual=activation in ("celu", "gelu"), device=device)
+    given_tensors = tensors((4, 5, 6, 4), pool=pool, residual=activation in ("celu", "gelu", "sum_relu"), device=device)
     check(assert_close, given_tensors, torch.float32, groups=2, activation=activation, pool=pool)
 
 
@@ -79,7 +79,9 @@ def test_each_dtype_is_the_specification(path, device, assert_close, dtype, resi
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_a_border_is_zeros_whose_gradient_is_not_read(path, device, assert_close, activation, pool):
     dtype = torch.float32 if activation == "none" else torch.float16
-    given_tensors = tensors((4, 5, 6, 5), dtype, pool=pool, residual=activation in ("silu", "none"), border=True)
+    given_tensors = tensors(
+        (4, 5, 6, 5), dtype, pool=pool, residual=activation in ("silu", "none", "sum_relu"), border=True
+    )
     given_tensors = [None if t is None else t.to(device) for t in given_tensors]
     constants = {"groups": 2, "activation": activation, "pool": pool}
     check(assert_close, given_tensors, dtype, border=True, **constants)
@@ -313,10 +315,12 @@ def test_are_well_formed_operators(monkeypatch, pool, border):
     torch.library.opcheck(operators.norm_act_pool.default, (*inputs[:3], *running, 2, *constants))
     out, mean, var, pooled, argmax = (t.detach() for t in operators.norm_act_pool(*inputs[:3], *running, 2, *constants))
     saved = (pooled, argmax, None) if pool else (x.detach(), None, out)
-    torch.library.opcheck(
-        operators.norm_act_pool_backward.default,
-        (gradient, *saved, mean, var, bias.detach(), scale.detach(), "celu", 0.3, 1e-5, 5, 4, border),
-    )
+    for activation in ("celu", "sum_relu"):
+        saved = (*saved[:2], out) if activation == "sum_relu" else saved
+        torch.library.opcheck(
+            operators.norm_act_pool_backward.default,
+            (gradient, *saved, mean, var, bias.detach(), scale.detach(), activation, 0.3, 1e-5, 5, 4, border),
+        )
     vectors = (torch.zeros(3), torch.ones(3), bias.detach(), None)
     torch.library.opcheck(
         operators.norm_act_pool_inference.default, (x.detach(), *vectors, *constants[:-2], None, border)
