@@ -125,7 +125,8 @@ class Runner:
                 if job.after not in self._jobs:
                     allowed = "the key of a job that stands before it"
                     raise UserError(f"{job.key} is after {job.after!r}; allowed: {allowed}")
-                self._successors.add(job.after)
+                if callable(job.start):  # begins with its weights
+                    self._successors.add(job.after)
             self._jobs[job.key] = job
             self.jobs.append(job)
 
