@@ -12,9 +12,9 @@ Sums are float32 over all images, in an order that does not depend on the number
 own), and are rounded once.
 
 Taken where `python -m bench.weight_gradients` found it faster than torch's, which is at every shape that it computes:
-1.25 to 2.1 times on Zen 4, at 86% of the peak and more; 1.15 times at 16 channels to 16, 1.3 at 32 to 32, not at an
-image's 3 to 16 (0.6). Not where the CPU has AMX, whose products are four times as fast and torch's: there it is
-unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
+1.25 to 2.1 times on Zen 4, at 86% of the peak and more; 1.15 times at 16 channels to 16, 1.3 at 32 to 32. An image's
+3 channels to 16 stay with torch (0.6). Not where the CPU has AMX, whose products are four times as fast and torch's:
+there it is unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def _has_instructions(forced: bool) -> bool:
 
 def has_kernel(x: Tensor, outputs: int) -> bool:
     """Return True if `conv_weight_gradient` of x, and of a gradient with so many `outputs`, takes its C++ kernel."""
-    fits = x.dtype == torch.bfloat16 and (outputs % _WIDE == 0 or outputs in _NARROW) and x.numel() > 0
-    return fits and has_instructions() and use_cpp(SOURCE, x)
+    panels = outputs % _WIDE == 0 or (outputs in _NARROW and x.shape[1] >= min(_NARROW))
+    return x.dtype == torch.bfloat16 and panels and x.numel() > 0 and has_instructions() and use_cpp(SOURCE, x)
 
 
 def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:

@@ -80,7 +80,7 @@ def test_the_notebooks_are_what_their_source_makes_and_differ_in_gaps_and_answer
                 assert re.search(r" = \.\.\.(, \.\.\.)*  # TODO: ", line)
                 gaps += 1
         assert not any("TODO" in line or "..." in line for line in solved["source"])
-    assert (gaps, answers) == (12, 4)
+    assert (gaps, answers) == (15, 4)
 
 
 def test_the_solved_notebook(monkeypatch, capsys, tmp_path):

@@ -191,12 +191,12 @@ print(f"a loop of one's own, one epoch: {right / len(data.test):.1%} of the test
 
 # %%
 def exp1(
-    title: str, half: bool = False, checkpoint: Path | None = None, epochs: float = 10
+    title: str, half: bool = False, lr: float = 0.001, checkpoint: Path | None = None, epochs: float = 10
 ) -> tuple[list[float], list[float]]:
     images = data.take(len(data.train) // 2, seed=0) if half else data
     start = fastcifar.ColdStart() if checkpoint is None else fastcifar.WarmStart(checkpoint)
     seed = 1 if half else 2  # the second trainings share theirs: the same order of images, and other fresh weights
-    run = fastcifar.train(recipe, images, seed=seed, init=start, epochs=epochs)
+    run = fastcifar.train(recipe, images, seed=seed, init=start, epochs=epochs, **{"optimizer.lr": lr})
     (OUT / title).mkdir(parents=True, exist_ok=True)
     torch.save({"model": run.model.state_dict()}, OUT / title / "final.pt")
     accuracies = ([0.0, *(100 * value for value in run.accuracies[split].values())] for split in ("train", "test"))
@@ -212,16 +212,19 @@ def exp1(
 num_epochs = recipe.epochs  # TODO: epochs of each training: the paper's, or the recipe's at this scale
 
 half_title, half_of_images = "half_cifar", True  # TODO: a title; half of the images?
+half_lr = recipe.optimizer.lr  # TODO: its learning rate
 half_checkpoint = None  # TODO: weights to begin with
 warm_title, warm_half = "warm_start", False  # TODO: a title; half of the images?
+warm_lr = recipe.optimizer.lr  # TODO: its learning rate
 warm_checkpoint = OUT / half_title / "final.pt"  # TODO: weights to begin with
 full_title, full_half = "full_cifar", False  # TODO: a title; half of the images?
+full_lr = recipe.optimizer.lr  # TODO: its learning rate
 full_checkpoint = None  # TODO: weights to begin with
 
 # %%
-half_run = exp1(half_title, half_of_images, half_checkpoint, num_epochs)
-warm_run = exp1(warm_title, warm_half, warm_checkpoint, num_epochs)
-full_run = exp1(full_title, full_half, full_checkpoint, num_epochs)
+half_run = exp1(half_title, half_of_images, half_lr, half_checkpoint, num_epochs)
+warm_run = exp1(warm_title, warm_half, warm_lr, warm_checkpoint, num_epochs)
+full_run = exp1(full_title, full_half, full_lr, full_checkpoint, num_epochs)
 runs = {half_title: [*half_run, 0], warm_title: [*warm_run, 1], full_title: [*full_run, 1]}
 (OUT / "runs.json").write_text(json.dumps(runs))
 

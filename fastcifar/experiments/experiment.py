@@ -54,9 +54,9 @@ class Job:
     round: int = 0
     """Each round of a seed has its own random choices."""
     after: str | None = None
-    """The key of the job whose weights it begins with."""
+    """The key of the job that it is trained after, unless that failed."""
     start: Start | Callable[[Path], Start] = _COLD
-    """The start of the training; with `after` a function of the file of those weights."""
+    """The start of the training; with `after` it may be a function of the file of that job's weights."""
     until_train_accuracy: float | None = None
     """See `Trainer.run`."""
     eval_every: int = 0

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.declare import checked, declaration, type_hints
-from fastcifar.recipes.text import read_changes, read_value
+from fastcifar.recipes.layers import refuse_unknown
+from fastcifar.recipes.text import field_hints, read_changes, read_value
 from fastcifar.start import Dash, Fire, FromSource, ShrinkPerturb, Start, WarmStart
 
 if TYPE_CHECKING:
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 
 Changes = Mapping[str, Any]
 """New values of a recipe's fields by dotted name."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round of trainings, as far as settings go by it."""
+
+    steps: int
+    """Of an epoch."""
+    is_open: bool
+    """It ends at an accuracy, some epochs on, not after the recipe's epochs."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +51,12 @@ class Method:
     )
     """The options of that; or a function of the names of the network's layers that train, in their order, and of the
     factors `shrink` and `perturb` that the experiment was given."""
-    changes: Changes | Callable[[Recipe, int], Changes] = dataclasses.field(default_factory=dict)
-    """What it changes in the recipe, in all rounds; or a function of the recipe and the steps of an epoch of the last
-    round."""
+    changes: Changes | Callable[[Recipe, Round], Changes] = dataclasses.field(default_factory=dict)
+    """What it changes in the recipe, in all rounds; or a function of the recipe and of the round."""
     anchored: bool = False
     """Later rounds take their fresh weights from the seed of the first one, whose initial weights these are."""
-    needs: Literal["", "units", "statistics"] = ""
-    """What a network must have: units that are known, or running statistics."""
+    needs: Literal["", "units", "statistics", "one output"] = ""
+    """What a network must have: units that are known, running statistics, or one output that the loss is of."""
 
     def begin(self, layers: Sequence[str], factors: Mapping[str, Any], seed: int) -> Callable[[Path], Start]:
         """Return the start from a file of weights. `layers` and `factors` are as in `options`; `seed` is that of the
@@ -54,15 +64,21 @@ class Method:
         options = self.options(layers, factors) if callable(self.options) else self.options
         return partial(self.start, **options, **({"seed": seed} if self.anchored else {}))
 
-    def recipe(self, recipe: Recipe, steps: int) -> Recipe:
-        """Return the recipe of all its rounds, whose last has epochs of so many `steps`."""
-        return change(recipe, self.changes(recipe, steps) if callable(self.changes) else self.changes)
+    def recipe(self, recipe: Recipe, round: Round) -> Recipe:
+        """Return the recipe of a round."""
+        return change(recipe, self.changes(recipe, round) if callable(self.changes) else self.changes)
 
-    def refuse(self, name: str, network: Network) -> None:
-        """Raise UserError where `network` lacks what it needs."""
-        found = {"units": network.units(), "statistics": list(network.module.buffers()), "": (True,)}
+    def refuse(self, name: str, network: Network, layers: Sequence[str], factors: Mapping[str, Any]) -> None:
+        """Raise UserError where `network` lacks what it needs, or layers that its start names."""
+        from fastcifar.training.initialize import reset_names
+
+        options = self.options(layers, factors) if callable(self.options) else self.options
+        reset_names(network, [word for word in options.get("reset", ()) if word != "head"])
+        refuse_unknown((word.rpartition(":")[0] for word in options.get("layers", ())), layers, f"{name}:layers")
+        statistics = any(True for _ in network.module.buffers())
+        found = {"": True, "units": network.units(), "statistics": statistics, "one output": network.outputs == 1}
         if not found[self.needs]:
-            said = f"{name} needs {self.needs}, and {type(network).__name__} has none"
+            said = f"{name} needs {self.needs}, which {type(network).__name__} has not"
             raise UserError(f"{said}; allowed: another network, or --only with others")
 
 
@@ -77,15 +93,25 @@ def _graded(layers: Sequence[str], factors: Mapping[str, Any]) -> Mapping[str, A
     return {**factors, "layers": tuple(words)}
 
 
-def _hare_and_tortoise(recipe: Recipe, steps: int) -> Changes:
-    """Return to the average five times, which then is of half the epochs since the last return."""
-    every = max(1, round(recipe.epochs / 6))
-    return {"ema.decay": 1 - 1 / (1 + every * steps / 2), "ema.every": 1, "ema.return_every": every}
+def _hare_and_tortoise(recipe: Recipe, round: Round) -> Changes:
+    """Return after a tenth of the epochs, at most 10, to an average over half of that time, as Lee et al. do after 10;
+    where the number of epochs is not known, after 2."""
+    every = 2 if round.is_open else max(1, min(10, int(recipe.epochs / 10 + 0.5)))
+    return {"ema.decay": 1 - 1 / (1 + every * round.steps / 2), "ema.every": 1, "ema.return_every": every}
 
 
-def _layer_norm(recipe: Recipe, steps: int) -> Changes:
+def _continual_backprop(recipe: Recipe, round: Round) -> Changes:
+    """Replace as many units as a layer has in the whole training, be it as short as here: at Dohare's rates, for
+    millions of steps, it would be none."""
+    steps = max(4.0, round.steps * recipe.epochs / (4 if round.is_open else 1))
+    rate, maturity = min(1.0, 1 / steps), max(1, min(100, int(steps / 4)))
+    return {"continual_backprop.rate": rate, "continual_backprop.maturity": maturity}
+
+
+def _layer_norm(recipe: Recipe, round: Round) -> Changes:
     field = "norm_kind" if hasattr(recipe.network, "norm_kind") else "norm"
-    return {f"network.{field}": "layer", "optimizer.weight_decay": 1e-4}
+    decay = max(1e-4, getattr(recipe.optimizer, "weight_decay", 0.0))
+    return {f"network.{field}": "layer", "optimizer.weight_decay": decay}
 
 
 METHODS = {
@@ -93,14 +119,14 @@ METHODS = {
     "shrink-perturb": Method("Ash and Adams 2020", ShrinkPerturb, lambda layers, factors: factors),
     "shrink-perturb-graded": Method("Ash and Adams 2020, less in earlier layers", ShrinkPerturb, _graded),
     "fire": Method("Han et al. 2026", Fire),
-    "dash": Method("Shin et al. 2024", Dash),
+    "dash": Method("Shin et al. 2024", Dash, needs="one output"),
     "reset-head": Method("Nikishin et al. 2022", options={"reset": ("head",)}),
     "reset-half": Method("Zhou et al. 2022", options=lambda layers, factors: {"reset": (f"last-{len(layers) // 2}",)}),
     "reset-statistics": Method("-", options={"reset": ("statistics",)}, needs="statistics"),
     "hare-tortoise": Method("Lee et al. 2024", changes=_hare_and_tortoise),
     "l2-init": Method("Kumar et al. 2023", changes={"l2_init": 1e-3}, anchored=True),
     "redo": Method("Sokar et al. 2023", changes={"redo.every": 1}, needs="units"),
-    "continual-backprop": Method("Dohare et al. 2024", changes={"continual_backprop.rate": 1e-4}, needs="units"),
+    "continual-backprop": Method("Dohare et al. 2024", changes=_continual_backprop, needs="units"),
     "layer-norm-decay": Method("Lyle et al. 2024", changes=_layer_norm),
 }
 """The methods by the names of their arms, with the settings of their papers where these do not depend on the size."""
@@ -136,6 +162,9 @@ def _changed(method: Method, text: str, name: str) -> Method:
             method,
             options=lambda *facts: {**(options(*facts) if callable(options) else options), path: given},
         )
+    if "." not in path and path not in field_hints(Recipe()):
+        allowed = f"{', '.join(fields)}, or a field of the recipe, as in {name}:epochs=5"
+        raise UserError(f"{name} has no setting {brief(path)}{did_you_mean(path, fields)}; allowed: {allowed}")
     changes, further = method.changes, read_changes([text])
     return dataclasses.replace(
         method, changes=lambda *facts: {**(changes(*facts) if callable(changes) else changes), **further}

@@ -125,7 +125,8 @@ class Runner:
                 if job.after not in self._jobs:
                     allowed = "the key of a job that stands before it"
                     raise UserError(f"{job.key} is after {job.after!r}; allowed: {allowed}")
-                self._successors.add(job.after)
+                if callable(job.start):  # begins with its weights
+                    self._successors.add(job.after)
             self._jobs[job.key] = job
             self.jobs.append(job)
 
@@ -181,6 +182,7 @@ class Runner:
         return False
 
     def _train(self, job: Job) -> None:
+        self._train_again(job)
         began = time.perf_counter()
         run, outcome = None, self._outcome_of_start(job)
         if outcome is None:
@@ -200,6 +202,19 @@ class Runner:
         self._outcomes[job.key] = self._store.put(job, outcome, run, weights=keeps_weights)
         if run and not run.record.resumed:
             self._learn(job, time.perf_counter() - began)
+
+    def _train_again(self, job: Job) -> None:
+        """Train the job before `job` again where its weights were removed, as no job of that time needed them."""
+        before = self._jobs[job.after] if job.after else None
+        while before and callable(job.start) and not isinstance(self._known(before), Failed):
+            if self._store.weights(before.key).is_file():
+                return
+            with self._store.claim(before) as is_ours:
+                if is_ours and not self._store.weights(before.key).is_file():
+                    self._train(before)
+                    self._drop_weights(before.after)
+            if not is_ours:
+                time.sleep(_WAIT_SECONDS)
 
     def _run(self, job: Job) -> tuple[Run, RunRecord]:
         """Train `job`, from the state that is kept of it if there is one; return the run, and its record."""

@@ -30,17 +30,13 @@ class Conv3x3(nn.Conv2d):
 
     On a CPU, images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
     strips of several; all others by torch's convolution, and all where plain torch is needed (`needs_plain_torch`).
-    Where `conv_weight_gradient` has a kernel, that computes the filters' gradient; that of 16 or 32 outputs if `narrow`
-    alone, so that the bits of the small forms of the other networks stay. All agree to rounding.
+    Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to rounding.
 
     With `pool` the result is max-pooled 2x2, in one pass with the convolution, where `pools(x)`.
     """
 
-    narrow: bool = False
-
-    def __init__(self, inputs: int, outputs: int, narrow: bool = False) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=False)
-        self.narrow = narrow
 
     def pools(self, x: torch.Tensor) -> bool:
         """Return True if `forward` may be asked to pool: where `conv_pool` has a kernel for x, which needs no gradient,
@@ -59,7 +55,6 @@ class Conv3x3(nn.Conv2d):
         learns = wants_gradient(self.weight) and x.dtype == self.weight.dtype
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype:
             learns = False  # the result's gradient is of another dtype than x
-        learns = learns and (self.narrow or self.out_channels % 64 == 0)
         # torch.compile can't follow how the kernel is chosen.
         if learns and not torch.compiler.is_compiling() and has_kernel(x, self.out_channels):
             return _ByKernel.apply(x, self.weight, bordered)

@@ -80,11 +80,11 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, config: ResNet18Config) -> None:
         super().__init__()
         if stride == 1:
-            self.conv1 = Conv3x3(inputs, outputs, narrow=True)
+            self.conv1 = Conv3x3(inputs, outputs)
         else:
             self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
         self.bn1 = norm_of(outputs, config.activation, config.slope, config.norm)
-        self.conv2 = Conv3x3(outputs, outputs, narrow=True)
+        self.conv2 = Conv3x3(outputs, outputs)
         # Adds the shortcut, and for a ReLU takes that of the sum, in its own pass.
         fused = config.activation == "relu" and config.norm == "batch"
         self.bn2 = norm_of(outputs, "sum_relu" if fused else "none", kind=config.norm)

@@ -157,8 +157,11 @@ class Figure:
                 axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             if self.y_range:
                 axes.set_ylim(*self.y_range)
+            if any(line.note for line in self.lines):
+                axes.margins(x=0.2)  # for the names
             axes.grid(alpha=0.25)
-            canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
+            if labels:
+                canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
             try:
                 files[0].parent.mkdir(parents=True, exist_ok=True)
                 for file in files:

@@ -61,7 +61,7 @@ def initialize(model: Network, start: Start, sha256: object = None) -> set[str]:
     refuse_another(start.source, file, read)
     fresh = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTS)}
     hint = ", the classifier's apart with --reset-head (reset_head=True)"
-    left_out = _reset(model, start.reset)
+    left_out = reset_names(model, start.reset)
     reset = start.reset_head
     if reset is None:
         reset = bool(model.head) and not _head_fits(without_prefixes(tensors, fresh, start.source), fresh, model.head)
@@ -87,7 +87,7 @@ def initialize(model: Network, start: Start, sha256: object = None) -> set[str]:
     return fresh.keys() - source.keys()
 
 
-def _reset(model: Network, words: Sequence[str]) -> tuple[str, ...]:
+def reset_names(model: Network, words: Sequence[str]) -> tuple[str, ...]:
     """Return what the names of tensors begin with that these words of `FromSource.reset` name. Raises UserError for
     more layers than the network has others."""
     found: list[str] = []

@@ -130,7 +130,7 @@ def test_fields_in_which_a_recipe_differs_are_flags():
     recipe = get_recipe("warmstart-resnet18")
     changes = {"network": "mlp", "augment.early_crops": (), "optimizer.lr": 0.5, "batch_size": 64}
     assert list(_changed(change(recipe, changes))) == [
-        "batch-size 64", "network mlp", "network.hidden 100 100", "optimizer.lr 0.5"
+        "batch-size 64", "network mlp", "network.hidden 100 100", "network.norm none", "optimizer.lr 0.5"
     ]  # fmt: skip
     crops = change(recipe, {"augment.early_crops": [[20, 0.25], [24, 0.5]]})
     assert list(_changed(crops)) == ["augment.early-crops 20 0.25 24 0.5"]

@@ -27,7 +27,7 @@ REFUSALS = {
     "online --recipe davidnet --help": None,
     "hlf": (
         "unknown command 'warm-start hlf'; did you mean 'warm-start half'?; allowed: "
-        "warm-start half, warm-start online, warm-start table"
+        "warm-start half, warm-start methods, warm-start online, warm-start table"
     ),
     "half --runs 0": "--runs is 0; allowed: 1 to 100,000",
     "half --seed -1": "--seed is -1; allowed: 0 or more",

@@ -239,7 +239,7 @@ def test_figures_have_accuracy_at_the_right(data, tmp_path, monkeypatch):
     assert all(f">{words}<" in drawn for words in ("effective rank", "srank", "test accuracy", "accuracy", "rank"))
 
 
-@pytest.mark.parametrize("options", [{"images": 0}, {"threshold": -0.1}, {"curvature": 1}, {"moments": 0}])
+@pytest.mark.parametrize("options", [{"images": 0}, {"threshold": -0.1}, {"curvature": 1}, {"moments": -1}])
 def test_what_is_out_of_range_is_refused(options):
     with pytest.raises(UserError, match=next(iter(options))):
         DiagnosePlasticity(**options)

@@ -54,7 +54,11 @@ def test_every_method_has_a_run_of_each_seed_from_the_weights_of_the_half(found)
         if row.arm in METHODS:
             trained = cold_of(row.arm) if METHODS[row.arm].changes else "cold"
             first = found.outcomes[f"plain/half/96/{trained}"][0]
-            assert first.dataset.train_size == 96 and first.recipe == runs[0].recipe
+            assert first.dataset.train_size == 96
+            sized = {"ema": runs[0].recipe.ema, "continual_backprop": runs[0].recipe.continual_backprop}
+            assert dataclasses.replace(first.recipe, **sized) == runs[0].recipe, (
+                "but for what goes by the round's steps"
+            )
             assert "plain/half/96/" in runs[0].init["source"]
         assert runs[0].seed == found.outcomes["plain/half/192/cold"][0].seed, "the order of the images is one"
 
@@ -103,22 +107,42 @@ def test_files_and_remarks(found, kept):
     assert [part["condition"] for part in values["parts"]] == ["plain"]
     assert [arm["arm"] for arm in values["parts"][0]["arms"]] == found.arms
     said = "\n".join(found.remarks())
-    assert "plain half: cold - warm: " in said
+    assert "plain half: cold - warm: " in said and "miss 0 by chance alone" in said
     assert all(name in said.replace(",", "").split() for name in FITTING if name != "warm")
     assert "left out, as the network has not what they need: reset-statistics" in said
     assert {"plain-half-cost"} <= found.figures().keys()
-    names = [line.note for line in found.figures()["plain-half-cost"].lines]
-    assert names == found.arms
+    figure = found.figures()["plain-half-cost"]
+    assert [line.note for line in figure.lines] == ["cold", *FITTING] and "plain half" in figure.title
 
 
-def test_other_methods_conditions_and_protocols_go_on_in_the_same_folder(found, kept, data):
+def test_other_methods_and_more_to_look_into_go_on_in_the_same_folder(found, data, tmp_path):
     said = []
-    options = {"only": ("shrink-perturb",), "protocols": ("half", "online"), "round_size": 1000}
-    again = Methods(recipe=RECIPE, runs=2, **{**PLAIN, "only": ("shrink-perturb",)})
-    again.run(data, kept, device="cpu", on_progress=said.append)
-    assert all(progress.kept for progress in said)
-    with pytest.raises(UserError, match="online has rounds of no images"):
-        Methods(recipe=RECIPE, runs=2, **options).run(data, kept, device="cpu")
+
+    def run(**options):
+        said.clear()
+        experiment = Methods(recipe=RECIPE, **{**PLAIN, "runs": 2, **options})
+        result = experiment.run(data, tmp_path / "new", device="cpu", on_progress=said.append)
+        return result, [progress.key for progress in said if progress.outcome and not progress.kept]
+
+    run(only=("fire",))
+    result, trained = run(only=("dash",))
+    assert trained == [f"plain/half/192/dash/seed-{seed}" for seed in (0, 1)]
+    assert [row.test for row in result.rows(PART) if row.arm == "dash"] == [
+        row.test for row in found.rows(PART) if row.arm == "dash"
+    ], "from the weights of the first round, which were removed and are trained again"
+    _, trained = run(only=("dash",), looked_into=2)
+    assert trained == [f"plain/half/192/{arm}/seed-1" for arm in ("cold", "warm", "dash")]
+    _, trained = run(only=("fire", "dash"))
+    assert not trained
+
+
+def test_the_weights_of_a_chain_of_rounds_are_made_again(data, tmp_path):
+    options = {"only": ("fire",), "protocols": ("online",), "conditions": ("plain",), "round_size": 64}
+    first = Methods(recipe=RECIPE, **options, looked_into=0).run(data, tmp_path / "new", device="cpu")
+    again = Methods(recipe=RECIPE, **options, looked_into=1).run(data, tmp_path / "new", device="cpu")
+    for key, outcomes in first.outcomes.items():
+        assert outcomes[0].accuracy == again.outcomes[key][0].accuracy
+    assert not list((tmp_path / "new").rglob("*.safetensors")), "kept no longer than they are needed"
 
 
 def test_online_goes_on_round_by_round(data):
@@ -135,6 +159,20 @@ def test_online_goes_on_round_by_round(data):
     assert row.seconds.mean == pytest.approx(last.train_seconds + before.train_seconds)
 
 
+def test_what_a_start_computes_is_a_part_of_the_seconds(found):
+    rows = {row.arm: row for row in found.rows(PART)}
+    assert 0 < rows["fire"].start_seconds.mean < rows["fire"].seconds.mean
+    assert rows["warm"].start_seconds.mean == 0
+
+
+def test_more_regularization_leaves_no_method_with_less_decay(data):
+    experiment = Methods(recipe=RECIPE, protocols=("half",), regularized=("optimizer.weight_decay=0.01",))
+    decays = {job.arm: job.recipe.optimizer.weight_decay for job in experiment.jobs(data)}
+    plain = {arm: decay for arm, decay in decays.items() if arm.startswith("plain")}
+    assert set(plain.values()) == {0.0, 1e-4} and set(decays.values()) - set(plain.values()) == {0.01}
+    assert all(decay == 0.01 for arm, decay in decays.items() if arm.startswith("regularized"))
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -142,7 +180,11 @@ def test_online_goes_on_round_by_round(data):
         ({"only": ("warm", "warm")}, "only is"),
         ({"method_settings": ("shrink-perturb",)}, "method_settings has 'shrink-perturb'; allowed: METHOD:FIELD=VALUE"),
         ({"method_settings": ("shrink-perturb:shrink=2",)}, "shrink-perturb:shrink is 2; allowed: 0 to 1"),
-        ({"method_settings": ("warm:epochz=2",)}, "epochz"),
+        ({"method_settings": ("dash:flor=2",)}, "dash has no setting 'flor'; did you mean 'floor'.; allowed: "),
+        ({"method_settings": ("warm:optimizer.lrr=2",)}, "lrr"),
+        ({"method_settings": ("warm:reset=last-3",)}, "reset has 'last-3', and the network has 3 layers"),
+        ({"only": ("reset-statistics",)}, "reset-statistics needs statistics, which MLP has not; allowed: "),
+        ({"protocols": ("online",)}, "online has rounds of no images"),
         ({"regularized": ("crop",)}, "'crop' sets no field"),
         ({"protocols": ()}, "protocols is ()"),
     ],

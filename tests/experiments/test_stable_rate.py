@@ -98,7 +98,7 @@ def test_initial_weights_are_scaled_and_nothing_else(dataset):
 @pytest.mark.parametrize(("options", "said"), [
     ({"init_scales": (1, 1)}, "init_scales is .*; allowed: scales, of which no two have the same six digits"),
     ({"init_scales": (0,)}, "init_scales is .*; allowed: above 0"),
-    ({"recipe": MLP}, "the network mlp has no field norm; allowed: one with it, as davidnet, or --norms true alone"),
+    ({"recipe": MLP}, "the network mlp has no batch norm that can be left out; allowed: one that has"),
     ({"norms": ()}, "norms is .*; allowed: true, false or both"),
     ({"norms": (True, True)}, "norms is .*; allowed: each of them once"),
     ({"networks": ("davidnet",)}, "networks has davidnet, with the network of the recipe; allowed: others"),

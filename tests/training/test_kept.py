@@ -133,16 +133,19 @@ def test_batches_are_read_ahead_in_the_order_of_the_plan_and_a_new_epoch_drops_t
     split, started = kept("disk").train, []
     read = split.store.read
     split.store.read = lambda rows, out: (started.append(rows.tolist()), read(rows, out))
-    feed, plan = Feed(split, 10), EpochPlan.draw(100, Augment(), 0, 0)
+    feed, read_now = Feed(split, 10), []
     for epoch in range(2):
-        started.clear()
+        plan = EpochPlan.draw(100, Augment(), epoch, 0)
         feed.begin(plan.indices, ((start, min(start + 10, 95)) for start in range(0, 95, 10)), epoch)
         for number in range(4 if epoch == 0 else 10):
             feed.next()
             rows = plan.indices[number * 10 : min(number * 10 + 10, 95)]
             assert torch.equal(feed.images[: len(rows)], split.images[rows])
-        assert 4 <= len(started) <= 10  # batches that are not read yet are dropped with the epoch
-    assert started == [rows.tolist() for rows in plan.indices[:95].split(10)]
+        batches = [rows.tolist() for rows in plan.indices[:95].split(10)]
+        read_now = [rows for rows in started if rows in batches]
+        assert 4 <= len(read_now) <= 10
+        assert len(started) < 20  # batches that are not read yet are dropped with the epoch
+    assert read_now == batches
     with pytest.raises(IndexError, match="no more batches"):
         feed.next()
     assert not any(thread is threading.main_thread() for thread in feed._pool._threads)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Job, experiment
-from fastcifar.experiments.methods import METHODS, Method, chosen
+from fastcifar.experiments.methods import METHODS, Method, Round, chosen
 from fastcifar.experiments.result import Failed, Outcome, SeparateArms, known, paired
-from fastcifar.experiments.warm_starts import COLD, WARM, WarmStarts
+from fastcifar.experiments.warm_starts import COLD, WARM, WarmStarts, doubts
 from fastcifar.recipes import Recipe, change, label
 from fastcifar.recipes.declare import setting
 from fastcifar.recipes.text import read_changes
@@ -103,6 +103,10 @@ class Methods(WarmStarts["MethodsResult"]):
         """Those that change the training, not the start alone."""
         return {name: each for name, each in self.methods.items() if each.changes}
 
+    @property
+    def _factors(self) -> dict[str, float]:
+        return {"shrink": self.shrink, "perturb": self.perturb}
+
     def trained_recipes(self) -> dict[str, Recipe]:
         return self.recipes
 
@@ -132,14 +136,14 @@ class Methods(WarmStarts["MethodsResult"]):
             for job in self._jobs(condition, protocol, seed, self.sizes(protocol, images), network)
         ]
 
-    def fitting(self, plain: Recipe, steps: int, network: Network) -> dict[str, Recipe]:
+    def _fitting(self, plain: Recipe, round: Round, network: Network, layers: Sequence[str]) -> dict[str, Recipe]:
         """Return the recipes of the methods that go with a network, by name. Raises UserError for one that does not,
         and that `only` or `method_settings` asks for."""
         recipes, asked = {}, {*self.only, *(word.partition(":")[0] for word in self.method_settings)}
         for name, method in self.methods.items():
             try:
-                method.refuse(name, network)
-                recipes[name] = method.recipe(plain, steps)
+                method.refuse(name, network, layers, self._factors)
+                recipes[name] = method.recipe(plain, round)
             except UserError:
                 if name in asked:
                     raise
@@ -151,16 +155,15 @@ class Methods(WarmStarts["MethodsResult"]):
         """Give the trainings of one seed: of each round first the cold starts, with fresh weights."""
         from fastcifar.models.freezing import layers_of
 
-        plain, steps = self.recipes[condition], sizes[-1] // self.recipe.batch_size
-        recipes = self.fitting(plain, steps, network)
-        colds = {COLD: plain, **{cold_of(name): recipes[name] for name in self.training_methods if name in recipes}}
+        plain, until = self.recipes[condition], self.until_train_accuracy if protocol == "online" else None
         modules = layers_of(network.module)
         layers = [
             name for name, each in modules.items() if any(w.requires_grad for w in each.parameters(recurse=False))
         ]
-        factors = {"shrink": self.shrink, "perturb": self.perturb}
-        until = self.until_train_accuracy if protocol == "online" else None
         for number, size in enumerate(sizes):
+            steps = size // plain.batch_size
+            recipes = self._fitting(plain, Round(steps, is_open=until is not None), network, layers)
+            colds = {COLD: plain, **{cold_of(name): recipes[name] for name in self.training_methods if name in recipes}}
             fields: dict[str, Any] = {"train_size": size, "round": number, "until_train_accuracy": until}
             if size == sizes[-1] and seed - self.seed < self.looked_into:
                 fields |= {"diagnose": (PLASTICITY,), "moments": 0}
@@ -170,7 +173,7 @@ class Methods(WarmStarts["MethodsResult"]):
             for name, recipe in recipes.items() if number else ():
                 before = name if number > 1 else cold_of(name) if cold_of(name) in colds else COLD
                 after = f"{_key(condition, protocol, sizes[number - 1], before)}/seed-{seed}"
-                start = self.methods[name].begin(layers, factors, seed)
+                start = self.methods[name].begin(layers, self._factors, seed)
                 arm = _key(condition, protocol, size, name)
                 yield self.job(arm, seed, recipe=recipe, after=after, start=start, **fields)
 
@@ -217,7 +220,7 @@ class Row:
     seconds: Summary | None
     """Training in the second and later rounds together, in which arms differ; with `start_seconds`."""
     start_seconds: Summary | None
-    """What the method did before the first step of the last round."""
+    """The part of them before the first steps, in what the start computes."""
     inside: dict[str, Summary]
     """What was measured before the first step of the last round, by name."""
 
@@ -270,7 +273,7 @@ class MethodsResult(SeparateArms):
             above_warm=self.difference(part, arm, WARM),
             above_own_cold=self.difference(part, arm, own) if own in self.arms else None,
             seconds=_summary(sum(found[seed].train_seconds for found in rounds) for seed in whole),
-            start_seconds=_summary(run.phases.get(PHASE, 0.0) for run in runs.values()),
+            start_seconds=_summary(sum(found[seed].phases.get(PHASE, 0.0) for found in rounds) for seed in whole),
             inside={
                 name: found for name in names if (found := _summary(each[name] for each in looked if name in each))
             },
@@ -312,7 +315,8 @@ class MethodsResult(SeparateArms):
                     row.arm + self.failed_words(_key(*part, self._sizes(part[1])[-1], row.arm)),
                     *(_or_dash(each, percent) for each in (row.test, row.train)),
                     *(_or_dash(each, points) for each in (row.above_cold, row.above_own_cold, row.above_warm)),
-                    *(_or_dash(each, seconds) for each in (row.seconds, row.start_seconds)),
+                    _or_dash(row.seconds, seconds),
+                    _or_dash(row.start_seconds if row.start_seconds and row.start_seconds.mean else None, seconds),
                 )
                 for row in rows
             ]
@@ -329,11 +333,12 @@ class MethodsResult(SeparateArms):
         return tables
 
     def remarks(self) -> list[str]:
-        lines = []
+        lines, intervals = [], 0
         for part in self.parts:
             where, gap = " ".join(part), self.difference(part, COLD, WARM)
             if gap is not None:
                 lines.append(f"{where}: cold - warm: {points(gap)} points of {self.tested} accuracy, n={gap.n}")
+                lines += doubts({where: gap})
             rows = {row.arm: row.above_warm for row in self.rows(part) if row.arm in self.experiment.methods}
             bounds = {arm: each.interval for arm, each in rows.items() if each and each.interval}
             for words, names in (
@@ -343,21 +348,27 @@ class MethodsResult(SeparateArms):
             ):
                 if names:
                     lines.append(f"{where}: {words}: {', '.join(names)}")
+            intervals += len(bounds)
+        if intervals:
+            lines.append(f"of {intervals} such intervals about {intervals / 20:.2g} miss 0 by chance alone")
         if left_out := [name for name in self.experiment.methods if name not in self.arms]:
             lines.append(f"left out, as the network has not what they need: {', '.join(left_out)}")
         return lines + super().remarks()
 
     def figures(self) -> dict[str, Figure]:
-        """Return accuracy by training time, and by what was measured before the first step."""
+        """Return accuracy by training time, and by what was measured before the first step; without the cold starts
+        that train as a method does."""
         figures, accuracy = {}, f"{self.tested} accuracy (%)"
         for part in self.parts:
-            name, rows = "-".join(part), [row for row in self.rows(part) if row.test]
+            name = "-".join(part)
+            rows = [row for row in self.rows(part) if row.test and not row.arm.startswith(f"{COLD}-")]
+            how: dict[str, Any] = {"title": f"{self.title}, {' '.join(part)}, n={self.n}"}
             timed = [(row, row.seconds.mean) for row in rows if row.seconds]
-            figures[f"{name}-cost"] = Figure("training after the first round (s)", accuracy, _named(timed))
+            figures[f"{name}-cost"] = Figure("training after the first round (s)", accuracy, _named(timed), **how)
             for measure in dict.fromkeys(measure for row in rows for measure in row.inside):
                 found = [(row, row.inside[measure].mean) for row in rows if measure in row.inside]
                 words = f"{measure.replace('_', ' ')} before the first step"
-                figures[f"{name}-{measure}"] = Figure(words, accuracy, _named(found))
+                figures[f"{name}-{measure}"] = Figure(words, accuracy, _named(found), **how)
         return figures
 
 

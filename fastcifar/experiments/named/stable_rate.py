@@ -4,11 +4,9 @@ networks? (Page, How to train your ResNet 6: Weight decay, 2018, and 7: Batch no
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fastcifar.errors import UserError
@@ -73,9 +71,10 @@ class StableRate(Experiment["StableRates"]):
             same = [other for other, each in self.recipes.items() if each == recipe and other != name]
             if name and same:
                 raise UserError(f"networks has {name}, with the network of {same[0] or 'the recipe'}; allowed: others")
-            if not hasattr(recipe.network, "norm") and self.norms != (True,):
-                allowed = f"one with it, as {Recipe().network.kind}, or --norms true alone"
-                raise UserError(f"the network {recipe.network.kind} has no field norm; allowed: {allowed}")
+            if not _has_switch(recipe) and self.norms != (True,):
+                allowed = f"one that has, as {Recipe().network.kind}, or --norms true alone"
+                said = f"the network {recipe.network.kind} has no batch norm that can be left out"
+                raise UserError(f"{said}; allowed: {allowed}")
 
     @property
     def rates(self) -> list[float]:
@@ -99,7 +98,7 @@ class StableRate(Experiment["StableRates"]):
         for name, recipe in self.recipes.items():
             for norm, word in ((True, "norm"), (False, "no-norm")):
                 for scale in self.init_scales if norm in self.norms else ():
-                    changes = {"network.norm": norm} if hasattr(recipe.network, "norm") else {}
+                    changes = {"network.norm": norm} if _has_switch(recipe) else {}
                     start = "-".join([*[in_file_name(name)] * bool(name), word, f"x{scale:g}"])
                     starts[start] = change(recipe, changes), scale
         return starts
@@ -122,7 +121,7 @@ class StableRate(Experiment["StableRates"]):
                     if before is None:
                         job = dataclasses.replace(job, diagnose=(CURVATURE,))
                     else:  # not trained where the one before diverged
-                        job = dataclasses.replace(job, after=before, start=functools.partial(_afresh, start))
+                        job = dataclasses.replace(job, after=before)
                     jobs.append(job)
                     before = job.key
         return jobs
@@ -131,9 +130,9 @@ class StableRate(Experiment["StableRates"]):
         return StableRates(self, settings, outcomes)
 
 
-def _afresh(start: ColdStart, weights: Path) -> ColdStart:
-    """Return `start`: a run that is after another does not begin with its weights here."""
-    return start
+def _has_switch(recipe: Recipe) -> bool:
+    """Return True where the field `norm` of a network says whether it has batch norm, not which norm."""
+    return isinstance(getattr(recipe.network, "norm", None), bool)
 
 
 @dataclass(frozen=True)
