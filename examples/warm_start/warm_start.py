@@ -196,7 +196,8 @@ def exp1(
     images = data.take(len(data.train) // 2, seed=0) if half else data
     start = fastcifar.ColdStart() if checkpoint is None else fastcifar.WarmStart(checkpoint)
     seed = 1 if half else 2  # the second trainings share theirs: the same order of images, and other fresh weights
-    run = fastcifar.train(recipe, images, seed=seed, init=start, epochs=epochs, **{"optimizer.lr": lr})
+    at_rate = fastcifar.change(recipe, {"optimizer.lr": lr})
+    run = fastcifar.train(at_rate, images, seed=seed, init=start, epochs=epochs)
     (OUT / title).mkdir(parents=True, exist_ok=True)
     torch.save({"model": run.model.state_dict()}, OUT / title / "final.pt")
     accuracies = ([0.0, *(100 * value for value in run.accuracies[split].values())] for split in ("train", "test"))
