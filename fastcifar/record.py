@@ -234,6 +234,9 @@ class RunRecord:
     waited_seconds: float | None = None
     """The part of train_seconds in which steps waited for their images; None where they were made of those on the
     device."""
+    units_replaced: int | None = None
+    """Hidden units that began again, by ReDo or continual backprop; None: the recipe replaces none, or an older record
+    does not say."""
     weights_sha256: str | None = field(default=None, compare=False)
     """The sha256 of model.safetensors, by which a saved run is checked when it is read; None: not known."""
 

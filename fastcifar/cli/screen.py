@@ -170,7 +170,7 @@ def share(value: float | None) -> str:
 
 def stopwatches(record: RunRecord) -> str:
     """Return the three stopwatches, a line each, with what they time; and how long steps waited for images that did not
-    lie, or were not changed, on the device."""
+    lie, or were not changed, on the device, and how many hidden units began again, where the recipe lets any."""
     lines = (
         f"train   {record.train_seconds:8.1f} s  first touch of the images to the last step, without evaluation\n"
         f"time    {record.time_seconds:8.1f} s  train, and the final evaluation\n"
@@ -182,6 +182,8 @@ def stopwatches(record: RunRecord) -> str:
         place = "a DataLoader" if record.recipe.loading.loader == "host" else place
         waited = f"of train ({share:.1%}): steps waited for their images from {place}"
         lines += f"\nimages  {record.waited_seconds:8.1f} s  {waited}"
+    if record.units_replaced is not None:
+        lines += f"\nunits   {record.units_replaced:8,}    that began again"
     return lines
 
 

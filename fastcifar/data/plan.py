@@ -153,7 +153,7 @@ class EpochPlan:
         mixed = _draw_mixing(visits, mixing, seed, epoch) if mixing.active else None
 
         plan = cls(order, offsets, flips, cutouts, jitter, size, transforms, numbers, resized, mixed)
-        plan = plan._each(lambda tensor: _send(tensor, device))
+        plan = plan._each(lambda tensor: send(tensor, device))
         indices = plan.indices if visited is None else visited[plan.indices]
         flips = plan.flips
         if augment.flip in ("alternating", "by-visit"):
@@ -368,7 +368,7 @@ def _active(transforms: Iterable[TransformConfig]) -> tuple[TransformConfig, ...
     return tuple(each for each in transforms if each.active)
 
 
-def _send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
+def send(tensor: torch.Tensor, device: str | torch.device) -> torch.Tensor:
     """Copy a CPU tensor to `device`. To a GPU it goes from pinned memory, since a copy from any other waits for all
     queued work. The pinned memory may be freed before the copy is done: torch's allocator does not reuse it until the
     copy's stream has passed it."""

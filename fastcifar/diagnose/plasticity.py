@@ -274,7 +274,7 @@ def _units(snapshot: Snapshot) -> list[Seen]:
     norm without one hands on is never small, whatever becomes of it behind."""
     network = snapshot.network
     if units := network.units():
-        return [(each.seen, network.get_submodule(each.seen), each.values) for each in units]
+        return [(each.seen, network.module.get_submodule(each.seen), each.values) for each in units]
     probe, module = Probe(network), network.module
     probe.find_layers(snapshot.batch)
     layers = ((name, module.get_submodule(name)) for name in probe.names)

@@ -14,6 +14,7 @@ from fastcifar.models.ensemble import Members, build_members
 from fastcifar.models.freezing import freeze
 from fastcifar.models.network import Network, memory_format, normalization, remember_normalization
 from fastcifar.models.own import OwnNetwork, own_network
+from fastcifar.models.units import Units
 from fastcifar.models.whitening import PatchWhitening
 from fastcifar.recipes import EnsembleConfig, NetworkConfig, Recipe
 from fastcifar.registry import resolve
@@ -28,6 +29,7 @@ __all__ = [
     "Network",
     "OwnNetwork",
     "PatchWhitening",
+    "Units",
     "build_model",
     "memory_format",
     "normalization",

@@ -105,7 +105,7 @@ class Network(nn.Module, ABC, Generic[Config]):
 
     def units(self) -> Sequence[Units]:
         """Return the hidden units that one layer makes and one other alone reads, in the order of a forward pass; by
-        default none are known."""
+        default none are known. Names are those of modules of `module`."""
         return ()
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from fastcifar.errors import UserError, is_out_of_memory
 from fastcifar.models.modes import in_evaluation
 from fastcifar.models.network import WHITENING_IMAGES, Network, memory_format
+from fastcifar.models.units import Units, refuse_misfit
 from fastcifar.models.whitening import PatchWhitening
 
 _taken: weakref.WeakSet[nn.Module] = weakref.WeakSet()
@@ -21,7 +22,8 @@ class OwnNetwork(Network[nn.Module]):
     """Calls the module `config` with images `[N, 3, H, W]` for logits `[N, classes]`.
 
     Images come in the memory format of its filters (see `memory_format`), so that `x.view(len(x), -1)` works in a plain
-    network. Nothing in it is frozen later, its logits are not scaled, and its head is unknown.
+    network. Nothing in it is frozen later, its logits are not scaled, and its head is unknown. Its hidden units are
+    known where its class has a method `units()`, as `Network.units`, with names of modules in it.
     """
 
     head = ""
@@ -32,6 +34,17 @@ class OwnNetwork(Network[nn.Module]):
 
     def unscaled(self, x: torch.Tensor) -> torch.Tensor:
         return self.config(x.contiguous(memory_format=self._image_format))
+
+    def units(self) -> Sequence[Units]:
+        """Return those that the module says it has. Raises UserError where it says anything but `Units` that can be
+        found in it."""
+        if not callable(getattr(type(self.config), "units", None)):
+            return ()
+        said = self.config.units()  # pyright: ignore[reportCallIssue]
+        found = list(said) if isinstance(said, Iterable) else [said]
+        for each in found:
+            refuse_misfit(each, self.config)
+        return found
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Set the filters of each `PatchWhitening` that takes images."""

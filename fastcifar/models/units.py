@@ -6,7 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+from fastcifar.errors import UserError, brief
 
 
 @dataclass(frozen=True)
@@ -40,3 +43,23 @@ class Units:
             return output
         further: dict[str, Any] = {"negative_slope": self.slope} if self.activation == "leaky_relu" else {}
         return getattr(F, self.activation)(output, **further)
+
+
+def refuse_misfit(units: object, model: nn.Module) -> None:
+    """Raise UserError unless `units`, which `model`, a network of the user's own, says it has, are some of it."""
+    where = f"{type(model).__name__}.units() has"
+    if not isinstance(units, Units):
+        raise UserError(f"{where} {brief(units)}; allowed: fastcifar.models.Units")
+    modules, sizes = dict(model.named_modules()), []
+    for role in ("maker", "reader", "seen", "norm"):
+        name = getattr(units, role)
+        if name not in modules or (not name and role != "norm"):
+            raise UserError(f"{where} the {role} {brief(name)}; allowed: the name of a module of it")
+        weight = getattr(modules[name], "weight", None)
+        if role in ("maker", "reader"):
+            if not isinstance(weight, torch.Tensor) or weight.dim() < 2:
+                raise UserError(f"{where} the {role} {name}; allowed: a convolution or a linear layer")
+            sizes.append(weight.shape[role == "reader"])
+    if sizes[1] % sizes[0]:
+        said = f"{units.reader}, which reads {sizes[1]} of the {sizes[0]} of {units.maker}"
+        raise UserError(f"{where} the reader {said}; allowed: one that reads all of them")

@@ -15,10 +15,18 @@ def magnitudes(values: torch.Tensor, dtype: torch.dtype | None = None) -> torch.
     return values.abs().mean(others, dtype=dtype)  # faster, and nearer in float32, than vector_norm
 
 
+def follow(average: torch.Tensor, magnitudes: torch.Tensor, decay: float) -> None:
+    """Let a moving `average` `[U]` follow the units' `magnitudes` `[U]` of a step. That of a unit that was not finite
+    at the step before begins again at 0."""
+    average.nan_to_num_(0.0, 0.0, 0.0).lerp_(magnitudes, 1 - decay)
+
+
 def dormant(magnitudes: torch.Tensor, threshold: float) -> torch.Tensor:
     """Return which units of a layer are dormant, bool `[U]`: those whose mean magnitude `[U]` is at most `threshold`
-    times the mean of the layer's (Sokar 2023, arXiv 2302.12902); all where all are 0."""
-    return magnitudes <= threshold * magnitudes.mean()
+    times the mean of the layer's (Sokar 2023, arXiv 2302.12902); all where all are 0. A unit that is not finite is
+    dormant too, and not in the mean."""
+    finite = magnitudes.isfinite()
+    return ~finite | (magnitudes <= threshold * magnitudes.where(finite, torch.nan).nanmean())
 
 
 def outgoing(weight: torch.Tensor, units: int) -> torch.Tensor:
@@ -41,8 +49,8 @@ def utilities(averages: torch.Tensor, ages: torch.Tensor, decay: float, weight: 
 
 def least_useful(utilities: torch.Tensor, ages: torch.Tensor, maturity: int, count: int) -> torch.Tensor:
     """Return the `count` units with the least of `utilities` `[U]` among those older than `maturity` steps, bool
-    `[U]`; there must be as many."""
-    mature = torch.where(ages > maturity, utilities, torch.inf)
+    `[U]`; there must be as many. What is not finite is the least."""
+    mature = torch.where(ages > maturity, utilities.nan_to_num(-torch.inf, -torch.inf, -torch.inf), torch.inf)
     chosen = torch.topk(mature, count, largest=False).indices
     return torch.zeros_like(ages, dtype=torch.bool).scatter_(0, chosen, True)
 

@@ -16,7 +16,7 @@ from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.schedule import Schedule
 from fastcifar.registry import resolve
 from fastcifar.start import Start
-from fastcifar.training.replacement import refuse_unknown_units
+from fastcifar.training.replacement import Replacement, refuse_unknown_units
 from fastcifar.training.timeline import Timeline
 
 
@@ -112,6 +112,17 @@ def refuse_uncallable(**given: object) -> None:
             raise UserError(f"{name} is the class {value.__name__}; allowed: a function of {takes[name]}")
         if value is not None and not callable(value):
             raise UserError(f"{name} is of type {type(value).__name__}; allowed: a function of {takes[name]}")
+
+
+def tell_of_none_due(recipe: Recipe, timeline: Timeline, replacement: Replacement) -> None:
+    """Say of what changes weights between steps or epochs where `timeline` is too short for it to act at all."""
+    epochs, continual = len(timeline.epochs), recipe.continual_backprop
+    for name, every in (("redo.every", recipe.redo.every), ("ema.return_every", recipe.ema.return_every)):
+        if every >= epochs:
+            notify(f"{name} is {every}, and the training ends with epoch {epochs}: it never acts")
+    if continual.rate and not replacement.due:
+        said = f"continual_backprop.rate is {continual.rate} and maturity {continual.maturity}"
+        notify(f"{said}: no whole unit is due before the last of the {timeline.total_steps} steps; none is replaced")
 
 
 def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Network]) -> None:

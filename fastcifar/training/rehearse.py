@@ -148,6 +148,9 @@ def warm_up_the_rest(trainer: Trainer) -> None:
     if recipe.average.epochs:
         estimate_statistics(evaluated, noise, recipe.batch_size, recipe.batch_size, trainer.dtype)
     evaluate(evaluated, noise, recipe.evaluate)
+    trainer.state.replacement.rehearse(trainer, noise)
+    if recipe.ema.return_every:
+        trainer.state.flat.return_to_average()
     trainer.network.fit_whitening(noise.images)
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from fastcifar.data.plan import REPLACED, derived_seed
+from fastcifar.data import Split
+from fastcifar.data.plan import REPLACED, derived_seed, send
 from fastcifar.errors import UserError
 from fastcifar.kernels import plain_batch
 from fastcifar.models import Network
@@ -17,7 +18,7 @@ from fastcifar.models.modes import in_evaluation
 from fastcifar.models.units import Units
 from fastcifar.optim import FlatOptimizer
 from fastcifar.optim.flat import copy_tensors
-from fastcifar.plasticity.units import dormant, least_useful, magnitudes, replacements, utilities
+from fastcifar.plasticity.units import dormant, follow, least_useful, magnitudes, replacements, utilities
 from fastcifar.recipes import Recipe
 from fastcifar.recipes.replacement import replaces_units
 from fastcifar.training.timeline import Epoch
@@ -32,11 +33,14 @@ class Replacement:
     A unit that is replaced gets the incoming weights, bias, scale and running statistics of its place in a fresh
     network, and outgoing weights of 0. Averages of all these become the same, and what the optimizer gathered of their
     gradients 0. The layers are taken in the order of a forward pass, so that a replaced unit may read one of the layer
-    before. Nothing waits for the device.
+    before. After the training's last step none is replaced: what is evaluated was trained. The host does not wait for
+    the device, unless the images that ReDo looks at lie elsewhere. It makes a fresh network for each look of ReDo, and
+    for continual backprop at most one in `maturity` + 1 steps, whose rows go to the device in one copy.
 
     averages: of units' magnitudes at each step, `[U]` for each layer, for continual backprop; from 0.
     born: the step after which each unit was last replaced.
     count: number of units replaced so far, on the device.
+    due: by step the layers, by number, of which continual backprop then replaces units, and how many.
 
     Utilities are computed from `averages`, `born` and the present weights. With neither method on there are no layers.
     Raises UserError where the units of `network` are not known.
@@ -47,21 +51,20 @@ class Replacement:
         self._optimizer, self._recipe = optimizer, recipe
         refuse_unknown_units(recipe, network)
         self.layers = list(network.units()) if replaces_units(recipe) else []
-        sizes = [len(network.get_submodule(units.maker).weight) for units in self.layers]  # pyright: ignore
+        sizes = [len(network.module.get_submodule(units.maker).weight) for units in self.layers]  # pyright: ignore
         like = optimizer.flat.statistics
         self.count = torch.zeros(1, dtype=torch.int64, device=like.device)
         self.averages = [like.new_zeros(size) for size in sizes]
         self.born = [torch.zeros(size, dtype=torch.int64, device=like.device) for size in sizes]
         self._fresh: tuple[tuple[int, int], dict[str, torch.Tensor]] = (-1, -1), {}
-        self._due: dict[int, list[tuple[int, int]]] = {}
-        """By step the layers, by number, of which units are then replaced, and how many."""
+        self.due: dict[int, list[tuple[int, int]]] = {}
         if rate := self._continual.rate:
             for number, (units, average) in enumerate(zip(self.layers, self.averages, strict=True)):
                 _watch(network, units, self._following(average))
                 counts = replacements(sizes[number], rate, self._continual.maturity, total_steps)
                 for step, count in enumerate(counts, start=1):
-                    if count:
-                        self._due.setdefault(step, []).append((number, count))
+                    if count and step < total_steps:
+                        self.due.setdefault(step, []).append((number, count))
 
     def reset(self) -> None:
         """Start again at step 0."""
@@ -83,14 +86,11 @@ class Replacement:
     def end_step(self, trainer: Trainer) -> None:
         """Replace the units that continual backprop replaces after the step that was just made."""
         step, settings = trainer.state.step, self._continual
-        for number, count in self._due.get(step, ()):
+        for number, count in self.due.get(step, ()):
             # Between two replacements of a unit are more than `maturity` steps: each gets values of its own.
             fresh = self._fresh_values(trainer, step // (settings.maturity + 1))
-            units, ages = self.layers[number], step - self.born[number]
-            (weight, *_) = self._optimizer.flat.copies(f"{units.reader}.weight")
-            useful = utilities(self.averages[number], ages, settings.decay, weight)
-            chosen = least_useful(useful, ages, settings.maturity, count)
-            self._replace(units, chosen, fresh)
+            chosen = self._least_useful(number, step, count)
+            self._replace(self.layers[number], chosen, fresh)
             self.averages[number].masked_fill_(chosen, 0)
             self.born[number].masked_fill_(chosen, step)
 
@@ -102,12 +102,30 @@ class Replacement:
         if not every or (epoch.number + 1) % every or epoch.end >= trainer.total_steps:
             return
         fresh = self._fresh_values(trainer, epoch.end)
-        for units, found in zip(self.layers, self._magnitudes(trainer), strict=True):
+        for units, found in zip(self.layers, self._magnitudes(trainer, trainer.dataset.train), strict=True):
             self._replace(units, dormant(found, self._redo.threshold), fresh)
 
-    def _magnitudes(self, trainer: Trainer) -> list[torch.Tensor]:
-        """Return the mean magnitudes of all units over the images that ReDo looks at."""
-        network, split = trainer.network, trainer.dataset.train
+    @torch.no_grad()
+    def rehearse(self, trainer: Trainer, noise: Split) -> None:
+        """Run all of it once, on the images of `noise`, and replace no unit."""
+        if not self.layers:
+            return
+        fresh = self._fresh_values(trainer, 0)
+        looked = self._magnitudes(trainer, noise) if self._redo.every else []
+        for number, units in enumerate(self.layers):
+            chosen = dormant(looked[number], self._redo.threshold) if looked else self._least_useful(number, 1, 1)
+            self._replace(units, chosen & False, fresh)
+
+    def _least_useful(self, number: int, step: int, count: int) -> torch.Tensor:
+        """Return which `count` units of a layer continual backprop replaces after `step` steps, bool `[U]`."""
+        ages, settings = step - self.born[number], self._continual
+        (weight, *_) = self._optimizer.flat.copies(f"{self.layers[number].reader}.weight")
+        useful = utilities(self.averages[number], ages, settings.decay, weight)
+        return least_useful(useful, ages, settings.maturity, count)
+
+    def _magnitudes(self, trainer: Trainer, split: Split) -> list[torch.Tensor]:
+        """Return the mean magnitudes of all units over the images of `split` that ReDo looks at."""
+        network = trainer.network
         sums = [torch.zeros_like(average) for average in self.averages]
 
         def adding(total: torch.Tensor) -> Callable[[torch.Tensor], object]:
@@ -128,16 +146,19 @@ class Replacement:
         return [total / len(places) for total in sums]
 
     def _following(self, average: torch.Tensor) -> Callable[[torch.Tensor], object]:
-        share = 1 - self._continual.decay
-        return lambda values: average.lerp_(magnitudes(values, average.dtype), share)
+        decay = self._continual.decay
+        return lambda values: follow(average, magnitudes(values, average.dtype), decay)
 
     def _fresh_values(self, trainer: Trainer, draw: int) -> dict[str, torch.Tensor]:
         """Return the values of a fresh network, of draw number `draw` of the run's seed, that units are made of."""
         key = trainer.state.seed, draw
         if self._fresh[0] != key:
             network = trainer.new_network(derived_seed(trainer.state.seed, REPLACED, draw))
-            state, made = network.state_dict(), (name for units in self.layers for name in self._made_of(units))
-            self._fresh = key, {name: state[name].to(self.count.device, non_blocking=True) for name in made}
+            state = network.module.state_dict()
+            made = {name: state[name] for units in self.layers for name in self._made_of(units)}
+            flat = send(torch.cat([tensor.flatten() for tensor in made.values()]), self.count.device)
+            parts = flat.split([tensor.numel() for tensor in made.values()])
+            self._fresh = key, {name: part.view(made[name].shape) for name, part in zip(made, parts, strict=True)}
         return self._fresh[1]
 
     def _made_of(self, units: Units) -> list[str]:
@@ -176,15 +197,15 @@ def refuse_unknown_units(recipe: Recipe, network: Network) -> None:
     """Raise UserError where `recipe` replaces hidden units, and those of `network` are not known."""
     on = replaces_units(recipe)
     if on and not network.units():
-        said = f"{on}, and no hidden units of {type(network).__name__} are known that one layer alone reads"
+        said = f"{on}, and no hidden units of {type(network.module).__name__} are known that one layer alone reads"
         raise UserError(f"{said}; allowed: 0 for it")
 
 
 def _watch(
-    network: nn.Module, units: Units, note: Callable[[torch.Tensor], object], training: bool = True
+    network: Network, units: Units, note: Callable[[torch.Tensor], object], training: bool = True
 ) -> torch.utils.hooks.RemovableHandle:
     """Call `note` with the activations of `units` in each pass of `network`; with `training` in those of a training."""
-    module = network.get_submodule(units.seen)
+    module = network.module.get_submodule(units.seen)
     own = id(module)
 
     def see(called: nn.Module, inputs: object, output: torch.Tensor) -> None:

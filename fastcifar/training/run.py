@@ -112,6 +112,7 @@ class Run:
             images_per_second=(row.images or 0) / train_seconds,
             resident=dataset.train.resident,
             waited_seconds=state.waited_seconds,
+            units_replaced=int(state.replacement.count) if state.replacement.layers else None,
             **state.processes.finish(),
         )
         tensors = trainer.flat_evaluated.state_dict()

@@ -35,6 +35,7 @@ from fastcifar.training.timeline import Epoch, Timeline
 
 if TYPE_CHECKING:
     from fastcifar.training.scoring import Best
+    from fastcifar.training.train import Trainer
 
 
 class TrainingState:
@@ -182,6 +183,13 @@ class TrainingState:
         finally:
             if self.feed:
                 self.feed.end()
+
+    def between_epochs(self, trainer: Trainer, epoch: Epoch) -> None:
+        """Change the weights as is due after `epoch`, if another follows: no training ends on what has just changed."""
+        self.replacement.end_step(trainer)
+        if self._timeline.returns(epoch):
+            self.flat.return_to_average()
+        self.replacement.end_epoch(trainer, epoch)
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Queue the copies of the metrics of `epoch` to the host; called within the stopwatch's block."""

@@ -242,6 +242,7 @@ class Trainer:
         kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
             self._build(dtype)
+        refusals.tell_of_none_due(self.recipe, self.timeline, self.state.replacement)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
@@ -265,13 +266,18 @@ class Trainer:
                         if audience.hears_steps and self.device.type == "cpu" and state.step < epoch.end:
                             with watch.paused():
                                 audience.tell("on_step", state.step, self.total_steps)
+                    if until_train_accuracy is None:
+                        state.between_epochs(self, epoch)
                     self.end_epoch(epoch)
                 is_last = epoch is epochs[-1]
                 is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
                 is_watched = audience.hears_steps or audience.hears_epochs or until_train_accuracy is not None
                 with phases("training: steps"):  # where nobody looks, the host does not wait for the device
                     state.history.settle(wait=is_watched or is_evaluated or is_last)
-                ends = is_last or state.history.has_reached(until_train_accuracy)
+                    ends = is_last or state.history.has_reached(until_train_accuracy)
+                    if until_train_accuracy is not None and not ends:  # only now is it known that it goes on
+                        with watch:
+                            state.between_epochs(self, epoch)
                 if is_evaluated and not ends:
                     rows[-1] = self.scoring.row(rows[-1])
                     state.plateau.step(rows[-1], state.step)
@@ -324,18 +330,15 @@ class Trainer:
         state.next_images(epoch)
         self.replays[epoch.stage_of(state.step)]()
         state.step += 1
-        state.replacement.end_step(self)
+        if state.step < epoch.end:
+            state.replacement.end_step(self)
         if self.timeline.is_averaged(state.step):
             state.average.add()
         state.processes.end_step()
 
     def end_epoch(self, epoch: Epoch) -> None:
-        """Queue the copies of the metrics of `epoch`, the return to the average that is due after it, and the drawing
-        of the next one's plan, while a GPU is still at this one."""
+        """Queue the copies of the metrics of `epoch`, and draw the next one's plan, while a GPU is at this one."""
         self.state.end_epoch(epoch)
-        if self.timeline.returns(epoch):
-            self.state.flat.return_to_average()
-        self.state.replacement.end_epoch(self, epoch)
         if epoch is not self.timeline.epochs[-1]:
             with self.phases("training: plans"):
                 self.state.begin_epoch(following := self.timeline.epochs[epoch.number + 1])

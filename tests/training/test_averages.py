@@ -149,6 +149,7 @@ def test_a_training_goes_on_from_any_epochs_end_and_from_between_bit_for_bit(dat
         assert torch.equal(again.tta_logits, whole.tta_logits)
 
 
+@pytest.mark.filterwarnings("ignore:ema.return_every is 3:fastcifar.errors.Notice")
 def test_a_return_that_never_comes_changes_no_bit(data):
     plain = change(MLP, {"ema.decay": 0.9})
     never = change(plain, {"ema.return_every": 3})  # due after the last epoch alone

@@ -65,10 +65,13 @@ def reads_by_epoch(log, trainer, monkeypatch, **arguments):
     return run, [log[start + 1 : stop] for start, stop in itertools.pairwise(starts)]
 
 
+REDO = change(MLP, {"redo.every": 1, "redo.threshold": 0.9, "ema.decay": 0.9, "ema.return_every": 1})
+CONTINUAL = change(MLP, {"continual_backprop.rate": 0.125, "continual_backprop.maturity": 2})
 MIXED = change(MLP, {"mix.mixup": 0.2, "mix.cutmix": 1.0, "transforms.rand_augment.operations": 1})
+LOOKED_AT = {"plain": DAVIDNET, "everything": EVERYTHING, "mixed": MIXED, "redo": REDO, "continual backprop": CONTINUAL}
 
 
-@pytest.mark.parametrize("recipe", [DAVIDNET, EVERYTHING, MIXED], ids=["plain", "everything", "mixed"])
+@pytest.mark.parametrize("recipe", LOOKED_AT.values(), ids=LOOKED_AT)
 def test_nothing_is_read_before_the_last_step_where_nobody_looks(log, monkeypatch, recipe):
     data = make_synthetic(64, 16)
     run, reads = reads_by_epoch(log, Trainer(recipe, data, "cpu"), monkeypatch, eval_every=0)

@@ -65,7 +65,7 @@ def slow_loop(model, fresh, batches, rate, maturity, decay, lr):
                     means[place][unit] = decay * means[place][unit] + (1 - decay) * now
                     corrected = means[place][unit] / (1 - decay ** ages[place][unit])
                     useful.append(corrected * float(layers[place + 1].weight[:, unit].abs().mean()))
-                mature = [unit for unit in range(size) if ages[place][unit] > maturity]
+                mature = [unit for unit in range(size) if ages[place][unit] > maturity and step < len(batches)]
                 waiting[place] += rate * size if mature else 0
                 for unit in sorted(mature, key=useful.__getitem__)[: int(waiting[place])]:
                     own = list(fresh(step).hidden)[place]
@@ -242,7 +242,7 @@ def test_what_they_are_refused_with(data):
     wide = dataclasses.replace(MLP, network=MLPConfig(hidden=()), **on)
     with pytest.raises(UserError, match=r"redo\.every is 1, and no hidden units of MLP are known"):
         Trainer(wide, data, "cpu")
-    with pytest.raises(UserError, match="no hidden units of OwnNetwork are known"):
+    with pytest.raises(UserError, match="no hidden units of Sequential are known"):
         fastcifar.train(
             dataclasses.replace(MLP, **on),
             data,
