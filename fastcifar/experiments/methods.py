@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fastcifar.errors import UserError, brief, did_you_mean
+from fastcifar.experiments.warm_starts import COLD
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.declare import checked, declaration, type_hints
 from fastcifar.recipes.layers import refuse_unknown
@@ -169,3 +170,13 @@ def _changed(method: Method, text: str, name: str) -> Method:
     return dataclasses.replace(
         method, changes=lambda *facts: {**(changes(*facts) if callable(changes) else changes), **further}
     )
+
+
+def cold_of(method: str) -> str:
+    """Return the arm of the cold start that is trained as `method` trains."""
+    return f"{COLD}-{method}"
+
+
+def key_of(condition: str, protocol: str, size: int, arm: str) -> str:
+    """Return the arm of a round of so many images."""
+    return f"{condition}/{protocol}/{size}/{arm}"

@@ -9,8 +9,8 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.diagnose import read_diagnosis
 from fastcifar.errors import UserError
 from fastcifar.experiments import Diverged
-from fastcifar.experiments.methods import METHODS
-from fastcifar.experiments.named.methods import Methods, cold_of
+from fastcifar.experiments.methods import METHODS, cold_of
+from fastcifar.experiments.named.methods import Methods
 from fastcifar.recipes import get_recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.report import summarize
@@ -162,6 +162,8 @@ def test_online_goes_on_round_by_round(data):
 def test_what_a_start_computes_is_a_part_of_the_seconds(found):
     rows = {row.arm: row for row in found.rows(PART)}
     assert 0 < rows["fire"].start_seconds.mean < rows["fire"].seconds.mean
+    assert rows["continual-backprop"].replaced.mean > 0 and rows["warm"].replaced is None
+    assert "units that began again in the last round, mean: redo " in "\n".join(found.remarks())
     assert rows["warm"].start_seconds.mean == 0
 
 
