@@ -51,8 +51,8 @@ def polar_factor(matrices: torch.Tensor, steps: int = 0) -> torch.Tensor:
     """Return the polar factors of `matrices` `[N, R, C]` by `steps` of Newton-Schulz iteration; 0: as many as make
     all of them orthogonal to 1e-3, rows or columns of zeros aside, at most 60. A matrix of zeros stays one.
 
-    With 0 steps on a CPU, X <- (X X')^-1/2 X by the eigenvectors of X X' comes before, so that steps
-    are left for singular values below about 1e-7 of the largest alone.
+    With 0 steps on a CPU, X <- (X X')^-1/2 X by the eigenvectors of X X' comes before, so that steps are left for
+    singular values alone that are below about 1e-7 of the largest.
     """
     rows, columns = (matrices != 0).any(2), (matrices != 0).any(1)
     tall = bool(rows.sum() > columns.sum())
