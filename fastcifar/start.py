@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,8 @@ from fastcifar.recipes.declare import Checked, Declaration, checked, declaration
 from fastcifar.recipes.layers import read_layers, read_pairs
 
 _FACTORS = {"shrink": Declaration(at_least=0, at_most=1), "perturb": Declaration(at_least=0)}
+LAYERS = "layers (--shrink-layers)"
+"""What errors call the words of `ShrinkPerturb.layers`."""
 
 
 class Start(Checked, ABC):
@@ -83,17 +85,19 @@ class FromSource(_Given):
 
     settings: ClassVar[tuple[str, ...]] = ("shrink", "perturb")
     """The method's own numbers, which `describe` names."""
+    example: ClassVar[str] = "shrink=0.4,perturb=0.1"
+    """Values of them, as in a word for `read_start`."""
     reset_head: bool | None
     shrink: float
     perturb: float
 
     def _check(self) -> None:
-        for word in self.reset:
-            if not re.fullmatch("head|statistics|last-[1-9][0-9]{0,5}", word):
-                raise UserError(f"reset has {brief(word)}; allowed: head, statistics, and last-1, last-2, ...")
+        check_reset(self.reset)
         if "head" in self.reset:  # one form of what is the same
-            object.__setattr__(self, "reset", tuple(word for word in self.reset if word != "head"))
             object.__setattr__(self, "reset_head", True)
+        last = max((int(word.removeprefix("last-")) for word in self.reset if word.startswith("last-")), default=0)
+        words = [f"last-{last}"] * (last > 0) + ["statistics"] * ("statistics" in self.reset)
+        object.__setattr__(self, "reset", tuple(words))
         weights_file(self.source)
 
     def describe(self) -> dict[str, object]:
@@ -148,6 +152,7 @@ class ShrinkPerturb(FromSource):
 
     def _check(self) -> None:
         check_factors(self.shrink, self.perturb)
+        object.__setattr__(self, "layers", tuple(sorted(self.layers)))
         for name, factors in self.by_layer().items():
             check_factors(*factors, f" of {brief(name)}")
         super()._check()
@@ -156,7 +161,7 @@ class ShrinkPerturb(FromSource):
         return {**super()._settings(), **({"layers": list(self.layers)} if self.layers else {})}
 
     def by_layer(self) -> dict[str, tuple[float, float]]:
-        found = read_layers("layers", self.layers, _FACTORS, ("S", "P"))
+        found = read_layers(LAYERS, self.layers, _FACTORS, ("S", "P"))
         return {name: (own.get("shrink", self.shrink), own.get("perturb", self.perturb)) for name, own in found.items()}
 
 
@@ -165,7 +170,7 @@ class Fire(FromSource):
     """The weights of `source`, of which every trained matrix and every tap of a trained convolution becomes orthogonal
     (FIRE, Han et al. 2026): see `fastcifar.plasticity.fire`.
 
-    steps: of Newton-Schulz iteration; 0: until each is orthogonal to 1e-3; 10: as the authors'.
+    steps: of Newton-Schulz iteration; 0: until each is orthogonal to 1e-3 in float64; 10: as the authors'.
 
     The other arguments are those of `FromSource`.
     """
@@ -174,6 +179,7 @@ class Fire(FromSource):
     reset_head: bool | None = False
     mode: ClassVar[str] = "fire"
     settings: ClassVar[tuple[str, ...]] = ("steps",)
+    example: ClassVar[str] = "steps=10"
     shrink: ClassVar[float] = 1.0
     perturb: ClassVar[float] = 0.0
 
@@ -184,24 +190,39 @@ class Dash(FromSource):
     training images (DASH, Shin et al. 2024): see `fastcifar.plasticity.dash`.
 
     floor: the least factor.
-    alpha: the share of each new batch in the moving average of gradients.
+    alpha: the share of each new batch in the moving average of gradients; with 0.3 the last 10 batches are 97% of it.
+    batch: images whose mean loss gives a gradient; 0: the recipe's batch_size. The authors' are as many as arrive at a
+        time, 1,000 of CIFAR-10.
 
     The other arguments are those of `FromSource`.
     """
 
     floor: float = setting(0.3, at_least=0, at_most=1)
     alpha: float = setting(0.3, above=0, at_most=1)
+    batch: int = setting(0, at_least=0, unit="images")
     reset_head: bool | None = False
     mode: ClassVar[str] = "dash"
-    settings: ClassVar[tuple[str, ...]] = ("floor", "alpha")
+    settings: ClassVar[tuple[str, ...]] = ("floor", "alpha", "batch")
+    example: ClassVar[str] = "floor=0.3,alpha=0.3,batch=1024"
     shrink: ClassVar[float] = 1.0
     perturb: ClassVar[float] = 0.0
+
+    def _check(self) -> None:
+        self._require("batch", self.batch != 1, "0, or 2 or more images")
+        super()._check()
 
 
 STARTS: dict[str, type[FromSource]] = {each.mode: each for each in (WarmStart, ShrinkPerturb, Fire, Dash)}
 """The starts from given weights by their words."""
 _UNWRITTEN = {"reset": tuple[str, ...], "seed": int, "layers": tuple[str, ...]}
 """Entries of `describe` that are there where they are not the default alone."""
+
+
+def check_reset(words: Iterable[str], name: str = "reset") -> None:
+    """Raise UserError for a word that names nothing that `FromSource` resets; `name` is what the error calls them."""
+    for word in words:
+        if not re.fullmatch("head|statistics|last-[1-9][0-9]{0,5}", word):
+            raise UserError(f"{name} has {brief(word)}; allowed: head, statistics, and last-1, last-2, ...")
 
 
 def check_factors(shrink: float, perturb: float, where: str = "") -> None:
@@ -221,8 +242,7 @@ def read_start(word: str) -> tuple[type[FromSource], dict[str, Any]]:
     own = [key for key in cls.settings if key in fields]
     given = read_pairs(text) if colon else {}
     if given is None or not given.keys() <= set(own):
-        form = f"{name} or {name}:{','.join(f'{key}={fields[key].default}' for key in own)}"
-        raise UserError(f"the start is {brief(word)}; allowed: {form if own else name}")
+        raise UserError(f"the start is {brief(word)}; allowed: {f'{name} or {name}:{cls.example}' if own else name}")
     return cls, {
         key: checked(f"{key} in {brief(word)}", _number(value, hints[key]), hints[key], declaration(fields[key]))
         for key, value in given.items()

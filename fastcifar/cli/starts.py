@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastcifar.errors import UserError
-from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart, read_start
+from fastcifar.start import ColdStart, ShrinkPerturb, Start, WarmStart, check_reset, read_start
 
 if TYPE_CHECKING:
     from fastcifar.cli.train import Options
@@ -30,7 +30,10 @@ def start_of(options: Options) -> Start:
     how: dict[str, Any] = {"reset_head": None if options.fit_head else options.reset_head, "reset": options.reset}
     factors = {"shrink": options.shrink, "perturb": options.perturb}
     factors = {name: factor for name, factor in factors.items() if factor is not None}
-    start, own = read_start(options.start) if options.start else (ShrinkPerturb if factors else WarmStart, factors)
+    start, own = ShrinkPerturb if factors else WarmStart, factors
+    if options.start is not None:
+        start, own = read_start(options.start)
+    check_reset(options.reset, "--reset")
     if options.start and factors:
         flags = " and ".join(f"--{name}" for name in factors)
         raise UserError(f"{flags} with --start; allowed: without it, or as in --start shrink-perturb:shrink=0.4")
@@ -46,10 +49,12 @@ def describe_start(init: Mapping[str, Any]) -> str:
     """Return how the run begins, in a few words for a line; empty for a cold start."""
     if init["mode"] == "cold":
         return ""
-    mode, own = init["mode"], ("shrink", "perturb", "steps", "floor", "alpha")
+    mode, own = init["mode"], ("shrink", "perturb", "steps", "floor", "alpha", "batch")
     words = {WarmStart.mode: ["warm start"], ShrinkPerturb.mode: []}.get(mode, [mode])
     if mode != WarmStart.mode:
-        words += [f"{name} {init[name]:g}" for name in own if name in init and (name != "steps" or init[name])]
+        words += [
+            f"{name} {init[name]:g}" for name in own if name in init and (init[name] or name not in ("steps", "batch"))
+        ]
     words += [*init.get("layers", ()), *["reset-head"] * bool(init["reset_head"])]
     words += ["reset", *init["reset"]] if init.get("reset") else []
     return " ".join(words)

@@ -65,10 +65,14 @@ class Options(TrainingOptions):
     file: .safetensors, or .pt, .pth or .ckpt of torch.save."""
     start: Annotated[str | None, arg(metavar="METHOD", help_behavior_hint="")] = None
     """What becomes of the weights of --warm-start: warm, nothing; shrink-perturb:shrink=0.4,perturb=0.1; fire, or
-    fire:steps=10; dash, or dash:floor=0.3,alpha=0.3. docs/warm-start.md says what each does."""
-    shrink: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 1, and 0.4 with --perturb)")] = None
+    fire:steps=10; dash, or dash:floor=0.3,alpha=0.3,batch=1024. docs/warm-start.md says what each does."""
+    shrink: Annotated[float | None, arg(metavar="S", help_behavior_hint="(default: 1, and 0.4 with --perturb)")] = (
+        setting(None, at_least=0, at_most=1)
+    )
     """Multiply the weights of --warm-start by S, 0 to 1."""
-    perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = None
+    perturb: Annotated[float | None, arg(metavar="P", help_behavior_hint="(default: 0, and 0.1 with --shrink)")] = (
+        setting(None, at_least=0)
+    )
     """Add P times fresh weights to those of --warm-start."""
     shrink_layers: Annotated[tuple[str, ...], arg(metavar="WORD", help_behavior_hint="")] = ()
     """Other factors of layers, as in layer4:shrink=0.2,perturb=0.5, with --shrink, --perturb or --start
@@ -140,7 +144,9 @@ def run(options: Options, args: Sequence[str], phases: Phases) -> int:
     with phases("command line"):
         options = options.resized_for(options.settings)
         options.check(options.settings)
-        for flag, words in (("--diagnose", get_args(Diagnosed)), ("--track", TRACKED)):
+        named = {"--diagnose": get_args(Diagnosed), "--track": TRACKED, "--reset": ("head, statistics, last-1, ...",)}
+        named["--shrink-layers"] = ("words as in layer4:shrink=0.2,perturb=0.5",)
+        for flag, words in named.items():
             if last_given(args, flag) == "":
                 raise UserError(f"{flag} names nothing; allowed: {', '.join(words)}")
         start = start_of(options)

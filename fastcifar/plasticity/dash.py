@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from fastcifar.errors import UserError
 from fastcifar.host import TORCH
+from fastcifar.plasticity.layers import trained
 from fastcifar.recipes.declare import Declaration, checked
 
 
@@ -31,22 +32,22 @@ def dash(
     module: in the mode that it is in, for the authors in training mode. Its running statistics are as before
         afterwards, and its parameters' `grad` is not touched.
     batches: images and labels, as `module` and `loss` take them; the authors' are the training images, not augmented,
-        in batches of the training's size.
+        the oldest first, in batches as large as one of the chunks in which data arrive (1,000 images of CIFAR-10).
     loss: a function of the module's outputs and the labels that returns the mean loss, or the loss of each image.
     floor: the least factor, 0 to 1; the authors' lambda.
-    alpha: the share of each batch in the moving average, above 0, up to 1.
+    alpha: the share of each batch in the moving average, above 0, up to 1. With 0.3 the last 10 batches are 97% of it:
+        with the authors' 10 chunks, the newest.
 
-    Averages and factors are in float32 or wider; weights keep their dtype. A part with a norm below 1e-8, or whose
-    gradient has one, counts as turned away, as torch.cosine_similarity does. Left as they are: norms, parameters that
-    do not train, and layers of other kinds.
+    Averages and factors are in float32 or wider; weights keep their dtype. The cosine of a part shrinks with its norm
+    below 1e-8, and with its gradient's, as torch.cosine_similarity divides by 1e-8 then. Left as they are: norms,
+    parameters that do not train, and layers of other kinds.
 
-    Raises UserError for numbers out of range, and where there is no batch.
+    Raises UserError for numbers out of range, for a weight or bias that is computed from other parameters, and where
+    there is no batch, before anything is changed.
     """
     floor = checked("floor", floor, float, Declaration(at_least=0, at_most=1))
     alpha = checked("alpha", alpha, float, Declaration(above=0, at_most=1))
-    layers = [each for each in module.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
-    given = (parameter for layer in layers for parameter in (layer.weight, layer.bias) if parameter is not None)
-    parameters = [parameter for parameter in dict.fromkeys(given) if parameter.requires_grad]
+    parameters = trained(module, "weight", "bias")
     averages = _averages(module, parameters, batches, loss, alpha) if parameters else []
     with torch.no_grad():
         for parameter, average in zip(parameters, averages, strict=True):

@@ -8,12 +8,14 @@ import torch
 from torch import nn
 
 from fastcifar.host import TORCH
+from fastcifar.plasticity.layers import trained
 from fastcifar.recipes.declare import Declaration, checked
 
 _WITHIN = 1e-3
 """A matrix is orthogonal where the Frobenius norm of W W' - I is at most this."""
 _MOST_STEPS = 60
-"""Each multiplies small singular values by 1.5: of these, those above 1e-10 of the norm come to 1."""
+"""Each multiplies small singular values by 1.5: of these, those above 1e-10 of the norm come to 1, and roundoff does
+not."""
 
 
 @TORCH.applied()
@@ -26,18 +28,19 @@ def fire(module: nn.Module, steps: int = 0) -> None:
     by the taps of the kernel. The factor is by Newton-Schulz iteration X <- 1.5 X - 0.5 X X' X from W over its
     Frobenius norm, in float64 whatever the dtype of the weights, which they keep (Han et al. 2026, arXiv 2602.08040).
 
-    steps: of the iteration; 0: until every tap of the layer is orthogonal to 1e-3, at most 60. The authors' are 10,
-        which leave singular values below about 1% of the norm far from 1.
+    steps: of the iteration; 0: until every tap of the layer is orthogonal to 1e-3 before it is rounded to the dtype of
+        the weights, at most 60; on a CPU by eigenvectors first, see `polar_factor`. The authors' are 10, which leave
+        singular values below about 1% of the norm far from 1.
 
     Singular values that are 0, as of units that nothing goes into or comes out of, stay 0. Left as they are: biases,
     norms, running statistics, parameters that do not train, and layers of other kinds, such as attention's one matrix
     for queries, keys and values. Of a convolution in groups a tap is taken whole, as the authors' code does.
 
-    Raises UserError for steps that are not 0 to 1000.
+    Raises UserError for steps that are not 0 to 1000, and for a weight that is computed from other parameters, before
+    anything is changed.
     """
     steps = checked("steps", steps, int, Declaration(at_least=0, at_most=1000))
-    layers = [each for each in module.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
-    for weight in dict.fromkeys(layer.weight for layer in layers if layer.weight.requires_grad):
+    for weight in trained(module, "weight"):
         taps = weight.flatten(2).permute(2, 0, 1) if weight.dim() == 4 else weight[None]
         count, outputs, inputs = taps.shape
         made = polar_factor(taps.double(), steps).mul_(math.sqrt(outputs / inputs) / count)
@@ -46,13 +49,27 @@ def fire(module: nn.Module, steps: int = 0) -> None:
 
 def polar_factor(matrices: torch.Tensor, steps: int = 0) -> torch.Tensor:
     """Return the polar factors of `matrices` `[N, R, C]` by `steps` of Newton-Schulz iteration; 0: as many as make
-    all of them orthogonal to 1e-3, at most 60. A matrix of zeros stays one."""
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices  # its rows are the fewer
+    all of them orthogonal to 1e-3, rows or columns of zeros aside, at most 60. A matrix of zeros stays one.
+
+    With 0 steps on a CPU, X <- (X X')^-1/2 X by the eigenvectors of X X' comes before, so that steps are left for
+    singular values alone that are below about 1e-7 of the largest.
+    """
+    rows, columns = (matrices != 0).any(2), (matrices != 0).any(1)
+    tall = bool(rows.sum() > columns.sum())
+    x, alive = (matrices.mT, columns) if tall else (matrices, rows)  # whose rows other than 0 are the fewer
     norms = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
     x = x / norms.clamp_min(torch.finfo(x.dtype).tiny)
-    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
-    for _ in range(steps or _MOST_STEPS):
+    identity, most = torch.diag_embed(alive.to(x.dtype)), steps or _MOST_STEPS
+    if not steps and x.device.type == "cpu":
+        gram = x @ x.mT
+        if gram.isfinite().all():
+            least = x.shape[2] * torch.finfo(x.dtype).eps
+            values, vectors = torch.linalg.eigh(gram)
+            values = values.maximum(least * values[:, -1:]).clamp_min(torch.finfo(x.dtype).tiny)
+            x = vectors @ (vectors.mT @ x / values.sqrt()[:, :, None])
+            x = torch.where(alive[:, :, None], x, 0)
+            most += math.ceil(math.log(least, 1.5**2))  # smaller singular values have grown by least^-1/2
+    for _ in range(most):
         gram = x @ x.mT
         if not steps and torch.linalg.matrix_norm(gram - identity).max() <= _WITHIN:
             break

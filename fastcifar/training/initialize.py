@@ -29,7 +29,7 @@ from fastcifar.models import Network
 from fastcifar.models.freezing import layers_of
 from fastcifar.recipes import NetworkConfig
 from fastcifar.recipes.layers import longest, refuse_unknown
-from fastcifar.start import ColdStart, FromSource, Start
+from fastcifar.start import LAYERS, ColdStart, FromSource, Start
 from fastcifar.training.weights import COUNTS, fitted, read_weights, refuse_another, without_prefixes
 from fastcifar.transfer import refuse_other_side
 
@@ -73,7 +73,7 @@ def initialize(model: Network, start: Start, sha256: object = None) -> set[str]:
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
     trains = {name: parameter.requires_grad for name, parameter in parameters}
     own, averaged, done = start.by_layer(), {name for name, _ in buffers}, set()
-    refuse_unknown(own, [name for name in trains if trains[name]], "layers")
+    refuse_unknown(own, [name for name in trains if trains[name]], LAYERS)
     for name, tensor in fresh.items():  # they share the model's memory
         if name not in source or tensor.data_ptr() in done:  # a layer that is reset, tied parameters
             continue

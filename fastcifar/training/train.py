@@ -238,7 +238,7 @@ class Trainer:
             seed, eval_every, evaluate_at_start, until_train_accuracy, init, self.recipe, self.dataset
         )
         refusals.refuse_best(keep, eval_every, self.recipe, self.dataset)
-        methods.refuse_outputs(init, self.network)
+        methods.refuse(init, self.network)
         kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
             self._build(dtype)

@@ -169,8 +169,8 @@ REFUSALS = {
     ),
     "train --warm-start": "--warm-start has no value; allowed: a path",
     "train --warm-start . --cold-start": ("--cold-start and --warm-start contradict each other; allowed: one of them"),
-    "train --warm-start . --shrink 2": "shrink is 2.0; allowed: 0 to 1",
-    "train --warm-start . --perturb -1": "perturb is -1.0; allowed: 0 or more",
+    "train --warm-start . --shrink 2": "--shrink is 2.0; allowed: 0 to 1",
+    "train --warm-start . --perturb -1": "--perturb is -1.0; allowed: 0 or more",
     "train --shrink 0": "--shrink is for given weights; allowed: with --warm-start PATH",
     "train --cold-start --perturb 0.1": "--perturb is for given weights; allowed: with --warm-start PATH",
     "train --reset-head": "--reset-head is for given weights; allowed: with --warm-start PATH",
@@ -180,7 +180,17 @@ REFUSALS = {
     "train --warm-start . --start fier": (
         "the start is 'fier'; did you mean 'fire'?; allowed: warm, shrink-perturb, fire, dash"
     ),
-    "train --warm-start . --start fire:floor=1": "the start is 'fire:floor=1'; allowed: fire or fire:steps=0",
+    "train --warm-start . --start fire:floor=1": "the start is 'fire:floor=1'; allowed: fire or fire:steps=10",
+    "train --warm-start . --start=": "the start is ''; allowed: warm, shrink-perturb, fire, dash",
+    "train --warm-start . --start dash:batch=1": "batch is 1; allowed: 0, or 2 or more images",
+    "train --warm-start . --reset": "--reset names nothing; allowed: head, statistics, last-1, ...",
+    "train --reset --quiet": "--reset names nothing; allowed: head, statistics, last-1, ...",
+    "train --warm-start . --shrink-layers": (
+        "--shrink-layers names nothing; allowed: words as in layer4:shrink=0.2,perturb=0.5"
+    ),
+    "train --warm-start . --shrink 1 --shrink-layers fc": (
+        "layers (--shrink-layers) has 'fc'; allowed: words NAME:shrink=S, NAME:perturb=P or NAME:shrink=S,perturb=P"
+    ),
     "train --warm-start . --start dash:floor=2": "floor in 'dash:floor=2' is 2.0; allowed: 0 to 1",
     "train --warm-start . --start fire --shrink 1": (
         "--shrink with --start; allowed: without it, or as in --start shrink-perturb:shrink=0.4"
@@ -189,7 +199,7 @@ REFUSALS = {
         "--shrink-layers is for shrink-perturb, and the start is fire; "
         "allowed: with --shrink, --perturb or --start shrink-perturb"
     ),
-    "train --warm-start . --reset all": "reset has 'all'; allowed: head, statistics, and last-1, last-2, ...",
+    "train --warm-start . --reset all": "--reset has 'all'; allowed: head, statistics, and last-1, last-2, ...",
     "train --warm-start . --reset head --fit-head": (
         "--reset head and --fit-head contradict each other; allowed: one of them"
     ),

@@ -247,7 +247,7 @@ def test_a_run_starts_from_the_weights_of_another(capsys, tmp_path):
             "--start fire:steps=10 --reset last-1 head": {
                 **{"mode": "fire", "steps": 10, "reset_head": True, "reset": ["last-1"]}
             },
-            "--start dash:floor=0.2": {"mode": "dash", "floor": 0.2, "alpha": 0.3, "reset_head": False},
+            "--start dash:floor=0.2": {"mode": "dash", "floor": 0.2, "alpha": 0.3, "batch": 0, "reset_head": False},
             "--start shrink-perturb:shrink=0.3 --shrink-layers classifier:shrink=0,perturb=1": {
                 **{"mode": "shrink-perturb", "shrink": 0.3, "perturb": 0.1, "reset_head": False},
                 "layers": ["classifier:shrink=0,perturb=1"],

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from fastcifar.errors import UserError
-from fastcifar.plasticity import fire
+from fastcifar.plasticity import dash, fire
 from fastcifar.plasticity.fire import polar_factor
 
 
@@ -51,8 +51,9 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24))
 
 
 @settings(max_examples=25, deadline=None)
-@given(shape=shapes, decades=st.floats(0, 6), scale=st.floats(-20, 20), seed=st.integers(0, 1000))
-def test_matrices_with_singular_values_over_six_decades_become_orthogonal(shape, decades, scale, seed):
+@given(shape=shapes, decades=st.floats(0, 9), scale=st.floats(-20, 20), seed=st.integers(0, 1000))
+@example(shape=(2, 24, 20), decades=9.0, scale=0.0, seed=0)
+def test_matrices_with_singular_values_over_nine_decades_become_orthogonal(shape, decades, scale, seed):
     generator = torch.Generator().manual_seed(seed)
     _, rows, columns = shape
     u, _, v = torch.linalg.svd(torch.randn(shape, generator=generator, dtype=torch.float64), full_matrices=False)
@@ -61,6 +62,8 @@ def test_matrices_with_singular_values_over_six_decades_become_orthogonal(shape,
     near = torch.linalg.svdvals(found)
     assert (near - 1).abs().max() <= 1e-3
     torch.testing.assert_close(found, u @ v, rtol=0, atol=1e-3)
+    if decades <= 1:
+        torch.testing.assert_close(found, u @ v, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -95,6 +98,58 @@ def test_dead_units_stay_dead_and_frozen_and_tied_layers_are_let_be_and_done_onc
     for taps in module[0].weight.detach().flatten(2).permute(2, 0, 1):
         values = torch.linalg.svdvals(taps[rest].double()) / (6 / 3) ** 0.5 * 9
         torch.testing.assert_close(values, torch.ones(3, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
+def steps_of(monkeypatch, matrices, steps=0):
+    """Return the polar factors of `matrices`, and the number of steps that it took."""
+    count, step = [0], torch.baddbmm
+
+    def counted(*args, **how):
+        count[0] += 1
+        return step(*args, **how)
+
+    monkeypatch.setattr(torch, "baddbmm", counted)
+    found = polar_factor(matrices, steps)
+    monkeypatch.undo()
+    return found, count[0]
+
+
+@pytest.mark.parametrize("shape", [(3, 12, 20), (3, 20, 12), (3, 12, 12)])
+def test_dead_units_cost_no_steps(shape, monkeypatch):
+    matrices = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    matrices[1:, 3], matrices[:, :, 2], matrices[2] = 0, 0, 0  # of a square the columns, and rows too
+    found, steps = steps_of(monkeypatch, matrices)
+    assert steps == 0
+    assert torch.equal(found == 0, matrices == 0)
+    assert steps_of(monkeypatch, matrices, 10)[1] == 10
+
+
+def test_rows_that_are_equal_stay_so_and_other_numbers_than_finite_ones_spread():
+    row = torch.randn(1, 1, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([row, row, row.flip(2)], 1)
+    u, _, v = torch.linalg.svd(rows, full_matrices=False)
+    torch.testing.assert_close(polar_factor(rows), u[:, :, :2] @ v[:, :2], rtol=0, atol=1e-3)
+    rows[0, 0, 0] = torch.nan
+    assert polar_factor(rows).isnan().all()
+
+
+@pytest.mark.parametrize("method", [fire, lambda module: dash(module, [])], ids=["fire", "dash"])
+@pytest.mark.parametrize("wrap", [nn.utils.parametrizations.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_are_computed_from_others_are_refused_and_nothing_changes(wrap, method):
+    module = network()
+    wrap(module[3])
+    before = copy.deepcopy(module.state_dict())
+    with pytest.raises(
+        UserError, match=r"^3\.weight is computed from other parameters; allowed: a parameter of its own"
+    ):
+        method(module)
+    assert all(torch.equal(found, before[name]) for name, found in module.state_dict().items())
+    with pytest.raises(UserError, match=r"^weight is computed"):
+        method(wrap(nn.Linear(2, 2)))
+    for parameter in module[3].parameters():
+        parameter.requires_grad_(False)
+    fire(module)
+    assert not torch.equal(module[0].weight, before["0.weight"])
 
 
 @pytest.mark.parametrize("steps", [-1, 1001, 1.5, "10"])

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn import functional as F
 
 from fastcifar import ColdStart, Dash, Fire, Listener, ShrinkPerturb, Start, Trainer, WarmStart, train
@@ -195,14 +196,17 @@ def test_the_longest_name_counts_and_statistics_follow_their_layer(folders):
 @pytest.mark.parametrize(
     ("layers", "said"),
     [
-        (("fc",), "layers has 'fc'; allowed: words NAME:shrink=S, NAME:perturb=P or NAME:shrink=S,perturb=P"),
-        (("fc:lr=1",), "layers has 'fc:lr=1'; allowed: words NAME:shrink=S"),
-        (("fc:shrink=2",), "shrink in 'fc:shrink=2' of layers is 2.0; allowed: 0 to 1"),
-        (("fc:shrink=0", "fc:perturb=1"), "layers has 'fc' twice; allowed: one word for a name"),
+        (
+            ("fc",),
+            r"layers \(--shrink-layers\) has 'fc'; allowed: words NAME:shrink=S, NAME:perturb=P or NAME:shrink=S,",
+        ),
+        (("fc:lr=1",), r"layers \(--shrink-layers\) has 'fc:lr=1'; allowed: words NAME:shrink=S"),
+        (("fc:shrink=2",), r"shrink in 'fc:shrink=2' of layers .* is 2.0; allowed: 0 to 1"),
+        (("fc:shrink=0", "fc:perturb=1"), r"layers .* has 'fc' twice; allowed: one word for a name"),
         (("fc:shrink=0,perturb=0",), "shrink and perturb of 'fc' are both 0, which leaves no weights; allowed: one of"),
         (
             ("layr4:shrink=1",),
-            "layers has 'layr4', and no trained parameter .*; did you mean 'layer4'.*; allowed: conv1,",
+            r"has 'layr4', and no trained parameter .*; did you mean 'layer4'.*; allowed: conv1,",
         ),
     ],
 )
@@ -239,6 +243,35 @@ def test_a_training_goes_on_from_a_state_without_the_methods_work(method, folder
     assert resumed.record.init == whole.record.init == start.describe()
 
 
+def test_dash_takes_batches_of_its_own_size(folders):
+    sizes = []
+
+    def loss(logits, labels):
+        sizes.append(len(labels))
+        return F.cross_entropy(logits, labels, reduction="none")
+
+    begun(MLP, Dash(folders(MLP), batch=32), loss=loss)
+    begun(RECIPE, Dash(folders(RECIPE), batch=48), loss=loss)
+    begun(MLP, Dash(folders(MLP), batch=1000), loss=loss)
+    assert sizes == [32, 32, 8, 48, 16, 72]
+    with pytest.raises(UserError, match="batch of the start dash is 40; allowed: 0, or a multiple of network"):
+        train(RECIPE, DATA, init=Dash(folders(RECIPE), batch=40))
+    with pytest.raises(UserError, match="batch is 1; allowed: 0, or 2 or more images"):
+        Dash(folders(MLP), batch=1)
+
+
+@pytest.mark.parametrize("method", [Fire, Dash])
+def test_weights_that_are_computed_from_others_are_refused_by_name(method, tmp_path):
+    def normed(classes):
+        made = nn.utils.parametrizations.weight_norm(nn.Linear(3072, 8))
+        return nn.Sequential(nn.Flatten(), made, nn.ReLU(), nn.Linear(8, classes))
+
+    source = train(MLP, DATA, model=normed).save(tmp_path / "run")
+    with pytest.raises(UserError, match=r"^1\.weight is computed from other parameters; allowed: "):
+        train(MLP, DATA, model=normed, init=method(source))
+    assert train(MLP, DATA, model=normed, init=WarmStart(source)).record.init["mode"] == "warm"
+
+
 def test_dash_is_refused_for_several_losses(folders):
     recipe = change(MLP, {"ensemble.members": 2, "ensemble.joint": "sum"})
     with pytest.raises(UserError, match="the start is dash for Members of several outputs; allowed: one output"):
@@ -250,7 +283,8 @@ def test_entries_of_the_record_are_those_that_are_not_the_default_and_are_read_b
     sha256 = {"source": str(source), "sha256": WarmStart(source).describe()["sha256"]}
     fire_entry = {"mode": "fire", **sha256, "steps": 0, "reset_head": False}
     assert Fire(source).describe() == fire_entry
-    assert Dash(source).describe() == {"mode": "dash", **sha256, "floor": 0.3, "alpha": 0.3, "reset_head": False}
+    settings = {"floor": 0.3, "alpha": 0.3, "batch": 0}
+    assert Dash(source).describe() == {"mode": "dash", **sha256, **settings, "reset_head": False}
     assert Fire(source, reset=("last-2", "head"), seed=3).describe() == {
         **fire_entry, "reset_head": True, "reset": ["last-2"], "seed": 3
     }  # fmt: skip
@@ -270,7 +304,20 @@ def test_entries_of_the_record_are_those_that_are_not_the_default_and_are_read_b
                     check_entry({key: value for key, value in entry.items() if key != name})
 
 
+def test_one_form_of_what_is_the_same(folders):
+    source = folders(MLP)
+    words = ("statistics", "last-2", "last-10", "last-2", "statistics", "head")
+    one, other = WarmStart(source, reset=words), WarmStart(source, reset=("last-10", "statistics"), reset_head=True)
+    assert one == other and one.describe() == other.describe()
+    words = ("fc:shrink=1", "conv1:perturb=0")
+    assert ShrinkPerturb(source, layers=words) == ShrinkPerturb(source, layers=words[::-1])
+    assert ShrinkPerturb(source, layers=words).describe()["layers"] == ["conv1:perturb=0", "fc:shrink=1"]
+
+
 def test_words_for_starts_are_read():
+    for name, cls in STARTS.items():
+        if cls is not WarmStart:  # which has none of its own
+            assert read_start(f"{name}:{cls.example}")[1].keys() == set(cls.settings)
     assert read_start("warm") == (WarmStart, {})
     assert read_start("fire:steps=10") == (Fire, {"steps": 10})
     assert read_start("dash:alpha=1") == (Dash, {"alpha": 1.0})
