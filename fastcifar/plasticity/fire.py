@@ -29,7 +29,7 @@ def fire(module: nn.Module, steps: int = 0) -> None:
     Frobenius norm, in float64 whatever the dtype of the weights, which they keep (Han et al. 2026, arXiv 2602.08040).
 
     steps: of the iteration; 0: until every tap of the layer is orthogonal to 1e-3 before it is rounded to the dtype of
-        the weights, at most 60; on a CPU by eigenvectors first, see `polar_factor`. The authors' are 10, which leave
+        the weights, at most 60; on a CPU by singular vectors, see `polar_factor`. The authors' are 10, which leave
         singular values below about 1% of the norm far from 1.
 
     Singular values that are 0, as of units that nothing goes into or comes out of, stay 0. Left as they are: biases,
@@ -51,25 +51,20 @@ def polar_factor(matrices: torch.Tensor, steps: int = 0) -> torch.Tensor:
     """Return the polar factors of `matrices` `[N, R, C]` by `steps` of Newton-Schulz iteration; 0: as many as make
     all of them orthogonal to 1e-3, rows or columns of zeros aside, at most 60. A matrix of zeros stays one.
 
-    With 0 steps on a CPU, X <- (X X')^-1/2 X by the eigenvectors of X X' comes before, so that steps are left for
-    singular values alone that are below about 1e-7 of the largest.
+    With 0 steps they come from singular vectors on a CPU, which is faster there; singular values that are 0 but for
+    rounding stay 0.
     """
     rows, columns = (matrices != 0).any(2), (matrices != 0).any(1)
     tall = bool(rows.sum() > columns.sum())
     x, alive = (matrices.mT, columns) if tall else (matrices, rows)  # whose rows other than 0 are the fewer
+    if not steps and x.device.type == "cpu" and x.isfinite().all():
+        u, values, v = torch.linalg.svd(x, full_matrices=False)
+        least = x.shape[2] * torch.finfo(x.dtype).eps * values[:, :1]
+        x = (u * (values > least)[:, None]) @ v
+        return torch.where(rows[:, :, None] & columns[:, None], x.mT if tall else x, 0)
     norms = torch.linalg.vector_norm(x, dim=(1, 2), keepdim=True)
-    x = x / norms.clamp_min(torch.finfo(x.dtype).tiny)
-    identity, most = torch.diag_embed(alive.to(x.dtype)), steps or _MOST_STEPS
-    if not steps and x.device.type == "cpu":
-        gram = x @ x.mT
-        if gram.isfinite().all():
-            least = x.shape[2] * torch.finfo(x.dtype).eps
-            values, vectors = torch.linalg.eigh(gram)
-            values = values.maximum(least * values[:, -1:]).clamp_min(torch.finfo(x.dtype).tiny)
-            x = vectors @ (vectors.mT @ x / values.sqrt()[:, :, None])
-            x = torch.where(alive[:, :, None], x, 0)
-            most += math.ceil(math.log(least, 1.5**2))  # smaller singular values have grown by least^-1/2
-    for _ in range(most):
+    x, identity = x / norms.clamp_min(torch.finfo(x.dtype).tiny), torch.diag_embed(alive.to(x.dtype))
+    for _ in range(steps or _MOST_STEPS):
         gram = x @ x.mT
         if not steps and torch.linalg.matrix_norm(gram - identity).max() <= _WITHIN:
             break
