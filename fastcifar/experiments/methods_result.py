@@ -49,8 +49,8 @@ class Row:
     """The part of them before the first steps, in what the start computes."""
     replaced: Summary | None
     """Units that began again in the last round, where the method does that."""
-    inside: dict[str, Summary]
-    """What was measured before the first step of the last round, by name."""
+    inside: list[dict[str, Summary]]
+    """What was measured before the first step of each round, by name."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,6 @@ class MethodsResult(SeparateArms):
         runs, own = self._runs(part, arm), cold_of(arm)
         rounds = [self._runs(part, arm, number) for number in range(1, len(self._sizes(part[1])))]
         whole = [seed for seed in runs if all(seed in found for found in rounds)]
-        key = key_of(*part, self._sizes(part[1])[-1], arm)
-        looked = [found for seed in runs if (found := self.inside.get(f"{key}/seed-{seed}"))]
-        names = dict.fromkeys(name for each in looked for name in each)
         return Row(
             arm,
             source=METHODS[name].source if (name := arm.removeprefix(f"{COLD}-")) in METHODS else "",
@@ -103,10 +100,14 @@ class MethodsResult(SeparateArms):
             seconds=_summary(sum(found[seed].train_seconds for found in rounds) for seed in whole),
             start_seconds=_summary(sum(found[seed].phases.get(PHASE, 0.0) for found in rounds) for seed in whole),
             replaced=_summary(run.units_replaced for run in runs.values() if run.units_replaced is not None),
-            inside={
-                name: found for name in names if (found := _summary(each[name] for each in looked if name in each))
-            },
+            inside=[self._inside(key_of(*part, size, arm)) for size in self._sizes(part[1])],
         )
+
+    def _inside(self, arm: str) -> dict[str, Summary]:
+        """Return what was measured before the first step of an arm's runs, by name."""
+        looked = [found for seed in self.seeds if (found := self.inside.get(f"{arm}/seed-{seed}"))]
+        names = dict.fromkeys(name for each in looked for name in each)
+        return {name: summarize([each[name] for each in looked if name in each]) for name in names}
 
     def difference(self, part: tuple[str, str], arm: str, other: str) -> Summary | None:
         """Return the test accuracy of `arm` less that of `other` after the last round, over the seeds of which both
@@ -152,12 +153,16 @@ class MethodsResult(SeparateArms):
             heads = ("start", f"{self.tested} accuracy", "train", "above cold", "above its own cold", "above warm")
             heads += ("training", "of which the start")
             tables.append(Table(f"{' '.join(part)}: differences in points, seed by seed ({n})", heads, tuple(cells)))
-            if looked := [row for row in rows if row.inside]:
-                names = list(dict.fromkeys(name for row in looked for name in row.inside))
-                inside = [(row.arm, *(_or_dash(row.inside.get(name), _short) for name in names)) for row in looked]
-                count = max(each.n for row in looked for each in row.inside.values())
+            if looked := [row for row in rows if row.inside[-1]]:
+                names = list(dict.fromkeys(name for row in looked for name in row.inside[-1]))
+                inside = [(row.arm, *(_or_dash(row.inside[-1].get(name), _short) for name in names)) for row in looked]
+                count = max(each.n for row in looked for each in row.inside[-1].values())
                 tables.append(
-                    Table(f"{' '.join(part)}: before the first step (n={count})", ("start", *names), tuple(inside))
+                    Table(
+                        f"{' '.join(part)}: before the first step of the last round (n={count})",
+                        ("start", *names),
+                        tuple(inside),
+                    )
                 )
         return tables
 
@@ -197,9 +202,9 @@ class MethodsResult(SeparateArms):
             how: dict[str, Any] = {"title": f"{self.title}, {' '.join(part)}, n={self.n}"}
             timed = [(row, row.seconds.mean) for row in rows if row.seconds]
             figures[f"{name}-cost"] = Figure("training after the first round (s)", accuracy, _named(timed), **how)
-            for measure in dict.fromkeys(measure for row in rows for measure in row.inside):
-                found = [(row, row.inside[measure].mean) for row in rows if measure in row.inside]
-                words = f"{measure.replace('_', ' ')} before the first step"
+            for measure in dict.fromkeys(measure for row in rows for measure in row.inside[-1]):
+                found = [(row, row.inside[-1][measure].mean) for row in rows if measure in row.inside[-1]]
+                words = f"{measure.replace('_', ' ')} before the first step of the last round"
                 figures[f"{name}-{measure}"] = Figure(words, accuracy, _named(found), **how)
         return figures
 

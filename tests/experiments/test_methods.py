@@ -81,8 +81,11 @@ def test_the_first_run_of_each_arm_is_looked_into_before_its_first_step(found, k
     for row in found.rows(PART):
         seen = read_diagnosis(kept / f"plain/half/192/{row.arm}/seed-0.plasticity.npz")
         assert seen.steps.tolist() == [0] and not (kept / f"plain/half/192/{row.arm}/seed-1.plasticity.npz").exists()
-        assert row.inside["weight_norm"] == summarize([seen.weight_norm[0]])
-    norms = {row.arm: row.inside["weight_norm"].mean for row in found.rows(PART)}
+        assert row.inside[-1]["weight_norm"] == summarize([seen.weight_norm[0]])
+        first = kept / f"plain/half/96/{row.arm}/seed-0.plasticity.npz"  # of cold starts, which have a first round
+        ranks = {"srank": summarize([read_diagnosis(first).srank[0]])} if row.arm.startswith("cold") else {}
+        assert row.inside[0] == row.inside[0] | ranks and bool(row.inside[0]) == bool(ranks)
+    norms = {row.arm: row.inside[-1]["weight_norm"].mean for row in found.rows(PART)}
     assert norms["shrink-perturb"] < norms["warm"], "shrunk to 0.4"
     assert "plain-half-weight_norm" in found.figures()
 
@@ -131,7 +134,7 @@ def test_other_methods_and_more_to_look_into_go_on_in_the_same_folder(found, dat
         row.test for row in found.rows(PART) if row.arm == "dash"
     ], "from the weights of the first round, which were removed and are trained again"
     _, trained = run(only=("dash",), looked_into=2)
-    assert trained == [f"plain/half/192/{arm}/seed-1" for arm in ("cold", "warm", "dash")]
+    assert trained == [f"plain/half/{arm}/seed-1" for arm in ("96/cold", "192/cold", "192/warm", "192/dash")]
     _, trained = run(only=("fire", "dash"))
     assert not trained
 

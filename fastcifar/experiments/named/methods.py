@@ -52,7 +52,7 @@ class Methods(WarmStarts["MethodsResult"]):
     """Images that each round of online adds."""
     looked_into: int = setting(1, at_least=0)
     """Runs of each arm, the first ones, whose dormant units, norms, rank and curvature are measured before the first
-    step of the last round."""
+    step of every round."""
     until_train_accuracy: float | None = setting(0.99, above=0, at_most=1)
     """End a round of online after the first epoch with this running training accuracy, a fraction."""
 
@@ -154,7 +154,7 @@ class Methods(WarmStarts["MethodsResult"]):
             recipes = self._fitting(plain, Round(steps, is_open=until is not None), network, layers)
             colds = {COLD: plain, **{cold_of(name): recipes[name] for name in self.training_methods if name in recipes}}
             fields: dict[str, Any] = {"train_size": size, "round": number, "until_train_accuracy": until}
-            if size == sizes[-1] and seed - self.seed < self.looked_into:
+            if seed - self.seed < self.looked_into:
                 fields |= {"diagnose": (PLASTICITY,), "moments": 0}
             for arm, recipe in colds.items():
                 if arm == COLD or number in (0, len(sizes) - 1):  # between them it answers nothing
