@@ -37,7 +37,7 @@ class Driver:  # what triton asks of a driver in order to compile
 
 triton.runtime.driver.set_active(Driver)
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.kernels import compile_ahead, newton_schulz
+from fastcifar.kernels import compile_ahead, newton_schulz, norm_act_pool, norm_act_pool_inference
 from fastcifar.recipes import RECIPES
 from fastcifar.recipes.text import change, read_changes
 from fastcifar.training import Trainer
@@ -60,6 +60,14 @@ with launch.compile_only():  # lets Triton take tensors on the CPU
         x = torch.zeros(32 * rows, dtype=getattr(torch, dtype))
         for numbers in ((3, -4, 2), (3, -4, 2) * 4 + (2, -3, 1)):
             compile_ahead(lambda: newton_schulz(x, x.clone(), [1, rows, 32], steps=5, coefficients=numbers), "cpu")
+    if name == "davidnet":  # as a ResNet's blocks end
+        images = torch.zeros(32, 32, 8, 8, dtype=getattr(torch, dtype)).to(memory_format=torch.channels_last)
+        x, residual = (images.clone().requires_grad_() for _ in range(2))
+        ones, scale = torch.ones(32), torch.ones(32).requires_grad_()
+        plain = {"activation": "sum_relu", "residual": residual}
+        norm_act_pool(x, ones, scale, running=(ones.clone(), ones.clone()), **plain)[0].backward(images)
+        with torch.no_grad():
+            norm_act_pool_inference(x, ones, ones, ones, ones, **plain)
     if name == "speedrun94":  # its own number of rows, and the most
         for rows in (256, 512):
             x = torch.zeros(rows * rows, dtype=getattr(torch, dtype))
