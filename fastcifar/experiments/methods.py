@@ -102,10 +102,10 @@ def _hare_and_tortoise(recipe: Recipe, round: Round) -> Changes:
 
 
 def _continual_backprop(recipe: Recipe, round: Round) -> Changes:
-    """Replace as many units as a layer has in the whole training, be it as short as here: at Dohare's rates, for
+    """Replace a quarter of a layer's units in the whole training, be it as short as here: at Dohare's rates, for
     millions of steps, it would be none."""
     steps = max(4.0, round.steps * recipe.epochs / (4 if round.is_open else 1))
-    rate, maturity = min(1.0, 1 / steps), max(1, min(100, int(steps / 4)))
+    rate, maturity = min(1.0, 0.25 / steps), max(1, min(100, int(steps / 4)))
     return {"continual_backprop.rate": rate, "continual_backprop.maturity": maturity}
 
 
