@@ -21,6 +21,9 @@ from tests.fuzz.values import number, word
 Read = Callable[[Sequence[str]], Any]
 
 
+CASES = 40
+
+
 def _train(args: Sequence[str]) -> Any:
     options = parse_with_recipe(args, train.Options, train.PROG, train_size=quick_train_size(args))
     options.check(options.settings)

@@ -15,6 +15,9 @@ from tests.fuzz.values import LISTS, number, word
 OLD = Path(__file__).parents[1] / "recipes/old_form/speedrun96.toml"
 
 
+CASES = 40
+
+
 def seeds() -> dict[str, bytes]:
     kinds = {f"{section}-{kind}": {section: kind} for section, all in SECTIONS.items() for kind in all}
     made = {name: change(Recipe(), {"network": "davidnet", **changes}) for name, changes in kinds.items()}
