@@ -62,25 +62,30 @@ class Method:
     def begin(self, layers: Sequence[str], factors: Mapping[str, Any], seed: int) -> Callable[[Path], Start]:
         """Return the start from a file of weights. `layers` and `factors` are as in `options`; `seed` is that of the
         first round."""
-        options = self.options(layers, factors) if callable(self.options) else self.options
-        return partial(self.start, **options, **({"seed": seed} if self.anchored else {}))
+        anchor = {"seed": seed} if self.anchored else {}
+        return partial(self.start, **_given(self.options, layers, factors), **anchor)
 
     def recipe(self, recipe: Recipe, round: Round) -> Recipe:
         """Return the recipe of a round."""
-        return change(recipe, self.changes(recipe, round) if callable(self.changes) else self.changes)
+        return change(recipe, _given(self.changes, recipe, round))
 
     def refuse(self, name: str, network: Network, layers: Sequence[str], factors: Mapping[str, Any]) -> None:
         """Raise UserError where `network` lacks what it needs, or layers that its start names."""
         from fastcifar.training.initialize import reset_names
 
-        options = self.options(layers, factors) if callable(self.options) else self.options
+        options = _given(self.options, layers, factors)
         reset_names(network, [word for word in options.get("reset", ()) if word != "head"])
         refuse_unknown((word.rpartition(":")[0] for word in options.get("layers", ())), layers, f"{name}:layers")
-        statistics = any(True for _ in network.module.buffers())
+        statistics = reset_names(network, ["statistics"])
         found = {"": True, "units": network.units(), "statistics": statistics, "one output": network.outputs == 1}
         if not found[self.needs]:
             said = f"{name} needs {self.needs}, which {type(network).__name__} has not"
             raise UserError(f"{said}; allowed: another network, or --only with others")
+
+
+def _given(options: Mapping[str, Any] | Callable[..., Mapping[str, Any]], *facts: object) -> Mapping[str, Any]:
+    """Return `options`, or what they are for `facts` where they are a function of these."""
+    return options(*facts) if callable(options) else options
 
 
 def _graded(layers: Sequence[str], factors: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -159,17 +164,12 @@ def _changed(method: Method, text: str, name: str) -> Method:
     if path in fields:
         hint, options = type_hints(method.start)[path], method.options
         given = checked(f"{name}:{path}", read_value(value, hint), hint, declaration(fields[path]))
-        return dataclasses.replace(
-            method,
-            options=lambda *facts: {**(options(*facts) if callable(options) else options), path: given},
-        )
+        return dataclasses.replace(method, options=lambda *facts: {**_given(options, *facts), path: given})
     if "." not in path and path not in field_hints(Recipe()):
         allowed = f"{', '.join(fields)}, or a field of the recipe, as in {name}:epochs=5"
         raise UserError(f"{name} has no setting {brief(path)}{did_you_mean(path, fields)}; allowed: {allowed}")
     changes, further = method.changes, read_changes([text])
-    return dataclasses.replace(
-        method, changes=lambda *facts: {**(changes(*facts) if callable(changes) else changes), **further}
-    )
+    return dataclasses.replace(method, changes=lambda *facts: {**_given(changes, *facts), **further})
 
 
 def cold_of(method: str) -> str:

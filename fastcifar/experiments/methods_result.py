@@ -173,8 +173,9 @@ class MethodsResult(SeparateArms):
             if gap is not None:
                 lines.append(f"{where}: cold - warm: {points(gap)} points of {self.tested} accuracy, n={gap.n}")
                 lines += doubts({where: gap})
-            rows = {row.arm: row.above_warm for row in self.rows(part) if row.arm in self.experiment.methods}
-            bounds = {arm: each.interval for arm, each in rows.items() if each and each.interval}
+            rows = self.rows(part)
+            above = {row.arm: row.above_warm for row in rows if row.arm in self.experiment.methods}
+            bounds = {arm: each.interval for arm, each in above.items() if each and each.interval}
             for words, names in (
                 ("above the warm start", [arm for arm, (low, _) in bounds.items() if low > 0]),
                 ("below it", [arm for arm, (_, high) in bounds.items() if high < 0]),
@@ -183,7 +184,7 @@ class MethodsResult(SeparateArms):
                 if names:
                     lines.append(f"{where}: {words}: {', '.join(names)}")
             intervals += len(bounds)
-            replaced = [f"{row.arm} {row.replaced.mean:g}" for row in self.rows(part) if row.replaced]
+            replaced = [f"{row.arm} {row.replaced.mean:g}" for row in rows if row.replaced]
             if replaced:
                 lines.append(f"{where}: units that began again in the last round, mean: {', '.join(replaced)}")
         if intervals:

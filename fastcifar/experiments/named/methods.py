@@ -121,14 +121,25 @@ class Methods(WarmStarts["MethodsResult"]):
             if len(sizes) < 2 or sizes[0] < batch_size:
                 said = f"{protocol} has rounds of {', '.join(map(str, sizes)) or 'no'} images"
                 raise UserError(f"{said}; allowed: two rounds or more, of batch_size, {batch_size}, or more images")
-        network = _network(self.recipe, dataset)
-        return [
-            job
-            for seed in self.seeds
-            for condition in self.recipes
+        network, layers = _network(self.recipe, dataset)
+        rounds = {
+            (condition, protocol): [
+                (size, self._fitting(plain, self._round(protocol, size // plain.batch_size), network, layers))
+                for size in self.sizes(protocol, images)
+            ]
+            for condition, plain in self.recipes.items()
             for protocol in self.protocols
-            for job in self._jobs(condition, protocol, seed, self.sizes(protocol, images), network)
+        }  # once for all seeds
+        return [
+            job for seed in self.seeds for part, each in rounds.items() for job in self._jobs(*part, seed, each, layers)
         ]
+
+    def _until(self, protocol: str) -> float | None:
+        """Return the training accuracy that ends a round."""
+        return self.until_train_accuracy if protocol == "online" else None
+
+    def _round(self, protocol: str, steps: int) -> Round:
+        return Round(steps, is_open=self._until(protocol) is not None)
 
     def _fitting(self, plain: Recipe, round: Round, network: Network, layers: Sequence[str]) -> dict[str, Recipe]:
         """Return the recipes of the methods that go with a network, by name. Raises UserError for one that does not,
@@ -143,20 +154,24 @@ class Methods(WarmStarts["MethodsResult"]):
                     raise
         return recipes
 
-    def _jobs(self, condition: str, protocol: str, seed: int, sizes: Sequence[int], network: Network) -> Iterator[Job]:
-        """Give the trainings of one seed: of each round first the cold starts, with fresh weights."""
-        from fastcifar.models.freezing import layers_of
-
-        plain, until = self.recipes[condition], self.until_train_accuracy if protocol == "online" else None
-        modules = layers_of(network.module)
-        layers = [
-            name for name, each in modules.items() if any(w.requires_grad for w in each.parameters(recurse=False))
-        ]
-        for number, size in enumerate(sizes):
-            steps = size // plain.batch_size
-            recipes = self._fitting(plain, Round(steps, is_open=until is not None), network, layers)
+    def _jobs(
+        self,
+        condition: str,
+        protocol: str,
+        seed: int,
+        rounds: Sequence[tuple[int, Mapping[str, Recipe]]],
+        layers: Sequence[str],
+    ) -> Iterator[Job]:
+        """Give the trainings of one seed: of each round first the cold starts, with fresh weights. `rounds`: of each
+        its images, and the recipes of the methods."""
+        plain, sizes = self.recipes[condition], [size for size, _ in rounds]
+        for number, (size, recipes) in enumerate(rounds):
             colds = {COLD: plain, **{cold_of(name): recipes[name] for name in self.training_methods if name in recipes}}
-            fields: dict[str, Any] = {"train_size": size, "round": number, "until_train_accuracy": until}
+            fields: dict[str, Any] = {
+                "train_size": size,
+                "round": number,
+                "until_train_accuracy": self._until(protocol),
+            }
             if seed - self.seed < self.looked_into:
                 fields |= {"diagnose": (PLASTICITY,), "moments": 0}
             for arm, recipe in colds.items():
@@ -173,11 +188,14 @@ class Methods(WarmStarts["MethodsResult"]):
         return MethodsResult(self, settings, outcomes)
 
 
-def _network(recipe: Recipe, dataset: Dataset) -> Network:
-    """Return the network of `recipe`, which is not trained."""
+def _network(recipe: Recipe, dataset: Dataset) -> tuple[Network, list[str]]:
+    """Return the network of `recipe`, which is not trained, and the names of its layers that train, in their order."""
     from fastcifar.host import building
     from fastcifar.models import build_model
+    from fastcifar.models.freezing import layers_of
     from fastcifar.registry import resolve
 
     with building(0, resolve(recipe.network.builder)):
-        return build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=(dataset.train.side,))
+        network = build_model(recipe, len(dataset.classes), dataset.mean, dataset.std, sides=(dataset.train.side,))
+    own = {name: each.parameters(recurse=False) for name, each in layers_of(network.module).items()}
+    return network, [name for name, weights in own.items() if any(weight.requires_grad for weight in weights)]
