@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from fastcifar.optim.flat import FlatGroup, FlatModel, copy_tensors, require_tensors
-from fastcifar.optim.optimizer import FlatOptimizer
+from fastcifar.optim.optimizer import AroundOptimizer, FlatOptimizer
 from fastcifar.recipes.recipe import Recipe
 
 _Part = tuple[FlatGroup, torch.Tensor, torch.Tensor, torch.Tensor]
 """A group, and slices of its gradients, its weights and its anchor."""
 
 
-class FlatL2Init(FlatOptimizer):
+class FlatL2Init(AroundOptimizer):
     """L2 Init around another optimizer over flat buffers: it makes the steps of the loss L + s / 2 * |w - w0|^2, where
     L is the mean loss, s = `l2_init`, w are all weights that train, and w0 those that `anchor` was last called with, by
     default the first ones.
@@ -43,12 +43,6 @@ class FlatL2Init(FlatOptimizer):
         for anchor, group in zip(self._anchors, self.flat.groups, strict=True):
             anchor.copy_(group.weights)
 
-    def learning_rate(self, step: int) -> float:
-        return self.inner.learning_rate(step)
-
-    def set_rate(self, rate: float, step: int) -> None:
-        self.inner.set_rate(rate, step)
-
     def state_dict(self) -> dict[str, Any]:
         return {**self.inner.state_dict(), "anchors": self._anchors}
 
@@ -58,15 +52,6 @@ class FlatL2Init(FlatOptimizer):
         require_tensors(saved, into)
         self.inner.load_state_dict(state)  # may refuse, and then changes nothing
         copy_tensors(saved, into)
-
-    def moments(self, name: str) -> list[torch.Tensor]:
-        return self.inner.moments(name)
-
-    def averages(self, name: str) -> list[torch.Tensor]:
-        return self.inner.averages(name)
-
-    def skip(self) -> None:
-        self.inner.skip()
 
     def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
         def copy_and_pull() -> None:
@@ -82,9 +67,6 @@ class FlatL2Init(FlatOptimizer):
         self._pulled_above = False
         self._pull(self._below)
         self.inner.step()
-
-    def finish(self) -> None:
-        self.inner.finish()
 
     def _parts(self, above: bool) -> list[_Part]:
         """Return the runs of all groups above the first block of a divided backward pass, or the others."""

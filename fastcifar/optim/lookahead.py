@@ -12,13 +12,13 @@ import torch
 
 from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatModel, copy_tensors, foreach_copy, require_tensors
-from fastcifar.optim.optimizer import FlatOptimizer
+from fastcifar.optim.optimizer import AroundOptimizer, FlatOptimizer
 from fastcifar.recipes.averages import EMAConfig, LookaheadConfig
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.recipe import Recipe
 
 
-class FlatLookahead(FlatOptimizer):
+class FlatLookahead(AroundOptimizer):
     """Lookahead around another optimizer over flat buffers, of weights and running statistics (airbench96).
 
     After every `lookahead.every` steps slow <- slow + (1 - d) (fast - slow) and fast <- slow, where after t of T steps
@@ -44,15 +44,6 @@ class FlatLookahead(FlatOptimizer):
         self.inner.reset()
         foreach_copy(self._slow, self._fast)
 
-    def anchor(self) -> None:
-        self.inner.anchor()
-
-    def learning_rate(self, step: int) -> float:
-        return self.inner.learning_rate(step)
-
-    def set_rate(self, rate: float, step: int) -> None:
-        self.inner.set_rate(rate, step)
-
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "inner": self.inner.state_dict(), "slow": self._slow}
 
@@ -64,9 +55,6 @@ class FlatLookahead(FlatOptimizer):
         self.inner.load_state_dict(state.get("inner", {}))  # may refuse, and then changes nothing
         copy_tensors(saved, into)
 
-    def moments(self, name: str) -> list[torch.Tensor]:
-        return self.inner.moments(name)
-
     def averages(self, name: str) -> list[torch.Tensor]:
         return self.flat.part(name, self._slow[:-1], self._slow[-1])
 
@@ -74,12 +62,9 @@ class FlatLookahead(FlatOptimizer):
         """Leave out a step, and the move of the slow weights that was due; the last step ends on the slow weights all
         the same."""
         super().skip()
-        self.inner.skip()
+        self.count.add_(1)
         if self.count.item() == self.total_steps:
             self.finish()
-
-    def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
-        self.inner.step_above(copy_gradients)
 
     @torch.no_grad()
     def step(self) -> None:

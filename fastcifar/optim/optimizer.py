@@ -128,6 +128,37 @@ class FlatOptimizer(ABC, Generic[Config]):
         return {"ema_decay": ema.decay**ema.every, "ema_every": ema.every}
 
 
+class AroundOptimizer(FlatOptimizer):
+    """A flat optimizer around another, `inner`, which makes the steps, and whose rates and gathered gradients are those
+    of both."""
+
+    inner: FlatOptimizer
+
+    def anchor(self) -> None:
+        self.inner.anchor()
+
+    def moments(self, name: str) -> list[torch.Tensor]:
+        return self.inner.moments(name)
+
+    def averages(self, name: str) -> list[torch.Tensor]:
+        return self.inner.averages(name)
+
+    def learning_rate(self, step: int) -> float:
+        return self.inner.learning_rate(step)
+
+    def set_rate(self, rate: float, step: int) -> None:
+        self.inner.set_rate(rate, step)
+
+    def skip(self) -> None:
+        self.inner.skip()
+
+    def step_above(self, copy_gradients: Callable[[], None] = lambda: None) -> None:
+        self.inner.step_above(copy_gradients)
+
+    def finish(self) -> None:
+        self.inner.finish()
+
+
 class GroupOptimizer(FlatOptimizer[Config]):
     """A flat optimizer that updates one group after another; `rates` holds its rates on the device, float32 `[steps]`
     for each group."""
