@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from fastcifar.recipes import RECIPES, Augment, AverageConfig, EMAConfig, Recipe, Schedule, SelectConfig
+from fastcifar.recipes import RECIPES, Augment, AverageConfig, EMAConfig, Recipe, Schedule, SelectConfig, get_recipe
 from fastcifar.recipes.named.ladder import LADDER
 from fastcifar.recipes.networks.alexnet import AlexNetConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
@@ -23,6 +23,15 @@ BARE = dataclasses.replace(
     ema=EMAConfig(decay=0.0),
 )
 """Gradient descent at one rate and nothing else."""
+PERCEPTRON = dataclasses.replace(
+    get_recipe("warmstart-mlp"),
+    batch_size=32,
+    dtype="float32",
+    network=MLPConfig(hidden=(16,)),
+    optimizer=dataclasses.replace(get_recipe("warmstart-mlp").optimizer, lr=0.1),
+    epochs=3,
+)
+"""That of the experiments on warm starts."""
 DAVIDNET = dataclasses.replace(MLP, network=DavidNetConfig(widths=(4, 4, 4, 8), ghost_batch=16))
 EVERYTHING = dataclasses.replace(
     MLP,

@@ -9,6 +9,12 @@ def dataset():
     return make_synthetic(train_size=160, test_size=32)
 
 
+@pytest.fixture(scope="module")
+def data():
+    """The images of the experiments on warm starts."""
+    return make_synthetic(192, 60)
+
+
 @pytest.fixture
 def trained(monkeypatch):
     """The recipes and seeds of all runs that are really trained."""

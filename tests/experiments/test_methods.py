@@ -5,34 +5,20 @@ import json
 
 import pytest
 
-from fastcifar.data.synthetic import make_synthetic
 from fastcifar.diagnose import read_diagnosis
 from fastcifar.errors import UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.methods import METHODS, cold_of
 from fastcifar.experiments.named.methods import Methods
-from fastcifar.recipes import get_recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.report import summarize
+from tests.small import PERCEPTRON
 
-BASE = get_recipe("warmstart-mlp")
-RECIPE = dataclasses.replace(
-    BASE,
-    epochs=2,
-    batch_size=32,
-    dtype="float32",
-    network=MLPConfig(hidden=(16, 12)),
-    optimizer=dataclasses.replace(BASE.optimizer, lr=0.1),
-)
+RECIPE = dataclasses.replace(PERCEPTRON, epochs=2, network=MLPConfig(hidden=(16, 12)))
 PLAIN = {"protocols": ("half",), "conditions": ("plain",)}
 PART = ("plain", "half")
 FITTING = [name for name in METHODS if name != "reset-statistics"]
 """A perceptron has none."""
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_synthetic(192, 60)
 
 
 @pytest.fixture(scope="module")

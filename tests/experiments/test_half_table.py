@@ -10,29 +10,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.named.half import Half
-from fastcifar.experiments.named.online import Online
 from fastcifar.experiments.named.table import Table
 from fastcifar.experiments.warm_starts import doubts
 from fastcifar.models import build_model
 from fastcifar.recipes import EvaluateConfig, change, get_recipe, network_of
-from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.record import Scores
 from fastcifar.report import summarize
 from fastcifar.training import evaluate
+from tests.small import PERCEPTRON
 
-BASE = get_recipe("warmstart-mlp")
-RECIPE = dataclasses.replace(
-    BASE,
-    epochs=3,
-    batch_size=32,
-    dtype="float32",
-    network=MLPConfig(hidden=(16,)),
-    optimizer=dataclasses.replace(BASE.optimizer, lr=0.1),
-)
 SETTINGS = {"eval_every": 2}
 
 
@@ -44,15 +33,6 @@ def table(recipe, data, folder=None, **options):
     return Table(recipe=recipe, **options).run(data, folder, device="cpu")
 
 
-def online(recipe, data, runs=1, folder=None, on_progress=None, **options):
-    return Online(recipe=recipe, runs=runs, **options).run(data, folder, device="cpu", on_progress=on_progress)
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_synthetic(192, 60)
-
-
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory):
     return tmp_path_factory.mktemp("half") / "new"
@@ -60,7 +40,7 @@ def kept(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(data, kept):
-    return half(RECIPE, data, 2, kept, **SETTINGS)
+    return half(PERCEPTRON, data, 2, kept, **SETTINGS)
 
 
 def test_the_first_round_has_half_of_the_images_and_the_second_starts_from_its_weights(found, kept):
@@ -76,7 +56,7 @@ def test_the_first_round_has_half_of_the_images_and_the_second_starts_from_its_w
 
 
 def test_the_training_accuracy_is_that_of_the_final_weights_on_the_training_images(found, kept, data):
-    model = build_model(RECIPE, 10, data.mean, data.std)
+    model = build_model(PERCEPTRON, 10, data.mean, data.std)
     model.load_state_dict(load_file(kept / "warm/seed-1.safetensors"))
     seen = evaluate(model, data.train, EvaluateConfig(tta="none"))
     assert found.train_accuracies("warm")[1] == pytest.approx(seen.accuracy)
@@ -89,9 +69,9 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, d
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        half(RECIPE, data, 2, tmp_path / "new", **SETTINGS, on_progress=interrupt)
+        half(PERCEPTRON, data, 2, tmp_path / "new", **SETTINGS, on_progress=interrupt)
     said = []
-    again = half(RECIPE, data, 2, tmp_path / "new", **SETTINGS, on_progress=said.append)
+    again = half(PERCEPTRON, data, 2, tmp_path / "new", **SETTINGS, on_progress=said.append)
     assert [progress.kept for progress in said if progress.outcome] == [True] * 5 + [False] * 3
     assert (said[-1].done, said[-1].total, said[-1].seconds_left) == (8, 8, 0.0)
     assert all(progress.seconds_left > 0 for progress in said[5:-1])
@@ -102,9 +82,9 @@ def test_an_interrupted_experiment_goes_on_and_ends_as_one_that_was_not(found, d
 
 def test_more_seeds_train_only_what_is_not_kept(found, kept, data):
     said = []
-    half(RECIPE, data, 2, kept, **SETTINGS, on_progress=said.append)
+    half(PERCEPTRON, data, 2, kept, **SETTINGS, on_progress=said.append)
     assert all(progress.kept for progress in said)
-    more = half(RECIPE, data, 3, kept, **SETTINGS, on_progress=said.append)
+    more = half(PERCEPTRON, data, 3, kept, **SETTINGS, on_progress=said.append)
     trained = [progress.key for progress in said if progress.outcome and not progress.kept]
     assert trained == [f"{arm}/seed-2" for arm in more.records]
     assert more.test_accuracies("cold")[:2] == found.test_accuracies("cold")
@@ -121,7 +101,7 @@ def test_more_seeds_train_only_what_is_not_kept(found, kept, data):
 )
 def test_other_settings_in_the_same_folder_are_refused(found, kept, data, change, said):
     with pytest.raises(UserError, match=said):
-        half(RECIPE, data, 1, kept, **{**SETTINGS, **change})
+        half(PERCEPTRON, data, 1, kept, **{**SETTINGS, **change})
 
 
 @pytest.mark.parametrize(
@@ -144,13 +124,13 @@ def test_other_settings_in_the_same_folder_are_refused(found, kept, data, change
 )
 def test_a_bad_value_is_refused_before_anything_is_written(data, tmp_path, change, said):
     with pytest.raises(UserError) as refused:
-        half(RECIPE, data, **{"folder": tmp_path / "new", **change})
+        half(PERCEPTRON, data, **{"folder": tmp_path / "new", **change})
     assert said in str(refused.value)
     assert not (tmp_path / "new").exists()
 
 
 def test_without_a_folder_the_result_is_the_same(found, data):
-    assert half(RECIPE, data, **SETTINGS).test_accuracies("warm") == found.test_accuracies("warm")[:1]
+    assert half(PERCEPTRON, data, **SETTINGS).test_accuracies("warm") == found.test_accuracies("warm")[:1]
 
 
 @pytest.fixture
@@ -275,7 +255,7 @@ def test_the_result_is_written_and_drawn(found, tmp_path):
 def test_the_notebooks_files_are_those_of_the_first_seed_in_the_same_folder(found, kept, data):
     pytest.importorskip("matplotlib")
     said = []
-    result = half(RECIPE, data, 2, kept, **SETTINGS, notebook_names=True, on_progress=said.append)
+    result = half(PERCEPTRON, data, 2, kept, **SETTINGS, notebook_names=True, on_progress=said.append)
     assert all(progress.kept for progress in said)  # the flag does not make the folder another
     result.draw(kept)
     arms = {"half_cifar": "half", "warm_start_full": "warm", "random_full": "cold"}
@@ -295,7 +275,7 @@ def test_the_notebooks_files_are_those_of_the_first_seed_in_the_same_folder(foun
     assert [list(line.x) for line in figure.lines] == [[0, 1, 2, 3], [3, 4, 5, 6], [3, 4, 5, 6]]
     assert [line.label for line in figure.lines] == list(runs)
     assert (figure.dashed_at, figure.y_range) == (3, (0, 100))
-    again = half(RECIPE, data, 2, kept, **SETTINGS)
+    again = half(PERCEPTRON, data, 2, kept, **SETTINGS)
     assert json.loads((kept / "runs.json").read_text()) == again.notebook()
 
 
@@ -312,10 +292,10 @@ def test_the_notebooks_weights_are_torchvisions_by_name(data, tmp_path):
 
 def test_the_notebooks_files_are_refused_before_the_work_where_they_cannot_be(data, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="notebook_names writes files, and nothing is kept; allowed: with a folder"):
-        half(RECIPE, data, notebook_names=True)
+        half(PERCEPTRON, data, notebook_names=True)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(UserError, match="figures need matplotlib"):
-        half(RECIPE, data, folder=tmp_path / "new", notebook_names=True)
+        half(PERCEPTRON, data, folder=tmp_path / "new", notebook_names=True)
     assert not (tmp_path / "new").exists()
 
 
@@ -329,7 +309,7 @@ def test_davidnet_keeps_its_whitening_through_a_warm_start(data):
 
 def test_the_table_has_a_cell_for_every_network_and_optimizer(data, tmp_path):
     result = table(
-        dataclasses.replace(RECIPE, epochs=1),
+        dataclasses.replace(PERCEPTRON, epochs=1),
         data,
         networks=("mlp",),
         optimizers=("sgd", "Adam=0.01"),
@@ -361,18 +341,18 @@ def test_the_table_has_a_cell_for_every_network_and_optimizer(data, tmp_path):
 @pytest.mark.parametrize("change", [{"networks": ()}, {"networks": ("mlp", "mlp")}, {"optimizers": ("sgd", "sgd=1")}])
 def test_a_table_without_cells_or_with_equal_ones_is_refused(data, change):
     with pytest.raises(UserError, match="allowed: one or more, all different"):
-        table(RECIPE, data, **change)
+        table(PERCEPTRON, data, **change)
 
 
 def test_the_papers_split_is_told_from_others(data):
-    result = table(RECIPE, data, networks=("mlp",), optimizers=("sgd",))
+    result = table(PERCEPTRON, data, networks=("mlp",), optimizers=("sgd",))
     assert not any("compare differences only" in line for line in result.remarks())
     other = dataclasses.replace(result, settings={**result.settings, "holdout": 0})
     assert "compare differences only" in other.remarks()[-1]
 
 
 def test_a_run_whose_last_step_spoils_the_network_ends_the_experiment(data, tmp_path):
-    wild = dataclasses.replace(RECIPE, epochs=0.1, optimizer=dataclasses.replace(RECIPE.optimizer, lr=1e30))
+    wild = dataclasses.replace(PERCEPTRON, epochs=0.1, optimizer=dataclasses.replace(PERCEPTRON.optimizer, lr=1e30))
     with pytest.raises(NonFiniteLoss, match=r"loss is (nan|inf): most likely optimizer\.lr 1e\+30 is too high"):
         half(wild, data, folder=tmp_path)
     kept = json.loads((tmp_path / "warm/seed-0.json").read_text())
@@ -391,74 +371,6 @@ def test_a_seed_of_which_a_run_diverged_is_in_no_number_and_counted(made_up):
     )
 
 
-@pytest.fixture(scope="module")
-def rounds(data, tmp_path_factory):
-    recipe = dataclasses.replace(RECIPE, epochs=12, optimizer=dataclasses.replace(RECIPE.optimizer, lr=0.3))
-    folder = tmp_path_factory.mktemp("online") / "new"
-    settings = {"round_size": 64, "until_train_accuracy": 0.6}
-    return online(recipe, data, 2, folder, **settings), folder, recipe, settings
-
-
-def test_every_round_has_more_images_and_starts_from_the_round_before(rounds):
-    result, folder, *_ = rounds
-    assert list(result.sizes) == [64, 128, 192]
-    for arm, found in result.rounds.items():
-        sizes = [[record.dataset.train_size for record in records] for records in found]
-        assert sizes == [[64, 64], [128, 128], [192, 192]]
-        modes = [records[0].init["mode"] for records in found]
-        assert modes == ["cold", *[arm] * 2]
-        assert len({record.seed for records in found for record in records}) == 6
-    assert result.rounds["warm"][0] == result.rounds["cold"][0]
-    assert result.rounds["warm"][1][1].init["source"] == str(folder / "64/cold/seed-1.safetensors")
-    assert result.rounds["warm"][2][1].init["source"] == str(folder / "128/warm/seed-1.safetensors")
-
-
-def test_a_round_ends_with_the_first_epoch_that_reaches_the_goal(rounds):
-    result, *_ = rounds
-    reached = 0
-    for found in result.rounds.values():
-        for record in (record for records in found for record in records):
-            *before, last = [row.train_accuracy for row in record.history]
-            assert all(accuracy < 0.6 for accuracy in before)
-            assert last >= 0.6 or record.epochs == 12
-            assert record.epochs == len(record.history)
-            reached += last >= 0.6
-    assert reached
-    assert sum(result.unfinished(arm) for arm in result.rounds) == 18 - reached
-
-
-def test_only_the_last_rounds_weights_stay_and_kept_rounds_are_not_trained_again(rounds, data):
-    result, folder, recipe, settings = rounds
-    weights = sorted(path.relative_to(folder).parts[0] for path in folder.rglob("*.safetensors"))
-    assert weights == ["192"] * 6
-    said = []
-    again = online(recipe, data, 2, folder, **settings, on_progress=said.append)
-    assert all(progress.kept for progress in said)
-    assert len(said) == 2 + 2 * 6
-    assert again.to_dict() == result.to_dict()
-
-
-def test_the_rounds_are_written_and_drawn(rounds, tmp_path):
-    pytest.importorskip("matplotlib")
-    result, *_ = rounds
-    result.write(tmp_path)
-    names = {path.name for path in result.draw(tmp_path)}
-    assert names == {f"{name}.{form}" for name in ("accuracy", "time") for form in ("png", "svg", "pdf")}
-    assert all(f">{result.title}, n=2<" in (tmp_path / f"{name}.svg").read_text() for name in ("accuracy", "time"))
-    runs = json.loads((tmp_path / "runs.json").read_text())
-    assert runs["warm"]["n_samples_online"] == [0, 64, 128, 192]
-    assert runs["warm"]["test_accuracies_online"][1:] == [100 * found[0].accuracy for found in result.rounds["warm"]]
-    assert "after 12 epochs" in (tmp_path / "table.md").read_text()
-    seconds = result.train_seconds("cold")
-    assert seconds[1] == pytest.approx(sum(found[1].train_seconds for found in result.rounds["cold"]))
-
-
-@pytest.mark.parametrize(("size", "allowed"), [(31, "or more images"), (193, "to the 192 training images")])
-def test_a_round_of_less_than_a_batch_or_of_more_than_there_is_is_refused(data, size, allowed):
-    with pytest.raises(UserError, match=rf"round_size is {size}; allowed: batch_size, 32, {allowed}"):
-        online(RECIPE, data, round_size=size)
-
-
 def test_another_network_is_as_the_first_named_recipe_has_it():
     narrow = get_recipe("warmstart-narrow")
     assert network_of(narrow, "resnet18") == get_recipe("warmstart-resnet18").network
@@ -467,6 +379,6 @@ def test_another_network_is_as_the_first_named_recipe_has_it():
 
 def test_a_folder_of_a_table_is_of_these_networks_and_no_others(data, tmp_path):
     settings = {"networks": ("mlp",), "optimizers": ("sgd",)}
-    table(RECIPE, data, tmp_path / "new", **settings)
+    table(PERCEPTRON, data, tmp_path / "new", **settings)
     with pytest.raises(UserError, match=r"recipe\.network\.hidden is \[16\] there and \[8\] now"):
-        table(change(RECIPE, {"network.hidden": (8,)}), data, tmp_path / "new", **settings)
+        table(change(PERCEPTRON, {"network.hidden": (8,)}), data, tmp_path / "new", **settings)
