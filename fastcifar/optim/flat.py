@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -324,7 +324,23 @@ def _gradients(
     outputs: torch.Tensor, inputs: Sequence[torch.Tensor], gradient: torch.Tensor | None
 ) -> tuple[torch.Tensor, ...]:
     """Return gradients; zeros for inputs that `outputs` does not depend on, such as a block left out in this step."""
+    if gradient is not None and gradient.is_cpu:  # on a GPU it would be one more launch in every step
+        outputs, gradient = _Begin.apply(outputs, gradient), None
     return torch.autograd.grad(outputs, inputs, gradient, materialize_grads=True)
+
+
+class _Begin(torch.autograd.Function):
+    """A scalar whose derivative by `outputs` is `gradient`. From a scalar autograd begins by itself; to look at the
+    shape of a gradient that it is given, it would import SymPy first, half a second of a CPU's training."""
+
+    @staticmethod
+    def forward(ctx: Any, outputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(gradient)
+        return gradient.new_empty(())
+
+    @staticmethod
+    def backward(ctx: Any, one: torch.Tensor) -> tuple[torch.Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return ctx.saved_tensors[0], None
 
 
 def _split(tensor: torch.Tensor, size: int) -> Sequence[torch.Tensor]:
