@@ -85,20 +85,21 @@ template <int WIDE, int... ROWS> Multiply multiply_of(int64_t rows, std::integer
     return all[rows - 1];
 }
 
-// x [images, height + 2 - 2 * padding, width + 2 - 2 * padding, channels], gradient [images, height, width, outputs],
-// out [outputs, 3, 3, channels]; outputs are a multiple of WIDE. border: the first row and column of x count as zeros.
-// Returns 1 where memory ran out, else 0.
+// x [images, x_height, x_width, channels], gradient [images, height, width, outputs], out [outputs, 3, 3, channels];
+// outputs are a multiple of WIDE. border: the first row and column of x count as zeros. Returns 1 where memory ran out,
+// else 0.
 template <int WIDE>
 int weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images, int64_t channels,
-                    int64_t outputs, int64_t height, int64_t width, int64_t padding, int64_t border, int64_t threads) {
+                    int64_t outputs, int64_t height, int64_t width, int64_t x_height, int64_t x_width, int64_t stride,
+                    int64_t padding, int64_t border, int64_t threads) {
     constexpr int64_t HIGH = high(WIDE), TILE = HIGH * WIDE;
     // A chunk is some rows of a pair of images, or all rows of several pairs.
     const int64_t pairs = ceil_div(images, 2), rows = ceil_div(height, ceil_div(height * width, PIXELS));
     const int64_t together = rows < height ? 1 : std::max<int64_t>(1, PIXELS / (height * width));
     const int64_t parts = ceil_div(height, rows), chunks = ceil_div(pairs, together) * parts;
-    const int64_t x_height = height + 2 - 2 * padding, x_width = width + 2 - 2 * padding;
+    const int64_t x_rows = (rows - 1) * stride + 3;
     const int64_t x_panels = ceil_div(channels, HIGH), gradient_panels = outputs / WIDE;
-    const int64_t x_panel = together * (rows + 2) * x_width * HIGH, gradient_panel = together * rows * width * WIDE;
+    const int64_t x_panel = together * x_rows * x_width * HIGH, gradient_panel = together * rows * width * WIDE;
 
     // For each part of an image and tap, the pixels whose neighbor lies in x, and how many there are in a pair.
     auto places = allocate<Place>(parts * TAPS * together * rows * width);
@@ -111,9 +112,10 @@ int weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, 
             for (int64_t pair = 0; pair < together; pair++)
                 for (int64_t row = 0; row < std::min(rows, height - part * rows); row++)
                     for (int64_t column = 0; column < width; column++) {
-                        const int64_t y = part * rows + row + tap / 3 - padding, across = column + tap % 3 - padding;
+                        const int64_t y = (part * rows + row) * stride + tap / 3 - padding;
+                        const int64_t across = column * stride + tap % 3 - padding;
                         if (y < border || y >= x_height || across < border || across >= x_width) continue;
-                        *place++ = {int32_t(((pair * (rows + 2) + row + tap / 3) * x_width + across) * HIGH),
+                        *place++ = {int32_t(((pair * x_rows + row * stride + tap / 3) * x_width + across) * HIGH),
                                     int32_t(((pair * rows + row) * width + column) * WIDE)};
                     }
             counts[part * TAPS + tap] = (place - start) / together;
@@ -141,22 +143,27 @@ int weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, 
         for (int64_t chunk = 0; chunk < chunks; chunk++) {
             const int64_t pair = chunk / parts * together, part = chunk % parts;
             const int64_t here = std::min(together, pairs - pair);
-            for (int64_t line = 0; line < here * (rows + 2); line++) {
-                const int64_t image = 2 * (pair + line / (rows + 2)), row = line % (rows + 2);
-                const int64_t y = part * rows + row - padding, gradient_y = part * rows + row;
+            for (int64_t line = 0; line < here * x_rows; line++) {
+                const int64_t image = 2 * (pair + line / x_rows), row = line % x_rows;
+                const int64_t y = part * rows * stride + row - padding, gradient_y = part * rows + row;
                 const bool odd = image + 1 == images;
                 if (y >= 0 && y < x_height) {
                     const bfloat16* from = x + (image * x_height + y) * x_width * channels + from_x * HIGH;
                     uint32_t* to = packed_x.get() + line * x_width * HIGH;
                     for (int64_t column = 0; column < x_width; column++, from += channels, to += HIGH) {
-                        interleave(from, odd ? nullptr : from + x_height * x_width * channels, used, pixel.get());
+                        const bfloat16* second = odd ? nullptr : from + x_height * x_width * channels;
+                        if (used == HIGH) {  // of a number that the compiler knows
+                            interleave(from, second, HIGH, to);
+                            continue;
+                        }
+                        interleave(from, second, used, pixel.get());
                         for (int64_t panel = 0; panel < to_x - from_x; panel++)
                             std::memcpy(to + panel * x_panel, pixel.get() + panel * HIGH, HIGH * sizeof(uint32_t));
                     }
                 }
                 if (row < rows && gradient_y < height) {
                     const bfloat16* from = gradient + (image * height + gradient_y) * width * outputs;
-                    uint32_t* to = packed_gradient.get() + (line / (rows + 2) * rows + row) * width * WIDE;
+                    uint32_t* to = packed_gradient.get() + (line / x_rows * rows + row) * width * WIDE;
                     for (int64_t column = 0; column < width; column++, from += outputs, to += WIDE)
                         for (int64_t panel = from_gradient; panel < to_gradient; panel++) {
                             const bfloat16* values = from + panel * WIDE;
@@ -194,8 +201,10 @@ int weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, 
 
 // outputs are a multiple of 64, or 16 or 32. Returns 1 where memory ran out, else 0.
 extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient, bfloat16* out, int64_t images,
-                                    int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t padding,
-                                    int64_t border, int64_t threads) {
+                                    int64_t channels, int64_t outputs, int64_t height, int64_t width, int64_t x_height,
+                                    int64_t x_width, int64_t stride, int64_t padding, int64_t border,
+                                    int64_t threads) {
     auto function = outputs == 16 ? weight_gradient<16> : outputs == 32 ? weight_gradient<32> : weight_gradient<64>;
-    return function(x, gradient, out, images, channels, outputs, height, width, padding, border, threads);
+    return function(x, gradient, out, images, channels, outputs, height, width, x_height, x_width, stride, padding, border,
+                    threads);
 }

@@ -1,4 +1,4 @@
-"""The gradient of a 3x3 convolution's filters, stride 1, on CPUs with AVX512-BF16; elsewhere torch's.
+"""The gradient of a 3x3 convolution's filters on CPUs with AVX512-BF16; elsewhere torch's.
 
 Method (conv_weight_gradient.cpp). For each of the nine places (taps) of a filter the gradient is a product of x,
 shifted, with the gradient of the output, summed over all pixels of all images. AVX512-BF16 multiplies pairs of
@@ -34,14 +34,14 @@ _WIDE, _NARROW = 64, (16, 32)
 """Output channels of a panel, and of the narrower panels that are all there is."""
 
 
-def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
+def conv_weight_gradient_reference(x: Tensor, gradient: Tensor, padding: int, border: bool, stride: int = 1) -> Tensor:
     """The specification of `conv_weight_gradient`: torch's own."""
     if border:
         x = x.clone()
         x[:, :, 0] = x[:, :, :, 0] = 0
-    weight, mask = _empty(x, gradient, padding, border), [False, True, False]
+    weight, mask = _empty(x, gradient, padding, border, stride), [False, True, False]
     return torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1, mask
+        gradient, x, weight, None, [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1, mask
     )[1]
 
 
@@ -63,23 +63,23 @@ def has_kernel(x: Tensor, outputs: int) -> bool:
     return x.dtype == torch.bfloat16 and panels and x.numel() > 0 and has_instructions() and use_cpp(SOURCE, x)
 
 
-def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
+def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: bool, stride: int) -> Tensor:
     if gradient.dtype != x.dtype or not gradient.numel() or not has_kernel(x, gradient.shape[1]):
-        return conv_weight_gradient_reference(x, gradient, padding, border)
-    out = _empty(x, gradient, padding, border)
+        return conv_weight_gradient_reference(x, gradient, padding, border, stride)
+    out = _empty(x, gradient, padding, border, stride)
     x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
-    sizes = (len(x), x.shape[1], *gradient.shape[1:], padding, border, torch.get_num_threads())
+    sizes = (len(x), x.shape[1], *gradient.shape[1:], *x.shape[2:], stride, padding, border, torch.get_num_threads())
     call(SOURCE, "conv_weight_gradient", x, gradient, out, *sizes)
     return out
 
 
-def _empty(x: Tensor, gradient: Tensor, padding: int, border: bool) -> Tensor:
+def _empty(x: Tensor, gradient: Tensor, padding: int, border: bool, stride: int) -> Tensor:
     return torch.empty(
         (gradient.shape[1], x.shape[1], 3, 3), dtype=x.dtype, device=x.device, memory_format=torch.channels_last
     )
 
 
-def _products(x: Tensor, gradient: Tensor, padding: int, border: bool) -> list[tuple[int, int]]:
+def _products(x: Tensor, gradient: Tensor, padding: int, border: bool, stride: int) -> list[tuple[int, int]]:
     weight = gradient.shape[1] * x.shape[1] * 9
     size = (x.numel() + gradient.numel() + weight) * x.element_size()
     return [(len(gradient) * math.prod(gradient.shape[2:]) * weight, size)]
@@ -88,23 +88,26 @@ def _products(x: Tensor, gradient: Tensor, padding: int, border: bool) -> list[t
 operator("conv_weight_gradient", _conv_weight_gradient, _empty, products=_products)
 
 
-def conv_weight_gradient(x: Tensor, gradient: Tensor, *, padding: int, border: bool = False) -> Tensor:
-    """Return the gradient `[outputs, C, 3, 3]`, channels-last, of the filters of `conv2d(x, filters, padding=padding)`.
+def conv_weight_gradient(x: Tensor, gradient: Tensor, *, padding: int, border: bool = False, stride: int = 1) -> Tensor:
+    """Return the gradient `[outputs, C, 3, 3]`, channels-last, of the filters of `conv2d(x, filters, None, stride,
+    padding)`.
 
     x: `[N, C, H, W]`, best channels-last.
-    gradient: that of the convolution's output, `[N, outputs, H - 2 + 2 * padding, W - 2 + 2 * padding]`, like x.
+    gradient: that of the convolution's output, `[N, outputs, (H - 3 + 2 * padding) // stride + 1, ...]`, like x.
     padding: 0 or 1.
     border: the first row and column of every image of x count as zeros, whatever they hold; their products are spared.
 
-    Raises ValueError for other shapes or another padding, and for tensors that want a gradient.
+    stride: 1 or more.
+
+    Raises ValueError for other shapes or another padding or stride, and for tensors that want a gradient.
     """
     refuse_gradients(x=x, gradient=gradient)
-    sides = [side - 2 + 2 * padding for side in x.shape[2:]]
-    if padding not in (0, 1) or x.dim() != 4 or gradient.dim() != 4 or len(x) != len(gradient):
+    if padding not in (0, 1) or stride < 1 or x.dim() != 4 or gradient.dim() != 4 or len(x) != len(gradient):
         raise ValueError(
-            f"x is {list(x.shape)}, gradient {list(gradient.shape)}, padding {padding}; allowed: two batches of as "
-            "many images [N, C, H, W], and padding 0 or 1"
+            f"x is {list(x.shape)}, gradient {list(gradient.shape)}, padding {padding}, stride {stride}; allowed: two "
+            "batches of as many images [N, C, H, W], padding 0 or 1, and a stride of 1 or more"
         )
+    sides = [(side - 3 + 2 * padding) // stride + 1 for side in x.shape[2:]]
     if list(gradient.shape[2:]) != sides:
         raise ValueError(f"gradient is {list(gradient.shape)}; allowed: images of {sides} for x {list(x.shape)}")
-    return torch.ops.fastcifar.conv_weight_gradient(x, gradient, padding, border)
+    return torch.ops.fastcifar.conv_weight_gradient(x, gradient, padding, border, stride)

@@ -91,23 +91,25 @@ def call(source: str, function: str, *arguments: View | Tensor | int | float | N
 
     Raises MemoryError where memory runs out, RuntimeError for a tensor that is not on the CPU, and as `use_cpp` does.
     """
-    library = _library(source, True)
-    if getattr(library, function)(*map(_as_c, arguments)):
+    compiled = getattr(_library(source, True), function)
+    if compiled.argtypes is None:  # the same at every call
+        compiled.argtypes = [_kind(argument) for argument in arguments]
+    if compiled(*(_address(argument) if isinstance(argument, Tensor) else argument for argument in arguments)):
         raise MemoryError(f"out of memory in {function} of {Path(source).name}")
 
 
 def _address(tensor: Tensor) -> int:
-    if tensor.device.type != "cpu":
+    if not tensor.is_cpu:
         raise RuntimeError(f"a C++ kernel got a tensor on {tensor.device}; allowed: cpu")
     return tensor.data_ptr()
 
 
-def _as_c(argument: View | Tensor | int | float | None) -> View | ctypes.c_void_p | ctypes.c_int64 | ctypes.c_double:
+def _kind(argument: View | Tensor | int | float | None) -> type:
     if isinstance(argument, View):
-        return argument
+        return View
     if argument is None or isinstance(argument, Tensor):
-        return ctypes.c_void_p(None if argument is None else _address(argument))
-    return ctypes.c_double(argument) if isinstance(argument, float) else ctypes.c_int64(argument)
+        return ctypes.c_void_p
+    return ctypes.c_double if isinstance(argument, float) else ctypes.c_int64
 
 
 class CompilerError(RuntimeError):

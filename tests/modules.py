@@ -87,7 +87,8 @@ def plain(module: nn.Module) -> nn.Module:
         if isinstance(child, fastcifar.GhostBatchNorm):
             new = PlainNorm(child)
         elif isinstance(child, Conv3x3):
-            new = skip_init(nn.Conv2d, child.in_channels, child.out_channels, 3, padding=1, bias=False)
+            shape = {"stride": child.stride, "padding": 1, "bias": False}
+            new = skip_init(nn.Conv2d, child.in_channels, child.out_channels, 3, **shape)
             new.weight = child.weight
         elif isinstance(child, Linear):
             new = skip_init(nn.Linear, child.in_features, child.out_features)

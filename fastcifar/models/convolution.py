@@ -23,10 +23,12 @@ _STRIP = 64
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution, padding 1, stride 1, without bias: `[N, C, H, W]` to `[N, out, H, W]`, channels-last.
+    """A 3x3 convolution, padding 1, without bias: `[N, C, H, W]` to `[N, out, H, W]`, or with a `stride` to every
+    stride-th row and column of that, channels-last.
 
     `bordered` input is `[N, C, H + 1, W + 1]`, with a row of zeros above and a column of zeros to the left: the result
     is then `[N, out, H - 1, W - 1]`, without the last row and column. Where H and W are odd, a 2x2 pool reads no more.
+    Images with a border, strips and pools are for stride 1.
 
     On a CPU, images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
     strips of several; all others by torch's convolution, and all where plain torch is needed (`needs_plain_torch`).
@@ -35,8 +37,8 @@ class Conv3x3(nn.Conv2d):
     With `pool` the result is max-pooled 2x2, in one pass with the convolution, where `pools(x)`.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
     def pools(self, x: torch.Tensor) -> bool:
         """Return True if `forward` may be asked to pool: where `conv_pool` has a kernel for x, which needs no gradient,
@@ -51,40 +53,42 @@ class Conv3x3(nn.Conv2d):
         if pool:
             return conv_pool(x, self.weight, bordered)
         if x.device.type != "cpu" or needs_plain_torch():
-            return _plain(x, self.weight, bordered)
+            return _plain(x, self.weight, bordered, self.stride[0])
         learns = wants_gradient(self.weight) and x.dtype == self.weight.dtype
         if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype:
             learns = False  # the result's gradient is of another dtype than x
         # torch.compile can't follow how the kernel is chosen.
         if learns and not torch.compiler.is_compiling() and has_kernel(x, self.out_channels):
-            return _ByKernel.apply(x, self.weight, bordered)
+            return _ByKernel.apply(x, self.weight, bordered, self.stride[0])
         widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
-        return (strip_convolution if x.shape[3] <= widest else _plain)(x, self.weight, bordered)
+        if self.stride == (1, 1) and x.shape[3] <= widest:
+            return strip_convolution(x, self.weight, bordered)
+        return _plain(x, self.weight, bordered, self.stride[0])
 
 
-def _plain(x: torch.Tensor, weight: torch.Tensor, bordered: bool) -> torch.Tensor:
-    return F.conv2d(x, weight, padding=0 if bordered else 1)
+def _plain(x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -> torch.Tensor:
+    return F.conv2d(x, weight, stride=stride, padding=0 if bordered else 1)
 
 
 class _ByKernel(torch.autograd.Function):
-    """`_plain(x, weight, bordered)`, whose first derivative by `weight` is a kernel's."""
+    """`_plain(x, weight, bordered, stride)`, whose first derivative by `weight` is a kernel's."""
 
     @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bordered: bool) -> torch.Tensor:
+    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.bordered = bordered
-        return _plain(x, weight, bordered)
+        ctx.bordered, ctx.stride = bordered, stride
+        return _plain(x, weight, bordered, stride)
 
     @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        (x, weight), (wants_x, wants_weight, _) = ctx.saved_tensors, ctx.needs_input_grad
+    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        (x, weight), (wants_x, wants_weight, *_) = ctx.saved_tensors, ctx.needs_input_grad
         padding, once = 0 if ctx.bordered else 1, not (torch.is_grad_enabled() or needs_plain_torch())
         wanted = [wants_x, wants_weight and not once, False]
-        rest = ([1, 1], [padding, padding], [1, 1], False, [0, 0], 1, wanted)
+        rest = ([ctx.stride] * 2, [padding, padding], [1, 1], False, [0, 0], 1, wanted)
         grad_x, grad_weight = torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)[:2]
         if wants_weight and once:
-            grad_weight = conv_weight_gradient(x, grad, padding=padding, border=ctx.bordered)
-        return grad_x, grad_weight, None
+            grad_weight = conv_weight_gradient(x, grad, padding=padding, border=ctx.bordered, stride=ctx.stride)
+        return grad_x, grad_weight, None, None
 
 
 def strip_convolution(x: torch.Tensor, weight: torch.Tensor, bordered: bool = False) -> torch.Tensor:

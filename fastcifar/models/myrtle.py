@@ -56,7 +56,7 @@ class MyrtleNet(Network[MyrtleConfig]):
             return nn.Identity()
         if config.downsampling == "max-pool":
             return nn.Sequential(Conv3x3(inputs, outputs), self._norm(outputs), nn.MaxPool2d(2))
-        conv = Shortcut(inputs, outputs, 2) if config.downsampling == "1x1" else _strided(inputs, outputs, 2)
+        conv = Shortcut(inputs, outputs, 2) if config.downsampling == "1x1" else Conv3x3(inputs, outputs, 2)
         return nn.Sequential(conv, self._norm(outputs))
 
     def _norm(self, channels: int) -> GhostBatchNorm:
@@ -86,7 +86,7 @@ class PreActBlock(nn.Module):
         super().__init__()
         inputs, outputs = norm1.num_features, norm2.num_features
         self.norm1 = norm1
-        self.conv1 = Conv3x3(inputs, outputs) if stride == 1 else _strided(inputs, outputs, stride)
+        self.conv1 = Conv3x3(inputs, outputs, stride)
         self.norm2 = norm2
         self.conv2 = Conv3x3(outputs, outputs)
         self.shortcut = Shortcut(inputs, outputs, stride) if stride != 1 or inputs != outputs else None
@@ -106,7 +106,3 @@ class HalfBatchNorm(GhostBatchNorm):
         tensors = (self.running_mean, self.running_var, self.weight, self.bias)
         share = self._share() if self.training else 0.0
         return F.relu(F.batch_norm(input, *tensors, self.training, share, self.eps))
-
-
-def _strided(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)

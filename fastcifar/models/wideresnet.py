@@ -58,10 +58,7 @@ class WideBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, config: WideResNetConfig) -> None:
         super().__init__()
         self.bn1 = norm_of(inputs, config.activation, config.slope)
-        if stride == 1:
-            self.conv1 = Conv3x3(inputs, outputs)
-        else:
-            self.conv1 = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = Conv3x3(inputs, outputs, stride)
         self.bn2 = norm_of(outputs, config.activation, config.slope)
         self.dropout = Dropout(config.dropout) if config.dropout else None
         self.conv2 = Conv3x3(outputs, outputs)

@@ -20,11 +20,15 @@ def kernel():
         pytest.skip("the kernel needs AVX512-BF16, no AMX, and a compiler")
 
 
-def tensors(images, channels, outputs, height, width, padding, border=False, dtype=torch.bfloat16):
-    """Return x and the output's gradient, of which `height` and `width` are the sides, and the exact result."""
-    x = torch.randn(images, channels, height + 2 - 2 * padding, width + 2 - 2 * padding).to(dtype)
+def tensors(images, channels, outputs, height, width, padding, border=False, dtype=torch.bfloat16, stride=1, unread=0):
+    """Return x and the output's gradient, of which `height` and `width` are the sides, and the exact result.
+
+    unread: rows and columns at the end of x that no filter reaches, less than the stride.
+    """
+    sides = [(side - 1) * stride + 3 - 2 * padding + unread for side in (height, width)]
+    x = torch.randn(images, channels, *sides).to(dtype)
     gradient = torch.randn(images, outputs, height, width).to(dtype)
-    exact = conv_weight_gradient_reference(x.double(), gradient.double(), padding, border)
+    exact = conv_weight_gradient_reference(x.double(), gradient.double(), padding, border, stride)
     return *(tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient)), exact
 
 
@@ -43,34 +47,38 @@ def error(found, exact):
     width=st.integers(1, 20),
     padding=st.integers(0, 1),
     border=st.booleans(),
+    stride_and_unread=st.sampled_from([(1, 0), (2, 0), (2, 1), (3, 1), (3, 2)]),
 )
-def test_any_shape_is_exact_to_the_last_rounding(images, channels, outputs, height, width, padding, border):
+def test_any_shape_is_exact_to_the_last_rounding(images, height, width, padding, border, stride_and_unread, **channels):
     torch.manual_seed(images)
-    x, gradient, exact = tensors(images, channels, outputs, height, width, padding, border)
-    found = conv_weight_gradient(x, gradient, padding=padding, border=border)
+    stride, unread = stride_and_unread
+    sides = {"height": height, "width": width, "padding": padding, "border": border}
+    x, gradient, exact = tensors(images, **channels, **sides, stride=stride, unread=unread)
+    found = conv_weight_gradient(x, gradient, padding=padding, border=border, stride=stride)
     assert found.is_contiguous(memory_format=torch.channels_last)
     assert error(found, exact) < 2**-8
 
 
 @needs_kernel
 @pytest.mark.parametrize(
-    ("images", "channels", "outputs", "side", "padding"),
+    ("images", "channels", "outputs", "side", "padding", "stride"),
     [
-        (3, 24, 64, 30, 0),
-        (4, 16, 16, 32, 1),
-        (6, 32, 32, 16, 1),
-        (5, 256, 256, 7, 1),
-        (64, 256, 256, 3, 1),
-        (2, 64, 256, 40, 1),
+        (3, 24, 64, 30, 0, 1),
+        (4, 16, 16, 32, 1, 1),
+        (6, 32, 32, 16, 1, 1),
+        (5, 256, 256, 7, 1, 1),
+        (64, 256, 256, 3, 1, 1),
+        (2, 64, 256, 40, 1, 1),
+        (4, 16, 32, 16, 1, 2),
     ],
 )
-def test_any_number_of_threads_gives_the_same_bits(images, channels, outputs, side, padding):
-    x, gradient, exact = tensors(images, channels, outputs, side, side, padding)
+def test_any_number_of_threads_gives_the_same_bits(images, channels, outputs, side, padding, stride):
+    x, gradient, exact = tensors(images, channels, outputs, side, side, padding, stride=stride)
     threads, results = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3, 50):  # fifty have parts of a panel each
             torch.set_num_threads(count)
-            results.append(conv_weight_gradient(x, gradient, padding=padding))
+            results.append(conv_weight_gradient(x, gradient, padding=padding, stride=stride))
     finally:
         torch.set_num_threads(threads)
     assert error(results[0], exact) < 2**-8
@@ -133,7 +141,7 @@ def test_where_torch_is_limited_to_avx2_there_is_none_by_force_either(monkeypatc
 @pytest.mark.parametrize("outputs", [2**46, 2**58])
 def test_memory_that_there_is_not_is_an_error(outputs):
     with pytest.raises(MemoryError, match="out of memory in conv_weight_gradient"):
-        call(SOURCE, "conv_weight_gradient", None, None, None, 1, 1, outputs, 1, 1, 1, False, 2)
+        call(SOURCE, "conv_weight_gradient", None, None, None, 1, 1, outputs, 1, 1, 1, 1, 1, 1, False, 2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -144,21 +152,23 @@ def test_no_images_give_zeros(dtype):
 
 def test_is_a_well_formed_operator_and_counted():
     x, gradient, _ = tensors(2, 5, 64, 3, 4, 0)
-    torch.library.opcheck(torch.ops.fastcifar.conv_weight_gradient.default, (x, gradient, 0, False))
+    torch.library.opcheck(torch.ops.fastcifar.conv_weight_gradient.default, (x, gradient, 0, False, 1))
     macs = 2 * 64 * 3 * 4 * 5 * 9
     values = x.numel() + gradient.numel() + 64 * 5 * 9
-    assert PRODUCTS["conv_weight_gradient"](x, gradient, 0, False) == [(macs, 2 * values)]
-    assert PRODUCTS["conv_weight_gradient"](x, gradient[:, :0], 0, False) == [(0, 2 * x.numel())]
+    assert PRODUCTS["conv_weight_gradient"](x, gradient, 0, False, 1) == [(macs, 2 * values)]
+    assert PRODUCTS["conv_weight_gradient"](x, gradient[:, :0], 0, False, 1) == [(0, 2 * x.numel())]
 
 
 @pytest.mark.parametrize(
-    ("x", "gradient", "padding", "message"),
+    ("x", "gradient", "padding", "stride", "message"),
     [
-        ((2, 3, 4, 4), (2, 5, 4, 4), 2, r"padding 2; allowed: .*padding 0 or 1"),
-        ((2, 3, 4, 4), (3, 5, 4, 4), 1, "two batches of as many images"),
-        ((2, 3, 4, 4), (2, 5, 4, 4), 0, r"gradient is \[2, 5, 4, 4\]; allowed: images of \[2, 2\]"),
+        ((2, 3, 4, 4), (2, 5, 4, 4), 2, 1, r"padding 2, stride 1; allowed: .*padding 0 or 1"),
+        ((2, 3, 4, 4), (2, 5, 4, 4), 1, 0, r"stride 0; allowed: .*a stride of 1 or more"),
+        ((2, 3, 4, 4), (3, 5, 4, 4), 1, 1, "two batches of as many images"),
+        ((2, 3, 4, 4), (2, 5, 4, 4), 0, 1, r"gradient is \[2, 5, 4, 4\]; allowed: images of \[2, 2\]"),
+        ((2, 3, 5, 4), (2, 5, 3, 3), 1, 2, r"gradient is \[2, 5, 3, 3\]; allowed: images of \[3, 2\]"),
     ],
 )
-def test_what_does_not_fit_is_refused(x, gradient, padding, message):
+def test_what_does_not_fit_is_refused(x, gradient, padding, stride, message):
     with pytest.raises(ValueError, match=message):
-        conv_weight_gradient(torch.zeros(x), torch.zeros(gradient), padding=padding)
+        conv_weight_gradient(torch.zeros(x), torch.zeros(gradient), padding=padding, stride=stride)

@@ -35,14 +35,16 @@ def test_strips_give_torchs_convolution_with_its_gradients(images, before, width
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("side", [3, 7, 11])
+@pytest.mark.parametrize("side", [3, 7, 8, 11])
 def test_the_layer_is_torchs_convolution_at_any_size(side, dtype):
     torch.manual_seed(side)
-    conv = Conv3x3(16, 16).to(dtype)
+    conv, halving = Conv3x3(16, 16).to(dtype), Conv3x3(16, 16, stride=2).to(dtype)
+    halving.weight = conv.weight
     x = torch.randn(5, 16, side, side).to(dtype)
     expected = F.conv2d(x.double(), conv.weight.double(), padding=1)
     bordered = conv(F.pad(x, (1, 0, 1, 0)), bordered=True)
-    for out, exact in ((conv(x), expected), (bordered, expected[:, :, :-1, :-1])):
+    others = ((bordered, expected[:, :, :-1, :-1]), (halving(x), expected[:, :, ::2, ::2]))
+    for out, exact in ((conv(x), expected), *others):
         error = (out.double() - exact).norm() / exact.norm()
         assert out.shape == exact.shape and error < (1e-6 if dtype == torch.float32 else 5e-3)
 
@@ -158,19 +160,20 @@ def bordered_images(images, channels, side, bordered):
     return x.bfloat16().contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
-def exact_of(x, weight, bordered):
+def exact_of(x, weight, bordered, stride=1):
     """Return the convolution in float64, with tensors to differentiate it by."""
     x, weight = (tensor.detach().double().requires_grad_() for tensor in (x, weight))
-    return F.conv2d(x, weight, padding=0 if bordered else 1), (x, weight)
+    return F.conv2d(x, weight, stride=stride, padding=0 if bordered else 1), (x, weight)
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("bordered", [False, True])
-@pytest.mark.parametrize("side", [3, 7, 15])
-def test_the_kernels_gradients_are_torchs(side, bordered):
+@pytest.mark.parametrize(("bordered", "stride"), [(False, 1), (True, 1), (False, 2)])
+@pytest.mark.parametrize("side", [3, 7, 8, 15])
+def test_the_kernels_gradients_are_torchs(side, bordered, stride):
     torch.manual_seed(side)
-    x, conv = bordered_images(9, 24, side, bordered), Conv3x3(24, 64).bfloat16().to(memory_format=torch.channels_last)
-    out, (exact, tensors) = conv(x, bordered), exact_of(x, conv.weight, bordered)
+    x, conv = bordered_images(9, 24, side, bordered), Conv3x3(24, 64, stride).bfloat16()
+    conv.to(memory_format=torch.channels_last)
+    out, (exact, tensors) = conv(x, bordered), exact_of(x, conv.weight, bordered, stride)
     assert type(out.grad_fn).__name__ == "_ByKernelBackward"
     upstream = torch.randn_like(out)
     found = (out, *torch.autograd.grad(out, (x, conv.weight), upstream))
