@@ -4,8 +4,8 @@
     python -m bench.tables --check    # exit code 1 where they are not those that the results make
 
 Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
-names no table is a line of the table `measurements`. Pages of docs/posts have the tables that an experiment's folder
-`bench/results/posts/NAME` keeps.
+names no table is a line of the table `measurements`. Pages of `KEPT` have the tables that an experiment's folder
+`bench/results/.../NAME` keeps.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ PAGES = {
     **{"tutorial": "docs/transfer.md", "course-sweeps": "examples/course/README.md"},
 }
 """The page of a table, where that is not README.md."""
+KEPT = {"posts": "docs/posts/*.md", "warm-start": "docs/warm-start.md"}
+"""The pages that show the tables which the experiments in a folder of bench/results keep."""
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
 
 
@@ -116,9 +118,11 @@ def main() -> int:
     check = parser.parse_args().check
     pages = by_page(read_results(ROOT / "bench" / "results"))
     making = {ROOT / name: partial(with_tables, results=results) for name, results in pages.items()}
-    kept = partial(with_kept_tables, folder=ROOT / "bench" / "results" / "posts")
+    for folder, pattern in KEPT.items():
+        kept = partial(with_kept_tables, folder=ROOT / "bench" / "results" / folder)
+        making |= dict.fromkeys(ROOT.glob(pattern), kept)
     stale = []
-    for page, make in (making | dict.fromkeys((ROOT / "docs" / "posts").glob("*.md"), kept)).items():
+    for page, make in making.items():
         old = page.read_text(encoding="utf-8")
         new = make(old)
         stale += [page] * (new != old)

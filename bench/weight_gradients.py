@@ -1,4 +1,5 @@
-"""Time the weight gradient of each 3x3 convolution of speedrun94, computed in each of several ways, on a CPU.
+"""Time the weight gradient of each 3x3 convolution of speedrun94, and of the strided ones of a narrow ResNet-18,
+computed in each of several ways, on a CPU.
 
     python -m bench.weight_gradients                           # a batch of 512 images in bfloat16: a minute
     python -m bench.weight_gradients --dtype float32 --batch 128
@@ -7,8 +8,9 @@ In each round all ways of a layer are called once, in turn. Operations are count
 each multiply-add, products with padding included. The ways:
 
     torch      torch's own
-    strips     torch's, of images laid side by side: for images up to 16 pixels wide
-    shifts     a matrix product for each of the nine taps, of shifted views with the batch innermost; with transposes
+    strips     torch's, of images laid side by side: for images up to 16 pixels wide, without a stride
+    shifts     a matrix product for each of the nine taps, of shifted views with the batch innermost; with transposes,
+               without a stride
     kernel     fastcifar's in C++, where it has one
     product    one matrix product of as many operations, as a ceiling
     forward    torch's forward pass, to set the others beside
@@ -37,16 +39,19 @@ _WIDEST = 16
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution: channels before and after, the side of its output, and its padding, 0 or 1. Without padding the
-    input has a border of zeros above and to the left of each image."""
+    """A convolution: channels before and after, the side of its output, its padding, 0 or 1, and its stride. Without
+    padding the input has a border of zeros above and to the left of each image."""
 
     inputs: int
     outputs: int
     side: int
     padding: int
+    stride: int = 1
 
     def __str__(self) -> str:
-        return f"{self.inputs} to {self.outputs} at {self.side}x{self.side}{'' if self.padding else ', bordered'}"
+        return f"{self.inputs} to {self.outputs} at {self.side}x{self.side}{'' if self.padding else ', bordered'}" + (
+            f", stride {self.stride}" if self.stride > 1 else ""
+        )
 
 
 LAYERS = (
@@ -56,6 +61,9 @@ LAYERS = (
     Layer(256, 256, 7, 1),
     Layer(256, 256, 6, 0),
     Layer(256, 256, 3, 1),
+    Layer(16, 32, 16, 1, stride=2),
+    Layer(32, 64, 8, 1, stride=2),
+    Layer(64, 128, 4, 1, stride=2),
 )
 
 
@@ -97,7 +105,7 @@ def main() -> int:
 
 def ways(layer: Layer, batch: int, dtype: torch.dtype) -> tuple[dict[str, Work], int]:
     """Return the ways of computing a layer's weight gradient on random values, and the operations of each."""
-    side = layer.side + 2 - 2 * layer.padding
+    side = layer.side * layer.stride + 2 - 2 * layer.padding
     x = _channels_last(torch.randn(batch, layer.inputs, side, side, dtype=dtype))
     if not layer.padding:
         x[:, :, 0] = x[:, :, :, 0] = 0
@@ -106,15 +114,17 @@ def ways(layer: Layer, batch: int, dtype: torch.dtype) -> tuple[dict[str, Work],
     pixels = batch * layer.side**2
     left = torch.randn(layer.outputs, pixels, dtype=dtype)
     right = torch.randn(pixels, 9 * layer.inputs, dtype=dtype)
-    padding, border = layer.padding, not layer.padding
-    work: dict[str, Work] = {"torch": partial(conv_weight_gradient_reference, x, gradient, padding, False)}
-    if side <= _WIDEST:
+    padding, border, stride = layer.padding, not layer.padding, layer.stride
+    work: dict[str, Work] = {"torch": partial(conv_weight_gradient_reference, x, gradient, padding, False, stride)}
+    if side <= _WIDEST and stride == 1:
         work["strips"] = partial(by_strips, x, gradient, padding)
-    work["shifts"] = partial(by_shifts, x, gradient, padding)
+    if stride == 1:
+        work["shifts"] = partial(by_shifts, x, gradient, padding)
     if has_kernel(x, layer.outputs):
-        work["kernel"] = partial(conv_weight_gradient, x, gradient, padding=padding, border=border)
+        how = {"padding": padding, "border": border, "stride": stride}
+        work["kernel"] = partial(conv_weight_gradient, x, gradient, **how)
     work["product"] = partial(torch.mm, left, right)
-    work["forward"] = partial(torch.conv2d, x, weight, None, 1, padding)
+    work["forward"] = partial(torch.conv2d, x, weight, None, stride, padding)
     return work, 2 * pixels * weight.numel()
 
 

@@ -12,9 +12,10 @@ Sums are float32 over all images, in an order that does not depend on the number
 own), and are rounded once.
 
 Taken where `python -m bench.weight_gradients` found it faster than torch's, which is at every shape that it computes:
-1.25 to 2.1 times on Zen 4, at 86% of the peak and more; 1.15 times at 16 channels to 16, 1.3 at 32 to 32. An image's
-3 channels to 16 stay with torch (0.6). Not where the CPU has AMX, whose products are four times as fast and torch's:
-there it is unmeasured (`FASTCIFAR_KERNELS=cpp` forces it).
+1.25 to 2.1 times on Zen 4, at 86% of the peak and more; 1.15 times at 16 channels to 16, 1.3 at 32 to 32; 3.8 to 4.1
+times with stride 2 at 16 to 32, 32 to 64 and 64 to 128 (`--batch 128`). An image's 3 channels to 16 stay with torch
+(0.6). Not where the CPU has AMX, whose products are four times as fast and torch's: there it is unmeasured
+(`FASTCIFAR_KERNELS=cpp` forces it).
 """
 
 from __future__ import annotations

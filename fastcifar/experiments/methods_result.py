@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -13,7 +14,7 @@ from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.methods import METHODS, cold_of, key_of
 from fastcifar.experiments.result import Failed, Outcome, SeparateArms, known, paired
 from fastcifar.experiments.warm_starts import COLD, WARM, doubts
-from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, seconds, summarize
+from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, summarize
 
 if TYPE_CHECKING:
     from fastcifar.diagnose import Plasticity
@@ -43,9 +44,10 @@ class Row:
     above_warm: Summary | None
     above_own_cold: Summary | None
     """Less that of the cold start that trains as it does, where the method changes the training."""
-    seconds: Summary | None
-    """Training in the second and later rounds together, in which arms differ; with `start_seconds`."""
-    start_seconds: Summary | None
+    seconds: list[float]
+    """Training in the second and later rounds together, in which arms differ; with `start_seconds`. One for each run:
+    it is their median that is shown, since one run beside another program says little."""
+    start_seconds: list[float]
     """The part of them before the first steps, in what the start computes."""
     replaced: Summary | None
     """Units that began again in the last round, where the method does that."""
@@ -97,8 +99,8 @@ class MethodsResult(SeparateArms):
             above_cold=self.difference(part, arm, COLD),
             above_warm=self.difference(part, arm, WARM),
             above_own_cold=self.difference(part, arm, own) if own in self.arms else None,
-            seconds=_summary(sum(found[seed].train_seconds for found in rounds) for seed in whole),
-            start_seconds=_summary(sum(found[seed].phases.get(PHASE, 0.0) for found in rounds) for seed in whole),
+            seconds=[sum(found[seed].train_seconds for found in rounds) for seed in whole],
+            start_seconds=[sum(found[seed].phases.get(PHASE, 0.0) for found in rounds) for seed in whole],
             replaced=_summary(run.units_replaced for run in runs.values() if run.units_replaced is not None),
             inside=[self._inside(key_of(*part, size, arm)) for size in self._sizes(part[1])],
         )
@@ -145,13 +147,13 @@ class MethodsResult(SeparateArms):
                     row.arm + self.failed_words(key_of(*part, self._sizes(part[1])[-1], row.arm)),
                     *(_or_dash(each, percent) for each in (row.test, row.train)),
                     *(_or_dash(each, points) for each in (row.above_cold, row.above_own_cold, row.above_warm)),
-                    _or_dash(row.seconds, seconds),
-                    _or_dash(row.start_seconds if row.start_seconds and row.start_seconds.mean else None, seconds),
+                    _median(row.seconds),
+                    _median(row.start_seconds if any(row.start_seconds) else []),
                 )
                 for row in rows
             ]
             heads = ("start", f"{self.tested} accuracy", "train", "above cold", "above its own cold", "above warm")
-            heads += ("training", "of which the start")
+            heads += ("training, median", "of which the start")
             tables.append(Table(f"{' '.join(part)}: differences in points, seed by seed ({n})", heads, tuple(cells)))
             if looked := [row for row in rows if row.inside[-1]]:
                 names = list(dict.fromkeys(name for row in looked for name in row.inside[-1]))
@@ -201,8 +203,10 @@ class MethodsResult(SeparateArms):
             name = "-".join(part)
             rows = [row for row in self.rows(part) if row.test and not row.arm.startswith(f"{COLD}-")]
             how: dict[str, Any] = {"title": f"{self.title}, {' '.join(part)}, n={self.n}"}
-            timed = [(row, row.seconds.mean) for row in rows if row.seconds]
-            figures[f"{name}-cost"] = Figure("training after the first round (s)", accuracy, _named(timed), **how)
+            timed = [(row, statistics.median(row.seconds)) for row in rows if row.seconds]
+            figures[f"{name}-cost"] = Figure(
+                "training after the first round, median (s)", accuracy, _named(timed), **how
+            )
             for measure in dict.fromkeys(measure for row in rows for measure in row.inside[-1]):
                 found = [(row, row.inside[-1][measure].mean) for row in rows if measure in row.inside[-1]]
                 words = f"{measure.replace('_', ' ')} before the first step of the last round"
@@ -229,6 +233,14 @@ def _summary(values: Iterable[float]) -> Summary | None:
 
 def _or_dash(value: Summary | None, form: Callable[[Summary], str]) -> str:
     return "-" if value is None else form(value)
+
+
+def _median(seconds: Sequence[float]) -> str:
+    """Return the median, of several with the least and the most: "12.3 s (12.1 to 14.0)"."""
+    if not seconds:
+        return "-"
+    spread = f" ({min(seconds):,.1f} to {max(seconds):,.1f})" if len(seconds) > 1 else ""
+    return f"{statistics.median(seconds):,.1f} s{spread}"
 
 
 def _short(value: Summary) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.record import ADDED, GIVEN
-from bench.tables import by_page, outside_tables, read_results, table, with_kept_tables, with_tables
+from bench.tables import KEPT, by_page, outside_tables, read_results, table, with_kept_tables, with_tables
 from fastcifar.recipes import SUMMARIES
 from fastcifar.recipes.named import speedrun
 
@@ -45,20 +45,23 @@ def test_every_page_shows_the_committed_results(page):
     assert with_tables(text, by_page(RESULTS)[page]) == text
 
 
-def test_the_pages_of_the_posts_show_what_experiments_left():
-    folder, pages = ROOT / "bench" / "results" / "posts", sorted((ROOT / "docs" / "posts").glob("*.md"))
+@pytest.mark.parametrize("name", KEPT)
+def test_pages_show_what_experiments_left(name):
+    folder, pages = ROOT / "bench" / "results" / name, sorted(ROOT.glob(KEPT[name]))
     texts = [page.read_text(encoding="utf-8") for page in pages]
-    assert [page.name[0] for page in pages] == [*"12345678", "R"]
     assert [with_kept_tables(text, folder) for text in texts] == texts
-    assert [page.name for page, text in zip(pages, texts, strict=True) if "**What came out.**" not in text] == [
-        "README.md"
-    ]
-    assert not any(text.rstrip().endswith(":") for text in texts)
     for kept in folder.iterdir():
         if kept.is_dir():
             assert sum(f"<!-- begin {kept.name} -->" in text for text in texts) == 1
             results = json.loads((kept / "results.json").read_text(encoding="utf-8"))
             assert results["sha256"] and results["experiment"] in (kept / "table.md").read_text(encoding="utf-8")
+
+
+def test_every_post_says_what_came_out():
+    pages = {page.name: page.read_text(encoding="utf-8") for page in sorted(ROOT.glob(KEPT["posts"]))}
+    assert [name[0] for name in pages] == [*"12345678", "R"]
+    assert [name for name, text in pages.items() if "**What came out.**" not in text] == ["README.md"]
+    assert not any(text.rstrip().endswith(":") for text in pages.values())
 
 
 def test_no_figure_of_the_readme_is_without_a_result():

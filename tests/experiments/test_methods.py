@@ -60,7 +60,7 @@ def test_a_row_says_what_its_runs_say(found):
                 differences = [a - b for a, b in zip(accuracies[row.arm], accuracies[other], strict=True)]
                 assert said == summarize(differences)
         runs = found.outcomes[f"plain/half/192/{row.arm}"]
-        assert row.seconds == summarize([run.train_seconds for run in runs])
+        assert row.seconds == [run.train_seconds for run in runs]
 
 
 def test_the_first_run_of_each_arm_is_looked_into_before_its_first_step(found, kept):
@@ -145,15 +145,15 @@ def test_online_goes_on_round_by_round(data):
     assert "regularized/online/64/cold" in before.init["source"]
     assert last.recipe.label_smoothing == 0.1 and last.dataset.train_size == 192
     row = {row.arm: row for row in found.rows(("regularized", "online"))}["shrink-perturb"]
-    assert row.seconds.mean == pytest.approx(last.train_seconds + before.train_seconds)
+    assert row.seconds == [pytest.approx(last.train_seconds + before.train_seconds)]
 
 
 def test_what_a_start_computes_is_a_part_of_the_seconds(found):
     rows = {row.arm: row for row in found.rows(PART)}
-    assert 0 < rows["fire"].start_seconds.mean < rows["fire"].seconds.mean
+    assert all(0 < start < whole for start, whole in zip(rows["fire"].start_seconds, rows["fire"].seconds, strict=True))
     assert rows["continual-backprop"].replaced.mean > 0 and rows["warm"].replaced is None
     assert "units that began again in the last round, mean: redo " in "\n".join(found.remarks())
-    assert rows["warm"].start_seconds.mean == 0
+    assert not any(rows["warm"].start_seconds)
 
 
 def test_more_regularization_leaves_no_method_with_less_decay(data):
