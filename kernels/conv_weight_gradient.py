@@ -97,7 +97,6 @@ def conv_weight_gradient(x: Tensor, gradient: Tensor, *, padding: int, border: b
     gradient: that of the convolution's output, `[N, outputs, (H - 3 + 2 * padding) // stride + 1, ...]`, like x.
     padding: 0 or 1.
     border: the first row and column of every image of x count as zeros, whatever they hold; their products are spared.
-
     stride: 1 or more.
 
     Raises ValueError for other shapes or another padding or stride, and for tensors that want a gradient.

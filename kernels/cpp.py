@@ -87,7 +87,7 @@ def call(source: str, function: str, *arguments: View | Tensor | int | float | N
     """Call `function` of `source`.
 
     arguments: a tensor is passed by the address of its first element, None as a null pointer, an int (or bool) as
-        int64_t, a float as double, images as a `View`.
+        int64_t, a float as double, images as a `View`; each of the same kind at every call of a function.
 
     Raises MemoryError where memory runs out, RuntimeError for a tensor that is not on the CPU, and as `use_cpp` does.
     """

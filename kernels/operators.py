@@ -86,10 +86,14 @@ def autograd(name: str, backward: Callable, save: Callable, differentiable: Call
 
 
 def needs_plain_torch() -> bool:
-    """Return True where an operator's specification must take its place: `torch.export` (and with it ONNX) and
-    `torch.jit.trace` keep what they see, and the transforms of `torch.func` and forward derivatives know no other."""
-    transforms = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return transforms or torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
+    """Return True where an operator's specification must take its place: in what `is_exported`, and because the
+    transforms of `torch.func` and forward derivatives know no other."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0 or is_exported()
+
+
+def is_exported() -> bool:
+    """Return True under `torch.export` (and with it ONNX) and `torch.jit.trace`, which keep what they see."""
+    return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
 def wants_gradient(*tensors: Tensor | None) -> bool:

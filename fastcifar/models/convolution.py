@@ -28,11 +28,11 @@ class Conv3x3(nn.Conv2d):
 
     `bordered` input is `[N, C, H + 1, W + 1]`, with a row of zeros above and a column of zeros to the left: the result
     is then `[N, out, H - 1, W - 1]`, without the last row and column. Where H and W are odd, a 2x2 pool reads no more.
-    Images with a border, strips and pools are for stride 1.
 
     On a CPU, images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
-    strips of several; all others by torch's convolution, and all where plain torch is needed (`needs_plain_torch`).
-    Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to rounding.
+    strips of several, unless there is a stride; all others by torch's convolution, and all where plain torch is needed
+    (`needs_plain_torch`). Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to
+    rounding.
 
     With `pool` the result is max-pooled 2x2, in one pass with the convolution, where `pools(x)`.
     """
@@ -42,9 +42,9 @@ class Conv3x3(nn.Conv2d):
 
     def pools(self, x: torch.Tensor) -> bool:
         """Return True if `forward` may be asked to pool: where `conv_pool` has a kernel for x, which needs no gradient,
-        outside of autocast and torch.compile, and where plain torch need not be."""
+        without a stride, outside of autocast and torch.compile, and where plain torch need not be."""
         kind = x.device.type
-        if kind == "meta" or x.dtype != self.weight.dtype or torch.compiler.is_compiling():
+        if self.stride != (1, 1) or kind == "meta" or x.dtype != self.weight.dtype or torch.compiler.is_compiling():
             return False
         autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
         return not (autocast or needs_plain_torch() or wants_gradient(x)) and pools_at_once(x, self.weight)

@@ -324,8 +324,10 @@ def _gradients(
     outputs: torch.Tensor, inputs: Sequence[torch.Tensor], gradient: torch.Tensor | None
 ) -> tuple[torch.Tensor, ...]:
     """Return gradients; zeros for inputs that `outputs` does not depend on, such as a block left out in this step."""
-    if gradient is not None and gradient.is_cpu:  # on a GPU it would be one more launch in every step
-        outputs, gradient = _Begin.apply(outputs, gradient), None
+    # On a GPU it would be one more launch in every step. What has not the shape of `outputs` torch refuses.
+    if gradient is not None and gradient.is_cpu and gradient.shape == outputs.shape:
+        with torch.enable_grad():
+            outputs, gradient = _Begin.apply(outputs, gradient), None
     return torch.autograd.grad(outputs, inputs, gradient, materialize_grads=True)
 
 

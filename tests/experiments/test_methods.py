@@ -9,6 +9,7 @@ from fastcifar.diagnose import read_diagnosis
 from fastcifar.errors import UserError
 from fastcifar.experiments import Diverged
 from fastcifar.experiments.methods import METHODS, cold_of
+from fastcifar.experiments.methods_result import MethodsResult
 from fastcifar.experiments.named.methods import Methods
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.report import summarize
@@ -146,6 +147,14 @@ def test_online_goes_on_round_by_round(data):
     assert last.recipe.label_smoothing == 0.1 and last.dataset.train_size == 192
     row = {row.arm: row for row in found.rows(("regularized", "online"))}["shrink-perturb"]
     assert row.seconds == [pytest.approx(last.train_seconds + before.train_seconds)]
+
+
+def test_of_seconds_the_median_is_shown(found, monkeypatch):
+    row = dataclasses.replace(found.rows(PART)[0], seconds=[9.0, 1.25, 2.0], start_seconds=[0.0] * 3)
+    monkeypatch.setattr(MethodsResult, "_row", lambda self, part, arm: dataclasses.replace(row, arm=arm))
+    table = found.tables()[0]
+    assert table.columns[-2:] == ("training, median", "of which the start")
+    assert {cells[-2:] for cells in table.rows} == {("2.0 s (1.2 to 9.0)", "-")}
 
 
 def test_what_a_start_computes_is_a_part_of_the_seconds(found):

@@ -92,6 +92,9 @@ def test_it_pools_nothing_where_that_would_lose_a_gradient_or_another_layer(monk
     network.blocks[0].norms[0].pool = False
     assert taken(network.blocks[0], torch.randn(2, 24, 6, 6).half()) == set()
     network, images = make()
+    network.blocks[0].convs[0].stride = (2, 2)
+    assert taken(network.blocks[0], torch.randn(2, 24, 8, 8).half()) == set()
+    network, images = make()
     with torch.autocast("cpu", torch.bfloat16):
         assert not network.blocks[0].convs[0].pools(torch.zeros(2, 24, 8, 8).half())
 

@@ -69,6 +69,21 @@ def test_a_backward_pass_overwrites_the_gradients_with_autograds(dtype):
     assert sum(group.grads.count_nonzero() for group in flat.groups) <= covered
 
 
+@pytest.mark.parametrize("gradients", [torch.enable_grad, torch.no_grad])
+def test_a_backward_pass_from_a_gradient_of_the_outputs(gradients):
+    flat = FlatModel(make_model())
+    loss = loss_of(flat.model)
+    flat.backward(loss)
+    expected = [group.grads.clone() for group in flat.groups]
+    outputs = loss_of(flat.model).expand(2)
+    with gradients():
+        flat.backward(outputs, torch.tensor([0.25, 0.75]))
+    for group, grads in zip(flat.groups, expected, strict=True):
+        torch.testing.assert_close(group.grads, grads)
+    with pytest.raises(RuntimeError, match="Mismatch in shape"):
+        flat.backward(outputs, torch.ones(3, 2))
+
+
 def test_trained_scales_are_a_group_of_their_own():
     flat = FlatModel(make_model(dataclasses.replace(NARROW, freeze_scale=False)))
     assert {group.name for group in flat.groups} == {"weights", "scales", "biases"}
