@@ -65,10 +65,10 @@ def autograd(name: str, backward: Callable, save: Callable, differentiable: Call
         return output
 
     def once(ctx, *gradients):
-        if not torch.is_grad_enabled():
-            return None, *backward(ctx, *gradients)
-        if differentiable is not None:
-            return None, *differentiable(ctx, *gradients)
+        compute = differentiable if torch.is_grad_enabled() else backward
+        if compute is not None:
+            found = compute(ctx, *gradients)
+            return None, *(found if isinstance(found, tuple) else (found,))
         # torch's `once_differentiable` misses what comes by tensors that are not saved
         raise RuntimeError(
             f"fastcifar::{name} has a first derivative alone, create_graph=True asks for the second; allowed: the "
