@@ -205,6 +205,6 @@ extern "C" int conv_weight_gradient(const bfloat16* x, const bfloat16* gradient,
                                     int64_t x_width, int64_t stride, int64_t padding, int64_t border,
                                     int64_t threads) {
     auto function = outputs == 16 ? weight_gradient<16> : outputs == 32 ? weight_gradient<32> : weight_gradient<64>;
-    return function(x, gradient, out, images, channels, outputs, height, width, x_height, x_width, stride, padding, border,
-                    threads);
+    return function(x, gradient, out, images, channels, outputs, height, width, x_height, x_width, stride, padding,
+                    border, threads);
 }

@@ -15,6 +15,7 @@ from fastcifar.experiments.methods import METHODS, cold_of, key_of
 from fastcifar.experiments.result import Failed, Outcome, SeparateArms, known, paired
 from fastcifar.experiments.warm_starts import COLD, WARM, doubts
 from fastcifar.report import Figure, Line, Summary, Table, counted, percent, points, summarize
+from fastcifar.report.tables import seconds_and_spread
 
 if TYPE_CHECKING:
     from fastcifar.diagnose import Plasticity
@@ -236,11 +237,7 @@ def _or_dash(value: Summary | None, form: Callable[[Summary], str]) -> str:
 
 
 def _median(seconds: Sequence[float]) -> str:
-    """Return the median, of several with the least and the most: "12.3 s (12.1 to 14.0)"."""
-    if not seconds:
-        return "-"
-    spread = f" ({min(seconds):,.1f} to {max(seconds):,.1f})" if len(seconds) > 1 else ""
-    return f"{statistics.median(seconds):,.1f} s{spread}"
+    return seconds_and_spread(seconds, statistics.median) if seconds else "-"
 
 
 def _short(value: Summary) -> str:

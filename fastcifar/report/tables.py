@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from fastcifar.escape import in_markdown, shown
@@ -86,6 +87,13 @@ def nats(summary: Summary, sign: str = "-") -> str:
 def seconds(summary: Summary) -> str:
     """Return a mean of seconds: "12.3 s"."""
     return f"{summary.mean:,.1f} s"
+
+
+def seconds_and_spread(seconds: Sequence[float], middle: Callable[[Sequence[float]], float]) -> str:
+    """Return what `middle` makes of seconds (their mean, their median), and of several the least and the most:
+    "12.3 s (12.1 to 14.0)"."""
+    spread = f" ({min(seconds):,.1f} to {max(seconds):,.1f})" if len(seconds) > 1 else ""
+    return f"{middle(seconds):,.1f} s{spread}"
 
 
 def _half(summary: Summary) -> str:

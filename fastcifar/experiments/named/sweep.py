@@ -9,7 +9,7 @@ import hashlib
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ from fastcifar.recipes import Recipe, change, label
 from fastcifar.recipes.factors import read_values
 from fastcifar.recipes.text import Written, leaves, to_text, with_all_transforms
 from fastcifar.report import Figure, Line, Table, counted, percent, summarize
-from fastcifar.report.tables import nats
+from fastcifar.report.tables import nats, seconds_and_spread
 
 if TYPE_CHECKING:
     from fastcifar.data import Dataset
@@ -193,7 +193,11 @@ class Sweeping(SeparateArms):
             cells = ["-"] * 4
             if scores.last:
                 accuracies = (percent(summarize(each)) for each in (scores.best, scores.last))
-                cells = [*accuracies, nats(summarize(scores.loss)), _seconds(scores.seconds)]
+                cells = [
+                    *accuracies,
+                    nats(summarize(scores.loss)),
+                    seconds_and_spread(scores.seconds, statistics.fmean),
+                ]
             own = " (the recipe's)" if name == ITSELF else ""
             rows.append((arm.text + own, ", ".join([str(len(scores.last)), *said]), *cells))
         heads = ("values", "n", f"best {self.tested} accuracy", "at the end", "log-loss", f"training{self._at_once}")
@@ -268,8 +272,3 @@ def _shown(recipe: Recipe, name: str) -> str:
     values = _values(recipe)
     value = values[name] if name in values else values[f"{name}.kind"]
     return value if isinstance(value, str) else to_text(value)
-
-
-def _seconds(seconds: Sequence[float]) -> str:
-    spread = f" ({min(seconds):,.1f} to {max(seconds):,.1f})" if len(seconds) > 1 else ""
-    return f"{statistics.fmean(seconds):,.1f} s{spread}"
