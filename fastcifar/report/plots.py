@@ -233,7 +233,7 @@ def _title(what: str, groups: Sequence[_Group]) -> str:
     counts = sorted({len(group.records) for group in groups})
     n = f"n={counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else "n=0"
     interval = ", ± 95% interval" if counts and counts[-1] > 1 else ", no interval"
-    return f"{what}: {names} on {data}; {n}{interval}; {devices}"
+    return f"{what}\n{names} on {data}; {n}{interval}; {devices}"
 
 
 def _listed(names: Iterable[str]) -> str:
