@@ -20,7 +20,7 @@ from fastcifar.output import made, write_all
 
 FORMATS = ("png", "svg", "pdf")
 _LONGEST, _LONGEST_LABEL, _LONGEST_NAME, _WIDTH = 200, 70, 50, 80
-"""Characters of a line of a title, of a name in the legend, of any other text, and of a title's width; longer ones would
+"""Characters of a title's line, of a name in the legend, of any other text, and of a title's width; longer ones would
 leave the lines no room."""
 _COLORS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
