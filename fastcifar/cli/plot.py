@@ -15,8 +15,8 @@ from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
 from fastcifar.output import FIGURES, reserved, user_path
-from fastcifar.report.figures import refuse_without_matplotlib
-from fastcifar.report.plots import draw_runs, drawn_line
+from fastcifar.report.figures import FORMATS, refuse_without_matplotlib
+from fastcifar.report.plots import draw_runs
 from fastcifar.report.runs import read_runs
 
 
@@ -47,5 +47,6 @@ def main(args: Sequence[str]) -> int:
     groups = read_runs(*options.runs).groups
     with reserved(out, shared=True):
         files = draw_runs(groups, out)
-    print(wrapped(shown(drawn_line(files)), "", "  "))
+    stems = dict.fromkeys(file.stem for file in files)
+    print(wrapped(f"figures in {shown(out)}, each as {', '.join(FORMATS)}: {', '.join(stems)}", "", "  "))
     return 0

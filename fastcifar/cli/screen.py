@@ -16,7 +16,7 @@ from fastcifar.experiments.result import failure_word
 from fastcifar.output import DIAGNOSE, FIGURES
 from fastcifar.recipes import label
 from fastcifar.record import json_text
-from fastcifar.report.plots import draw_runs, drawn_line
+from fastcifar.report.plots import draw_runs
 from fastcifar.report.runs import Runs, read_runs
 from fastcifar.report.summary import SUMMARIZED, summary_lines
 
@@ -269,11 +269,11 @@ def drawn_runs(out: Path) -> str:
     """Draw the figures of the runs in `out`, and return a line that says where they are. What keeps them from being
     drawn is a `Notice`: the runs are saved."""
     try:
-        files = draw_runs(read_runs(out).groups, out / FIGURES)
+        draw_runs(read_runs(out).groups, out / FIGURES)
     except UserError as error:
         warnings.warn(f"no figures: {error}; fastcifar plot {out} draws them", Notice, stacklevel=2)
-        return ""
-    return drawn_line(files)
+        return "no figures"
+    return f"figures in {out / FIGURES}"
 
 
 def conclude(

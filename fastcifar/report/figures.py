@@ -30,12 +30,16 @@ data visualization", arXiv 2107.02270); the last but one is the gray of what oth
 GRAY = 8
 _MARKS = "os^DvP<X>*"
 """A mark for each color, by which it is known in print without color."""
-_MOST_MARKS = 10
+_MOST_MARKS = 20
 """Marks on a line of many points."""
 _BLACK, _OWN = "#000000", "currentColor"
 _DASHES = ("-", "--", ":", "-.")
+_FILLS = ("full", "none", "left", "bottom")
+"""How much of a mark is filled on a line that is dashed so by `Line.dash`."""
 _MOST_ROWS, _HALF_LABEL = 6, 32
-"""Names in a column of the legend; more are in two, if none has more characters than the other."""
+"""Names in a column of the legend; more are in two, if none has more characters than the second number."""
+_USUAL_ROWS = 2
+"""Rows of the legend for which a figure of the usual height has room."""
 _NOTE_POINTS = 9.5
 """Height of a name beside the lines, in points."""
 _ACCURACIES = (
@@ -166,6 +170,7 @@ class Figure:
     def _drawn(self) -> Any:
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
         from matplotlib.ticker import (  # pyright: ignore[reportMissingImports]
+            FixedLocator,
             LogLocator,
             MaxNLocator,
             NullFormatter,
@@ -174,7 +179,7 @@ class Figure:
 
         labels = [line.label for line in (*self.lines, *self.right) if line.label]
         columns = 1 + (len(labels) > _MOST_ROWS and max(map(len, labels)) <= _HALF_LABEL)
-        legend = 0.21 * max(0, math.ceil(len(labels) / columns) - _MOST_ROWS)  # inches of the rows beyond the usual
+        legend = 0.21 * max(0, math.ceil(len(labels) / columns) - _USUAL_ROWS)  # inches
         notes = [line for line in self.lines if line.note and any(y is not None for y in line.y)]
         height = max(4.2, 1.2 + 0.3 * len(self.rows), 1.2 + len(notes) * _NOTE_POINTS / 72) + legend
         canvas = Canvas(figsize=(6.4, height), layout="constrained")
@@ -215,7 +220,8 @@ class Figure:
         elif self.accuracies:
             self._scale(axes)
         elif all(float(x).is_integer() for line in self.lines for x in line.x):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            places = {x for line in self.lines for x in line.x}
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True) if len(places) > 1 else FixedLocator([*places]))
         if any(line.area for line in self.lines):  # they count something
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
@@ -248,15 +254,16 @@ class Figure:
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
         place, dashes = line.color % len(_COLORS), _DASHES[(line.color // len(_COLORS) + line.dash) % len(_DASHES)]
         style: dict[str, Any] = {"color": _COLORS[place], "linestyle": dashes, "label": _label(line.label)}
+        mark = {"marker": _MARKS[place], "fillstyle": _FILLS[line.dash % len(_FILLS)]}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
             style |= {"linestyle": ""}
         if line.marks or len(kept) == 1:  # a line through one point cannot be seen
-            style |= {"marker": _MARKS[place]}
+            style |= mark
         elif not (line.faint or line.bare or line.area or line.bars):
             every = math.ceil(len(kept) / _MOST_MARKS) or 1
-            style |= {"marker": _MARKS[place], "markersize": 4, "markevery": (place % every, every)}
+            style |= {**mark, "markersize": 4, "markevery": (place % every, every)}
         if line.area:
             axes.fill_between(x, 0, y, color=style["color"], alpha=0.2, linewidth=0)
         bars = {}

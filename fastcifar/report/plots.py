@@ -27,8 +27,8 @@ _NAMED = 3
 _STEPS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 """Between the accuracies, in percent, of which it is drawn how long they took: the first by which there are enough."""
 _ENOUGH = 5
-_SPEEDRUN = 94.0
-"""The accuracy, in percent, that speed records are told for."""
+_HIGH = range(90, 100)
+"""Accuracies, in percent, that are drawn in any case: records are told for them."""
 _LONGEST = 50
 """Characters of a name in a title."""
 _AXES = {"epoch": "epoch", "seconds": "train_seconds [s]"}
@@ -64,12 +64,6 @@ def draw_runs(groups: Sequence[Runs], folder: Path) -> list[Path]:
         with suppress(OSError):  # it is not there, or stays
             left.unlink()
     return files
-
-
-def drawn_line(files: Sequence[Path]) -> str:
-    """Return a line that says where the files of figures are."""
-    stems = dict.fromkeys(file.stem for file in files)
-    return f"figures in {files[0].parent}, each as {', '.join(FORMATS)}: {', '.join(stems)}"
 
 
 def run_figures(groups: Sequence[Runs]) -> dict[str, Figure]:
@@ -184,7 +178,8 @@ def _times(groups: Sequence[_Group]) -> Figure:
             lines.append(Line([accuracy.mean], [seconds.mean], group.color, label, **how))
     what = "Time to accuracy, by the ends of epochs" + f"; large marks: {_end(records)}" * (len(groups) > 1)
     most = max((y for line in lines for y in line.y if y is not None), default=0)
-    limits = (0, 1.5 * most) if len(records) > len(groups) and most else None
+    ends = [each[1] for line in lines for each in line.intervals if each]
+    limits = (0, 1.05 * max(most, min(1.5 * most, max(ends)))) if most and ends else None
     return Figure(_accuracy_label(records), _AXES["seconds"], tuple(lines), y_range=limits, title=_title(what, groups))
 
 
@@ -240,12 +235,12 @@ def _known(values: Iterable[float | None]) -> list[float]:
 
 
 def _targets(low: float, high: float) -> list[float]:
-    """Return round accuracies between two, in percent, and that of speed records where it is between them."""
+    """Return round accuracies between two, in percent, and the high ones that are between them."""
     for step in _STEPS:
         found = [step * place for place in range(math.floor(low / step) + 1, math.floor(high / step + 1e-9) + 1)]
         if len(found) >= _ENOUGH:
             break
-    return sorted({*found, *([_SPEEDRUN] if low < _SPEEDRUN <= high else [])})
+    return sorted({*found, *(float(each) for each in _HIGH if low < each <= high)})
 
 
 def _edges(accuracies: Sequence[float]) -> list[float]:
@@ -273,13 +268,13 @@ def _accuracy_label(records: Iterable[RunRecord]) -> str:
 
 
 def _title(what: str, groups: Sequence[_Group]) -> str:
-    """Return what is shown, of which recipes, on which data, n and the hardware."""
+    """Return what is shown; of which recipes, on which data; n and the hardware: a line each."""
     records = [record for group in groups for record in group.records]
     names, data = _listed(shown(group.title, _LONGEST) for group in groups), _listed(map(data_words, records))
     counts = sorted({len(group.records) for group in groups}) or [0]
     n = f"n={counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
     interval = "± 95% interval" if counts[-1] > 1 else "no interval"
-    return f"{what}\n{names} on {data}; {n}, {interval}; {_listed(map(_hardware, records))}"
+    return f"{what}\n{names} on {data}\n{n}, {interval}; {_listed(map(_hardware, records))}"
 
 
 def _listed(names: Iterable[str]) -> str:
