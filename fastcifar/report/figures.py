@@ -296,7 +296,7 @@ def _name(axes: Any, lines: Sequence[Line], gap: float) -> None:
 
     gap: the least distance between two, as a part of the axes' height.
     """
-    axes.autoscale_view()  # it is put off until then
+    axes.get_ylim()  # until it is asked for, the scale is not that of the lines
     on_axes = axes.transData + axes.transAxes.inverted()
     ends = [[point for point in zip(line.x, line.y, strict=True) if point[1] is not None][-1] for line in lines]
     named = sorted(zip((on_axes.transform(end)[1] for end in ends), range(len(lines)), strict=True))
