@@ -230,16 +230,13 @@ class Texts:
         return figures
 
     def _reliability(self) -> Figure:
+        from fastcifar.report.calibration import reliability_figure
+
         named = {
             "single runs": self.found.mean_calibration,
             "ensemble of all": self.found.of_ensembles["probabilities"],
         }
-        lines = [Line([0, 100], [0, 100], 7, "calibrated")]
-        for color, (label, each) in enumerate(named.items()):
-            sure, right = zip(*each.reliability.points(), strict=True)
-            percents = [100 * share for share in sure], [100 * share for share in right]
-            lines.append(Line(*percents, color, f"{label}: ECE {each.ece:.2%}"))
-        return Figure("confidence (%)", "accuracy (%)", tuple(lines), title=self.title)
+        return reliability_figure(named, self.title)
 
 
 def _pairs(found: OverPairs) -> tuple[str, str, str]:
