@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fastcifar.report.figures import Figure, Line
+from fastcifar.report.figures import GRAY, Figure, Line
 
 BINS = 15
 """Bins of equal width, as in the paper's tables."""
@@ -155,9 +155,9 @@ def mean_calibration(found: Sequence[Calibration]) -> Calibration:
 
 def reliability_figure(named: Mapping[str, Calibration], title: str) -> Figure:
     """Return the reliability diagram of predictions by their names: the accuracy of those that are so sure."""
-    lines = [Line([0, 100], [0, 100], 7, "calibrated")]
+    lines = [Line([0, 100], [0, 100], GRAY, "calibrated", bare=True)]
     for color, (label, each) in enumerate(named.items()):
         sure, right = zip(*each.reliability.points(), strict=True)
         percents = [100 * share for share in sure], [100 * share for share in right]
-        lines.append(Line(*percents, color + (color > 6), f"{label}: ECE {each.ece:.2%}"))
+        lines.append(Line(*percents, color + (color >= GRAY), f"{label}: ECE {each.ece:.2%}"))
     return Figure("confidence (%)", "accuracy (%)", tuple(lines), title=title)

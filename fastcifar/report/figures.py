@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import html
+import io
 import math
+import re
 import textwrap
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
+from fastcifar.output import made, write_all
 
 FORMATS = ("png", "svg", "pdf")
 _LONGEST, _LONGEST_NAME, _WIDTH = 200, 50, 80
 """Characters of a title, of any other text, and of a line of the title; longer ones would leave the lines no room."""
+_COLORS = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+"""Ten colors that people with any kind of color blindness tell apart (Petroff 2021, "Accessible color sequences for
+data visualization", arXiv 2107.02270); the last but one is the gray of what others are compared with."""
+GRAY = 8
+_MARKS = "os^DvP<X>*"
+"""A mark for each color, by which it is known in print without color."""
+_MOST_MARKS = 10
+"""Marks on a line of many points."""
+_BLACK, _OWN = "#000000", "currentColor"
 _DASHES = ("-", "--", ":", "-.")
 _MOST_ROWS = 6
 """Names in a column of the legend; more are in two."""
@@ -50,8 +66,8 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     color: int
-    """Place in matplotlib's cycle of ten colors, and from 10, 20 and 30 on dashed in another way each: lines that
-    belong together share it."""
+    """Place in the cycle of ten colors and their marks, and from 10, 20 and 30 on dashed in another way each: lines
+    that belong together share it."""
     label: str = ""
     """Its name in the legend; empty: not named."""
     faint: bool = False
@@ -66,6 +82,12 @@ class Line:
     """For each point the interval of x that a level bar shows, likewise."""
     band: Sequence[tuple[float, float]] = ()
     """For each point the least and the largest y of a pale band about the line; none where empty."""
+    dash: int = 0
+    """From 1 to 3: another way to dash it, by which lines of one color are told apart."""
+    bare: bool = False
+    """Without the marks of its color: a curve that is computed, or a bound."""
+    area: bool = False
+    """The outline of what lies between it and 0, as of a histogram; without marks."""
     note: str = ""
     """A name beside its last point, where a legend of so many would be no help."""
 
@@ -100,8 +122,42 @@ class Figure:
     def save(self, stem: str | Path) -> list[Path]:
         """Draw the figure, save it as `stem`.png, .svg and .pdf, and return the paths. Raises UserError if matplotlib
         is missing or a file cannot be written."""
+        files = [Path(f"{stem}.{form}") for form in FORMATS]
+        with self._canvas() as canvas, made(files[0].parent) as folder:
+            write_all(folder, {file.name: lambda path: canvas.savefig(path, dpi=160) for file in files})
+        return files
+
+    def svg(self, key: str) -> str:
+        """Return the figure as an <svg> element of a page that may be light or dark: what is black takes the page's own
+        color, texts are text, and ids begin with `key`, one for each figure of the page. Raises UserError if matplotlib
+        is missing."""
+        drawn = io.StringIO()
+        with self._canvas() as canvas:
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            canvas.savefig(drawn, format="svg", transparent=True, metadata=nothing)
+        _, root, inside = re.split(r"(<svg [^>]*>)", drawn.getvalue(), maxsplit=1)
+        inside = re.sub(r"<style.*?</style>", "", inside, count=1, flags=re.DOTALL)  # a page would obey it too
+        box, name = re.search(r'viewBox="[^"]*"', root), html.escape(key)
+
+        def as_part(tag: re.Match[str]) -> str:
+            return re.sub(r'\bid="|url\(#|href="#', lambda found: f"{found[0]}{name}-", tag[0]).replace(_BLACK, _OWN)
+
+        how = f'role="img" aria-label="{html.escape(shown(self.title or self.ylabel, _LONGEST))}"'
+        how += f' fill="{_OWN}" stroke-linejoin="round" stroke-linecap="butt"'
+        links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+        return f"<svg {links} {box[0] if box else ''} {how}>{re.sub('<[^>]*>', as_part, inside).strip()}"
+
+    @contextlib.contextmanager
+    def _canvas(self) -> Iterator[Any]:
+        """Give matplotlib's figure, drawn."""
         refuse_without_matplotlib()
         import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
+
+        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
+            yield self._drawn()
+
+    def _drawn(self) -> Any:
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
         from matplotlib.ticker import (  # pyright: ignore[reportMissingImports]
             LogLocator,
@@ -110,65 +166,59 @@ class Figure:
             NullLocator,
         )
 
-        files = [Path(f"{stem}.{form}") for form in FORMATS]
-        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
-            labels = sum(bool(line.label) for line in (*self.lines, *self.right))
-            columns = 1 + (labels > _MOST_ROWS)
-            legend = 0.21 * max(0, math.ceil(labels / columns) - _MOST_ROWS)  # inches of the rows beyond the usual ones
-            canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows)) + legend), layout="constrained")
-            axes = canvas.add_subplot()
-            for line in self.lines:
-                self._draw(axes, line, bool(self.rows))
-            if self.right:
-                other = axes.twinx()
-                for line in self.right:
-                    self._draw(other, line)
-                other.set_ylabel(shown(self.right_label, _LONGEST_NAME))
-            if self.dashed_at is not None:
-                axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
-            if self.title:
-                title = textwrap.fill(shown(self.title, _LONGEST), _WIDTH)  # matplotlib's own reads "$" as mathematics
-                axes.set_title(title, loc="left", fontsize="medium")
-            axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
-            axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
-            logs = [math.log10(y) for line in self.lines for y in line.y if y is not None and 0 < y < math.inf]
-            if self.log_y and logs:
+        labels = sum(bool(line.label) for line in (*self.lines, *self.right))
+        columns = 1 + (labels > _MOST_ROWS)
+        legend = 0.21 * max(0, math.ceil(labels / columns) - _MOST_ROWS)  # inches of the rows beyond the usual ones
+        canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows)) + legend), layout="constrained")
+        axes = canvas.add_subplot()
+        for line in self.lines:
+            self._draw(axes, line, bool(self.rows))
+        if self.right:
+            other = axes.twinx()
+            for line in self.right:
+                self._draw(other, line)
+            other.set_ylabel(shown(self.right_label, _LONGEST_NAME))
+        if self.dashed_at is not None:
+            axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
+        if self.title:
+            title = textwrap.fill(shown(self.title, _LONGEST), _WIDTH)  # matplotlib's own reads "$" as mathematics
+            axes.set_title(title, loc="left", fontsize="medium")
+        axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
+        axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
+        logs = [math.log10(y) for line in self.lines for y in line.y if y is not None and 0 < y < math.inf]
+        if self.log_y and logs:
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(logs) < min(logs) + 4 else (1,)))
+            axes.yaxis.set_minor_locator(NullLocator())
+            axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics
+        if self.ticks:
+            axes.set_xticks(range(len(self.ticks)), list(map(_tick, self.ticks)))
+        elif self.rows:
+            axes.set_yticks(range(len(self.rows)), list(map(_tick, self.rows)))
+            axes.set_ylim(len(self.rows) - 0.5, -0.5)
+        elif self.log:
+            axes.set_xscale("log", base=2)
+            if logs:
                 axes.set_yscale("log")
-                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(logs) < min(logs) + 4 else (1,)))
-                axes.yaxis.set_minor_locator(NullLocator())
-                axes.yaxis.set_major_formatter("{x:g}")  # matplotlib's own is mathematics
-            if self.ticks:
-                axes.set_xticks(range(len(self.ticks)), list(map(_tick, self.ticks)))
-            elif self.rows:
-                axes.set_yticks(range(len(self.rows)), list(map(_tick, self.rows)))
-                axes.set_ylim(len(self.rows) - 0.5, -0.5)
-            elif self.log:
-                axes.set_xscale("log", base=2)
-                if logs:
-                    axes.set_yscale("log")
-                    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-                    axes.yaxis.set_minor_formatter(NullFormatter())
-                for axis in (axes.xaxis, axes.yaxis):
-                    axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
-            elif self.accuracies:
-                self._scale(axes)
-            elif all(float(x).is_integer() for line in self.lines for x in line.x):
-                axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-            if self.y_range:
-                axes.set_ylim(*self.y_range)
-            if any(line.note for line in self.lines):
-                axes.margins(x=0.2)  # for the names
-            axes.grid(alpha=0.25)
-            if labels:
-                canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
-            try:
-                files[0].parent.mkdir(parents=True, exist_ok=True)
-                for file in files:
-                    canvas.savefig(file, dpi=160)
-            except OSError as error:
-                raise UserError(f"cannot save figures in {files[0].parent}: {error.strerror or error}") from None
-        return files
+                axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axes.yaxis.set_minor_formatter(NullFormatter())
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter("{x:,.10g}")  # matplotlib's own are formulas
+        elif self.accuracies:
+            self._scale(axes)
+        elif all(float(x).is_integer() for line in self.lines for x in line.x):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if any(line.area for line in self.lines):  # they count something
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.set_ylim(bottom=0)
+        if self.y_range:
+            axes.set_ylim(*self.y_range)
+        if any(line.note for line in self.lines):
+            axes.margins(x=0.2)  # for the names
+        axes.grid(color="black", alpha=0.12)
+        if labels:
+            canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
+        return canvas
 
     @staticmethod
     def _scale(axes: Any) -> None:
@@ -189,14 +239,19 @@ class Figure:
     def _draw(axes: Any, line: Line, level: bool = False) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
-        dashes = _DASHES[line.color // 10 % len(_DASHES)]
-        style: dict[str, Any] = {"color": f"C{line.color}", "linestyle": dashes, "label": _label(line.label)}
+        place, dashes = line.color % len(_COLORS), _DASHES[(line.color // len(_COLORS) + line.dash) % len(_DASHES)]
+        style: dict[str, Any] = {"color": _COLORS[place], "linestyle": dashes, "label": _label(line.label)}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
             style |= {"linestyle": ""}
         if line.marks or len(kept) == 1:  # a line through one point cannot be seen
-            style |= {"marker": "o"}
+            style |= {"marker": _MARKS[place]}
+        elif not (line.faint or line.bare or line.area or line.bars):
+            every = math.ceil(len(kept) / _MOST_MARKS) or 1
+            style |= {"marker": _MARKS[place], "markersize": 4, "markevery": (place % every, every)}
+        if line.area:
+            axes.fill_between(x, 0, y, color=style["color"], alpha=0.2, linewidth=0)
         bars = {}
         for axis, given in (("xerr" if level else "yerr", line.intervals), ("xerr", line.level)):
             intervals = [given[place] or (math.nan, math.nan) for place, _ in kept] if given else []

@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from fastcifar.errors import UserError, brief
-from fastcifar.report.figures import Figure, Line
+from fastcifar.report.figures import GRAY, Figure, Line
 from fastcifar.report.statistics import share_interval, t_quantile, wilson_interval
 
 _TABLE = Path(__file__).with_name("published.csv")
@@ -244,8 +244,8 @@ def plot_effective_robustness(
     first, last = _logit(min(inside)), _logit(max(inside))
     x = [_accuracy(first + (last - first) * step / _STEPS) for step in range(_STEPS + 1)]
     band = [baseline.band(each) for each in x]
-    lines = [Line(x, list(map(baseline.predict, x)), 0, "effective robustness 0, 95% band", band=band)]
-    lines += [Line((x[0], x[-1]), (x[0], x[-1]), 7, "the same accuracy", faint=True)]
+    lines = [Line(x, list(map(baseline.predict, x)), 0, "effective robustness 0, 95% band", band=band, bare=True)]
+    lines += [Line((x[0], x[-1]), (x[0], x[-1]), GRAY, "the same accuracy", faint=True)]
     lines += [_marks(others, 0, baseline.source or others[0].group, faint=True)] if others else []
     for color, group in enumerate(dict.fromkeys(pair.group for pair in points), 1):
         lines.append(_marks([pair for pair in points if pair.group == group], color, group))

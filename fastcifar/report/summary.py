@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from fastcifar.escape import shown
+from fastcifar.record import RunRecord
 from fastcifar.report.runs import METRICS, NUMBERS, STOPWATCHES, AtTarget, KeptRuns, Runs
 from fastcifar.report.statistics import Summary
 from fastcifar.report.tables import Table, percent
@@ -96,13 +97,17 @@ def row_name(runs: Runs) -> str:
 
 def heading(runs: Runs) -> str:
     """Return which runs these are, on which data, and n."""
-    words = [row_name(runs)]
-    if runs.records:
-        data = runs.records[0].dataset
-        words = [f"{words[0]} on {shown(data.title, _LONGEST)}", f"{data.train_size:,} training images"]
-        words += [f"resized to {data.resized} pixels"] if data.resized else []
-        words += [f"fold {data.fold}" if data.fold else f"{data.holdout:,} held out"] if data.holdout else []
-    return ", ".join([*words, f"n={len(runs.records)}"])
+    on = f" on {data_words(runs.records[0])}" if runs.records else ""
+    return f"{row_name(runs)}{on}, n={len(runs.records)}"
+
+
+def data_words(record: RunRecord) -> str:
+    """Return which images a run was trained on: "cifar10, 50,000 training images"."""
+    data = record.dataset
+    words = [shown(data.title, _LONGEST), f"{data.train_size:,} training images"]
+    words += [f"resized to {data.resized} pixels"] if data.resized else []
+    words += [f"fold {data.fold}" if data.fold else f"{data.holdout:,} held out"] if data.holdout else []
+    return ", ".join(words)
 
 
 def summary_data(kept: KeptRuns, target: float | None = None, metric: str = METRICS[0]) -> dict[str, Any]:
