@@ -37,6 +37,7 @@ COMMANDS = {
         "compare shifted accuracies with a baseline",
     ),
     "summary": ("summary DIR", "fastcifar.cli.summary", "say what the runs in a folder say together"),
+    "report": ("report DIR...", "fastcifar.cli.report", "make one page of HTML about the runs in folders"),
     "agreement": ("agreement RUN...", "fastcifar.cli.agreement", "say how far runs agree, and what ensembles gain"),
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),

@@ -1,0 +1,153 @@
+"""`fastcifar report DIR...`: one page about all runs that are kept below folders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from tyro.conf import Positional, arg
+
+from fastcifar.catalogue import find
+from fastcifar.cli.arguments import parse
+from fastcifar.cli.data_list import sets_here
+from fastcifar.cli.options import CommandOptions, Switch
+from fastcifar.errors import Notice, UserError
+from fastcifar.escape import shown
+from fastcifar.output import reserved, user_path, write_whole
+from fastcifar.report.runs import KeptRuns, Runs, read_runs
+from fastcifar.report.summary import row_name
+
+if TYPE_CHECKING:
+    from fastcifar.record import RunRecord
+    from fastcifar.report.tested import GroupAnswers, Tested
+
+
+@dataclass(frozen=True)
+class Options(CommandOptions):
+    """Make one page of HTML about the runs that are kept below folders: of `fastcifar train`, one or several, and of
+    experiments.
+
+    It holds a table to sort, figures, how recipes differ, where time went, the confusion matrix, the hardest test
+    images, calibration, and how to repeat the runs. It is one file that loads nothing: to open from disk, or to send.
+    """
+
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR", help_behavior_hint="")] = ()
+    """Folders, each with the runs in all folders below it."""
+    out: Annotated[
+        Path | None, arg(aliases=["-o"], metavar="FILE.html", help_behavior_hint="(default: report.html in DIR)")
+    ] = None
+    """The file to write; one that is there is replaced."""
+    data_dir: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: $FASTCIFAR_DATA)")] = None
+    """Folder that holds the images; without one they are looked for in the user's cache. Nothing is downloaded."""
+    no_images: Switch = False
+    """Leave the test images themselves out."""
+
+    def _check(self) -> None:
+        if self.out is not None:
+            self._require("out", self.out.suffix in (".html", ".htm"), "a file whose name ends in .html")
+            self._require("out", not self.out.is_dir(), "a file")
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse(args, Options(), "fastcifar report")
+    if not options.folders:
+        raise UserError("report needs a folder of runs, as in: fastcifar report runs")
+    from fastcifar.report.page import page, refuse_without_packages
+
+    refuse_without_packages()
+    kept = read_runs(*options.folders)
+    folder = user_path(options.folders[0], "the folder of runs")
+    out = folder / "report.html" if options.out is None else user_path(options.out, "--out")
+    with reserved(out.parent, shared=True):
+        tested, notes = _tested(options, kept)
+        write_whole(out, page(kept, tested, options.folders, notes))
+    runs = sum(len(group.records) for group in kept.groups)
+    print(f"{runs:,} run{'s' * (runs != 1)}, {out.stat().st_size / 1e6:.1f} MB: {shown(out)}")
+    return 0
+
+
+def _tested(options: Options, kept: KeptRuns) -> tuple[list[Tested], list[str]]:
+    """Return what the runs say of the images that they were tested on, each set of images once, and notes on
+    predictions that are left out."""
+    from fastcifar.report.tested import GroupAnswers, Tested
+    from fastcifar.training.predictions import read_predictions, test_images_of
+
+    found: dict[tuple[str, bytes], tuple[RunRecord, list[GroupAnswers], Tested]] = {}
+    notes = []
+    for runs, files in _files(options.folders, kept.groups):
+        record = runs.records[0]
+        lack = len(runs.records) - len(files)
+        if lack:
+            notes.append(f"{row_name(runs)}: {lack} of {len(runs.records)} runs kept no predictions")
+        if not files:
+            continue
+        try:
+            read = read_predictions(files)
+        except UserError as error:
+            notes.append(f"{row_name(runs)}: predictions are left out: {error}")
+            continue
+        data, labels = record.dataset, read.labels
+        key = json.dumps(test_images_of(record)), labels.tobytes()
+        what = f"{len(labels):,} {data.tested} images of {data.title}"
+        _, groups, _ = found.setdefault(key, (record, [], Tested(what, data.classes, labels, ())))
+        groups.append(GroupAnswers.of(row_name(runs), read.logits, labels))
+    made = [(record, replace(tested, groups=tuple(groups))) for record, groups, tested in found.values()]
+    return [_with_images(options, record, tested) for record, tested in made], notes
+
+
+def _files(folders: Sequence[Path], groups: Sequence[Runs]) -> Iterator[tuple[Runs, list[Path]]]:
+    """Give for each group of runs the files of the predictions that they kept."""
+    from fastcifar.training.predictions import find_predictions
+
+    known: dict[tuple[str, int], list[tuple[RunRecord, Path]]] = {}
+    for folder in folders:
+        with contextlib.suppress(UserError), warnings.catch_warnings():  # there may be none, which the page says
+            warnings.simplefilter("ignore", Notice)
+            for file, (_, record) in find_predictions([folder]).items():
+                if record is not None:
+                    known.setdefault((record.started, record.seed), []).append((record, file))
+    for runs in groups:
+        alike = [(record, known.get((record.started, record.seed), ())) for record in runs.records]
+        files = [[file for other, file in pairs if other == record] for record, pairs in alike]
+        if runs.records:
+            yield runs, [each[0] for each in files if each]
+
+
+def _with_images(options: Options, record: RunRecord, tested: Tested) -> Tested:
+    """Return `tested` with the images that the page shows, or with why there are none."""
+    from fastcifar.report.page import IMAGES
+
+    if options.no_images:
+        return replace(tested, missing="--no-images leaves them out")
+    places = {each.image for each in (*tested.hardest(IMAGES), *tested.most_confused(IMAGES))}
+    try:
+        return replace(tested, images=_images(options, record, tested, sorted(places)))
+    except UserError as error:
+        return replace(tested, missing=str(error))
+
+
+def _images(options: Options, record: RunRecord, tested: Tested, places: Sequence[int]) -> dict[int, object]:
+    """Return the test images at `places`. Raises UserError where they are not at hand."""
+    import torch
+
+    from fastcifar.cli.saved import own_images
+
+    name = record.dataset.name
+    try:
+        entry, _ = find(name)
+    except UserError:
+        raise UserError(f"{name} is no set that is known here") from None
+    is_named = options.data_dir is not None or os.environ.get("FASTCIFAR_DATA")
+    if entry.homes and not is_named and name.partition(":")[0] not in sets_here(None):
+        raise UserError(f"{name} is not here; --data-dir DIR says where it is")
+    test = own_images(record, options.data_dir, None).test
+    if test.labels.tolist() != tested.labels.tolist():
+        raise UserError(f"{name} as it is here has other test images than the runs had")
+    few = test.subset(torch.tensor(places, device=test.device)).loaded(torch.device("cpu"))
+    return dict(zip(places, few.images.numpy(), strict=True))
