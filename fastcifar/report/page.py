@@ -37,6 +37,8 @@ _ANSWERS = 3
 """The most answers that are named of an image."""
 _LARGEST = 64
 """The side of an image in pixels from which on it is made smaller."""
+_SHORT = 0.005
+"""The share of all seconds from which on a phase is shown."""
 _NONE = "–"
 
 
@@ -200,14 +202,22 @@ def phases(groups: Sequence[Runs]) -> list[dict[str, Any]]:
     longest = max((seconds for *_, means in found for seconds in means.values()), default=0.0) or 1.0
     return [
         {
-            **{"name": name, "n": n, "total": f"{(total := sum(means.values())):,.1f} s"},
+            **{"name": name, "n": n, "total": f"{sum(means.values()):,.1f} s"},
             "rows": [
-                (phase, f"{seconds:,.2f} s", f"{seconds / (total or 1):.1%}", f"{100 * seconds / longest:.2f}%")
-                for phase, seconds in sorted(means.items(), key=lambda pair: -pair[1])
+                (phase, f"{seconds:,.2f} s", f"{seconds / (sum(means.values()) or 1):.1%}", f"{seconds / longest:.2%}")
+                for phase, seconds in _longest_first(means)
             ],
         }
         for name, n, means in found
     ]
+
+
+def _longest_first(means: Mapping[str, float]) -> list[tuple[str, float]]:
+    """Return phases with their seconds, those that are too short to see together."""
+    least = _SHORT * sum(means.values())
+    found = sorted(((name, seconds) for name, seconds in means.items() if seconds > least), key=lambda pair: -pair[1])
+    short = [seconds for seconds in means.values() if seconds <= least]
+    return found + ([(f"{len(short)} shorter phase{'s' * (len(short) > 1)}", sum(short))] if short else [])
 
 
 def confusion(runs: Runs) -> dict[str, Any] | None:
@@ -254,13 +264,13 @@ def _thumbnail(tested: Tested, image: HardImage) -> dict[str, Any]:
     pixels = tested.images.get(image.image)
     wrong = {tested.classes[answer]: count for answer, count in image.predicted.items() if answer != image.label}
     others = len(wrong) - _ANSWERS
-    taken = [f"{name} {count:,}" if tested.runs > 1 else name for name, count in list(wrong.items())[:_ANSWERS]]
+    taken = [f"{name} ×{count:,}" if tested.runs > 1 else name for name, count in list(wrong.items())[:_ANSWERS]]
     return {
         "place": image.image,
         "png": None if pixels is None else _png(pixels),
         "label": tested.classes[image.label],
-        "taken": ", ".join(taken + [f"{others} more"] * (others > 0)) or "no other class",
-        "wrong": f"{tested.runs - image.right:,} of {tested.runs:,}",
+        "taken": taken + [f"{others} more"] * (others > 0) or ["no other class"],
+        "wrong": f"{tested.runs - image.right:,} of {tested.runs:,}" if tested.runs > 1 else "",
     }
 
 
@@ -356,14 +366,14 @@ def _heading(groups: Sequence[Runs], where: Iterable[object]) -> dict[str, Any]:
 
 
 def _left_out(kept: KeptRuns) -> list[str]:
-    """Return lines on what is in no number of the page."""
-    failed = sum(len(runs.failed) for runs in kept.groups)
+    """Return a line on what is in no number of the page, where there is such."""
     counts = {
-        "failed": failed,
+        "failed": sum(len(runs.failed) for runs in kept.groups),
         "unfinished (still training, or broken off)": kept.unfinished,
         "damaged (files, or lines of one)": kept.unreadable,
     }
-    return [f"Left out of all numbers, {what}: {count:,}" for what, count in counts.items() if count]
+    said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    return [f"Left out of all numbers: {said}"] if said else []
 
 
 def _metric(runs: Runs) -> str:

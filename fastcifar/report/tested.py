@@ -62,29 +62,26 @@ class Tested:
     def hardest(self, most: int) -> list[HardImage]:
         """Return the images that fewest runs get right, of these those with the largest mean loss first; none that all
         runs get right."""
-        answers, losses = self._answers(), sum(group.losses for group in self.groups)
-        right = (answers == self.labels).sum(0)
+        losses = np.sum([group.losses for group in self.groups], 0)
+        right = (self._answers() == self.labels).sum(0)
         order = np.lexsort((-losses, right))
-        return self._described(
-            [image for image in order if self.labels[image] >= 0 and right[image] < self.runs][:most]
-        )
+        return self._described(order[(self.labels[order] >= 0) & (right[order] < self.runs)][:most])
 
     def most_confused(self, most: int) -> list[HardImage]:
         """Return the images of which the runs are least sure together: whose mean probabilities have the largest
         entropy."""
-        shares = sum(group.probabilities for group in self.groups) / self.runs
+        shares = np.sum([group.probabilities for group in self.groups], 0) / self.runs
         entropy = -(shares * np.log(np.maximum(shares, np.finfo(float).tiny))).sum(1)
-        return self._described(
-            [image for image in np.argsort(-entropy, kind="stable") if self.labels[image] >= 0][:most]
-        )
+        order = np.argsort(-entropy, kind="stable")
+        return self._described(order[self.labels[order] >= 0][:most])
 
     def _answers(self) -> np.ndarray:
         return np.concatenate([group.answers for group in self.groups])
 
-    def _described(self, places: list[np.intp]) -> list[HardImage]:
+    def _described(self, places: np.ndarray) -> list[HardImage]:
         answers = self._answers()
         found = []
-        for image in places:
+        for image in places.tolist():
             counted, label = counted_answers(answers[:, image]), int(self.labels[image])
-            found.append(HardImage(int(image), label, counted.get(label, 0), counted))
+            found.append(HardImage(image, label, counted.get(label, 0), counted))
         return found
