@@ -24,8 +24,10 @@ from fastcifar.report.runs import KeptRuns, Runs, read_runs
 from fastcifar.report.summary import row_name
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from fastcifar.record import RunRecord
-    from fastcifar.report.tested import GroupAnswers, Tested
+    from fastcifar.report.answers import Answers, GroupAnswers
 
 
 @dataclass(frozen=True)
@@ -65,40 +67,41 @@ def main(args: Sequence[str]) -> int:
     folder = user_path(options.folders[0], "the folder of runs")
     out = folder / "report.html" if options.out is None else user_path(options.out, "--out")
     with reserved(out.parent, shared=True):
-        tested, notes = _tested(options, kept)
-        write_whole(out, page(kept, tested, options.folders, notes))
+        write_whole(out, page(kept, *_answers(options, kept), options.folders))
     runs = sum(len(group.records) for group in kept.groups)
     print(f"{runs:,} run{'s' * (runs != 1)}, {out.stat().st_size / 1e6:.1f} MB: {shown(out)}")
     return 0
 
 
-def _tested(options: Options, kept: KeptRuns) -> tuple[list[Tested], list[str]]:
+def _answers(options: Options, kept: KeptRuns) -> tuple[list[Answers], list[str]]:
     """Return what the runs say of the images that they were tested on, each set of images once, and notes on
     predictions that are left out."""
-    from fastcifar.report.tested import GroupAnswers, Tested
+    from fastcifar.report.answers import Answers, GroupAnswers
     from fastcifar.training.predictions import read_predictions, test_images_of
 
-    found: dict[tuple[str, bytes], tuple[RunRecord, list[GroupAnswers], Tested]] = {}
-    notes = []
+    found: dict[tuple[str, bytes], tuple[RunRecord, np.ndarray, list[GroupAnswers]]] = {}
+    notes, count = [], 0
     for runs, files in _files(options.folders, kept.groups):
         record = runs.records[0]
-        lack = len(runs.records) - len(files)
-        if lack:
-            notes.append(f"{row_name(runs)}: {lack} of {len(runs.records)} runs kept no predictions")
-        if not files:
-            continue
+        count += len(files)
         try:
-            read = read_predictions(files)
+            read = read_predictions(files) if files else None
         except UserError as error:
-            notes.append(f"{row_name(runs)}: predictions are left out: {error}")
+            notes.append(f"Predictions of {row_name(runs)} are left out: {error}")
             continue
-        data, labels = record.dataset, read.labels
-        key = json.dumps(test_images_of(record)), labels.tobytes()
-        what = f"{len(labels):,} {data.tested} images of {data.title}"
-        _, groups, _ = found.setdefault(key, (record, [], Tested(what, data.classes, labels, ())))
-        groups.append(GroupAnswers.of(row_name(runs), read.logits, labels))
-    made = [(record, replace(tested, groups=tuple(groups))) for record, groups, tested in found.values()]
-    return [_with_images(options, record, tested) for record, tested in made], notes
+        if read is not None:
+            key = json.dumps(test_images_of(record)), read.labels.tobytes()
+            *_, groups = found.setdefault(key, (record, read.labels, []))
+            groups.append(GroupAnswers.of(row_name(runs), read.logits, read.labels))
+    runs = sum(len(group.records) for group in kept.groups)
+    if count < runs:
+        notes.append(f"Images and calibration are of the {count:,} of {runs:,} runs that kept their predictions")
+    answers = []
+    for record, labels, groups in found.values():
+        what = f"{len(labels):,} {record.dataset.tested} images of {record.dataset.title}"
+        each = Answers(what, record.dataset.classes, labels, tuple(groups))
+        answers.append(_with_images(options, record, each))
+    return answers, notes
 
 
 def _files(folders: Sequence[Path], groups: Sequence[Runs]) -> Iterator[tuple[Runs, list[Path]]]:
@@ -119,20 +122,20 @@ def _files(folders: Sequence[Path], groups: Sequence[Runs]) -> Iterator[tuple[Ru
             yield runs, [each[0] for each in files if each]
 
 
-def _with_images(options: Options, record: RunRecord, tested: Tested) -> Tested:
-    """Return `tested` with the images that the page shows, or with why there are none."""
+def _with_images(options: Options, record: RunRecord, answers: Answers) -> Answers:
+    """Return `answers` with the images that the page shows, or with why there are none."""
     from fastcifar.report.page import IMAGES
 
     if options.no_images:
-        return replace(tested, missing="--no-images leaves them out")
-    places = {each.image for each in (*tested.hardest(IMAGES), *tested.most_confused(IMAGES))}
+        return replace(answers, missing="--no-images leaves them out")
+    places = {each.image for each in (*answers.hardest(IMAGES), *answers.most_confused(IMAGES))}
     try:
-        return replace(tested, images=_images(options, record, tested, sorted(places)))
+        return replace(answers, images=_images(options, record, answers, sorted(places)))
     except UserError as error:
-        return replace(tested, missing=str(error))
+        return replace(answers, missing=str(error))
 
 
-def _images(options: Options, record: RunRecord, tested: Tested, places: Sequence[int]) -> dict[int, object]:
+def _images(options: Options, record: RunRecord, answers: Answers, places: Sequence[int]) -> dict[int, np.ndarray]:
     """Return the test images at `places`. Raises UserError where they are not at hand."""
     import torch
 
@@ -147,7 +150,7 @@ def _images(options: Options, record: RunRecord, tested: Tested, places: Sequenc
     if entry.homes and not is_named and name.partition(":")[0] not in sets_here(None):
         raise UserError(f"{name} is not here; --data-dir DIR says where it is")
     test = own_images(record, options.data_dir, None).test
-    if test.labels.tolist() != tested.labels.tolist():
+    if test.labels.tolist() != answers.labels.tolist():
         raise UserError(f"{name} as it is here has other test images than the runs had")
     few = test.subset(torch.tensor(places, device=test.device)).loaded(torch.device("cpu"))
     return dict(zip(places, few.images.numpy(), strict=True))

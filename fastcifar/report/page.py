@@ -20,13 +20,13 @@ from fastcifar.escape import shown
 from fastcifar.recipes.text import leaves, to_text, to_toml
 from fastcifar.record import RunRecord
 from fastcifar.report.agreement import HardImage
+from fastcifar.report.answers import Answers
 from fastcifar.report.calibration import reliability_figure
 from fastcifar.report.figures import Figure, refuse_without_matplotlib
 from fastcifar.report.plots import run_figures
 from fastcifar.report.runs import STOPWATCHES, KeptRuns, Runs
 from fastcifar.report.summary import row_name
 from fastcifar.report.tables import Table, percent
-from fastcifar.report.tested import Tested
 
 IMAGES = 24
 """The most images that are shown as the hardest, and as the most confused."""
@@ -51,12 +51,12 @@ def refuse_without_packages() -> None:
         raise UserError("the page is made by Jinja2, which is not installed: pip install 'fastcifar[report]'") from None
 
 
-def page(kept: KeptRuns, tested: Sequence[Tested], where: Iterable[object], notes: Iterable[str] = ()) -> str:
+def page(kept: KeptRuns, answers: Sequence[Answers], notes: Iterable[str], where: Iterable[object]) -> str:
     """Return the page.
 
-    tested: what the runs say of test images, each set of images once.
+    answers: what the runs say of test images, each set of images once.
+    notes: what is said of the runs first.
     where: the folders of the runs.
-    notes: what is to be said of the runs first.
 
     Raises UserError where Jinja2 or matplotlib is missing.
     """
@@ -93,7 +93,7 @@ def page(kept: KeptRuns, tested: Sequence[Tested], where: Iterable[object], note
         differences=differences_table(groups),
         phases=phases(groups),
         confusions=[found for runs in groups if (found := confusion(runs)) is not None],
-        tested=[
+        answers=[
             {
                 "what": each.what,
                 "runs": each.runs,
@@ -103,7 +103,7 @@ def page(kept: KeptRuns, tested: Sequence[Tested], where: Iterable[object], note
                 "reliability": drawn(f"reliability-{number}", _reliability(each)) if _calibrated(each) else None,
                 "calibration": _calibration(each) if _calibrated(each) else None,
             }
-            for number, each in enumerate(tested)
+            for number, each in enumerate(answers)
         ],
         environments=[environment(runs) for runs in groups],
     )
@@ -170,19 +170,23 @@ def differences_table(groups: Sequence[Runs]) -> Table | None:
     differs."""
     facts = [_facts(runs.records[0]) for runs in groups]
     names = _all(name for each in facts for name in each)
-    differing = [name for name in names if len({each.get(name) for each in facts}) > 1]
-    rows = tuple((name, *(each.get(name, _NONE) for each in facts)) for name in differing)
+    differing = [name for name in names if any(each.get(name) != facts[0].get(name) for each in facts)]
+    rows = tuple((name, *(_written(each.get(name)) for each in facts)) for name in differing)
     return Table("Fields that differ", ("field", *map(row_name, groups)), rows) if rows else None
 
 
-def _facts(record: RunRecord) -> dict[str, str]:
-    """Return what was asked of a run, and where it ran, in words by dotted names."""
+def _facts(record: RunRecord) -> dict[str, object]:
+    """Return what was asked of a run, and where it ran, by dotted names."""
     data, device = record.dataset, record.device
-    ran = {"data set": data.name, "training images": f"{data.train_size:,}", "held out": f"{data.holdout:,}"}
-    ran |= {"fold": data.fold, "resized to": data.resized, "device": device.name, "threads": device.threads}
-    ran |= {"computed in": record.dtype, "torch": record.versions.torch, "start": _start(record)}
-    fields = {name: to_text(value) for name, value in leaves(dataclasses.asdict(record.recipe)) if name != "name"}
-    return fields | {name: str(value) for name, value in ran.items()}
+    fields = {name: value for name, value in leaves(dataclasses.asdict(record.recipe)) if name != "name"}
+    fields |= {"data set": data.name, "training images": data.train_size, "held out": data.holdout, "fold": data.fold}
+    fields |= {"resized to": data.resized, "device": device.name, "threads": device.threads}
+    return fields | {"computed in": record.dtype, "torch": record.versions.torch, "start": _start(record)}
+
+
+def _written(value: object) -> str:
+    """Return a value in words, a text as it is."""
+    return _NONE if value in ("", None) else value if isinstance(value, str) else to_text(value)
 
 
 def _start(record: RunRecord) -> str:
@@ -259,18 +263,18 @@ def _is_square(record: RunRecord) -> bool:
     return all(len(row) == len(rows) and all(0 <= count < 2**53 for count in row) for row in rows)
 
 
-def _thumbnail(tested: Tested, image: HardImage) -> dict[str, Any]:
+def _thumbnail(answers: Answers, image: HardImage) -> dict[str, Any]:
     """Return what is shown of a test image, with it as a PNG where it is at hand."""
-    pixels = tested.images.get(image.image)
-    wrong = {tested.classes[answer]: count for answer, count in image.predicted.items() if answer != image.label}
+    pixels = answers.images.get(image.image)
+    wrong = {answers.classes[answer]: count for answer, count in image.predicted.items() if answer != image.label}
     others = len(wrong) - _ANSWERS
-    taken = [f"{name} ×{count:,}" if tested.runs > 1 else name for name, count in list(wrong.items())[:_ANSWERS]]
+    taken = [f"{name} ×{count:,}" if answers.runs > 1 else name for name, count in list(wrong.items())[:_ANSWERS]]
     return {
         "place": image.image,
         "png": None if pixels is None else _png(pixels),
-        "label": tested.classes[image.label],
+        "label": answers.classes[image.label],
         "taken": taken + [f"{others} more"] * (others > 0) or ["no other class"],
-        "wrong": f"{tested.runs - image.right:,} of {tested.runs:,}" if tested.runs > 1 else "",
+        "wrong": f"{answers.runs - image.right:,} of {answers.runs:,}" if answers.runs > 1 else "",
     }
 
 
@@ -284,17 +288,19 @@ def _png(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _calibrated(tested: Tested) -> dict[str, Any]:
-    return {group.name: group.calibration for group in tested.groups if group.calibration}
+def _calibrated(answers: Answers) -> dict[str, Any]:
+    return {group.name: group.calibration for group in answers.groups if group.calibration}
 
 
-def _reliability(tested: Tested) -> Figure:
-    return reliability_figure(_calibrated(tested), f"Reliability: {tested.what}, predictions of {tested.runs:,} runs")
+def _reliability(answers: Answers) -> Figure:
+    return reliability_figure(
+        _calibrated(answers), f"Reliability: {answers.what}, predictions of {answers.runs:,} runs"
+    )
 
 
-def _calibration(tested: Tested) -> Table:
+def _calibration(answers: Answers) -> Table:
     rows = []
-    for group in tested.groups:
+    for group in answers.groups:
         found = group.calibration
         if found is not None:
             scaled = (
@@ -311,9 +317,8 @@ def environment(runs: Runs) -> dict[str, Any]:
     recipe, data = records[0].recipe, records[0].dataset
     versions = [dataclasses.asdict(record.versions) for record in records]
     facts = {
-        "data": [
-            f"{data.name}: {data.train_size:,} training and {data.test_size:,} {data.tested} images, {data.source}"
-        ],
+        "data": [f"{data.name}: {data.train_size:,} training and {data.test_size:,} {data.tested} images"],
+        "read from": _all(record.dataset.source for record in records),
         "sha256 of the data": [data.sha256],
         "start": _all(map(_start, records)),
         "device": _all(map(_device, records)),

@@ -41,7 +41,7 @@ class GroupAnswers:
 
 
 @dataclass(frozen=True, eq=False)
-class Tested:
+class Answers:
     """What groups of runs say of the same test images, and some of these."""
 
     what: str
