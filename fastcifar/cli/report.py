@@ -51,19 +51,18 @@ class Options(CommandOptions):
     """Leave the test images themselves out."""
 
     def _check(self) -> None:
-        if self.out is not None:
-            self._require("out", self.out.suffix in (".html", ".htm"), "a file whose name ends in .html")
-            self._require("out", not self.out.is_dir(), "a file")
+        if self.out is not None and (self.out.suffix not in (".html", ".htm") or self.out.is_dir()):
+            raise UserError(f"--out is {self.out}; allowed: a file whose name ends in .html")
 
 
 def main(args: Sequence[str]) -> int:
     options = parse(args, Options(), "fastcifar report")
     if not options.folders:
         raise UserError("report needs a folder of runs, as in: fastcifar report runs")
+    kept = read_runs(*options.folders)
     from fastcifar.report.page import page, refuse_without_packages
 
     refuse_without_packages()
-    kept = read_runs(*options.folders)
     folder = user_path(options.folders[0], "the folder of runs")
     out = folder / "report.html" if options.out is None else user_path(options.out, "--out")
     with reserved(out.parent, shared=True):

@@ -23,6 +23,7 @@ from fastcifar.recipes import Recipe
 from fastcifar.record import EpochRow
 from fastcifar.report.answers import Answers, GroupAnswers
 from fastcifar.report.calibration import calibrate, log_probabilities
+from fastcifar.report.figures import Figure
 from fastcifar.report.page import confusion, differences_table, environment, groups_table, page, phases, runs_table
 from fastcifar.report.runs import FailedRun, KeptRuns, Runs
 
@@ -186,7 +187,7 @@ def made(groups, answers=(), notes=(), **kept):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Without figures, which take seconds, for what is not about them."""
-    monkeypatch.setattr("fastcifar.report.page.run_figures", lambda _: {})
+    monkeypatch.setattr(Figure, "svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +251,7 @@ def test_without_a_package_one_line_says_what_to_install(package, extra, runs, m
 @given(st.text())
 def test_any_name_is_a_pages_title(new_record, name):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastcifar.report.page.run_figures", lambda _: {})
+        patch.setattr(Figure, "svg", lambda *_: "<svg></svg>")
         found = Texts(made([Runs(name, (new_record(),))]))
     assert any(text == f"{shown(name, 60)} on cifar10".strip() for text in found.texts)
 
@@ -274,7 +275,8 @@ document.getElementById("phone").onload = (event) => {
   theme.click();
   const found = {
     sorted: ["train [s]", "train [s]", "log-loss [nats]", "log-loss [nats]", "recipe", "recipe"].map(sorted),
-    widths: [page.documentElement.scrollWidth, page.documentElement.clientWidth, view.innerWidth], themes: [before, colors()],
+    widths: [page.documentElement.scrollWidth, page.documentElement.clientWidth, view.innerWidth],
+    themes: [before, colors()],
     bar: view.getComputedStyle(page.querySelector(".bar i")).width,
     loaded: view.performance.getEntriesByType("resource").map((each) => each.name),
   };
