@@ -30,6 +30,8 @@ UNFINISHED = "unfinished.json"
 CHECKPOINTS, EPOCHS, DIAGNOSE, TRACK = IN_TRAINING = ("checkpoints", "weights", "diagnose", "track")
 """The folders that are written while a run trains: the states that it goes on from, until it is finished; the weights
 of every epoch, where they are kept; what its diagnoses found, and their figures; what its trackers wrote."""
+FIGURES = "figures"
+"""The folder of a run's figures, or those of several runs; they are drawn once they are finished."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
 _LARGEST_TEXT = 2**26

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fastcifar.errors import UserError
+from fastcifar.errors import Notice, UserError
 from fastcifar.escape import shown, shown_lines
 from fastcifar.experiments import Diverged, Failed
 from fastcifar.experiments.result import failure_word
-from fastcifar.output import DIAGNOSE
+from fastcifar.output import DIAGNOSE, FIGURES
 from fastcifar.recipes import label
 from fastcifar.record import json_text
-from fastcifar.report.runs import Runs
+from fastcifar.report.plots import draw_runs
+from fastcifar.report.runs import Runs, read_runs
 from fastcifar.report.summary import SUMMARIZED, summary_lines
 
 if TYPE_CHECKING:
@@ -261,6 +263,17 @@ def drawn_diagnoses(folder: Path, kinds: Sequence[str]) -> str:
     except UserError as error:
         return f"{where}; no figures: {error}"
     return f"{where}, and {count} files of figures" if count else where
+
+
+def drawn_runs(out: Path) -> str:
+    """Draw the figures of the runs in `out`, and return a line that says where they are. What keeps them from being
+    drawn is a `Notice`: the runs are saved."""
+    try:
+        draw_runs(read_runs(out).groups, out / FIGURES)
+    except UserError as error:
+        warnings.warn(f"no figures: {error}; fastcifar plot {out} draws them", Notice, stacklevel=2)
+        return "no figures"
+    return f"figures in {out / FIGURES}"
 
 
 def conclude(

@@ -28,6 +28,7 @@ from fastcifar.output import BESIDE, IN_TRAINING, RECORD, TRACE, check_out, rese
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
+from fastcifar.report.figures import refuse_without_matplotlib
 from fastcifar.signals import SIGNALS, Stop
 from fastcifar.start import Start
 from fastcifar.track import TRACKED
@@ -91,6 +92,9 @@ class Options(TrainingOptions):
     profile: Switch = False
     """Print where process_seconds went, and write trace.json into the run's folder: a few steps of the (first) run for
     chrome://tracing."""
+    plot: Switch = False
+    """When all is trained, draw the figures of `fastcifar plot`, of all runs that are there, into the folder figures
+    beside them."""
     checkpoint_every: Annotated[str, arg(metavar="E")] = AUTO
     """How often the state of the training is kept, for --resume: epochs, as in 2 or 0.5, a time, as in 10min, or never;
     auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
@@ -142,6 +146,8 @@ def run(options: Options, args: Sequence[str], phases: Phases) -> int:
     from fastcifar.cli.unfinished import Asked
 
     with phases("command line"):
+        if options.plot:
+            refuse_without_matplotlib()
         options = options.resized_for(options.settings)
         options.check(options.settings)
         named = {"--diagnose": get_args(Diagnosed), "--track": TRACKED, "--reset": ("head, statistics, last-1, ...",)}
@@ -209,6 +215,8 @@ def train_runs(
     finally:
         show.end()
     remarks = _remarks(options, asked.init, dataset)
+    if options.plot:
+        show.say(screen.drawn_runs(out))
     screen.conclude(list(store.outcomes().values()), out, remarks, len(seeds) > 1, options.json, show)
     return 3 if any(isinstance(each, Diverged) for each in failed) else 5 if failed else 0
 

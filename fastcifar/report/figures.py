@@ -19,8 +19,9 @@ from fastcifar.escape import shown
 from fastcifar.output import made, write_all
 
 FORMATS = ("png", "svg", "pdf")
-_LONGEST, _LONGEST_NAME, _WIDTH = 200, 50, 80
-"""Characters of a title, of any other text, and of a line of the title; longer ones would leave the lines no room."""
+_LONGEST, _LONGEST_LABEL, _LONGEST_NAME, _WIDTH = 200, 70, 50, 80
+"""Characters of a title's line, of a name in the legend, of any other text, and of a title's width; longer ones would
+leave the lines no room."""
 _COLORS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
@@ -29,12 +30,18 @@ data visualization", arXiv 2107.02270); the last but one is the gray of what oth
 GRAY = 8
 _MARKS = "os^DvP<X>*"
 """A mark for each color, by which it is known in print without color."""
-_MOST_MARKS = 10
+_MOST_MARKS = 20
 """Marks on a line of many points."""
 _BLACK, _OWN = "#000000", "currentColor"
 _DASHES = ("-", "--", ":", "-.")
-_MOST_ROWS = 6
-"""Names in a column of the legend; more are in two."""
+_FILLS = ("full", "none", "left", "bottom")
+"""How much of a mark is filled on a line that is dashed so by `Line.dash`."""
+_MOST_ROWS, _HALF_LABEL = 6, 32
+"""Names in a column of the legend; more are in two, if none has more characters than the second number."""
+_USUAL_ROWS = 2
+"""Rows of the legend for which a figure of the usual height has room."""
+_NOTE_POINTS = 9.5
+"""Height of a name beside the lines, in points."""
 _ACCURACIES = (
     0.01,
     0.02,
@@ -80,8 +87,9 @@ class Line:
     """In a figure with `rows`: bars from 0 to the points."""
     level: Sequence[tuple[float, float] | None] = ()
     """For each point the interval of x that a level bar shows, likewise."""
-    band: Sequence[tuple[float, float]] = ()
-    """For each point the least and the largest y of a pale band about the line; none where empty."""
+    band: Sequence[tuple[float, float] | None] = ()
+    """For each point the least and the largest y of a pale band about the line, None: no band there; none where
+    empty."""
     dash: int = 0
     """From 1 to 3: another way to dash it, by which lines of one color are told apart."""
     bare: bool = False
@@ -89,7 +97,8 @@ class Line:
     area: bool = False
     """The outline of what lies between it and 0, as of a histogram; without marks."""
     note: str = ""
-    """A name beside its last point, where a legend of so many would be no help."""
+    """A name at the right, from which a thin line leads to its last point, where a legend of so many would be no
+    help."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Figure:
     y_range: tuple[float, float] | None = None
     """The ends of the y axis; None: as the lines need."""
     title: str = ""
-    """What is shown, on which data, and n; empty: that of the experiment's result."""
+    """What is shown, on which data, and n, in lines of their own if need be; empty: that of the experiment's result."""
 
     def save(self, stem: str | Path) -> list[Path]:
         """Draw the figure, save it as `stem`.png, .svg and .pdf, and return the paths. Raises UserError if matplotlib
@@ -142,7 +151,8 @@ class Figure:
         def as_part(tag: re.Match[str]) -> str:
             return re.sub(r'\bid="|url\(#|href="#', lambda found: f"{found[0]}{name}-", tag[0]).replace(_BLACK, _OWN)
 
-        how = f'role="img" aria-label="{html.escape(shown(self.title or self.ylabel, _LONGEST))}"'
+        words = ": ".join(shown(line, _LONGEST) for line in (self.title or self.ylabel).split("\n"))
+        how = f'role="img" aria-label="{html.escape(words)}"'
         how += f' fill="{_OWN}" stroke-linejoin="round" stroke-linecap="butt"'
         links = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
         return f"<svg {links} {box[0] if box else ''} {how}>{re.sub('<[^>]*>', as_part, inside).strip()}"
@@ -160,16 +170,19 @@ class Figure:
     def _drawn(self) -> Any:
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
         from matplotlib.ticker import (  # pyright: ignore[reportMissingImports]
+            FixedLocator,
             LogLocator,
             MaxNLocator,
             NullFormatter,
             NullLocator,
         )
 
-        labels = sum(bool(line.label) for line in (*self.lines, *self.right))
-        columns = 1 + (labels > _MOST_ROWS)
-        legend = 0.21 * max(0, math.ceil(labels / columns) - _MOST_ROWS)  # inches of the rows beyond the usual ones
-        canvas = Canvas(figsize=(6.4, max(4.2, 1.2 + 0.3 * len(self.rows)) + legend), layout="constrained")
+        labels = [line.label for line in (*self.lines, *self.right) if line.label]
+        columns = 1 + (len(labels) > _MOST_ROWS and max(map(len, labels)) <= _HALF_LABEL)
+        legend = 0.21 * max(0, math.ceil(len(labels) / columns) - _USUAL_ROWS)  # inches
+        notes = [line for line in self.lines if line.note and any(y is not None for y in line.y)]
+        height = max(4.2, 1.2 + 0.3 * len(self.rows), 1.2 + len(notes) * _NOTE_POINTS / 72) + legend
+        canvas = Canvas(figsize=(6.4, height), layout="constrained")
         axes = canvas.add_subplot()
         for line in self.lines:
             self._draw(axes, line, bool(self.rows))
@@ -181,8 +194,8 @@ class Figure:
         if self.dashed_at is not None:
             axes.axvline(self.dashed_at, linestyle="--", color="black", linewidth=1)
         if self.title:
-            title = textwrap.fill(shown(self.title, _LONGEST), _WIDTH)  # matplotlib's own reads "$" as mathematics
-            axes.set_title(title, loc="left", fontsize="medium")
+            title = (textwrap.fill(shown(line, _LONGEST), _WIDTH) for line in self.title.split("\n"))
+            axes.set_title("\n".join(title), loc="left", fontsize="medium")  # its own wrapping reads "$" as mathematics
         axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
         axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
         logs = [math.log10(y) for line in self.lines for y in line.y if y is not None and 0 < y < math.inf]
@@ -207,14 +220,14 @@ class Figure:
         elif self.accuracies:
             self._scale(axes)
         elif all(float(x).is_integer() for line in self.lines for x in line.x):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            places = {x for line in self.lines for x in line.x}
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True) if len(places) > 1 else FixedLocator([*places]))
         if any(line.area for line in self.lines):  # they count something
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
         if self.y_range:
             axes.set_ylim(*self.y_range)
-        if any(line.note for line in self.lines):
-            axes.margins(x=0.2)  # for the names
+        _name(axes, notes, _NOTE_POINTS / 72 / (height - 1.2))
         axes.grid(color="black", alpha=0.12)
         if labels:
             canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
@@ -241,15 +254,16 @@ class Figure:
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
         place, dashes = line.color % len(_COLORS), _DASHES[(line.color // len(_COLORS) + line.dash) % len(_DASHES)]
         style: dict[str, Any] = {"color": _COLORS[place], "linestyle": dashes, "label": _label(line.label)}
+        mark = {"marker": _MARKS[place], "fillstyle": _FILLS[line.dash % len(_FILLS)]}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
             style |= {"linestyle": ""}
         if line.marks or len(kept) == 1:  # a line through one point cannot be seen
-            style |= {"marker": _MARKS[place]}
+            style |= mark
         elif not (line.faint or line.bare or line.area or line.bars):
             every = math.ceil(len(kept) / _MOST_MARKS) or 1
-            style |= {"marker": _MARKS[place], "markersize": 4, "markevery": (place % every, every)}
+            style |= {**mark, "markersize": 4, "markevery": (place % every, every)}
         if line.area:
             axes.fill_between(x, 0, y, color=style["color"], alpha=0.2, linewidth=0)
         bars = {}
@@ -259,11 +273,8 @@ class Figure:
                 pairs = zip(x if axis == "xerr" else y, intervals, strict=True)
                 bars[axis] = list(zip(*((mean - low, high - mean) for mean, (low, high) in pairs), strict=True))
         if line.band:
-            lows, highs = zip(*(line.band[place] for place, _ in kept), strict=True)
+            lows, highs = zip(*(line.band[place] or (math.nan, math.nan) for place, _ in kept), strict=True)
             axes.fill_between(x, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
-        if line.note:
-            name, place = shown(line.note, _LONGEST_NAME), (x[-1], y[-1])
-            axes.annotate(name, place, xytext=(4, 3), textcoords="offset points", fontsize="x-small")
         if line.bars:
             axes.barh(y, x, height=0.6, capsize=3, **bars, **style)
         elif bars:
@@ -280,6 +291,38 @@ def refuse_without_matplotlib() -> None:
         raise UserError("figures need matplotlib, which is not installed: pip install 'fastcifar[plot]'") from None
 
 
+def _name(axes: Any, lines: Sequence[Line], gap: float) -> None:
+    """Put the notes of `lines` in a column at the right of the axes, by the height of what they name.
+
+    gap: the least distance between two, as a part of the axes' height.
+    """
+    axes.get_ylim()  # until it is asked for, the scale is not that of the lines
+    on_axes = axes.transData + axes.transAxes.inverted()
+    ends = [[point for point in zip(line.x, line.y, strict=True) if point[1] is not None][-1] for line in lines]
+    named = sorted(zip((on_axes.transform(end)[1] for end in ends), range(len(lines)), strict=True))
+    for height, (_, place) in zip(_apart([each for each, _ in named], gap), named, strict=True):
+        line = lines[place]
+        leader = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4}
+        leader["color"] = _COLORS[line.color % len(_COLORS)]
+        where = {"xytext": (1.03, height), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
+        axes.annotate(shown(line.note, _LONGEST_NAME), ends[place], **where, arrowprops=leader, fontsize="x-small")
+
+
+def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Return places from 0 to 1 that are `gap` apart or more and, by their squared distances, as near as can be to the
+    wanted ones, which rise (pool adjacent violators, Ayer and others 1955)."""
+    blocks: list[tuple[float, int]] = []
+    for rank, place in enumerate(wanted):
+        mean, count = place - rank * gap, 1
+        while blocks and blocks[-1][0] > mean:
+            before, many = blocks.pop()
+            mean, count = (before * many + mean * count) / (many + count), many + count
+        blocks.append((mean, count))
+    least = [mean for mean, count in blocks for _ in range(count)]
+    most = max(0.0, 1 - (len(wanted) - 1) * gap)
+    return [min(max(each, 0.0), most) + rank * gap for rank, each in enumerate(least)]
+
+
 def _tick(text: str) -> str:
     """Return the name of a tick, which may have several lines, as it is shown."""
     return "\n".join(shown(line, _LONGEST_NAME) for line in text.split("\n"))
@@ -288,4 +331,4 @@ def _tick(text: str) -> str:
 def _label(text: str) -> str | None:
     """Return a label for the legend; None: none. A space keeps one that begins with an underscore, which matplotlib
     would leave out."""
-    return f"{' ' * text.startswith('_')}{shown(text, _LONGEST_NAME)}" if text else None
+    return f"{' ' * text.startswith('_')}{shown(text, _LONGEST_LABEL)}" if text else None

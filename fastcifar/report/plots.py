@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
+from fastcifar.errors import UserError
+from fastcifar.escape import shown
 from fastcifar.record import EpochRow, RunRecord
-from fastcifar.report.figures import Figure, Line
+from fastcifar.report.figures import FORMATS, Figure, Line
 from fastcifar.report.runs import Runs
 from fastcifar.report.statistics import summarize
 from fastcifar.report.summary import data_words, row_name
@@ -23,19 +27,43 @@ _NAMED = 3
 _STEPS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 """Between the accuracies, in percent, of which it is drawn how long they took: the first by which there are enough."""
 _ENOUGH = 5
-_SPEEDRUN = 94.0
-"""The accuracy, in percent, that speed records are told for."""
+_HIGH = range(90, 100)
+"""Accuracies, in percent, that are drawn in any case: records are told for them."""
+_LONGEST = 50
+"""Characters of a name in a title."""
+_AXES = {"epoch": "epoch", "seconds": "train_seconds [s]"}
 _SPLITS = {"test": "test", "val": "validation", "train": "training"}
+
+
+STEMS = (
+    *("accuracy-by-epoch", "loss-by-epoch", "accuracy-by-seconds", "loss-by-seconds", "time-to-accuracy"),
+    *("accuracy-histogram", "learning-rate-by-epoch", "learning-rate-by-seconds"),
+)
+"""The stems of the files of all figures, in the order in which they are shown."""
 
 
 @dataclass(frozen=True)
 class _Group:
     """Runs that are drawn in one color."""
 
-    name: str
-    """With n."""
+    title: str
+    """The recipe, or the arm of an experiment."""
+    label: str
     color: int
     records: tuple[RunRecord, ...]
+
+
+def draw_runs(groups: Sequence[Runs], folder: Path) -> list[Path]:
+    """Save the figures of runs in `folder`, in place of those of an earlier call, and return the paths. Raises
+    UserError where matplotlib is missing, no run is finished or a file cannot be written."""
+    figures = run_figures(groups)
+    if not figures:
+        raise UserError("no run is finished; allowed: runs with an epoch or more")
+    files = [file for stem, figure in figures.items() for file in figure.save(folder / stem)]
+    for left in {folder / f"{stem}.{form}" for stem in STEMS for form in FORMATS}.difference(files):
+        with suppress(OSError):  # it is not there, or stays
+            left.unlink()
+    return files
 
 
 def run_figures(groups: Sequence[Runs]) -> dict[str, Figure]:
@@ -47,123 +75,129 @@ def run_figures(groups: Sequence[Runs]) -> dict[str, Figure]:
     is not drawn; without a finished run there is no figure.
     """
     kept = [runs for runs in groups if runs.records]
-    drawn = [_Group(f"{row_name(runs)}, n={len(runs.records)}", color, runs.records) for color, runs in enumerate(kept)]
-    figures: dict[str, Figure] = {}
-    for stem, by in (("epoch", "epoch"), ("seconds", "train_seconds [s]")):
-        figures[f"accuracy-by-{stem}"] = _curves(drawn, "accuracy", ("test", "val"), stem, by)
-        figures[f"loss-by-{stem}"] = _curves(drawn, "loss", ("test", "val", "train"), stem, by)
-        figures[f"learning-rate-by-{stem}"] = _learning_rates(drawn, stem, by)
-    figures["time-to-accuracy"] = _times(drawn)
-    figures["accuracies"] = _histogram([group for group in drawn if len(group.records) >= _FEWEST])
-    order = sorted(figures, key=lambda stem: stem.startswith("learning-rate"))
-    return {stem: figures[stem] for stem in order if figures[stem].lines}
+    counts = [len(runs.records) for runs in kept]
+    said = [f", n={count}" if len(set(counts)) > 1 else "" for count in counts]
+    drawn = [
+        _Group(runs.name, row_name(runs) + n, color, runs.records)
+        for color, (runs, n) in enumerate(zip(kept, said, strict=True))
+    ]
+    figures = {"time-to-accuracy": _times(drawn), "accuracy-histogram": _histogram(drawn)}
+    for by in ("epoch", "seconds"):
+        figures[f"accuracy-by-{by}"] = _curves(drawn, "accuracy", ("test", "val"), by)
+        figures[f"loss-by-{by}"] = _curves(drawn, "loss", ("test", "val", "train"), by)
+        figures[f"learning-rate-by-{by}"] = _learning_rates(drawn, by)
+    return {stem: figures[stem] for stem in STEMS if figures[stem].lines}
 
 
-def _curves(groups: Sequence[_Group], measure: str, splits: Sequence[str], stem: str, by: str) -> Figure:
+def _curves(groups: Sequence[_Group], measure: str, splits: Sequence[str], by: str) -> Figure:
     """Return accuracies in percent or losses of each split that has any, by epoch or by seconds."""
     factor, unit = (100, "%") if measure == "accuracy" else (1, "nats")
     records = [record for group in groups for record in group.records]
     splits = [split for split in splits if any(_points(records, f"{split}_{measure}"))]
+    words = [_split_name(split, records) for split in splits]
     lines: list[Line] = []
     for group in groups:
-        for dash, split in enumerate(splits):
-            name = _split_name(split, records) if len(groups) == 1 else "" if dash else group.name
-            found = list(_mean_rows(group.records, lambda row, of=f"{split}_{measure}": getattr(row, of), stem))
-            if not dash and 1 < len(records) <= _MOST_FAINT:
-                lines += _faint(group, f"{split}_{measure}", stem, factor)
-            if found:
-                x, means, bands = zip(*found, strict=True)
-                band = [(factor * low, factor * high) for low, high in filter(None, bands)]
-                y = [factor * mean for mean in means]
-                lines.append(Line(x, y, group.color, name, band=band if len(band) == len(y) else (), dash=dash))
-    words = [_split_name(split, records) for split in splits]
-    label = measure if len(words) != 1 else f"{words[0]} {measure}"
+        for dash, (split, word) in enumerate(zip(splits, words, strict=True)):
+            label = (word if len(words) > 1 else "") if len(groups) == 1 else "" if dash else group.label
+            singles = group.records if not dash and len(group.records) > 1 and len(records) <= _MOST_FAINT else ()
+            for record in singles:
+                lines += _mean(group, [record], f"{split}_{measure}", by, factor, faint=True)
+            lines += _mean(group, group.records, f"{split}_{measure}", by, factor, label, dash)
     which = ", ".join(f"{style}: {word}" for style, word in zip(("solid", "dashed", "dotted"), words, strict=False))
-    what = f"{measure.capitalize()} by {stem}" + (f" ({which})" if len(words) > 1 and len(groups) > 1 else "")
-    return Figure(by, f"{label} [{unit}]", tuple(lines), title=_title(what, groups))
+    what = f"{measure.capitalize()} by {by}" + (f" ({which})" if len(words) > 1 and len(groups) > 1 else "")
+    name = f"{words[0]} {measure}" if len(words) == 1 else measure
+    limits = _limits(lines, 100 if measure == "accuracy" else math.inf)
+    return Figure(_AXES[by], f"{name} [{unit}]", tuple(lines), y_range=limits, title=_title(what, groups))
 
 
-def _learning_rates(groups: Sequence[_Group], stem: str, by: str) -> Figure:
-    lines = []
+def _learning_rates(groups: Sequence[_Group], by: str) -> Figure:
+    lines: list[Line] = []
     for group in groups:
-        found = list(_mean_rows(group.records, lambda row: row.learning_rate, stem))
-        if found:
-            x, means, _ = zip(*found, strict=True)
-            lines.append(Line(x, means, group.color, group.name if len(groups) > 1 else ""))
-    what = f"Learning rate of the last step of each epoch, by {stem}"
-    return Figure(by, "learning rate", tuple(lines), title=_title(what, groups))
+        lines += _mean(group, group.records, "learning_rate", by, 1, group.label if len(groups) > 1 else "")
+    title = _title(f"Learning rate of each epoch's last step, by {by}", groups)
+    return Figure(_AXES[by], "learning rate", tuple(lines), title=title)
+
+
+def _mean(
+    group: _Group,
+    records: Sequence[RunRecord],
+    key: str,
+    by: str,
+    factor: float,
+    label: str = "",
+    dash: int = 0,
+    faint: bool = False,
+) -> Iterator[Line]:
+    """Give the line through the mean of a number over the runs that have it, epoch by epoch, with its interval; of
+    seconds it is the mean too."""
+    rows: dict[int, list[tuple[float, float]]] = {}
+    for row, value in _points(records, key):
+        rows.setdefault(row.epoch, []).append((row.seconds, factor * value))
+    x, y, band = [], [], []
+    for epoch in sorted(rows):
+        seconds, values = map(summarize, zip(*rows[epoch], strict=True))
+        x.append(epoch if by == "epoch" else seconds.mean)
+        y.append(values.mean)
+        band.append(values.interval if key != "learning_rate" else None)
+    if x:
+        yield Line(x, y, group.color, label, faint, band=band if any(band) else (), dash=dash)
+
+
+def _limits(lines: Sequence[Line], most: float) -> tuple[float, float] | None:
+    """Return the ends of the y axis: bands of few runs are wide, and those that would leave the lines no room are cut
+    off. None: as matplotlib has it."""
+    values = [y for line in lines for y in line.y if y is not None]
+    ends = [end for line in lines for each in line.band if each for end in each]
+    span = max(values, default=0) - min(values, default=0)
+    if not span or not ends:
+        return None
+    low, high = min(values), max(values)
+    low, high = min(low, max(min(ends), low - span / 2)), max(high, min(max(ends), high + span / 2))
+    return max(0, low - span / 20), min(most, high + span / 20)
 
 
 def _times(groups: Sequence[_Group]) -> Figure:
     """Return the seconds of training at which each group was first seen at accuracies, and those to its end."""
     records = [record for group in groups for record in group.records]
-    reached = [[100 * y for _, y in _points([record], _tested(record))] for record in records]
-    reached = [accuracies for accuracies in reached if accuracies]
-    targets = _targets(min(map(min, reached)), max(map(max, reached))) if reached else []
+    reached = [100 * value for record in records for _, value in _points([record], _tested(record))]
+    targets = _targets(min(reached), max(reached)) if reached else []
     lines = []
     for group in groups:
-        label = group.name if len(groups) > 1 else "first epoch at this accuracy or above"
-        x, y, intervals = [], [], []
-        for target in targets:
-            seconds = [_first(record, target / 100) for record in group.records]
-            known = [each for each in seconds if each is not None]
-            if len(known) == len(seconds):  # a mean of those that got there alone would flatter the group
-                found = summarize(known)
-                x.append(target)
-                y.append(found.mean)
-                intervals.append(found.interval)
-        if x:
-            lines.append(Line(x, y, group.color, label, intervals=intervals))
-        ends = [(_final(record), record.train_seconds) for record in group.records]
-        accuracies = [100 * accuracy for accuracy, _ in ends if accuracy is not None]
-        if len(accuracies) == len(ends):
-            accuracy, seconds = summarize(accuracies), summarize([each for _, each in ends])
-            label = ("" if x else group.name) if len(groups) > 1 else "at the end, test-time augmentation included"
+        label = group.label if len(groups) > 1 else "end of the first epoch at this accuracy or above"
+        found = {target: [_first(record, target / 100) for record in group.records] for target in targets}
+        # A mean of the runs that got there alone would flatter the group.
+        times = {target: summarize(known) for target, each in found.items() if len(known := _known(each)) == len(each)}
+        if times:
+            means, intervals = [each.mean for each in times.values()], [each.interval for each in times.values()]
+            lines.append(Line(list(times), means, group.color, label, intervals=intervals))
+        accuracies = _known(map(_final, group.records))
+        if len(accuracies) == len(group.records):
+            accuracy, seconds = summarize(accuracies), summarize([record.train_seconds for record in group.records])
+            label = ("" if times else group.label) if len(groups) > 1 else _end(group.records)
             how = {"intervals": [seconds.interval], "level": [accuracy.interval], "marks": True}
             lines.append(Line([accuracy.mean], [seconds.mean], group.color, label, **how))
-    what = "Time to accuracy, by epochs' ends" + "; single marks: the end, with test-time augmentation" * (
-        len(groups) > 1
-    )
-    return Figure(_accuracy_label(records), "train_seconds [s]", tuple(lines), title=_title(what, groups))
+    what = "Time to accuracy, by the ends of epochs" + f"; large marks: {_end(records)}" * (len(groups) > 1)
+    most = max((y for line in lines for y in line.y if y is not None), default=0)
+    ends = [each[1] for line in lines for each in line.intervals if each]
+    limits = (0, 1.05 * max(most, min(1.5 * most, max(ends)))) if most and ends else None
+    return Figure(_accuracy_label(records), _AXES["seconds"], tuple(lines), y_range=limits, title=_title(what, groups))
 
 
 def _histogram(groups: Sequence[_Group]) -> Figure:
-    """Return how many runs of each group ended at which accuracies."""
-    found = [(group, [100 * each for each in map(_final, group.records) if each is not None]) for group in groups]
+    """Return how many runs of each group of some size ended at which accuracies."""
+    found = [(group, _known(map(_final, group.records))) for group in groups]
     found = [(group, accuracies) for group, accuracies in found if len(accuracies) >= _FEWEST]
-    lines = []
     edges = _edges([each for _, accuracies in found for each in accuracies])
+    lines = []
     for dash, (group, accuracies) in enumerate(found):
         counts = [sum(low <= each < high for each in accuracies) for low, high in itertools.pairwise(edges)]
         x = [edge for edge in edges for _ in range(2)]
         y = [0, *(count for count in counts for _ in range(2)), 0]
-        lines.append(Line(x, y, group.color, group.name if len(found) > 1 else "", area=True, dash=dash))
-    records = [record for group, _ in found for record in group.records]
-    title = _title("Final accuracies, test-time augmentation included", [group for group, _ in found])
-    return Figure(_accuracy_label(records), "runs", tuple(lines), title=title)
-
-
-def _faint(group: _Group, measure: str, stem: str, factor: float) -> Iterator[Line]:
-    """Give a faint line for each of several runs."""
-    for record in group.records if len(group.records) > 1 else ():
-        rows = [(row, value) for row, value in _points([record], measure)]
-        x = [row.epoch if stem == "epoch" else row.seconds for row, _ in rows]
-        yield Line(x, [factor * value for _, value in rows], group.color, faint=True)
-
-
-def _mean_rows(
-    records: Iterable[RunRecord], value: Callable[[EpochRow], float | None], stem: str
-) -> Iterator[tuple[float, float, tuple[float, float] | None]]:
-    """Give for each epoch its number or the mean of its seconds, the mean of the runs that have the value, and its
-    interval."""
-    rows: dict[int, list[tuple[float, float]]] = {}
-    for row in (row for record in records for row in record.history):
-        if (found := value(row)) is not None:
-            rows.setdefault(row.epoch, []).append((row.seconds, found))
-    for epoch in sorted(rows):
-        seconds, values = zip(*rows[epoch], strict=True)
-        found = summarize(values)
-        yield (epoch if stem == "epoch" else summarize(seconds).mean), found.mean, found.interval
+        lines.append(Line(x, y, group.color, group.label if len(found) > 1 else "", area=True, dash=dash))
+    drawn = [group for group, _ in found]
+    records = [record for group in drawn for record in group.records]
+    what = f"Accuracies {_end(records)}"
+    return Figure(_accuracy_label(records), "runs", tuple(lines), title=_title(what, drawn))
 
 
 def _points(records: Iterable[RunRecord], measure: str) -> Iterator[tuple[EpochRow, float]]:
@@ -185,16 +219,28 @@ def _tested(record: RunRecord) -> str:
 
 
 def _final(record: RunRecord) -> float | None:
-    return record.val_accuracy if record.accuracy is None else record.tta_accuracy
+    """Return the accuracy at the end, in percent."""
+    accuracy = record.val_accuracy if record.accuracy is None else record.tta_accuracy
+    return None if accuracy is None else 100 * accuracy
+
+
+def _end(records: Sequence[RunRecord]) -> str:
+    """Return what the accuracies of `_final` are."""
+    has_tta = any(record.accuracy is not None and record.recipe.evaluate.tta != "none" for record in records)
+    return "at the end" + ", with test-time augmentation" * has_tta
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def _targets(low: float, high: float) -> list[float]:
-    """Return round accuracies between two, in percent, and that of speed records where it is between them."""
+    """Return round accuracies between two, in percent, and the high ones that are between them."""
     for step in _STEPS:
         found = [step * place for place in range(math.floor(low / step) + 1, math.floor(high / step + 1e-9) + 1)]
         if len(found) >= _ENOUGH:
             break
-    return sorted({*found, *([_SPEEDRUN] if low < _SPEEDRUN <= high else [])})
+    return sorted({*found, *(float(each) for each in _HIGH if low < each <= high)})
 
 
 def _edges(accuracies: Sequence[float]) -> list[float]:
@@ -222,27 +268,22 @@ def _accuracy_label(records: Iterable[RunRecord]) -> str:
 
 
 def _title(what: str, groups: Sequence[_Group]) -> str:
-    """Return what is shown, of which recipes, on which data, n and the hardware."""
+    """Return what is shown; of which recipes, on which data; n and the hardware: a line each."""
     records = [record for group in groups for record in group.records]
-    names = _listed(
-        group.name.rpartition(", n=")[0] if len(groups) == 1 else record.recipe.name
-        for group in groups
-        for record in group.records
-    )
-    data, devices = _listed(map(data_words, records)), _listed(map(_hardware, records))
-    counts = sorted({len(group.records) for group in groups})
-    n = f"n={counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else "n=0"
-    interval = ", ± 95% interval" if counts and counts[-1] > 1 else ", no interval"
-    return f"{what}: {names} on {data}; {n}{interval}; {devices}"
+    names, data = _listed(shown(group.title, _LONGEST) for group in groups), _listed(map(data_words, records))
+    counts = sorted({len(group.records) for group in groups}) or [0]
+    n = f"n={counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
+    interval = "± 95% interval" if counts[-1] > 1 else "no interval"
+    return f"{what}\n{names} on {data}\n{n}, {interval}; {_listed(map(_hardware, records))}"
 
 
 def _listed(names: Iterable[str]) -> str:
     found = list(dict.fromkeys(names))
-    more = len(found) - _NAMED
-    return " and ".join([", ".join(found[:_NAMED]), *([f"{more} more"] if more > 0 else [])])
+    found = found if len(found) <= _NAMED else [*found[:_NAMED], f"{len(found) - _NAMED} more"]
+    return " and ".join(filter(None, [", ".join(found[:-1]), *found[-1:]]))
 
 
 def _hardware(record: RunRecord) -> str:
     device = record.device
     threads = f" ({device.threads} thread{'s' * (device.threads > 1)})" if device.threads else ""
-    return f"{device.name}{threads}"
+    return f"{shown(device.name, _LONGEST)}{threads}"

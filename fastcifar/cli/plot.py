@@ -1,0 +1,52 @@
+"""`fastcifar plot`: figures of saved runs. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from tyro.conf import Positional, arg
+
+from fastcifar.cli.arguments import parse
+from fastcifar.cli.options import CommandOptions
+from fastcifar.cli.streams import wrapped
+from fastcifar.errors import UserError
+from fastcifar.escape import shown
+from fastcifar.output import FIGURES, reserved, user_path
+from fastcifar.report.figures import FORMATS, refuse_without_matplotlib
+from fastcifar.report.plots import draw_runs
+from fastcifar.report.runs import read_runs
+
+
+@dataclass(frozen=True)
+class Options(CommandOptions):
+    """Draw runs: accuracy, losses and learning rate by epoch and by second, the time to accuracies, and of 5 runs or
+    more the histogram of their accuracies.
+
+    Runs that differ in the seed alone are drawn together, as their mean and its 95% interval; others, and the runs of
+    several folders, over one another, each kind in a color of its own.
+    """
+
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUN", help_behavior_hint="")] = ()
+    """Folders of fastcifar train, of one run or several, or of experiments."""
+    out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/figures; of several, plots)")] = (
+        None
+    )
+    """The folder of the figures, which are there as PNG, SVG and PDF, in place of those of an earlier call."""
+
+
+def main(args: Sequence[str]) -> int:
+    options = parse(args, Options(), "fastcifar plot")
+    if not options.runs:
+        raise UserError("plot needs a folder of runs, as in: fastcifar plot runs/five")
+    refuse_without_matplotlib()
+    usual = Path("plots") if len(options.runs) > 1 else user_path(options.runs[0], "the folder of runs") / FIGURES
+    out = usual if options.out is None else user_path(options.out, "--out")
+    groups = read_runs(*options.runs).groups
+    with reserved(out, shared=True):
+        files = draw_runs(groups, out)
+    stems = dict.fromkeys(file.stem for file in files)
+    print(wrapped(f"figures in {shown(out)}, each as {', '.join(FORMATS)}: {', '.join(stems)}", "", "  "))
+    return 0
