@@ -25,7 +25,7 @@ from fastcifar.report.calibration import reliability_figure
 from fastcifar.report.figures import Figure, refuse_without_matplotlib
 from fastcifar.report.plots import run_figures
 from fastcifar.report.runs import STOPWATCHES, KeptRuns, Runs
-from fastcifar.report.summary import row_name
+from fastcifar.report.summary import data_words, row_name
 from fastcifar.report.tables import Table, percent
 
 IMAGES = 24
@@ -116,14 +116,14 @@ def groups_table(groups: Sequence[Runs]) -> Table:
         return lambda runs: None if (found := runs.summary(key)) is None else write.format(found.mean)
 
     def one_of(pick: Callable[[list[float]], float]) -> Callable[[Runs], str | None]:
-        return lambda runs: f"{pick(values):.2%}" if (values := runs.values(_metric(runs))) else None
+        return lambda runs: f"{pick(values):.2%}" if len(values := runs.values(_metric(runs))) > 1 else None
 
     def accuracy(runs: Runs) -> str | None:
         return None if (found := runs.summary(_metric(runs))) is None else percent(found)
 
     columns: dict[str, Callable[[Runs], str | None]] = {
         "recipe": row_name,
-        "data": lambda runs: ", ".join(_all(record.dataset.title for record in runs.records)) or None,
+        "data": lambda runs: data_words(runs.records[0]) if runs.records else None,
         "n": lambda runs: str(len(runs.records)),
         "failed": lambda runs: str(len(runs.failed)) if any(each.failed for each in groups) else None,
         "accuracy": accuracy,
@@ -293,9 +293,8 @@ def _calibrated(answers: Answers) -> dict[str, Any]:
 
 
 def _reliability(answers: Answers) -> Figure:
-    return reliability_figure(
-        _calibrated(answers), f"Reliability: {answers.what}, predictions of {answers.runs:,} runs"
-    )
+    runs = f"{answers.runs:,} run{'s' * (answers.runs > 1)}"
+    return reliability_figure(_calibrated(answers), f"Reliability: {answers.what}, predictions of {runs}")
 
 
 def _calibration(answers: Answers) -> Table:

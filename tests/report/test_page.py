@@ -91,8 +91,9 @@ def test_groups_have_a_row_each_with_means_and_spread(runs):
         *("recipe", "data", "n", "failed", "accuracy", "least", "greatest", "without TTA", "log-loss [nats]"),
         *("train [s]", "time [s]", "process [s]"),
     )
-    first = ("davidnet", "cifar10", "3", "1", f"92.00% ± {100 * half:.2f}", "90.00%", "95.00%", "94.00%", "0.2000")
-    other = ("<b>mine</b>", "cifar10", "1", "0", "10.00%", "10.00%", "10.00%", "94.00%", "–")
+    data, accuracy = "cifar10, 50,000 training images", f"92.00% ± {100 * half:.2f}"
+    first = ("davidnet", data, "3", "1", accuracy, "90.00%", "95.00%", "94.00%", "0.2000")
+    other = ("<b>mine</b>", data, "1", "0", "10.00%", "–", "–", "94.00%", "–")
     assert table.rows == ((*first, "428.9", "26.3", "31.0"), (*other, "26.1", "26.3", "31.0"))
 
 
