@@ -45,7 +45,7 @@ class Answers:
     """What groups of runs say of the same test images, and some of these."""
 
     what: str
-    """Which images these are, as in "10,000 test images of cifar10"."""
+    """Which images these are, as in "10,000 test images of mnist"."""
     classes: tuple[str, ...]
     labels: np.ndarray
     """`[N]`; -1 where an image has none."""

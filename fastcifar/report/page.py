@@ -233,7 +233,7 @@ def confusion(runs: Runs) -> dict[str, Any] | None:
     matrices = [matrix for matrix in given if matrix.shape == shape]
     if not matrices:
         return None
-    total = sum(matrices)
+    total = np.sum(matrices, 0)
     images = total.sum(1)
     found = {"name": row_name(runs), "n": len(matrices), "images": f"{images.sum():,}", "classes": classes}
     shares = total / np.maximum(images, 1)[:, None]
