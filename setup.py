@@ -20,7 +20,7 @@ setup(
     package_dir={"fastcifar.kernels": "kernels"},
     package_data={
         "fastcifar": ["py.typed"],
-        "fastcifar.report": ["published.csv"],
+        "fastcifar.report": ["published.csv", "page.html.j2", "page.css", "page.js"],
         "fastcifar.kernels": ["*.h", "*.cpp"],
         "fastcifar.kernels.norm_act_pool": ["*.cpp"],
     },
@@ -37,6 +37,7 @@ setup(
     ],
     extras_require={
         "plot": ["matplotlib"],
+        "report": ["jinja2", "matplotlib", "pillow"],
         "export": ["onnx", "onnxscript"],
         "hdf5": ["h5py"],
         "mat": ["scipy"],
@@ -46,6 +47,7 @@ setup(
         # 3.10, which has no tomllib. The tests take both cores by pytest-xdist, and read ONNX files by onnxruntime.
         "dev": [
             *("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff", "pillow", "matplotlib"),
+            "jinja2",
             *("h5py", "scipy", "tensorboard", "wandb>=0.31"),
             *("pyright[nodejs]", "tomli", "onnx", "onnxscript", "onnxruntime"),
         ],

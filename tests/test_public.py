@@ -48,4 +48,5 @@ def test_a_wheel_holds_the_package_with_the_kernels_and_nothing_else(wheel):
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastcifar").rglob("*.py")}
     sources = (path for path in (ROOT / "kernels").rglob("*") if path.suffix in (".py", ".cpp", ".h"))
     kernels = {f"fastcifar/{path.relative_to(ROOT).as_posix()}" for path in sources}
-    assert held == package | kernels | {"fastcifar/py.typed", "fastcifar/report/published.csv"}
+    report = {f"fastcifar/report/{name}" for name in ("published.csv", "page.html.j2", "page.css", "page.js")}
+    assert held == package | kernels | {"fastcifar/py.typed"} | report

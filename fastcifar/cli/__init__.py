@@ -38,6 +38,7 @@ COMMANDS = {
     ),
     "summary": ("summary DIR", "fastcifar.cli.summary", "say what the runs in a folder say together"),
     "plot": ("plot RUN...", "fastcifar.cli.plot", "draw how runs went, and how they compare"),
+    "report": ("report DIR...", "fastcifar.cli.report", "make one page of HTML about the runs in folders"),
     "agreement": ("agreement RUN...", "fastcifar.cli.agreement", "say how far runs agree, and what ensembles gain"),
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),

@@ -16,7 +16,7 @@ from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
 from fastcifar.output import RECORD, RUNS, UNFINISHED, read_json, reserved, user_path, write_whole
-from fastcifar.report.figures import FORMATS, GRAY, Figure, Line, refuse_without_matplotlib
+from fastcifar.report.figures import FORMATS, Figure, Line, refuse_without_matplotlib
 from fastcifar.report.tables import Table, nats, percent, points
 
 if TYPE_CHECKING:
@@ -230,16 +230,13 @@ class Texts:
         return figures
 
     def _reliability(self) -> Figure:
+        from fastcifar.report.calibration import reliability_figure
+
         named = {
             "single runs": self.found.mean_calibration,
             "ensemble of all": self.found.of_ensembles["probabilities"],
         }
-        lines = [Line([0, 100], [0, 100], GRAY, "calibrated", bare=True)]
-        for color, (label, each) in enumerate(named.items()):
-            sure, right = zip(*each.reliability.points(), strict=True)
-            percents = [100 * share for share in sure], [100 * share for share in right]
-            lines.append(Line(*percents, color, f"{label}: ECE {each.ece:.2%}"))
-        return Figure("confidence (%)", "accuracy (%)", tuple(lines), title=self.title)
+        return reliability_figure(named, self.title)
 
 
 def _pairs(found: OverPairs) -> tuple[str, str, str]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from fastcifar.data import Dataset, Split
+    from fastcifar.record import DatasetFacts, RunRecord
     from fastcifar.training import Evaluation
 
 
@@ -114,26 +115,10 @@ class Saved(Generic[Asked]):
 
     def dataset(self) -> Dataset:
         """Return the images to evaluate on: the run's own or, without variants, those of --on."""
-        return self._own() if self.options.on is None else self.other(self.options.on)
-
-    def _own(self) -> Dataset:
-        from fastcifar.data import load_dataset
-
-        data = self.record.dataset
-        try:
-            find(data.name)
-        except UserError:  # made by a program: nothing here can make it again
-            said = f"the run's images, {brief(data.name)}, are no set that is known here: {data.source}"
-            allowed = "--on PATH, a file with its images, as in --on mine.npz; --plugin MODULE, which registers the set"
-            raise UserError(f"{said}; allowed: {allowed}") from None
-        dataset = load_dataset(data.name, self.options.data_dir, "cpu", 0, self.options.mirror, None, data.resized)
-        self._refuse_another(dataset, data.resized, "the run's images, where --data-dir says they are now")
-        dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
-        dataset = dataset.labeled_test() if data.tests_val else dataset
-        dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
-        if (classes := self.kept_classes) is not None:
-            dataset = dataset.take(classes=classes)
-        return self._placed(dataset, data.resized)
+        if self.options.on is not None:
+            return self.other(self.options.on)
+        dataset = own_images(self.record, self.options.data_dir, self.options.mirror)
+        return self._placed(dataset, self.record.dataset.resized)
 
     def _placed(self, dataset: Dataset, resize: int | None) -> Dataset:
         """Return the dataset to evaluate on, without training images, where --resident says."""
@@ -163,7 +148,7 @@ class Saved(Generic[Asked]):
             dataset = load_dataset(word, data_dir, "cpu", 0, self.options.mirror, None, resize)
         if not len(dataset.train) and dataset.test.label_range[1] < 0 and dataset.val is None:
             dataset = replace(dataset, classes=data.classes)  # images alone say nothing of classes
-        self._refuse_another(dataset, resize, f"--resize {data.side}")
+        _refuse_another(dataset, data, resize, f"--resize {data.side}")
         if (classes := self.kept_classes) is None or dataset.test.label_range[1] < 0:
             return self._placed(dataset, resize)
         kept = dataset.test.subset(torch.isin(dataset.test.labels, torch.tensor(classes)))
@@ -171,22 +156,10 @@ class Saved(Generic[Asked]):
             raise UserError(f"{dataset.name} has no test images of the run's classes, {classes}; allowed: some")
         return self._placed(replace(dataset, test=kept, val=None), resize)
 
-    def _refuse_another(self, dataset: Dataset, resize: int, sides: str) -> None:
-        """Raise UserError for a data set that the run's network is not made for: with other classes than the run's or,
-        after it is resized, where `resize` is not 0, of another side. `sides`: what is allowed then."""
-        data = self.record.dataset
-        if dataset.classes != data.classes:
-            raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
-        height, width = (resize, resize) if resize else dataset.test.image_shape[:2]
-        if (height, width) != (data.side, data.side):
-            said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
-            raise UserError(f"{said}; allowed: {sides}")
-
     @property
     def kept_classes(self) -> list[int] | None:
         """The labels that the run was restricted to; None: all."""
-        classes = (self.record.subset or {}).get("classes")
-        return classes if isinstance(classes, list) else None
+        return _kept_classes(self.record)
 
     def score(self, split: Split) -> Evaluation:
         from fastcifar.training import evaluate
@@ -200,6 +173,33 @@ class Saved(Generic[Asked]):
         return {**facts, "images": images, "tta": self.tta}
 
 
+def own_images(record: RunRecord, data_dir: Path | None, mirror: str | None) -> Dataset:
+    """Return the data set whose test images are those that a run was tested on. Raises UserError where it is not known
+    or not there, and for another one."""
+    from fastcifar.data import load_dataset
+
+    data = record.dataset
+    try:
+        find(data.name)
+    except UserError:  # made by a program: nothing here can make it again
+        said = f"the run's images, {brief(data.name)}, are no set that is known here: {data.source}"
+        allowed = "--on PATH, a file with its images, as in --on mine.npz; --plugin MODULE, which registers the set"
+        raise UserError(f"{said}; allowed: {allowed}") from None
+    dataset = load_dataset(data.name, data_dir, "cpu", 0, mirror, None, data.resized)
+    _refuse_another(dataset, data, data.resized, "the run's images, where --data-dir says they are now")
+    dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
+    dataset = dataset.labeled_test() if data.tests_val else dataset
+    dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
+    classes = _kept_classes(record)
+    return dataset if classes is None else dataset.take(classes=classes)
+
+
+def _kept_classes(record: RunRecord) -> list[int] | None:
+    """Return the labels that a run was restricted to; None: all."""
+    classes = (record.subset or {}).get("classes")
+    return classes if isinstance(classes, list) else None
+
+
 def labeled_images(dataset: Dataset) -> tuple[Split, str]:
     """Return the test images, or where none has a label the validation images, and their name. Raises UserError where
     none has one either."""
@@ -209,6 +209,17 @@ def labeled_images(dataset: Dataset) -> tuple[Split, str]:
     raise UserError(
         f"the test images of {dataset.name} have no labels, so no accuracies; allowed: a data set with some"
     )
+
+
+def _refuse_another(dataset: Dataset, data: DatasetFacts, resize: int, sides: str) -> None:
+    """Raise UserError for a data set that a run's network is not made for: with other classes than its images, `data`,
+    or, after it is resized, where `resize` is not 0, of another side. `sides`: what is allowed then."""
+    if dataset.classes != data.classes:
+        raise UserError(f"{_differ(dataset, data.classes)}; allowed: a set with the run's")
+    height, width = (resize, resize) if resize else dataset.test.image_shape[:2]
+    if (height, width) != (data.side, data.side):
+        said = f"the images of {dataset.name} are {height} x {width} pixels, the run's {data.side} x {data.side}"
+        raise UserError(f"{said}; allowed: {sides}")
 
 
 def _differ(dataset: Dataset, classes: Sequence[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastcifar.report.calibration import Calibration, calibrate
+from fastcifar.report.calibration import NUMBERS, Calibration, calibrate, mean_calibration
 from fastcifar.report.ensembles import (
     MEANS,
     EnsembleScore,
@@ -78,10 +78,7 @@ class Agreement:
     @cached_property
     def mean_calibration(self) -> Calibration:
         """Each number's mean over the runs, and the reliability of all their predictions together."""
-        columns = {name: [getattr(found, name) for found in self.calibrations] for name in _NUMBERS}
-        means = {name: None if None in values else float(np.mean(values)) for name, values in columns.items()}
-        first, *others = (found.reliability for found in self.calibrations)
-        return Calibration(**means, reliability=sum(others, first))  # pyright: ignore[reportArgumentType]
+        return mean_calibration(self.calibrations)
 
     def to_json(self, names: Sequence[str]) -> dict[str, Any]:
         """Return all of it as data, ready for JSON; names: those of the runs."""
@@ -106,9 +103,6 @@ class Agreement:
             "right": {**self.by_all, "by_runs": self.right.tolist()},
             "hard": list(map(dataclasses.asdict, self.hard)),
         }
-
-
-_NUMBERS = tuple(each.name for each in dataclasses.fields(Calibration) if each.name != "reliability")
 
 
 def agreement(logits: np.ndarray, labels: np.ndarray) -> Agreement:
@@ -183,14 +177,18 @@ def hard_images(answers: np.ndarray, labels: np.ndarray) -> tuple[HardImage, ...
     right = (answers == labels).sum(0)
     found = []
     for image in np.flatnonzero((labels >= 0) & (right < len(answers))):
-        said, counts = np.unique(answers[:, image], return_counts=True)
-        pairs = sorted(zip(said.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1])
-        found.append(HardImage(int(image), int(labels[image]), int(right[image]), dict(pairs)))
+        found.append(HardImage(int(image), int(labels[image]), int(right[image]), counted_answers(answers[:, image])))
 
     def most_wrong(each: HardImage) -> int:
         return max(count for name, count in each.predicted.items() if name != each.label)
 
     return tuple(sorted(found, key=lambda each: (each.right, -most_wrong(each), each.image)))
+
+
+def counted_answers(answers: np.ndarray) -> dict[int, int]:
+    """Return `counted[class]`: how many of the answers `[runs]` are so, the most frequent first."""
+    said, counts = np.unique(answers, return_counts=True)
+    return dict(sorted(zip(said.tolist(), counts.tolist(), strict=True), key=lambda pair: -pair[1]))
 
 
 def _over_pairs(matrix: np.ndarray) -> OverPairs:
@@ -199,7 +197,7 @@ def _over_pairs(matrix: np.ndarray) -> OverPairs:
 
 
 def _numbers(found: Calibration) -> dict[str, float | None]:
-    return {name: getattr(found, name) for name in _NUMBERS}
+    return {name: getattr(found, name) for name in NUMBERS}
 
 
 def _with_bins(found: Calibration) -> dict[str, Any]:

@@ -5,10 +5,14 @@ Guo, Pleiss, Sun and Weinberger 2017, "On Calibration of Modern Neural Networks"
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from fastcifar.report.figures import GRAY, Figure, Line
 
 BINS = 15
 """Bins of equal width, as in the paper's tables."""
@@ -60,6 +64,10 @@ class Calibration:
     scaled_loss: float | None
     scaled_ece: float | None
     reliability: Reliability
+
+
+NUMBERS = tuple(each.name for each in dataclasses.fields(Calibration) if each.name != "reliability")
+"""The fields of a `Calibration` that are numbers."""
 
 
 def log_probabilities(logits: np.ndarray) -> np.ndarray:
@@ -135,3 +143,21 @@ def calibrate(logits: np.ndarray, labels: np.ndarray) -> Calibration:
         scaled_ece=reliability(scaled, labels).ece,
         reliability=found,
     )
+
+
+def mean_calibration(found: Sequence[Calibration]) -> Calibration:
+    """Return each number's mean over runs, and the reliability of all their predictions together."""
+    columns = {name: [getattr(each, name) for each in found] for name in NUMBERS}
+    means = {name: None if None in values else float(np.mean(values)) for name, values in columns.items()}
+    first, *others = (each.reliability for each in found)
+    return Calibration(**means, reliability=sum(others, first))  # pyright: ignore[reportArgumentType]
+
+
+def reliability_figure(named: Mapping[str, Calibration], title: str) -> Figure:
+    """Return the reliability diagram of predictions by their names: the accuracy of those that are so sure."""
+    lines = [Line([0, 100], [0, 100], GRAY, "calibrated", bare=True)]
+    for color, (label, each) in enumerate(named.items()):
+        sure, right = zip(*each.reliability.points(), strict=True)
+        percents = [100 * share for share in sure], [100 * share for share in right]
+        lines.append(Line(*percents, color + (color >= GRAY), f"{label}: ECE {each.ece:.2%}"))
+    return Figure("confidence (%)", "accuracy (%)", tuple(lines), title=title)

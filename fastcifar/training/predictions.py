@@ -169,7 +169,7 @@ def read_record(file: Path) -> RunRecord:
 
 def refuse_other_images(names: Sequence[str], records: Sequence[RunRecord | None]) -> None:
     """Raise UserError for runs that say that they were tested on different images, or that classes have other names."""
-    kept = [(name, _facts(record)) for name, record in zip(names, records, strict=True) if record is not None]
+    kept = [(name, test_images_of(record)) for name, record in zip(names, records, strict=True) if record is not None]
     for name, facts in kept[1:]:
         first, there = kept[0]
         for key in facts:
@@ -179,7 +179,8 @@ def refuse_other_images(names: Sequence[str], records: Sequence[RunRecord | None
                 raise UserError(f"other test images or classes: {said}; allowed: {allowed}")
 
 
-def _facts(record: RunRecord) -> dict[str, object]:
+def test_images_of(record: RunRecord) -> dict[str, object]:
+    """Return what a record says of its test images and classes: the same for runs that were tested on the same."""
     data, subset = record.dataset, record.subset or {}
     facts = {name: getattr(data, name) for name in _SAME}
     classes = {f"class {number}": name for number, name in enumerate(data.classes)}

@@ -1,0 +1,87 @@
+"""What groups of runs say of the same test images: how sure and how right they are, and which images are hard. Numpy
+only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from fastcifar.report.agreement import HardImage, counted_answers
+from fastcifar.report.calibration import Calibration, calibrate, log_probabilities, mean_calibration
+
+
+@dataclass(frozen=True, eq=False)
+class GroupAnswers:
+    """What the runs of a group say of test images. Their logits, which may be gigabytes, are not kept."""
+
+    name: str
+    answers: np.ndarray
+    """The predicted classes, `[runs, N]`."""
+    probabilities: np.ndarray
+    """Of each class, the sum over the runs: `[N, classes]`."""
+    losses: np.ndarray
+    """Log-loss in nats, the sum over the runs: `[N]`; 0 where an image has no label."""
+    calibration: Calibration | None
+    """Each number's mean over the runs; None where no image has a label."""
+
+    @classmethod
+    def of(cls, name: str, logits: np.ndarray, labels: np.ndarray) -> GroupAnswers:
+        """Return it for logits `[runs, N, classes]` and labels `[N]`, -1 where an image has none."""
+        labeled = np.flatnonzero(labels >= 0)
+        probabilities, losses = np.zeros(logits.shape[1:]), np.zeros(len(labels))
+        for member in logits:
+            log_probs = log_probabilities(member)
+            probabilities += np.exp(log_probs)
+            losses[labeled] -= log_probs[labeled, labels[labeled]]
+        found = [calibrate(member[labeled], labels[labeled]) for member in logits if len(labeled)]
+        answers = np.stack([member.argmax(1) for member in logits])
+        return cls(name, answers, probabilities, losses, mean_calibration(found) if found else None)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What groups of runs say of the same test images, and some of these."""
+
+    what: str
+    """Which images these are, as in "10,000 test images of mnist"."""
+    classes: tuple[str, ...]
+    labels: np.ndarray
+    """`[N]`; -1 where an image has none."""
+    groups: tuple[GroupAnswers, ...]
+    images: Mapping[int, np.ndarray] = field(default_factory=dict)
+    """uint8 `[H, W, 3]`, by their places among the test images."""
+    missing: str = ""
+    """Why there are none."""
+
+    @property
+    def runs(self) -> int:
+        return sum(len(group.answers) for group in self.groups)
+
+    def hardest(self, most: int) -> list[HardImage]:
+        """Return the images that fewest runs get right, of these those with the largest mean loss first; none that all
+        runs get right."""
+        losses = np.sum([group.losses for group in self.groups], 0)
+        right = (self._answers() == self.labels).sum(0)
+        order = np.lexsort((-losses, right))
+        return self._described(order[(self.labels[order] >= 0) & (right[order] < self.runs)][:most])
+
+    def most_confused(self, most: int) -> list[HardImage]:
+        """Return the images of which the runs are least sure together: whose mean probabilities have the largest
+        entropy."""
+        shares = np.sum([group.probabilities for group in self.groups], 0) / self.runs
+        entropy = -(shares * np.log(np.maximum(shares, np.finfo(float).tiny))).sum(1)
+        order = np.argsort(-entropy, kind="stable")
+        return self._described(order[self.labels[order] >= 0][:most])
+
+    def _answers(self) -> np.ndarray:
+        return np.concatenate([group.answers for group in self.groups])
+
+    def _described(self, places: np.ndarray) -> list[HardImage]:
+        answers = self._answers()
+        found = []
+        for image in places.tolist():
+            counted, label = counted_answers(answers[:, image]), int(self.labels[image])
+            found.append(HardImage(image, label, counted.get(label, 0), counted))
+        return found
