@@ -6,7 +6,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from fastcifar.data import Dataset, Split
 
+_FILE = arg(aliases=("-o",), metavar="FILE.png|.svg")
 _FIRST_EPOCHS = 6
 _ACROSS, _CHANNELS = 16, 8
 """Filters in a row, and channels of a filter."""
@@ -36,10 +37,6 @@ _MOST_IMAGES = 10_000
 """Images in a picture of classes."""
 _ASPECT = 1.4
 """A picture of many classes is about so many times wider than tall."""
-
-
-def _file(name: str) -> object:
-    return arg(name="out", aliases=("-o",), metavar="FILE.png|.svg", help_behavior_hint=f"(default: {name})")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class AugmentationOptions(TrainingOptions):
     the images were among the chosen ones.
     """
 
-    out: Annotated[Path | None, _file("augmentations.png")] = None
+    out: Annotated[Path, _FILE] = Path("augmentations.png")
     """The picture; one that is there is replaced."""
     images: Annotated[int, arg(metavar="N")] = setting(6, at_least=1, at_most=1000)
     """Images to draw, of each class in turn."""
@@ -83,7 +80,7 @@ class FilterOptions(CommandOptions):
 
     run: Annotated[Positional[str], arg(metavar="RUN", help_behavior_hint="")] = ""
     """The folder of the run, or a run whose weights an experiment kept, as in runs/half/warm/seed-0."""
-    out: Annotated[Path | None, _file("filters.png")] = None
+    out: Annotated[Path, _FILE] = Path("filters.png")
     """The picture; one that is there is replaced."""
     layer: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the first convolution)")] = None
     """The convolution, by its name in the network; `fastcifar models show RUN` lists them."""
@@ -103,7 +100,7 @@ class FilterOptions(CommandOptions):
 class ImagesOptions(ImageOptions):
     """Draw a few images of each class of a data set, with the classes' names."""
 
-    out: Annotated[Path | None, _file("images.png")] = None
+    out: Annotated[Path, _FILE] = Path("images.png")
     """The picture; one that is there is replaced."""
     per_class: Annotated[int, arg(metavar="N")] = setting(8, at_least=1, at_most=1000)
     """Images of each class, evenly spread over all that it has."""
@@ -136,7 +133,8 @@ def augmentations(args: Sequence[str]) -> int:
 
     dataset = options.load(torch.device("cpu"))
     dataset.require_training_images()
-    trainer = Trainer(recipe, dataset, "cpu")
+    loading = replace(recipe.loading, workers=0)  # what is drawn does not depend on them
+    trainer = Trainer(replace(recipe, loading=loading), dataset, "cpu")
     labels = dataset.train.labels.tolist()
     places = _of_each_class(labels)[: options.images]
     seen = images_seen(trainer, options.seed, places, [number - 1 for number in epochs])
@@ -151,7 +149,7 @@ def augmentations(args: Sequence[str]) -> int:
         heads=[f"epoch {number}\n{trainer.timeline.epochs[number - 1].stage.size} pixels" for number in epochs],
         absent="not\nvisited",
     )
-    return _save(mosaic, options.out, "augmentations.png")
+    return _save(mosaic, options.out)
 
 
 def filters(args: Sequence[str]) -> int:
@@ -175,7 +173,7 @@ def filters(args: Sequence[str]) -> int:
     if name not in known:
         raise UserError(f"--layer is {brief(name)}{did_you_mean(name, known)}; allowed: {', '.join(known)}")
     of = f"{label(recipe)} on {short_name(record.dataset.name)}, seed {record.seed}: {name}"
-    return _save(_filters(known[name], of, options.filters), options.out, "filters.png")
+    return _save(_filters(known[name], of, options.filters), options.out)
 
 
 def images(args: Sequence[str]) -> int:
@@ -200,7 +198,7 @@ def images(args: Sequence[str]) -> int:
     blocks = max(1, round(math.sqrt(_ASPECT * len(rows) / (options.per_class + 1.5))))
     side = f" brought to {dataset.resized} pixels" if dataset.resized else ""
     title = f"{dataset.title}, {name}: {options.per_class} images of each of {len(rows)} classes{side}"
-    return _save(Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks), options.out, "images.png")
+    return _save(Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks), options.out)
 
 
 def _of_each_class(labels: Sequence[int]) -> list[int]:
@@ -261,15 +259,17 @@ def _split(dataset: Dataset, name: str | None) -> tuple[Split, str]:
 
 def _check_out(options: AugmentationOptions | FilterOptions | ImagesOptions) -> None:
     """Refuse a picture that cannot be written, before anything is done for it."""
-    if (file := options.out) is not None:
-        fits = file.suffix.lower() in FORMATS
-        options._require("out", fits, f"a file whose name ends in {' or '.join(FORMATS)}")
-        is_there = file.parent.is_dir() and not file.is_dir() and os.access(file.parent, os.W_OK)
-        options._require("out", is_there, "a file in a folder that is there and can be written to")
+    file, ends = options.out, " or ".join(FORMATS)
+    for fits, allowed in (
+        (file.suffix.lower() in FORMATS, f"a file whose name ends in {ends}"),
+        (file.parent.is_dir() and os.access(file.parent, os.W_OK), "a file in a folder that can be written to"),
+        (not file.is_dir(), "a file"),
+    ):
+        if not fits:
+            raise UserError(f"--out is {brief(str(file))}; allowed: {allowed}")
 
 
-def _save(mosaic: Mosaic, file: Path | None, usual: str) -> int:
-    file = file or Path(usual)
+def _save(mosaic: Mosaic, file: Path) -> int:
     mosaic.save(file)
     print(f"{shown(mosaic.title)}; drawn in {shown(file)}")
     return 0

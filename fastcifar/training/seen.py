@@ -45,20 +45,22 @@ def images_seen(
                     each.image_losses.zero_()[list(places)] = torch.inf
             state.begin_epoch(epoch)
             if epoch.number in epochs:
-                order = state.tensors.plan.indices[: epoch.images].tolist()
-                found[epoch.number] = [
-                    _seen(trainer, epoch, order.index(place)) if place in order else None for place in places
-                ]
+                found[epoch.number] = _seen(trainer, epoch, places)
     return found
 
 
-def _seen(trainer: Trainer, epoch: Epoch, visit: int) -> np.ndarray:
-    """Return the image that is number `visit` of `epoch`, whose plan is drawn."""
-    state, dataset = trainer.state, trainer.dataset
-    batch, row = divmod(visit, epoch.stage.batch)
-    state.step = epoch.first_step + batch
-    state.tensors.position.fill_(batch)
-    state.feed_epoch(epoch)
-    state.next_images(epoch)
-    image = trainer.step.images(epoch.stage_of(state.step))[row].float().cpu().permute(1, 2, 0)
-    return (image * torch.tensor(dataset.std) + torch.tensor(dataset.mean)).round().clamp(0, 255).byte().numpy()
+def _seen(trainer: Trainer, epoch: Epoch, places: Sequence[int]) -> list[np.ndarray | None]:
+    """Return the images at `places` in `epoch`, whose plan is drawn."""
+    state, mean, std = trainer.state, *map(torch.tensor, (trainer.dataset.mean, trainer.dataset.std))
+    visits = {place: at for at, place in enumerate(state.tensors.plan.indices[: epoch.images].tolist())}
+    found: dict[int, np.ndarray] = {}
+    for batch in sorted({visits[place] // epoch.stage.batch for place in places if place in visits}):
+        state.step = epoch.first_step + batch
+        state.tensors.position.fill_(batch)
+        state.feed_epoch(epoch)
+        state.next_images(epoch)
+        images = trainer.step.images(epoch.stage_of(state.step)).float().cpu().permute(0, 2, 3, 1)
+        pixels = (images * std + mean).round().clamp(0, 255).byte().numpy()
+        here = ((place, visits[place] - batch * epoch.stage.batch) for place in places if place in visits)
+        found |= {place: pixels[row] for place, row in here if 0 <= row < len(pixels)}
+    return [found.get(place) for place in places]
