@@ -40,6 +40,13 @@ COMMANDS = {
     "plot": ("plot RUN...", "fastcifar.cli.plot", "draw how runs went, and how they compare"),
     "report": ("report DIR...", "fastcifar.cli.report", "make one page of HTML about the runs in folders"),
     "agreement": ("agreement RUN...", "fastcifar.cli.agreement", "say how far runs agree, and what ensembles gain"),
+    "show augmentations": (
+        "show augmentations",
+        "fastcifar.cli.show:augmentations",
+        "draw what a recipe's network sees of images, epoch by epoch",
+    ),
+    "show filters": ("show filters RUN", "fastcifar.cli.show:filters", "draw the filters of a saved run's network"),
+    "show images": ("show images", "fastcifar.cli.show:images", "draw a few images of each class of a data set"),
     "recipes": ("recipes", "fastcifar.cli.recipes", "list the named recipes"),
     "recipes show": ("recipes show NAME", "fastcifar.cli.recipes:show", "print a recipe as a TOML file for --recipe"),
     "recipes tricks": ("recipes tricks", "fastcifar.cli.recipes:tricks", "print what the tricks of recipes are"),

@@ -173,7 +173,7 @@ def groups(args: Sequence[str]) -> list[list[str]]:
     next."""
     groups: list[list[str]] = [[]]
     for word in args:
-        if word.startswith("--") or word == "-h":
+        if word.startswith("--") or word in ("-h", "-o"):
             groups.append([])
         groups[-1].append(word)
     return groups

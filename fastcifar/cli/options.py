@@ -48,7 +48,7 @@ def flag_of(name: str) -> str:
 def in_full(flag: str) -> str:
     """Return a flag that was given with hyphens, and in full where it is short for a field's."""
     flag = flag.replace("_", "-")
-    return {"--loader": "--loading.loader"}.get(flag, flag)
+    return {"--loader": "--loading.loader", "-o": "--out"}.get(flag, flag)
 
 
 def with_coarse(dataset: str) -> str:

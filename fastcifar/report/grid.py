@@ -19,10 +19,10 @@ _LONGEST = 22
 _RIGHT, _WRONG, _UNKNOWN = "tab:green", "tab:red", "black"
 
 
-def spread(count: int) -> list[int]:
-    """Return the places of the images of a grid among `count`: up to `MOST`, evenly spread, as those of folders are
+def spread(count: int, most: int = MOST) -> list[int]:
+    """Return the places of the images of a picture among `count`: up to `most`, evenly spread, as those of folders are
     sorted by class."""
-    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, MOST))})
+    return sorted({round(place) for place in np.linspace(0, count - 1, min(count, most))})
 
 
 def save_grid(

@@ -168,6 +168,11 @@ class TrainingStep:
             else:
                 self.optimizer.step()
 
+    def images(self, stage: Stage) -> torch.Tensor:
+        """Return the images of the next batch as the network takes them, `[B, 3, H, W]`, normalized; where outputs have
+        orders of their own, those of the first."""
+        return self._images(_batch(self.tensors, stage), stage.size)[0]
+
     def _images(self, batch: Batch, size: int) -> tuple[torch.Tensor, Mixed | None]:
         """Return the images of a batch, and what they are mixed with."""
         if self._features:
