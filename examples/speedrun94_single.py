@@ -5,8 +5,7 @@ changed anywhere. In float32 on a CPU its losses are those of the recipe to the 
     python examples/speedrun94_single.py --seed 1 --steps 100             # the first hundred of their steps
     python examples/speedrun94_single.py --widths 16 32 32 --epochs 3     # narrow and short: a first look on a CPU
 
-torch has the convolutions, `fastcifar.kernels` what stands around them: each operation there has a reference in plain
-torch, which may be put in its place.
+Each operation of `fastcifar.kernels` has a reference in plain torch, which may be put in its place.
 """
 
 import itertools
@@ -130,8 +129,7 @@ def whitening_filters(data: Dataset, s: Settings) -> torch.Tensor:
     sums = torch.zeros(2, 2, 3 * side, 3 * side, dtype=torch.float64, device=data.train.device)
     for places in torch.arange(images, device=sums.device).split(500):
         pixels = kernels.plain_batch(data.train.images, places, data.mean, data.std, torch.float32)
-        # Products of whole rows of pixels, upper and lower ones of a patch: patches need not be laid out.
-        row = len(places)  # the first row of all images, then the second, ...
+        row = len(places)  # of pixels: the first of all images, then the second, ...; no patch is laid out
         rows = pixels.permute(2, 0, 3, 1).reshape(side * row, -1)
         sums[0, 0] += rows.T @ rows - rows[-row:].T @ rows[-row:]
         sums[1, 1] += rows.T @ rows - rows[:row].T @ rows[:row]
@@ -219,6 +217,8 @@ def train(s: Settings, data: Dataset) -> tuple[SpeedrunNet, list[float]]:
 
     visits = [round(s.keep * count) if epoch >= s.keep_from else count for epoch in range(s.epochs)]
     total_steps = sum(images // size for images in visits)
+    if not 0 < size <= min(visits):
+        raise UserError(f"batch_size is {size}; allowed: 1 to {min(visits)}, the images that an epoch visits")
     image_losses = torch.full((count,), torch.inf, device=device)  # each image's at its last visit
     changes = Augment(crop=s.crop, flip="alternating", brightness=s.brightness, contrast=s.contrast)
     losses, seconds, start = [], 0.0, time.perf_counter()
@@ -284,7 +284,7 @@ def evaluate(network: SpeedrunNet, data: Dataset, s: Settings, tta: bool = False
 
 def main(s: Settings) -> None:
     data = load_dataset(s.data, device=s.device)
-    torch.backends.cudnn.benchmark = True  # on a GPU, look for the fastest convolution of each shape at its first call
+    torch.backends.cudnn.benchmark = data.train.device.type == "cuda"  # look for the fastest convolution of each shape
     if data.train.device.type == "cpu":
         kernels.keep_freed_memory()
         kernels.compile_cpp()
