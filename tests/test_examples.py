@@ -1,6 +1,7 @@
 """The programs of examples/, in their small form."""
 
 import csv
+import dataclasses
 import difflib
 import json
 import re
@@ -9,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+import fastcifar
+from fastcifar.data.synthetic import make_synthetic
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -107,3 +112,54 @@ def test_the_solved_notebook(monkeypatch, capsys, tmp_path):
     shown = capsys.readouterr().out
     for line in ("cifar100 resnet18 adam +41.4% +35.0% +6.4", "mlp Adam: shrink-perturb", "shrink-perturb: test"):
         assert re.search(line, shown)
+
+
+def test_the_single_file_has_every_loss_of_its_recipe_to_the_last_bit(capsys):
+    single = runpy.run_path(str(EXAMPLES / "speedrun94_single.py"))
+    data, small = make_synthetic(200, 60), {"epochs": 4, "batch_size": 16, "dtype": "float32"}
+    settings = single["Settings"](seed=3, widths=(8, 16, 16), keep_from=1, **small)
+    recipe, batch = fastcifar.get_recipe("speedrun94"), settings.batch_size
+    sections = {  # what is changed, or given for each image of a batch
+        "network": {"widths": settings.widths},
+        "select": {"from_epoch": 1},
+        "optimizer": {"head_lr": 0.67 * batch, "bias_lr": 0.053 * batch, "weight_decay": 2e-6 * batch},
+    }
+    changed = {name: dataclasses.replace(getattr(recipe, name), **fields) for name, fields in sections.items()}
+    losses = []
+
+    class Noting(fastcifar.Trainer):
+        def take_step(self, epoch):
+            place = self.state.step - epoch.first_step
+            super().take_step(epoch)
+            losses.append(self.state.tensors.losses[place].item())
+
+    run = Noting(dataclasses.replace(recipe, **small, **changed), data, "cpu").run(seed=3)
+    with torch.random.fork_rng():
+        network, found = single["train"](settings, data)
+    assert len(losses) == 12 + 3 * 9  # crops of 24, twice 28 and 32 pixels; of three quarters of the images from 1 on
+    assert found == losses
+    rows = [[float(cell.rstrip("%")) for cell in line.split()[:4]] for line in capsys.readouterr().out.splitlines()]
+    for row, theirs in zip(rows, run.record.history, strict=True):
+        percents = [100 * theirs.train_accuracy, 100 * theirs.test_accuracy]
+        assert row == pytest.approx([theirs.epoch, theirs.train_loss, *percents], abs=0.0051)
+    assert single["evaluate"](network, data, settings, tta=True) == run.tta_accuracy
+
+
+def test_the_single_file_as_a_program(run_program, monkeypatch):
+    small = make_synthetic(200, 60)
+    monkeypatch.setattr(fastcifar, "load_dataset", lambda name, device: small, raising=False)
+    narrow = ("speedrun94_single.py", "--widths", "8", "8", "8")
+    header, row, last = run_program(*narrow, "--batch-size", "32", "--steps", "2").splitlines()
+    assert header.split() == ["epoch", "train", "loss", "train", "acc", "test", "acc", "seconds"]
+    assert row.split()[0] == "1"
+    assert re.fullmatch(r"test accuracy with test-time augmentation: \d+\.\d\d%", last)
+    with pytest.raises(SystemExit, match=r"^error: batch_size is 160; allowed: 1 to 150, the images that an epoch"):
+        run_program(*narrow, "--batch-size", "160")
+
+
+def test_the_single_file_stands_alone():
+    text = (EXAMPLES / "speedrun94_single.py").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300
+    assert re.findall("^(?:from|import) fastcifar.*", text, re.MULTILINE) == [
+        "from fastcifar import Augment, Dataset, EpochPlan, UserError, kernels, load_dataset"
+    ]
