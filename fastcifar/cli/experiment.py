@@ -18,6 +18,7 @@ from tyro.conf import arg
 from fastcifar import escape
 from fastcifar.catalogue import dataset_for
 from fastcifar.cli.arguments import (
+    asks_help,
     groups,
     import_plugins,
     last_given,
@@ -161,7 +162,7 @@ def _read_recipes(
             raise UserError(f"--recipe is {given['recipe']}; allowed: as in '{prog} {' '.join(names).upper()}'")
         hints = {**field_hints(defaults[names[0]]), **type_hints(ExperimentOptions), **own_fields(cls)}
         words, rest = take_free_words(args, hints)
-        if len(words) != len(names) and not {"-h", "--help"} & set(args):
+        if len(words) != len(names) and not asks_help(args):
             allowed = f"{', '.join(RECIPES)}, or a .toml file's path"
             example = " ".join([DEFAULT_RECIPE, "my.toml"])
             raise UserError(f"{cls.name} needs {len(names)} recipes, as in '{prog} {example}'; allowed: {allowed}")

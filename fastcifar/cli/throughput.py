@@ -38,7 +38,7 @@ class Options(FormOptions):
 
     For each: images per second, the median of five groups of steps, and the memory that it takes at most. Images are
     random: no data is read but that of a path in --dataset. Running out of memory is the end of the curve, and no
-    failure. The flags of the measurement stand first, the fields of the recipe after them.
+    failure.
     """
 
     from_: Annotated[int, arg(name="from", metavar="N")] = setting(1, at_least=1, unit="images")

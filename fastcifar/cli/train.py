@@ -16,7 +16,7 @@ from tyro.conf import arg
 
 from fastcifar.catalogue import find, name_of
 from fastcifar.cli import screen
-from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
+from fastcifar.cli.arguments import asks_help, last_given, parse_with_recipe, quick_train_size
 from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.cli.starts import describe_start, start_of
 from fastcifar.errors import UserError
@@ -54,8 +54,6 @@ class Options(TrainingOptions):
     A run is kept in --out, or else runs/RECIPE-TIME-SEED, a new or empty folder: run.json, log.tsv, predictions.npz and
     model.safetensors. Several runs are kept in its folders seed-S, their records in runs.jsonl too, and end with mean,
     spread and 95% interval of all that are there.
-
-    The flags of the run stand first, the fields of the recipe after them; their defaults are the recipe's.
     """
 
     cold_start: Switch = False
@@ -127,7 +125,7 @@ class Options(TrainingOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    if last_given(args, "--resume") is not None and not {"-h", "--help"} & set(args):
+    if last_given(args, "--resume") is not None and not asks_help(args):
         from fastcifar.cli import resume
 
         return resume.main(args)
