@@ -37,6 +37,7 @@ from fastcifar.training.features import FrozenFeatures
 from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
+from fastcifar.training.progress import showing
 from fastcifar.training.random import random_numbers_of
 from fastcifar.training.rehearse import rehearse, why_not_captured
 from fastcifar.training.run import Run
@@ -68,6 +69,7 @@ def train(
     evaluate_at_start: bool = False,
     init: Start = _COLD,
     keep: Literal["last", "best"] = "last",
+    progress: bool = False,
     **changes: Any,
 ) -> Run:
     """Train one network.
@@ -91,6 +93,7 @@ def train(
         minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
     device, resident: see `Trainer` and `load_dataset`; "auto" leaves the images of a dataset in host memory or on disk.
     listeners, eval_every, evaluate_at_start, init, keep: see `Trainer.run`.
+    progress: show a bar and a row for each epoch: in a terminal, in a notebook as a table; elsewhere the rows alone.
     changes: other values of fields by dotted names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
@@ -113,10 +116,11 @@ def train(
             data = data if resident == "auto" else place_images(data, resident, device)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
     asked = {"seed": seed, "eval_every": eval_every, "evaluate_at_start": evaluate_at_start, "init": init, "keep": keep}
-    if checkpoints is None:
-        return trainer.run(listeners=listeners, **asked)
-    checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
-    return checkpoints.run(trainer, listeners=listeners, **asked)
+    with showing(progress, listeners) as listening:
+        if checkpoints is None:
+            return trainer.run(listeners=listening, **asked)
+        checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+        return checkpoints.run(trainer, listeners=listening, **asked)
 
 
 class Trainer:
