@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import importlib
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -25,6 +26,8 @@ _SECONDS = 0.25
 _LEVELS = "▁▂▃▄▅▆▇█"
 _LEAST, _MOST = 6, 30
 """Characters of a bar."""
+_BOUND = "\0"
+"""Stands for a space at which a line is not broken."""
 
 
 class Screen:
@@ -39,10 +42,7 @@ class Screen:
 
     def __init__(self, silent: bool = False, bar: bool = True) -> None:
         self.silent = silent
-        is_terminal = sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._area = (
-            _Lines() if not bar else _Notebook() if _in_notebook() else _Terminal() if is_terminal else _Lines()
-        )
+        self._area = _Notebook() if bar and _in_notebook() else _Terminal() if bar and _draws_bars() else _Lines()
         self._run, self._runs, self._drawn = _Run(), _Runs(), -_SECONDS
         self.begin(0)
 
@@ -199,10 +199,9 @@ class _Lines:
     def row(self, heads: Sequence[str] | None, cells: Sequence[str]) -> None:
         """Say a row of a table, below its heads where they are given."""
         widths = (5, 10, 9, *[8] * (len(cells) - 3))
-        lines = [line for line in (heads, cells) if line]
-        self.say(
-            "\n".join("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in lines)
-        )
+        for line in (heads, cells):
+            if line:
+                self.say("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
 
     def form(self) -> tuple[int, bool]:
         """Return how wide a line of bars may be, and whether it may have any character."""
@@ -222,13 +221,14 @@ class _Terminal(_Lines):
 
     def __init__(self) -> None:
         self._live: Any = None
+        self._bars: Sequence[str] = ()
 
     def say(self, text: str) -> None:
-        if self._live:
-            self._live.stop()  # clears it: standard output may be the same terminal
+        bars = self._bars
+        self.end()  # standard output may be the same terminal
         super().say(text)
-        if self._live:
-            self._live.start(refresh=True)
+        if bars:
+            self.draw(bars)
 
     def form(self) -> tuple[int, bool]:
         console = self._open().console
@@ -237,12 +237,13 @@ class _Terminal(_Lines):
     def draw(self, lines: Sequence[str]) -> None:
         from rich.text import Text
 
+        self._bars = lines
         self._open().update(Text("\n".join(lines), no_wrap=True, overflow="crop"), refresh=True)
 
     def end(self) -> None:
         if self._live:
             self._live.stop()
-            self._live = None
+        self._live, self._bars = None, ()
 
     def _open(self) -> Any:
         if not self._live:
@@ -310,6 +311,11 @@ class _Notebook(_Lines):
         return "".join(parts)
 
 
+def _draws_bars() -> bool:
+    """Return whether standard error is a terminal that bars can be drawn on, and they are wanted."""
+    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def _in_notebook() -> bool:
     """Return whether this runs in a notebook's kernel; IPython is not imported to find out."""
     ipython = sys.modules.get("IPython")
@@ -318,12 +324,21 @@ def _in_notebook() -> bool:
 
 
 def fitted(text: str) -> str:
-    """Return the lines of `text`, in a terminal those that are wider broken between words; what follows is indented."""
+    """Return the lines of `text`, in a terminal those that are wider broken between words, if they can be where two
+    spaces stand; what follows is indented."""
     if not sys.stdout.isatty():
         return text
     how = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
     wrap = textwrap.TextWrapper(shutil.get_terminal_size().columns, subsequent_indent="  ", **how)
-    return "\n".join(wrap.fill(line) if len(line) > wrap.width else line for line in text.split("\n"))
+    lines = []
+    for line in text.split("\n"):
+        if len(line) > wrap.width:
+            bound = re.sub(r"(?<=\S) (?=\S)", _BOUND, line) if "  " in line.strip() else line
+            parts = (part.replace(_BOUND, " ") for part in wrap.wrap(bound))
+            lines += [each for part in parts for each in (wrap.wrap(part) if len(part) > wrap.width else [part])]
+        else:
+            lines.append(line)
+    return "\n".join(lines)
 
 
 def duration(seconds: float) -> str:

@@ -47,9 +47,9 @@ def parse(
 ) -> Options:
     """Return the options in `args`: a dataclass like `default`, which holds the value of every flag that is not given.
 
-    The modules in --plugin are imported. `--help` and `--help-all` print the help, with the `description` (the docstring
-    of the class unless given) under the `usage`, and raise SystemExit(0). Raises UserError for anything that cannot be
-    read, with the flag and what is allowed; tyro itself would draw a box of several lines.
+    The modules in --plugin are imported. `--help` and `--help-all` print the help, with the `description` (the
+    docstring of the class unless given) under the `usage`, and raise SystemExit(0). Raises UserError for anything that
+    cannot be read, with the flag and what is allowed; tyro itself would draw a box of several lines.
     """
     import_plugins(args)
     if asks_help(args):

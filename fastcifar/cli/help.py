@@ -78,8 +78,8 @@ def _take_apart(info: StructTypeInfo) -> StructConstructorSpec | None:
 
 
 def help_text(options: CommandOptions, prog: str, usage: str, description: str | None, everything: bool) -> str:
-    """Return the help of a command with these `options`, its defaults: all flags if `everything`, else those that people
-    use and the command's own.
+    """Return the help of a command with these `options`, its defaults: all flags if `everything`, else those of every
+    day and the command's own.
 
     usage: the command with the words that it takes; empty: it follows from the options.
     description: what the command does; None: the docstring of the class.
