@@ -36,7 +36,7 @@ from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change, label
 from fastcifar.recipes.declare import type_hints
 from fastcifar.recipes.text import field_hints, read_changes
-from fastcifar.screen import Screen, duration, share
+from fastcifar.screen import Screen, duration, fitted, share
 
 if TYPE_CHECKING:
     from fastcifar.experiments.runner import Progress
@@ -116,7 +116,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     for table in result.tables():
         table.show()
     lines = ["quick: too few images and epochs to say anything about the question"] * options.quick
-    print("\n".join(map(escape.shown, [*lines, *where, *result.remarks()])))
+    print(fitted("\n".join(map(escape.shown, [*lines, *where, *result.remarks()]))))
     return result.status
 
 

@@ -44,7 +44,7 @@ class ShowProgress(Listener):
 
 @contextmanager
 def showing(progress: bool, listeners: Iterable[Listener]) -> Iterator[Iterable[Listener]]:
-    """Give the listeners of a training, which is shown on a screen if `progress` until the block ends, in whatever way."""
+    """Give the listeners of a training, with `progress` one more, which shows it until the block ends in any way."""
     if not checked("progress", progress, bool):
         yield listeners
         return
