@@ -189,6 +189,9 @@ class Trainer:
         self.replays: dict[Stage, Callable[[], None]] = {}
         self.not_captured = why_not_captured(self, self._scales)
 
+    def __repr__(self) -> str:
+        return f"Trainer({self.recipe!r}, {self.dataset!r}, {self.total_steps} steps)"
+
     def __reduce__(self) -> NoReturn:  # a copy's parameters would lie in flat buffers no more
         raise TypeError("a Trainer is not copied or pickled; allowed: a new one, and state.state_dict() to go on from")
 
@@ -373,12 +376,7 @@ class Trainer:
         epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors
         or, with keep "best", those of the last epoch. For a listener's `on_epoch`; the training goes on as if nothing
         had been asked."""
-        if not self._has_average:
-            self.scoring.take_weights()
-        found, best = self.flat_evaluated.state_dict(), self.state.best
-        if best and best.taken:
-            best.take()
-        return found
+        return self.scoring.weights(taken=self._has_average)
 
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
         """Prepare the first step: weights, whitening and the first epoch's plan; or load all from `resume`."""
