@@ -24,20 +24,21 @@ from fastcifar.errors import UserError
 _CHILD = """
 import json, os, sys
 import fastcifar.cli.train
-from fastcifar.cli import main, screen
+from fastcifar.cli import main
 from fastcifar.phases import Phases
+from fastcifar.screen import Screen
 
 class Kept(Phases):
     def __init__(self, before):
         super().__init__(before)
         Kept.last = self
 
-def stop(self, step, total_steps):
+def stop(self, step, total_steps, so_far):
     print(json.dumps(Kept.last.restart()), flush=True)
     os._exit(0)
 
 fastcifar.cli.train.Phases = Kept
-screen.Screen.step = stop
+Screen.step = stop
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin, get_type_hints
 from fastcifar.by_class import ClassScores
 from fastcifar.errors import UserError, brief
 from fastcifar.output import RECORD, refuse_deep, short_name
-from fastcifar.recipes import Recipe, recipe_from_dict
+from fastcifar.recipes import Recipe, label, recipe_from_dict
 from fastcifar.recipes.legacy import in_steps, modernize
 
 if TYPE_CHECKING:
@@ -239,6 +239,10 @@ class RunRecord:
     does not say."""
     weights_sha256: str | None = field(default=None, compare=False)
     """The sha256 of model.safetensors, by which a saved run is checked when it is read; None: not known."""
+
+    def __repr__(self) -> str:
+        accuracy = "no test labels" if self.tta_accuracy is None else f"{self.tta_accuracy:.2%}"
+        return f"RunRecord({label(self.recipe)}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
 
     @property
     def losses(self) -> dict[str, dict[int, float]]:

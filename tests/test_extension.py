@@ -143,7 +143,7 @@ def test_a_saved_run_is_loaded_and_evaluated_again(run, fastcifar, without, inst
 
 def test_fields_are_flags_with_their_docstrings_in_the_help(fastcifar):
     kinds = ("--network", "tiny", "--optimizer", "sign")
-    said = " ".join(fastcifar("train", *PLUGINS, *kinds, "--help").split())
+    said = " ".join(fastcifar("train", *PLUGINS, *kinds, "--help-all").split())
     for words in (
         "--network.width INT Channels of the convolution. (default: 8)",
         "--optimizer.shrink FLOAT Share of a weight that a step at the peak removes. (default: 0.01)",
@@ -154,7 +154,7 @@ def test_fields_are_flags_with_their_docstrings_in_the_help(fastcifar):
     ):
         assert words in said
     assert "--optimizer.betas" not in said
-    said = " ".join(fastcifar("train", *PLUGINS, "--optimizer", "lion", "--help").split())
+    said = " ".join(fastcifar("train", *PLUGINS, "--optimizer", "lion", "--help-all").split())
     assert "--optimizer.betas FLOAT FLOAT" in said and "--optimizer.shrink" not in said
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 STANDARD = {"by_class", "catalogue", "errors", "escape", "input", "interval", "machine", "output", "phases"}
 STANDARD |= {"launch", "recipes", "record", "registry", "signals", "start", "transfer"}
 """The rooms that import nothing but the standard library."""
-LOWER = STANDARD | {"host", "kernels"}
+LOWER = STANDARD | {"host", "kernels", "screen"}
 MAY_IMPORT = {
     "errors": {"errors", "escape"},
     "by_class": {"by_class"},
@@ -25,6 +25,7 @@ MAY_IMPORT = {
     "host": {"errors", "host"},
     "interval": {"errors", "interval"},
     "escape": {"escape"},
+    "screen": {"escape", "record", "screen"},  # record for its types alone
     "recipes": {"errors", "escape", "output", "recipes", "registry"},
     "record": {"by_class", "data", "errors", "output", "recipes", "record"},  # data for its types alone
     "catalogue": {"catalogue", "data", "errors", "registry"},  # data for its types alone

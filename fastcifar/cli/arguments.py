@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin
 import tyro
 
 from fastcifar.catalogue import dataset_for
-from fastcifar.cli.help import SHOWN
+from fastcifar.cli.help import SHOWN, help_text
 from fastcifar.cli.options import CommandOptions, flag_of, in_full, option_fields, own_fields, refuse_absent
 from fastcifar.errors import RenamedWarning, UserError, did_you_mean
 from fastcifar.output import user_path
@@ -47,13 +47,16 @@ def parse(
 ) -> Options:
     """Return the options in `args`: a dataclass like `default`, which holds the value of every flag that is not given.
 
-    The modules in --plugin are imported. `--help` prints the help, with the `description` (the docstring of the class
-    unless given) under the `usage`, and raises SystemExit(0). Raises UserError for anything that cannot be read, with
-    the flag and what is allowed; tyro itself would draw a box of several lines.
+    The modules in --plugin are imported. `--help` and `--help-all` print the help, with the `description` (the
+    docstring of the class unless given) under the `usage`, and raise SystemExit(0). Raises UserError for anything that
+    cannot be read, with the flag and what is allowed; tyro itself would draw a box of several lines.
     """
     import_plugins(args)
+    if asks_help(args):
+        print(help_text(default, prog, usage, description, everything="--help-all" in args), end="")
+        raise SystemExit(0)
     flags = _flags(default)
-    how = {"prog": usage or prog, "description": description, "return_unknown_args": True, "registry": SHOWN}
+    how = {"prog": prog, "return_unknown_args": True, "registry": SHOWN, "add_help": False}
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             options, rest = tyro.cli(type(default), args=args, default=default, **how)
@@ -116,6 +119,11 @@ def read_recipe(
         recipe = shorten(recipe)
     changes, rest = read_fields(field_hints(recipe), args)
     return _changed(recipe, changes), rest
+
+
+def asks_help(args: Sequence[str]) -> bool:
+    """Return whether `args` ask for the help of a command, be it that of all flags."""
+    return not {"-h", "--help", "--help-all"}.isdisjoint(args)
 
 
 def import_plugins(args: Sequence[str]) -> None:

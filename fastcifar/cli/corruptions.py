@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from fastcifar.catalogue import find
-from fastcifar.cli.screen import share
 from fastcifar.corruptions import ABSENT, CORRUPTIONS, EXTRA, LEVELS, chosen, is_missing
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
+from fastcifar.screen import share
 
 Grid = Mapping[str, Sequence[int]]
 """`grid[corruption]`: severities."""

@@ -51,7 +51,8 @@ class Options(CommandOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    options = parse(args, Options(), "fastcifar ensemble RUN RUN...")
+    prog = "fastcifar ensemble RUN RUN..."
+    options = parse(args, Options(), prog, usage=prog)
     from fastcifar.report.agreement import churn
     from fastcifar.report.combined import HEADS, combine, member_rows
     from fastcifar.report.ensembles import MEANS

@@ -15,7 +15,6 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.corruptions import Accuracies, Grid, archive_of, corrupt_of, read_severities, select
 from fastcifar.cli.options import Switch
 from fastcifar.cli.saved import Saved, SavedOptions, labeled_images, run_folder
-from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
 from fastcifar.output import write_whole
@@ -24,6 +23,7 @@ from fastcifar.recipes.declare import setting
 from fastcifar.record import json_text
 from fastcifar.report.by_class import by_class_table
 from fastcifar.report.statistics import wilson_interval
+from fastcifar.screen import share
 
 if TYPE_CHECKING:
     from fastcifar.by_class import ClassScores

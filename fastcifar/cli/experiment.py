@@ -18,6 +18,7 @@ from tyro.conf import arg
 from fastcifar import escape
 from fastcifar.catalogue import dataset_for
 from fastcifar.cli.arguments import (
+    asks_help,
     groups,
     import_plugins,
     last_given,
@@ -28,13 +29,14 @@ from fastcifar.cli.arguments import (
     take_words_of,
 )
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
-from fastcifar.cli.screen import Screen, duration, share
+from fastcifar.cli.screen import Gathered
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, ProcessesDied, UserError
 from fastcifar.experiments import Experiment, Failed, Result
 from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change, label
 from fastcifar.recipes.declare import type_hints
 from fastcifar.recipes.text import field_hints, read_changes
+from fastcifar.screen import Screen, duration, fitted, share
 
 if TYPE_CHECKING:
     from fastcifar.experiments.runner import Progress
@@ -75,26 +77,35 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     may_end_early = cls.ends_early or getattr(experiment, "until_train_accuracy", None) is not None
     about = "at most about" if may_end_early else "about"
     done: list[str] = []
+    gathered = Gathered(screen, arms=True)
 
     with _shown(screen, kept_in, lambda: len(done)):
 
         def show(progress: Progress) -> None:
-            screen.end()
             if progress.is_waiting:
                 screen.say(f"waiting for another process, which trains {progress.key}")
                 return
             if progress.outcome:
                 done.append(progress.key)
-            left = f"; {about} {duration(progress.seconds_left)} left" if progress.seconds_left else ""
-            screen.say(f"[{progress.done}/{progress.total}] {_describe(progress)}{left}")
+                screen.end_run()
+            words = [_describe(progress), gathered.note(progress)]
+            if progress.seconds_left and not screen.shows_bars:
+                words.append(f"{about} {duration(progress.seconds_left)} left")
+            if progress.outcome or not screen.shows_bars:
+                screen.say(f"[{progress.done}/{progress.total}] {'; '.join(filter(None, words))}")
 
         device = options.start_device()
         dataset = options.load(device).labeled_test()
         with _flags_for_fields(cls):
-            experiment.jobs(dataset)  # refused before anything is said to be kept
+            jobs = experiment.jobs(dataset)  # refused before anything is said to be kept
         where = f"; kept in {kept_in}" if kept_in else ""
         screen.say(f"{name}: {experiment.subject} on {describe_images(dataset)}, n={experiment.runs}{where}")
-        how = {"on_progress": show, "on_step": screen.step, "parallel": options.parallel, "track": options.track}
+        screen.runs(0, max(len(jobs), experiment.most_jobs))
+
+        from fastcifar.training.progress import ShowProgress
+
+        how = {"on_progress": show, "parallel": options.parallel, "track": options.track}
+        how |= {"listeners": [ShowProgress(screen, rows=False)]}
         result = experiment.run(dataset, kept_in, holdout=0, device=device, **how)
     if not rank.is_first:  # the first tells what all of them found
         return 0
@@ -105,7 +116,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     for table in result.tables():
         table.show()
     lines = ["quick: too few images and epochs to say anything about the question"] * options.quick
-    print("\n".join(map(escape.shown, [*lines, *where, *result.remarks()])))
+    print(fitted("\n".join(map(escape.shown, [*lines, *where, *result.remarks()]))))
     return result.status
 
 
@@ -161,7 +172,7 @@ def _read_recipes(
             raise UserError(f"--recipe is {given['recipe']}; allowed: as in '{prog} {' '.join(names).upper()}'")
         hints = {**field_hints(defaults[names[0]]), **type_hints(ExperimentOptions), **own_fields(cls)}
         words, rest = take_free_words(args, hints)
-        if len(words) != len(names) and not {"-h", "--help"} & set(args):
+        if len(words) != len(names) and not asks_help(args):
             allowed = f"{', '.join(RECIPES)}, or a .toml file's path"
             example = " ".join([DEFAULT_RECIPE, "my.toml"])
             raise UserError(f"{cls.name} needs {len(names)} recipes, as in '{prog} {example}'; allowed: {allowed}")
@@ -217,12 +228,12 @@ def _describe(progress: Progress) -> str:
         return "going by the first steps"
     record = progress.outcome
     if isinstance(record, Failed):
-        return f"{progress.key:<28} {record.word}"
+        return f"{progress.key:<22} {record.word}"
     train = f"  train {record.train_split.accuracy:.2%}" if record.train_split else ""
     took = "kept" if progress.kept else f"{record.train_seconds:.1f} s"
     accuracy = share(record.tta_accuracy)
     return (
-        f"{progress.key:<28} loss {record.tta_loss:.4f}  accuracy {accuracy}{train}  {record.epochs:g} epochs  {took}"
+        f"{progress.key:<22} loss {record.tta_loss:.4f}  accuracy {accuracy}{train}  {record.epochs:g} epochs  {took}"
     )
 
 

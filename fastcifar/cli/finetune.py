@@ -12,7 +12,7 @@ from tyro.conf import arg
 
 from fastcifar.catalogue import dataset_for, find
 from fastcifar.cli import train
-from fastcifar.cli.arguments import last_given, parse, quick_recipe, quick_train_size, read_recipe
+from fastcifar.cli.arguments import asks_help, last_given, parse, quick_recipe, quick_train_size, read_recipe
 from fastcifar.cli.options import Switch
 from fastcifar.errors import UserError
 from fastcifar.input import weights_file
@@ -48,6 +48,7 @@ class Options(train.Options):
     hidden: ClassVar[tuple[str, ...]] = (
         *("cold_start", "warm_start", "start", "shrink", "perturb", "shrink_layers", "fit_head", "reset", "resume"),
     )
+    everyday: ClassVar[tuple[str, ...]] = ("freeze", "reset_head")
     prog: ClassVar[str] = PROG
 
 
@@ -60,12 +61,12 @@ def main(args: Sequence[str]) -> int:
 
 
 def _read(args: Sequence[str]) -> Options:
-    if (broken_off := last_given(args, "--resume")) is not None and not {"-h", "--help"} & set(args):
+    if (broken_off := last_given(args, "--resume")) is not None and not asks_help(args):
         raise UserError(
             f"finetune has no --resume; allowed: fastcifar train --resume {broken_off or 'RUN'} goes on with it"
         )
     weights, name = last_given(args, "--weights"), last_given(args, "--recipe") or ""
-    if not weights and not {"-h", "--help"} & set(args):
+    if not weights and not asks_help(args):
         raise UserError("--weights is not given; allowed: a saved run, a file, or torchvision:IMAGENET1K_V1")
     base = with_weights(weights, name or None) if weights else get_recipe(name or "finetune-sgd")
 

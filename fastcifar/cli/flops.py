@@ -28,7 +28,7 @@ _OF_THE_SET = arg(metavar="N", help_behavior_hint="(default: the data set's)")
 class Options(FormOptions):
     """Count the multiply-adds, FLOP and bytes of a recipe's training, by layer and in all, without training it.
 
-    A multiply-add is two FLOP. The flags of the count stand first, the fields of the recipe after them.
+    A multiply-add is two FLOP.
     """
 
     tflops: Annotated[tuple[float, ...], arg(metavar="R [R ...]")] = (790.0,)

@@ -14,7 +14,6 @@ from tyro.conf import arg
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import Switch, flag_of
 from fastcifar.cli.saved import Saved, SavedOptions, run_folder
-from fastcifar.cli.screen import share
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
 from fastcifar.output import write_whole
@@ -22,6 +21,7 @@ from fastcifar.recipes import DEFAULT_RECIPE, label
 from fastcifar.recipes.declare import setting
 from fastcifar.report.figures import refuse_without_matplotlib
 from fastcifar.report.grid import save_grid, spread
+from fastcifar.screen import share
 
 if TYPE_CHECKING:
     import torch

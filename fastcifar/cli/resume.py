@@ -26,6 +26,7 @@ from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, RUNS, UNFINISHED, cla
 from fastcifar.phases import Phases
 from fastcifar.recipes import label
 from fastcifar.recipes.declare import setting
+from fastcifar.screen import Screen
 from fastcifar.start import ColdStart, Start
 
 
@@ -154,6 +155,6 @@ def _show_again(outcomes: list[Outcome], out: Path, options: ResumeOptions) -> i
             remarks.append(f"{'subset-seed' if name == 'seed' else name} {value}")
     remarks += [describe_start(record.init)] if record.init["mode"] != "cold" else []
     remarks += ["synthetic"] if record.dataset.name == "synthetic" else []
-    show = screen.Screen(silent=options.quiet or options.json, bar=False)
+    show = Screen(silent=options.quiet or options.json, bar=False)
     screen.conclude(outcomes, out, remarks, not single, options.json, show)
     return 3 if any(isinstance(outcome, Diverged) for outcome in failed) else 5 if failed else 0

@@ -20,7 +20,6 @@ from fastcifar.cli.corruptions import archive_of, read_severities, select
 from fastcifar.cli.evaluate import Options as EvalOptions
 from fastcifar.cli.options import CommandOptions, Resident, Switch
 from fastcifar.cli.saved import run_folder
-from fastcifar.cli.screen import share
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name, in_markdown, shown
 from fastcifar.output import read_file, reserved, write_all
@@ -37,6 +36,7 @@ from fastcifar.report.robustness import (
     published_sets,
 )
 from fastcifar.report.tables import Table
+from fastcifar.screen import share
 
 if TYPE_CHECKING:
     from fastcifar.cli.shifts import Networks, Shift

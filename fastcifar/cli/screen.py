@@ -1,16 +1,14 @@
-"""A training on the screen: lines on standard output, a progress bar on standard error where that is a terminal."""
+"""What finished trainings came to, in lines for the screen."""
 
 from __future__ import annotations
 
 import dataclasses
-import sys
-import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fastcifar.errors import Notice, UserError
-from fastcifar.escape import shown, shown_lines
+from fastcifar.escape import shown
 from fastcifar.experiments import Diverged, Failed
 from fastcifar.experiments.result import failure_word
 from fastcifar.output import DIAGNOSE, FIGURES
@@ -18,156 +16,23 @@ from fastcifar.recipes import label
 from fastcifar.record import json_text
 from fastcifar.report.plots import draw_runs
 from fastcifar.report.runs import Runs, read_runs
+from fastcifar.report.statistics import summarize
 from fastcifar.report.summary import SUMMARIZED, summary_lines
+from fastcifar.report.tables import percent
+from fastcifar.screen import Screen, fitted, share
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fastcifar.data import Dataset
     from fastcifar.experiments import Outcome
-    from fastcifar.models import Network
+    from fastcifar.experiments.runner import Progress
     from fastcifar.recipes import Recipe
     from fastcifar.report import Summary
-    from fastcifar.training import EpochRow, RunRecord, Trainer
+    from fastcifar.training import RunRecord
     from fastcifar.training.profile import StepTrace
 
-
-_TESTED = {"test acc": "test_accuracy"}
-"""The heads of columns of accuracies, and their names in an epoch's row."""
-
-
-class Screen:
-    """The lines of a training as they come, unless `silent`, below which a bar shows the steps if `bar`.
-
-    The bar is drawn from the training's own thread, at most four times a second: half a millisecond each, where a
-    thread of its own would compete with the training for a core.
-    """
-
-    def __init__(self, silent: bool, bar: bool) -> None:
-        self.silent = silent
-        self._columns: str | None = None
-        self._tested = tuple(_TESTED.values())
-        self.wants_bar = bar and sys.stderr.isatty()
-        self._bar = None
-        self._drawn = 0.0
-
-    def say(self, text: str = "") -> None:
-        """Print lines (above the bar), at once even where the output is a file; what is no text in them is escaped."""
-        if self.silent:
-            return
-        if self._bar:
-            self._bar.stop()  # clears it: standard output may be the same terminal
-        print(shown_lines(text), flush=True)
-        if self._bar:
-            self._bar.start()
-
-    def begin(self, total_steps: int, tested: Mapping[str, str] = _TESTED) -> None:
-        """Show an empty bar, and the columns' heads above the first epoch: those of `tested` with the names of the
-        accuracies in a row."""
-        heads = "".join(f"  {head:>9}" for head in tested)
-        self._columns = f"{'epoch':>5}  {'train loss':>10}  {'train acc':>9}{heads}  {'seconds':>9}"
-        self._tested = tuple(tested.values())
-        if self.wants_bar:
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-            self._bar = Progress(
-                BarColumn(bar_width=30),
-                MofNCompleteColumn(),
-                TextColumn("steps, remaining"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                transient=True,
-                auto_refresh=False,
-                redirect_stdout=False,
-            )
-            self._bar.add_task("", total=total_steps)
-            self._bar.start()
-
-    def step(self, step: int, total_steps: int) -> None:
-        """Move the bar to `step`; a first step shows it."""
-        if not self._bar and self.wants_bar:
-            self.begin(total_steps)
-        if self._bar:
-            now = time.monotonic()
-            redraw = now - self._drawn > 0.25
-            self._drawn = now if redraw else self._drawn
-            self._bar.update(self._bar.task_ids[0], completed=step, refresh=redraw)
-
-    def epoch(self, row: EpochRow) -> None:
-        """Say an epoch's row."""
-        if self._columns:
-            self.say(self._columns)
-            self._columns = None
-        tested = "".join(f"  {share(getattr(row, name)):>9}" for name in self._tested)
-        self.say(f"{row.epoch:5}  {row.train_loss:10.4f}  {row.train_accuracy:9.2%}{tested}  {row.seconds:9.1f}")
-
-    def end(self) -> None:
-        """Clear the bar."""
-        if self._bar:
-            self._bar.stop()
-            self._bar = None
-
-
-def tested(dataset: Dataset) -> dict[str, str]:
-    """Return the columns of the accuracies that an epoch is told by, those on images with labels."""
-    found = {"held-out" if dataset.holdout else "test acc": "test_accuracy"}
-    if dataset.val is not None and dataset.val.label_range[1] >= 0:
-        found = (found if dataset.test.label_range[1] >= 0 else {}) | {"val acc": "val_accuracy"}
-    return found
-
-
-def header(trainer: Trainer, seeds: Sequence[int], at_once: int = 1) -> str:
-    """Return two lines: the recipe on its data, and how and where it is computed, `at_once` runs at a time."""
-    recipe, dataset = trainer.recipe, trainer.dataset
-    train_size, test_size = len(dataset.train), len(dataset.test)
-    name = "synthetic data, not CIFAR-10" if dataset.name == "synthetic" else shown(dataset.title)
-    val = "" if dataset.val is None else f", {len(dataset.val):,} validation"
-    tests = f"{dataset.tested} images" + " without labels" * (dataset.test.label_range[1] < 0)
-    most = "up to " if recipe.select.keep < 1 or recipe.early_batches else ""
-    epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
-    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-    which += f", {at_once} at once" * (at_once > 1)
-    if recipe.freeze != "none":
-        which += f", {_frozen(trainer.network, recipe.freeze)}"
-    return (
-        f"{label(recipe)} on {name}: {train_size:,} training{val}, {test_size:,} {tests}\n"
-        f"{epochs} of {recipe.batch_size} images on {_place(trainer, at_once)}, {which}"
-    )
-
-
-def _frozen(network: Network, freeze: str) -> str:
-    """Return which layers are frozen from the start: "frozen up to layer1.0.bn2", "frozen all but fc"."""
-    from fastcifar.models.freezing import layers_of
-
-    network = getattr(network, "networks", (network,))[0]  # of an ensemble's members each is frozen alike
-    if freeze.isdigit():
-        return f"frozen up to {[*layers_of(network)][int(freeze) - 1]}"
-    return f"frozen all but {network.head}"
-
-
-def _place(trainer: Trainer, at_once: int) -> str:
-    """Return the device, the threads of a run and the compute type: "cpu (2 threads, bfloat16)"."""
-    import torch
-
-    dtype = str(trainer.dtype).removeprefix("torch.")
-    if trainer.device.type != "cpu":
-        return f"{torch.cuda.get_device_name(trainer.device)} ({dtype})"
-    threads = max(1, torch.get_num_threads() // at_once)
-    return f"cpu ({threads} thread{'s' * (threads > 1)}, {dtype})"
-
-
-def duration(seconds: float) -> str:
-    """Return a length of time to two figures: "40 s", "55 min", "2 h 10 min"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def share(value: float | None) -> str:
-    """Return a fraction in percent, "94.11%"; "-" for none."""
-    return "-" if value is None else f"{value:.2%}"
+_LONGEST = 20
+"""Characters of an arm's name in the bar of the runs."""
 
 
 def stopwatches(record: RunRecord) -> str:
@@ -179,10 +44,10 @@ def stopwatches(record: RunRecord) -> str:
         f"process {record.process_seconds:8.1f} s  start of the process (or end of the run before) to the accuracy"
     )
     if record.waited_seconds is not None:
-        share = record.waited_seconds / record.train_seconds
+        part = record.waited_seconds / record.train_seconds
         place = {"host": "host memory"}.get(record.resident, record.resident)
         place = "a DataLoader" if record.recipe.loading.loader == "host" else place
-        waited = f"of train ({share:.1%}): steps waited for their images from {place}"
+        waited = f"of train ({part:.1%}): steps waited for their images from {place}"
         lines += f"\nimages  {record.waited_seconds:8.1f} s  {waited}"
     if record.units_replaced is not None:
         lines += f"\nunits   {record.units_replaced:8,}    that began again"
@@ -252,6 +117,32 @@ def _accuracies(recipe: Recipe, accuracy: float | None, tta_accuracy: float | No
     return "  ".join([label(recipe), *(found if accuracy is not None else reversed(found))])
 
 
+class Gathered:
+    """The accuracies of runs as they finish, by arm, shown on a screen with their running mean; `arms`: each has its
+    name there."""
+
+    def __init__(self, show: Screen, arms: bool) -> None:
+        self._show, self._arms = show, arms
+        self._accuracies: dict[str, list[float]] = {}
+
+    def note(self, progress: Progress) -> str:
+        """Move the bar of the runs, and return what those of the last one's arm say so far; nothing where the bar says
+        it."""
+        arm, outcome = progress.key.rpartition("/")[0], progress.outcome
+        values = self._accuracies.setdefault(arm, [])
+        if outcome and not isinstance(outcome, Failed):
+            accuracy = outcome.val_accuracy if outcome.tta_accuracy is None else outcome.tta_accuracy
+            values += [] if accuracy is None else [accuracy]
+        of = f"{shown(arm, _LONGEST)} " if self._arms else ""
+        summary = summarize(values) if values else None
+        said = "" if summary is None else f"{of}mean {percent(summary)}"
+        self._show.runs(progress.done, progress.total, said, values, progress.seconds_left)
+        if summary is None or self._show.shows_bars:
+            return ""
+        interval = "" if summary.interval is None else ", 95% interval {:.2%} to {:.2%}".format(*summary.interval)
+        return f"{of}mean {summary.mean:.2%}{interval}, n={summary.n}"
+
+
 def drawn_diagnoses(folder: Path, kinds: Sequence[str]) -> str:
     """Draw the figures of the diagnoses in a run's folder, and return a line that says where the files are."""
     from fastcifar.diagnose import diagnosis_file, read_diagnosis
@@ -294,8 +185,8 @@ def conclude(
     if several:
         show.say(summary_table(records))
         show.say(f"saved in {out}")
-        print(summary_line(records, remarks))
+        print(fitted(summary_line(records, remarks)))
     else:
         show.say(stopwatches(records[0]))
         show.say(f"{records[0].images_per_second:,.0f} images/s; n=1, no interval; saved in {out}")
-        print(result_line(records[0], remarks))
+        print(fitted(result_line(records[0], remarks)))

@@ -16,6 +16,7 @@ from fastcifar.errors import UserError
 from fastcifar.recipes.declare import setting
 from fastcifar.report.runs import read_runs
 from fastcifar.report.summary import heading, summary_data, summary_lines, summary_tables
+from fastcifar.screen import fitted
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,5 @@ def main(args: Sequence[str]) -> int:
     for count, what in ((kept.unreadable, "unreadable"), (kept.unfinished, "unfinished")):
         if count:
             lines.append(f"{count} {what}, left out")
-    print("\n".join(lines))
+    print(fitted("\n".join(lines)))
     return 0

@@ -15,7 +15,6 @@ from tyro.conf import arg
 
 from fastcifar.cli.arguments import parse_with_recipe
 from fastcifar.cli.options import FormOptions, Switch, start_device
-from fastcifar.cli.screen import Screen
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.machine import GIB, UNITS, size_words
@@ -24,6 +23,7 @@ from fastcifar.recipes import label
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Table
 from fastcifar.report.figures import refuse_without_matplotlib
+from fastcifar.screen import Screen
 
 if TYPE_CHECKING:
     from fastcifar.costs.throughput import Size, Throughput
@@ -38,7 +38,7 @@ class Options(FormOptions):
 
     For each: images per second, the median of five groups of steps, and the memory that it takes at most. Images are
     random: no data is read but that of a path in --dataset. Running out of memory is the end of the curve, and no
-    failure. The flags of the measurement stand first, the fields of the recipe after them.
+    failure.
     """
 
     from_: Annotated[int, arg(name="from", metavar="N")] = setting(1, at_least=1, unit="images")

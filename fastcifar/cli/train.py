@@ -16,7 +16,7 @@ from tyro.conf import arg
 
 from fastcifar.catalogue import find, name_of
 from fastcifar.cli import screen
-from fastcifar.cli.arguments import last_given, parse_with_recipe, quick_train_size
+from fastcifar.cli.arguments import asks_help, last_given, parse_with_recipe, quick_train_size
 from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.cli.starts import describe_start, start_of
 from fastcifar.errors import UserError
@@ -29,6 +29,7 @@ from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
 from fastcifar.report.figures import refuse_without_matplotlib
+from fastcifar.screen import Screen, duration
 from fastcifar.signals import SIGNALS, Stop
 from fastcifar.start import Start
 from fastcifar.track import TRACKED
@@ -55,8 +56,6 @@ class Options(TrainingOptions):
     A run is kept in --out, or else runs/RECIPE-TIME-SEED, a new or empty folder: run.json, log.tsv, predictions.npz and
     model.safetensors. Several runs are kept in its folders seed-S, their records in runs.jsonl too, and end with mean,
     spread and 95% interval of all that are there.
-
-    The flags of the run stand first, the fields of the recipe after them; their defaults are the recipe's.
     """
 
     cold_start: Switch = False
@@ -131,7 +130,7 @@ class Options(TrainingOptions):
 
 
 def main(args: Sequence[str]) -> int:
-    if last_given(args, "--resume") is not None and not {"-h", "--help"} & set(args):
+    if last_given(args, "--resume") is not None and not asks_help(args):
         from fastcifar.cli import resume
 
         return resume.main(args)
@@ -193,7 +192,7 @@ def train_runs(
     asked = dataclasses.replace(asked, options=options)
     is_first = Rank.here().is_first
     silent = options.quiet or options.json or not is_first
-    show = screen.Screen(silent, bar=not options.quiet and is_first)
+    show = Screen(silent, bar=not options.quiet and is_first)
     own: dict[int, Outcome] = {}
     try:
         with begun(asked, out, args is None, lambda: sum(not isinstance(each, Failed) for each in own.values())):
@@ -229,13 +228,14 @@ def _train(
     spares: Sequence[Path],
     phases: Phases,
     args: Sequence[str] | None,
-    show: screen.Screen,
+    show: Screen,
     own: dict[int, Outcome],
 ) -> RunFolders:
     """Do as `train_runs`, and put the outcomes into `own` as they come, by their seeds."""
     from fastcifar.experiments.folders import RunFolders
     from fastcifar.experiments.parallel import at_once, runner_for
     from fastcifar.training import Listener
+    from fastcifar.training.progress import ShowProgress, header
 
     options, seeds = asked.options, asked.seeds
     job = Job("run", 0, options.settings, start=start, eval_every=options.eval_every)
@@ -250,31 +250,34 @@ def _train(
         show.say(f"\nseed {seed}, run {seeds.index(seed) + 1} of {len(seeds)}" if len(seeds) > 1 else "")
         if trainer.state.step:
             show.say(f"goes on after step {trainer.state.step} of {trainer.total_steps}")
-        show.begin(trainer.total_steps, screen.tested(trainer.dataset))
 
-    kept, seed_of = set[str](), {job.key: job.seed for job in jobs}
+    kept, seed_of, so_far = set[str](), {job.key: job.seed for job in jobs}, ""
+    gathered = screen.Gathered(show, arms=False)
 
     def note(progress: Progress) -> None:
+        nonlocal so_far
+        if len(seeds) > 1 and not progress.is_waiting:
+            so_far = gathered.note(progress)
         if progress.outcome:  # of several processes in the order in which they end, and below in that of the seeds
             own[seed_of[progress.key]] = progress.outcome
         if progress.is_waiting:
             show.say(f"waiting for another process, which trains {progress.key}")
         elif progress.kept:
             kept.add(progress.key)
-        elif progress.outcome is None and not options.quick and progress.seconds_left:
-            show.say(f"about {screen.duration(progress.seconds_left)} of training, going by its first steps")
+        elif progress.outcome is None and not (options.quick or show.shows_bars) and progress.seconds_left:
+            show.say(f"about {duration(progress.seconds_left)} of training, going by its first steps")
 
     device = dataset.train.device
     trace = _trace(options, device, phases)
     stop = Stop(SIGNALS, store.keep_state)
-    listeners = [Listener(on_start=begin, on_step=show.step, on_epoch=show.epoch), *([trace] if trace else [])]
+    listeners = [Listener(on_start=begin), ShowProgress(show), *([trace] if trace else [])]
     listeners.append(Listener(on_start=stop.begin, on_step=stop.step, on_epoch=stop.epoch))
     how = {"listeners": listeners, "on_progress": note, "phases": phases}
     parallel = at_once(options.parallel, len(jobs), device)
     runner = runner_for(parallel, jobs, dataset, store, device, **how)
     trainer = runner.trainer(jobs[0])
     remarks = _remarks(options, asked.init, dataset)
-    show.say(screen.header(trainer, seeds, min(parallel, len(seeds))))
+    show.say(header(trainer, seeds, min(parallel, len(seeds))))
     if rates := trainer.recipe.ensemble.rates(trainer.recipe.optimizer):
         show.say(rates)
     del trainer  # one that fails is dropped
@@ -284,16 +287,18 @@ def _train(
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
         show.say("  " + shlex.join([*options.prog.split(), *_full_run(args)]))
 
+    if len(seeds) > 1:
+        show.runs(0, len(seeds))
     try:
         for job, outcome in runner:
             SIGNALS.is_held = False
-            show.end()
+            show.end_run()
             if isinstance(outcome, Failed):
                 line = f"{outcome.word}: {outcome.reason}"
             else:
                 line = screen.result_line(outcome, remarks) + "  kept" * (job.key in kept)
             if len(seeds) > 1:
-                show.say(f"seed {job.seed}  {line}")
+                show.say(f"seed {job.seed}  {line}" + f"  {so_far}" * bool(so_far))
             if trace and trace.seed == job.seed:
                 trace.save(store.folder(job.key) / TRACE)
             if SIGNALS.number and len(own) < len(seeds):  # one that came in the final evaluation

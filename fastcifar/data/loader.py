@@ -69,6 +69,9 @@ class Loader:
         self.transforms = tuple(transforms)
         self.epoch = 0
 
+    def __repr__(self) -> str:
+        return f"Loader({len(self)} batches of {self.batch_size}, {self.split!r}, next epoch {self.epoch})"
+
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""
         whole, over = divmod(len(self.split), self.batch_size)

@@ -62,6 +62,9 @@ class EpochPlan:
     """float32 `[n, 4]`: choices of `kernels.mix`, of which a batch takes its first image's; None: images are not
     mixed."""
 
+    def __repr__(self) -> str:
+        return f"EpochPlan({len(self.indices):,} images of side {self.size}, on {self.indices.device})"
+
     @classmethod
     @TORCH.applied()
     def draw(

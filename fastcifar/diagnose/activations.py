@@ -39,7 +39,7 @@ _CHANNELS = ("moments", "layers", 2, "channels")
 _PERTURBED = ("moments", 2, 2)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activations(Found):
     """Statistics of layers' outputs on one batch of training images, not augmented, by float32 copies of the weights.
 

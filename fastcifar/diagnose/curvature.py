@@ -26,7 +26,7 @@ _LEAST, _MOST, _CLOSE = 10, 30, 0.01
 hardly change where the first vector has next to nothing of the right one."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Curvature(Found):
     """The largest eigenvalue of the Hessian of the mean loss by all parameters that train, on one batch of training
     images, not augmented, with the batch norms in training mode. Gradient descent is stable at rates below 2 over it.

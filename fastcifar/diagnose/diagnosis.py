@@ -48,6 +48,9 @@ class Found:
     steps: np.ndarray
     """int64 `[M]`: steps made before each moment."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.steps)} moments, {len(self.layers)} layers)"
+
     def save(self, file: str | Path) -> Path:
         """Write the file, whole or not at all, in place of one that is there. Raises UserError where that cannot be
         done."""

@@ -28,7 +28,7 @@ PARTS = 4
 _BATCH = 512
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Forgetting(Found):
     """Log-loss on training images by the time since they were trained on, and on fresh ones, in nats.
 

@@ -33,7 +33,7 @@ _SCALARS = ("dormant", "weight_norm", "gradient_norm", "effective_rank", "srank"
 _BY_LAYER = ("moments", "layers")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plasticity(Found):
     """What bears on further training, on one batch of training images, not augmented, by a float32 copy of the weights
     with batch norms in training mode; NaN where it is not finite.

@@ -24,7 +24,7 @@ SMOOTHING = 0.9
 _BY_LAYER = ("moments", "layers")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Updates(Found):
     """Sizes of weights, gradients and updates, Euclidean norms, for each trained parameter w; layers are named by them.
 

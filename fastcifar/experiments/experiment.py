@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from fastcifar.data import Dataset
     from fastcifar.experiments.runner import OnProgress
+    from fastcifar.training import Listener
 
 SEEDS = 10**9
 """The seeds of an experiment are below this, and those of its rounds lie this far apart: shrink-perturb draws its noise
@@ -184,7 +185,7 @@ class Experiment(Checked, Generic[Found]):
         holdout: int | Literal["third"] | None = None,
         device: str | torch.device = "auto",
         on_progress: OnProgress | None = None,
-        on_step: Callable[[int, int], None] | None = None,
+        listeners: Sequence[Listener] = (),
         parallel: int | Literal["auto"] = 1,
         track: Sequence[str] = (),
     ) -> Found:
@@ -197,7 +198,7 @@ class Experiment(Checked, Generic[Found]):
             several processes that are given the same folder share the jobs. The result's files are written beside the
             runs whenever every arm has as many. None: nothing is kept.
         on_progress: hears of every finished run, and of the time left.
-        on_step: hears of the steps of a run, as a `Listener` does; of none with `parallel`.
+        listeners: hear of every run; of none with `parallel`.
         parallel: runs to train at once on the device, each in a process of its own: they share the images, and torch's
             threads are split among them. A program that asks for it must be importable: what it does at its top level
             stands below `if __name__ == "__main__"`. "auto": see `at_once`.
@@ -212,7 +213,6 @@ class Experiment(Checked, Generic[Found]):
         """
         from fastcifar.experiments.parallel import at_once, runner_for
         from fastcifar.experiments.store import Store, describe_data
-        from fastcifar.training import Listener
 
         dataset = hold_out(dataset, self.holdout if holdout is None else holdout).labeled_test()
         jobs = self.jobs(dataset)
@@ -221,7 +221,7 @@ class Experiment(Checked, Generic[Found]):
         parallel = checked("parallel", parallel, int | Literal["auto"], Declaration(at_least=1))
         parallel = at_once(parallel, self.runs, device)
         self.refuse_processes(max(parallel, Rank.here().count))
-        how = {"listeners": [Listener(on_step=on_step)] if on_step else [], "on_progress": on_progress}
+        how = {"listeners": listeners, "on_progress": on_progress}
         with _kept_in(folder) as place:
             store = Store(place, settings, track)
             left = max(self.most_jobs, len(jobs)) - sum(map(store.has, jobs))

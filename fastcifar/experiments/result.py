@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
-from fastcifar.escape import in_markdown
+from fastcifar.escape import in_markdown, shown
 from fastcifar.output import short_name, user_path, write_whole
 from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
@@ -70,6 +70,15 @@ class Result:
     """The options and data that the runs were made with, ready for JSON."""
     outcomes: dict[str, list[Outcome]]
     """`outcomes[arm]`, in the order of the seeds."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        cls.__repr__ = cls.__repr__  # its own: `dataclass` would write one of all outcomes
+
+    def __repr__(self) -> str:
+        runs, failed = sum(map(len, self.outcomes.values())), len(self.failed)
+        said = f"{runs} runs of {len(self.outcomes)} arms{f', {failed} failed' * (failed > 0)}"
+        return f"{type(self).__name__}({shown(self.title)}, {said})"
 
     @property
     def seeds(self) -> list[int]:

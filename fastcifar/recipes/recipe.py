@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fastcifar.errors import UserError, brief
+from fastcifar.escape import shown
 from fastcifar.recipes.augmentation import Augment, MixConfig, NormalizeConfig
 from fastcifar.recipes.averages import AverageConfig, EMAConfig, LookaheadConfig, refuse_averages
 from fastcifar.recipes.declare import Checked, sections_of, setting, trick
@@ -30,6 +31,9 @@ from fastcifar.recipes.replacement import ContinualBackpropConfig, ReDoConfig, r
 from fastcifar.recipes.schedule import Schedule
 from fastcifar.recipes.selection import SelectConfig
 from fastcifar.recipes.transforms import Transforms
+
+_DIFFERENCES, _LONGEST = 4, 40
+"""The most fields that a line shows, and characters of a value there."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,19 @@ class Recipe(Checked):
     ensemble: EnsembleConfig = EnsembleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
 
+    def __repr__(self) -> str:
+        """Return the name and what differs from the named recipe of that name, or where there is none from the
+        defaults."""
+        from fastcifar.recipes.named import RECIPES
+        from fastcifar.recipes.text import leaves
+
+        usual = dict(leaves(dataclasses.asdict(RECIPES.get(self.name, _DEFAULT))))
+        values = {name: value for name, value in leaves(dataclasses.asdict(self)) if name != "name"}
+        differs = [name for name, value in values.items() if name not in usual or usual[name] != value]
+        words = [f"{name}={shown(repr(values[name]), _LONGEST)}" for name in differs[:_DIFFERENCES]]
+        words += [f"and {len(differs) - _DIFFERENCES} more"] if len(differs) > _DIFFERENCES else []
+        return f"Recipe({', '.join([repr(self.name), *words])})"
+
     def _check(self) -> None:
         allowed = "letters, digits and . _ + -, up to 255 of them"
         self._require("name", re.fullmatch(r"[\w.+-]{1,255}", self.name), allowed)
@@ -131,3 +148,6 @@ class Recipe(Checked):
     def ghost_batch(self) -> int:
         """Number of images that the network normalizes together, which must divide the batch; 1: any batch will do."""
         return self.network.batch_multiple
+
+
+_DEFAULT = Recipe()

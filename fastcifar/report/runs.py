@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from fastcifar.errors import Notice, RenamedWarning, UserError
+from fastcifar.escape import shown
 from fastcifar.output import RECORD, RUNS, UNFINISHED, read_json, read_lines, run_folders, user_path
 from fastcifar.recipes import label, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import RunRecord
 from fastcifar.report.statistics import Summary, TTest, share_interval, summarize, t_test
+from fastcifar.report.tables import percent
 
 METRICS = ("tta_accuracy", "accuracy", "val_accuracy")
 """The keys of run.json that a target can be set for."""
 STOPWATCHES = ("train_seconds", "time_seconds", "process_seconds")
 NUMBERS = ("loss", "tta_loss", "precision", "recall", "epochs", *STOPWATCHES)
 """Other numbers of a record that are summarized."""
+_SHOWN = 4
+"""The most groups of runs that a line shows."""
 _LARGEST = 1e15
 """No loss and no time is larger; sums of such numbers have no overflow."""
 _SEED_FILE = re.compile(r"seed-(\d{1,19})(\.diverged)?\.json", re.ASCII)
@@ -67,6 +71,12 @@ class Runs:
     differs: Mapping[str, object] = field(default_factory=dict)
     """In what they differ from others of the same name, as in {"versions.torch": "2.13.0"}."""
 
+    def __repr__(self) -> str:
+        accuracy = self.summary()
+        found = [] if accuracy is None else [f"{METRICS[0].replace('_', ' ')} {percent(accuracy)}"]
+        failed = [f"{len(self.failed)} failed"] if self.failed else []
+        return f"Runs({', '.join([shown(self.name), f'n={len(self.records)}', *found, *failed])})"
+
     def values(self, key: str) -> list[float]:
         """Return a number of each run that has it, by its key in run.json."""
         values = (getattr(record, key) for record in self.records)
@@ -95,6 +105,13 @@ class KeptRuns:
     """Damaged files and lines, which are in no other number."""
     unfinished: int = 0
     """Runs that are still trained, or were broken off."""
+
+    def __repr__(self) -> str:
+        names = [f"{shown(runs.name)} n={len(runs.records)}" for runs in self.groups]
+        more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
+        left_out = {"unreadable": self.unreadable, "unfinished": self.unfinished}
+        others = [f"{count} {what}" for what, count in left_out.items() if count]
+        return f"KeptRuns({', '.join([*names[:_SHOWN], *more, *others])})"
 
 
 def read_runs(*folders: str | Path) -> KeptRuns:

@@ -28,13 +28,16 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
 
     metric: a key of run.json, of `METRICS`, or "precision" or "recall"; it has a line in any case.
     """
-    lines = [f"{'':<14}{'mean':>9}  {'std dev':>8}  {'n':>4}  {'95% interval':<20}{'min':>9}  {'max':>9}"]
+    rows = [("", "mean", "std dev", "n", "95% interval", "min", "max")]
     for key in dict.fromkeys((metric, *SUMMARIZED) if metric not in SUMMARIZED else SUMMARIZED):
         values = runs.summary(key)
         if values is not None:
             name = key.removesuffix("_seconds").replace("_", " ")
-            mean, std, interval, least, most = _cells(key, values, runs.values(key))
-            lines.append(f"{name:<14}{mean:>9}  {std:>8}  {values.n:4}  {interval:<20}{least:>9}  {most:>9}")
+            mean, std, *others = _cells(key, values, runs.values(key))
+            rows.append((name, mean, std, str(values.n), *others))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [f"{'<' if column in (0, 4) else '>'}{width}" for column, width in enumerate(widths)]
+    lines = ["  ".join(map(format, row, aligned)).rstrip() for row in rows]
     devices = sorted({record.device.name for record in runs.records})
     if len(devices) > 1:
         lines.append(f"times are of several devices: {', '.join(shown(name, _LONGEST) for name in devices)}")

@@ -37,6 +37,11 @@ class Evaluation:
     plain_loss: float | None
     plain_logits: torch.Tensor
 
+    def __repr__(self) -> str:
+        scores = {"accuracy": self.accuracy, "loss": self.loss, "plain accuracy": self.plain_accuracy}
+        found = [f"{name} {value:.4f}" for name, value in scores.items() if value is not None]
+        return f"Evaluation({', '.join([*found, f'{len(self.logits):,} images'])})"
+
 
 @TORCH.applied()
 def evaluate(

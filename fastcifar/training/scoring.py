@@ -136,6 +136,15 @@ class Scoring:
         with trainer.phases("evaluation"):
             trainer.flat_evaluated.load_average(trainer.state.flat, averaged=trainer.recipe.ema.decay > 0)
 
+    def weights(self, taken: bool) -> dict[str, torch.Tensor]:
+        """Return a copy of the tensors of the evaluated network, into which the weights are `taken` or not yet."""
+        if not taken:
+            self.take_weights()
+        found, best = self._trainer.flat_evaluated.state_dict(), self._trainer.state.best
+        if best and best.taken:
+            best.take()
+        return found
+
     def take_average(self) -> None:
         """Load the average of the last weights into the network that is evaluated, and estimate its statistics."""
         trainer = self._trainer

@@ -200,6 +200,19 @@ class TrainingState:
             correct = torch.stack([each.correct for each in self._reported]).sum(0)
         self.history.keep(epoch, losses, correct, rate, lap)
 
+    def row_so_far(self) -> EpochRow | None:
+        """Return the row of the present epoch up to the last step or, where none of it is over, the last row. Within an
+        epoch it waits for the device."""
+        epoch = next((each for each in self._timeline.epochs if each.first_step < self.step < each.end), None)
+        if epoch is None:
+            return next(reversed(self.history.rows), None)
+        steps, told = self.step - epoch.first_step, len(self._reported)
+        images = steps * epoch.stage.batch
+        loss = sum(each.losses[:steps].sum().item() for each in self._reported) / told / images
+        accuracy = sum(each.correct.item() for each in self._reported) / told / images
+        images += sum(each.images for each in self._timeline.epochs[: epoch.number])
+        return EpochRow(epoch.number + 1, loss, accuracy, None, self.stopwatch.seconds, images=images)
+
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of everything on the CPU, for `torch.save` and `load_state_dict`: tensors, numbers and words,
         and which training it is of. Waits for the device. Raises UserError before a training's `on_start`."""

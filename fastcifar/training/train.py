@@ -37,6 +37,7 @@ from fastcifar.training.features import FrozenFeatures
 from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
+from fastcifar.training.progress import showing
 from fastcifar.training.random import random_numbers_of
 from fastcifar.training.rehearse import rehearse, why_not_captured
 from fastcifar.training.run import Run
@@ -68,6 +69,7 @@ def train(
     evaluate_at_start: bool = False,
     init: Start = _COLD,
     keep: Literal["last", "best"] = "last",
+    progress: bool = False,
     **changes: Any,
 ) -> Run:
     """Train one network.
@@ -91,6 +93,7 @@ def train(
         minutes (or as `every` says) until it is finished: called again with it, `train` goes on from there.
     device, resident: see `Trainer` and `load_dataset`; "auto" leaves the images of a dataset in host memory or on disk.
     listeners, eval_every, evaluate_at_start, init, keep: see `Trainer.run`.
+    progress: show a bar and a row for each epoch: in a terminal, in a notebook as a table; elsewhere the rows alone.
     changes: other values of fields by dotted names: `train("speedrun94", epochs=1, **{"optimizer.lr": 0.2})`.
 
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
@@ -113,10 +116,11 @@ def train(
             data = data if resident == "auto" else place_images(data, resident, device)
     trainer = Trainer(recipe, data, device, phases, model=model, loss=loss, optimizer=optimizer, augment=augment)
     asked = {"seed": seed, "eval_every": eval_every, "evaluate_at_start": evaluate_at_start, "init": init, "keep": keep}
-    if checkpoints is None:
-        return trainer.run(listeners=listeners, **asked)
-    checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
-    return checkpoints.run(trainer, listeners=listeners, **asked)
+    with showing(progress, listeners) as listening:
+        if checkpoints is None:
+            return trainer.run(listeners=listening, **asked)
+        checkpoints = checkpoints if isinstance(checkpoints, Checkpoints) else Checkpoints(checkpoints)
+        return checkpoints.run(trainer, listeners=listening, **asked)
 
 
 class Trainer:
@@ -184,6 +188,9 @@ class Trainer:
         self.step = self.new_step(self.dataset, self.state.tensors)
         self.replays: dict[Stage, Callable[[], None]] = {}
         self.not_captured = why_not_captured(self, self._scales)
+
+    def __repr__(self) -> str:
+        return f"Trainer({self.recipe!r}, {self.dataset!r}, {self.total_steps} steps)"
 
     def __reduce__(self) -> NoReturn:  # a copy's parameters would lie in flat buffers no more
         raise TypeError("a Trainer is not copied or pickled; allowed: a new one, and state.state_dict() to go on from")
@@ -369,12 +376,7 @@ class Trainer:
         epoch's end those that its row gives the accuracy of, at the end of the training those of model.safetensors
         or, with keep "best", those of the last epoch. For a listener's `on_epoch`; the training goes on as if nothing
         had been asked."""
-        if not self._has_average:
-            self.scoring.take_weights()
-        found, best = self.flat_evaluated.state_dict(), self.state.best
-        if best and best.taken:
-            best.take()
-        return found
+        return self.scoring.weights(taken=self._has_average)
 
     def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
         """Prepare the first step: weights, whitening and the first epoch's plan; or load all from `resume`."""

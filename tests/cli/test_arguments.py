@@ -169,7 +169,7 @@ def test_a_recipe_file_may_name_what_a_plug_in_registers(plugin, in_its_folder, 
     recipe = settings(line)
     assert (recipe.name, recipe.network.kind, recipe.network.width) == ("mine", name, 6)
     assert isinstance(recipe.network, NetworkConfig)
-    assert main(["train", "--plugin", name, "--network", name, "--help"]) == 0
+    assert main(["train", "--plugin", name, "--network", name, "--help-all"]) == 0
     out = " ".join(capsys.readouterr().out.split())
     assert "outsider: A network from outside" in out
     assert "--network.width INT Channels of it. (default: 8)" in out and "--network.widths" not in out

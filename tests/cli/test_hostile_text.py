@@ -126,7 +126,7 @@ def test_the_help_shows_a_files_words_escaped(tmp_path, capsys):
             word: str = "a"
 
         (tmp_path / "evil.toml").write_text(to_toml(Recipe(network=Wordy(word=HOSTILE))))
-        assert main(["train", "--recipe", str(tmp_path / "evil.toml"), "--help"]) == 0
+        assert main(["train", "--recipe", str(tmp_path / "evil.toml"), "--help-all"]) == 0
     out = capsys.readouterr().out
     assert all(line.isprintable() for line in out.split("\n")) and r"\x1b[2Ja|b" in out
 

@@ -1,0 +1,60 @@
+"""The help of commands: short by default, whole by --help-all, with no word broken."""
+
+import re
+
+import pytest
+
+from fastcifar.cli import main
+from fastcifar.cli.help import EVERYDAY
+from fastcifar.cli.options import flag_of
+from fastcifar.recipes import RECIPES, Recipe
+from fastcifar.recipes.text import field_hints
+
+
+@pytest.fixture
+def said(capsys, monkeypatch):
+    """What a command says at a terminal of 80 columns."""
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def say(line):
+        assert main(line.split()) == 0
+        return capsys.readouterr().out
+
+    return say
+
+
+def flags(text):
+    return re.findall(r"^  (--\S+)", text, re.MULTILINE)
+
+
+def test_the_help_of_train_has_the_flags_that_people_use_and_no_others(said):
+    short, whole = said("train --help"), said("train --help-all")
+    everyday = {flag_of(name) for name in EVERYDAY} & {*flags(whole)}
+    assert sorted(flags(short)) == sorted(everyday) and len(everyday) < 20
+    assert "--help-all' shows every flag" in " ".join(short.split()) and len(short.splitlines()) < 90
+    assert {flag_of(name) for name in field_hints(Recipe())} <= {*flags(whole)}
+    groups = re.findall(r"^(\w[\w, .-]{,30}):$", whole, re.MULTILINE)
+    assert groups[:6] == ["Run", "Data", "Start", "Keep and show", "Recipe", "Recipe, network"]
+
+
+@pytest.mark.parametrize("command", ["compare", "warm-start online", "finetune", "flops"])
+def test_a_commands_own_flags_are_in_its_short_help(said, command):
+    short, whole = said(f"{command} --help"), said(f"{command} --help-all")
+    own = whole.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    assert flags(own) and {*flags(own)} <= {*flags(short)} < {*flags(whole)}
+    assert short.partition("\n\nOptions:")[0] == whole.partition("\n\nOptions:")[0]
+
+
+@pytest.mark.parametrize("command", ["train", "finetune", "compare", "robustness", "models show", "data convert"])
+def test_no_word_is_broken_at_80_columns(said, monkeypatch, command):
+    lines = said(f"{command} --help-all").splitlines()
+    assert max(map(len, lines)) <= 80 and {*flags(said(f"{command} --help"))} <= {*flags("\n".join(lines))}
+    monkeypatch.setenv("COLUMNS", "300")
+    assert said(f"{command} --help-all").split() == " ".join(lines).split()
+
+
+def test_the_help_is_that_of_the_recipe_that_is_named(said):
+    name = next(name for name, recipe in RECIPES.items() if recipe.batch_size != Recipe().batch_size)
+    assert f"--batch-size INT Images per step. (default: {RECIPES[name].batch_size})" in " ".join(
+        said(f"train --recipe {name} --help").split()
+    )
