@@ -1,4 +1,4 @@
-"""What is made while mkdocs builds the site: pages of other folders, the reference, links and drawings (mkdocs.yml's hook).
+"""The hook of mkdocs.yml: what is made while the site is built: pages of other folders, the reference, links, drawings.
 
 Pages are written to be read on a code host too, where their links name files of the repository. In the site a link to a
 file that is a page there leads to it, and one to any other file becomes the file's name; a drawing of the project's own
@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files  # pyright: ignore[reportMissingI
 from mkdocs.structure.pages import Page  # pyright: ignore[reportMissingImports]
 
 import fastcifar
+from bench.docstrings import apart
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "bench/results/**/*.md", "examples/**/*.md")
@@ -85,14 +86,14 @@ def in_site(markdown: str, source: str, pages: set[str]) -> str:
 
     parts, place = [], 0
     for fence in _FENCE.finditer(markdown):
-        parts += [_LINK.sub(linked, markdown[place : fence.start()]), fence[0]]
+        parts += [_LINK.sub(linked, apart(markdown[place : fence.start()])), fence[0]]
         place = fence.end()
-    return "".join([*parts, _LINK.sub(linked, markdown[place:])])
+    return "".join([*parts, _LINK.sub(linked, apart(markdown[place:]))])
 
 
 def drawing(svg: str, text: str) -> str:
-    """Return a drawing to stand in a page: without its own colors for light and dark, which are the page's, and with what
-    is said of it for those who do not see it."""
+    """Return a drawing to stand in a page: without its own colors for light and dark, which are the page's, and with
+    what is said of it for those who do not see it."""
     svg = re.sub(r"<style>.*?</style>\n?|<\?xml.*?\?>\n?", "", svg, flags=re.DOTALL).strip()
     return svg.replace("<svg ", f'<svg role="img" aria-label="{text}" ', 1)
 
