@@ -48,7 +48,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	mkdir -p build/types/fastcifar
 	ln -sfn ../../../kernels build/types/fastcifar/kernels
-	$(BIN)/python tests/readme.py build/readme
+	$(BIN)/python tests/pages.py build/pages
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 $(VENV)/installed: setup.py constraints.txt
