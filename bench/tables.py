@@ -1,11 +1,11 @@
-"""Make the tables of results in README.md and docs/ from `bench/results/*.jsonl`, so that no figure is typed by hand.
+"""Make the tables of results in README.md and docs/ from `bench/results/`, so that no figure is typed by hand.
 
     python -m bench.tables            # rewrites the tables
     python -m bench.tables --check    # exit code 1 where they are not those that the results make
 
 Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
 names no table is a line of the table `measurements`. Pages of `KEPT` have the tables that an experiment's folder
-`bench/results/.../NAME` keeps.
+`bench/results/.../NAME` keeps; README.md has the tables of `bench.headline`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from bench.headline import headline
 from bench.program import new_parser
 from bench.record import ROOT, missing_keys
 from fastcifar.escape import in_markdown, shown
@@ -25,7 +26,7 @@ PAGES = {
     **{"reliability": "docs/reliability.md", "transfer": "docs/transfer.md", "course": "docs/course.md"},
     **{"tutorial": "docs/transfer.md", "course-sweeps": "examples/course/README.md"},
 }
-"""The page of a table, where that is not README.md."""
+"""The page of a table, where that is not docs/results.md."""
 KEPT = {"posts": "docs/posts/*.md", "warm-start": "docs/warm-start.md"}
 """The pages that show the tables which the experiments in a folder of bench/results keep."""
 _MARKED = re.compile(r"<!-- begin ([\w-]+) -->\n.*?<!-- end \1 -->", re.DOTALL)
@@ -99,11 +100,17 @@ def with_kept_tables(text: str, folder: Path) -> str:
     return _MARKED.sub(kept, text)
 
 
+def with_headline(text: str, results: list[dict], campaigns: Path) -> str:
+    """Return the text with the tables of `headline` between its markers."""
+    tables = headline(results, campaigns)
+    return _MARKED.sub(lambda m: f"<!-- begin {m[1]} -->\n{tables}\n<!-- end {m[1]} -->", text)
+
+
 def by_page(results: list[dict]) -> dict[str, list[dict]]:
     """Return `results[page]` of the results that are in a table."""
     found: dict[str, list[dict]] = {}
     for result in results:
-        found.setdefault(PAGES.get(result.get("table", DEFAULT), "README.md"), []).append(result)
+        found.setdefault(PAGES.get(result.get("table", DEFAULT), "docs/results.md"), []).append(result)
     return found
 
 
@@ -116,10 +123,12 @@ def main() -> int:
     parser = new_parser("bench.tables", __doc__)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    pages = by_page(read_results(ROOT / "bench" / "results"))
-    making = {ROOT / name: partial(with_tables, results=results) for name, results in pages.items()}
-    for folder, pattern in KEPT.items():
-        kept = partial(with_kept_tables, folder=ROOT / "bench" / "results" / folder)
+    folder = ROOT / "bench" / "results"
+    results = read_results(folder)
+    making = {ROOT / name: partial(with_tables, results=found) for name, found in by_page(results).items()}
+    making[ROOT / "README.md"] = partial(with_headline, results=results, campaigns=folder / "h100")
+    for name, pattern in KEPT.items():
+        kept = partial(with_kept_tables, folder=folder / name)
         making |= dict.fromkeys(ROOT.glob(pattern), kept)
     stale = []
     for page, make in making.items():

@@ -6,14 +6,26 @@ from pathlib import Path
 
 import pytest
 
+from bench.headline import PEERS, RECIPES, headline
 from bench.record import ADDED, GIVEN
-from bench.tables import KEPT, by_page, outside_tables, read_results, table, with_kept_tables, with_tables
+from bench.tables import (
+    KEPT,
+    by_page,
+    outside_tables,
+    read_results,
+    table,
+    with_headline,
+    with_kept_tables,
+    with_tables,
+)
 from fastcifar.recipes import SUMMARIES
 from fastcifar.recipes.named import speedrun
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-RESULTS = read_results(ROOT / "bench" / "results")
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+FOLDER = ROOT / "bench" / "results"
+RESULTS = read_results(FOLDER)
 RESULT = dict.fromkeys((*GIVEN, *ADDED), "x") | {"what": "a step", "value": "94.00%"}
 ROW = dict.fromkeys((*GIVEN, *ADDED), "x") | {"table": "peers", "row": {"program": "theirs", "factor": "2.0"}}
 FIGURE = re.compile(r"\d[\d.,]*(?:%| ?(?:s|ms|seconds|images/s|times|x)(?!\w))")
@@ -45,9 +57,31 @@ def test_every_page_shows_the_committed_results(page):
     assert with_tables(text, by_page(RESULTS)[page]) == text
 
 
+def test_the_readme_shows_the_headline_of_the_committed_results():
+    assert with_headline(README, RESULTS, FOLDER / "h100") == README
+    assert "<!-- begin headline -->\n| recipe | on |" in README
+
+
+def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_alone(tmp_path):
+    (tmp_path / "a").mkdir()
+    run = {"what": "training", "device": {"name": "GPU"}, "tta_accuracy": 0.94, "train_seconds": 1.0}
+    runs = [{**run, "recipe": name} for name in RECIPES]
+    runs += [{**each, "tta_accuracy": 0.95, "train_seconds": 9.0, "beside": "other"} for each in runs]
+    (tmp_path / "a" / "trainings.jsonl").write_text("".join(json.dumps(each) + "\n" for each in runs))
+    pair = {"what": "run", "rival": "theirs", "warm_up": False, "round": 0, "device": {"name": "GPU"}}
+    race = [{**pair, "side": "theirs", "train_seconds": 3.0}, {**pair, "side": "ours", "train_seconds": 2.0}]
+    (tmp_path / "a" / "race.jsonl").write_text("".join(json.dumps(each) + "\n" for each in race))
+    row = {"our factor": "2.0", "spread": "1 to 3", "n": "3"}
+    peers = [{"table": "peers", "hardware": "CPU", "row": {**row, "program": peer}} for peer in PEERS]
+    lines = headline(peers, tmp_path).splitlines()
+    assert f"| `{RECIPES[0]}` | GPU | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in lines
+    assert f"| {PEERS[0]} | a training step at equal work | 2.0 (1 to 3) | 3 | CPU |" in lines
+    assert "| theirs | a whole `speedrun94` | 1.50 (1.50 to 1.50) | 1 | GPU |" in lines
+
+
 @pytest.mark.parametrize("name", KEPT)
 def test_pages_show_what_experiments_left(name):
-    folder, pages = ROOT / "bench" / "results" / name, sorted(ROOT.glob(KEPT[name]))
+    folder, pages = FOLDER / name, sorted(ROOT.glob(KEPT[name]))
     texts = [page.read_text(encoding="utf-8") for page in pages]
     assert [with_kept_tables(text, folder) for text in texts] == texts
     for kept in folder.iterdir():
@@ -64,8 +98,9 @@ def test_every_post_says_what_came_out():
     assert not any(text.rstrip().endswith(":") for text in pages.values())
 
 
-def test_no_figure_of_the_readme_is_without_a_result():
-    assert unfounded(README, RESULTS) == []
+@pytest.mark.parametrize("text", [README, PAGE], ids=["README", "results"])
+def test_no_figure_is_without_a_result(text):
+    assert unfounded(text, RESULTS) == []
 
 
 def test_a_figure_typed_by_hand_is_found():
@@ -131,7 +166,7 @@ def test_a_result_that_lacks_something_is_refused(tmp_path, key):
         read_results(tmp_path)
 
 
-def test_a_readme_without_a_place_for_results_is_refused():
+def test_a_page_without_a_place_for_results_is_refused():
     with pytest.raises(ValueError, match="the page has no <!-- begin peers"):
         with_tables(marked("measurements"), [RESULT, ROW])
 
