@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SCALE ?= $(if $(FASTCIFAR_DATA),quick,small)
 
-.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare lint clean
+.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare lint dist dist-test clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
@@ -50,6 +50,13 @@ lint: $(VENV)/installed
 	ln -sfn ../../../kernels build/types/fastcifar/kernels
 	$(BIN)/python tests/pages.py build/pages
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+dist: $(VENV)/installed  # an sdist, and of it a wheel
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist
+
+dist-test: dist
+	$(BIN)/python tests/dist.py build/dist
 
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

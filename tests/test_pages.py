@@ -1,5 +1,5 @@
-"""The pages that show how something is done, followed as they are written: in a copy of this checkout each block becomes
-a file, or changes one, and each command is run."""
+"""The pages that show how something is done, followed as they are written: in a copy of this checkout each block
+becomes a file, or changes one, and each command is run."""
 
 import itertools
 import os
@@ -115,13 +115,15 @@ def test_what_the_pages_make_is_in_the_projects_style(followed, python):
     python("-m", "ruff", "format", "--check", *followed)
 
 
-@pytest.mark.parametrize("program", [text for language, text in blocks(README.read_text()) if language == "python"])
+@pytest.mark.parametrize(
+    "program", [text for language, text in blocks(README.read_text(encoding="utf-8")) if language == "python"]
+)
 def test_the_readmes_program_works(program, monkeypatch, tmp_path):
     """On few images and a narrow network."""
-    train, small = library.train, {"network.widths": (4, 4, 8, 8), "batch_size": 64}
+    train, small = library.train, {"network.widths": (4, 4, 8, 8), "batch_size": 64, "epochs": 2}
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(library, "load_dataset", lambda *_, **__: make_synthetic(512, 64))
-    monkeypatch.setattr(library, "train", lambda *given, **named: train(*given, **named, **small))
+    monkeypatch.setattr(library, "train", lambda *given, **named: train(*given, **{**named, **small}))
     exec(compile(program, str(README), "exec"), {"__name__": "__main__"})
 
 
