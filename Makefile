@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SCALE ?= $(if $(FASTCIFAR_DATA),quick,small)
 
-.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare lint dist dist-test clean
+.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare docs lint dist dist-test
+.PHONY: clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
@@ -42,6 +43,10 @@ bench-compare: $(VENV)/installed
 	mkdir -p .benchmarks
 	$(BIN)/python -m pytest bench --benchmark-json=.benchmarks/compared.json $(BENCH)
 	$(BIN)/python -m bench.compare .benchmarks/compared.json
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/installed  # into build/site; a warning is an error
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

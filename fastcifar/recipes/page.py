@@ -11,29 +11,38 @@ from fastcifar.recipes.optimizers import OPTIMIZERS
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.text import to_text, with_all_transforms
 from fastcifar.recipes.tricks import FieldTrick, declared_tricks, tricks
+from fastcifar.recipes.why import WHY
 
 
 def tricks_page(recipe: Recipe | None = None) -> str:
-    """Return Markdown with a part for each trick that `recipe` uses, or for all tricks: the fields, the kinds that have
-    them, their meaning, their values with and without the trick, and the source."""
+    """Return Markdown with a part for each trick that `recipe` uses, or for all tricks: why it is done, the fields, the
+    kinds that have them, their meaning, their values with and without the trick, and the source."""
+    title = "# Tricks" if recipe is None else f"# Tricks of {in_markdown(recipe.name)}"
+    lines = [title, "", "The tricks in the fields of recipes; `fastcifar ablate` measures what each is worth."]
+    for name, part in tricks_parts(recipe).items():
+        lines += ["", f"## {in_markdown(name)}", *part]
+    return "\n".join(lines) + "\n"
+
+
+def tricks_parts(recipe: Recipe | None = None) -> dict[str, list[str]]:
+    """Return `lines[name]`: what `tricks_page` says of each trick, in Markdown."""
     if recipe is None:
-        title, shown = "# Tricks", list(_all_tricks())
+        shown = list(all_tricks())
     else:
         used = tricks(recipe)
-        title = f"# Tricks of {in_markdown(recipe.name)}"
         shown = [each for each in declared_tricks(recipe) if each.name in used and each.applies]
-    lines = [title, "", "The tricks in the fields of recipes; `fastcifar ablate` measures what each is worth."]
     parts: dict[str, dict[tuple[str, ...], list[str]]] = {}  # kinds by entry by name
     for each in shown:
         kinds = parts.setdefault(each.name, {}).setdefault(_entry(each), [])
         kinds += [each.section.kind] if isinstance(each.section, Kind) else []
-    for name, entries in parts.items():
-        lines += ["", f"## {in_markdown(name)}"]
-        for (path, doc, values, source), kinds in entries.items():
-            of_kinds = in_markdown(f" ({', '.join(kinds)})" if kinds else "")
-            lines += ["", f"{code_in_markdown(path)}{of_kinds}: {in_markdown(doc)}", "", f"- {values}"]
-            lines.append(f"- Source: {in_markdown(source)}")
-    return "\n".join(lines) + "\n"
+    return {name: [*(("", WHY[name]) if name in WHY else ()), *_lines(entries)] for name, entries in parts.items()}
+
+
+def _lines(entries: dict[tuple[str, ...], list[str]]) -> Iterator[str]:
+    for (path, doc, values, source), kinds in entries.items():
+        of_kinds = in_markdown(f" ({', '.join(kinds)})" if kinds else "")
+        yield from ("", f"{code_in_markdown(path)}{of_kinds}: {in_markdown(doc)}", "", f"- {values}")
+        yield f"- Source: {in_markdown(source)}"
 
 
 def _entry(each: FieldTrick) -> tuple[str, str, str, str]:
@@ -46,7 +55,8 @@ def _entry(each: FieldTrick) -> tuple[str, str, str, str]:
     return each.path, " ".join(doc.split()), values, declared.source
 
 
-def _all_tricks() -> Iterator[FieldTrick]:
+def all_tricks() -> Iterator[FieldTrick]:
+    """Give the tricks at the fields of all registered kinds, each kind with its defaults."""
     for section, kinds in (("network", NETWORKS), ("optimizer", OPTIMIZERS)):
         for kind in kinds.values():
             yield from declared_tricks(kind(), f"{section}.")

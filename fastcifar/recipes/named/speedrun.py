@@ -12,6 +12,7 @@ contrast). New here:
   column of zeros at the top and left of its input it needs no padding. The result is the same, for 15%, 5% and 11%
   fewer operations of a step at 24, 28 and 32 pixels.
 - Test-time augmentation only where the network is unsure.
+
 cuDNN's search takes some seconds before the first step; on an H100 the convolutions that it finds take 11 to 24% less
 than those of its heuristics (bench/results/accelerator.md).
 

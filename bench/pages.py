@@ -1,0 +1,78 @@
+"""Make the pages that are whole results and declarations: docs/recipes.md, docs/tricks/ and the README's figure.
+
+python -m bench.pages            # writes them anew, and removes those whose rows are gone
+python -m bench.pages --check    # exit code 1 where they are not those that results and declarations make
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.campaign.table import grouped
+from bench.drawing import Mark, scatter
+from bench.headline import alone, campaign_lines
+from bench.program import new_parser
+from bench.recipe_page import recipe_page
+from bench.record import ROOT
+from bench.tables import read_results
+from bench.trick_pages import trick_pages
+from bench.trick_rows import rows
+from fastcifar.report.statistics import summarize
+
+TRICKS = Path("docs", "tricks")
+_SHOWN = ("davidnet", "speedrun94", "speedrun94-next")
+"""The trainings on a GPU in the README's figure."""
+
+
+def pages(folder: Path) -> dict[Path, str]:
+    """Return path to content of all files that are made, of the folder of results."""
+    tricks = {TRICKS / name: text for name, text in trick_pages(rows(folder)).items()}
+    figure = scatter(
+        list(_speeds(folder / "h100")),
+        "seconds of training on an H100 (*: beside other work)",
+        "test accuracy with TTA, 95% interval",
+    )
+    recipes = recipe_page(read_results(folder), folder)
+    return {Path("docs", "recipes.md"): recipes, Path("docs", "figures", "speed.svg"): figure, **tricks}
+
+
+def _speeds(campaigns: Path) -> Iterator[Mark]:
+    """Give the marks of the README's figure: recipes alone on the machine, then each race's two sides."""
+    trainings = campaign_lines(campaigns, "trainings")
+    for recipe in _SHOWN:
+        runs = [run for run in trainings if run["recipe"].partition(",")[0] == recipe]
+        timed = alone(runs)
+        yield _mark(recipe, [run["tta_accuracy"] for run in runs], timed, 0, f"n={len(runs)}, {len(timed)} timed")
+    raced = [run for run in campaign_lines(campaigns, "race") if run["what"] == "run" and not run["warm_up"]]
+    for rival, runs in grouped(raced, "rival").items():
+        for side, of_side in grouped(runs, "side").items():
+            name, color = (rival, 1) if side == "theirs" else ("speedrun94 in turn with it", 2)
+            beside = "*" if any("beside" in run for run in of_side) else ""
+            yield _mark(f"{name}{beside}", [run["accuracy"] for run in of_side], of_side, color, f"n={len(of_side)}")
+
+
+def _mark(name: str, accuracies: list[float], timed: list[dict], color: int, note: str) -> Mark:
+    accuracy = summarize(accuracies)
+    seconds = statistics.median(run["train_seconds"] for run in timed)
+    told = f"{accuracy.mean:.2%}, {seconds:.2f} s, {note}"
+    return Mark(name, accuracy.mean, accuracy.interval, seconds, color, told)
+
+
+def main() -> int:
+    parser = new_parser("bench.pages", __doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    made = {ROOT / path: text for path, text in pages(ROOT / "bench" / "results").items()}
+    stale = [path for path in (ROOT / TRICKS).glob("*") if path not in made]
+    stale += [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    for path in () if check else stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made[path], encoding="utf-8") if path in made else path.unlink()
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,150 @@
+"""The page of all named recipes: what each is, what it reached here, and its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.campaign.campaign import Line
+from bench.campaign.table import grouped
+from bench.headline import alone, campaign_lines
+from fastcifar.escape import code_in_markdown, in_markdown
+from fastcifar.recipes import RECIPES, SUMMARIES, Recipe
+from fastcifar.recipes.named.ladder import LADDER
+from fastcifar.recipes.text import leaves, to_text
+from fastcifar.report.statistics import summarize
+
+FAMILIES = {
+    "speedrun": ("The speedrun", ("speedrun",)),
+    "warm_start": ("Warm starts", ("warmstart-",)),
+    "course": ("A vision course", ("lenet", "alexnet", "resnet18")),
+    "transfer": ("Transfer", ("finetune-", "extract-")),
+    "wide": ("Wide networks", ("wide-",)),
+}
+"""By module of fastcifar.recipes.named: its title and how its recipes' names begin."""
+_INTRODUCTION = """A recipe is a whole training method as a value: network, optimizer, schedule, augmentation.
+`fastcifar recipes` lists those that have a name, `fastcifar recipes show NAME` prints one with the meaning of each
+field, and `fastcifar train --recipe NAME` trains it. Any field is a flag, and a keyword of `fastcifar.train`. Below is
+what was measured of each as it is, or was then, and the fields in which it differs from the defaults: DavidNet's, and
+those of the kinds of network and optimizer that it names."""
+
+
+def recipe_page(results: Sequence[dict], folder: Path) -> str:
+    """Return the page, of the results of `folder`'s .jsonl files and of what its folders keep."""
+    evidence = _Evidence(results, folder)
+    lines = ["# Recipes and their evidence", "", _INTRODUCTION, "", f"## {Recipe.name}", ""]
+    lines += [*_recipe(RECIPES[Recipe.name], evidence), ""]
+    for module, (title, prefixes) in FAMILIES.items():
+        doc = importlib.import_module(f"fastcifar.recipes.named.{module}").__doc__ or ""
+        lines += [f"## {title}", "", doc.strip(), ""]
+        for name in (name for name in RECIPES if name.startswith(prefixes)):
+            lines += [f"### {name}", "", *_recipe(RECIPES[name], evidence), ""]
+    return "\n".join([*lines, *_ladder(evidence)]) + "\n"
+
+
+def _recipe(recipe: Recipe, evidence: _Evidence) -> Iterator[str]:
+    yield from (f"{in_markdown(SUMMARIES[recipe.name])}.", "", f"    fastcifar train --recipe {recipe.name}", "")
+    yield from evidence.of(recipe.name) or ["Not measured."]
+    fields = list(_differing(recipe))
+    if fields:
+        yield from ("", "```toml", *fields, "```")
+
+
+def _differing(recipe: Recipe) -> Iterator[str]:
+    """Give a line for each field that differs from the default, those of a section's kind from that kind's."""
+    default = Recipe()
+    for section in ("network", "optimizer"):
+        if getattr(recipe, section).kind != getattr(default, section).kind:
+            default = dataclasses.replace(default, **{section: type(getattr(recipe, section))()})
+            yield f"{section}.kind = {to_text(getattr(recipe, section).kind)}"
+    values, defaults = (dict(leaves(dataclasses.asdict(each))) for each in (recipe, default))
+    for name, value in values.items():
+        if name != "name" and not (name in defaults and value == defaults[name]):
+            yield f"{name} = {to_text(value)}"
+
+
+def _ladder(evidence: _Evidence) -> Iterator[str]:
+    yield from (
+        "## The ladder",
+        "",
+        (importlib.import_module("fastcifar.recipes.named.ladder").__doc__ or "").strip(),
+        "",
+    )
+    yield from ("[The ladder](ladder.md) says how to climb it; what came out at each rung, made small, is with", "")
+    yield from ("| recipe | what it changes | of | fields | measured |", "| --- | --- | --- | --- | --- |")
+    for rung in LADDER:
+        fields = "; ".join(code_in_markdown(f"{name}={to_text(value)}") for name, value in rung.changes.items())
+        measured = "; ".join(evidence.climbed(rung.name)) or "-"
+        yield f"| {rung.name} | {in_markdown(rung.changed)} | {rung.before or '-'} | {fields} | {measured} |"
+
+
+class _Evidence:
+    """What was measured of recipes, by name."""
+
+    def __init__(self, results: Sequence[dict], folder: Path) -> None:
+        self.results = results
+        self.trainings = grouped(campaign_lines(folder / "h100", "trainings"), "recipe")
+        kept = [
+            (path, json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("*/*/results.json"))
+        ]
+        self.kept = [(path.parent.relative_to(folder).as_posix(), result) for path, result in kept]
+
+    def of(self, name: str) -> list[str]:
+        """Return a line of a list for each thing that was measured of the recipe as it is."""
+        lines = [_trained(self.trainings[name])] if name in self.trainings else []
+        lines += [told for result in self.results if (told := _told(result, name))]
+        experiments = [
+            f"[{folder}](../bench/results/{folder}/table.md)"
+            for folder, result in self.kept
+            if isinstance(result.get("recipe"), Mapping) and result["recipe"].get("name") == name
+        ]
+        lines += [f"experiments that began with it, most of them made small: {', '.join(experiments)}"] * bool(
+            experiments
+        )
+        return [f"- {line}" for line in lines]
+
+    def climbed(self, name: str) -> Iterator[str]:
+        """Give what the ladders that were climbed have of a rung."""
+        for folder, result in self.kept:
+            for rung in result.get("rungs", ()) if result["experiment"] == "ladder" else ():
+                if rung["rung"] == name and rung["accuracy"]:
+                    mean, n = rung["accuracy"]["mean"], rung["accuracy"]["n"]
+                    size = f"n={n}, at scale {result['scale']:g}"
+                    yield f"{mean:.2%} ({size}: [{folder}](../bench/results/{folder}/table.md))"
+
+
+def _trained(runs: Sequence[Line]) -> str:
+    accuracy, timed = summarize([run["tta_accuracy"] for run in runs]), alone(list(runs))
+    interval = ", 95% interval {:.2%} to {:.2%}".format(*accuracy.interval) if accuracy.interval else ""
+    told = f"{accuracy.mean:.2%} test accuracy with TTA (n={accuracy.n}{interval})"
+    if timed:
+        told += (
+            f"; {statistics.median(run['train_seconds'] for run in timed):.3g} s of `train_seconds` (n={len(timed)})"
+        )
+    return f"{told}, on {in_markdown(runs[0]['device']['name'])}"
+
+
+_UNCHANGED = r"( --(seed|runs|threads|eval-every|holdout|dataset) \w+)*$"
+
+
+def _told(result: dict[str, Any], name: str) -> str:
+    """Return what a result says of the recipe as it is; nothing if it is of another, or in another page's table."""
+    row, what, flag = result.get("row", {}), result.get("what", ""), f" --recipe {name}"
+    trained = re.match(f"fastcifar train({flag}{'' if name != Recipe.name else '|'}){_UNCHANGED}", result["command"])
+    if "accuracy with TTA" in row and trained:
+        interval = f", 95% interval {row['95% interval']}" * (row["n"] != "1")
+        told = f"{row['accuracy with TTA']} accuracy with TTA (n={row['n']}{interval}), {row['on']}"
+    elif "tta_accuracy" in result and trained:
+        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']})"
+    elif "table" not in result and what and (trained or f"`{name}`" in what):
+        spread = "" if result["spread"] == "-" else f", {result['spread']}"
+        told = f"{what}: {result['value']} (n={result['n']}{spread})"
+    else:
+        return ""
+    return f"{told}, on {in_markdown(result['hardware'])}, {result['date']}: {code_in_markdown(result['command'])}"
