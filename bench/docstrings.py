@@ -7,18 +7,14 @@ from typing import Any
 
 import griffe  # pyright: ignore[reportMissingImports]  (an extra)
 
-_ABOVE_A_LIST = re.compile(r"^((?![-*] |\d+\. |[\s|#]).+)\n(?=[-*] )", re.MULTILINE)
+from bench.site import apart
+
 _ARGUMENT = re.compile(r"(\**\w+(?:, \**\w+)*): (?=\S)")
 
 
 def in_markdown(text: str, names: set[str]) -> str:
     """Return a docstring with the paragraphs that say what arguments are as lists; `names` are the arguments."""
     return "\n\n".join(_paragraph(part, names) for part in apart(text).split("\n\n"))
-
-
-def apart(text: str) -> str:
-    """Return Markdown with a blank line between each paragraph and a list right below it, as mkdocs needs it."""
-    return _ABOVE_A_LIST.sub(r"\1\n\n", text)
 
 
 def _paragraph(text: str, names: set[str]) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from fastcifar.escape import shown
+
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
 """Okabe and Ito's, which color-blind people tell apart; on dark as on light."""
 _WIDTH, _LEFT, _RIGHT, _LINE = 420, 16, 404, 15
@@ -109,7 +111,9 @@ def _line(x: float, y: float, to_x: float, to_y: float, style: str = "", color: 
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", style: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{escape(text)}</text>'.replace(" >", ">")
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{escape(shown(text))}</text>'.replace(
+        " >", ">"
+    )
 
 
 def _svg(parts: Sequence[str], height: float) -> str:

@@ -76,7 +76,7 @@ def _ladder(evidence: _Evidence) -> Iterator[str]:
         (importlib.import_module("fastcifar.recipes.named.ladder").__doc__ or "").strip(),
         "",
     )
-    yield from ("[The ladder](ladder.md) says how to climb it; what came out at each rung, made small, is with", "")
+    yield from ("[The ladder](ladder.md) says how to climb it; the last column has what it gave here, made small.", "")
     yield from ("| recipe | what it changes | of | fields | measured |", "| --- | --- | --- | --- | --- |")
     for rung in LADDER:
         fields = "; ".join(code_in_markdown(f"{name}={to_text(value)}") for name, value in rung.changes.items())

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import posixpath
 import re
+from html import escape
 from pathlib import Path
-
-from mkdocs.config.defaults import MkDocsConfig  # pyright: ignore[reportMissingImports]  (an extra)
-from mkdocs.structure.files import File, Files  # pyright: ignore[reportMissingImports]
-from mkdocs.structure.pages import Page  # pyright: ignore[reportMissingImports]
+from typing import TYPE_CHECKING
 
 import fastcifar
-from bench.docstrings import apart
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig  # pyright: ignore[reportMissingImports]  (an extra)
+    from mkdocs.structure.files import File, Files  # pyright: ignore[reportMissingImports]
+    from mkdocs.structure.pages import Page  # pyright: ignore[reportMissingImports]
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = ("CONTRIBUTING.md", "CHANGELOG.md", "bench/results/**/*.md", "examples/**/*.md")
@@ -33,6 +35,7 @@ GROUPS = {
 }
 """The rooms of the public names on a page of the reference."""
 _LINK = re.compile(r"(!?)\[([^\[\]]*)\]\(([^()\s]+)\)")
+_ABOVE_A_LIST = re.compile(r"^((?![-*] |\d+\. |[\s|#]).+)\n(?=[-*] )", re.MULTILINE)
 _FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -91,11 +94,16 @@ def in_site(markdown: str, source: str, pages: set[str]) -> str:
     return "".join([*parts, _LINK.sub(linked, apart(markdown[place:]))])
 
 
+def apart(text: str) -> str:
+    """Return Markdown with a blank line between each paragraph and a list right below it, as mkdocs needs it."""
+    return _ABOVE_A_LIST.sub(r"\1\n\n", text)
+
+
 def drawing(svg: str, text: str) -> str:
     """Return a drawing to stand in a page: without its own colors for light and dark, which are the page's, and with
     what is said of it for those who do not see it."""
     svg = re.sub(r"<style>.*?</style>\n?|<\?xml.*?\?>\n?", "", svg, flags=re.DOTALL).strip()
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{text}" ', 1)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{escape(text)}" ', 1)
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -114,6 +122,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
+    from mkdocs.structure.files import File  # pyright: ignore[reportMissingImports]
+
     for pattern in OUTSIDE:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.campaign.campaign import read_records
-from fastcifar.recipes import RECIPES
+from fastcifar.recipes import RECIPES, Recipe, change
 from fastcifar.recipes.page import all_tricks
 from fastcifar.recipes.text import to_text
-from fastcifar.recipes.tricks import tricks
+from fastcifar.recipes.tricks import declared_tricks
 from fastcifar.report.statistics import t_quantile
 
 Interval = tuple[float, float] | None
@@ -92,13 +92,13 @@ def _screened(results: Path) -> Iterator[Row]:
         folder = path.parent.relative_to(results.parents[1]).as_posix()
         command = "`python -m bench.campaign campaign --out DIR --data-dir DIR --only screen`"
         source = Source("screen", folder, f"{trained}, {run['dtype']} on {run['device']['name']}", command)
-        for change, *cells in table["rows"]:
+        for words, *cells in table["rows"]:
             told = dict(zip(table["columns"][1:], cells, strict=True))
             effect, half = map(float, told["accuracy, points"].split(" ± "))
-            field, _, values = change.partition("=")
+            field, _, values = words.partition("=")
             for trick, sign in _toggled(field, *values.split("..")):
                 more = f"as a change: log-loss {told['log-loss']}, FLOP {told['FLOP']}"
-                yield Row(trick, source, change, sign * effect, (sign * effect - half, sign * effect + half), n, more)
+                yield Row(trick, source, words, sign * effect, (sign * effect - half, sign * effect + half), n, more)
 
 
 def _toggled(field: str, before: str, after: str) -> Iterator[tuple[str, int]]:
@@ -154,9 +154,26 @@ def _climbed(results: Path) -> Iterator[Row]:
             if recipe.network.kind != recipe_before.network.kind:
                 continue  # what is a trick's field in one has no field in the other
             points, interval = _difference(rung["accuracy"], before["accuracy"])
-            for trick in sorted(set(tricks(recipe)) - set(tricks(recipe_before))):
+            for trick in _came_in(recipe, recipe_before):
                 n, more = rung["accuracy"]["n"], f"the whole rung: {rung['changed']}"
                 yield Row(trick, source, f"{rung['rung']} after {before['rung']}", points, interval, n, more)
+
+
+def _came_in(recipe: Recipe, before: Recipe) -> list[str]:
+    """Return the tricks that a recipe uses and the one before it does not."""
+    fields, fields_before = ({(e.name, e.path, e.value) for e in declared_tricks(each)} for each in (recipe, before))
+    changed = {name for name, _, _ in fields - fields_before}
+    return sorted(name for name in changed if _uses(recipe, name) and not _uses(before, name))
+
+
+def _uses(recipe: Recipe, name: str) -> bool:
+    """Return whether a recipe uses a trick, as `tricks` has it; all of them take long to find."""
+    off = [
+        each.declared.changes(recipe, each.path)
+        for each in declared_tricks(recipe)
+        if each.name == name and each.applies
+    ]
+    return change(recipe, {field: value for changes in off for field, value in changes.items()}) != change(recipe, {})
 
 
 def _kept(folder: Path, experiment: str) -> Iterator[tuple[str, dict[str, Any]]]:
