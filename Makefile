@@ -4,7 +4,8 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 SCALE ?= $(if $(FASTCIFAR_DATA),quick,small)
 
-.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare docs lint clean
+.PHONY: train test examples reliability test-torch foreign-tests mutants fuzz bench bench-compare docs lint dist dist-test
+.PHONY: clean
 
 train: $(VENV)/installed
 	$(BIN)/fastcifar train --recipe davidnet --quick --synthetic-fallback
@@ -52,8 +53,15 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	mkdir -p build/types/fastcifar
 	ln -sfn ../../../kernels build/types/fastcifar/kernels
-	$(BIN)/python tests/readme.py build/readme
+	$(BIN)/python tests/pages.py build/pages
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+dist: $(VENV)/installed  # an sdist, and of it a wheel
+	rm -rf build/dist
+	$(BIN)/python -m build --outdir build/dist
+
+dist-test: dist
+	$(BIN)/python tests/dist.py build/dist
 
 $(VENV)/installed: setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -51,7 +51,7 @@ setup(
             "jinja2",
             *("h5py", "scipy", "tensorboard", "wandb>=0.31"),
             *("pyright[nodejs]", "tomli", "onnx", "onnxscript", "onnxruntime"),
-            *("mkdocs-material", "mkdocstrings[python]"),
+            *("mkdocs-material", "mkdocstrings[python]", "build"),
         ],
     },
     entry_points={"console_scripts": ["fastcifar = fastcifar.cli:main"]},

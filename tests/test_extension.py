@@ -27,7 +27,7 @@ transforms = {grey = {share = 0.5}}
 ema = {decay = 0.0}
 """
 COMMANDS = """
-import contextlib, io, json, sys, traceback
+import contextlib, io, json, runpy, sys, traceback
 import fastcifar
 from fastcifar.cli import main
 
@@ -35,7 +35,8 @@ print(json.dumps(fastcifar.__file__), flush=True)
 for line in sys.stdin:
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.redirect_stderr(io.StringIO()) as refused:
         try:
-            status = main(json.loads(line))
+            words = json.loads(line)
+            status = runpy.run_path(words[0], run_name="__main__") and 0 if words[0].endswith(".py") else main(words)
         except Exception:
             status = traceback.print_exc()
     print(json.dumps([status, said.getvalue(), refused.getvalue()]), flush=True)
@@ -43,7 +44,7 @@ for line in sys.stdin:
 
 
 class CommandLine:
-    """One process that runs command after command: Python and torch start once."""
+    """One process that runs command after command, and programs: Python and torch start once."""
 
     def __init__(self, folder, environment):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

@@ -1,13 +1,13 @@
 """The public names, for programs and for type checkers, and the files of an installed fastcifar."""
 
 import ast
-import zipfile
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 import fastcifar
+from tests.dist import package_files, wheel_files
 
 ROOT = Path(__file__).parents[1]
 IMPORTS = [
@@ -43,10 +43,4 @@ def test_an_unknown_name_is_refused():
 
 
 def test_a_wheel_holds_the_package_with_the_kernels_and_nothing_else(wheel):
-    with zipfile.ZipFile(wheel) as packed:
-        held = {name for name in packed.namelist() if ".dist-info/" not in name}
-    package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "fastcifar").rglob("*.py")}
-    sources = (path for path in (ROOT / "kernels").rglob("*") if path.suffix in (".py", ".cpp", ".h"))
-    kernels = {f"fastcifar/{path.relative_to(ROOT).as_posix()}" for path in sources}
-    report = {f"fastcifar/report/{name}" for name in ("published.csv", "page.html.j2", "page.css", "page.js")}
-    assert held == package | kernels | {"fastcifar/py.typed"} | report
+    assert wheel_files(wheel) == package_files()

@@ -1,5 +1,5 @@
-"""The pages of CONTRIBUTING.md, followed as they are written: in a copy of this checkout each block becomes a file, or
-changes one, and each command is run."""
+"""The pages that show how something is done, followed as they are written: in a copy of this checkout each block
+becomes a file, or changes one, and each command is run."""
 
 import itertools
 import os
@@ -12,14 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.readme import README, blocks
+import fastcifar as library
+from fastcifar.data.synthetic import make_synthetic
+from tests.pages import MEASURING, OWN, PROGRAMS, README, blocks
 from tests.test_extension import CommandLine
 
 ROOT = Path(__file__).parents[1]
-GUIDE = ROOT / "CONTRIBUTING.md"
-PAGES = dict(re.findall(r"^## (Add .*?)\n(.*?)(?=^## |\Z)", GUIDE.read_text(encoding="utf-8"), re.M | re.S))
+GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "adding.md", ROOT / "docs" / "architecture.md"]
+PAGES = [page.read_text(encoding="utf-8") for page in (*GUIDES[:2], OWN, PROGRAMS, MEASURING)]
 PYTEST = "python -m pytest -q "
-COMMANDS = [block.splitlines() for text in PAGES.values() for language, block in blocks(text) if language == "sh"]
+COMMANDS = [block.splitlines() for text in PAGES for language, block in blocks(text) if language == "sh"]
 """The lines of each block: one may need what those above it made."""
 SEQUENCES = [lines for block in COMMANDS if (lines := [line for line in block if not line.startswith(PYTEST)])]
 
@@ -62,9 +64,8 @@ def checkout(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def followed(checkout):
-    """The files that the pages make or change in `checkout`; the README has the plug-in that one of them speaks of."""
-    texts = [README.read_text(encoding="utf-8"), *PAGES.values()]
-    return [path for text in texts for path in follow(text, checkout)]
+    """The files that the pages make or change in `checkout`."""
+    return [path for text in PAGES for path in follow(text, checkout)]
 
 
 @pytest.fixture(scope="module")
@@ -96,13 +97,16 @@ def python(followed, checkout, environment):
 def test_each_command_of_a_page_works(lines, fastcifar, python):
     for line in lines:
         program, *words = shlex.split(line)
-        {"fastcifar": fastcifar, "python": python}[program](*words)
+        run = python if program == "python" and not words[0].endswith(".py") else fastcifar  # programs need no start
+        run(*words)
 
 
 def test_the_tests_that_pages_name_pass(python):
-    for line in itertools.chain.from_iterable(COMMANDS):
-        if line.startswith(PYTEST):
-            python(*shlex.split(line)[1:])
+    lines = [line for line in itertools.chain.from_iterable(COMMANDS) if line.startswith(PYTEST)]
+    chosen = [line for line in lines if " -k " in line]
+    files = [line.removeprefix(PYTEST) for line in lines if line not in chosen]
+    for line in (*chosen, PYTEST + " ".join(files)):
+        python(*shlex.split(line)[1:])
 
 
 def test_what_the_pages_make_is_in_the_projects_style(followed, python):
@@ -111,7 +115,19 @@ def test_what_the_pages_make_is_in_the_projects_style(followed, python):
     python("-m", "ruff", "format", "--check", *followed)
 
 
-@pytest.mark.parametrize("document", [GUIDE, ROOT / "docs" / "architecture.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "program", [text for language, text in blocks(README.read_text(encoding="utf-8")) if language == "python"]
+)
+def test_the_readmes_program_works(program, monkeypatch, tmp_path):
+    """On few images and a narrow network."""
+    train, small = library.train, {"network.widths": (4, 4, 8, 8), "batch_size": 64, "epochs": 2}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(library, "load_dataset", lambda *_, **__: make_synthetic(512, 64))
+    monkeypatch.setattr(library, "train", lambda *given, **named: train(*given, **{**named, **small}))
+    exec(compile(program, str(README), "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_every_path_that_is_named_is_there(document, followed, checkout):
     named = re.findall(r"`((?:bench|docs|fastcifar|kernels|tests)/[\w./]*)", document.read_text(encoding="utf-8"))
     assert named
