@@ -34,8 +34,6 @@ _LONGEST = 50
 """Characters of a name in a title."""
 _AXES = {"epoch": "epoch", "seconds": "train_seconds [s]"}
 _SPLITS = {"test": "test", "val": "validation", "train": "training"}
-
-
 STEMS = (
     *("accuracy-by-epoch", "loss-by-epoch", "accuracy-by-seconds", "loss-by-seconds", "time-to-accuracy"),
     *("accuracy-histogram", "learning-rate-by-epoch", "learning-rate-by-seconds"),
@@ -98,10 +96,12 @@ def _curves(groups: Sequence[_Group], measure: str, splits: Sequence[str], by: s
     words = [_split_name(split, records) for split in splits]
     lines: list[Line] = []
     for group in groups:
-        for dash, (split, word) in enumerate(zip(splits, words, strict=True)):
-            label = (word if len(words) > 1 else "") if len(groups) == 1 else "" if dash else group.label
-            singles = group.records if not dash and len(group.records) > 1 and len(records) <= _MOST_FAINT else ()
-            for record in singles:
+        own = [split for split in splits if any(_points(group.records, f"{split}_{measure}"))]
+        for split in own:
+            dash, is_first = splits.index(split), split == own[0]
+            label = (words[dash] if len(words) > 1 else "") if len(groups) == 1 else group.label if is_first else ""
+            has_singles = is_first and len(group.records) > 1 and len(records) <= _MOST_FAINT
+            for record in group.records if has_singles else ():
                 lines += _mean(group, [record], f"{split}_{measure}", by, factor, faint=True)
             lines += _mean(group, group.records, f"{split}_{measure}", by, factor, label, dash)
     which = ", ".join(f"{style}: {word}" for style, word in zip(("solid", "dashed", "dotted"), words, strict=False))

@@ -101,6 +101,9 @@ def test_what_has_no_labels_is_not_drawn_and_validation_images_are_called_so(run
     assert (end.x, figures["time-to-accuracy"].xlabel) == ([50.0], "validation accuracy [%]")
     bare = dataclasses.replace(row, val_loss=None, val_accuracy=None)
     assert set(run_figures([runs(FIRST[:1], **{**ends, "history": (bare,)})])) == {"loss-by-epoch", "loss-by-seconds"}
+    both = run_figures([runs(FIRST[:1]), runs(FIRST[:1], "other", **ends, val_accuracy=0.5)])["loss-by-epoch"]
+    named = [(line.label, line.dash) for line in both.lines]
+    assert named == [("davidnet", 0), ("", 2), ("other", 1), ("", 2)]  # the first that each has; training is dotted
     held = dataclasses.replace(new_record().dataset, holdout=5000)
     assert run_figures([runs(FIRST, dataset=held)])["accuracy-by-epoch"].ylabel == "held-out accuracy [%]"
     assert run_figures([]) == run_figures([Runs("failed", ())]) == {}
