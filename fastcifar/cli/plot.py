@@ -42,7 +42,8 @@ def main(args: Sequence[str]) -> int:
     if not options.runs:
         raise UserError("plot needs a folder of runs, as in: fastcifar plot runs/five")
     refuse_without_matplotlib()
-    usual = Path("plots") if len(options.runs) > 1 else user_path(options.runs[0], "the folder of runs") / FIGURES
+    first, *others = options.runs
+    usual = Path("plots") if others else user_path(first, "the folder of runs") / FIGURES
     out = usual if options.out is None else user_path(options.out, "--out")
     groups = read_runs(*options.runs).groups
     with reserved(out, shared=True):

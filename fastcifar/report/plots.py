@@ -3,7 +3,6 @@ took, and how final accuracies spread."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -27,6 +26,8 @@ _NAMED = 3
 _STEPS = (10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1)
 """Between the accuracies, in percent, of which it is drawn how long they took: the first by which there are enough."""
 _ENOUGH = 5
+_ROUNDING = 1e-6
+"""Accuracies that are so near to a round one, in percent, or as a part of a step, are it."""
 _HIGH = range(90, 100)
 """Accuracies, in percent, that are drawn in any case: records are told for them."""
 _LONGEST = 50
@@ -114,7 +115,7 @@ def _learning_rates(groups: Sequence[_Group], by: str) -> Figure:
     lines: list[Line] = []
     for group in groups:
         lines += _mean(group, group.records, "learning_rate", by, 1, group.label if len(groups) > 1 else "")
-    title = _title(f"Learning rate of each epoch's last step, by {by}", groups)
+    title = _title(f"Learning rate of each epoch's last step, by {by}", groups, False)
     return Figure(_AXES[by], "learning rate", tuple(lines), title=title)
 
 
@@ -164,7 +165,7 @@ def _times(groups: Sequence[_Group]) -> Figure:
     lines = []
     for group in groups:
         label = group.label if len(groups) > 1 else "end of the first epoch at this accuracy or above"
-        found = {target: [_first(record, target / 100) for record in group.records] for target in targets}
+        found = {target: [_first(record, target) for record in group.records] for target in targets}
         # A mean of the runs that got there alone would flatter the group.
         times = {target: summarize(known) for target, each in found.items() if len(known := _known(each)) == len(each)}
         if times:
@@ -187,17 +188,18 @@ def _histogram(groups: Sequence[_Group]) -> Figure:
     """Return how many runs of each group of some size ended at which accuracies."""
     found = [(group, _known(map(_final, group.records))) for group in groups]
     found = [(group, accuracies) for group, accuracies in found if len(accuracies) >= _FEWEST]
-    edges = _edges([each for _, accuracies in found for each in accuracies])
+    width = _width([each for _, accuracies in found for each in accuracies])
+    bars = [[math.floor(each / width + _ROUNDING) for each in accuracies] for _, accuracies in found]
+    every = range(min(map(min, bars), default=0), max(map(max, bars), default=0) + 1)
     lines = []
-    for dash, (group, accuracies) in enumerate(found):
-        counts = [sum(low <= each < high for each in accuracies) for low, high in itertools.pairwise(edges)]
-        x = [edge for edge in edges for _ in range(2)]
-        y = [0, *(count for count in counts for _ in range(2)), 0]
+    for dash, ((group, _), own) in enumerate(zip(found, bars, strict=True)):
+        x = [width * bar for bar in (*every, every.stop) for _ in range(2)]
+        y = [0, *(own.count(bar) for bar in every for _ in range(2)), 0]
         lines.append(Line(x, y, group.color, group.label if len(found) > 1 else "", area=True, dash=dash))
     drawn = [group for group, _ in found]
     records = [record for group in drawn for record in group.records]
     what = f"Accuracies {_end(records)}"
-    return Figure(_accuracy_label(records), "runs", tuple(lines), title=_title(what, drawn))
+    return Figure(_accuracy_label(records), "runs", tuple(lines), title=_title(what, drawn, False))
 
 
 def _points(records: Iterable[RunRecord], measure: str) -> Iterator[tuple[EpochRow, float]]:
@@ -208,8 +210,9 @@ def _points(records: Iterable[RunRecord], measure: str) -> Iterator[tuple[EpochR
 
 
 def _first(record: RunRecord, target: float) -> float | None:
-    """Return the seconds at the end of the first epoch at an accuracy or above; None where none is."""
-    return next((row.seconds for row, accuracy in _points([record], _tested(record)) if accuracy >= target), None)
+    """Return the seconds at the end of the first epoch at an accuracy in percent or above; None where none is."""
+    rows = _points([record], _tested(record))
+    return next((row.seconds for row, accuracy in rows if 100 * accuracy >= target - _ROUNDING), None)
 
 
 def _tested(record: RunRecord) -> str:
@@ -237,23 +240,20 @@ def _known(values: Iterable[float | None]) -> list[float]:
 def _targets(low: float, high: float) -> list[float]:
     """Return round accuracies between two, in percent, and the high ones that are between them."""
     for step in _STEPS:
-        found = [step * place for place in range(math.floor(low / step) + 1, math.floor(high / step + 1e-9) + 1)]
+        first, last = (math.floor(end / step + _ROUNDING) for end in (low, high))
+        found = [round(step * place, 1) for place in range(first + 1, last + 1)]
         if len(found) >= _ENOUGH:
             break
-    return sorted({*found, *(float(each) for each in _HIGH if low < each <= high)})
+    return sorted({*found, *(float(each) for each in _HIGH if low + _ROUNDING < each <= high + _ROUNDING)})
 
 
-def _edges(accuracies: Sequence[float]) -> list[float]:
-    """Return the edges of a histogram's bars: round numbers, so far apart that there are about twice the cube root of n
-    of them (Rice's rule)."""
-    if not accuracies:
-        return []
-    low, high = min(accuracies), max(accuracies)
-    least = max(0.01, (high - low) / math.ceil(2 * len(accuracies) ** (1 / 3)))
+def _width(accuracies: Sequence[float]) -> float:
+    """Return how wide the bars of a histogram are: a round number, by which there are about twice the cube root of n of
+    them (Rice's rule)."""
+    apart = max(accuracies, default=0) - min(accuracies, default=0)
+    least = max(0.01, apart / math.ceil(2 * len(accuracies) ** (1 / 3) or 1))
     scale = 10 ** math.floor(math.log10(least))
-    width = next(part * scale for part in (1, 2, 5, 10) if part * scale >= least * (1 - 1e-9))
-    first, last = math.floor(low / width), math.floor(high / width) + 1
-    return [width * place for place in range(first, last + 1)]
+    return next(part * scale for part in (1, 2, 5, 10) if part * scale >= least * (1 - _ROUNDING))
 
 
 def _split_name(split: str, records: Iterable[RunRecord]) -> str:
@@ -267,14 +267,14 @@ def _accuracy_label(records: Iterable[RunRecord]) -> str:
     return f"{names.pop()} accuracy [%]" if len(names) == 1 else "accuracy [%]"
 
 
-def _title(what: str, groups: Sequence[_Group]) -> str:
+def _title(what: str, groups: Sequence[_Group], has_intervals: bool = True) -> str:
     """Return what is shown; of which recipes, on which data; n and the hardware: a line each."""
     records = [record for group in groups for record in group.records]
     names, data = _listed(shown(group.title, _LONGEST) for group in groups), _listed(map(data_words, records))
     counts = sorted({len(group.records) for group in groups}) or [0]
     n = f"n={counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "")
-    interval = "± 95% interval" if counts[-1] > 1 else "no interval"
-    return f"{what}\n{names} on {data}\n{n}, {interval}; {_listed(map(_hardware, records))}"
+    n += (", ± 95% interval" if counts[-1] > 1 else ", no interval") if has_intervals else ""
+    return f"{what}\n{names} on {data}\n{n}; {_listed(map(_hardware, records))}"
 
 
 def _listed(names: Iterable[str]) -> str:
