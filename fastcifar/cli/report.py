@@ -94,7 +94,8 @@ def _answers(options: Options, kept: KeptRuns) -> tuple[list[Answers], list[str]
             groups.append(GroupAnswers.of(row_name(runs), read.logits, read.labels))
     runs = sum(len(group.records) for group in kept.groups)
     if count < runs:
-        notes.append(f"Images and calibration are of the {count:,} of {runs:,} runs that kept their predictions")
+        of_some = f"Images and calibration are of the {count:,} of {runs:,} runs that kept their predictions"
+        notes.append(of_some if count else "No run kept its predictions, which hard images and calibration need")
     answers = []
     for record, labels, groups in found.values():
         what = f"{len(labels):,} {record.dataset.tested} images of {record.dataset.title}"

@@ -84,6 +84,9 @@ def test_what_is_not_at_hand_is_said(few_images, undrawn, tmp_path, monkeypatch,
     page = (tmp_path / "kept/report.html").read_text()
     assert "Images and calibration are of the 2 of 3 runs that kept their predictions" in page
     assert "The images are not shown: cifar10 is not here; --data-dir DIR says where it is." in page
+    (tmp_path / "kept/seed-2/predictions.npz").rename(tmp_path / "kept/moved.npz")
+    assert main(["report", "kept/seed-2"]) == 0
+    assert "No run kept its predictions, which" in (tmp_path / "kept/seed-2/report.html").read_text()
     monkeypatch.setenv("FASTCIFAR_DATA", str(tmp_path))
     assert main(["report", "kept"]) == 0
     page = (tmp_path / "kept/report.html").read_text()
