@@ -198,7 +198,7 @@ def images(args: Sequence[str]) -> int:
         rows.append(drawn + [None] * (options.per_class - len(drawn)))
     cell = 96 if len(rows) <= 20 else 64
     blocks = max(1, round(math.sqrt(_ASPECT * len(rows) / (options.per_class + 1.5))))
-    side = f" brought to {dataset.resized} pixels" if dataset.resized else ""
+    side = f", brought to {dataset.resized} pixels" if dataset.resized else ""
     title = f"{dataset.title}, {name}: {options.per_class} images of each of {len(rows)} classes{side}"
     return _save(Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks), options.out)
 

@@ -23,7 +23,7 @@ _LETTER, _LINE, _GAP, _EDGE = 7, 15, 4, 14
 _NARROWEST = 640
 """Pixels of a picture's width, for its title."""
 _MOST_PIXELS = 2**26
-_LONGEST, _LONGEST_NAME = 600, 24
+_LONGEST, _LONGEST_NAME = 600, 32
 """Characters of the title, and of a name."""
 
 
