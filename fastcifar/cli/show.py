@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from tyro.conf import Positional, arg
 from fastcifar.cli.arguments import parse, parse_with_recipe, quick_train_size
 from fastcifar.cli.options import CommandOptions, ImageOptions, TrainingOptions
 from fastcifar.cli.saved import run_folder
+from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.escape import shown
 from fastcifar.output import short_name
@@ -196,7 +198,7 @@ def images(args: Sequence[str]) -> int:
         rows.append(drawn + [None] * (options.per_class - len(drawn)))
     cell = 96 if len(rows) <= 20 else 64
     blocks = max(1, round(math.sqrt(_ASPECT * len(rows) / (options.per_class + 1.5))))
-    side = f" brought to {dataset.resized} pixels" if dataset.resized else ""
+    side = f", brought to {dataset.resized} pixels" if dataset.resized else ""
     title = f"{dataset.title}, {name}: {options.per_class} images of each of {len(rows)} classes{side}"
     return _save(Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks), options.out)
 
@@ -234,7 +236,7 @@ def _filters(layer: nn.Conv2d, of: str, most: int) -> Mosaic:
     pixels = (127.5 + 127.5 * weight / end).round().byte()
     title = f"{of}, {what}, {height} x {width} pixels; gray is 0, the scale from -{end:.3g} to {end:.3g}"
     if is_gray:
-        rows = pixels[..., None].expand(-1, -1, -1, -1, 3).numpy()
+        rows = [list(row) for row in pixels[..., None].expand(-1, -1, -1, -1, 3).numpy()]
         notes = [[f"channel {each}" for each in row] for row in column_of.tolist()]
         blocks = max(1, round(math.sqrt(_ASPECT * len(kept) / (_CHANNELS + 1))))
         names = [f"filter {number}" for number in kept.tolist()]
@@ -271,5 +273,6 @@ def _check_out(options: AugmentationOptions | FilterOptions | ImagesOptions) -> 
 
 def _save(mosaic: Mosaic, file: Path) -> int:
     mosaic.save(file)
-    print(f"{shown(mosaic.title)}; drawn in {shown(file)}")
+    line = f"{shown(mosaic.title)}; drawn in {shown(file)}"
+    print(wrapped(line) if sys.stdout.isatty() else line)
     return 0

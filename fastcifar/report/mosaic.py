@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ _LETTER, _LINE, _GAP, _EDGE = 7, 15, 4, 14
 _NARROWEST = 640
 """Pixels of a picture's width, for its title."""
 _MOST_PIXELS = 2**26
-_LONGEST, _LONGEST_NAME = 600, 24
+_LONGEST, _LONGEST_NAME = 600, 32
 """Characters of the title, and of a name."""
 
 
@@ -58,7 +59,8 @@ class Mosaic:
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
 
         kind, where = file.suffix.lower()[1:], self._layout()
-        style = {"text.parse_math": False, "text.usetex": False, "svg.hashsalt": "fastcifar", "svg.fonttype": "none"}
+        style: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
+        style |= {"svg.hashsalt": "fastcifar", "svg.fonttype": "none"}
         with rc_context(style), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing from font")
             canvas = Canvas(figsize=(where.width / _DPI, where.height / _DPI), dpi=_DPI)

@@ -136,7 +136,6 @@ def test_refusals_come_first_and_need_no_torch(without_torch, capsys, tmp_path, 
     without_torch(
         "show augmentations --at-epochs 11",
         "show filters nowhere -o a.jpg",
-        "show images --help",
     )
     assert main(["show", "augmentations", "--epochs", "3", "-o", "a.jpg"]) == 2
     assert "--out is 'a.jpg'; allowed: a file whose name ends in .png or .svg" in capsys.readouterr().err
