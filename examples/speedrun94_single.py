@@ -221,6 +221,7 @@ def train(s: Settings, data: Dataset) -> tuple[SpeedrunNet, list[float]]:
         raise UserError(f"batch_size is {size}; allowed: 1 to {min(visits)}, the images that an epoch visits")
     image_losses = torch.full((count,), torch.inf, device=device)  # each image's at its last visit
     changes = Augment(crop=s.crop, flip="alternating", brightness=s.brightness, contrast=s.contrast)
+    print("epoch  train loss   train acc    test acc   seconds")
     losses, seconds, start = [], 0.0, time.perf_counter()
     network.whitening.to(dtype).weight.copy_(whitening_filters(data, s))
     for epoch in range(s.epochs):
@@ -288,7 +289,6 @@ def main(s: Settings) -> None:
     if data.train.device.type == "cpu":
         kernels.keep_freed_memory()
         kernels.compile_cpp()
-    print("epoch  train loss   train acc    test acc   seconds")
     network, _ = train(s, data)
     print(f"test accuracy with test-time augmentation: {evaluate(network, data, s, tta=True):.2%}")
 

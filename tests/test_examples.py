@@ -138,7 +138,10 @@ def test_the_single_file_has_every_loss_of_its_recipe_to_the_last_bit(capsys):
         network, found = single["train"](settings, data)
     assert len(losses) == 12 + 3 * 9  # crops of 24, twice 28 and 32 pixels; of three quarters of the images from 1 on
     assert found == losses
-    rows = [[float(cell.rstrip("%")) for cell in line.split()[:4]] for line in capsys.readouterr().out.splitlines()]
+    weights = ([weight for weight in each.parameters() if weight.requires_grad] for each in (network, run.model))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*weights, strict=True))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    rows = [[float(cell.rstrip("%")) for cell in line.split()[:4]] for line in lines]
     for row, theirs in zip(rows, run.record.history, strict=True):
         percents = [100 * theirs.train_accuracy, 100 * theirs.test_accuracy]
         assert row == pytest.approx([theirs.epoch, theirs.train_loss, *percents], abs=0.0051)
