@@ -51,9 +51,8 @@ def showing(progress: bool, listeners: Sequence[Listener]) -> Iterator[Sequence[
     screen = Screen()
     announce = Listener(on_start=lambda trainer: screen.say(header(trainer, [trainer.state.seed])))
     try:
-        yield (
-            [announce, ShowProgress(screen), *listeners] if isinstance(listeners, Iterable) else listeners
-        )  # refused later
+        is_list = isinstance(listeners, Iterable)  # what is none is refused by the training
+        yield [announce, ShowProgress(screen), *listeners] if is_list else listeners
     finally:
         screen.end()
 
