@@ -97,9 +97,10 @@ def record(
     costs = [shown / plain - 1 for plain, shown, _ in pairs]
     plain = statistics.median(plain for plain, _, _ in pairs)
     heard = statistics.median(listeners / shown for _, shown, listeners in pairs)
+    parts = f"{heard:.2%} in listeners; importing rich {imported:.2f} s, once"
     return {
         "what": f"the shown progress of `{label(trainer.recipe)}`, of a training of {trainer.total_steps} steps",
-        "value": f"{statistics.median(costs):+.2%} of {plain:.1f} s ({heard:.2%} in listeners; rich {imported:.2f} s once)",
+        "value": f"{statistics.median(costs):+.2%} of {plain:.1f} s ({parts})",
         "n": len(costs),
         "spread": f"{min(costs):+.2%} to {max(costs):+.2%}",
         "command": command,
