@@ -250,7 +250,7 @@ class _Terminal(_Lines):
             from rich.console import Console
             from rich.live import Live
 
-            how = {"transient": True, "auto_refresh": False, "redirect_stdout": False}
+            how: dict[str, Any] = {"transient": True, "auto_refresh": False, "redirect_stdout": False}
             self._live = Live(console=Console(stderr=True), **how)
             self._live.start()
         return self._live
@@ -328,7 +328,7 @@ def fitted(text: str) -> str:
     spaces stand; what follows is indented."""
     if not sys.stdout.isatty():
         return text
-    how = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
+    how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
     wrap = textwrap.TextWrapper(shutil.get_terminal_size().columns, subsequent_indent="  ", **how)
     lines = []
     for line in text.split("\n"):

@@ -72,7 +72,8 @@ measured honestly.
 
 {commands}
 
-  fastcifar COMMAND --help says more; fastcifar --version says which this is.
+  fastcifar COMMAND --help says more, and --help-all shows every flag;
+  fastcifar --version says which this is.
 
 examples:
   fastcifar train --quick                       a small network and few images

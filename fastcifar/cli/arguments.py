@@ -282,7 +282,7 @@ def _refusal(stop: SystemExit, flags: dict[str, Any], args: Sequence[str], prog:
             given = " ".join(words if get_origin(hint) is tuple else words[:1])  # others are no values of the flag
             said = f"{flag} is {given!r}" if words else f"{flag} has no value"
             return UserError(f"{said}; allowed: {allowed(hint)}")
-    return UserError(f"cannot read the arguments; '{prog} --help' lists what is allowed")
+    return UserError(f"cannot read the arguments; '{prog} --help-all' lists what is allowed")
 
 
 def _fits(words: list[str], hint: Any) -> bool:
@@ -302,7 +302,7 @@ def _fits(words: list[str], hint: Any) -> bool:
 
 
 def _unknown(rest: Sequence[str], flags: Mapping[str, Any], prog: str) -> UserError:
-    see_help = f"; '{prog} --help' lists what is allowed"
+    see_help = f"; '{prog} --help-all' lists what is allowed"
     for word in rest:
         if word.startswith("-"):
             flag = word.partition("=")[0]

@@ -28,7 +28,7 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
 
     metric: a key of run.json, of `METRICS`, or "precision" or "recall"; it has a line in any case.
     """
-    rows = [("", "mean", "std dev", "n", "95% interval", "min", "max")]
+    rows: list[tuple[str, ...]] = [("", "mean", "std dev", "n", "95% interval", "min", "max")]
     for key in dict.fromkeys((metric, *SUMMARIZED) if metric not in SUMMARIZED else SUMMARIZED):
         values = runs.summary(key)
         if values is not None:

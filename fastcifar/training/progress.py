@@ -43,7 +43,7 @@ class ShowProgress(Listener):
 
 
 @contextmanager
-def showing(progress: bool, listeners: Iterable[Listener]) -> Iterator[Iterable[Listener]]:
+def showing(progress: bool, listeners: Sequence[Listener]) -> Iterator[Sequence[Listener]]:
     """Give the listeners of a training, with `progress` one more, which shows it until the block ends in any way."""
     if not checked("progress", progress, bool):
         yield listeners
@@ -51,7 +51,8 @@ def showing(progress: bool, listeners: Iterable[Listener]) -> Iterator[Iterable[
     screen = Screen()
     announce = Listener(on_start=lambda trainer: screen.say(header(trainer, [trainer.state.seed])))
     try:
-        yield [announce, ShowProgress(screen), *listeners] if isinstance(listeners, Iterable) else listeners
+        is_list = isinstance(listeners, Iterable)  # what is none is refused by the training
+        yield [announce, ShowProgress(screen), *listeners] if is_list else listeners
     finally:
         screen.end()
 

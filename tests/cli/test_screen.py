@@ -1,6 +1,12 @@
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from fastcifar.cli import screen
+from fastcifar.experiments import Diverged
+from fastcifar.experiments.runner import Progress
 from fastcifar.recipes import EvaluateConfig, Recipe
 
 
@@ -57,3 +63,38 @@ def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
     lines = screen.summary_table([record(0.94, 0.942), record(0.942, 0.944)]).splitlines()
     assert lines[1].split() == ["accuracy", "94.10%", "0.14%", "2", "92.83%", "to", "95.37%", "94.00%", "94.20%"]
     assert [line.split()[0] for line in lines[1:]] == ["accuracy", "tta", "train", "time", "process"]
+
+
+def test_what_runs_say_so_far_is_in_the_line_or_in_the_bar_by_their_arm(record, monkeypatch):
+    bars = []
+    show = SimpleNamespace(shows_bars=False, runs=lambda *bar: bars.append(bar))
+    gathered = screen.Gathered(show, arms=True)
+    told = [("a/seed-0", record()), ("[b]/seed-0", Diverged("no")), ("a/seed-1", record(tta_accuracy=0.9))]
+    progress = [Progress(number, 4, key, outcome, False, 60.0) for number, (key, outcome) in enumerate(told, start=1)]
+    said = [gathered.note(each) for each in progress]
+    assert said == ["a mean 94.32%, n=1", "", "a mean 92.16%, 95% interval 64.71% to 119.61%, n=2"]
+    assert bars[1] == (2, 4, "", [], 60.0)
+    assert bars[2] == (3, 4, "a mean 92.16% ± 27.45", [0.9432, 0.9], 60.0)
+    show.shows_bars = True
+    assert gathered.note(Progress(4, 4, "a/seed-2", record(None, None, val_accuracy=0.8))) == ""
+    assert bars[-1][3] == [0.9432, 0.9, 0.8]
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_what_a_command_ends_with_fits_into_a_terminal(record, capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    recipe = Recipe(name="a-very-long-name-of-a-recipe-that-is-of-no-further-use")
+    records, show = [record(accuracy, accuracy, recipe) for accuracy in (0.94, 0.9123)], screen.Screen(bar=False)
+
+    def shown(several):
+        screen.conclude(records, Path("runs/some"), ["holdout 5000"], several, False, show)
+        return capsys.readouterr().out
+
+    for several in (True, False):
+        whole = shown(several)
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.stdout, "isatty", lambda: True)
+            lines = shown(several).splitlines()
+        assert max(map(len, lines)) <= columns < max(map(len, whole.splitlines()))
+        assert " ".join(lines).split() == whole.split()
+    assert max(map(len, screen.summary_table(records).splitlines())) <= 80

@@ -63,7 +63,7 @@ REFUSALS = {
     "data convert --to npz a.h5": "OUT is a.h5; allowed: with --to npz a name that ends in .npz",
     "data convert --to hdf5 a.npz": "OUT is a.npz; allowed: with --to hdf5 a name that ends in .h5 or .hdf5",
     "recipes show": f"recipes show needs a recipe; allowed: {NAMES}, or a .toml file's path",
-    "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help' lists what is allowed",
+    "recipes davidnet": "unexpected argument 'davidnet'; 'fastcifar recipes --help-all' lists what is allowed",
     "train --epochs a": "epochs is 'a'; allowed: a number",
     "train --batch-size 1.5": "batch_size is 1.5; allowed: a whole number",
     "train --schedule.name ReduceLROnPlateau --eval-every 2": "eval_every is 2; allowed: with schedule.name "
@@ -136,9 +136,9 @@ REFUSALS = {
     "train --no-network.norm": "unknown flag --no-network.norm; did you mean '--network.norm'?",
     "train --network.no-norm": "unknown flag --network.no-norm; did you mean '--network.norm false'?",
     "train --no-drop-last": "unknown flag --no-drop-last; did you mean '--drop-last false'?",
-    "train -x": "unknown flag -x; 'fastcifar train --help' lists what is allowed",
-    "train davidnet": "unexpected argument 'davidnet'; 'fastcifar train --help' lists what is allowed",
-    "train --quick=yes": "unexpected argument 'yes'; 'fastcifar train --help' lists what is allowed",
+    "train -x": "unknown flag -x; 'fastcifar train --help-all' lists what is allowed",
+    "train davidnet": "unexpected argument 'davidnet'; 'fastcifar train --help-all' lists what is allowed",
+    "train --quick=yes": "unexpected argument 'yes'; 'fastcifar train --help-all' lists what is allowed",
     "train --recipe davidnte": (
         f"unknown recipe 'davidnte'; did you mean 'davidnet'?; allowed: {NAMES}, or a .toml file's path"
     ),

@@ -143,7 +143,9 @@ def test_several_runs_are_saved_each_and_summarized(capsys, tmp_path):
     low, high = summary.interval
     assert f"(tta {summary.mean:.2%})  n=3  tta std dev {summary.std:.2%}" in lines[-1]
     assert lines[-1].endswith(f"95% interval {low:.2%} to {high:.2%}  synthetic")
-    assert sum(re.fullmatch(rf"seed \d  {LAST_LINE}  synthetic", line) is not None for line in lines) == 3
+    each = [line for line in lines if re.fullmatch(rf"seed \d  {LAST_LINE}  synthetic  mean .*, n=\d", line)]
+    assert [line[-3:] for line in each] == ["n=1", "n=2", "n=3"]
+    assert each[-1].endswith(f"  mean {summary.mean:.2%}, 95% interval {low:.2%} to {high:.2%}, n=3")
 
     assert main([*TRAIN, "--runs", "4", "--seed", "4", "--out", "all"]) == 0  # goes on with seed 7
     lines = lines_of(capsys)

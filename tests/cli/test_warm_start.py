@@ -41,7 +41,7 @@ REFUSALS = {
     "half --until-train-accuracy 99": "--until-train-accuracy is 99; allowed: above 0, up to 1",
     "half --eval-every -1": "--eval-every is -1; allowed: 0 or more epochs",
     "half --round-size 5": "unknown flag --round-size; did you mean '--train-size'?",
-    "half new": "unexpected argument 'new'; 'fastcifar warm-start half --help' lists what is allowed",
+    "half new": "unexpected argument 'new'; 'fastcifar warm-start half --help-all' lists what is allowed",
     "half --optimizer.lr 0": "optimizer.lr is 0.0; allowed: above 0",
     "half --split paper": "unknown flag --split: it was removed; allowed: --holdout third",
     "table --networks resnet": (
