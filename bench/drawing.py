@@ -45,7 +45,9 @@ def forest(marks: Sequence[Mark], axis: str) -> str:
     bottom = top + 34 * len(marks)
     for tick in _ticks(low, high):
         weight = 'stroke-opacity="0.8"' if tick == 0 else 'stroke-opacity="0.15"'
-        parts.append(_line(across(tick), top, across(tick), bottom, weight))
+        rows = range(top + 16, bottom, 34)  # and not behind the names
+        beside = "".join(f"M{across(tick):.1f} {row}v16" for row in rows)
+        parts.append(f'<path d="{beside}" stroke="currentColor" {weight}/>')
         parts.append(_text(across(tick), bottom + _LINE, f"{tick:+g}" if tick else "0", "middle"))
     for number, mark in enumerate(marks):
         y, color = top + 34 * number + 24, COLORS[mark.color]
@@ -54,7 +56,7 @@ def forest(marks: Sequence[Mark], axis: str) -> str:
         if mark.interval:
             parts.append(_line(across(mark.interval[0]), y, across(mark.interval[1]), y, 'stroke-width="2"', color))
         parts.append(f'<circle cx="{across(mark.value):.1f}" cy="{y}" r="4" fill="{color}"/>')
-    parts.append(_text((_LEFT + _RIGHT) / 2, bottom + 2 * _LINE + 3, axis, "middle"))
+    parts.append(_text(_WIDTH / 2, bottom + 2 * _LINE + 3, axis, "middle"))
     return _svg(parts, bottom + 2 * _LINE + 12)
 
 
@@ -82,7 +84,7 @@ def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
         if first <= math.log10(x) <= last:
             parts.append(_line(across(x), bottom, across(x), bottom + 4))
             parts.append(_text(across(x), bottom + 17, f"{x:g}", "middle"))
-    parts += [_line(left, bottom, _RIGHT, bottom), _text((left + _RIGHT) / 2, bottom + 34, xlabel, "middle")]
+    parts += [_line(left, bottom, _RIGHT, bottom), _text(_WIDTH / 2, bottom + 34, xlabel, "middle")]
     for number, mark in enumerate(marks, start=1):
         x, y, below, color = across(mark.x), up(100 * mark.value), bottom + 36 + 20 * number, COLORS[mark.color]
         if mark.interval:
