@@ -45,7 +45,9 @@ def forest(marks: Sequence[Mark], axis: str) -> str:
     bottom = top + 34 * len(marks)
     for tick in _ticks(low, high):
         weight = 'stroke-opacity="0.8"' if tick == 0 else 'stroke-opacity="0.15"'
-        parts.append(_line(across(tick), top, across(tick), bottom, weight))
+        rows = range(top + 16, bottom, 34)  # and not behind the names
+        beside = "".join(f"M{across(tick):.1f} {row}v16" for row in rows)
+        parts.append(f'<path d="{beside}" stroke="currentColor" {weight}/>')
         parts.append(_text(across(tick), bottom + _LINE, f"{tick:+g}" if tick else "0", "middle"))
     for number, mark in enumerate(marks):
         y, color = top + 34 * number + 24, COLORS[mark.color]

@@ -49,7 +49,8 @@ def recipe_page(results: Sequence[dict], folder: Path) -> str:
 
 
 def _recipe(recipe: Recipe, evidence: _Evidence) -> Iterator[str]:
-    yield from (f"{in_markdown(SUMMARIES[recipe.name])}.", "", f"    fastcifar train --recipe {recipe.name}", "")
+    train = "finetune --weights FILE" if recipe.name.startswith(FAMILIES["transfer"][1]) else "train"
+    yield from (f"{in_markdown(SUMMARIES[recipe.name])}.", "", f"    fastcifar {train} --recipe {recipe.name}", "")
     yield from evidence.of(recipe.name) or ["Not measured."]
     fields = list(_differing(recipe))
     if fields:
@@ -130,21 +131,28 @@ def _trained(runs: Sequence[Line]) -> str:
     return f"{told}, on {in_markdown(runs[0]['device']['name'])}"
 
 
-_UNCHANGED = r"( --(seed|runs|threads|eval-every|holdout|dataset) \w+)*$"
+_UNCHANGING = {"recipe", "seed", "runs", "threads", "eval-every", "holdout", "dataset", "train-size", "weights", "keep"}
+"""Flags that leave a recipe as it is."""
 
 
 def _told(result: dict[str, Any], name: str) -> str:
-    """Return what a result says of the recipe as it is; nothing if it is of another, or in another page's table."""
-    row, what, flag = result.get("row", {}), result.get("what", ""), f" --recipe {name}"
-    trained = re.match(f"fastcifar train({flag}{'' if name != Recipe.name else '|'}){_UNCHANGED}", result["command"])
-    if "accuracy with TTA" in row and trained:
-        interval = f", 95% interval {row['95% interval']}" * (row["n"] != "1")
-        told = f"{row['accuracy with TTA']} accuracy with TTA (n={row['n']}{interval}), {row['on']}"
-    elif "tta_accuracy" in result and trained:
-        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']})"
-    elif "table" not in result and what and (trained or f"`{name}`" in what):
-        spread = "" if result["spread"] == "-" else f", {result['spread']}"
+    """Return what a result says of the recipe as it is; nothing if it is of another."""
+    row, what = result.get("row", {}), result.get("what", "") if result.get("table", "") is not None else ""
+    if f"`{name}`" in what or (what and _is_of(name, result["command"])):
+        spread = "" if result["spread"] in ("", "-") else f", {result['spread']}"
         told = f"{what}: {result['value']} (n={result['n']}{spread})"
+    elif row.get("recipe") == f"`{name}`" and _is_of(name, result["command"]):
+        told = "; ".join(f"{head}: {cell}" for head, cell in row.items() if head != "recipe" and cell[:1] != "-")
+    elif "tta_accuracy" in result and _is_of(name, result["command"]):
+        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']})"
     else:
         return ""
     return f"{told}, on {in_markdown(result['hardware'])}, {result['date']}: {code_in_markdown(result['command'])}"
+
+
+def _is_of(name: str, command: str) -> bool:
+    """Return whether a command trains the recipe as it is."""
+    command = command.partition(";")[0]  # what is said of the weights that it begins with
+    flags = set(re.findall(r" --([\w.-]+)", command))
+    is_named = re.search(rf" --recipe {name}(?![\w-])", command) or (name == Recipe.name and "recipe" not in flags)
+    return command.startswith("fastcifar ") and bool(is_named) and flags <= _UNCHANGING

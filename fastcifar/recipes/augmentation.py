@@ -55,20 +55,60 @@ class Augment(Checked):
 
     section: ClassVar[str] = "augment"
 
-    crop: int = trick(4, off=0, at_least=0, below=MOST_SIDE, unit="pixels", source="He 2015")
+    crop: int = trick(
+        4,
+        off=0,
+        at_least=0,
+        below=MOST_SIDE,
+        unit="pixels",
+        source="He 2015",
+        why="The same image at another place is another one to the network: more data for nothing.",
+    )
     """Take a random crop of the image's own size, after adding a reflected border of so many pixels; 0: no crop."""
     flip: Literal["none", "random", "alternating", "by-visit"] = trick(
         "random",
         off="none",
         source="Jordan 2024 (airbench)",
-        lesser={"alternating-flip": ("alternating", "random"), "flip-by-visit": ("by-visit", "alternating")},
+        lesser={
+            "alternating-flip": (
+                "alternating",
+                "random",
+                "Random flips show some images the same way in two epochs in a row, which is half the news; turn and "
+                "turn about shows none so.",
+            ),
+            "flip-by-visit": (
+                "by-visit",
+                "alternating",
+                "Where images are left out of some epochs, the parity of the epoch no longer alternates what an image "
+                "looks like; the count of its visits does.",
+            ),
+        },
+        why="The mirror image of an object is as likely: twice the data for nothing.",
     )
     """Mirror images left to right. random: each with chance 1/2. alternating: every image in every other epoch.
     by-visit: every image at every other of its own visits, which differs where select leaves images out of an epoch, or
     drop_last does."""
-    cutout: int = trick(0, off=0, at_least=0, at_most=MOST_SIDE, unit="pixels", source="DeVries and Taylor 2017")
+    cutout: int = trick(
+        0,
+        off=0,
+        at_least=0,
+        at_most=MOST_SIDE,
+        unit="pixels",
+        source="DeVries and Taylor 2017",
+        why="A network that cannot rely on one part of an object learns its other parts.",
+    )
     """Side in pixels of a square set to the mean color at a random place; 0: none."""
-    brightness: float = trick(0.0, off=0.0, at_least=0, name="jitter", source="hiverge 2025")
+    brightness: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        name="jitter",
+        source="hiverge 2025",
+        why=(
+            "Brightness and contrast say little about what is seen; a network that sees them vary does not "
+            "rely on them."
+        ),
+    )
     """Add to an image's normalized pixels a number drawn uniformly from -brightness to brightness (hiverge: 0.1399);
     0: none."""
     contrast: float = trick(0.0, off=0.0, at_least=0, at_most=1, name="jitter", source="hiverge 2025")
@@ -79,13 +119,21 @@ class Augment(Checked):
         off=lambda _: {"augment.early_crops": (), "early_batches": ()},
         name="early-crops",
         source="after Howard 2018",
+        why=(
+            "Early in a training coarse features are learned, which smaller images show as well, at a "
+            "fraction of the operations."
+        ),
     )
     """Train early epochs on smaller images, which takes fewer operations: on random crops, not rescaled, or as
     augment.early says. Pairs of a side in pixels and the share of the training at which it ends, as in 24 0.2 28 0.6:
     an epoch takes the first size whose share it begins before. Sizes are pixels of the images at hand: of images of 96,
     72 and 84 are what 24 and 28 are of 32. None: whole images of their own size always."""
     early: Literal["crop", "resize"] = trick(
-        "crop", off="crop", name="early-resize", source="Howard 2018, Fulcrum Research 2026"
+        "crop",
+        off="crop",
+        name="early-resize",
+        source="Howard 2018, Fulcrum Research 2026",
+        why="A smaller image that shows the whole object keeps what a crop of that size cuts away.",
     )
     """What the images of augment.early_crops are. crop: random crops, not rescaled. resize: whole images, shifted and
     mirrored as at full size, then rescaled (bilinear, not antialiased), with cutout's side rescaled too."""
@@ -118,10 +166,22 @@ class MixConfig(Checked):
 
     section: ClassVar[str] = "mix"
 
-    mixup: float = trick(0.0, off=0.0, at_least=0, source="Zhang 2017")
+    mixup: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        source="Zhang 2017",
+        why="Between two images the answer shall be between theirs, which smooths what the network learns.",
+    )
     """Take the mean of two images, weighted by a share of the distribution Beta(mixup, mixup), one for each batch
     (Zhang: 0.1 to 1); 0: none."""
-    cutmix: float = trick(0.0, off=0.0, at_least=0, source="Yun 2019")
+    cutmix: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        source="Yun 2019",
+        why="No pixel is wasted as by cutout: the patch shows another object, with its share in the label.",
+    )
     """Put a square of the other image into an image, whose area is a share of the distribution Beta(cutmix, cutmix),
     one for each batch (Yun: 1); 0: none."""
     cutmix_share: float = setting(0.5, above=0, at_most=1)

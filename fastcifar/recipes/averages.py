@@ -22,11 +22,34 @@ class EMAConfig(Checked):
 
     section: ClassVar[str] = "ema"
 
-    decay: float = trick(0.99, off=_without_average, at_least=0, below=1, from_one=True, name="ema", source="Page 2019")
+    decay: float = trick(
+        0.99,
+        off=_without_average,
+        at_least=0,
+        below=1,
+        from_one=True,
+        name="ema",
+        source="Page 2019",
+        why=(
+            "At a high rate weights wander about a minimum; their moving average is near it without a low "
+            "rate's epochs."
+        ),
+    )
     """Decay per training step; 0: no average, the last weights are evaluated."""
     every: int = setting(5, at_least=1, unit="steps")
     """Steps between updates, the first after the first step; each update uses decay ** every."""
-    return_every: int = trick(0, off=0, at_least=0, unit="epochs", name="hare-tortoise", source="Lee 2024")
+    return_every: int = trick(
+        0,
+        off=0,
+        at_least=0,
+        unit="epochs",
+        name="hare-tortoise",
+        source="Lee 2024",
+        why=(
+            "A return to the moving average keeps the fast weights from leaving the region in which a network"
+            " is still able to learn."
+        ),
+    )
     """Set what trains, and the running statistics, to their average after so many epochs and go on from there, with the
     optimizer's state as it is (Hare and Tortoise); not after the last epoch. 0: never."""
 
@@ -38,7 +61,15 @@ class AverageConfig(Checked):
 
     section: ClassVar[str] = "average"
 
-    epochs: float = trick(0.0, off=0.0, at_least=0, unit="epochs", name="average", source="Izmailov 2018")
+    epochs: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        unit="epochs",
+        name="average",
+        source="Izmailov 2018",
+        why="The mean of weights at the end of several epochs lies in a flatter place than each of them.",
+    )
     """Average the weights of so many last epochs, or of the whole training if it is shorter; 0: no average."""
     every: int = setting(5, at_least=1, unit="steps")
     """Steps between the weights that are averaged, counted back from the last step."""
@@ -54,7 +85,15 @@ class LookaheadConfig(Checked):
 
     section: ClassVar[str] = "lookahead"
 
-    every: int = trick(0, off=0, at_least=0, unit="steps", name="lookahead", source="Zhang 2019")
+    every: int = trick(
+        0,
+        off=0,
+        at_least=0,
+        unit="steps",
+        name="lookahead",
+        source="Zhang 2019",
+        why="The mean of where fast steps lead is closer to the valley's floor than where they are.",
+    )
     """Steps between the moves of the slow weights (airbench96: 5); 0: no lookahead."""
     decay: float = setting(0.95**5, at_least=0, below=1, from_one=True)
     """Share of the slow weights that a move keeps at the end of the training (Zhang: 0.5 throughout)."""

@@ -51,6 +51,8 @@ class TrickDeclaration:
     """The paper, post or program that it comes from, with the year."""
     of: Any = None
     """The one value of the field that is this trick; None: any value but `off`."""
+    why: str = ""
+    """Why it is done, in a sentence; a trick of several fields says it at one of them."""
 
     def changes(self, recipe: object, path: str) -> Mapping[str, Any]:
         """Return the changes of `recipe`, by dotted name, that switch off the trick at the field `path`."""
@@ -91,7 +93,8 @@ def trick(
     off: Value | Off,
     source: str,
     name: str = "",
-    lesser: Mapping[str, tuple[Value, Value]] | None = None,
+    why: str = "",
+    lesser: Mapping[str, tuple[Value, Value, str]] | None = None,
     **declared: Any,
 ) -> Value:
     """Declare a field that holds a trick.
@@ -100,12 +103,13 @@ def trick(
         changes by dotted name.
     source: the paper, post or program that it comes from, with the year.
     name: its name in an ablation; the field's unless given. Fields of a section with the same name are one trick.
-    lesser: tricks that are single values of the field: by name, the value and its replacement.
+    why: why it is done, in a sentence; needed at one of several fields only.
+    lesser: tricks that are single values of the field: by name, the value, its replacement and why it is done.
 
     The other keywords are those of `setting`.
     """
-    tricks = [TrickDeclaration(name, off, source)]
-    tricks += [TrickDeclaration(each, to, source, of=of) for each, (of, to) in (lesser or {}).items()]
+    tricks = [TrickDeclaration(name, off, source, why=why)]
+    tricks += [TrickDeclaration(each, to, source, of, reason) for each, (of, to, reason) in (lesser or {}).items()]
     return setting(default, tricks=tuple(tricks), **declared)
 
 
@@ -157,6 +161,8 @@ class Kind(Checked):
     """If the kind as a whole is a trick: the changes that replace it."""
     source: ClassVar[str] = ""
     """The source of that trick."""
+    why: ClassVar[str] = ""
+    """Why it is done, in a sentence."""
 
     kind: str = dataclasses.field(init=False, default="")
     """The kind of this section; its own fields follow."""

@@ -14,7 +14,12 @@ class EvaluateConfig(Checked):
 
     section: ClassVar[str] = "evaluate"
 
-    tta: Literal["none", "flip", "flip-crop"] = trick("flip", off="none", source="Page 2019")
+    tta: Literal["none", "flip", "flip-crop"] = trick(
+        "flip",
+        off="none",
+        source="Page 2019",
+        why="The views of an image err in different ways; the mean of their logits errs less.",
+    )
     """Test-time augmentation. flip: the mean logits of each image and its mirror image (Page 2019). flip-crop: of these
     and of both shifted by a pixel to the upper left and to the lower right, the border reflected (Jordan 2024)."""
     tta_shifted: float = setting(0.5, at_least=0, at_most=1)

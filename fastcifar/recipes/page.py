@@ -11,7 +11,6 @@ from fastcifar.recipes.optimizers import OPTIMIZERS
 from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.text import to_text, with_all_transforms
 from fastcifar.recipes.tricks import FieldTrick, declared_tricks, tricks
-from fastcifar.recipes.why import WHY
 
 
 def tricks_page(recipe: Recipe | None = None) -> str:
@@ -35,7 +34,8 @@ def tricks_parts(recipe: Recipe | None = None) -> dict[str, list[str]]:
     for each in shown:
         kinds = parts.setdefault(each.name, {}).setdefault(_entry(each), [])
         kinds += [each.section.kind] if isinstance(each.section, Kind) else []
-    return {name: [*(("", WHY[name]) if name in WHY else ()), *_lines(entries)] for name, entries in parts.items()}
+    why = {each.name: each.declared.why for each in (*all_tricks(), *shown) if each.declared.why}
+    return {name: [*(("", in_markdown(why[name])) if name in why else ()), *_lines(e)] for name, e in parts.items()}
 
 
 def _lines(entries: dict[tuple[str, ...], list[str]]) -> Iterator[str]:

@@ -42,15 +42,41 @@ class Recipe(Checked):
     """Passes over the training images (with select, over those it keeps); the last may be a partial one."""
     batch_size: int = setting(512, at_least=1, unit="images")
     """Images per step."""
-    early_batches: tuple[int, ...] = trick((), off=(), at_least=1, unit="images", source="Smith 2018")
+    early_batches: tuple[int, ...] = trick(
+        (),
+        off=(),
+        at_least=1,
+        unit="images",
+        source="Smith 2018",
+        why=(
+            "Small batches early take more steps in as many operations, and their noise does no harm while "
+            "the rate is high."
+        ),
+    )
     """Images per step, at most batch_size, in the epochs of the first size of augment.early_crops, of the second, and
     so on, at the same rates for their mean loss: more steps in as many operations. None: batch_size."""
     drop_last: bool = True
     """Drop an epoch's last batch if it is not full; false: take a step of fewer images, at the same rate for their mean
     loss."""
-    label_smoothing: float = trick(0.2, off=0.0, at_least=0, at_most=1, source="Szegedy 2016")
+    label_smoothing: float = trick(
+        0.2,
+        off=0.0,
+        at_least=0,
+        at_most=1,
+        source="Szegedy 2016",
+        why=(
+            "A target that is not quite certain keeps logits from growing without bound, which regularizes "
+            "and calibrates."
+        ),
+    )
     """Share of the target spread evenly over the classes; 0: none."""
-    l2_init: float = trick(0.0, off=0.0, at_least=0, source="Kumar 2023")
+    l2_init: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        source="Kumar 2023",
+        why="A network near its fresh weights is still able to learn what comes later.",
+    )
     """Add l2_init / 2 times the squared distance of all trained weights from the run's fresh ones to the mean loss: so
     a warm start too is pulled toward a fresh network, not toward its source; 0: nothing."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"

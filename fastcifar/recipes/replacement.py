@@ -19,7 +19,15 @@ class ReDoConfig(Checked):
 
     section: ClassVar[str] = "redo"
 
-    every: int = trick(0, off=0, at_least=0, unit="epochs", name="redo", source="Sokar 2023")
+    every: int = trick(
+        0,
+        off=0,
+        at_least=0,
+        unit="epochs",
+        name="redo",
+        source="Sokar 2023",
+        why="Units that are never active take part in nothing; begun again, they can.",
+    )
     """Epochs from one look at the units to the next, the last epoch's end left out; 0: none."""
     threshold: float = setting(0.025, at_least=0, below=1)
     """A unit is dormant whose mean magnitude is at most this share of the mean of its layer's."""
@@ -34,7 +42,18 @@ class ContinualBackpropConfig(Checked):
 
     section: ClassVar[str] = "continual_backprop"
 
-    rate: float = trick(0.0, off=0.0, at_least=0, at_most=1, name="continual-backprop", source="Dohare 2023")
+    rate: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        at_most=1,
+        name="continual-backprop",
+        source="Dohare 2023",
+        why=(
+            "A small number of little-used units that begin again all the time keeps a network as able to "
+            "learn as a fresh one."
+        ),
+    )
     """Share of a layer's units that is replaced in a step (Dohare: 1e-4 to 1e-5); 0: none."""
     maturity: int = setting(100, at_least=1, unit="steps")
     """Steps for which a fresh unit is left alone."""

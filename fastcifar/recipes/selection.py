@@ -18,7 +18,15 @@ class SelectConfig(Checked):
 
     section: ClassVar[str] = "select"
 
-    keep: float = trick(1.0, off=1.0, above=0, at_most=1, name="selection", source=_SOURCE)
+    keep: float = trick(
+        1.0,
+        off=1.0,
+        above=0,
+        at_most=1,
+        name="selection",
+        source=_SOURCE,
+        why="Images that are learned already have small gradients: a pass over them costs as much and gains little.",
+    )
     """Share of the training images that an epoch visits, which has fewer steps in proportion; 1: all."""
     from_epoch: float = setting(3.0, at_least=1, unit="epochs")
     """Leave images out from this epoch on. At least 1: an image's loss is known from its first visit."""

@@ -63,7 +63,7 @@ def declared_tricks(section: Checked, prefix: str = "") -> Iterator[FieldTrick]:
     """Give each trick that is declared in a section and those below it, on or off."""
     for path, each in sections_of(section, prefix):
         if isinstance(each, Kind) and each.off is not None:
-            declared = TrickDeclaration(each.kind, each.off, each.source)
+            declared = TrickDeclaration(each.kind, each.off, each.source, why=each.why)
             yield FieldTrick(each.kind, path[:-1], each, declared, each.kind)
         for field in dataclasses.fields(each):
             default = each.kind if isinstance(each, TransformConfig) else field.name.replace("_", "-")

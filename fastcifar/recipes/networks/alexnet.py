@@ -22,7 +22,17 @@ class AlexNetConfig(NetworkConfig):
     """Channels of the five convolutions."""
     hidden: tuple[int, int] = setting((4096, 4096), at_least=1, at_most=1_000_000, unit="units", width=True)
     """Units of the two linear layers before the classifier."""
-    dropout: float = trick(0.5, off=0.0, at_least=0, below=1, source="Hinton 2012")
+    dropout: float = trick(
+        0.5,
+        off=0.0,
+        at_least=0,
+        below=1,
+        source="Hinton 2012",
+        why=(
+            "Units that cannot rely on each other learn features that are of use by themselves, which "
+            "regularizes large layers."
+        ),
+    )
     """Chance of an input of these two layers to be 0 in a training step; 0: none."""
     activation: Literal["relu", "leaky_relu", "gelu", "silu"] = "relu"
     """The nonlinearity after each layer but the last."""

@@ -51,7 +51,16 @@ class SpeedrunConfig(NetworkConfig):
     )
     """The nonlinearity after the whitening."""
     whitening_bias_epochs: float = trick(
-        3.0, off=0.0, at_least=0, unit="epochs", name="whitening-bias", source=_AIRBENCH
+        3.0,
+        off=0.0,
+        at_least=0,
+        unit="epochs",
+        name="whitening-bias",
+        source=_AIRBENCH,
+        why=(
+            "The whitening's outputs are centered; a bias that is trained for a short while lets the "
+            "nonlinearity after it split them at better places."
+        ),
     )
     """Train the whitening's bias for so many epochs, then freeze it; 0: there is no bias."""
     activation: Literal["gelu", "silu", "relu"] = trick("gelu", off="relu", source=_AIRBENCH)
@@ -66,10 +75,26 @@ class SpeedrunConfig(NetworkConfig):
     """Added to the variance in batch norm."""
     final_pool: Literal["max", "avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
     """The global pooling before the classifier."""
-    dirac: bool = trick(True, off=False, source="tysam-code 2023")
+    dirac: bool = trick(
+        True,
+        off=False,
+        source="tysam-code 2023",
+        why=(
+            "Filters that begin as the identity hand the image through a deep layer from the first step on, "
+            "so that early steps are not spent on finding that."
+        ),
+    )
     """Initialize each 3x3 convolution's first filters, as many as it has inputs, to the identity."""
     head_std: float = trick(
-        1.0, off=_head_of_airbench95, at_least=0, name="head-scale", source="Jordan 2024 (airbench94_muon)"
+        1.0,
+        off=_head_of_airbench95,
+        at_least=0,
+        name="head-scale",
+        source="Jordan 2024 (airbench94_muon)",
+        why=(
+            "Logits of the size that the loss expects from the first step on; the classifier's own "
+            "initialization would begin with other ones."
+        ),
     )
     """Scale the classifier's initial weights to this standard deviation; 0: as torch has them (airbench95, 96)."""
     logit_scale: float = setting(0.0, at_least=0)

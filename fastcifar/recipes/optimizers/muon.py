@@ -37,6 +37,10 @@ class MuonConfig(OptimizerConfig):
     scale_free: ClassVar[bool | None] = True
     off: ClassVar[Off | None] = staticmethod(_sgd_of_airbench94)
     source: ClassVar[str] = "Jordan 2024"
+    why: ClassVar[str] = (
+        "A filter bank's update is made nearly orthogonal, so that all its directions move by as much, those with "
+        "small gradients too: fewer steps to the same loss."
+    )
 
     lr: float = setting(0.16, above=0)
     """Peak learning rate of the filters, whatever the loss (airbench94_muon: 0.24)."""
@@ -57,15 +61,45 @@ class MuonConfig(OptimizerConfig):
     ns_coefficients: tuple[float, float, float] = (3.4445, -4.775, 2.0315)
     """a, b and c of those steps, a s + b s^3 + c s^5 for each singular value s (hiverge 2025: 3.4576, -4.7391,
     2.0843)."""
-    polar_express: float = trick(0.0, off=0.0, at_least=0, below=1, source="Amsel et al. 2025")
+    polar_express: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        below=1,
+        source="Amsel et al. 2025",
+        why=(
+            "Other coefficients at each step of the iteration bring the update closer to orthogonal in as many steps."
+        ),
+    )
     """The least singular value, of a matrix of norm 1, that the coefficients of each step are optimal for, in place of
     ns_coefficients (Amsel: 0.001); 0: off."""
     row_momentum: float = trick(
-        0.0, off=0.0, at_least=0, below=1, from_one=True, name="normuon", source="Li et al. 2025"
+        0.0,
+        off=0.0,
+        at_least=0,
+        below=1,
+        from_one=True,
+        name="normuon",
+        source="Li et al. 2025",
+        why=(
+            "Orthogonal updates still differ from row to row; a running mean of each row's size evens out how"
+            " far neurons move."
+        ),
     )
     """Divide each output channel's update, after Newton-Schulz, by the root of the running mean, with this momentum, of
     its mean square, and keep the norm of the whole (Li: 0.95); 0: off."""
-    norm_every: int = trick(1, off=0, at_least=0, unit="steps", name="weight-normalization", source="Jordan 2024")
+    norm_every: int = trick(
+        1,
+        off=0,
+        at_least=0,
+        unit="steps",
+        name="weight-normalization",
+        source="Jordan 2024",
+        why=(
+            "Filters that keep their length keep the rate at which they turn, which decay and growth would "
+            "change in the course of a training."
+        ),
+    )
     """Every so many steps, scale each filter matrix to the norm sqrt(out channels) before its update; 0: never."""
     norm_growth: int = setting(0, at_least=0, unit="steps")
     """Increase norm_every by so many steps over the training, linearly (hiverge 2025: from 2, by 15)."""

@@ -24,9 +24,29 @@ class SGDConfig(OptimizerConfig):
     lr: float = setting(1.0, above=0, with_batch=True)
     momentum: float = setting(0.9, at_least=0, below=1, from_one=True)
     """Nesterov momentum; 0: none."""
-    weight_decay: float = trick(5e-4, off=0.0, at_least=0, source="Krogh and Hertz 1992")
+    weight_decay: float = trick(
+        5e-4,
+        off=0.0,
+        at_least=0,
+        source="Krogh and Hertz 1992",
+        why=(
+            "Small weights overfit less, and where a norm follows a convolution, its decay keeps the "
+            "effective rate from falling as weights grow."
+        ),
+    )
     """Weight decay, coupled: added to the gradient as weight_decay * w."""
-    bias_lr_factor: float = trick(64.0, off=1.0, at_least=1e-4, at_most=1e4, name="bias-rate", source="Page 2019")
+    bias_lr_factor: float = trick(
+        64.0,
+        off=1.0,
+        at_least=1e-4,
+        at_most=1e4,
+        name="bias-rate",
+        source="Page 2019",
+        why=(
+            "Batch norm's biases have small gradients beside those of the filters: at the same rate they "
+            "would hardly have moved by the end of a short training."
+        ),
+    )
     """Multiply the rate of biases by this, and divide their weight decay by it; 1: train them like the weights."""
     layers: tuple[str, ...] = ()
     """Rates and momenta by layer, a word each: layers.2:lr=0.5,momentum=0.95 multiplies the rate of the parameters

@@ -19,7 +19,13 @@ class ColorJitterConfig(TransformConfig):
     draws: ClassVar[int] = 4
     of_pixels: ClassVar[bool] = True
 
-    brightness: float = trick(0.0, off=0.0, at_least=0, source=_JITTER)
+    brightness: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        source=_JITTER,
+        why="Colors vary with the light; a network that sees them vary does not rely on them.",
+    )
     """Multiply each image's pixels by a number drawn uniformly from 1 - brightness (at least 0) to 1 + brightness; 0:
     leave them."""
     contrast: float = trick(0.0, off=0.0, at_least=0, source=_JITTER)
@@ -37,7 +43,14 @@ class GrayscaleConfig(TransformConfig):
 
     of_pixels: ClassVar[bool] = True
 
-    share: float = trick(0.0, off=0.0, at_least=0, at_most=1, source="Chen 2020 (SimCLR)")
+    share: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        at_most=1,
+        source="Chen 2020 (SimCLR)",
+        why="A network that sometimes has no color learns shapes.",
+    )
     """Chance of an image to lose its color (SimCLR: 0.2); 0: none."""
 
 
@@ -50,7 +63,14 @@ class RandAugmentConfig(TransformConfig):
     draws: ClassVar[int] = 8
     of_pixels: ClassVar[bool] = True
 
-    operations: int = trick(0, off=0, at_least=0, at_most=4, source="Cubuk 2019 (RandAugment)")
+    operations: int = trick(
+        0,
+        off=0,
+        at_least=0,
+        at_most=4,
+        source="Cubuk 2019 (RandAugment)",
+        why="Many changes of one strength, with two numbers to tune in place of one for each.",
+    )
     """Operations on each image, one after the other, each drawn out of the nine; 0: none. Cubuk: 1 to 3."""
     magnitude: float = setting(9.0, at_least=0, at_most=30)
     """Strength of the operations, of 30."""

@@ -16,7 +16,14 @@ class GaussianBlurConfig(TransformConfig):
 
     draws: ClassVar[int] = 2
 
-    share: float = trick(0.0, off=0.0, at_least=0, at_most=1, source="Chen 2020 (SimCLR)")
+    share: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        at_most=1,
+        source="Chen 2020 (SimCLR)",
+        why="A network that sometimes has no fine detail learns coarse features too.",
+    )
     """Chance of an image to be blurred (SimCLR: 0.5); 0: none."""
     sigma: tuple[float, float] = setting((0.1, 2.0), above=0, unit="pixels")
     """Least and greatest standard deviation of the blur, drawn uniformly between them for each image."""

@@ -16,7 +16,14 @@ class RandomErasingConfig(TransformConfig):
 
     draws: ClassVar[int] = 6
 
-    share: float = trick(0.0, off=0.0, at_least=0, at_most=1, source="Zhong 2017")
+    share: float = trick(
+        0.0,
+        off=0.0,
+        at_least=0,
+        at_most=1,
+        source="Zhong 2017",
+        why="A network that cannot rely on one part of an object learns its other parts.",
+    )
     """Chance of an image to lose a rectangle (Zhong: 0.5); 0: none."""
     area: tuple[float, float] = setting((0.02, 0.4), above=0, at_most=1)
     """Least and greatest area of the rectangle as a share of the image, drawn uniformly between them."""
