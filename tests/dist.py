@@ -1,5 +1,5 @@
-"""What is handed out, tried without the checkout: the wheel and the sdist in a folder hold every file of the package, and
-each, installed in a fresh environment, trains.
+"""What is handed out, tried without the checkout: the wheel and the sdist in a folder hold every file of the package,
+and each, installed in a fresh environment, trains.
 
     python tests/dist.py build/dist    # `make dist-test` builds both before
 
