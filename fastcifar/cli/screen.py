@@ -126,8 +126,8 @@ class Gathered:
         self._accuracies: dict[str, list[float]] = {}
 
     def note(self, progress: Progress) -> str:
-        """Move the bar of the runs, and return what those of the last one's arm say so far; nothing where the bar says
-        it."""
+        """Move the bar of the runs, and return what those of the last one's arm say so far, if they are several and no
+        bar says it."""
         arm, outcome = progress.key.rpartition("/")[0], progress.outcome
         values = self._accuracies.setdefault(arm, [])
         if outcome and not isinstance(outcome, Failed):
@@ -137,10 +137,10 @@ class Gathered:
         summary = summarize(values) if values else None
         said = "" if summary is None else f"{of}mean {percent(summary)}"
         self._show.runs(progress.done, progress.total, said, values, progress.seconds_left)
-        if summary is None or self._show.shows_bars:
+        if summary is None or summary.interval is None or self._show.shows_bars:
             return ""
-        interval = "" if summary.interval is None else ", 95% interval {:.2%} to {:.2%}".format(*summary.interval)
-        return f"{of}mean {summary.mean:.2%}{interval}, n={summary.n}"
+        low, high = summary.interval
+        return f"{of}mean {summary.mean:.2%}, 95% interval {low:.2%} to {high:.2%}, n={summary.n}"
 
 
 def drawn_diagnoses(folder: Path, kinds: Sequence[str]) -> str:
