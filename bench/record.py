@@ -1,8 +1,8 @@
 """Append results to a results file, each with its hardware, versions, commit and date.
 
 A line of a results file is a JSON object. It has `n`, the `spread`, the `command` that gives it again and what is
-shown: either `what` and `value` or `row` (heading to cell). `table` is the name of its table, without one the README's
-table of measurements, and None where the result is in no table. `append` adds the rest: `hardware`, `versions`,
+shown: either `what` and `value` or `row` (heading to cell). `table` is the name of its table, without one
+that of measurements in docs/results.md, and None where the result is in no table. `append` adds the rest: `hardware`, `versions`,
 `commit` and `date`.
 """
 
@@ -50,7 +50,7 @@ def append(path: str | Path, record: dict[str, object], device: str | torch.devi
 
 
 def show(record: dict[str, object], save: Path | None, device: str | torch.device = "auto") -> None:
-    """Print a result of the README's table of measurements, and append it to `save`, if given."""
+    """Print a result of the table of measurements, and append it to `save`, if given."""
     print(f"{record['what']}: {record['value']} (n={record['n']}, {record['spread']})")
     if save:
         append(save, record, device)

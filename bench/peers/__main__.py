@@ -50,7 +50,7 @@ def measure(peer: str, options: argparse.Namespace) -> Race:
 
 
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:
-    """Return the outcome as a result for `bench.record.append`: the row of the README's table, and every run behind it.
+    """Return the outcome as a result for `bench.record.append`: the row of the table, and every run behind it.
     An outcome without a factor, one that failed or missed its accuracy, is in no table."""
     row, factors, runs = outcome.row(), outcome.factors(), outcome.runs
     chosen = {"device": options.device, "steps": options.steps, "rounds": options.rounds}
