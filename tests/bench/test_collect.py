@@ -1,4 +1,4 @@
-"""Saved runs and experiments become results for the README's tables."""
+"""Saved runs and experiments become results for the pages' tables."""
 
 import dataclasses
 import json
