@@ -1,4 +1,4 @@
-"""Turn saved runs and experiments into results for the pages' tables (see `bench.record` and `bench.tables`).
+"""Turn saved runs and experiments into results for the tables of docs/ (see `bench.record` and `bench.tables`).
 
     python -m bench.collect recipes RUN... --save FILE                # folders of fastcifar train: all runs of a recipe
     python -m bench.collect warm-start RESULTS.json... --save FILE    # of fastcifar warm-start half and table

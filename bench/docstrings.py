@@ -35,8 +35,6 @@ class Arguments(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring and (obj.is_function or obj.is_class):
-            functions = (
-                [obj] if obj.is_function else [obj.members[name] for name in ("__init__",) if name in obj.members]
-            )
-            names = {each.name for function in functions for each in function.parameters} | set(obj.members)
+            made_by = obj if obj.is_function else obj.members.get("__init__")
+            names = {each.name for each in getattr(made_by, "parameters", ())} | set(obj.members)
             obj.docstring.value = in_markdown(obj.docstring.value, names)

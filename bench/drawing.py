@@ -56,7 +56,7 @@ def forest(marks: Sequence[Mark], axis: str) -> str:
         if mark.interval:
             parts.append(_line(across(mark.interval[0]), y, across(mark.interval[1]), y, 'stroke-width="2"', color))
         parts.append(f'<circle cx="{across(mark.value):.1f}" cy="{y}" r="4" fill="{color}"/>')
-    parts.append(_text((_LEFT + _RIGHT) / 2, bottom + 2 * _LINE + 3, axis, "middle"))
+    parts.append(_text(_WIDTH / 2, bottom + 2 * _LINE + 3, axis, "middle"))
     return _svg(parts, bottom + 2 * _LINE + 12)
 
 
@@ -84,7 +84,7 @@ def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
         if first <= math.log10(x) <= last:
             parts.append(_line(across(x), bottom, across(x), bottom + 4))
             parts.append(_text(across(x), bottom + 17, f"{x:g}", "middle"))
-    parts += [_line(left, bottom, _RIGHT, bottom), _text((left + _RIGHT) / 2, bottom + 34, xlabel, "middle")]
+    parts += [_line(left, bottom, _RIGHT, bottom), _text(_WIDTH / 2, bottom + 34, xlabel, "middle")]
     for number, mark in enumerate(marks, start=1):
         x, y, below, color = across(mark.x), up(100 * mark.value), bottom + 36 + 20 * number, COLORS[mark.color]
         if mark.interval:

@@ -1,7 +1,7 @@
 """Append results to a results file, each with its hardware, versions, commit and date.
 
 A line of a results file is a JSON object. It has `n`, the `spread`, the `command` that gives it again and what is
-shown: either `what` and `value` or `row` (heading to cell). `table` is the name of its table, without one that of
+shown: either `what` and `value` or `row` (heading to cell). `table` is the name of its table, without one that of the
 measurements in docs/results.md, and None where the result is in no table. `append` adds the rest: `hardware`,
 `versions`, `commit` and `date`.
 """
