@@ -20,6 +20,8 @@ COMMANDS = (
     "train --quick --dataset synthetic --train-size 2000 --epochs 1 --out runs/a",
     "eval runs/a",
     "summary runs/a",
+    "plot runs/a",
+    "report runs/a",
 )
 
 
@@ -49,7 +51,7 @@ def sdist_files(sdist: Path) -> set[str]:
 
 
 def train(python: Path, folder: Path) -> None:
-    """Train, evaluate and summarize in an empty folder, with what is installed beside `python`."""
+    """Run `COMMANDS` in an empty folder, with what is installed beside `python`."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     run = {"cwd": folder, "env": environment, "check": True}
     where = [python, "-c", "import fastcifar, fastcifar.kernels; print(fastcifar.__file__, fastcifar.kernels.__file__)"]
@@ -70,8 +72,8 @@ def main(folder: Path) -> None:
         venv.create(place / "fresh", with_pip=True)
         python = place / "fresh" / ("Scripts" if os.name == "nt" else "bin") / "python"
         install = [python, "-m", "pip", "install", "--quiet", "--constraint", ROOT / "constraints.txt"]
-        for what in ([wheel.resolve()], ["--no-deps", "--force-reinstall", sdist.resolve()]):
-            print(f"installing {what[-1].name}", flush=True)
+        for what in ([f"{wheel.resolve()}[plot,report]"], ["--no-deps", "--force-reinstall", str(sdist.resolve())]):
+            print(f"installing {Path(what[-1]).name}", flush=True)
             subprocess.run([*install, *what], cwd=place, check=True)
             with tempfile.TemporaryDirectory() as empty:
                 train(python, Path(empty))
