@@ -54,7 +54,7 @@ def forest(marks: Sequence[Mark], axis: str) -> str:
         parts.append(_text(_LEFT, y - 10, mark.name))
         parts.append(_text(_RIGHT, y - 10, mark.note, "end"))
         if mark.interval:
-            parts.append(_line(across(mark.interval[0]), y, across(mark.interval[1]), y, 'stroke-width="2"', color))
+            parts.append(_line(across(mark.interval[0]), y, across(mark.interval[1]), y, ' stroke-width="2"', color))
         parts.append(f'<circle cx="{across(mark.value):.1f}" cy="{y}" r="4" fill="{color}"/>')
     parts.append(_text(_WIDTH / 2, bottom + 2 * _LINE + 3, axis, "middle"))
     return _svg(parts, bottom + 2 * _LINE + 12)
@@ -77,7 +77,7 @@ def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
 
     parts = [_text(_LEFT, 14, ylabel)]
     for tick in _ticks(low, high):
-        parts.append(_line(left, up(tick), _RIGHT, up(tick), 'stroke-opacity="0.15"'))
+        parts.append(_line(left, up(tick), _RIGHT, up(tick), ' stroke-opacity="0.15"'))
         parts.append(_text(left - 6, up(tick) + 4, f"{tick:g}%", "end"))
     decades = range(math.floor(first), math.ceil(last) + 1)
     for x in (part * 10.0**decade for decade in decades for part in (1, 2, 3, 5)):
@@ -88,10 +88,12 @@ def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
     for number, mark in enumerate(marks, start=1):
         x, y, below, color = across(mark.x), up(100 * mark.value), bottom + 36 + 20 * number, COLORS[mark.color]
         if mark.interval:
-            parts.append(_line(x, up(100 * mark.interval[0]), x, up(100 * mark.interval[1]), 'stroke-width="2"', color))
+            parts.append(
+                _line(x, up(100 * mark.interval[0]), x, up(100 * mark.interval[1]), ' stroke-width="2"', color)
+            )
         for at_x, at_y in ((x, y), (_LEFT + 8, below)):
             parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="8" fill="{color}"/>')
-            parts.append(_text(at_x, at_y + 4, str(number), "middle", 'font-size="11" fill="#fff"'))
+            parts.append(_text(at_x, at_y + 4, str(number), "middle", ' font-size="11" fill="#fff"'))
         parts += [_text(_LEFT + 22, below + 4, mark.name), _text(_RIGHT, below + 4, mark.note, "end")]
     return _svg(parts, bottom + 52 + 20 * len(marks))
 
@@ -109,13 +111,11 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _line(x: float, y: float, to_x: float, to_y: float, style: str = "", color: str = "currentColor") -> str:
-    return f'<path d="M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" stroke="{color}" {style}/>'.replace(" />", "/>")
+    return f'<path d="M{x:.1f} {y:.1f}L{to_x:.1f} {to_y:.1f}" stroke="{color}"{style}/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "start", style: str = "") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{escape(shown(text))}</text>'.replace(
-        " >", ">"
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{style}>{escape(shown(text))}</text>'
 
 
 def _svg(parts: Sequence[str], height: float) -> str:

@@ -1,15 +1,19 @@
-"""The README's results: how well and how fast the main recipes train, and how fast beside other people's programs."""
+"""The README's results: how well and how fast the main recipes train, and how fast beside other people's programs.
+
+What was measured on a GPU is in the records of campaigns, `bench/results/h100/COMMIT`; `gpu_results` makes results of
+it, as those of the .jsonl files are.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.campaign.campaign import OUTCOMES, Line, read_records
 from bench.campaign.table import grouped, ratios_of
-from fastcifar.report.statistics import summarize
+from fastcifar.report.statistics import Summary, summarize
 
 RECIPES = ("speedrun94", "davidnet")
 PEERS = ("cifar10-fast", "airbench94_muon", "fulcrum-e1")
@@ -17,11 +21,32 @@ PEERS = ("cifar10-fast", "airbench94_muon", "fulcrum-e1")
 
 
 def headline(results: list[dict], campaigns: Path) -> str:
-    """Return two tables in Markdown, of the results in `bench/results/*.jsonl` and of the folder of campaigns."""
+    """Return two tables in Markdown, of the results in `bench/results/*.jsonl` and of the folder of campaigns, and a
+    line on the campaigns."""
     heads = ("recipe", "on", "test accuracy with TTA (95% interval)", "n", "median `train_seconds`", "n")
     trained = _table(heads, [*_on_gpus(campaigns), *_on_cpus(results)])
     heads = ("in turn with", "measured", "times as fast (least to most)", "n", "on")
-    return f"{trained}\n\n{_table(heads, [*_stepped(results), *_raced(campaigns)])}"
+    raced = [(rival, *cells, on) for rival, on, *cells in _raced(campaigns)]
+    return f"{trained}\n\n{_table(heads, [*_stepped(results), *raced])}\n\n{_campaigns(campaigns)}"
+
+
+def gpu_results(campaigns: Path) -> list[dict[str, Any]]:
+    """Return what campaigns measured of the main recipes and beside other people's programs, as results of the tables
+    "gpu" and "race"."""
+    whole = "python -m bench.campaign campaign --out DIR --data-dir DIR"
+    heads = ("accuracy with TTA (95% interval)", "n", "median `train_seconds`, alone", "n alone")
+    trained = [
+        {"table": "gpu", "row": {"recipe": recipe, **dict(zip(heads, cells, strict=True))}, "hardware": on}
+        | {"command": f"{whole} --only trainings"}
+        for recipe, on, *cells in _on_gpus(campaigns)
+    ]
+    heads = ("measured", "times as fast (least to most)", "n")
+    raced = [
+        {"table": "race", "row": {"in turn with": rival, **dict(zip(heads, cells, strict=True))}, "hardware": on}
+        | {"command": f"{whole} --peers DIR --only race"}
+        for rival, on, *cells in _raced(campaigns)
+    ]
+    return [*trained, *raced]
 
 
 def campaign_lines(campaigns: Path, part: str) -> list[Line]:
@@ -30,16 +55,19 @@ def campaign_lines(campaigns: Path, part: str) -> list[Line]:
     return [line for line in lines if line["what"] not in OUTCOMES]
 
 
-def alone(trainings: list[Line]) -> list[Line]:
-    """Return the trainings beside which nothing else ran on the machine."""
-    return [run for run in trainings if "beside" not in run]
+def reached(trainings: Sequence[Line]) -> tuple[Summary, list[float]]:
+    """Return what the trainings of a recipe reached with test-time augmentation, and the `train_seconds` of those beside
+    which nothing else ran on the machine. A seed counts once, by its latest training: one that was trained again is no
+    further draw."""
+    latest = {run["seed"]: run["tta_accuracy"] for run in sorted(trainings, key=lambda run: run["time"])}
+    return summarize(list(latest.values())), [run["train_seconds"] for run in trainings if "beside" not in run]
 
 
 def _on_gpus(campaigns: Path) -> Iterator[tuple[str, ...]]:
     trainings = grouped(campaign_lines(campaigns, "trainings"), "recipe")
-    for recipe in RECIPES:
+    for recipe in (name for name in RECIPES if name in trainings):
         runs = trainings[recipe]
-        yield _trained(recipe, runs[0]["device"]["name"], runs, alone(runs))
+        yield _trained(recipe, runs[0]["device"]["name"], *reached(runs))
 
 
 def _on_cpus(results: list[dict]) -> Iterator[tuple[str, ...]]:
@@ -48,16 +76,16 @@ def _on_cpus(results: list[dict]) -> Iterator[tuple[str, ...]]:
             row = result.get("row", {"recipe": result.get("what", "").partition(" ")[0], "on": "cifar10, all"})
             if row.get("recipe") == f"`{recipe}`" and row.get("on", "").startswith("cifar10,") and "runs" in result:
                 whole = max(run["threads"] for run in result["runs"])  # fewer: one of several at a time
-                timed = [run for run in result["runs"] if run["threads"] == whole]
-                yield _trained(recipe, result["hardware"], result["runs"], timed)
+                timed = [run["train_seconds"] for run in result["runs"] if run["threads"] == whole]
+                accuracy = summarize([run["tta_accuracy"] for run in result["runs"]])
+                yield _trained(recipe, result["hardware"], accuracy, timed)
 
 
-def _trained(recipe: str, on: str, runs: list[dict[str, Any]], timed: list[dict[str, Any]]) -> tuple[str, ...]:
-    accuracy = summarize([run["tta_accuracy"] for run in runs])
+def _trained(recipe: str, on: str, accuracy: Summary, timed: list[float]) -> tuple[str, ...]:
     interval = " ({:.2%} to {:.2%})".format(*accuracy.interval) if accuracy.interval else ""
-    seconds = statistics.median(run["train_seconds"] for run in timed)
+    seconds = statistics.median(timed)
     told = f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s"
-    return f"`{recipe}`", on, f"{accuracy.mean:.2%}{interval}", str(len(runs)), told, str(len(timed))
+    return f"`{recipe}`", on, f"{accuracy.mean:.2%}{interval}", str(accuracy.n), told, str(len(timed))
 
 
 def _stepped(results: list[dict]) -> Iterator[tuple[str, ...]]:
@@ -73,7 +101,22 @@ def _raced(campaigns: Path) -> Iterator[tuple[str, ...]]:
     for rival, of_rival in grouped(runs, "rival").items():
         factors = [1 / ratio for ratio in ratios_of(grouped(of_rival, "side"), "train_seconds")]
         told = f"{statistics.median(factors):.2f} ({min(factors):.2f} to {max(factors):.2f})"
-        yield rival, "a whole `speedrun94`", told, str(len(factors)), of_rival[0]["device"]["name"]
+        beside = " and ".join(sorted({run["beside"] for run in of_rival if "beside" in run}))
+        what = f"a whole `speedrun94`{beside and f', beside {beside}'}"
+        yield rival, of_rival[0]["device"]["name"], what, told, str(len(factors))
+
+
+def _campaigns(campaigns: Path) -> str:
+    """Return a line on the campaigns: which they are, and their torch."""
+    versions = sorted({line["torch"] for line in campaign_lines(campaigns, "smoke") if "torch" in line})
+    links = ", ".join(
+        f"[{folder.name}](bench/results/{campaigns.name}/{folder.name}/README.md)"
+        for folder in sorted(campaigns.iterdir())
+        if (folder / "race.jsonl").exists()
+        or any(line.get("recipe") in RECIPES for line in read_records(folder / "trainings.jsonl"))
+    )
+    torch = f" with torch {' and '.join(versions)}" if versions else ""
+    return f"On the GPU{torch}, in the campaigns {links}. A seed counts once, by its latest training."
 
 
 def _table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

@@ -13,18 +13,16 @@ from pathlib import Path
 
 from bench.campaign.table import grouped
 from bench.drawing import Mark, scatter
-from bench.headline import alone, campaign_lines
+from bench.headline import RECIPES, campaign_lines, reached
 from bench.program import new_parser
 from bench.recipe_page import recipe_page
 from bench.record import ROOT
 from bench.tables import read_results
 from bench.trick_pages import trick_pages
 from bench.trick_rows import rows
-from fastcifar.report.statistics import summarize
+from fastcifar.report.statistics import Summary, summarize
 
 TRICKS = Path("docs", "tricks")
-_SHOWN = ("davidnet", "speedrun94", "speedrun94-next")
-"""The trainings on a GPU in the README's figure."""
 
 
 def pages(folder: Path) -> dict[Path, str]:
@@ -39,22 +37,24 @@ def pages(folder: Path) -> dict[Path, str]:
 
 def _speeds(campaigns: Path) -> Iterator[Mark]:
     """Give the marks of the README's figure: recipes alone on the machine, then each race's two sides."""
-    trainings = campaign_lines(campaigns, "trainings")
-    for recipe in _SHOWN:
-        runs = [run for run in trainings if run["recipe"].partition(",")[0] == recipe]
-        timed = alone(runs)
-        yield _mark(recipe, [run["tta_accuracy"] for run in runs], timed, 0, f"n={len(runs)}, {len(timed)} timed")
+    trainings = grouped(campaign_lines(campaigns, "trainings"), "recipe")
+    for recipe in RECIPES:
+        accuracy, timed = reached(trainings[recipe])
+        yield _mark(recipe, accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
     raced = [run for run in campaign_lines(campaigns, "race") if run["what"] == "run" and not run["warm_up"]]
     for rival, runs in grouped(raced, "rival").items():
         for side, of_side in grouped(runs, "side").items():
             name, color = (rival, 1) if side == "theirs" else ("speedrun94 in turn with it", 2)
             beside = "*" if any("beside" in run for run in of_side) else ""
-            yield _mark(f"{name}{beside}", [run["accuracy"] for run in of_side], of_side, color, f"n={len(of_side)}")
+            accuracy, timed = (
+                summarize([run["accuracy"] for run in of_side]),
+                [run["train_seconds"] for run in of_side],
+            )
+            yield _mark(f"{name}{beside}", accuracy, timed, color, f"n={accuracy.n}")
 
 
-def _mark(name: str, accuracies: list[float], timed: list[dict], color: int, note: str) -> Mark:
-    accuracy = summarize(accuracies)
-    seconds = statistics.median(run["train_seconds"] for run in timed)
+def _mark(name: str, accuracy: Summary, timed: list[float], color: int, note: str) -> Mark:
+    seconds = statistics.median(timed)
     told = f"{accuracy.mean:.2%}, {seconds:.2f} s, {note}"
     return Mark(name, accuracy.mean, accuracy.interval, seconds, color, told)
 

@@ -13,12 +13,11 @@ from typing import Any
 
 from bench.campaign.campaign import Line
 from bench.campaign.table import grouped
-from bench.headline import alone, campaign_lines
+from bench.headline import campaign_lines, reached
 from fastcifar.escape import code_in_markdown, in_markdown
 from fastcifar.recipes import RECIPES, SUMMARIES, Recipe
 from fastcifar.recipes.named.ladder import LADDER
 from fastcifar.recipes.text import leaves, to_text
-from fastcifar.report.statistics import summarize
 
 FAMILIES = {
     "speedrun": ("The speedrun", ("speedrun",)),
@@ -80,9 +79,20 @@ def _ladder(evidence: _Evidence) -> Iterator[str]:
     yield from ("[The ladder](ladder.md) says how to climb it; the last column has what it gave here, made small.", "")
     yield from ("| recipe | what it changes | of | fields | measured |", "| --- | --- | --- | --- | --- |")
     for rung in LADDER:
-        fields = "; ".join(code_in_markdown(f"{name}={to_text(value)}") for name, value in rung.changes.items())
+        fields = "; ".join(
+            code_in_markdown(f"{name}={to_text(_rounded(value))}") for name, value in rung.changes.items()
+        )
         measured = "; ".join(evidence.climbed(rung.name)) or "-"
         yield f"| {rung.name} | {in_markdown(rung.changed)} | {rung.before or '-'} | {fields} | {measured} |"
+
+
+def _rounded(value: Any) -> Any:
+    """Return a field's value with its numbers in six digits."""
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(_rounded, value))
+    return float(f"{value:g}") if isinstance(value, float) else value
 
 
 class _Evidence:
@@ -97,18 +107,24 @@ class _Evidence:
         self.kept = [(path.parent.relative_to(folder).as_posix(), result) for path, result in kept]
 
     def of(self, name: str) -> list[str]:
-        """Return a line of a list for each thing that was measured of the recipe as it is."""
-        lines = [_trained(self.trainings[name])] if name in self.trainings else []
-        lines += [told for result in self.results if (told := _told(result, name))]
+        """Return the lines of a list for each hardware that the recipe as it is was measured on, and one on experiments."""
+        found: dict[str, list[str]] = {}
+        if runs := self.trainings.get(name):
+            found[runs[0]["device"]["name"]] = [_trained(runs)]
+        for result in self.results:
+            if told := _told(result, name):
+                found.setdefault(result["hardware"], []).append(told)
+        lines = []
+        for hardware, of_hardware in found.items():
+            lines += [f"On {in_markdown(hardware)}:", "", *(f"- {told}" for told in of_hardware), ""]
         experiments = [
             f"[{folder}](../bench/results/{folder}/table.md)"
             for folder, result in self.kept
             if isinstance(result.get("recipe"), Mapping) and result["recipe"].get("name") == name
         ]
-        lines += [f"experiments that began with it, most of them made small: {', '.join(experiments)}"] * bool(
-            experiments
-        )
-        return [f"- {line}" for line in lines]
+        if experiments:
+            lines += [f"Experiments that began with it, most of them made small: {', '.join(experiments)}.", ""]
+        return lines[:-1]
 
     def climbed(self, name: str) -> Iterator[str]:
         """Give what the ladders that were climbed have of a rung."""
@@ -121,14 +137,12 @@ class _Evidence:
 
 
 def _trained(runs: Sequence[Line]) -> str:
-    accuracy, timed = summarize([run["tta_accuracy"] for run in runs]), alone(list(runs))
+    accuracy, timed = reached(runs)
     interval = ", 95% interval {:.2%} to {:.2%}".format(*accuracy.interval) if accuracy.interval else ""
     told = f"{accuracy.mean:.2%} test accuracy with TTA (n={accuracy.n}{interval})"
     if timed:
-        told += (
-            f"; {statistics.median(run['train_seconds'] for run in timed):.3g} s of `train_seconds` (n={len(timed)})"
-        )
-    return f"{told}, on {in_markdown(runs[0]['device']['name'])}"
+        told += f"; {statistics.median(timed):.3g} s of `train_seconds` (n={len(timed)})"
+    return told
 
 
 _UNCHANGING = {"recipe", "seed", "runs", "threads", "eval-every", "holdout", "dataset", "train-size", "weights", "keep"}
@@ -144,10 +158,11 @@ def _told(result: dict[str, Any], name: str) -> str:
     elif row.get("recipe") == f"`{name}`" and _is_of(name, result["command"]):
         told = "; ".join(f"{head}: {cell}" for head, cell in row.items() if head != "recipe" and cell[:1] != "-")
     elif "tta_accuracy" in result and _is_of(name, result["command"]):
-        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']})"
+        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']}, at commit "
+        told += f'{result["commit"]}, where the idea was "{in_markdown(result["idea"])}")'
     else:
         return ""
-    return f"{told}, on {in_markdown(result['hardware'])}, {result['date']}: {code_in_markdown(result['command'])}"
+    return f"{told}, {result['date']}: {code_in_markdown(result['command'])}"
 
 
 def _is_of(name: str, command: str) -> bool:

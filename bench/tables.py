@@ -4,7 +4,7 @@
     python -m bench.tables --check    # exit code 1 where they are not those that the results make
 
 Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
-names no table is a line of the table `measurements`. Pages of `KEPT` have the tables that an experiment's folder
+names no table is a line of the table `measurements`; those of a GPU are made of `bench/results/h100`. Pages of `KEPT` have the tables that an experiment's folder
 `bench/results/.../NAME` keeps; README.md has the tables of `bench.headline`.
 """
 
@@ -16,7 +16,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from bench.headline import headline
+from bench.headline import gpu_results, headline
 from bench.program import new_parser
 from bench.record import ROOT, missing_keys
 from fastcifar.escape import in_markdown, shown
@@ -46,15 +46,9 @@ def read_results(folder: Path) -> list[dict]:
 
 def cells(result: dict) -> dict[str, str]:
     """Return heading to cell of a result's line in its table; the cells are Markdown."""
-    if "row" in result:
-        return result["row"]
-    return {
-        "measured": result["what"],
-        "result": result["value"],
-        "n": result["n"],
-        "spread": result["spread"],
-        "with": f"`{result['command']}`",
-    }
+    measured = {"measured": "what", "result": "value", "n": "n", "spread": "spread"}
+    row = result.get("row") or {heading: result[key] for heading, key in measured.items()}
+    return {**row, "with": f"`{result['command']}`"}
 
 
 def table(results: list[dict]) -> str:
@@ -125,7 +119,8 @@ def main() -> int:
     check = parser.parse_args().check
     folder = ROOT / "bench" / "results"
     results = read_results(folder)
-    making = {ROOT / name: partial(with_tables, results=found) for name, found in by_page(results).items()}
+    shown = by_page([*results, *gpu_results(folder / "h100")])
+    making = {ROOT / name: partial(with_tables, results=found) for name, found in shown.items()}
     making[ROOT / "README.md"] = partial(with_headline, results=results, campaigns=folder / "h100")
     for name, pattern in KEPT.items():
         kept = partial(with_kept_tables, folder=folder / name)

@@ -12,13 +12,14 @@ from fastcifar.recipes.page import tricks_parts
 
 GROUPS = {
     "ablation": "Switched off alone in a recipe, seed by seed (`fastcifar ablate`). All else stays as it was tuned for "
-    "all tricks together, so what is lost without one is at least what it is worth.",
+    "all tricks together, so what is lost without one is at least what it is worth. n: pairs of runs, one with and one "
+    "without it, of the same seed.",
     "screen": "One of many changes, all varied at once (`fastcifar screen`): the mean of the runs with it, less that "
-    "of the runs without.",
+    "of the runs without. n: all runs of the screen, about half of them with it.",
     "warm start": "In a training from the weights of an earlier one, less the same without it, and likewise from fresh "
-    "weights (`fastcifar warm-start methods`).",
+    "weights (`fastcifar warm-start methods`). n: pairs of runs of the same seed.",
     "ladder": "Where it came in on the ladder (`fastcifar ladder`), with all else that its rung changed, mostly a "
-    "shorter training: the rung's figure, not the trick's alone.",
+    "shorter training: the rung's figure, not the trick's alone. n: runs of each rung.",
 }
 """What the rows of a group are."""
 _INTRODUCTION = """Parts of a training that can be switched off, each at a field of the recipe that says what it is and
@@ -76,15 +77,16 @@ def _index(
     yield "| --- |" + " --- |" * len(heads)
     for trick in (name for name in names if name in rows):
         cells = [next((row.told for row in found if row.trick == trick), "-") for found in of_recipe.values()]
-        others = ", ".join(_elsewhere(rows[trick])) or "-"
+        others = "<br>".join(_elsewhere(rows[trick])) or "-"
         yield f"| [{trick}]({trick}.md) | {' | '.join([*cells, others][: len(heads)])} |"
     rest = [code_in_markdown(name) for name in names if name not in rows]
-    yield from ("", f"Not measured so far: {', '.join(rest)}.")
+    yield from ("", f"Without a row that has it on and off so far: {', '.join(rest)}.")
 
 
 def _elsewhere(rows: Sequence[Row]) -> list[str]:
-    """Return the groups of a trick's rows but ablations."""
-    return list(dict.fromkeys(row.source.group for row in rows if row.source.group != "ablation"))
+    """Return what a trick's rows say, ablations left out."""
+    others = (row for row in rows if row.source.group != "ablation")
+    return [f"{row.source.group}, {in_markdown(row.name)}: {row.told}" for row in others]
 
 
 def _drawn(rows: Sequence[Row]) -> Sequence[Row]:

@@ -75,9 +75,8 @@ def _ablated(results: Path) -> Iterator[Row]:
                 continue
             points, interval = _turned(row["accuracy"])
             loss = "" if row["loss"] is None else f"log-loss {-row['loss']['mean']:+.4f}"
-            time = "" if row["time_ratio"] is None else f"training time × {1 / row['time_ratio']:.2f}"
             failed = f"{row['failed']} of {n} runs without it failed" if row["failed"] else ""
-            more = ", ".join(filter(None, (loss, time, failed)))
+            more = ", ".join(filter(None, (loss, failed)))  # no times: what ran beside decided them
             yield Row(row["trick"], source, recipe["name"], points, interval, row["accuracy"]["n"], more)
 
 

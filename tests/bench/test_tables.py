@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.headline import PEERS, RECIPES, headline
+from bench.headline import PEERS, RECIPES, gpu_results, headline
 from bench.record import ADDED, GIVEN
 from bench.tables import (
     KEPT,
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 FOLDER = ROOT / "bench" / "results"
-RESULTS = read_results(FOLDER)
+RESULTS = [*read_results(FOLDER), *gpu_results(FOLDER / "h100")]
 RESULT = dict.fromkeys((*GIVEN, *ADDED), "x") | {"what": "a step", "value": "94.00%"}
 ROW = dict.fromkeys((*GIVEN, *ADDED), "x") | {"table": "peers", "row": {"program": "theirs", "factor": "2.0"}}
 FIGURE = re.compile(r"\d[\d.,]*(?:%| ?(?:s|ms|seconds|images/s|times|x)(?!\w))")
@@ -64,11 +64,13 @@ def test_the_readme_shows_the_headline_of_the_committed_results():
 
 def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_alone(tmp_path):
     (tmp_path / "a").mkdir()
-    run = {"what": "training", "device": {"name": "GPU"}, "tta_accuracy": 0.94, "train_seconds": 1.0}
-    runs = [{**run, "recipe": name} for name in RECIPES]
-    runs += [{**each, "tta_accuracy": 0.95, "train_seconds": 9.0, "beside": "other"} for each in runs]
+    run = {"what": "training", "device": {"name": "GPU"}, "seed": 0, "time": 5}
+    runs = [{**run, "recipe": name, "tta_accuracy": 0.94, "train_seconds": 1.0} for name in RECIPES]
+    runs += [{**each, "tta_accuracy": 0.95, "seed": 1, "train_seconds": 9.0, "beside": "other"} for each in runs]
+    runs += [{**each, "tta_accuracy": 0.5, "time": 4} for each in runs if "beside" in each]  # the same seed, earlier
     (tmp_path / "a" / "trainings.jsonl").write_text("".join(json.dumps(each) + "\n" for each in runs))
     pair = {"what": "run", "rival": "theirs", "warm_up": False, "round": 0, "device": {"name": "GPU"}}
+    pair["beside"] = "another program's compilation"
     race = [{**pair, "side": "theirs", "train_seconds": 3.0}, {**pair, "side": "ours", "train_seconds": 2.0}]
     (tmp_path / "a" / "race.jsonl").write_text("".join(json.dumps(each) + "\n" for each in race))
     row = {"our factor": "2.0", "spread": "1 to 3", "n": "3"}
@@ -76,7 +78,14 @@ def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_al
     lines = headline(peers, tmp_path).splitlines()
     assert f"| `{RECIPES[0]}` | GPU | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in lines
     assert f"| {PEERS[0]} | a training step at equal work | 2.0 (1 to 3) | 3 | CPU |" in lines
-    assert "| theirs | a whole `speedrun94` | 1.50 (1.50 to 1.50) | 1 | GPU |" in lines
+    raced = "| theirs | a whole `speedrun94`, beside another program's compilation | 1.50 (1.50 to 1.50) | 1 |"
+    assert f"{raced} GPU |" in lines
+    assert lines[-1] == (
+        f"On the GPU, in the campaigns [a](bench/results/{tmp_path.name}/a/README.md). A seed counts once, by its latest "
+        "training."
+    )
+    shown = table(gpu_results(tmp_path))
+    assert f"| `{RECIPES[0]}` | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in shown and raced in shown
 
 
 @pytest.mark.parametrize("name", KEPT)
@@ -140,11 +149,15 @@ def test_a_changed_result_changes_the_table(tmp_path):
     assert "94.00%" in table(read_results(tmp_path))
 
 
+def test_every_row_has_the_command_that_gives_it():
+    assert all(f"`{result['command']}`" in table([result]) for result in (RESULT, ROW, *RESULTS) if result.get("row"))
+
+
 def test_each_result_goes_to_its_own_table():
     text = with_tables(marked("measurements") + marked("peers"), [RESULT, ROW, {**RESULT, "table": None}])
     measurements, peers = text.split("<!-- end measurements -->")
     assert "94.00%" in measurements and "theirs" not in measurements
-    assert "| program | factor |\n| --- | --- |\n| theirs | 2.0 |" in peers
+    assert "| program | factor | with |\n| --- | --- | --- |\n| theirs | 2.0 | `x` |" in peers
     assert text.count("94.00%") == 1
     assert with_tables(text, [RESULT, ROW]) == text
 
@@ -152,10 +165,10 @@ def test_each_result_goes_to_its_own_table():
 def test_rows_of_one_table_may_have_other_columns_and_a_bar_is_escaped():
     other = {**ROW, "row": {"program": "a|b", "accuracy": "94%"}}
     assert table([ROW, other]).splitlines()[2:] == [
-        "| program | factor | accuracy |",
-        "| --- | --- | --- |",
-        "| theirs | 2.0 | - |",
-        "| a\\|b | - | 94% |",
+        "| program | factor | with | accuracy |",
+        "| --- | --- | --- | --- |",
+        "| theirs | 2.0 | `x` | - |",
+        "| a\\|b | - | `x` | 94% |",
     ]
 
 
