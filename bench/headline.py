@@ -56,9 +56,9 @@ def campaign_lines(campaigns: Path, part: str) -> list[Line]:
 
 
 def reached(trainings: Sequence[Line]) -> tuple[Summary, list[float]]:
-    """Return what the trainings of a recipe reached with test-time augmentation, and the `train_seconds` of those beside
-    which nothing else ran on the machine. A seed counts once, by its latest training: one that was trained again is no
-    further draw."""
+    """Return what the trainings of a recipe reached with test-time augmentation, and the `train_seconds` of those
+    beside which nothing else ran on the machine. A seed counts once, by its latest training: one that was trained again
+    is no further draw."""
     latest = {run["seed"]: run["tta_accuracy"] for run in sorted(trainings, key=lambda run: run["time"])}
     return summarize(list(latest.values())), [run["train_seconds"] for run in trainings if "beside" not in run]
 

@@ -107,7 +107,7 @@ class _Evidence:
         self.kept = [(path.parent.relative_to(folder).as_posix(), result) for path, result in kept]
 
     def of(self, name: str) -> list[str]:
-        """Return the lines of a list for each hardware that the recipe as it is was measured on, and one on experiments."""
+        """Return the lines of a list for each hardware that measured the recipe as it is, and one on experiments."""
         found: dict[str, list[str]] = {}
         if runs := self.trainings.get(name):
             found[runs[0]["device"]["name"]] = [_trained(runs)]
@@ -158,8 +158,8 @@ def _told(result: dict[str, Any], name: str) -> str:
     elif row.get("recipe") == f"`{name}`" and _is_of(name, result["command"]):
         told = "; ".join(f"{head}: {cell}" for head, cell in row.items() if head != "recipe" and cell[:1] != "-")
     elif "tta_accuracy" in result and _is_of(name, result["command"]):
-        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']}, at commit "
-        told += f'{result["commit"]}, where the idea was "{in_markdown(result["idea"])}")'
+        told = f"{result['tta_accuracy']:.2%} of {result['held_out']:,} held-out images with TTA (n={result['n']}, "
+        told += f'at commit {result["commit"]}, where the idea was "{in_markdown(result["idea"])}")'
     else:
         return ""
     return f"{told}, {result['date']}: {code_in_markdown(result['command'])}"

@@ -4,8 +4,8 @@
     python -m bench.tables --check    # exit code 1 where they are not those that the results make
 
 Each table stands between `<!-- begin NAME -->` and `<!-- end NAME -->`. `bench.record` says what a result is. One that
-names no table is a line of the table `measurements`; those of a GPU are made of `bench/results/h100`. Pages of `KEPT` have the tables that an experiment's folder
-`bench/results/.../NAME` keeps; README.md has the tables of `bench.headline`.
+names no table is a line of the table `measurements`; those of a GPU are made of `bench/results/h100`. Pages of `KEPT`
+have the tables that an experiment's folder `bench/results/.../NAME` keeps, README.md those of `bench.headline`.
 """
 
 from __future__ import annotations

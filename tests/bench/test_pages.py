@@ -149,8 +149,8 @@ def test_a_recipes_evidence_is_of_the_recipe_as_it_is(tmp_path, command, is_show
     known = {"idea": "a lower rate", "hardware": "laptop", "commit": "abc", "date": "2026-01-01"}
     page = recipe_page([{**result, **known}], tmp_path)
     part = page.partition("### lenet\n")[2].partition("\n###")[0]
-    told = 'On laptop:\n\n- 50.00% of 5,000 held-out images with TTA (n=1, at commit abc, where the idea was "a lower rate")'
-    assert (told in part) == is_shown
+    told = "On laptop:\n\n- 50.00% of 5,000 held-out images with TTA (n=1, at commit abc, where the idea was "
+    assert (f'{told}"a lower rate")' in part) == is_shown
     assert ("Not measured." in part) != is_shown
 
 

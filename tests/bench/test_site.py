@@ -69,9 +69,12 @@ def test_a_drawing_in_a_page_takes_its_colors():
     assert made.startswith('<svg role="img" aria-label="a &quot;way&quot;" ')
 
 
-def test_the_drawing_of_rooms_has_every_room():
+def test_the_architecture_has_every_room_in_its_drawing_and_in_its_table():
+    rooms = {*MAY_IMPORT, "kernels", "cli"}
     svg = (ROOT / "docs" / "figures" / "rooms.svg").read_text(encoding="utf-8")
-    assert set(re.findall(r">([a-z_]+)</text>", svg)) == {*MAY_IMPORT, "kernels", "cli"}
+    assert set(re.findall(r">([a-z_]+)</text>", svg)) == rooms
+    rows = re.findall(r"^\| (`.*?) \| ", (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert rooms <= {room for row in rows for room in re.findall(r"`(?:fastcifar/)?(\w+)(?:\.py|/)`", row)}
 
 
 def test_docstrings_have_their_arguments_as_lists():
