@@ -33,20 +33,17 @@ def headline(results: list[dict], campaigns: Path) -> str:
 def gpu_results(campaigns: Path) -> list[dict[str, Any]]:
     """Return what campaigns measured of the main recipes and beside other people's programs, as results of the tables
     "gpu" and "race"."""
-    whole = "python -m bench.campaign campaign --out DIR --data-dir DIR"
-    heads = ("accuracy with TTA (95% interval)", "n", "median `train_seconds`, alone", "n alone")
-    trained = [
-        {"table": "gpu", "row": {"recipe": recipe, **dict(zip(heads, cells, strict=True))}, "hardware": on}
-        | {"command": f"{whole} --only trainings"}
-        for recipe, on, *cells in _on_gpus(campaigns)
+    trained = ("recipe", "accuracy with TTA (95% interval)", "n", "median `train_seconds`, alone", "n alone")
+    raced = ("in turn with", "measured", "times as fast (least to most)", "n")
+    return [
+        {"table": name, "row": dict(zip(heads, (first, *cells), strict=True)), "hardware": on}
+        | {"command": f"python -m bench.campaign campaign --out DIR --data-dir DIR {asked}"}
+        for name, heads, rows, asked in (
+            ("gpu", trained, _on_gpus(campaigns), "--only trainings"),
+            ("race", raced, _raced(campaigns), "--peers DIR --only race"),
+        )
+        for first, on, *cells in rows
     ]
-    heads = ("measured", "times as fast (least to most)", "n")
-    raced = [
-        {"table": "race", "row": {"in turn with": rival, **dict(zip(heads, cells, strict=True))}, "hardware": on}
-        | {"command": f"{whole} --peers DIR --only race"}
-        for rival, on, *cells in _raced(campaigns)
-    ]
-    return [*trained, *raced]
 
 
 def campaign_lines(campaigns: Path, part: str) -> list[Line]:
