@@ -52,13 +52,13 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
         with_tta = summarize([known(run.tta_accuracy) for run in runs])
         plain = summarize([known(run.accuracy) for run in runs])
         seconds = [run.train_seconds for run in runs]
-        tested = f"{dataset.holdout} held-out images" if dataset.holdout else "test images"
+        held_out = f", tested on {dataset.holdout:,} held out" if dataset.holdout else ""
         yield {
             "table": "recipes",
             "row": {
                 "recipe": f"`{name}`",
                 "epochs": f"{first.epochs:g}",
-                "on": f"{in_markdown(dataset.name)}, {dataset.train_size:,} images and {tested}",
+                "on": f"{in_markdown(dataset.name)}, {dataset.train_size:,} images{held_out}",
                 "accuracy with TTA": f"{with_tta.mean:.2%}",
                 "without": f"{plain.mean:.2%}",
                 "n": str(len(runs)),

@@ -42,7 +42,7 @@ def test_all_runs_of_a_recipe_make_one_row(runs, tmp_path, capsys):
     records = [json.loads((run / "run.json").read_text()) for run in runs]
     mean = sum(record["tta_accuracy"] for record in records) / 2
     assert result["row"]["accuracy with TTA"] == f"{mean:.2%}"
-    assert result["row"]["on"] == "synthetic, 64 images and test images"
+    assert result["row"]["on"] == "synthetic, 64 images"
     assert (result["n"], result["hardware"]) == (2, describe_hardware("cpu"))
     assert result["command"] == "fastcifar train --recipe warmstart-mlp --seed 3 --runs 2"
     assert f"{mean:.2%}" in table([result])
