@@ -14,7 +14,7 @@ from fastcifar.record import EpochRow, RunRecord
 from fastcifar.report.figures import COLORS, Figure, Line
 from fastcifar.report.runs import Runs
 from fastcifar.report.statistics import summarize
-from fastcifar.report.summary import data_words, row_name
+from fastcifar.report.summary import data_words, row_names
 
 _MOST_FAINT = 10
 """A line for each run is drawn where there are at most so many, in all."""
@@ -71,12 +71,11 @@ def run_figures(groups: Sequence[Runs]) -> dict[str, Figure]:
     Lines are means and bands their 95% intervals. What no record has, as test accuracies where images have no labels,
     is not drawn; without a finished run there is no figure.
     """
-    kept = [runs for runs in groups if runs.records]
-    counts = [len(runs.records) for runs in kept]
-    said = [f", n={count}" if len(set(counts)) > 1 else "" for count in counts]
+    kept = [(runs, name) for runs, name in zip(groups, row_names(groups), strict=True) if runs.records]
+    has_counts = len({len(runs.records) for runs, _ in kept}) > 1
     drawn = [
-        _Group(runs.name, row_name(runs) + n, color, runs.records)
-        for color, (runs, n) in enumerate(zip(kept, said, strict=True))
+        _Group(runs.name, name + f", n={len(runs.records)}" * has_counts, color, runs.records)
+        for color, (runs, name) in enumerate(kept)
     ]
     figures = {"time-to-accuracy": _times(drawn), "accuracy-histogram": _histogram(drawn)}
     for by in ("epoch", "seconds"):
@@ -98,10 +97,9 @@ def _curves(groups: Sequence[_Group], measure: str, splits: Sequence[str], by: s
         first = next((split for split in splits if any(_points(group.records, f"{split}_{measure}"))), None)
         for place, split in enumerate(splits):
             dash = place if has_splits else None
+            label = words[place] if has_splits else ""
             if has_groups:
                 label = group.label if split == first else ""
-            else:
-                label = words[place] if has_splits else ""
             has_singles = split == first and len(group.records) > 1 and len(records) <= _MOST_FAINT
             for record in group.records if has_singles else ():
                 lines += _mean(group, [record], f"{split}_{measure}", by, factor, dash=dash, faint=True)
