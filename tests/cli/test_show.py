@@ -107,8 +107,8 @@ def test_filters_of_networks_trained_at_once_are_the_first_members_or_those_that
         assert main(["show", "filters", run, *words]) == 0
     first, zero, one, named, same = (mosaic for mosaic, _ in drawn)
     for mosaic, other in ((first, zero), (named, same)):
-        for image, alike in zip(*(sum(each.rows, []) for each in (mosaic, other)), strict=True):
-            np.testing.assert_array_equal(image, alike)
+        for row, alike in zip(mosaic.rows, other.rows, strict=True):
+            np.testing.assert_array_equal(np.stack(row), np.stack(alike))
     assert ", seed 0: networks.0." in first.title and ", seed 0, member 1: " in one.title
     capsys.readouterr()
     assert main(["show", "filters", str(tmp_path / "two")]) == 2
@@ -183,5 +183,5 @@ def test_pictures_are_drawn_in_new_folders_and_in_the_home_folder(tmp_path, monk
 def test_help_begins_with_what_is_drawn_and_where(capsys):
     assert main(["show", "augmentations", "--help"]) == 0
     options = capsys.readouterr().out.split("Options:\n")[1].split("Run:")[0]
-    assert [line for line in options.splitlines() if line.startswith("  -")][0].startswith("  -o, --out FILE.png|.svg")
+    assert options.startswith("  -o, --out FILE.png|.svg")
     assert "--images N" in options and "--at-epochs E" in options
