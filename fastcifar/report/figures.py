@@ -97,6 +97,8 @@ class Line:
     """Without the marks of its color: a curve that is computed, or a bound."""
     area: bool = False
     """The outline of what lies between it and 0, as of a histogram; without marks."""
+    aside: float = 0
+    """It is drawn so many points, 1/72 inch, to the right, by which what is at one place can be told apart."""
     note: str = ""
     """A name at the right, from which a thin line leads to its last point, where a legend of so many would be no
     help."""
@@ -267,6 +269,11 @@ class Figure:
         elif not (line.faint or line.bare or line.area or line.bars):
             every = math.ceil(len(kept) / _MOST_MARKS) or 1
             style |= {**mark, "markersize": 4, "markevery": (place % every, every)}
+        if line.aside:
+            from matplotlib.transforms import ScaledTranslation  # pyright: ignore[reportMissingImports]
+
+            step = ScaledTranslation(line.aside / 72, 0, axes.figure.dpi_scale_trans)
+            style["transform"] = axes.transData + step
         if line.area:
             axes.fill_between(x, 0, y, color=style["color"], alpha=0.2, linewidth=0)
         bars, of_point = {}, line.band if len(kept) == 1 else ()

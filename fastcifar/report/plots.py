@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fastcifar.errors import UserError
@@ -34,6 +34,8 @@ _LONGEST = 50
 _AXES = {"epoch": "epoch", "seconds": "train_seconds [s]"}
 _LINES, _POINTS = ("solid", "dashed", "dotted"), ("filled marks", "empty", "half filled")
 """How lines of the first, second and third split are drawn, and where each is but a point."""
+_ASIDE, _ASIDE_ALL = 24, 300
+"""Points from a group to the next at most, where all are at one x, and from the first to the last."""
 _SPLITS = {"test": "test", "val": "validation", "train": "training"}
 STEMS = (
     *("accuracy-by-epoch", "loss-by-epoch", "accuracy-by-seconds", "loss-by-seconds", "time-to-accuracy"),
@@ -104,12 +106,12 @@ def _curves(groups: Sequence[_Group], measure: str, splits: Sequence[str], by: s
             for record in group.records if has_singles else ():
                 lines += _mean(group, [record], f"{split}_{measure}", by, factor, dash=dash, faint=True)
             lines += _mean(group, group.records, f"{split}_{measure}", by, factor, label, dash)
-    styles = _LINES if any(len(line.x) > 1 for line in lines) else _POINTS
+    styles = _LINES if _has_lines(lines) else _POINTS
     which = ", ".join(f"{style}: {word}" for style, word in zip(styles, words, strict=False))
     what = f"{measure.capitalize()} by {by}" + f" ({which})" * (has_groups and has_splits)
     name = measure if has_splits or not words else f"{words[0]} {measure}"
     limits = _limits(lines, 100 if measure == "accuracy" else math.inf)
-    return Figure(_AXES[by], f"{name} [{unit}]", tuple(lines), y_range=limits, title=_title(what, groups))
+    return Figure(_AXES[by], f"{name} [{unit}]", _told_apart(lines), y_range=limits, title=_title(what, groups))
 
 
 def _learning_rates(groups: Sequence[_Group], by: str) -> Figure:
@@ -117,7 +119,20 @@ def _learning_rates(groups: Sequence[_Group], by: str) -> Figure:
     for group in groups:
         lines += _mean(group, group.records, "learning_rate", by, 1, group.label if len(groups) > 1 else "")
     title = _title(f"Learning rate of each epoch's last step, by {by}", groups, False)
-    return Figure(_AXES[by], "learning rate", tuple(lines), title=title)
+    return Figure(_AXES[by], "learning rate", _told_apart(lines), title=title)
+
+
+def _has_lines(lines: Iterable[Line]) -> bool:
+    return any(len(line.x) > 1 for line in lines)
+
+
+def _told_apart(lines: Sequence[Line]) -> tuple[Line, ...]:
+    """Return lines, or, where all are points at one x, points that are beside one another by their groups."""
+    groups = sorted({line.color for line in lines})
+    if _has_lines(lines) or len({x for line in lines for x in line.x}) > 1:
+        return tuple(lines)
+    step, middle = min(_ASIDE, _ASIDE_ALL / (len(groups) or 1)), (len(groups) - 1) / 2
+    return tuple(replace(line, aside=step * (groups.index(line.color) - middle)) for line in lines)
 
 
 def _mean(

@@ -89,6 +89,8 @@ def test_axes_have_units_and_titles_say_recipe_data_n_and_hardware(runs):
     assert "(solid: test, dashed: training)" in two["loss-by-epoch"].title
     short = run_figures([runs([run[:1] for run in FIRST], name) for name in ("davidnet", "other")])["loss-by-epoch"]
     assert "(filled marks: test, empty: training)" in short.title and all(map(any, (each.band for each in bold(short))))
+    first, *_, last = short.lines
+    assert first.aside == -last.aside < 0 and not any(line.aside for line in two["loss-by-epoch"].lines)
 
 
 def test_of_many_groups_each_has_a_name_and_a_split_its_dash(runs):
