@@ -35,7 +35,8 @@ GROUPS = {
     ),
     "Keep and show": ("out", "plot", "track", "keep", "keep_weights", "checkpoint_every", "quiet", "json"),
 }
-"""Options of commands that train, in the order in which the help shows them; what is in none is a command's own."""
+"""Options of commands that train, in the order in which the help shows them; what is in none is a command's own, as is
+what it names in `own`."""
 EVERYDAY = {
     *("recipe", "network", "optimizer", "quick", "seed", "runs", "device", "dataset", "data_dir", "holdout"),
     *("warm_start", "resume", "out", "plot", "track", "epochs", "batch_size", "optimizer.lr"),
@@ -115,7 +116,8 @@ def _flags(options: CommandOptions) -> Iterator[_Flag]:
     if experiment is not None:  # what it says of options that it has as fields too
         also = SHARED & {each.name for each in dataclasses.fields(experiment)}
         docs |= {name: doc for name, doc in field_docs(type(experiment)).items() if name in also}
-    known = {name: group for group, names in GROUPS.items() for name in names} if trains else {}
+    apart = getattr(options, "own", ())
+    known = {name: group for group, names in GROUPS.items() for name in names if trains and name not in apart}
     own = [name for name in fields if name not in (*known, "settings", "experiment")]
     for name in sorted(own, key=lambda name: not _is_positional(hints[name])):
         yield _option(name, _OWN, hints[name], getattr(options, name), docs.get(name, ""))
@@ -146,7 +148,8 @@ def _option(name: str, group: str, hint: Any, value: object, doc: str) -> _Flag:
         return _Flag(_POSITIONS, name, f"{metavar}{several}", f"{doc} {default}", {})
     listed = _LISTED[name]() if name in _LISTED else {}
     metavar = "NAME" if listed else metavar
-    return _Flag(group, name, f"{flag_of(name)} {metavar}".rstrip(), f"{doc} {default}", listed)
+    flags = ", ".join([*(each for mark in how for each in mark.aliases or ()), flag_of(name)])
+    return _Flag(group, name, f"{flags} {metavar}".rstrip(), f"{doc} {default}", listed)
 
 
 def _is_positional(hint: Any) -> bool:

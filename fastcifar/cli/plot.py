@@ -12,7 +12,7 @@ from tyro.conf import Positional, arg
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions
 from fastcifar.cli.streams import wrapped
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.output import FIGURES, reserved, user_path
 from fastcifar.report.figures import FORMATS, refuse_without_matplotlib
@@ -34,7 +34,11 @@ class Options(CommandOptions):
     out: Annotated[Path | None, arg(metavar="DIR", help_behavior_hint="(default: RUN/figures; of several, plots)")] = (
         None
     )
-    """The folder of the figures, which are there as PNG, SVG and PDF, in place of those of an earlier call."""
+    """The folder of the figures, as PNG, SVG and PDF; files of the same names are replaced, and others stay."""
+
+    def _check(self) -> None:
+        if self.out is not None and (out := user_path(self.out, "--out")).exists() and not out.is_dir():
+            raise UserError(f"--out is {brief(str(self.out))}, a file; allowed: a folder, which may be a new one")
 
 
 def main(args: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from tyro.conf import Positional, arg
 from fastcifar.catalogue import find, is_path, name_of
 from fastcifar.cli.options import CommandOptions, Resident, read_fold
 from fastcifar.errors import UserError, brief
-from fastcifar.output import run_files, user_path
+from fastcifar.output import RECORD, run_files, user_path
 from fastcifar.recipes.augmentation import MOST_SIDE
 from fastcifar.recipes.declare import setting
 
@@ -77,6 +77,8 @@ def run_folder(word: str, where: str) -> Path:
     folder = user_path(word, where)
     record_file, _ = run_files(folder)
     if not os.path.isfile(record_file):
+        if within := sorted(folder.glob(f"*/{RECORD}")):
+            raise UserError(f"{folder} holds several runs; allowed: one of them, as in {within[0].parent}")
         allowed = "a folder that fastcifar train wrote, or a run that an experiment kept, as in DIR/warm/seed-0"
         raise UserError(f"{folder} holds no run: {record_file.name} is missing; allowed: {allowed}")
     return folder

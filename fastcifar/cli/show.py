@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from fastcifar.cli.saved import run_folder
 from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.escape import shown
-from fastcifar.output import short_name
+from fastcifar.output import reserved, short_name, user_path
 from fastcifar.recipes import DEFAULT_RECIPE, label
 from fastcifar.recipes.declare import setting
 from fastcifar.report.figures import refuse_without_matplotlib
@@ -58,6 +58,7 @@ class AugmentationOptions(TrainingOptions):
         tuple[int, ...], arg(metavar="E [E ...]", help_behavior_hint=f"(default: the first {_FIRST_EPOCHS})")
     ] = setting((), at_least=1)
     """The epochs to draw, from 1."""
+    own: ClassVar[tuple[str, ...]] = ("out",)
     hidden: ClassVar[tuple[str, ...]] = (
         *("device", "threads", "parallel", "runs", "track", "quiet", "json", "synthetic_fallback"),
     )
@@ -90,8 +91,11 @@ class FilterOptions(CommandOptions):
     """Filters to draw at most, those with the largest weights."""
     weights: Annotated[str | None, arg(metavar="PATH", help_behavior_hint="(default: the run's)")] = None
     """Other weights for the run's network, such as those of one of its epochs."""
-    member: Annotated[int | None, arg(metavar="M", help_behavior_hint="(default: all)")] = setting(None, at_least=0)
-    """Of networks that were trained at once (ensemble.members): member M alone, from 0."""
+    member: Annotated[int | None, arg(metavar="M", help_behavior_hint="(default: that of --layer)")] = setting(
+        None, at_least=0
+    )
+    """Of networks that were trained at once (ensemble.members): those of member M, from 0. The first convolution of all
+    is member 0's."""
 
     def _check(self) -> None:
         super()._check()
@@ -125,14 +129,44 @@ def augmentations(args: Sequence[str]) -> int:
     recipe = options.settings
     options = options.resized_for(recipe)
     options.check(recipe)
-    epochs = options.epochs()
-    refuse_without_matplotlib()
+    options.epochs()
+    return _draw(options.out, partial(_augmentations, options))
 
+
+def filters(args: Sequence[str]) -> int:
+    """Run `fastcifar show filters`."""
+    options = parse(args, FilterOptions(), "fastcifar show filters")
+    if not options.run:
+        example = f"fastcifar show filters runs/{DEFAULT_RECIPE}-20250101-120000-0"
+        raise UserError(f"show filters needs the folder of a saved run, as in: {example}")
+    return _draw(options.out, partial(_filters, options, run_folder(options.run, "RUN")))
+
+
+def images(args: Sequence[str]) -> int:
+    """Run `fastcifar show images`."""
+    options = parse(args, ImagesOptions(), "fastcifar show images")
+    return _draw(options.out, partial(_images, options))
+
+
+def _draw(out: Path, picture: Callable[[], Mosaic]) -> int:
+    """Draw a picture in a file, which is sure to be written before the picture is made, and say what and where."""
+    refuse_without_matplotlib()
+    file = user_path(out, "--out")
+    with reserved(file.parent, shared=True):
+        mosaic = picture()
+        mosaic.save(file)
+    line = f"{shown(mosaic.title)}; drawn in {shown(file)}"
+    print(wrapped(line) if sys.stdout.isatty() else line)
+    return 0
+
+
+def _augmentations(options: AugmentationOptions) -> Mosaic:
     import torch
 
     from fastcifar.training import Trainer
     from fastcifar.training.seen import images_seen
 
+    recipe, epochs = options.settings, options.epochs()
     dataset = options.load(torch.device("cpu"))
     dataset.require_training_images()
     loading = replace(recipe.loading, workers=0)  # what is drawn does not depend on them
@@ -144,25 +178,16 @@ def augmentations(args: Sequence[str]) -> int:
     chosen = [each.number + 1 for each in trainer.timeline.epochs if each.visits is not None]
     if chosen and chosen[0] <= max(epochs):
         title += f"; from epoch {chosen[0]} on those of highest loss are chosen: here as if these were"
-    mosaic = Mosaic(
+    return Mosaic(
         title,
         rows=list(zip(*(seen[number - 1] for number in epochs), strict=True)),
         names=[f"{dataset.classes[labels[place]]}\nimage {place}" for place in places],
         heads=[f"epoch {number}\n{trainer.timeline.epochs[number - 1].stage.size} pixels" for number in epochs],
         absent="not\nvisited",
     )
-    return _save(mosaic, options.out)
 
 
-def filters(args: Sequence[str]) -> int:
-    """Run `fastcifar show filters`."""
-    options = parse(args, FilterOptions(), "fastcifar show filters")
-    if not options.run:
-        example = f"fastcifar show filters runs/{DEFAULT_RECIPE}-20250101-120000-0"
-        raise UserError(f"show filters needs the folder of a saved run, as in: {example}")
-    folder = run_folder(options.run, "RUN")
-    refuse_without_matplotlib()
-
+def _filters(options: FilterOptions, folder: Path) -> Mosaic:
     from torch import nn
 
     from fastcifar.training import load_run
@@ -174,15 +199,12 @@ def filters(args: Sequence[str]) -> int:
     name = next(iter(known)) if options.layer is None else options.layer
     if name not in known:
         raise UserError(f"--layer is {brief(name)}{did_you_mean(name, known)}; allowed: {', '.join(known)}")
-    of = f"{label(recipe)} on {short_name(record.dataset.name)}, seed {record.seed}: {name}"
-    return _save(_filters(known[name], of, options.filters), options.out)
+    member = "" if options.member is None else f", member {options.member}"
+    of = f"{label(recipe)} on {short_name(record.dataset.name)}, seed {record.seed}{member}: {name}"
+    return _tiles(known[name], of, options.filters)
 
 
-def images(args: Sequence[str]) -> int:
-    """Run `fastcifar show images`."""
-    options = parse(args, ImagesOptions(), "fastcifar show images")
-    refuse_without_matplotlib()
-
+def _images(options: ImagesOptions) -> Mosaic:
     import torch
 
     dataset = options.whole()
@@ -200,7 +222,7 @@ def images(args: Sequence[str]) -> int:
     blocks = max(1, round(math.sqrt(_ASPECT * len(rows) / (options.per_class + 1.5))))
     side = f", brought to {dataset.resized} pixels" if dataset.resized else ""
     title = f"{dataset.title}, {name}: {options.per_class} images of each of {len(rows)} classes{side}"
-    return _save(Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks), options.out)
+    return Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks)
 
 
 def _of_each_class(labels: Sequence[int]) -> list[int]:
@@ -213,7 +235,7 @@ def _of_each_class(labels: Sequence[int]) -> list[int]:
     return [place for *_, place in sorted(found)]
 
 
-def _filters(layer: nn.Conv2d, of: str, most: int) -> Mosaic:
+def _tiles(layer: nn.Conv2d, of: str, most: int) -> Mosaic:
     """Return the filters of a convolution as images: gray is 0."""
     import torch
 
@@ -260,19 +282,7 @@ def _split(dataset: Dataset, name: str | None) -> tuple[Split, str]:
 
 
 def _check_out(options: AugmentationOptions | FilterOptions | ImagesOptions) -> None:
-    """Refuse a picture that cannot be written, before anything is done for it."""
-    file, ends = options.out, " or ".join(FORMATS)
-    for fits, allowed in (
-        (file.suffix.lower() in FORMATS, f"a file whose name ends in {ends}"),
-        (file.parent.is_dir() and os.access(file.parent, os.W_OK), "a file in a folder that can be written to"),
-        (not file.is_dir(), "a file"),
-    ):
-        if not fits:
-            raise UserError(f"--out is {brief(str(file))}; allowed: {allowed}")
-
-
-def _save(mosaic: Mosaic, file: Path) -> int:
-    mosaic.save(file)
-    line = f"{shown(mosaic.title)}; drawn in {shown(file)}"
-    print(wrapped(line) if sys.stdout.isatty() else line)
-    return 0
+    """Refuse what is no picture's name."""
+    file = user_path(options.out, "--out")
+    if file.is_dir() or file.suffix.lower() not in FORMATS:
+        raise UserError(f"--out is {brief(str(file))}; allowed: a file whose name ends in {' or '.join(FORMATS)}")

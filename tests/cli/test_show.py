@@ -93,6 +93,28 @@ def test_filters_are_those_of_the_run(saved, drawn, capsys):
     assert f"{last}, the 2 filters of {len(weight)} with the largest weights" in capsys.readouterr().out
 
 
+def test_filters_of_networks_trained_at_once_are_the_first_members_or_those_that_are_named(drawn, tmp_path, capsys):
+    recipe = dataclasses.replace(DAVIDNET, epochs=1, ensemble=dataclasses.replace(DAVIDNET.ensemble, members=2))
+    train(recipe, make_synthetic(64, 10), device="cpu", eval_every=0).save(tmp_path / "two/seed-0")
+    run, layer = str(tmp_path / "two/seed-0"), "networks.1.stem.conv"
+    for words in (
+        [],
+        ["--member", "0"],
+        ["--member", "1"],
+        ["--layer", layer],
+        ["--member", "1", "--layer", layer[11:]],
+    ):
+        assert main(["show", "filters", run, *words]) == 0
+    first, zero, one, named, same = (mosaic for mosaic, _ in drawn)
+    for mosaic, other in ((first, zero), (named, same)):
+        for row, alike in zip(mosaic.rows, other.rows, strict=True):
+            np.testing.assert_array_equal(np.stack(row), np.stack(alike))
+    assert ", seed 0: networks.0." in first.title and ", seed 0, member 1: " in one.title
+    capsys.readouterr()
+    assert main(["show", "filters", str(tmp_path / "two")]) == 2
+    assert capsys.readouterr().err == f"fastcifar: {run[:-7]} holds several runs; allowed: one of them, as in {run}\n"
+
+
 def test_layers_that_are_not_there_are_refused(saved, capsys):
     _, model, _ = load_run(saved / "conv")
     name = next(name for name, each in model.named_modules() if isinstance(each, torch.nn.Conv2d))
@@ -144,3 +166,22 @@ def test_refusals_come_first_and_need_no_torch(without_torch, capsys, tmp_path, 
         assert main(["show", *words]) == 2
         assert "pip install 'fastcifar[plot]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("few_images")
+def test_pictures_are_drawn_in_new_folders_and_in_the_home_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["show", "images", "--dataset", "synthetic", "--per-class", "1"]
+    assert main([*words, "-o", "~/new/a.png"]) == 0
+    assert capsys.readouterr().out.endswith(f"drawn in {tmp_path}/new/a.png\n") and (tmp_path / "new/a.png").is_file()
+    assert main([*words, "--split", "val", "-o", "~/other/deep/a.png"]) == 2
+    assert main([*words, "-o", "~/new/a.png/b.png"]) == 2
+    assert "output folder ~/new/a.png cannot be made: ".replace("~", str(tmp_path)) in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+def test_help_begins_with_what_is_drawn_and_where(capsys):
+    assert main(["show", "augmentations", "--help"]) == 0
+    options = capsys.readouterr().out.split("Options:\n")[1].split("Run:")[0]
+    assert options.startswith("  -o, --out FILE.png|.svg")
+    assert "--images N" in options and "--at-epochs E" in options

@@ -239,6 +239,41 @@ def test_lines_beyond_the_ten_colors_are_dashed():
     assert [axes.lines[color].get_linestyle() for color in (0, 9, 10)] == ["-", "-", "--"]
 
 
+def test_a_dash_that_is_given_means_one_thing_and_marks_tell_the_colors_that_come_again_apart():
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().add_subplot()
+    for color in range(40):
+        for dash in (0, 1):
+            Figure._draw(axes, Line([1, 2], [1.0, 2.0], color, dash=dash))
+    assert [(line.get_linestyle(), line.get_fillstyle()) for line in axes.lines] == [("-", "full"), ("--", "none")] * 40
+    assert len({(line.get_color(), line.get_marker()) for line in axes.lines}) == 40
+
+
+@pytest.mark.parametrize("y", [[2.0], [None, 2.0]])
+def test_the_band_of_one_point_is_a_bar(y):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure as Canvas
+
+    axes = Canvas().add_subplot()
+    Figure._draw(axes, Line(range(len(y)), y, 0, band=[(1.0, 3.5)] * len(y)))
+    (bar,) = axes.containers[0].lines[2][0].get_segments()
+    assert bar.tolist() == [[len(y) - 1, 1.0], [len(y) - 1, 3.5]]
+
+
+def test_points_at_one_place_are_drawn_beside_one_another():
+    pytest.importorskip("matplotlib")
+    lines = tuple(Line([1], [2.0], color, band=[(1.0, 3.0)], aside=10 * color) for color in (0, 1))
+    with Figure("epoch", "loss", lines)._canvas() as canvas:
+        canvas.draw_without_rendering()
+    marks = [bars.lines[0] for bars in canvas.axes[0].containers]
+    bars = [bars.lines[2][0] for bars in canvas.axes[0].containers]
+    for one, two in (marks, bars):
+        (left, low), (right, high) = (each.get_transform().transform((1, 2)) for each in (one, two))
+        assert (right - left, high - low) == pytest.approx((10 / 72 * canvas.dpi, 0))
+
+
 @pytest.mark.parametrize("scale", [{}, {"log": True}, {"log_y": True}, {"accuracies": True}])
 @pytest.mark.parametrize("y", [[None, None], [0.0, None], []])
 def test_lines_without_a_point_to_show_are_a_figure_too(tmp_path, scale, y):

@@ -15,6 +15,7 @@ from fastcifar.report.figures import Figure
 from fastcifar.report.plots import STEMS, _targets, draw_runs, run_figures
 from fastcifar.report.runs import Runs
 from fastcifar.report.statistics import summarize
+from fastcifar.report.summary import row_names
 
 FIRST = ((0.3, 4.0), (0.62, 8.0), (0.91, 12.0)), ((0.4, 5.0), (0.55, 9.0), (0.89, 14.0))
 """Accuracies and seconds, epoch by epoch, of two runs."""
@@ -86,6 +87,23 @@ def test_axes_have_units_and_titles_say_recipe_data_n_and_hardware(runs):
         assert labels == ["davidnet, n=2", "other, n=1"]
         assert {line.color for line in figure.lines} == {0, 1}
     assert "(solid: test, dashed: training)" in two["loss-by-epoch"].title
+    short = run_figures([runs([run[:1] for run in FIRST], name) for name in ("davidnet", "other")])["loss-by-epoch"]
+    assert "(filled marks: test, empty: training)" in short.title and all(map(any, (each.band for each in bold(short))))
+    first, *_, last = short.lines
+    assert first.aside == -last.aside < 0 and not any(line.aside for line in two["loss-by-epoch"].lines)
+
+
+def test_of_many_groups_each_has_a_name_and_a_split_its_dash(runs):
+    groups = [runs(FIRST[:1], name) for name in ("a" * 90, "a" * 91, *map(str, range(20)))]
+    figures = run_figures(groups)
+    for figure in figures.values():
+        labels = [line.label for line in figure.lines if line.label]
+        assert labels == row_names(groups) and len(set(labels)) == 22
+    lines = figures["loss-by-epoch"].lines
+    assert [line.dash for line in lines] == [0, 1] * 22 and [line.color for line in lines[::2]] == [*range(22)]
+    assert {line.dash for line in figures["accuracy-by-epoch"].lines} == {None}
+    bars = run_figures([runs([[(0.9 + place / 1000, 1.0)] for place in range(5)])] * 40)["accuracy-histogram"].lines
+    assert len({(line.color % 10, line.dash % 4) for line in bars}) == 40  # no marks tell these apart
 
 
 def test_what_has_no_labels_is_not_drawn_and_validation_images_are_called_so(runs, new_record):
@@ -172,15 +190,19 @@ def test_a_histogram_needs_five_runs(runs):
     assert line.color == 0 and figure.title.split("\n")[2] == "n=5; an abacus (1 thread)"
 
 
-def test_files_are_in_place_of_those_of_an_earlier_call_and_others_stay(monkeypatch, tmp_path):
+def test_files_of_the_same_names_are_replaced_and_others_stay(monkeypatch, tmp_path):
     pytest.importorskip("matplotlib")
-    for name in ("accuracy-histogram.png", "notes.png"):
-        (tmp_path / name).write_text("")
+    for name in ("loss-by-epoch.svg", "accuracy-histogram.png", "notes.png"):
+        (tmp_path / name).write_text("mine")
     monkeypatch.setattr(plots, "run_figures", lambda groups: {"loss-by-epoch": Figure("x", "y", ())} if groups else {})
     files = draw_runs([Runs("any", ())], tmp_path)
     names = [f"loss-by-epoch.{form}" for form in ("png", "svg", "pdf")]
     assert [file.name for file in files] == names
-    assert {file.name for file in tmp_path.iterdir()} == {*names, "notes.png"}
+    kept = {file.name for file in tmp_path.iterdir() if file.read_bytes() == b"mine"}
+    assert kept == {"accuracy-histogram.png", "notes.png"} and {file.name for file in tmp_path.iterdir()} == {
+        *names,
+        *kept,
+    }
     with pytest.raises(UserError, match=r"^no run is finished; allowed: runs with an epoch or more$"):
         draw_runs([], tmp_path)
 
