@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from typing import Any
 
 from fastcifar.escape import shown
@@ -20,6 +22,8 @@ _DIFFERENCES = 3
 """The most differences between runs of one name that a line shows."""
 _LONGEST = 60
 """The most characters of a name or a value in a table."""
+_LONGEST_UNIQUE = 48
+"""The most characters of a name that tells groups apart, before its number: a legend adds a few."""
 
 
 def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS[0]) -> list[str]:
@@ -43,8 +47,8 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
         lines.append(f"times are of several devices: {', '.join(shown(name, _LONGEST) for name in devices)}")
     if runs.failed:
         first = runs.failed[0]
-        count = f"{len(runs.failed)} run{'s' * (len(runs.failed) > 1)} failed"
-        lines.append(f"{count}, which are in no other number (seed {first.seed}: {shown(first.reason, 200)})")
+        failed = f"{len(runs.failed)} run{'s' * (len(runs.failed) > 1)} failed"
+        lines.append(f"{failed}, which are in no other number (seed {first.seed}: {shown(first.reason, 200)})")
     at_target = None if target is None else runs.at_target(target, metric)
     return lines + ([] if at_target is None else target_lines(at_target))
 
@@ -66,8 +70,8 @@ def summary_tables(groups: Sequence[Runs], target: float | None = None, metric: 
     """Return a table with a row for each of several `Runs`: `metric` and the means of the stopwatches; with `target`
     also one of how they compare with it."""
     rows, compared = [], []
-    for runs in groups:
-        name, summary = row_name(runs), runs.summary(metric)
+    for name, runs in zip(row_names(groups), groups, strict=True):
+        summary = runs.summary(metric)
         cells = ["-"] * 4
         if summary is not None:
             _, std, _, least, most = _cells(metric, summary, runs.values(metric))
@@ -93,9 +97,24 @@ def summary_tables(groups: Sequence[Runs], target: float | None = None, metric: 
 def row_name(runs: Runs) -> str:
     """Return the name of `runs` with what sets them apart from others of that name."""
     first = list(runs.differs.items())[:_DIFFERENCES]
-    words = [f"{name.removeprefix('recipe.')} {shown(value, _LONGEST)}" for name, value in first]
+    words = [f"{shown(name.removeprefix('recipe.'), _LONGEST)} {shown(value, _LONGEST)}" for name, value in first]
     more = len(runs.differs) - len(words)
-    return ", ".join([shown(runs.name, _LONGEST), *words, *([f"and {more} more differences"] if more else [])])
+    words += [f"and {more} more difference{'s' * (more > 1)}"] if more else []
+    return ", ".join([shown(runs.name, _LONGEST), *words])
+
+
+def row_names(groups: Sequence[Runs]) -> list[str]:
+    """Return a name for each of `groups` that no other has, short enough for a legend: `row_name`, cut where it is
+    long, with a number where it would be that of several."""
+    names = [shown(row_name(runs), _LONGEST_UNIQUE) for runs in groups]
+    counts = Counter(names)
+    taken, found = {name for name in names if counts[name] == 1}, []
+    for name in names:
+        if counts[name] > 1:
+            name = next(each for number in count(1) if (each := f"{name} #{number}") not in taken)
+            taken.add(name)
+        found.append(name)
+    return found
 
 
 def heading(runs: Runs) -> str:

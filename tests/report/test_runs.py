@@ -11,12 +11,14 @@ import sys
 import warnings
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fastcifar.errors import Notice, UserError
 from fastcifar.recipes import Recipe, change
 from fastcifar.record import DeviceFacts, Versions
-from fastcifar.report.runs import read_runs
-from fastcifar.report.summary import summary_data, summary_lines, summary_tables
+from fastcifar.report.runs import Runs, read_runs
+from fastcifar.report.summary import heading, row_names, summary_data, summary_lines, summary_tables
 
 ACCURACIES = [0.941, 0.9395, 0.9425, 0.938]
 
@@ -166,6 +168,26 @@ def test_a_failed_run_is_counted_where_it_belongs(lines, tmp_path):
     assert [row[1:4] for row in found.rows] == [("1", "1", "90.00%"), ("1", "1", "10.00%"), ("0", "2", "-")]
     assert [row[1:3] for row in compared.rows] == [("0 of 1", "0.0%")] * 2
     assert [row[0] for row in found.rows][1:] == ["davidnet, optimizer.lr 0.5", "davidnet, optimizer.lr 9.0"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            Runs, st.text("a #12", max_size=3), st.just(()), differs=st.dictionaries(st.text(), st.text(max_size=70))
+        )
+    )
+)
+def test_groups_have_names_of_their_own_that_fit_a_legend(groups):
+    names = row_names(groups)
+    assert len(set(names)) == len(names) == len(groups) and all(len(name) < 60 for name in names)
+
+
+def test_groups_that_differ_in_what_a_name_has_no_room_for_are_numbered():
+    one, other = groups = [Runs("a", (), differs={**dict.fromkeys("xyz", 1), "w": each}) for each in (1, 2)]
+    name = "a, x 1, y 1, z 1, and 1 more difference"
+    assert row_names(groups) == [f"{name} #1", f"{name} #2"] and row_names([other]) == [name]
+    assert [row[0] for row in summary_tables(groups)[0].rows] == row_names(groups)
+    assert heading(one) == f"{name}, n=0"
 
 
 DAMAGES = [
