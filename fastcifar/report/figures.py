@@ -22,7 +22,7 @@ FORMATS = ("png", "svg", "pdf")
 _LONGEST, _LONGEST_LABEL, _LONGEST_NAME, _WIDTH = 200, 70, 50, 80
 """Characters of a title's line, of a name in the legend, of any other text, and of a title's width; longer ones would
 leave the lines no room."""
-_COLORS = (
+COLORS = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
 )
 """Ten colors that people with any kind of color blindness tell apart (Petroff 2021, "Accessible color sequences for
@@ -35,7 +35,7 @@ _MOST_MARKS = 20
 _BLACK, _OWN = "#000000", "currentColor"
 _DASHES = ("-", "--", ":", "-.")
 _FILLS = ("full", "none", "left", "bottom")
-"""How much of a mark is filled on a line that is dashed so by `Line.dash`."""
+"""How much of a mark is filled on a line of each `Line.dash`."""
 _MOST_ROWS, _HALF_LABEL = 6, 32
 """Names in a column of the legend; more are in two, if none has more characters than the second number."""
 _USUAL_ROWS = 2
@@ -73,8 +73,8 @@ class Line:
     x: Sequence[float]
     y: Sequence[float | None]
     color: int
-    """Place in the cycle of ten colors and their marks, and from 10, 20 and 30 on dashed in another way each: lines
-    that belong together share it."""
+    """Place in the cycle of ten colors; from 10, 20 and 30 on they come again with other marks, and where `dash` is
+    None dashed in another way each. Lines that belong together share it."""
     label: str = ""
     """Its name in the legend; empty: not named."""
     faint: bool = False
@@ -88,10 +88,11 @@ class Line:
     level: Sequence[tuple[float, float] | None] = ()
     """For each point the interval of x that a level bar shows, likewise."""
     band: Sequence[tuple[float, float] | None] = ()
-    """For each point the least and the largest y of a pale band about the line, None: no band there; none where
-    empty."""
-    dash: int = 0
-    """From 1 to 3: another way to dash it, by which lines of one color are told apart."""
+    """For each point the least and the largest y of a pale band about the line, None: no band there; of a line of
+    one point, which a band would not show, the ends of a bar. None where empty."""
+    dash: int | None = None
+    """From 0 to 3: a way to dash it, whatever its color, and to fill its marks, by which lines of one color are told
+    apart. None: dashed by its color."""
     bare: bool = False
     """Without the marks of its color: a curve that is computed, or a bound."""
     area: bool = False
@@ -160,22 +161,11 @@ class Figure:
     @contextlib.contextmanager
     def _canvas(self) -> Iterator[Any]:
         """Give matplotlib's figure, drawn."""
-        refuse_without_matplotlib()
-        import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
-
-        with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
+        with drawing():
             yield self._drawn()
 
     def _drawn(self) -> Any:
         from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-        from matplotlib.ticker import (  # pyright: ignore[reportMissingImports]
-            FixedLocator,
-            LogLocator,
-            MaxNLocator,
-            NullFormatter,
-            NullLocator,
-        )
 
         labels = [line.label for line in (*self.lines, *self.right) if line.label]
         columns = 1 + (len(labels) > _MOST_ROWS and max(map(len, labels)) <= _HALF_LABEL)
@@ -198,6 +188,25 @@ class Figure:
             axes.set_title("\n".join(title), loc="left", fontsize="medium")  # its own wrapping reads "$" as mathematics
         axes.set_xlabel(shown(self.xlabel, _LONGEST_NAME))
         axes.set_ylabel(shown(self.ylabel, _LONGEST_NAME))
+        self._set_ticks(axes)
+        if self.y_range:
+            axes.set_ylim(*self.y_range)
+        _name(axes, notes, _NOTE_POINTS / 72 / (height - 1.2))
+        axes.grid(color="black", alpha=0.12)
+        if labels:
+            canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
+        return canvas
+
+    def _set_ticks(self, axes: Any) -> None:
+        """Give both axes their scales and ticks."""
+        from matplotlib.ticker import (  # pyright: ignore[reportMissingImports]
+            FixedLocator,
+            LogLocator,
+            MaxNLocator,
+            NullFormatter,
+            NullLocator,
+        )
+
         logs = [math.log10(y) for line in self.lines for y in line.y if y is not None and 0 < y < math.inf]
         if self.log_y and logs:
             axes.set_yscale("log")
@@ -225,13 +234,6 @@ class Figure:
         if any(line.area for line in self.lines):  # they count something
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylim(bottom=0)
-        if self.y_range:
-            axes.set_ylim(*self.y_range)
-        _name(axes, notes, _NOTE_POINTS / 72 / (height - 1.2))
-        axes.grid(color="black", alpha=0.12)
-        if labels:
-            canvas.legend(loc="outside upper left", frameon=False, ncols=columns)
-        return canvas
 
     @staticmethod
     def _scale(axes: Any) -> None:
@@ -252,9 +254,10 @@ class Figure:
     def _draw(axes: Any, line: Line, level: bool = False) -> None:
         kept = [(place, y) for place, y in enumerate(line.y) if y is not None]
         x, y = [line.x[place] for place, _ in kept], [y for _, y in kept]
-        place, dashes = line.color % len(_COLORS), _DASHES[(line.color // len(_COLORS) + line.dash) % len(_DASHES)]
-        style: dict[str, Any] = {"color": _COLORS[place], "linestyle": dashes, "label": _label(line.label)}
-        mark = {"marker": _MARKS[place], "fillstyle": _FILLS[line.dash % len(_FILLS)]}
+        again, place = divmod(line.color, len(COLORS))
+        dashes = _DASHES[(again if line.dash is None else line.dash) % len(_DASHES)]
+        style: dict[str, Any] = {"color": COLORS[place], "linestyle": dashes, "label": _label(line.label)}
+        mark = {"marker": _MARKS[(place + again) % len(_MARKS)], "fillstyle": _FILLS[(line.dash or 0) % len(_FILLS)]}
         if line.faint:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
@@ -266,13 +269,13 @@ class Figure:
             style |= {**mark, "markersize": 4, "markevery": (place % every, every)}
         if line.area:
             axes.fill_between(x, 0, y, color=style["color"], alpha=0.2, linewidth=0)
-        bars = {}
-        for axis, given in (("xerr" if level else "yerr", line.intervals), ("xerr", line.level)):
+        bars, of_point = {}, line.band if len(kept) == 1 else ()
+        for axis, given in (("xerr" if level else "yerr", line.intervals), ("xerr", line.level), ("yerr", of_point)):
             intervals = [given[place] or (math.nan, math.nan) for place, _ in kept] if given else []
             if not all(math.isnan(low) for low, _ in intervals):
                 pairs = zip(x if axis == "xerr" else y, intervals, strict=True)
                 bars[axis] = list(zip(*((mean - low, high - mean) for mean, (low, high) in pairs), strict=True))
-        if line.band:
+        if line.band and not of_point:
             lows, highs = zip(*(line.band[place] or (math.nan, math.nan) for place, _ in kept), strict=True)
             axes.fill_between(x, lows, highs, color=style["color"], alpha=0.15, linewidth=0)
         if line.bars:
@@ -281,6 +284,18 @@ class Figure:
             axes.errorbar(x, y, **bars, capsize=3, **style)
         else:
             axes.plot(x, y, **style)
+
+
+@contextlib.contextmanager
+def drawing() -> Iterator[None]:
+    """Have matplotlib draw texts as they are, and files that are the same each time, while the block runs. Raises
+    UserError where it is missing."""
+    refuse_without_matplotlib()
+    import matplotlib  # pyright: ignore[reportMissingImports]  (an extra)
+
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of a script that matplotlib's has not
+        yield
 
 
 def refuse_without_matplotlib() -> None:
@@ -303,7 +318,7 @@ def _name(axes: Any, lines: Sequence[Line], gap: float) -> None:
     for height, (_, place) in zip(_apart([each for each, _ in named], gap), named, strict=True):
         line = lines[place]
         leader = {"arrowstyle": "-", "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 4}
-        leader["color"] = _COLORS[line.color % len(_COLORS)]
+        leader["color"] = COLORS[line.color % len(COLORS)]
         where = {"xytext": (1.03, height), "textcoords": "axes fraction", "va": "center", "annotation_clip": False}
         axes.annotate(shown(line.note, _LONGEST_NAME), ends[place], **where, arrowprops=leader, fontsize="x-small")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from fastcifar.escape import shown
 from fastcifar.output import write_whole
-from fastcifar.report.figures import refuse_without_matplotlib
+from fastcifar.report.figures import drawing
 
 MOST = 20
 """Images in a grid."""
@@ -37,13 +36,10 @@ def save_grid(
 
     Raises UserError where matplotlib is missing or the file cannot be written.
     """
-    refuse_without_matplotlib()
-    from matplotlib import rc_context  # pyright: ignore[reportMissingImports]  (an extra)
-    from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-
     rows = -(-len(images) // _COLUMNS)
-    with rc_context({"text.parse_math": False, "text.usetex": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+    with drawing():
+        from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]  (an extra)
+
         canvas = Canvas(figsize=(1.8 * _COLUMNS, 2.2 * rows), layout="constrained")
         cells = canvas.subplots(rows, _COLUMNS, squeeze=False).flat
         for axes in cells:

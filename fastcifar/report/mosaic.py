@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
 from fastcifar.output import write_whole
-from fastcifar.report.figures import refuse_without_matplotlib
+from fastcifar.report.figures import drawing
 
 FORMATS = (".png", ".svg")
 _DPI = 100
@@ -54,15 +52,10 @@ class Mosaic:
         Raises UserError where matplotlib is missing, for a picture of too many pixels, and where the file cannot be
         written.
         """
-        refuse_without_matplotlib()
-        from matplotlib import rc_context  # pyright: ignore[reportMissingImports]  (an extra)
-        from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]
-
         kind, where = file.suffix.lower()[1:], self._layout()
-        style: dict[Any, Any] = {"text.parse_math": False, "text.usetex": False}
-        style |= {"svg.hashsalt": "fastcifar", "svg.fonttype": "none"}
-        with rc_context(style), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        with drawing():
+            from matplotlib.figure import Figure as Canvas  # pyright: ignore[reportMissingImports]  (an extra)
+
             canvas = Canvas(figsize=(where.width / _DPI, where.height / _DPI), dpi=_DPI)
             axes = canvas.add_axes((0, 0, 1, 1))
             axes.axis("off")

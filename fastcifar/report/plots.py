@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
 from fastcifar.record import EpochRow, RunRecord
-from fastcifar.report.figures import FORMATS, Figure, Line
+from fastcifar.report.figures import COLORS, Figure, Line
 from fastcifar.report.runs import Runs
 from fastcifar.report.statistics import summarize
 from fastcifar.report.summary import data_words, row_name
@@ -33,6 +32,8 @@ _HIGH = range(90, 100)
 _LONGEST = 50
 """Characters of a name in a title."""
 _AXES = {"epoch": "epoch", "seconds": "train_seconds [s]"}
+_LINES, _POINTS = ("solid", "dashed", "dotted"), ("filled marks", "empty", "half filled")
+"""How lines of the first, second and third split are drawn, and where each is but a point."""
 _SPLITS = {"test": "test", "val": "validation", "train": "training"}
 STEMS = (
     *("accuracy-by-epoch", "loss-by-epoch", "accuracy-by-seconds", "loss-by-seconds", "time-to-accuracy"),
@@ -53,16 +54,13 @@ class _Group:
 
 
 def draw_runs(groups: Sequence[Runs], folder: Path) -> list[Path]:
-    """Save the figures of runs in `folder`, in place of those of an earlier call, and return the paths. Raises
-    UserError where matplotlib is missing, no run is finished or a file cannot be written."""
+    """Save the figures of runs in `folder`, in place of files of their names, and return the paths. Other files there
+    may be the user's own, and stay. Raises UserError where matplotlib is missing, no run is finished or a file cannot
+    be written."""
     figures = run_figures(groups)
     if not figures:
         raise UserError("no run is finished; allowed: runs with an epoch or more")
-    files = [file for stem, figure in figures.items() for file in figure.save(folder / stem)]
-    for left in {folder / f"{stem}.{form}" for stem in STEMS for form in FORMATS}.difference(files):
-        with suppress(OSError):  # it is not there, or stays
-            left.unlink()
-    return files
+    return [file for stem, figure in figures.items() for file in figure.save(folder / stem)]
 
 
 def run_figures(groups: Sequence[Runs]) -> dict[str, Figure]:
@@ -94,19 +92,24 @@ def _curves(groups: Sequence[_Group], measure: str, splits: Sequence[str], by: s
     records = [record for group in groups for record in group.records]
     splits = [split for split in splits if any(_points(records, f"{split}_{measure}"))]
     words = [_split_name(split, records) for split in splits]
+    has_groups, has_splits = len(groups) > 1, len(splits) > 1  # the legend names the former, else the latter
     lines: list[Line] = []
     for group in groups:
-        own = [split for split in splits if any(_points(group.records, f"{split}_{measure}"))]
-        for split in own:
-            dash, is_first = splits.index(split), split == own[0]
-            label = (words[dash] if len(words) > 1 else "") if len(groups) == 1 else group.label if is_first else ""
-            has_singles = is_first and len(group.records) > 1 and len(records) <= _MOST_FAINT
+        first = next((split for split in splits if any(_points(group.records, f"{split}_{measure}"))), None)
+        for place, split in enumerate(splits):
+            dash = place if has_splits else None
+            if has_groups:
+                label = group.label if split == first else ""
+            else:
+                label = words[place] if has_splits else ""
+            has_singles = split == first and len(group.records) > 1 and len(records) <= _MOST_FAINT
             for record in group.records if has_singles else ():
-                lines += _mean(group, [record], f"{split}_{measure}", by, factor, faint=True)
+                lines += _mean(group, [record], f"{split}_{measure}", by, factor, dash=dash, faint=True)
             lines += _mean(group, group.records, f"{split}_{measure}", by, factor, label, dash)
-    which = ", ".join(f"{style}: {word}" for style, word in zip(("solid", "dashed", "dotted"), words, strict=False))
-    what = f"{measure.capitalize()} by {by}" + (f" ({which})" if len(words) > 1 and len(groups) > 1 else "")
-    name = f"{words[0]} {measure}" if len(words) == 1 else measure
+    styles = _LINES if any(len(line.x) > 1 for line in lines) else _POINTS
+    which = ", ".join(f"{style}: {word}" for style, word in zip(styles, words, strict=False))
+    what = f"{measure.capitalize()} by {by}" + f" ({which})" * (has_groups and has_splits)
+    name = measure if has_splits or not words else f"{words[0]} {measure}"
     limits = _limits(lines, 100 if measure == "accuracy" else math.inf)
     return Figure(_AXES[by], f"{name} [{unit}]", tuple(lines), y_range=limits, title=_title(what, groups))
 
@@ -126,7 +129,7 @@ def _mean(
     by: str,
     factor: float,
     label: str = "",
-    dash: int = 0,
+    dash: int | None = None,
     faint: bool = False,
 ) -> Iterator[Line]:
     """Give the line through the mean of a number over the runs that have it, epoch by epoch, with its interval; of
@@ -164,19 +167,20 @@ def _times(groups: Sequence[_Group]) -> Figure:
     targets = _targets(min(reached), max(reached)) if reached else []
     lines = []
     for group in groups:
-        label = group.label if len(groups) > 1 else "end of the first epoch at this accuracy or above"
         found = {target: [_first(record, target) for record in group.records] for target in targets}
         # A mean of the runs that got there alone would flatter the group.
         times = {target: summarize(known) for target, each in found.items() if len(known := _known(each)) == len(each)}
+        of_times, of_end = "end of the first epoch at this accuracy or above", _end(group.records)
+        if len(groups) > 1:  # its name is said once
+            of_times, of_end = group.label, "" if times else group.label
         if times:
             means, intervals = [each.mean for each in times.values()], [each.interval for each in times.values()]
-            lines.append(Line(list(times), means, group.color, label, intervals=intervals))
+            lines.append(Line(list(times), means, group.color, of_times, intervals=intervals))
         accuracies = _known(map(_final, group.records))
         if len(accuracies) == len(group.records):
             accuracy, seconds = summarize(accuracies), summarize([record.train_seconds for record in group.records])
-            label = ("" if times else group.label) if len(groups) > 1 else _end(group.records)
             how = {"intervals": [seconds.interval], "level": [accuracy.interval], "marks": True}
-            lines.append(Line([accuracy.mean], [seconds.mean], group.color, label, **how))
+            lines.append(Line([accuracy.mean], [seconds.mean], group.color, of_end, **how))
     what = "Time to accuracy, by the ends of epochs" + f"; large marks: {_end(records)}" * (len(groups) > 1)
     most = max((y for line in lines for y in line.y if y is not None), default=0)
     ends = [each[1] for line in lines for each in line.intervals if each]
@@ -192,9 +196,10 @@ def _histogram(groups: Sequence[_Group]) -> Figure:
     bars = [[math.floor(each / width + _ROUNDING) for each in accuracies] for _, accuracies in found]
     every = range(min(map(min, bars), default=0), max(map(max, bars), default=0) + 1)
     lines = []
-    for dash, ((group, _), own) in enumerate(zip(found, bars, strict=True)):
+    for (group, _), own in zip(found, bars, strict=True):
         x = [width * bar for bar in (*every, every.stop) for _ in range(2)]
         y = [0, *(own.count(bar) for bar in every for _ in range(2)), 0]
+        dash = group.color + group.color // len(COLORS)  # there are no marks to tell them apart in gray
         lines.append(Line(x, y, group.color, group.label if len(found) > 1 else "", area=True, dash=dash))
     drawn = [group for group, _ in found]
     records = [record for group in drawn for record in group.records]
