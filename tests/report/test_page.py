@@ -197,11 +197,11 @@ def test_of_images_without_labels_none_is_hard_and_nothing_is_calibrated(runs, t
 
 
 def test_calibration_is_in_each_groups_own_color_and_says_every_ece(runs, tested):
-    name = "a name that is as long as names of groups are: 48"
+    (name,) = row_names([Runs("n" * 99, ())])
     (group, other), answers = tested[0].groups, tested[0]
-    groups = group, dataclasses.replace(other, name=name[:48])
+    groups = group, dataclasses.replace(other, name=f"{name} #99")
     found = calibration(dataclasses.replace(answers, groups=groups), "a")
-    assert [row[0] for row in found["calibration"].rows] == ["davidnet", name[:48]]
+    assert [row[0] for row in found["calibration"].rows] == ["davidnet", f"{name} #99"]
     eces = [f"ECE {each.calibration.ece:.2%}" for each in groups]
     assert [row[2] for row in found["calibration"].rows] == [each.removeprefix("ECE ") for each in eces]
     assert all(f"{each.name}: {ece}" in found["reliability"] for each, ece in zip(groups, eces, strict=True))

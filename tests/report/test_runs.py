@@ -191,6 +191,9 @@ def test_groups_that_differ_in_what_a_name_has_no_room_for_are_numbered():
     assert row_names(groups) == [f"{name} #1", f"{name} #2"] and row_names([other]) == [name]
     assert [row[0] for row in summary_tables(groups)[0].rows] == row_names(groups)
     assert heading(one) == f"{name}, n=0"
+    longer = dataclasses.replace(one, differs={"recipe.a": "b" * 9, "recipe.c": "d" * 9, "recipe.e": "f" * 50})
+    assert row_names([longer]) == ["a, a bbbbbbbbb, c ddddddddd, and 1 more difference"]
+    assert row_names([dataclasses.replace(one, name="n" * 99)]) == ["n" * 51 + "…"]
 
 
 DAMAGES = [
