@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -17,27 +18,35 @@ class GroupAnswers:
     """What the runs of a group say of test images. Their logits, which may be gigabytes, are not kept."""
 
     name: str
+    color: int
+    """That of the group in all figures: its place among all groups."""
     answers: np.ndarray
     """The predicted classes, `[runs, N]`."""
     probabilities: np.ndarray
     """Of each class, the sum over the runs: `[N, classes]`."""
     losses: np.ndarray
     """Log-loss in nats, the sum over the runs: `[N]`; 0 where an image has no label."""
-    calibration: Calibration | None
-    """Each number's mean over the runs; None where no image has a label."""
+    calibrations: tuple[Calibration, ...]
+    """Of each run; none where no image has a label."""
 
     @classmethod
-    def of(cls, name: str, logits: np.ndarray, labels: np.ndarray) -> GroupAnswers:
-        """Return it for logits `[runs, N, classes]` and labels `[N]`, -1 where an image has none."""
-        labeled = np.flatnonzero(labels >= 0)
-        probabilities, losses = np.zeros(logits.shape[1:]), np.zeros(len(labels))
-        for member in logits:
-            log_probs = log_probabilities(member)
-            probabilities += np.exp(log_probs)
-            losses[labeled] -= log_probs[labeled, labels[labeled]]
-        found = [calibrate(member[labeled], labels[labeled]) for member in logits if len(labeled)]
-        answers = np.stack([member.argmax(1) for member in logits])
-        return cls(name, answers, probabilities, losses, mean_calibration(found) if found else None)
+    def of(cls, name: str, color: int, logits: np.ndarray, labels: np.ndarray) -> GroupAnswers:
+        """Return it for one run's logits `[N, classes]` and labels `[N]`, -1 where an image has none."""
+        labeled, losses, log_probs = np.flatnonzero(labels >= 0), np.zeros(len(labels)), log_probabilities(logits)
+        losses[labeled] = -log_probs[labeled, labels[labeled]]
+        found = (calibrate(logits[labeled], labels[labeled]),) if len(labeled) else ()
+        return cls(name, color, logits.argmax(1)[None], np.exp(log_probs), losses, found)
+
+    def __add__(self, other: GroupAnswers) -> GroupAnswers:
+        """Return that of the runs of both, which are of one group."""
+        sums = self.probabilities + other.probabilities, self.losses + other.losses
+        answers = np.concatenate([self.answers, other.answers])
+        return GroupAnswers(self.name, self.color, answers, *sums, self.calibrations + other.calibrations)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """Each number's mean over the runs; None where no image has a label."""
+        return mean_calibration(self.calibrations) if self.calibrations else None
 
 
 @dataclass(frozen=True, eq=False)

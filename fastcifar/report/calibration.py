@@ -153,11 +153,15 @@ def mean_calibration(found: Sequence[Calibration]) -> Calibration:
     return Calibration(**means, reliability=sum(others, first))  # pyright: ignore[reportArgumentType]
 
 
-def reliability_figure(named: Mapping[str, Calibration], title: str) -> Figure:
-    """Return the reliability diagram of predictions by their names: the accuracy of those that are so sure."""
+def reliability_figure(named: Mapping[str, Calibration], title: str, colors: Sequence[int] = ()) -> Figure:
+    """Return the reliability diagram of predictions by their names: the accuracy of those that are so sure.
+
+    colors: those of the names, as in `Line`; by default each one's place, without gray.
+    """
     lines = [Line([0, 100], [0, 100], GRAY, "calibrated", bare=True)]
-    for color, (label, each) in enumerate(named.items()):
+    colors = colors or [place + (place >= GRAY) for place in range(len(named))]
+    for color, (label, each) in zip(colors, named.items(), strict=True):
         sure, right = zip(*each.reliability.points(), strict=True)
         percents = [100 * share for share in sure], [100 * share for share in right]
-        lines.append(Line(*percents, color + (color >= GRAY), f"{label}: ECE {each.ece:.2%}"))
+        lines.append(Line(*percents, color, f"{label}: ECE {each.ece:.2%}"))
     return Figure("confidence (%)", "accuracy (%)", tuple(lines), title=title)

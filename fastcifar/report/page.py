@@ -22,12 +22,14 @@ from fastcifar.record import RunRecord
 from fastcifar.report.agreement import HardImage
 from fastcifar.report.answers import Answers
 from fastcifar.report.calibration import reliability_figure
-from fastcifar.report.figures import Figure, refuse_without_matplotlib
+from fastcifar.report.figures import refuse_without_matplotlib
 from fastcifar.report.plots import run_figures
 from fastcifar.report.runs import STOPWATCHES, KeptRuns, Runs
-from fastcifar.report.summary import data_words, row_name
+from fastcifar.report.summary import data_words, row_names
 from fastcifar.report.tables import Table, percent
 
+MARK = '<meta name="generator" content="fastcifar report">'
+"""By which a page of ours is known, in its first lines."""
 IMAGES = 24
 """The most images that are shown as the hardest, and as the most confused."""
 _MOST_CLASSES = 20
@@ -67,9 +69,6 @@ def page(kept: KeptRuns, answers: Sequence[Answers], notes: Iterable[str], where
     def as_text(value: object) -> object:
         return value if isinstance(value, Markup) else shown(value)
 
-    def drawn(key: str, figure: Figure) -> Markup:
-        return Markup(figure.svg(key))
-
     folder = Path(__file__).parent
     style, script = (Markup((folder / f"page.{end}").read_text(encoding="utf-8")) for end in ("css", "js"))
     made = Environment(
@@ -80,31 +79,34 @@ def page(kept: KeptRuns, answers: Sequence[Answers], notes: Iterable[str], where
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    groups = [runs for runs in kept.groups if runs.records]
+    names = row_names(kept.groups)
+    every = [dataclasses.replace(runs, name=name) for runs, name in zip(kept.groups, names, strict=True)]
+    groups = [runs for runs in every if runs.records]
+    said = [
+        {
+            "what": each.what,
+            "runs": each.runs,
+            "missing": each.missing,
+            "hardest": [_thumbnail(each, image) for image in each.hardest(IMAGES)],
+            "confused": [_thumbnail(each, image) for image in each.most_confused(IMAGES)],
+            **calibration(each, f"reliability-{number}"),
+        }
+        for number, each in enumerate(answers)
+    ]
     return made.get_template("page.html.j2").render(
-        **{"style": style, "script": script},
+        **{"mark": Markup(MARK), "style": style, "script": script},
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        **_heading(kept.groups, where),
+        **_heading(every, where),
         notes=[*notes, *_left_out(kept)],
-        groups=groups_table(kept.groups),
-        single=runs_table(kept.groups) if sum(len(runs.records) for runs in groups) > len(groups) else None,
-        failed=[(row_name(runs), each.seed, each.reason) for runs in kept.groups for each in runs.failed],
-        figures=[drawn(key, figure) for key, figure in run_figures(kept.groups).items()],
+        groups=groups_table(every),
+        single=runs_table(every) if sum(len(runs.records) for runs in groups) > len(groups) else None,
+        failed=[(runs.name, each.seed, each.reason) for runs in every for each in runs.failed],
+        figures=[Markup(figure.svg(key)) for key, figure in run_figures(kept.groups).items()],
         differences=differences_table(groups),
         phases=phases(groups),
         confusions=[found for runs in groups if (found := confusion(runs)) is not None],
-        answers=[
-            {
-                "what": each.what,
-                "runs": each.runs,
-                "missing": each.missing,
-                "hardest": [_thumbnail(each, image) for image in each.hardest(IMAGES)],
-                "confused": [_thumbnail(each, image) for image in each.most_confused(IMAGES)],
-                "reliability": drawn(f"reliability-{number}", _reliability(each)) if _calibrated(each) else None,
-                "calibration": _calibration(each) if _calibrated(each) else None,
-            }
-            for number, each in enumerate(answers)
-        ],
+        answers=said,
+        pictured=[each for each in said if each["hardest"] or each["confused"]],
         environments=[environment(runs) for runs in groups],
     )
 
@@ -122,7 +124,7 @@ def groups_table(groups: Sequence[Runs]) -> Table:
         return None if (found := runs.summary(_metric(runs))) is None else percent(found)
 
     columns: dict[str, Callable[[Runs], str | None]] = {
-        "recipe": row_name,
+        "recipe": lambda runs: runs.name,
         "data": lambda runs: data_words(runs.records[0]) if runs.records else None,
         "n": lambda runs: str(len(runs.records)),
         "failed": lambda runs: str(len(runs.failed)) if any(each.failed for each in groups) else None,
@@ -143,7 +145,7 @@ def runs_table(groups: Sequence[Runs]) -> Table:
         return lambda row: None if (value := getattr(row[1], key)) is None else write.format(value)
 
     columns: dict[str, Callable[[tuple[Runs, RunRecord]], str | None]] = {
-        "recipe": lambda row: row_name(row[0]),
+        "recipe": lambda row: row[0].name,
         "started": number("started", "{}"),
         "seed": number("seed", "{}"),
         "accuracy": number("tta_accuracy", "{:.2%}"),
@@ -172,7 +174,7 @@ def differences_table(groups: Sequence[Runs]) -> Table | None:
     names = _all(name for each in facts for name in each)
     differing = [name for name in names if any(each.get(name) != facts[0].get(name) for each in facts)]
     rows = tuple((name, *(_written(each.get(name)) for each in facts)) for name in differing)
-    return Table("Fields that differ", ("field", *map(row_name, groups)), rows) if rows else None
+    return Table("Fields that differ", ("field", *(runs.name for runs in groups)), rows) if rows else None
 
 
 def _facts(record: RunRecord) -> dict[str, object]:
@@ -202,7 +204,7 @@ def phases(groups: Sequence[Runs]) -> list[dict[str, Any]]:
         names = _all(name for record in records for name in record.phases)
         means = {name: sum(record.phases.get(name, 0.0) for record in records) / len(records) for name in names}
         if means:
-            found.append((row_name(runs), len(records), means))
+            found.append((runs.name, len(records), means))
     longest = max((seconds for *_, means in found for seconds in means.values()), default=0.0) or 1.0
     return [
         {
@@ -235,7 +237,7 @@ def confusion(runs: Runs) -> dict[str, Any] | None:
         return None
     total = np.sum(matrices, 0)
     images = total.sum(1)
-    found = {"name": row_name(runs), "n": len(matrices), "images": f"{images.sum():,}", "classes": classes}
+    found = {"name": runs.name, "n": len(matrices), "images": f"{images.sum():,}", "classes": classes}
     shares = total / np.maximum(images, 1)[:, None]
     wrong = np.where(np.eye(len(classes), dtype=bool), 0.0, shares)
     if len(classes) > _MOST_CLASSES:
@@ -288,26 +290,24 @@ def _png(pixels: np.ndarray) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-def _calibrated(answers: Answers) -> dict[str, Any]:
-    return {group.name: group.calibration for group in answers.groups if group.calibration}
+def calibration(answers: Answers, key: str) -> dict[str, Any]:
+    """Return the reliability diagram, whose ids begin with `key`, and a table of groups; None where no image has a
+    label."""
+    from markupsafe import Markup
 
-
-def _reliability(answers: Answers) -> Figure:
-    runs = f"{answers.runs:,} run{'s' * (answers.runs > 1)}"
-    return reliability_figure(_calibrated(answers), f"Reliability: {answers.what}, predictions of {runs}")
-
-
-def _calibration(answers: Answers) -> Table:
+    found = {group: each for group in answers.groups if (each := group.calibration) is not None}
+    if not found:
+        return {"reliability": None, "calibration": None}
     rows = []
-    for group in answers.groups:
-        found = group.calibration
-        if found is not None:
-            scaled = (
-                (_NONE, _NONE) if found.temperature is None else (f"{found.scaled_ece:.2%}", f"{found.temperature:.3f}")
-            )
-            rows.append((group.name, str(len(group.answers)), f"{found.ece:.2%}", *scaled, f"{found.loss:.4f}"))
+    for group, each in found.items():
+        scaled = (_NONE, _NONE) if each.temperature is None else (f"{each.scaled_ece:.2%}", f"{each.temperature:.3f}")
+        rows.append((group.name, str(len(group.answers)), f"{each.ece:.2%}", *scaled, f"{each.loss:.4f}"))
     heads = ("recipe", "n", "ECE", "ECE with temperature", "temperature", "log-loss [nats]")
-    return Table("Calibration of single runs, means over the runs", heads, tuple(rows))
+    runs = f"{answers.runs:,} run{'s' * (answers.runs > 1)}"
+    named, colors = {group.name: each for group, each in found.items()}, [group.color for group in found]
+    figure = reliability_figure(named, f"Reliability: {answers.what}, predictions of {runs}", colors)
+    table = Table("Calibration of single runs, means over the runs", heads, tuple(rows))
+    return {"reliability": Markup(figure.svg(key)), "calibration": table}
 
 
 def environment(runs: Runs) -> dict[str, Any]:
@@ -329,7 +329,7 @@ def environment(runs: Runs) -> dict[str, Any]:
     }
     commands = _all(_command(record.command) for record in records if record.command)
     return {
-        "name": row_name(runs),
+        "name": runs.name,
         "facts": {name: values for name, values in facts.items() if any(values)},
         "commands": commands,
         "recipe": to_toml(recipe),
@@ -361,8 +361,8 @@ def _ranges(numbers: Iterable[int]) -> str:
 def _heading(groups: Sequence[Runs], where: Iterable[object]) -> dict[str, Any]:
     """Return the title, and a line on what is shown: where it lies, n, when and on what it ran."""
     records = [record for runs in groups for record in runs.records]
-    names, data = _all(map(row_name, groups)), _all(record.dataset.title for record in records)
-    what = names[0] if len(names) == 1 else f"{len(names):,} groups of runs"
+    data = _all(record.dataset.title for record in records)
+    what = groups[0].name if len(groups) == 1 else f"{len(groups):,} groups of runs"
     count = f"{len(records):,} run{'s' * (len(records) != 1)}"
     days = dict.fromkeys(pick(record.started[:10] for record in records) for pick in (min, max)) if records else {}
     facts = [f"{count} in {', '.join(map(str, where))}", " to ".join(days), "; ".join(_all(map(_device, records)))]

@@ -70,6 +70,9 @@ class Runs:
     """Runs that are in no other number."""
     differs: Mapping[str, object] = field(default_factory=dict)
     """In what they differ from others of the same name, as in {"versions.torch": "2.13.0"}."""
+    folders: tuple[Path, ...] = field(default=(), compare=False)
+    """Where each run is kept, as commands take it: its folder, or NAME where an experiment keeps NAME.json. A run whose
+    record alone was kept has none there. Empty for runs that are in no files."""
 
     def __repr__(self) -> str:
         accuracy = self.summary()
@@ -148,6 +151,7 @@ class _Kept:
     facts: Mapping[str, Any]
     """What must be the same for runs to belong together, by dotted names; of a failed run what is known of it."""
     record: RunRecord | None
+    folder: Path
     reason: str = ""
 
 
@@ -207,7 +211,7 @@ class _Reader:
             if type(seed) is not int or not 0 <= seed < 2**64:
                 self._damaged(f"{path}: seed is {str(seed)[:60]}; allowed: a whole number")
             else:
-                self._put(values, place, seed, "", f"{path}, seed {seed}")
+                self._put(values, place, seed, "", path.with_name(f"seed-{seed}"), f"{path}, seed {seed}")
 
     def _keep(self, path: Path, place: Path, seed: int | None, arm: str = "") -> None:
         """Read a file of one run."""
@@ -219,9 +223,10 @@ class _Reader:
         except (OSError, ValueError, RecursionError) as error:  # UserError is a ValueError
             self._damaged(f"cannot read {path}: {error}")
             return
-        self._put(values, place, seed, arm, str(path))
+        folder = path.parent if path.name == RECORD else path.with_suffix("")
+        self._put(values, place, seed, arm, folder, str(path))
 
-    def _put(self, values: dict[str, Any], place: Path, seed: int | None, arm: str, where: str) -> None:
+    def _put(self, values: dict[str, Any], place: Path, seed: int | None, arm: str, folder: Path, where: str) -> None:
         """Keep an outcome: the record of a run, or the reason why it failed."""
         reason = values.get("diverged", values.get("failed"))
         try:
@@ -230,12 +235,13 @@ class _Reader:
                 warnings.simplefilter("ignore", RenamedWarning)
                 if isinstance(reason, str) and seed is not None:
                     name, facts = _asked(values.get("run"), where)
-                    kept = _Kept(place, arm or name or place.name, seed, facts, None, reason)
+                    kept = _Kept(place, arm or name or place.name, seed, facts, None, folder, reason)
                 else:
                     record = _checked(RunRecord.from_json(values, where), where)
                     if seed is not None and not arm and record.seed != seed:
                         raise UserError(f"{where}: seed is {record.seed}; allowed: {seed}, as its folder says")
-                    kept = _Kept(place, arm or label(record.recipe), record.seed, _facts(record, bool(arm)), record)
+                    name, facts = arm or label(record.recipe), _facts(record, bool(arm))
+                    kept = _Kept(place, name, record.seed, facts, record, folder)
         except (UserError, RecursionError) as error:
             self._damaged(str(error))
             return
@@ -324,12 +330,13 @@ def _grouped(found: list[_Kept]) -> tuple[Runs, ...]:
     made = []
     for key, failures in failed.items():
         name, facts = first[key].name, first[key].facts
-        records = _once(name, [each.record for each in groups.get(key, ()) if each.record])
+        pairs = _once(name, [(each.record, each.folder) for each in groups.get(key, ()) if each.record])
+        records, folders = tuple(record for record, _ in pairs), tuple(folder for _, folder in pairs)
         seeds = {record.seed for record in records}
         left = {each.seed: FailedRun(each.seed, each.reason) for each in failures if each.seed not in seeds}
         alike = [other for other in first.values() if other.name == name]
         differs = {fact: value for fact, value in facts.items() if any(_differs(other, fact, value) for other in alike)}
-        made.append(Runs(name, records, tuple(left[seed] for seed in sorted(left)), differs))
+        made.append(Runs(name, records, tuple(left[seed] for seed in sorted(left)), differs, folders))
     return tuple(made)
 
 
@@ -353,10 +360,11 @@ def _agree(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     return all(facts.get(name, value) == value for name, value in known.items())
 
 
-def _once(name: str, records: list[RunRecord]) -> tuple[RunRecord, ...]:
-    """Return one record for each seed, the one that was started last: the same seed again says nothing new."""
-    by_seed = {record.seed: record for record in sorted(records, key=lambda record: record.started)}
-    if again := len(records) - len(by_seed):
+def _once(name: str, kept: list[tuple[RunRecord, Path]]) -> list[tuple[RunRecord, Path]]:
+    """Return one record for each seed, the one that was started last, and where its run is kept: the same seed again
+    says nothing new."""
+    by_seed = {pair[0].seed: pair for pair in sorted(kept, key=lambda pair: pair[0].started)}
+    if again := len(kept) - len(by_seed):
         left = f"{again} run{'s are' if again > 1 else ' is'} left out, of seeds that were trained again"
         warnings.warn(f"{name}: {left}; the later run of a seed counts", Notice, stacklevel=2)
-    return tuple(by_seed[seed] for seed in sorted(by_seed))
+    return [by_seed[seed] for seed in sorted(by_seed)]

@@ -22,7 +22,7 @@ _DIFFERENCES = 3
 """The most differences between runs of one name that a line shows."""
 _LONGEST = 60
 """The most characters of a name or a value in a table."""
-_LONGEST_UNIQUE = 48
+_LONGEST_UNIQUE = 52
 """The most characters of a name that tells groups apart, before its number: a legend adds a few."""
 
 
@@ -94,9 +94,9 @@ def summary_tables(groups: Sequence[Runs], target: float | None = None, metric: 
     return tables
 
 
-def row_name(runs: Runs) -> str:
-    """Return the name of `runs` with what sets them apart from others of that name."""
-    first = list(runs.differs.items())[:_DIFFERENCES]
+def row_name(runs: Runs, most: int = _DIFFERENCES) -> str:
+    """Return the name of `runs` with what sets them apart from others of that name, of which `most` are told."""
+    first = list(runs.differs.items())[:most]
     words = [f"{shown(name.removeprefix('recipe.'), _LONGEST)} {shown(value, _LONGEST)}" for name, value in first]
     more = len(runs.differs) - len(words)
     words += [f"and {more} more difference{'s' * (more > 1)}"] if more else []
@@ -104,9 +104,9 @@ def row_name(runs: Runs) -> str:
 
 
 def row_names(groups: Sequence[Runs]) -> list[str]:
-    """Return a name for each of `groups` that no other has, short enough for a legend: `row_name`, cut where it is
-    long, with a number where it would be that of several."""
-    names = [shown(row_name(runs), _LONGEST_UNIQUE) for runs in groups]
+    """Return a name for each of `groups` that no other has, short enough for a legend: `row_name`, with fewer
+    differences or cut where it is long, and with a number where it would be that of several."""
+    names = list(map(_short_name, groups))
     counts = Counter(names)
     taken, found = {name for name in names if counts[name] == 1}, []
     for name in names:
@@ -115,6 +115,11 @@ def row_names(groups: Sequence[Runs]) -> list[str]:
             taken.add(name)
         found.append(name)
     return found
+
+
+def _short_name(runs: Runs) -> str:
+    names = [row_name(runs, most) for most in range(_DIFFERENCES, -1, -1)]
+    return next((name for name in names if len(name) <= _LONGEST_UNIQUE), shown(names[-1], _LONGEST_UNIQUE))
 
 
 def heading(runs: Runs) -> str:

@@ -61,9 +61,8 @@ def read_predictions(paths: Sequence[str | Path], tta: bool = True) -> Predictio
     members, shapes = zip(*map(_shape, files, keys), strict=True)
     shape = shapes[0]
     for name, record, other in zip(names, records, shapes, strict=True):
-        if record is not None and (wanted := (record.dataset.test_size, len(record.dataset.classes))) != other:
-            said = f"{name}: {PREDICTIONS} has logits of {_sizes(other)}, and {RECORD} says {_sizes(wanted)}"
-            raise UserError(f"{said}; allowed: both of the same run")
+        if record is not None:
+            _refuse_another(name, record, other)
         if other != shape:
             said = f"{names[0]} has logits of {_sizes(shape)}, {name} of {_sizes(other)}"
             raise UserError(f"{said}; allowed: runs with the same test images and classes")
@@ -107,6 +106,23 @@ def read_file(file: Path, tta: bool = True) -> tuple[np.ndarray, np.ndarray]:
     members, shape = _shape(file, key)
     logits, labels = _read(file, key)
     return logits.reshape(members, *shape), labels
+
+
+def predictions_file(run: Path) -> Path:
+    """Return the file of a run's predictions; `run` is its folder, or NAME of one that an experiment kept. It may be
+    absent."""
+    record, weights = run_files(run)
+    return run / PREDICTIONS if record.name == RECORD else weights.with_suffix(".npz")
+
+
+def read_run(run: Path, record: RunRecord) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits `[N, classes]` that a run's accuracy is of, with test-time augmentation and of networks that
+    were trained at once their mean, and the labels `[N]`. Raises UserError for a damaged file and for one that is not
+    of the run of `record`."""
+    file, key = predictions_file(run), "tta_logits"
+    _, shape = _shape(file, key)
+    _refuse_another(str(run), record, shape)
+    return _read(file, key)
 
 
 def has_predictions(path: Path) -> bool:
@@ -153,8 +169,7 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
 
 def _kept(path: Path) -> tuple[Path, str, RunRecord | None] | None:
     """Return file, name and record of a run that an experiment kept with its predictions; None where there is none."""
-    record, weights = run_files(path)
-    predictions = weights.with_suffix(".npz")
+    record, predictions = run_files(path)[0], predictions_file(path)
     if record.name == RECORD or not (record.is_file() and predictions.is_file()):
         return None
     return predictions.resolve(), str(record.with_suffix("")), read_record(record)
@@ -215,6 +230,14 @@ def _read(file: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
         wrong = next(label for label in labels.tolist() if not -1 <= label < shape[-1])
         raise UserError(f"{file}: a label is {wrong}; allowed: 0 to {shape[-1] - 1}, or -1 where an image has none")
     return logits, labels.astype(np.int64)
+
+
+def _refuse_another(name: str, record: RunRecord, shape: tuple[int, int]) -> None:
+    """Raise UserError unless logits of images and classes `shape` may be those of the run that `record` is of."""
+    wanted = record.dataset.test_size, len(record.dataset.classes)
+    if wanted != shape:
+        said = f"{name}: {PREDICTIONS} has logits of {_sizes(shape)}, and {RECORD} says {_sizes(wanted)}"
+        raise UserError(f"{said}; allowed: both of the same run")
 
 
 def _sizes(shape: tuple[int, int]) -> str:

@@ -12,6 +12,7 @@ from fastcifar.cli import main
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.output import PARTIAL
 from fastcifar.report import Figure
+from fastcifar.report.calibration import calibrate
 
 SMALL = ["--dataset", "synthetic", "--network", "mlp", "--network.hidden", "8", "--epochs", "1", "--batch-size", "32"]
 
@@ -77,20 +78,55 @@ def test_what_is_not_at_hand_is_said(few_images, undrawn, tmp_path, monkeypatch,
     assert main(["report", "kept"]) == 0
     page, err = (tmp_path / "kept/report.html").read_text(), capsys.readouterr().err
     assert "Left out of all numbers: 1 damaged (files, or lines of one)" in page and "more/run.json" in err
-    assert re.search(r"Predictions of davidnet-mlp[^<]* are left out: [^<]*seed-1/predictions\.npz", page)
-    assert "The images are not shown: mine from &lt;memory&gt; is no set that is known here." in page
+    said = r"calibration are of 2 of 3 runs: those of 1 cannot be read \(kept/seed-1/predictions\.npz: [^<]*\)<"
+    assert re.search(said, page)
     (tmp_path / "kept/seed-1/predictions.npz").unlink()
     assert main(["report", "kept"]) == 0
     page = (tmp_path / "kept/report.html").read_text()
-    assert "Images and calibration are of the 2 of 3 runs that kept their predictions" in page
+    assert "Images and calibration are of 2 of 3 runs: 1 kept no predictions<" in page
     assert "The images are not shown: cifar10 is not here; --data-dir DIR says where it is." in page
-    (tmp_path / "kept/seed-2/predictions.npz").rename(tmp_path / "kept/moved.npz")
     assert main(["report", "kept/seed-2"]) == 0
-    assert "No run kept its predictions, which" in (tmp_path / "kept/seed-2/report.html").read_text()
+    page = (tmp_path / "kept/seed-2/report.html").read_text()
+    assert "The images are not shown: mine from &lt;memory&gt; is no set that is known here." in page
+    (tmp_path / "kept/seed-2/predictions.npz").unlink()
+    assert main(["report", "kept/seed-2"]) == 0
+    page = (tmp_path / "kept/seed-2/report.html").read_text()
+    assert "Images and calibration are of 0 of 1 runs: 1 kept no predictions<" in page and 'id="images"' not in page
     monkeypatch.setenv("FASTCIFAR_DATA", str(tmp_path))
     assert main(["report", "kept"]) == 0
     page = (tmp_path / "kept/report.html").read_text()
     assert re.search("The images are not shown: [^<]*https://a.place", page)
+
+
+def test_predictions_count_one_by_one_whatever_lies_beside_them(few_images, undrawn, tmp_path, monkeypatch, capsys):
+    """A damaged record beside lines that are whole, a damaged file of predictions, and networks that were trained at
+    once, which are one run."""
+    assert main(["train", *SMALL, "--runs", "3", "--ensemble.members", "2", "--out", "kept", "--quiet"]) == 0
+    (tmp_path / "kept/seed-0/run.json").write_text("{")
+    (tmp_path / "kept/seed-2/predictions.npz").write_bytes(b"damaged")
+    capsys.readouterr()
+    assert main(["report", "kept", "-o", "IT.HTML"]) == 0
+    page = (tmp_path / "IT.HTML").read_text()
+    assert "of 2 of 3 runs: those of 1 cannot be read (kept/seed-2/predictions.npz: " in page
+    assert "64 test images of synthetic, predictions of 2 runs with" in page
+    found = []
+    for seed in (0, 1):
+        arrays = np.load(tmp_path / f"kept/seed-{seed}/predictions.npz")
+        assert arrays["member_tta_logits"].shape[0] == 2
+        found.append(calibrate(arrays["tta_logits"], arrays["labels"]))
+    (row,) = re.findall(r"<tr><th[^>]*>davidnet-mlp</th><td>2</td><td>([^<]*)</td>", page.split('id="calibration"')[1])
+    assert row == f"{np.mean([each.ece for each in found]):.2%}"
+
+
+def test_of_test_images_without_labels_none_is_looked_for(few_images, undrawn, tmp_path, monkeypatch, capsys):
+    assert main(["train", *SMALL, "--out", "kept", "--quiet"]) == 0
+    file = tmp_path / "kept/predictions.npz"
+    arrays = dict(np.load(file))
+    np.savez(file, **{**arrays, "labels": np.full(64, -1)})
+    monkeypatch.setattr("fastcifar.cli.saved.own_images", lambda *_: pytest.fail("the images are loaded"))
+    assert main(["report", "kept"]) == 0
+    page = (tmp_path / "kept/report.html").read_text()
+    assert 'id="images"' not in page and "64 test images of synthetic have no labels." in page
 
 
 @pytest.mark.parametrize(
@@ -101,7 +137,12 @@ def test_what_is_not_at_hand_is_said(few_images, undrawn, tmp_path, monkeypatch,
         (["."], ". holds no run; allowed: a folder that fastcifar train wrote"),
         ([".", "-o", "page.pdf"], "--out is page.pdf; allowed: a file whose name ends in .html"),
         ([".", "-o", "folder.html"], "--out is folder.html; allowed: a file whose name ends in .html"),
-        (["kept", "-o", "kept/run.json/page.html"], "output folder kept/run.json cannot be "),
+        (
+            ["kept", "-o", "kept/run.json/page.html"],
+            "--out is kept/run.json/page.html, and kept/run.json is a file; allowed: a file in a folder, old or new",
+        ),
+        (["taken"], "taken/report.html is there, and no page of fastcifar report; allowed: -o FILE.html, which is"),
+        (["blocked"], "blocked/report.html is there, and no page of fastcifar report; allowed: -o FILE.html, which is"),
     ],
 )
 def test_what_is_no_page_is_refused_in_one_line_and_leaves_nothing(
@@ -111,9 +152,13 @@ def test_what_is_no_page_is_refused_in_one_line_and_leaves_nothing(
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.html").mkdir()
-    if words[:1] == ["kept"]:
-        (tmp_path / "kept").mkdir()
-        (tmp_path / "kept/run.json").write_text(json.dumps(new_record().to_json()))
+    if words[:1] in (["kept"], ["taken"], ["blocked"]):
+        (tmp_path / words[0]).mkdir()
+        (tmp_path / words[0] / "run.json").write_text(json.dumps(new_record().to_json()))
+    if words == ["taken"]:
+        (tmp_path / "taken/report.html").write_text("mine")
+    if words == ["blocked"]:
+        (tmp_path / "blocked/report.html").mkdir()
     before = sorted(tmp_path.rglob("*"))
     assert main(["report", *words]) == 2
     out, err = capsys.readouterr()

@@ -24,8 +24,19 @@ from fastcifar.record import EpochRow
 from fastcifar.report.answers import Answers, GroupAnswers
 from fastcifar.report.calibration import calibrate, log_probabilities
 from fastcifar.report.figures import Figure
-from fastcifar.report.page import confusion, differences_table, environment, groups_table, page, phases, runs_table
+from fastcifar.report.page import (
+    MARK,
+    calibration,
+    confusion,
+    differences_table,
+    environment,
+    groups_table,
+    page,
+    phases,
+    runs_table,
+)
 from fastcifar.report.runs import FailedRun, KeptRuns, Runs
+from fastcifar.report.summary import row_names
 
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
@@ -80,7 +91,8 @@ def tested():
         [[0, 2], [0.1, 0], [0, 1], [1, 0]],
     ]
     logits, labels = np.array(sure, np.float32), np.array([0, 0, 0, -1])
-    groups = GroupAnswers.of("davidnet", logits[:2], labels), GroupAnswers.of("other", logits[2:], labels)
+    first, second, third = (GroupAnswers.of("davidnet", 0, each, labels) for each in logits)
+    groups = first + second, dataclasses.replace(third, name="other", color=3)
     return Answers("4 test images of cifar10", ("cat", "dog"), labels, groups), logits
 
 
@@ -169,8 +181,32 @@ def test_the_hardest_images_are_those_that_fewest_runs_get_right(tested):
     shares = np.exp(log_probabilities(logits)).mean(0)
     entropy = -(shares * np.log(shares)).sum(1)[:3]
     assert [each.image for each in found.most_confused(2)] == np.argsort(-entropy)[:2].tolist()
-    calibration = found.groups[1].calibration
-    assert calibration is not None and calibration.ece == calibrate(logits[2, :3], found.labels[:3]).ece
+    eces = [calibrate(each[:3], found.labels[:3]).ece for each in logits]
+    calibrations = [group.calibration for group in found.groups]
+    assert [each and each.ece for each in calibrations] == [pytest.approx(np.mean(eces[:2])), eces[2]]
+
+
+def test_of_images_without_labels_none_is_hard_and_nothing_is_calibrated(runs, tested, undrawn):
+    none = np.full(4, -1)
+    groups = (GroupAnswers.of("davidnet", 0, tested[1][0], none),)
+    answers = dataclasses.replace(tested[0], labels=none, groups=groups)
+    assert answers.hardest(9) == answers.most_confused(9) == [] and groups[0].calibration is None
+    found = made(runs(), [answers])
+    assert 'id="images"' not in found and "#images" not in found
+    assert "4 test images of cifar10 have no labels." in Texts(found).texts
+
+
+def test_calibration_is_in_each_groups_own_color_and_says_every_ece(runs, tested):
+    (name,) = row_names([Runs("n" * 99, ())])
+    (group, other), answers = tested[0].groups, tested[0]
+    groups = group, dataclasses.replace(other, name=f"{name} #99")
+    found = calibration(dataclasses.replace(answers, groups=groups), "a")
+    assert [row[0] for row in found["calibration"].rows] == ["davidnet", f"{name} #99"]
+    eces = [f"ECE {each.calibration.ece:.2%}" for each in groups]
+    assert [row[2] for row in found["calibration"].rows] == [each.removeprefix("ECE ") for each in eces]
+    assert all(f"{each.name}: {ece}" in found["reliability"] for each, ece in zip(groups, eces, strict=True))
+    lines = re.findall(r"stroke: (#[0-9a-f]{6}); stroke-width: 1.5", found["reliability"])
+    assert {"#3f90da", "#94a4a2"} <= set(lines) and "#ffa90e" not in found["reliability"]  # the first and the fourth
 
 
 def test_what_runs_ran_on_and_how_they_are_repeated(runs):
@@ -214,6 +250,7 @@ def test_every_text_is_text_and_nothing_is_loaded(hostile_page):
     assert links and all(each.startswith("#") for each in links)
     assert not re.search(r"@import|url\((?!#)|@font-face", hostile_page)
     assert not [attrs for _, attrs in found.tags for name in attrs if name.startswith("on")]
+    assert hostile_page.count(MARK) == 1 and hostile_page.index(MARK) < 200
 
 
 def test_a_page_says_what_is_left_out(runs, undrawn):
@@ -225,8 +262,24 @@ def test_a_page_says_what_is_left_out(runs, undrawn):
 
 
 def test_runs_that_all_failed_are_a_page_too():
-    found = Texts(made([Runs("davidnet", (), (FailedRun(0, "out of memory"),))]))
-    assert any("out of memory" in text for text in found.texts)
+    found = made([Runs("davidnet", (), (FailedRun(0, "out of memory"),))])
+    assert any("out of memory" in text for text in Texts(found).texts)
+    assert 'id="environment"' not in found and "#environment" not in found
+
+
+def test_groups_that_differ_in_what_a_name_has_no_room_for_have_their_own_everywhere(new_record, undrawn):
+    """Two groups of one name, whose first three differences from a third are the same."""
+    more = {"a": 1, "b": 2, "c": 3}
+    phases = {"phases": {"steps": 1.0}, "by_class": ClassScores.of([[1, 0], [0, 1]])}
+    groups = [
+        Runs("x", (new_record(recipe=Recipe(epochs=epochs), **phases),), (), {**more, "recipe.epochs": epochs})
+        for epochs in (1, 2)
+    ]
+    names = [f"x, a 1, b 2, c 3, and 1 more difference #{number}" for number in (1, 2)]
+    texts = Texts(made(groups)).texts
+    assert "2 groups of runs on cifar10" in texts
+    # the table of groups, differences, phases and the environment; the confusion matrix says n too
+    assert [texts.count(name) for name in names] == [4, 4] and [texts.count(f"{name}, n=1") for name in names] == [1, 1]
 
 
 def test_thumbnails_are_the_images(runs, tested, undrawn):
@@ -254,7 +307,8 @@ def test_any_name_is_a_pages_title(new_record, name):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "svg", lambda *_: "<svg></svg>")
         found = Texts(made([Runs(name, (new_record(),))]))
-    assert any(text == f"{shown(name, 60)} on cifar10".strip() for text in found.texts)
+    (label,) = row_names([Runs(name, ())])
+    assert any(text == f"{label} on cifar10".strip() for text in found.texts)
 
 
 DRIVER = """
@@ -296,7 +350,7 @@ def test_a_browser_sorts_it_and_loads_nothing_and_has_nothing_to_complain_of(hos
     found = json.loads(html.unescape(re.findall(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)[-1]))
     assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
     assert found["loaded"] == []
-    names = sorted([shown(HOSTILE, 60), "davidnet", shown(f"{HOSTILE}2", 60)])
+    names = sorted(["davidnet", *row_names([Runs(HOSTILE, ()), Runs(f"{HOSTILE}2", ())])])
     assert found["sorted"] == [
         ["ascending", 0, ["26.1", "428.9", "–"]],
         ["descending", 0, ["428.9", "26.1", "–"]],  # what has no number stays last

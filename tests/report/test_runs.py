@@ -77,6 +77,7 @@ def test_several_runs_are_those_of_the_lines_and_of_folders_without_one(write, l
     assert accuracies(runs) == {0: 0.9, 2: 0.92, 3: 0.93, 4: 0.94}
     assert [(each.seed, each.reason) for each in runs.failed] == [(1, "the loss became NaN"), (5, "NaN")]
     assert only(tmp_path) == runs == only(tmp_path, tmp_path / "out")
+    assert runs.folders == tuple(tmp_path / f"out/seed-{seed}" for seed in (0, 2, 3, 4))
 
 
 def test_a_single_run_and_single_runs_in_folders_of_one_are_summarized(write, tmp_path):
@@ -85,6 +86,7 @@ def test_a_single_run_and_single_runs_in_folders_of_one_are_summarized(write, tm
         write(f"runs/davidnet-{seed}/checkpoints/run.json", seed=9)
     assert accuracies(only(tmp_path / "runs/davidnet-2")) == {2: 0.9425}
     runs = only(tmp_path / "runs")
+    assert runs.folders == tuple(tmp_path / f"runs/davidnet-{seed}" for seed in range(4))
     assert accuracies(runs) == dict(enumerate(ACCURACIES))
     summary, values = runs.summary(), ACCURACIES
     assert (summary.mean, summary.std) == (statistics.fmean(values), statistics.stdev(values))
@@ -106,6 +108,7 @@ def test_each_arm_of_an_experiment_has_a_row(write, tmp_path):
     groups = read_runs(tmp_path / "kept").groups
     found = [(runs.name, len(runs.records), len(runs.failed)) for runs in groups]
     assert found == [("1000/warm", 2, 0), ("full", 2, 1)]
+    assert groups[0].folders == tuple(tmp_path / f"kept/1000/warm/seed-{seed}" for seed in (0, 1))
     assert [runs.name for runs in read_runs(tmp_path).groups] == ["kept/1000/warm", "kept/full"]
     assert only(tmp_path / "kept/full").name == "full"
     two = read_runs(tmp_path / "kept/full", tmp_path / "kept/1000").groups
@@ -152,7 +155,7 @@ def test_of_two_runs_of_a_seed_the_later_counts(write, tmp_path):
     write("a/run.json", seed=0, tta_accuracy=0.9, started="2025-02-01T12:00:00Z")
     with pytest.warns(Notice, match="^davidnet: 1 run is left out, of seeds that were trained again; the later"):
         (runs,) = read_runs(tmp_path).groups
-    assert accuracies(runs) == {0: 0.9}
+    assert accuracies(runs) == {0: 0.9} and runs.folders == (tmp_path / "a",)
 
 
 def test_a_failed_run_is_counted_where_it_belongs(lines, tmp_path):
@@ -188,6 +191,9 @@ def test_groups_that_differ_in_what_a_name_has_no_room_for_are_numbered():
     assert row_names(groups) == [f"{name} #1", f"{name} #2"] and row_names([other]) == [name]
     assert [row[0] for row in summary_tables(groups)[0].rows] == row_names(groups)
     assert heading(one) == f"{name}, n=0"
+    longer = dataclasses.replace(one, differs={"recipe.a": "b" * 9, "recipe.c": "d" * 9, "recipe.e": "f" * 50})
+    assert row_names([longer]) == ["a, a bbbbbbbbb, c ddddddddd, and 1 more difference"]
+    assert row_names([dataclasses.replace(one, name="n" * 99)]) == ["n" * 51 + "…"]
 
 
 DAMAGES = [

@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from fastcifar.errors import Notice, Unequipped, UserError
 from fastcifar.record import DatasetFacts
 from fastcifar.report.runs import read_runs
 from fastcifar.training import predictions
-from fastcifar.training.predictions import read_predictions
+from fastcifar.training.predictions import read_predictions, read_record, read_run
 
 LABELS = np.array([0, 1, -1, 1])
 
@@ -121,6 +122,21 @@ def test_of_files_the_labels_alone_are_compared(save):
     save("a")
     save("b", 1, sha256="1" * 64)
     assert len(read_predictions(["a", "b/predictions.npz"]).names) == 2
+
+
+def test_a_run_is_read_as_its_accuracy_is(save, new_record, tmp_path):
+    members = {f"member_{name}": np.stack([each, each + 1]) for name, each in arrays().items() if name != "labels"}
+    save("a", held={**arrays(3), **members})
+    record = read_record(tmp_path / "a/run.json")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "a/run.json").rename(tmp_path / "kept/seed-0.json")
+    (tmp_path / "a/predictions.npz").rename(tmp_path / "kept/seed-0.npz")
+    logits, labels = read_run(tmp_path / "kept/seed-0", record)
+    assert np.array_equal(logits, arrays(3)["tta_logits"]) and np.array_equal(labels, LABELS)
+    with pytest.raises(UserError, match=r"^kept/seed-0: predictions\.npz has logits of 4 images and 2 classes, and"):
+        read_run(Path("kept/seed-0"), new_record())
+    with pytest.raises(UserError, match=r"^cannot read nothing/predictions\.npz: "):
+        read_run(Path("nothing"), record)
 
 
 @pytest.mark.parametrize("facts", [{"test_size": 5}, {"classes": ("cat",)}, {"classes": ("cat", "dog", "emu")}])
