@@ -27,7 +27,8 @@ def errors(campaign: Campaign) -> Iterator[Line]:
     """Compare every operator in every form with float64, in the recipes' own type and then in the others. What raises
     is a finding, and the others have their turn."""
     known = {record["shape"] for record in campaign.records("kernels", "error")}
-    for dtype in ("auto", "float32", *(["bfloat16"] if campaign.device.type == "cuda" else [])):
+    own = str(resolve_dtype("auto", campaign.device)).removeprefix("torch.")
+    for dtype in dict.fromkeys((own, "float32", "bfloat16")):
         found, failures = cases(campaign, dtype)
         yield from failures
         for case, name in found:
