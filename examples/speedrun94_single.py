@@ -5,8 +5,7 @@ changed anywhere. In float32 on a CPU its losses are those of the recipe to the 
     python examples/speedrun94_single.py --seed 1 --steps 100             # the first hundred of their steps
     python examples/speedrun94_single.py --widths 16 32 32 --epochs 3     # narrow and short: a first look on a CPU
 
-Each operation of `fastcifar.kernels` has a reference in plain torch, which may be put in its place.
-"""
+Each operation of `fastcifar.kernels` has a reference in plain torch, which may be put in its place."""
 
 import itertools
 import time
@@ -19,7 +18,8 @@ import torch.nn.functional as F
 import tyro
 from torch import nn
 
-from fastcifar import Augment, Dataset, EpochPlan, UserError, kernels, load_dataset
+import fastcifar.kernels as kernels
+from fastcifar import Augment, Dataset, EpochPlan, UserError, load_dataset
 
 
 # -------------------------------------------------------------------------------------------------------- all numbers
