@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import importlib
 import os
@@ -12,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from fastcifar.escape import shown_lines
 
@@ -26,6 +27,8 @@ _SECONDS = 0.25
 _LEVELS = "▁▂▃▄▅▆▇█"
 _LEAST, _MOST = 6, 30
 """Characters of a bar."""
+_USUAL = 80
+"""Columns of a terminal that says it has none."""
 _BOUND = "\0"
 """Stands for a space at which a line is not broken."""
 
@@ -49,13 +52,18 @@ class Screen:
     @property
     def shows_bars(self) -> bool:
         """Whether who reads the lines sees the bars, too."""
-        return isinstance(self._area, _Notebook) or (isinstance(self._area, _Terminal) and sys.stdout.isatty())
+        return isinstance(self._area, _Notebook) or (isinstance(self._area, _Terminal) and is_terminal(sys.stdout))
 
-    def say(self, text: str = "") -> None:
+    @property
+    def draws(self) -> bool:
+        """Whether there is anything for bars to be drawn on."""
+        return self._area.draws
+
+    def say(self, text: str = "", whole: bool = False) -> None:
         """Print lines (above the bars), at once even where the output is a file; what is no text in them is escaped.
-        In a terminal they are broken between words alone."""
+        In a terminal they are broken between words alone or, if `whole`, as a command to be copied, nowhere."""
         if not self.silent:
-            self._area.say(shown_lines(text))
+            self._area.say(shown_lines(text) if whole else fitted(shown_lines(text)))
 
     def begin(self, total_steps: int, tested: Mapping[str, str] = TESTED, first_step: int = 0) -> None:
         """Show an empty bar of a training that begins after `first_step` steps, and the columns' heads above its first
@@ -194,7 +202,10 @@ class _Lines:
     draws = False
 
     def say(self, text: str) -> None:
-        print(fitted(text), flush=True)
+        """Print lines. No stream that is closed, full or narrow ends the training that is shown."""
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        with contextlib.suppress(OSError, ValueError):
+            print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
     def row(self, heads: Sequence[str] | None, cells: Sequence[str]) -> None:
         """Say a row of a table, below its heads where they are given."""
@@ -313,23 +324,27 @@ class _Notebook(_Lines):
 
 def _draws_bars() -> bool:
     """Return whether standard error is a terminal that bars can be drawn on, and they are wanted."""
-    return sys.stderr.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal(sys.stderr) and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Return whether a standard stream, None or closed in some programs, is a terminal."""
+    return stream is not None and not stream.closed and stream.isatty()
 
 
 def _in_notebook() -> bool:
     """Return whether this runs in a notebook's kernel; IPython is not imported to find out."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None) is not None
+    get_shell = getattr(sys.modules.get("IPython"), "get_ipython", None)  # none where its import is under way
+    return getattr(get_shell and get_shell(), "kernel", None) is not None
 
 
 def fitted(text: str) -> str:
     """Return the lines of `text`, in a terminal those that are wider broken between words, if they can be where two
     spaces stand; what follows is indented."""
-    if not sys.stdout.isatty():
+    if not is_terminal(sys.stdout):
         return text
     how: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False, "replace_whitespace": False}
-    wrap = textwrap.TextWrapper(shutil.get_terminal_size().columns, subsequent_indent="  ", **how)
+    wrap = textwrap.TextWrapper(shutil.get_terminal_size().columns or _USUAL, subsequent_indent="  ", **how)
     lines = []
     for line in text.split("\n"):
         if len(line) > wrap.width:

@@ -234,3 +234,37 @@ def test_a_notebook_shows_a_table_that_grows_in_place(notebook, capsys, clock):
 )
 def test_durations_are_said_in_two_figures(seconds, text):
     assert duration(seconds) == text
+
+
+class Narrow(io.TextIOWrapper):
+    def __init__(self):
+        super().__init__(io.BytesIO(), encoding="ascii")
+
+
+class Gone(Narrow):
+    def write(self, text):
+        raise BrokenPipeError
+
+
+@pytest.mark.parametrize("stream", [None, Narrow(), Gone()])
+def test_no_stream_ends_the_training_that_is_shown(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    show = Screen()
+    show.say("é ± 1")
+    show_a_run(show)
+    if type(stream) is Narrow:
+        assert stream.buffer.getvalue().startswith(b"\\xe9 \\xb1 1\nheader\n")
+
+
+def test_an_ipython_that_is_half_imported_is_no_notebook(monkeypatch):
+    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    assert not Screen().shows_bars
+
+
+def test_a_command_is_not_broken_in_a_terminal(monkeypatch):
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", "20")
+    Screen(bar=False).say("  fastcifar train --epochs 12 --batch-size 256", whole=True)
+    assert stream.getvalue() == "  fastcifar train --epochs 12 --batch-size 256\n"

@@ -127,7 +127,7 @@ def _run(args: list[str]) -> int:
     if args == ["--version"]:
         print(f"fastcifar {__version__}")
         return 0
-    if not args or args[0] in ("-h", "--help", "help"):
+    if not args or args[0] in ("-h", "--help", "--help-all", "help"):
         _import_plugins(args)
         print(HELP.format(commands=_lines("")), end="")
         return 0
@@ -143,7 +143,7 @@ def _run(args: list[str]) -> int:
         command = importlib.import_module("fastcifar.cli.experiment")
         return command.main(experiments[words], args[len(words.split()) :])
     in_group = _lines(f"{args[0]} ")
-    if in_group and (len(args) == 1 or args[1] in ("-h", "--help")):
+    if in_group and (len(args) == 1 or args[1] in ("-h", "--help", "--help-all")):
         print(f"usage: fastcifar {args[0]} COMMAND [OPTIONS]\n\n{in_group}")
         return 0
     known = [name for name in (*COMMANDS, *experiments) if not in_group or name.startswith(f"{args[0]} ")]

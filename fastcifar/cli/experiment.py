@@ -105,7 +105,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
         from fastcifar.training.progress import ShowProgress
 
         how = {"on_progress": show, "parallel": options.parallel, "track": options.track}
-        how |= {"listeners": [ShowProgress(screen, rows=False)]}
+        how |= {"listeners": [ShowProgress(screen, rows=False)] if screen.draws else []}
         result = experiment.run(dataset, kept_in, holdout=0, device=device, **how)
     if not rank.is_first:  # the first tells what all of them found
         return 0

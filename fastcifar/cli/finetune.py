@@ -44,7 +44,7 @@ class Options(train.Options):
     """How often the state of the training is kept, for fastcifar train --resume: epochs, as in 2 or 0.5, a time, as in
     10min, or never; auto: in runs of more than about two minutes, so that it costs less than 1% of their time."""
     evaluate_at_start: Switch = True
-    """Evaluate before the first step too, on the training images also: epoch 0."""
+    """Without the flag epoch 0 is an evaluation before the first step, on the training images also."""
     hidden: ClassVar[tuple[str, ...]] = (
         *("cold_start", "warm_start", "start", "shrink", "perturb", "shrink_layers", "fit_head", "reset", "resume"),
     )

@@ -148,7 +148,8 @@ def _option(name: str, group: str, hint: Any, value: object, doc: str) -> _Flag:
         return _Flag(_POSITIONS, name, f"{metavar}{several}", f"{doc} {default}", {})
     listed = _LISTED[name]() if name in _LISTED else {}
     metavar = "NAME" if listed else metavar
-    flags = ", ".join([*(each for mark in how for each in mark.aliases or ()), flag_of(name)])
+    own = f"no-{name}" if plain is bool and value is True else name  # it turns off what is on
+    flags = ", ".join([*(each for mark in how for each in mark.aliases or ()), flag_of(own)])
     return _Flag(group, name, f"{flags} {metavar}".rstrip(), f"{doc} {default}", listed)
 
 

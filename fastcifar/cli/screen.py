@@ -133,6 +133,9 @@ class Gathered:
         if outcome and not isinstance(outcome, Failed):
             accuracy = outcome.val_accuracy if outcome.tta_accuracy is None else outcome.tta_accuracy
             values += [] if accuracy is None else [accuracy]
+        is_hidden = self._show.silent and not self._show.draws
+        if is_hidden or (progress.kept and progress.done < progress.total):  # of thousands a mean takes its time
+            return ""
         of = f"{shown(arm, _LONGEST)} " if self._arms else ""
         summary = summarize(values) if values else None
         said = "" if summary is None else f"{of}mean {percent(summary)}"

@@ -16,7 +16,7 @@ def wrapped(text: str, first: str = "", others: str = "") -> str:
 
     first, others: what the first line begins with, and the others.
     """
-    width = shutil.get_terminal_size().columns
+    width = shutil.get_terminal_size().columns or 80  # one of no columns says 0
     how = {"initial_indent": first, "subsequent_indent": others, "break_long_words": False, "break_on_hyphens": False}
     return "\n\n".join(textwrap.fill(" ".join(each.split()), width, **how) for each in text.split("\n\n"))
 

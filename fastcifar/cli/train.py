@@ -285,7 +285,7 @@ def _train(
         show.say(f"{describe_start(asked.init)} from {asked.init['source']}")
     if options.quick and args is not None:
         show.say("quick: a narrower network, fewer epochs and fewer images; the full run is")
-        show.say("  " + shlex.join([*options.prog.split(), *_full_run(args)]))
+        show.say("  " + shlex.join([*options.prog.split(), *_full_run(args)]), whole=True)
 
     if len(seeds) > 1:
         show.runs(0, len(seeds))

@@ -213,7 +213,9 @@ class Experiment(Checked, Generic[Found]):
         """
         from fastcifar.experiments.parallel import at_once, runner_for
         from fastcifar.experiments.store import Store, describe_data
+        from fastcifar.training.listeners import checked_listeners
 
+        how = {"listeners": checked_listeners(listeners), "on_progress": on_progress}
         dataset = hold_out(dataset, self.holdout if holdout is None else holdout).labeled_test()
         jobs = self.jobs(dataset)
         settings = {**self.settings(), **describe_data(dataset, device)}
@@ -221,7 +223,6 @@ class Experiment(Checked, Generic[Found]):
         parallel = checked("parallel", parallel, int | Literal["auto"], Declaration(at_least=1))
         parallel = at_once(parallel, self.runs, device)
         self.refuse_processes(max(parallel, Rank.here().count))
-        how = {"listeners": listeners, "on_progress": on_progress}
         with _kept_in(folder) as place:
             store = Store(place, settings, track)
             left = max(self.most_jobs, len(jobs)) - sum(map(store.has, jobs))

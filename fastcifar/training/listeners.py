@@ -50,18 +50,23 @@ class Listener:
         """Called after the final evaluation; not where the training failed."""
 
 
+def checked_listeners(listeners: Iterable[Listener]) -> list[Listener]:
+    """Return `listeners` as a list. Raises UserError for anything but an iterable of `Listener`."""
+    if not isinstance(listeners, Iterable):
+        raise UserError(f"listeners is of type {type(listeners).__name__}; allowed: a list of them")
+    for listener in (found := list(listeners)):
+        if not isinstance(listener, Listener):
+            what = type(listener).__name__
+            raise UserError(f"listeners has a {what}; allowed: a Listener, as in Listener(on_epoch=print)")
+    return found
+
+
 class Audience:
     """The listeners of one training, called in their order, with the random numbers of the process and the
     settings of torch where this was made. Raises UserError for anything but a `Listener`."""
 
     def __init__(self, listeners: Iterable[Listener], state: TrainingState, phases: Phases) -> None:
-        if not isinstance(listeners, Iterable):
-            raise UserError(f"listeners is of type {type(listeners).__name__}; allowed: a list of them")
-        self._listeners, self._state, self._phases = list(listeners), state, phases
-        for listener in self._listeners:
-            if not isinstance(listener, Listener):
-                what = type(listener).__name__
-                raise UserError(f"listeners has a {what}; allowed: a Listener, as in Listener(on_epoch=print)")
+        self._listeners, self._state, self._phases = checked_listeners(listeners), state, phases
         self._settings = TorchSettings.here()
         self.hears_steps, self.hears_epochs = self._hears("on_step"), self._hears("on_epoch")
 

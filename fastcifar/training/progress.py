@@ -10,10 +10,10 @@ import torch
 
 from fastcifar.data import Dataset
 from fastcifar.escape import shown
+from fastcifar.launch import Rank
 from fastcifar.models import Network
 from fastcifar.models.freezing import layers_of
 from fastcifar.recipes import label
-from fastcifar.recipes.declare import checked
 from fastcifar.record import EpochRow
 from fastcifar.screen import Screen
 from fastcifar.training.listeners import Listener
@@ -45,7 +45,7 @@ class ShowProgress(Listener):
 @contextmanager
 def showing(progress: bool, listeners: Sequence[Listener]) -> Iterator[Sequence[Listener]]:
     """Give the listeners of a training, with `progress` one more, which shows it until the block ends in any way."""
-    if not checked("progress", progress, bool):
+    if not (progress and Rank.here().is_first):
         yield listeners
         return
     screen = Screen()

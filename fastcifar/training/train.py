@@ -99,6 +99,7 @@ def train(
     Raises UserError for bad input, NonFiniteLoss where the loss becomes NaN or infinite, and OutOfMemory.
     """
     phases, device, holdout = Phases(), resolve_device(device), checked("holdout", holdout, int)
+    progress = checked("progress", progress, bool)
     recipe = get_recipe(str(recipe)) if isinstance(recipe, str | Path) else recipe
     data = dataset_for(recipe.name) if data is None else data
     if model is not None and hasattr(recipe.network, "ghost_batch"):  # the model groups its own batches

@@ -53,6 +53,21 @@ def test_no_word_is_broken_at_80_columns(said, monkeypatch, command):
     assert said(f"{command} --help-all").split() == " ".join(lines).split()
 
 
+@pytest.mark.parametrize("command", ["train", "finetune", "compare", "summary", "report"])
+def test_every_switch_of_the_help_is_one_of_the_command(said, capsys, command):
+    switches = re.findall(r"^  (--[\w-]+)$|^  (--[\w-]+)  ", said(f"{command} --help-all"), re.MULTILINE)
+    switches = [one or other for one, other in switches]
+    assert switches
+    for switch in switches:
+        assert main([command, switch, "--no-such-flag"]) == 2
+        assert f"unknown flag {switch};" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", ["", "show ", "warm-start "])
+def test_a_group_of_commands_has_its_list_as_its_whole_help(said, words):
+    assert said(f"{words}--help-all") == said(f"{words}--help")
+
+
 def test_the_help_is_that_of_the_recipe_that_is_named(said):
     name = next(name for name, recipe in RECIPES.items() if recipe.batch_size != Recipe().batch_size)
     assert f"--batch-size INT Images per step. (default: {RECIPES[name].batch_size})" in " ".join(

@@ -18,7 +18,7 @@ from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Outcome, SeparateArms, failure_word, known, summary
-from fastcifar.recipes import Recipe, change, label, to_toml
+from fastcifar.recipes import Recipe, change, label
 from fastcifar.recipes.factors import read_values
 from fastcifar.recipes.text import Written, leaves, to_text, with_all_transforms
 from fastcifar.report import Figure, Line, Table, counted, percent, summarize
@@ -91,7 +91,8 @@ class Sweep(Experiment["Sweeping"]):
             if recipe not in found:
                 name = self._name(changes, recipe)
                 if name.casefold() in {other.casefold() for other in names}:  # names have no brackets
-                    name += f"-{hashlib.sha256(to_toml(recipe).encode()).hexdigest()[:8]}"
+                    every = repr(sorted(leaves(dataclasses.asdict(recipe))))
+                    name += f"-{hashlib.sha256(every.encode()).hexdigest()[:8]}"
                 names[name] = recipe
             found.setdefault(recipe, []).append(text)
         return {name: Arm(", ".join(found[recipe]), recipe) for name, recipe in names.items()}
