@@ -4,7 +4,8 @@ import re
 
 import pytest
 
-from fastcifar.cli import main
+from fastcifar.cli import finetune, main
+from fastcifar.cli.arguments import parse
 from fastcifar.cli.help import EVERYDAY
 from fastcifar.cli.options import flag_of
 from fastcifar.recipes import RECIPES, Recipe
@@ -53,14 +54,20 @@ def test_no_word_is_broken_at_80_columns(said, monkeypatch, command):
     assert said(f"{command} --help-all").split() == " ".join(lines).split()
 
 
-@pytest.mark.parametrize("command", ["train", "finetune --weights runs", "sweep", "summary", "report"])
+@pytest.mark.parametrize("command", ["train", "sweep", "summary", "report"])
 def test_every_switch_of_the_help_is_one_of_the_command(said, capsys, command):
     switches = re.findall(r"^  (--[\w-]+)$|^  (--[\w-]+)  ", said(f"{command} --help-all"), re.MULTILINE)
     switches = [one or other for one, other in switches]
     assert switches
     for switch in switches:
-        assert main([*command.split(), switch, "--no-such-flag"]) == 2
+        assert main([command, switch, "--no-such-flag"]) == 2
         assert f"unknown flag {switch};" not in capsys.readouterr().err
+
+
+def test_a_switch_that_is_on_is_shown_as_what_turns_it_off(said):
+    off = "--no-evaluate-at-start"
+    assert off in flags(said("finetune --help-all"))
+    assert not parse([off], finetune.Options(), "fastcifar finetune").evaluate_at_start
 
 
 @pytest.mark.parametrize("words", ["", "show ", "warm-start "])
