@@ -67,7 +67,7 @@ def test_the_summary_table_has_a_line_for_each_accuracy_and_stopwatch(record):
 
 def test_what_runs_say_so_far_is_in_the_line_or_in_the_bar_by_their_arm(record, monkeypatch):
     bars = []
-    show = SimpleNamespace(shows_bars=False, runs=lambda *bar: bars.append(bar))
+    show = SimpleNamespace(silent=False, draws=False, shows_bars=False, runs=lambda *bar: bars.append(bar))
     gathered = screen.Gathered(show, arms=True)
     told = [("a/seed-0", record()), ("[b]/seed-0", Diverged("no")), ("a/seed-1", record(tta_accuracy=0.9))]
     progress = [Progress(number, 4, key, outcome, False, 60.0) for number, (key, outcome) in enumerate(told, start=1)]
@@ -78,6 +78,12 @@ def test_what_runs_say_so_far_is_in_the_line_or_in_the_bar_by_their_arm(record, 
     show.shows_bars = True
     assert gathered.note(Progress(4, 4, "a/seed-2", record(None, None, val_accuracy=0.8))) == ""
     assert bars[-1][3] == [0.9432, 0.9, 0.8]
+    show.silent = True
+    assert gathered.note(Progress(5, 9, "a/seed-3", record())) == "" and len(bars) == 4, "nobody sees it"
+    show.silent, kept = False, Progress(6, 9, "a/seed-4", record(tta_accuracy=0.7), kept=True)
+    assert gathered.note(kept) == "" and len(bars) == 4, "the next one that is trained tells of it too"
+    gathered.note(Progress(7, 9, "a/seed-5", record(tta_accuracy=0.6)))
+    assert bars[-1][3] == [0.9432, 0.9, 0.8, 0.9432, 0.7, 0.6]
 
 
 @pytest.mark.parametrize("columns", [60, 80])
