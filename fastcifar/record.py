@@ -245,6 +245,12 @@ class RunRecord:
         return f"RunRecord({label(self.recipe)}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
 
     @property
+    def final_accuracy(self) -> float | None:
+        """The accuracy that the run is told by: on the test images, with test-time augmentation, or where these have no
+        labels on the validation split."""
+        return self.val_accuracy if self.tta_accuracy is None else self.tta_accuracy
+
+    @property
     def losses(self) -> dict[str, dict[int, float]]:
         """`losses[split][epoch]`: mean losses in nats, without test-time augmentation, of the epochs that have one;
         "train", "test" and, where there is any, "val"."""

@@ -11,13 +11,13 @@ from tyro.conf import Positional, arg
 
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions
-from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import shown
 from fastcifar.output import FIGURES, reserved, user_path
 from fastcifar.report.figures import FORMATS, refuse_without_matplotlib
 from fastcifar.report.plots import draw_runs
 from fastcifar.report.runs import read_runs
+from fastcifar.screen import fitted
 
 
 @dataclass(frozen=True)
@@ -53,5 +53,5 @@ def main(args: Sequence[str]) -> int:
     with reserved(out, shared=True):
         files = draw_runs(groups, out)
     stems = dict.fromkeys(file.stem for file in files)
-    print(wrapped(f"figures in {shown(out)}, each as {', '.join(FORMATS)}: {', '.join(stems)}", "", "  "))
+    print(fitted(f"figures in {shown(out)}, each as {', '.join(FORMATS)}: {', '.join(stems)}"))
     return 0

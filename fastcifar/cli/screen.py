@@ -131,8 +131,7 @@ class Gathered:
         arm, outcome = progress.key.rpartition("/")[0], progress.outcome
         values = self._accuracies.setdefault(arm, [])
         if outcome and not isinstance(outcome, Failed):
-            accuracy = outcome.val_accuracy if outcome.tta_accuracy is None else outcome.tta_accuracy
-            values += [] if accuracy is None else [accuracy]
+            values += [] if outcome.final_accuracy is None else [outcome.final_accuracy]
         is_hidden = self._show.silent and not self._show.draws
         if is_hidden or (progress.kept and progress.done < progress.total):  # of thousands a mean takes its time
             return ""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from tyro.conf import Positional, arg
 from fastcifar.cli.arguments import parse, parse_with_recipe, quick_train_size
 from fastcifar.cli.options import CommandOptions, ImageOptions, TrainingOptions
 from fastcifar.cli.saved import run_folder
-from fastcifar.cli.streams import wrapped
 from fastcifar.errors import UserError, brief, did_you_mean
 from fastcifar.escape import shown
 from fastcifar.output import reserved, short_name, user_path
@@ -25,6 +23,7 @@ from fastcifar.recipes.declare import setting
 from fastcifar.report.figures import refuse_without_matplotlib
 from fastcifar.report.grid import spread
 from fastcifar.report.mosaic import FORMATS, Mosaic
+from fastcifar.screen import fitted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,8 +154,7 @@ def _draw(out: Path, picture: Callable[[], Mosaic]) -> int:
     with reserved(file.parent, shared=True):
         mosaic = picture()
         mosaic.save(file)
-    line = f"{shown(mosaic.title)}; drawn in {shown(file)}"
-    print(wrapped(line) if sys.stdout.isatty() else line)
+    print(fitted(f"{shown(mosaic.title)}; drawn in {shown(file)}"))
     return 0
 
 

@@ -72,7 +72,7 @@ class Answers:
         """Return the images that fewest runs get right, of these those with the largest mean loss first; none that all
         runs get right."""
         losses = np.sum([group.losses for group in self.groups], 0)
-        right = (self._answers() == self.labels).sum(0)
+        right = (self._answers == self.labels).sum(0)
         order = np.lexsort((-losses, right))
         return self._described(order[(self.labels[order] >= 0) & (right[order] < self.runs)][:most])
 
@@ -84,13 +84,13 @@ class Answers:
         order = np.argsort(-entropy, kind="stable")
         return self._described(order[self.labels[order] >= 0][:most])
 
+    @cached_property
     def _answers(self) -> np.ndarray:
         return np.concatenate([group.answers for group in self.groups])
 
     def _described(self, places: np.ndarray) -> list[HardImage]:
-        answers = self._answers()
         found = []
         for image in places.tolist():
-            counted, label = counted_answers(answers[:, image]), int(self.labels[image])
+            counted, label = counted_answers(self._answers[:, image]), int(self.labels[image])
             found.append(HardImage(image, label, counted.get(label, 0), counted))
         return found

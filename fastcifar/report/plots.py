@@ -241,7 +241,7 @@ def _tested(record: RunRecord) -> str:
 
 def _final(record: RunRecord) -> float | None:
     """Return the accuracy at the end, in percent."""
-    accuracy = record.val_accuracy if record.accuracy is None else record.tta_accuracy
+    accuracy = record.final_accuracy
     return None if accuracy is None else 100 * accuracy
 
 

@@ -33,7 +33,7 @@ from fastcifar.output import (
     user_path,
     write_all,
 )
-from fastcifar.recipes import Recipe, label
+from fastcifar.recipes import Recipe
 from fastcifar.record import DatasetFacts, EpochRow, RunRecord, Versions, json_text, own_commit
 from fastcifar.registry import resolve
 from fastcifar.training.device import describe_device
@@ -178,8 +178,7 @@ class Run:
         return self.record.process_seconds
 
     def __repr__(self) -> str:
-        accuracy = "no test labels" if self.tta_accuracy is None else f"{self.tta_accuracy:.2%}"
-        return f"Run({label(self.recipe)}, seed {self.seed}, {accuracy}, {self.train_seconds:.1f} s)"
+        return f"Run{repr(self.record).removeprefix('RunRecord')}"
 
     def save(self, folder: str | Path, unfinished: bool = False) -> Path:
         """Write log.tsv, predictions.npz, model.safetensors and, last, run.json to `folder`, all of them or none.
