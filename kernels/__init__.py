@@ -37,6 +37,12 @@ from fastcifar.kernels.newton_schulz import newton_schulz, newton_schulz_referen
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
 from fastcifar.kernels.operators import wants_gradient
 from fastcifar.kernels.whiten import whiten, whiten_reference
+from fastcifar.kernels.winograd import (
+    winograd_convolution,
+    winograd_convolution_reference,
+    winograd_input_gradient,
+    winograd_input_gradient_reference,
+)
 
 __all__ = [
     "augment",
@@ -71,4 +77,8 @@ __all__ = [
     "wants_gradient",
     "whiten",
     "whiten_reference",
+    "winograd_convolution",
+    "winograd_convolution_reference",
+    "winograd_input_gradient",
+    "winograd_input_gradient_reference",
 ]

@@ -17,6 +17,7 @@ from fastcifar.kernels.conv_weight_gradient import has_instructions
 from fastcifar.kernels.cpp import use_cpp
 from fastcifar.kernels.launch import compile_only, use_triton
 from fastcifar.kernels.norm_act_pool.cpp import SOURCE as NORM_ACT_POOL
+from fastcifar.kernels.winograd import SOURCE as WINOGRAD
 
 
 def compile_ahead(run: Callable[[], object], device: torch.device | str = "cuda") -> bool:
@@ -59,4 +60,4 @@ def compile_cpp() -> None:
 
 def cpp_sources() -> list[str]:
     """Return the C++ files whose kernels are for this CPU's instructions."""
-    return [NORM_ACT_POOL, *([CONV_WEIGHT_GRADIENT] if has_instructions() else [])]
+    return [NORM_ACT_POOL, WINOGRAD, *([CONV_WEIGHT_GRADIENT] if has_instructions() else [])]

@@ -1,6 +1,7 @@
-"""The gradient of a 3x3 convolution's filters on CPUs with AVX512-BF16; elsewhere torch's.
+"""The gradient of a 3x3 convolution's filters on CPUs: in bfloat16 with AVX512-BF16 by the kernel here, in float32 without
+a stride by that of winograd.py, elsewhere torch's.
 
-Method (conv_weight_gradient.cpp). For each of the nine places (taps) of a filter the gradient is a product of x,
+Method in bfloat16 (conv_weight_gradient.cpp). For each of the nine places (taps) of a filter the gradient is a product of x,
 shifted, with the gradient of the output, summed over all pixels of all images. AVX512-BF16 multiplies pairs of
 bfloat16 and adds both products to a float32. The pairs are two *images'* values of one pixel, so that one packed copy
 does for every shift: a chunk of some 256 pixels of a pair, x in panels of 6 channels and the gradient in panels of 64.
@@ -26,6 +27,7 @@ import math
 import torch
 from torch import Tensor
 
+from fastcifar.kernels import winograd
 from fastcifar.kernels.cpp import call, use_cpp
 from fastcifar.kernels.launch import forced_path
 from fastcifar.kernels.operators import operator, refuse_gradients
@@ -58,15 +60,19 @@ def _has_instructions(forced: bool) -> bool:
     return torch.cpu._is_avx512_bf16_supported() and (forced or not torch.cpu._is_amx_tile_supported())
 
 
-def has_kernel(x: Tensor, outputs: int) -> bool:
-    """Return True if `conv_weight_gradient` of x, and of a gradient with so many `outputs`, takes its C++ kernel."""
+def has_kernel(x: Tensor, outputs: int, stride: int = 1) -> bool:
+    """Return True if `conv_weight_gradient` of x, and of a gradient with so many `outputs`, takes a C++ kernel."""
+    if x.dtype == torch.float32:
+        return stride == 1 and winograd.has_kernel(x, outputs)
     panels = outputs % _WIDE == 0 or (outputs in _NARROW and x.shape[1] >= min(_NARROW))
     return x.dtype == torch.bfloat16 and panels and x.numel() > 0 and has_instructions() and use_cpp(SOURCE, x)
 
 
 def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: bool, stride: int) -> Tensor:
-    if gradient.dtype != x.dtype or not gradient.numel() or not has_kernel(x, gradient.shape[1]):
+    if gradient.dtype != x.dtype or not gradient.numel() or not has_kernel(x, gradient.shape[1], stride):
         return conv_weight_gradient_reference(x, gradient, padding, border, stride)
+    if x.dtype == torch.float32:
+        return winograd.winograd_weight_gradient(x, gradient, padding, border)
     out = _empty(x, gradient, padding, border, stride)
     x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
     sizes = (len(x), x.shape[1], *gradient.shape[1:], *x.shape[2:], stride, padding, border, torch.get_num_threads())

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcifar.kernels import conv_pool, conv_weight_gradient, wants_gradient
+from fastcifar.kernels import (
+    conv_pool,
+    conv_weight_gradient,
+    wants_gradient,
+    winograd,
+    winograd_convolution,
+    winograd_input_gradient,
+)
 from fastcifar.kernels.conv_pool import has_kernel as pools_at_once
 from fastcifar.kernels.conv_weight_gradient import has_kernel
 from fastcifar.kernels.operators import needs_plain_torch
@@ -54,16 +61,27 @@ class Conv3x3(nn.Conv2d):
             return conv_pool(x, self.weight, bordered)
         if x.device.type != "cpu" or needs_plain_torch():
             return _plain(x, self.weight, bordered, self.stride[0])
-        learns = wants_gradient(self.weight) and x.dtype == self.weight.dtype
-        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype:
-            learns = False  # the result's gradient is of another dtype than x
-        # torch.compile can't follow how the kernel is chosen.
-        if learns and not torch.compiler.is_compiling() and has_kernel(x, self.out_channels):
+        # torch.compile can't follow how a kernel is chosen.
+        if not torch.compiler.is_compiling() and self._has_kernel(x):
             return _ByKernel.apply(x, self.weight, bordered, self.stride[0])
         widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
         if self.stride == (1, 1) and x.shape[3] <= widest:
             return strip_convolution(x, self.weight, bordered)
         return _plain(x, self.weight, bordered, self.stride[0])
+
+    def _has_kernel(self, x: torch.Tensor) -> bool:
+        """Return True if a kernel computes the convolution of x, or the gradient of its filters if that is wanted."""
+        if x.dtype != self.weight.dtype:
+            return False
+        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype:
+            return False  # the result is of another dtype than x
+        if _is_winograd(x, self.out_channels, self.stride[0]):
+            return True
+        return wants_gradient(self.weight) and has_kernel(x, self.out_channels, self.stride[0])
+
+
+def _is_winograd(x: torch.Tensor, outputs: int, stride: int) -> bool:
+    return stride == 1 and winograd.has_kernel(x, outputs)
 
 
 def _plain(x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -> torch.Tensor:
@@ -71,21 +89,26 @@ def _plain(x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -
 
 
 class _ByKernel(torch.autograd.Function):
-    """`_plain(x, weight, bordered, stride)`, whose first derivative by `weight` is a kernel's."""
+    """`_plain(x, weight, bordered, stride)` by kernels: itself, and its first derivatives, where there is one."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -> torch.Tensor:
         ctx.save_for_backward(x, weight)
         ctx.bordered, ctx.stride = bordered, stride
+        if _is_winograd(x, len(weight), stride):
+            return winograd_convolution(x, weight, padding=0 if bordered else 1)
         return _plain(x, weight, bordered, stride)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
         (x, weight), (wants_x, wants_weight, *_) = ctx.saved_tensors, ctx.needs_input_grad
         padding, once = 0 if ctx.bordered else 1, not (torch.is_grad_enabled() or needs_plain_torch())
-        wanted = [wants_x, wants_weight and not once, False]
+        by_kernel = once and _is_winograd(grad, x.shape[1], ctx.stride)
+        wanted = [wants_x and not by_kernel, wants_weight and not once, False]
         rest = ([ctx.stride] * 2, [padding, padding], [1, 1], False, [0, 0], 1, wanted)
         grad_x, grad_weight = torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)[:2]
+        if wants_x and by_kernel:
+            grad_x = winograd_input_gradient(grad, weight, padding=padding)
         if wants_weight and once:
             grad_weight = conv_weight_gradient(x, grad, padding=padding, border=ctx.bordered, stride=ctx.stride)
         return grad_x, grad_weight, None, None

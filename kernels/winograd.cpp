@@ -1,0 +1,421 @@
+// 3x3 convolutions of float32 images by Winograd's minimal filtering. See winograd.py for the method.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <utility>
+
+#include "channels.h"
+
+#define UNROLLED _Pragma("GCC unroll 16")
+
+namespace {
+
+struct Free {
+    void operator()(float* place) const { std::free(place); }
+};
+using Buffer = std::unique_ptr<float[], Free>;
+
+// Zeros, aligned for vectors; null where there is no memory.
+Buffer zeros(int64_t length) {
+    const int64_t bytes = (length * int64_t(sizeof(float)) + 63) / 64 * 64;
+    Buffer buffer(static_cast<float*>(std::aligned_alloc(64, bytes)));
+    if (buffer) std::memset(buffer.get(), 0, bytes);
+    return buffer;
+}
+
+int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
+
+// Polynomials are multiplied by their values at the first SIDE + 1 of these, and at infinity. The first three, five and
+// all seven are symmetric, which halves the work.
+constexpr double POINTS[] = {0, 1, -1, 0.5, -0.5, 2, -2};
+
+// A row for each point, and one for infinity.
+template <int SIDE, int WIDTH> struct Matrix {
+    static constexpr int ROWS = SIDE + 2, COLUMNS = WIDTH;
+    float at[ROWS][COLUMNS];
+    constexpr bool any(int row, int odd) const {
+        for (int k = odd; k < COLUMNS; k += 2)
+            if (at[row][k] != 0) return true;
+        return false;
+    }
+    // Is the next row this one, but for the sign of odd columns?
+    constexpr bool mirrored(int row) const {
+        if (row < 0 || row + 1 >= ROWS || !any(row, 0) || !any(row, 1)) return false;
+        for (int k = 0; k < COLUMNS; k++)
+            if (at[row + 1][k] != (k % 2 ? -at[row][k] : at[row][k])) return false;
+        return true;
+    }
+    // Are there zeros alone before this value, in even (or odd) columns of its row, or in its column?
+    constexpr bool first_of_row(int row, int column) const {
+        for (int k = column % 2; k < column; k += 2)
+            if (at[row][k] != 0) return false;
+        return true;
+    }
+    constexpr bool first_of_column(int row, int column) const {
+        for (int k = 0; k < row; k++)
+            if (at[k][column] != 0) return false;
+        return true;
+    }
+};
+
+// Values of a polynomial, of its coefficients.
+template <int SIDE, int COLUMNS> constexpr Matrix<SIDE, COLUMNS> powers() {
+    Matrix<SIDE, COLUMNS> matrix{};
+    for (int row = 0; row <= SIDE; row++) {
+        double power = 1;
+        for (int k = 0; k < COLUMNS; k++, power *= POINTS[row]) matrix.at[row][k] = float(power);
+    }
+    matrix.at[SIDE + 1][COLUMNS - 1] = 1;
+    return matrix;
+}
+
+// Coefficients of Lagrange's polynomials, 1 at one point and 0 at the others, and of that with all points as roots.
+template <int SIDE> constexpr Matrix<SIDE, SIDE + 2> lagrange() {
+    Matrix<SIDE, SIDE + 2> matrix{};
+    for (int row = 0; row < SIDE + 2; row++) {
+        double polynomial[SIDE + 2] = {1}, divisor = 1;
+        for (int other = 0; other <= SIDE; other++) {
+            if (other == row) continue;
+            if (row <= SIDE) divisor *= POINTS[row] - POINTS[other];
+            for (int k = SIDE + 1; k >= 0; k--)
+                polynomial[k] = (k ? polynomial[k - 1] : 0) - POINTS[other] * polynomial[k];
+        }
+        for (int k = 0; k < SIDE + 2; k++) matrix.at[row][k] = float(polynomial[k] / divisor);
+    }
+    return matrix;
+}
+
+// Call f for 0, 1, .. COUNT - 1, each known to the compiler.
+template <class F, int... K> inline __attribute__((always_inline)) void for_all(F f, std::integer_sequence<int, K...>) {
+    (f(std::integral_constant<int, K>{}), ...);
+}
+template <int COUNT, class F> inline __attribute__((always_inline)) void for_each(F f) {
+    for_all(f, std::make_integer_sequence<int, COUNT>());
+}
+
+template <bool FIRST> inline Floats plus(Floats sum, float factor, Floats value) {
+    return FIRST ? factor * value : sum + factor * value;
+}
+
+// result [ROWS] = MATRIX values [COLUMNS].
+template <const auto& MATRIX> inline void multiply(const Floats* values, Floats* result) {
+    for_each<MATRIX.ROWS>([&](auto row) {
+        if constexpr (!MATRIX.mirrored(row - 1)) {
+            Floats sums[2];  // of even and of odd columns
+            for_each<MATRIX.COLUMNS>([&](auto k) {
+                constexpr float factor = MATRIX.at[row][k];
+                if constexpr (factor != 0)
+                    sums[k % 2] = plus<MATRIX.first_of_row(row, k)>(sums[k % 2], factor, values[k]);
+            });
+            result[row] = MATRIX.any(row, 0) && MATRIX.any(row, 1) ? sums[0] + sums[1] : sums[MATRIX.any(row, 1)];
+            if constexpr (MATRIX.mirrored(row)) result[row + 1] = sums[0] - sums[1];
+        }
+    });
+}
+
+// result [COLUMNS] = MATRIX' values [ROWS].
+template <const auto& MATRIX> inline void multiply_transposed(const Floats* values, Floats* result) {
+    Floats of[2][MATRIX.ROWS];  // of two mirrored rows, what even and odd columns take
+    for_each<MATRIX.ROWS>([&](auto row) {
+        if constexpr (MATRIX.mirrored(row)) {
+            of[0][row] = values[row] + values[row + 1];
+            of[1][row] = values[row] - values[row + 1];
+        } else if constexpr (!MATRIX.mirrored(row - 1)) {
+            of[0][row] = of[1][row] = values[row];
+        }
+    });
+    for_each<MATRIX.COLUMNS>([&](auto k) {
+        Floats sum{};
+        for_each<MATRIX.ROWS>([&](auto row) {
+            constexpr float factor = MATRIX.at[row][k];
+            if constexpr (factor != 0 && !MATRIX.mirrored(row - 1))
+                sum = plus<MATRIX.first_of_column(row, k)>(sum, factor, of[k % 2][row]);
+        });
+        result[k] = sum;
+    });
+}
+
+// MATRIX x MATRIX' of x [COLUMNS, COLUMNS], given by load(row, column) and taken by store(row, column, value).
+template <const auto& MATRIX, class Load, class Store> void to_points(Load load, Store store) {
+    constexpr int ROWS = MATRIX.ROWS, COLUMNS = MATRIX.COLUMNS;
+    Floats half[COLUMNS][ROWS], values[COLUMNS], result[ROWS];
+    for (int column = 0; column < COLUMNS; column++) {
+        UNROLLED for (int row = 0; row < COLUMNS; row++) values[row] = load(row, column);
+        multiply<MATRIX>(values, half[column]);
+    }
+    for (int row = 0; row < ROWS; row++) {
+        UNROLLED for (int column = 0; column < COLUMNS; column++) values[column] = half[column][row];
+        multiply<MATRIX>(values, result);
+        UNROLLED for (int column = 0; column < ROWS; column++) store(row, column, result[column]);
+    }
+}
+
+// MATRIX' x MATRIX of x [ROWS, ROWS].
+template <const auto& MATRIX, class Load, class Store> void from_points(Load load, Store store) {
+    constexpr int ROWS = MATRIX.ROWS, COLUMNS = MATRIX.COLUMNS;
+    Floats half[ROWS][COLUMNS], values[ROWS], result[COLUMNS];
+    for (int column = 0; column < ROWS; column++) {
+        UNROLLED for (int row = 0; row < ROWS; row++) values[row] = load(row, column);
+        multiply_transposed<MATRIX>(values, half[column]);
+    }
+    for (int row = 0; row < COLUMNS; row++) {
+        UNROLLED for (int column = 0; column < ROWS; column++) values[column] = half[column][row];
+        multiply_transposed<MATRIX>(values, result);
+        UNROLLED for (int column = 0; column < COLUMNS; column++) store(row, column, result[column]);
+    }
+}
+
+// A block of sums stays in registers: of so many rows, and two vectors wide.
+#ifdef __AVX512F__
+constexpr int TILES = 12, CHANNELS = 8;
+#else
+constexpr int TILES = 6, CHANNELS = 4;
+#endif
+constexpr int64_t PANEL = 2 * LANES;
+
+// sums [COUNT, PANEL] = (ADD: +=) the sum over k of a(row, k) b[k, :].
+template <int COUNT, bool ADD, class A>
+inline void multiply_panel(A a, const float* b, int64_t b_step, int64_t depth, float* sums, int64_t sums_step) {
+    Floats sum[COUNT][2];
+    UNROLLED for (int row = 0; row < COUNT; row++)
+        UNROLLED for (int v = 0; v < 2; v++)
+            sum[row][v] = ADD ? read<Floats>(sums + row * sums_step + v * LANES, All{}) : Floats{};
+    for (int64_t k = 0; k < depth; k++, b += b_step) {
+        const Floats first = read<Floats>(b, All{}), second = read<Floats>(b + LANES, All{});
+        UNROLLED for (int row = 0; row < COUNT; row++) {
+            const float value = a(row, k);
+            sum[row][0] += value * first;
+            sum[row][1] += value * second;
+        }
+    }
+    UNROLLED for (int row = 0; row < COUNT; row++)
+        UNROLLED for (int v = 0; v < 2; v++) write(sums + row * sums_step + v * LANES, sum[row][v], All{});
+}
+
+// The caches' lines of what is read or written at once must not be a power of two apart: they would share few places.
+int64_t odd_lines(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
+// Floats from a transformed tile to the next: its channels in whole panels.
+int64_t pitch_of(int64_t channels) { return odd_lines(ceil_div(channels, PANEL) * PANEL); }
+
+// Call f(first channel) for vectors that together are all channels, of which there are a vector's at least. The last may
+// begin early: f must write the same to a channel both times.
+template <class F> void for_vectors(int64_t channels, F f) {
+    for (int64_t number = 0; number < vectors_of(channels); number++) f(std::min(number * LANES, channels - LANES));
+}
+
+// Images [.., height, width, channels]; what lies outside, or before row or column `from`, is at `outside`.
+template <class T> struct Images {
+    T* data;
+    int64_t height, width, channels, from;
+    T* outside;
+    // The places of SIZE x SIZE pixels.
+    template <int SIZE> void find(int64_t image, int64_t top, int64_t left, T** places) const {
+        T* corner = data + ((image * height + top) * width + left) * channels;
+        for (int row = 0; row < SIZE; row++)
+            for (int column = 0; column < SIZE; column++) {
+                const bool inside = top + row >= from && top + row < height && left + column >= from && left + column < width;
+                *places++ = inside ? corner + (row * width + column) * channels : outside;
+            }
+    }
+};
+
+struct Sizes {
+    int64_t images, channels, outputs, height, width, padding, border, threads;
+    int64_t out_height() const { return height + 2 * padding - 2; }
+    int64_t out_width() const { return width + 2 * padding - 2; }
+};
+
+template <int SIDE> struct Winograd {
+    static constexpr int LONG = SIDE + 2, ALL = LONG * LONG;
+    static constexpr Matrix<SIDE, 3> FILTER = powers<SIDE, 3>();
+    static constexpr Matrix<SIDE, SIDE> RESULT = powers<SIDE, SIDE>();
+    static constexpr Matrix<SIDE, LONG> INPUT = lagrange<SIDE>();
+
+    const Sizes& sizes;
+    const int64_t down = ceil_div(sizes.out_height(), SIDE), across = ceil_div(sizes.out_width(), SIDE);
+    const int64_t tiles = sizes.images * down * across;
+    const int64_t panels = ceil_div(sizes.outputs, PANEL);
+    const int64_t pitch = pitch_of(sizes.channels), out_pitch = pitch_of(sizes.outputs);
+
+    template <int SIZE, class T> void find(const Images<T>& images, int64_t tile, int64_t padding, T** places) const {
+        const int64_t top = tile / across % down * SIDE - padding, left = tile % across * SIDE - padding;
+        images.template find<SIZE>(tile / (down * across), top, left, places);
+    }
+
+    // `count` tiles from `first` on at all points: out [ALL, .., pitch], `step` apart.
+    template <const auto& MATRIX>
+    void spread(const Images<const float>& images, int64_t padding, int64_t first, int64_t count, float* out,
+                int64_t step) const {
+        constexpr int SIZE = MATRIX.COLUMNS;
+        const float* places[SIZE * SIZE];
+        for (int64_t tile = first; tile < first + count; tile++, out += pitch_of(images.channels)) {
+            find<SIZE>(images, tile, padding, places);
+            for_vectors(images.channels, [&](int64_t channel) {
+                to_points<MATRIX>(
+                    [&](int row, int column) { return read<Floats>(places[row * SIZE + column] + channel, All{}); },
+                    [&](int row, int column, Floats values) {
+                        write(out + (row * LONG + column) * step + channel, values, All{});
+                    });
+            });
+        }
+    }
+
+    // Where the value of a filter at a point is, of [ALL, panels, channels, PANEL].
+    int64_t place(int row, int column, int64_t channels, int64_t channel, int64_t output) const {
+        return (((row * LONG + column) * panels + output / PANEL) * channels + channel) * PANEL + output % PANEL;
+    }
+
+    // filters [3, 3, channels, outputs]
+    int convolve(const float* x, const float* filters, float* out) const {
+        const int64_t channels = sizes.channels, outputs = sizes.outputs;
+        // The more filters, the more tiles are multiplied at once by those that have come into the cache.
+        const int64_t blocks = std::clamp<int64_t>(channels * outputs / 8192 * 12 / TILES, 12 / TILES, 48 / TILES);
+        Buffer at_points = zeros(ALL * panels * channels * PANEL), nothing = zeros(channels);
+        if (!at_points || !nothing) return 1;
+        int failed = 0;
+#pragma omp parallel num_threads(int(sizes.threads)) reduction(max : failed)
+        {
+            // [blocks, ALL, TILES, pitch]
+            Buffer in = zeros(blocks * ALL * TILES * pitch), products = zeros(blocks * ALL * TILES * out_pitch);
+            Buffer lost = zeros(outputs);
+            failed = !in || !products || !lost;
+            const Images<const float> input{x, sizes.height, sizes.width, channels, 0, nothing.get()};
+            const Images<float> result{out, sizes.out_height(), sizes.out_width(), outputs, 0, lost.get()};
+#pragma omp for
+            for (int64_t channel = 0; channel < channels; channel++)
+                for_vectors(outputs, [&](int64_t output) {
+                    const float* filter = filters + channel * outputs + output;
+                    to_points<FILTER>(
+                        [&](int row, int column) {
+                            return read<Floats>(filter + (row * 3 + column) * channels * outputs, All{});
+                        },
+                        [&](int row, int column, Floats values) {
+                            for (int64_t lane = 0; lane < LANES; lane++)
+                                at_points[place(row, column, channels, channel, output + lane)] = values[lane];
+                        });
+                });
+#pragma omp for schedule(dynamic)
+            for (int64_t first = 0; first < tiles; first += blocks * TILES) {
+                if (failed) continue;
+                const int64_t last = std::min(first + blocks * TILES, tiles), here = ceil_div(last - first, TILES);
+                for (int64_t block = 0; block < here; block++) {
+                    const int64_t tile = first + block * TILES, count = std::min<int64_t>(TILES, last - tile);
+                    float* to = in.get() + block * ALL * TILES * pitch;
+                    spread<INPUT>(input, sizes.padding, tile, count, to, TILES * pitch);
+                }
+                for (int64_t point = 0; point < ALL; point++)
+                    for (int64_t panel = 0; panel < panels; panel++)
+                        for (int64_t block = 0; block < here; block++) {
+                            const float* rows[TILES / 3];  // with two steps each: all that an address can hold
+                            UNROLLED for (int three = 0; three < TILES / 3; three++)
+                                rows[three] = in.get() + ((block * ALL + point) * TILES + 3 * three) * pitch;
+                            multiply_panel<TILES, false>(
+                                [&](int row, int64_t k) { return rows[row / 3][row % 3 * pitch + k]; },
+                                at_points.get() + (point * panels + panel) * channels * PANEL, PANEL, channels,
+                                products.get() + (block * ALL + point) * TILES * out_pitch + panel * PANEL, out_pitch);
+                        }
+                for (int64_t tile = first; tile < last; tile++) {
+                    const int64_t block = (tile - first) / TILES, row_of_block = (tile - first) % TILES;
+                    const float* from = products.get() + (block * ALL * TILES + row_of_block) * out_pitch;
+                    float* places[SIDE * SIDE];
+                    find<SIDE>(result, tile, 0, places);
+                    for_vectors(outputs, [&](int64_t output) {
+                        from_points<RESULT>(
+                            [&](int row, int column) {
+                                return read<Floats>(from + (row * LONG + column) * TILES * out_pitch + output, All{});
+                            },
+                            [&](int row, int column, Floats values) {
+                                write(places[row * SIDE + column] + output, values, All{});
+                            });
+                    });
+                }
+            }
+        }
+        return failed;
+    }
+
+    // out [3, 3, channels, outputs]
+    int weight_gradient(const float* x, const float* gradient, float* out) const {
+        const int64_t channels = sizes.channels, outputs = sizes.outputs;
+        // All threads take a group of tiles to the points, then each sums products of some points of all of the group:
+        // in the same order for any number of threads.
+        const int64_t group = channels * outputs > 8192 ? 96 : 48, together = 4;
+        const int64_t in_step = odd_lines(group * pitch), out_step = odd_lines(group * out_pitch);
+        const int64_t sum_rows = ceil_div(channels, CHANNELS) * CHANNELS;
+        Buffer in = zeros(ALL * in_step), gradients = zeros(ALL * out_step);
+        Buffer sums = zeros(ALL * panels * sum_rows * PANEL), nothing = zeros(std::max(channels, outputs));
+        if (!in || !gradients || !sums || !nothing) return 1;
+        const Images<const float> input{x, sizes.height, sizes.width, channels, sizes.border, nothing.get()};
+        const Images<const float> result{gradient, sizes.out_height(), sizes.out_width(), outputs, 0, nothing.get()};
+#pragma omp parallel num_threads(int(sizes.threads))
+        {
+            for (int64_t first = 0; first < tiles; first += group) {
+                const int64_t count = std::min(group, tiles - first);
+#pragma omp for
+                for (int64_t tile = 0; tile < count; tile += together) {
+                    const int64_t here = std::min(together, count - tile);
+                    spread<INPUT>(input, sizes.padding, first + tile, here, in.get() + tile * pitch, in_step);
+                    spread<RESULT>(result, 0, first + tile, here, gradients.get() + tile * out_pitch, out_step);
+                }
+#pragma omp for collapse(2)
+                for (int64_t point = 0; point < ALL; point++)
+                    for (int64_t panel = 0; panel < panels; panel++)
+                        for (int64_t row = 0; row < sum_rows; row += CHANNELS) {
+                            const float* columns = in.get() + point * in_step + row;
+                            multiply_panel<CHANNELS, true>(
+                                [&](int channel, int64_t k) { return columns[k * pitch + channel]; },
+                                gradients.get() + point * out_step + panel * PANEL, out_pitch, count,
+                                sums.get() + ((point * panels + panel) * sum_rows + row) * PANEL, PANEL);
+                        }
+            }
+#pragma omp for
+            for (int64_t channel = 0; channel < channels; channel++)
+                for_vectors(outputs, [&](int64_t output) {
+                    from_points<FILTER>(
+                        [&](int row, int column) {
+                            Floats values{};
+                            for (int64_t lane = 0; lane < LANES; lane++)
+                                values[lane] = sums[place(row, column, sum_rows, channel, output + lane)];
+                            return values;
+                        },
+                        [&](int row, int column, Floats values) {
+                            write(out + ((row * 3 + column) * channels + channel) * outputs + output, values, All{});
+                        });
+                });
+        }
+        return 0;
+    }
+};
+
+// Call f(a Winograd of `side`).
+template <class F> int with_side(int64_t side, const Sizes& sizes, F f) {
+    switch (side) {
+        case 3: return f(Winograd<3>{sizes});
+        case 4: return f(Winograd<4>{sizes});
+        case 5: return f(Winograd<5>{sizes});
+        default: return f(Winograd<6>{sizes});
+    }
+}
+
+}  // namespace
+
+// x [images, height, width, channels], filters [3, 3, channels, outputs]; out [images, out_height, out_width, outputs],
+// by tiles of side x side, 3 to 6. channels and outputs are 16 or more. Returns 1 where memory ran out, else 0.
+extern "C" int winograd_convolution(const float* x, const float* filters, float* out, int64_t images, int64_t channels,
+                                    int64_t outputs, int64_t height, int64_t width, int64_t padding, int64_t side,
+                                    int64_t threads) {
+    const Sizes sizes{images, channels, outputs, height, width, padding, 0, threads};
+    return with_side(side, sizes, [&](const auto& winograd) { return winograd.convolve(x, filters, out); });
+}
+
+// The gradient of the filters, out [3, 3, channels, outputs], of that of the result. border: the first row and column of
+// x count as zeros.
+extern "C" int winograd_weight_gradient(const float* x, const float* gradient, float* out, int64_t images,
+                                        int64_t channels, int64_t outputs, int64_t height, int64_t width,
+                                        int64_t padding, int64_t border, int64_t side, int64_t threads) {
+    const Sizes sizes{images, channels, outputs, height, width, padding, border, threads};
+    return with_side(side, sizes, [&](const auto& winograd) { return winograd.weight_gradient(x, gradient, out); });
+}
