@@ -28,9 +28,15 @@ Buffer zeros(int64_t length) {
 
 int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
-// Polynomials are multiplied by their values at the first SIDE + 1 of these, and at infinity. The first three, five and
-// all seven are symmetric, which halves the work.
-constexpr double POINTS[] = {0, 1, -1, 0.5, -0.5, 2, -2};
+// Polynomials are multiplied by their values at so many points, SIDE + 1, and at infinity: at zero where SIDE is even,
+// and at these and their negatives. Pairs halve the work, and of such fractions these give the least errors.
+constexpr double PAIRS[][3] = {{3 / 8., 5 / 4.}, {5 / 8., 3 / 2.}, {1 / 4., 7 / 8., 7 / 4.}, {1 / 2., 1, 2}};
+template <int SIDE> constexpr double point(int number) {
+    if (SIDE % 2 == 0 && number == 0) return 0;
+    const int of_pairs = SIDE % 2 ? number : number - 1;
+    const double value = PAIRS[SIDE - 3][of_pairs / 2];
+    return of_pairs % 2 ? -value : value;
+}
 
 // A row for each point, and one for infinity.
 template <int SIDE, int WIDTH> struct Matrix {
@@ -66,7 +72,7 @@ template <int SIDE, int COLUMNS> constexpr Matrix<SIDE, COLUMNS> powers() {
     Matrix<SIDE, COLUMNS> matrix{};
     for (int row = 0; row <= SIDE; row++) {
         double power = 1;
-        for (int k = 0; k < COLUMNS; k++, power *= POINTS[row]) matrix.at[row][k] = float(power);
+        for (int k = 0; k < COLUMNS; k++, power *= point<SIDE>(row)) matrix.at[row][k] = float(power);
     }
     matrix.at[SIDE + 1][COLUMNS - 1] = 1;
     return matrix;
@@ -79,9 +85,9 @@ template <int SIDE> constexpr Matrix<SIDE, SIDE + 2> lagrange() {
         double polynomial[SIDE + 2] = {1}, divisor = 1;
         for (int other = 0; other <= SIDE; other++) {
             if (other == row) continue;
-            if (row <= SIDE) divisor *= POINTS[row] - POINTS[other];
+            if (row <= SIDE) divisor *= point<SIDE>(row) - point<SIDE>(other);
             for (int k = SIDE + 1; k >= 0; k--)
-                polynomial[k] = (k ? polynomial[k - 1] : 0) - POINTS[other] * polynomial[k];
+                polynomial[k] = (k ? polynomial[k - 1] : 0) - point<SIDE>(other) * polynomial[k];
         }
         for (int k = 0; k < SIDE + 2; k++) matrix.at[row][k] = float(polynomial[k] / divisor);
     }
@@ -176,23 +182,41 @@ constexpr int TILES = 6, CHANNELS = 4;
 #endif
 constexpr int64_t PANEL = 2 * LANES;
 
-// sums [COUNT, PANEL] = (ADD: +=) the sum over k of a(row, k) b[k, :].
-template <int COUNT, bool ADD, class A>
-inline void multiply_panel(A a, const float* b, int64_t b_step, int64_t depth, float* sums, int64_t sums_step) {
-    Floats sum[COUNT][2];
-    UNROLLED for (int row = 0; row < COUNT; row++)
-        UNROLLED for (int v = 0; v < 2; v++)
-            sum[row][v] = ADD ? read<Floats>(sums + row * sums_step + v * LANES, All{}) : Floats{};
-    for (int64_t k = 0; k < depth; k++, b += b_step) {
+// sums [TILES, PANEL] = a [TILES, depth] b [depth, PANEL], whose rows are `pitch` and `step` apart. Asks for the lines
+// from `next` on, as many as depth.
+__attribute__((noinline)) void multiply_rows(const float* a, int64_t pitch, const float* b, int64_t depth, float* sums,
+                                             int64_t step, const float* next) {
+    const float* rows[TILES / 3];  // with two steps each: all that an address can hold
+    UNROLLED for (int three = 0; three < TILES / 3; three++) rows[three] = a + 3 * three * pitch;
+    Floats sum[TILES][2] = {};
+    for (int64_t k = 0; k < depth; k++, b += PANEL) {
         const Floats first = read<Floats>(b, All{}), second = read<Floats>(b + LANES, All{});
-        UNROLLED for (int row = 0; row < COUNT; row++) {
-            const float value = a(row, k);
+        __builtin_prefetch(next + k * 16);
+        UNROLLED for (int row = 0; row < TILES; row++) {
+            const float value = rows[row / 3][row % 3 * pitch + k];
             sum[row][0] += value * first;
             sum[row][1] += value * second;
         }
     }
-    UNROLLED for (int row = 0; row < COUNT; row++)
-        UNROLLED for (int v = 0; v < 2; v++) write(sums + row * sums_step + v * LANES, sum[row][v], All{});
+    UNROLLED for (int row = 0; row < TILES; row++)
+        UNROLLED for (int v = 0; v < 2; v++) write(sums + row * step + v * LANES, sum[row][v], All{});
+}
+
+// sums [CHANNELS, PANEL] += a' b for a [depth, CHANNELS] and b [depth, PANEL], whose rows are a_pitch and b_pitch apart.
+__attribute__((noinline)) void multiply_columns(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch,
+                                                int64_t depth, float* sums) {
+    Floats sum[CHANNELS][2];
+    UNROLLED for (int row = 0; row < CHANNELS; row++)
+        UNROLLED for (int v = 0; v < 2; v++) sum[row][v] = read<Floats>(sums + row * PANEL + v * LANES, All{});
+    for (int64_t k = 0; k < depth; k++, a += a_pitch, b += b_pitch) {
+        const Floats first = read<Floats>(b, All{}), second = read<Floats>(b + LANES, All{});
+        UNROLLED for (int row = 0; row < CHANNELS; row++) {
+            sum[row][0] += a[row] * first;
+            sum[row][1] += a[row] * second;
+        }
+    }
+    UNROLLED for (int row = 0; row < CHANNELS; row++)
+        UNROLLED for (int v = 0; v < 2; v++) write(sums + row * PANEL + v * LANES, sum[row][v], All{});
 }
 
 // The caches' lines of what is read or written at once must not be a power of two apart: they would share few places.
@@ -230,6 +254,7 @@ struct Sizes {
 
 template <int SIDE> struct Winograd {
     static constexpr int LONG = SIDE + 2, ALL = LONG * LONG;
+    static constexpr int64_t STEP = (ALL + 1) * PANEL;
     static constexpr Matrix<SIDE, 3> FILTER = powers<SIDE, 3>();
     static constexpr Matrix<SIDE, SIDE> RESULT = powers<SIDE, SIDE>();
     static constexpr Matrix<SIDE, LONG> INPUT = lagrange<SIDE>();
@@ -263,9 +288,9 @@ template <int SIDE> struct Winograd {
         }
     }
 
-    // Where the value of a filter at a point is, of [ALL, panels, channels, PANEL].
+    // Where the value of a filter at a point is, of [panels, ALL, channels, PANEL].
     int64_t place(int row, int column, int64_t channels, int64_t channel, int64_t output) const {
-        return (((row * LONG + column) * panels + output / PANEL) * channels + channel) * PANEL + output % PANEL;
+        return ((output / PANEL * ALL + row * LONG + column) * channels + channel) * PANEL + output % PANEL;
     }
 
     // filters [3, 3, channels, outputs]
@@ -279,7 +304,8 @@ template <int SIDE> struct Winograd {
 #pragma omp parallel num_threads(int(sizes.threads)) reduction(max : failed)
         {
             // [blocks, ALL, TILES, pitch]
-            Buffer in = zeros(blocks * ALL * TILES * pitch), products = zeros(blocks * ALL * TILES * out_pitch);
+            Buffer in = zeros(blocks * ALL * TILES * pitch), products = zeros(blocks * TILES * STEP);
+            auto places = std::make_unique<float*[][SIDE * SIDE]>(blocks * TILES);
             Buffer lost = zeros(outputs);
             failed = !in || !products || !lost;
             const Images<const float> input{x, sizes.height, sizes.width, channels, 0, nothing.get()};
@@ -306,31 +332,28 @@ template <int SIDE> struct Winograd {
                     float* to = in.get() + block * ALL * TILES * pitch;
                     spread<INPUT>(input, sizes.padding, tile, count, to, TILES * pitch);
                 }
-                for (int64_t point = 0; point < ALL; point++)
-                    for (int64_t panel = 0; panel < panels; panel++)
-                        for (int64_t block = 0; block < here; block++) {
-                            const float* rows[TILES / 3];  // with two steps each: all that an address can hold
-                            UNROLLED for (int three = 0; three < TILES / 3; three++)
-                                rows[three] = in.get() + ((block * ALL + point) * TILES + 3 * three) * pitch;
-                            multiply_panel<TILES, false>(
-                                [&](int row, int64_t k) { return rows[row / 3][row % 3 * pitch + k]; },
-                                at_points.get() + (point * panels + panel) * channels * PANEL, PANEL, channels,
-                                products.get() + (block * ALL + point) * TILES * out_pitch + panel * PANEL, out_pitch);
-                        }
-                for (int64_t tile = first; tile < last; tile++) {
-                    const int64_t block = (tile - first) / TILES, row_of_block = (tile - first) % TILES;
-                    const float* from = products.get() + (block * ALL * TILES + row_of_block) * out_pitch;
-                    float* places[SIDE * SIDE];
-                    find<SIDE>(result, tile, 0, places);
-                    for_vectors(outputs, [&](int64_t output) {
-                        from_points<RESULT>(
-                            [&](int row, int column) {
-                                return read<Floats>(from + (row * LONG + column) * TILES * out_pitch + output, All{});
-                            },
-                            [&](int row, int column, Floats values) {
-                                write(places[row * SIDE + column] + output, values, All{});
-                            });
-                    });
+                for (int64_t tile = first; tile < last; tile++) find<SIDE>(result, tile, 0, places[tile - first]);
+                for (int64_t panel = 0; panel < panels; panel++) {
+                    for (int64_t point = 0; point < ALL; point++) {
+                        const float* filter = at_points.get() + (panel * ALL + point) * channels * PANEL;
+                        for (int64_t block = 0; block < here; block++)  // two of them ask for the filters to come
+                            multiply_rows(in.get() + (block * ALL + point) * TILES * pitch, pitch, filter, channels,
+                                          products.get() + block * TILES * STEP + point * PANEL, STEP,
+                                          filter + channels * (PANEL + block % 2 * 16));
+                    }
+                    const int64_t output = panel * PANEL;
+                    for (int64_t tile = first; tile < last; tile++) {
+                        const float* from = products.get() + (tile - first) * STEP;
+                        for_vectors(std::min(PANEL, outputs - output), [&](int64_t part) {
+                            from_points<RESULT>(
+                                [&](int row, int column) {
+                                    return read<Floats>(from + (row * LONG + column) * PANEL + part, All{});
+                                },
+                                [&](int row, int column, Floats values) {
+                                    write(places[tile - first][row * SIDE + column] + output + part, values, All{});
+                                });
+                        });
+                    }
                 }
             }
         }
@@ -363,13 +386,10 @@ template <int SIDE> struct Winograd {
 #pragma omp for collapse(2)
                 for (int64_t point = 0; point < ALL; point++)
                     for (int64_t panel = 0; panel < panels; panel++)
-                        for (int64_t row = 0; row < sum_rows; row += CHANNELS) {
-                            const float* columns = in.get() + point * in_step + row;
-                            multiply_panel<CHANNELS, true>(
-                                [&](int channel, int64_t k) { return columns[k * pitch + channel]; },
-                                gradients.get() + point * out_step + panel * PANEL, out_pitch, count,
-                                sums.get() + ((point * panels + panel) * sum_rows + row) * PANEL, PANEL);
-                        }
+                        for (int64_t row = 0; row < sum_rows; row += CHANNELS)
+                            multiply_columns(in.get() + point * in_step + row, pitch,
+                                             gradients.get() + point * out_step + panel * PANEL, out_pitch, count,
+                                             sums.get() + ((panel * ALL + point) * sum_rows + row) * PANEL);
             }
 #pragma omp for
             for (int64_t channel = 0; channel < channels; channel++)
