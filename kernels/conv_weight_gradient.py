@@ -1,8 +1,8 @@
-"""The gradient of a 3x3 convolution's filters on CPUs: in bfloat16 with AVX512-BF16 by the kernel here, in float32 without
-a stride by that of winograd.py, elsewhere torch's.
+"""The gradient of a 3x3 convolution's filters on CPUs: in bfloat16 with AVX512-BF16, and in float32 without a stride by
+winograd.py; elsewhere torch's.
 
-Method in bfloat16 (conv_weight_gradient.cpp). For each of the nine places (taps) of a filter the gradient is a product of x,
-shifted, with the gradient of the output, summed over all pixels of all images. AVX512-BF16 multiplies pairs of
+Method in bfloat16 (conv_weight_gradient.cpp). For each of the nine places (taps) of a filter the gradient is a product
+of x, shifted, with the gradient of the output, summed over all pixels of all images. AVX512-BF16 multiplies pairs of
 bfloat16 and adds both products to a float32. The pairs are two *images'* values of one pixel, so that one packed copy
 does for every shift: a chunk of some 256 pixels of a pair, x in panels of 6 channels and the gradient in panels of 64.
 A tile of 6 x 64 float32 sums stays in registers through a chunk: for each pixel 4 loads, 6 broadcasts and 24 multiply

@@ -182,8 +182,8 @@ constexpr int TILES = 6, CHANNELS = 4;
 #endif
 constexpr int64_t PANEL = 2 * LANES;
 
-// sums [TILES, PANEL] = a [TILES, depth] b [depth, PANEL], whose rows are `pitch` and `step` apart. Asks for the lines
-// from `next` on, as many as depth.
+// sums [TILES, PANEL] = a b for a [TILES, depth] and b [depth, PANEL]; rows of a are `pitch` apart, of sums `step`.
+// Asks for the lines from `next` on, as many as depth.
 __attribute__((noinline)) void multiply_rows(const float* a, int64_t pitch, const float* b, int64_t depth, float* sums,
                                              int64_t step, const float* next) {
     const float* rows[TILES / 3];  // with two steps each: all that an address can hold
@@ -202,7 +202,7 @@ __attribute__((noinline)) void multiply_rows(const float* a, int64_t pitch, cons
         UNROLLED for (int v = 0; v < 2; v++) write(sums + row * step + v * LANES, sum[row][v], All{});
 }
 
-// sums [CHANNELS, PANEL] += a' b for a [depth, CHANNELS] and b [depth, PANEL], whose rows are a_pitch and b_pitch apart.
+// sums [CHANNELS, PANEL] += a' b for a [depth, CHANNELS] and b [depth, PANEL]; their rows are a_pitch and b_pitch apart.
 __attribute__((noinline)) void multiply_columns(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch,
                                                 int64_t depth, float* sums) {
     Floats sum[CHANNELS][2];
@@ -219,12 +219,12 @@ __attribute__((noinline)) void multiply_columns(const float* a, int64_t a_pitch,
         UNROLLED for (int v = 0; v < 2; v++) write(sums + row * PANEL + v * LANES, sum[row][v], All{});
 }
 
-// The caches' lines of what is read or written at once must not be a power of two apart: they would share few places.
+// Lines that are read or written at once must not be a power of two apart: they would share few places of a cache.
 int64_t odd_lines(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
 // Floats from a transformed tile to the next: its channels in whole panels.
 int64_t pitch_of(int64_t channels) { return odd_lines(ceil_div(channels, PANEL) * PANEL); }
 
-// Call f(first channel) for vectors that together are all channels, of which there are a vector's at least. The last may
+// Call f(first channel) for vectors that together are all channels, of which there is a vector at least. The last may
 // begin early: f must write the same to a channel both times.
 template <class F> void for_vectors(int64_t channels, F f) {
     for (int64_t number = 0; number < vectors_of(channels); number++) f(std::min(number * LANES, channels - LANES));
@@ -235,13 +235,12 @@ template <class T> struct Images {
     T* data;
     int64_t height, width, channels, from;
     T* outside;
-    // The places of SIZE x SIZE pixels.
+    // The places of SIZE x SIZE pixels of an image.
     template <int SIZE> void find(int64_t image, int64_t top, int64_t left, T** places) const {
-        T* corner = data + ((image * height + top) * width + left) * channels;
-        for (int row = 0; row < SIZE; row++)
-            for (int column = 0; column < SIZE; column++) {
-                const bool inside = top + row >= from && top + row < height && left + column >= from && left + column < width;
-                *places++ = inside ? corner + (row * width + column) * channels : outside;
+        for (int64_t row = top; row < top + SIZE; row++)
+            for (int64_t column = left; column < left + SIZE; column++) {
+                const bool inside = row >= from && row < height && column >= from && column < width;
+                *places++ = inside ? data + ((image * height + row) * width + column) * channels : outside;
             }
     }
 };
@@ -254,7 +253,8 @@ struct Sizes {
 
 template <int SIDE> struct Winograd {
     static constexpr int LONG = SIDE + 2, ALL = LONG * LONG;
-    static constexpr int64_t STEP = (ALL + 1) * PANEL;
+    static constexpr int64_t STEP = (ALL + 1) * PANEL;  // from the products of a tile to the next tile's
+    static constexpr int64_t MOST = 48;                 // tiles at once
     static constexpr Matrix<SIDE, 3> FILTER = powers<SIDE, 3>();
     static constexpr Matrix<SIDE, SIDE> RESULT = powers<SIDE, SIDE>();
     static constexpr Matrix<SIDE, LONG> INPUT = lagrange<SIDE>();
@@ -293,67 +293,76 @@ template <int SIDE> struct Winograd {
         return ((output / PANEL * ALL + row * LONG + column) * channels + channel) * PANEL + output % PANEL;
     }
 
+    // By all threads together: filters [3, 3, channels, outputs] at all points.
+    void spread_filters(const float* filters, float* out) const {
+        const int64_t channels = sizes.channels, outputs = sizes.outputs;
+#pragma omp for
+        for (int64_t channel = 0; channel < channels; channel++)
+            for_vectors(outputs, [&](int64_t output) {
+                const float* filter = filters + channel * outputs + output;
+                to_points<FILTER>(
+                    [&](int row, int column) {
+                        return read<Floats>(filter + (row * 3 + column) * channels * outputs, All{});
+                    },
+                    [&](int row, int column, Floats values) {
+                        for (int64_t lane = 0; lane < LANES; lane++)
+                            out[place(row, column, channels, channel, output + lane)] = values[lane];
+                    });
+            });
+    }
+
+    // Result for `count` channels from `output` on, of a tile's products [ALL, PANEL], to the places of its pixels.
+    static void collect(const float* products, int64_t output, int64_t count, float* const* places) {
+        for_channels(count, [&](auto lanes, int64_t part, int64_t) {
+            from_points<RESULT>(
+                [&](int row, int column) {
+                    return read<Floats>(products + (row * LONG + column) * PANEL + part, All{});
+                },
+                [&](int row, int column, Floats values) {
+                    write(places[row * SIDE + column] + output + part, values, lanes);
+                });
+        });
+    }
+
     // filters [3, 3, channels, outputs]
     int convolve(const float* x, const float* filters, float* out) const {
-        const int64_t channels = sizes.channels, outputs = sizes.outputs;
-        // The more filters, the more tiles are multiplied at once by those that have come into the cache.
-        const int64_t blocks = std::clamp<int64_t>(channels * outputs / 8192 * 12 / TILES, 12 / TILES, 48 / TILES);
+        const int64_t channels = sizes.channels, outputs = sizes.outputs, block = ALL * TILES * pitch;
+        // The more filters, the more tiles are multiplied by those that have come into the cache; but each thread has
+        // some.
+        const int64_t wanted = std::clamp<int64_t>(channels * outputs / 8192 * 12, 12, MOST) / TILES;
+        const int64_t blocks = std::clamp<int64_t>(tiles / (TILES * sizes.threads), 1, wanted);
         Buffer at_points = zeros(ALL * panels * channels * PANEL), nothing = zeros(channels);
         if (!at_points || !nothing) return 1;
         int failed = 0;
 #pragma omp parallel num_threads(int(sizes.threads)) reduction(max : failed)
         {
-            // [blocks, ALL, TILES, pitch]
-            Buffer in = zeros(blocks * ALL * TILES * pitch), products = zeros(blocks * TILES * STEP);
-            auto places = std::make_unique<float*[][SIDE * SIDE]>(blocks * TILES);
-            Buffer lost = zeros(outputs);
+            spread_filters(filters, at_points.get());
+            // [blocks, ALL, TILES, pitch], [blocks, TILES, STEP], and where pixels go that lie outside
+            Buffer in = zeros(blocks * block), products = zeros(blocks * TILES * STEP), lost = zeros(outputs);
             failed = !in || !products || !lost;
             const Images<const float> input{x, sizes.height, sizes.width, channels, 0, nothing.get()};
             const Images<float> result{out, sizes.out_height(), sizes.out_width(), outputs, 0, lost.get()};
-#pragma omp for
-            for (int64_t channel = 0; channel < channels; channel++)
-                for_vectors(outputs, [&](int64_t output) {
-                    const float* filter = filters + channel * outputs + output;
-                    to_points<FILTER>(
-                        [&](int row, int column) {
-                            return read<Floats>(filter + (row * 3 + column) * channels * outputs, All{});
-                        },
-                        [&](int row, int column, Floats values) {
-                            for (int64_t lane = 0; lane < LANES; lane++)
-                                at_points[place(row, column, channels, channel, output + lane)] = values[lane];
-                        });
-                });
+            float* places[MOST][SIDE * SIDE];
 #pragma omp for schedule(dynamic)
             for (int64_t first = 0; first < tiles; first += blocks * TILES) {
                 if (failed) continue;
                 const int64_t last = std::min(first + blocks * TILES, tiles), here = ceil_div(last - first, TILES);
-                for (int64_t block = 0; block < here; block++) {
-                    const int64_t tile = first + block * TILES, count = std::min<int64_t>(TILES, last - tile);
-                    float* to = in.get() + block * ALL * TILES * pitch;
-                    spread<INPUT>(input, sizes.padding, tile, count, to, TILES * pitch);
+                for (int64_t number = 0; number < here; number++) {
+                    const int64_t tile = first + number * TILES, count = std::min<int64_t>(TILES, last - tile);
+                    spread<INPUT>(input, sizes.padding, tile, count, in.get() + number * block, TILES * pitch);
                 }
                 for (int64_t tile = first; tile < last; tile++) find<SIDE>(result, tile, 0, places[tile - first]);
                 for (int64_t panel = 0; panel < panels; panel++) {
+                    const int64_t output = panel * PANEL, count = std::min(PANEL, outputs - output);
                     for (int64_t point = 0; point < ALL; point++) {
                         const float* filter = at_points.get() + (panel * ALL + point) * channels * PANEL;
-                        for (int64_t block = 0; block < here; block++)  // two of them ask for the filters to come
-                            multiply_rows(in.get() + (block * ALL + point) * TILES * pitch, pitch, filter, channels,
-                                          products.get() + block * TILES * STEP + point * PANEL, STEP,
-                                          filter + channels * (PANEL + block % 2 * 16));
+                        for (int64_t number = 0; number < here; number++)  // every two ask for the filters to come
+                            multiply_rows(in.get() + number * block + point * TILES * pitch, pitch, filter, channels,
+                                          products.get() + number * TILES * STEP + point * PANEL, STEP,
+                                          filter + channels * (PANEL + number % 2 * 16));
                     }
-                    const int64_t output = panel * PANEL;
-                    for (int64_t tile = first; tile < last; tile++) {
-                        const float* from = products.get() + (tile - first) * STEP;
-                        for_vectors(std::min(PANEL, outputs - output), [&](int64_t part) {
-                            from_points<RESULT>(
-                                [&](int row, int column) {
-                                    return read<Floats>(from + (row * LONG + column) * PANEL + part, All{});
-                                },
-                                [&](int row, int column, Floats values) {
-                                    write(places[tile - first][row * SIDE + column] + output + part, values, All{});
-                                });
-                        });
-                    }
+                    for (int64_t tile = 0; tile < last - first; tile++)
+                        collect(products.get() + tile * STEP, output, count, places[tile]);
                 }
             }
         }
@@ -363,8 +372,8 @@ template <int SIDE> struct Winograd {
     // out [3, 3, channels, outputs]
     int weight_gradient(const float* x, const float* gradient, float* out) const {
         const int64_t channels = sizes.channels, outputs = sizes.outputs;
-        // All threads take a group of tiles to the points, then each sums products of some points of all of the group:
-        // in the same order for any number of threads.
+        // All threads take a group of tiles to the points, then each adds up products of all of them at some points: in
+        // the same order for any number of threads.
         const int64_t group = channels * outputs > 8192 ? 96 : 48, together = 4;
         const int64_t in_step = odd_lines(group * pitch), out_step = odd_lines(group * out_pitch);
         const int64_t sum_rows = ceil_div(channels, CHANNELS) * CHANNELS;
@@ -431,8 +440,8 @@ extern "C" int winograd_convolution(const float* x, const float* filters, float*
     return with_side(side, sizes, [&](const auto& winograd) { return winograd.convolve(x, filters, out); });
 }
 
-// The gradient of the filters, out [3, 3, channels, outputs], of that of the result. border: the first row and column of
-// x count as zeros.
+// The gradient of the filters, out [3, 3, channels, outputs], by that of the result. border: the first row and column
+// of x count as zeros.
 extern "C" int winograd_weight_gradient(const float* x, const float* gradient, float* out, int64_t images,
                                         int64_t channels, int64_t outputs, int64_t height, int64_t width,
                                         int64_t padding, int64_t border, int64_t side, int64_t threads) {

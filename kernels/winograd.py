@@ -1,22 +1,25 @@
-"""3x3 convolutions of float32 images on CPUs by Winograd's minimal filtering: 2.25 to 5 times fewer multiplications.
+"""3x3 convolutions of float32 images on CPUs by Winograd's minimal filtering, with a fifth to a half of the products.
 
-Method (winograd.cpp): A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), after S. Winograd
-(1980). A convolution is a product of polynomials, and a polynomial is known by its values at enough points, whose
-products are the values of the product. So each tile of s x s pixels of the result, (s + 2)^2 pixels of x, is taken to
-the values at s + 1 points and at infinity along both axes, as are the filters; there a tile is (s + 2)^2 numbers for each
-channel, and at each of these places all tiles are one matrix product, channels by outputs; which is taken back. s is 3
-to 6, by the image: (s + 2)^2 / s^2 multiplications for a pixel where a plain convolution has 9.
+Method (winograd.cpp): A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), after S.
+Winograd (1980). A convolution multiplies polynomials, and a polynomial is known by its values at enough points, where a
+product has the product of the values. So a tile of s x s pixels of the result, with the (s + 2) x (s + 2) pixels of x
+that it is made of, is taken to values at s + 1 points and at infinity along both axes, and so are the filters. There a
+tile is (s + 2)^2 numbers for each channel, and each of these is a matrix product of its own, of all tiles by channels
+with channels by outputs; what comes of it is taken back. s is 3 to 6, by the image: (s + 2)^2 / s^2 products for a pixel
+where a plain convolution has 9, and for those of tiles that reach beyond the image.
 
-The gradient of x is a convolution with the filters turned around. That of the filters is the transpose of the same:
-tiles of x and of the result's gradient at the points, multiplied there and summed over all tiles, then taken back.
+The gradient of x is a convolution too, with the filters turned around. That of the filters is the transpose of the same:
+tiles of x and of the result's gradient at the points, multiplied, added up over all tiles, and taken back.
 
-The points 0, 1, -1, 1/2, -1/2, 2, -2 are those of B. Barabasz and others, "Error Analysis and Improving the Accuracy of
-Winograd Convolution for Deep Neural Networks" (2018): ‖error‖ / ‖result‖ is 1e-6 to 7e-6, where a plain sum in float32 has
-3e-7 to 1e-6, and bfloat16 has 3e-3. Of the filters' gradient it is up to 4e-5 (plain: 2e-6), over half a million pixels.
-The result is the same bits for any number of threads.
+The points are pairs of opposite fractions, which halves the work of taking there and back, and of such fractions those
+with the least error (B. Barabasz and others searched likewise, "Error Analysis and Improving the Accuracy of Winograd
+Convolution for Deep Neural Networks", 2018): of 256 channels ‖error‖ / ‖result‖ is 9e-7, 1.5e-6, 3.3e-6 and 6e-6 with s
+of 3 to 6, where a plain sum in float32 has 7e-7 and bfloat16 3e-3. Of the filters' gradient, a sum over up to half a
+million pixels, it is up to 4e-5 (plain: 2e-6). The result is the same bits for any number of threads, and an image's
+does not depend on those beside it. What is infinite or not a number spoils its whole tile.
 
-Some tiles at a time go all the way, so that what is between the steps stays in the cache. Taken for 16 channels and more
-on both sides, and `_FEWEST` pixels; the speeds are `python -m bench.weight_gradients --dtype float32`'s.
+Some tiles at a time go all the way, so that what is between stays in the cache. Taken with 16 channels or more on both
+sides and `_FEWEST` pixels or more, where `python -m bench.weight_gradients --dtype float32` finds it no slower.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from fastcifar.kernels.operators import operator, refuse_gradients
 SOURCE = "winograd.cpp"
 _FEWEST_CHANNELS = 16
 """A vector's lanes with AVX512."""
-_FEWEST = 1024
+_FEWEST = 2048
 """Pixels of all images; with fewer the filters are most of the work."""
 _SIDES = (3, 4, 5, 6)
 
@@ -43,7 +46,9 @@ def winograd_convolution_reference(x: Tensor, weight: Tensor, padding: int) -> T
 
 def winograd_input_gradient_reference(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
     """The specification of `winograd_input_gradient`: torch's own."""
-    return F.conv_transpose2d(gradient, weight, padding=padding)
+    x, mask = _empty_input(gradient, weight, padding), [True, False, False]
+    how = (None, [1, 1], [padding, padding], [1, 1], False, [0, 0], 1)
+    return torch.ops.aten.convolution_backward(gradient, x, weight, *how, mask)[0]
 
 
 def has_kernel(x: Tensor, outputs: int) -> bool:
@@ -122,7 +127,7 @@ operator("winograd_input_gradient", _winograd_input_gradient, _empty_input, prod
 
 
 def winograd_convolution(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
-    """Return `conv2d(x, weight, padding=padding)`, channels-last, for 3x3 filters: `[N, outputs, H + 2 * padding - 2, ..]`.
+    """Return `conv2d(x, weight, padding=padding)`, channels-last: `[N, outputs, H - 2 + 2 * padding, ...]`.
 
     x: `[N, C, H, W]`, best channels-last.
     weight: `[outputs, C, 3, 3]`.
@@ -138,8 +143,8 @@ def winograd_convolution(x: Tensor, weight: Tensor, *, padding: int) -> Tensor:
         or min(x.shape[2:]) < 3 - 2 * padding
     ):
         raise ValueError(
-            f"x is {list(x.shape)}, weight {list(weight.shape)}, padding {padding}; allowed: images [N, C, H, W], filters "
-            "[outputs, C, 3, 3] no larger than the padded image, padding 0 or 1"
+            f"x is {list(x.shape)}, weight {list(weight.shape)}, padding {padding}; allowed: images [N, C, H, W], "
+            "filters [outputs, C, 3, 3] no larger than the padded image, padding 0 or 1"
         )
     return torch.ops.fastcifar.winograd_convolution(x, weight, padding)
 
@@ -152,7 +157,12 @@ def winograd_input_gradient(gradient: Tensor, weight: Tensor, *, padding: int) -
     Raises ValueError as `winograd_convolution` does.
     """
     refuse_gradients(gradient=gradient, weight=weight)
-    if padding not in (0, 1) or gradient.dim() != 4 or weight.dim() != 4 or weight.shape[::2] != (gradient.shape[1], 3):
+    if (
+        padding not in (0, 1)
+        or gradient.dim() != 4
+        or weight.dim() != 4
+        or weight.shape[:1] + weight.shape[2:] != (gradient.shape[1], 3, 3)
+    ):
         raise ValueError(
             f"gradient is {list(gradient.shape)}, weight {list(weight.shape)}, padding {padding}; allowed: images "
             "[N, outputs, H, W], filters [outputs, C, 3, 3], padding 0 or 1"

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from fastcifar.host import ProcessSetting
+from fastcifar.kernels import conv_weight_gradient, winograd_convolution, winograd_input_gradient
 from fastcifar.record import DeviceFacts
 
 _CPU_TYPES = (torch.float32, torch.bfloat16)
@@ -50,10 +51,11 @@ def resolve_dtype(dtype: str, device: torch.device, kept: object = None) -> torc
 
 def convolution_seconds() -> dict[torch.dtype, float]:
     """Return what a 3x3 convolution and both its gradients take on one core of this CPU in float32 and in bfloat16, in
-    seconds, infinite for a type that it cannot be computed in. What the CPU lists does not tell: oneDNN may be held to
-    older instructions (ONEDNN_MAX_CPU_ISA), and not every CPU with bfloat16 is faster in it.
+    seconds, infinite for a type that it cannot be computed in: by the kernels that training takes for them, which are
+    compiled if need be. What the CPU lists does not tell: oneDNN may be held to older instructions
+    (ONEDNN_MAX_CPU_ISA), not every CPU with bfloat16 is faster in it, and float32 has Winograd's convolutions.
 
-    Measured once in a process, in some 50 ms. On one core, since threads that wait for a busy one hide the difference;
+    Measured once in a process, in some 100 ms. On one core, since threads that wait for a busy one hide the difference;
     in a thread of its own, whose settings nobody else sees.
     """
     with _MEASURING:
@@ -96,19 +98,18 @@ def _measure_convolutions() -> dict[torch.dtype, float]:
 
 
 def _passes(dtype: torch.dtype) -> list[partial]:
-    """Return the passes of a convolution of two images as in the middle of a network, after a first call of each, whose
-    kernels are now made; none where torch cannot compute them in `dtype`."""
+    """Return the passes of a convolution as in the middle of a network, of as many images as its kernels ask for, after
+    a first call of each: what they need is now made. None where torch cannot compute them in `dtype`."""
     like = {"dtype": dtype, "device": "cpu"}
     images, filters = (
         torch.ones(shape, **like).contiguous(memory_format=torch.channels_last)
-        for shape in ((2, 64, 15, 15), (64, 64, 3, 3))
+        for shape in ((10, 64, 15, 15), (64, 64, 3, 3))
     )
-    how = (None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
-    gradients = [
-        partial(torch.ops.aten.convolution_backward, images, images, filters, *how, mask)
-        for mask in ([True, False, False], [False, True, False])
+    calls = [
+        partial(winograd_convolution, images, filters, padding=1),
+        partial(winograd_input_gradient, images, filters, padding=1),
+        partial(conv_weight_gradient, images, images, padding=1),
     ]
-    calls = [partial(torch.ops.aten.convolution, images, filters, *how), *gradients]
     try:
         for call in calls:
             call()
