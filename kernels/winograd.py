@@ -5,10 +5,10 @@ Winograd (1980). A convolution multiplies polynomials, and a polynomial is known
 product has the product of the values. So a tile of s x s pixels of the result, with the (s + 2) x (s + 2) pixels of x
 that it is made of, is taken to values at s + 1 points and at infinity along both axes, and so are the filters. There a
 tile is (s + 2)^2 numbers for each channel, and each of these is a matrix product of its own, of all tiles by channels
-with channels by outputs; what comes of it is taken back. s is 3 to 6, by the image: (s + 2)^2 / s^2 products for a pixel
-where a plain convolution has 9, and for those of tiles that reach beyond the image.
+with channels by outputs; what comes of it is taken back. s is 3 to 6, by the image: (s + 2)^2 / s^2 products for a
+pixel where a plain convolution has 9, and for those of tiles that reach beyond the image.
 
-The gradient of x is a convolution too, with the filters turned around. That of the filters is the transpose of the same:
+The gradient of x is a convolution too, with the filters turned around. That of the filters is the same, transposed:
 tiles of x and of the result's gradient at the points, multiplied, added up over all tiles, and taken back.
 
 The points are pairs of opposite fractions, which halves the work of taking there and back, and of such fractions those

@@ -1,5 +1,5 @@
-"""A 3x3 convolution that lays small images side by side on a CPU, where oneDNN's kernels work along rows of pixels, and
-takes the gradient of its filters from a kernel where there is one."""
+"""A 3x3 convolution by kernels of its own on a CPU, where there are some, and of small images that are laid side by side
+where there are none, since oneDNN's work along rows of pixels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ class Conv3x3(nn.Conv2d):
     `bordered` input is `[N, C, H + 1, W + 1]`, with a row of zeros above and a column of zeros to the left: the result
     is then `[N, out, H - 1, W - 1]`, without the last row and column. Where H and W are odd, a 2x2 pool reads no more.
 
-    On a CPU, images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
+    On a CPU, without a stride, in float32, it and its gradients are `winograd_convolution`'s where that has a kernel.
+    Elsewhere images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
     strips of several, unless there is a stride; all others by torch's convolution, and all where plain torch is needed
     (`needs_plain_torch`). Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to
     rounding.
