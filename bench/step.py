@@ -6,7 +6,8 @@
 
 In each round a step, every convolution and an epoch of the loader are timed once, in turn. The ceiling, as this project
 defines it, is the sum over the network's convolutions of the best of all rounds of forward, input gradient and weight
-gradient, each alone, in the same compute type, layout and batch.
+gradient, each alone, as torch computes them in the same compute type, layout and batch. A CPU's step, with kernels of its
+own for them (kernels/winograd.py, kernels/conv_weight_gradient.py), can be above it.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from fastcifar.data import Loader
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.kernels import keep_freed_memory
+from fastcifar.kernels.operators import PRODUCTS
 from fastcifar.training import Trainer, resolve_device
 from fastcifar.training.rehearse import step_on_noise
 
@@ -127,7 +129,8 @@ def records(result: Result, name: str, batch: int, command: str) -> list[dict[st
 def other_share(trainer: Trainer) -> float:
     """Return the share of a training step's CPU time that is spent in no convolution and no matrix product."""
     convolutions = ("aten::mkldnn_convolution", "aten::convolution_backward", "aten::_slow_conv2d")
-    products = (*convolutions, "aten::mm", "aten::bmm", "aten::addmm")
+    ours = (f"fastcifar::{name}" for name in PRODUCTS)
+    products = (*convolutions, "aten::mm", "aten::bmm", "aten::addmm", *ours)
     rows = profile_step(step_on_noise(trainer), trainer.device)
     in_products = sum(row["ms"] for row in rows if row["name"].startswith(products))
     return 1 - in_products / sum(row["ms"] for row in rows)

@@ -14,6 +14,11 @@ each multiply-add, products with padding included. The ways:
     kernel     fastcifar's in C++, where it has one
     product    one matrix product of as many operations, as a ceiling
     forward    torch's forward pass, to set the others beside
+
+and where fastcifar has kernels of the other passes too, in float32:
+
+    forward kernel, input kernel    the forward pass and the gradient of x
+    input                           torch's gradient of x
 """
 
 from __future__ import annotations
@@ -30,7 +35,15 @@ from bench.program import add_save_option, new_parser, run_program
 from bench.record import show
 from bench.timing import Work, seconds_of
 from fastcifar.errors import UserError
-from fastcifar.kernels import conv_weight_gradient, conv_weight_gradient_reference, keep_freed_memory
+from fastcifar.kernels import (
+    conv_weight_gradient,
+    conv_weight_gradient_reference,
+    keep_freed_memory,
+    winograd,
+    winograd_convolution,
+    winograd_input_gradient,
+    winograd_input_gradient_reference,
+)
 from fastcifar.kernels.conv_weight_gradient import has_kernel
 
 _STRIP = 64  # pixels of a row, at most
@@ -120,11 +133,15 @@ def ways(layer: Layer, batch: int, dtype: torch.dtype) -> tuple[dict[str, Work],
         work["strips"] = partial(by_strips, x, gradient, padding)
     if stride == 1:
         work["shifts"] = partial(by_shifts, x, gradient, padding)
-    if has_kernel(x, layer.outputs):
+    if has_kernel(x, layer.outputs, stride):
         how = {"padding": padding, "border": border, "stride": stride}
         work["kernel"] = partial(conv_weight_gradient, x, gradient, **how)
     work["product"] = partial(torch.mm, left, right)
     work["forward"] = partial(torch.conv2d, x, weight, None, stride, padding)
+    if stride == 1 and winograd.has_kernel(x, layer.outputs):
+        work["forward kernel"] = partial(winograd_convolution, x, weight, padding=padding)
+        work["input"] = partial(winograd_input_gradient_reference, gradient, weight, padding)
+        work["input kernel"] = partial(winograd_input_gradient, gradient, weight, padding=padding)
     return work, 2 * pixels * weight.numel()
 
 

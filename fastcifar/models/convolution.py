@@ -1,5 +1,5 @@
-"""A 3x3 convolution by kernels of its own on a CPU, where there are some, and of small images that are laid side by side
-where there are none, since oneDNN's work along rows of pixels."""
+"""A 3x3 convolution by kernels of its own on a CPU, where there are some, and of small images laid side by side where
+there are none, since oneDNN's work along rows of pixels."""
 
 from __future__ import annotations
 

@@ -41,11 +41,12 @@ def tensors(images, channels, outputs, height, width, padding, dtype=torch.float
     """Return x, filters and the result's gradient, whose sides are `height` and `width`."""
     x = torch.randn(images, channels, height + 2 - 2 * padding, width + 2 - 2 * padding, dtype=dtype)
     weight, gradient = torch.randn(outputs, channels, 3, 3), torch.randn(images, outputs, height, width)
-    return (*(each.to(dtype).contiguous(memory_format=torch.channels_last) for each in (x, weight, gradient)),)
+    return [each.to(dtype).contiguous(memory_format=torch.channels_last) for each in (x, weight, gradient)]
 
 
-def passes(x, weight, gradient, padding):
-    """Return the result, and the gradients of x and of the filters."""
+def passes(of, padding):
+    """Return the result, and the gradients of x and of the filters, of x, the filters and the result's gradient."""
+    x, weight, gradient = of
     return (
         winograd_convolution(x, weight, padding=padding),
         winograd_input_gradient(gradient, weight, padding=padding),
@@ -53,7 +54,9 @@ def passes(x, weight, gradient, padding):
     )
 
 
-def exact(x, weight, gradient, padding):
+def exact(of, padding):
+    """Return what `passes` computes, in float64."""
+    x, weight, gradient = of
     x, weight = (each.double().requires_grad_() for each in (x, weight))
     out = F.conv2d(x, weight, padding=padding)
     return out.detach(), *torch.autograd.grad(out, (x, weight), gradient.double())
@@ -78,7 +81,7 @@ def test_any_shape_is_torchs_to_rounding(images, channels, outputs, height, widt
     torch.manual_seed(images)
     given_ = tensors(images, channels, outputs, height, width, padding)
     assert winograd.has_kernel(given_[0], outputs)
-    for found, expected in zip(passes(*given_, padding), exact(*given_, padding), strict=True):
+    for found, expected in zip(passes(given_, padding), exact(given_, padding), strict=True):
         assert found.shape == expected.shape and found.is_contiguous(memory_format=torch.channels_last)
         assert error(found, expected) < CLOSE
 
@@ -91,7 +94,7 @@ def test_each_side_of_tiles_is_taken_and_keeps_its_error(side, size, bound):
     torch.manual_seed(0)
     assert winograd.tile_side(size, size) == side
     given_ = tensors(8, 256, 256, size, size, 1)
-    for found, expected in zip(passes(*given_, 1), exact(*given_, 1), strict=True):
+    for found, expected in zip(passes(given_, 1), exact(given_, 1), strict=True):
         assert error(found, expected) < bound
 
 
@@ -116,7 +119,7 @@ def test_any_number_of_threads_gives_the_same_bits(images, channels, outputs, si
     try:
         for count in (1, 2, 3, 20):
             torch.set_num_threads(count)
-            results.append(passes(*given_, 1))
+            results.append(passes(given_, 1))
     finally:
         torch.set_num_threads(threads)
     for result in results[1:]:
@@ -134,8 +137,8 @@ def test_images_do_not_depend_on_those_beside_them():
 @needs_kernel
 def test_memory_of_any_layout_is_read():
     given_ = tensors(4, 24, 40, 6, 6, 1)
-    plain = passes(*(each.contiguous() for each in given_), 1)
-    assert all(torch.equal(mine, other) for mine, other in zip(plain, passes(*given_, 1), strict=True))
+    plain = passes([each.contiguous() for each in given_], 1)
+    assert all(torch.equal(mine, other) for mine, other in zip(plain, passes(given_, 1), strict=True))
 
 
 @needs_kernel
@@ -167,11 +170,11 @@ def test_the_layer_computes_by_them_forward_and_backward(bordered, monkeypatch):
     out = conv(x, bordered)
     upstream = torch.randn_like(out)
     found = out, *torch.autograd.grad(out, (x, conv.weight), upstream)
-    expected = exact(x.detach(), conv.weight.detach(), upstream, 0 if bordered else 1)
+    expected = exact((x.detach(), conv.weight.detach(), upstream), 0 if bordered else 1)
     if bordered:  # for the filters' gradient the border is zeros, whatever it holds
         zeros = x.detach().clone()
         zeros[:, :, 0] = zeros[:, :, :, 0] = 0
-        expected = (*expected[:2], exact(zeros, conv.weight.detach(), upstream, 0)[2])
+        expected = (*expected[:2], exact((zeros, conv.weight.detach(), upstream), 0)[2])
     assert asked == ["winograd_convolution", "winograd_convolution", "winograd_weight_gradient"]
     assert all(error(mine, other) < CLOSE for mine, other in zip(found, expected, strict=True))
     with torch.no_grad():
@@ -211,7 +214,7 @@ def test_elsewhere_they_are_torchs(shape, outputs, dtype, forced, monkeypatch):
 
 def test_the_references_are_torchs_derivatives():
     x, weight, gradient = tensors(2, 3, 4, 5, 6, 0, torch.float64)
-    out, of_x, _ = exact(x, weight, gradient, 0)
+    out, of_x, _ = exact((x, weight, gradient), 0)
     torch.testing.assert_close(winograd_convolution_reference(x, weight, 0), out)
     torch.testing.assert_close(winograd_input_gradient_reference(gradient, weight, 0), of_x)
 
@@ -233,7 +236,7 @@ def test_with_avx2_alone_they_are_the_same_to_rounding():
         "import torch; from tests.kernels.test_winograd import *; torch.manual_seed(0)\n"
         "given_ = tensors(20, 21, 40, 11, 11, 1)\n"
         "assert torch.backends.cpu.get_cpu_capability() == 'AVX2' and winograd.has_kernel(given_[0], 40)\n"
-        "print(max(map(error, passes(*given_, 1), exact(*given_, 1))))"
+        "print(max(map(error, passes(given_, 1), exact(given_, 1))))"
     )
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": "avx2", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
@@ -251,7 +254,7 @@ def test_memory_that_there_is_not_is_an_error(function):
 @needs_kernel
 def test_no_images_give_no_images_and_zeros():
     x, weight, gradient = tensors(0, 16, 16, 4, 4, 1)
-    out, of_x, of_weight = passes(x, weight, gradient, 1)
+    out, of_x, of_weight = passes((x, weight, gradient), 1)
     assert out.shape == of_x.shape == (0, 16, 4, 4) and not of_weight.any()
 
 
