@@ -36,13 +36,13 @@ from bench.record import show
 from bench.timing import Work, seconds_of
 from fastcifar.errors import UserError
 from fastcifar.kernels import (
+    conv3x3,
+    conv_input_gradient,
+    conv_input_gradient_reference,
     conv_weight_gradient,
     conv_weight_gradient_reference,
     keep_freed_memory,
     winograd,
-    winograd_convolution,
-    winograd_input_gradient,
-    winograd_input_gradient_reference,
 )
 from fastcifar.kernels.conv_weight_gradient import has_kernel
 
@@ -139,9 +139,9 @@ def ways(layer: Layer, batch: int, dtype: torch.dtype) -> tuple[dict[str, Work],
     work["product"] = partial(torch.mm, left, right)
     work["forward"] = partial(torch.conv2d, x, weight, None, stride, padding)
     if stride == 1 and winograd.has_kernel(x, layer.outputs):
-        work["forward kernel"] = partial(winograd_convolution, x, weight, padding=padding)
-        work["input"] = partial(winograd_input_gradient_reference, gradient, weight, padding)
-        work["input kernel"] = partial(winograd_input_gradient, gradient, weight, padding=padding)
+        work["forward kernel"] = partial(conv3x3, x, weight, padding=padding)
+        work["input"] = partial(conv_input_gradient_reference, gradient, weight, padding)
+        work["input kernel"] = partial(conv_input_gradient, gradient, weight, padding=padding)
     return work, 2 * pixels * weight.numel()
 
 

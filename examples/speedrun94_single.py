@@ -91,9 +91,8 @@ class Block(nn.Module):
             nn.init.dirac_(conv.weight.data[: conv.in_channels])  # at first as many filters pass on what comes in
 
     def forward(self, x: torch.Tensor, bordered: bool, border: bool) -> torch.Tensor:
-        x = self.norm1(F.conv2d(x, self.conv1.weight, padding=0 if bordered else 1))
-        convolve = in_strips if x.is_cpu and x.shape[3] <= 4 else F.conv2d
-        return self.norm2(convolve(x, self.conv2.weight, padding=1), border)
+        x = self.norm1(kernels.conv3x3(x, self.conv1.weight, padding=0 if bordered else 1, border=bordered))
+        return self.norm2(kernels.conv3x3(x, self.conv2.weight, padding=1), border)
 
 
 class Norm(nn.Module):
@@ -110,16 +109,6 @@ class Norm(nn.Module):
             return kernels.norm_act_pool_inference(x, self.mean, self.var, self.bias, border=border, **self.fused)
         running = {"running": (self.mean, self.var), "momentum": self.momentum}
         return kernels.norm_act_pool(x, self.bias, border=border, **running, **self.fused)[0]
-
-
-def in_strips(x: torch.Tensor, weight: torch.Tensor, padding: int) -> torch.Tensor:
-    """Return `conv2d(x, weight, padding=1)` of images that lie side by side, a column of zeros between them: on a CPU
-    oneDNN works along rows of pixels, and computes with zeros where these are short."""
-    count, width, strip = len(x), x.shape[3], 64 // (x.shape[3] + 1)
-    x = F.pad(x, (0, 1, 0, 0, 0, 0, 0, -count % strip)).unflatten(0, (-1, strip))
-    x = x.permute(0, 3, 1, 4, 2).flatten(2, 3).permute(0, 3, 1, 2)  # channels-last: they are next to each other
-    x = F.conv2d(x, weight, padding=padding).permute(0, 2, 3, 1).unflatten(2, (strip, width + 1))
-    return x.transpose(1, 2).flatten(0, 1)[:count, :, :width].permute(0, 3, 1, 2)
 
 
 def whitening_filters(data: Dataset, s: Settings) -> torch.Tensor:

@@ -16,6 +16,12 @@ if __name__ != "fastcifar.kernels":
 
 from fastcifar.kernels.augment import augment, augment_reference, plain_batch
 from fastcifar.kernels.compile_ahead import compile_ahead, compile_cpp
+from fastcifar.kernels.conv3x3 import (
+    conv3x3,
+    conv3x3_reference,
+    conv_input_gradient,
+    conv_input_gradient_reference,
+)
 from fastcifar.kernels.conv_pool import conv_pool, conv_pool_reference
 from fastcifar.kernels.conv_weight_gradient import conv_weight_gradient, conv_weight_gradient_reference
 from fastcifar.kernels.cpu_memory import give_back_freed_memory, keep_freed_memory
@@ -37,18 +43,16 @@ from fastcifar.kernels.newton_schulz import newton_schulz, newton_schulz_referen
 from fastcifar.kernels.norm_act_pool import norm_act_pool, norm_act_pool_inference, norm_act_pool_reference
 from fastcifar.kernels.operators import wants_gradient
 from fastcifar.kernels.whiten import whiten, whiten_reference
-from fastcifar.kernels.winograd import (
-    winograd_convolution,
-    winograd_convolution_reference,
-    winograd_input_gradient,
-    winograd_input_gradient_reference,
-)
 
 __all__ = [
     "augment",
     "augment_reference",
     "compile_ahead",
     "compile_cpp",
+    "conv3x3",
+    "conv3x3_reference",
+    "conv_input_gradient",
+    "conv_input_gradient_reference",
     "conv_pool",
     "conv_pool_reference",
     "conv_weight_gradient",
@@ -77,8 +81,4 @@ __all__ = [
     "wants_gradient",
     "whiten",
     "whiten_reference",
-    "winograd_convolution",
-    "winograd_convolution_reference",
-    "winograd_input_gradient",
-    "winograd_input_gradient_reference",
 ]

@@ -72,7 +72,7 @@ def _conv_weight_gradient(x: Tensor, gradient: Tensor, padding: int, border: boo
     if gradient.dtype != x.dtype or not gradient.numel() or not has_kernel(x, gradient.shape[1], stride):
         return conv_weight_gradient_reference(x, gradient, padding, border, stride)
     if x.dtype == torch.float32:
-        return winograd.winograd_weight_gradient(x, gradient, padding, border)
+        return winograd.weight_gradient(x, gradient, padding, border)
     out = _empty(x, gradient, padding, border, stride)
     x, gradient = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, gradient))
     sizes = (len(x), x.shape[1], *gradient.shape[1:], *x.shape[2:], stride, padding, border, torch.get_num_threads())

@@ -7,25 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fastcifar.kernels import (
-    conv_pool,
-    conv_weight_gradient,
-    wants_gradient,
-    winograd,
-    winograd_convolution,
-    winograd_input_gradient,
-)
+from fastcifar.kernels import conv3x3, conv_pool, wants_gradient
+from fastcifar.kernels.conv3x3 import has_kernel
 from fastcifar.kernels.conv_pool import has_kernel as pools_at_once
-from fastcifar.kernels.conv_weight_gradient import has_kernel
 from fastcifar.kernels.operators import needs_plain_torch
 
 # oneDNN takes 16 to 64 neighboring pixels of a row at a time, and computes with zeros where the image is narrower.
 # Forward pass and both gradients on one core with AMX, seconds with strips / without: 512 images in bfloat16 at 8x8
-# (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32; 128 images
-# in float32 1.06, 1.03, 0.70 and 0.74. At 11x11 the copies cost as much as they save. In bfloat16 without AMX (Zen 4,
-# AVX512-BF16) a pass takes 1.23 times as long with strips at 7x7, 1.3 times at 6x6 and 1.45 times at 3x3.
-_WIDEST_HALF = 8 if torch.cpu._is_amx_tile_supported() else 0
-_WIDEST = 4
+# (256 to 512 channels) 0.63, at 7x7 (256 to 256) 0.65, at 4x4 (512 to 512) 0.30, at 3x3 (256 to 256) 0.32. At 11x11 the
+# copies cost as much as they save. Without AMX (Zen 4, AVX512-BF16) a pass takes 1.23 times as long with strips at 7x7,
+# 1.3 times at 6x6 and 1.45 times at 3x3.
+_WIDEST = 8 if torch.cpu._is_amx_tile_supported() else 0
 _STRIP = 64
 
 
@@ -36,11 +28,9 @@ class Conv3x3(nn.Conv2d):
     `bordered` input is `[N, C, H + 1, W + 1]`, with a row of zeros above and a column of zeros to the left: the result
     is then `[N, out, H - 1, W - 1]`, without the last row and column. Where H and W are odd, a 2x2 pool reads no more.
 
-    On a CPU, without a stride, in float32, it and its gradients are `winograd_convolution`'s where that has a kernel.
-    Elsewhere images up to 8 pixels wide in half precision where it has AMX, and up to 4 in float32, are convolved as
-    strips of several, unless there is a stride; all others by torch's convolution, and all where plain torch is needed
-    (`needs_plain_torch`). Where `conv_weight_gradient` has a kernel, that computes the filters' gradient. All agree to
-    rounding.
+    On a CPU it is `conv3x3` where that has a kernel. Without one, images up to 8 pixels wide in half precision, where
+    it has AMX, are convolved as strips of several, unless there is a stride; all others by torch's convolution, and all
+    where plain torch is needed (`needs_plain_torch`). All agree to rounding.
 
     With `pool` the result is max-pooled 2x2, in one pass with the convolution, where `pools(x)`.
     """
@@ -60,59 +50,15 @@ class Conv3x3(nn.Conv2d):
     def forward(self, x: torch.Tensor, bordered: bool = False, pool: bool = False) -> torch.Tensor:
         if pool:
             return conv_pool(x, self.weight, bordered)
-        if x.device.type != "cpu" or needs_plain_torch():
-            return _plain(x, self.weight, bordered, self.stride[0])
-        # torch.compile can't follow how a kernel is chosen.
-        if not torch.compiler.is_compiling() and self._has_kernel(x):
-            return _ByKernel.apply(x, self.weight, bordered, self.stride[0])
-        widest = _WIDEST_HALF if x.element_size() == 2 else _WIDEST
-        if self.stride == (1, 1) and x.shape[3] <= widest:
-            return strip_convolution(x, self.weight, bordered)
-        return _plain(x, self.weight, bordered, self.stride[0])
-
-    def _has_kernel(self, x: torch.Tensor) -> bool:
-        """Return True if a kernel computes the convolution of x, or the gradient of its filters if that is wanted."""
-        if x.dtype != self.weight.dtype:
-            return False
-        if torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype:
-            return False  # the result is of another dtype than x
-        if _is_winograd(x, self.out_channels, self.stride[0]):
-            return True
-        return wants_gradient(self.weight) and has_kernel(x, self.out_channels, self.stride[0])
-
-
-def _is_winograd(x: torch.Tensor, outputs: int, stride: int) -> bool:
-    return stride == 1 and winograd.has_kernel(x, outputs)
-
-
-def _plain(x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -> torch.Tensor:
-    return F.conv2d(x, weight, stride=stride, padding=0 if bordered else 1)
-
-
-class _ByKernel(torch.autograd.Function):
-    """`_plain(x, weight, bordered, stride)` by kernels: itself, and its first derivatives, where there is one."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bordered: bool, stride: int) -> torch.Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.bordered, ctx.stride = bordered, stride
-        if _is_winograd(x, len(weight), stride):
-            return winograd_convolution(x, weight, padding=0 if bordered else 1)
-        return _plain(x, weight, bordered, stride)
-
-    @staticmethod
-    def backward(ctx, grad: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
-        (x, weight), (wants_x, wants_weight, *_) = ctx.saved_tensors, ctx.needs_input_grad
-        padding, once = 0 if ctx.bordered else 1, not (torch.is_grad_enabled() or needs_plain_torch())
-        by_kernel = once and _is_winograd(grad, x.shape[1], ctx.stride)
-        wanted = [wants_x and not by_kernel, wants_weight and not once, False]
-        rest = ([ctx.stride] * 2, [padding, padding], [1, 1], False, [0, 0], 1, wanted)
-        grad_x, grad_weight = torch.ops.aten.convolution_backward(grad, x, weight, None, *rest)[:2]
-        if wants_x and by_kernel:
-            grad_x = winograd_input_gradient(grad, weight, padding=padding)
-        if wants_weight and once:
-            grad_weight = conv_weight_gradient(x, grad, padding=padding, border=ctx.bordered, stride=ctx.stride)
-        return grad_x, grad_weight, None, None
+        padding, stride = 0 if bordered else 1, self.stride[0]
+        if x.device.type == "cpu" and not needs_plain_torch():
+            autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype
+            # torch.compile can't follow how a kernel is chosen, and under autocast the result is of another dtype.
+            if not (torch.compiler.is_compiling() or autocast) and has_kernel(x, self.weight, stride):
+                return conv3x3(x, self.weight, padding=padding, border=bordered, stride=stride)
+            if stride == 1 and x.element_size() == 2 and x.shape[3] <= _WIDEST:
+                return strip_convolution(x, self.weight, bordered)
+        return F.conv2d(x, self.weight, stride=stride, padding=padding)
 
 
 def strip_convolution(x: torch.Tensor, weight: torch.Tensor, bordered: bool = False) -> torch.Tensor:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from fastcifar.host import ProcessSetting
-from fastcifar.kernels import conv_weight_gradient, winograd_convolution, winograd_input_gradient
+from fastcifar.kernels import conv3x3, conv_input_gradient, conv_weight_gradient
 from fastcifar.record import DeviceFacts
 
 _CPU_TYPES = (torch.float32, torch.bfloat16)
@@ -106,8 +106,8 @@ def _passes(dtype: torch.dtype) -> list[partial]:
         for shape in ((10, 64, 15, 15), (64, 64, 3, 3))
     )
     calls = [
-        partial(winograd_convolution, images, filters, padding=1),
-        partial(winograd_input_gradient, images, filters, padding=1),
+        partial(conv3x3, images, filters, padding=1),
+        partial(conv_input_gradient, images, filters, padding=1),
         partial(conv_weight_gradient, images, images, padding=1),
     ]
     try:

@@ -71,14 +71,14 @@ def test_it_is_measured_once_and_changes_nothing_of_the_process(monkeypatch):
 
 
 def test_a_type_that_torch_cannot_convolve_in_is_never_faster(monkeypatch):
-    real = device.winograd_convolution
+    real = device.conv3x3
 
     def convolution(images, filters, padding):
         if images.dtype == torch.bfloat16:
             raise RuntimeError("not implemented for 'BFloat16'")
         return real(images, filters, padding=padding)
 
-    monkeypatch.setattr(device, "winograd_convolution", convolution)
+    monkeypatch.setattr(device, "conv3x3", convolution)
     found = device._measure_convolutions()
     assert found[torch.bfloat16] == math.inf > found[torch.float32] > 0
 

@@ -1,4 +1,4 @@
-"""Winograd's convolutions: the C++ kernels against torch in float64, and where torch's are taken."""
+"""3x3 convolutions: Winograd's in C++ against torch in float64, and where torch's are taken."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastcifar.kernels import (
+    conv3x3,
+    conv3x3_reference,
+    conv_input_gradient,
+    conv_input_gradient_reference,
     conv_weight_gradient,
     winograd,
-    winograd_convolution,
-    winograd_convolution_reference,
-    winograd_input_gradient,
-    winograd_input_gradient_reference,
 )
 from fastcifar.kernels.cpp import call
 from fastcifar.kernels.operators import PRODUCTS
@@ -48,8 +48,8 @@ def passes(of, padding):
     """Return the result, and the gradients of x and of the filters, of x, the filters and the result's gradient."""
     x, weight, gradient = of
     return (
-        winograd_convolution(x, weight, padding=padding),
-        winograd_input_gradient(gradient, weight, padding=padding),
+        conv3x3(x, weight, padding=padding),
+        conv_input_gradient(gradient, weight, padding=padding),
         conv_weight_gradient(x, gradient, padding=padding),
     )
 
@@ -129,8 +129,8 @@ def test_any_number_of_threads_gives_the_same_bits(images, channels, outputs, si
 @needs_kernel
 def test_images_do_not_depend_on_those_beside_them():
     x, weight, gradient = tensors(9, 16, 24, 7, 7, 1)
-    together = winograd_convolution(x, weight, padding=1), winograd_input_gradient(gradient, weight, padding=1)
-    alone = winograd_convolution(x[4:5], weight, padding=1), winograd_input_gradient(gradient[4:5], weight, padding=1)
+    together = conv3x3(x, weight, padding=1), conv_input_gradient(gradient, weight, padding=1)
+    alone = conv3x3(x[4:5], weight, padding=1), conv_input_gradient(gradient[4:5], weight, padding=1)
     assert all(torch.equal(mine[4:5], one) for mine, one in zip(together, alone, strict=True))
 
 
@@ -145,8 +145,8 @@ def test_memory_of_any_layout_is_read():
 def test_what_is_not_a_number_reaches_what_torchs_does():
     x, weight, gradient = tensors(2, 16, 16, 8, 8, 1)
     x[1, 3, 5, 5] = float("nan")
-    torchs = winograd_convolution_reference(x, weight, 1).isnan()
-    found = winograd_convolution(x, weight, padding=1).isnan()
+    torchs = conv3x3_reference(x, weight, 1).isnan()
+    found = conv3x3(x, weight, padding=1).isnan()
     assert found[torchs].all() and not found[0].any()
     assert conv_weight_gradient(x, gradient, padding=1)[:, 3].isnan().all()
 
@@ -207,16 +207,16 @@ def test_elsewhere_they_are_torchs(shape, outputs, dtype, forced, monkeypatch):
     images, channels, height, width = shape
     x, weight, gradient = tensors(images, channels, outputs, height, width, 1, dtype)
     assert not winograd.has_kernel(x, outputs)
-    assert torch.equal(winograd_convolution(x, weight, padding=1), winograd_convolution_reference(x, weight, 1))
-    expected = winograd_input_gradient_reference(gradient, weight, 1)
-    assert torch.equal(winograd_input_gradient(gradient, weight, padding=1), expected)
+    assert torch.equal(conv3x3(x, weight, padding=1), conv3x3_reference(x, weight, 1))
+    expected = conv_input_gradient_reference(gradient, weight, 1)
+    assert torch.equal(conv_input_gradient(gradient, weight, padding=1), expected)
 
 
 def test_the_references_are_torchs_derivatives():
     x, weight, gradient = tensors(2, 3, 4, 5, 6, 0, torch.float64)
     out, of_x, _ = exact((x, weight, gradient), 0)
-    torch.testing.assert_close(winograd_convolution_reference(x, weight, 0), out)
-    torch.testing.assert_close(winograd_input_gradient_reference(gradient, weight, 0), of_x)
+    torch.testing.assert_close(conv3x3_reference(x, weight, 0), out)
+    torch.testing.assert_close(conv_input_gradient_reference(gradient, weight, 0), of_x)
 
 
 def test_a_convolution_with_a_stride_is_torchs():
@@ -233,7 +233,7 @@ def test_a_convolution_with_a_stride_is_torchs():
 @needs_kernel
 def test_with_avx2_alone_they_are_the_same_to_rounding():
     code = (
-        "import torch; from tests.kernels.test_winograd import *; torch.manual_seed(0)\n"
+        "import torch; from tests.kernels.test_conv3x3 import *; torch.manual_seed(0)\n"
         "given_ = tensors(20, 21, 40, 11, 11, 1)\n"
         "assert torch.backends.cpu.get_cpu_capability() == 'AVX2' and winograd.has_kernel(given_[0], 40)\n"
         "print(max(map(error, passes(given_, 1), exact(given_, 1))))"
@@ -260,34 +260,32 @@ def test_no_images_give_no_images_and_zeros():
 
 def test_are_well_formed_operators_and_counted_as_convolutions():
     x, weight, gradient = tensors(2, 5, 7, 3, 4, 0)
-    torch.library.opcheck(torch.ops.fastcifar.winograd_convolution.default, (x, weight, 0))
-    torch.library.opcheck(torch.ops.fastcifar.winograd_input_gradient.default, (gradient, weight, 0))
+    torch.library.opcheck(torch.ops.fastcifar.conv3x3.default, (x, weight, 0, False, 1))
+    torch.library.opcheck(torch.ops.fastcifar.conv_input_gradient.default, (gradient, weight, 0))
     counted = (gradient.numel() * 5 * 9, 4 * (x.numel() + weight.numel() + gradient.numel()))
-    assert PRODUCTS["winograd_convolution"](x, weight, 0) == [counted]
-    assert PRODUCTS["winograd_input_gradient"](gradient, weight, 0) == [counted]
+    assert PRODUCTS["conv3x3"](x, weight, 0, False, 1) == [counted]
+    assert PRODUCTS["conv_input_gradient"](gradient, weight, 0) == [counted]
 
 
 @pytest.mark.parametrize(
     ("function", "x", "weight", "padding"),
     [
-        (winograd_convolution, (2, 3, 4, 4), (5, 3, 3, 3), 2),
-        (winograd_convolution, (2, 3, 4, 4), (5, 4, 3, 3), 1),
-        (winograd_convolution, (2, 3, 4, 4), (5, 3, 5, 5), 1),
-        (winograd_convolution, (2, 3, 2, 4), (5, 3, 3, 3), 0),
-        (winograd_convolution, (3, 4, 4), (5, 3, 3, 3), 1),
-        (winograd_input_gradient, (2, 5, 4, 4), (5, 3, 3, 3), 2),
-        (winograd_input_gradient, (2, 3, 4, 4), (5, 3, 3, 3), 1),
-        (winograd_input_gradient, (2, 5, 4, 4), (5, 3, 3, 5), 1),
+        (conv3x3, (2, 3, 4, 4), (5, 3, 3, 3), 2),
+        (conv3x3, (2, 3, 4, 4), (5, 4, 3, 3), 1),
+        (conv3x3, (2, 3, 4, 4), (5, 3, 5, 5), 1),
+        (conv3x3, (2, 3, 2, 4), (5, 3, 3, 3), 0),
+        (conv3x3, (3, 4, 4), (5, 3, 3, 3), 1),
+        (conv_input_gradient, (2, 5, 4, 4), (5, 3, 3, 3), 2),
+        (conv_input_gradient, (2, 3, 4, 4), (5, 3, 3, 3), 1),
+        (conv_input_gradient, (2, 5, 4, 4), (5, 3, 3, 5), 1),
     ],
 )
 def test_what_does_not_fit_is_refused(function, x, weight, padding):
-    with pytest.raises(ValueError, match=rf"weight \[.*\], padding {padding}; allowed: .*padding 0 or 1"):
+    with pytest.raises(ValueError, match=rf"weight \[.*\], padding {padding}(, stride 1)?; allowed: .*padding 0 or 1"):
         function(torch.zeros(x), torch.zeros(weight), padding=padding)
 
 
 def test_a_gradient_that_would_be_lost_is_refused():
-    x, weight, gradient = tensors(2, 3, 4, 4, 4, 1)
-    with pytest.raises(ValueError, match="x wants a gradient"):
-        winograd_convolution(x.requires_grad_(), weight, padding=1)
+    _, weight, gradient = tensors(2, 3, 4, 4, 4, 1)
     with pytest.raises(ValueError, match="gradient wants a gradient"):
-        winograd_input_gradient(gradient.requires_grad_(), weight, padding=1)
+        conv_input_gradient(gradient.requires_grad_(), weight, padding=1)
