@@ -6,8 +6,8 @@
 
 In each round a step, every convolution and an epoch of the loader are timed once, in turn. The ceiling, as this project
 defines it, is the sum over the network's convolutions of the best of all rounds of forward, input gradient and weight
-gradient, each alone, as torch computes them in the same compute type, layout and batch. On a CPU, which has kernels of its
-own for them (kernels/conv3x3.py), a step can be above it.
+gradient, each alone, as torch computes them in the same compute type, layout and batch. On a CPU a step has kernels
+of its own for them (kernels/conv3x3.py) and can be above it.
 """
 
 from __future__ import annotations
