@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from bench.peers.harness import Harness
+from bench.timing import seconds_of
 from fastcifar.errors import UserError
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -40,7 +41,7 @@ def load_program(
 
     path: its file, which is also the program's only argument: some keep the text of the file named there.
     shims: replacements; on a CPU those of `on_cpu` follow.
-    harness: what the replacements call as `_harness`.
+    harness: what the replacements call as `_harness`; on a CPU they call its `cpu_type` as `_cpu_type`.
     name: the module's (default: the file's).
     names: what else is defined in it beforehand.
 
@@ -48,7 +49,8 @@ def load_program(
     """
     replace_torchvision()
     sys.argv = [str(path)]
-    shims = [*shims, *on_cpu] if harness.device.type == "cpu" else shims
+    if harness.device.type == "cpu":
+        shims, names = [*shims, *on_cpu], {"_cpu_type": cpu_type(), **names}
     return load_module(path, shims, name, {"_harness": harness, **names})
 
 
@@ -66,6 +68,25 @@ def load_module(
     return module
 
 
+@functools.cache
+def cpu_type() -> torch.dtype:
+    """Return what a program that is float16 on a GPU computes in on this CPU, where float16 is emulated: bfloat16, or
+    float32 where torch's own convolutions are faster in that."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        images, filters = (
+            torch.ones(shape, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
+            for shape in ((64, 64, 15, 15), (64, 64, 3, 3))
+        )
+
+        def passes() -> None:
+            torch.conv2d(images, filters, padding=1).sum().backward()
+
+        return min(seconds_of(passes, torch.device("cpu")) for _ in range(5))
+
+    return min((torch.bfloat16, torch.float32), key=seconds)
+
+
 class InHalf:
     """Computes in bfloat16 from float32 weights; gradients and logits are float32 too."""
 
@@ -76,19 +97,21 @@ class InHalf:
 
 def in_half(network: nn.Module) -> nn.Module:
     """Return the network itself, its weights in float32 and its operations in bfloat16, as torch's mixed precision has
-    it. For programs whose weights are float16 on a GPU, of 11 bits: bfloat16's 8 round a small update of a weight away,
-    and the network does not reach its accuracy. A copy of it is one such too."""
-    kind = type(network)
-    network.__class__ = type(kind.__name__, (InHalf, kind), {})
+    it, or in float32 where that is the `cpu_type`. For programs whose weights are float16 on a GPU, of 11 bits:
+    bfloat16's 8 round a small update of a weight away, and the network does not reach its accuracy. A copy of it is one
+    such too."""
+    if cpu_type() == torch.bfloat16:
+        kind = type(network)
+        network.__class__ = type(kind.__name__, (InHalf, kind), {})
     return network.float()
 
 
 def half_newton_schulz(module: types.ModuleType) -> None:
-    """Let the function of Muon's iterations that a program has, if any, make them in bfloat16, as on a GPU in float16:
-    its first argument is a list of gradients, here in float32."""
+    """Let the function of Muon's iterations that a program has, if any, make them in the `cpu_type`, as on a GPU in
+    float16: its first argument is a list of gradients, here in float32."""
     for name in ("_zeropower_via_newtonschulz5", "_orthogonalize_newtonschulz", "_ns_all"):
         if (iterate := getattr(module, name, None)) is not None:
-            narrow = lambda gradients, *rest, iterate=iterate: iterate([g.bfloat16() for g in gradients], *rest)  # noqa: E731
+            narrow = lambda gradients, *rest, iterate=iterate: iterate([g.to(cpu_type()) for g in gradients], *rest)  # noqa: E731
             setattr(module, name, narrow)
 
 

@@ -16,9 +16,9 @@ from bench.peers.harness import WITH_TTA, Harness
 DATA = [("if not os.path.exists(data_path):", "if False:"), ("torch.cuda.Event(", "_harness.Event(")]
 """No file is looked for, and their stopwatch is one that can be read. The call that loads the file comes with each."""
 
-# float16 is emulated on a CPU: images are bfloat16, weights float32 (see `in_half`).
+# float16 is emulated on a CPU: images are of its `cpu_type`, weights float32 (see `in_half`).
 ON_CPU = [
-    (".half()", ".bfloat16()"),
+    (".half()", ".to(_cpu_type)"),
     ("torch.cuda.synchronize()", "_harness.synchronize()"),
 ]
 ON_CPU_OLDER = [("net.half()", "_in_half(net)"), *ON_CPU, (".cuda()", "")]

@@ -36,9 +36,9 @@ E1_SHIMS: Shims = [
     # In its loop over the graphs of single steps.
     ("        step = s + 1\n        if step", "        step = s + 1\n        _harness.step_done()\n        if step"),
 ]
-ON_CPU: Shims = [  # float16 is emulated on a CPU: images are bfloat16, weights float32 (see `in_half`)
+ON_CPU: Shims = [  # float16 is emulated on a CPU: images are of its `cpu_type`, weights float32 (see `in_half`)
     ("mod.half()", "mod.float()"),
-    (".half()", ".bfloat16()"),
+    (".half()", ".to(_cpu_type)"),
     ("torch.half", "torch.float32"),  # the momentum
     ('device="cuda"', 'device="cpu"'),
     ("torch.compile", "_harness.compile"),

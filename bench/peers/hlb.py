@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from bench.peers.adapt import Shims, in_half, load_program
+from bench.peers.adapt import Shims, cpu_type, in_half, load_program
 from bench.peers.harness import WHITENING_IMAGES, WITH_TTA, Harness
 
 SHIMS: Shims = [
@@ -27,7 +27,7 @@ ON_CPU: Shims = [
 
 def load(checkout: Path, harness: Harness) -> Callable[[int], None]:
     """Load their program; the function trains once from a seed, by their own code."""
-    dtype = torch.bfloat16 if harness.device.type == "cpu" else torch.float16
+    dtype = cpu_type() if harness.device.type == "cpu" else torch.float16
     names = {"_normalized": lambda: normalized(harness, dtype), "_in_half": in_half}
     module = load_program(checkout / "main.py", SHIMS, ON_CPU, harness, "hlb_cifar10", **names)
     everything = module.data  # its training images are padded already
@@ -49,5 +49,5 @@ def normalized(harness: Harness, dtype: torch.dtype) -> dict[str, dict[str, torc
     images = {key: split.images.permute(0, 3, 1, 2).float() / 255 for key, split in splits.items()}
     std, mean = torch.std_mean(images["train"], dim=(0, 2, 3), keepdim=True)
     images = {key: ((values - mean) / std).to(dtype).contiguous() for key, values in images.items()}
-    logits = torch.float32 if dtype == torch.bfloat16 else dtype
+    logits = dtype if dtype == torch.float16 else torch.float32
     return {key: {"images": images[key], "targets": F.one_hot(splits[key].labels).to(logits)} for key in splits}

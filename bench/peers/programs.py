@@ -27,7 +27,7 @@ class Program:
     batch_size: int  # images of a training step
     equal: str  # our recipe, a file of the folder `equal`, whose training step is the same work
     rival: str | None  # our recipe whose whole training is set beside theirs, None: theirs has no end worth timing
-    cpu_dtype: str = "bfloat16"  # what it computes in on a CPU
+    cpu_dtype: str = ""  # what it computes in on a CPU; "": the `cpu_type`
     cuda_dtype: str = "float16"
     accuracy: float | None = None
     """What it reaches by its publication, with its test-time augmentation; a whole training that stays more than

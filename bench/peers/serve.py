@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from bench.peers.adapt import cpu_type
 from bench.peers.harness import PLAIN, WITH_TTA, Enough, Harness
 from bench.peers.programs import OURS, Program, get_program
 from bench.resident import Answer, serve
@@ -125,7 +126,8 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
         batch_size, dtype = program.trainer.recipe.batch_size, str(program.trainer.dtype).removeprefix("torch.")
     else:
         known = get_program(peer)
-        batch_size, dtype = known.batch_size, known.cpu_dtype if device.type == "cpu" else known.cuda_dtype
+        on_cpu = known.cpu_dtype or str(cpu_type()).removeprefix("torch.")
+        batch_size, dtype = known.batch_size, on_cpu if device.type == "cpu" else known.cuda_dtype
         program = Theirs(known, checkout, Harness(dataset, device, batch_size))
     facts = {
         "batch_size": batch_size,

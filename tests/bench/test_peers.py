@@ -11,8 +11,17 @@ import pytest
 import torch
 from torch import nn
 
-from bench.peers import Worker
-from bench.peers.adapt import compose, half_newton_schulz, in_half, load_module, normalize, read_code, to_tensor
+from bench.peers import Worker, adapt
+from bench.peers.adapt import (
+    compose,
+    cpu_type,
+    half_newton_schulz,
+    in_half,
+    load_module,
+    normalize,
+    read_code,
+    to_tensor,
+)
 from bench.peers.cifar10_fast import compare_first_losses, ghost_order, load_peer, notebook_cell
 from bench.peers.clocks import read_clocks
 from bench.peers.harness import Harness
@@ -35,6 +44,27 @@ def test_images_are_normalized_in_their_own_type_and_layout():
     torch.testing.assert_close(out, image.permute(2, 0, 1) / 127.5 - 1)
 
 
+@pytest.fixture
+def in_bfloat16(monkeypatch):
+    monkeypatch.setattr(adapt, "cpu_type", lambda: torch.bfloat16)
+
+
+@pytest.mark.parametrize(("bfloat16", "dtype"), [(1.0, torch.bfloat16), (3.0, torch.float32)])
+def test_a_program_computes_in_the_type_that_torch_is_faster_in(bfloat16, dtype, monkeypatch):
+    def seconds_of(work, device):
+        work()
+        return bfloat16 if work.__closure__[1].cell_contents.dtype == torch.bfloat16 else 2.0
+
+    monkeypatch.setattr(adapt, "seconds_of", seconds_of)
+    cpu_type.cache_clear()
+    assert cpu_type() == dtype
+    network = in_half(nn.Linear(2, 2).half())
+    assert isinstance(network, adapt.InHalf) == (dtype == torch.bfloat16)
+    assert network(torch.ones(1, 2).to(dtype)).dtype == network.weight.dtype == torch.float32
+    cpu_type.cache_clear()
+
+
+@pytest.mark.usefixtures("in_bfloat16")
 def test_weights_of_float32_compute_in_bfloat16_and_a_copy_has_its_own():
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 5)).half()
     network = in_half(network)
@@ -56,6 +86,7 @@ def test_weights_of_float32_compute_in_bfloat16_and_a_copy_has_its_own():
         assert not torch.equal(network(images), before)
 
 
+@pytest.mark.usefixtures("in_bfloat16")
 def test_their_newton_schulz_iterations_are_in_bfloat16():
     module = types.ModuleType("theirs")
     module._ns_all = lambda gradients, *rest: ([each.dtype for each in gradients], *rest)
