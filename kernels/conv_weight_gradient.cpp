@@ -4,11 +4,10 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 #include <utility>
 
 #include "bfloat16.h"
+#include "buffer.h"
 
 #ifndef __AVX512BF16__
 #error "the compiler has no AVX512-BF16"
@@ -18,20 +17,6 @@ namespace {
 
 constexpr int64_t VECTOR = 16, TAPS = 9;
 constexpr int64_t PIXELS = 256;  // of a chunk, about: enough to hide the loads and stores of sums, few enough for L2
-
-struct Free {
-    void operator()(void* place) const { std::free(place); }
-};
-template <typename T>
-using Buffer = std::unique_ptr<T[], Free>;
-
-// Memory for a vector's aligned loads; null where there is none.
-template <typename T>
-Buffer<T> allocate(int64_t length) {
-    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, (length * sizeof(T) + 63) / 64 * 64)));
-}
-
-int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // Two images' values of one pixel side by side: first in the lower half of each word.
 void interleave(const bfloat16* first, const bfloat16* second, int64_t channels, uint32_t* out) {

@@ -38,7 +38,7 @@ DTYPES = {torch.float32: "float", torch.bfloat16: "bfloat16"}
 """Dtypes of the C++ kernels, and their names at the end of a function's: `name_float`."""
 
 _HERE = Path(__file__).parent
-_HEADERS = ("bfloat16.h", "channels.h", "activation.h")
+_HEADERS = ("bfloat16.h", "buffer.h", "channels.h", "activation.h")
 # NaN stays NaN and no order of sums is changed: only what may trap or set errno is given up.
 _FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-fopenmp")
 # By torch's name for the instructions that it uses here, which `ATEN_CPU_CAPABILITY` may limit.

@@ -3,30 +3,20 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 #include <utility>
 
+#include "buffer.h"
 #include "channels.h"
 
 #define UNROLLED _Pragma("GCC unroll 16")
 
 namespace {
 
-struct Free {
-    void operator()(float* place) const { std::free(place); }
-};
-using Buffer = std::unique_ptr<float[], Free>;
-
-// Zeros, aligned for vectors; null where there is no memory.
-Buffer zeros(int64_t length) {
-    const int64_t bytes = (length * int64_t(sizeof(float)) + 63) / 64 * 64;
-    Buffer buffer(static_cast<float*>(std::aligned_alloc(64, bytes)));
-    if (buffer) std::memset(buffer.get(), 0, bytes);
+Buffer<float> zeros(int64_t length) {
+    Buffer<float> buffer = allocate<float>(length);
+    if (buffer) std::memset(buffer.get(), 0, length * sizeof(float));
     return buffer;
 }
-
-int64_t ceil_div(int64_t value, int64_t by) { return (value + by - 1) / by; }
 
 // Polynomials are multiplied by their values at so many points, SIDE + 1, and at infinity: at zero where SIDE is even,
 // and at these and their negatives. Pairs halve the work, and of such fractions these give the least errors.
@@ -202,7 +192,7 @@ __attribute__((noinline)) void multiply_rows(const float* a, int64_t pitch, cons
         UNROLLED for (int v = 0; v < 2; v++) write(sums + row * step + v * LANES, sum[row][v], All{});
 }
 
-// sums [CHANNELS, PANEL] += a' b for a [depth, CHANNELS] and b [depth, PANEL]; their rows are a_pitch and b_pitch apart.
+// sums [CHANNELS, PANEL] += a' b for a [depth, CHANNELS] and b [depth, PANEL], with rows a_pitch and b_pitch apart.
 __attribute__((noinline)) void multiply_columns(const float* a, int64_t a_pitch, const float* b, int64_t b_pitch,
                                                 int64_t depth, float* sums) {
     Floats sum[CHANNELS][2];
@@ -331,14 +321,14 @@ template <int SIDE> struct Winograd {
         // some.
         const int64_t wanted = std::clamp<int64_t>(channels * outputs / 8192 * 12, 12, MOST) / TILES;
         const int64_t blocks = std::clamp<int64_t>(tiles / (TILES * sizes.threads), 1, wanted);
-        Buffer at_points = zeros(ALL * panels * channels * PANEL), nothing = zeros(channels);
+        Buffer<float> at_points = zeros(ALL * panels * channels * PANEL), nothing = zeros(channels);
         if (!at_points || !nothing) return 1;
         int failed = 0;
 #pragma omp parallel num_threads(int(sizes.threads)) reduction(max : failed)
         {
             spread_filters(filters, at_points.get());
             // [blocks, ALL, TILES, pitch], [blocks, TILES, STEP], and where pixels go that lie outside
-            Buffer in = zeros(blocks * block), products = zeros(blocks * TILES * STEP), lost = zeros(outputs);
+            Buffer<float> in = zeros(blocks * block), products = zeros(blocks * TILES * STEP), lost = zeros(outputs);
             failed = !in || !products || !lost;
             const Images<const float> input{x, sizes.height, sizes.width, channels, 0, nothing.get()};
             const Images<float> result{out, sizes.out_height(), sizes.out_width(), outputs, 0, lost.get()};
@@ -377,8 +367,8 @@ template <int SIDE> struct Winograd {
         const int64_t group = channels * outputs > 8192 ? 96 : 48, together = 4;
         const int64_t in_step = odd_lines(group * pitch), out_step = odd_lines(group * out_pitch);
         const int64_t sum_rows = ceil_div(channels, CHANNELS) * CHANNELS;
-        Buffer in = zeros(ALL * in_step), gradients = zeros(ALL * out_step);
-        Buffer sums = zeros(ALL * panels * sum_rows * PANEL), nothing = zeros(std::max(channels, outputs));
+        Buffer<float> in = zeros(ALL * in_step), gradients = zeros(ALL * out_step);
+        Buffer<float> sums = zeros(ALL * panels * sum_rows * PANEL), nothing = zeros(std::max(channels, outputs));
         if (!in || !gradients || !sums || !nothing) return 1;
         const Images<const float> input{x, sizes.height, sizes.width, channels, sizes.border, nothing.get()};
         const Images<const float> result{gradient, sizes.out_height(), sizes.out_width(), outputs, 0, nothing.get()};
