@@ -48,8 +48,8 @@ def convolutions(trainer: Trainer, stage: Stage | None = None) -> list[Convoluti
     model, shape = trainer.model.train(), (trainer.recipe.batch_size, 3, stage.size, stage.size)
     images = torch.randn(shape, device=trainer.device, dtype=trainer.dtype)
     images = images.contiguous(memory_format=torch.channels_last)
-    # A CPU convolves small images as strips of several: there the layers' own images count. Elsewhere the calls count,
-    # since two layers may be one convolution.
+    # A CPU convolves by kernels, and small images as strips of several: there the layers' own images count. Elsewhere
+    # the calls count, since two layers may be one convolution.
     calls = _of_layers(model, images) if trainer.device.type == "cpu" else _of_operators(model, images)
     return [_convolution(call) for call in calls]
 

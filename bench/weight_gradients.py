@@ -1,5 +1,5 @@
-"""Time the weight gradient of each 3x3 convolution of speedrun94, and of the strided ones of a narrow ResNet-18,
-computed in each of several ways, on a CPU.
+"""Time the weight gradient, and where there are kernels for them the other passes, of each 3x3 convolution of
+speedrun94, and of the strided ones of a narrow ResNet-18, computed in each of several ways, on a CPU.
 
     python -m bench.weight_gradients                           # a batch of 512 images in bfloat16: a minute
     python -m bench.weight_gradients --dtype float32 --batch 128
@@ -104,7 +104,7 @@ def main() -> int:
         )
         record = {
             "table": None,
-            "what": f"weight gradient of a convolution, {layer}, batch {arguments.batch}, {arguments.dtype}",
+            "what": f"passes of a convolution, {layer}, batch {arguments.batch}, {arguments.dtype}",
             "value": "GFLOP/s: " + ", ".join(f"{name} {rate:.0f}" for name, rate in rates.items()),
             "n": arguments.rounds,
             "spread": "ms: " + ", ".join(spread),

@@ -4,6 +4,7 @@ stride winograd.py's, in bfloat16 that of `conv_weight_gradient` for the filters
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +24,12 @@ def conv3x3_reference(x: Tensor, weight: Tensor, padding: int, stride: int = 1) 
 
 def conv_input_gradient_reference(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
     """The specification of `conv_input_gradient`: torch's own."""
-    return _torchs(gradient, _empty_input(gradient, weight, padding), weight, padding, 1, True, False)[0]
+    return _torchs(gradient, _empty_input(gradient, weight, padding), weight, padding, 1, [True, False])[0]
 
 
 def has_kernel(x: Tensor, weight: Tensor, stride: int = 1) -> bool:
     """Return True if a kernel computes the convolution of x, or the gradient of its filters if that is wanted."""
-    if x.dtype != weight.dtype:
+    if x.dtype != weight.dtype or x.dim() != 4 or x.shape[1] != weight.shape[1]:
         return False
     return _is_winograd(x, len(weight), stride) or (
         wants_gradient(weight) and has_weight_kernel(x, len(weight), stride)
@@ -58,30 +59,31 @@ def _save(ctx: Any, arguments: tuple[Any, ...], _: Tensor) -> None:
 
 
 def _gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    (x, weight), (padding, border, stride) = ctx.saved_tensors, ctx.how
-    _, wants_x, wants_weight, *_ = ctx.needs_input_grad
     if needs_plain_torch():
         return _plain_gradients(ctx, gradient)
-    of_x = of_weight = None
-    if wants_x and stride == 1:
+    (x, weight), (padding, border, stride) = ctx.saved_tensors, ctx.how
+    _, wants_x, wants_weight, *_ = ctx.needs_input_grad
+    x_by_kernel = wants_x and _is_winograd(gradient, x.shape[1], stride)
+    weight_by_kernel = wants_weight and has_weight_kernel(x, len(weight), stride)
+    torchs = [wants_x and not x_by_kernel, wants_weight and not weight_by_kernel]
+    of_x, of_weight = _torchs(gradient, x, weight, padding, stride, torchs)
+    if x_by_kernel:
         of_x = conv_input_gradient(gradient, weight, padding=padding)
-    elif wants_x:
-        of_x = _torchs(gradient, x, weight, padding, stride, True, False)[0]
-    if wants_weight:
+    if weight_by_kernel:
         of_weight = conv_weight_gradient(x, gradient, padding=padding, border=border, stride=stride)
     return of_x, of_weight, None, None, None
 
 
 def _plain_gradients(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    (x, weight), (padding, _, stride), (_, *wanted) = ctx.saved_tensors, ctx.how, ctx.needs_input_grad
-    return *_torchs(gradient, x, weight, padding, stride, *wanted[:2]), None, None, None
+    (x, weight), (padding, _, stride) = ctx.saved_tensors, ctx.how
+    return *_torchs(gradient, x, weight, padding, stride, ctx.needs_input_grad[1:3]), None, None, None
 
 
 def _torchs(
-    gradient: Tensor, x: Tensor, weight: Tensor, padding: int, stride: int, of_x: bool, of_weight: bool
+    gradient: Tensor, x: Tensor, weight: Tensor, padding: int, stride: int, wanted: Sequence[bool]
 ) -> tuple[Any, Any]:
-    """Return torch's gradients of x and of the filters, None for one that is not wanted."""
-    how = (None, [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1, [of_x, of_weight, False])
+    """Return torch's gradients of x and of the filters, None for one that is not `wanted`."""
+    how = (None, [stride, stride], [padding, padding], [1, 1], False, [0, 0], 1, [*wanted, False])
     return torch.ops.aten.convolution_backward(gradient, x, weight, *how)[:2]
 
 
@@ -141,6 +143,10 @@ def conv3x3(x: Tensor, weight: Tensor, *, padding: int, border: bool = False, st
             f"x is {list(x.shape)}, weight {list(weight.shape)}, padding {padding}, stride {stride}; allowed: images "
             "[N, C, H, W], filters [outputs, C, 3, 3] no larger than the padded image, padding 0 or 1, stride 1 or more"
         )
+    kind = x.device.type
+    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    if needs_plain_torch() or (autocast and torch.get_autocast_dtype(kind) != x.dtype):
+        return conv3x3_reference(x, weight, padding, stride)
     return torch.ops.fastcifar.conv3x3(x, weight, padding, border, stride)
 
 

@@ -5,7 +5,7 @@ that compiles them, which return 0, or 1 where memory ran out, and `name_cpp.py`
 calls them. Without a C++ compiler torch's own operations do the same, slower.
 
 torch's wrapper for such code, `torch.utils.cpp_extension`, includes torch's headers and wants ninja: half a minute,
-where these files take two seconds at most on an idle core, and up to eight on a busy machine.
+where each of these files takes two to five seconds on an idle core.
 """
 
 from __future__ import annotations

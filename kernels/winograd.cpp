@@ -1,7 +1,5 @@
 // 3x3 convolutions of float32 images by Winograd's minimal filtering. See winograd.py for the method.
 
-#include <omp.h>
-
 #include <algorithm>
 #include <utility>
 
@@ -100,7 +98,7 @@ template <bool FIRST> inline Floats plus(Floats sum, float factor, Floats value)
 template <const auto& MATRIX> inline void multiply(const Floats* values, Floats* result) {
     for_each<MATRIX.ROWS>([&](auto row) {
         if constexpr (!MATRIX.mirrored(row - 1)) {
-            Floats sums[2];  // of even and of odd columns
+            Floats sums[2]{};  // of even and of odd columns
             for_each<MATRIX.COLUMNS>([&](auto k) {
                 constexpr float factor = MATRIX.at[row][k];
                 if constexpr (factor != 0)
@@ -214,8 +212,7 @@ int64_t odd_lines(int64_t floats) { return (ceil_div(floats, 16) | 1) * 16; }
 // Floats from a transformed tile to the next: its channels in whole panels.
 int64_t pitch_of(int64_t channels) { return odd_lines(ceil_div(channels, PANEL) * PANEL); }
 
-// Call f(first channel) for vectors that together are all channels, of which there is a vector at least. The last may
-// begin early: f must write the same to a channel both times.
+// `for_channels` where there is a vector of channels at least: less code, as f is compiled once.
 template <class F> void for_vectors(int64_t channels, F f) {
     for (int64_t number = 0; number < vectors_of(channels); number++) f(std::min(number * LANES, channels - LANES));
 }

@@ -126,8 +126,9 @@ def load(arguments: dict[str, Any]) -> tuple[dict[str, object], Answer]:
         batch_size, dtype = program.trainer.recipe.batch_size, str(program.trainer.dtype).removeprefix("torch.")
     else:
         known = get_program(peer)
-        on_cpu = known.cpu_dtype or str(cpu_type()).removeprefix("torch.")
-        batch_size, dtype = known.batch_size, on_cpu if device.type == "cpu" else known.cuda_dtype
+        batch_size, dtype = known.batch_size, known.cuda_dtype
+        if device.type == "cpu":
+            dtype = known.cpu_dtype or str(cpu_type()).removeprefix("torch.")
         program = Theirs(known, checkout, Harness(dataset, device, batch_size))
     facts = {
         "batch_size": batch_size,

@@ -52,9 +52,8 @@ class Conv3x3(nn.Conv2d):
             return conv_pool(x, self.weight, bordered)
         padding, stride = 0 if bordered else 1, self.stride[0]
         if x.device.type == "cpu" and not needs_plain_torch():
-            autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") != x.dtype
-            # torch.compile can't follow how a kernel is chosen, and under autocast the result is of another dtype.
-            if not (torch.compiler.is_compiling() or autocast) and has_kernel(x, self.weight, stride):
+            # torch.compile can't follow how a kernel is chosen.
+            if not torch.compiler.is_compiling() and has_kernel(x, self.weight, stride):
                 return conv3x3(x, self.weight, padding=padding, border=bordered, stride=stride)
             if stride == 1 and x.element_size() == 2 and x.shape[3] <= _WIDEST:
                 return strip_convolution(x, self.weight, bordered)
