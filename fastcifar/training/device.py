@@ -21,8 +21,8 @@ from fastcifar.record import DeviceFacts
 _CPU_TYPES = (torch.float32, torch.bfloat16)
 """The types that "auto" chooses from on a CPU."""
 _MARGIN = 1.2
-"""It takes bfloat16 where float32 takes so many times as long: near 1, two measurements may not agree. Measured: 0.45 on
-a Xeon with AVX512-BF16 and without AMX."""
+"""It takes bfloat16 where float32 takes so many times as long: near 1, two measurements may not agree. Measured: 0.45
+on a Xeon with AVX512-BF16 and without AMX."""
 _SECONDS, _FEWEST_ROUNDS, _CLEAR = 0.03, 8, 4.0
 """Rounds that are measured: as many as fit into this time, but at least so many, or one where a type is so many times
 as fast as the other."""
