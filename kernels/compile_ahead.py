@@ -53,9 +53,10 @@ def _load(device: int, kernel: Any) -> None:
 
 
 def compile_cpp() -> None:
-    """Compile the C++ kernels that this CPU takes, unless the cache has them: else the first operation would."""
-    for source in cpp_sources():
-        use_cpp(source)
+    """Compile the C++ kernels that this CPU takes, all at once, unless the cache has them: else first operations would,
+    one after another."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(use_cpp, cpp_sources()))
 
 
 def cpp_sources() -> list[str]:

@@ -46,7 +46,8 @@ _INSTRUCTIONS = {"AVX2": ("-march=x86-64-v3",), "AVX512": ("-march=native", "-mp
 _COMPILE_SECONDS = 120.0
 _UNUSED_SECONDS = 30 * 86400.0
 """A compiled file that no process loaded for so long is removed after another of the same text is compiled."""
-_COMPILING = threading.Lock()
+_compiling: dict[str, threading.Lock] = {}
+"""By file. Several files are compiled at once, each of them once."""
 _DIGEST = 32
 """Bytes of sha256 at the end of a compiled file, of all before them."""
 
@@ -175,7 +176,7 @@ class _Found(NamedTuple):
 
 
 def _load(source: str) -> _Found:
-    with _COMPILING:  # other threads wait for what one compiles
+    with _compiling.setdefault(source, threading.Lock()):  # other threads wait for what one compiles
         return _find(source)
 
 
@@ -207,7 +208,7 @@ def _compiled_here(source: str) -> _Found:
 def _compiled(command: list[str], flags: tuple[str, ...], source: str, path: Path) -> ctypes.CDLL:
     """Load `path`, compiled of `source` unless it is there. Raises OSError, CompilerError."""
     if not _is_whole(path):
-        with _one_process(path.parent):
+        with _one_process(path):
             if not _is_whole(path):  # by another process, meanwhile
                 _compile(command, flags, _HERE / source, path)
                 _remove_unused(path)
@@ -217,11 +218,11 @@ def _compiled(command: list[str], flags: tuple[str, ...], source: str, path: Pat
 
 
 @contextlib.contextmanager
-def _one_process(folder: Path) -> Iterator[None]:
-    """Wait until no other process compiles for `folder`."""
+def _one_process(path: Path) -> Iterator[None]:
+    """Wait until no other process compiles what `path` is named after."""
     import fcntl  # not on Windows
 
-    with (folder / "lock").open("a") as file:
+    with (path.parent / f"{_name_of(path)}.lock").open("a") as file:
         with contextlib.suppress(OSError):  # a network's file system may have no locks: the same is compiled twice
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -229,10 +230,15 @@ def _one_process(folder: Path) -> Iterator[None]:
 
 def _remove_unused(path: Path) -> None:
     """Remove other compiled files of the same name than `path`, but for its key, that were not used for long."""
-    for other in path.parent.glob(f"{glob.escape(path.name.rpartition('-')[0])}-*.so"):
+    for other in path.parent.glob(f"{glob.escape(_name_of(path))}-*.so"):
         with contextlib.suppress(OSError):
             if other.stat().st_mtime < time.time() - _UNUSED_SECONDS:
                 other.unlink()
+
+
+def _name_of(path: Path) -> str:
+    """Return the name of a compiled file without its key."""
+    return path.name.rpartition("-")[0]
 
 
 def _is_whole(path: Path) -> bool:

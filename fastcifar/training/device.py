@@ -8,14 +8,14 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
 
 from fastcifar.host import ProcessSetting
-from fastcifar.kernels import conv3x3, conv_input_gradient, conv_weight_gradient
+from fastcifar.kernels import compile_cpp, conv3x3, conv_input_gradient, conv_weight_gradient
 from fastcifar.record import DeviceFacts
 
 _CPU_TYPES = (torch.float32, torch.bfloat16)
@@ -78,6 +78,8 @@ _measured: dict[torch.dtype, float] = {}
 def _measure_convolutions() -> dict[torch.dtype, float]:
     """Return the sum of each pass's best time, the types in turn. Sets the number of torch's threads for threads that
     are still to come (those of others are their own), and restores it."""
+    with suppress(RuntimeError):  # where the user insists on what can't be: told when a training begins
+        compile_cpp()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
