@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "speedrun94-1024": ("speedrun94", _of_batch(1024, lr=0.19)),
     "speedrun94-1536": ("speedrun94", _of_batch(1536, lr=0.2255)),
     "speedrun94-next": ("speedrun94", NEXT),
-    "speedrun94-next-longer": ("speedrun94", {**NEXT, "epochs": 10.5}),
+    "speedrun94-next-longer": ("speedrun94", {**NEXT, "epochs": 11}),
     "speedrun94-next-75": ("speedrun94", {**NEXT, "select.keep": 0.75}),
     "speedrun94-next-55": ("speedrun94", {**NEXT, "select.keep": 0.55}),
     "speedrun94-in-turn": ("speedrun94", {"optimizer.overlap": False}),
