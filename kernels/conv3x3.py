@@ -14,7 +14,14 @@ from torch.nn import functional as F
 from fastcifar.kernels import winograd
 from fastcifar.kernels.conv_weight_gradient import conv_weight_gradient
 from fastcifar.kernels.conv_weight_gradient import has_kernel as has_weight_kernel
-from fastcifar.kernels.operators import autograd, needs_plain_torch, operator, refuse_gradients, wants_gradient
+from fastcifar.kernels.operators import (
+    autocast_dtype,
+    autograd,
+    needs_plain_torch,
+    operator,
+    refuse_gradients,
+    wants_gradient,
+)
 
 
 def conv3x3_reference(x: Tensor, weight: Tensor, padding: int, stride: int = 1) -> Tensor:
@@ -47,7 +54,7 @@ def _conv3x3(x: Tensor, weight: Tensor, padding: int, border: bool, stride: int)
 
 
 def _conv_input_gradient(gradient: Tensor, weight: Tensor, padding: int) -> Tensor:
-    if gradient.dtype == weight.dtype and _is_winograd(gradient, weight.shape[1], 1):
+    if gradient.dtype == weight.dtype and winograd.has_kernel(gradient, weight.shape[1]):
         turned = weight.flip(2, 3).permute(2, 3, 0, 1)
         return winograd.convolve(gradient, turned, 2 - padding)
     return conv_input_gradient_reference(gradient, weight, padding).contiguous(memory_format=torch.channels_last)
@@ -143,9 +150,7 @@ def conv3x3(x: Tensor, weight: Tensor, *, padding: int, border: bool = False, st
             f"x is {list(x.shape)}, weight {list(weight.shape)}, padding {padding}, stride {stride}; allowed: images "
             "[N, C, H, W], filters [outputs, C, 3, 3] no larger than the padded image, padding 0 or 1, stride 1 or more"
         )
-    kind = x.device.type
-    autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-    if needs_plain_torch() or (autocast and torch.get_autocast_dtype(kind) != x.dtype):
+    if needs_plain_torch() or autocast_dtype(x.device.type) not in (None, x.dtype):
         return conv3x3_reference(x, weight, padding, stride)
     return torch.ops.fastcifar.conv3x3(x, weight, padding, border, stride)
 

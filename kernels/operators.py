@@ -96,6 +96,13 @@ def is_exported() -> bool:
     return torch.compiler.is_exporting() or torch._C._get_tracing_state() is not None
 
 
+def autocast_dtype(device_type: str) -> torch.dtype | None:
+    """Return the dtype that autocast computes in now on devices of this type; None where it is off."""
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return None
+
+
 def wants_gradient(*tensors: Tensor | None) -> bool:
     """Return True if autograd would record an operation on `tensors` now."""
     return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)

@@ -132,34 +132,30 @@ template <const auto& MATRIX> inline void multiply_transposed(const Floats* valu
     });
 }
 
-// MATRIX x MATRIX' of x [COLUMNS, COLUMNS], given by load(row, column) and taken by store(row, column, value).
+// Call multiply(values [FROM], result [TO]) for the columns of x [FROM, FROM], then for the rows of what comes of it. x
+// is given by load(row, column), the result is taken by store(row, column, value).
+template <int FROM, int TO, class Multiply, class Load, class Store>
+inline void multiply_both_axes(Multiply multiply, Load load, Store store) {
+    Floats half[FROM][TO], values[FROM], result[TO];
+    for (int column = 0; column < FROM; column++) {
+        UNROLLED for (int row = 0; row < FROM; row++) values[row] = load(row, column);
+        multiply(values, half[column]);
+    }
+    for (int row = 0; row < TO; row++) {
+        UNROLLED for (int column = 0; column < FROM; column++) values[column] = half[column][row];
+        multiply(values, result);
+        UNROLLED for (int column = 0; column < TO; column++) store(row, column, result[column]);
+    }
+}
+
+// MATRIX x MATRIX' of x [COLUMNS, COLUMNS].
 template <const auto& MATRIX, class Load, class Store> void to_points(Load load, Store store) {
-    constexpr int ROWS = MATRIX.ROWS, COLUMNS = MATRIX.COLUMNS;
-    Floats half[COLUMNS][ROWS], values[COLUMNS], result[ROWS];
-    for (int column = 0; column < COLUMNS; column++) {
-        UNROLLED for (int row = 0; row < COLUMNS; row++) values[row] = load(row, column);
-        multiply<MATRIX>(values, half[column]);
-    }
-    for (int row = 0; row < ROWS; row++) {
-        UNROLLED for (int column = 0; column < COLUMNS; column++) values[column] = half[column][row];
-        multiply<MATRIX>(values, result);
-        UNROLLED for (int column = 0; column < ROWS; column++) store(row, column, result[column]);
-    }
+    multiply_both_axes<MATRIX.COLUMNS, MATRIX.ROWS>(multiply<MATRIX>, load, store);
 }
 
 // MATRIX' x MATRIX of x [ROWS, ROWS].
 template <const auto& MATRIX, class Load, class Store> void from_points(Load load, Store store) {
-    constexpr int ROWS = MATRIX.ROWS, COLUMNS = MATRIX.COLUMNS;
-    Floats half[ROWS][COLUMNS], values[ROWS], result[COLUMNS];
-    for (int column = 0; column < ROWS; column++) {
-        UNROLLED for (int row = 0; row < ROWS; row++) values[row] = load(row, column);
-        multiply_transposed<MATRIX>(values, half[column]);
-    }
-    for (int row = 0; row < COLUMNS; row++) {
-        UNROLLED for (int column = 0; column < ROWS; column++) values[column] = half[column][row];
-        multiply_transposed<MATRIX>(values, result);
-        UNROLLED for (int column = 0; column < COLUMNS; column++) store(row, column, result[column]);
-    }
+    multiply_both_axes<MATRIX.ROWS, MATRIX.COLUMNS>(multiply_transposed<MATRIX>, load, store);
 }
 
 // A block of sums stays in registers: of so many rows, and two vectors wide.

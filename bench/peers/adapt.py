@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import nn
 
 from bench.peers.harness import Harness
-from bench.timing import seconds_of
 from fastcifar.errors import UserError
+from fastcifar.training.device import measure_convolutions
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 Shims = Iterable[tuple[str, str]]  # pairs of a piece of their text and its replacement, everywhere in the file
@@ -72,19 +74,9 @@ def load_module(
 def cpu_type() -> torch.dtype:
     """Return what a program that is float16 on a GPU computes in on this CPU, where float16 is emulated: bfloat16, or
     float32 where torch's own convolutions are faster in that."""
-
-    def seconds(dtype: torch.dtype) -> float:
-        images, filters = (
-            torch.ones(shape, dtype=dtype).contiguous(memory_format=torch.channels_last).requires_grad_()
-            for shape in ((64, 64, 15, 15), (64, 64, 3, 3))
-        )
-
-        def passes() -> None:
-            torch.conv2d(images, filters, padding=1).sum().backward()
-
-        return min(seconds_of(passes, torch.device("cpu")) for _ in range(5))
-
-    return min((torch.bfloat16, torch.float32), key=seconds)
+    with patch.dict(os.environ, FASTCIFAR_KERNELS="reference"):
+        seconds = measure_convolutions()
+    return min(seconds, key=lambda dtype: seconds[dtype])
 
 
 class InHalf:

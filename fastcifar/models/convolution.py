@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from fastcifar.kernels import conv3x3, conv_pool, wants_gradient
 from fastcifar.kernels.conv3x3 import has_kernel
 from fastcifar.kernels.conv_pool import has_kernel as pools_at_once
-from fastcifar.kernels.operators import needs_plain_torch
+from fastcifar.kernels.operators import autocast_dtype, needs_plain_torch
 
 # oneDNN takes 16 to 64 neighboring pixels of a row at a time, and computes with zeros where the image is narrower.
 # Forward pass and both gradients on one core with AMX, seconds with strips / without: 512 images in bfloat16 at 8x8
@@ -44,8 +44,8 @@ class Conv3x3(nn.Conv2d):
         kind = x.device.type
         if self.stride != (1, 1) or kind == "meta" or x.dtype != self.weight.dtype or torch.compiler.is_compiling():
             return False
-        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        return not (autocast or needs_plain_torch() or wants_gradient(x)) and pools_at_once(x, self.weight)
+        plain = autocast_dtype(kind) is not None or needs_plain_torch()
+        return not (plain or wants_gradient(x)) and pools_at_once(x, self.weight)
 
     def forward(self, x: torch.Tensor, bordered: bool = False, pool: bool = False) -> torch.Tensor:
         if pool:

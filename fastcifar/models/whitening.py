@@ -12,7 +12,7 @@ from torch import nn
 
 from fastcifar.kernels import plain_batch, wants_gradient, whiten
 from fastcifar.kernels.norm_act_pool.reference import with_border
-from fastcifar.kernels.operators import needs_plain_torch
+from fastcifar.kernels.operators import autocast_dtype, needs_plain_torch
 
 _PIXELS = {"cpu": 500 * 32**2, "cuda": 20_000 * 32**2}
 """Pixels at a time: on a CPU 6 MB as float32, on a GPU 250 MB, in fewer launches."""
@@ -68,9 +68,8 @@ class PatchWhitening(nn.Conv2d):
     def in_one_pass(self, x: torch.Tensor) -> bool:
         """Return True if `activated` passes over the images `x` once: where no gradient is needed, outside of autocast,
         and where plain torch need not be."""
-        kind = x.device.type
-        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        return not (autocast or needs_plain_torch() or wants_gradient(x, self.weight, self.bias))
+        plain = autocast_dtype(x.device.type) is not None or needs_plain_torch()
+        return not (plain or wants_gradient(x, self.weight, self.bias))
 
     def activated(self, x: torch.Tensor, activation: str, border: bool = False) -> torch.Tensor:
         """Return `activation` ("gelu", "silu" or "relu") of `self(x)`, for a whitening without padding; with `border` a

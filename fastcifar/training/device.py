@@ -61,7 +61,7 @@ def convolution_seconds() -> dict[torch.dtype, float]:
     with _MEASURING:
         if not _measured:
             with ThreadPoolExecutor(1) as one:
-                _measured.update(one.submit(_measure_convolutions).result())
+                _measured.update(one.submit(measure_convolutions).result())
         return dict(_measured)
 
 
@@ -75,7 +75,7 @@ _MEASURING = threading.Lock()
 _measured: dict[torch.dtype, float] = {}
 
 
-def _measure_convolutions() -> dict[torch.dtype, float]:
+def measure_convolutions() -> dict[torch.dtype, float]:
     """Return the sum of each pass's best time, the types in turn. Sets the number of torch's threads for threads that
     are still to come (those of others are their own), and restores it."""
     with suppress(RuntimeError):  # where the user insists on what can't be: told when a training begins

@@ -79,7 +79,7 @@ def test_a_type_that_torch_cannot_convolve_in_is_never_faster(monkeypatch):
         return real(images, filters, padding=padding)
 
     monkeypatch.setattr(device, "conv3x3", convolution)
-    found = device._measure_convolutions()
+    found = device.measure_convolutions()
     assert found[torch.bfloat16] == math.inf > found[torch.float32] > 0
 
 
