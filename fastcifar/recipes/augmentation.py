@@ -132,6 +132,7 @@ class Augment(Checked):
         "crop",
         off="crop",
         name="early-resize",
+        needs="early_crops",
         source="Howard 2018, Fulcrum Research 2026",
         why="A smaller image that shows the whole object keeps what a crop of that size cuts away.",
     )

@@ -53,6 +53,8 @@ class TrickDeclaration:
     """The one value of the field that is this trick; None: any value but `off`."""
     why: str = ""
     """Why it is done, in a sentence; a trick of several fields says it at one of them."""
+    needs: str = ""
+    """The field of the section without whose value this trick does nothing."""
 
     def changes(self, recipe: object, path: str) -> Mapping[str, Any]:
         """Return the changes of `recipe`, by dotted name, that switch off the trick at the field `path`."""
@@ -94,6 +96,7 @@ def trick(
     source: str,
     name: str = "",
     why: str = "",
+    needs: str = "",
     lesser: Mapping[str, tuple[Value, Value, str]] | None = None,
     **declared: Any,
 ) -> Value:
@@ -104,11 +107,12 @@ def trick(
     source: the paper, post or program that it comes from, with the year.
     name: its name in an ablation; the field's unless given. Fields of a section with the same name are one trick.
     why: why it is done, in a sentence; needed at one of several fields only.
+    needs: another field of the section, where this one does nothing while that one is empty or 0.
     lesser: tricks that are single values of the field: by name, the value, its replacement and why it is done.
 
     The other keywords are those of `setting`.
     """
-    tricks = [TrickDeclaration(name, off, source, why=why)]
+    tricks = [TrickDeclaration(name, off, source, why=why, needs=needs)]
     tricks += [TrickDeclaration(each, to, source, of, reason) for each, (of, to, reason) in (lesser or {}).items()]
     return setting(default, tricks=tuple(tricks), **declared)
 

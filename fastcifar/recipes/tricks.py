@@ -55,8 +55,10 @@ class FieldTrick:
 
     @property
     def applies(self) -> bool:
-        """True if it can be switched off here; a trick that is one value of its field needs that value."""
-        return self.declared.of in (None, self.value)
+        """True if it can be switched off here; a trick that is one value of its field needs that value, another one the
+        field without which it does nothing."""
+        needs = self.declared.needs
+        return self.declared.of in (None, self.value) and (not needs or bool(getattr(self.section, needs)))
 
 
 def declared_tricks(section: Checked, prefix: str = "") -> Iterator[FieldTrick]:

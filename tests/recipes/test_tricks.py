@@ -85,6 +85,8 @@ def test_without_a_trick_every_recipe_is_a_recipe_that_lacks_it(name):
 
 def test_a_trick_that_is_off_is_not_listed():
     assert tricks(RECIPES["warmstart-mlp"]) == {}
+    whole = change(SPEEDRUN, {"augment.early_crops": (), "early_batches": ()})
+    assert whole.augment.early == "resize" and "early-resize" not in tricks(whole)
 
 
 def test_tricks_are_chosen_by_name():
