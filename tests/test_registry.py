@@ -17,10 +17,10 @@ def test_built_in_values_are_there_at_the_first_look_up():
         "from fastcifar.recipes.networks import NETWORKS\n"
         "from fastcifar.recipes.optimizers import OPTIMIZERS\n"
         "from fastcifar.recipes.named import RECIPES\n"
-        "print(*sorted(NETWORKS), *sorted(OPTIMIZERS), *RECIPES)\n"
+        "print(*sorted(NETWORKS), *sorted(OPTIMIZERS), *sorted(RECIPES))\n"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert shown == [*sorted(NETWORKS), *sorted(OPTIMIZERS), *RECIPES]
+    assert shown == [*sorted(NETWORKS), *sorted(OPTIMIZERS), *sorted(RECIPES)]
     assert {"davidnet", "mlp", "resnet18", "speedrun", "sgd", "muon", "lars", "AdamW", "speedrun94"} <= set(shown)
 
 

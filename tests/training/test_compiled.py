@@ -43,9 +43,9 @@ def compilers(tmp_path, monkeypatch):
     if missing_compiler(torch.device("cpu")):
         pytest.skip("there is no C++ compiler")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(inductor_config, "compile_threads", 1)
     torch.compiler.reset()
-    yield tmp_path
+    with inductor_config.patch(compile_threads=1):  # monkeypatch would leave the setting deleted
+        yield tmp_path
     torch.compiler.reset()
 
 
