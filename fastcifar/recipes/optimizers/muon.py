@@ -104,7 +104,7 @@ class MuonConfig(OptimizerConfig):
     norm_growth: int = setting(0, at_least=0, unit="steps")
     """Increase norm_every by so many steps over the training, linearly (hiverge 2025: from 2, by 15)."""
     filter_decay: float = trick(
-        0.0, off=0.0, at_least=0, below=1, name="weight-decay", source="Loshchilov and Hutter 2017"
+        0.0, off=0.0, at_least=0, below=1, with_batch=True, name="weight-decay", source="Loshchilov and Hutter 2017"
     )
     """Decoupled weight decay of the filters: the share that a step at the peak rate removes."""
     overlap: bool = True
