@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.campaign.campaign import OUTCOMES, Line, read_records
+from bench.campaign.campaign import OUTCOMES, Line, read_records, unnamed
 from bench.campaign.table import grouped, ratios_of
 from fastcifar.report.statistics import Summary, summarize
 
@@ -48,7 +48,8 @@ def gpu_results(campaigns: Path) -> list[dict[str, Any]]:
 
 def campaign_lines(campaigns: Path, part: str) -> list[Line]:
     """Return the records of a part of all campaigns in a folder."""
-    lines = [line for path in sorted(campaigns.glob(f"*/{part}.jsonl")) for line in read_records(path)]
+    files = sorted(campaigns.glob(f"*/{part}.jsonl"))
+    lines = [{**line, "folder": path.parent.name} for path in files for line in read_records(path)]
     return [line for line in lines if line["what"] not in OUTCOMES]
 
 
@@ -60,10 +61,23 @@ def reached(trainings: Sequence[Line]) -> tuple[Summary, list[float]]:
     return summarize(list(latest.values())), [run["train_seconds"] for run in trainings if "beside" not in run]
 
 
-def _on_gpus(campaigns: Path) -> Iterator[tuple[str, ...]]:
+def main_trainings(campaigns: Path) -> dict[str, list[Line]]:
+    """Return the trainings of the main recipes, and of what had such a recipe's name before, by name."""
     trainings = grouped(campaign_lines(campaigns, "trainings"), "recipe")
-    for recipe in (name for name in RECIPES if name in trainings):
-        runs = trainings[recipe]
+    main = {name: RECIPES.index(recipe) for name in trainings if (recipe := unnamed(name)) in RECIPES}
+    return {name: trainings[name] for name in sorted(main, key=main.__getitem__)}
+
+
+def races(campaigns: Path) -> Iterator[tuple[str, str, list[Line]]]:
+    """Give each rival and recipe of ours that were raced, with their runs."""
+    runs = [run for run in campaign_lines(campaigns, "race") if run["what"] == "run" and not run["warm_up"]]
+    for rival, of_rival in grouped(runs, "rival").items():
+        for ours, of_both in grouped(of_rival, "ours").items():
+            yield rival, ours, of_both
+
+
+def _on_gpus(campaigns: Path) -> Iterator[tuple[str, ...]]:
+    for recipe, runs in main_trainings(campaigns).items():
         yield _trained(recipe, runs[0]["device"]["name"], *reached(runs))
 
 
@@ -94,13 +108,12 @@ def _stepped(results: list[dict]) -> Iterator[tuple[str, ...]]:
 
 
 def _raced(campaigns: Path) -> Iterator[tuple[str, ...]]:
-    runs = [run for run in campaign_lines(campaigns, "race") if run["what"] == "run" and not run["warm_up"]]
-    for rival, of_rival in grouped(runs, "rival").items():
-        factors = [1 / ratio for ratio in ratios_of(grouped(of_rival, "side"), "train_seconds")]
+    for rival, ours, runs in races(campaigns):
+        factors = [1 / ratio for ratio in ratios_of(grouped(runs, "side"), "train_seconds")]
         told = f"{statistics.median(factors):.2f} ({min(factors):.2f} to {max(factors):.2f})"
-        beside = " and ".join(sorted({run["beside"] for run in of_rival if "beside" in run}))
-        what = f"a whole `speedrun94`{beside and f', beside {beside}'}"
-        yield rival, of_rival[0]["device"]["name"], what, told, str(len(factors))
+        beside = " and ".join(sorted({run["beside"] for run in runs if "beside" in run}))
+        what = f"a whole `{ours}`{beside and f', beside {beside}'}"
+        yield rival, runs[0]["device"]["name"], what, told, str(len(factors))
 
 
 def _campaigns(campaigns: Path) -> str:
@@ -110,7 +123,7 @@ def _campaigns(campaigns: Path) -> str:
         f"[{folder.name}](bench/results/{campaigns.name}/{folder.name}/README.md)"
         for folder in sorted(campaigns.iterdir())
         if (folder / "race.jsonl").exists()
-        or any(line.get("recipe") in RECIPES for line in read_records(folder / "trainings.jsonl"))
+        or any(unnamed(line.get("recipe", "")) in RECIPES for line in read_records(folder / "trainings.jsonl"))
     )
     torch = f" with torch {' and '.join(versions)}" if versions else ""
     return f"On the GPU{torch}, in the campaigns {links}. A seed counts once, by its latest training."

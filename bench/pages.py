@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.campaign.table import grouped
 from bench.drawing import Mark, scatter
-from bench.headline import RECIPES, campaign_lines, reached
+from bench.headline import campaign_lines, main_trainings, races, reached
 from bench.program import new_parser
 from bench.recipe_page import recipe_page
 from bench.record import ROOT
@@ -37,14 +37,12 @@ def pages(folder: Path) -> dict[Path, str]:
 
 def _speeds(campaigns: Path) -> Iterator[Mark]:
     """Give the marks of the README's figure: recipes alone on the machine, then each race's two sides."""
-    trainings = grouped(campaign_lines(campaigns, "trainings"), "recipe")
-    for recipe in RECIPES:
-        accuracy, timed = reached(trainings[recipe])
+    for recipe, trained in main_trainings(campaigns).items():
+        accuracy, timed = reached(trained)
         yield _mark(recipe, accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
-    raced = [run for run in campaign_lines(campaigns, "race") if run["what"] == "run" and not run["warm_up"]]
-    for rival, runs in grouped(raced, "rival").items():
+    for rival, ours, runs in races(campaigns):
         for side, of_side in grouped(runs, "side").items():
-            name, color = (rival, 1) if side == "theirs" else ("speedrun94 in turn with it", 2)
+            name, color = (rival, 1) if side == "theirs" else (f"{ours}, raced", 2)
             beside = "*" if any("beside" in run for run in of_side) else ""
             accuracy, timed = (
                 summarize([run["accuracy"] for run in of_side]),

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.campaign.campaign import Line
+from bench.campaign.campaign import CHANGED, Line
 from bench.campaign.table import grouped
 from bench.headline import campaign_lines, reached
 from fastcifar.escape import code_in_markdown, in_markdown
@@ -30,8 +30,8 @@ FAMILIES = {
 _INTRODUCTION = """A recipe is a whole training method as a value: network, optimizer, schedule, augmentation.
 `fastcifar recipes` lists those that have a name, `fastcifar recipes show NAME` prints one with the meaning of each
 field, and `fastcifar train --recipe NAME` trains it. Any field is a flag, and a keyword of `fastcifar.train`. Below is
-what was measured of each as it is, or was then, and the fields in which it differs from the defaults: DavidNet's, and
-those of the kinds of network and optimizer that it names."""
+what was measured of each as it is, or was then (of `speedrun94` since 2026-11-29), and the fields in which it differs
+from the defaults: DavidNet's, and those of the kinds of network and optimizer that it names."""
 
 
 def recipe_page(results: Sequence[dict], folder: Path) -> str:
@@ -151,6 +151,8 @@ _UNCHANGING = {"recipe", "seed", "runs", "threads", "eval-every", "holdout", "da
 
 def _told(result: dict[str, Any], name: str) -> str:
     """Return what a result says of the recipe as it is; nothing if it is of another."""
+    if result["date"] < CHANGED.get(name, ""):
+        return ""
     row, what = result.get("row", {}), result.get("what", "") if result.get("table", "") is not None else ""
     if f"`{name}`" in what or (what and _is_of(name, result["command"])):
         spread = "" if result["spread"] in ("", "-") else f", {result['spread']}"

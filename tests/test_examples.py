@@ -124,7 +124,12 @@ def test_the_single_file_has_every_loss_of_its_recipe_to_the_last_bit(capsys, mo
     sections = {  # what is changed, or given for each image of a batch
         "network": {"widths": settings.widths},
         "select": {"from_epoch": 1},
-        "optimizer": {"head_lr": 0.67 * batch, "bias_lr": 0.053 * batch, "weight_decay": 2e-6 * batch},
+        "optimizer": {
+            "head_lr": 0.5415 * batch,
+            "bias_lr": 0.0573 * batch,
+            "weight_decay": 1.0418e-6 * batch,
+            "filter_decay": 1.0418e-6 * batch * recipe.optimizer.lr,
+        },
     }
     changed = {name: dataclasses.replace(getattr(recipe, name), **fields) for name, fields in sections.items()}
     losses = []
@@ -138,7 +143,7 @@ def test_the_single_file_has_every_loss_of_its_recipe_to_the_last_bit(capsys, mo
     run = Noting(dataclasses.replace(recipe, **small, **changed), data, "cpu").run(seed=3)
     with torch.random.fork_rng():
         network, found = single["train"](settings, data)
-    assert len(losses) == 12 + 3 * 9  # crops of 24, twice 28 and 32 pixels; of three quarters of the images from 1 on
+    assert len(losses) == 12 + 3 * 8  # images of 24, twice 28 and 32 pixels; 65% of them from 1 on
     assert found == losses
     weights = ([weight for weight in each.parameters() if weight.requires_grad] for each in (network, run.model))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*weights, strict=True))
@@ -158,7 +163,7 @@ def test_the_single_file_as_a_program(run_program, monkeypatch):
     assert header.split() == ["epoch", "train", "loss", "train", "acc", "test", "acc", "seconds"]
     assert row.split()[0] == "1"
     assert re.fullmatch(r"test accuracy with test-time augmentation: \d+\.\d\d%", last)
-    with pytest.raises(SystemExit, match=r"^error: batch_size is 160; allowed: 1 to 150, the images that an epoch"):
+    with pytest.raises(SystemExit, match=r"^error: batch_size is 160; allowed: 1 to 130, the images that an epoch"):
         run_program(*narrow, "--batch-size", "160")
 
 

@@ -54,7 +54,7 @@ def test_a_cpu_trains_without_torch_dynamo_and_sympy_which_take_seconds_to_impor
     code = (
         "import sys; from fastcifar.recipes import RECIPES; from fastcifar.training import Trainer, train; "
         "from fastcifar.data.synthetic import make_synthetic; "
-        "Trainer(RECIPES['speedrun94'], make_synthetic(1024, 16), 'cpu'); "
+        "Trainer(RECIPES['speedrun94'], make_synthetic(2048, 16), 'cpu'); "
         "train('warmstart-mlp', make_synthetic(128, 16), device='cpu', epochs=1); "
         "print({'torch._dynamo', 'sympy'} & sys.modules.keys())"
     )

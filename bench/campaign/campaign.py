@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ from bench.campaign.faults import Faults
 from fastcifar.training import resolve_device
 
 Line = dict[str, object]  # A line of a file of results, as JSON
+CHANGED = dict.fromkeys(
+    ("speedrun94", *(f"speedrun94-{change}" for change in ("1536", "in-turn", "searched", "unsearched"))), "2026-11-29"
+)
+"""The day from which a recipe or variant of this name is another: what was measured before, by any code, is told as
+"NAME before DAY". speedrun94 had ten epochs, batches of 512 images and early crops, and left a quarter of the images
+out."""
+_BEFORE = " before "
 OUTCOMES = ("done", "failed")  # the `what` of records that tell how a part ended; all others are results
 
 
@@ -90,14 +98,32 @@ def append_record(path: Path, record: Line) -> None:
         file.write(line)
 
 
+def named(recipe: str, seconds: float) -> str:
+    """Return the recipe's name, with "before DATE" where it was another at that time, in seconds since 1970."""
+    changed = CHANGED.get(recipe)
+    earlier = changed and seconds < datetime.fromisoformat(f"{changed}T00:00+00:00").timestamp()
+    return f"{recipe}{_BEFORE}{changed}" if earlier else recipe
+
+
+def unnamed(name: str) -> str:
+    """Return the recipe's name as it is now, of what `named` returned."""
+    return name.partition(_BEFORE)[0]
+
+
 def read_records(path: Path) -> list[Line]:
-    """Return every whole line of a file of results; none where there is no file."""
+    """Return every whole line of a file of results, with its recipe as `named`; none where there is no file."""
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
+            record = json.loads(line)
         except ValueError:
             continue
+        if "rival" in record:  # before it was recorded which of ours raced, it was this one
+            record["ours"] = record.get("ours") or "speedrun94"
+        for ours in ("recipe", "ours"):
+            if isinstance(record.get(ours), str):
+                record[ours] = named(record[ours], record.get("time", 0.0))  # the first records have no time
+        records.append(record)
     return records
 
 

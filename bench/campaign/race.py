@@ -25,14 +25,15 @@ _MARGIN = 5.0  # seconds before its process is ended in which a rival that is to
 def race(campaign: Campaign, rival: str) -> Iterator[Line]:
     """Train each once untimed, which also compiles; then, when it is this rival's turn, in rounds while the time lasts,
     one at least. Raises UserError where a side fails, CaptureFailed where ours was not captured."""
-    names = {"rival": rival, "ours": campaign.ours}
+    ours = _ours(campaign, rival)
+    names = {"rival": rival, "ours": ours}
     runs = [run for run in campaign.records("race", "run") if not run["warm_up"] and names.items() <= run.items()]
     wanted, done = 2 if campaign.tiny else _WANTED, min([run["side"] for run in runs].count(side) for side in SIDES)
     if done >= wanted:
         return
-    ours = _ours(campaign, rival)
-    theirs = OURS + ours if rival == TINY_RIVAL else rival
-    sides = {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + ours, None)}
+    recipe = _recipe(ours)
+    theirs = OURS + recipe if rival == TINY_RIVAL else rival
+    sides = {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + recipe, None)}
     gap = 0.0 if campaign.tiny else 0.5
     turns = take_turns(sides, range(done, wanted + 1), conditions(campaign, gap, margin=_MARGIN))
     longest, began = 0.0, time.monotonic()
@@ -56,14 +57,21 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
 
 
 def _ours(campaign: Campaign, rival: str) -> str:
-    """Return the recipe that races the rival, or the file of the campaign's variant of it."""
+    """Return the name of the recipe that races the rival, or of the campaign's variant of it."""
     if rival == TINY_RIVAL:
-        return tiny_recipe()
+        return TINY_RIVAL
     ours = PROGRAMS[rival].rival or "davidnet"
-    if campaign.ours is None or VARIANTS[campaign.ours][0] != ours:
+    return campaign.ours if campaign.ours and VARIANTS[campaign.ours][0] == ours else ours
+
+
+def _recipe(ours: str) -> str:
+    """Return the name of a recipe, or the file of what only the campaign has a name for."""
+    if ours == TINY_RIVAL:
+        return tiny_recipe()
+    if ours in RECIPES:
         return ours
-    file = scratch() / f"{campaign.ours}.toml"
-    file.write_text(to_toml(get_recipe(campaign.ours, tiny=False)), encoding="utf-8")
+    file = scratch() / f"{ours}.toml"
+    file.write_text(to_toml(get_recipe(ours, tiny=False)), encoding="utf-8")
     return str(file)
 
 

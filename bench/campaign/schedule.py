@@ -41,7 +41,7 @@ def _of(recipe: str, run: Callable[..., Iterator[Line]], share: float, **options
     return Part(run.__name__, partial(run, recipe=recipe, **options), run.__name__, share, recipe)
 
 
-_CANDIDATES = ("speedrun94-next-longer", "speedrun94-next-75", "speedrun94-next-55", "davidnet-alternating")
+_CANDIDATES = ("speedrun94-55", "davidnet-alternating")
 
 PARTS: dict[str, tuple[Part, ...]] = {
     "smoke": (
@@ -65,7 +65,6 @@ PARTS: dict[str, tuple[Part, ...]] = {
         _of("speedrun94", trainings, 0.15),
         _of(OTHER_SEARCH, trainings, 0.05),
         _of("speedrun94-in-turn", trainings, 0.05),
-        _of("speedrun94-next", steps, 0.05),
         _of("speedrun94-1536", steps, 0.05),
         _of("speedrun95", steps, 0.05),
         _of("speedrun96", steps, 0.05),

@@ -83,9 +83,7 @@ def ceilings_table(records: list[Line]) -> Table:
 def races_table(records: list[Line]) -> Table:
     rows = []
     measured = [
-        {**run, "rival": f"{run['rival']}, ours {run['ours']}" if run.get("ours") else run["rival"]}
-        for run in only(records, "run")
-        if not run["warm_up"]
+        {**run, "rival": f"{run['rival']}, ours {run['ours']}"} for run in only(records, "run") if not run["warm_up"]
     ]
     for rival, runs in grouped(measured, "rival").items():
         sides = grouped(runs, "side")
@@ -211,7 +209,10 @@ def screen_table(records: list[Line]) -> Table:
 
 def ratios_of(sides: dict[str, list[Line]], clock: str) -> list[float]:
     """Return our seconds over theirs in each round in which both are known."""
-    theirs, ours = ({run["round"]: run.get(clock) for run in sides[side]} for side in SIDES)
+    theirs, ours = (
+        {(run.get("folder"), run["round"]): run.get(clock) for run in sides[side]}  # rounds count anew in each campaign
+        for side in SIDES
+    )
     return [ours[number] / theirs[number] for number in theirs if theirs[number] and ours.get(number)]
 
 

@@ -26,7 +26,7 @@ from fastcifar.kernels.norm_act_pool.tiling import Sizes, Tiling, store_bordered
 SIZES = LaunchSizes(
     {
         (8, 0): Sizes(rows=128, channels=32, warps=8, stages=1, programs=3, partials=128),
-        # Measured on an H100: the best of 90 for the layers of a speedrun94 step.
+        # Measured on an H100: the best of 90 for the layers of SpeedrunNet and 512 images.
         (9, 0): Sizes(rows=64, channels=32, warps=4, stages=3, programs=4, partials=128),
     },
     interpreted=Sizes(rows=2048, channels=64, warps=1, stages=1, programs=1, partials=4),

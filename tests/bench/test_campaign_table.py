@@ -22,7 +22,7 @@ def made(folder):
 def run(side, number, seconds, accuracy):
     times = {"time_seconds": seconds + 0.5, "train_seconds": seconds}
     return {
-        **{"what": "run", "rival": "them", "side": side, "round": number, "warm_up": number == 0},
+        **{"what": "run", "rival": "them", "ours": "r", "side": side, "round": number, "warm_up": number == 0},
         **times,
         "accuracy": accuracy,
     }
@@ -37,7 +37,7 @@ def test_a_race_is_the_median_of_the_rounds_ratios_without_the_warm_up(tmp_path)
     ]
     write(tmp_path, "race", *runs)
     row = made(tmp_path)["Whole trainings in turn with other programs"][1]
-    assert row["program, clock"] == "them, without the final evaluation"
+    assert row["program, clock"] == "them, ours r, without the final evaluation"
     assert row["ours / theirs (spread)"] == "0.750 (0.500 to 1.000)"
     assert (row["n"], row["our accuracy"]) == ("3", "94.00%")
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.campaign.campaign import CHANGED
 from bench.drawing import Mark, forest, scatter
 from bench.pages import TRICKS, pages
 from bench.recipe_page import recipe_page
@@ -152,6 +153,17 @@ def test_a_recipes_evidence_is_of_the_recipe_as_it_is(tmp_path, command, is_show
     told = "On laptop:\n\n- 50.00% of 5,000 held-out images with TTA (n=1, at commit abc, where the idea was "
     assert (f'{told}"a lower rate")' in part) == is_shown
     assert ("Not measured." in part) != is_shown
+
+
+def test_a_recipes_evidence_began_when_it_became_what_it_is(tmp_path):
+    name, day = next(iter(CHANGED.items()))
+    known = {"hardware": "laptop", "commit": "abc", "command": "x", "n": 1, "spread": "-"}
+    results = [
+        {**known, "what": f"the FLOP of `{name}`", "value": value, "date": date}
+        for value, date in (("that of then", "2026-01-01"), ("that of now", day))
+    ]
+    part = recipe_page(results, tmp_path).partition(f"### {name}\n")[2].partition("\n###")[0]
+    assert f"the FLOP of `{name}`: that of now" in part and "that of then" not in part
 
 
 @settings(max_examples=15)

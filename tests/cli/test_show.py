@@ -60,10 +60,10 @@ def test_augmentations_are_those_of_the_training(drawn, capsys):
 @pytest.mark.usefixtures("few_images")
 def test_epochs_of_chosen_images_are_told(drawn):
     words = ["--recipe", "speedrun94", "--dataset", "synthetic", "--network.widths", "4", "4", "4"]
-    words += ["--batch-size", "64", "--images", "1"]
+    words += ["--batch-size", "8", "--images", "1"]
     assert main(["show", "augmentations", *words]) == 0
     ((first, file),) = drawn
-    assert file == "augmentations.png" and [row.shape for row in first.rows[0]] == [(24, 24, 3)] * 2 + [(28, 28, 3)] * 4
+    assert file == "augmentations.png" and [row.shape for row in first.rows[0]] == [(24, 24, 3)] * 3 + [(28, 28, 3)] * 3
     assert "from epoch 3 on those of highest loss" in first.title
 
 

@@ -65,7 +65,7 @@ def test_a_speedrun_counted_by_hand():
     convolutions = [9 * before * width * side**2 for (width, before), side in zip(filters, sides, strict=True)]
     image += 3 * sum(convolutions) - convolutions[0]  # below the first nothing has a gradient
     first = count_recipe(get_recipe("speedrun94")).stages[0]
-    assert (first.stage.size, first.step.macs) == (24, 512 * image)
+    assert (first.stage.size, first.step.macs) == (24, 1024 * image)
 
 
 def test_half_the_epochs_are_half_the_flop_and_a_part_of_one_its_part():

@@ -17,7 +17,7 @@ CASES = [
         "network.whitening_activation=silu network.whitening_bias_epochs=1 augment.early=resize "
         "optimizer.row_momentum=0.9",
     ),
-    (90, "float16", "speedrun94", "augment.early_crops=[[24,0.5]]"),
+    (90, "float16", "speedrun94", "augment.early_crops=[[24,0.5]] augment.early=crop"),
 ]
 """Generation, dtype, recipe and changes of it: each activation, an average or none, scales learned or not, each choice
 of `augment`, Muon and SGD."""

@@ -56,11 +56,11 @@ def test_quick_is_narrower_and_shorter_and_otherwise_the_same():
 
 
 def test_quick_leaves_muons_rate_and_scales_those_of_the_mean_loss():
-    full = Recipe(optimizer=MuonConfig(lr=0.24))
+    full = Recipe(optimizer=MuonConfig(lr=0.24, filter_decay=1e-3))
     recipe, _ = quick(full)
     ratio = recipe.batch_size / full.batch_size
     assert recipe.optimizer.lr == 0.24 and ratio < 1
-    for name in ("bias_lr", "head_lr", "weight_decay"):
+    for name in ("bias_lr", "head_lr", "weight_decay", "filter_decay"):
         assert getattr(recipe.optimizer, name) == pytest.approx(ratio * getattr(full.optimizer, name))
 
 

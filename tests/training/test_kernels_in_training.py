@@ -27,7 +27,11 @@ def on_the_cpu():
     """Not here: compiled kernels need a GPU, interpreted ones none."""
 
 
-@pytest.mark.parametrize("recipe", [DAVIDNET, SPEEDRUN], ids=lambda recipe: recipe.network.kind)
+@pytest.mark.parametrize(
+    "recipe",
+    [DAVIDNET, SPEEDRUN, change(SPEEDRUN, {"augment.early": "crop"})],
+    ids=["davidnet", "speedrun", "speedrun of early crops"],
+)
 def test_three_steps_on_the_triton_kernels_give_the_losses_of_the_references(monkeypatch, recipe):
     pytest.importorskip("triton")
     # An interpreted program takes milliseconds whatever its size: few large ones.
