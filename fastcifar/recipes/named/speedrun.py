@@ -23,7 +23,8 @@ speedrun94: 94.10% with test-time augmentation (n=21, 95% interval 94.04% to 94.
 speedrun95: once, on held-out images (bench/results/speedrun94-search.jsonl); speedrun96 has not been measured.
 speedrun100, for CIFAR-100: ten epochs of 45,000 images with 28-pixel crops for longer, nearly as many steps as nine of
 all, reached 73.46% of 5,000 held-out images without test-time augmentation (n=1; bench/results/speedrun100-search.jsonl
-has all attempts). It has not reached 75%. Its own nine epochs are 4.14e+14 FLOP with evaluation.
+has all attempts); with speedrun94's batches and hyper-parameters and rescaled early images, 74.02% (n=1). It has not
+reached 75%. Its own nine epochs are 4.14e+14 FLOP with evaluation.
 """
 
 from __future__ import annotations
