@@ -62,7 +62,7 @@ def forest(marks: Sequence[Mark], axis: str) -> str:
 
 def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
     """Return a drawing of fractions with intervals, upright in percent, over a logarithmic axis; the marks are
-    numbered, and below the axes are their names and notes."""
+    numbered, and below the axes are their names, each above its note."""
     ends = [100 * end for mark in marks for end in (*(mark.interval or ()), mark.value)]
     low, high = _padded(min(ends), max(ends))
     logs = [math.log10(mark.x) for mark in marks]
@@ -86,7 +86,7 @@ def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
             parts.append(_text(across(x), bottom + 17, f"{x:g}", "middle"))
     parts += [_line(left, bottom, _RIGHT, bottom), _text(_WIDTH / 2, bottom + 34, xlabel, "middle")]
     for number, mark in enumerate(marks, start=1):
-        x, y, below, color = across(mark.x), up(100 * mark.value), bottom + 36 + 20 * number, COLORS[mark.color]
+        x, y, below, color = across(mark.x), up(100 * mark.value), bottom + 20 + 36 * number, COLORS[mark.color]
         if mark.interval:
             parts.append(
                 _line(x, up(100 * mark.interval[0]), x, up(100 * mark.interval[1]), ' stroke-width="2"', color)
@@ -94,8 +94,8 @@ def scatter(marks: Sequence[Mark], xlabel: str, ylabel: str) -> str:
         for at_x, at_y in ((x, y), (_LEFT + 8, below)):
             parts.append(f'<circle cx="{at_x:.1f}" cy="{at_y:.1f}" r="8" fill="{color}"/>')
             parts.append(_text(at_x, at_y + 4, str(number), "middle", ' font-size="11" fill="#fff"'))
-        parts += [_text(_LEFT + 22, below + 4, mark.name), _text(_RIGHT, below + 4, mark.note, "end")]
-    return _svg(parts, bottom + 52 + 20 * len(marks))
+        parts += [_text(_LEFT + 22, below + 4 + down, text) for down, text in ((0, mark.name), (_LINE, mark.note))]
+    return _svg(parts, bottom + 52 + 36 * len(marks))
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.campaign.campaign import OUTCOMES, Line, read_records, unnamed
-from bench.campaign.table import grouped, ratios_of
+from bench.campaign.table import grouped, races, ratios_of
 from fastcifar.report.statistics import Summary, summarize
 
 RECIPES = ("speedrun94", "davidnet")
@@ -68,14 +68,6 @@ def main_trainings(campaigns: Path) -> dict[str, list[Line]]:
     return {name: trainings[name] for name in sorted(main, key=main.__getitem__)}
 
 
-def races(campaigns: Path) -> Iterator[tuple[str, str, list[Line]]]:
-    """Give each rival and recipe of ours that were raced, with their runs."""
-    runs = [run for run in campaign_lines(campaigns, "race") if run["what"] == "run" and not run["warm_up"]]
-    for rival, of_rival in grouped(runs, "rival").items():
-        for ours, of_both in grouped(of_rival, "ours").items():
-            yield rival, ours, of_both
-
-
 def _on_gpus(campaigns: Path) -> Iterator[tuple[str, ...]]:
     for recipe, runs in main_trainings(campaigns).items():
         yield _trained(recipe, runs[0]["device"]["name"], *reached(runs))
@@ -108,7 +100,7 @@ def _stepped(results: list[dict]) -> Iterator[tuple[str, ...]]:
 
 
 def _raced(campaigns: Path) -> Iterator[tuple[str, ...]]:
-    for rival, ours, runs in races(campaigns):
+    for rival, ours, runs in races(campaign_lines(campaigns, "race")):
         factors = [1 / ratio for ratio in ratios_of(grouped(runs, "side"), "train_seconds")]
         told = f"{statistics.median(factors):.2f} ({min(factors):.2f} to {max(factors):.2f})"
         beside = " and ".join(sorted({run["beside"] for run in runs if "beside" in run}))

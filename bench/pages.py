@@ -11,9 +11,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.campaign.table import grouped
+from bench.campaign.table import grouped, races
 from bench.drawing import Mark, scatter
-from bench.headline import campaign_lines, main_trainings, races, reached
+from bench.headline import campaign_lines, main_trainings, reached
 from bench.program import new_parser
 from bench.recipe_page import recipe_page
 from bench.record import ROOT
@@ -40,7 +40,7 @@ def _speeds(campaigns: Path) -> Iterator[Mark]:
     for recipe, trained in main_trainings(campaigns).items():
         accuracy, timed = reached(trained)
         yield _mark(recipe, accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
-    for rival, ours, runs in races(campaigns):
+    for rival, ours, runs in races(campaign_lines(campaigns, "race")):
         for side, of_side in grouped(runs, "side").items():
             name, color = (rival, 1) if side == "theirs" else (f"{ours}, raced", 2)
             beside = "*" if any("beside" in run for run in of_side) else ""

@@ -1,7 +1,6 @@
 """The programs of examples/, in their small form."""
 
 import csv
-import dataclasses
 import difflib
 import json
 import re
@@ -15,6 +14,7 @@ import torch
 import fastcifar
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.kernels import winograd
+from fastcifar.recipes import change, with_batch_size
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -120,18 +120,8 @@ def test_the_single_file_has_every_loss_of_its_recipe_to_the_last_bit(capsys, mo
     single = runpy.run_path(str(EXAMPLES / "speedrun94_single.py"))
     data, small = make_synthetic(200, 60), {"epochs": 4, "batch_size": 16, "dtype": "float32"}
     settings = single["Settings"](seed=3, widths=(16, 16, 16), keep_from=1, **small)
-    recipe, batch = fastcifar.get_recipe("speedrun94"), settings.batch_size
-    sections = {  # what is changed, or given for each image of a batch
-        "network": {"widths": settings.widths},
-        "select": {"from_epoch": 1},
-        "optimizer": {
-            "head_lr": 0.5415 * batch,
-            "bias_lr": 0.0573 * batch,
-            "weight_decay": 1.0418e-6 * batch,
-            "filter_decay": 1.0418e-6 * batch * recipe.optimizer.lr,
-        },
-    }
-    changed = {name: dataclasses.replace(getattr(recipe, name), **fields) for name, fields in sections.items()}
+    changed = {"network.widths": settings.widths, "select.from_epoch": 1, **small}
+    recipe = change(with_batch_size(fastcifar.get_recipe("speedrun94"), settings.batch_size), changed)
     losses = []
 
     class Noting(fastcifar.Trainer):
@@ -140,7 +130,7 @@ def test_the_single_file_has_every_loss_of_its_recipe_to_the_last_bit(capsys, mo
             super().take_step(epoch)
             losses.append(self.state.tensors.losses[place].item())
 
-    run = Noting(dataclasses.replace(recipe, **small, **changed), data, "cpu").run(seed=3)
+    run = Noting(recipe, data, "cpu").run(seed=3)
     with torch.random.fork_rng():
         network, found = single["train"](settings, data)
     assert len(losses) == 12 + 3 * 8  # images of 24, twice 28 and 32 pixels; 65% of them from 1 on

@@ -120,9 +120,9 @@ def read_records(path: Path) -> list[Line]:
             continue
         if "rival" in record:  # before it was recorded which of ours raced, it was this one
             record["ours"] = record.get("ours") or "speedrun94"
-        for ours in ("recipe", "ours"):
-            if isinstance(record.get(ours), str):
-                record[ours] = named(record[ours], record.get("time", 0.0))  # the first records have no time
+        for key in ("recipe", "ours"):
+            if isinstance(record.get(key), str):
+                record[key] = named(record[key], record.get("time", 0.0))  # the first records have no time
         records.append(record)
     return records
 

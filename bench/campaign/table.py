@@ -80,12 +80,17 @@ def ceilings_table(records: list[Line]) -> Table:
     return Table(title, ("what", "rate"), tuple(rows))
 
 
+def races(records: list[Line]) -> Iterator[tuple[str, str, list[Line]]]:
+    """Give each rival and recipe of ours that raced, with the runs that count."""
+    measured = [run for run in only(records, "run") if not run["warm_up"]]
+    for rival, of_rival in grouped(measured, "rival").items():
+        for ours, runs in grouped(of_rival, "ours").items():
+            yield rival, ours, runs
+
+
 def races_table(records: list[Line]) -> Table:
     rows = []
-    measured = [
-        {**run, "rival": f"{run['rival']}, ours {run['ours']}"} for run in only(records, "run") if not run["warm_up"]
-    ]
-    for rival, runs in grouped(measured, "rival").items():
+    for rival, ours, runs in races(records):
         sides = grouped(runs, "side")
         if len(sides) < len(SIDES):
             continue
@@ -96,7 +101,7 @@ def races_table(records: list[Line]) -> Table:
                 accuracies = [known(sides[side], "accuracy") for side in SIDES]
                 reached = [f"{statistics.fmean(found):.2%}" if found else "-" for found in accuracies]
                 told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-                rows.append((f"{rival}, {words}", *each, *reached, told, str(len(ratios))))
+                rows.append((f"{rival}, ours {ours}, {words}", *each, *reached, told, str(len(ratios))))
     columns = ("program, clock", "theirs", "ours", "their accuracy", "our accuracy", "ours / theirs (spread)", "n")
     return Table("Whole trainings in turn with other programs", columns, tuple(rows))
 

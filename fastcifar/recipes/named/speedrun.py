@@ -80,7 +80,7 @@ _SPEEDRUN94 = dataclasses.replace(
     epochs=11,
     batch_size=1024,
     label_smoothing=0.09,
-    network=SpeedrunConfig(whitening_bias_epochs=0, norm_momentum=1 - 0.5566),
+    network=dataclasses.replace(_NETWORK, norm_momentum=1 - 0.5566),
     augment=dataclasses.replace(_SPEEDRUN95.augment, early="resize"),
     optimizer=MuonConfig(
         lr=0.19,
