@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from fastcifar.errors import UserError
 from fastcifar.recipes import Recipe, get_recipe, quick
+from fastcifar.signals import SIGNALS, Interrupted
 
 
 def new_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -39,9 +40,14 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
 
 
 def run_program(name: str, main: Callable[[], int]) -> NoReturn:
-    """Exit with the code that `main` returns; where it refuses bad input, with 2 and one line on standard error."""
+    """Exit with the code that `main` returns; with one line on standard error, where it refuses bad input with 2, and
+    where SIGINT, SIGTERM or SIGHUP ends it with 128 and the signal's number."""
     try:
-        sys.exit(main())
+        with SIGNALS.taken():
+            sys.exit(main())
     except UserError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(2)
+    except Interrupted as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(128 + error.number)

@@ -10,7 +10,7 @@ process that stays, warmed once, and run in turn with a process of ours, with eq
 is the recipe in bench/peers/equal whose step does the same work (its comments say what is equal). Where trainings are
 timed, ours is the recipe with the same aim. The factor is how many times as fast ours is: the median over the rounds.
 A peer whose whole trainings do not reach the accuracy that it publishes (`Program.accuracy`) has none, and the exit
-code is 1, as where one fails.
+code is 1, as where one fails. Where a signal ends the program, FILE gets the rounds that were finished.
 """
 
 from __future__ import annotations
@@ -31,22 +31,24 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parse(arguments)
     outcomes = []
     for peer in choose(options.checkouts, options.only, options.device, options.cold):
-        outcome = measure(peer, options)
-        outcomes.append(outcome)
-        if options.save:
-            append(options.save, record(outcome, options), options.device)
+        outcomes.append(measure(peer, options))
     print(table(outcomes))
     return int(any(outcome.failures or outcome.missed for outcome in outcomes))
 
 
 def measure(peer: str, options: argparse.Namespace) -> Race:
-    """Measure one peer as the command line asks."""
+    """Measure one peer as the command line asks, and save what was measured, also where a signal ends it."""
+
+    def keep(outcome: Race) -> None:
+        if options.save and (outcome.failures or any(outcome.runs.values())):
+            append(options.save, record(outcome, options), options.device)
+
     by_steps = options.device == "cpu" and not (options.cold or options.whole)
     steps = None if options.whole else options.steps or (5 if by_steps else None)
     timing = {"steps": steps, "gap": options.gap, "timeout": lambda: options.timeout}
     conditions = Conditions(options.data_dir, options.device, cache=options.cache, **timing)
     rounds = options.rounds or (1 if options.cold else 5 if steps else 2 if options.device == "cpu" else 20)
-    return (cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell)
+    return (cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell, keep)
 
 
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:

@@ -85,6 +85,9 @@ class Race:
         return f"{middle:.2f} s{accuracy} ({facts['dtype']})"
 
 
+Keep = Callable[[Race], None]
+
+
 @dataclass(frozen=True)
 class Conditions:
     """The data, the device and the limits with which programs are run."""
@@ -145,7 +148,14 @@ def take_turns(
             worker.close()
 
 
-def race(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 5, tell: Tell = lambda line: None) -> Race:
+def race(
+    peer: str,
+    checkouts: Path,
+    conditions: Conditions,
+    rounds: int = 5,
+    tell: Tell = lambda line: None,
+    keep: Keep = lambda outcome: None,
+) -> Race:
     """Run `peer` and our recipe of the same work in turn, as `take_turns` does, after one unmeasured run of each.
 
     peer: its name in `PROGRAMS`.
@@ -154,6 +164,7 @@ def race(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 5, te
         with the same aim.
     rounds: how often.
     tell: is told of each run.
+    keep: is given the outcome in the end, and as far as it went where an exception ends it.
     """
     program = get_program(peer)
     whole = conditions.steps is None and program.rival is not None
@@ -162,14 +173,17 @@ def race(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 5, te
     published = program.accuracy if whole else None
     outcome = Race(peer, Path(recipe).stem, "whole training" if whole else "training step", program.rule, published)
     sides, short = _sides(peer, recipe, checkouts), conditions.device == "cpu"  # where nothing is compiled
-    for turn in take_turns(sides, range(rounds + 1), replace(conditions, steps=steps), short):
-        if turn.facts:
-            outcome.facts[turn.side] = turn.facts
-        if turn.error:
-            _failed(outcome, turn.side, turn.error, tell)
-        elif turn.round:
-            outcome.runs[turn.side].append(turn.run)
-            tell(f"{peer}, {turn.side}, round {turn.round} of {rounds}: {_shown(turn.run)}")
+    try:
+        for turn in take_turns(sides, range(rounds + 1), replace(conditions, steps=steps), short):
+            if turn.facts:
+                outcome.facts[turn.side] = turn.facts
+            if turn.error:
+                _failed(outcome, turn.side, turn.error, tell)
+            elif turn.round:
+                outcome.runs[turn.side].append(turn.run)
+                tell(f"{peer}, {turn.side}, round {turn.round} of {rounds}: {_shown(turn.run)}")
+    finally:
+        keep(outcome)
     return outcome
 
 
@@ -189,7 +203,14 @@ def start_cold(name: str, checkout: Path | None, conditions: Conditions) -> tupl
     return worker.facts, {"clocks": clocks, **result, "process_seconds": seconds}
 
 
-def cold(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 1, tell: Tell = lambda line: None) -> Race:
+def cold(
+    peer: str,
+    checkouts: Path,
+    conditions: Conditions,
+    rounds: int = 1,
+    tell: Tell = lambda line: None,
+    keep: Keep = lambda outcome: None,
+) -> Race:
     """Start `peer` and our recipe with the same aim cold, in turn, as `start_cold` does; arguments as of `race`.
 
     The warm-up run that their programs make before is left out, which is to their advantage.
@@ -197,8 +218,9 @@ def cold(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 1, te
     program = get_program(peer)
     recipe = program.rival or _equal(program)
     outcome = Race(peer, Path(recipe).stem, "cold start")
-    for number in range(1, rounds + 1):
-        for side, started in _sides(peer, recipe, checkouts).items():
+    turns = ((number, *side) for number in range(1, rounds + 1) for side in _sides(peer, recipe, checkouts).items())
+    try:
+        for number, side, started in turns:
             try:
                 outcome.facts[side], run = start_cold(*started, conditions)
             except PeerError as error:
@@ -206,6 +228,8 @@ def cold(peer: str, checkouts: Path, conditions: Conditions, rounds: int = 1, te
                 continue
             outcome.runs[side].append({"round": number, **run})
             tell(f"{peer}, {side}, cold start {number} of {rounds}: {run['process_seconds']:.1f} s")
+    finally:
+        keep(outcome)
     return outcome
 
 

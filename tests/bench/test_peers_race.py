@@ -1,6 +1,8 @@
 """Other people's programs and ours in turn, without a process."""
 
 import json
+import os
+import signal
 from typing import ClassVar
 
 import pytest
@@ -9,6 +11,7 @@ from bench.peers import PeerError, race
 from bench.peers.__main__ import choose, main
 from bench.peers.programs import OURS, PROGRAMS
 from bench.peers.race import Conditions, Race
+from bench.program import run_program
 from fastcifar.errors import UserError
 
 
@@ -91,6 +94,29 @@ def test_one_that_fails_is_told_and_the_others_go_on(turns, tmp_path, capsys):
     assert len(records[0]["runs"]["ours"]) == 3 and records[0]["runs"]["theirs"] == []
     assert "cifar10-speedrun: no such text" in rows["cifar10-speedrun"]
     assert "hlb-CIFAR10, theirs: hlb-CIFAR10: it failed in round 2" in err
+
+
+@pytest.mark.parametrize("options", [("--whole",), ("--cold",)])
+def test_what_was_finished_is_saved_where_a_signal_ends_it(turns, tmp_path, capsys, monkeypatch, options):
+    """In the process that signals go to; the third round's second run hears of one."""
+    runs = []
+
+    def run(worker, *args, run=InTurn.run, **kwargs):
+        if len(runs) == 5 + 2 * ("--whole" in options):
+            os.kill(os.getpid(), signal.SIGTERM)
+        runs.append(worker)
+        return run(worker, *args, **kwargs)
+
+    monkeypatch.setattr(InTurn, "run", run)
+    words = ["--only", "airbench94_muon,hlb-CIFAR10", "--rounds", "4", *options]
+    with pytest.raises(SystemExit) as exit:
+        run_program("bench.peers", lambda: run_main(tmp_path, capsys, *words)[0])
+    assert exit.value.code == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.splitlines()[-1] == "bench.peers: interrupted by SIGTERM"
+    (record,) = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert {side: len(found) for side, found in record["runs"].items()} == {"theirs": 3, "ours": 2}
+    assert (record["n"], record["row"]["program"]) == (2, "airbench94_muon")
+    assert turns[-1][1] == "closed"
 
 
 def test_whole_trainings_are_those_of_our_recipe_with_the_same_aim(turns, tmp_path):
