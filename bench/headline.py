@@ -27,7 +27,7 @@ def headline(results: list[dict], campaigns: Path) -> str:
     trained = _table(heads, [*_on_gpus(campaigns), *_on_cpus(results)])
     heads = ("in turn with", "measured", "times as fast (least to most)", "n", "on")
     raced = [(rival, *cells, on) for rival, on, *cells in _raced(campaigns)]
-    return f"{trained}\n\n{_table(heads, [*_stepped(results), *raced])}\n\n{_campaigns(campaigns)}"
+    return f"{trained}\n\n{_table(heads, [*_beside(results), *raced])}\n\n{_campaigns(campaigns)}"
 
 
 def gpu_results(campaigns: Path) -> list[dict[str, Any]]:
@@ -91,12 +91,16 @@ def _trained(recipe: str, on: str, accuracy: Summary, timed: list[float]) -> tup
     return f"`{recipe}`", on, f"{accuracy.mean:.2%}{interval}", str(accuracy.n), told, str(len(timed))
 
 
-def _stepped(results: list[dict]) -> Iterator[tuple[str, ...]]:
-    of_program = {result["row"]["program"]: result for result in results if result.get("table") == "peers"}
-    for peer in PEERS:
-        row = of_program[peer]["row"]
-        told = f"{row['our factor']} ({row['spread']})"
-        yield peer, "a training step at equal work", told, row["n"], of_program[peer]["hardware"]
+def _beside(results: list[dict]) -> Iterator[tuple[str, ...]]:
+    """Give what was measured beside other programs on CPUs: a training step of `PEERS`, and every whole training."""
+    found = {
+        (each["row"]["program"], each["row"]["measured"]): each for each in results if each.get("table") == "peers"
+    }
+    stepped = [(found[peer, "training step"], "a training step at equal work") for peer in PEERS]
+    whole = [(each, f"a whole `{each['recipe']}`") for (_, what), each in found.items() if what == "whole training"]
+    for result, what in (*stepped, *whole):
+        row = result["row"]
+        yield row["program"], what, f"{row['our factor']} ({row['spread']})", row["n"], result["hardware"]
 
 
 def _raced(campaigns: Path) -> Iterator[tuple[str, ...]]:

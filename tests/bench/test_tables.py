@@ -80,11 +80,15 @@ def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_al
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "race.jsonl").write_text("".join(json.dumps(each) + "\n" for each in runs))
     row = {"our factor": "2.0", "spread": "1 to 3", "n": "3"}
-    peers = [{"table": "peers", "hardware": "CPU", "row": {**row, "program": peer}} for peer in PEERS]
+    measured = [*((peer, "training step") for peer in PEERS), (PEERS[0], "whole training")]
+    peers = [{"row": {**row, "program": peer, "measured": what}} for peer, what in measured]
+    peers = [{**each, "table": "peers", "recipe": "davidnet", "hardware": "CPU"} for each in peers]
+    peers[-1]["row"]["our factor"] = "2.5"
     lines = headline(peers, tmp_path).splitlines()
     assert f"| `{RECIPES[0]}` | GPU | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in lines
     assert "| `speedrun94 before 2026-11-29` | GPU | 93.00% | 1 | 2.00 s | 1 |" in lines
     assert f"| {PEERS[0]} | a training step at equal work | 2.0 (1 to 3) | 3 | CPU |" in lines
+    assert f"| {PEERS[0]} | a whole `davidnet` | 2.5 (1 to 3) | 3 | CPU |" in lines
     what = "a whole `speedrun94 before 2026-11-29`, beside another program's compilation"
     raced = f"| theirs | {what} | 1.50 (1.50 to 1.50) | 1 |"
     assert f"{raced} GPU |" in lines
