@@ -219,6 +219,17 @@ def made(folder: Path, anew: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Make a folder that is removed at the end. Raises UserError where there is no place for one."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="fastcifar-")
+    except OSError as error:
+        raise UserError(f"no temporary folder can be made: {error.strerror or error}; allowed: one in TMPDIR") from None
+    with folder as name:
+        yield Path(name)
+
+
+@contextlib.contextmanager
 def reserved(folder: Path, anew: bool = False, shared: bool = False) -> Iterator[Path]:
     """Make `folder`, prove that files can be written there, and keep it for this process while the block runs.
 
@@ -282,8 +293,8 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
             partial[name] = folder / name
         _sync(folder)
         partial.clear()
-    except OSError as error:
-        raise UserError(f"cannot write {folder / name}: {error.strerror or error}") from None
+    except (OSError, UnicodeEncodeError) as error:  # a name of bytes that are no text, as file names may be
+        raise UserError(f"cannot write {folder / name}: {getattr(error, 'strerror', None) or error}") from None
     finally:
         for path in partial.values():
             with contextlib.suppress(OSError):  # a folder that became read-only meanwhile

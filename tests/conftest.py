@@ -9,11 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from fastcifar import registry
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: kernels run in its interpreter, on the CPU
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("untimed")
 
 # In a worker of pytest-xdist; the programs that tests start are none, and pytest-benchmark would time nothing in one.
 if os.environ.pop("PYTEST_XDIST_WORKER", None):  # a core each: threads of several processes wait for each other's

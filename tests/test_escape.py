@@ -23,7 +23,7 @@ HOSTILE = [
     "- # 1.",
 ]
 texts = st.one_of(st.sampled_from(HOSTILE), st.text(), st.text("|\\`*_[]<>&#~$!()- ab", max_size=12))
-quick = settings(deadline=None, max_examples=60)
+quick = settings(max_examples=60)
 
 
 def read(tokens):

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcifar.errors import Notice, UserError
-from fastcifar.output import append_line, check_out, claimed, read_lines
+from fastcifar.output import append_line, check_out, claimed, read_lines, temporary_folder, write_whole
 
 LINES = [{"seed": 0, "text": "a\nb\u2028c|\r"}, {"seed": 1, "loss": None}, {"seed": 2, "list": [1.5, True]}]
 
@@ -127,3 +128,18 @@ def test_an_unfinished_run_is_named_with_what_goes_on(tmp_path):
     (tmp_path / "run.json").write_text("{}")
     with pytest.raises(UserError, match="already holds a run; allowed: a new or an empty folder"):
         check_out(tmp_path)
+
+
+def test_a_text_with_bytes_that_are_none_is_refused_and_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="surrogates not allowed"):
+        write_whole(tmp_path / "a.csv", "a\udcff")
+    assert os.listdir(tmp_path) == []
+
+
+def test_where_no_temporary_folder_can_be_made_a_line_says_so(monkeypatch, tmp_path):
+    with temporary_folder() as folder:
+        (folder / "file").touch()
+    assert not folder.exists()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="no temporary folder can be made: No such"):
+        temporary_folder().__enter__()

@@ -56,7 +56,7 @@ def floating(x):
     return x.permute(0, 3, 1, 2).float()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(count=st.integers(1, 6), height=sides, width=sides, seed=st.integers(0, 9), data=st.data())
 def test_a_crop_is_a_window_of_the_image_with_its_border_reflected(count, height, width, seed, data):
     pad = data.draw(st.integers(0, min(height, width) - 1))
@@ -82,7 +82,7 @@ def test_every_place_of_a_crop_is_about_equally_likely_and_each_image_has_its_ow
     assert len(torch.unique(tall, dim=0)) == 49
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(count=st.integers(1, 20), height=sides, width=sides, seed=st.integers(0, 9))
 def test_a_flip_mirrors_whole_images_or_leaves_them(count, height, width, seed):
     x = numbered(count, height, width)
@@ -95,7 +95,7 @@ def test_a_half_is_flipped():
     assert abs((random_flip(x, seeded(0)) != x)[:, 0, 0, 2].double().mean() - 0.5) < 0.0125
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(count=st.integers(1, 6), height=sides, width=sides, seed=st.integers(0, 9), data=st.data())
 def test_cutout_fills_one_square_and_changes_nothing_else(count, height, width, seed, data):
     size = data.draw(st.integers(0, min(height, width)))

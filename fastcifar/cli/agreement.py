@@ -99,7 +99,7 @@ def _say(options: Options, out: Path | None) -> int:
     if options.json:
         print(data)
         return 0
-    print(text.title)
+    print(shown(text.title))
     for table in tables:
         table.show()
     print("\n".join([*lines, *([f"{RESULT} and table.md are in {shown(out)}"] if out else [])]))

@@ -7,10 +7,10 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ from fastcifar.cli import evaluate
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import Notice, UserError
-from fastcifar.output import RECORD, run_files, user_path
+from fastcifar.output import RECORD, made, run_files, temporary_folder, user_path, write_all
 from fastcifar.report.tables import Table
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ def _read(options: Options) -> Predictions:
     from fastcifar.training.predictions import read_predictions
 
     found = _resolve([user_path(path, "RUN") for path in options.runs])
-    with tempfile.TemporaryDirectory() as temporary:
+    with temporary_folder() as temporary:
         paths, named = [], {}
         for number, each in enumerate(found):
-            paths.append(each if isinstance(each, Path) else Path(temporary) / str(number))
+            paths.append(each if isinstance(each, Path) else temporary / str(number))
             if isinstance(each, _Run):
                 _evaluate(options, each, paths[-1])
                 named[str(paths[-1])] = str(each.word)
@@ -205,6 +205,5 @@ def _evaluate(options: Options, run: _Run, out: Path) -> None:
         arrays[name] = getattr(whole, attribute).numpy()
         if members:
             arrays[f"{MEMBER}{name}"] = np.stack([getattr(found, attribute).numpy() for found in members])
-    out.mkdir()
-    shutil.copyfile(record, out / RECORD)
-    np.savez(out / PREDICTIONS, **arrays)
+    with made(out):
+        write_all(out, {RECORD: partial(shutil.copyfile, record), PREDICTIONS: lambda path: np.savez(path, **arrays)})

@@ -32,6 +32,7 @@ from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag
 from fastcifar.cli.screen import Gathered
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, ProcessesDied, UserError
 from fastcifar.experiments import Experiment, Failed, Result
+from fastcifar.experiments.result import is_tried_again
 from fastcifar.launch import Rank
 from fastcifar.recipes import DEFAULT_RECIPE, QUICK_TRAIN_SIZE, RECIPES, Recipe, change, label
 from fastcifar.recipes.declare import type_hints
@@ -86,8 +87,9 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
                 screen.say(f"waiting for another process, which trains {progress.key}")
                 return
             if progress.outcome:
-                done.append(progress.key)
                 screen.end_run()
+                if not is_tried_again(progress.outcome):
+                    done.append(progress.key)
             words = [_describe(progress), gathered.note(progress)]
             if progress.seconds_left and not screen.shows_bars:
                 words.append(f"{about} {duration(progress.seconds_left)} left")

@@ -76,6 +76,9 @@ def main(args: Sequence[str]) -> int:
         refuse_without_matplotlib()
     saved = Saved(options, run_folder(options.run_dir, "RUN_DIR"))
     dataset = saved.dataset()
+    if options.names:
+        for name in dataset.classes:
+            _refuse_no_text(name)
     evaluation = saved.score(dataset.test)
     predicted = evaluation.logits.argmax(1)
     if options.csv is not None:
@@ -87,6 +90,14 @@ def main(args: Sequence[str]) -> int:
     files = " and ".join(str(path) for path in (options.csv, options.grid) if path is not None)
     print(f"{label(saved.recipe)}  {what} (tta {saved.tta}), {right}; written to {shown(files)}")
     return 0
+
+
+def _refuse_no_text(name: str) -> None:
+    """Raise UserError for a class called by bytes that are no text, as a folder's name may be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--names: class {name!r} is no UTF-8; allowed: classes whose names are") from None
 
 
 def submission(options: Options, logits: torch.Tensor, classes: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from fastcifar.cli.options import flag_of
 from fastcifar.cli.train import Options
 from fastcifar.errors import OutOfMemory, ProcessesDied, UserError
 from fastcifar.interval import read_interval
-from fastcifar.output import CHECKPOINTS, PARTIAL, UNFINISHED, claimed, user_path, write_whole
+from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, UNFINISHED, check_out, claimed, user_path, write_whole
 from fastcifar.recipes import recipe_from_dict
 from fastcifar.recipes.declare import plain, type_hints
 from fastcifar.start import ColdStart, check_entry
@@ -60,11 +60,16 @@ class Asked:
 
     def write(self, out: Path) -> None:
         """Write the file into `out`; with the seeds that other processes were asked to train there too. Raises
-        UserError where that cannot be done, and where they were asked for something else."""
+        UserError where that cannot be done, where they were asked for something else, and for several runs in the
+        folder of a single one."""
         with _locked(out, len(self.seeds)):
             seeds = set(self.seeds)
+            if len(seeds) > 1 and (out / RECORD).is_file():
+                check_out(out)
             if len(seeds) > 1 and (out / UNFINISHED).is_file():
                 there = Asked.read(out)
+                if len(there.seeds) == 1:
+                    check_out(out)
                 self._refuse_another(there, out)
                 seeds |= set(there.seeds)
             values = {**self.to_json(), "seeds": sorted(seeds)}

@@ -21,12 +21,13 @@ from fastcifar.errors import UserError
 from fastcifar.host import TORCH, building
 from fastcifar.kernels import cross_entropy
 from fastcifar.models import Network, build_model
+from fastcifar.models.ensemble import distinct
 from fastcifar.models.network import CENTERED
 from fastcifar.optim import FlatModel, GroupOptimizer, build_optimizer
 from fastcifar.recipes import Recipe
 from fastcifar.registry import resolve
 from fastcifar.training import resolve_dtype
-from fastcifar.training.refusals import refuse_for_features, refuse_uneven_ghost_batches
+from fastcifar.training.refusals import refuse_batches, refuse_for_features
 from fastcifar.training.timeline import Stage, Timeline
 
 VIEWS = {"none": 1, "flip": 2, "flip-crop": 6}
@@ -147,7 +148,7 @@ def count_recipe(
     classes = DATASETS[dataset_for(recipe.name)].classes if classes is None else classes
     network, _ = _model(recipe, classes, side, dtype, "meta")
     timeline = Timeline(recipe, train_images, side, network.frozen_from)
-    refuse_uneven_ghost_batches(network, recipe, timeline)
+    refuse_batches(network, recipe, timeline)
     features, width = None, 0
     if recipe.frozen_mode == "once":
         refuse_for_features(network)
@@ -182,7 +183,8 @@ def count_recipe(
     statistics, batches = None, 0
     if recipe.average.epochs:
         batches = max(1, min(recipe.average.images, train_images) // recipe.batch_size)
-        statistics = count_module(network, (recipe.batch_size, 3, side, side), call=_run_all, training=False)
+        batch = min(recipe.batch_size, train_images)
+        statistics = count_module(network, (batch, 3, side, side), call=_run_all, training=False)
     return RecipeCount(
         recipe,
         str(dtype).removeprefix("torch."),
@@ -244,7 +246,7 @@ def describe(count: RecipeCount, rates: Sequence[tuple[float, float]] = ()) -> d
 
 
 def _run_all(network: Any, images: Tensor) -> Tensor:
-    return [each(images) for each in network.made_of][-1]
+    return [each(images) for each in distinct(network)][-1]
 
 
 def _run_features(network: Any, images: Tensor) -> Tensor:

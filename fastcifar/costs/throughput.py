@@ -97,6 +97,9 @@ class Throughput:
         steps: int = 20,
     ) -> None:
         recipe.refuse_side(side)
+        if recipe.loading.loader != "resident":
+            said = f"loading.loader is {recipe.loading.loader}, and steps are timed on images that are on the device"
+            raise UserError(f"{said}; allowed: resident")
         self.recipe, self.device, self.classes, self.side = recipe, resolve_device(device), classes, side
         self.steps, self.facts = steps, describe_device(self.device)
         self._on_cuda = self.device.type == "cuda"

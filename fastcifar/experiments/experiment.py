@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 from fastcifar.errors import UserError
 from fastcifar.experiments.result import Failed, Outcome, Result, failure_word
 from fastcifar.launch import Rank
-from fastcifar.output import user_path
+from fastcifar.output import temporary_folder, user_path
 from fastcifar.recipes import Recipe, label, quick
 from fastcifar.recipes.declare import Checked, Declaration, check_fields, checked, setting, type_hints
 from fastcifar.registry import Registry
@@ -300,5 +299,5 @@ def _kept_in(folder: str | Path | None) -> Iterator[Path]:
     if folder is not None:
         yield user_path(folder, "the folder of runs")
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary)
+    with temporary_folder() as temporary:
+        yield temporary

@@ -13,7 +13,7 @@ from typing import Any
 from fastcifar.diagnose import DIAGNOSES, diagnosis_file
 from fastcifar.errors import Notice, UserError
 from fastcifar.experiments.experiment import Job
-from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
+from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from, is_tried_again
 from fastcifar.experiments.store import json_values, refuse_difference
 from fastcifar.interval import read_interval
 from fastcifar.output import (
@@ -81,7 +81,7 @@ class RunFolders:
         """Return the outcome that is kept of `job`, if there is one. A run that failed but did not diverge is tried
         again."""
         outcome = self._outcome(job)
-        return None if isinstance(outcome, Failed) and not isinstance(outcome, Diverged) else outcome
+        return None if is_tried_again(outcome) else outcome
 
     def has(self, job: Job) -> bool:
         """Return whether the outcome of `job` is kept."""

@@ -29,7 +29,7 @@ from fastcifar.data import Dataset
 from fastcifar.data.shared import shared
 from fastcifar.errors import Notice, ProcessesDied, UserError, as_out_of_memory, is_out_of_memory
 from fastcifar.experiments.experiment import Job
-from fastcifar.experiments.result import Diverged, Failed, Outcome
+from fastcifar.experiments.result import Failed, Outcome, is_tried_again
 from fastcifar.experiments.runner import Keeper, OnProgress, Runner
 from fastcifar.kernels import keep_freed_memory
 from fastcifar.phases import Phases
@@ -197,7 +197,7 @@ class ParallelRunner(Runner):
             worker.at = value
         elif what == "ends":
             worker.at = None
-            if isinstance(outcome, Failed) and not isinstance(outcome, Diverged):
+            if is_tried_again(outcome):
                 worker.failed[value] = outcome
                 self._note_failures(self._workers)
                 return

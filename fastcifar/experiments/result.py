@@ -49,6 +49,11 @@ Outcome = Union["RunRecord", Failed]
 """A run as it is kept."""
 
 
+def is_tried_again(outcome: Outcome | None) -> bool:
+    """Return whether a run failed in a way that another try may not: no such outcome is kept."""
+    return isinstance(outcome, Failed) and not isinstance(outcome, Diverged)
+
+
 def failed_from(values: Mapping[str, Any]) -> Failed | None:
     """Return what `to_json` of a run that failed is read back as; None for a record."""
     kind = next((kind for kind in (Diverged, Failed) if kind.word in values), None)

@@ -18,7 +18,7 @@ from fastcifar.data import Dataset
 from fastcifar.diagnose import DIAGNOSES, Found, read_diagnosis
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
-from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from
+from fastcifar.experiments.result import Outcome, failed_from, is_tried_again
 from fastcifar.output import PARTIAL, TRACK, claimed, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.declare import Declaration, checked
@@ -116,7 +116,7 @@ class Store:
 
         Weights and predictions are written first: a run counts as kept once its record is there.
         """
-        if isinstance(outcome, Failed) and not isinstance(outcome, Diverged):
+        if is_tried_again(outcome):
             return outcome
         if run and weights:
             written: list[str] = []

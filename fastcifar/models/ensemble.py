@@ -87,6 +87,12 @@ class Members(Network[EnsembleConfig]):
         return self._networks[0].whitening_images
 
 
+def distinct(network: Network) -> list[Network]:
+    """Return the networks that a pass each brings over the same images: of members that share their weights one."""
+    parts = [part.networks if isinstance(part, Members) else [part] for part in network.made_of]
+    return list(dict.fromkeys(cast(Network, each) for part in parts for each in part))
+
+
 def build_members(config: EnsembleConfig, seed: int, part: object, build: Callable[[], Network]) -> Members:
     """Return the network of the members that `config` asks for, each as a run of its own seed would begin with it.
 

@@ -42,6 +42,12 @@ def freeze(network: Network, recipe: Recipe) -> Network:
     return network
 
 
+def never_train(network: Network) -> set[int]:
+    """Return the ids of the parameters that no step changes: those without a gradient, or frozen from the start."""
+    still = {name for name, epoch in network.frozen_from.items() if epoch <= 0}
+    return {id(each) for name, each in network.named_parameters() if name in still or not each.requires_grad}
+
+
 def layers_of(network: nn.Module) -> dict[str, nn.Module]:
     """Return the modules that have parameters themselves by their names, in the order in which `freeze` counts them."""
     return {name: each for name, each in network.named_modules() if any(True for _ in each.parameters(recurse=False))}

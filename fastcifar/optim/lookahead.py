@@ -81,7 +81,7 @@ class FlatLookahead(AroundOptimizer):
 
     @torch.no_grad()
     def finish(self) -> None:
-        """End on the slow weights, as after the last step."""
+        """End on the slow weights, as after the last step, with the moving averages as they are."""
         foreach_copy(self._fast, self._slow)
         for group in self.flat.groups:
             group.compute.copy_(group.weights)

@@ -103,7 +103,8 @@ def _options(cls: type, recipe: Recipe, total_steps: int, own_steps: int) -> dic
         if name not in taken:
             hint = did_you_mean(name, taken)
             raise UserError(f"schedule.options has {word!r}{hint}; allowed: {', '.join(taken)}")
-        options[name] = _value(text, in_steps if name in LENGTHS else _plain)
+        value = _value(text, in_steps if name in LENGTHS else _plain)
+        options[name] = value if name != "milestones" or isinstance(value, list) else [value]
     missing = [name for name, p in taken.items() if p.default is p.empty and name not in options]
     if missing:
         raise UserError(f"schedule.options lacks {missing[0]}=..., which {cls.__name__} needs")

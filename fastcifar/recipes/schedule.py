@@ -51,7 +51,7 @@ class Schedule(Checked):
     section: ClassVar[str] = "schedule"
 
     knots: tuple[float, ...] = (0.0, 0.2, 0.8, 1.0)
-    """Places in the training, as rising fractions of its epochs, from 0 to 1. Only read with name linear."""
+    """Places in the training, as rising fractions of its steps, from 0 to 1. Only read with name linear."""
     values: tuple[float, ...] = setting((0.0, 1.0, 0.1, 0.1), at_least=0, at_most=1e4)
     """Multiple of the peak rate at each knot. Only read with name linear."""
     name: str = setting("linear", choices=("linear", *TORCH_SCHEDULERS, PLATEAU))
@@ -62,10 +62,10 @@ class Schedule(Checked):
     options: tuple[str, ...] = ()
     """Arguments of that class, each a word NAME=VALUE, as in step_size=7. A value is a number, a word, true, false, or
     several of these with commas between. Lengths of time, such as step_size and milestones, count epochs (7 or
-    7epochs), unless they are a number of steps (7steps) or a share of the training (30%); in a TOML file they need a
-    unit. They are above 0, and rounded to 1 step or more. ReduceLROnPlateau's patience and cooldown are numbers of
-    epochs, without a unit. ExponentialLR's gamma is that of every step. Defaults: T_max and total_steps are all of the
-    training, max_lr is `optimizer.lr`, all others torch's."""
+    7epochs), of mean length where select or early_batches make it differ, unless they are a number of steps (7steps) or
+    a share of the training (30%); in a TOML file they need a unit. They are above 0, and rounded to 1 step or more.
+    ReduceLROnPlateau's patience and cooldown are numbers of epochs, without a unit. ExponentialLR's gamma is that of
+    every step. Defaults: T_max and total_steps are all of the training, max_lr is `optimizer.lr`, others torch's."""
     warmup: float = setting(0.0, at_least=0, below=1)
     """Share of the training in which the rate rises linearly from 0 to the first of that class, which has the steps
     that are left, as in SequentialLR; 0: none. Lengths count from its end. With name linear the knots say it; not with

@@ -190,9 +190,10 @@ class _Reader:
                     self._keep(folder / file, place, int(match[1]), "" if match[2] else arm)
 
     def _read_record(self, path: Path, place: Path) -> None:
-        """Read run.json of a single run, or of one of several, whose line counts if there is one."""
+        """Read run.json of a single run, whatever its folder is called, or of one of several, whose line counts if
+        there is one."""
         match, seed = _SEED_FOLDER.fullmatch(place.name), None
-        if match:
+        if match and any((place.parent / file).is_file() for file in (RUNS, UNFINISHED)):
             place, seed = place.parent, int(match[1])
         there = self.kept.get((place, seed))
         if there is None or there.record is None:

@@ -129,7 +129,7 @@ def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float
     z, share = statistics.NormalDist().inv_cdf((1 + confidence) / 2), count / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    return max(0.0, middle - half) if count else 0.0, min(1.0, middle + half) if count < n else 1.0  # without rounding
 
 
 def _root(rising: Callable[[float], float], value: float) -> float:

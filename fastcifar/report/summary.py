@@ -45,6 +45,9 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
     devices = sorted({record.device.name for record in runs.records})
     if len(devices) > 1:
         lines.append(f"times are of several devices: {', '.join(shown(name, _LONGEST) for name in devices)}")
+    threads = sorted({record.device.threads or 0 for record in runs.records if record.device.type == "cpu"} - {0})
+    if len(threads) > 1:
+        lines.append(f"times are with {', '.join(map(str, threads[:-1]))} and {threads[-1]} threads")
     if runs.failed:
         first = runs.failed[0]
         failed = f"{len(runs.failed)} run{'s' * (len(runs.failed) > 1)} failed"

@@ -10,6 +10,7 @@ from fastcifar.data import Split
 from fastcifar.host import TORCH
 from fastcifar.kernels import plain_batch
 from fastcifar.models import Network
+from fastcifar.models.ensemble import distinct
 from fastcifar.models.modes import modes, restore
 from fastcifar.optim import FlatModel
 
@@ -41,7 +42,8 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
     model: if it is in training mode, norms in evaluation mode are frozen and stay as they are. All modes and momenta
         are left as they were.
     split: the images, which are not augmented.
-    images: number of images, from the first; at least one batch is used, and a partial last batch is left out.
+    images: number of images, from the first; at least one batch is used, of all images where these are fewer, and else
+        a partial last batch is left out.
     batch_size: images in a batch.
     dtype: the compute type.
     """
@@ -51,15 +53,16 @@ def estimate_statistics(model: Network, split: Split, images: int, batch_size: i
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
-    parts = torch.arange(len(split), device=split.device)[: max(images, batch_size)].split(batch_size)
+    every = torch.arange(len(split), device=split.device)[: max(images, batch_size)]
+    parts = [part for part in every.split(batch_size) if len(part) == batch_size] or [every]
     try:
         if not model.training:
             model.train()
-        for number, indices in enumerate((part for part in parts if len(part) == batch_size), start=1):
+        for number, indices in enumerate(parts, start=1):
             for norm in norms:
                 norm.momentum = 1 / number  # a plain mean, in which the values from before count nothing
             batch = plain_batch(*split.at(indices), model.mean, model.std, dtype)
-            for network in model.made_of:
+            for network in distinct(model):
                 network(batch)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

@@ -8,8 +8,9 @@ With shrink s and perturb p (a warm start is s = 1, p = 0):
   initialization, so that each kind is perturbed on its own scale (Ash and Adams 2020).
 - Running statistics become the mean (s * source + p * fresh) / (s + p): a variance must not shrink with the weights.
   Training replaces them within some tens of steps.
-- Frozen parameters are not scaled: they are the source's if s > 0, else fresh. So the whitening, which the source's
-  weights rely on, is kept, and is fitted to the training images only if s = 0.
+- Frozen parameters are not scaled, nor the running statistics of norms that a recipe freezes in evaluation mode: they
+  are the source's if s > 0, else fresh. So the whitening, which the source's weights rely on, is kept, and is fitted
+  to the training images only if s = 0.
 - What is reset, such as the classifier, is fresh, whatever s and p are; the source need not have it.
 
 A term with the factor 0 is left out, not multiplied: s = 0 and p = 1 is the cold start and s = 1 and p = 0 the warm
@@ -26,7 +27,7 @@ from torch import nn
 from fastcifar.errors import UserError, brief, notify
 from fastcifar.input import weights_file
 from fastcifar.models import Network
-from fastcifar.models.freezing import layers_of
+from fastcifar.models.freezing import layers_of, never_train
 from fastcifar.recipes import NetworkConfig
 from fastcifar.recipes.layers import longest, refuse_unknown
 from fastcifar.start import LAYERS, ColdStart, FromSource, Start
@@ -44,9 +45,10 @@ def initialize(model: Network, start: Start, sha256: object = None) -> set[str]:
     Raises UserError where the source cannot be read or its tensors do not fit. torch's counts of batches
     (num_batches_tracked) are skipped.
     """
+    frozen = never_train(model)
     if isinstance(start, ColdStart):
         for parameter in model.module.parameters() if start.scale != 1 else ():
-            if parameter.requires_grad and parameter.dim() > 1:
+            if id(parameter) not in frozen and parameter.dim() > 1:
                 parameter.mul_(start.scale)
         return set()
     assert isinstance(start, FromSource)
@@ -71,7 +73,9 @@ def initialize(model: Network, start: Start, sha256: object = None) -> set[str]:
         said = "fresh, since its shape there is another" if reset else "kept"
         notify(f"the classifier of the weights in {start.source} is {said}")
     parameters, buffers = module.named_parameters(remove_duplicate=False), module.named_buffers(remove_duplicate=False)
-    trains = {name: parameter.requires_grad for name, parameter in parameters}
+    trains = {name: id(parameter) not in frozen for name, parameter in parameters}
+    evaluated = [(name, each) for name, each in module.named_modules() if name and not each.training]
+    trains |= {f"{name}.{buffer}": False for name, each in evaluated for buffer, _ in each.named_buffers(recurse=False)}
     own, averaged, done = start.by_layer(), {name for name, _ in buffers}, set()
     refuse_unknown(own, [name for name in trains if trains[name]], LAYERS)
     for name, tensor in fresh.items():  # they share the model's memory

@@ -13,6 +13,7 @@ from fastcifar.data import Dataset
 from fastcifar.errors import UserError
 from fastcifar.kernels import plain_batch
 from fastcifar.models import GhostBatchNorm, Network
+from fastcifar.models.freezing import never_train
 from fastcifar.plasticity import dash, fire
 from fastcifar.plasticity.layers import trained
 from fastcifar.recipes import Recipe
@@ -49,9 +50,9 @@ def compute(
     recipe, dataset, loss: those of the training; the dataset is on the device, and a loss of None is the recipe's.
     """
     device = dataset.train.device
-    still = {*fresh, *(name for name, epoch in network.frozen_from.items() if epoch <= 0)}
+    frozen = never_train(network)
     for name, parameter in network.module.named_parameters(remove_duplicate=False):
-        if name in still:
+        if name in fresh or id(parameter) in frozen:
             parameter.requires_grad_(False)
     trained(network.module, "weight", "bias")  # refused by the names that weights have in files
     with Stopwatch(device) as watch:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
+
+import torch
 
 from fastcifar.data import Dataset
 from fastcifar.errors import UserError, brief, notify
 from fastcifar.host import building
-from fastcifar.models import GhostBatchNorm, Network, build_model
+from fastcifar.models import GhostBatchNorm, Network, build_model, memory_format
 from fastcifar.optim.schedule import learning_rates
 from fastcifar.optim.sgd import by_parameter
 from fastcifar.recipes import Recipe
@@ -140,14 +143,15 @@ def refuse_untrainable(recipe: Recipe, dataset: Dataset, networks: dict[Any, Net
         refuse_for_features(networks[key])
     refuse_unknown_units(recipe, networks[key])
     timeline = Timeline(recipe, len(train), train.side, networks[key].frozen_from)
-    refuse_uneven_ghost_batches(networks[key], recipe, timeline)
+    refuse_batches(networks[key], recipe, timeline)
     learning_rates(recipe, timeline.total_steps)
     if isinstance(recipe.optimizer, SGDConfig):
         by_parameter(recipe.optimizer, networks[key].module)
 
 
-def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
-    """Raise UserError where a batch does not divide into the network's ghost batches."""
+def refuse_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None:
+    """Raise UserError where a batch does not divide into the network's ghost batches, and where an epoch's last one is
+    an image of which a batch norm, which sees 1x1 pixels of it, knows no variance."""
     ghosts = {module.ghost_batch for module in network.modules() if isinstance(module, GhostBatchNorm)} - {0}
     for ghost in ghosts:
         allowed = f"a multiple of the network's ghost batch, {ghost}"
@@ -160,3 +164,19 @@ def refuse_uneven_ghost_batches(network: Network, recipe: Recipe, timeline: Time
             if images % ghost:
                 left = f"which leaves {images} images for an epoch's last batch"
                 raise UserError(f"drop_last is false, {left}; allowed: true, or a batch_size that leaves {allowed}")
+    _refuse_one_value(network, timeline)
+
+
+@torch.no_grad()
+def _refuse_one_value(network: Network, timeline: Timeline) -> None:
+    for size in {stage.size for stage in timeline.steps_by_stage() if stage.part and stage.images == 1}:
+        alone = copy.deepcopy(network)  # whose running statistics move
+        first = next(alone.parameters())
+        try:
+            alone(first.new_zeros(1, alone.in_channels, size, size).contiguous(memory_format=memory_format(alone)))
+        except ValueError as error:
+            reason = " ".join(str(error).partition("; allowed")[0].split())
+            left = f"which leaves 1 image for an epoch's last batch ({reason})"
+            raise UserError(
+                f"drop_last is false, {left}; allowed: true, or a batch_size that leaves 2 or more"
+            ) from None

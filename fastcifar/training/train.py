@@ -172,7 +172,7 @@ class Trainer:
             self.flat_evaluated = FlatModel(self.evaluated.module, dtype)
             train, frozen_from = self.dataset.train, self.network.frozen_from
             self.timeline = Timeline(recipe, len(train), train.side, frozen_from)
-            refusals.refuse_uneven_ghost_batches(self.network, recipe, self.timeline)
+            refusals.refuse_batches(self.network, recipe, self.timeline)
             self.features = None
             if recipe.frozen_mode == "once":
                 refusals.refuse_for_features(self.network, self._augment)

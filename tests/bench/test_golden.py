@@ -7,7 +7,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import golden, golden_worker
@@ -154,7 +154,6 @@ def test_a_worker_checks_what_it_imported(tmp_path):
 TENSORS = st.dictionaries(st.text(max_size=3), st.lists(st.floats(width=32), min_size=1, max_size=4), min_size=1)
 
 
-@settings(deadline=None)
 @given(TENSORS, st.data())
 def test_every_bit_counts(values, data):
     base = {name: torch.tensor(value) for name, value in values.items()}

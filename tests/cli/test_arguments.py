@@ -268,3 +268,12 @@ def test_notices_and_other_errors_show_escapes_too(capsys, monkeypatch):
     monkeypatch.setattr("fastcifar.cli._run", run)
     assert main([]) == 3
     assert capsys.readouterr().err == "fastcifar: a \\x1b[31mred notice\nfastcifar: a \\x1b[31mred loss\n"
+
+
+@pytest.mark.parametrize("words", ["train --out=", "train --data-dir=", "plot runs --out="])
+def test_an_empty_path_is_not_the_folder_at_hand(words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(words.split()) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fastcifar: {words.split()[-1].removesuffix('=')} is ''; allowed: a path")
+    assert list(tmp_path.iterdir()) == []

@@ -53,6 +53,8 @@ def test_no_command_lets_the_texts_of_a_data_set_through(hostile_images, tmp_pat
         ["data", "info"],
         ["train", *SMALL, "--out", folder],
         ["eval", folder],
+        ["train", *SMALL, "--seed", "1", "--out", "other"],
+        ["agreement", folder, "other"],
         ["ablate", *SMALL, "--runs", "1", "--only", "label-smoothing", "--holdout", "64", "--out", "kept"],
         ["summary", folder],
     ):
@@ -68,7 +70,7 @@ def test_no_command_lets_the_texts_of_a_data_set_through(hostile_images, tmp_pat
     assert [line.count("\t") for line in log] == [2, 2, 0]
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.one_of(st.just(HOSTILE), st.text(min_size=1)), st.one_of(st.just(HOSTILE), st.text(min_size=1)))
 def test_an_experiments_page_reads_back_its_arms_data_and_reasons(new_record, arm, name):
     outcomes = {arm: [new_record(), Diverged(name)], f"other {arm}": [new_record(), new_record()]}
@@ -100,7 +102,7 @@ def test_a_recipe_of_a_plug_in_is_written_and_read_and_its_page_is_text():
 
             stärke: float = trick(0.0, off=0.0, at_least=0, source="Me")
 
-        @settings(deadline=None, max_examples=50)
+        @settings(max_examples=50)
         @given(st.one_of(st.just(HOSTILE), st.text(st.characters(exclude_categories=["Cs"]))))
         def check(word):
             made = Recipe(network=Wordy(word=word, words=(word, "b"), größe=word))

@@ -148,3 +148,14 @@ def test_eval_shows_scores_by_class(capsys, tmp_path):
     assert f"{found['recall']:.2%}" in next(
         line for line in capsys.readouterr().out.splitlines() if line.startswith("recall")
     )
+
+
+def test_classes_whose_names_are_no_text_are_refused_before_the_evaluation(capsys, monkeypatch, tmp_path):
+    assert main(["train", *WORDS, "--train-size", "64", "--out", str(tmp_path / "run"), "--quiet"]) == 0
+    made = make_synthetic(64, 16)
+    classes = ("a\udcff", *made.classes[1:])
+    monkeypatch.setattr("fastcifar.cli.saved.Saved.dataset", lambda _: dataclasses.replace(made, classes=classes))
+    monkeypatch.setattr("fastcifar.cli.saved.Saved.score", None)
+    assert main(["predict", str(tmp_path / "run"), "--csv", str(tmp_path / "a.csv"), "--names"]) == 2
+    said = r"--names: class 'a\udcff' is no UTF-8; allowed: classes whose names are"
+    assert said in capsys.readouterr().err and not (tmp_path / "a.csv").exists()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,7 @@ from fastcifar.cli import main
 from fastcifar.cli.experiment import read_options
 from fastcifar.costs.flops import count_recipe
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import OutOfMemory
 from fastcifar.experiments.named.verify import Verify
 from fastcifar.recipes import Recipe, get_recipe, to_toml
 
@@ -227,3 +229,15 @@ def test_a_quick_verification_keeps_the_epochs_and_unless_given_the_small_batch(
     ):
         recipe = read_options(Verify, line.split()).experiment.recipe
         assert (recipe.epochs, recipe.batch_size) == expected
+
+
+def test_what_an_error_says_is_kept_are_the_runs_that_are(capsys, monkeypatch):
+    import fastcifar.training
+
+    def fails(*args, **kwargs):
+        raise OutOfMemory("out of memory on cpu")
+
+    monkeypatch.setattr(fastcifar.training.Trainer, "run", fails)
+    assert main([*COMPARE, "--out", "kept"]) == 5
+    assert capsys.readouterr().err == "fastcifar: a with seed 0: out of memory on cpu\n"
+    assert not list(Path("kept").rglob("seed-*"))

@@ -14,7 +14,7 @@ from fastcifar.launch import launch_name
 from fastcifar.output import claimed
 from fastcifar.report import summarize
 from fastcifar.training import Trainer
-from tests.cli.test_resume import MLP
+from tests.cli.test_resume import MLP, OFTEN, kept, unfinished
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -55,6 +55,20 @@ def test_all_seeds_are_summarized_those_of_other_commands_too(capsys):
     assert printed["summary"]["tta_accuracy"]["mean"] == summarize([each["tta_accuracy"] for each in records]).mean
     assert main(["train", "--resume", "all", "--quiet"]) == 0
     assert capsys.readouterr().out == out.splitlines(keepends=True)[-1]
+
+
+def test_several_runs_are_refused_in_the_folder_of_a_single_one(capsys, monkeypatch):
+    unfinished(monkeypatch, OFTEN)
+    before = kept("run")
+    assert main([*MLP, "--runs", "2", "--out", "run"]) == 2
+    allowed = "allowed: fastcifar train --resume run, or a new or an empty folder"
+    assert f"output folder run holds an unfinished run; {allowed}\n" in capsys.readouterr().err
+    assert kept("run") == before
+    assert main(["train", "--resume", "run", "--quiet"]) == 0
+    before = kept("run")
+    assert main([*MLP, "--runs", "2", "--out", "run"]) == 2
+    assert "output folder run already holds a run; allowed: a new or an empty folder\n" in capsys.readouterr().err
+    assert kept("run") == before
 
 
 def test_runs_of_other_settings_are_refused_whatever_their_seeds(capsys):

@@ -88,7 +88,7 @@ def test_an_ensemble_trained_at_once(joint):
 
 
 @given(st.data())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_random_ties_are_found_and_no_other(data):
     """Linear layers of which each takes the weight of some earlier one or its own."""
     count = data.draw(st.integers(1, 6))

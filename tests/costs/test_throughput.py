@@ -15,7 +15,7 @@ import fastcifar
 from fastcifar.costs import throughput
 from fastcifar.costs.throughput import GROUPS, Throughput
 from fastcifar.errors import UserError
-from fastcifar.recipes import SelectConfig
+from fastcifar.recipes import SelectConfig, change
 from fastcifar.training import Trainer
 from fastcifar.training.rehearse import repeated_step
 from tests.small import BARE, DAVIDNET, EVERYTHING, MLP
@@ -117,7 +117,7 @@ def test_other_errors_are_what_they_were(monkeypatch):
         list(Throughput(BARE, "cpu", memory=LOTS).measure(16))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     fixed=st.integers(0, 10**6), each=st.integers(1, 10**5), limit=st.integers(1, 10**9), ghost=st.sampled_from([1, 16])
 )
@@ -242,3 +242,9 @@ def test_a_size_that_needs_memory_of_the_system_that_is_not_there_ends_the_curve
     monkeypatch.setattr(throughput, "make_noise", lambda *_: torch.empty(2**60, dtype=torch.uint8))
     found = Throughput(BARE, "cpu", memory=LOTS)
     assert list(found.measure(16)) == [] and isinstance(found.ended, str)
+
+
+def test_a_loader_whose_time_would_be_left_out_is_refused():
+    recipe = change(MLP, {"loading.loader": "host"})
+    with pytest.raises(UserError, match="loader is host, and steps are timed"):
+        Throughput(recipe, "cpu", memory=LOTS)

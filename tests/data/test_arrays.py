@@ -46,7 +46,7 @@ def test_the_same_images_are_the_same_dataset_in_every_form(form, labels):
 
 
 @pytest.mark.filterwarnings("ignore:the training images are nearly black:fastcifar.errors.Notice")
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.floats(0, 1), st.sampled_from([np.float32, np.float64]))
 def test_floats_are_rounded_to_the_nearest_of_256_values(value, dtype):
     images = np.full((1, 4, 4, 3), value, dtype)

@@ -60,7 +60,7 @@ def test_to_moves_both_splits():
     assert moved.classes == ("a", "b", "c")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 2), min_size=3, max_size=60), st.integers(0, 3), st.booleans(), st.data())
 def test_subsets_are_nested_distinct_and_of_their_size(labels, seed, balanced, data):
     labels = torch.tensor(labels)
@@ -72,7 +72,7 @@ def test_subsets_are_nested_distinct_and_of_their_size(labels, seed, balanced, d
     assert all(part == sorted(part) for part in chosen)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.lists(st.integers(0, 4), min_size=1, max_size=60), st.integers(0, 3), st.data())
 def test_a_balanced_subset_differs_by_one_at_most_among_classes_that_have_enough(labels, seed, data):
     labels = torch.tensor(labels)

@@ -52,7 +52,7 @@ def cases(draw):
     return side, augment, draw(st.integers(1, 6)), draw(st.integers(0, 2**31))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.sampled_from(["visit", "host", "device"]))
 def test_the_same_choices_make_the_images_of_the_kernels_reference(case, preprocess):
     side, augment, count, seed = case

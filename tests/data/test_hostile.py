@@ -315,7 +315,7 @@ def test_a_label_beyond_int64_is_refused_and_not_turned_negative(label):
         labels_from(np.array([3, label], np.uint64), 2, "y")
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.text("./aZ\0é\n", max_size=110),
     st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.XHDTYPE, b"?"]),
@@ -339,7 +339,7 @@ def test_any_member_is_given_as_it_is_or_refused(tmp_path_factory, name, kind, s
 _SIDES = st.lists(st.sampled_from([-1, 0, 1, 2, 3, 24, 2**31, 2**62]), max_size=4)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     _SIDES,
     st.sampled_from(["|u1", "<i8", ">u2", "|b1", "<f8", "|O", "<U3", "bogus"]),

@@ -192,7 +192,7 @@ def test_a_batch_far_larger_than_its_images_is_refused_unread():
         read_pickle("batch", 10**9, Unread(), RECORDS, PIXELS)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 2**16), st.integers(1, 255))
 def test_a_damaged_batch_is_read_or_refused_and_nothing_else(python2_pickle, place, change):
     content = bytearray(python2_pickle(LABELS, ARRAY))
@@ -207,7 +207,7 @@ def test_a_damaged_batch_is_read_or_refused_and_nothing_else(python2_pickle, pla
         assert labels.shape == (RECORDS,) and pixels.shape == (RECORDS, PIXELS) and pixels.dtype == np.uint8
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**16))
 def test_a_truncated_batch_is_refused(python2_pickle, length):
     content = python2_pickle(LABELS, ARRAY)

@@ -53,7 +53,7 @@ def same(first, second):
     return all(one is other is None or torch.equal(one, other) for one, other in pairs)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     count=st.integers(1, 300),
     image_size=st.integers(2, 32),
@@ -118,7 +118,6 @@ def test_drawing_a_plan_leaves_the_global_generator_as_it_was():
     assert torch.equal(state, torch.get_rng_state())
 
 
-@settings(deadline=None)
 @given(seed=st.one_of(st.integers(-(2**63), 2**64 - 1), st.sampled_from([-(2**63), -1, 0, 2**63, 2**64 - 1])))
 def test_a_seed_counts_as_torch_counts_it(seed):
     assert same(draw(seed=seed, count=9), draw(seed=torch.Generator().manual_seed(seed).initial_seed(), count=9))

@@ -10,7 +10,7 @@ from fastcifar.data.selection import fold_of
 from fastcifar.errors import UserError
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(count=st.integers(1, 200), share=st.floats(0, 1), seed=st.integers(0, 99))
 def test_the_hardest_images_are_chosen_in_the_order_of_their_places(count, share, seed):
     losses = torch.rand(count, generator=torch.Generator().manual_seed(seed))
@@ -26,7 +26,7 @@ def test_an_image_that_was_never_visited_is_the_hardest():
     assert hardest(losses, 3).tolist() == [0, 1, 3]
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(losses=st.lists(st.sampled_from([-1.0, 0.0, 0.5, 0.5000001, float("inf")]), min_size=1), data=st.data())
 def test_of_equal_losses_the_first_images_are_chosen(losses, data):
     number = data.draw(st.integers(1, len(losses)))

@@ -25,7 +25,7 @@ def data():
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1, max_size=6), st.integers(0, 100))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_the_eigenvalue_of_a_quadratic_form_is_the_largest(values, seed):
     """Where one stands apart from all others, power iteration finds it, positive or negative as it may be, of a first
     vector that has something of it."""

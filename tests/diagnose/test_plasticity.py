@@ -69,7 +69,7 @@ def normalized(data, count):
 
 
 @given(st.integers(0, 2**30), st.sampled_from([(4, 5), (3, 5, 2, 3), (1, 1), (2, 7, 1, 1)]), st.floats(0, 2))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_dormant_units_are_those_of_a_slow_loop(seed, shape, threshold):
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -94,7 +94,7 @@ def test_a_layer_that_gives_nothing_is_dormant_and_one_of_equal_units_is_not():
 
 
 @given(st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), min_size=1, max_size=12))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_ranks_are_those_of_slow_loops(values):
     singular, total = np.array(values), math.fsum(values)
     if not total:

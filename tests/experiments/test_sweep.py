@@ -57,7 +57,6 @@ def test_words_lists_transforms_and_kinds_are_values_too():
     assert found.arms["optimizer-Adam"].recipe == change(MLP, {"optimizer": "Adam"})
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 99) | st.sampled_from(["a,b", "x"]), max_size=3), min_size=1, max_size=4))
 def test_commas_within_brackets_and_quotes_are_the_values_own(lists):
     written = [json.dumps(each) for each in lists]
@@ -100,7 +99,7 @@ def test_arms_are_trained_in_turn_kept_and_told(dataset, trained, tmp_path):
     assert len(trained) == 8 + 2
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.data())
 def test_a_recipe_has_one_name_in_whatever_sweep(data):
     words = {

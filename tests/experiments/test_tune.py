@@ -47,7 +47,7 @@ def with_numbers(lr, distance, decay, batch_size):
     return change(RECIPE, dict(values))
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     start=st.tuples(
         st.floats(1e-4, 4), st.floats(0.01, 1), st.floats(1e-5, 0.1), st.integers(0, 6).map(lambda power: 2**power)

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcifar.data.synthetic import make_synthetic
@@ -128,7 +128,6 @@ def test_few_images_and_epochs_have_all_stages_of_a_recipe(recipe):
     assert 20 <= short.total_steps <= 30
 
 
-@settings(deadline=None)
 @given(
     st.floats(0.5, 400) | st.integers(1, 400),
     st.integers(1, 2000),

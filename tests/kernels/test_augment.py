@@ -58,7 +58,7 @@ def test_batch_is_what_padding_slicing_and_flipping_give(path, device, assert_cl
     assert_close(out, one_by_one(*arguments, size=8), dtype)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 3),
     side=st.integers(2, 9),

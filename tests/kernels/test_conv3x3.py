@@ -35,7 +35,7 @@ def kernel(monkeypatch):
 
 
 needs_kernel = pytest.mark.usefixtures("kernel")
-any_shape = settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_shape = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def tensors(images, channels, outputs, height, width, padding, dtype=torch.float32):

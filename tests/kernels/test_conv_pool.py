@@ -13,7 +13,7 @@ from fastcifar.kernels import conv_pool, conv_pool_reference
 from fastcifar.kernels.conv_pool import has_kernel
 from fastcifar.kernels.operators import PRODUCTS
 
-any_settings = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+any_settings = settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def tensors(shape, outputs, dtype=torch.float16, device="cpu"):

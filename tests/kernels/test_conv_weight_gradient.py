@@ -38,7 +38,7 @@ def error(found, exact):
 
 
 @needs_kernel
-@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     images=st.integers(1, 12),
     channels=st.sampled_from([1, 3, 6, 16, 17, 32, 64]),

@@ -41,7 +41,7 @@ def test_loss_count_and_gradient_are_torchs(path, device, assert_close, function
     assert_close(gradient, expected[2], dtype)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     batch=st.integers(1, 40),
     classes=st.integers(1, 20),

@@ -41,7 +41,7 @@ def placed(x, filters):
 shapes = st.lists(st.tuples(st.integers(1, 12), st.integers(1, 30)), min_size=1, max_size=4)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(shapes=[(65, 70)], dtypes=(torch.float16, torch.float16), gap=0, seed=0)  # more partial sums than a block
 @given(
     shapes=shapes,
@@ -76,7 +76,7 @@ def test_directions_are_their_formula(path, device, assert_close, shapes, dtypes
     assert not torch.cat([velocity[: 32 * gap], weights[: 32 * gap]]).any()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shapes=shapes,
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),

@@ -27,7 +27,7 @@ def formula(weights, grads, velocity, ema, step, *, factor, momentum, decay, for
     return weights, velocity, ema
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     length=st.integers(1, 400),
     dtype=st.sampled_from([torch.float32, torch.float16, torch.bfloat16]),

@@ -59,7 +59,7 @@ def box_of_yun(height, width, cut_ratio, center):
 ratios = st.floats(0, 1, width=32, exclude_max=True)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(height=st.integers(2, 20), width=st.integers(2, 20), side=ratios, row=ratios, column=ratios)
 def test_cutmix_puts_in_the_published_programs_box_or_all_around_it(height, width, side, row, column):
     choice = torch.tensor([0, side, row, column])

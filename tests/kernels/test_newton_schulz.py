@@ -52,7 +52,7 @@ def run(x, batches, steps, coefficients=COEFFICIENTS):
 batches_of = st.lists(st.tuples(st.integers(1, 2), st.integers(1, 20), st.integers(1, 24)), min_size=1, max_size=2)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(batches=[(2, 32, 48), (1, 16, 20)], steps=3, seed=0)
 @example(batches=[(1, 20, 7)], steps=1, seed=1)
 @given(batches=batches_of, steps=st.integers(1, 3), seed=st.integers(0, 99))

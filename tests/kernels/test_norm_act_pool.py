@@ -93,7 +93,7 @@ def test_a_border_is_zeros_whose_gradient_is_not_read(path, device, assert_close
     assert all(torch.equal(*pair) for pair in zip(bordered[1:], plain[1:], strict=True))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(group=1, groups=1, channels=3, height=4, width=5, pool=True, border=False, activation="celu", seed=0)
 @example(group=3, groups=2, channels=17, height=5, width=7, pool=True, border=True, activation="relu", seed=1)
 @example(group=1, groups=3, channels=9, height=9, width=5, pool=False, border=True, activation="silu", seed=2)
@@ -216,7 +216,7 @@ def test_statistics_carry_no_gradient_and_an_unused_output_none(path, device):
     assert x.grad is None
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(groups=16, channels=3, momentum=0.3, pool=True, seed=0)
 @given(
     groups=st.integers(1, 4),

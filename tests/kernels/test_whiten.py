@@ -51,7 +51,7 @@ def test_a_networks_sizes(monkeypatch, path, device, assert_close, pixels, side)
     check(assert_close, given_tensors, border=side == 2)  # as in the network: where the result's sides are odd
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example(
     images=1, channels=3, outputs=24, side=2, height=2, width=2, activation="gelu", bias=False, border=False, seed=0
 )

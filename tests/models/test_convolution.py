@@ -11,7 +11,7 @@ from fastcifar.kernels.conv_weight_gradient import has_kernel
 from fastcifar.models.convolution import Conv3x3, side_by_side, strip_convolution
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     images=st.integers(1, 40),
     before=st.integers(1, 6),

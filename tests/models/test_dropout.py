@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -13,7 +13,6 @@ from fastcifar.models.dropout import Dropout
 SHAPES = st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple)
 
 
-@settings(deadline=None)
 @given(p=st.floats(0.01, 0.99), shape=SHAPES, channels_last=st.booleans(), seed=st.integers(0, 99))
 def test_an_element_is_dropped_or_scaled_and_so_is_its_gradient(p, shape, channels_last, seed):
     torch.manual_seed(seed)

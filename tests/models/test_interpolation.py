@@ -68,7 +68,7 @@ def answers(network, x):
 @given(davidnets, st.integers(0, 1000), st.booleans(), st.sampled_from([8, 11]), st.sampled_from([4, 8]))
 @example(RESNET18, 0, True, 11, 4)
 @example(dataclasses.replace(RESNET18, stem="imagenet"), 1, False, 16, 2)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_all_forms_give_the_same_values_gradients_and_statistics(config, seed, training, side, count):
     networks = [build(config, seed, form=form).train(training) for form in ("summed", "joined", "zeroed")]
     found = []
@@ -250,7 +250,7 @@ def test_a_certain_coin_is_a_mix_of_one_loss():
 
 
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_coin_shows_heads_as_often_as_its_share_says(seed, share):
     counts = torch.arange(20_000)
     heads = toss(torch.full_like(counts, seed), counts, share)

@@ -132,7 +132,7 @@ momentum = st.floats(0, 1, exclude_max=True).map(repr)
 own = st.fixed_dictionaries({}, optional={"lr": number, "momentum": momentum}).filter(bool)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.dictionaries(st.sampled_from(NAMES), own, max_size=5), st.randoms(use_true_random=False))
 def test_the_longest_name_counts_and_words_are_read_back_in_any_order(layers, random):
     words = []
@@ -151,7 +151,7 @@ def test_the_longest_name_counts_and_words_are_read_back_in_any_order(layers, ra
         assert found[parameter] == (float(values.get("lr", 1)), float(values.get("momentum", 0.9)))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.text(st.sampled_from("ab.:=,01e-9 lrmomentum") | st.characters(codec="utf-8"), max_size=30))
 def test_any_word_is_taken_or_refused_in_one_line(text):
     for word in (text, f"stem:{text}", f"stem:lr={text}", f"{text}:momentum=0.5"):

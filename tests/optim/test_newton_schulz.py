@@ -33,7 +33,7 @@ def predicted(matrix, steps, coefficients):
     return left @ values.diag() @ right
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(rows=sides, columns=sides, count=st.integers(1, 4), steps=st.integers(0, 5), seed=st.integers(0, 99))
 def test_every_matrix_of_a_batch_is_what_the_polynomial_of_its_singular_values_gives(rows, columns, count, steps, seed):
     matrices = random(count, rows, columns, seed=seed)
@@ -61,7 +61,7 @@ def test_polar_express_has_the_coefficients_of_the_paper():
     assert polar_express(3) == polar_express(9)[:9]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(least=st.floats(0.03, 0.97), seed=st.integers(0, 99))
 def test_no_other_polynomial_of_a_first_step_brings_all_singular_values_nearer_to_1(least, seed):
     a, b, c = polar_express(1, least)
@@ -73,7 +73,7 @@ def test_no_other_polynomial_of_a_first_step_brings_all_singular_values_nearer_t
     assert error < 1 and ((powers @ others.mT - 1).abs().amax(1) > error * (1 - 1e-4)).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(least=st.floats(1e-6, 0.999999))
 def test_by_polar_express_all_singular_values_from_the_least_on_end_at_1(least):
     grid = torch.cat([torch.linspace(least, 1, 999), torch.logspace(math.log10(least), 0, 999)]).double()

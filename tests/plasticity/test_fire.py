@@ -50,7 +50,7 @@ def test_each_tap_is_iterated_alone_and_scaled(steps):
 shapes = st.tuples(st.integers(1, 3), st.integers(1, 24), st.integers(1, 24))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=shapes, decades=st.floats(0, 9), scale=st.floats(-20, 20), seed=st.integers(0, 1000))
 @example(shape=(2, 24, 20), decades=9.0, scale=0.0, seed=0)
 def test_matrices_with_singular_values_over_nine_decades_become_orthogonal(shape, decades, scale, seed):

@@ -17,7 +17,7 @@ def close(found, wanted):
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(sizes=SIZES, seed=seeds, flat=st.booleans())
 def test_magnitudes_and_dormant_units(sizes, seed, flat):
     images, units, side = sizes
@@ -44,7 +44,7 @@ def test_magnitudes_of_half_precision_are_summed_in_single():
     torch.testing.assert_close(found, values[0, :, 0, 0].float())
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(units=st.integers(1, 6), inputs=st.integers(1, 3), out=st.integers(1, 4), seed=seeds, maturity=st.integers(1, 9))
 def test_utilities_and_the_least_useful(units, inputs, out, seed, maturity):
     generator = torch.Generator().manual_seed(seed)
@@ -65,7 +65,7 @@ def test_utilities_and_the_least_useful(units, inputs, out, seed, maturity):
         assert least_useful(found, ages, maturity, count).nonzero().flatten().tolist() == chosen
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(units=st.integers(1, 20), rate=st.floats(0, 1), maturity=st.integers(1, 12), steps=st.integers(0, 60))
 def test_the_number_of_replacements_is_known_before(units, rate, maturity, steps):
     """Whichever of the mature units is replaced, here the oldest or the youngest."""

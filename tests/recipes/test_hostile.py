@@ -161,7 +161,7 @@ FIELDS = sorted(field_hints(Recipe()))
 words = st.text(st.characters(codec=None, exclude_characters="\0"), max_size=40)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     field=st.sampled_from(FIELDS), value=words | st.from_regex(r"-?[0-9a-fx._]{1,9}|\[[0-9., \[\]]*\]", fullmatch=True)
 )
@@ -172,7 +172,7 @@ def test_any_value_makes_a_recipe_or_a_line(field, value, tmp_path_factory):
     field_values.check(f"{field}={value}".encode(errors="surrogatepass"), folder)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(data=st.binary(max_size=60) | words.map(lambda text: text.encode(errors="surrogatepass")))
 def test_any_bytes_make_a_recipe_or_a_line(data, tmp_path_factory):
     toml.check(data, tmp_path_factory.getbasetemp())

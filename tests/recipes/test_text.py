@@ -84,7 +84,7 @@ recipes = st.builds(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(recipe=recipes)
 def test_a_written_recipe_reads_back_equal(recipe, tmp_path_factory):
     path = tmp_path_factory.getbasetemp() / "recipe.toml"
@@ -92,7 +92,7 @@ def test_a_written_recipe_reads_back_equal(recipe, tmp_path_factory):
     assert read_toml(path) == recipe
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(recipe=recipes)
 def test_a_recipe_reads_back_equal_from_dictionaries(recipe):
     assert recipe_from_dict(dataclasses.asdict(recipe)) == recipe

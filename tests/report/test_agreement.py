@@ -35,7 +35,7 @@ def test_of_images_that_as_few_get_right_the_one_with_the_most_agreed_wrong_answ
     assert [each.image for each in hard_images(answers, np.zeros(4, int))] == [1, 3, 0, 2]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.integers(2, 6), st.integers(1, 30), st.integers(2, 5), st.sampled_from([7, 2**22]))
 def test_pairs_are_counted_as_one_by_one(seed, runs, images, classes, floats):
     random = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ def test_pairs_are_counted_as_one_by_one(seed, runs, images, classes, floats):
         assert (said.mean, said.least, said.largest) == pytest.approx((np.mean(values), min(values), max(values)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.integers(2, 4), st.sampled_from([0.0, 0.5]))
 def test_counts_add_up_and_numbers_agree_with_each_other(seed, runs, unlabeled):
     random = np.random.default_rng(seed)

@@ -53,7 +53,7 @@ def test_a_confidence_of_an_edge_belongs_to_the_bin_below():
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(seeds, st.floats(-3, 3))
 def test_no_temperature_has_less_loss_and_it_scales_with_the_logits(seed, power):
     logits, labels = made(seed)
@@ -77,7 +77,7 @@ def test_where_no_temperature_is_best_it_is_an_end_or_none_changes_anything():
         assert COLDEST * 0.999 <= fit_temperature(np.array([[1e15, 0.0, -1e15]]), np.array([label])) <= HOTTEST * 1.001
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seeds, st.integers(1, 60))
 def test_each_half_is_scaled_with_the_temperature_of_the_other(seed, images):
     logits, labels = made(seed, images)

@@ -39,7 +39,7 @@ def test_scores_by_hand():
     assert found.cells[0].startswith("75.00% ± ") and found.cells[2].startswith("+25.00 ± ")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 5), st.sampled_from(MEANS))
 def test_the_loss_of_an_ensemble_is_at_most_its_members_mean_and_equal_members_gain_nothing(seed, members, mean_of):
     random = np.random.default_rng(seed)

@@ -46,7 +46,7 @@ def by_hand(logits, labels, subset, mean_of):
     return np.array(found, float).T
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.integers(1, 5), st.sampled_from(MEANS), st.sampled_from([0.0, 0.3]), st.sampled_from([30, 2**22]))
 def test_every_number_is_the_one_of_all_subsets_by_hand(seed, runs, mean_of, unlabeled, floats):
     logits, labels = made(seed, runs, unlabeled=unlabeled)
@@ -106,7 +106,6 @@ def test_a_sample_of_subsets_is_fixed_and_near_to_all_of_them():
     assert abs(sampled.loss.mean - exact.loss.mean) < 5 * exact.loss_std / math.sqrt(100)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 300), st.data())
 def test_subsets_have_their_size_and_none_comes_twice(runs, data):
     size = data.draw(st.integers(1, runs))
@@ -144,7 +143,7 @@ def test_a_probability_of_nothing_costs_what_its_logarithm_says():
     assert mean_logits(logits)[0] == pytest.approx([0, -800 - math.log(3)])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seeds, st.integers(1, 5), st.sampled_from([1, 300, 1e5]), st.sampled_from([30, 2**22]))
 def test_the_loss_of_mean_probabilities_has_no_floor(seed, runs, scale, floats):
     logits, labels = made(seed, runs)

@@ -316,7 +316,7 @@ HOSTILE = [
 texts = st.one_of(st.sampled_from(HOSTILE), st.text())
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), texts)
 def test_a_table_in_markdown_reads_back_as_its_texts(rows, title):
     markdown_it = pytest.importorskip("markdown_it")
@@ -327,7 +327,7 @@ def test_a_table_in_markdown_reads_back_as_its_texts(rows, title):
     assert {part.type for t in tokens for part in t.children} <= {"text", "text_special"}
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=3), st.booleans())
 def test_a_shown_table_moves_no_cursor_and_has_a_line_for_each_row(rows, is_terminal):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:

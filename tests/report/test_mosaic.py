@@ -20,7 +20,7 @@ def places_in(picture, image, zoom):
     return [(y, x) for y, x in corners.tolist() if np.array_equal(picture[y : y + height, x : x + width], large)]
 
 
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=3)
 @given(
     sizes=st.lists(st.lists(st.integers(8, 14) | st.none(), min_size=3, max_size=3), min_size=1, max_size=5),
     blocks=st.integers(1, 2),

@@ -301,7 +301,7 @@ def test_without_a_package_one_line_says_what_to_install(package, extra, runs, m
         made(runs())
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(st.text())
 def test_any_name_is_a_pages_title(new_record, name):
     with pytest.MonkeyPatch.context() as patch:

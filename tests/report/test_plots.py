@@ -21,7 +21,7 @@ FIRST = ((0.3, 4.0), (0.62, 8.0), (0.91, 12.0)), ((0.4, 5.0), (0.55, 9.0), (0.89
 """Accuracies and seconds, epoch by epoch, of two runs."""
 shares = st.integers(0, 1000).map(lambda part: part / 1000)
 histories = st.lists(st.lists(st.tuples(shares, st.floats(0.1, 10)), min_size=1, max_size=6), min_size=1, max_size=6)
-quick = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def rows(history):

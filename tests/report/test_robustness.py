@@ -30,7 +30,7 @@ def pairs_on(slope, intercept, originals, off=None, **counts):
     ]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.floats(-3, 3), st.floats(-2, 2), st.lists(st.floats(0.1, 0.9), min_size=5, max_size=9, unique=True))
 def test_networks_on_a_line_are_fitted_by_it(slope, intercept, originals):
     if max(originals) - min(originals) < 0.01:
@@ -91,7 +91,7 @@ def test_the_interval_holds_the_true_value_as_often_as_it_says():
     assert 0.945 < held / tries < 0.99  # Clopper and Pearson's holds it somewhat more often than 95%
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.sampled_from([0.0, 1.0, 0.5]), st.sampled_from([0.0, 1.0, 0.5]), st.integers(1, 50), st.integers(1, 50))
 def test_accuracies_of_0_and_1_have_finite_answers(original, shifted, images, shifted_images):
     pair = fastcifar.AccuracyPair("a", original, shifted, images, shifted_images)

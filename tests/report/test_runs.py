@@ -150,6 +150,19 @@ def test_where_it_was_found_and_on_which_processor_it_ran_does_not_keep_runs_apa
     assert r"times are of several devices: a slide\x1brule, an abacus" in summary_lines(runs)
 
 
+def test_times_with_several_numbers_of_threads_are_said(write, tmp_path):
+    for seed, threads in enumerate((2, 1, 1, 4)):
+        write(f"{seed}/run.json", seed=seed, device=DeviceFacts("cpu", "an abacus", threads))
+        said = [line for line in summary_lines(only(tmp_path)) if line.startswith("times are")]
+        assert said == [[], ["times are with 1 and 2 threads"]][min(seed, 1)] or seed == 3
+    assert said == ["times are with 1, 2 and 4 threads"]
+
+
+def test_a_single_run_may_be_in_a_folder_of_any_name(write, tmp_path):
+    write("seed-7/run.json", seed=0, tta_accuracy=0.5)
+    assert accuracies(only(tmp_path)) == accuracies(only(tmp_path / "seed-7")) == {0: 0.5}
+
+
 def test_of_two_runs_of_a_seed_the_later_counts(write, tmp_path):
     write("b/run.json", seed=0, tta_accuracy=0.8, started="2025-01-31T12:00:00Z")
     write("a/run.json", seed=0, tta_accuracy=0.9, started="2025-02-01T12:00:00Z")

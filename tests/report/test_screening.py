@@ -44,7 +44,7 @@ def test_a_design_of_no_factor_or_too_many_is_refused(factors):
         plackett_burman(factors)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, st.sampled_from(COUNTS), st.integers(1, 4), st.floats(0, 0.7))
 def test_effects_are_exact_without_noise_whatever_runs_are_left_and_none_where_they_cannot_be_told(
     seed, factors, rounds, lost

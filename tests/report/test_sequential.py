@@ -85,7 +85,7 @@ def test_half_a_standard_deviation_takes_longer_and_is_found_too():
     assert 25 < np.median(crossed.argmax(1) + 1) < 60
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=5, max_size=30))
 def test_the_interval_ends_where_the_evidence_reaches_its_limit(values):
     bounds = interval(values, ALPHA)
@@ -99,7 +99,7 @@ def test_the_interval_ends_where_the_evidence_reaches_its_limit(values):
     assert e_value(values, high + (high - low)) > 1 / ALPHA
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.floats(-100, 100).map(lambda x: round(x, 3)), min_size=2, max_size=30), st.floats(0.01, 100))
 def test_units_do_not_matter(values, scale):
     assert e_value([scale * value for value in values]) == pytest.approx(e_value(values), rel=1e-6)

@@ -88,7 +88,7 @@ def test_flip_is_the_mean_of_the_image_and_its_mirror_image():
     assert result.plain_accuracy == evaluate(model, SPLIT, NONE).accuracy
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(shifted=st.floats(0, 1), batch_size=st.integers(9, 100))
 def test_flip_crop_weighs_the_shifted_views_of_the_reflected_border(shifted, batch_size):
     model = Probe()
@@ -112,7 +112,7 @@ def test_views_of_images_of_one_color_change_nothing(tta):
     close(evaluate(model, split, EvaluateConfig(tta=tta)).logits, evaluate(model, split, NONE).logits)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(
     share=st.floats(0, 1),
     tta=st.sampled_from(["flip", "flip-crop"]),
@@ -138,7 +138,7 @@ def test_an_unknown_augmentation_is_refused():
         evaluate(Probe(), SPLIT, EvaluateConfig(tta="mirror"))
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(
     labeled=st.lists(st.booleans(), min_size=60, max_size=60).map(torch.tensor), tta=st.sampled_from(["none", "flip"])
 )

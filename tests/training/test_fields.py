@@ -15,6 +15,7 @@ from fastcifar.errors import UserError
 from fastcifar.models.davidnet import DavidNet
 from fastcifar.recipes import LossScalingConfig, NormalizeConfig, Recipe, SelectConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.training import Listener, Trainer, train
 from fastcifar.training.rehearse import replay_on_noise, step_on_noise
@@ -29,7 +30,7 @@ def data():
     return make_synthetic(100, 20)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(images=st.integers(1, 300), batch=st.integers(1, 40), epochs=st.floats(0.1, 4), keep=st.sampled_from([1.0, 0.6]))
 def test_without_drop_last_every_image_is_passed_once_in_each_whole_epoch(images, batch, epochs, keep):
     select = SelectConfig(keep=keep, from_epoch=1)
@@ -98,6 +99,15 @@ def test_every_stage_is_rehearsed_a_smaller_last_batch_too(data):
     assert all(
         torch.equal(tensor, train(recipe, data, seed=3).state[name]) for name, tensor in trainer.run(3).state.items()
     )
+
+
+def test_a_last_batch_of_one_image_is_refused_where_a_norm_knows_no_variance_of_it(data):
+    recipe = Recipe(batch_size=32, drop_last=False, network=ResNet18Config(width=4, stem="imagenet"))
+    said = "drop_last is false, which leaves 1 image for an epoch's last batch .*; allowed: true, or a batch_size that"
+    with pytest.raises(UserError, match=said):
+        Trainer(recipe, data.take(33))
+    Trainer(recipe, data.take(34))
+    Trainer(dataclasses.replace(recipe, network=ResNet18Config(width=4)), data.take(33))
 
 
 def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):

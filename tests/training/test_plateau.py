@@ -6,7 +6,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcifar.data.synthetic import make_synthetic
@@ -56,7 +56,6 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
-@settings(deadline=None)
 @given(LOSSES, OPTIONS, st.integers(0, 20))
 def test_the_rates_are_torchs_also_after_a_stop(losses, options, stop):
     recipe = recipe_of(*(f"{name}={value}" for name, value in options.items()))

@@ -63,7 +63,7 @@ def refusal(values, source="run.json"):
     return str(refused.value).removeprefix(f"{source}: ")
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(record=anything(RunRecord))
 def test_a_record_goes_to_json_and_back(record):
     assert RunRecord.from_json(json.loads(json.dumps(record.to_json()))) == record

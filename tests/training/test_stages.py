@@ -11,8 +11,9 @@ import torch.nn.functional as F
 
 from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.models import build_model
 from fastcifar.models.davidnet import DavidNet
-from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, SelectConfig
+from fastcifar.recipes import Augment, AverageConfig, EMAConfig, EvaluateConfig, SelectConfig, change
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -235,6 +236,25 @@ def test_statistics_are_the_mean_over_the_batches_of_the_images_as_they_are(data
         :, None, None
     ]
     torch.testing.assert_close(seen[0], model.stem.conv(F.conv2d(pixels, model.whitening.weight, padding=1)))
+
+
+def test_statistics_are_those_of_all_images_where_they_are_fewer_than_a_batch(data):
+    model = DavidNet(DavidNetConfig(widths=(8, 8, 16, 16), ghost_batch=0), 10, data.mean, data.std)
+    found = []
+    for batch_size in (20, 32):
+        estimate_statistics(model, data.take(20).train, 64, batch_size, torch.float32)
+        found.append(model.stem.norm.running_var.clone())
+    assert torch.equal(*found) and not torch.equal(found[0], torch.ones(8))
+
+
+def test_members_that_share_their_weights_pass_over_a_batch_once(data):
+    recipe = change(RECIPE, {"ensemble.members": 3, "ensemble.joint": "shared"})
+    network = build_model(recipe, 10, data.mean, data.std)
+    alone = build_model(RECIPE, 10, data.mean, data.std)
+    alone.load_state_dict(network.networks[0].state_dict())
+    for each in (network, alone):
+        estimate_statistics(each, data.take(96).train, 96, 32, torch.float32)
+    assert torch.equal(network.networks[0].stem.norm.running_mean, alone.stem.norm.running_mean)
 
 
 def test_a_network_without_batch_norm_is_averaged_too(data):

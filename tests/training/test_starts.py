@@ -121,6 +121,26 @@ def test_frozen_layers_and_whitening_are_the_sources(start, folders):
     assert torch.equal(run.state["whitening.weight"], source["whitening.weight"])
 
 
+@pytest.mark.parametrize("mode", ["train", "eval"])
+@pytest.mark.parametrize(
+    "start", [WarmStart, Fire, Dash, lambda path: ShrinkPerturb(path, 0.4, 0.1), lambda path: ColdStart(scale=3.0)]
+)
+def test_what_a_recipe_freezes_is_the_sources_or_fresh_whatever_the_start(start, mode, folders):
+    recipe = dataclasses.replace(RECIPE, freeze="3", frozen_mode=mode)
+    start = start(folders(RECIPE))
+    wanted = fresh(RECIPE) if isinstance(start, ColdStart) else load_file(folders(RECIPE) / "model.safetensors")
+    network = Trainer(recipe, DATA, "cpu").network
+    frozen = {name for name in network.frozen_from if "whitening" not in name}
+    if mode == "eval":
+        frozen |= {
+            f"{name}.running_{what}"
+            for name, each in network.module.named_modules()
+            if isinstance(each, nn.BatchNorm2d) and not each.training
+            for what in ("mean", "var")
+        }
+    assert len(frozen) > (mode == "eval") and not differ(begun(recipe, start), wanted) & frozen
+
+
 @pytest.mark.parametrize("method", [WarmStart, Fire, Dash, lambda path, **how: ShrinkPerturb(path, 0.4, 0.1, **how)])
 def test_what_is_reset_is_fresh_whatever_the_method_does_to_the_rest(method, folders):
     source, cold = folders(RESNET), fresh(RESNET)

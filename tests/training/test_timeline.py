@@ -20,7 +20,7 @@ def timeline(images=1000, size=32, frozen_from=None, **fields):
     return Timeline(Recipe(**{"batch_size": 10, "network": PLAIN, **fields}), images, size, frozen_from)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(hundredths=st.integers(1, 40_000), steps=st.integers(1, 400), rest=st.integers(0, 9))
 def test_the_steps_are_the_epochs_times_those_of_one_rounded_up(hundredths, steps, rest):
     exact = Fraction(hundredths, 100)

@@ -45,7 +45,7 @@ def test_blur_is_a_sum_over_the_mirrored_image_weighted_by_a_gaussian(side, shap
     assert 0 < (numbers[:, 0] < 0.5).sum() < 6
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     height=st.integers(2, 20),
     width=st.integers(2, 20),

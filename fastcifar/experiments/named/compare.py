@@ -34,9 +34,9 @@ class Compare(Experiment["Comparison"]):
 
     A and B are trained in turn, with the same seeds, and evaluated on held-out images, until one is seen to be better.
     It stops when an anytime-valid t-test of the paired differences (the t-mixture e-process of Lai 1976 and Wang and
-    Ramdas 2024) is sure enough, after five pairs at the soonest. The chance to see a difference where there is none is
-    at most --alpha however often one looks, and where the same command goes on with more runs. Where A and B are the
-    same recipe, B's seeds are others, or the runs would be equal.
+    Ramdas 2024) is sure enough, with --alpha 0.05 after five pairs at the soonest. The chance to see a difference where
+    there is none is at most --alpha however often one looks, and where the same command goes on with more runs. Where A
+    and B are the same recipe, B's seeds are others, or the runs would be equal.
 
     The flags of a recipe's fields change both; --a-set FIELD=VALUE ... and --b-set FIELD=VALUE ... change one.
     """

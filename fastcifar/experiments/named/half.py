@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -242,7 +243,9 @@ class HalfResult(Result):
 
         def writer(arm: str) -> Callable[[Path], object]:
             tensors, _ = read_weights(self.weights[arm, self.seeds[0]])
-            return lambda path: torch.save({"model": tensors}, path)
+            buffer = io.BytesIO()
+            torch.save({"model": tensors}, buffer)  # not to the file: torch says of a full disk only that it failed
+            return lambda path: path.write_bytes(buffer.getbuffer())
 
         folder = user_path(folder, "the folder of the result")
         named = {f"{name}.pt": writer(arm) for arm, (_, name) in LESSON.items()}
