@@ -9,13 +9,13 @@ import json
 import os
 import stat
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastcifar.errors import Notice, UserError
+from fastcifar.locks import claimed
 
 RECORD = "run.json"
 """The record of a run; a folder that holds one is a run's."""
@@ -40,8 +40,6 @@ _LARGEST_LINES = 2**30
 """Bytes that a file of JSON lines may have: a record each."""
 _DEEPEST = 32
 """Levels that values in a file of JSON may be nested; those of a record are 5."""
-_LOOK_SECONDS = 0.1
-"""A process that waits for a lock looks so often whether it is free."""
 _said: set[tuple[str, int]] = set()
 """Damaged lines that there was a `Notice` of: the path, and the line's number."""
 PARTIAL = ".partial-"
@@ -356,55 +354,3 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             _said.add(damaged)
             warnings.warn(f"{path}: line {number} is torn or damaged, and is left out", Notice, stacklevel=2)
     return found
-
-
-@contextlib.contextmanager
-def claimed(path: Path, wait: float = 0.0) -> Iterator[bool]:
-    """Hold the lock file `path` while the block runs, and give whether this process holds it: no two do at once.
-
-    wait: seconds to wait for a process that holds it.
-
-    The system gives it up with the process, however that ends: a file that is left behind is no lock. Where there are
-    no such locks (Windows, some network file systems), everybody holds it: a file that is written whole twice is the
-    same.
-    """
-    until = time.monotonic() + wait
-    while True:
-        with _claimed(path) as is_ours:
-            if is_ours or time.monotonic() >= until:
-                yield is_ours
-                return
-        time.sleep(_LOOK_SECONDS)
-
-
-@contextlib.contextmanager
-def _claimed(path: Path) -> Iterator[bool]:
-    """Do as `claimed`, without waiting."""
-    try:
-        import fcntl
-    except ImportError:
-        yield True
-        return
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115  (closed below, which gives the lock up)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks
-            pass
-        try:
-            is_there = os.path.samestat(os.fstat(file.fileno()), path.stat())
-        except FileNotFoundError:  # whoever held it was done between our opening and locking it
-            is_there = False
-        try:
-            yield is_there
-        finally:
-            if is_there:
-                with contextlib.suppress(OSError):
-                    path.unlink()

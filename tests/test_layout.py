@@ -9,14 +9,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 STANDARD = {"by_class", "catalogue", "errors", "escape", "input", "interval", "machine", "output", "phases"}
-STANDARD |= {"launch", "recipes", "record", "registry", "signals", "start", "transfer"}
+STANDARD |= {"launch", "locks", "recipes", "record", "registry", "signals", "start", "transfer"}
 """The rooms that import nothing but the standard library."""
 LOWER = STANDARD | {"host", "kernels", "screen"}
 MAY_IMPORT = {
     "errors": {"errors", "escape"},
     "by_class": {"by_class"},
     "registry": {"errors", "registry"},
-    "output": {"errors", "output"},
+    "locks": {"errors", "locks"},
+    "output": {"errors", "locks", "output"},
     "input": {"errors", "input", "output"},
     "phases": {"phases"},
     "launch": {"errors", "launch", "machine"},

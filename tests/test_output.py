@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcifar.errors import Notice, UserError
-from fastcifar.output import append_line, check_out, claimed, read_lines, temporary_folder, write_whole
+from fastcifar.locks import claimed
+from fastcifar.output import append_line, check_out, read_lines, temporary_folder, write_whole
 
 LINES = [{"seed": 0, "text": "a\nb\u2028c|\r"}, {"seed": 1, "loss": None}, {"seed": 2, "list": [1.5, True]}]
 
@@ -108,7 +109,7 @@ def test_a_lock_is_waited_for_and_not_for_ever(tmp_path):
 def test_the_lock_of_a_killed_process_is_free(tmp_path):
     path = tmp_path / "lock"
     code = (
-        "import sys, time; from pathlib import Path; from fastcifar.output import claimed\n"
+        "import sys, time; from pathlib import Path; from fastcifar.locks import claimed\n"
         "with claimed(Path(sys.argv[1])) as ours: print(ours, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)

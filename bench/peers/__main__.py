@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from collections import deque
 from pathlib import Path
 
 from bench.peers.programs import COLD, PROGRAMS, get_program
@@ -38,17 +39,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 def measure(peer: str, options: argparse.Namespace) -> Race:
     """Measure one peer as the command line asks, and save what was measured, also where a signal ends it."""
-
-    def keep(outcome: Race) -> None:
-        if options.save and (outcome.failures or any(outcome.runs.values())):
-            append(options.save, record(outcome, options), options.device)
-
     by_steps = options.device == "cpu" and not (options.cold or options.whole)
     steps = None if options.whole else options.steps or (5 if by_steps else None)
     timing = {"steps": steps, "gap": options.gap, "timeout": lambda: options.timeout}
     conditions = Conditions(options.data_dir, options.device, cache=options.cache, **timing)
     rounds = options.rounds or (1 if options.cold else 5 if steps else 2 if options.device == "cpu" else 20)
-    return (cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell, keep)
+    latest: deque[Race] = deque(maxlen=1)
+    try:
+        latest.extend((cold if options.cold else race)(peer, options.checkouts, conditions, rounds, _tell))
+    finally:
+        for outcome in latest if options.save else ():
+            append(options.save, record(outcome, options), options.device)
+    return latest[0]
 
 
 def record(outcome: Race, options: argparse.Namespace) -> dict[str, object]:

@@ -85,9 +85,6 @@ class Race:
         return f"{middle:.2f} s{accuracy} ({facts['dtype']})"
 
 
-Keep = Callable[[Race], None]
-
-
 @dataclass(frozen=True)
 class Conditions:
     """The data, the device and the limits with which programs are run."""
@@ -149,14 +146,10 @@ def take_turns(
 
 
 def race(
-    peer: str,
-    checkouts: Path,
-    conditions: Conditions,
-    rounds: int = 5,
-    tell: Tell = lambda line: None,
-    keep: Keep = lambda outcome: None,
-) -> Race:
-    """Run `peer` and our recipe of the same work in turn, as `take_turns` does, after one unmeasured run of each.
+    peer: str, checkouts: Path, conditions: Conditions, rounds: int = 5, tell: Tell = lambda line: None
+) -> Iterator[Race]:
+    """Run `peer` and our recipe of the same work in turn, as `take_turns` does, after one unmeasured run of each, and
+    give the outcome as far as it is known, one object, after every measured run and failure.
 
     peer: its name in `PROGRAMS`.
     checkouts: the folder of the peers' checkouts.
@@ -164,7 +157,6 @@ def race(
         with the same aim.
     rounds: how often.
     tell: is told of each run.
-    keep: is given the outcome in the end, and as far as it went where an exception ends it.
     """
     program = get_program(peer)
     whole = conditions.steps is None and program.rival is not None
@@ -173,18 +165,17 @@ def race(
     published = program.accuracy if whole else None
     outcome = Race(peer, Path(recipe).stem, "whole training" if whole else "training step", program.rule, published)
     sides, short = _sides(peer, recipe, checkouts), conditions.device == "cpu"  # where nothing is compiled
-    try:
-        for turn in take_turns(sides, range(rounds + 1), replace(conditions, steps=steps), short):
-            if turn.facts:
-                outcome.facts[turn.side] = turn.facts
-            if turn.error:
-                _failed(outcome, turn.side, turn.error, tell)
-            elif turn.round:
-                outcome.runs[turn.side].append(turn.run)
-                tell(f"{peer}, {turn.side}, round {turn.round} of {rounds}: {_shown(turn.run)}")
-    finally:
-        keep(outcome)
-    return outcome
+    for turn in take_turns(sides, range(rounds + 1), replace(conditions, steps=steps), short):
+        if turn.facts:
+            outcome.facts[turn.side] = turn.facts
+        if turn.error:
+            _failed(outcome, turn.side, turn.error, tell)
+        elif turn.round:
+            outcome.runs[turn.side].append(turn.run)
+            tell(f"{peer}, {turn.side}, round {turn.round} of {rounds}: {_shown(turn.run)}")
+        else:
+            continue
+        yield outcome
 
 
 def start_cold(name: str, checkout: Path | None, conditions: Conditions) -> tuple[Facts, Facts]:
@@ -204,33 +195,25 @@ def start_cold(name: str, checkout: Path | None, conditions: Conditions) -> tupl
 
 
 def cold(
-    peer: str,
-    checkouts: Path,
-    conditions: Conditions,
-    rounds: int = 1,
-    tell: Tell = lambda line: None,
-    keep: Keep = lambda outcome: None,
-) -> Race:
-    """Start `peer` and our recipe with the same aim cold, in turn, as `start_cold` does; arguments as of `race`.
+    peer: str, checkouts: Path, conditions: Conditions, rounds: int = 1, tell: Tell = lambda line: None
+) -> Iterator[Race]:
+    """Start `peer` and our recipe with the same aim cold, in turn, as `start_cold` does; the rest as of `race`.
 
     The warm-up run that their programs make before is left out, which is to their advantage.
     """
     program = get_program(peer)
     recipe = program.rival or _equal(program)
     outcome = Race(peer, Path(recipe).stem, "cold start")
-    turns = ((number, *side) for number in range(1, rounds + 1) for side in _sides(peer, recipe, checkouts).items())
-    try:
-        for number, side, started in turns:
+    for number in range(1, rounds + 1):
+        for side, started in _sides(peer, recipe, checkouts).items():
             try:
                 outcome.facts[side], run = start_cold(*started, conditions)
             except PeerError as error:
                 _failed(outcome, side, error, tell)
-                continue
-            outcome.runs[side].append({"round": number, **run})
-            tell(f"{peer}, {side}, cold start {number} of {rounds}: {run['process_seconds']:.1f} s")
-    finally:
-        keep(outcome)
-    return outcome
+            else:
+                outcome.runs[side].append({"round": number, **run})
+                tell(f"{peer}, {side}, cold start {number} of {rounds}: {run['process_seconds']:.1f} s")
+            yield outcome
 
 
 def table(races: Sequence[Race]) -> str:

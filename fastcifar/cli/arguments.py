@@ -68,9 +68,11 @@ def parse(
         raise _unknown(rest, flags, prog)
     refuse_absent(options)
     given = {each.name: getattr(options, each.name) for each in dataclasses.fields(options)}
-    paths = {name: path for name, path in given.items() if isinstance(path, Path)}
-    as_given = {name: "" if last_given(args, flag_of(name)) == "" else path for name, path in paths.items()}
-    paths = {name: user_path(path, flag_of(name)) for name, path in as_given.items()}  # Path makes "." of ""
+    paths = {
+        name: user_path("" if last_given(args, flag_of(name)) == "" else path, flag_of(name))  # Path makes "." of ""
+        for name, path in given.items()
+        if isinstance(path, Path)
+    }
     return dataclasses.replace(options, **paths)
 
 

@@ -22,7 +22,8 @@ from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Outcome
 from fastcifar.interval import read_interval
 from fastcifar.launch import Rank
-from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, RUNS, UNFINISHED, claimed, reserved
+from fastcifar.locks import claimed
+from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, RUNS, UNFINISHED, reserved
 from fastcifar.phases import Phases
 from fastcifar.recipes import label
 from fastcifar.recipes.declare import setting

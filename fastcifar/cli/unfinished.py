@@ -17,7 +17,8 @@ from fastcifar.cli.options import flag_of
 from fastcifar.cli.train import Options
 from fastcifar.errors import OutOfMemory, ProcessesDied, UserError
 from fastcifar.interval import read_interval
-from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, UNFINISHED, check_out, claimed, user_path, write_whole
+from fastcifar.locks import claimed
+from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, UNFINISHED, check_out, user_path, write_whole
 from fastcifar.recipes import recipe_from_dict
 from fastcifar.recipes.declare import plain, type_hints
 from fastcifar.start import ColdStart, check_entry
@@ -64,12 +65,10 @@ class Asked:
         folder of a single one."""
         with _locked(out, len(self.seeds)):
             seeds = set(self.seeds)
-            if len(seeds) > 1 and (out / RECORD).is_file():
-                check_out(out)
-            if len(seeds) > 1 and (out / UNFINISHED).is_file():
-                there = Asked.read(out)
-                if len(there.seeds) == 1:
-                    check_out(out)
+            there = Asked.read(out) if len(seeds) > 1 and (out / UNFINISHED).is_file() else None
+            if len(seeds) > 1 and ((out / RECORD).is_file() or (there and len(there.seeds) == 1)):
+                check_out(out)  # which refuses a single run's
+            if there:
                 self._refuse_another(there, out)
                 seeds |= set(there.seeds)
             values = {**self.to_json(), "seeds": sorted(seeds)}

@@ -17,7 +17,7 @@ from typing import Any
 from fastcifar.data.download import DownloadError
 from fastcifar.data.fetch import LIMITS, Home, Limits, Pinned, fetch, part_of, remove_part
 from fastcifar.errors import Notice, UserError
-from fastcifar.output import claimed
+from fastcifar.locks import claimed
 
 SUMS = "SHA256SUMS"
 """The file of the checksums of a folder's files, as sha256sum of coreutils writes and reads it."""

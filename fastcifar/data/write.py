@@ -19,7 +19,8 @@ from fastcifar.data.dataset import Dataset, Split
 from fastcifar.data.load import load_dataset
 from fastcifar.data.tfrecord import ENDING, FACTS, SPLITS, facts_of, read_records, write_records
 from fastcifar.errors import UserError, brief
-from fastcifar.output import PARTIAL, claimed, made, read_json
+from fastcifar.locks import claimed
+from fastcifar.output import PARTIAL, made, read_json
 
 _AT_ONCE = 1 << 26
 """Bytes of images that are written, or compared, at once."""

@@ -16,6 +16,7 @@ from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Diverged, Failed, Outcome, failed_from, is_tried_again
 from fastcifar.experiments.store import json_values, refuse_difference
 from fastcifar.interval import read_interval
+from fastcifar.locks import claimed
 from fastcifar.output import (
     BESIDE,
     CHECKPOINTS,
@@ -26,7 +27,6 @@ from fastcifar.output import (
     TRACK,
     WEIGHTS,
     append_line,
-    claimed,
     made,
     read_json,
     read_lines,

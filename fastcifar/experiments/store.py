@@ -19,7 +19,8 @@ from fastcifar.diagnose import DIAGNOSES, Found, read_diagnosis
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Outcome, failed_from, is_tried_again
-from fastcifar.output import PARTIAL, TRACK, claimed, read_json, write_whole
+from fastcifar.locks import claimed
+from fastcifar.output import PARTIAL, TRACK, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.legacy import in_steps, modernize

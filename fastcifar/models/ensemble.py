@@ -79,7 +79,7 @@ class Members(Network[EnsembleConfig]):
 
     def fit_whitening(self, images: torch.Tensor) -> None:
         """Fit that of each member, on the same images."""
-        for network in dict.fromkeys(self._networks):
+        for network in distinct(self):
             network.fit_whitening(images)
 
     @property

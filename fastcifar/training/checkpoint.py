@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastcifar.errors import Notice, UserError
 from fastcifar.interval import Interval, read_interval
-from fastcifar.output import PARTIAL, claimed, made, user_path
+from fastcifar.locks import claimed
+from fastcifar.output import PARTIAL, made, user_path
 from fastcifar.record import EpochRow
 from fastcifar.start import ColdStart, Start
 from fastcifar.training.listeners import Listener

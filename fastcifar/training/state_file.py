@@ -44,10 +44,17 @@ _checksums = ProcessSetting(torch.serialization.get_crc32_options, torch.seriali
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state as a file that is there whole or not at all. Raises UserError where that cannot be done, also for
     a state that could not be read again."""
-    plain, buffer = _plain({"version": VERSION, **state}), io.BytesIO()
     with _checksums.set_to(True):
-        torch.save(plain, buffer)  # not to the file: torch says of a full disk only that writing failed
-    write_whole(path, lambda partial: partial.write_bytes(buffer.getbuffer()))
+        write = torch_writer(_plain({"version": VERSION, **state}))
+    write_whole(path, write)
+
+
+def torch_writer(value: object) -> Callable[[Path], object]:
+    """Return what writes `value` to a path as `torch.save` does. It is made in memory now: of a full disk torch itself
+    says only that writing failed."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return lambda path: path.write_bytes(buffer.getbuffer())
 
 
 def read_state(path: Path) -> dict[str, Any]:

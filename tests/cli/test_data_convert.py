@@ -16,7 +16,7 @@ from fastcifar.cli import main
 from fastcifar.data import load_dataset
 from fastcifar.data.dataset import fingerprint
 from fastcifar.data.tfrecord import read_records
-from fastcifar.output import claimed
+from fastcifar.locks import claimed
 from tests.cli.test_data import dataset, images
 
 HDF5 = pytest.mark.skipif(

@@ -11,7 +11,8 @@ import pytest
 from fastcifar.cli import main
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
-from fastcifar.output import PARTIAL, RECORD, claimed, reserved
+from fastcifar.locks import claimed
+from fastcifar.output import PARTIAL, RECORD, reserved
 from fastcifar.training import load_run, train
 
 pytestmark = pytest.mark.usefixtures("few_images")

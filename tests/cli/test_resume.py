@@ -15,7 +15,8 @@ import pytest
 
 from fastcifar.cli import main
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.output import BESIDE, PARTIAL, claimed
+from fastcifar.locks import claimed
+from fastcifar.output import BESIDE, PARTIAL
 from fastcifar.training import Trainer
 
 pytestmark = pytest.mark.usefixtures("few_images")

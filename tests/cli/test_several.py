@@ -11,7 +11,7 @@ import pytest
 from fastcifar.cli import main
 from fastcifar.errors import NonFiniteLoss, OutOfMemory
 from fastcifar.launch import launch_name
-from fastcifar.output import claimed
+from fastcifar.locks import claimed
 from fastcifar.report import summarize
 from fastcifar.training import Trainer
 from tests.cli.test_resume import MLP, OFTEN, kept, unfinished

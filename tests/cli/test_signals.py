@@ -10,7 +10,7 @@ import pytest
 
 import fastcifar.data
 from fastcifar.cli import main
-from fastcifar.output import claimed
+from fastcifar.locks import claimed
 from fastcifar.signals import SIGNALS, Interrupted
 from fastcifar.training import Trainer
 from fastcifar.training.scoring import Scoring

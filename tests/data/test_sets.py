@@ -17,7 +17,7 @@ from fastcifar.data import Augment, DownloadError, Loader, cifar_tests, digits, 
 from fastcifar.data.anew import READ_ANEW
 from fastcifar.data.homes import homes_of
 from fastcifar.errors import DamagedData, UserError
-from fastcifar.output import claimed
+from fastcifar.locks import claimed
 from tests.data.conftest import make_files
 
 LOADERS = {

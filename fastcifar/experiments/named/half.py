@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,15 +236,12 @@ class HalfResult(Result):
         files = super().write(folder)
         if not self.experiment.notebook_names:
             return files
-        import torch
-
+        from fastcifar.training.state_file import torch_writer
         from fastcifar.training.weights import read_weights
 
         def writer(arm: str) -> Callable[[Path], object]:
             tensors, _ = read_weights(self.weights[arm, self.seeds[0]])
-            buffer = io.BytesIO()
-            torch.save({"model": tensors}, buffer)  # not to the file: torch says of a full disk only that it failed
-            return lambda path: path.write_bytes(buffer.getbuffer())
+            return torch_writer({"model": tensors})
 
         folder = user_path(folder, "the folder of the result")
         named = {f"{name}.pt": writer(arm) for arm, (_, name) in LESSON.items()}
