@@ -12,17 +12,21 @@ from __future__ import annotations
 import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bench.program import add_save_option, new_parser, run_program
 from bench.record import append, describe_hardware
+from fastcifar.catalogue import dataset_for
 from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
+from fastcifar.experiments import EXPERIMENTS
 from fastcifar.experiments.result import known
+from fastcifar.experiments.store import json_values
 from fastcifar.experiments.warm_starts import WARM
 from fastcifar.output import RECORD
-from fastcifar.recipes import RECIPES, Recipe, get_recipe, recipe_from_dict
+from fastcifar.recipes import RECIPES, Recipe, get_recipe, narrow, network_of, recipe_from_dict
 from fastcifar.recipes.text import leaves
 from fastcifar.record import DeviceFacts, RunRecord
 from fastcifar.report.statistics import Summary, summarize
@@ -30,7 +34,7 @@ from fastcifar.training import describe_device, resolve_device
 
 Result = dict[str, object]  # a line of a results file
 _KEPT = ("seed", "accuracy", "tta_accuracy", "train_seconds", "time_seconds")
-"""Keys of a run's record that a result keeps."""
+"""Keys of a run's record that a result keeps, beside the number of its threads."""
 
 
 def recipes(sources: Sequence[Path]) -> Iterator[Result]:
@@ -45,10 +49,14 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
         for field in ("recipe", "dataset", "subset", "init", "device", "dtype", "versions"):
             if any(getattr(run, field) != getattr(runs[0], field) for run in runs):
                 raise UserError(f"the runs of {name} differ in {field}; allowed: runs that differ in the seed alone")
+        if runs[0].init["mode"] != "cold":
+            raise UserError(f"the runs of {name} begin with other weights; allowed: runs with fresh ones")
         seeds = [run.seed for run in runs]
         if sorted(seeds) != list(range(min(seeds), min(seeds) + len(seeds))):
             raise UserError(f"the runs of {name} have seeds {sorted(seeds)}; allowed: seeds in a row, each once")
         first, dataset = runs[0], runs[0].dataset
+        changed = list(_changed(first.recipe))
+        command = ["fastcifar train", f"--recipe {name}", *_flags(changed), *_of_data(first)]
         with_tta = summarize([known(run.tta_accuracy) for run in runs])
         plain = summarize([known(run.accuracy) for run in runs])
         seconds = [run.train_seconds for run in runs]
@@ -56,7 +64,7 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
         yield {
             "table": "recipes",
             "row": {
-                "recipe": f"`{name}`",
+                "recipe": f"`{name}`" + f" with {in_markdown(', '.join(changed))}" * bool(changed),
                 "epochs": f"{first.epochs:g}",
                 "on": f"{in_markdown(dataset.name)}, {dataset.train_size:,} images{held_out}",
                 "accuracy with TTA": f"{with_tta.mean:.2%}",
@@ -68,11 +76,11 @@ def recipes(sources: Sequence[Path]) -> Iterator[Result]:
             },
             "n": len(runs),
             "spread": f"standard deviation {with_tta.std:.2%}" if with_tta.std is not None else "-",
-            "command": f"fastcifar train --recipe {name} --seed {min(seeds)} --runs {len(runs)}",
+            "command": " ".join([*command, f"--seed {min(seeds)} --runs {len(runs)}"]),
             "hardware": _hardware_of(first.device),
             "versions": {package: version for package, version in first.to_json()["versions"].items() if version},
             "date": max(run.started for run in runs)[:10],
-            "runs": [{key: run.to_json()[key] for key in _KEPT} for run in runs],
+            "runs": [{**{key: run.to_json()[key] for key in _KEPT}, "threads": run.device.threads} for run in runs],
         }
 
 
@@ -98,7 +106,7 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
                         "recipe": f"`{recipe.name}`",
                         "network": in_markdown(cell["network"]),
                         "optimizer": in_markdown(cell["optimizer"]),
-                        "images": f"{result['train_size']:,}",
+                        "images": f"{result['train_size']:,} of {in_markdown(result['dataset'])}",
                         "start": in_markdown(arm),
                         "test accuracy": f"{summary.mean:.2%}",
                         "n": str(summary.n),
@@ -114,7 +122,7 @@ def warm_start(sources: Sequence[Path]) -> Iterator[Result]:
                         for key, value in result.items()
                         if key not in ("arms", "cells", "seeds", "differences")
                     },
-                    "seeds": result["seeds"],
+                    "seeds": cell.get("seeds", result["seeds"]),
                     "test_accuracies": accuracies,
                     "train_seconds": found["train_seconds"]["values"],
                 }
@@ -133,21 +141,60 @@ def _points(difference: dict | None) -> str:
 
 def _warm_start_command(result: dict, recipe: Recipe) -> str:
     """Return the command line that makes this result again."""
-    seeds, size = result["seeds"], result["subset"]["size"]
-    words = [f"fastcifar warm-start {result['experiment']} --recipe {recipe.name}"]
-    words += [] if size is None else [f"--train-size {size}"]
-    words += [f"--{flag}" for flag in _changed(recipe)]
-    words += [f"--runs {len(seeds)}", *([f"--seed {seeds[0]}"] if seeds[0] else [])]
-    if "eval_every" in result:
-        words.append(f"--eval-every {result['eval_every']}")
-    return " ".join(words)
+    experiment, seeds = EXPERIMENTS[result["experiment"]], result["seeds"]
+    words = [f"fastcifar warm-start {experiment.name} --recipe {recipe.name}", *_flags(_changed(recipe))]
+    words += _data_flags(recipe.name, result["dataset"], result["holdout"], result["subset"], None)
+    for field in dataclasses.fields(experiment):
+        value = result.get(field.name, field.default)
+        if field.name == "networks":
+            words.append(f"--networks {' '.join(value)}")
+            others = (network_of(recipe, kind) for kind in value if kind != recipe.network.kind)
+            narrowed = ((each, narrow(each)) for each in others)
+            if any(each != less and value[each.kind] == json_values(asdict(less)) for each, less in narrowed):
+                words.append("--narrow true")
+        elif field.name == "optimizers":
+            words.append("--optimizers " + " ".join(f"{kind}={rate}" if rate else kind for kind, rate in value.items()))
+        elif field.name != "recipe" and value != field.default:
+            words += _flags([" ".join([field.name.replace("_", "-"), *_words(value)])])
+    # Those of failed runs are in no number, but the command asked for them.
+    words.append(f"--runs {max(seeds) - min(seeds) + 1}")
+    return " ".join([*words, f"--seed {min(seeds)}"] if min(seeds) else words)
+
+
+def _of_data(run: RunRecord) -> list[str]:
+    """Return the flags for the images of a run and the threads that trained it."""
+    threads = [f"--threads {run.device.threads}"] if run.device.type == "cpu" else []
+    data = run.dataset
+    return _data_flags(run.recipe.name, data.name, data.holdout, run.subset, data.fold or None, data.resized) + threads
+
+
+def _data_flags(
+    recipe: str, dataset: str, holdout: int, subset: dict | None, fold: str | None, resized: int = 0
+) -> list[str]:
+    subset = subset or {}
+    classes = subset.get("classes")
+    given = {
+        "dataset": dataset if dataset != dataset_for(recipe) else None,
+        "resize": resized or None,
+        "fold": fold,
+        "holdout": holdout if holdout and not fold else None,
+        "train-size": subset.get("size"),
+        "balanced": "true" if subset.get("balanced") else None,
+        "subset-seed": subset.get("seed") or None,
+        "classes": ",".join(map(str, classes)) if classes else None,
+    }
+    return _flags(f"{flag} {value}" for flag, value in given.items() if value is not None)
+
+
+def _flags(words: Iterable[str]) -> list[str]:
+    return [f"--{each}" for each in words]
 
 
 def _changed(recipe: Recipe) -> Iterator[str]:
     """Yield the flags for the fields in which a recipe differs from the recipe of its name."""
     if recipe.name in RECIPES:
-        named = dict(leaves(dataclasses.asdict(get_recipe(recipe.name))))
-        for name, value in leaves(dataclasses.asdict(recipe)):
+        named = dict(leaves(asdict(get_recipe(recipe.name))))
+        for name, value in leaves(asdict(recipe)):
             if value != named.get(name):
                 yield " ".join([name.removesuffix(".kind").replace("_", "-"), *_words(value)])
 

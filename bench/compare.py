@@ -128,7 +128,7 @@ def table(rows: Sequence[Row], limit: float) -> str:
     return "\n".join(lines)
 
 
-def saved_runs(folder: Path = SAVED) -> list[Path]:
+def saved_runs(folder: Path) -> list[Path]:
     """Return the runs that `make bench` saved, the oldest first."""
     return sorted(folder.glob("*/[0-9]*_*.json"), key=lambda path: path.stat().st_mtime_ns)
 
@@ -143,7 +143,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(options.runs) > 2:
         raise UserError(f"{len(options.runs)} runs are given; allowed: at most 2")
     lacking = 2 - len(options.runs)
-    saved = saved_runs()[-lacking:] if lacking else []
+    given = {path.resolve() for path in options.runs}
+    saved = [path for path in saved_runs(SAVED) if path.resolve() not in given][-lacking:] if lacking else []
     if len(saved) < lacking:
         raise UserError(f"{SAVED} holds {len(saved)} saved runs of the {lacking} needed; allowed: make bench saves one")
     old, new = [*saved, *options.runs]

@@ -41,7 +41,7 @@ from fastcifar.experiments.named.verify import shorten
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.training import resolve_dtype
 
-SOME = ("speedrun94", "warmstart-resnet18", "warmstart-mlp", "warmstart-narrow")
+SOME = ("speedrun94", "speedrun95", "warmstart-resnet18", "warmstart-mlp", "warmstart-narrow")
 TIMED = ("davidnet", "speedrun94")
 QUICK_IMAGES = 400
 STEPS_A_ROUND = 3

@@ -6,6 +6,7 @@ it, as those of the .jsonl files are.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -53,6 +54,15 @@ def campaign_lines(campaigns: Path, part: str) -> list[Line]:
     return [line for line in lines if line["what"] not in OUTCOMES]
 
 
+def by_device(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """Return the records of runs of each device, by its name."""
+    found: dict[str, list[Line]] = {}
+    for line in lines:
+        if "device" in line:
+            found.setdefault(line["device"]["name"], []).append(line)
+    return found
+
+
 def reached(trainings: Sequence[Line]) -> tuple[Summary, list[float]]:
     """Return what the trainings of a recipe reached with test-time augmentation, and the `train_seconds` of those
     beside which nothing else ran on the machine. A seed counts once, by its latest training: one that was trained again
@@ -69,8 +79,9 @@ def main_trainings(campaigns: Path) -> dict[str, list[Line]]:
 
 
 def _on_gpus(campaigns: Path) -> Iterator[tuple[str, ...]]:
-    for recipe, runs in main_trainings(campaigns).items():
-        yield _trained(recipe, runs[0]["device"]["name"], *reached(runs))
+    for recipe, trainings in main_trainings(campaigns).items():
+        for device, runs in by_device(trainings).items():
+            yield _trained(recipe, device, *reached(runs))
 
 
 def _on_cpus(results: list[dict]) -> Iterator[tuple[str, ...]]:
@@ -86,8 +97,8 @@ def _on_cpus(results: list[dict]) -> Iterator[tuple[str, ...]]:
 
 def _trained(recipe: str, on: str, accuracy: Summary, timed: list[float]) -> tuple[str, ...]:
     interval = " ({:.2%} to {:.2%})".format(*accuracy.interval) if accuracy.interval else ""
-    seconds = statistics.median(timed)
-    told = f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s"
+    seconds = statistics.median(timed) if timed else math.nan
+    told = "-" if not timed else f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s"
     return f"`{recipe}`", on, f"{accuracy.mean:.2%}{interval}", str(accuracy.n), told, str(len(timed))
 
 
@@ -104,12 +115,12 @@ def _beside(results: list[dict]) -> Iterator[tuple[str, ...]]:
 
 
 def _raced(campaigns: Path) -> Iterator[tuple[str, ...]]:
-    for rival, ours, runs in races(campaign_lines(campaigns, "race")):
-        factors = [1 / ratio for ratio in ratios_of(grouped(runs, "side"), "train_seconds")]
-        told = f"{statistics.median(factors):.2f} ({min(factors):.2f} to {max(factors):.2f})"
-        beside = " and ".join(sorted({run["beside"] for run in runs if "beside" in run}))
-        what = f"a whole `{ours}`{beside and f', beside {beside}'}"
-        yield rival, runs[0]["device"]["name"], what, told, str(len(factors))
+    for device, lines in by_device(campaign_lines(campaigns, "race")).items():
+        for rival, ours, runs in races(lines):
+            if factors := [1 / ratio for ratio in ratios_of(grouped(runs, "side"), "train_seconds")]:
+                told = f"{statistics.median(factors):.2f} ({min(factors):.2f} to {max(factors):.2f})"
+                beside = " and ".join(sorted({run["beside"] for run in runs if "beside" in run}))
+                yield rival, device, f"a whole `{ours}`{beside and f', beside {beside}'}", told, str(len(factors))
 
 
 def _campaigns(campaigns: Path) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench.campaign.table import grouped, races
 from bench.drawing import Mark, scatter
-from bench.headline import campaign_lines, main_trainings, reached
+from bench.headline import by_device, campaign_lines, main_trainings, reached
 from bench.program import new_parser
 from bench.recipe_page import recipe_page
 from bench.record import ROOT
@@ -28,7 +28,7 @@ TRICKS = Path("docs", "tricks")
 def pages(folder: Path) -> dict[Path, str]:
     """Return path to content of all files that are made, of the folder of results."""
     tricks = {TRICKS / name: text for name, text in trick_pages(rows(folder)).items()}
-    [on] = {run["device"]["name"] for run in campaign_lines(folder / "h100", "trainings")}
+    on = " and ".join(by_device(campaign_lines(folder / "h100", "trainings")))
     seconds = f"train_seconds, {on}; *: others beside"
     figure = scatter(list(_speeds(folder / "h100")), seconds, "CIFAR-10 test accuracy with TTA, 95% interval")
     recipes = recipe_page(read_results(folder), folder)
@@ -36,19 +36,24 @@ def pages(folder: Path) -> dict[Path, str]:
 
 
 def _speeds(campaigns: Path) -> Iterator[Mark]:
-    """Give the marks of the README's figure: recipes alone on the machine, then each race's two sides."""
-    for recipe, trained in main_trainings(campaigns).items():
-        accuracy, timed = reached(trained)
-        yield _mark(recipe, accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
-    for rival, ours, runs in races(campaign_lines(campaigns, "race")):
-        for side, of_side in grouped(runs, "side").items():
-            name, color = (rival, 1) if side == "theirs" else (f"{ours}, raced", 2)
-            beside = "*" if any("beside" in run for run in of_side) else ""
-            accuracy, timed = (
-                summarize([run["accuracy"] for run in of_side]),
-                [run["train_seconds"] for run in of_side],
-            )
-            yield _mark(f"{name}{beside}", accuracy, timed, color, f"n={accuracy.n}")
+    """Give the marks of the README's figure: recipes alone on the machine, then each race's two sides. Where there are
+    several devices each mark says its own."""
+    devices = by_device([*campaign_lines(campaigns, "trainings"), *campaign_lines(campaigns, "race")])
+    for recipe, trainings in main_trainings(campaigns).items():
+        for device, trained in by_device(trainings).items():
+            accuracy, timed = reached(trained)
+            where = f", {device}" * (len(devices) > 1)
+            if timed:
+                yield _mark(recipe + where, accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
+    for device, lines in by_device(campaign_lines(campaigns, "race")).items():
+        where = f", {device}" * (len(devices) > 1)
+        for rival, ours, runs in races(lines):
+            for side, of_side in grouped(runs, "side").items():
+                name, color = (rival, 1) if side == "theirs" else (f"{ours}, raced", 2)
+                beside = "*" if any("beside" in run for run in of_side) else ""
+                accuracy = summarize([run["accuracy"] for run in of_side])
+                timed = [run["train_seconds"] for run in of_side]
+                yield _mark(f"{name}{beside}{where}", accuracy, timed, color, f"n={accuracy.n}")
 
 
 def _mark(name: str, accuracy: Summary, timed: list[float], color: int, note: str) -> Mark:

@@ -13,7 +13,7 @@ from typing import Any
 
 from bench.campaign.campaign import CHANGED, Line
 from bench.campaign.table import grouped
-from bench.headline import campaign_lines, reached
+from bench.headline import by_device, campaign_lines, reached
 from fastcifar.escape import code_in_markdown, in_markdown
 from fastcifar.recipes import RECIPES, SUMMARIES, Recipe
 from fastcifar.recipes.named.ladder import LADDER
@@ -110,7 +110,7 @@ class _Evidence:
         """Return the lines of a list for each hardware that measured the recipe as it is, and one on experiments."""
         found: dict[str, list[str]] = {}
         if runs := self.trainings.get(name):
-            found[runs[0]["device"]["name"]] = [_trained(runs)]
+            found |= {device: [_trained(of_device)] for device, of_device in by_device(runs).items()}
         for result in self.results:
             if told := _told(result, name):
                 found.setdefault(result["hardware"], []).append(told)

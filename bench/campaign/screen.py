@@ -89,8 +89,8 @@ class _Kept:
     def get(self, job: Job) -> Outcome | None:
         return self._outcomes.get(job.key)
 
-    def has(self, key: str) -> bool:
-        return key in self._outcomes
+    def has(self, job: Job) -> bool:
+        return job.key in self._outcomes
 
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome:
         self._outcomes[job.key] = outcome

@@ -81,19 +81,18 @@ def ceilings_table(records: list[Line]) -> Table:
 
 
 def races(records: list[Line]) -> Iterator[tuple[str, str, list[Line]]]:
-    """Give each rival and recipe of ours that raced, with the runs that count."""
+    """Give each rival and recipe of ours of which both sides raced, with the runs that count."""
     measured = [run for run in only(records, "run") if not run["warm_up"]]
     for rival, of_rival in grouped(measured, "rival").items():
         for ours, runs in grouped(of_rival, "ours").items():
-            yield rival, ours, runs
+            if len(grouped(runs, "side")) == len(SIDES):
+                yield rival, ours, runs
 
 
 def races_table(records: list[Line]) -> Table:
     rows = []
     for rival, ours, runs in races(records):
         sides = grouped(runs, "side")
-        if len(sides) < len(SIDES):
-            continue
         for clock, words in CLOCKS.items():
             ratios = ratios_of(sides, clock)
             if ratios:

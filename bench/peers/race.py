@@ -56,8 +56,10 @@ class Race:
         """Return how many times as fast ours is, in each round that both sides finished; none where `missed`."""
         if self.missed:
             return []
-        times = zip(*(self.seconds(side) for side in SIDES), strict=False)
-        return [theirs / ours for theirs, ours in times]
+        theirs, ours = (
+            dict(zip((run["round"] for run in self.runs[side]), self.seconds(side), strict=True)) for side in SIDES
+        )
+        return [theirs[number] / ours[number] for number in theirs if number in ours]
 
     def row(self) -> dict[str, str]:
         """Return the outcome as a line of a table, heading to cell."""

@@ -18,7 +18,7 @@ from fastcifar.data import Dataset
 from fastcifar.diagnose import DIAGNOSES, Found, read_diagnosis
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
-from fastcifar.experiments.result import Outcome, failed_from, is_tried_again
+from fastcifar.experiments.result import Failed, Outcome, failed_from, is_tried_again
 from fastcifar.locks import claimed
 from fastcifar.output import PARTIAL, TRACK, read_json, write_whole
 from fastcifar.recipes import network_of
@@ -55,11 +55,14 @@ class Store:
     def __init__(self, folder: str | Path, settings: Mapping[str, Any], track: Sequence[str] = ()) -> None:
         self.folder, self._track = Path(folder), tuple(track)
         self.settings = json_values(settings)
+        self._had: dict[str, int] = {}  # the times of the files that had an outcome
         path = self.folder / SETTINGS
         if not path.is_file():
             self._begin(path)
         if path.is_file():
             there = _in_todays_form(read_json(path), str(path))
+            unsaid = {key: self.settings[key] for key in ("mean", "std") if key in self.settings}  # by older versions
+            there = {**unsaid, **there}
             refuse_difference(f"{self.folder} was begun with other settings", there, self.settings)
         else:
             write_whole(path, _text(self.settings))
@@ -88,28 +91,37 @@ class Store:
         return most
 
     def get(self, job: Job) -> Outcome | None:
-        """Return what is kept of `job`; None where there is nothing, or where the file of a diagnosis is gone. Raises
-        UserError for a file that cannot be read, and for a run of another recipe."""
+        """Return what is kept of `job`; None where there is nothing, where the file of a diagnosis is gone, or where a
+        run of another recipe diverged. Raises UserError for a file that cannot be read, and for the record of a run of
+        another recipe."""
         path = self.path(job.key)
         if not path.is_file():
             return None
         values = read_json(path)
-        if failed := failed_from(values):
-            return failed
-        if not all(self.diagnosis(job.key, kind).is_file() for kind in job.diagnose):
+        failed, run = failed_from(values), values.get("run")
+        if not failed and not all(map(Path.is_file, self._diagnoses(job))):
             return None
         with warnings.catch_warnings():  # older names were said of the settings: not again of every run
             warnings.simplefilter("ignore", RenamedWarning)
+            if failed:
+                is_same = isinstance(run, dict) and _in_todays_form(run, str(path)) == _asked(job)
+                return failed if is_same else None
             record = RunRecord.from_json(values, str(path))
-        if json_values(dataclasses.asdict(record.recipe)) != json_values(dataclasses.asdict(job.recipe)):
+        if {"recipe": json_values(dataclasses.asdict(record.recipe))} != _asked(job):
             raise UserError(f"{path} is a run of another recipe than {job.arm} is now; allowed: another folder")
         return record
 
     def has(self, job: Job) -> bool:
         """Return whether `get` has an outcome of `job`."""
-        if not self.path(job.key).is_file():
+        try:
+            written = self.path(job.key).stat().st_mtime_ns
+        except OSError:
             return False
-        return all(self.diagnosis(job.key, kind).is_file() for kind in job.diagnose) or self.get(job) is not None
+        known = self._had.get(job.key) == written and all(map(Path.is_file, self._diagnoses(job)))
+        if known or self.get(job) is not None:
+            self._had[job.key] = written
+            return True
+        return False
 
     def put(self, job: Job, outcome: Outcome, run: Run | None, weights: bool) -> Outcome:
         """Keep the outcome of `job`, in place of an earlier one, and with `weights` those of its run; return it as
@@ -126,7 +138,9 @@ class Store:
                 outcome = dataclasses.replace(outcome, weights_sha256=written[0])
         if run and job.keep_predictions:
             write_whole(self.predictions(job.key), lambda path: np.savez(path, **run.predictions()))
-        write_whole(self.path(job.key), _text(json_values(outcome.to_json())))
+        values = json_values(outcome.to_json())
+        values |= {"run": _asked(job)} if isinstance(outcome, Failed) else {}
+        write_whole(self.path(job.key), _text(values))
         return outcome
 
     def weights(self, key: str) -> Path:
@@ -153,6 +167,9 @@ class Store:
     def diagnosis(self, key: str, kind: str) -> Path:
         """Return the file of what the diagnosis `kind` of the run of the job `key` found."""
         return self.path(key).with_suffix(f".{kind}.npz")
+
+    def _diagnoses(self, job: Job) -> list[Path]:
+        return [self.diagnosis(job.key, kind) for kind in job.diagnose]
 
     def found(self, key: str, kind: str) -> Found | None:
         """Return what the diagnosis `kind` of the run of the job `key` found; None where the run failed before there
@@ -211,6 +228,11 @@ def _network(network: Any, recipe: dict[str, Any], where: str) -> dict[str, Any]
     return json_values(dataclasses.asdict(config))
 
 
+def _asked(job: Job) -> dict[str, Any]:
+    """Return what the outcome of `job` is an outcome of."""
+    return {"recipe": json_values(dataclasses.asdict(job.recipe))}
+
+
 def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what JSON gives back for `values`. Raises ValueError for NaN and infinities, which are not JSON."""
     return json.loads(json.dumps(values, allow_nan=False))
@@ -234,6 +256,8 @@ def describe_data(dataset: Dataset, device: str | torch.device) -> dict[str, Any
         "test_size": len(dataset.test),
         "holdout": dataset.holdout,
         "subset": dataset.subset,
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
         **dataset.changes,
         "device": resolve_device(device).type,
     }

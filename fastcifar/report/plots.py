@@ -146,12 +146,14 @@ def _mean(
     faint: bool = False,
 ) -> Iterator[Line]:
     """Give the line through the mean of a number over the runs that have it, epoch by epoch, with its interval; of
-    seconds it is the mean too."""
+    seconds it is the mean too. Of epochs that all of these runs have: where some have ended, a mean would be that of
+    the slowest to end."""
     rows: dict[int, list[tuple[float, float]]] = {}
     for row, value in _points(records, key):
         rows.setdefault(row.epoch, []).append((row.seconds, factor * value))
+    count = sum(any(_points([record], key)) for record in records)
     x, y, band = [], [], []
-    for epoch in sorted(rows):
+    for epoch in sorted(epoch for epoch, found in rows.items() if len(found) == count):
         seconds, values = map(summarize, zip(*rows[epoch], strict=True))
         x.append(epoch if by == "epoch" else seconds.mean)
         y.append(values.mean)

@@ -31,7 +31,10 @@ _LARGEST = 1e15
 """No loss and no time is larger; sums of such numbers have no overflow."""
 _SEED_FILE = re.compile(r"seed-(\d{1,19})(\.diverged)?\.json", re.ASCII)
 _SEED_FOLDER = re.compile(r"seed-(\d{1,19})", re.ASCII)
-_DATASET = ("name", "sha256", "train_size", "test_size", "holdout", "val_size", "resized", "fold", "tests_val")
+_DATASET = (
+    *("name", "sha256", "mean", "std", "train_size", "test_size", "holdout"),
+    *("val_size", "resized", "fold", "tests_val"),
+)
 """What of a run's data set must be the same for it to belong to others: not the place where it was found."""
 
 
@@ -275,7 +278,7 @@ def _facts(record: RunRecord, is_arm: bool) -> dict[str, object]:
     parts = {name: getattr(record, name) for name in ("subset", "init", "network", "dtype")}
     parts |= {name: dataclasses.asdict(getattr(record, name)) for name in ("recipe", "dataset", "device")}
     parts["versions"] = {"torch": record.versions.torch}
-    return _flat(parts, ("source", "sha256") if is_arm else ("source",))
+    return _flat(parts, ("source", "sha256", "seed") if is_arm else ("source",))
 
 
 def _asked(asked: object, where: str) -> tuple[str, dict[str, object]]:

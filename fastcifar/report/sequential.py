@@ -50,9 +50,10 @@ def interval(values: Sequence[float], alpha: float = 0.05) -> tuple[float, float
         return None
     center, square_sum = _moments(values)
     spread = 1 + n * EFFECT_VARIANCE
-    limit = (spread / alpha**2) ** (1 / n)  # of ratio in e_value, where e is 1 / alpha
-    if limit >= spread:
+    log_limit = (math.log(spread) - 2 * math.log(alpha)) / n  # of ratio in e_value, where e is 1 / alpha
+    if log_limit >= math.log(spread):
         return None
+    limit = math.exp(log_limit)
     half = math.sqrt(square_sum / n * (limit - 1) / (1 - limit / spread))
     return center - half, center + half
 

@@ -6,9 +6,11 @@ import pytest
 
 from bench.campaign import screen as part
 from bench.campaign.campaign import Campaign, append_record
+from bench.campaign.recipes import get_recipe
 from bench.campaign.summary import summary
 from bench.campaign.table import tables
 from fastcifar.errors import NonFiniteLoss
+from fastcifar.experiments import Job
 from fastcifar.training import Trainer
 from fastcifar.training.timeline import Timeline
 
@@ -54,6 +56,12 @@ def test_it_goes_on_where_its_time_was_up_and_says_what_whole_rounds_show(campai
     monkeypatch.setattr(part, "FACTORS", part.FACTORS[1:])
     again = [record["what"] for record in call(campaign)]
     assert again.count("effects") == 2 and again.count("run") >= 6, "other runs than those that are kept"
+
+
+def test_what_is_kept_is_asked_for_by_its_job(new_record):
+    jobs, record = [Job("a", seed, get_recipe("speedrun94", True)) for seed in (0, 1)], new_record(seed=0)
+    kept = part._Kept([{"key": jobs[0].key, **dataclasses.replace(record, recipe=jobs[0].recipe).to_json()}], jobs)
+    assert [kept.has(job) for job in jobs] == [kept.get(job) is not None for job in jobs] == [True, False]
 
 
 def test_runs_that_diverge_are_in_the_records_and_the_effects_are_of_the_others(campaign, monkeypatch):

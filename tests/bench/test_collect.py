@@ -44,7 +44,11 @@ def test_all_runs_of_a_recipe_make_one_row(runs, tmp_path, capsys):
     assert result["row"]["accuracy with TTA"] == f"{mean:.2%}"
     assert result["row"]["on"] == "synthetic, 64 images"
     assert (result["n"], result["hardware"]) == (2, describe_hardware("cpu"))
-    assert result["command"] == "fastcifar train --recipe warmstart-mlp --seed 3 --runs 2"
+    changed, threads = "--epochs 1.0 --batch-size 32 --network.hidden 8", records[0]["device"]["threads"]
+    data = f"--dataset synthetic --threads {threads}"
+    assert result["command"] == f"fastcifar train --recipe warmstart-mlp {changed} {data} --seed 3 --runs 2"
+    assert result["row"]["recipe"] == "`warmstart-mlp` with epochs 1.0, batch-size 32, network.hidden 8"
+    assert [run["threads"] for run in result["runs"]] == [threads] * 2
     assert f"{mean:.2%}" in table([result])
     assert f"{mean:.2%}" in capsys.readouterr().out
 
@@ -104,7 +108,8 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path, text):
 def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=2.0, network=MLPConfig(hidden=(8, 4)))
     settings = {"experiment": "half", "recipe": dataclasses.asdict(recipe), "dataset": "cifar10"}
-    settings |= {"train_size": 600, "subset": {"size": 600}, "eval_every": 0}
+    settings |= {"train_size": 600, "subset": {"size": 600, "seed": 5, "classes": [0, 1]}, "eval_every": 0}
+    settings |= {"holdout": 0, "shrink": 0.5}
     records = {
         arm: [new_record(accuracy=0.5 + 0.1 * place + 0.01 * seed, train_split=Scores(0.99, 0.1)) for seed in (0, 1)]
         for place, arm in enumerate(NOTEBOOK)
@@ -119,8 +124,10 @@ def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     assert all(result["n"] == 2 for result in results)
     above = [result["row"]["points above warm"] for result in results]
     assert above[:2] == ["-", "-"] and above[2:] == ["+10.00 (+10.00 to +10.00)", "+20.00 (+20.00 to +20.00)"]
-    command = "fastcifar warm-start half --recipe warmstart-mlp --train-size 600 --epochs 2.0 --network.hidden 8 4"
-    assert {result["command"] for result in results} == {f"{command} --runs 2 --eval-every 0"}
+    assert {result["row"]["images"] for result in results} == {"600 of cifar10"}
+    command = "fastcifar warm-start half --recipe warmstart-mlp --epochs 2.0 --network.hidden 8 4 --train-size 600"
+    command += " --subset-seed 5 --classes 0,1 --shrink 0.5 --eval-every 0 --runs 2"
+    assert {result["command"] for result in results} == {command}
     path.write_text(json.dumps({"experiment": "online"}))
     with pytest.raises(UserError, match="is of no experiment half or table"):
         main(["warm-start", str(path)])

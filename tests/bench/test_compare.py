@@ -134,9 +134,19 @@ def test_the_saved_runs_are_in_the_order_of_their_making(tmp_path):
     assert [path.name for path in saved_runs(tmp_path)] == ["0002_b.json", "0001_a.json"]
 
 
+def test_a_run_is_compared_with_the_newest_saved_one_that_is_another(tmp_path, save, monkeypatch, capsys):
+    monkeypatch.setattr("bench.compare.SAVED", tmp_path)
+    (tmp_path / "Linux").mkdir()
+    for place, (name, ratio) in enumerate({"0001_a": 1.0, "0002_b": 5.0}.items()):
+        path = save(f"Linux/{name}.json", {"a": info(ratio)})
+        os.utime(path, (place, place))
+    for given in ([], [str(path)], [str(tmp_path / "Linux/../Linux/0002_b.json")]):
+        assert main(given) == 1
+        assert "old: " + str(tmp_path / "Linux/0001_a.json") in capsys.readouterr().out
+
+
 def test_too_few_saved_runs_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr("bench.compare.SAVED", tmp_path)
-    monkeypatch.setattr("bench.compare.saved_runs", lambda: [])
     with pytest.raises(UserError, match="holds 0 saved runs of the 2 needed; allowed: make bench saves one"):
         main([])
 

@@ -15,8 +15,9 @@ from bench.program import run_program
 from fastcifar.errors import UserError
 
 
-def result_of(seconds_a_step, own_seconds=None, train_seconds=None, accuracy=None):
+def result_of(seconds_a_step, own_seconds=None, train_seconds=None, accuracy=None, number=1):
     return {
+        "round": number,
         "step_seconds": seconds_a_step,
         "own_seconds": own_seconds,
         "train_seconds": train_seconds,
@@ -177,13 +178,23 @@ def test_the_factor_is_the_median_of_the_rounds_ratios():
     outcome = Race("airbench94_muon", "equal", "training step")
     outcome.facts = {"theirs": {"batch_size": 2000, "dtype": "x"}, "ours": {"batch_size": 500, "dtype": "y"}}
     outcome.runs = {
-        "theirs": [result_of([4.0, 4.0, 9.0]), result_of([6.0])],
-        "ours": [result_of([0.5]), result_of([0.5, 0.5])],
+        "theirs": [result_of([4.0, 4.0, 9.0], number=1), result_of([6.0], number=2)],
+        "ours": [result_of([0.5], number=1), result_of([0.5, 0.5], number=2)],
     }
     assert outcome.factors() == pytest.approx([2.0, 3.0])
     row = outcome.row()
     assert (row["our factor"], row["n"], row["spread"]) == ("2.50", "2", "2.00 to 3.00")
     assert race.table([]) == ""
+
+
+def test_a_round_that_one_side_did_not_finish_is_in_no_factor():
+    """A cold start that fails is tried again in the next round."""
+    outcome = Race("airbench94_muon", "speedrun94", "cold start")
+    outcome.runs = {
+        "theirs": [{"round": 2, "process_seconds": 100.0, "accuracy": None}],
+        "ours": [{"round": number, "process_seconds": taken, "accuracy": None} for number, taken in ((1, 10), (2, 50))],
+    }
+    assert outcome.factors() == [2.0]
 
 
 def test_peers_are_chosen_by_name_and_by_what_is_there(tmp_path):

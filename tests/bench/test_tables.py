@@ -8,6 +8,8 @@ import pytest
 
 from bench.campaign.campaign import CHANGED
 from bench.headline import PEERS, RECIPES, gpu_results, headline
+from bench.pages import _speeds
+from bench.peers.race import SIDES
 from bench.record import ADDED, GIVEN
 from bench.tables import (
     KEPT,
@@ -97,6 +99,27 @@ def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_al
     assert lines[-1].startswith(f"On the GPU, in the campaigns [a](bench/results/{tmp_path.name}/a/README.md), [b](")
     whole, *_, race, _ = (table([result]) for result in gpu_results(tmp_path))
     assert f"| `{RECIPES[0]}` | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in whole and raced in race
+
+
+def test_devices_are_apart_and_what_was_cut_off_has_no_figure(tmp_path):
+    """A campaign may end after one side of a race, and with no training that was alone."""
+    (tmp_path / "a").mkdir()
+    both = [
+        {"what": "training", "recipe": "davidnet", "device": {"name": name}, "seed": 0, "time": 2e9}
+        | {"tta_accuracy": 0.94, "accuracy": 0.93, "train_seconds": seconds, **beside}
+        for name, seconds, beside in (("A", 1.0, {}), ("B", 3.0, {}), ("C", 5.0, {"beside": "other"}))
+    ]
+    (tmp_path / "a" / "trainings.jsonl").write_text("".join(json.dumps(each) + "\n" for each in both))
+    run = {"what": "run", "ours": "davidnet", "warm_up": False, "round": 0, "device": {"name": "A"}, "time": 2e9}
+    alone = {**run, "rival": "one", "side": "theirs", "train_seconds": 3.0, "accuracy": 0.94}
+    apart = [{**run, "rival": "two", "side": side, "train_seconds": 3.0, "accuracy": 0.94} for side in SIDES]
+    apart[1]["round"] = 1
+    lines = [alone, *apart, {"what": "failed", "error": "it ended"}]
+    (tmp_path / "a" / "race.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
+    found = [(each["hardware"], each["row"]["median `train_seconds`, alone"]) for each in gpu_results(tmp_path)]
+    assert found == [("A", "1.00 s"), ("B", "3.00 s"), ("C", "-")]
+    marks = {mark.name: mark.x for mark in _speeds(tmp_path)}
+    assert marks == {"davidnet, A": 1.0, "davidnet, B": 3.0, "two, A": 3.0, "davidnet, raced, A": 3.0}
 
 
 @pytest.mark.parametrize("name", KEPT)

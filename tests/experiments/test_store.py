@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments import Job
-from fastcifar.experiments.store import SETTINGS, Store
+from fastcifar.experiments.result import Diverged
+from fastcifar.experiments.store import SETTINGS, Store, describe_data
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
@@ -39,6 +41,41 @@ def test_a_later_record_replaces_an_earlier_one(tmp_path, record):
     store.put(JOB, record(2.0), None, weights=False)
     assert store.get(JOB).tta_loss == 2
     assert sorted(path.name for path in tmp_path.rglob("*.json")) == ["seed-0.json", SETTINGS]
+
+
+def test_a_run_that_diverged_is_kept_for_its_recipe_alone(tmp_path):
+    """Some settings may change while a folder goes on: with another recipe it may not diverge."""
+    Store(tmp_path, TEN).put(JOB, Diverged("too high"), None, weights=False)
+    other = dataclasses.replace(JOB, recipe=Recipe(epochs=3.0))
+    store = Store(tmp_path, TEN)
+    assert store.get(JOB) == Diverged("too high") and store.has(JOB)
+    later = Store(tmp_path, TEN)
+    assert later.get(other) is None and not later.has(other)
+    store.path(JOB.key).write_text('{"diverged": "too high"}')  # of an older version, which did not say the recipe
+    assert store.get(JOB) is None and not store.has(JOB)
+
+
+def test_what_is_kept_is_there_until_its_file_is_not(tmp_path, record):
+    store = Store(tmp_path, TEN)
+    assert not store.has(JOB)
+    store.put(JOB, record(1.0), None, weights=False)
+    assert store.has(JOB) and store.has(JOB)
+    found = dataclasses.replace(JOB, diagnose=("units",))
+    assert not store.has(found)
+    store.path(JOB.key).unlink()
+    assert not store.has(JOB)
+
+
+@pytest.mark.parametrize("normalization", [{"mean": (0.5, 0.5, 0.5)}, {"std": (0.5, 0.5, 0.5)}])
+def test_images_that_are_normalized_in_another_way_are_other_data(tmp_path, normalization):
+    dataset = make_synthetic(8, 8)
+    Store(tmp_path, describe_data(dataset, "cpu"))
+    (key,) = normalization
+    with pytest.raises(UserError, match=f"was begun with other settings: {key}"):
+        Store(tmp_path, describe_data(dataclasses.replace(dataset, **normalization), "cpu"))
+    there = json.loads((tmp_path / SETTINGS).read_text())
+    (tmp_path / SETTINGS).write_text(json.dumps({name: there[name] for name in there if name not in ("mean", "std")}))
+    Store(tmp_path, describe_data(dataset, "cpu"))  # older versions did not say them
 
 
 def test_a_job_is_claimed_by_one_process_at_a_time(tmp_path):

@@ -68,6 +68,16 @@ def test_lines_are_means_with_their_intervals_by_epoch_and_by_mean_seconds(runs)
         assert rate.y == pytest.approx([0.1, 0.2, 0.3]) and not rate.band
 
 
+def test_a_mean_ends_where_the_first_run_does(runs):
+    """The runs that go on are others than those that ended: their mean would be another line."""
+    longer = *FIRST[0], (0.95, 16.0), (0.97, 20.0)
+    for key, count in (("accuracy", 1), ("loss", 2)):
+        for by, x in (("epoch", [1, 2, 3]), ("seconds", [4.5, 8.5, 13.0])):
+            figure = run_figures([runs([longer, FIRST[1]])])[f"{key}-by-{by}"]
+            assert [line.x for line in bold(figure)] == [x] * count
+            assert [len(line.x) for line in figure.lines if line.faint] == [5, 3]
+
+
 def test_axes_have_units_and_titles_say_recipe_data_n_and_hardware(runs):
     one, two = run_figures([runs(FIRST[:1])]), run_figures([runs(FIRST), runs(FIRST[:1], "other")])
     assert {(each.xlabel, each.ylabel) for each in one.values()} == {

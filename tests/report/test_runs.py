@@ -102,7 +102,7 @@ def test_each_arm_of_an_experiment_has_a_row(write, tmp_path):
     (tmp_path / "kept/settings.json").write_text("{}")
     for seed in (0, 1):
         for arm in ("1000/warm", "full"):
-            start = {"mode": "warm", "source": f"x/{seed}", "sha256": str(seed), "shrink": 1.0}
+            start = {"mode": "warm", "source": f"x/{seed}", "sha256": str(seed), "seed": seed, "shrink": 1.0}
             write(f"kept/{arm}/seed-{seed}.json", seed=seed, init=start, tta_accuracy=0.9 + seed / 100)
     (tmp_path / "kept/full/seed-2.json").write_text('{"diverged": "NaN"}')
     groups = read_runs(tmp_path / "kept").groups

@@ -53,6 +53,15 @@ def test_the_e_value_is_the_ratio_of_the_densities_it_claims():
     assert e_value(values) == pytest.approx(averaged / density(0.0), rel=1e-6)
 
 
+def test_the_smallest_alpha_has_an_interval_once_there_are_values_enough():
+    values = [0.1, 0.2, 0.3]
+    assert interval(values, 5e-324) is None
+    low, high = interval(values * 1000, 5e-324)
+    assert low < 0.2 < high
+    e = [e_value(values * 100, end) for end in interval(values * 100, 1e-170)]
+    assert [math.log10(each) for each in e] == pytest.approx([170, 170])
+
+
 def test_looking_200_times_raises_false_alarms_in_at_most_alpha_of_the_cases():
     trials = 20_000
     values = np.random.default_rng(1).normal(0, 3, (trials, LOOKS))
