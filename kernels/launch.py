@@ -15,14 +15,15 @@ import functools
 import os
 import warnings
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-_compiled: list | None = None
-"""The list that `compile_only` gives, while inside it; else None."""
+_compiled: ContextVar[list | None] = ContextVar("_compiled", default=None)
+"""The list that `compile_only` gives, inside it; else None. Each thread has its own: others launch meanwhile."""
 
 TRITON_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Dtypes of the Triton kernels; float64 takes the reference path everywhere."""
@@ -46,7 +47,7 @@ def use_triton(tensor: Tensor) -> bool:
         return False
     if forced == "triton":
         interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
-        if not (tensor.is_cuda or interpreted or _compiled is not None):
+        if not (tensor.is_cuda or interpreted or _compiled.get() is not None):
             raise RuntimeError(
                 f"FASTCIFAR_KERNELS=triton on a tensor on {tensor.device}; allowed: cuda, or TRITON_INTERPRET=1 set "
                 "before the start"
@@ -127,8 +128,8 @@ def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
     """Launch a kernel; a failure becomes a RuntimeError that names the kernel and its tensors' shapes and dtypes."""
     options["enable_fp_fusion"] = True  # said outright: Triton's default for it is changing
     try:
-        if _compiled is not None:
-            _compiled.append(function.warmup(*arguments, grid=grid, **options))
+        if (compiled := _compiled.get()) is not None:
+            compiled.append(function.warmup(*arguments, grid=grid, **options))
             return
         tensor = next(argument for argument in arguments if isinstance(argument, Tensor))
         with torch.cuda.device_of(tensor):
@@ -144,11 +145,11 @@ def launch(function, grid: tuple[int, ...], *arguments, **options) -> None:
 
 @contextlib.contextmanager
 def compile_only() -> Iterator[list]:
-    """Make `launch` compile kernels and launch none (outputs stay unwritten). Gives the list of what Triton returns for
-    each."""
-    global _compiled
-    before, _compiled = _compiled, []
+    """Make `launch` in this thread compile kernels and launch none (outputs stay unwritten). Gives the list of what
+    Triton returns for each."""
+    compiled: list = []
+    token = _compiled.set(compiled)
     try:
-        yield _compiled
+        yield compiled
     finally:
-        _compiled = before
+        _compiled.reset(token)

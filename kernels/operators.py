@@ -43,7 +43,21 @@ def operator(
     schema = torch.library.infer_schema(signature or implementation, mutates_args=mutates)
     _library.define(name + schema, tags=(torch.Tag.pt2_compliant_tag,))
     _library.impl(name, implementation, "CompositeExplicitAutograd")
+    for key in (torch._C.DispatchKey.AutocastCPU, torch._C.DispatchKey.AutocastCUDA):
+        _library.impl(name, _outside_autocast(name, key), key.name)
     torch.library.register_fake(f"fastcifar::{name}", fake, lib=_library)
+
+
+def _outside_autocast(name: str, key: torch._C.DispatchKey) -> Callable:
+    """Return what calls the operator `name` with autocast off: it computes in the types of its tensors, and would find
+    torch's operations to compute in another."""
+    keys = torch._C.DispatchKeySet(key)
+
+    def call(*arguments):
+        with torch._C._ExcludeDispatchKeyGuard(keys):
+            return getattr(torch.ops.fastcifar, name)(*arguments)
+
+    return call
 
 
 def autograd(name: str, backward: Callable, save: Callable, differentiable: Callable | None = None) -> None:

@@ -1,8 +1,8 @@
 """Flat buffers, the optimizers that work on them, and optimizers for any parameters.
 
 `build_optimizer` imports the one that a recipe names and builds it over flat buffers: `FlatSGD`, `FlatMuon`, `FlatLARS`
-or `TorchOptimizer`, and around it `FlatL2Init` and `FlatLookahead`. `SGD`, `LARS`, `Muon` and `Lookahead` are used
-alone, as torch's own are.
+or `TorchOptimizer`, and around it `FlatL2Init` and `FlatLookahead`. `SGD`, `LARS`, `Lookahead` and `Muon` (in
+`fastcifar.optim.muon`, as `FlatMuon` is) are used alone, as torch's own are.
 """
 
 from __future__ import annotations

@@ -82,6 +82,20 @@ class FlatGroup:
         self.compute.copy_(weights)
 
 
+class _Cut:
+    """A hook that keeps the last output of a layer that needs a gradient. A copy of the layer, by pickle too, gets one
+    of its own."""
+
+    def __init__(self) -> None:
+        self.output: torch.Tensor | None = None
+
+    def __call__(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        self.output = output if output.requires_grad else None
+
+    def __reduce__(self) -> tuple[type[_Cut], tuple[()]]:
+        return _Cut, ()
+
+
 class FlatModel:
     """A network whose state lies in flat buffers.
 
@@ -135,7 +149,7 @@ class FlatModel:
         self._averaged = {f"{prefix}.{name}" if prefix else name for prefix, _, name in averaged}
         self._gradients = {p: into for g in self.groups for p, into in zip(g.parameters, g.gradients, strict=True)}
         self._below: set[int] = set()
-        self._cut: torch.Tensor | None = None
+        self._cut = _Cut()
         for (_, module, name), view in zip(averaged, _views(self.statistics, tensors), strict=True):
             module._buffers[name] = view
 
@@ -185,14 +199,11 @@ class FlatModel:
         names = [parameter for parameter, _ in self.model.named_parameters()]
         last = max(place for place, parameter in enumerate(names) if parameter.startswith(f"{name}."))
         self._below = {id(self.model.get_parameter(parameter)) for parameter in names[: last + 1]}
-        self.model.get_submodule(name).register_forward_hook(self._keep_cut)
+        self.model.get_submodule(name).register_forward_hook(self._cut)
 
     def is_above(self, parameter: nn.Parameter) -> bool:
         """Return True for a parameter above `first_block`, whose gradients are computed first."""
         return bool(self._below) and id(parameter) not in self._below
-
-    def _keep_cut(self, module: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        self._cut = output if output.requires_grad else None
 
     def backward(
         self,
@@ -208,7 +219,7 @@ class FlatModel:
         halfway: called after `divide`, as `halfway(copy)`, once the gradients above the first block are computed and
             before those below; it must call `copy`, which copies them into the buffers in the current stream.
         """
-        cut, self._cut = self._cut, None
+        cut, self._cut.output = self._cut.output, None
         trained = [parameter for group in self.groups if group.trains for parameter in group.parameters]
         if cut is None:
             self._copy_gradients(trained, _gradients(outputs, trained, gradient))

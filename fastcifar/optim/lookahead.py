@@ -23,7 +23,8 @@ class FlatLookahead(AroundOptimizer):
 
     After every `lookahead.every` steps slow <- slow + (1 - d) (fast - slow) and fast <- slow, where after t of T steps
     d = `lookahead.decay` * (t / T) ** `lookahead.decay_power`; after the last step fast <- slow. The moving averages
-    are updated after that.
+    are updated after that. What was frozen since the last of these steps still goes to its slow weights at the next, as
+    in airbench96, and stays there.
     """
 
     def __init__(self, inner: Callable[..., FlatOptimizer], flat: FlatModel, recipe: Recipe, total_steps: int) -> None:

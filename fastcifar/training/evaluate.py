@@ -62,7 +62,7 @@ def evaluate(
         images whose plain view has the lowest top probability gets further views (hiverge 2025).
     mean, std: normalize the images, 0 to 255 units; by default those that the model was trained with.
 
-    Raises UserError where it is unknown how to normalize.
+    Raises UserError where it is unknown how to normalize, and for labels that the model does not know.
     """
     if not isinstance(split, Split) or not isinstance(how, EvaluateConfig):
         given = f"{type(split).__name__} and {type(how).__name__}"
@@ -86,6 +86,9 @@ def evaluate(
 
     with in_evaluation(model), torch.inference_mode():
         logits, plain = _logits(view, len(split), how, split.device)
+        if split.label_range[1] >= (classes := logits.shape[1]):
+            low, high = split.label_range
+            raise UserError(f"labels are {low} to {high}; allowed: up to {classes - 1}, as the model knows {classes}")
         labeled = int(split.labeled.sum())
         accuracy, loss = scores(logits, split.labels, labeled)
         plain_accuracy, plain_loss = scores(plain, split.labels, labeled)

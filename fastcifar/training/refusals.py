@@ -6,10 +6,11 @@ import copy
 from typing import Any
 
 import torch
+from torch.nn.modules.batchnorm import _NormBase
 
 from fastcifar.data import Dataset
 from fastcifar.errors import UserError, brief, notify
-from fastcifar.host import building
+from fastcifar.host import TURN, building
 from fastcifar.models import GhostBatchNorm, Network, build_model, memory_format
 from fastcifar.optim.schedule import learning_rates
 from fastcifar.optim.sgd import by_parameter
@@ -170,10 +171,19 @@ def refuse_batches(network: Network, recipe: Recipe, timeline: Timeline) -> None
 @torch.no_grad()
 def _refuse_one_value(network: Network, timeline: Timeline) -> None:
     for size in {stage.size for stage in timeline.steps_by_stage() if stage.part and stage.images == 1}:
-        alone = copy.deepcopy(network)  # whose running statistics move
-        first = next(alone.parameters())
         try:
-            alone(first.new_zeros(1, alone.in_channels, size, size).contiguous(memory_format=memory_format(alone)))
+            alone = copy.deepcopy(network)  # whose running statistics move
+        except Exception:  # an own network may hold what has no copy, such as a lock: its training will tell
+            return
+        # The norms alone are in training mode: others may draw random numbers in it.
+        for module in alone.modules():
+            module.training = isinstance(module, _NormBase | GhostBatchNorm)
+        wide = next((each for each in alone.parameters() if each.dim() > 1), next(alone.parameters()))
+        devices = [wide.device] if wide.device.type == "cuda" else []
+        image = wide.new_zeros(1, alone.in_channels, size, size)
+        try:
+            with TURN, torch.random.fork_rng(devices):
+                alone(image.contiguous(memory_format=memory_format(alone)))
         except ValueError as error:
             reason = " ".join(str(error).partition("; allowed")[0].split())
             left = f"which leaves 1 image for an epoch's last batch ({reason})"

@@ -304,7 +304,7 @@ def triton_forward(
     residual: Tensor | None,
     border: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x, bias, scale, residual = dense(x, bias, scale, residual)
+    x, bias, scale, residual, *moving = dense(x, bias, scale, residual, running_mean, running_var)
     channels, height, width = x.shape[1:]
     pooled, argmax = empty_pooled(x, pool)
     inputs = pooled if pool else x
@@ -324,7 +324,7 @@ def triton_forward(
     launch(
         _normalize_kernel,
         second.grid,
-        *(inputs, partial, mean, var, running_mean, running_var, bias, scale, residual, out),
+        *(inputs, partial, mean, var, *moving, bias, scale, residual, out),
         *(second.group_rows, second.program_rows, first.programs, first.program_rows, channels, *out_size(x, pool)),
         *(momentum, unbiased(second.group_rows), alpha, eps),
         ACTIVATION=activation,
@@ -334,6 +334,9 @@ def triton_forward(
         **second.tile,
         **second.stages,
     )
+    for running, moved in zip((running_mean, running_var), moving, strict=True):
+        if running is not None and not running.is_contiguous():
+            running.copy_(moved)
     return out, mean, var, pooled, argmax
 
 

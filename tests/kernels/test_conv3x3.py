@@ -274,8 +274,10 @@ def test_under_autocast_it_is_torchs(images):
     x, weight = torch.randn(images, 16, 8, 8, requires_grad=True), torch.randn(16, 16, 3, 3, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         out = conv3x3(x, weight, padding=1)
-    found = out, *torch.autograd.grad(out.float().square().sum(), (x, weight))
+        torchs = torch.nn.functional.conv2d(x, weight, padding=1)
+    found, expected = ((each, *torch.autograd.grad(each.float().square().sum(), (x, weight))) for each in (out, torchs))
     assert [each.dtype for each in found] == [torch.bfloat16, torch.float32, torch.float32]
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(found, expected, strict=True))
 
 
 @needs_kernel

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import types
 import warnings
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastcifar.kernels import cross_entropy, norm_act_pool
-from fastcifar.kernels.launch import launch
+from fastcifar.kernels import conv_pool, cross_entropy, newton_schulz, norm_act_pool, whiten
+from fastcifar.kernels.launch import compile_only, launch
 
 ROOT = Path(__file__).parents[2]
 STEP = """
@@ -88,6 +89,57 @@ def test_a_broken_triton_on_cuda_is_one_warning_and_then_the_reference(monkeypat
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not module.use_triton(tensor)
+
+
+def test_what_one_thread_compiles_ahead_another_launches():
+    """`compile_only` is for the thread that is inside it: others train meanwhile."""
+    done, inside, left = [], threading.Event(), threading.Event()
+
+    class Kernel:
+        __name__ = "_some_kernel"
+
+        def __getitem__(self, grid):
+            return lambda *_, **__: done.append("launched")
+
+        def warmup(self, *_, **__):
+            done.append("compiled")
+
+    def compiles():
+        with compile_only() as compiled:
+            inside.set()
+            left.wait(10)
+            launch(Kernel(), (1,), torch.zeros(1))
+            assert len(compiled) == 1
+
+    thread = threading.Thread(target=compiles)
+    thread.start()
+    inside.wait(10)
+    launch(Kernel(), (1,), torch.zeros(1))
+    left.set()
+    thread.join()
+    launch(Kernel(), (1,), torch.zeros(1))
+    assert done == ["launched", "compiled", "launched"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_under_autocast_they_compute_in_the_types_of_their_tensors(dtype):
+    def results():
+        torch.manual_seed(0)
+        x, weight = torch.randn(2, 24, 9, 9), torch.randn(16, 24, 3, 3, requires_grad=True)
+        pooled = conv_pool(x, weight, False)
+        matrix = torch.randn(16 * 32) / 100
+        newton_schulz(matrix, orthogonal := torch.empty_like(matrix), [1, 16, 32], steps=3, coefficients=(3, -4, 2))
+        return [
+            *(pooled, *torch.autograd.grad(pooled.square().sum(), weight), orthogonal),
+            whiten(torch.randn(2, 3, 8, 8), torch.randn(24, 3, 2, 2)),
+            norm_act_pool(x, torch.zeros(24), pool=True)[0],
+            cross_entropy(torch.randn(4, 10), torch.arange(4))[0],
+        ]
+
+    plain = results()
+    with torch.autocast("cpu", dtype):
+        for mine, expected in zip(results(), plain, strict=True):
+            assert mine.dtype == torch.float32 and torch.equal(mine, expected)
 
 
 def test_a_failed_launch_names_the_kernel_and_its_tensors():

@@ -153,6 +153,16 @@ def test_strided_tensors(path, device, assert_close):
     assert_close(results[1], results[0], torch.float32)
 
 
+def test_strided_running_statistics_move_and_nothing_beside_them(path, device, assert_close):
+    x, bias, *_ = tensors((4, 6, 5, 5), device=device)
+    both = [torch.full((6, 2), 7.0, device=device) for _ in range(2)]
+    norm_act_pool(x, bias, running=(both[0][:, 0], both[1][:, 1]), momentum=0.5)
+    expected = [torch.full((6,), 7.0, device=device) for _ in range(2)]
+    norm_act_pool(x, bias, running=(expected[0], expected[1]), momentum=0.5)
+    assert_close(torch.stack([both[0][:, 0], both[1][:, 1]]), torch.stack(expected), torch.float32)
+    assert torch.equal(torch.stack([both[0][:, 1], both[1][:, 0]]), torch.full((2, 6), 7.0, device=device))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_of_equal_maxima_the_first_gets_the_gradient(path, device, assert_close, dtype):
     given_tensors = tensors((2, 8, 6, 6), dtype, pool=True, scale=False, device=device)

@@ -138,6 +138,12 @@ def test_an_unknown_augmentation_is_refused():
         evaluate(Probe(), SPLIT, EvaluateConfig(tta="mirror"))
 
 
+def test_a_label_that_the_network_does_not_know_is_refused():
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(TEST.images[0].numel(), 10))
+    with pytest.raises(UserError, match=r"^labels are 0 to 14; allowed: up to 9, as the model knows 10$"):
+        evaluate(model, Split(TEST.images, torch.arange(60) % 15), mean=DATA.mean, std=DATA.std)
+
+
 @settings(max_examples=10)
 @given(
     labeled=st.lists(st.booleans(), min_size=60, max_size=60).map(torch.tensor), tta=st.sampled_from(["none", "flip"])

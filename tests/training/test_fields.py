@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
+import threading
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from fastcifar.data import EpochPlan
 from fastcifar.data.synthetic import make_synthetic
@@ -108,6 +110,29 @@ def test_a_last_batch_of_one_image_is_refused_where_a_norm_knows_no_variance_of_
         Trainer(recipe, data.take(33))
     Trainer(recipe, data.take(34))
     Trainer(dataclasses.replace(recipe, network=ResNet18Config(width=4)), data.take(33))
+
+
+class OwnNet(nn.Module):
+    """Batch norm first, dropout, random numbers of its own and what cannot be copied."""
+
+    def __init__(self, classes, lock=None):
+        super().__init__()
+        self.norm, self.conv, self.dropout = nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.Dropout()
+        self.head, self.lock = nn.Linear(4, classes), lock
+
+    def forward(self, x):
+        x = self.dropout(self.conv(self.norm(x))).amax((2, 3))
+        return self.head(x + torch.rand(()).to(x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_last_batch_of_one_image_trains_where_norms_see_many_pixels(data, dtype):
+    """And leaves the program's random numbers alone."""
+    recipe, before = Recipe(batch_size=32, drop_last=False, epochs=1, dtype=dtype), torch.get_rng_state()
+    for lock in (None, threading.Lock()):
+        trainer = Trainer(recipe, data.take(33), model=lambda classes, lock=lock: OwnNet(classes, lock))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert trainer.run().record.steps == 2
 
 
 def test_a_last_batch_that_ghost_batches_do_not_divide_is_refused(data):

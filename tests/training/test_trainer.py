@@ -1,8 +1,10 @@
 """The training loop: repeatable, honest about failure, saved whole."""
 
+import copy
 import dataclasses
 import json
 import math
+import pickle
 from importlib import import_module
 
 import pytest
@@ -62,6 +64,26 @@ def test_muon_trains_the_same_whether_it_overlaps_the_backward_pass_or_not(data)
     )
     overlapping = dataclasses.replace(recipe, optimizer=dataclasses.replace(muon, overlap=True))
     assert same_weights(train(recipe, data), train(overlapping, data))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["", "pickle"])
+def test_a_network_is_copied_while_it_trains(data, copied):
+    """By a listener, say; the copy is on its own, and the training goes on as without it."""
+    network = SpeedrunConfig(widths=(8, 16, 16), whitening_bias_epochs=1)
+    recipe, copies = dataclasses.replace(RECIPE, network=network, optimizer=MuonConfig()), []
+
+    class Copies(Listener):
+        def on_start(self, trainer):
+            self.trainer = trainer
+
+        def on_epoch(self, row):
+            copies.append(copied(self.trainer.model))
+            images = torch.zeros(2, 3, 32, 32, dtype=self.trainer.dtype)
+            found = [model.eval()(images) for model in (copies[-1], copy.deepcopy(self.trainer.model))]
+            assert torch.equal(*found)
+
+    assert same_weights(train(recipe, data, listeners=[Copies()]), train(recipe, data))
+    assert len(copies) == 2 and not torch.equal(*(each.classifier.weight for each in copies))
 
 
 @pytest.mark.parametrize(
