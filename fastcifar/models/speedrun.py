@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from fastcifar.models.batchnorm import GhostBatchNorm
 from fastcifar.models.blocks import ACTIVATIONS, global_pool
@@ -43,8 +43,8 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         self.whitening = PatchWhitening(self.in_channels, size, eps, padding=0, negatives=True, bias=trains_bias)
         if trains_bias:
             self.frozen_from = {"whitening.bias": config.whitening_bias_epochs}
-        channels = itertools.pairwise((self.whitening.out_channels, *config.widths))
-        self.blocks = nn.Sequential(*(Block(inputs, outputs, config) for inputs, outputs in channels))
+        inputs = (self.whitening.out_channels, *config.widths)
+        self.blocks = nn.Sequential(*(Block(inputs[number], config, number) for number in range(3)))
         self.classifier = nn.Linear(config.widths[-1], classes, bias=False)
         self.logit_scale = config.logit_scale or 1 / config.widths[-1]
         if config.head_std:
@@ -74,40 +74,46 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         x = self.whitening.activated(x, self.config.whitening_activation, borders[0])
         for block, bordered, border in zip(self.blocks, borders, [*borders[1:], False], strict=True):
             x = block(x, bordered, border) if bordered or border else block(x)
-        return global_pool(x, self.config.final_pool)
+        first, _, second = self.config.final_pool.partition("+")
+        return global_pool(x, first) + global_pool(x, second) if second else global_pool(x, first)
 
     def _borders(self, x: torch.Tensor) -> list[bool]:
         """Return whether the input of each block has a border, for images `x`: where its sides are odd, so that the
         block's pool leaves out a row and a column. At the first block not where that would be another pass over its
         input. Nowhere for sides that a trace or an export leaves open, and with layers of another's in place of these.
         """
+        if not all(isinstance(block, Block) and block.knows_borders() for block in self.blocks):
+            return [False] * len(self.blocks)
         borders, sides = [], [side - self.config.whitening_size + 1 for side in x.shape[2:]]
-        for _ in self.blocks:
-            borders.append(all(isinstance(side, int) and side % 2 == 1 for side in sides))
+        for block in self.blocks:
+            odd = all(isinstance(side, int) and side % 2 == 1 for side in sides)
+            borders.append(odd and isinstance(block.convs[0], Conv3x3))
             sides = [side // 2 for side in sides]
         borders[0] = borders[0] and self.whitening.in_one_pass(x)
-        ours = all(isinstance(block, Block) and block.knows_borders() for block in self.blocks)
-        return borders if ours else [False] * len(borders)
+        return borders
 
 
 class Block(nn.Module):
     """3x3 convolutions, each with batch norm and activation, the first with a 2x2 max-pool before its norm.
 
-    With a residual, the first activation is added to the last norm's output, before the last activation. `bordered`
+    With a residual, the first activation is added to the last norm's output, before the last activation or after it.
+    Filters may have other sides, and the channels in between another number: see `SpeedrunConfig`. `bordered`
     input, of odd sides, and with `border` the output have a row of zeros above and a column of zeros to the left: what
     `Conv3x3` needs to compute no more of the first convolution than its pool reads. On a GPU that convolution pools its
     result itself where it can (`Conv3x3.pools`).
     """
 
-    def __init__(self, inputs: int, outputs: int, config: SpeedrunConfig) -> None:
+    def __init__(self, inputs: int, config: SpeedrunConfig, block: int) -> None:
         super().__init__()
-        self.activation, self.residual = config.activation, config.residual
+        self.activation, self.residual, self.after = config.activation, config.residual, config.residual_after
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for number in range(config.depth):
-            conv = Conv3x3(outputs if number else inputs, outputs)
+            inner = number == 1 and config.depth > 2 and config.inner_widths[block]
+            outputs = inner or config.widths[block]
+            conv = _convolution(inputs, outputs, config.kernels[block][min(number, 2)])
             if config.dirac:
                 nn.init.dirac_(conv.weight.data[: conv.in_channels])
-            adds = config.residual and number == config.depth - 1
+            adds = config.residual and not config.residual_after and number == config.depth - 1
             self.convs.append(conv)
             self.norms.append(
                 GhostBatchNorm(
@@ -120,11 +126,12 @@ class Block(nn.Module):
                     eps=config.norm_eps,
                 )
             )
+            inputs = outputs
 
     def knows_borders(self) -> bool:
         """Return True unless what takes and gives a border was replaced, or has a `forward` of another's."""
-        layers = ((self, Block), (self.convs[0], Conv3x3), (self.norms[-1], GhostBatchNorm))
-        return all(_is_ours(layer, kind) for layer, kind in layers)
+        first = any(_is_ours(self.convs[0], kind) for kind in (Conv3x3, Conv2x2))
+        return first and _is_ours(self, Block) and _is_ours(self.norms[-1], GhostBatchNorm)
 
     def _conv_pools(self, x: torch.Tensor) -> bool:
         """Return True if the first convolution of `x` pools its result, and its norm does not."""
@@ -138,10 +145,32 @@ class Block(nn.Module):
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             first, last = number == 0, number == len(self.convs) - 1
             x = conv(x, **_true(bordered=bordered and first, pool=pools and first))
-            residual = shortcut if self.residual and last else None
-            x = norm(x, residual, **_true(border=border and last, pooled=pools and first))
+            residual = shortcut if self.residual and last and not self.after else None
+            x = norm(x, residual, **_true(border=border and last and not self.after, pooled=pools and first))
             shortcut = x if first else shortcut
-        return ACTIVATIONS[self.activation](x) if self.residual else x
+        if not self.residual:
+            return x
+        if not self.after:
+            return ACTIVATIONS[self.activation](x)
+        return F.pad(x + shortcut, (1, 0, 1, 0)) if border else x + shortcut
+
+
+class Conv2x2(nn.Conv2d):
+    """A 2x2 convolution without bias: `[N, C, H, W]` of odd sides to `[N, out, H - 1, W - 1]`, where a 2x2 pool reads
+    all; of even sides, with a row of zeros above and a column to the left, to `[N, out, H, W]`."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        above, left = (1 - side % 2 for side in x.shape[2:])
+        return super().forward(F.pad(x, (left, 0, above, 0)) if above or left else x)
+
+
+def _convolution(inputs: int, outputs: int, kernel: int) -> nn.Conv2d:
+    if kernel == 3:
+        return Conv3x3(inputs, outputs)
+    return Conv2x2(inputs, outputs) if kernel == 2 else nn.Conv2d(inputs, outputs, 1, bias=False)
 
 
 def _true(**flags: bool) -> dict[str, bool]:

@@ -150,7 +150,9 @@ def narrow(network: NetworkConfig) -> NetworkConfig:
     """Return `network` at a quarter of its width."""
 
     def narrower(width: Any) -> Any:
-        return tuple(map(narrower, width)) if isinstance(width, tuple) else max(1, width // QUICK_WIDTH_DIVISOR)
+        if isinstance(width, tuple):
+            return tuple(map(narrower, width))
+        return max(1, width // QUICK_WIDTH_DIVISOR) if width else 0
 
     widths = {name: narrower(width) for name, width in _marked(network, "width").items()}
     return dataclasses.replace(network, **widths)

@@ -46,7 +46,10 @@ def expected(model, config, x, buffers=None):
         first = None
         for number in range(config.depth):
             name = f"blocks.{block}"
-            x = F.conv2d(x, weights[f"{name}.convs.{number}.weight"], padding=1)
+            weight = weights[f"{name}.convs.{number}.weight"]
+            if (kernel := weight.shape[-1]) == 2:  # what makes the sides even, where there is an odd one
+                x = F.pad(x, (1 - x.shape[3] % 2, 0, 1 - x.shape[2] % 2, 0))
+            x = F.conv2d(x, weight, padding=kernel // 2 * (kernel % 2))
             x = x if number else F.max_pool2d(x, 2)
             scale, bias = (weights[f"{name}.norms.{number}.{kind}"] for kind in ("weight", "bias"))
             running, training = (None, None), True
@@ -55,11 +58,12 @@ def expected(model, config, x, buffers=None):
                 training = model.training
             norm = (*running, scale, bias, training, config.norm_momentum, config.norm_eps)
             x = torch.cat([F.batch_norm(part, *norm) for part in x.split(group)])
-            if config.residual and number == config.depth - 1:
-                x = x + first
-            x = activation(x)
+            adds = config.residual and number == config.depth - 1
+            x = activation(x + first if adds and not config.residual_after else x)
+            x = x + first if adds and config.residual_after else x
             first = x if number == 0 else first
-    x = F.adaptive_max_pool2d(x, 1) if config.final_pool == "max" else F.adaptive_avg_pool2d(x, 1)
+    pools = {"max": F.adaptive_max_pool2d, "avg": F.adaptive_avg_pool2d}
+    x = sum(pools[name](x, 1) for name in config.final_pool.split("+"))
     return x.flatten(1) @ weights["classifier.weight"].T * (config.logit_scale or 1 / config.widths[-1])
 
 
@@ -71,6 +75,12 @@ def expected(model, config, x, buffers=None):
         {"depth": 3, "residual": True},
         {"depth": 3},
         {"residual": True},
+        {"depth": 3, "inner_widths": (4, 0, 12)},
+        {"depth": 4, "inner_widths": (4, 0, 12), "residual": True},
+        {"kernels": ((3, 3, 3), (2, 3, 3), (2, 1, 3))},
+        {"depth": 3, "kernels": ((2, 1, 3), (3, 3, 1), (3, 1, 1))},
+        {"depth": 3, "residual": True, "residual_after": True},
+        {"final_pool": "max+avg"},
         {"ghost_batch": 0},
         {"freeze_scale": False},
         {"activation": "silu"},
@@ -99,11 +109,20 @@ def test_it_and_its_gradients_are_those_of_torchs_layers(change):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("bias_trains", [False, True])
+@pytest.mark.parametrize(
+    ("bias_trains", "change"),
+    [
+        (False, {}),
+        (True, {}),
+        (False, {"kernels": ((3, 3, 3), (2, 3, 3), (2, 3, 3))}),
+        (False, {"residual": True, "residual_after": True}),
+    ],
+    ids=["frozen", "trained", "kernels", "residual"],
+)
 @pytest.mark.parametrize("height", range(16, 34))
-def test_it_is_torchs_layers_whatever_rows_and_columns_its_pools_leave_out(height, bias_trains):
+def test_it_is_torchs_layers_whatever_rows_and_columns_its_pools_leave_out(height, bias_trains, change):
     """Output, gradients and running statistics in training, and the output in evaluation, of any sides."""
-    config = SpeedrunConfig(widths=(2, 3, 4), ghost_batch=0, whitening_bias_epochs=float(bias_trains))
+    config = SpeedrunConfig(widths=(2, 3, 4), ghost_batch=0, whitening_bias_epochs=float(bias_trains), **change)
     model = make(config)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for width in {height, 49 - height}:
@@ -118,9 +137,11 @@ def test_it_is_torchs_layers_whatever_rows_and_columns_its_pools_leave_out(heigh
             torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("pixels", [24, 28, 32])
-def test_a_convolution_before_a_pool_computes_what_the_pool_reads(pixels):
-    sides, model = [], SpeedrunNet(dataclasses.replace(NARROW, whitening_bias_epochs=0.0))
+@pytest.mark.parametrize("kernel", [2, 3])
+@pytest.mark.parametrize("pixels", [20, 24, 28, 32])
+def test_a_convolution_before_a_pool_computes_what_the_pool_reads(pixels, kernel):
+    config = dataclasses.replace(NARROW, whitening_bias_epochs=0.0, kernels=((kernel, 3, 3),) * 3)
+    sides, model = [], SpeedrunNet(config)
     for block in model.blocks:
         block.convs[0].register_forward_hook(lambda module, inputs, out: sides.append(out.shape[2:]))
     for network in (model, model.eval()):
@@ -203,6 +224,8 @@ def test_the_first_filters_are_the_identity():
     conv = model.blocks[1].convs[0]
     torch.testing.assert_close(conv(x)[:, :6], x)
     assert conv.weight[6:].abs().min() > 0
+    of_two = SpeedrunNet(dataclasses.replace(NARROW, kernels=((2, 3, 3),) * 3)).blocks[1].convs[0]
+    torch.testing.assert_close(of_two(x)[:, :6], x[:, :, 1:, 1:])
     narrower = model.blocks[0].convs[0]  # 24 inputs, 6 outputs
     x = torch.randn(2, 24, 5, 5)
     torch.testing.assert_close(narrower(x), x[:, :6])
@@ -293,7 +316,8 @@ def test_the_recipe_builds_it_and_quick_makes_it_narrower():
     model = build_model(recipe, 4, (1, 2, 3), (4, 5, 6))
     assert (type(model), model.config, model.mean) == (SpeedrunNet, NARROW, (1, 2, 3))
     assert model.get_submodule(model.head).out_features == 4
-    assert quick(Recipe(network=SpeedrunConfig()))[0].network.widths == (16, 64, 64)
+    smaller = quick(Recipe(network=SpeedrunConfig(depth=3, inner_widths=(0, 2, 64))))[0].network
+    assert (smaller.widths, smaller.inner_widths) == ((16, 64, 64), (0, 1, 16))
 
 
 def test_a_batch_that_its_ghost_batches_do_not_divide_is_refused():
@@ -308,6 +332,13 @@ def test_a_batch_that_its_ghost_batches_do_not_divide_is_refused():
         ({"widths": (64, 0, 64)}, "network.widths is (64, 0, 64); allowed: 1 to 65,536 channels each"),
         ({"depth": 0}, "network.depth is 0; allowed: 1 to 1,000 convolutions"),
         ({"depth": 1, "residual": True}, "network.residual is True; allowed: false where network.depth is 1"),
+        ({"inner_widths": (0, 8, 0)}, "network.inner_widths is (0, 8, 0); allowed: 0 where network.depth is below 3"),
+        (
+            {"kernels": ((3, 3, 3), (1, 3, 3), (3, 3, 3))},
+            "network.kernels is ((3, 3, 3), (1, 3, 3), (3, 3, 3)); allowed: three blocks, each of 2 or 3 pixels, then "
+            "twice 1 or 3",
+        ),
+        ({"residual_after": True}, "network.residual_after is True; allowed: false where residual is"),
         ({"whitening_size": 6}, "network.whitening_size is 6; allowed: 1 to 5 pixels"),
         ({"whitening_bias_epochs": -1.0}, "network.whitening_bias_epochs is -1.0; allowed: 0 or more epochs"),
         ({"norm_eps": 0.0}, "network.norm_eps is 0.0; allowed: above 0"),

@@ -37,9 +37,16 @@ class SpeedrunConfig(NetworkConfig):
     widths: tuple[int, int, int] = setting((64, 256, 256), at_least=1, at_most=65_536, unit="channels", width=True)
     """Channels of the three blocks."""
     depth: int = setting(2, at_least=1, at_most=1000, unit="convolutions")
-    """3x3 convolutions in each block (airbench96: 3)."""
+    """Convolutions in each block (airbench96: 3)."""
+    inner_widths: tuple[int, int, int] = setting((0, 0, 0), at_least=0, at_most=65_536, unit="channels", width=True)
+    """Channels between a block's second and third convolution, as in a bottleneck; 0: those of the block."""
+    kernels: tuple[tuple[int, int, int], ...] = setting(((3, 3, 3),) * 3, at_least=1, at_most=3, unit="pixels")
+    """Side of the filters of each block's first convolution, before the pool, of its second and of its others: of the
+    first 2 or 3, of the others 1 or 3."""
     residual: bool = trick(False, off=False, source="Jordan 2024 (airbench96)")
     """Add each block's first activation to its last norm's output, before the last activation (airbench96)."""
+    residual_after: bool = False
+    """Add it after the last activation instead, so that nothing lies between the sums."""
     whitening_size: int = setting(2, at_least=1, at_most=5, unit="pixels")
     """Side in pixels of the whitened patches; there are 3 * side * side filters, and their negatives."""
     whitening_images: int = setting(5_000, at_least=1, unit="images")
@@ -73,8 +80,8 @@ class SpeedrunConfig(NetworkConfig):
     """Share of a step's statistics in the running statistics."""
     norm_eps: float = setting(1e-12, above=0)
     """Added to the variance in batch norm."""
-    final_pool: Literal["max", "avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
-    """The global pooling before the classifier."""
+    final_pool: Literal["max", "avg", "max+avg"] = trick("max", off="avg", name="final-max-pool", source="Page 2018")
+    """The global pooling before the classifier; max+avg: the sum of both."""
     dirac: bool = trick(
         True,
         off=False,
@@ -84,7 +91,7 @@ class SpeedrunConfig(NetworkConfig):
             "so that early steps are not spent on finding that."
         ),
     )
-    """Initialize each 3x3 convolution's first filters, as many as it has inputs, to the identity."""
+    """Initialize each convolution's first filters, as many as it has inputs, to the identity."""
     head_std: float = trick(
         1.0,
         off=_head_of_airbench95,
@@ -102,6 +109,11 @@ class SpeedrunConfig(NetworkConfig):
 
     def _check(self) -> None:
         self._require("residual", not self.residual or self.depth >= 2, "false where network.depth is 1")
+        self._require("inner_widths", not any(self.inner_widths) or self.depth >= 3, "0 where network.depth is below 3")
+        self._require("residual_after", self.residual or not self.residual_after, "false where residual is")
+        sides = [side for block in self.kernels for side in block[1:]]
+        fits = len(self.kernels) == 3 and all(block[0] > 1 for block in self.kernels) and 2 not in sides
+        self._require("kernels", fits, "three blocks, each of 2 or 3 pixels, then twice 1 or 3")
 
     @property
     def batch_multiple(self) -> int:
