@@ -90,6 +90,7 @@ def _screened(results: Path) -> Iterator[Row]:
         trained = f"{run['recipe']['name']}, {data['train_size']:,} training and {data['test_size']:,} held-out images"
         folder = path.parent.relative_to(results.parents[1]).as_posix()
         command = "`python -m bench.campaign campaign --out DIR --data-dir DIR --only screen`"
+        command += f", at the commit {path.parent.name}, whose campaign has these changes"
         source = Source("screen", folder, f"{trained}, {run['dtype']} on {run['device']['name']}", command)
         for words, *cells in table["rows"]:
             told = dict(zip(table["columns"][1:], cells, strict=True))
