@@ -95,7 +95,9 @@ def _asked(options: ResumeOptions, out: Path) -> Asked:
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     given = {name: value for name, value in given.items() if value is not None and name != "resume"}
     given["plugin"] = (*asked.options.plugin, *options.plugin)
-    return dataclasses.replace(asked, options=dataclasses.replace(asked.options, **given))
+    asked = dataclasses.replace(asked, options=dataclasses.replace(asked.options, **given))
+    asked.options.check(asked.options.settings)
+    return asked
 
 
 def _start(asked: Asked) -> Start | Callable[[Path], Start]:

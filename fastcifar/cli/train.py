@@ -321,7 +321,7 @@ def _train(
 def _full_run(args: Sequence[str]) -> list[str]:
     """Return the arguments without --quick, and without --out, whose folder the quick run takes."""
     words = [word for word in args if word != "--quick" and not word.startswith("--out=")]
-    if "--out" in words:
+    while "--out" in words:
         place = words.index("--out")
         del words[place : place + 2]
     return words

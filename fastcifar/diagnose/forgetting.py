@@ -127,13 +127,18 @@ class DiagnoseForgetting(Diagnosis[Forgetting]):
 
     @torch.no_grad()
     def _loss(self, split: Split, places: torch.Tensor) -> float:
-        """Return the mean log-loss on the images at `places`, but for those that do not fill a ghost batch."""
+        """Return the mean log-loss on the images at `places`, but for those that do not fill a ghost batch; NaN for one
+        alone, of which a norm may know no variance."""
         snapshot, total = self._snapshot, 0.0
         count = len(places) - len(places) % snapshot.whole
-        for part in places[:count].split(len(snapshot)):
-            batch, labels = snapshot.take(split, part)
+        if count < 2:
+            return np.nan
+        # As many in each pass, as norms take the statistics of its images.
+        wholes = places[:count].view(-1, snapshot.whole)
+        for part in wholes.tensor_split(-(-count // len(snapshot))):
+            batch, labels = snapshot.take(split, part.flatten())
             total += F.cross_entropy(snapshot.network(batch).float(), labels, reduction="sum").item()
-        return total / count if count else np.nan
+        return total / count
 
 
 def _spread(places: torch.Tensor, count: int) -> torch.Tensor:

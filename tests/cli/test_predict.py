@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 import fastcifar
 from fastcifar.cli import main
+from fastcifar.cli.predict import Options
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.errors import UserError
 from fastcifar.report.grid import save_grid, spread
@@ -101,6 +103,15 @@ def test_what_cannot_be_written_is_refused_first(words, said, capsys, tmp_path, 
     assert main(["predict", "nowhere", *words]) == 2
     assert said in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_below_the_home_folder_is_that(tmp_path, monkeypatch):
+    """A shell does not expand ~ after =."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "there").mkdir()
+    assert Options(run_dir="run", csv=Path("~/there/a.csv")).csv == Path("~/there/a.csv")
+    with pytest.raises(UserError, match=r"^--csv is ~/gone/a\.csv; allowed: a file in a folder that is there$"):
+        Options(run_dir="run", csv=Path("~/gone/a.csv"))
 
 
 def test_refusals_need_no_torch(without_torch):

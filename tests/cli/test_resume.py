@@ -158,6 +158,25 @@ def test_flags_that_would_change_the_training_are_refused(capsys, flags, named):
     assert refusal(capsys, *flags.split()) == said
 
 
+def test_a_flag_that_does_not_go_with_the_training_is_refused_before_the_data_are_read(
+    capsys, monkeypatch, never_loads
+):
+    run = Trainer.run
+
+    def interrupted(trainer, seed, **how):
+        if seed == 1:
+            raise KeyboardInterrupt
+        return run(trainer, seed, **how)
+
+    words = ["--runs", "2", "--loading.loader", "host", "--loading.workers", "2", "--out", "run"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run", interrupted)
+        assert main([*MLP, *words]) == 130
+    capsys.readouterr()
+    never_loads()
+    assert refusal(capsys, "--parallel", "2") == "--parallel is 2; allowed: 1 with --loading.workers 2, or 0 workers"
+
+
 def test_help_and_refusals_need_no_torch():
     code = (
         "import sys\n"

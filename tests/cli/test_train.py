@@ -201,7 +201,7 @@ def test_a_loss_that_becomes_nan_ends_with_3_and_leaves_nothing(capsys, tmp_path
 
 
 def test_quick_says_what_it_ran_and_the_command_of_the_full_run(capsys):
-    command = "train --quick --dataset synthetic --network.widths 8 8 8 8 --data-dir a\\ b --out c"
+    command = "train --quick --dataset synthetic --network.widths 8 8 8 8 --data-dir a\\ b --out d --out c"
     assert main([word.replace("\\", "") for word in re.split(r"(?<!\\) ", command)]) == 0
     lines = lines_of(capsys)
     # the quick recipe's 8,000 images are more than this set has: then it takes them all

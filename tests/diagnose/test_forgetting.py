@@ -13,6 +13,7 @@ from fastcifar.diagnose import DiagnoseForgetting, Forgetting, read_diagnosis
 from fastcifar.diagnose.forgetting import PARTS
 from fastcifar.recipes import EMAConfig
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
+from fastcifar.recipes.networks.resnet18 import ResNet18Config
 from fastcifar.training import Listener, Trainer, train
 from tests.small import BARE, DAVIDNET
 
@@ -71,6 +72,18 @@ def test_a_training_that_goes_on_without_its_file_says_at_which_step(data, tmp_p
     listener = DiagnoseForgetting(tmp_path / "gone.npz", images=8)
     trainer.run(0, eval_every=0, listeners=[listener], resume=states[0])
     assert listener.found.steps.tolist() == [4, 6]
+
+
+def test_no_image_is_left_alone_for_a_norm_and_one_alone_has_no_loss():
+    """The last norm of this network sees one pixel of an image."""
+    recipe = dataclasses.replace(BARE, network=ResNet18Config(width=2, stem="imagenet"), batch_size=32)
+    data = make_synthetic(64, 513).resize(32)
+    diagnosis = DiagnoseForgetting()
+    train(recipe, data, listeners=[diagnosis])
+    assert np.isfinite(diagnosis.found.fresh).all()
+    one = dataclasses.replace(data, test=data.test.subset(torch.arange(1)))
+    train(recipe, one, listeners=[diagnosis := DiagnoseForgetting()])
+    assert np.isnan(diagnosis.found.fresh).all()
 
 
 def test_what_is_forgotten_is_the_oldest_part_less_the_newest(data):

@@ -30,7 +30,7 @@ def test_davidnets_tricks():
 
 SPEEDRUN = Recipe(
     early_batches=(256,),
-    network=SpeedrunConfig(residual=True, ghost_batch=64),
+    network=SpeedrunConfig(residual=True, residual_after=True, ghost_batch=64),
     optimizer=MuonConfig(head_lr=256.0),
     augment=Augment(flip="alternating", brightness=0.1, early_crops=((24, 0.5),), early="resize"),
     ema=EMAConfig(decay=0.0),

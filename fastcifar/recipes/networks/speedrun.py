@@ -43,7 +43,11 @@ class SpeedrunConfig(NetworkConfig):
     kernels: tuple[tuple[int, int, int], ...] = setting(((3, 3, 3),) * 3, at_least=1, at_most=3, unit="pixels")
     """Side of the filters of each block's first convolution, before the pool, of its second and of its others: of the
     first 2 or 3, of the others 1 or 3."""
-    residual: bool = trick(False, off=False, source="Jordan 2024 (airbench96)")
+    residual: bool = trick(
+        False,
+        off=lambda _: {"network.residual": False, "network.residual_after": False},
+        source="Jordan 2024 (airbench96)",
+    )
     """Add each block's first activation to its last norm's output, before the last activation (airbench96)."""
     residual_after: bool = False
     """Add it after the last activation instead, so that nothing lies between the sums."""
