@@ -74,18 +74,19 @@ class SpeedrunNet(Network[SpeedrunConfig]):
         x = self.whitening.activated(x, self.config.whitening_activation, borders[0])
         for block, bordered, border in zip(self.blocks, borders, [*borders[1:], False], strict=True):
             x = block(x, bordered, border) if bordered or border else block(x)
-        first, _, second = self.config.final_pool.partition("+")
-        return global_pool(x, first) + global_pool(x, second) if second else global_pool(x, first)
+        pool = self.config.final_pool
+        return global_pool(x, pool) if pool != "max+avg" else global_pool(x, "max") + global_pool(x, "avg")
 
     def _borders(self, x: torch.Tensor) -> list[bool]:
         """Return whether the input of each block has a border, for images `x`: where its sides are odd, so that the
         block's pool leaves out a row and a column. At the first block not where that would be another pass over its
         input. Nowhere for sides that a trace or an export leaves open, and with layers of another's in place of these.
         """
-        if not all(isinstance(block, Block) and block.knows_borders() for block in self.blocks):
+        blocks = [block for block in self.blocks if isinstance(block, Block) and block.knows_borders()]
+        if len(blocks) < len(self.blocks):
             return [False] * len(self.blocks)
         borders, sides = [], [side - self.config.whitening_size + 1 for side in x.shape[2:]]
-        for block in self.blocks:
+        for block in blocks:
             odd = all(isinstance(side, int) and side % 2 == 1 for side in sides)
             borders.append(odd and isinstance(block.convs[0], Conv3x3))
             sides = [side // 2 for side in sides]
@@ -141,7 +142,7 @@ class Block(nn.Module):
         return _is_ours(conv, Conv3x3) and _is_ours(norm, GhostBatchNorm) and conv.pools(x)
 
     def forward(self, x: torch.Tensor, bordered: bool = False, border: bool = False) -> torch.Tensor:
-        shortcut, pools = None, self._conv_pools(x)
+        shortcut, pools = x, self._conv_pools(x)
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             first, last = number == 0, number == len(self.convs) - 1
             x = conv(x, **_true(bordered=bordered and first, pool=pools and first))
