@@ -15,9 +15,8 @@ from bench.program import run_program
 from fastcifar.errors import UserError
 
 
-def result_of(seconds_a_step, own_seconds=None, train_seconds=None, accuracy=None, number=1):
+def result_of(seconds_a_step, own_seconds=None, train_seconds=None, accuracy=None):
     return {
-        "round": number,
         "step_seconds": seconds_a_step,
         "own_seconds": own_seconds,
         "train_seconds": train_seconds,
@@ -178,8 +177,8 @@ def test_the_factor_is_the_median_of_the_rounds_ratios():
     outcome = Race("airbench94_muon", "equal", "training step")
     outcome.facts = {"theirs": {"batch_size": 2000, "dtype": "x"}, "ours": {"batch_size": 500, "dtype": "y"}}
     outcome.runs = {
-        "theirs": [result_of([4.0, 4.0, 9.0], number=1), result_of([6.0], number=2)],
-        "ours": [result_of([0.5], number=1), result_of([0.5, 0.5], number=2)],
+        "theirs": [{"round": 1, **result_of([4.0, 4.0, 9.0])}, {"round": 2, **result_of([6.0])}],
+        "ours": [{"round": 1, **result_of([0.5])}, {"round": 2, **result_of([0.5, 0.5])}],
     }
     assert outcome.factors() == pytest.approx([2.0, 3.0])
     row = outcome.row()
