@@ -13,7 +13,6 @@ import dataclasses
 import json
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from bench.program import add_save_option, new_parser, run_program
@@ -143,19 +142,20 @@ def _warm_start_command(result: dict, recipe: Recipe) -> str:
     """Return the command line that makes this result again."""
     experiment, seeds = EXPERIMENTS[result["experiment"]], result["seeds"]
     words = [f"fastcifar warm-start {experiment.name} --recipe {recipe.name}", *_flags(_changed(recipe))]
-    words += _data_flags(recipe.name, result["dataset"], result["holdout"], result["subset"], None)
+    images = result["dataset"], result["holdout"], result["subset"], result.get("fold", ""), result.get("resized", 0)
+    words += _data_flags(recipe.name, *images)
     for field in dataclasses.fields(experiment):
         value = result.get(field.name, field.default)
         if field.name == "networks":
             words.append(f"--networks {' '.join(value)}")
             others = (network_of(recipe, kind) for kind in value if kind != recipe.network.kind)
-            narrowed = ((each, narrow(each)) for each in others)
-            if any(each != less and value[each.kind] == json_values(asdict(less)) for each, less in narrowed):
+            narrower = (less for each in others if (less := narrow(each)) != each)
+            if any(value[each.kind] == json_values(dataclasses.asdict(each)) for each in narrower):
                 words.append("--narrow true")
         elif field.name == "optimizers":
             words.append("--optimizers " + " ".join(f"{kind}={rate}" if rate else kind for kind, rate in value.items()))
         elif field.name != "recipe" and value != field.default:
-            words += _flags([" ".join([field.name.replace("_", "-"), *_words(value)])])
+            words.append(" ".join([f"--{field.name.replace('_', '-')}", *_words(value)]))
     # Those of failed runs are in no number, but the command asked for them.
     words.append(f"--runs {max(seeds) - min(seeds) + 1}")
     return " ".join([*words, f"--seed {min(seeds)}"] if min(seeds) else words)
@@ -165,25 +165,23 @@ def _of_data(run: RunRecord) -> list[str]:
     """Return the flags for the images of a run and the threads that trained it."""
     threads = [f"--threads {run.device.threads}"] if run.device.type == "cpu" else []
     data = run.dataset
-    return _data_flags(run.recipe.name, data.name, data.holdout, run.subset, data.fold or None, data.resized) + threads
+    return _data_flags(run.recipe.name, data.name, data.holdout, run.subset, data.fold, data.resized) + threads
 
 
-def _data_flags(
-    recipe: str, dataset: str, holdout: int, subset: dict | None, fold: str | None, resized: int = 0
-) -> list[str]:
+def _data_flags(recipe: str, dataset: str, holdout: int, subset: dict | None, fold: str, resized: int) -> list[str]:
+    """Return the flags for the images of runs of the recipe of this name."""
     subset = subset or {}
-    classes = subset.get("classes")
     given = {
-        "dataset": dataset if dataset != dataset_for(recipe) else None,
-        "resize": resized or None,
+        "dataset": "" if dataset == dataset_for(recipe) else dataset,
+        "resize": resized,
         "fold": fold,
-        "holdout": holdout if holdout and not fold else None,
+        "holdout": 0 if fold else holdout,
         "train-size": subset.get("size"),
-        "balanced": "true" if subset.get("balanced") else None,
-        "subset-seed": subset.get("seed") or None,
-        "classes": ",".join(map(str, classes)) if classes else None,
+        "balanced": "true" if subset.get("balanced") else "",
+        "subset-seed": subset.get("seed"),
+        "classes": ",".join(map(str, subset.get("classes") or ())),
     }
-    return _flags(f"{flag} {value}" for flag, value in given.items() if value is not None)
+    return _flags(f"{flag} {value}" for flag, value in given.items() if value)
 
 
 def _flags(words: Iterable[str]) -> list[str]:
@@ -193,8 +191,8 @@ def _flags(words: Iterable[str]) -> list[str]:
 def _changed(recipe: Recipe) -> Iterator[str]:
     """Yield the flags for the fields in which a recipe differs from the recipe of its name."""
     if recipe.name in RECIPES:
-        named = dict(leaves(asdict(get_recipe(recipe.name))))
-        for name, value in leaves(asdict(recipe)):
+        named = dict(leaves(dataclasses.asdict(get_recipe(recipe.name))))
+        for name, value in leaves(dataclasses.asdict(recipe)):
             if value != named.get(name):
                 yield " ".join([name.removesuffix(".kind").replace("_", "-"), *_words(value)])
 

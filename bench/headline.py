@@ -6,9 +6,8 @@ it, as those of the .jsonl files are.
 
 from __future__ import annotations
 
-import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +53,7 @@ def campaign_lines(campaigns: Path, part: str) -> list[Line]:
     return [line for line in lines if line["what"] not in OUTCOMES]
 
 
-def by_device(lines: Sequence[Line]) -> dict[str, list[Line]]:
+def by_device(lines: Iterable[Line]) -> dict[str, list[Line]]:
     """Return the records of runs of each device, by its name."""
     found: dict[str, list[Line]] = {}
     for line in lines:
@@ -97,8 +96,10 @@ def _on_cpus(results: list[dict]) -> Iterator[tuple[str, ...]]:
 
 def _trained(recipe: str, on: str, accuracy: Summary, timed: list[float]) -> tuple[str, ...]:
     interval = " ({:.2%} to {:.2%})".format(*accuracy.interval) if accuracy.interval else ""
-    seconds = statistics.median(timed) if timed else math.nan
-    told = "-" if not timed else f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s"
+    told = "-"
+    if timed:
+        seconds = statistics.median(timed)
+        told = f"{seconds:.2f} s" if seconds < 10 else f"{seconds:,.0f} s"
     return f"`{recipe}`", on, f"{accuracy.mean:.2%}{interval}", str(accuracy.n), told, str(len(timed))
 
 

@@ -38,22 +38,22 @@ def pages(folder: Path) -> dict[Path, str]:
 def _speeds(campaigns: Path) -> Iterator[Mark]:
     """Give the marks of the README's figure: recipes alone on the machine, then each race's two sides. Where there are
     several devices each mark says its own."""
-    devices = by_device([*campaign_lines(campaigns, "trainings"), *campaign_lines(campaigns, "race")])
-    for recipe, trainings in main_trainings(campaigns).items():
-        for device, trained in by_device(trainings).items():
+    trainings, raced = main_trainings(campaigns), by_device(campaign_lines(campaigns, "race"))
+    devices = {*raced, *by_device(line for lines in trainings.values() for line in lines)}
+    where = {device: f", {device}" * (len(devices) > 1) for device in devices}
+    for recipe, lines in trainings.items():
+        for device, trained in by_device(lines).items():
             accuracy, timed = reached(trained)
-            where = f", {device}" * (len(devices) > 1)
             if timed:
-                yield _mark(recipe + where, accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
-    for device, lines in by_device(campaign_lines(campaigns, "race")).items():
-        where = f", {device}" * (len(devices) > 1)
+                yield _mark(recipe + where[device], accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
+    for device, lines in raced.items():
         for rival, ours, runs in races(lines):
             for side, of_side in grouped(runs, "side").items():
                 name, color = (rival, 1) if side == "theirs" else (f"{ours}, raced", 2)
                 beside = "*" if any("beside" in run for run in of_side) else ""
                 accuracy = summarize([run["accuracy"] for run in of_side])
                 timed = [run["train_seconds"] for run in of_side]
-                yield _mark(f"{name}{beside}{where}", accuracy, timed, color, f"n={accuracy.n}")
+                yield _mark(f"{name}{beside}{where[device]}", accuracy, timed, color, f"n={accuracy.n}")
 
 
 def _mark(name: str, accuracy: Summary, timed: list[float], color: int, note: str) -> Mark:

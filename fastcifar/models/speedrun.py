@@ -109,8 +109,7 @@ class Block(nn.Module):
         self.activation, self.residual, self.after = config.activation, config.residual, config.residual_after
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
         for number in range(config.depth):
-            inner = number == 1 and config.depth > 2 and config.inner_widths[block]
-            outputs = inner or config.widths[block]
+            outputs = (number == 1 and config.inner_widths[block]) or config.widths[block]
             conv = _convolution(inputs, outputs, config.kernels[block][min(number, 2)])
             if config.dirac:
                 nn.init.dirac_(conv.weight.data[: conv.in_channels])
@@ -146,14 +145,13 @@ class Block(nn.Module):
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             first, last = number == 0, number == len(self.convs) - 1
             x = conv(x, **_true(bordered=bordered and first, pool=pools and first))
-            residual = shortcut if self.residual and last and not self.after else None
-            x = norm(x, residual, **_true(border=border and last and not self.after, pooled=pools and first))
+            ends = last and not self.after
+            residual = shortcut if self.residual and ends else None
+            x = norm(x, residual, **_true(border=border and ends, pooled=pools and first))
             shortcut = x if first else shortcut
-        if not self.residual:
-            return x
-        if not self.after:
-            return ACTIVATIONS[self.activation](x)
-        return F.pad(x + shortcut, (1, 0, 1, 0)) if border else x + shortcut
+        if self.after:
+            return F.pad(x + shortcut, (1, 0, 1, 0)) if border else x + shortcut
+        return ACTIVATIONS[self.activation](x) if self.residual else x
 
 
 class Conv2x2(nn.Conv2d):

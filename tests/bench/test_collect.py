@@ -109,7 +109,7 @@ def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     recipe = dataclasses.replace(get_recipe("warmstart-mlp"), epochs=2.0, network=MLPConfig(hidden=(8, 4)))
     settings = {"experiment": "half", "recipe": dataclasses.asdict(recipe), "dataset": "cifar10"}
     settings |= {"train_size": 600, "subset": {"size": 600, "seed": 5, "classes": [0, 1]}, "eval_every": 0}
-    settings |= {"holdout": 0, "shrink": 0.5}
+    settings |= {"holdout": 0, "shrink": 0.5, "resized": 16, "fold": "1/5"}
     records = {
         arm: [new_record(accuracy=0.5 + 0.1 * place + 0.01 * seed, train_split=Scores(0.99, 0.1)) for seed in (0, 1)]
         for place, arm in enumerate(NOTEBOOK)
@@ -125,7 +125,8 @@ def test_each_way_of_starting_makes_a_row(new_record, tmp_path):
     above = [result["row"]["points above warm"] for result in results]
     assert above[:2] == ["-", "-"] and above[2:] == ["+10.00 (+10.00 to +10.00)", "+20.00 (+20.00 to +20.00)"]
     assert {result["row"]["images"] for result in results} == {"600 of cifar10"}
-    command = "fastcifar warm-start half --recipe warmstart-mlp --epochs 2.0 --network.hidden 8 4 --train-size 600"
+    command = "fastcifar warm-start half --recipe warmstart-mlp --epochs 2.0 --network.hidden 8 4"
+    command += " --resize 16 --fold 1/5 --train-size 600"
     command += " --subset-seed 5 --classes 0,1 --shrink 0.5 --eval-every 0 --runs 2"
     assert {result["command"] for result in results} == {command}
     path.write_text(json.dumps({"experiment": "online"}))
