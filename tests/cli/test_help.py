@@ -4,11 +4,14 @@ import re
 
 import pytest
 
+from fastcifar.catalogue import DATASETS, DEFAULT_DATASET
 from fastcifar.cli import finetune, main
 from fastcifar.cli.arguments import parse
 from fastcifar.cli.help import EVERYDAY
 from fastcifar.cli.options import flag_of
 from fastcifar.recipes import RECIPES, Recipe
+from fastcifar.recipes.declare import field_docs
+from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.recipes.text import field_hints
 
 
@@ -80,3 +83,48 @@ def test_the_help_is_that_of_the_recipe_that_is_named(said):
     assert f"--batch-size INT Images per step. (default: {RECIPES[name].batch_size})" in " ".join(
         said(f"train --recipe {name} --help").split()
     )
+
+
+def plain(capsys):
+    """What was printed, in one line."""
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_the_help_of_train_shows_the_fields_of_the_chosen_recipe(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("epochs = 77\n")
+    assert main(["train", "--recipe", str(path), "--help-all"]) == 0
+    out = plain(capsys)
+    docs = field_docs(Recipe)
+    assert f"--epochs FLOAT {docs['epochs']} (default: 77.0)" in out
+    assert f"--optimizer.lr FLOAT {field_docs(SGDConfig)['lr']} (default: 1.0)" in out
+    assert "--network.norm {true,false} " in out
+    assert (
+        "--network.widths INT INT INT INT Channels of the stem and of the three layers. (default: 64 128 256 512)"
+        in out
+    )
+    assert "--augment.early-crops INT FLOAT ..." in out
+
+
+def test_the_help_shows_the_fields_of_another_kind_and_those_alone(capsys):
+    assert main(["train", "--network", "mlp", "--optimizer", "Adam", "--help-all"]) == 0
+    out = plain(capsys)
+    assert "--network.hidden INT ... Units of each hidden layer, all with ReLU. (default: 100 100)" in out
+    assert "--optimizer.betas FLOAT FLOAT " in out
+    assert "--network.widths" not in out and "--optimizer.momentum" not in out and ".kind" not in out
+
+
+@pytest.mark.parametrize("command", ["train", "ablate", "flops", "warm-start half"])
+def test_the_help_lists_kinds_and_data_sets_with_a_line_each(capsys, command):
+    assert main([*command.split(), "--help-all"]) == 0
+    out = plain(capsys)
+    assert "resnet18: ResNet-18's shape (He 2015, as in torchvision)" in out
+    assert "Adam: Adam (Kingma and Ba 2014)" in out
+    assert f"(default: {DEFAULT_DATASET})" in out
+    assert all(f"{name}: {entry.summary}" in out for name, entry in DATASETS.items())
+
+
+def test_the_fields_of_a_recipe_stand_after_the_flags_of_the_run(capsys):
+    assert main(["train", "--help-all"]) == 0
+    out = plain(capsys)
+    assert out.index("--recipe") < out.index("--json") < out.index("--epochs") < out.index("--evaluate.tta")

@@ -1,4 +1,4 @@
-"""What the command line says before torch is imported: help, version, recipes, and every refusal of an argument."""
+"""What the command line says before torch is imported: help, version, and every refusal of an argument."""
 
 import os
 import subprocess
@@ -12,10 +12,7 @@ from fastcifar.catalogue import DATASETS, DEFAULT_DATASET, FORMS
 from fastcifar.cli import COMMANDS, main
 from fastcifar.errors import UserError
 from fastcifar.experiments import EXPERIMENTS
-from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, Recipe, get_recipe, read_toml, to_toml
-from fastcifar.recipes.declare import field_docs
-from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.recipes.page import tricks_page
+from fastcifar.recipes import NETWORKS, OPTIMIZERS, RECIPES, get_recipe, to_toml
 
 NAMES = ", ".join(RECIPES)
 NO_TRAINING = (
@@ -289,70 +286,6 @@ def test_an_error_of_our_own_making_keeps_its_traceback(monkeypatch):
         main(["recipes"])
 
 
-def test_recipes_lists_every_recipe_with_a_line(capsys):
-    assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == list(RECIPES)
-
-
-def test_on_a_terminal_the_list_of_recipes_breaks_between_words(capsys, monkeypatch):
-    assert main(["recipes"]) == 0
-    whole = capsys.readouterr().out
-    monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert main(["recipes"]) == 0
-    out = capsys.readouterr().out
-    assert out.split() == whole.split() and max(map(len, out.splitlines())) <= 80
-    assert [line.split()[0] for line in out.splitlines() if line[0] != " "] == list(RECIPES)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_a_shown_recipe_is_a_file_that_reads_back_equal(capsys, tmp_path, name):
-    assert main(["recipes", "show", name]) == 0
-    path = tmp_path / "shown.toml"
-    path.write_text(capsys.readouterr().out)
-    assert read_toml(path) == RECIPES[name]
-
-
-def plain(capsys):
-    """What was printed, in one line."""
-    return " ".join(capsys.readouterr().out.split())
-
-
-def test_the_help_of_train_shows_the_fields_of_the_chosen_recipe(capsys, tmp_path):
-    path = tmp_path / "mine.toml"
-    path.write_text("epochs = 77\n")
-    assert main(["train", "--recipe", str(path), "--help-all"]) == 0
-    out = plain(capsys)
-    docs = field_docs(Recipe)
-    assert f"--epochs FLOAT {docs['epochs']} (default: 77.0)" in out
-    assert f"--optimizer.lr FLOAT {field_docs(SGDConfig)['lr']} (default: 1.0)" in out
-    assert "--network.norm {true,false} " in out
-    assert (
-        "--network.widths INT INT INT INT Channels of the stem and of the three layers. (default: 64 128 256 512)"
-        in out
-    )
-    assert "--augment.early-crops INT FLOAT ..." in out
-
-
-def test_the_help_shows_the_fields_of_another_kind_and_those_alone(capsys):
-    assert main(["train", "--network", "mlp", "--optimizer", "Adam", "--help-all"]) == 0
-    out = plain(capsys)
-    assert "--network.hidden INT ... Units of each hidden layer, all with ReLU. (default: 100 100)" in out
-    assert "--optimizer.betas FLOAT FLOAT " in out
-    assert "--network.widths" not in out and "--optimizer.momentum" not in out and ".kind" not in out
-
-
-@pytest.mark.parametrize("command", ["train", "ablate", "flops", "warm-start half"])
-def test_the_help_lists_kinds_and_data_sets_with_a_line_each(capsys, command):
-    assert main([*command.split(), "--help-all"]) == 0
-    out = plain(capsys)
-    assert "resnet18: ResNet-18's shape (He 2015, as in torchvision)" in out
-    assert "Adam: Adam (Kingma and Ba 2014)" in out
-    assert f"(default: {DEFAULT_DATASET})" in out
-    assert all(f"{name}: {entry.summary}" in out for name, entry in DATASETS.items())
-
-
 @pytest.mark.parametrize(
     ("line", "dataset"),
     [
@@ -382,34 +315,7 @@ def test_a_recipe_trains_on_the_data_set_that_it_is_made_for_unless_another_is_n
     assert (asked, capsys.readouterr().err) == ([dataset], "fastcifar: enough\n")
 
 
-def test_the_fields_of_a_recipe_stand_after_the_flags_of_the_run(capsys):
-    assert main(["train", "--help-all"]) == 0
-    out = plain(capsys)
-    assert out.index("--recipe") < out.index("--json") < out.index("--epochs") < out.index("--evaluate.tta")
-
-
-def test_an_old_recipe_is_read_and_its_renamings_said_in_one_line(capsys, tmp_path):
-    path = tmp_path / "old.toml"
-    path.write_text("epochs = 3\n[model]\nwidths = [8, 8, 8, 8]\n[optim]\nlr = 0.5\n")
-    for _ in range(2):  # each time
-        assert main(["recipes", "show", str(path)]) == 0
-        out, err = capsys.readouterr()
-        assert "widths = [8, 8, 8, 8]" in out
-        (said,) = err.splitlines()
-        assert said.startswith(f"fastcifar: {path}: ") and "optim is now optimizer" in said
-
-
 def test_other_warnings_are_shown_as_ever(monkeypatch):
     monkeypatch.setattr("fastcifar.cli.recipes.main", lambda args: warnings.warn("something else", stacklevel=1) or 0)
     with pytest.warns(UserWarning, match="something else"):
         main(["recipes"])
-
-
-def test_the_page_of_tricks_is_all_there_are_or_a_recipes(capsys):
-    assert main(["recipes", "tricks"]) == 0
-    every = capsys.readouterr().out
-    assert every == tricks_page()
-    assert main(["recipes", "tricks", "speedrun94"]) == 0
-    own = capsys.readouterr().out
-    assert own == tricks_page(RECIPES["speedrun94"])
-    assert "## early-crops" in own and "## residual" in every and "## residual" not in own
