@@ -113,7 +113,7 @@ def building(seed: int, part: Any) -> Iterator[None]:
 
 def is_ours(part: Any) -> bool:
     """Return True for a class or function of this library or of torch."""
-    return getattr(part, "__module__", "").partition(".")[0] in ("fastcifar", "torch")
+    return (getattr(part, "__module__", None) or "").partition(".")[0] in ("fastcifar", "torch")
 
 
 class DispatchMode(TorchDispatchMode):
@@ -136,5 +136,17 @@ class OwnNumbers(DispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            func = _with_generator(func)
         takes = any(argument.name == "generator" for argument in func._schema.arguments)
         return func(*args, **({"generator": self._generator, **kwargs} if takes else kwargs))
+
+
+def _with_generator(func: Any) -> Any:
+    """Return the overload of an operator that takes a generator too: "low_generator_dtype" for "low_dtype"."""
+
+    def words(name: str) -> list[str]:
+        return [word for word in name.split("_") if word not in ("generator", "default")]
+
+    alike = [name for name in func.overloadpacket.overloads() if words(name) == words(func._overloadname)]
+    return getattr(func.overloadpacket, max(alike, key=lambda name: "generator" in name))

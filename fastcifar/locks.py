@@ -7,11 +7,14 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from fastcifar.errors import UserError
 
 _LOOK_SECONDS = 0.1
 """A process that waits for a lock looks so often whether it is free."""
+_files: set[IO[str]] = set()
+"""The lock files that this process has open."""
 
 
 @contextlib.contextmanager
@@ -46,7 +49,7 @@ def _claimed(path: Path) -> Iterator[bool]:
         file = open(path, "w")  # noqa: SIM115  (closed below, which gives the lock up)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    with file:
+    with file, _forgotten_in_children(file):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -64,3 +67,22 @@ def _claimed(path: Path) -> Iterator[bool]:
             if is_there:
                 with contextlib.suppress(OSError):
                     path.unlink()
+
+
+@contextlib.contextmanager
+def _forgotten_in_children(file: IO[str]) -> Iterator[None]:
+    """Let no child that is forked meanwhile keep `file` open, and with it the lock of a process that was killed."""
+    _files.add(file)
+    try:
+        yield
+    finally:
+        _files.discard(file)
+
+
+def _forget() -> None:
+    for file in _files:
+        file.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forget)

@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import secrets
 import stat
 import tempfile
 import warnings
@@ -255,13 +256,6 @@ def reserved(folder: Path, anew: bool = False, shared: bool = False) -> Iterator
             yield folder
 
 
-def umask() -> int:
-    """Return the process's umask: the permissions that new files lack."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def write_whole(path: Path, write: str | Callable[[Path], object]) -> None:
     """Write a file (a text, or what `write` makes of a path) so that it is there whole or not at all, whenever the
     process ends. Raises UserError where it cannot be written."""
@@ -275,17 +269,15 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
     partial: dict[str, Path] = {}
     try:
         for name, write in files.items():
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=folder, prefix=PARTIAL, suffix=Path(name).suffix, delete=False
-            ) as file:
-                partial[name] = Path(file.name)
+            path = folder / f"{PARTIAL}{secrets.token_hex(8)}{Path(name).suffix}"
+            with path.open("x", encoding="utf-8") as file:  # with the permissions of any new file, unlike tempfile's
+                partial[name] = path
                 if isinstance(write, str):
                     file.write(write)
             if not isinstance(write, str):
                 write(partial[name])
             with partial[name].open("rb+") as file:
                 os.fsync(file.fileno())
-            partial[name].chmod(0o666 & ~umask())
         for name in files:
             os.replace(partial[name], folder / name)
             partial[name] = folder / name

@@ -28,6 +28,16 @@ LAYERS = {
     "orthogonal": lambda: nn.init.orthogonal_(nn.Conv2d(3, 4, 3).weight),
     "kaiming": lambda: nn.init.kaiming_normal_(nn.Conv2d(3, 4, 3).weight),
     "truncated": lambda: nn.init.trunc_normal_(nn.Linear(5, 3).weight),
+    "multinomial": lambda: torch.ones(9).multinomial(3),
+    "rand": lambda: torch.rand(3),
+    "randn": lambda: torch.randn(2, 3, dtype=torch.float64),
+    "randint": lambda: torch.randint(9, (4,)),
+    "randint from": lambda: torch.randint(2, 9, (4,)),
+    "randperm": lambda: torch.randperm(9),
+    "rand_like": lambda: torch.rand_like(torch.ones(3)),
+    "randn_like": lambda: torch.randn_like(torch.ones(3)),
+    "randint_like": lambda: torch.randint_like(torch.ones(3), 9),
+    "randint_like from": lambda: torch.randint_like(torch.ones(3), 2, 9),
 }
 
 
@@ -138,6 +148,12 @@ def test_a_model_may_set_its_own_seed(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
     with torch.random.fork_rng(devices=[]):
         assert torch.equal(found[0], seeded(10)[1].weight)
+
+
+def test_a_model_may_be_a_function_without_a_module():
+    names = {"nn": nn}
+    exec("def make(classes): return nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))", names)
+    assert train(MLP, make_synthetic(32, 8), model=names["make"], device="cpu").record.accuracy is not None
 
 
 @pytest.mark.parametrize("part", ["model", "forward", "loss", "augment"])

@@ -122,6 +122,43 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     process.wait()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_the_lock_of_a_killed_process_is_free_while_its_child_lives(tmp_path):
+    path = tmp_path / "lock"
+    code = (
+        "import os, sys, time; from pathlib import Path; from fastcifar.locks import claimed\n"
+        "with claimed(Path(sys.argv[1])) as ours:\n"
+        "    child = os.fork()\n"
+        "    if child: print(ours, child, flush=True)\n"
+        "    time.sleep(600)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    ours, child = process.stdout.readline().split()
+    with claimed(path) as held:
+        assert (ours, held) == ("True", False)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    try:
+        with claimed(path, wait=30) as held:
+            assert held
+    finally:
+        os.kill(int(child), signal.SIGKILL)
+
+
+def test_new_files_have_the_permissions_that_the_system_gives(tmp_path):
+    """Whatever other threads do: nothing of the whole process is set."""
+    before = os.umask(0o077)
+    try:
+        write_whole(tmp_path / "a.txt", "a")
+    finally:
+        os.umask(before)
+    write_whole(tmp_path / "b.txt", "b")
+    (tmp_path / "plain.txt").write_text("")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"a.txt": 0o600, "b.txt": modes["plain.txt"], "plain.txt": 0o666 & ~before}
+
+
 def test_an_unfinished_run_is_named_with_what_goes_on(tmp_path):
     (tmp_path / "unfinished.json").write_text(json.dumps({}))
     with pytest.raises(UserError, match=r"holds an unfinished run; allowed: fastcifar train --resume .*, or a new"):

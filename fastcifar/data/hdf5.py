@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import shutil
 import warnings
 import weakref
@@ -30,6 +29,7 @@ from fastcifar.data.download import user_cache
 from fastcifar.data.kept import FlatFile, KeptSplit, runs_of
 from fastcifar.data.split import Split, pixels_of
 from fastcifar.errors import Notice, Unequipped, UserError
+from fastcifar.locks import claimed
 from fastcifar.output import user_path, write_whole
 from fastcifar.recipes.augmentation import by_channel
 
@@ -43,6 +43,8 @@ _WHOLE = 4 << 30
 _PER_BYTE = 1100
 """Bytes that a byte of a compressed file may come to: deflate's most is 1,032."""
 _SAMPLED = "a hash of its labels and of evenly spaced images, 4 GiB of them"
+_LONGEST_WAIT = 3600
+"""Seconds to wait for another process that unpacks the same images."""
 _MOST_NAMES = 100_000
 """Of classes, that a file may give."""
 _LARGEST_CHUNK = 256 << 20
@@ -284,19 +286,14 @@ def flat(split: KeptSplit) -> KeptSplit:
     store = split.store
     if not isinstance(store, PackedStore):
         return split
-    whole = KeptSplit(store, torch.zeros(store.shape[0], dtype=torch.int64))
     state = hashlib.sha256(str(_state(store.path)).encode()).hexdigest()[:16]
     try:
         file = _cache_file(store.path, f"-{store.name}-{state}.images")
         file.parent.mkdir(parents=True, exist_ok=True)
-        if not file.is_file() or file.stat().st_size != whole.nbytes:
-            free = shutil.disk_usage(file.parent).free
-            sizes = f"{whole.nbytes / 1e9:.1f} GB; free there: {free / 1e9:.1f} GB"
-            if free < whole.nbytes:
-                allowed = "--resident host or device, or a file whose images are neither in chunks nor packed"
-                raise UserError(f"{store.name} in {store.path} must be unpacked to {file.parent}: {sizes}; {allowed}")
-            warnings.warn(f"{store.name} is unpacked to {file.parent}, once: {sizes}", Notice, stacklevel=2)
-            _write(whole, file)
+        if not _is_unpacked(store, file):
+            # So that it is done once; who has waited so long does it too, which only costs time.
+            with claimed(file.with_name(f"{file.name}.lock"), wait=_LONGEST_WAIT):
+                _unpack(store, file)
         return KeptSplit(FlatFile(file, 0, store.shape), split.labels, split.rows)
     except ModuleNotFoundError as error:
         what = f"{store.name} in {store.path} must be unpacked to the user's cache"
@@ -305,12 +302,28 @@ def flat(split: KeptSplit) -> KeptSplit:
         raise UserError(f"cannot unpack {store.name} in {store.path}: {error.strerror or error}") from None
 
 
-def _write(split: KeptSplit, file: Path) -> None:
-    part = file.with_name(f"{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as out:
-            for images in split.pieces():
-                out.write(images.numpy().data)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+def _is_unpacked(store: PackedStore, file: Path) -> bool:
+    return file.is_file() and file.stat().st_size == math.prod(store.shape)
+
+
+def _unpack(store: PackedStore, file: Path) -> None:
+    """Write the images to `file`, unless they are there, in place of those of earlier states of their own file."""
+    if _is_unpacked(store, file):
+        return
+    images = KeptSplit(store, torch.zeros(store.shape[0], dtype=torch.int64))
+    free = shutil.disk_usage(file.parent).free
+    sizes = f"{images.nbytes / 1e9:.1f} GB; free there: {free / 1e9:.1f} GB"
+    if free < images.nbytes:
+        allowed = "--resident host or device, or a file whose images are neither in chunks nor packed"
+        raise UserError(f"{store.name} in {store.path} must be unpacked to {file.parent}: {sizes}; {allowed}")
+    warnings.warn(f"{store.name} is unpacked to {file.parent}, once: {sizes}", Notice, stacklevel=3)
+
+    def write(path: Path) -> None:
+        with path.open("wb") as out:
+            for piece in images.pieces():
+                out.write(piece.numpy().data)
+
+    write_whole(file, write)
+    for other in file.parent.glob(file.name.rpartition("-")[0] + "-*.images"):
+        if other != file:
+            other.unlink(missing_ok=True)

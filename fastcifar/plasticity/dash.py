@@ -43,7 +43,7 @@ def dash(
     parameters that do not train, and layers of other kinds.
 
     Raises UserError for numbers out of range, for a weight or bias that is computed from other parameters, and where
-    there is no batch, before anything is changed.
+    there is no batch or one with gradients that are not finite, before anything is changed.
     """
     floor = checked("floor", floor, float, Declaration(at_least=0, at_most=1))
     alpha = checked("alpha", alpha, float, Declaration(above=0, at_most=1))
@@ -80,4 +80,6 @@ def _averages(
                 buffer.copy_(before)
     if not seen:
         raise UserError("batches has none; allowed: one or more, of images and labels")
+    if not all(average.isfinite().all() for average in averages):
+        raise UserError("the loss of a batch has gradients that are not finite; allowed: batches whose gradients are")
     return averages

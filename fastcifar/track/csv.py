@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastcifar.errors import UserError
 from fastcifar.output import user_path, write_whole
 from fastcifar.track.tracker import METRICS, Metrics, Tracker
 
@@ -18,12 +19,14 @@ class CSV(Tracker):
     .json, in place of what an earlier training left there.
 
     The columns are `METRICS`; a value that was not measured is empty. The file is whole whenever it is read. Raises
-    UserError for what is no path.
+    UserError for what is no path, and for one that ends in .json.
     """
 
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         self.path = user_path(path, "the file of metrics")
+        if self.path.suffix == ".json":
+            raise UserError(f"the file of metrics is {path}; allowed: another ending, as .json is the configuration's")
         self._rows: list[Metrics] = []
 
     def begin(self, name: str, config: dict[str, Any], told: Sequence[Metrics]) -> None:

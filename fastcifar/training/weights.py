@@ -12,6 +12,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from fastcifar.errors import Notice, UserError
 from fastcifar.host import TORCH
@@ -54,6 +55,9 @@ def load_weights(module: nn.Module, path: str | os.PathLike[str]) -> None:
 
 def put_weights(module: nn.Module, tensors: Mapping[str, torch.Tensor], path: str | os.PathLike[str]) -> None:
     """Load `tensors` into `module`. Raises UserError, which names `path`, where they do not fit."""
+    for name, parameter in module.named_parameters():
+        if is_lazy(parameter):
+            raise UserError(f"{name} has no shape yet; allowed: weights for it after a first forward pass")
     state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     module.load_state_dict(fitted(tensors, state, path), strict=False)
 

@@ -6,6 +6,7 @@ import pickle
 import re
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -307,6 +308,21 @@ def test_a_packed_file_that_finds_no_room_on_the_disk_is_refused_and_leaves_noth
     with pytest.raises(UserError, match=r"must be unpacked .*: 0\.0 GB; free there: 0\.0 GB"):
         place_images(data, "disk", CPU)
     assert not list((cache / "hdf5").glob("*.images*"))
+
+
+@pytest.mark.filterwarnings("ignore:images-.* is unpacked:fastcifar.errors.Notice")
+def test_threads_unpack_a_file_once_and_what_is_unpacked_of_its_earlier_states_goes(tmp_path, cache):
+    path = write(tmp_path / "set.h5", form="packed")
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as threads:
+            placed = list(threads.map(lambda _: place_images(load_hdf5(path), "disk", CPU), range(4)))
+        for each in placed:
+            assert_equal(each, expected())
+        files = {file.name: file.stat().st_ino for file in (cache / "hdf5").glob("*images*")}
+        assert len(files) == 3
+        place_images(load_hdf5(path), "disk", CPU)
+        assert files == {file.name: file.stat().st_ino for file in (cache / "hdf5").glob("*images*")}
+        write(path, form="in chunks")
 
 
 def test_a_file_that_is_cut_while_it_is_used_is_said(tmp_path):

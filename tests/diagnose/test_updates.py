@@ -129,6 +129,18 @@ def test_steps_that_loss_scaling_leaves_out_do_not_count(data):
     assert np.isfinite(found.smoothed[-1]).all() == (not all(skipped))
 
 
+def test_no_layer_has_the_gradients_of_a_step_that_is_left_out(data):
+    """Those that are finite are still multiplied by the scale of the loss."""
+    scaling = LossScalingConfig(dynamic=True, initial=2.0**21)
+    recipe = dataclasses.replace(DAVIDNET, dtype="float16", epochs=1, loss_scaling=scaling)
+    updates = DiagnoseUpdates()
+    train(recipe, data, device="cpu", listeners=[updates])
+    found = updates.found
+    skipped = np.isnan(found.gradient[1:]).all(axis=1)
+    assert skipped.any() and not skipped.all()
+    assert np.nanmax(found.gradient[1:]) < 100 and np.nanmax(found.smoothed) < 100
+
+
 def test_where_only_ends_of_epochs_are_seen_there_are_displacements(data):
     """As on CUDA, where the steps between are replayed."""
     whole, updates = DiagnoseUpdates(moments=3), DiagnoseUpdates()

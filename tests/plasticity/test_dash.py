@@ -84,6 +84,10 @@ def test_weights_keep_their_dtype_and_no_gradient_is_a_floor():
         ({"floor": 1.5}, "floor is 1.5; allowed: 0 to 1"),
         ({"alpha": 0}, "alpha is 0; allowed: above 0, up to 1"),
         ({"batches": []}, "batches has none; allowed: one or more"),
+        (
+            {"batches": [(torch.full((2, 3, 8, 8), torch.nan).double(), torch.arange(2))]},
+            "gradients that are not finite",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused_and_nothing_changes(wrong, said):

@@ -154,3 +154,7 @@ def test_weights_that_are_computed_from_others_are_refused_and_nothing_changes(w
 def test_steps_out_of_range_are_refused(steps):
     with pytest.raises(UserError, match=r"steps is .*; allowed: (0 to 1,000|a whole number)"):
         fire(network(), steps)
+
+
+def test_a_layer_without_weights_is_left_as_it_is():
+    fire(nn.Linear(0, 3))

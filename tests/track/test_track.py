@@ -201,6 +201,11 @@ def test_what_fails_in_the_midst_is_said_once_and_the_training_goes_on(tmp_path,
     assert wandb.runs[-1].finished
 
 
+def test_metrics_are_no_json_which_is_the_configurations():
+    with pytest.raises(UserError, match=r"the file of metrics is runs/metrics\.json; allowed: another ending"):
+        fastcifar.CSV("runs/metrics.json")
+
+
 def test_missing_packages_and_accounts_are_refused_in_a_line(capsys, monkeypatch, wandb, without_torch_for_track):
     wandb.account = False
     with pytest.raises(UserError, match="knows no account here; allowed: after `wandb login`, or with WANDB_MODE=off"):

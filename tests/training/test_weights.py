@@ -9,6 +9,7 @@ from torch import nn
 
 import fastcifar
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.errors import UserError
 from fastcifar.start import WarmStart
 from fastcifar.training import load_run, load_weights, train
 from tests.small import MLP
@@ -157,3 +158,9 @@ def test_a_buffer_may_hold_the_infinities_that_the_network_has(tmp_path):
         wrong[place] = value
         torch.save({**state, "mask": wrong}, tmp_path / "weights")
         assert "hold NaN or infinite values, 1 of 9 in mask; allowed" in refused(tmp_path / "weights", masked())
+
+
+def test_a_parameter_without_a_shape_is_named(tmp_path):
+    torch.save(nn.Linear(3, 2).state_dict(), tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"^weight has no shape yet; allowed: weights for it after a first forward"):
+        load_weights(nn.LazyLinear(2), tmp_path / "w.pt")
