@@ -71,8 +71,9 @@ def main(args: Sequence[str]) -> int:
         print(json.dumps({**data, **scores, "churn": dataclasses.asdict(differ)}, indent=2, allow_nan=False))
         return 0
     rows = member_rows(read.names, read.logits, read.labels)
-    which = "without test-time augmentation" if options.plain else "with each recipe's test-time augmentation"
-    Table(f"{len(rows)} members, {which}", ("member", "accuracy", "log-loss"), rows).show()
+    augmented = [record is None or record.recipe.evaluate.tta != "none" for record in read.records]
+    which = "with each recipe's" if any(augmented) and not options.plain else "without"
+    Table(f"{len(rows)} members, {which} test-time augmentation", ("member", "accuracy", "log-loss"), rows).show()
     rows = tuple((f"mean {mean_of}", *each.cells, f"{differ.mean:.2%}") for mean_of, each in found.items())
     Table(
         f"Together, on {len(read.labels):,} images (± 95% interval over images)", ("by", *HEADS, "members differ"), rows

@@ -233,10 +233,8 @@ def _describe(progress: Progress) -> str:
         return f"{progress.key:<22} {record.word}"
     train = f"  train {record.train_split.accuracy:.2%}" if record.train_split else ""
     took = "kept" if progress.kept else f"{record.train_seconds:.1f} s"
-    accuracy = share(record.tta_accuracy)
-    return (
-        f"{progress.key:<22} loss {record.tta_loss:.4f}  accuracy {accuracy}{train}  {record.epochs:g} epochs  {took}"
-    )
+    accuracy, epochs = share(record.tta_accuracy), f"{record.epochs:g} epoch{'s' * (record.epochs != 1)}"
+    return f"{progress.key:<22} loss {record.tta_loss:.4f}  accuracy {accuracy}{train}  {epochs}  {took}"
 
 
 def _draw(result: Result, out: Path | None) -> list[str]:

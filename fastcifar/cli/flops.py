@@ -73,7 +73,7 @@ def _report(count: RecipeCount, rates: Sequence[tuple[float, float]]) -> str:
     recipe, largest = count.recipe, max(count.stages, key=lambda stage: stage.stage.size)
     steps = f"{count.steps:,} steps of {'up to ' * bool(recipe.early_batches)}{recipe.batch_size} images"
     lines = [
-        f"{label(recipe)}: {recipe.epochs:g} epochs, {steps}, {count.dtype}",
+        f"{label(recipe)}: {recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)}, {steps}, {count.dtype}",
         "",
         *_layers(largest),
         "",

@@ -151,11 +151,15 @@ class ImageOptions(DataOptions):
 
     def whole(self, name: str = "") -> Dataset:
         """Return the whole data set, or another of this name, on the CPU, its images of the side in --resize."""
+        dataset = self.as_read(name)
+        return dataset if self.resize is None else dataset.resize(self.resize)
+
+    def as_read(self, name: str = "") -> Dataset:
+        """Return what `whole` does with images of their own side, but for image files of unequal ones."""
         from fastcifar.data import load_dataset
 
         how = ("cpu", 0, self.mirror, self.resident, self.resize or 0)
-        dataset = load_dataset(name or self.dataset, self.data_dir, *how)
-        return dataset if self.resize is None else dataset.resize(self.resize)
+        return load_dataset(name or self.dataset, self.data_dir, *how)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def _asked(options: ResumeOptions, out: Path) -> Asked:
         if (out.parent / UNFINISHED).is_file() and out.name.startswith("seed-"):
             raise UserError(f"{out} is one of several runs; allowed: --resume {out.parent}")
         found = "holds no unfinished training" if out.exists() else "does not exist"
-        raise UserError(f"{out} {found}; allowed: the folder of one, which holds {UNFINISHED}")
+        raise UserError(f"{out} {found}; allowed: the folder of a training, with {UNFINISHED}")
     asked = Asked.read(out)
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     given = {name: value for name, value in given.items() if value is not None and name != "resume"}

@@ -205,21 +205,26 @@ def _filters(options: FilterOptions, folder: Path) -> Mosaic:
 def _images(options: ImagesOptions) -> Mosaic:
     import torch
 
-    dataset = options.whole()
+    from fastcifar.data.resize import resized
+
+    dataset = options.as_read()
     split, name = _split(dataset, options.split)
     if (count := len(dataset.classes) * options.per_class) > _MOST_IMAGES:
         said = f"--per-class is {options.per_class}, of {len(dataset.classes):,} classes"
         raise UserError(f"{said}: {count:,} images; allowed: up to {_MOST_IMAGES:,} in all")
-    rows = []
+    places = []
     for number in range(len(dataset.classes)):
-        places = (split.labels == number).nonzero().flatten()
-        few = places[torch.tensor(spread(len(places), options.per_class), dtype=torch.int64)]
-        drawn = list(split.subset(few).loaded(torch.device("cpu")).images.numpy())
-        rows.append(drawn + [None] * (options.per_class - len(drawn)))
+        of_class = (split.labels == number).nonzero().flatten()
+        places.append(of_class[torch.tensor(spread(len(of_class), options.per_class), dtype=torch.int64)])
+    few, side = split.subset(torch.cat(places)).loaded(torch.device("cpu")).images, options.resize
+    if side is not None and few.shape[1:3] != (side, side):
+        few = resized(few, side)
+    drawn = iter(few.numpy())
+    rows = [[next(drawn) for _ in of_class] + [None] * (options.per_class - len(of_class)) for of_class in places]
     cell = 96 if len(rows) <= 20 else 64
     blocks = max(1, round(math.sqrt(_ASPECT * len(rows) / (options.per_class + 1.5))))
-    side = f", brought to {dataset.resized} pixels" if dataset.resized else ""
-    title = f"{dataset.title}, {name}: {options.per_class} images of each of {len(rows)} classes{side}"
+    brought = f", brought to {side} pixels" if dataset.resized or few.shape[1:3] != split.image_shape[:2] else ""
+    title = f"{dataset.title}, {name}: {options.per_class} images of each of {len(rows)} classes{brought}"
     return Mosaic(title, rows, dataset.classes, cell=cell, blocks=blocks)
 
 

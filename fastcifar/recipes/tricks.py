@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,12 @@ def choose_tricks(recipe: Recipe, only: Sequence[str] = ()) -> dict[str, dict[st
             allowed = ", ".join(known)
             raise UserError(f"{recipe.name} has no trick {name!r}{did_you_mean(name, known)}; allowed: {allowed}")
     return {name: values for name, values in known.items() if not only or name in only}
+
+
+def refuse_without_tricks(recipe: Recipe, found: Mapping[str, object]) -> None:
+    """Raise UserError where `found`, the tricks of `recipe` that are asked for, are none."""
+    if not found:
+        raise UserError(f"{recipe.name} uses no trick that can be switched off; allowed: a recipe that does")
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def header(trainer: Trainer, seeds: Sequence[int], at_once: int = 1) -> str:
     val = "" if dataset.val is None else f", {len(dataset.val):,} validation"
     tests = f"{dataset.tested} images" + " without labels" * (dataset.test.label_range[1] < 0)
     most = "up to " if recipe.select.keep < 1 or recipe.early_batches else ""
-    epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{trainer.timeline.steps_per_epoch} steps"
+    steps = trainer.timeline.steps_per_epoch
+    epochs = f"{recipe.epochs:g} epoch{'s' * (recipe.epochs != 1)} of {most}{steps} step{'s' * (steps != 1)}"
     which = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
     which += f", {at_once} at once" * (at_once > 1)
     if recipe.freeze != "none":

@@ -43,6 +43,9 @@ def test_kept_predictions_of_any_recipes_are_taken_together(runs, capsys):
     assert found["plain"] and said(capsys, *runs)["churn"]["mean"] == pytest.approx(differ)
     assert "members differ" in out and f"{differ:.2%}" in out
     assert "3 members, with each recipe's" in out and "mean probabilities" in out and "two/seed-1" in out
+    assert main(["train", *SMALL, "--evaluate.tta", "none", "--runs", "2", "--out", "none", "--quiet"]) == 0
+    assert main(["ensemble", "none"]) == 0
+    assert "2 members, without test-time augmentation" in capsys.readouterr().out
 
 
 def test_what_kept_no_predictions_is_evaluated(runs, capsys):

@@ -199,7 +199,7 @@ def test_help_and_refusals_need_no_torch():
 def test_what_cannot_go_on_is_refused_in_a_line(capsys, monkeypatch, never_loads):
     Path("run").mkdir()
     assert refusal(capsys) == (
-        "run holds no unfinished training; allowed: the folder of one, which holds unfinished.json"
+        "run holds no unfinished training; allowed: the folder of a training, with unfinished.json"
     )
     shutil.rmtree("run")
     unfinished(monkeypatch, OFTEN)

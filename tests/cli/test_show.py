@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fastcifar.cli import main
+from fastcifar.data.resize import resized
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.models import PatchWhitening
 from fastcifar.recipes import change, get_recipe
@@ -126,7 +127,7 @@ def test_layers_that_are_not_there_are_refused(saved, capsys):
     )
 
 
-def test_images_are_a_few_of_each_class(drawn, tmp_path, capsys):
+def test_images_are_a_few_of_each_class(drawn, tmp_path, capsys, monkeypatch):
     data = make_synthetic(40, 12)
     images, labels = data.train.images.numpy(), data.train.labels.numpy()
     own = {"train_images": images, "train_labels": labels, "classes": [*data.classes, "none"]}
@@ -144,6 +145,14 @@ def test_images_are_a_few_of_each_class(drawn, tmp_path, capsys):
         assert len(row) == 3 and [image is None for image in row] == [False] * len(held) + [True] * (3 - len(held))
         for image, other in zip(row, held, strict=False):
             np.testing.assert_array_equal(image, other)
+    monkeypatch.setattr("fastcifar.data.resize.resized_splits", None)  # all images are not
+    assert main([*words, "--resize", "20"]) == 0
+    for row, larger in zip(mosaic.rows, drawn[1][0].rows, strict=True):
+        for image, other in zip(row, larger, strict=True):
+            assert (image is None) == (other is None)
+            if image is not None:
+                np.testing.assert_array_equal(resized(torch.from_numpy(image)[None], 20)[0], other)
+    assert ", brought to 20 pixels" in drawn[1][0].title and "brought" not in mosaic.title
     capsys.readouterr()
     assert main([*words, "--split", "test"]) == 2
     assert "the test images of own.npz have no labels; allowed: --split with some" in capsys.readouterr().err

@@ -103,7 +103,7 @@ def test_half_says_each_run_with_the_time_left_and_ends_with_tables_and_files(ca
         "warm-start-half: warmstart-mlp on synthetic: 192 training and 40 test images, n=2; kept in new"
     )
     assert re.fullmatch(
-        r"\[1/8\] half/seed-0 +loss .*  accuracy .*%  train .*%  1 epochs  \d+\.\d s; about \d+ s left", lines[1]
+        r"\[1/8\] half/seed-0 +loss .*  accuracy .*%  train .*%  1 epoch  \d+\.\d s; about \d+ s left", lines[1]
     )
     assert re.fullmatch(r"\[8/8\] shrink-perturb/seed-1 +loss .*  \d+\.\d s; shrink-perturb mean .*, n=2", lines[8])
     assert any(re.match(r" *cold - warm +[+-]\d", line) for line in lines)

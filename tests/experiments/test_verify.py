@@ -98,6 +98,8 @@ def test_only_some_and_an_unknown_one(dataset, trained):
     assert len(trained) == 2
     with pytest.raises(UserError, match="small has no trick 'cutuot'; did you mean 'cutout'"):
         verify_tricks(RECIPE, dataset, only=["cutuot"])
+    with pytest.raises(UserError, match=r"warmstart-mlp uses no trick that can be switched off; allowed: a recipe th"):
+        Verify(recipe=RECIPES["warmstart-mlp"])
 
 
 def test_without_a_trick_the_training_may_diverge_but_with_all_it_must_not(dataset, monkeypatch):

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Diverged, Failed, Outcome, Result, known, paired
 from fastcifar.recipes import Recipe, change
 from fastcifar.recipes.declare import setting
-from fastcifar.recipes.tricks import TTA, choose_tricks
+from fastcifar.recipes.tricks import TTA, choose_tricks, refuse_without_tricks
 from fastcifar.report import Summary, Table, counted, percent, points, summarize
 
 if TYPE_CHECKING:
@@ -46,8 +45,7 @@ class Ablate(Experiment["Ablation"]):
 
     def _check(self) -> None:
         super()._check()
-        if not self.off:
-            raise UserError(f"{self.recipe.name} uses no trick that can be switched off; allowed: a recipe that does")
+        refuse_without_tricks(self.recipe, self.off)
 
     @cached_property
     def off(self) -> dict[str, dict[str, Any]]:

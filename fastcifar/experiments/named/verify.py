@@ -14,7 +14,7 @@ from fastcifar.errors import UserError
 from fastcifar.experiments.experiment import Experiment, Job, experiment
 from fastcifar.experiments.result import Diverged, Failed, Outcome, Result, known
 from fastcifar.recipes import Recipe, batches, change, quick
-from fastcifar.recipes.tricks import TTA, choose_tricks
+from fastcifar.recipes.tricks import TTA, choose_tricks, refuse_without_tricks
 from fastcifar.report import Table
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Verify(Experiment["Verification"]):
     def _check(self) -> None:
         super()._check()
         self._require("runs", self.runs == 1, "1, as this checks and does not measure")
-        choose_tricks(self.recipe, self.only)
+        refuse_without_tricks(self.recipe, self.off)
 
     @classmethod
     def shorten(cls, recipe: Recipe) -> Recipe:
@@ -154,7 +154,7 @@ class Verification(Result):
         run = self.outcomes[FULL][0]
         assert not isinstance(run, Failed)
         title = "Largest relative change of a loss without one trick"
-        title += f" ({run.recipe.epochs:g} epochs of {run.dataset.train_size:,} images)"
+        title += f" ({run.recipe.epochs:g} epoch{'s' * (run.recipe.epochs != 1)} of {run.dataset.train_size:,} images)"
         return [Table(title, ("trick", "off", "change", ""), tuple(rows))]
 
     def remarks(self) -> list[str]:
