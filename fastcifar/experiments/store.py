@@ -36,6 +36,8 @@ SETTINGS = "settings.json"
 AT_ONCE = "parallel.json"
 """The file that says how many of its runs were trained at once, where that was more than one."""
 
+_LOCK_SECONDS = 60
+"""Seconds to wait for another process that begins the same folder."""
 _KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
 _SHOWN = 60
 _RECIPES = ("recipe", "a", "b")
@@ -59,16 +61,14 @@ class Store:
         path = self.folder / SETTINGS
         if not path.is_file():
             self._begin(path)
-        if path.is_file():
-            there = _in_todays_form(read_json(path), str(path))
-            unsaid = {key: self.settings[key] for key in ("mean", "std") if key in self.settings}  # by older versions
-            there = {**unsaid, **there}
-            refuse_difference(f"{self.folder} was begun with other settings", there, self.settings)
-        else:
-            write_whole(path, _text(self.settings))
+        there = _in_todays_form(read_json(path), str(path))
+        unsaid = {key: self.settings[key] for key in ("mean", "std") if key in self.settings}  # by older versions
+        there = {**unsaid, **there}
+        refuse_difference(f"{self.folder} was begun with other settings", there, self.settings)
 
     def _begin(self, path: Path) -> None:
-        """Make the folder. Raises UserError where that cannot be done, or where it holds something else."""
+        """Make the folder and its settings, unless another process does so now. Raises UserError where that cannot be
+        done, or where it holds something else."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             used = any(not entry.name.startswith(PARTIAL) for entry in self.folder.iterdir())
@@ -79,6 +79,9 @@ class Store:
                 f"output folder {self.folder} holds files but no {SETTINGS}; allowed: a new or an empty folder, or one "
                 "that this experiment was begun in"
             )
+        with claimed(self.folder / f"{PARTIAL}{SETTINGS}.lock", wait=_LOCK_SECONDS):
+            if not path.is_file():
+                write_whole(path, _text(self.settings))
 
     def at_once(self, parallel: int) -> int:
         """Return the most runs that a process trained at once here, `parallel` from now on: times depend on it, and

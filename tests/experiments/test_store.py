@@ -1,7 +1,9 @@
 import dataclasses
 import json
 import os
+import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments import Job
 from fastcifar.experiments.result import Diverged
 from fastcifar.experiments.store import SETTINGS, Store, describe_data
+from fastcifar.output import PARTIAL
 from fastcifar.recipes import RECIPES, Recipe
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.networks.resnet18 import ResNet18Config
@@ -114,6 +117,25 @@ def test_settings_from_before_a_field_of_recipes_existed_are_those_with_its_defa
         Store(tmp_path, TEN)
 
 
+def test_of_those_that_begin_a_folder_at_once_with_different_settings_one_does(tmp_path):
+    for round_ in range(20):
+        at_once = threading.Barrier(4)
+
+        def begin(number, folder=tmp_path / str(round_), at_once=at_once):
+            at_once.wait()
+            try:
+                Store(folder, {"kind": "test", "runs": number})
+            except UserError as error:
+                assert "was begun with other settings: runs" in str(error)
+                return None
+            return number
+
+        with ThreadPoolExecutor(4) as threads:
+            (begun,) = [number for number in threads.map(begin, range(4)) if number is not None]
+        assert json.loads((tmp_path / str(round_) / SETTINGS).read_text())["runs"] == begun
+        assert os.listdir(tmp_path / str(round_)) == [SETTINGS]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"holds files but no settings\.json"):
@@ -160,7 +182,7 @@ def test_what_a_process_killed_while_writing_leaves_is_no_hindrance(tmp_path, mo
         killed.setattr("pathlib.Path.unlink", lambda *_, **__: None)
         with pytest.raises(SystemExit):
             Store(tmp_path, TEN)
-    assert len(list(tmp_path.iterdir())) == 1
+    assert {entry.name.startswith(PARTIAL) for entry in tmp_path.iterdir()} == {True}
     Store(tmp_path, TEN).put(JOB, record(1.0), None, weights=False)
     assert Store(tmp_path, TEN).get(JOB).tta_loss == 1
 
