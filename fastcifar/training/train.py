@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -254,9 +255,12 @@ class Trainer:
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
+            with phases("model and optimizer"):  # weights that do not fit are refused before anything is compiled
+                load = partial(state.load_state_dict, resume) if resume is not None else self._resetting(seed, init)
             self.rehearse()
             state.best = Best(self.flat_evaluated) if keep == "best" else None
-            self._begin(seed, init, resume)
+            self._begin(load, init if resume is None else None)
+            del load  # the network on the CPU
             watch, rows = state.stopwatch, state.history.rows
             audience.tell("on_start", self)
             if evaluate_at_start and state.step == 0 and not rows:
@@ -316,15 +320,23 @@ class Trainer:
 
     def reset(self, seed: int = 0, init: Start = _COLD) -> None:
         """Start a training afresh, in the same buffers. What a start computes on the device is training time."""
+        self._resetting(seed, init)()
+
+    def _resetting(self, seed: int, init: Start) -> Callable[[], None]:
+        """Return what starts a training afresh. Raises UserError where the initial weights do not fit."""
         described = init.describe()
         network, fresh = self._started(seed, init, described.get("sha256"))
         anchor = self.new_network(seed, ColdStart(init.weights_seed(seed))) if self.recipe.l2_init else None
-        seconds = 0.0
-        if methods.is_computed(init):
-            self.state.random.seed(seed)
-            with self.phases("training: start"):
-                seconds = methods.compute(init, network, fresh, self.recipe, self.dataset, self._loss)
-        self.state.begin(network, seed, described, seconds, anchor)
+
+        def reset() -> None:
+            seconds = 0.0
+            if methods.is_computed(init):
+                self.state.random.seed(seed)
+                with self.phases("training: start"):
+                    seconds = methods.compute(init, network, fresh, self.recipe, self.dataset, self._loss)
+            self.state.begin(network, seed, described, seconds, anchor)
+
+        return reset
 
     def enter(self, stage: Stage) -> None:
         """Train the parameters that `stage` trains and no others, in training mode."""
@@ -379,21 +391,18 @@ class Trainer:
         had been asked."""
         return self.scoring.weights(taken=self._has_average)
 
-    def _begin(self, seed: int, init: Start, resume: Mapping[str, Any] | None) -> None:
-        """Prepare the first step: weights, whitening and the first epoch's plan; or load all from `resume`."""
+    def _begin(self, load: Callable[[], object], init: Start | None) -> None:
+        """Prepare the first step: weights, whitening and the first epoch's plan; without `init`, `load` loads all."""
         self._has_average = False
         with self.phases("model and optimizer"):
-            if resume is not None:
-                self.state.load_state_dict(resume)
-            else:
-                self.reset(seed, init)
-        if resume is None and not init.keeps_frozen:
+            load()
+        if init and not init.keeps_frozen:
             with self.phases("training: whitening"), self.state.stopwatch:
                 if count := self.network.whitening_images:
                     self.network.fit_whitening(self.dataset.train.first(count))
         if self.features:
             with self.phases("training: features"), self.state.stopwatch:
                 self.features.compute()
-        if resume is None:
+        if init:
             with self.phases("training: plans"), self.state.stopwatch:
                 self.state.begin_epoch(self.timeline.epochs[0])

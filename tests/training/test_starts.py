@@ -280,6 +280,14 @@ def test_dash_takes_batches_of_its_own_size(folders):
         Dash(folders(MLP), batch=1)
 
 
+@pytest.mark.parametrize("start", [WarmStart, Fire])
+def test_weights_that_do_not_fit_are_refused_before_anything_is_compiled(start, folders, monkeypatch):
+    trainer, source = Trainer(RECIPE, DATA, "cpu"), folders(MLP)
+    monkeypatch.setattr(trainer, "rehearse", None)
+    with pytest.raises(UserError, match="do not fit the network"):
+        trainer.run(init=start(source))
+
+
 @pytest.mark.parametrize("method", [Fire, Dash])
 def test_weights_that_are_computed_from_others_are_refused_by_name(method, tmp_path):
     def normed(classes):
