@@ -222,7 +222,7 @@ def train(s: Settings, data: Dataset) -> tuple[SpeedrunNet, list[float]]:
         # All random choices of the epoch: which images, their shifts, flips, brightness and contrast. The library draws
         # them, so that they are the recipe's; any other tensors of these shapes would do. Early images are rescaled.
         hardest = image_losses.argsort(descending=True, stable=True)[: visits[epoch]].sort().values
-        side = next((side for side, end in s.early_sizes if epoch < end * s.epochs), data.train.side)
+        side = next((side for side, end in s.early_sizes if epoch < end * s.epochs - 1e-6), data.train.side)
         drawn = {"image_size": data.train.side, "size": side, "visited": hardest, "device": device}
         plan = EpochPlan.draw(count, changes, epoch, s.seed, **drawn)
 

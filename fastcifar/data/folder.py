@@ -111,7 +111,7 @@ def _look(folder: Path) -> tuple[list[str], dict[str, _Files], str, list[str]]:
         if part := next((part for part, place in splits.items() if _folders(place)), None):
             raise UserError(f"{folder} holds {splits[part].name}/ and no train/; allowed: both, or folders of classes")
         classes = [each.name for each in _folders(folder) if _has_images(each)]
-        if classes and not any(_is_image(file.name) for name in classes for file in os.scandir(folder / name)):
+        if classes and not any(_is_image(file.name) for name in classes for file in _entries(folder / name)):
             holds = f"{folder} holds {brief(classes)}, folders of folders of images, and no train/"
             raise UserError(f"{holds}; allowed: train/ and test/, or a folder further down, as {folder / classes[0]}")
         files = {"train": _labeled(folder, folder, classes, skipped, made_of)}
@@ -127,7 +127,9 @@ def _look(folder: Path) -> tuple[list[str], dict[str, _Files], str, list[str]]:
         warnings.warn(f"{folder}: left out beside train/: {names}; known are {known}", Notice, stacklevel=2)
     if skipped:
         count = f"{len(skipped):,} file{'s are' if len(skipped) > 1 else ' is'}"
-        warnings.warn(f"{folder}: {count} left out as no images, as {skipped[0]}", Notice, stacklevel=2)
+        warnings.warn(
+            f"{folder}: {count} left out, no images or in no class's folder, as {skipped[0]}", Notice, stacklevel=2
+        )
     return classes, {part: files[part] for part in ("train", "test", "val") if part in files}, how, made_of
 
 
@@ -155,8 +157,17 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
             else:
                 skipped.append(path)
     if not is_unlabeled:  # files beside the folders
-        skipped += [entry.name for entry in os.scandir(place) if entry.is_file()]
+        skipped += [entry.path.removeprefix(above) for entry in _entries(place) if entry.is_file()]
+    if classes and not found:
+        raise UserError(
+            f"{place} holds no images in folders of classes; allowed: CLASS/*.png, of {brief(list(classes))}"
+        )
     return found
+
+
+def _entries(place: Path) -> list[os.DirEntry[str]]:
+    with os.scandir(place) as entries:
+        return list(entries)
 
 
 def _split(files: _Files) -> dict[str, _Files]:

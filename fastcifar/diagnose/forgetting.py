@@ -102,7 +102,6 @@ class DiagnoseForgetting(Diagnosis[Forgetting]):
         self._fresh = test.labeled.nonzero().flatten()[: PARTS * self.images]
         self.begin(trainer, (), images=self.images, fresh=len(self._fresh))
         self._dues = {*self.dues(trainer.timeline)}
-        self._epochs = {epoch.end: epoch for epoch in trainer.timeline.epochs}
         if not self._found:
             unknown = np.full(PARTS, np.nan)
             with self._snapshot.loaded():
@@ -113,9 +112,9 @@ class DiagnoseForgetting(Diagnosis[Forgetting]):
     @TORCH.applied()
     def on_epoch(self, row: EpochRow) -> None:
         trainer, step = self._trainer, self._trainer.state.step
-        if step not in self._dues or step == self._found[-1][0]:
+        if step not in self._dues or step == self._found[-1][0] or trainer.state.visited is None:
             return
-        visits = trainer.state.tensors.plan.indices[: self._epochs[step].images].flip(0)
+        visits = trainer.state.visited.flip(0)
         places = torch.arange(len(visits), device=visits.device)
         parts = [_spread(part, self.images) for part in places.tensor_split(PARTS)]
         with self._snapshot.loaded():

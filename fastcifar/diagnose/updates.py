@@ -50,7 +50,8 @@ class Updates(Found):
     """float64 `[M, L]`: |w|."""
     update: np.ndarray
     """float64 `[M, L]`: mean of |dw| / |w| by step, of what the optimizer does: steps after which lookahead moves the
-    weights too or these return to their average, and steps that loss scaling leaves out, do not count."""
+    weights too, these return to their average or units may be replaced, and steps that loss scaling leaves out, do not
+    count."""
     displacement: np.ndarray
     """float64 `[M, L]`: |w - v| / |v|, v being the weights at the moment before."""
     gradient: np.ndarray
@@ -123,8 +124,9 @@ class DiagnoseUpdates(Diagnosis[Updates]):
         shares: list[float | None] = []
         if isinstance(state.optimizer, FlatLookahead):
             shares = lookahead_shares(trainer.recipe.lookahead, trainer.total_steps)
-        self._looked_ahead = {step for step, share in enumerate(shares, start=1) if share is not None}
-        self._looked_ahead |= {epoch.end for epoch in trainer.timeline.epochs if trainer.timeline.returns(epoch)}
+        self._others = {step for step, share in enumerate(shares, start=1) if share is not None}
+        self._others |= {epoch.end for epoch in trainer.timeline.epochs if trainer.timeline.returns(epoch)}
+        self._others |= state.replacement.steps(trainer.timeline.epochs)
         unknown = np.full(len(layers), np.nan)
         self._smoothed = self._found[-1][1]["smoothed"] if self._found else unknown
         self._weight = self._sizes("weights")
@@ -145,7 +147,7 @@ class DiagnoseUpdates(Diagnosis[Updates]):
         self._smoothed = np.where(seen, SMOOTHING * before + (1 - SMOOTHING) * gradient, self._smoothed)
         weight = self._sizes("weights")
         self._gradients.append(gradient)
-        is_update = step == self._last + 1 and step not in self._looked_ahead and seen[trains].all()
+        is_update = step == self._last + 1 and step not in self._others and seen[trains].all()
         if is_update:  # else there were several, or it was left out
             self._updates.append(np.where(trains, _ratio(self._moved(self._before), self._weight), np.nan))
         if self._dues and step >= self._dues[0]:

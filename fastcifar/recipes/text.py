@@ -10,6 +10,7 @@ A file may leave fields out: they keep DavidNet's values, or those of the kind t
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -229,6 +230,8 @@ def _put(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
         value = {"kind": read_value(str(value), str) if isinstance(value, Written) else value}
     elif isinstance(value, Checked):
         value = dataclasses.asdict(value)
+    elif isinstance(value, Mapping):  # the caller's own, into which later fields are put
+        value = copy.deepcopy(dict(value))
     if isinstance(before, dict) and isinstance(value, Mapping) and value.get("kind") in (None, before.get("kind")):
         value = {**before, **value}
     inside[name] = value

@@ -52,8 +52,11 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
         first = runs.failed[0]
         failed = f"{len(runs.failed)} run{'s' * (len(runs.failed) > 1)} failed"
         lines.append(f"{failed}, which are in no other number (seed {first.seed}: {shown(first.reason, 200)})")
-    at_target = None if target is None else runs.at_target(target, metric)
-    return lines + ([] if at_target is None else target_lines(at_target))
+    if target is None:
+        return lines
+    at_target = runs.at_target(target, metric)
+    nothing = [f"no run has {metric.replace('_', ' ')}, so nothing is compared with {_target(target)}"]
+    return lines + (nothing if at_target is None else target_lines(at_target))
 
 
 def target_lines(found: AtTarget) -> list[str]:

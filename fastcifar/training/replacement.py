@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,12 +98,19 @@ class Replacement:
     def end_epoch(self, trainer: Trainer, epoch: Epoch) -> None:
         """Replace the units that ReDo finds dormant at the end of `epoch`, if it looks then; after the last nothing
         trains."""
-        every = self._redo.every
-        if not every or (epoch.number + 1) % every or epoch.end >= trainer.total_steps:
+        if not self._looks(epoch, trainer.total_steps):
             return
         fresh = self._fresh_values(trainer, epoch.end)
         for units, found in zip(self.layers, self._magnitudes(trainer, trainer.dataset.train), strict=True):
             self._replace(units, dormant(found, self._redo.threshold), fresh)
+
+    def _looks(self, epoch: Epoch, total_steps: int) -> bool:
+        every = self._redo.every
+        return every > 0 and (epoch.number + 1) % every == 0 and epoch.end < total_steps
+
+    def steps(self, epochs: Sequence[Epoch]) -> set[int]:
+        """Return the steps of a training of `epochs` after which units may be replaced."""
+        return {*self.due, *(epoch.end for epoch in epochs if self._looks(epoch, epochs[-1].end))}
 
     @torch.no_grad()
     def rehearse(self, trainer: Trainer, noise: Split) -> None:

@@ -49,6 +49,8 @@ class TrainingState:
     optimizer: its further state.
     average: the number of weights in the mean of the last ones.
     tensors: the epoch's plan and the place in it, its losses so far, losses and visits by image.
+    visited: the places of the images of the last epoch that is over, in its order, int64 `[N]`; of members with orders
+        of their own, the first's. None before one is over in this process.
     loss_scale: the factor of gradients.
     replacement: what replaces hidden units, if the recipe says so.
     plateau: what lowers the rate where the loss does not get better, if the schedule says so.
@@ -199,6 +201,7 @@ class TrainingState:
             losses = torch.stack([each.losses for each in self._reported]).mean(0)
             correct = torch.stack([each.correct for each in self._reported]).sum(0)
         self.history.keep(epoch, losses, correct, rate, lap)
+        self.visited = self.tensors.plan.indices[: epoch.images].clone()
 
     def row_so_far(self) -> EpochRow | None:
         """Return the row of the present epoch up to the last step or, where none of it is over, the last row. Within an
@@ -293,6 +296,7 @@ class TrainingState:
 
     def _restart(self, seed: int, init: Mapping[str, object]) -> None:
         self.seed, self.init, self.step, self.told = seed, init, 0, 0
+        self.visited: torch.Tensor | None = None
         self.history = History(self._timeline, self._device, len(self._reported))
         self.stopwatch = Stopwatch(self._device)
         if self.feed:

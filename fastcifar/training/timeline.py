@@ -11,7 +11,7 @@ from fastcifar.errors import UserError
 from fastcifar.recipes import Recipe
 
 _ROUNDING = 1e-6
-"""Steps by which a floating-point product may exceed the whole number that is meant, as in 0.07 of 100."""
+"""Steps or epochs by which a floating-point product may exceed the whole number that is meant, as in 0.07 of 100."""
 
 _MOST_STEPS = 10**8
 """Steps of a training: the rate of each is kept."""
@@ -163,7 +163,7 @@ class Timeline:
         """Return the side of the images of epoch `number`, and how many make a batch."""
         recipe = self._recipe
         for place, (side, share) in enumerate(recipe.augment.early_crops):
-            if number < share * recipe.epochs:
+            if number < share * recipe.epochs - _ROUNDING:
                 return side, next(iter(recipe.early_batches[place:]), recipe.batch_size)
         return self._side, recipe.batch_size
 

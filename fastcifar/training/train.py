@@ -271,6 +271,8 @@ class Trainer:
                 if state.history.has_reached(until_train_accuracy):
                     state.optimizer.finish()
                     break
+                is_last = epoch is epochs[-1]
+                is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
                 with phases("training: steps"), watch:
                     self.enter(epoch.stage)
                     while state.step < epoch.end:
@@ -278,21 +280,19 @@ class Trainer:
                         if audience.hears_steps and self.device.type == "cpu" and state.step < epoch.end:
                             with watch.paused():
                                 audience.tell("on_step", state.step, self.total_steps)
-                    if until_train_accuracy is None:
+                    if until_train_accuracy is None and not is_evaluated:
                         state.between_epochs(self, epoch)
                     self.end_epoch(epoch)
-                is_last = epoch is epochs[-1]
-                is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
                 is_watched = audience.hears_steps or audience.hears_epochs or until_train_accuracy is not None
                 with phases("training: steps"):  # where nobody looks, the host does not wait for the device
                     state.history.settle(wait=is_watched or is_evaluated or is_last)
                     ends = is_last or state.history.has_reached(until_train_accuracy)
-                    if until_train_accuracy is not None and not ends:  # only now is it known that it goes on
-                        with watch:
-                            state.between_epochs(self, epoch)
                 if is_evaluated and not ends:
                     rows[-1] = self.scoring.row(rows[-1])
                     state.plateau.step(rows[-1], state.step)
+                if (is_evaluated or until_train_accuracy is not None) and not ends:  # now that it is known to go on
+                    with phases("training: steps"), watch:
+                        state.between_epochs(self, epoch)
                 if is_watched:
                     audience.tell("on_step", state.step, self.total_steps)
                     if not ends:  # the last row is told after the final evaluation

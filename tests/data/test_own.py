@@ -147,8 +147,20 @@ def test_other_files_are_left_out_with_a_line(place):
     (place / "train" / "bee" / "more").mkdir()
     (place / "train" / "bee" / "more" / "notes.txt").write_text("x")
     (place / "test" / ".hidden.png").write_text("x")
-    with pytest.warns(Notice, match=r"images: 3 files are left out as no images, as train.ant..DS_Store"):
+    with pytest.warns(Notice, match=r"images: 3 files are left out, no images or in .*, as train.ant..DS_Store"):
         assert len(load_dataset(str(place)).train) == 12
+
+
+def test_images_beside_folders_of_classes_are_named_and_a_split_of_such_alone_is_refused(place):
+    write(place / "train", PIXELS, LABELS)
+    write(place / "test", PIXELS[:3], LABELS[:3])
+    Image.fromarray(PIXELS[0]).save(place / "test" / "beside.png")
+    with pytest.warns(Notice, match=r"1 file is left out, no images or in no class's folder, as test.beside.png"):
+        assert len(load_dataset(str(place)).test) == 3
+    (place / "val").mkdir()
+    Image.fromarray(PIXELS[0]).save(place / "val" / "alone.png")
+    with pytest.raises(UserError, match=r"val holds no images in folders of classes; allowed: CLASS/\*.png"):
+        load_dataset(str(place))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Loss by the time since an image was trained on, against a forward pass of the same images."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -32,24 +33,27 @@ def data():
 
 def test_losses_are_those_of_the_images_an_epoch_visited(data, tmp_path):
     file = tmp_path / "forgetting.npz"
-    listener = DiagnoseForgetting(file, images=8)
-    run = train(RECIPE, data, seed=3, device="cpu", listeners=[listener])
+    listener, networks = DiagnoseForgetting(file, images=8), []
+    trainer = Trainer(RECIPE, data, "cpu")
+    trainer.run(3, listeners=[Listener(on_epoch=lambda row: networks.append(copy.deepcopy(trainer.network))), listener])
     found = listener.found
     assert found.steps.tolist() == [0, 4, 6]
-    order = EpochPlan.draw(64, RECIPE.augment, 1, 3).indices[:32]  # half an epoch
-    network = run.model.train()
-    for norm in network.modules():
-        norm.track_running_stats = False
     mean, std = (torch.tensor(values)[:, None, None] for values in (data.mean, data.std))
 
-    def loss(split, places):
+    def loss(network, split, places):
+        for norm in network.train().modules():
+            norm.track_running_stats = False
         with torch.no_grad():
             logits = network((split.images[places].permute(0, 3, 1, 2).float() - mean) / std)
         return F.cross_entropy(logits, split.labels[places]).item()
 
-    seen = [loss(data.train, order.flip(0)[8 * part : 8 * part + 8]) for part in range(PARTS)]
-    assert found.seen[-1] == pytest.approx(seen, rel=1e-4)
-    assert found.fresh[-1] == pytest.approx(loss(data.test, torch.arange(16)), rel=1e-4)  # ghost batches of 8 out of 20
+    for moment, (network, count) in enumerate(zip(networks, (64, 32), strict=True), start=1):  # then half an epoch
+        order = EpochPlan.draw(64, RECIPE.augment, moment - 1, 3).indices[:count].flip(0)
+        for part, places in enumerate(order.tensor_split(PARTS)):
+            few = places[torch.linspace(0, len(places) - 1, 8).round().long()]
+            assert found.seen[moment, part] == pytest.approx(loss(network, data.train, few), rel=1e-4)
+        fresh = loss(network, data.test, torch.arange(16))  # ghost batches of 8 out of 20
+        assert found.fresh[moment] == pytest.approx(fresh, rel=1e-4)
     assert found.age[-1].tolist() == [4.5, 12.5, 20.5, 28.5] and found.age[1].tolist() == [8.5, 24.5, 40.5, 56.5]
     assert np.isnan(found.seen[0]).all() and found.fresh[0] > 0 and np.isnan(found.rate[0])
     kept = read_diagnosis(file)

@@ -12,7 +12,7 @@ from fastcifar.data.synthetic import make_synthetic
 from fastcifar.diagnose import DiagnoseForgetting, DiagnoseUpdates, read_diagnosis
 from fastcifar.diagnose.updates import SMOOTHING
 from fastcifar.errors import Notice, UserError
-from fastcifar.recipes import LookaheadConfig, LossScalingConfig
+from fastcifar.recipes import ContinualBackpropConfig, LookaheadConfig, LossScalingConfig, ReDoConfig
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.lars import LARSConfig
 from fastcifar.recipes.optimizers.muon import MuonConfig
@@ -99,6 +99,18 @@ def test_lookahead_is_no_update(data):
     for step in range(1, 13):
         expected = weights.relative(layer, step, step - 1) if step % 2 else np.nan
         assert found.update[step, place] == pytest.approx(expected, rel=1e-3, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    "method", [{"redo": ReDoConfig(every=1, threshold=0.9, images=64)},
+               {"continual_backprop": ContinualBackpropConfig(rate=0.05, maturity=2)}]
+)  # fmt: skip
+def test_units_that_begin_again_are_no_update(data, method):
+    recipe = dataclasses.replace(MLP, optimizer=SGDConfig(lr=1e-6), **method)
+    updates = DiagnoseUpdates()
+    run = train(recipe, data, device="cpu", listeners=[updates])
+    assert run.record.units_replaced and np.nanmax(updates.found.displacement) > 0.01
+    assert np.nanmax(updates.found.update) < 1e-3
 
 
 def test_frozen_parameters_have_a_size_and_nothing_else(data):

@@ -250,6 +250,12 @@ def test_a_kind_begins_with_its_own_defaults_and_the_same_kind_keeps_its_fields(
     assert change(Recipe(), {"network": ResNet18Config(width=8)}).network == ResNet18Config(width=8)
 
 
+def test_the_callers_sections_are_not_written_to():
+    given = {"kind": "mlp"}
+    assert change(Recipe(), {"network": given, "network.hidden": (8,)}).network == MLPConfig(hidden=(8,))
+    assert change(Recipe(), {"network": given}).network == MLPConfig() and given == {"kind": "mlp"}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_field_means_the_same_in_a_file_in_a_word_and_as_a_keyword(name):
     recipe = RECIPES[name]

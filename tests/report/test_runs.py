@@ -333,6 +333,8 @@ def test_the_lines_say_what_no_test_is_for(write, tmp_path):
         "mean above 94%: no test, which needs two runs or more that are not all equal",
     ]
     assert "val accuracy" not in "".join(said)
+    lost = summary_lines(only(tmp_path), 0.94, "val_accuracy")
+    assert lost[-1] == "no run has val accuracy, so nothing is compared with 94%"
 
 
 def test_a_process_that_summarizes_needs_no_torch(write, tmp_path):

@@ -88,6 +88,21 @@ METHODS = {
 }
 
 
+@pytest.mark.parametrize("method", [{"redo": REDO}, {"continual_backprop": ContinualBackpropConfig(0.25, maturity=1)}])
+def test_weights_of_an_epoch_are_those_that_were_trained_in_it(data, method):
+    """Units are replaced after the evaluation, so that none of the best epoch's is fresh."""
+    recipe = dataclasses.replace(SLOW, epochs=6, optimizer=SGDConfig(lr=1.5), **method)
+    weights = {}
+    listener = Listener(on_epoch=lambda row: weights.setdefault(row.epoch, trainer.state.flat.state_dict()))
+    best = []
+    for seed in range(4):
+        trainer = Trainer(recipe, data.hold_out(40), "cpu")
+        run = trainer.run(seed, keep="best", listeners=[listener])
+        best.append(run.record.best_epoch)
+        assert run.record.units_replaced and run.state["classifier.weight"].abs().sum(0).all()
+    assert min(best) < 6 and any((each["classifier.weight"] == 0).all(0).any() for each in weights.values())
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_training_that_ends_early_ends_on_weights_that_were_trained(data, name):
     recipe, after = dataclasses.replace(SLOW, **METHODS[name]), {}

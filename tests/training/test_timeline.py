@@ -52,6 +52,8 @@ def test_early_epochs_are_those_that_begin_before_their_share():
     assert sizes(3, 1) == [24] * 3
     assert sizes(10, 0.2, 0.6) == [24] * 2 + [28] * 4 + [32] * 4
     assert sizes(3, 0.5, 0.6) == [24, 24, 32]
+    for epochs, share in ((25, 0.28), (50, 0.14), (100, 0.07)):  # whose products are a little above 7
+        assert sizes(epochs, share) == [24] * 7 + [32] * (epochs - 7)
 
 
 def test_a_stage_is_one_size_and_one_set_of_trained_parameters():
