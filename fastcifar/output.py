@@ -272,10 +272,12 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
             path = folder / f"{PARTIAL}{secrets.token_hex(8)}{Path(name).suffix}"
             with path.open("x", encoding="utf-8") as file:  # with the permissions of any new file, unlike tempfile's
                 partial[name] = path
+                mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 if isinstance(write, str):
                     file.write(write)
             if not isinstance(write, str):
-                write(partial[name])
+                write(path)
+                path.chmod(mode)  # of safetensors, which puts a file of its own in the place
             with partial[name].open("rb+") as file:
                 os.fsync(file.fileno())
         for name in files:

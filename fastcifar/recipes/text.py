@@ -10,7 +10,6 @@ A file may leave fields out: they keep DavidNet's values, or those of the kind t
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import re
@@ -222,16 +221,14 @@ def _put(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
     *sections, name = path[:-1] if names_kind else path
     inside = fields
     for section in sections:
-        inside = inside.setdefault(section, {})
-        if not isinstance(inside, dict):
+        if not isinstance(found := inside.get(section, {}), dict):
             raise UserError(f"{section} in {'.'.join(path)} is no section; allowed: a field such as optimizer.lr")
+        inside[section] = inside = dict(found)  # which may be the caller's
     before = inside.get(name)
     if names_kind or (isinstance(before, dict) and "kind" in before and isinstance(value, str)):
         value = {"kind": read_value(str(value), str) if isinstance(value, Written) else value}
     elif isinstance(value, Checked):
         value = dataclasses.asdict(value)
-    elif isinstance(value, Mapping):  # the caller's own, into which later fields are put
-        value = copy.deepcopy(dict(value))
     if isinstance(before, dict) and isinstance(value, Mapping) and value.get("kind") in (None, before.get("kind")):
         value = {**before, **value}
     inside[name] = value

@@ -217,9 +217,11 @@ def test_a_trick_without_effect_is_named_and_the_status_1(capsys, monkeypatch):
     assert out.splitlines()[-1] == "2 tricks, without effect: crop"
 
 
-def test_a_recipe_without_tricks_has_none_without_effect(capsys):
-    assert main(["verify", "--dataset", "synthetic", "--recipe", "warmstart-mlp", "--quick", "--quiet"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "0 tricks, none without effect"
+def test_a_recipe_without_tricks_is_refused(capsys):
+    said = "uses no trick that can be switched off; allowed: a recipe that does"
+    for command in ("verify", "ablate"):
+        assert main([command, "--dataset", "synthetic", "--recipe", "warmstart-mlp", "--quick", "--quiet"]) == 2
+        assert capsys.readouterr().err == f"fastcifar: warmstart-mlp {said}\n"
 
 
 def test_a_quick_verification_keeps_the_epochs_and_unless_given_the_small_batch():
