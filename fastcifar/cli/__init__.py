@@ -157,10 +157,12 @@ def _import_plugins(args: list[str]) -> None:
 
 
 def _experiments() -> dict[str, Any]:
-    """Return the registered experiments by the words of their commands."""
+    """Return the registered experiments by the words of their commands, in the words' order, whatever was imported
+    first."""
     from fastcifar.experiments import EXPERIMENTS
 
-    experiments = {f"{cls.group} {name}".strip(): cls for name, cls in EXPERIMENTS.items()}
+    named = {f"{cls.group} {name}".strip(): cls for name, cls in EXPERIMENTS.items()}
+    experiments = {words: named[words] for words in sorted(named)}
     for words in experiments:
         if words in COMMANDS:
             raise UserError(f"the experiment {words!r} has the name of a command; allowed: another name")

@@ -24,7 +24,7 @@ NO_PLUGIN = (
     "package.module"
 )
 CONVERT = f"fastcifar data convert --dataset {DEFAULT_DATASET} --to npz {DEFAULT_DATASET}.npz"
-WORDS = [*COMMANDS, *(f"{cls.group} {name}".strip() for name, cls in EXPERIMENTS.items())]
+WORDS = [*COMMANDS, *sorted(f"{cls.group} {name}".strip() for name, cls in EXPERIMENTS.items())]
 """All commands."""
 REFUSALS = {
     "": None,  # help
