@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -13,8 +14,11 @@ from fastcifar.errors import UserError
 
 _LOOK_SECONDS = 0.1
 """A process that waits for a lock looks so often whether it is free."""
-_files: set[IO[str]] = set()
-"""The lock files that this process has open."""
+WAIT_SECONDS = 60
+"""How long to wait for another process that writes a small file."""
+_files: weakref.WeakSet[IO[str]] = weakref.WeakSet()
+"""The lock files that this process has open. A child that is forked closes them, or with them it would hold the lock of
+a parent that was killed."""
 
 
 @contextlib.contextmanager
@@ -49,7 +53,8 @@ def _claimed(path: Path) -> Iterator[bool]:
         file = open(path, "w")  # noqa: SIM115  (closed below, which gives the lock up)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
-    with file, _forgotten_in_children(file):
+    with file:
+        _files.add(file)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -69,20 +74,10 @@ def _claimed(path: Path) -> Iterator[bool]:
                     path.unlink()
 
 
-@contextlib.contextmanager
-def _forgotten_in_children(file: IO[str]) -> Iterator[None]:
-    """Let no child that is forked meanwhile keep `file` open, and with it the lock of a process that was killed."""
-    _files.add(file)
-    try:
-        yield
-    finally:
-        _files.discard(file)
-
-
-def _forget() -> None:
+def _close() -> None:
     for file in _files:
         file.close()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_close)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastcifar.errors import Notice, UserError
-from fastcifar.locks import claimed
+from fastcifar.locks import WAIT_SECONDS, claimed
 
 RECORD = "run.json"
 """The record of a run; a folder that holds one is a run's."""
@@ -278,7 +278,7 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
             if not isinstance(write, str):
                 write(path)
                 path.chmod(mode)  # of safetensors, which puts a file of its own in the place
-            with partial[name].open("rb+") as file:
+            with path.open("rb+") as file:
                 os.fsync(file.fileno())
         for name in files:
             os.replace(partial[name], folder / name)
@@ -307,9 +307,11 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append `value` to a file of JSON lines, also beside other processes, in the place of a last line that one of them
     left torn. Raises UserError where that cannot be done."""
     line = json.dumps(value, allow_nan=False) + "\n"
-    with claimed(path.with_name(f".{path.name}.lock"), wait=60) as is_ours:
+    with claimed(path.with_name(f".{path.name}.lock"), wait=WAIT_SECONDS) as is_ours:
         if not is_ours:
-            raise UserError(f"another process has kept {path} locked for 60 s; allowed: one that lets it go")
+            raise UserError(
+                f"another process has kept {path} locked for {WAIT_SECONDS} s; allowed: one that lets it go"
+            )
         try:
             with open(path, "ab+") as file:
                 if tail := _last_line(file):

@@ -17,7 +17,7 @@ from fastcifar.cli.options import flag_of
 from fastcifar.cli.train import Options
 from fastcifar.errors import OutOfMemory, ProcessesDied, UserError
 from fastcifar.interval import read_interval
-from fastcifar.locks import claimed
+from fastcifar.locks import WAIT_SECONDS, claimed
 from fastcifar.output import CHECKPOINTS, PARTIAL, RECORD, UNFINISHED, check_out, user_path, write_whole
 from fastcifar.recipes import recipe_from_dict
 from fastcifar.recipes.declare import plain, type_hints
@@ -26,7 +26,6 @@ from fastcifar.start import ColdStart, check_entry
 VERSION = 1
 """The version of the file's format."""
 _ALLOWED = "the file as fastcifar wrote it"
-_LOCK_SECONDS = 60
 _ELSEWHERE = {"recipe", "network", "optimizer", "settings", "seed", "runs"}
 """Options that other entries say: the recipe, whole, and the seeds."""
 _NOT_KEPT = {"out", "resume", "profile", "quiet", "json", "weights"}
@@ -143,9 +142,9 @@ def _locked(out: Path, runs: int) -> Iterator[None]:
     if runs == 1:
         yield
         return
-    with claimed(out / f"{PARTIAL}{UNFINISHED}.lock", wait=_LOCK_SECONDS) as is_ours:
+    with claimed(out / f"{PARTIAL}{UNFINISHED}.lock", wait=WAIT_SECONDS) as is_ours:
         if not is_ours:
-            raise UserError(f"another process has kept {out / UNFINISHED} locked for {_LOCK_SECONDS} s; allowed: again")
+            raise UserError(f"another process has kept {out / UNFINISHED} locked for {WAIT_SECONDS} s; allowed: again")
         yield
 
 

@@ -190,8 +190,7 @@ def _split(files: _Files) -> dict[str, _Files]:
 
 def _folders(place: Path) -> list[Path]:
     """Return the folders in a folder by name, links to folders too, hidden ones left out."""
-    with os.scandir(place) as entries:
-        found = [Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    found = [Path(entry.path) for entry in _entries(place) if entry.is_dir() and not entry.name.startswith(".")]
     return sorted(found, key=lambda path: path.name)
 
 

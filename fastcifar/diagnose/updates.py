@@ -140,8 +140,9 @@ class DiagnoseUpdates(Diagnosis[Updates]):
     def on_step(self, step: int, total_steps: int) -> None:
         gradient = self._sizes("grads") / self._trainer.recipe.batch_size
         trains = np.array([group.trains for group, _ in self._held])
-        # A step that was left out has gradients that are not divided by the scale of the loss.
-        gradient[~trains if np.isfinite(gradient[trains]).all() else ...] = np.nan
+        gradient[~trains] = np.nan
+        if not np.isfinite(gradient[trains]).all():  # left out: the finite ones have the scale of the loss in them
+            gradient[:] = np.nan
         seen = np.isfinite(gradient)
         before = np.where(np.isfinite(self._smoothed), self._smoothed, gradient)
         self._smoothed = np.where(seen, SMOOTHING * before + (1 - SMOOTHING) * gradient, self._smoothed)

@@ -19,7 +19,7 @@ from fastcifar.diagnose import DIAGNOSES, Found, read_diagnosis
 from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Failed, Outcome, failed_from, is_tried_again
-from fastcifar.locks import claimed
+from fastcifar.locks import WAIT_SECONDS, claimed
 from fastcifar.output import PARTIAL, TRACK, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.declare import Declaration, checked
@@ -36,8 +36,6 @@ SETTINGS = "settings.json"
 AT_ONCE = "parallel.json"
 """The file that says how many of its runs were trained at once, where that was more than one."""
 
-_LOCK_SECONDS = 60
-"""Seconds to wait for another process that begins the same folder."""
 _KEY = re.compile(r"[\w+-][\w.+-]*(/[\w+-][\w.+-]*)*")
 _SHOWN = 60
 _RECIPES = ("recipe", "a", "b")
@@ -79,7 +77,7 @@ class Store:
                 f"output folder {self.folder} holds files but no {SETTINGS}; allowed: a new or an empty folder, or one "
                 "that this experiment was begun in"
             )
-        with claimed(self.folder / f"{PARTIAL}{SETTINGS}.lock", wait=_LOCK_SECONDS):
+        with claimed(self.folder / f"{PARTIAL}{SETTINGS}.lock", wait=WAIT_SECONDS):
             if not path.is_file():
                 write_whole(path, _text(self.settings))
 

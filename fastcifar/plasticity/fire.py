@@ -41,9 +41,9 @@ def fire(module: nn.Module, steps: int = 0) -> None:
     """
     steps = checked("steps", steps, int, Declaration(at_least=0, at_most=1000))
     for weight in trained(module, "weight"):
-        taps = weight.flatten(2).permute(2, 0, 1) if weight.dim() == 4 else weight[None]
         if not weight.numel():
             continue
+        taps = weight.flatten(2).permute(2, 0, 1) if weight.dim() == 4 else weight[None]
         count, outputs, inputs = taps.shape
         made = polar_factor(taps.double(), steps).mul_(math.sqrt(outputs / inputs) / count)
         weight.copy_(made.permute(1, 2, 0).reshape(weight.shape))

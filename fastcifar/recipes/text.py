@@ -223,7 +223,8 @@ def _put(fields: dict[str, Any], path: Sequence[str], value: Any) -> None:
     for section in sections:
         if not isinstance(found := inside.get(section, {}), dict):
             raise UserError(f"{section} in {'.'.join(path)} is no section; allowed: a field such as optimizer.lr")
-        inside[section] = inside = dict(found)  # which may be the caller's
+        inside[section] = dict(found)  # a copy: it may be the caller's
+        inside = inside[section]
     before = inside.get(name)
     if names_kind or (isinstance(before, dict) and "kind" in before and isinstance(value, str)):
         value = {"kind": read_value(str(value), str) if isinstance(value, Written) else value}

@@ -273,6 +273,8 @@ class Trainer:
                     break
                 is_last = epoch is epochs[-1]
                 is_evaluated = eval_every > 0 and (epoch.number + 1) % eval_every == 0 and not is_last
+                # What is evaluated was trained, and no training ends on what has just changed.
+                changes_later = is_evaluated or until_train_accuracy is not None
                 with phases("training: steps"), watch:
                     self.enter(epoch.stage)
                     while state.step < epoch.end:
@@ -280,7 +282,7 @@ class Trainer:
                         if audience.hears_steps and self.device.type == "cpu" and state.step < epoch.end:
                             with watch.paused():
                                 audience.tell("on_step", state.step, self.total_steps)
-                    if until_train_accuracy is None and not is_evaluated:
+                    if not changes_later:
                         state.between_epochs(self, epoch)
                     self.end_epoch(epoch)
                 is_watched = audience.hears_steps or audience.hears_epochs or until_train_accuracy is not None
@@ -290,7 +292,7 @@ class Trainer:
                 if is_evaluated and not ends:
                     rows[-1] = self.scoring.row(rows[-1])
                     state.plateau.step(rows[-1], state.step)
-                if (is_evaluated or until_train_accuracy is not None) and not ends:  # now that it is known to go on
+                if changes_later and not ends:
                     with phases("training: steps"), watch:
                         state.between_epochs(self, epoch)
                 if is_watched:
