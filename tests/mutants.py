@@ -43,7 +43,7 @@ TESTS = {
     "kernels/flat_optimizer": "kernels/test_flat_optimizer.py",
     "kernels/mix": "kernels/test_mix.py",
     "kernels/newton_schulz": "kernels/test_newton_schulz.py",
-    "kernels/norm_act_pool": "kernels/test_norm_act_pool.py",
+    "kernels/norm_act_pool": "kernels/test_norm_act_pool.py kernels/test_norm_act_pool_graphs.py",
     "kernels/operators": "kernels/test_launch.py kernels/test_whiten.py",
     "kernels/whiten": "kernels/test_whiten.py",
     "fastcifar/recipes": "recipes optim/test_schedule.py cli/test_arguments.py",
