@@ -81,7 +81,7 @@ def _start(trainer: Trainer) -> list[tuple[str, str]]:
 def _own_parts(trainer: Trainer) -> list[tuple[str, str]]:
     """Return the parts that are not this library's, which may give NaN, and what they should give."""
     recipe = trainer.recipe
-    given: dict[str, Any] = {"loss": trainer._loss, "augment": trainer._augment, "model": trainer.own_model}
+    given: dict[str, Any] = {"loss": trainer.own_loss, "augment": trainer.own_augment, "model": trainer.own_model}
     parts = [f"the {word} {_name(part)}" for word, part in given.items() if part is not None]
     parts += [f"transforms.{each.kind}" for each in recipe.transforms if not is_ours(resolve(type(each).function))]
     if trainer.own_model is None and not is_ours(resolve(recipe.network.builder)):

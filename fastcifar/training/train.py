@@ -1,7 +1,7 @@
 """`train` and `Trainer`: the timed training, its loop on one screen.
 
 `state.py` holds all that the loop changes, `step.py` one step, `rehearse.py` the preparation of the first one
-(compiling, capture, warm-up), and `timeline.py` the differences between epochs.
+(compiling, capture, warm-up), `begin.py` what it begins from, and `timeline.py` the differences between epochs.
 """
 
 from __future__ import annotations
@@ -19,23 +19,21 @@ from torch import nn
 from fastcifar.catalogue import dataset_for
 from fastcifar.data import Dataset, load_dataset, resolve_device
 from fastcifar.data.residency import Resident, place_images
-from fastcifar.host import TORCH, building
-from fastcifar.models import Network, build_model
+from fastcifar.host import TORCH
+from fastcifar.models import Network
 from fastcifar.models.modes import modes, restore
 from fastcifar.optim import FlatModel, build_optimizer
 from fastcifar.phases import Phases
 from fastcifar.recipes import DEFAULT_RECIPE, Recipe, change, get_recipe
 from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers import OptimizerConfig
-from fastcifar.registry import resolve
 from fastcifar.start import ColdStart, Start
-from fastcifar.training import methods, refusals
+from fastcifar.training import begin, refusals
 from fastcifar.training.checkpoint import Checkpoints
 from fastcifar.training.compiled import CompiledNetwork
 from fastcifar.training.device import cudnn_search, current, resolve_dtype
 from fastcifar.training.failures import told
 from fastcifar.training.features import FrozenFeatures
-from fastcifar.training.initialize import initialize
 from fastcifar.training.listeners import Audience, Listener
 from fastcifar.training.loss import Loss
 from fastcifar.training.progress import showing
@@ -159,7 +157,7 @@ class Trainer:
         self.device = resolve_device(device)
         mean, std = recipe.normalize.mean or dataset.mean, recipe.normalize.std or dataset.std
         self.dataset = dataclasses.replace(dataset.to(self.device), mean=mean, std=std)
-        self.own_model, self._loss, self._optimizer, self._augment = model, loss, optimizer, augment
+        self.own_model, self.own_loss, self._optimizer, self.own_augment = model, loss, optimizer, augment
         self._build(resolve_dtype(recipe.dtype, self.device))
 
     @TORCH.applied()
@@ -176,13 +174,13 @@ class Trainer:
             refusals.refuse_batches(self.network, recipe, self.timeline)
             self.features = None
             if recipe.frozen_mode == "once":
-                refusals.refuse_for_features(self.network, self._augment)
+                refusals.refuse_for_features(self.network, self.own_augment)
                 sizes = recipe.batch_size, recipe.evaluate.batch_size
                 self.features = FrozenFeatures(self.network, self.dataset, dtype, *sizes)
             for name in frozen_from:
                 flat.group_of(name).steps = self.timeline.steps_until_frozen(name)
             self.compiled = CompiledNetwork(self.network, self.device) if recipe.compile == "step" else None
-            own = any(part is not None for part in (self.own_model, self._loss, self._optimizer, self._augment))
+            own = any(part is not None for part in (self.own_model, self.own_loss, self._optimizer, self.own_augment))
             random = random_numbers_of(self.network, recipe, self.device, own)
             facts = self.timeline, build_optimizer(flat, recipe, self.total_steps, self._optimizer), random
             self.state = TrainingState(recipe, self.dataset, *facts, self.phases, self.network)
@@ -247,7 +245,6 @@ class Trainer:
             seed, eval_every, evaluate_at_start, until_train_accuracy, init, self.recipe, self.dataset
         )
         refusals.refuse_best(keep, eval_every, self.recipe, self.dataset)
-        methods.refuse(init, self.network)
         kept = resume.get("dtype", "") if isinstance(resume, Mapping) else None
         if self.dtype != (dtype := resolve_dtype(self.recipe.dtype, self.device, kept)):
             self._build(dtype)
@@ -256,10 +253,11 @@ class Trainer:
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
             with phases("model and optimizer"):  # weights that do not fit are refused before anything is compiled
-                load = partial(state.load_state_dict, resume) if resume is not None else self._resetting(seed, init)
+                load = begin.resetting(self, seed, init) if resume is None else partial(state.load_state_dict, resume)
             self.rehearse()
             state.best = Best(self.flat_evaluated) if keep == "best" else None
-            self._begin(load, init if resume is None else None)
+            self._has_average = False
+            begin.prepare(self, load, init if resume is None else None)
             del load  # the network on the CPU
             watch, rows = state.stopwatch, state.history.rows
             audience.tell("on_start", self)
@@ -322,23 +320,7 @@ class Trainer:
 
     def reset(self, seed: int = 0, init: Start = _COLD) -> None:
         """Start a training afresh, in the same buffers. What a start computes on the device is training time."""
-        self._resetting(seed, init)()
-
-    def _resetting(self, seed: int, init: Start) -> Callable[[], None]:
-        """Return what starts a training afresh. Raises UserError where the initial weights do not fit."""
-        described = init.describe()
-        network, fresh = self._started(seed, init, described.get("sha256"))
-        anchor = self.new_network(seed, ColdStart(init.weights_seed(seed))) if self.recipe.l2_init else None
-
-        def reset() -> None:
-            seconds = 0.0
-            if methods.is_computed(init):
-                self.state.random.seed(seed)
-                with self.phases("training: start"):
-                    seconds = methods.compute(init, network, fresh, self.recipe, self.dataset, self._loss)
-            self.state.begin(network, seed, described, seconds, anchor)
-
-        return reset
+        begin.resetting(self, seed, init)()
 
     def enter(self, stage: Stage) -> None:
         """Train the parameters that `stage` trains and no others, in training mode."""
@@ -368,20 +350,11 @@ class Trainer:
 
     def new_network(self, seed: int, init: Start = _COLD) -> Network:
         """Return the network that a training begins with, or that `Fire` and `Dash` are computed from, on the CPU."""
-        return self._started(seed, init)[0]
-
-    @TORCH.applied()
-    def _started(self, seed: int, init: Start, sha256: object = None) -> tuple[Network, set[str]]:
-        """Return it, and the names of its tensors that are reset. `sha256`: what `init` says of its file."""
-        data, own, seed = self.dataset, self.own_model, init.weights_seed(seed)
-        sides = (data.train.side, *(side for side, _ in self.recipe.augment.early_crops))
-        with building(seed, own or resolve(self.recipe.network.builder)):
-            model = build_model(self.recipe, len(data.classes), data.mean, data.std, own, sides, seed)
-        return model, initialize(model, init, sha256)
+        return begin.new_network(self, seed, init)[0]
 
     def new_step(self, dataset: Dataset, tensors: EpochTensors) -> TrainingStep:
         """Return a step on batches of `dataset`, of the same network and optimizer."""
-        state, own = self.state, {"compiled": self.compiled, "loss": self._loss, "transform": self._augment}
+        state, own = self.state, {"compiled": self.compiled, "loss": self.own_loss, "transform": self.own_augment}
         own |= {"features": self.features, "loss_scale": state.loss_scale if self._scales else None, "feed": state.feed}
         return TrainingStep(self.recipe, dataset, self.network, state.optimizer, tensors, **own)
 
@@ -392,19 +365,3 @@ class Trainer:
         or, with keep "best", those of the last epoch. For a listener's `on_epoch`; the training goes on as if nothing
         had been asked."""
         return self.scoring.weights(taken=self._has_average)
-
-    def _begin(self, load: Callable[[], object], init: Start | None) -> None:
-        """Prepare the first step: weights, whitening and the first epoch's plan; without `init`, `load` loads all."""
-        self._has_average = False
-        with self.phases("model and optimizer"):
-            load()
-        if init and not init.keeps_frozen:
-            with self.phases("training: whitening"), self.state.stopwatch:
-                if count := self.network.whitening_images:
-                    self.network.fit_whitening(self.dataset.train.first(count))
-        if self.features:
-            with self.phases("training: features"), self.state.stopwatch:
-                self.features.compute()
-        if init:
-            with self.phases("training: plans"), self.state.stopwatch:
-                self.state.begin_epoch(self.timeline.epochs[0])
