@@ -245,11 +245,20 @@ class TrainingState:
         }
         return _copied(state)
 
+    def refuse_another(self, state: Mapping[str, Any]) -> None:
+        """Raise UserError where a `state_dict` is of another recipe or other data."""
+        with _fitting():
+            whole = {"recipe": dataclasses.asdict(recipe_from_dict(state["of"]["recipe"]))}  # fields new since: defaults
+            there, here = {**dict(leaves(whole)), **dict(leaves(state["of"]))}, dict(leaves(self._identity))
+            for name in {**here, **there}:
+                if there.get(name) != here.get(name):
+                    raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict` of the same recipe, data and network. Raises UserError where it is of another
         training, or damaged."""
-        try:
-            self._refuse_another(state["of"])
+        self.refuse_another(state)
+        with _fitting():
             self._restart(operator.index(state["seed"]), state["init"])
             self.step = operator.index(state["step"])
             if not 0 <= self.step <= self._timeline.total_steps:
@@ -273,21 +282,6 @@ class TrainingState:
                 self.best.load_state_dict(state["best"])
             if self.feed:
                 self.feed.waited.reset(float(state.get("waited_seconds", 0.0)))
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise
-            reason = " ".join(str(error).split())
-            reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
-            raise UserError(
-                f"the training state does not fit: {reason}; allowed: one that the same recipe saved on the same data"
-            ) from None
-
-    def _refuse_another(self, of: Mapping[str, Any]) -> None:
-        whole = {"recipe": dataclasses.asdict(recipe_from_dict(of["recipe"]))}  # new fields are at their defaults there
-        there, here = {**dict(leaves(whole)), **dict(leaves(of))}, dict(leaves(self._identity))
-        for name in {**here, **there}:
-            if there.get(name) != here.get(name):
-                raise UserError(f"{name} is {there.get(name)} there and {here.get(name)} here")
 
     @property
     def waited_seconds(self) -> float | None:
@@ -315,6 +309,21 @@ def _identity(recipe: Recipe, dataset: Dataset) -> dict[str, Any]:
     """Return the facts that identify a training, besides seed, start and the user's own functions."""
     data = {"sha256": dataset.sha256, "holdout": dataset.holdout, "subset": dataset.subset, **dataset.changes}
     return {"recipe": dataclasses.asdict(recipe), "data": {**data, "train_size": len(dataset.train)}}
+
+
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Raise UserError for what is wrong with the state that is read."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise
+        reason = " ".join(str(error).split())
+        reason = reason if isinstance(error, UserError) else f"{type(error).__name__}: {reason}"
+        raise UserError(
+            f"the training state does not fit: {reason}; allowed: one that the same recipe saved on the same data"
+        ) from None
 
 
 def _copied(value: Any) -> Any:

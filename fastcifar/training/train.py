@@ -252,8 +252,12 @@ class Trainer:
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
         audience = Audience(listeners, state, phases)
         with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
-            with phases("model and optimizer"):  # weights that do not fit are refused before anything is compiled
-                load = begin.resetting(self, seed, init) if resume is None else partial(state.load_state_dict, resume)
+            with phases("model and optimizer"):  # what does not fit is refused before anything is compiled
+                if resume is None:
+                    load = begin.resetting(self, seed, init)
+                else:
+                    state.refuse_another(resume)
+                    load = partial(state.load_state_dict, resume)
             self.rehearse()
             state.best = Best(self.flat_evaluated) if keep == "best" else None
             self._has_average = False

@@ -203,8 +203,9 @@ def test_a_state_from_before_a_field_was_there_is_of_a_training_with_its_default
         Trainer(other, data, "cpu").run(resume=state)
 
 
-def test_a_state_of_another_training_is_refused_in_one_line(data, tmp_path):
+def test_a_state_of_another_training_is_refused_in_one_line_before_anything_is_compiled(data, tmp_path, monkeypatch):
     state = saved_after(2, tmp_path / "state.pt", Trainer(DAVIDNET, data, "cpu"))
+    monkeypatch.setattr(Trainer, "rehearse", None)
     slower = dataclasses.replace(DAVIDNET, optimizer=SGDConfig(lr=0.5))
     for recipe, images, what in (
         (MLP, data, "recipe.network.kind is davidnet there and mlp here"),
