@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.campaign.campaign import OUTCOMES, Line, read_records, unnamed
-from bench.campaign.table import grouped, races, ratios_of
+from bench.campaign.table import counting_races, grouped, ratios_of
 from fastcifar.report.statistics import Summary, summarize
 
 RECIPES = ("speedrun94", "davidnet")
 PEERS = ("cifar10-fast", "airbench94_muon", "fulcrum-e1")
 """Where `davidnet` comes from, what `speedrun94` goes back to, and the fastest program that is known."""
+_WHOLE = ("cifar10, all", "cifar10, 50,000 images")
+"""What results on a CPU are on: all training images, tested on all test images."""
 
 
 def headline(results: list[dict], campaigns: Path) -> str:
@@ -87,7 +89,7 @@ def _on_cpus(results: list[dict]) -> Iterator[tuple[str, ...]]:
     for recipe in RECIPES:
         for result in results:
             row = result.get("row", {"recipe": result.get("what", "").partition(" ")[0], "on": "cifar10, all"})
-            if row.get("recipe") == f"`{recipe}`" and row.get("on", "").startswith("cifar10,") and "runs" in result:
+            if row.get("recipe") == f"`{recipe}`" and row.get("on") in _WHOLE and "runs" in result:
                 whole = max(run["threads"] for run in result["runs"])  # fewer: one of several at a time
                 timed = [run["train_seconds"] for run in result["runs"] if run["threads"] == whole]
                 accuracy = summarize([run["tta_accuracy"] for run in result["runs"]])
@@ -117,7 +119,7 @@ def _beside(results: list[dict]) -> Iterator[tuple[str, ...]]:
 
 def _raced(campaigns: Path) -> Iterator[tuple[str, ...]]:
     for device, lines in by_device(campaign_lines(campaigns, "race")).items():
-        for rival, ours, runs in races(lines):
+        for rival, ours, runs in counting_races(lines):
             if factors := [1 / ratio for ratio in ratios_of(grouped(runs, "side"), "train_seconds")]:
                 told = f"{statistics.median(factors):.2f} ({min(factors):.2f} to {max(factors):.2f})"
                 beside = " and ".join(sorted({run["beside"] for run in runs if "beside" in run}))

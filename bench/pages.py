@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.campaign.table import grouped, races
+from bench.campaign.table import counting_races, grouped
 from bench.drawing import Mark, scatter
 from bench.headline import by_device, campaign_lines, main_trainings, reached
 from bench.program import new_parser
@@ -47,7 +47,7 @@ def _speeds(campaigns: Path) -> Iterator[Mark]:
             if timed:
                 yield _mark(recipe + where[device], accuracy, timed, 0, f"n={accuracy.n}, {len(timed)} timed")
     for device, lines in raced.items():
-        for rival, ours, runs in races(lines):
+        for rival, ours, runs in counting_races(lines):
             for side, of_side in grouped(runs, "side").items():
                 name, color = (rival, 1) if side == "theirs" else (f"{ours}, raced", 2)
                 beside = "*" if any("beside" in run for run in of_side) else ""

@@ -90,15 +90,17 @@ def main() -> int:
                 run = trainer.run(seed, init=start, eval_every=0)
                 accuracies.setdefault(arm, []).append(100 * (run.accuracy or 0))
                 print(f"seed {seed}  {arm:<20} {accuracies[arm][-1]:6.2f}%", flush=True)
+        cold = accuracies.get("cold start", [])
+        for arm, values in accuracies.items():
+            gains = [one - other for one, other in zip(values, cold, strict=True)]
+            gain = summarize(gains)
+            above = f"against the cold start {_said(gain)} points, n {len(cold)}"
+            print(f"{arm:<20} {statistics.fmean(values):6.2f}%  {above}")
+            if given.save and arm != "cold start":
+                on = f"{given.images:,} images of CIFAR-10, from weights of CIFAR-100"
+                what = f"{arm}, {on}: points above the cold start"
+                _save(given, device, what, f"{gain.mean:.2f}", _said(gain), gains)
         seconds = epoch_seconds(weights, data, 5, device)
-    cold = accuracies.get("cold start", [])
-    for arm, values in accuracies.items():
-        gains = [one - other for one, other in zip(values, cold, strict=True)]
-        gain = summarize(gains)
-        print(f"{arm:<20} {statistics.fmean(values):6.2f}%  against the cold start {_said(gain)} points, n {len(cold)}")
-        if given.save and arm != "cold start":
-            what = f"{arm}, {given.images:,} images of CIFAR-10, from weights of CIFAR-100: points above the cold start"
-            _save(given, device, what, f"{gain.mean:.2f}", _said(gain), gains)
     backbone, once = (statistics.median(seconds[mode]) for mode in ("eval", "once"))
     ratios = [one / other for one, other in zip(seconds["eval"], seconds["once"], strict=True)]
     ratio = f"{backbone / once:.0f} times as fast ({min(ratios):.0f} to {max(ratios):.0f}, {len(ratios)} epochs)"

@@ -29,7 +29,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the results, added to those there; --tiny makes a new one")
     parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, for the smoke a part of it")
     parser.add_argument("--peers", type=Path, help="folder with checkouts of other people's programs")
-    parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 150, campaign 330)")
+    of_stages = "of each stage, at most (smoke 150, campaign 330)"
+    parser.add_argument("--seconds", type=float, help=of_stages)
     only = "parts, by commas, each also as PART:RECIPE: " + ", ".join(part_names())
     parser.add_argument("--only", default="", metavar="PARTS", help=only)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
@@ -49,6 +50,8 @@ def main() -> int:
     limits = _read_limits(arguments.limits, names)
     faults = read_faults(os.environ.get(VARIABLE, ""), names, list(VARIANTS))
     rivals = [name for name in arguments.rivals.split(",") if name]
+    if arguments.seconds is not None and not arguments.seconds > 0:
+        raise UserError(f"--seconds is {arguments.seconds:g}; allowed: above 0")
     if arguments.out is None and not arguments.tiny:
         raise UserError("--out is missing; allowed without it: --tiny")
     if "campaign" in stages and not arguments.tiny:
@@ -65,7 +68,10 @@ def main() -> int:
     check(arguments.device, arguments.data_dir, "campaign" in trained or (trained and first is None), wants_gpu=full)
 
     out = arguments.out or Path(tempfile.mkdtemp(prefix="campaign-"))
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: {out} is no folder for results ({error.strerror})") from None
     print(f"results in {out}", flush=True)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # which also ends the parts
     places = (arguments.data_dir, arguments.peers)
@@ -73,7 +79,8 @@ def main() -> int:
     campaign = Campaign(out, arguments.device, arguments.tiny, *places, faults, **chosen)
     try:
         for name in stages:
-            stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
+            seconds = SECONDS[name] if arguments.seconds is None else arguments.seconds
+            stage = Stage(campaign, seconds, limits, partial(_tell, name, time.monotonic()))
             stage.run(parts_of(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
     finally:  # also where all is cut off
         print()

@@ -51,7 +51,7 @@ class Campaign:
     beside: str | None = None
     """The part that worked in the background when the present one began and may have disturbed its timings."""
     wait_for_turn: Callable[[], Campaign] | None = None
-    """For a part in the background: says that it is ready, waits until it may measure, and returns the new `ends`."""
+    """For a part in the background: says that it is ready, waits until it may measure, and returns the new times."""
 
     @property
     def device(self) -> torch.device:

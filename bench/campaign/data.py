@@ -10,8 +10,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,6 +30,7 @@ from fastcifar.training import resolve_device
 FIRST, HELD = 30_000, 5_000  # training images that the smoke has, and how many of them, the last ones, are its test set
 _BATCHES = ("data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin")
 _TINY = (128, 64)
+_CHECK_SECONDS = 60
 
 
 def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
@@ -42,7 +46,7 @@ def read_first(folder: Path | None) -> tuple[np.ndarray, np.ndarray] | None:
             images, labels = _read_batches([batches[0] / name for name in _BATCHES])
         else:
             images, labels = _read_strips(folder / "part1.tar", folder / "labels.npz")
-    except (OSError, ValueError, KeyError, tarfile.TarError) as error:
+    except (OSError, ValueError, KeyError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise UserError(f"cannot read the first {FIRST:,} images in {folder}: {error}") from None
     if images.shape != (FIRST, 32, 32, 3) or labels.shape != (FIRST,) or labels.max() >= len(CIFAR10_CLASSES):
         raise UserError(f"{folder} has {len(images):,} images of its first part; allowed: {FIRST:,}, labeled 0 to 9")
@@ -57,10 +61,35 @@ def check(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) 
     wants_whole: whether the whole of CIFAR-10 must be there.
     wants_gpu: whether "auto" must be a GPU.
 
-    It looks in a process of its own, since the one that the parts are forked from must touch neither.
+    It looks in a process of its own, since the one that the parts are forked from must touch neither. One that dies or
+    hangs is an error too.
     """
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        pool.apply(_check, (device, folder, wants_whole, wants_gpu))
+    context = multiprocessing.get_context("fork")
+    outcome, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(theirs, device, folder, wants_whole, wants_gpu))
+    process.start()
+    theirs.close()
+    try:
+        if not outcome.poll(_CHECK_SECONDS):
+            raise UserError(f"device and data were looked at for {_CHECK_SECONDS} s without an answer")
+        if error := outcome.recv():
+            raise error
+    except EOFError:
+        process.join()
+        raise UserError(f"the process that looked at device and data died, exit code {process.exitcode}") from None
+    finally:
+        process.kill()
+        process.join()
+
+
+def _tell(outcome: Connection, *asked: Any) -> None:
+    """Send what is wrong, or None; this is the process that looks."""
+    try:
+        _check(*asked)
+    except UserError as error:
+        outcome.send(error)
+    else:
+        outcome.send(None)
 
 
 def _check(device: str, folder: Path | None, wants_whole: bool, wants_gpu: bool) -> None:

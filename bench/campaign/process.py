@@ -81,10 +81,12 @@ class PartProcess:
     def is_over(self) -> bool:
         return not self._process.is_alive()
 
-    def take_turn(self, seconds: float) -> None:
-        """Let it measure for `seconds`; its limit stays."""
+    def take_turn(self, seconds: float, most: float) -> None:
+        """Let it measure for `seconds`; it is ended after `most`."""
+        now = time.monotonic()
+        self._ends = min(self._ends, now + most)
         with contextlib.suppress(OSError):  # it died while it waited, which its outcome will say
-            self._connection.send(time.monotonic() + seconds)
+            self._connection.send({"ends": now + seconds, "stops": self._ends})
 
     def wait(self, or_ready: bool = False, seconds: float = math.inf) -> None:
         """Wait until the part is over, at its limit at the latest, or with `or_ready` until it is ready; not longer
@@ -157,7 +159,7 @@ def _enter(part: Part, campaign: Campaign, log: TextIO, connection: Connection) 
 
     def wait_for_turn() -> Campaign:
         connection.send(True)
-        return dataclasses.replace(campaign, ends=connection.recv())
+        return dataclasses.replace(campaign, **connection.recv())
 
     if campaign.device_name == "cpu":
         keep_freed_memory()

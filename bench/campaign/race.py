@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.campaign.campaign import Campaign, Line, scratch
 from bench.campaign.recipes import VARIANTS, get_recipe, shrink
@@ -19,7 +20,7 @@ from fastcifar.recipes import RECIPES, change, to_toml
 RIVALS = ("cifar10-speedrun", "fulcrum-e1", "fulcrum-e5")  # the programs set beside ours, in order of value
 TINY_RIVAL = "tiny"
 _WANTED = 20  # rounds with a rival, over all calls
-_MARGIN = 5.0  # seconds before its process is ended in which a rival that is too slow is told apart from one that hangs
+_MARGIN = 5.0  # seconds
 
 
 def race(campaign: Campaign, rival: str) -> Iterator[Line]:
@@ -35,7 +36,9 @@ def race(campaign: Campaign, rival: str) -> Iterator[Line]:
     theirs = OURS + recipe if rival == TINY_RIVAL else rival
     sides = {"theirs": (theirs, checkout(campaign, theirs)), "ours": (OURS + recipe, None)}
     gap = 0.0 if campaign.tiny else 0.5
-    turns = take_turns(sides, range(done, wanted + 1), conditions(campaign, gap, margin=_MARGIN))
+    # A rival that is too slow is told apart from one that hangs a little before this process is ended.
+    conditions = Conditions(**images(campaign), gap=gap, timeout=lambda: _until(campaign.stops - _MARGIN))
+    turns = take_turns(sides, range(done, wanted + 1), conditions)
     longest, began = 0.0, time.monotonic()
     with contextlib.closing(turns):
         for turn in turns:
@@ -83,7 +86,8 @@ def cold(campaign: Campaign) -> Iterator[Line]:
         if name in known or campaign.seconds_left < 0:
             continue
         try:
-            _, run = start_cold(name, checkout(campaign, name), conditions(campaign))
+            conditions = Conditions(**images(campaign), timeout=lambda: _until(campaign.stops))
+            _, run = start_cold(name, checkout(campaign, name), conditions)
         except PeerError as error:
             yield {"what": "finding", "program": name, "found": str(error), "printed": error.traceback}
         else:
@@ -104,8 +108,10 @@ def checkout(campaign: Campaign, name: str) -> Path | None:
     return None if name.startswith(OURS) else campaign.peers / PROGRAMS[name].checkout
 
 
-def conditions(campaign: Campaign, gap: float = 0.0, margin: float = 0.0) -> Conditions:
-    """Return how programs are run: each run ends `margin` seconds before the part does, at the latest."""
-    data = "synthetic" if campaign.tiny else campaign.data
-    device, stops = campaign.device.type, campaign.stops
-    return Conditions(data, device, gap=gap, timeout=lambda: max(1.0, stops - time.monotonic() - margin))
+def images(campaign: Campaign) -> dict[str, Any]:
+    """Return the data and the device with which programs are run."""
+    return {"data": "synthetic" if campaign.tiny else campaign.data, "device": campaign.device.type}
+
+
+def _until(moment: float) -> float:
+    return max(1.0, moment - time.monotonic())

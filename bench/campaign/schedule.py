@@ -153,9 +153,11 @@ class Stage:
                     for rival in compiling:  # would disturb the others
                         rival.cut_short()
                         self._finish(rival)
-                    for place, rival in enumerate(ready):  # its rounds, at least one, up to the stage's end
-                        most = self._left / (len(ready) - place)
-                        rival.take_turn(min(self._wanted(rival.part, _RACE_SHARE), most))
+                    while ready:  # the rounds of each, at least one: a long one leaves the others what is kept
+                        rival = ready.pop(0)
+                        seconds = min(self._wanted(rival.part, _RACE_SHARE), self._left / (len(ready) + 1))
+                        most = min(max(2 * seconds, self._kept([rival])), self._left - self._kept(ready))
+                        rival.take_turn(seconds, max(seconds, most))
                         self._finish(rival)
                     racing = []
                 elif waiting and (not racing or self._limit(waiting[0], racing)):

@@ -12,8 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.campaign.campaign import OUTCOMES, Line, read_records
+from bench.peers.programs import missed
 from bench.peers.race import SIDES
 from bench.program import new_parser, run_program
+from fastcifar.errors import UserError
 from fastcifar.report.statistics import summarize
 from fastcifar.report.tables import Table
 
@@ -89,10 +91,18 @@ def races(records: list[Line]) -> Iterator[tuple[str, str, list[Line]]]:
                 yield rival, ours, runs
 
 
+def counting_races(records: list[Line]) -> Iterator[tuple[str, str, list[Line]]]:
+    """Give `races` without those in which the rival did not reach its own accuracy."""
+    for rival, ours, runs in races(records):
+        if not missed(rival, known(grouped(runs, "side")["theirs"], "accuracy")):
+            yield rival, ours, runs
+
+
 def races_table(records: list[Line]) -> Table:
     rows = []
     for rival, ours, runs in races(records):
         sides = grouped(runs, "side")
+        left_out = missed(rival, known(sides["theirs"], "accuracy"))
         for clock, words in CLOCKS.items():
             ratios = ratios_of(sides, clock)
             if ratios:
@@ -100,7 +110,7 @@ def races_table(records: list[Line]) -> Table:
                 accuracies = [known(sides[side], "accuracy") for side in SIDES]
                 reached = [f"{statistics.fmean(found):.2%}" if found else "-" for found in accuracies]
                 told = f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
-                rows.append((f"{rival}, ours {ours}, {words}", *each, *reached, told, str(len(ratios))))
+                rows.append((f"{rival}, ours {ours}, {words}", *each, *reached, left_out or told, str(len(ratios))))
     columns = ("program, clock", "theirs", "ours", "their accuracy", "our accuracy", "ours / theirs (spread)", "n")
     return Table("Whole trainings in turn with other programs", columns, tuple(rows))
 
@@ -296,7 +306,10 @@ def _tflops(rate: float) -> str:
 def main() -> int:
     parser = new_parser("bench.campaign.table", __doc__)
     parser.add_argument("out", type=Path, metavar="DIR")
-    print("\n".join(table.markdown() for table in tables(parser.parse_args().out)), end="")
+    out = parser.parse_args().out
+    if not out.is_dir():
+        raise UserError(f"{out} is no folder; allowed: the --out of a campaign")
+    print("\n".join(table.markdown() for table in tables(out)), end="")
     return 0
 
 

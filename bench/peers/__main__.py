@@ -16,6 +16,7 @@ code is 1, as where one fails. Where a signal ends the program, FILE gets the ro
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 from collections import deque
@@ -124,7 +125,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, help="folder that keeps what torch.compile and Triton compile")
     add_save_option(parser)
     parser.add_argument("--cold", action="store_true", help="process_seconds with empty caches")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not 0 <= options.gap < math.inf:
+        raise UserError(f"--gap is {options.gap:g}; allowed: 0 or more seconds")
+    if options.timeout is not None and not options.timeout > 0:
+        raise UserError(f"--timeout is {options.timeout:g}; allowed: above 0")
+    return options
 
 
 def _positive(text: str) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.peers.clocks import read_clocks
-from bench.peers.programs import EQUAL, OURS, TOLERANCE, Program, get_program
+from bench.peers.programs import EQUAL, OURS, Program, get_program, missed
 from bench.peers.worker import PeerError, Worker
 
 Tell = Callable[[str], None]  # it is called with a line about each run or failure
@@ -27,7 +27,6 @@ class Race:
     recipe: str
     measured: str  # "training step", "whole training" or "cold start"
     rule: str = "own_seconds"  # in whole trainings: which of our stopwatches theirs is
-    published: float | None = None  # in whole trainings: their accuracy, which theirs here must have
     facts: dict[str, Facts] = field(default_factory=dict)  # `facts[side]`: those of its worker
     runs: dict[str, list[Facts]] = field(default_factory=lambda: {side: [] for side in SIDES})
     """`runs[side][round]`: the worker's result, with the round's number and its clocks."""
@@ -45,12 +44,10 @@ class Race:
 
     @property
     def missed(self) -> str:
-        """What their whole trainings reached on the mean, where that is not their own accuracy: their time says nothing
-        then. Else ""."""
-        found = [run["accuracy"] for run in self.runs["theirs"] if run["accuracy"] is not None]
-        if self.published is None or not found or statistics.mean(found) >= self.published - TOLERANCE:
+        """In whole trainings what `programs.missed` says of theirs. Else ""."""
+        if self.measured != "whole training":
             return ""
-        return f"left out: {statistics.mean(found):.2%} is not its own {self.published:.2%}"
+        return missed(self.peer, [run["accuracy"] for run in self.runs["theirs"]])
 
     def factors(self) -> list[float]:
         """Return how many times as fast ours is, in each round that both sides finished; none where `missed`."""
@@ -164,8 +161,7 @@ def race(
     whole = conditions.steps is None and program.rival is not None
     steps = conditions.steps or (None if whole else program.stops_after)
     recipe = program.rival if whole else _equal(program)
-    published = program.accuracy if whole else None
-    outcome = Race(peer, Path(recipe).stem, "whole training" if whole else "training step", program.rule, published)
+    outcome = Race(peer, Path(recipe).stem, "whole training" if whole else "training step", program.rule)
     sides, short = _sides(peer, recipe, checkouts), conditions.device == "cpu"  # where nothing is compiled
     for turn in take_turns(sides, range(rounds + 1), replace(conditions, steps=steps), short):
         if turn.facts:

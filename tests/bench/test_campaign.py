@@ -135,6 +135,7 @@ def test_every_kernel_of_a_real_step_is_right_at_every_shape(calls):
         ),
         ("campaign --out x", "", "--peers is missing; allowed without it: --rivals ''"),
         ("smoke", "", "--out is missing; allowed without it: --tiny"),
+        ("--tiny --seconds 0", "", "--seconds is 0; allowed: above 0"),
         ("--tiny", "crash:kernels", "FASTCIFAR_FAULT has 'crash:kernels'; allowed: segv:PART, hang:PART"),
         ("--tiny", "segv:kernel", "FASTCIFAR_FAULT has 'segv:kernel'; allowed after segv: smoke, "),
         ("--tiny", "nocapture:steps", "FASTCIFAR_FAULT has 'nocapture:steps'; allowed after nocapture: speedrun94"),

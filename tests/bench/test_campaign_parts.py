@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import io
+import os
 import signal
 import subprocess
 import tarfile
@@ -155,6 +156,23 @@ def test_a_race_that_hangs_is_ended_and_what_has_no_time_left_is_left_out(campai
     Stage(campaign, 5.0, {"part": 100.0}, told.append).run([part], [Part("race", hanging, "race", 1.0, "x")])
     assert told[0].startswith("race:x: 0 results in ") and told[0].endswith("and was ended")
     assert told[1] == "part: left out, the time is up"
+
+
+def test_a_rival_that_hangs_in_its_turn_leaves_the_others_and_what_waits_their_time(campaign):
+    def racing(campaign, hangs):
+        campaign = campaign.wait_for_turn()
+        time.sleep(1000 if hangs else 0)
+        yield {"what": "raced", "seconds": campaign.stops - time.monotonic()}
+
+    told = []
+    parts = [Part("part", lambda _: iter([{"what": "ran"}]), "part", 0.5)]
+    races = [Part("race", partial(racing, hangs=name == "x"), "race", 1.0, name) for name in ("x", "y", "z")]
+    Stage(campaign, 30.0, {"race": 1.0, "part": 25.0}, told.append).run(parts, races)
+    outcomes = {line.partition(" in ")[0]: line.endswith("and was ended") for line in told}
+    assert outcomes == {"race:x: 0 results": True, "race:y: 1 results": False, "race:z: 1 results": False} | {
+        "part: 1 results": False
+    }
+    assert all(0 < record["seconds"] <= 3 for record in results(read_records(campaign.path("race"))))
 
 
 def test_the_time_kept_for_a_race_that_fails_is_given_to_others(campaign):
@@ -338,6 +356,26 @@ def test_the_smoke_reads_a_part_of_the_data_in_either_form(tmp_path, monkeypatch
     (batches / "data_batch_2.bin").write_bytes(b"half")
     with pytest.raises(UserError, match="cannot read the first 30 images in"):
         data.read_first(batches)
+    (strips / "labels.npz").write_bytes((strips / "labels.npz").read_bytes()[:100])
+    with pytest.raises(UserError, match="cannot read the first 30 images in"):
+        data.read_first(strips)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        (
+            lambda _: os.kill(os.getpid(), signal.SIGKILL),
+            "the process that looked at device and data died, exit code -9",
+        ),
+        (lambda _: time.sleep(1000), "device and data were looked at for 2 s without an answer"),
+    ],
+)
+def test_a_look_at_device_and_data_that_dies_or_hangs_ends_in_one_line(does, said, monkeypatch):
+    monkeypatch.setattr(data, "resolve_device", does)
+    monkeypatch.setattr(data, "_CHECK_SECONDS", 2)
+    with pytest.raises(UserError, match=f"^{said}$"):
+        data.check("cpu", None, wants_whole=False, wants_gpu=False)
 
 
 def test_the_smoke_trains_on_the_first_images_alone(campaign, monkeypatch):

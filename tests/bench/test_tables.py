@@ -65,6 +65,16 @@ def test_the_readme_shows_the_headline_of_the_committed_results():
     assert "<!-- begin headline -->\n| recipe | on |" in README
 
 
+def beside_peers():
+    """Made-up results of other programs, each of which the headline has a line of."""
+    row = {"our factor": "2.0", "spread": "1 to 3", "n": "3"}
+    measured = [*((peer, "training step") for peer in PEERS), (PEERS[0], "whole training")]
+    peers = [{"row": {**row, "program": peer, "measured": what}} for peer, what in measured]
+    peers = [{**each, "table": "peers", "recipe": "davidnet", "hardware": "CPU"} for each in peers]
+    peers[-1]["row"]["our factor"] = "2.5"
+    return peers
+
+
 def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_alone(tmp_path):
     (tmp_path / "a").mkdir()
     run = {"what": "training", "device": {"name": "GPU"}, "seed": 0, "time": 2e9 + 5}
@@ -81,12 +91,7 @@ def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_al
     for folder, runs in {"a": race + later, "b": again}.items():
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / "race.jsonl").write_text("".join(json.dumps(each) + "\n" for each in runs))
-    row = {"our factor": "2.0", "spread": "1 to 3", "n": "3"}
-    measured = [*((peer, "training step") for peer in PEERS), (PEERS[0], "whole training")]
-    peers = [{"row": {**row, "program": peer, "measured": what}} for peer, what in measured]
-    peers = [{**each, "table": "peers", "recipe": "davidnet", "hardware": "CPU"} for each in peers]
-    peers[-1]["row"]["our factor"] = "2.5"
-    lines = headline(peers, tmp_path).splitlines()
+    lines = headline(beside_peers(), tmp_path).splitlines()
     assert f"| `{RECIPES[0]}` | GPU | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in lines
     assert "| `speedrun94 before 2026-11-29` | GPU | 93.00% | 1 | 2.00 s | 1 |" in lines
     assert f"| {PEERS[0]} | a training step at equal work | 2.0 (1 to 3) | 3 | CPU |" in lines
@@ -99,6 +104,17 @@ def test_the_headline_counts_all_accuracies_and_the_seconds_of_runs_that_were_al
     assert lines[-1].startswith(f"On the GPU, in the campaigns [a](bench/results/{tmp_path.name}/a/README.md), [b](")
     whole, *_, race, _ = (table([result]) for result in gpu_results(tmp_path))
     assert f"| `{RECIPES[0]}` | 94.50% (88.15% to 100.85%) | 2 | 1.00 s | 1 |" in whole and raced in race
+
+
+def test_the_headline_is_of_all_training_images_tested_on_all_test_images(tmp_path):
+    run = {"threads": 2, "train_seconds": 1.0, "tta_accuracy": 0.5}
+    for on, counts in (
+        ("cifar10, 50,000 images", True),
+        ("cifar10, 45,000 images, tested on 5,000 held out", False),
+        ("cifar10, 5,000 images", False),
+    ):
+        result = {"row": {"recipe": "`speedrun94`", "on": on}, "runs": [run], "hardware": "CPU"}
+        assert ("50.00%" in headline([result, *beside_peers()], tmp_path)) == counts
 
 
 def test_devices_are_apart_and_what_was_cut_off_has_no_figure(tmp_path):
