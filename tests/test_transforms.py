@@ -248,6 +248,15 @@ def test_other_images_are_refused(change):
             change(wrong)
 
 
+@pytest.mark.parametrize(
+    "change", [random_flip, lambda x: cutout(x, 2), gaussian_blur, lambda x: normalize(x, MEAN, STD)]
+)
+@pytest.mark.parametrize("wrong", [np.zeros((2, 6, 6, 3), np.uint8), None, [1]], ids=["array", "none", "list"])
+def test_what_is_no_tensor_is_refused(change, wrong):
+    with pytest.raises(UserError, match=r"x is of type \w+; allowed: a tensor, as torch\.from_numpy\(x\) makes of"):
+        change(wrong)
+
+
 def test_what_the_images_do_not_hold_is_refused():
     x = torch.zeros(2, 5, 7, 3, dtype=torch.uint8)
     with pytest.raises(UserError, match="pad is 5; allowed: 0 to 4, inside the image"):
@@ -258,6 +267,14 @@ def test_what_the_images_do_not_hold_is_refused():
         cutout(x, 6)
     with pytest.raises(UserError, match="x is uint8; allowed: floating images"):
         jitter(x, 0.1)
+    for fill in (-1, 256):
+        with pytest.raises(UserError, match=f"fill is {fill}; allowed: 0 to 255"):
+            cutout(x, 2, fill=fill)
+    with pytest.raises(UserError, match=r"generator is of type int; allowed: a torch.Generator, or None"):
+        random_flip(x, 3)
+    for dtype in (torch.int32, "float16"):
+        with pytest.raises(UserError, match=r"dtype is .*; allowed: torch.float32, or another floating one"):
+            normalize(x, MEAN, STD, dtype)
     for mean, std in (
         ((1, 2), STD),
         (MEAN, (1, 2, 0)),

@@ -25,6 +25,7 @@ from fastcifar.models.ensemble import distinct
 from fastcifar.models.network import CENTERED
 from fastcifar.optim import FlatModel, GroupOptimizer, build_optimizer
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.registry import resolve
 from fastcifar.training import resolve_dtype
 from fastcifar.training.refusals import refuse_batches, refuse_for_features
@@ -146,6 +147,9 @@ def count_recipe(
     """
     dtype = torch.float16 if recipe.dtype == "auto" else resolve_dtype(recipe.dtype, torch.device("cpu"))
     classes = DATASETS[dataset_for(recipe.name)].classes if classes is None else classes
+    counts = {"train_images": train_images, "test_images": test_images, "classes": classes, "side": side}
+    for name, value in counts.items():
+        checked(name, value, int, Declaration(at_least=name != "test_images"))
     network, _ = _model(recipe, classes, side, dtype, "meta")
     timeline = Timeline(recipe, train_images, side, network.frozen_from)
     refuse_batches(network, recipe, timeline)

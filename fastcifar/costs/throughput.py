@@ -26,6 +26,7 @@ from fastcifar.host import TORCH
 from fastcifar.kernels import give_back_freed_memory
 from fastcifar.machine import free_memory, peak_memory, resident_memory, restart_peak, size_words
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.record import Versions
 from fastcifar.training import Stopwatch, Trainer, describe_device, resolve_device
 from fastcifar.training.device import cudnn_search, current
@@ -37,6 +38,7 @@ GROUPS = 5
 _LONGEST = 2.0
 """Seconds that a group of more than one step may take."""
 _WARM_UP = 3
+_COUNT = Declaration(at_least=1)
 _NEAR = 0.01
 """How near the largest size is found, as a share of it."""
 
@@ -96,12 +98,13 @@ class Throughput:
         memory: int | None = None,
         steps: int = 20,
     ) -> None:
+        classes, side = checked("classes", classes, int, _COUNT), checked("side", side, int, _COUNT)
         recipe.refuse_side(side)
         if recipe.loading.loader != "resident":
             said = f"loading.loader is {recipe.loading.loader}, and steps are timed on images that are on the device"
             raise UserError(f"{said}; allowed: resident")
         self.recipe, self.device, self.classes, self.side = recipe, resolve_device(device), classes, side
-        self.steps, self.facts = steps, describe_device(self.device)
+        self.steps, self.facts = checked("steps", steps, int, _COUNT), describe_device(self.device)
         self._on_cuda = self.device.type == "cuda"
         if memory is None and not self._on_cuda:
             free = free_memory()
@@ -124,7 +127,7 @@ class Throughput:
     def measure(self, first: int = 1, last: int | None = None) -> Iterator[Size]:
         """Measure `first`, twice that, and so on, up to `last` or to the size that does not fit, and give each. Raises
         UserError where the recipe can have none of them; its own batch size is the last that is looked at."""
-        size = first
+        size, last = checked("first", first, int, _COUNT), checked("last", last, int | None, _COUNT)
         while last is None or size <= last:
             try:
                 self.sizes.append(self._measured(size, self.steps))

@@ -144,6 +144,10 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
     if others and not is_unlabeled:
         allowed = f"{brief(list(classes))}, those of train, or images alone"
         raise UserError(f"{place} holds {others[0]!r}, which is no class; allowed: {allowed}")
+    bare = {name: next(_walk(folders[name]), None) for name in folders if name not in classes and name not in others}
+    if files := [f"{name}/{file.name}" for name, file in bare.items() if file]:
+        said = f"folders without an image are no classes, as that of {files[0]}; read are {', '.join(ENDINGS)}"
+        warnings.warn(f"{place}: {said}", Notice, stacklevel=3)
     found: _Files = {}
     above = f"{folder}{os.sep}"
     held = [(folders[name], label) for label, name in enumerate(classes) if name in folders]

@@ -10,7 +10,7 @@ from fastcifar.data.dataset import CIFAR10_MEAN, CIFAR10_STD, Split
 from fastcifar.data.feed import Feed
 from fastcifar.data.kept import KeptSplit
 from fastcifar.data.plan import CROP_FLIP_CUTOUT, EpochPlan
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
 from fastcifar.host import TORCH
 from fastcifar.recipes.augmentation import Augment, by_channel
 from fastcifar.recipes.declare import checked
@@ -52,6 +52,10 @@ class Loader:
     ) -> None:
         if not isinstance(split, Split):
             raise UserError(f"the split is of type {type(split).__name__}; allowed: a Split, such as data.train")
+        if not isinstance(augment, Augment):
+            raise UserError(f"augment is of type {type(augment).__name__}; allowed: an Augment, such as recipe.augment")
+        if not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise UserError(f"dtype is {brief(dtype)}; allowed: torch.float32, or another floating one")
         self._side = split.side
         batch_size = checked("batch_size", batch_size, int)
         if batch_size < 1 or (drop_last and batch_size > len(split)):
@@ -66,7 +70,11 @@ class Loader:
         self.mean, self.std = by_channel("mean", mean), by_channel("std", std, above=0)
         self.dtype = dtype
         self.size = checked("size", size, int | None)
-        self.transforms = tuple(transforms)
+        self.transforms = tuple(transforms) if isinstance(transforms, Iterable) else (transforms,)
+        for each in self.transforms:
+            if not isinstance(each, TransformConfig):
+                said = f"transforms holds {type(each).__name__}"
+                raise UserError(f"{said}; allowed: configurations, such as those of recipe.transforms")
         self.epoch = 0
 
     def __repr__(self) -> str:

@@ -248,7 +248,9 @@ class TrainingState:
     def refuse_another(self, state: Mapping[str, Any]) -> None:
         """Raise UserError where a `state_dict` is of another recipe or other data."""
         with _fitting():
-            whole = {"recipe": dataclasses.asdict(recipe_from_dict(state["of"]["recipe"]))}  # fields new since: defaults
+            whole = {
+                "recipe": dataclasses.asdict(recipe_from_dict(state["of"]["recipe"]))
+            }  # fields new since: defaults
             there, here = {**dict(leaves(whole)), **dict(leaves(state["of"]))}, dict(leaves(self._identity))
             for name in {**here, **there}:
                 if there.get(name) != here.get(name):

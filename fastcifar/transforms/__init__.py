@@ -23,7 +23,7 @@ from typing import Literal
 
 import torch
 
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
 from fastcifar.kernels.augment import change_pixels, in_boxes, plain_batch, reflect, vector
 from fastcifar.kernels.mix import cutmix_choices, mix, mixup_choices
 from fastcifar.recipes.augmentation import LEAST_ALPHA, by_channel
@@ -93,7 +93,8 @@ def cutout(x: torch.Tensor, size: int, generator: torch.Generator | None = None,
     normalized images 0 is the mean color. Raises UserError for a size that the images do not hold.
     """
     height, width = _sides(x)
-    size, fill = checked("size", size, int), checked("fill", fill, float)
+    fills = Declaration(at_least=0, at_most=255) if x.dtype == torch.uint8 else Declaration()
+    size, fill = checked("size", size, int), checked("fill", fill, float, fills)
     if not 0 <= size <= min(height, width):
         raise UserError(f"size is {size}; allowed: 0 to {min(height, width)}, the image's side")
     corners = [_random_below(side - size + 1, x, generator) for side in (height, width)]
@@ -111,7 +112,7 @@ def jitter(
     brightness, contrast = checked("brightness", brightness, float), checked("contrast", contrast, float)
     if x.dtype == torch.uint8:
         raise UserError("x is uint8; allowed: floating images, as normalize makes them")
-    device = x.device if generator is None else generator.device
+    device = _device(x, generator)
     spread = (
         torch.rand(2, len(x), 1, 1, 1, generator=generator, device=device, dtype=torch.float32).mul_(2).sub_(1).to(x)
     )
@@ -239,7 +240,7 @@ def _changed(
     """Return `x` changed by a recipe's transform."""
     _sides(x)
     mean, std = by_channel("mean", mean), by_channel("std", std, above=0)
-    device = x.device if generator is None else generator.device
+    device = _device(x, generator)
     numbers = torch.rand(len(x), config.draws, generator=generator, device=device, dtype=torch.float32).to(x.device)
 
     def change(images: torch.Tensor) -> torch.Tensor:
@@ -263,7 +264,7 @@ def _mixed(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return images and targets mixed by one of the `choices` of `kernels.mix`."""
     _sides(x)
-    device = x.device if generator is None else generator.device
+    device = _device(x, generator)
     classes = checked("classes", classes, int, Declaration(at_least=1))
     targets = _targets(labels, len(x), classes).to(x.device)
     choice = choices(checked("alpha", alpha, float, _ALPHA), 1, generator, device)[0].to(x.device)
@@ -311,6 +312,8 @@ def normalize(
     dtype: of the result; by default that of `x`, float32 for uint8 images.
     """
     _sides(x)
+    if not (dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point)):
+        raise UserError(f"dtype is {brief(dtype)}; allowed: torch.float32, or another floating one")
     mean, std = by_channel("mean", mean), by_channel("std", std, above=0)
     if x.dtype == torch.uint8:
         indices = torch.arange(len(x), device=x.device)
@@ -321,6 +324,8 @@ def normalize(
 
 def _sides(x: torch.Tensor) -> tuple[int, int]:
     """Return height and width. Raises UserError for anything but a batch of images."""
+    if not isinstance(x, torch.Tensor):
+        raise UserError(f"x is of type {type(x).__name__}; allowed: a tensor, as torch.from_numpy(x) makes of an array")
     is_bytes = x.dtype == torch.uint8
     if x.ndim != 4 or x.shape[3 if is_bytes else 1] != 3 or not (is_bytes or x.is_floating_point()):
         kind = f"{str(x.dtype).removeprefix('torch.')} {list(x.shape)}"
@@ -334,7 +339,14 @@ def _pixels(x: torch.Tensor) -> torch.Tensor:
     return x if x.dtype == torch.uint8 else x.permute(0, 2, 3, 1)
 
 
+def _device(x: torch.Tensor, generator: torch.Generator | None) -> torch.device:
+    """Return the device that random numbers are drawn on."""
+    if not isinstance(generator, torch.Generator | None):
+        raise UserError(f"generator is of type {type(generator).__name__}; allowed: a torch.Generator, or None")
+    return x.device if generator is None else generator.device
+
+
 def _random_below(high: int, x: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
     """Draw a whole number from 0 to `high` - 1 for each image: int64 `[N, 1]`."""
-    device = x.device if generator is None else generator.device
+    device = _device(x, generator)
     return torch.randint(high, (len(x), 1), generator=generator, device=device).to(x.device)

@@ -207,6 +207,8 @@ def test_a_recipe_that_does_not_fit_the_images_is_refused():
         count_recipe(Recipe(), train_images=100)
     with pytest.raises(UserError, match="drop_last is false, which leaves 336 images"):
         count_recipe(Recipe(drop_last=False))
+    with pytest.raises(UserError, match="classes is -1; allowed: 1 or more"):
+        count_recipe(Recipe(), classes=-1)
 
 
 def test_a_last_batch_that_is_not_full_is_counted_as_it_is():

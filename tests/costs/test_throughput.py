@@ -82,6 +82,13 @@ def test_a_recipe_that_can_have_none_of_the_sizes_is_refused(first, last):
         list(Throughput(DAVIDNET, "cpu", memory=LOTS).measure(first, last))
 
 
+def test_counts_below_1_are_refused():
+    with pytest.raises(UserError, match="classes is 0; allowed: 1 or more"):
+        Throughput(MLP, "cpu", classes=0)
+    with pytest.raises(UserError, match="first is 0; allowed: 1 or more"):
+        next(Throughput(MLP, "cpu", memory=LOTS).measure(0, 8))
+
+
 def test_more_images_than_a_selection_leaves_are_drawn():
     recipe = dataclasses.replace(MLP, select=SelectConfig(keep=0.3, from_epoch=1))
     assert batches(Throughput(recipe, "cpu", memory=LOTS, steps=2).measure(7, 14)) == [7, 14]

@@ -166,6 +166,11 @@ def test_numbers_of_numpy_and_torch_give_the_same_batches(number):
         ({"drop_last": 1}, "drop_last is 1; allowed: true or false"),
         ({"shuffle": np.int64(1)}, "shuffle is 1; allowed: true or false"),
         ({"size": 20.0}, "size is 20.0; allowed: a whole number"),
+        ({"augment": {"crop": 4}}, "augment is of type dict; allowed: an Augment, such as recipe.augment"),
+        ({"dtype": "float16"}, "dtype is 'float16'; allowed: torch.float32, or another floating one"),
+        ({"dtype": torch.int64}, "dtype is torch.int64; allowed: torch.float32, or another floating one"),
+        ({"transforms": [torch.nn.Identity()]}, "transforms holds Identity; allowed: configurations, such as those"),
+        ({"transforms": 3}, "transforms holds int; allowed: configurations, such as those"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -151,6 +151,16 @@ def test_other_files_are_left_out_with_a_line(place):
         assert len(load_dataset(str(place)).train) == 12
 
 
+@pytest.mark.parametrize("inside", ["", "train"])
+def test_a_folder_without_an_image_that_can_be_read_is_no_class_which_is_said(place, inside):
+    write(place / inside, PIXELS, LABELS)
+    (place / inside / "bat").mkdir()
+    (place / inside / "bee_eater" / "more").mkdir(parents=True)  # empty
+    (place / inside / "bat" / "0.heic").write_text("x")
+    with pytest.warns(Notice, match=r"folders without an image are no classes, as that of bat/0.heic; read are \.png"):
+        assert load_dataset(str(place)).classes == NAMES
+
+
 def test_images_beside_folders_of_classes_are_named_and_a_split_of_such_alone_is_refused(place):
     write(place / "train", PIXELS, LABELS)
     write(place / "test", PIXELS[:3], LABELS[:3])
