@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastcifar.kernels.launch import use_triton
+from fastcifar.kernels.launch import is_older_than, use_triton
 from fastcifar.kernels.operators import autograd, needs_plain_torch, operator, refuse_gradients, wants_gradient
 
 _MOST_CHANNELS, _MOST_OUTPUTS = 32, 128
@@ -60,10 +60,10 @@ def _unpooled(gradient: Tensor, argmax: Tensor, height: int, width: int) -> Tens
 
 def has_kernel(x: Tensor, weight: Tensor) -> bool:
     """Return True if `conv_pool` takes its Triton kernel: half precision, 8, 16, 24 or 32 channels, and a multiple of
-    16 outputs, up to 128."""
+    16 outputs, up to 128. GPUs before Ampere have too few registers and too little shared memory for it."""
     outputs, channels = weight.shape[:2]
     fits = channels % 8 == 0 and 0 < channels <= _MOST_CHANNELS and outputs % 16 == 0 and outputs <= _MOST_OUTPUTS
-    return fits and x.element_size() == 2 and x.numel() > 0 and use_triton(x)
+    return fits and x.element_size() == 2 and x.numel() > 0 and not is_older_than((8, 0), x) and use_triton(x)
 
 
 def _conv_pool(x: Tensor, weight: Tensor, bordered: bool) -> tuple[Tensor, Tensor]:

@@ -52,21 +52,22 @@ class Sizes:
     """Elements of the filters per program of the last launch."""
 
 
+_AMPERE = Sizes(
+    pixels=32,
+    outputs=32,
+    warps=4,
+    stages=1,
+    programs=4,
+    gradient_pixels=32,
+    gradient_columns=64,
+    gradient_warps=4,
+    gradient_stages=1,
+    gradient_programs=3,
+    merged=64,
+)
 SIZES = LaunchSizes(
     {
-        (8, 0): Sizes(
-            pixels=32,
-            outputs=32,
-            warps=4,
-            stages=1,
-            programs=4,
-            gradient_pixels=32,
-            gradient_columns=64,
-            gradient_warps=4,
-            gradient_stages=1,
-            gradient_programs=3,
-            merged=64,
-        ),
+        (8, 0): _AMPERE,
         (9, 0): Sizes(
             pixels=64,
             outputs=64,
@@ -80,6 +81,7 @@ SIZES = LaunchSizes(
             gradient_programs=3,
             merged=64,
         ),
+        (12, 0): _AMPERE,  # 99 KiB, and no matrix units of the kind that (9, 0) is for
     },
     interpreted=Sizes(
         pixels=4096,

@@ -80,6 +80,12 @@ def multiprocessors(tensor: Tensor) -> int:
     return 1 if gpu is None else gpu[1]
 
 
+def is_older_than(generation: tuple[int, int], tensor: Tensor) -> bool:
+    """Return True where `tensor` is on a GPU of a lower compute capability."""
+    gpu = _gpu_of(tensor)
+    return gpu is not None and gpu[0] < generation
+
+
 def _gpu_of(tensor: Tensor) -> tuple[tuple[int, int], int] | None:
     """Return compute capability and number of multiprocessors of the GPU that `tensor` is on; None where kernels are
     interpreted."""

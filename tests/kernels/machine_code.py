@@ -21,6 +21,8 @@ CASES = [
 ]
 """Generation, dtype, recipe and changes of it: each activation, an average or none, scales learned or not, each choice
 of `augment`, Muon and SGD."""
+POOLED = [(120, "float16", "conv_pool", "")]
+"""A generation with less shared memory, for which the operator that takes most of it is compiled alone."""
 
 CODE = """
 import dataclasses, json, os, re, subprocess, sys, tempfile, torch, triton
@@ -37,7 +39,7 @@ class Driver:  # what triton asks of a driver in order to compile
 
 triton.runtime.driver.set_active(Driver)
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.kernels import compile_ahead, newton_schulz, norm_act_pool, norm_act_pool_inference
+from fastcifar.kernels import compile_ahead, conv_pool, newton_schulz, norm_act_pool, norm_act_pool_inference
 from fastcifar.recipes import RECIPES
 from fastcifar.recipes.text import change, read_changes
 from fastcifar.training import Trainer
@@ -45,17 +47,19 @@ from fastcifar.training.rehearse import compile_kernels
 
 launch = sys.modules["fastcifar.kernels.launch"]
 launch._gpu_of = lambda tensor: (divmod(architecture, 10), 132)  # what tensors on the CPU are launched with
-recipe = change(RECIPES[name], read_changes(changes.split()))
-# Narrow and in small batches, for time, as what is no kernel is computed: the numbers of channels and of elements keep
-# the divisors that kernels are compiled for.
-recipe = dataclasses.replace(
-    recipe,
-    **{"batch_size": 64, "epochs": 4, "dtype": dtype},
-    network=dataclasses.replace(recipe.network, widths=(32, 32, 32, 64) if name == "davidnet" else (64, 64, 64)),
-)
-trainer = Trainer(recipe, make_synthetic(1024, 32), "cpu")
-with launch.compile_only():  # lets Triton take tensors on the CPU
-    compile_kernels(trainer)
+
+
+
+def of_a_training():  # all that it launches, and further sizes
+    # Narrow and in small batches, for time, as what is no kernel is computed: the numbers of channels and of elements
+    # keep the divisors that kernels are compiled for.
+    recipe = change(RECIPES[name], read_changes(changes.split()))
+    recipe = dataclasses.replace(
+        recipe,
+        **{"batch_size": 64, "epochs": 4, "dtype": dtype},
+        network=dataclasses.replace(recipe.network, widths=(32, 32, 32, 64) if name == "davidnet" else (64, 64, 64)),
+    )
+    compile_kernels(Trainer(recipe, make_synthetic(1024, 32), "cpu"))
     if dtype != "float32":  # the most that one program holds
         rows = sys.modules["fastcifar.kernels.newton_schulz"].SIZES.of(torch.zeros(())).small_rows
         x, numbers = torch.zeros(32 * rows, dtype=getattr(torch, dtype)), (3, -4, 2) * 4 + (2, -3, 1)
@@ -73,6 +77,21 @@ with launch.compile_only():  # lets Triton take tensors on the CPU
             x = torch.zeros(rows * rows, dtype=getattr(torch, dtype))
             compile_ahead(lambda: newton_schulz(x, x.clone(), [1, rows, rows], steps=3, coefficients=(3, -4, 2)), "cpu")
 
+
+def of_conv_pool():  # at the sizes of speedrun94's first block
+    def run():
+        filters = torch.zeros(64, 24, 3, 3, dtype=getattr(torch, dtype)).to(memory_format=torch.channels_last)
+        images = torch.zeros(2, 24, 31, 31, dtype=filters.dtype).to(memory_format=torch.channels_last)
+        conv_pool(images, filters.requires_grad_(), True).sum().backward()
+        with torch.no_grad():
+            conv_pool(images, filters, True)
+
+    compile_ahead(run, "cpu")
+
+
+with launch.compile_only():  # lets Triton take tensors on the CPU
+    of_conv_pool() if name == "conv_pool" else of_a_training()
+
 cuobjdump = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin", "cuobjdump")
 
 
@@ -89,7 +108,11 @@ for name, module in list(sys.modules.items()):
     for function in list(vars(module).values()) if name.startswith("fastcifar.kernels.") else ():
         for cache in getattr(function, "device_caches", {}).values():
             found[function.__name__] = [
-                {"ptx": kernel.asm["ptx"], "stack": stack_bytes(kernel.asm["cubin"])} for kernel in cache[0].values()
+                {
+                    **{"ptx": kernel.asm["ptx"], "stack": stack_bytes(kernel.asm["cubin"])},
+                    "shared": kernel.metadata.shared,
+                }
+                for kernel in cache[0].values()
             ]
 print(json.dumps(found))
 """
@@ -112,7 +135,7 @@ class Compilers:
         environment["PYTHONPATH"] = os.pathsep.join([str(Path.cwd()), *filter(None, [os.getenv("PYTHONPATH")])])
         environment.pop("TRITON_INTERPRET", None)
         behind = "nice " if shutil.which("nice") else ""  # the tests that run meanwhile
-        for number, case in enumerate(CASES):
+        for number, case in enumerate([*CASES, *POOLED]):
             ended = f"echo $? > {number}.part; mv {number}.part {number}.status"  # whole once it is there
             command = f'{behind}"$0" -c "$1" "$2" > {number}.out 2> {number}.errors; {ended}'
             words = ["sh", "-c", command, sys.executable, CODE, json.dumps(case)]
@@ -121,7 +144,7 @@ class Compilers:
     def results(self) -> dict:
         """Return PTX and stack of every compiled variant, by case and kernel."""
         found = {}
-        for number, case in enumerate(CASES):
+        for number, case in enumerate([*CASES, *POOLED]):
             status, errors = (self._folder / f"{number}.{name}" for name in ("status", "errors"))
             while not status.exists():
                 time.sleep(0.2)

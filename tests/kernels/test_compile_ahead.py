@@ -7,7 +7,10 @@ import torch
 
 from fastcifar.kernels import compile_ahead
 from fastcifar.kernels.compile_ahead import _load
-from tests.kernels.machine_code import CASES
+from tests.kernels.machine_code import CASES, POOLED
+
+SHARED = {80: 163, 89: 99, 90: 227, 120: 99}
+"""KiB of shared memory that a program may have, by generation (CUDA C++ Programming Guide, compute capabilities)."""
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -46,6 +49,14 @@ def test_the_pooled_convolution_and_its_gradient_have_a_kernel_for_each_size_tha
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_no_kernel_spills_registers(compiled, case):
     assert {name for name, found in compiled[case].items() if any(kernel["stack"] for kernel in found)} == set()
+
+
+@pytest.mark.parametrize("case", [*CASES, *POOLED], ids=str)
+def test_no_kernel_takes_more_shared_memory_than_there_is(compiled, case):
+    """What takes more is refused when it is loaded, on a GPU alone."""
+    taken = {name: max(kernel["shared"] for kernel in found) for name, found in compiled[case].items() if found}
+    assert taken["_conv_pool_kernel" if case[1] == "float16" else "_normalize_kernel"] > 0
+    assert {name: bytes_ for name, bytes_ in taken.items() if bytes_ > 1024 * SHARED[case[0]]} == {}
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

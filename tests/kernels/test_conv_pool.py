@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import fastcifar.costs.products  # noqa: F401  (gives torch's counter the operators)
-from fastcifar.kernels import conv_pool, conv_pool_reference
+from fastcifar.kernels import conv_pool, conv_pool_reference, launch
 from fastcifar.kernels.conv_pool import has_kernel
 from fastcifar.kernels.operators import PRODUCTS
 
@@ -99,6 +99,9 @@ def test_which_sizes_have_a_kernel(monkeypatch):
         False
     ] * 4
     assert not has_kernel(*tensors((2, 24, 4, 4), 64, torch.float32))
+    for capability, has in (((7, 5), False), ((8, 0), True), ((12, 0), True)):
+        monkeypatch.setattr(launch, "_gpu_of", lambda tensor, capability=capability: (capability, 40))
+        assert has_kernel(*tensors((2, 24, 4, 4), 64)) == has
     monkeypatch.setenv("FASTCIFAR_KERNELS", "reference")
     assert not has_kernel(*tensors((2, 24, 4, 4), 64))
 
