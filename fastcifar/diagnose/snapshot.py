@@ -78,5 +78,6 @@ class Snapshot:
         draws = isinstance(self.network, OwnNetwork) or not is_ours(type(self.network))
         devices = [device] if device.type == "cuda" else []
         with TURN if draws else contextlib.nullcontext(), torch.random.fork_rng(devices, enabled=draws):
-            self.network.module.load_state_dict(self._trainer.state.flat.state_dict())
+            module = self.network.module
+            module.load_state_dict({**module.state_dict(), **self._trainer.state.flat.state_dict()})
             yield

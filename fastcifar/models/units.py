@@ -51,15 +51,26 @@ def refuse_misfit(units: object, model: nn.Module) -> None:
     if not isinstance(units, Units):
         raise UserError(f"{where} {brief(units)}; allowed: fastcifar.models.Units")
     modules, sizes = dict(model.named_modules()), []
+    parameters, state = dict(model.named_parameters()), model.state_dict()  # tied parameters once
+    buffers = {name for name, _ in model.named_buffers() if name in state}
     for role in ("maker", "reader", "seen", "norm"):
         name = getattr(units, role)
         if name not in modules or (not name and role != "norm"):
             raise UserError(f"{where} the {role} {brief(name)}; allowed: the name of a module of it")
         weight = getattr(modules[name], "weight", None)
         if role in ("maker", "reader"):
-            if not isinstance(weight, torch.Tensor) or weight.dim() < 2:
+            if not isinstance(weight, torch.Tensor) or weight.dim() < 2 or getattr(modules[name], "transposed", False):
                 raise UserError(f"{where} the {role} {name}; allowed: a convolution or a linear layer")
             sizes.append(weight.shape[role == "reader"])
     if sizes[1] % sizes[0]:
         said = f"{units.reader}, which reads {sizes[1]} of the {sizes[0]} of {units.maker}"
         raise UserError(f"{where} the reader {said}; allowed: one that reads all of them")
+    if f"{units.reader}.weight" not in parameters:
+        said = f"{where} the reader {units.reader}, whose weight is computed from others or another layer's too"
+        raise UserError(f"{said}; allowed: a weight of its own")
+    for layer in filter(None, (units.maker, units.norm)):
+        for name, tensor in (*modules[layer].named_parameters(), *modules[layer].named_buffers()):
+            known = f"{layer}.{name}" in parameters.keys() | buffers
+            if tensor.dim() and not (known and len(tensor) % sizes[0] == 0):
+                said = f"{where} the layer {layer}, and {name} of it is {list(tensor.shape)}"
+                raise UserError(f"{said}; allowed: tensors of its own in its state_dict, a row for each of {sizes[0]}")

@@ -282,8 +282,9 @@ class FlatModel:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return a copy of the network's state by parameter name on the CPU, from the master weights, floating tensors
-        in float32."""
-        state = {name: tensor.detach() for name, tensor in self.model.state_dict().items()}
+        in float32; what a module has in it besides tensors is left out."""
+        whole = self.model.state_dict()
+        state = {name: tensor.detach() for name, tensor in whole.items() if isinstance(tensor, torch.Tensor)}
         weights = {p: w for g in self.groups for p, w in zip(g.parameters, g.views(g.weights), strict=True)}
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             state[name] = weights.get(parameter, state[name])

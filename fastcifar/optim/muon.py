@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, brief
 from fastcifar.kernels import muon_direction, muon_update
 from fastcifar.kernels import newton_schulz as iterate
 from fastcifar.kernels.flat_muon import FIELDS, row_factors
@@ -18,6 +18,7 @@ from fastcifar.optim.newton_schulz import COEFFICIENTS, orthogonalize, polar_exp
 from fastcifar.optim.optimizer import GroupOptimizer
 from fastcifar.optim.standalone import StandaloneOptimizer, require_settings, scalar
 from fastcifar.recipes import Recipe
+from fastcifar.recipes.declare import checked
 from fastcifar.recipes.optimizers.muon import MuonConfig
 
 
@@ -205,6 +206,10 @@ class Muon(StandaloneOptimizer):
         row_momentum: float = 0.0,
     ) -> None:
         require_settings("Muon", momentum, lr=lr, weight_decay=weight_decay, ns_steps=ns_steps, norm_every=norm_every)
+        for name, value in (("ns_steps", ns_steps), ("norm_every", norm_every)):
+            checked(f"{name} of Muon", value, int)
+        if not isinstance(ns_coefficients, Sequence):
+            raise UserError(f"ns_coefficients of Muon are {brief(ns_coefficients)}; allowed: numbers, three for a step")
         if not 0 <= row_momentum < 1:
             raise UserError(f"row_momentum of Muon is {row_momentum!r}; allowed: 0 up to, not including, 1")
         settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}

@@ -14,6 +14,7 @@ from torch import nn
 
 from fastcifar.errors import UserError
 from fastcifar.optim.flat import FlatGroup, FlatModel, require_tensors
+from fastcifar.optim.lookahead import Lookahead
 from fastcifar.optim.optimizer import FlatOptimizer
 from fastcifar.optim.schedule import learning_rates, rate_at, set_rates
 from fastcifar.recipes import RECIPES, Recipe
@@ -112,10 +113,23 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
             for parameter, grad in trained:
                 parameter.grad = grad if group.trains else None  # torch's optimizers skip None
         self._optimizer.step()
+        self._step += 1
+        if self._step == self.total_steps:
+            self._end()
         for group in self.flat.groups:
             self.follow(group)
         self.finish_step()
-        self._step += 1
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        self._end()
+        for group in self.flat.groups:
+            group.compute.copy_(group.weights)
+
+    def _end(self) -> None:
+        """End on the weights that are evaluated, where an optimizer of the user's own trains others."""
+        if isinstance(self._optimizer, Lookahead):
+            self._optimizer.finish()
 
     def moments(self, name: str) -> list[torch.Tensor]:
         parameter, found = dict(self.flat.model.named_parameters()).get(name), []
@@ -132,6 +146,8 @@ class TorchOptimizer(FlatOptimizer[OptimizerConfig]):
     def skip(self) -> None:
         super().skip()
         self._step += 1
+        if self._step == self.total_steps:
+            self.finish()
 
     def _pairs(self, group: FlatGroup, grads: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Return the weights of `group` that the optimizer gets, each with its part of `grads`."""

@@ -61,7 +61,8 @@ def initialize(model: Network, start: Start, sha256: object = None) -> set[str]:
     if sha256 not in (None, read):
         raise UserError(f"{file} changed while it was read; allowed: a file that nothing writes to")
     refuse_another(start.source, file, read)
-    fresh = {name: tensor for name, tensor in module.state_dict().items() if not name.endswith(COUNTS)}
+    state = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+    fresh = {name: tensor for name, tensor in state.items() if not name.endswith(COUNTS)}
     hint = ", the classifier's apart with --reset-head (reset_head=True)"
     left_out = reset_names(model, start.reset)
     reset = start.reset_head

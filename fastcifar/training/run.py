@@ -117,7 +117,8 @@ class Run:
         )
         tensors = trainer.flat_evaluated.state_dict()
         model = _copied(trainer).float().eval()
-        model.load_state_dict(tensors)  # the weights before they were rounded to the compute type
+        # The weights before they were rounded to the compute type; what is no tensor stays.
+        model.load_state_dict({**model.state_dict(), **tensors})
         remember_normalization(model, dataset.mean, dataset.std)
         labels = dataset.test.labels.to("cpu", copy=True)
         side = dataset.test.image_shape[0]

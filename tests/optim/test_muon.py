@@ -321,6 +321,8 @@ def test_muon_alone_goes_on_from_its_saved_state():
         ({"lr": -0.1}, "lr of Muon is -0.1; allowed: 0 or more"),
         ({"row_momentum": 1.0}, "row_momentum of Muon is 1.0; allowed: 0 up to, not including, 1"),
         ({"ns_coefficients": [1.0] * 9}, "ns_coefficients of Muon are 9 numbers; allowed: 3, or 3 for each of 5 steps"),
+        ({"ns_coefficients": 5}, "ns_coefficients of Muon are 5; allowed: numbers, three for a step"),
+        ({"ns_steps": 2.5}, "ns_steps of Muon is 2.5; allowed: a whole number"),
         ({"params": [torch.nn.Parameter(torch.ones(3))]}, "a parameter of Muon has shape [3]; allowed: 2 or more dim"),
     ],
 )

@@ -12,7 +12,7 @@ from fastcifar.errors import UserError
 from fastcifar.models.mlp import MLP
 from fastcifar.models.resnet import ResNet18
 from fastcifar.models.speedrun import SpeedrunNet
-from fastcifar.optim import LARS, SGD, FlatModel, TorchOptimizer, build_optimizer
+from fastcifar.optim import LARS, SGD, FlatModel, Lookahead, TorchOptimizer, build_optimizer
 from fastcifar.optim.muon import Muon
 from fastcifar.recipes import EMAConfig, Recipe, Schedule
 from fastcifar.recipes.networks.mlp import MLPConfig
@@ -118,6 +118,25 @@ def test_it_is_given_float32_parameters_in_order_and_the_mean_losss_gradient():
     assert not {p.untyped_storage().data_ptr() for p in given[0]} - {
         group.weights.untyped_storage().data_ptr() for group in flat.groups
     }
+
+
+@pytest.mark.parametrize("ends", ["step", "skip", "finish"])
+def test_a_training_with_lookahead_ends_on_its_slow_weights(ends):
+    def own(parameters):
+        made.append(Lookahead(torch.optim.SGD(parameters, lr=LR), every=3))
+        return made[0]
+
+    made, flat = [], FlatModel(make_model(), torch.float64)
+    optimizer = build_optimizer(flat, RECIPE, STEPS + (ends == "finish"), own)
+    for step in range(STEPS):
+        flat.backward(summed_loss(flat.model, step))
+        before = flat.groups[0].weights.clone()
+        optimizer.skip() if ends == "skip" and step == STEPS - 1 else optimizer.step()
+    if ends == "finish":
+        assert not torch.equal(flat.groups[0].weights, before)
+        optimizer.finish()
+    assert all(torch.equal(parameter, slow) for parameter, slow in made[0]._slow.items())
+    assert all(torch.equal(group.compute, group.weights) for group in flat.groups)
 
 
 def test_what_is_frozen_has_no_gradient_and_stays():

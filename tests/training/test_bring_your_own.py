@@ -12,6 +12,7 @@ from torch import nn
 import fastcifar
 from fastcifar.data import Dataset
 from fastcifar.data.synthetic import make_synthetic
+from fastcifar.diagnose import DiagnoseCurvature
 from fastcifar.errors import UserError
 from fastcifar.models import ConvBN, GlobalMaxPool, Head, PatchWhitening
 from fastcifar.models.davidnet import DavidNet
@@ -91,6 +92,24 @@ def test_a_run_of_an_own_network_is_saved_loaded_and_a_warm_start(data, tmp_path
     assert warm.rows[0].train_loss < run.rows[0].train_loss
     with pytest.raises(UserError, match="reset_head is true; allowed: false for a network whose one head is not known"):
         train(RECIPE, data, model=Plain, init=WarmStart(folder, reset_head=True))
+
+
+class WithMore(Plain):
+    """Whose state_dict has an entry that is no tensor."""
+
+    def get_extra_state(self):
+        return {"words": 1}
+
+    def set_extra_state(self, state):
+        assert state == {"words": 1}
+
+
+def test_what_a_state_dict_has_besides_tensors_costs_no_training(data, tmp_path):
+    run = train(RECIPE, data, model=WithMore, listeners=[DiagnoseCurvature()])
+    _, model, _ = load_run(run.save(tmp_path / "run"), model=WithMore)
+    assert run.state.keys() == model.state_dict().keys() - {"_extra_state"}
+    warm = train(RECIPE, data, model=WithMore, init=WarmStart(tmp_path / "run"))
+    assert warm.rows[0].train_loss < run.rows[0].train_loss
 
 
 def by_hand(data, loss, steps_of_epoch=10, nesterov=True):

@@ -16,7 +16,7 @@ from fastcifar.plasticity.units import dormant
 from fastcifar.recipes import ContinualBackpropConfig, EMAConfig, LossScalingConfig, ReDoConfig, SelectConfig, change
 from fastcifar.recipes.networks.mlp import MLPConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
-from fastcifar.training import Listener, Trainer
+from fastcifar.training import Listener, Trainer, train
 from fastcifar.training.rehearse import warm_up_the_rest
 from tests.small import BARE, MLP
 
@@ -198,6 +198,45 @@ def test_units_that_a_module_does_not_have_are_refused_by_its_name(data, units, 
     own = type("Own", (Plain,), {"units": lambda self: units})
     with pytest.raises(UserError, match=said):
         Trainer(dataclasses.replace(MLP, redo=REDO), data, "cpu", model=own)
+
+
+OWN_LAYERS = {
+    "tied": (lambda own: setattr(own, "same", own.classifier), None),
+    "computed": (
+        lambda own: nn.utils.parametrizations.weight_norm(own.classifier),
+        r"the reader classifier, whose weight is computed from others or another layer's too; allowed: a weight of",
+    ),
+    "of another length": (
+        lambda own: own.body[0].register_buffer("gain", torch.ones(4)),
+        r"the layer body\.0, and gain of it is \[4\]; allowed: tensors of its own in its state_dict, a row for each",
+    ),
+    "not kept": (
+        lambda own: own.body[0].register_buffer("mask", torch.ones(6, 3, 3, 3), persistent=False),
+        r"the layer body\.0, and mask of it is \[6, 3, 3, 3\]; allowed: tensors of its own in its state_dict",
+    ),
+    "transposed": (
+        lambda own: own.body.__setitem__(0, nn.ConvTranspose2d(3, 6, 3, padding=15)),
+        r"the maker body\.0; allowed: a convolution or a linear layer",
+    ),
+    "weight norm of the maker": (lambda own: nn.utils.parametrizations.weight_norm(own.body[0]), None),
+}
+
+
+@pytest.mark.parametrize("name", OWN_LAYERS)
+def test_layers_whose_units_cannot_begin_again_are_refused_before_a_training(data, name):
+    change_layer, said = OWN_LAYERS[name]
+
+    class Own(Plain):
+        def __init__(self, classes):
+            super().__init__(classes)
+            change_layer(self)
+
+    recipe = dataclasses.replace(MLP, redo=REDO)
+    if said is None:
+        assert train(recipe, data, model=Own).record.units_replaced >= 0
+        return
+    with pytest.raises(UserError, match=said):
+        Trainer(recipe, data, "cpu", model=Own)
 
 
 def test_what_is_no_method_units_says_nothing():
