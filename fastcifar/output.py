@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import secrets
 import stat
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fastcifar.errors import Notice, UserError
+from fastcifar.escape import shown
 from fastcifar.locks import WAIT_SECONDS, claimed
 
 RECORD = "run.json"
@@ -33,6 +35,9 @@ CHECKPOINTS, EPOCHS, DIAGNOSE, TRACK = IN_TRAINING = ("checkpoints", "weights", 
 of every epoch, where they are kept; what its diagnoses found, and their figures; what its trackers wrote."""
 FIGURES = "figures"
 """The folder of a run's figures, or those of several runs; they are drawn once they are finished."""
+RESULTS = "results.json"
+SETTINGS = "settings.json"
+"""The file that makes a folder an experiment's: what its runs were asked to do."""
 RUNS = "runs.jsonl"
 """The outcomes of several runs, a line each."""
 _LARGEST_TEXT = 2**26
@@ -74,7 +79,9 @@ def run_folders(root: Path, on_error: Callable[..., Any] | None = None) -> Itera
     """Give `root` and the folders below it where runs may be, behind links too, with the names of what is in them."""
     seen = {os.path.realpath(root)}
     for name, folders, files in os.walk(root, onerror=on_error, followlinks=True):
-        places = {each: os.path.realpath(Path(name, each)) for each in sorted(folders) if each not in IN_TRAINING}
+        is_run = RECORD in files or UNFINISHED in files or re.fullmatch(r"seed-\d+", os.path.basename(name))
+        within = [each for each in sorted(folders) if not (is_run and each in IN_TRAINING)]
+        places = {each: os.path.realpath(Path(name, each)) for each in within}
         folders[:] = [each for each, place in places.items() if place not in seen]
         seen |= {*places.values()}
         yield Path(name), folders, files
@@ -157,6 +164,8 @@ def _is_deep(value: object, levels: int) -> bool:
 def run_files(path: Path) -> tuple[Path, Path]:
     """Return the record and the weights of a run: those in its folder, or NAME.json and NAME.safetensors as experiments
     keep them, where `path` is one of these or NAME. They may be absent."""
+    if not os.path.isdir(path) and path.name == RECORD:
+        path = path.parent
     if not os.path.isdir(path):  # unlike Path's, False for a name too long
         name = path.with_suffix("") if path.suffix in (".json", Path(WEIGHTS).suffix) else path
         record = name.with_name(f"{name.name}.json")
@@ -185,6 +194,24 @@ def check_out(folder: str | os.PathLike[str], besides: Container[str] = ()) -> N
     if held:
         what = "a run" if RECORD in held else "files"
         raise UserError(f"output folder {folder} already holds {what}; allowed: a new or an empty folder")
+
+
+def refuse_unwritable(path: Path, flag: str) -> None:
+    """Raise UserError, which names the `flag`, unless a file can be written at `path`, whose folder is there."""
+    place = user_path(path, flag)
+    if not place.parent.is_dir() or place.is_dir():
+        raise UserError(f"{flag} is {shown(path)}; allowed: a file in a folder that is there")
+    with reserved(place.parent, shared=True):
+        pass
+
+
+def refuse_trained(out: Path, command: str) -> None:
+    """Raise UserError where `out`, in which `command` would put its result, holds runs or an experiment."""
+    allowed = f"a new folder, or one of an earlier fastcifar {command}"
+    for name in (RECORD, RUNS, UNFINISHED, SETTINGS):
+        if (out / name).exists():
+            whose = "an experiment" if name == SETTINGS else "fastcifar train"
+            raise UserError(f"--out {out} holds {name} of {whose}; allowed: {allowed}")
 
 
 @contextlib.contextmanager

@@ -271,6 +271,11 @@ class RunRecord:
         """Macro mean of the classes' recall, a fraction; None without `by_class`."""
         return None if self.by_class is None else self.by_class.mean_recall
 
+    @property
+    def keep(self) -> str:
+        """Which weights were kept: the "best" epoch's or the "last"."""
+        return "last" if self.best_epoch is None else "best"
+
     def to_json(self) -> dict[str, Any]:
         """Return the record as in run.json: plain values, lists for tuples, None for NaN and infinities, which JSON
         lacks."""

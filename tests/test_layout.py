@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "by_class": {"by_class"},
     "registry": {"errors", "registry"},
     "locks": {"errors", "locks"},
-    "output": {"errors", "locks", "output"},
+    "output": {"errors", "escape", "locks", "output"},
     "input": {"errors", "input", "output"},
     "phases": {"phases"},
     "launch": {"errors", "launch", "machine"},

@@ -15,7 +15,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
-from fastcifar.output import RECORD, RUNS, UNFINISHED, read_json, reserved, user_path, write_whole
+from fastcifar.output import read_json, refuse_trained, reserved, user_path, write_whole
 from fastcifar.report.figures import FORMATS, Figure, Line, refuse_without_matplotlib
 from fastcifar.report.tables import Table, nats, percent, points
 
@@ -77,12 +77,13 @@ def main(args: Sequence[str]) -> int:
 
 def _say(options: Options, out: Path | None) -> int:
     from fastcifar.report.agreement import agreement
-    from fastcifar.training.predictions import read_predictions
+    from fastcifar.training.predictions import notice_equal, read_predictions
 
     holds_ours = out is not None and _holds_ours(out)
     read = read_predictions(options.runs, tta=not options.plain)
     if len(read.names) == 1:
         raise UserError(f"{' '.join(read.names)} is the only run; allowed: two runs or more")
+    notice_equal(read)
     found = agreement(read.logits, read.labels)
     text = Texts(read, found, options.plain)
     tables, lines = text.tables(), text.lines()
@@ -109,13 +110,11 @@ def _say(options: Options, out: Path | None) -> int:
 def _holds_ours(out: Path) -> bool:
     """Return whether `out` holds the result of an earlier call. Raises UserError where it holds another command's, or
     runs."""
-    allowed = "a new folder, or one of an earlier fastcifar agreement"
-    for name in (RECORD, RUNS, UNFINISHED):
-        if (out / name).exists():
-            raise UserError(f"--out {out} holds {name} of fastcifar train; allowed: {allowed}")
+    refuse_trained(out, "agreement")
     if not (out / RESULT).exists():
         return False
     if read_json(out / RESULT, "an earlier result").get("kind") != _KIND:
+        allowed = "a new folder, or one of an earlier fastcifar agreement"
         raise UserError(f"--out {out} holds a {RESULT} of another command; allowed: {allowed}")
     return True
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -56,13 +55,14 @@ def main(args: Sequence[str]) -> int:
     from fastcifar.report.agreement import churn
     from fastcifar.report.combined import HEADS, combine, member_rows
     from fastcifar.report.ensembles import MEANS
+    from fastcifar.training.predictions import notice_equal
 
     read = _read(options)
     if len(read.names) == 1:
         raise UserError(_only(read.names[0]))
     if not (read.labels >= 0).any():
         raise UserError("no test image has a label, so no accuracies; allowed: runs on images with labels")
-    _notice_equal(read)
+    notice_equal(read)
     differ = churn(read.logits.argmax(2), read.logits.shape[2])
     found = {mean_of: combine(read.logits, read.labels, mean_of) for mean_of in MEANS}
     if options.json:
@@ -83,18 +83,6 @@ def main(args: Sequence[str]) -> int:
 
 def _only(name: str) -> str:
     return f"{name} is the only network; allowed: two or more"
-
-
-def _notice_equal(read: Predictions) -> None:
-    """Give a `Notice` where networks have equal logits: copies of one add nothing to an ensemble but its weight."""
-    first: dict[bytes, str] = {}
-    equal = []
-    for name, logits in zip(read.names, read.logits, strict=True):
-        if (other := first.setdefault(hashlib.sha256(logits.tobytes()).digest(), name)) != name:
-            equal.append(f"{name} has the logits of {other}")
-    if equal:
-        more = f", and {len(equal) - 1} more are such copies" * (len(equal) > 1)
-        warnings.warn(f"{equal[0]}{more}; each counts as a network", Notice, stacklevel=2)
 
 
 @dataclass(frozen=True)

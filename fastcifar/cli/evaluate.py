@@ -17,7 +17,7 @@ from fastcifar.cli.options import Switch
 from fastcifar.cli.saved import Saved, SavedOptions, labeled_images, run_folder
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
-from fastcifar.output import write_whole
+from fastcifar.output import refuse_unwritable, write_whole
 from fastcifar.recipes import DEFAULT_RECIPE, label
 from fastcifar.recipes.declare import setting
 from fastcifar.record import json_text
@@ -88,8 +88,8 @@ def asked(options: Options) -> tuple[Grid, bool]:
         raise UserError(f"--seed is given with --on {options.on}, which is corrupted already; allowed: without it")
     if grid and options.predictions is not None:
         raise UserError("--predictions is given for many corruptions; allowed: without --corrupt, and on one data set")
-    if options.predictions is not None and not options.predictions.parent.is_dir():
-        raise UserError(f"--predictions is {options.predictions}; allowed: a file in a folder that is there")
+    if options.predictions is not None:
+        refuse_unwritable(options.predictions, "--predictions")
     return grid, bool(archive)
 
 

@@ -218,7 +218,10 @@ class TrainingOptions(RecipeOptions, ImageOptions):
             raise UserError(
                 f"--classes is {brief(self.classes)}; allowed: labels with a comma between them, as in 0,1,2"
             )
-        return [int(word) for word in words]
+        labels = [int(word) for word in words]
+        if len({*labels}) < max(2, len(labels)):
+            raise UserError(f"--classes is {brief(self.classes)}; allowed: two labels or more, each once")
+        return labels
 
     def resized_for(self, *recipes: Recipe) -> Self:
         """Return the options with the --resize of networks for which the images of a known data set are too small."""

@@ -16,7 +16,7 @@ from fastcifar.cli.options import Switch, flag_of
 from fastcifar.cli.saved import Saved, SavedOptions, run_folder
 from fastcifar.errors import UserError
 from fastcifar.escape import shown
-from fastcifar.output import user_path, write_whole
+from fastcifar.output import refuse_unwritable, write_whole
 from fastcifar.recipes import DEFAULT_RECIPE, label
 from fastcifar.recipes.declare import setting
 from fastcifar.report.figures import refuse_without_matplotlib
@@ -58,8 +58,7 @@ class Options(SavedOptions):
             path: Path | None = getattr(self, name)
             if path is not None:
                 self._require(name, path.suffix == ending, f"a file whose name ends in {ending}")
-                if not (place := user_path(path, flag_of(name))).parent.is_dir() or place.is_dir():
-                    raise UserError(f"{flag_of(name)} is {shown(path)}; allowed: a file in a folder that is there")
+                refuse_unwritable(path, flag_of(name))
         for name in ("names", "probabilities", "first_id"):
             if getattr(self, name) and self.csv is None:
                 raise UserError(f"{flag_of(name)} says what --csv holds; allowed: with --csv FILE.csv")

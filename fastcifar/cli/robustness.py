@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from fastcifar.cli.options import CommandOptions, Resident, Switch
 from fastcifar.cli.saved import run_folder
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name, in_markdown, shown
-from fastcifar.output import read_file, reserved, write_all
+from fastcifar.output import RESULTS, read_file, read_json, refuse_trained, reserved, write_all
 from fastcifar.recipes.declare import setting
 from fastcifar.record import Versions, own_commit
 from fastcifar.report.figures import refuse_without_matplotlib
@@ -168,6 +169,8 @@ def main(args: Sequence[str]) -> int:
     given = {key: [] for key in keys} if options.pairs is None else read_pairs(options.pairs, keys)
     runs = _runs(options)
     with nullcontext() if options.out is None else reserved(options.out, shared=True):
+        if options.out is not None:
+            _refuse_others(options.out)
         return _run(options, asked, given, runs)
 
 
@@ -247,7 +250,8 @@ def _runs(options: Options) -> dict[str, EvalOptions]:
     how = {"tta": options.tta, "resident": options.resident, "mirror": options.mirror, "device": options.device}
     one = EvalOptions(data_dir=options.data_dir, **how)
     words = [*options.runs, *options.weights]
-    if twice := [word for word in words if words.count(word) > 1]:
+    places = [os.path.realpath(word) for word in words]
+    if twice := [word for word, place in zip(words, places, strict=True) if places.count(place) > 1]:
         raise UserError(f"{twice[0]} is given twice; allowed: each run and each file of weights once")
     runs = {word: dataclasses.replace(one, run_dir=word) for word in options.runs}
     for word in runs:
@@ -314,8 +318,16 @@ def _facts(options: Options, networks: Networks | None, answers: list[_Answer]) 
     }
 
 
+def _refuse_others(out: Path) -> None:
+    """Raise UserError where `out` holds runs, an experiment or another command's result."""
+    refuse_trained(out, "robustness")
+    if (out / RESULTS).exists() and "shifts" not in read_json(out / RESULTS, "an earlier result"):
+        allowed = "a new folder, or one of an earlier fastcifar robustness"
+        raise UserError(f"--out {out} holds a {RESULTS} of another command; allowed: {allowed}")
+
+
 def _write(options: Options, answers: list[_Answer], text: str) -> None:
-    folder, files = options.out, {"results.json": text}
+    folder, files = options.out, {RESULTS: text}
     assert folder is not None
     for answer in answers:
         lines = "".join(f"\n{in_markdown(line)}\n" for line in answer.remarks())

@@ -16,7 +16,7 @@ from fastcifar.cli.saved import Saved, labeled_images
 from fastcifar.corruptions.apply import corrupt
 from fastcifar.data import Split
 from fastcifar.data.archives import read_npz
-from fastcifar.errors import UserError, brief
+from fastcifar.errors import UserError, brief, notify
 from fastcifar.input import sha256_of, weights_file
 from fastcifar.training.run import PREDICTIONS
 
@@ -71,6 +71,7 @@ class Networks:
         self.names = [*saved, *[f"ensemble of {len(saved)}"] * ensemble]
         for name, each in saved.items():
             self._refuse_another(name, each)
+        self._notice_equal()
         self.data = self.first.record.dataset
         self.hashes = {}
         """`hashes[data set]`: the sha256 of the images that were evaluated on."""
@@ -85,6 +86,13 @@ class Networks:
                 raise UserError(f"{said} on {brief(here, 60)}; allowed: runs on the same data")
         if self.first.kept_classes != saved.kept_classes:
             raise UserError(f"{name} was restricted to other --classes than others; allowed: runs of the same classes")
+
+    def _notice_equal(self) -> None:
+        """Give a `Notice` where networks have equal weights: copies of one add nothing to an ensemble or a baseline."""
+        first: dict[object, str] = {}
+        for facts in self.facts():
+            if (other := first.setdefault(facts["weights_sha256"], facts["name"])) != facts["name"]:
+                notify(f"{facts['name']} has the weights of {other}; each counts as a network")
 
     def facts(self) -> list[dict[str, Any]]:
         """Return what each run is, ready for JSON."""

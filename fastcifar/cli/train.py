@@ -19,12 +19,23 @@ from fastcifar.cli import screen
 from fastcifar.cli.arguments import asks_help, last_given, parse_with_recipe, quick_train_size
 from fastcifar.cli.options import Switch, TrainingOptions
 from fastcifar.cli.starts import describe_start, start_of
-from fastcifar.errors import UserError
+from fastcifar.errors import UserError, notify
 from fastcifar.escape import in_file_name
 from fastcifar.experiments import Diverged, Failed, Job, Outcome
 from fastcifar.interval import AUTO, read_interval
 from fastcifar.launch import Rank, launch_name
-from fastcifar.output import BESIDE, IN_TRAINING, RECORD, TRACE, check_out, reserved
+from fastcifar.output import (
+    BESIDE,
+    DIAGNOSE,
+    EPOCHS,
+    IN_TRAINING,
+    RECORD,
+    SETTINGS,
+    TRACE,
+    TRACK,
+    check_out,
+    reserved,
+)
 from fastcifar.phases import Phases
 from fastcifar.recipes import Recipe, label
 from fastcifar.recipes.declare import setting
@@ -162,6 +173,9 @@ def run(options: Options, args: Sequence[str], phases: Phases) -> int:
     usual = Path("runs") / name
     anew = options.out is None and launch is None
     with reserved(options.out or usual, anew=anew, shared=options.runs > 1) as out:
+        if (out / SETTINGS).exists():
+            allowed = "a new or an empty folder, or one of several runs"
+            raise UserError(f"output folder {out} holds an experiment; allowed: {allowed}")
         for folder in (out / f"seed-{seed}" for seed in seeds if options.runs > 1):
             if not (folder / RECORD).is_file():
                 check_out(folder, besides=(*IN_TRAINING, *BESIDE))
@@ -216,6 +230,8 @@ def train_runs(
     remarks = _remarks(options, asked.init, dataset)
     if options.plot:
         show.say(screen.drawn_runs(out))
+    if options.keep == "best" and len(seeds) > 1:
+        remarks.append("best epochs")
     screen.conclude(list(store.outcomes().values()), out, remarks, len(seeds) > 1, options.json, show)
     return 3 if any(isinstance(each, Diverged) for each in failed) else 5 if failed else 0
 
@@ -243,7 +259,7 @@ def _train(
     job = dataclasses.replace(job, evaluate_at_start=options.evaluate_at_start, diagnose=options.diagnose)
     jobs = [dataclasses.replace(job, seed=seed) for seed in seeds]
     keep = {"every": options.checkpoint_every, "keeps_epochs": options.keep_weights == "all", "track": options.track}
-    store = RunFolders(jobs, out, _same(asked.init, dataset), phases, spares, **keep)
+    store = RunFolders(jobs, out, _same(asked.init, options.keep, dataset), phases, spares, **keep)
 
     def begin(trainer: Trainer) -> None:
         seed = trainer.state.seed
@@ -306,8 +322,9 @@ def _train(
     finally:
         if trace:
             trace.close()
+    _tell_of_absent(options, [store.folder(key) for key in sorted(kept)])
     records = [outcome for outcome in own.values() if not isinstance(outcome, Failed)]
-    if trace and records:
+    if trace and records and len(kept) < len(own):
         seed = trace.seed or options.seed
         show.say()
         show.say(screen.phases_table(records[-1]))
@@ -316,6 +333,21 @@ def _train(
         if job.seed in own and job.key not in kept:
             show.say(screen.drawn_diagnoses(store.folder(job.key), options.diagnose))
     return store
+
+
+def _tell_of_absent(options: Options, kept: Sequence[Path]) -> None:
+    """Say which flags did nothing for the runs in these folders, which are of an earlier command."""
+    asked = {
+        "--profile": (options.profile, TRACE),
+        "--diagnose": (options.diagnose, DIAGNOSE),
+        "--track": (options.track, TRACK),
+        "--keep-weights all": (options.keep_weights == "all", EPOCHS),
+    }
+    for flag, (is_given, name) in asked.items():
+        without = [folder.name for folder in kept if is_given and not (folder / name).exists()]
+        if without:
+            said = f"{flag} did nothing for {' '.join(without)}, kept from before"
+            notify(f"{said}; another --out trains anew")
 
 
 def _full_run(args: Sequence[str]) -> list[str]:
@@ -350,13 +382,14 @@ def _with_absolute_paths(options: Options) -> Options:
     return dataclasses.replace(options, dataset=name_of(options.dataset), **found)
 
 
-def _same(init: Mapping[str, Any], dataset: Dataset) -> dict[str, Any]:
+def _same(init: Mapping[str, Any], keep: str, dataset: Dataset) -> dict[str, Any]:
     """Return what the record of a run must say for the run to count as one of these."""
     sizes = {"train_size": len(dataset.train), "test_size": len(dataset.test), "holdout": dataset.holdout}
     made = {"fold": "", "resized": 0, "tests_val": False, **dataset.changes}
     return {
         "init": {name: value for name, value in init.items() if name != "source"},  # the sha256 says it
         "subset": dataset.subset,
+        "keep": keep,
         "dataset": {"name": dataset.name, "sha256": dataset.sha256, **sizes, **made},
         "device": {"type": dataset.train.device.type},
     }

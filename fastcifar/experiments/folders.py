@@ -205,7 +205,7 @@ class RunFolders:
         if failed := failed_from(values):
             return failed if values.get("run") == asked else None
         record = RunRecord.from_json(values, str(path))
-        refuse_difference(f"{folder} holds another run", _part(record.to_json(), asked), asked)
+        refuse_difference(f"{folder} holds another run", _part({**record.to_json(), "keep": record.keep}, asked), asked)
         return record
 
     def _kept_lines(self) -> dict[int, dict[str, Any]]:

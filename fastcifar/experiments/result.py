@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Union
 
 from fastcifar.errors import NonFiniteLoss, OutOfMemory, UserError
 from fastcifar.escape import in_markdown, shown
-from fastcifar.output import short_name, user_path, write_whole
+from fastcifar.output import RESULTS, short_name, user_path, write_whole
 from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
 
@@ -183,7 +183,7 @@ class Result:
         """Return the texts to keep beside the runs, by the names of their files."""
         tables = "\n".join(table.markdown() for table in self.tables())
         return {
-            "results.json": json.dumps(self.to_dict(), indent=2) + "\n",
+            RESULTS: json.dumps(self.to_dict(), indent=2) + "\n",
             "table.md": f"# {in_markdown(self.title)}\n\n{tables}\n"
             + "".join(f"{in_markdown(line)}\n" for line in self.remarks()),
         }

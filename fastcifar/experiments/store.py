@@ -20,7 +20,7 @@ from fastcifar.errors import RenamedWarning, UserError
 from fastcifar.experiments.experiment import Job
 from fastcifar.experiments.result import Failed, Outcome, failed_from, is_tried_again
 from fastcifar.locks import WAIT_SECONDS, claimed
-from fastcifar.output import PARTIAL, TRACK, read_json, write_whole
+from fastcifar.output import PARTIAL, SETTINGS, TRACK, read_json, write_whole
 from fastcifar.recipes import network_of
 from fastcifar.recipes.declare import Declaration, checked
 from fastcifar.recipes.legacy import in_steps, modernize
@@ -29,9 +29,6 @@ from fastcifar.record import json_text
 from fastcifar.track import tracker_in
 from fastcifar.training import Listener, Run, RunRecord, resolve_device
 from fastcifar.training.run import save_weights
-
-SETTINGS = "settings.json"
-"""The file that makes a folder an experiment's: what its runs were asked to do."""
 
 AT_ONCE = "parallel.json"
 """The file that says how many of its runs were trained at once, where that was more than one."""

@@ -16,6 +16,7 @@ import itertools
 import linecache
 import math
 import numbers
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -323,6 +324,7 @@ def refuse_long(path: str, value: object) -> None:
 
 
 def _refuse(path: str, value: object, allowed: str) -> None:
+    value = str(value) if isinstance(value, os.PathLike) else value
     raise UserError(f"{path} is {brief(value)}; allowed: {allowed}")
 
 

@@ -275,7 +275,7 @@ def _checked(record: RunRecord, where: str) -> RunRecord:
 
 def _facts(record: RunRecord, is_arm: bool) -> dict[str, object]:
     """Return what runs must have in common; those of an arm may each begin with weights of their own seed."""
-    parts = {name: getattr(record, name) for name in ("subset", "init", "network", "dtype")}
+    parts = {name: getattr(record, name) for name in ("subset", "init", "network", "dtype", "keep")}
     parts |= {name: dataclasses.asdict(getattr(record, name)) for name in ("recipe", "dataset", "device")}
     parts["versions"] = {"torch": record.versions.torch}
     return _flat(parts, ("source", "sha256", "seed") if is_arm else ("source",))

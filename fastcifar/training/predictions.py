@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -165,6 +166,18 @@ def _find(path: Path) -> Iterator[tuple[Path, str, RunRecord | None]]:
         raise UserError(f"{path} holds no predictions of a run; allowed: {_ALLOWED}")
     for run in sorted(runs, key=lambda run: (run.parent, len(run.name), run.name)):  # seed-2 before seed-10
         yield _kept(run) or ((run / PREDICTIONS).resolve(), str(run), read_record(run / RECORD))
+
+
+def notice_equal(read: Predictions) -> None:
+    """Give a `Notice` where networks have equal logits: copies of one agree with it, and add nothing to an ensemble."""
+    first: dict[bytes, str] = {}
+    equal = []
+    for name, logits in zip(read.names, read.logits, strict=True):
+        if (other := first.setdefault(hashlib.sha256(logits.tobytes()).digest(), name)) != name:
+            equal.append(f"{name} has the logits of {other}")
+    if equal:
+        more = f", and {len(equal) - 1} more are such copies" * (len(equal) > 1)
+        warnings.warn(f"{equal[0]}{more}; each counts as a network", Notice, stacklevel=2)
 
 
 def _kept(path: Path) -> tuple[Path, str, RunRecord | None] | None:
