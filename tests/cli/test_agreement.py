@@ -99,6 +99,14 @@ def test_tables_and_lines_hold_numbers_computed_by_hand(files, capsys):
     assert ["3", "all", "1", "75.00%"] in [row[:4] for row in rows]
 
 
+def test_copies_of_a_network_are_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        np.savez(f"{name}.npz", **predictions([0, 1], 0, 1))
+    assert main(["agreement", "a.npz", "b.npz"]) == 0
+    assert "b.npz has the logits of a.npz; each counts as a network" in capsys.readouterr().err
+
+
 def test_images_without_labels_have_churn_alone(files, capsys):
     for name, sure in (("a", (0, 1)), ("b", (0, 2))):
         np.savez(f"{name}.npz", **predictions([-1, -1], *sure))
@@ -133,6 +141,7 @@ def test_figures_are_drawn_in_the_folder(files, tmp_path, capsys):
         ("result.json", "[", "cannot read an earlier result said/result.json: "),
         ("run.json", "{}", "--out said holds run.json of fastcifar train; allowed: a new folder"),
         ("runs.jsonl", "", "--out said holds runs.jsonl of fastcifar train; allowed: a new folder"),
+        ("settings.json", "{}", "--out said holds settings.json of an experiment; allowed: a new folder"),
         ("unfinished.json", "", "--out said holds unfinished.json of fastcifar train; allowed: a new folder"),
     ],
 )

@@ -237,6 +237,7 @@ REFUSED = {
     "--on archive:fog-3 --severity 2": "allowed: --on archive --corrupt fog --severity 2",
     "--resize 32": "--resize is 32; allowed: with --on",
     "--predictions out.txt": "--predictions is .*out.txt.*; allowed: a file whose name ends in .npz",
+    "--predictions /proc/out.npz": "output folder /proc cannot be written to: ",
     "--predictions nowhere/out.npz": "--predictions is nowhere/out.npz; allowed: a file in a folder that is there",
     "--corrupt fog --predictions out.npz": "--predictions is given for many corruptions",
 }

@@ -93,7 +93,8 @@ def load_images(run, folder):
     ("words", "said"),
     [
         ([], "predict has nothing to write; allowed: --csv FILE.csv, --grid FILE.png, or both"),
-        (["--csv", "a.txt"], "--csv is"),
+        (["--csv", "a.txt"], "--csv is 'a.txt'; allowed: a file whose name ends in .csv"),
+        (["--csv", "/proc/a.csv"], "output folder /proc cannot be written to: "),
         (["--grid", "nowhere/a.png"], "allowed: a file in a folder that is there"),
         (["--grid", "a.png", "--names"], "--names says what --csv holds; allowed: with --csv FILE.csv"),
     ],

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,13 @@ def test_corruptions_are_fitted_to_the_runs_where_these_differ(runs, ask):
     assert ensemble["effective_robustness"] == pytest.approx(ensemble["shifted"] - line.predict(ensemble["original"]))
 
 
+def test_copies_of_a_network_are_told(runs, tmp_path, capsys):
+    first = next(iter(runs))
+    shutil.copytree(first, tmp_path / "copy")
+    assert main(["robustness", first, str(tmp_path / "copy")]) == 0
+    assert f"{tmp_path / 'copy'} has the weights of {first}; each counts as a network" in capsys.readouterr().err
+
+
 def test_few_runs_have_accuracies_alone_and_are_told_why(runs, ask):
     names = list(runs)[:2]
     (shift,) = ask(*names, "--on", "cifar10-c", "--corrupt", "fog,snow")["shifts"]
@@ -240,6 +248,9 @@ REFUSED = {
     "": "robustness needs saved runs or --pairs",
     "nothing": "nothing holds no run: run.json is missing",
     "RUN0 RUN0": "run0 is given twice",
+    "RUN0 SAME0": r"run0(/\.)? is given twice",
+    "--pairs FIVE --corrupt fog --out SWEEP": "--out sweep holds settings.json of an experiment; allowed: a new folder",
+    "--pairs FIVE --corrupt fog --out RESULT": r"--out result holds a results\.json of another command; allowed: a new",
     "RUN0 --ensemble": "--ensemble is True; allowed: with several runs",
     "RUN0 RUN1 --weights x.pt": r"--weights is .*; allowed: with one RUN, whose network they are for",
     "RUN0 --plot": "--plot is True; allowed: with --out",
@@ -263,7 +274,11 @@ def test_what_does_not_go_together_is_refused_in_a_line(runs, capsys, tmp_path, 
     if "OTHER" in words:
         data = make_synthetic(train_size=256, test_size=64)
         fastcifar.train(RECIPE, data, device="cpu", eval_every=0).save(tmp_path / "other")
+    for folder, file in (("sweep", "settings.json"), ("result", "results.json")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text('{"experiment": "sweep"}')
     places = {"FIVE": "five.csv", "OTHER": "other", **{f"RUN{n}": name for n, name in enumerate(runs)}}
+    places |= {"SAME0": f"{next(iter(runs))}/.", "SWEEP": "sweep", "RESULT": "result"}
     assert main(["robustness", *(places.get(word, word) for word in words.split())]) == 2
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1

@@ -80,6 +80,52 @@ def test_runs_of_other_settings_are_refused_whatever_their_seeds(capsys):
     assert not Path("all/unfinished.json").exists() and len(lines()) == 2
 
 
+def test_best_and_last_epochs_are_not_told_together(capsys):
+    assert main([*SEVERAL, "--runs", "2"]) == 0
+    capsys.readouterr()
+    assert main([*SEVERAL, "--runs", "3", "--keep", "best"]) == 2
+    assert "all/seed-0 holds another run: keep is \"last\" there and \"best\" now; allowed" in capsys.readouterr().err
+    assert main([*MLP, "--epochs", "1", "--out", "best", "--runs", "2", "--keep", "best"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("best epochs")
+    assert main(["summary", "all", "best", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(group["n"], group["differs"]) for group in found["groups"]] == [(2, {"keep": keep}) for keep in ("last", "best")]
+
+
+def test_flags_that_do_nothing_for_runs_that_are_kept_are_told(capsys):
+    assert main([*SEVERAL, "--runs", "2", "--diagnose", "updates"]) == 0
+    assert "did nothing" not in capsys.readouterr().err
+    more = ["--diagnose", "updates", "--track", "csv", "--profile"]
+    assert main([*SEVERAL, "--runs", "2", *more]) == 0
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if "did nothing" in line]
+    assert [line.split("fastcifar: ")[-1] for line in told] == [
+        f"{flag} did nothing for seed-0 seed-1, kept from before; another --out trains anew"
+        for flag in ("--profile", "--track")
+    ]
+    assert "no trace" not in out and "training: steps" not in out
+    assert main(["train", "--resume", "all", "--quiet"]) == 0
+    assert "did nothing" not in capsys.readouterr().err
+
+
+def test_runs_do_not_go_into_the_folder_of_an_experiment(capsys):
+    Path("all").mkdir()
+    Path("all/settings.json").write_text("{}")
+    assert main([*SEVERAL, "--runs", "2"]) == 2
+    assert "output folder all holds an experiment; allowed: a new or an empty folder, or one" in capsys.readouterr().err
+    assert [path.name for path in Path("all").iterdir()] == ["settings.json"]
+
+
+@pytest.mark.parametrize("name", ["weights", "track", "diagnose", "checkpoints"])
+def test_runs_are_found_in_a_folder_that_is_called_like_a_part_of_one(capsys, name):
+    for seed, folder in enumerate((f"runs/{name}", "runs/other", f"runs/other/{name}")):
+        assert main([*MLP, "--epochs", "1", "--seed", str(seed), "--out", folder]) == 0
+    capsys.readouterr()
+    assert main(["summary", "runs", "--json"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["groups"]
+    assert found["seeds"] == [0, 1]
+
+
 def test_a_line_that_a_kill_prevented_is_written_and_a_torn_one_left_out(capsys):
     assert main([*SEVERAL, "--runs", "3"]) == 0
     first, second, third = LINES.read_text().splitlines(keepends=True)
