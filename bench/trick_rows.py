@@ -121,7 +121,7 @@ def _plain(text: str) -> str:
 
 
 def _warm(results: Path) -> Iterator[Row]:
-    known = {each.name for each in all_tricks()}
+    known, usual = {each.name for each in all_tricks()}, ("plain", "half")
     for folder, result in _kept(results / "warm-start", "methods"):
         recipe, seeds = result["recipe"], result["seeds"]
         what = f"{recipe['name']}, {recipe['epochs']:g} epochs in batches of {recipe['batch_size']}"
@@ -129,9 +129,10 @@ def _warm(results: Path) -> Iterator[Row]:
         for part in result["parts"]:
             for arm in part["arms"]:
                 name, cold = arm["arm"].removeprefix("cold-"), arm["arm"].startswith("cold-")
-                if name in known:
-                    effect = arm["above_cold" if cold else "above_warm"]
+                effect = arm["above_cold" if cold else "above_warm"]
+                if name in known and effect is not None:
                     words = f"{result['dataset']}, {'fresh weights' if cold else 'weights of half the images'}"
+                    words += "".join(f", {each}" for each in (part["condition"], part["protocol"]) if each not in usual)
                     more = "" if arm["replaced"] is None else f"units that began again: {arm['replaced']['mean']:g}"
                     yield Row(
                         name, source, words, 100 * effect["mean"], _percent(effect["interval"]), effect["n"], more

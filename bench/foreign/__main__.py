@@ -36,7 +36,10 @@ def main(arguments: list[str] | None = None) -> int:
     print(*explain(results), sep="\n")
     if options.save:
         options.save.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    return int(any(not failure["reason"] for result in results for failure in result["failures"].values()))
+    without = [result for result in results if not result["tests"]]
+    for result in without:
+        print(f"NO TEST: {result['suite']} selects none of its tests any more")
+    return int(bool(without) or any(not each["reason"] for result in results for each in result["failures"].values()))
 
 
 def explain(results: list[dict[str, Any]]) -> list[str]:

@@ -118,7 +118,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
     for table in result.tables():
         table.show()
     lines = ["quick: too few images and epochs to say anything about the question"] * options.quick
-    print(fitted("\n".join(map(escape.shown, [*lines, *where, *result.remarks()]))))
+    print(fitted("\n".join(map(escape.shown, [*lines, *where, *result.remarks(), *result.mixed()]))))
     return result.status
 
 

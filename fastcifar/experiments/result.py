@@ -14,6 +14,7 @@ from fastcifar.escape import in_markdown, shown
 from fastcifar.output import RESULTS, short_name, user_path, write_whole
 from fastcifar.recipes import label
 from fastcifar.report import Figure, Summary, Table, counted, percent, seconds, summarize
+from fastcifar.report.summary import times_of
 
 if TYPE_CHECKING:
     from fastcifar.experiments.experiment import Experiment, Job
@@ -45,6 +46,13 @@ class Diverged(Failed):
     error: ClassVar[type[Exception]] = NonFiniteLoss
 
 
+@dataclass(frozen=True)
+class NotTrained(Diverged):
+    """A run that was left out, as it would diverge like the one before it."""
+
+    word: ClassVar[str] = "not trained"
+
+
 Outcome = Union["RunRecord", Failed]
 """A run as it is kept."""
 
@@ -56,7 +64,7 @@ def is_tried_again(outcome: Outcome | None) -> bool:
 
 def failed_from(values: Mapping[str, Any]) -> Failed | None:
     """Return what `to_json` of a run that failed is read back as; None for a record."""
-    kind = next((kind for kind in (Diverged, Failed) if kind.word in values), None)
+    kind = next((kind for kind in (NotTrained, Diverged, Failed) if kind.word in values), None)
     return kind and kind(str(values[kind.word]))
 
 
@@ -102,8 +110,9 @@ class Result:
 
     @property
     def failed(self) -> list[tuple[str, Failed]]:
-        """The runs that failed, by their arm."""
-        return [(arm, each) for arm, found in self.outcomes.items() for each in found if isinstance(each, Failed)]
+        """The runs that failed, by their arm, without those that were not trained."""
+        failed = ((arm, each) for arm, found in self.outcomes.items() for each in found if isinstance(each, Failed))
+        return [(arm, each) for arm, each in failed if not isinstance(each, NotTrained)]
 
     @property
     def diverged(self) -> list[tuple[str, Diverged]]:
@@ -175,6 +184,17 @@ class Result:
         """Return the answer in a line or two, and what else a reader of the tables must know."""
         return self._failures()
 
+    def mixed(self) -> list[str]:
+        """Return lines on what an arm's runs do not have in common, though the settings are the same: the compute type,
+        which "auto" chooses on each machine, and what their times are of."""
+        lines, every = [], []
+        for arm, outcomes in self.outcomes.items():
+            records = [each for each in outcomes if not isinstance(each, Failed)]
+            if len(types := sorted({record.dtype for record in records})) > 1:
+                lines.append(f"{arm} has runs in {' and '.join(types)}, told together here; --dtype names one type")
+            every += records
+        return [*lines, *times_of(every)]
+
     def figures(self) -> dict[str, Figure]:
         """Return the figures to draw, by the names of their files."""
         return {}
@@ -185,7 +205,7 @@ class Result:
         return {
             RESULTS: json.dumps(self.to_dict(), indent=2) + "\n",
             "table.md": f"# {in_markdown(self.title)}\n\n{tables}\n"
-            + "".join(f"{in_markdown(line)}\n" for line in self.remarks()),
+            + "".join(f"{in_markdown(line)}\n" for line in (*self.remarks(), *self.mixed())),
         }
 
     def write(self, folder: str | Path) -> list[Path]:

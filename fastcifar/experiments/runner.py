@@ -21,7 +21,7 @@ import torch
 from fastcifar.data import Dataset
 from fastcifar.errors import NonFiniteLoss, UserError, as_out_of_memory, is_out_of_memory
 from fastcifar.experiments.experiment import Job
-from fastcifar.experiments.result import Diverged, Failed, Outcome, known
+from fastcifar.experiments.result import Diverged, Failed, NotTrained, Outcome, known
 from fastcifar.launch import Rank
 from fastcifar.phases import Phases
 from fastcifar.record import Scores
@@ -244,8 +244,10 @@ class Runner:
         """Return the outcome of a job whose weights to begin with are not there, because their run failed."""
         before = self._jobs[job.after] if job.after else None
         outcome = before and (self._outcomes.get(before.key) or self._store.get(before))
-        if not isinstance(outcome, Failed):
-            return None
+        if not isinstance(outcome, Failed) or isinstance(outcome, NotTrained):
+            return outcome if isinstance(outcome, Failed) else None
+        if isinstance(outcome, Diverged) and not callable(job.start):  # it needs no weights of that run
+            return NotTrained(f"{job.after} {outcome.word}: {outcome.reason}")
         begins = "the run that it begins with"
         is_later = outcome.reason.startswith(begins)
         return outcome if is_later else type(outcome)(f"{begins}, {job.after}, {outcome.word}: {outcome.reason}")

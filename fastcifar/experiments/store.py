@@ -89,15 +89,15 @@ class Store:
         return most
 
     def get(self, job: Job) -> Outcome | None:
-        """Return what is kept of `job`; None where there is nothing, where the file of a diagnosis is gone, or where a
-        run of another recipe diverged. Raises UserError for a file that cannot be read, and for the record of a run of
-        another recipe."""
+        """Return what is kept of `job`; None where there is nothing, where the file of a diagnosis or of its
+        predictions is gone, or where a run of another recipe diverged. Raises UserError for a file that cannot be read,
+        and for the record of a run of another recipe."""
         path = self.path(job.key)
         if not path.is_file():
             return None
         values = read_json(path)
         failed, run = failed_from(values), values.get("run")
-        if not failed and not all(map(Path.is_file, self._diagnoses(job))):
+        if not failed and not all(map(Path.is_file, self._beside(job))):
             return None
         with warnings.catch_warnings():  # older names were said of the settings: not again of every run
             warnings.simplefilter("ignore", RenamedWarning)
@@ -115,7 +115,7 @@ class Store:
             written = self.path(job.key).stat().st_mtime_ns
         except OSError:
             return False
-        known = self._had.get(job.key) == written and all(map(Path.is_file, self._diagnoses(job)))
+        known = self._had.get(job.key) == written and all(map(Path.is_file, self._beside(job)))
         if known or self.get(job) is not None:
             self._had[job.key] = written
             return True
@@ -166,8 +166,10 @@ class Store:
         """Return the file of what the diagnosis `kind` of the run of the job `key` found."""
         return self.path(key).with_suffix(f".{kind}.npz")
 
-    def _diagnoses(self, job: Job) -> list[Path]:
-        return [self.diagnosis(job.key, kind) for kind in job.diagnose]
+    def _beside(self, job: Job) -> list[Path]:
+        """Return the files that a run of `job` has beside its record."""
+        predictions = [self.predictions(job.key)] if job.keep_predictions else []
+        return [*(self.diagnosis(job.key, kind) for kind in job.diagnose), *predictions]
 
     def found(self, key: str, kind: str) -> Found | None:
         """Return what the diagnosis `kind` of the run of the job `key` found; None where the run failed before there

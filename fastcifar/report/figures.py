@@ -264,7 +264,7 @@ class Figure:
             style |= {"linewidth": 0.6, "alpha": 0.35}
         if line.marks:
             style |= {"linestyle": ""}
-        if line.marks or len(kept) == 1:  # a line through one point cannot be seen
+        if line.marks or (len(kept) == 1 and not line.bars):  # a line through one point cannot be seen
             style |= mark
         elif not (line.faint or line.bare or line.area or line.bars):
             every = math.ceil(len(kept) / _MOST_MARKS) or 1

@@ -26,6 +26,18 @@ _LONGEST_UNIQUE = 52
 """The most characters of a name that tells groups apart, before its number: a legend adds a few."""
 
 
+def times_of(records: Sequence[RunRecord]) -> list[str]:
+    """Return a line where the times of these runs are of several devices, and one where of other numbers of threads."""
+    lines = []
+    devices = sorted({record.device.name for record in records})
+    if len(devices) > 1:
+        lines.append(f"times are of several devices: {', '.join(shown(name, _LONGEST) for name in devices)}")
+    threads = sorted({record.device.threads or 0 for record in records if record.device.type == "cpu"} - {0})
+    if len(threads) > 1:
+        lines.append(f"times are with {', '.join(map(str, threads[:-1]))} and {threads[-1]} threads")
+    return lines
+
+
 def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS[0]) -> list[str]:
     """Return lines with mean, standard deviation, n, 95% interval, least and largest of accuracies and stopwatches;
     with `target`, how `metric` compares with it; and how many runs failed.
@@ -42,12 +54,7 @@ def summary_lines(runs: Runs, target: float | None = None, metric: str = METRICS
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     aligned = [f"{'<' if column in (0, 4) else '>'}{width}" for column, width in enumerate(widths)]
     lines = ["  ".join(map(format, row, aligned)).rstrip() for row in rows]
-    devices = sorted({record.device.name for record in runs.records})
-    if len(devices) > 1:
-        lines.append(f"times are of several devices: {', '.join(shown(name, _LONGEST) for name in devices)}")
-    threads = sorted({record.device.threads or 0 for record in runs.records if record.device.type == "cpu"} - {0})
-    if len(threads) > 1:
-        lines.append(f"times are with {', '.join(map(str, threads[:-1]))} and {threads[-1]} threads")
+    lines += times_of(runs.records)
     if runs.failed:
         first = runs.failed[0]
         failed = f"{len(runs.failed)} run{'s' * (len(runs.failed) > 1)} failed"

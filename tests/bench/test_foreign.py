@@ -67,6 +67,13 @@ def checkouts(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_a_suite_of_which_no_test_is_selected_any_more_fails(checkouts, capsys):
+    adapter = checkouts / "project/fake_adapter.py"
+    adapter.write_text(adapter.read_text().replace('return hasattr(item, "callspec")', "return False"))
+    assert program.main(["--checkouts", str(checkouts)]) == 1
+    assert "NO TEST: fake selects none of its tests any more" in capsys.readouterr().out
+
+
 def test_a_suite_is_run_on_ours_counted_and_written(checkouts, capsys):
     path = checkouts / "results.json"
     assert program.main(["--checkouts", str(checkouts), "--save", str(path)]) == 1, "a failure without a reason"

@@ -11,6 +11,7 @@ import torch
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments import Diverged, Failed
 from fastcifar.experiments.named.stable_rate import StableRate
+from fastcifar.experiments.result import NotTrained
 from fastcifar.recipes import to_toml
 from fastcifar.recipes.networks.davidnet import DavidNetConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
@@ -37,7 +38,11 @@ def test_rates_double_until_a_training_diverges_and_no_further(dataset, trained,
     assert experiment.rates == [0.1, 0.2, 0.4, 0.8, 1.6]
     rates = [recipe.optimizer.lr for recipe, seed in trained if seed == 0]
     assert rates == [0.1, 0.2, 0.4, 0.8, 0.1, 0.2]
-    assert isinstance(result.outcomes["norm-x1/1.6"][0], Diverged)
+    diverged, (left_out, _) = [result.outcomes[f"norm-x1/{rate}"] for rate in ("0.8", "1.6")]
+    assert {type(each) for each in diverged} == {Diverged}
+    assert left_out == NotTrained("norm-x1/0.8/seed-0 diverged: the loss is nan")
+    assert result.outcomes["no-norm-x1/1.6"][0].reason == "no-norm-x1/0.2/seed-0 diverged: the loss is nan"
+    assert result.counts == {"failed": 4, "diverged": 4}, "each start's first that does, of each seed"
     limits = {"norm-x1": 0.4, "no-norm-x1": 0.1}
     guessing = math.log(10)
     for name, limit in limits.items():

@@ -38,6 +38,11 @@ def test_a_shown_table_has_the_same_texts(capsys):
     assert all(text in out for text in ("Found (n=2)", "test accuracy", "56.20%", "warm [x]"))
 
 
+def test_a_single_bar_is_drawn(tmp_path):
+    line = Line([1.5], [0], 0, "mean", intervals=[(1.0, 2.0)], bars=True)
+    assert "one arm" in Figure("seconds", "", (line,), rows=("one arm",)).save(tmp_path / "test")[1].read_text()
+
+
 @pytest.mark.parametrize("columns", [10, 30, 60, 80])
 def test_a_narrow_terminal_breaks_between_words_and_cuts_nothing_off(capsys, monkeypatch, columns):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
