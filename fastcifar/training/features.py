@@ -57,8 +57,7 @@ class FrozenFeatures:
             features = self.of[name][: len(split)]
             logits = evaluated.get_submodule(evaluated.head)(features).float() * evaluated.logit_scale
             found = scores(logits, split.labels, int(split.labeled.sum()))
-        copies = (logits.to("cpu", copy=True) for _ in range(2))
-        return Evaluation(*found, next(copies), *found, next(copies))
+        return Evaluation(*found, logits.to("cpu", copy=True), *found, logits.to("cpu", copy=True))
 
     def _passed(self, split: Split, indices: torch.Tensor) -> torch.Tensor:
         images, places = split.at(indices)
