@@ -244,8 +244,10 @@ class Runner:
         """Return the outcome of a job whose weights to begin with are not there, because their run failed."""
         before = self._jobs[job.after] if job.after else None
         outcome = before and (self._outcomes.get(before.key) or self._store.get(before))
-        if not isinstance(outcome, Failed) or isinstance(outcome, NotTrained):
-            return outcome if isinstance(outcome, Failed) else None
+        if not isinstance(outcome, Failed):
+            return None
+        if isinstance(outcome, NotTrained):
+            return outcome
         if isinstance(outcome, Diverged) and not callable(job.start):  # it needs no weights of that run
             return NotTrained(f"{job.after} {outcome.word}: {outcome.reason}")
         begins = "the run that it begins with"
