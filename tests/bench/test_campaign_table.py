@@ -45,15 +45,16 @@ def test_a_race_is_the_median_of_the_rounds_ratios_without_the_warm_up(tmp_path)
 
 def test_a_rival_that_does_not_reach_its_own_accuracy_has_no_ratio(tmp_path):
     """Nor a place in the README."""
+    (tmp_path / "campaign").mkdir()
     device = {"device": {"name": "GPU"}, "time": 2e9, "rival": "fulcrum-e1"}
     for reached, counts in ((0.9380, True), (0.9370, False)):
         runs = [{**run(side, 1, 2.0, 0.941 if side == "ours" else reached), **device} for side in ("theirs", "ours")]
-        write(tmp_path, "race", *runs)
-        row = made(tmp_path)["Whole trainings in turn with other programs"][1]
+        write(tmp_path / "campaign", "race", *runs)
+        row = made(tmp_path / "campaign")["Whole trainings in turn with other programs"][1]
         told = "1.000 (1.000 to 1.000)" if counts else "left out: 93.70% is not its own 94.05%"
         assert row["ours / theirs (spread)"] == told
         assert len(list(counting_races(runs))) == counts
-        assert len(gpu_results(tmp_path.parent)) == counts
+        assert len(gpu_results(tmp_path)) == counts
 
 
 def test_the_parts_of_a_step_add_up_to_it(tmp_path):
