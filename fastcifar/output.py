@@ -205,13 +205,19 @@ def refuse_unwritable(path: Path, flag: str) -> None:
         pass
 
 
-def refuse_trained(out: Path, command: str) -> None:
-    """Raise UserError where `out`, in which `command` would put its result, holds runs or an experiment."""
+def holds_earlier(out: Path, command: str, file: str, is_ours: Callable[[dict[str, Any]], bool]) -> bool:
+    """Return whether `out`, in which `command` would put its result `file`, holds one of an earlier call. Raises
+    UserError where it holds runs, an experiment, or a result that is not `is_ours`."""
     allowed = f"a new folder, or one of an earlier fastcifar {command}"
     for name in (RECORD, RUNS, UNFINISHED, SETTINGS):
         if (out / name).exists():
             whose = "an experiment" if name == SETTINGS else "fastcifar train"
             raise UserError(f"--out {out} holds {name} of {whose}; allowed: {allowed}")
+    if not (out / file).exists():
+        return False
+    if not is_ours(read_json(out / file, "an earlier result")):
+        raise UserError(f"--out {out} holds a {file} of another command; allowed: {allowed}")
+    return True
 
 
 @contextlib.contextmanager

@@ -29,8 +29,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder for the results, added to those there; --tiny makes a new one")
     parser.add_argument("--data-dir", type=Path, help="folder with CIFAR-10, for the smoke a part of it")
     parser.add_argument("--peers", type=Path, help="folder with checkouts of other people's programs")
-    of_stages = "of each stage, at most (smoke 150, campaign 330)"
-    parser.add_argument("--seconds", type=float, help=of_stages)
+    parser.add_argument("--seconds", type=float, help="of each stage, at most (smoke 150, campaign 330)")
     only = "parts, by commas, each also as PART:RECIPE: " + ", ".join(part_names())
     parser.add_argument("--only", default="", metavar="PARTS", help=only)
     parser.add_argument("--rivals", default=",".join(RIVALS), help="programs to race, by commas (%(default)s)")
@@ -79,8 +78,7 @@ def main() -> int:
     campaign = Campaign(out, arguments.device, arguments.tiny, *places, faults, **chosen)
     try:
         for name in stages:
-            seconds = SECONDS[name] if arguments.seconds is None else arguments.seconds
-            stage = Stage(campaign, seconds, limits, partial(_tell, name, time.monotonic()))
+            stage = Stage(campaign, arguments.seconds or SECONDS[name], limits, partial(_tell, name, time.monotonic()))
             stage.run(parts_of(name, only, arguments.tiny), races(name, only, rivals, arguments.tiny))
     finally:  # also where all is cut off
         print()

@@ -15,7 +15,7 @@ from fastcifar.cli.arguments import parse
 from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
-from fastcifar.output import read_json, refuse_trained, reserved, user_path, write_whole
+from fastcifar.output import holds_earlier, reserved, user_path, write_whole
 from fastcifar.report.figures import FORMATS, Figure, Line, refuse_without_matplotlib
 from fastcifar.report.tables import Table, nats, percent, points
 
@@ -79,7 +79,7 @@ def _say(options: Options, out: Path | None) -> int:
     from fastcifar.report.agreement import agreement
     from fastcifar.training.predictions import notice_equal, read_predictions
 
-    holds_ours = out is not None and _holds_ours(out)
+    holds_ours = out is not None and holds_earlier(out, _KIND, RESULT, lambda earlier: earlier.get("kind") == _KIND)
     read = read_predictions(options.runs, tta=not options.plain)
     if len(read.names) == 1:
         raise UserError(f"{' '.join(read.names)} is the only run; allowed: two runs or more")
@@ -105,18 +105,6 @@ def _say(options: Options, out: Path | None) -> int:
         table.show()
     print("\n".join([*lines, *([f"{RESULT} and table.md are in {shown(out)}"] if out else [])]))
     return 0
-
-
-def _holds_ours(out: Path) -> bool:
-    """Return whether `out` holds the result of an earlier call. Raises UserError where it holds another command's, or
-    runs."""
-    refuse_trained(out, "agreement")
-    if not (out / RESULT).exists():
-        return False
-    if read_json(out / RESULT, "an earlier result").get("kind") != _KIND:
-        allowed = "a new folder, or one of an earlier fastcifar agreement"
-        raise UserError(f"--out {out} holds a {RESULT} of another command; allowed: {allowed}")
-    return True
 
 
 def _remove_figures(out: Path, names: Sequence[str]) -> None:

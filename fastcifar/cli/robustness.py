@@ -23,7 +23,7 @@ from fastcifar.cli.options import CommandOptions, Resident, Switch
 from fastcifar.cli.saved import run_folder
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name, in_markdown, shown
-from fastcifar.output import RESULTS, read_file, read_json, refuse_trained, reserved, write_all
+from fastcifar.output import RESULTS, holds_earlier, read_file, reserved, write_all
 from fastcifar.recipes.declare import setting
 from fastcifar.record import Versions, own_commit
 from fastcifar.report.figures import refuse_without_matplotlib
@@ -170,7 +170,7 @@ def main(args: Sequence[str]) -> int:
     runs = _runs(options)
     with nullcontext() if options.out is None else reserved(options.out, shared=True):
         if options.out is not None:
-            _refuse_others(options.out)
+            holds_earlier(options.out, "robustness", RESULTS, lambda earlier: "shifts" in earlier)
         return _run(options, asked, given, runs)
 
 
@@ -316,14 +316,6 @@ def _facts(options: Options, networks: Networks | None, answers: list[_Answer]) 
         "runs": [] if networks is None else networks.facts(),
         "shifts": [answer.to_json(hashes) for answer in answers],
     }
-
-
-def _refuse_others(out: Path) -> None:
-    """Raise UserError where `out` holds runs, an experiment or another command's result."""
-    refuse_trained(out, "robustness")
-    if (out / RESULTS).exists() and "shifts" not in read_json(out / RESULTS, "an earlier result"):
-        allowed = "a new folder, or one of an earlier fastcifar robustness"
-        raise UserError(f"--out {out} holds a {RESULTS} of another command; allowed: {allowed}")
 
 
 def _write(options: Options, answers: list[_Answer], text: str) -> None:
