@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import gzip
 import hashlib
 import io
@@ -46,7 +47,8 @@ def seeds() -> dict[str, bytes]:
 _SEEDS = {form: gz(tar(members(form))) for form in ("binary", "python")}
 
 
-def _bombs() -> list[bytes]:
+@functools.cache
+def bombs() -> list[bytes]:
     """Return archives that are small when packed: with a long member, many members, a long extended header, and zeros
     after the end."""
     parts, extra = members("binary"), tarfile.TarInfo("extra")
@@ -55,9 +57,6 @@ def _bombs() -> list[bytes]:
         extra.type, extra.size = kind, 2**26
         made.append(tar([(extra, bytes(2**26)), *parts]))
     return [gz(content) for content in (*made, tar(parts) + bytes(2**26))]
-
-
-BOMBS = _bombs()
 
 
 def mutate(data: bytes, random: Random) -> bytes:
@@ -87,7 +86,7 @@ def mutate(data: bytes, random: Random) -> bytes:
         header.size = len(text)
         parts.insert(place, (header, text))
     elif choice == 7:
-        return random.choice(BOMBS)
+        return random.choice(bombs())
     elif choice == 8:
         parts[place] = member, mutations.mutated(content, random)
     elif choice == 9:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import struct
 import zlib
@@ -18,14 +19,18 @@ from tests.fuzz.mutations import COUNTS, mutated
 SHAPE = (6, 28, 28)
 PIXELS = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
 HEAD = struct.pack(">4I", 0x803, *SHAPE)
-BOMB = gzip.compress(HEAD + PIXELS.tobytes() + bytes(2**26), mtime=0)
-
 CASES = 200
 
 
 def seeds() -> dict[str, bytes]:
     plain = HEAD + PIXELS.tobytes()
     return {"plain": plain, "gzip": gzip.compress(plain, mtime=0)}
+
+
+@functools.cache
+def bomb() -> bytes:
+    """Return a file that is small when packed."""
+    return gzip.compress(HEAD + PIXELS.tobytes() + bytes(2**26), mtime=0)
 
 
 def mutate(data: bytes, random: Random) -> bytes:
@@ -37,7 +42,7 @@ def mutate(data: bytes, random: Random) -> bytes:
         content = mutated(content, random)
     choice = random.randrange(6)
     if choice == 0:
-        return BOMB
+        return bomb()
     return content if choice < 3 else mutated(gzip.compress(content, mtime=0), random)[: 10**6]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import warnings
@@ -45,12 +46,17 @@ def packed(content: bytes) -> bytes:
 
 
 RIGHT = [variable("X", PIXELS), variable("y", DIGITS)]
-BOMBS = [
-    packed(RIGHT[0] + bytes(2**26)),
-    packed(element(14, bytes(2**26))),
-    packed(element(14, element(6, struct.pack("<II", 9, 0)) + element(5, bytes(2**26)))),
-    packed(variable("z", np.zeros(2**26, np.uint8))),
-]
+
+
+@functools.cache
+def bombs() -> list[bytes]:
+    """Return variables that are small when packed."""
+    return [
+        packed(RIGHT[0] + bytes(2**26)),
+        packed(element(14, bytes(2**26))),
+        packed(element(14, element(6, struct.pack("<II", 9, 0)) + element(5, bytes(2**26)))),
+        packed(variable("z", np.zeros(2**26, np.uint8))),
+    ]
 
 
 def seeds() -> dict[str, bytes]:
@@ -69,7 +75,7 @@ def mutate(data: bytes, random: Random) -> bytes:
         shape = tuple(random.choice((*COUNTS, 32)) % 2**31 if random.random() < 0.5 else s for s in array.shape)
         parts[name == "y"] = variable(name, array, random.choice((9, 9, 1, 2, 5, 6, 17, 0x809)), shape)
     elif choice == 3:
-        parts.insert(random.randrange(3), random.choice((*BOMBS, *RIGHT, variable("z", DIGITS), b"\0" * 8)))
+        parts.insert(random.randrange(3), random.choice((*bombs(), *RIGHT, variable("z", DIGITS), b"\0" * 8)))
     elif choice == 4:
         parts[name == "y"] = mutated(parts[name == "y"], random)
     if random.random() < 0.5:

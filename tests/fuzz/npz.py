@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zipfile
@@ -98,7 +99,8 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
     return file.getvalue()
 
 
-def _bombs() -> list[bytes]:
+@functools.cache
+def bombs() -> list[bytes]:
     """Return files that are small when packed: an array followed by zeros, headers of 64 MiB, many members; and
     files that are packed by methods whose readers unpack whole pieces, however large."""
     files = parts(WHOLE)
@@ -109,9 +111,6 @@ def _bombs() -> list[bytes]:
     ]
     made = [zipped({**files, **change}, zipfile.ZIP_DEFLATED) for change in changes]
     return [*made, *(zipped(files, method) for method in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))]
-
-
-BOMBS = _bombs()
 
 
 def mutate(data: bytes, random: Random) -> bytes:
@@ -135,7 +134,7 @@ def mutate(data: bytes, random: Random) -> bytes:
     elif choice == 5:  # bytes after an array: its checksum is met at the end of the member only
         files[name] += bytes(random.choice((1, 100)))
     elif choice <= 8:
-        return random.choice(BOMBS)
+        return random.choice(bombs())
     elif choice == 9:
         files[random.choice(("../escaped.npy", "/tmp/escaped.npy", f"x/{name}", f"{name}.npy"))] = files.pop(name)
     elif choice == 10:
