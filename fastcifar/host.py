@@ -69,19 +69,34 @@ class ProcessSetting(Generic[Value]):
     @contextmanager
     def set_to(self, value: Value) -> Iterator[None]:
         """Use `value` within a `with` block."""
+        self._enter(value)
+        try:
+            yield
+        finally:
+            self._leave(value)
+
+    @contextmanager
+    def as_before(self, value: Value) -> Iterator[None]:
+        """Use what it was within a `with` block inside that of `set_to(value)`, unless other threads are in theirs."""
+        self._leave(value)
+        try:
+            yield
+        finally:
+            self._enter(value)
+
+    def _enter(self, value: Value) -> None:
         with self._lock:
             if not self._inside:
                 self._before = self._read()
                 if self._before != value:
                     self._write(value)
             self._inside += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._inside -= 1
-                if not self._inside and self._before != value:
-                    self._write(self._before)
+
+    def _leave(self, value: Value) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside and self._before != value:
+                self._write(self._before)
 
 
 _default_dtype = ProcessSetting(torch.get_default_dtype, torch.set_default_dtype)

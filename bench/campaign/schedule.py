@@ -126,7 +126,7 @@ class Stage:
 
     campaign: what they are given.
     seconds: what they share.
-    limits: by part's name, the seconds after which it is ended, in place of its share; of a race, those of its rounds.
+    limits: by part's name or title (which counts more), the seconds after which it is ended, in place of its share; of a race, those of its rounds.
     tell: is called with a line about each.
     """
 
@@ -188,8 +188,8 @@ class Stage:
         return _LEAST_RACE * self.seconds * len(racing)
 
     def _wanted(self, part: Part, share: float) -> float:
-        """Return the part's seconds in `limits`; that share of all where it has none."""
-        return next((self.limits[name] for name in part.names if name in self.limits), share * self.seconds)
+        """Return the part's seconds in `limits`, the more by its whole name; that share of all where it has none."""
+        return self.limits.get(part.title, self.limits.get(part.name, share * self.seconds))
 
     def _start(self, part: Part, limit: float, beside: str | None = None) -> PartProcess | None:
         if limit:

@@ -57,7 +57,7 @@ class Feed:
         self._present: _Slot | None = None
         self._order = torch.zeros(len(split), dtype=torch.int64, pin_memory=self._on_cuda)
         self._ordered = torch.cuda.Event() if self._on_cuda else None
-        self.waited = Waits(self._on_cuda)
+        self.waited = Waits(self._device)
         self.epoch: int | None = None
         """The number of the epoch that it was begun for."""
 
@@ -127,8 +127,8 @@ class Waits:
     """The seconds for which steps waited for their images, summed over `with` blocks: on CUDA the device's, from the
     end of the step before, read without waiting for it."""
 
-    def __init__(self, on_cuda: bool) -> None:
-        self._on_cuda, self._before = on_cuda, 0.0
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._on_cuda, self._before = device, device.type == "cuda", 0.0
         self._blocks: deque[tuple[Any, Any]] = deque()
 
     def __enter__(self) -> None:
@@ -138,12 +138,12 @@ class Waits:
         while self._blocks and self._blocks[0][1].query():
             self._sum_up()
         start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        start.record(torch.cuda.current_stream(self._device))
         self._blocks.append((start, stop))
 
     def __exit__(self, *exc: object) -> None:
         if self._on_cuda:
-            self._blocks[-1][1].record()
+            self._blocks[-1][1].record(torch.cuda.current_stream(self._device))
         else:
             self._before += time.perf_counter() - self._since
 

@@ -170,7 +170,7 @@ class HostLoader:
         self.images = torch.zeros(shape, dtype=torch.float32, device=split.device)
         """The present batch's images, changed and normalized, in its first rows: float32 `[batch, 3, H, W]` on the
         device, always in the same memory."""
-        self.waited = Waits(split.device.type == "cuda")
+        self.waited = Waits(split.device)
         self.epoch: int | None = None
         """The number of the epoch that it was begun for."""
 

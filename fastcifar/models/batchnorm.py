@@ -23,7 +23,8 @@ class GhostBatchNorm(nn.BatchNorm2d):
     `pooled` input is not pooled again.
 
     channels: C. The other arguments are those of `ConvBN`; `ghost_batch` 0 is the whole batch, plain batch norm. A
-    momentum of None is a running mean over all batches, as in torch.
+    momentum of None is a running mean over all batches, as in torch; it counts them on the host, so that on CUDA such a
+    training is not captured.
 
     A `torch.nn.BatchNorm2d` in all but two things: `state_dict` has no `num_batches_tracked`, which counts while
     momentum is None alone (a file may have it), and `freeze_scale` keeps the scale at 1 as long as `weight` does not

@@ -305,7 +305,7 @@ class FlatModel:
         for parameter, grad in zip(parameters, grads, strict=True):
             by_dtype.setdefault(parameter.dtype, []).append((self._gradients[parameter], grad))
             if grad.is_cuda:  # its memory must not be reused before this stream has read it
-                grad.record_stream(torch.cuda.current_stream())
+                grad.record_stream(torch.cuda.current_stream(grad.device))
         for pairs in by_dtype.values():
             if all(into.stride() == grad.stride() for into, grad in pairs):  # otherwise each piece would be a launch
                 size = max(_PIECE, sum(grad.numel() for _, grad in pairs) // _PIECES)

@@ -84,19 +84,19 @@ class FlatMuon(GroupOptimizer[MuonConfig]):
             self.step_above()
         self._stepped_above = False
         if self._copied is not None:  # all else above the first block is updated in this stream
-            torch.cuda.current_stream().wait_event(self._copied)
+            torch.cuda.current_stream(self.count.device).wait_event(self._copied)
         super().step()
 
     def _in_side_stream(self) -> contextlib.AbstractContextManager:
         if self._side_stream is None:
             return contextlib.nullcontext()
-        self._side_stream.wait_stream(torch.cuda.current_stream())
+        self._side_stream.wait_stream(torch.cuda.current_stream(self.count.device))
         return torch.cuda.stream(self._side_stream)
 
     def finish_step(self) -> None:
         """End a step once both streams have read its count."""
         if self._side_stream is not None:
-            torch.cuda.current_stream().wait_stream(self._side_stream)
+            torch.cuda.current_stream(self.count.device).wait_stream(self._side_stream)
         super().finish_step()
 
     def step_group(self, group: FlatGroup, rates: torch.Tensor) -> None:

@@ -32,19 +32,19 @@ def resolve_dtype(dtype: str, device: torch.device, kept: object = None) -> torc
     """Return the compute type for a recipe's `dtype`: "auto" is float16 on CUDA; on a CPU bfloat16 where a convolution
     is faster in it, by `convolution_seconds`, else float32.
 
-    kept: the name of the type that the same training had before, where it had one: "auto" stays with it on a CPU. "":
-        it had that of older versions, which kept no name and went by what the CPU lists.
+    kept: the name of the type that the same training had before, where it had one: "auto" stays with it, but that CPUs
+        have no float16. "": it had that of older versions, which kept no name and went by what a CPU lists.
     """
     if dtype != "auto":
         return getattr(torch, dtype)
+    for known in (*_CPU_TYPES, torch.float16)[: 3 if device.type == "cuda" else 2]:
+        if kept == str(known).removeprefix("torch."):
+            return known
     if device.type == "cuda":
         return torch.float16
     if kept == "":
         lists = torch.backends.mkldnn.is_available() and ("avx512_bf16" in _cpuinfo() or "amx_bf16" in _cpuinfo())
         return torch.bfloat16 if lists else torch.float32
-    for known in _CPU_TYPES:
-        if kept == str(known).removeprefix("torch."):
-            return known
     seconds = convolution_seconds()
     return torch.bfloat16 if seconds[torch.bfloat16] * _MARGIN < seconds[torch.float32] else torch.float32
 
@@ -137,6 +137,16 @@ def cudnn_search(wanted: bool) -> Iterator[None]:
         yield
         return
     with _cudnn_searches.set_to(True), _cudnn_limit.set_to(0):
+        yield
+
+
+@contextmanager
+def no_cudnn_search(wanted: bool) -> Iterator[None]:
+    """Leave both settings as the program has them, within a `with` block inside that of `cudnn_search(wanted)`."""
+    if not wanted:
+        yield
+        return
+    with _cudnn_searches.as_before(True), _cudnn_limit.as_before(0):
         yield
 
 

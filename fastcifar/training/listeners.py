@@ -9,6 +9,7 @@ from fastcifar.errors import UserError
 from fastcifar.host import TorchSettings
 from fastcifar.phases import Phases
 from fastcifar.record import EpochRow, RunRecord
+from fastcifar.training.device import no_cudnn_search
 
 if TYPE_CHECKING:
     from fastcifar.training.state import TrainingState
@@ -63,17 +64,25 @@ def checked_listeners(listeners: Iterable[Listener]) -> list[Listener]:
 
 class Audience:
     """The listeners of one training, called in their order, with the random numbers of the process and the
-    settings of torch where this was made. Raises UserError for anything but a `Listener`."""
+    settings of torch where this was made: without `cudnn_search`, if the training does search. Raises UserError for
+    anything but a `Listener`."""
 
-    def __init__(self, listeners: Iterable[Listener], state: TrainingState, phases: Phases) -> None:
+    def __init__(
+        self, listeners: Iterable[Listener], state: TrainingState, phases: Phases, cudnn_search: bool = False
+    ) -> None:
         self._listeners, self._state, self._phases = checked_listeners(listeners), state, phases
-        self._settings = TorchSettings.here()
+        self._settings, self._searches = TorchSettings.here(), cudnn_search
         self.hears_steps, self.hears_epochs = self._hears("on_step"), self._hears("on_epoch")
 
     def tell(self, name: str, *arguments: object) -> None:
         """Call the method `name` of every listener."""
         if self._listeners:
-            with self._phases("listeners"), self._state.random.outside(), self._settings.applied():
+            with (
+                self._phases("listeners"),
+                self._state.random.outside(),
+                self._settings.applied(),
+                no_cudnn_search(self._searches),
+            ):
                 for listener in self._listeners:
                     getattr(listener, name)(*arguments)
 

@@ -64,8 +64,8 @@ class RandomNumbers:
         return self._own if self._others is None else _global(self._device)
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Go on from a `state_dict`."""
-        self._own = {name: tensor.clone() for name, tensor in state.items()}
+        """Go on from a `state_dict`. A generator that it lacks, as CUDA's in one of a CPU, goes on from its seed."""
+        self._own = {**self._own, **{name: tensor.clone() for name, tensor in state.items()}}
         if self._others is not None:
             _set_global(self._own, self._device)
 

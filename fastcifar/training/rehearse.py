@@ -92,7 +92,7 @@ def replay_on_noise(trainer: Trainer, stage: Stage | None = None) -> Callable[[]
     """Return the step of `stage`, by default the last, that a training replays, on one batch of the training images
     from random weights; the step itself where none is captured."""
     stage = stage or trainer.timeline.epochs[-1].stage
-    with cudnn_search(trainer.recipe.cudnn_search):
+    with current(trainer.device), cudnn_search(trainer.recipe.cudnn_search):
         trainer.rehearse()
     tensors, plan = trainer.step.tensors, _any_plan(trainer, trainer.dataset.train)
     tensors.begin(plan)
@@ -163,7 +163,7 @@ def _in_epochs_of_its_own(
     trainer.enter(stage)
 
     def run() -> None:
-        with cudnn_search(trainer.recipe.cudnn_search):
+        with current(trainer.device), cudnn_search(trainer.recipe.cudnn_search):
             tensors.begin(plan)
             step()
 

@@ -276,6 +276,7 @@ class TrainingState:
             self.history.rows += [EpochRow(**row) for row in state["history"]]
             self.told = operator.index(state.get("told", len(self.history.rows)))
             self.stopwatch = Stopwatch(self._device, state["train_seconds"])
+            self.random.seed(self.seed)  # on CUDA, for a state of a CPU
             self.random.load_state_dict(state["random"])
             self.processes.load_state_dict(state.get("processes", {}), self.step, self._device)
             if (self.best is None) != (state.get("best") is None):

@@ -235,7 +235,8 @@ class Trainer:
             Ash and Adams 2020, with 0.99). Schedule and averages are laid out for all epochs of the recipe.
         keep: "best": end with the weights of the evaluated epoch that is the best by validation accuracy or, without a
             validation split, on the images that are tested on; `RunRecord.best_epoch` says which. "last": the last.
-        resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`; its dtype stays.
+        resume: go on from this `state.state_dict()`, of any process, in place of `seed` and `init`; its dtype
+            stays, but that CPUs have no float16.
 
         Raises NonFiniteLoss, OutOfMemory, and UserError where the initial weights or the state do not fit.
         """
@@ -250,7 +251,7 @@ class Trainer:
             self._build(dtype)
         refusals.tell_of_none_due(self.recipe, self.timeline, self.state.replacement)
         recipe, state, phases, epochs = self.recipe, self.state, self.phases, self.timeline.epochs
-        audience = Audience(listeners, state, phases)
+        audience = Audience(listeners, state, phases, recipe.cudnn_search)
         with TORCH.applied(), current(self.device), cudnn_search(recipe.cudnn_search), state.random, state.feeding():
             with phases("model and optimizer"):  # what does not fit is refused before anything is compiled
                 if resume is None:

@@ -175,6 +175,13 @@ def test_a_rival_that_hangs_in_its_turn_leaves_the_others_and_what_waits_their_t
     assert all(0 < record["seconds"] <= 3 for record in results(read_records(campaign.path("race"))))
 
 
+def test_of_a_parts_limits_the_one_of_its_whole_name_counts(campaign):
+    parts = [Part("part", lambda _: iter([]), "part", 0.5, of) for of in ("", "x", "y")]
+    stage = Stage(campaign, 20.0, {"part": 3.0, "part:x": 5.0}, print)
+    assert [stage._wanted(part, part.share) for part in parts] == [3.0, 5.0, 3.0]
+    assert Stage(campaign, 20.0, {"part:x": 5.0}, print)._wanted(parts[2], 0.5) == 10.0
+
+
 def test_the_time_kept_for_a_race_that_fails_is_given_to_others(campaign):
     def failing(_):
         time.sleep(0.2)

@@ -8,7 +8,7 @@ import torch
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.host import ProcessSetting
 from fastcifar.recipes import recipe_from_dict
-from fastcifar.training import Trainer, device
+from fastcifar.training import Listener, Trainer, device
 from fastcifar.training.device import cudnn_search
 from fastcifar.training.rehearse import replay_on_noise, step_on_noise
 from tests.small import MLP
@@ -38,6 +38,18 @@ def test_it_is_on_in_every_pass_of_a_training_and_then_as_it_was(before):
     step_on_noise(trainer)()
     replay_on_noise(trainer)()
     assert len(seen) == 2 and all(seen) and is_on() == before
+
+
+def test_listeners_have_torch_as_the_program_set_it(before):
+    seen = []
+    listener = Listener(
+        on_start=lambda trainer: seen.append(is_on()),
+        on_step=lambda step, total: seen.append(is_on()),
+        on_epoch=lambda row: seen.append(is_on()),
+        on_end=lambda record: seen.append(is_on()),
+    )
+    Trainer(RECIPE, make_synthetic(64, 16)).run(0, listeners=[listener])
+    assert len(seen) > 3 and set(seen) == {before} and is_on() == before
 
 
 def test_without_it_torch_stays_as_it_is_set(before):
