@@ -126,7 +126,8 @@ class Stage:
 
     campaign: what they are given.
     seconds: what they share.
-    limits: by part's name or title (which counts more), the seconds after which it is ended, in place of its share; of a race, those of its rounds.
+    limits: by part's name or its title, which counts more, the seconds after which it is ended, in place of its share;
+        of a race, those of its rounds.
     tell: is called with a line about each.
     """
 

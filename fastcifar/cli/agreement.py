@@ -16,7 +16,7 @@ from fastcifar.cli.options import CommandOptions, Switch
 from fastcifar.errors import UserError
 from fastcifar.escape import in_markdown, shown
 from fastcifar.output import holds_earlier, reserved, user_path, write_whole
-from fastcifar.report.figures import FORMATS, Figure, Line, refuse_without_matplotlib
+from fastcifar.report.figures import Figure, Line, refuse_without_matplotlib, remove_figures
 from fastcifar.report.tables import Table, nats, percent, points
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _say(options: Options, out: Path | None) -> int:
     if out is not None:
         figures = text.figures() if options.plot else {}
         if holds_ours:
-            _remove_figures(out, [name for name in FIGURES if name not in figures])
+            remove_figures(out, [name for name in FIGURES if name not in figures])
         write_whole(out / RESULT, data + "\n")
         body = "\n".join([*(in_markdown(line) + "\n" for line in lines), *(table.markdown() for table in tables)])
         write_whole(out / "table.md", f"# {in_markdown(text.title)}\n\n{body}")
@@ -105,14 +105,6 @@ def _say(options: Options, out: Path | None) -> int:
         table.show()
     print("\n".join([*lines, *([f"{RESULT} and table.md are in {shown(out)}"] if out else [])]))
     return 0
-
-
-def _remove_figures(out: Path, names: Sequence[str]) -> None:
-    for file in (out / f"{name}.{form}" for name in names for form in FORMATS):
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            raise UserError(f"cannot remove the earlier figure {file}: {error.strerror or error}") from None
 
 
 class Texts:

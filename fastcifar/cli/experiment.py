@@ -30,7 +30,7 @@ from fastcifar.cli.arguments import (
 )
 from fastcifar.cli.options import SHARED, TrainingOptions, describe_images, flag_of, own_fields
 from fastcifar.cli.screen import Gathered
-from fastcifar.errors import NonFiniteLoss, OutOfMemory, ProcessesDied, UserError
+from fastcifar.errors import NonFiniteLoss, OutOfMemory, ProcessesDied, UserError, notify
 from fastcifar.experiments import Experiment, Failed, Result
 from fastcifar.experiments.result import is_tried_again
 from fastcifar.launch import Rank
@@ -111,7 +111,7 @@ def main(cls: type[Experiment[Any]], args: Sequence[str]) -> int:
         result = experiment.run(dataset, kept_in, holdout=0, device=device, **how)
     if not rank.is_first:  # the first tells what all of them found
         return 0
-    where = _draw(result, kept_in)
+    where = _draw(result, kept_in, options.json)
     if options.json:
         print(json.dumps(result.to_dict(), indent=2))
         return result.status
@@ -237,12 +237,16 @@ def _describe(progress: Progress) -> str:
     return f"{progress.key:<22} loss {record.tta_loss:.4f}  accuracy {accuracy}{train}  {epochs}  {took}"
 
 
-def _draw(result: Result, out: Path | None) -> list[str]:
-    """Draw the figures, and return a line that says where the files are."""
+def _draw(result: Result, out: Path | None, is_silent: bool) -> list[str]:
+    """Draw the figures, and return a line that says where the files are. Where they cannot be written that is told at
+    once, if lines are not shown."""
     if out is None:
         return []
     where = f"{', '.join(result.files())} are in {out}"
     try:
         return [f"figures, {where}" if result.draw(out) else where]
     except UserError as error:
-        return [f"{where}; no figures: {error}; the same command again draws them"]
+        line = f"{where}; no figures: {error}; the same command again draws them"
+        if is_silent:
+            notify(line)
+        return [line]

@@ -23,10 +23,10 @@ from fastcifar.cli.options import CommandOptions, Resident, Switch
 from fastcifar.cli.saved import run_folder
 from fastcifar.errors import UserError, brief
 from fastcifar.escape import in_file_name, in_markdown, shown
-from fastcifar.output import RESULTS, holds_earlier, read_file, reserved, write_all
+from fastcifar.output import RESULTS, holds_earlier, read_file, read_json, reserved, write_all
 from fastcifar.recipes.declare import setting
 from fastcifar.record import Versions, own_commit
-from fastcifar.report.figures import refuse_without_matplotlib
+from fastcifar.report.figures import refuse_without_matplotlib, remove_figures
 from fastcifar.report.robustness import (
     AccuracyPair,
     Baseline,
@@ -170,7 +170,7 @@ def main(args: Sequence[str]) -> int:
     runs = _runs(options)
     with nullcontext() if options.out is None else reserved(options.out, shared=True):
         if options.out is not None:
-            holds_earlier(options.out, "robustness", RESULTS, lambda earlier: "shifts" in earlier)
+            holds_earlier(options.out, "robustness", RESULTS, lambda earlier: isinstance(earlier.get("shifts"), list))
         return _run(options, asked, given, runs)
 
 
@@ -324,7 +324,10 @@ def _write(options: Options, answers: list[_Answer], text: str) -> None:
     for answer in answers:
         lines = "".join(f"\n{in_markdown(line)}\n" for line in answer.remarks())
         files["table.md"] = files.get("table.md", "") + f"{answer.table().markdown()}{lines}\n"
+    earlier = read_json(folder / RESULTS)["shifts"] if (folder / RESULTS).exists() else []
     write_all(folder, files)
+    names = (shift["on"] for shift in earlier if isinstance(shift, dict) and isinstance(shift.get("on"), str))
+    remove_figures(folder, map(in_file_name, names))
     drawn = [answer for answer in answers if options.plot and answer.baseline is not None]
     for answer in drawn:
         axes = {"original": "the original test images", "shifted": answer.shift.title}

@@ -242,7 +242,7 @@ class Experiment(Checked, Generic[Found]):
         if not result.n:
             arm, first = result.failed[0]
             word = failure_word([each for _, each in result.failed])
-            raise first.error(f"a run of every seed {word}; {arm}: {first.reason}")
+            raise first.error(f"a run of every {result.by} {word}; {arm}: {first.reason}")
         return result
 
 

@@ -67,8 +67,9 @@ class MethodsResult(SeparateArms):
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
         if job.diagnose and not isinstance(outcome, Failed):
-            found = cast("Plasticity", store.found(job.key, PLASTICITY)).at_start()
-            self.inside[job.key] = {name: value for name, value in found.items() if math.isfinite(value)}
+            found = cast("Plasticity | None", store.found(job.key, PLASTICITY))
+            measured = found.at_start() if found else {}  # its file could not be written
+            self.inside[job.key] = {name: value for name, value in measured.items() if math.isfinite(value)}
 
     @property
     def parts(self) -> list[tuple[str, str]]:

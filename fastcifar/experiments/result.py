@@ -83,6 +83,8 @@ class Result:
     """The options and data that the runs were made with, ready for JSON."""
     outcomes: dict[str, list[Outcome]]
     """`outcomes[arm]`, in the order of the seeds."""
+    by: ClassVar[str] = "seed"
+    """What there is none of where `n` is 0."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -229,12 +231,17 @@ class Result:
             return []
         arm, first = self.failed[0]
         runs = f"{len(self.failed)} run{'s' * (len(self.failed) > 1)} {failure_word([each for _, each in self.failed])}"
-        return [f"{runs}, whose seeds are in no number beside them ({arm}: {first.reason})"]
+        return [f"{runs}, {self._left_out} ({arm}: {first.reason})"]
+
+    _left_out: ClassVar[str] = "whose seeds are in no number beside them"
+    """What becomes of a run that failed."""
 
 
 @dataclass(frozen=True)
 class SeparateArms(Result):
     """A result in which a run that failed says something of its own arm alone: the others' runs of its seed count."""
+
+    _left_out: ClassVar[str] = "which are in no number of their own arms"
 
     @property
     def n(self) -> int:

@@ -188,6 +188,10 @@ class Runner:
         if outcome is None:
             try:
                 run, outcome = self._run(job)
+            except UserError:
+                if not (job.after and callable(job.start)) or self._store.weights(job.after).is_file():
+                    raise
+                return self._train(job)  # another process, all of whose jobs are done, has just removed them
             except NonFiniteLoss as error:
                 outcome = Diverged(str(error))
             except (MemoryError, RuntimeError) as error:

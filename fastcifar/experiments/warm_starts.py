@@ -77,6 +77,10 @@ def train_accuracies(records: Sequence[RunRecord]) -> list[float]:
     return [known(record.train_split and record.train_split.accuracy) for record in records]
 
 
+_EQUAL = 1e-9
+"""Accuracies differ by a share of the images, or by rounding."""
+
+
 def doubts(gaps: Mapping[str, Summary]) -> list[str]:
     """Return what a reader must know of results that do not show the paper's claim, that cold starts end higher:
     `gaps[name]` is the accuracy of cold less that of warm starts of this network and optimizer."""
@@ -86,6 +90,10 @@ def doubts(gaps: Mapping[str, Summary]) -> list[str]:
         if gap.n == 1:
             what = "the warm start ends higher, against the paper's claim" if gap.mean < 0 else "no interval"
             said = f"one seed says little of the claim that cold starts end higher ({what}): more by --runs N"
+        elif gap.std is not None and gap.std < _EQUAL:
+            said = (
+                "the gap is the same with every seed, which says nothing of how others differ: more seeds by --runs N"
+            )
         elif high < 0:
             said = "warm starts end higher, against the paper's claim"
         elif low <= 0:

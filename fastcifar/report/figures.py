@@ -9,7 +9,7 @@ import math
 import re
 import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,17 @@ from fastcifar.escape import shown
 from fastcifar.output import made, write_all
 
 FORMATS = ("png", "svg", "pdf")
+
+
+def remove_figures(folder: Path, names: Iterable[str]) -> None:
+    """Remove figures of an earlier call, if they are there. Raises UserError where that cannot be done."""
+    for file in (folder / f"{name}.{form}" for name in names for form in FORMATS):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot remove the earlier figure {file}: {error.strerror or error}") from None
+
+
 _LONGEST, _LONGEST_LABEL, _LONGEST_NAME, _WIDTH = 200, 70, 50, 80
 """Characters of a title's line, of a name in the legend, of any other text, and of a title's width; longer ones would
 leave the lines no room."""

@@ -231,7 +231,9 @@ class _Reader:
         self._put(values, place, seed, arm, folder, str(path))
 
     def _put(self, values: dict[str, Any], place: Path, seed: int | None, arm: str, folder: Path, where: str) -> None:
-        """Keep an outcome: the record of a run, or the reason why it failed."""
+        """Keep an outcome: the record of a run, or the reason why it failed; not that it was left out."""
+        if "not trained" in values:
+            return
         reason = values.get("diverged", values.get("failed"))
         try:
             _refuse_not_finite(values, where)
@@ -357,7 +359,8 @@ def may_be_alike(asked: object, record: RunRecord, where: str) -> bool:
 
 def _fits(failed: _Kept, run: _Kept) -> bool:
     """Return whether a failed run may be one of those that `run` belongs to: nothing that is known of it differs."""
-    return _agree(failed.facts, run.facts) if failed.facts else failed.place == run.place
+    is_same = failed.name == run.name and _agree(failed.facts, run.facts)  # arms may differ in their starts alone
+    return is_same if failed.facts else failed.place == run.place
 
 
 def _agree(known: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:

@@ -32,7 +32,8 @@ def resetting(trainer: Trainer, seed: int, init: Start) -> Callable[[], None]:
     methods.refuse(init, trainer.network)
     described = init.describe()
     network, fresh = new_network(trainer, seed, init, described.get("sha256"))
-    anchor = trainer.new_network(seed, ColdStart(init.weights_seed(seed))) if trainer.recipe.l2_init else None
+    fresh_init = init if isinstance(init, ColdStart) else ColdStart(init.weights_seed(seed))
+    anchor = trainer.new_network(seed, fresh_init) if trainer.recipe.l2_init else None
 
     def reset() -> None:
         seconds = 0.0

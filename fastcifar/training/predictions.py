@@ -19,7 +19,7 @@ from fastcifar.output import RECORD, UNFINISHED, read_json, run_files, run_folde
 from fastcifar.record import RunRecord
 from fastcifar.training.run import MEMBER, PREDICTIONS
 
-_LARGEST = np.float64(1e15)  # of this type, as float16 has no number of this size to compare with
+LARGEST = np.float64(1e15)  # of this type, as float16 has no number of this size to compare with
 """No logit is larger in size; sums of such numbers have no overflow."""
 _SAME = ("sha256", "test_size", "holdout", "fold", "tests_val")
 """What of a run's data set says which its test images are, and in which order."""
@@ -237,8 +237,8 @@ def _read(file: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     shape, dtype = npz_header(file, key)
     logits = read_npz(file, key, dtype.str[1:], shape, "as its header says")
     labels = read_npz(file, "labels", "iu", shape[-2:-1], "whole numbers")
-    if not (np.abs(logits) <= _LARGEST).all():
-        raise UserError(f"{file}: {key} holds NaN, infinity or what is beyond {_LARGEST:g}; allowed: finite numbers")
+    if not (np.abs(logits) <= LARGEST).all():
+        raise UserError(f"{file}: {key} holds NaN, infinity or what is beyond {LARGEST:g}; allowed: finite numbers")
     if labels.min() < -1 or labels.max() >= shape[-1]:
         wrong = next(label for label in labels.tolist() if not -1 <= label < shape[-1])
         raise UserError(f"{file}: a label is {wrong}; allowed: 0 to {shape[-1] - 1}, or -1 where an image has none")

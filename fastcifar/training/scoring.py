@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from fastcifar.record import EpochRow
 from fastcifar.training.average import estimate_statistics
 from fastcifar.training.divergence import nonfinite_loss
 from fastcifar.training.evaluate import Evaluation, evaluate
+from fastcifar.training.predictions import LARGEST
 
 if TYPE_CHECKING:
     from fastcifar.training.train import Trainer
@@ -101,10 +101,13 @@ class Scoring:
 
     def last(self, row: EpochRow, train_seconds: float, evaluation: Evaluation) -> EpochRow:
         """Return `row` with the scores of the final `evaluation`, unless it has those of its own weights. Raises
-        NonFiniteLoss where the last step spoiled the network."""
-        loss = evaluation.loss
-        if not (evaluation.logits.isfinite().all() if loss is None else math.isfinite(loss)):
+        NonFiniteLoss where the last step spoiled the network: no file of results has numbers beyond LARGEST."""
+        loss = 0.0 if evaluation.loss is None else evaluation.loss
+        if not loss <= LARGEST:
             raise nonfinite_loss(f"the trained network's loss is {loss}", self._trainer)
+        largest = max(float(each.abs().max()) for each in (evaluation.logits, evaluation.plain_logits))
+        if not largest <= LARGEST:
+            raise nonfinite_loss(f"the trained network has a logit of {largest:g}", self._trainer)
         row = dataclasses.replace(row, seconds=train_seconds)
         if self._trainer.state.best:
             return row

@@ -228,6 +228,10 @@ def test_given_pairs_need_no_images_and_results_are_kept(tmp_path, ask):
     kept = json.loads((tmp_path / "out/results.json").read_text())
     assert kept["shifts"][0]["models"][0]["effective_robustness"] == found.value
     assert "| said | 50.00% | 40.00% |" in (tmp_path / "out/table.md").read_text()
+    (tmp_path / "out/own.png").write_bytes(b"")
+    ask("--pairs", tmp_path / "p.csv", "--out", tmp_path / "out", text=True)
+    names = ["own.png", "results.json", "table.md"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names, "no figure of what was there before"
 
 
 FIVE = "name,original,shifted,on\n" + "".join(f"m{n},0.{n},0.{n - 1},corrupt\n" for n in range(3, 8))

@@ -194,6 +194,8 @@ def test_without_matplotlib_the_rest_is_written_all_the_same(capsys, tmp_path, m
     said = "results.json, table.md, runs.json are in new; no figures: figures need matplotlib"
     assert any(line.startswith(said) for line in lines)
     assert (tmp_path / "new/results.json").is_file()
+    status, lines, err = run(capsys, "half", TINY, "--out new --json")
+    assert status == 0 and json.loads("\n".join(lines)) and said in err
 
 
 def options(experiment, line):

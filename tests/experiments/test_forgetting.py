@@ -7,6 +7,7 @@ import pytest
 
 from fastcifar.errors import NonFiniteLoss, UserError
 from fastcifar.experiments.named.forgetting import ForgettingGrid
+from fastcifar.experiments.store import Store
 from fastcifar.recipes import Schedule
 from fastcifar.recipes.optimizers.muon import MuonConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
@@ -59,6 +60,13 @@ def test_every_batch_size_has_every_rate_by_image(dataset, trained, tmp_path, mo
     assert [again.summary(16, rate, "fresh") for rate in (0.5, 4.0)] == [
         result.summary(16, rate, "fresh") for rate in (0.5, 4.0)
     ]
+
+
+def test_what_could_not_be_written_is_not_known_and_all_else_is(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(Store, "found", lambda store, key, kind: None)
+    result = grid(runs=1).run(dataset, tmp_path, holdout=64, device="cpu")
+    assert result.n == 1 and result.summary(16, 0.5, "fresh") is None and result.best(16) is None
+    assert (tmp_path / "table.md").is_file()
 
 
 def test_the_rate_stays_whatever_the_schedule_was():

@@ -192,6 +192,12 @@ def test_a_tables_cells_that_do_not_show_the_claim_are_named_together():
     assert [line.partition(":")[0] for line in lines] == ["mlp sgd, mlp Adam", "resnet18 Adam"]
 
 
+@pytest.mark.parametrize("gap", [0.0625, -0.0625, 0.0])
+def test_gaps_that_are_all_the_same_show_nothing(gap):
+    (line,) = doubts({"": summarize([gap, gap])})
+    assert line.startswith("the gap is the same with every seed, which says nothing")
+
+
 def test_precision_and_recall_are_macro_means_and_less_the_cold_starts(found):
     for arm in ("half", "warm", "cold", "shrink-perturb"):
         for score in ("precision", "recall"):

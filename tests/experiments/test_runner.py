@@ -50,6 +50,23 @@ def test_a_job_begins_with_the_weights_of_another_which_are_dropped_when_nobody_
     assert [path.parent.name for path in tmp_path.rglob("*.safetensors")] == ["third"]
 
 
+def test_weights_that_another_process_removes_just_then_are_trained_again(dataset, tmp_path, monkeypatch):
+    train_again, calls = Runner._train_again, []
+
+    def removed_after(runner, job):
+        train_again(runner, job)
+        if job.after and not calls:
+            calls.append(job.key)
+            (tmp_path / "first/seed-0.safetensors").unlink()
+
+    monkeypatch.setattr(Runner, "_train_again", removed_after)
+    outcomes = run([FIRST, SECOND], dataset, tmp_path)
+    assert calls == [SECOND.key] and outcomes[SECOND].steps > 0
+    monkeypatch.undo()
+    whole = run([FIRST, SECOND], dataset, tmp_path / "whole")
+    assert outcomes[SECOND].tta_loss == whole[SECOND].tta_loss
+
+
 def test_a_job_whose_start_diverged_has_diverged_too(dataset, tmp_path, monkeypatch):
     trained = []
 

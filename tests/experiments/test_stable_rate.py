@@ -73,6 +73,13 @@ def test_without_a_curvature_all_else_is_said():
     assert result.curvatures == {"norm-x1": [None], "no-norm-x1": [None]} and result.n == 1
     assert [row[1:] for row in result.tables()[0].rows] == [("0", "-", "-", "-", "-")] * 2
     assert result.to_dict()["starts"]["norm-x1"]["best_rate"] is None
+    failed = "2 runs failed and did not diverge, which says nothing of their rates (norm-x1/0.1: no memory)"
+    assert result.remarks() == [failed]
+    good = SimpleNamespace(loss=1.0, dataset=SimpleNamespace(classes=range(10)))
+    outcomes = {"norm-x1/0.1": [good], "no-norm-x1/0.1": [Diverged("NaN")]}
+    assert experiment.result({}, outcomes).remarks() == [
+        "the highest rate, 0.1, is stable with norm-x1: more --doublings"
+    ]
 
 
 def test_other_networks_have_all_else_from_the_recipe(dataset, trained, tmp_path, monkeypatch):

@@ -247,6 +247,6 @@ def test_where_every_point_fails_the_first_reason_is_said(dataset, tmp_path, mon
             raise error("not this one")
 
         monkeypatch.setattr(Trainer, "run", fail)
-        with pytest.raises(error, match=r"a run of every seed .*; start: not this one"):
+        with pytest.raises(error, match=r"a run of every point .*; start: not this one"):
             dataclasses.replace(TINY, runs=1).run(dataset, tmp_path / error.__name__, holdout=32, device="cpu")
         assert not (tmp_path / error.__name__ / "tuned.toml").exists()

@@ -126,7 +126,7 @@ def test_few_images_and_epochs_have_all_stages_of_a_recipe(recipe):
     short, whole = Timeline(dataclasses.replace(recipe, epochs=epochs), images, 32), Timeline(recipe, 50_000, 32)
 
     assert {epoch.stage for epoch in short.epochs} == {epoch.stage for epoch in whole.epochs}
-    assert {epoch.images is None for epoch in short.epochs} == {epoch.images is None for epoch in whole.epochs}
+    assert {epoch.visits is None for epoch in short.epochs} == {epoch.visits is None for epoch in whole.epochs}
     assert 20 <= short.total_steps <= 30
 
 

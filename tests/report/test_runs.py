@@ -115,6 +115,22 @@ def test_each_arm_of_an_experiment_has_a_row(write, tmp_path):
     assert [runs.name for runs in two] == [f"{tmp_path}/kept/full", f"{tmp_path}/kept/1000/warm"]
 
 
+def test_a_failed_run_of_an_arm_is_no_other_arms_though_all_have_one_recipe(write, new_record, tmp_path):
+    recipe = {"recipe": dataclasses.asdict(new_record().recipe)}
+    (tmp_path / "settings.json").write_text("{}")
+    for seed in (0, 1):
+        write(f"cold/seed-{seed}.json", seed=seed)
+        for arm, word in (("warm", "diverged"), ("further", "not trained")):
+            (tmp_path / arm).mkdir(exist_ok=True)
+            (tmp_path / f"{arm}/seed-{seed}.json").write_text(json.dumps({word: "NaN", "run": recipe}))
+    found = read_runs(tmp_path)
+    assert [(runs.name, len(runs.records), len(runs.failed)) for runs in found.groups] == [
+        ("cold", 2, 0),
+        ("warm", 0, 2),
+    ]
+    assert found.unreadable == 0
+
+
 DIFFERENT = {
     "recipe.optimizer.lr": lambda run: {"recipe": change(run.recipe, {"optimizer.lr": 0.123})},
     "recipe.network.kind": lambda run: {"recipe": change(run.recipe, {"network": "mlp", "augment.early_crops": []})},

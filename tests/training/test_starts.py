@@ -368,3 +368,11 @@ def test_words_for_starts_are_read():
 def test_other_words_to_reset_are_refused(word, folders):
     with pytest.raises(UserError, match=r"reset has .*; allowed: head, statistics, and last-1, last-2,"):
         WarmStart(folders(MLP), reset=(word,))
+
+
+@pytest.mark.parametrize("start", [ColdStart(), ColdStart(scale=0.5), ColdStart(seed=3, scale=2.0)])
+def test_l2_init_pulls_toward_the_weights_that_a_cold_start_begins_with(start):
+    trainer = Trainer(dataclasses.replace(MLP, l2_init=0.01), DATA, "cpu")
+    trainer.reset(5, start)
+    anchors = trainer.state.optimizer.state_dict()["anchors"]
+    assert all(map(torch.equal, anchors, (group.weights for group in trainer.state.flat.groups)))

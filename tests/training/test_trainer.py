@@ -25,7 +25,7 @@ from fastcifar.recipes.optimizers.torch import AdamConfig
 from fastcifar.training import Listener, RunRecord, Trainer, evaluate, load_run, train
 from fastcifar.training import rehearse as rehearse_module
 from fastcifar.training.rehearse import replay_on_noise, warm_up_the_rest
-from tests.small import DAVIDNET
+from tests.small import DAVIDNET, MLP
 
 train_module = import_module("fastcifar.training.train")  # by an attribute of that name it is the function
 
@@ -305,6 +305,19 @@ def test_a_network_that_the_last_step_spoils_is_no_result(data, monkeypatch):
     monkeypatch.setattr(scoring, "evaluate", spoil)
     with pytest.raises(NonFiniteLoss, match=r"the trained network's loss is nan: most likely optimizer\.lr"):
         trainer.run()
+
+
+@pytest.mark.parametrize("spoiled", ["logits", "plain_logits", "loss"])
+def test_a_network_whose_outputs_no_file_of_results_takes_has_diverged(monkeypatch, spoiled):
+    def exploded(*arguments):
+        found = evaluate(*arguments)
+        return dataclasses.replace(found, **{spoiled: getattr(found, spoiled) * 0 + 2e15})
+
+    monkeypatch.setattr(import_module("fastcifar.training.scoring"), "evaluate", exploded)
+    with pytest.raises(
+        NonFiniteLoss, match=r"the trained network('s loss is 2000.*| has a logit of 2e\+15): most likely"
+    ):
+        Trainer(MLP, make_synthetic(64, 16)).run()
 
 
 def test_a_recipe_trains_on_the_data_set_that_it_is_made_for_unless_another_is_named(monkeypatch):

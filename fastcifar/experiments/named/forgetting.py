@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -121,8 +122,10 @@ class Forgotten(SeparateArms):
     def add(self, job: Job, outcome: Outcome, store: Store) -> None:
         super().add(job, outcome, store)
         if not isinstance(outcome, Failed):
-            found = cast("Forgetting", store.found(job.key, FORGETTING))
-            values = found.seen[-1, 0], found.seen[-1, -1], found.fresh[-1], found.forgotten[-1]
+            found = cast("Forgetting | None", store.found(job.key, FORGETTING))
+            values: Sequence[float] = [math.nan] * 4  # where the file could not be written
+            if found:
+                values = found.seen[-1, 0], found.seen[-1, -1], found.fresh[-1], found.forgotten[-1]
             self.losses.setdefault(job.arm, []).append(Losses(*map(float, values)))
 
     def summary(self, batch_size: int, rate: float, name: str) -> Summary | None:

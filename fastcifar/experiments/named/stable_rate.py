@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from fastcifar.errors import UserError
 from fastcifar.escape import in_file_name
 from fastcifar.experiments.experiment import Experiment, Job, experiment
-from fastcifar.experiments.result import Failed, Outcome, SeparateArms, known
+from fastcifar.experiments.result import Diverged, Failed, Outcome, SeparateArms, known
 from fastcifar.recipes import Recipe, change, get_recipe, label, narrow
 from fastcifar.recipes.declare import setting
 from fastcifar.report import Figure, Line, Summary, Table, counted, summarize
@@ -199,10 +199,16 @@ class StableRates(SeparateArms):
         return [Table(f"Rates, doubled until a training diverges ({counted(self.n)})", head, tuple(rows))]
 
     def remarks(self) -> list[str]:
-        top = [name for name in self.experiment.starts if self.experiment.rates[-1] in self.stable(name)]
-        if not top:
-            return []
-        return [f"the highest rate, {self.experiment.rates[-1]:g}, is stable with {', '.join(top)}: more --doublings"]
+        said, top = [], [name for name in self.experiment.starts if self.experiment.rates[-1] in self.stable(name)]
+        if top:
+            highest = f"{self.experiment.rates[-1]:g}"
+            said.append(f"the highest rate, {highest}, is stable with {', '.join(top)}: more --doublings")
+        unknown = [(arm, each) for arm, each in self.failed if not isinstance(each, Diverged)]
+        if unknown:
+            arm, first = unknown[0]
+            runs = f"{len(unknown)} run{'s' * (len(unknown) > 1)} failed and did not diverge"
+            said.append(f"{runs}, which says nothing of their rates ({arm}: {first.reason})")
+        return said
 
     def figures(self) -> dict[str, Figure]:
         lines = []

@@ -201,6 +201,7 @@ class Tuning(Result):
     """The result of `Tune`."""
 
     experiment: Tune
+    by: ClassVar[str] = "point"
 
     @property
     def n(self) -> int:
