@@ -297,14 +297,15 @@ def write_whole(path: Path, write: str | Callable[[Path], object]) -> None:
 
 
 def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]]) -> None:
-    """Write files of a folder as `write_whole` does, all of them or none: where the last one is, so are the others.
-    Raises UserError where one cannot be written."""
+    """Write files of a folder as `write_whole` does, all of them or none: where the last one is, so are the others. Of
+    files that were there before, some may be the new ones then and others the old ones; none is lost. Raises UserError
+    where one cannot be written."""
     partial: dict[str, Path] = {}
+    placed: list[Path] = []
     try:
         for name, write in files.items():
-            path = folder / f"{PARTIAL}{secrets.token_hex(8)}{Path(name).suffix}"
+            path = partial[name] = folder / f"{PARTIAL}{secrets.token_hex(8)}{Path(name).suffix}"
             with path.open("x", encoding="utf-8") as file:  # with the permissions of any new file, unlike tempfile's
-                partial[name] = path
                 mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
                 if isinstance(write, str):
                     file.write(write)
@@ -314,14 +315,14 @@ def write_all(folder: Path, files: Mapping[str, str | Callable[[Path], object]])
             with path.open("rb+") as file:
                 os.fsync(file.fileno())
         for name in files:
-            os.replace(partial[name], folder / name)
-            partial[name] = folder / name
+            placed += [path] if not (path := folder / name).exists() else []
+            os.replace(partial[name], path)
         _sync(folder)
-        partial.clear()
     except (OSError, UnicodeEncodeError) as error:  # a name of bytes that are no text, as file names may be
         raise UserError(f"cannot write {folder / name}: {getattr(error, 'strerror', None) or error}") from None
     finally:
-        for path in partial.values():
+        left = [path for path in partial.values() if path.exists()]
+        for path in [*left, *placed] if left else []:  # not all are in their places, be it for a signal
             with contextlib.suppress(OSError):  # a folder that became read-only meanwhile
                 path.unlink()
 

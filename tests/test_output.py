@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fastcifar import output
 from fastcifar.errors import Notice, UserError
 from fastcifar.locks import claimed
-from fastcifar.output import append_line, check_out, read_lines, temporary_folder, write_whole
+from fastcifar.output import append_line, check_out, read_lines, temporary_folder, write_all, write_whole
 
 LINES = [{"seed": 0, "text": "a\nb\u2028c|\r"}, {"seed": 1, "loss": None}, {"seed": 2, "list": [1.5, True]}]
 
@@ -172,6 +173,41 @@ def test_a_text_with_bytes_that_are_none_is_refused_and_leaves_nothing(tmp_path)
     with pytest.raises(UserError, match="surrogates not allowed"):
         write_whole(tmp_path / "a.csv", "a\udcff")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("was", [{}, {"a": "old"}, {"a": "old", "b": "old"}])
+@pytest.mark.parametrize("replaced", range(3))
+def test_an_interrupt_at_any_place_loses_nothing_and_leaves_all_new_files_or_none(tmp_path, monkeypatch, was, replaced):
+    for name, text in was.items():
+        (tmp_path / name).write_text(text)
+    replace, calls = os.replace, []
+
+    def interrupted(*paths):
+        if len(calls) == replaced:
+            raise KeyboardInterrupt
+        calls.append(paths)
+        replace(*paths)
+
+    def interrupted_at_last(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    monkeypatch.setattr(output, "_sync", interrupted_at_last)
+    with pytest.raises(KeyboardInterrupt):
+        write_all(tmp_path, {"a": "new", "b": "new"})
+    found = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    if replaced == 2:
+        assert found == {"a": "new", "b": "new"}
+    else:
+        assert found.keys() == was.keys() and found == {**was, **({"a": "new"} if replaced and was else {})}
+
+
+def test_a_write_that_fails_deletes_no_earlier_result(tmp_path):
+    (tmp_path / "b").mkdir()
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(UserError, match=r"cannot write .*b: Is a directory"):
+        write_all(tmp_path, {"a": "new", "b": "new"})
+    assert (tmp_path / "a").is_file() and sorted(os.listdir(tmp_path)) == ["a", "b"]
 
 
 def test_where_no_temporary_folder_can_be_made_a_line_says_so(monkeypatch, tmp_path):

@@ -91,9 +91,10 @@ class Checkpoints(Listener):
         one that a signal stops. Raises UserError where that cannot be done, and before a training."""
         began = time.monotonic()
         trainer = self._of()
-        state = trainer.state.state_dict()
-        path = self.folder / f"step-{state['step']:08d}.pt"
-        write_state(path, state)
+        path = self.folder / f"step-{trainer.state.step:08d}.pt"
+        if self._whole[-1:] == [path] and path.is_file():  # a signal just after it was written
+            return path
+        write_state(path, trainer.state.state_dict())
         others = [each for each in self._whole or self._older(path) if each != path]
         self._whole = [*others[-1:], path]
         self._remove(keep=self._whole)

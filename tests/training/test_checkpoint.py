@@ -19,7 +19,7 @@ from fastcifar.output import CHECKPOINTS, EPOCHS, UNFINISHED
 from fastcifar.recipes import EvaluateConfig
 from fastcifar.recipes.optimizers.sgd import SGDConfig
 from fastcifar.start import WarmStart
-from fastcifar.training import Checkpoints, Listener, Trainer, device, train
+from fastcifar.training import Checkpoints, Listener, Trainer, checkpoint, device, train
 from tests.small import DAVIDNET, MLP
 from tests.training.test_state import EVERYTHING, RECIPES, Noisy
 
@@ -149,6 +149,20 @@ def test_the_newest_two_are_kept_each_of_one_step(data, tmp_path):
     assert state["version"] == 1 and Trainer(MLP, data, "cpu").run(resume=state).record.resumed == (15,)
     checkpoints.remove()
     assert not checkpoints.folder.exists()
+
+
+def test_a_signal_just_after_a_state_was_written_writes_it_no_second_time(data, tmp_path, monkeypatch):
+    written, write = [], checkpoint.write_state
+    monkeypatch.setattr(checkpoint, "write_state", lambda path, state: written.append(path.name) or write(path, state))
+    checkpoints = Checkpoints(tmp_path / "states", every=1)
+
+    def save_again(row):
+        if row.epoch in (1, 2):
+            assert checkpoints.save() == checkpoints._whole[-1]
+
+    trainer = Trainer(RECIPES["everything"], data, "cpu")
+    trainer.run(3, listeners=[checkpoints, Listener(on_epoch=save_again)])
+    assert len(written) == len({*written}) >= 2
 
 
 def test_what_a_killed_process_left_half_written_is_removed(data, tmp_path):
