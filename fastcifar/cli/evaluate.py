@@ -135,7 +135,7 @@ def _evaluate(saved: Saved[Options]) -> int:
             "no accuracy: they have no labels; " + (f"predictions in {path}" if path else "--predictions saves logits")
         )
     if dataset.val is not None and val is not None and val.accuracy is not None:
-        stored = saved.record.val_accuracy if same and saved.tta == "none" and options.weights is None else None
+        stored = saved.record.val_accuracy if same and saved.tta == "none" and saved.is_own else None
         run_said = "" if stored is None else f"; the run said {stored:.2%}"
         print(f"{share(val.accuracy)} on {len(dataset.val):,} validation images{run_said}")
     if options.on is not None and interval is not None:

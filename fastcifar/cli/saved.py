@@ -107,8 +107,12 @@ class Saved(Generic[Asked]):
         """The accuracy that the run says of its own test images; None where it does not for these weights and this
         test-time augmentation."""
         accuracies = {"none": self.record.accuracy, self.recipe.evaluate.tta: self.record.tta_accuracy}
-        is_own = self.options.weights is None and self.options.member is None
-        return accuracies.get(self.tta) if is_own else None
+        return accuracies.get(self.tta) if self.is_own else None
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the network is all of the run's, with the run's weights."""
+        return self.options.weights is None and self.options.member is None
 
     def own_images(self) -> str:
         """Return what the run tested on, in words."""
@@ -179,6 +183,7 @@ def own_images(record: RunRecord, data_dir: Path | None, mirror: str | None) -> 
     """Return the data set whose test images are those that a run was tested on. Raises UserError where it is not known
     or not there, and for another one."""
     from fastcifar.data import load_dataset
+    from fastcifar.data.dataset import BEFORE_HOLDOUT
 
     data = record.dataset
     try:
@@ -189,6 +194,10 @@ def own_images(record: RunRecord, data_dir: Path | None, mirror: str | None) -> 
         raise UserError(f"{said}; allowed: {allowed}") from None
     dataset = load_dataset(data.name, data_dir, "cpu", 0, mirror, None, data.resized)
     _refuse_another(dataset, data, data.resized, "the run's images, where --data-dir says they are now")
+    choices = _choices(record)
+    before = max((place for place, each in enumerate(choices, start=1) if each.get(BEFORE_HOLDOUT)), default=0)
+    for each in choices[:before]:  # of what these left, images were held out
+        dataset = dataset.take(**{name: each[name] for name in ("size", "seed", "balanced", "classes")})
     dataset = dataset.hold_out(data.holdout) if data.holdout and not data.fold else dataset
     dataset = dataset.labeled_test() if data.tests_val else dataset
     dataset = dataset.fold(*read_fold(data.fold, "the run's fold")) if data.fold else dataset
@@ -196,10 +205,19 @@ def own_images(record: RunRecord, data_dir: Path | None, mirror: str | None) -> 
     return dataset if classes is None else dataset.take(classes=classes)
 
 
+def _choices(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the choices of training images that a run's data set was made by, the first one first."""
+    found, subset = [], record.subset
+    while isinstance(subset, dict):
+        found.append(subset)
+        subset = subset.get("of")
+    return found[::-1]
+
+
 def _kept_classes(record: RunRecord) -> list[int] | None:
     """Return the labels that a run was restricted to; None: all."""
-    classes = (record.subset or {}).get("classes")
-    return classes if isinstance(classes, list) else None
+    kept = [{*classes} for each in _choices(record) if isinstance(classes := each.get("classes"), list)]
+    return sorted(set.intersection(*kept)) if kept else None
 
 
 def labeled_images(dataset: Dataset) -> tuple[Split, str]:

@@ -35,6 +35,11 @@ _LIKE_FILES = (tarfile.REGTYPE, tarfile.AREGTYPE)
 _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
+def state_of(status: os.stat_result) -> tuple[int, ...]:
+    """Return what changes with a file: by the last, too, where its time is put back, or another is moved there."""
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 @contextlib.contextmanager
 def damage(name: str) -> Iterator[None]:
     """Raise DamagedData, that `name` is damaged, for whatever the readers of a file raise while the block runs, but for

@@ -47,6 +47,7 @@ def labeled(parts: Mapping[str, Given], classes: Sequence[str] | None = None, **
         if y is None:
             raise UserError(f"{called} is missing; allowed: a label for each training image")
         classes = names_in(array_of(y, called)) if classes is None else classes
+    classes = classes if classes is None or isinstance(classes, str) else tuple(classes)
     splits = {
         part: Split(images, labels_from(y, len(images), called, classes))
         for part, (images, y, _, called) in parts.items()

@@ -19,7 +19,7 @@ from typing import BinaryIO
 import torch
 
 from fastcifar.data.anew import READ_ANEW
-from fastcifar.data.archives import fill
+from fastcifar.data.archives import fill, state_of
 from fastcifar.data.dataset import Dataset, Split, fingerprint
 from fastcifar.data.download import user_cache
 from fastcifar.errors import Notice, UserError
@@ -29,7 +29,7 @@ SLOW = 0.7
 """Seconds of processors' time in reading from which on a set is kept."""
 DAMAGE = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, OverflowError, UserError)
 """What a kept file can raise that is absent, damaged or made of other files."""
-_FORMAT = 2
+_FORMAT = 3
 """Another one where a reader anywhere makes something else of the same files."""
 _LINE = 1 << 24
 """Bytes that the line may have."""
@@ -54,7 +54,7 @@ def converted(
     """
     places = [path.absolute() for path in paths]
     if made_of is None:
-        made_of = [(path.name, stat.st_size, stat.st_mtime_ns) for path in paths for stat in [path.stat()]]
+        made_of = [(path.name, *state_of(path.stat())) for path in paths]
     key, where = _hash([_FORMAT, name, how, *places, *made_of]), _hash([how, *places])[:16]
     try:
         kept = user_cache() / "converted" / f"{Path(name).name[:40].replace(':', '-')}-{where}"

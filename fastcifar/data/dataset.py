@@ -29,6 +29,8 @@ CIFAR10_STD = (62.99, 62.09, 66.70)
 
 MOST_CLASSES = 100_000
 """Classes that the labels in a file or an array may make, where no names are given."""
+BEFORE_HOLDOUT = "before_holdout"
+"""In a choice of training images: images were held out of what it left, not before it."""
 _HOLDOUT_SEED = 50_000
 """Never to be changed: another seed holds out other images, and old results could not be compared."""
 
@@ -256,7 +258,8 @@ class Dataset:
         rest = torch.ones(len(self.train), dtype=torch.bool)
         rest[held] = False
         test = self.train.subset(held)
-        return dataclasses.replace(self, train=self.train.subset(rest), test=test, holdout=len(held))
+        subset = self.subset and {**self.subset, BEFORE_HOLDOUT: True}
+        return dataclasses.replace(self, train=self.train.subset(rest), test=test, holdout=len(held), subset=subset)
 
     @TORCH.applied()
     def resize(self, side: int) -> Dataset:

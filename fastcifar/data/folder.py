@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fastcifar.data.archives import damage
+from fastcifar.data.archives import damage, state_of
 from fastcifar.data.arrays import labeled
 from fastcifar.data.converted import converted
 from fastcifar.data.dataset import Dataset
@@ -73,7 +73,7 @@ def load_unlabeled(folder: Path, classes: Sequence[str], resize: int = 0) -> Dat
     resize: as `load_folder` takes it. Raises UserError for an image that is damaged or of another size, by its name.
     """
     above = f"{folder}{os.sep}"
-    paths = [each.path.removeprefix(above).replace(os.sep, "/") for each in _walk(folder) if _is_image(each.name)]
+    paths = [each.path.removeprefix(above).replace(os.sep, "/") for each in _walk(folder) if _is_image(each)]
     arrays, resized = _read(folder, {"test": dict.fromkeys(paths, -1)}, resize)
     parts = {"test": (torch.from_numpy(arrays["test"]), None, str(folder), f"the labels of {folder}")}
     return dataclasses.replace(labeled(parts, classes, name=str(folder), source=str(folder)), resized=resized)
@@ -106,12 +106,12 @@ def _look(folder: Path) -> tuple[list[str], dict[str, _Files], str, list[str]]:
             splits["test"] = splits.pop("val")
             how = f", the images in {splits['test'].name} being the test"
         files = {part: _labeled(folder, place, classes, skipped, made_of) for part, place in splits.items()}
-        others = [each for each in here.values() if each not in splits.values() and _has_images(each)]
+        others = [each for each in _folders(folder) if each not in splits.values() and _has_images(each)]
     else:
         if part := next((part for part, place in splits.items() if _folders(place)), None):
             raise UserError(f"{folder} holds {splits[part].name}/ and no train/; allowed: both, or folders of classes")
         classes = [each.name for each in _folders(folder) if _has_images(each)]
-        if classes and not any(_is_image(file.name) for name in classes for file in _entries(folder / name)):
+        if classes and not any(_is_image(file) for name in classes for file in _entries(folder / name)):
             holds = f"{folder} holds {brief(classes)}, folders of folders of images, and no train/"
             raise UserError(f"{holds}; allowed: train/ and test/, or a folder further down, as {folder / classes[0]}")
         files = {"train": _labeled(folder, folder, classes, skipped, made_of)}
@@ -141,6 +141,8 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
     is_unlabeled = (
         place.name.lower() in _PLACES["test"] and not any(name in classes for name in folders) and len(others) <= 1
     )
+    if others and {each.lower() for each in others} & {each.lower() for each in classes}:
+        is_unlabeled = False  # a class, written in another way
     if others and not is_unlabeled:
         allowed = f"{brief(list(classes))}, those of train, or images alone"
         raise UserError(f"{place} holds {others[0]!r}, which is no class; allowed: {allowed}")
@@ -154,10 +156,10 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
     for inside, label in [(place, -1)] if is_unlabeled else held:
         for entry in _walk(inside):
             path = entry.path.removeprefix(above).replace(os.sep, "/")
-            if _is_image(entry.name):
+            if _is_image(entry):
                 stat = entry.stat()
                 found[path] = label
-                made_of.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+                made_of.append(f"{path} {state_of(stat)}")
             else:
                 skipped.append(path)
     if not is_unlabeled:  # files beside the folders
@@ -199,23 +201,23 @@ def _folders(place: Path) -> list[Path]:
 
 
 def _walk(place: Path, in_order: bool = True) -> Iterator[os.DirEntry[str]]:
-    """Give the files below a folder, by path if `in_order`; links to folders further down are not followed, which may
-    lead around."""
+    """Give what is below a folder and is none itself, by path if `in_order`: files, and links that are not followed, to
+    folders further down, which may lead around, and to nothing."""
     with os.scandir(place) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name) if in_order else entries:
             if entry.is_dir(follow_symlinks=False):
                 if not entry.name.startswith("."):
                     yield from _walk(Path(entry.path), in_order)
-            elif entry.is_file():
+            elif not (entry.is_dir() and entry.name.startswith(".")):
                 yield entry
 
 
 def _has_images(place: Path) -> bool:
-    return any(_is_image(entry.name) for entry in _walk(place, in_order=False))
+    return any(_is_image(entry) for entry in _walk(place, in_order=False))
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+def _is_image(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(ENDINGS) and not entry.name.startswith(".") and entry.is_file()
 
 
 def _read(folder: Path, files: dict[str, _Files], resize: int) -> tuple[dict[str, np.ndarray], int]:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fastcifar.data.archives import damage
+from fastcifar.data.archives import damage, state_of
 from fastcifar.data.arrays import refuse_other_units, split_off
 from fastcifar.data.dataset import Dataset, channel_statistics, fingerprint, given_colors, numbered
 from fastcifar.data.download import user_cache
@@ -232,7 +232,7 @@ def _measured(path: Path, splits: Sequence[Split]) -> dict[str, Any]:
 def _state(path: Path) -> list[object]:
     """Return what changes when the file is written to."""
     status = path.stat()
-    return [1, str(path), status.st_size, status.st_mtime_ns]
+    return [1, str(path), *state_of(status)]
 
 
 def _cache_file(path: Path, ending: str) -> Path:

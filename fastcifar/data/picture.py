@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
@@ -24,6 +25,8 @@ _WIDE = ("I", "F")
 """The beginnings of the modes of pictures with more than 8 bits a channel, which Pillow would cut at 255."""
 _LARGEST = 1 << 26
 """Pixels that a picture may have; a small file can claim any number."""
+_ORIENTATION = 0x0112
+"""The number of that field of EXIF."""
 
 
 def pillow() -> Any:
@@ -43,6 +46,7 @@ def is_picture(value: object) -> bool:
 
 def pixels(picture: Any, name: str, side: int = 0) -> np.ndarray:
     """Return an image of Pillow's as uint8 `[H, W, 3]`; grey ones get three equal channels, transparency is dropped.
+    It is turned as its EXIF says.
 
     side: bring it to side x side pixels as torchvision's Resize(side) and CenterCrop(side) do: the shorter side by
         bilinear interpolation with antialiasing, the longer one cropped; 0: as it is.
@@ -54,6 +58,11 @@ def pixels(picture: Any, name: str, side: int = 0) -> np.ndarray:
         raise UserError(f"{name} is {height} x {width} pixels; allowed: up to {_LARGEST:,}")
     if picture.mode.startswith(_WIDE):
         raise UserError(f"{name} has more than 8 bits a channel (mode {picture.mode}); allowed: 8, grey or in color")
+    if picture.getexif().get(_ORIENTATION, 1) != 1:  # as it is shown
+        picture = importlib.import_module("PIL.ImageOps").exif_transpose(picture)
+        width, height = picture.size
+    if picture.mode == "P" and "transparency" in picture.info:  # which Pillow complains of otherwise
+        picture = picture.convert("RGBA")
     picture = picture.convert("RGB")
     if side and picture.size != (side, side):
         shorter = min(width, height)

@@ -1,5 +1,6 @@
 """`fastcifar eval` and `fastcifar data info`, for real on a few synthetic images."""
 
+import dataclasses
 import json
 import re
 
@@ -7,7 +8,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastcifar import load_run, train
 from fastcifar.cli import main
+from fastcifar.cli.saved import own_images
+from fastcifar.data.synthetic import make_synthetic
+from fastcifar.recipes import change
+from tests.small import MLP
 
 pytestmark = pytest.mark.usefixtures("few_images")
 
@@ -37,6 +43,37 @@ def test_eval_agrees_with_the_saved_accuracies(capsys, tmp_path, monkeypatch, ho
     assert capsys.readouterr().out == (
         f"davidnet  {accuracy:.2%} (tta flip) on {images} {kind} images of synthetic; the run said {accuracy:.2%}\n"
     )
+
+
+CHAINS = {
+    "take, then hold out": lambda data: data.take(100, seed=3).hold_out(30),
+    "take twice around": lambda data: data.take(200, balanced=True).hold_out(40).take(50),
+    "classes first": lambda data: data.take(classes=[0, 2, 5]).take(20),
+    "classes twice": lambda data: data.take(classes=[0, 2, 5]).take(classes=[2, 5, 7]),
+    "classes, then a fold": lambda data: data.take(classes=[1, 2]).take(30).fold(2, 3),
+    "as the command line does": lambda data: data.hold_out(64).take(20, classes=[3, 4]),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_images_that_a_run_tested_on_are_found_again_however_they_were_chosen(tmp_path, name):
+    data = CHAINS[name](make_synthetic(train_size=256, test_size=64))
+    train(dataclasses.replace(MLP, epochs=1, batch_size=4), data, device="cpu").save(tmp_path / "run")
+    _, _, record = load_run(tmp_path / "run")
+    found = own_images(record, None, None)
+    assert torch.equal(found.test.images, data.test.images) and torch.equal(found.test.labels, data.test.labels)
+
+
+def test_what_one_member_reaches_is_not_compared_with_the_whole_on_validation_images(capsys, tmp_path, monkeypatch):
+    data = make_synthetic(train_size=256, test_size=64)
+    data = dataclasses.replace(data, val=data.test)
+    monkeypatch.setattr("fastcifar.data.load_dataset", lambda *_, **__: data)
+    recipe = change(MLP, {"epochs": 1, "ensemble.members": 2})
+    train(recipe, data, device="cpu").save(tmp_path / "run")
+    assert main(["eval", "run", "--tta", "none"]) == 0 and capsys.readouterr().out.count("the run said") == 2
+    assert main(["eval", "run", "--tta", "none", "--member", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "validation images" in out and "the run said" not in out
 
 
 WORDS = ["--dataset", "synthetic", "--network", "mlp", "--network.hidden", "8", "--batch-size", "32", "--epochs", "1"]

@@ -1,5 +1,7 @@
 """Datasets of whatever gives images and labels: torchvision's form, Hugging Face's form, sequences."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -139,7 +141,7 @@ def test_class_names_are_those_that_the_data_set_knows(name):
 
 
 def test_a_transform_that_is_not_set_leaves_the_items_alone():
-    """The arrays are taken without an item each, but for the two that are compared."""
+    """The arrays are taken without an item each, but for some, evenly apart, that are compared."""
     asked = []
 
     class Counted(Vision):
@@ -147,8 +149,34 @@ def test_a_transform_that_is_not_set_leaves_the_items_alone():
             asked.append(place)
             return super().__getitem__(place)
 
-    Dataset.from_any(Counted(PIXELS, LABELS), Counted(PIXELS, LABELS))
-    assert asked == [0, 5, 0, 5]
+    images, labels = np.repeat(PIXELS, 100, 0), np.repeat(LABELS, 100).tolist()
+    Dataset.from_any(Counted(images, labels), Counted(PIXELS, LABELS))
+    assert asked == [*range(0, 600, 10), 599, *range(6)]
+
+
+def test_a_data_set_that_changes_some_of_its_items_gives_those():
+    class Noisy(Vision):
+        def __getitem__(self, place):
+            image, target = super().__getitem__(place)
+            return image, (target + 1) % 3 if place in (2, 3) else target
+
+    found = Dataset.from_any(Noisy(PIXELS, LABELS), Vision(PIXELS, LABELS))
+    assert found.train.labels.tolist() == [2, 0, 2, 2, 2, 0]
+
+
+def test_a_damaged_image_of_pillows_is_named_by_its_place():
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(file, "PNG")
+    damaged = Image.open(io.BytesIO(file.getvalue()[:3000]))  # it is read when it is looked at
+    with pytest.raises(UserError, match=r"train\[0\] is damaged: "):
+        Dataset.from_any([(damaged, 0)], [(damaged, 0)])
+
+
+@pytest.mark.parametrize("names", [np.array(["left", "right"]), ["left", "right"], iter(["left", "right"])])
+def test_names_of_classes_may_be_any_sequence_of_them(names):
+    labels = np.array(["left", "right"] * 3)
+    found = Dataset.from_arrays(PIXELS, labels, PIXELS, labels, classes=names)
+    assert found.classes == ("left", "right") and found.test.labels.tolist() == [0, 1] * 3
 
 
 def test_test_images_may_be_unlabeled():

@@ -151,6 +151,55 @@ def test_other_files_are_left_out_with_a_line(place):
         assert len(load_dataset(str(place)).train) == 12
 
 
+def test_images_behind_links_that_are_not_followed_and_a_second_train_are_named(place, tmp_path):
+    write(place / "train", PIXELS, LABELS)
+    write(place / "test", PIXELS[:3], LABELS[:3])
+    write(tmp_path / "elsewhere", PIXELS, LABELS)
+    (place / "train" / "ant" / "more").symlink_to(tmp_path / "elsewhere")
+    (place / "train" / "bee" / "gone.png").symlink_to(tmp_path / "nothing.png")
+    with pytest.warns(Notice, match=r"images: 2 files are left out, no images or in .*, as train.ant.more"):
+        assert len(load_dataset(str(place)).train) == 12
+    (place / "train" / "dog").mkdir()
+    (place / "train" / "dog" / "0.png").symlink_to(tmp_path / "nothing.png")
+    write(place / "Train", PIXELS, LABELS)
+    with pytest.warns(Notice) as told:
+        assert load_dataset(str(place)).classes == NAMES
+    said = " ".join(str(each.message) for each in told)
+    assert "folders without an image are no classes, as that of dog/0.png" in said
+    if (place / "train").samefile(place / "Train"):
+        pytest.skip("names of files differ by more than case here")
+    assert "left out beside train/: Train/" in said
+
+
+def test_a_class_in_the_test_that_is_written_in_another_way_is_refused(place):
+    write(place / "train", PIXELS, LABELS)
+    write(place / "test", PIXELS[:1], LABELS[:1], ("Ant", "bee", "cow"))
+    with pytest.raises(UserError, match="test holds 'Ant', which is no class"):
+        load_dataset(str(place))
+
+
+def test_a_picture_is_turned_as_it_is_shown(place):
+    write(place / "train", PIXELS, LABELS)
+    write(place / "test", PIXELS[:1], LABELS[:1])
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.fromarray(PIXELS[0, ::-1, ::-1]).save(place / "test" / "ant" / "000.png", exif=exif)
+    assert load_dataset(str(place)).test.images[0].tolist() == PIXELS[0].tolist()
+
+
+def test_a_file_that_is_exchanged_for_one_of_its_size_and_time_is_read_again(place, cache):
+    write(place / "train", PIXELS, LABELS, ending=".bmp")
+    write(place / "test", PIXELS[:1], LABELS[:1], ending=".bmp")
+    files = [*(place / "train").rglob("*.bmp")]
+    for file in files:
+        os.utime(file, ns=(1, 1))
+    first = load_dataset(str(place))
+    one, other = place / "train" / "ant" / "000.bmp", next(iter((place / "train" / "bee").iterdir()))
+    one.rename(place / "x"), other.rename(one), (place / "x").rename(other)
+    found = load_dataset(str(place))
+    assert found.sha256 != first.sha256 and found.train.images.tolist() != first.train.images.tolist()
+
+
 @pytest.mark.parametrize("inside", ["", "train"])
 def test_a_folder_without_an_image_that_can_be_read_is_no_class_which_is_said(place, inside):
     write(place / inside, PIXELS, LABELS)
