@@ -16,10 +16,10 @@ from fastcifar.cli import main
 from fastcifar.cli.corruptions import read_severities
 from fastcifar.corruptions import CORRUPTIONS
 from fastcifar.data.synthetic import make_synthetic
-from fastcifar.recipes.networks.mlp import MLPConfig
+from fastcifar.recipes import change
 from tests.small import MLP
 
-RECIPE = dataclasses.replace(MLP, epochs=4, network=MLPConfig(hidden=(16,)))
+RECIPE = change(MLP, {"epochs": 4, "network.hidden": (16,), "optimizer.lr": 0.05})
 ARCHIVED = ("fog", "frost", "saturate")
 
 

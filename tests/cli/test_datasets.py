@@ -80,7 +80,9 @@ def here(tmp_path, monkeypatch):
         monkeypatch.setattr(f"fastcifar.data.{module}.user_cache", lambda: tmp_path / "cache")
     made = synthetic.make_synthetic(36, 12)
     monkeypatch.setattr(synthetic, "make_synthetic", lambda: made)
-    monkeypatch.setattr("fastcifar.cli.experiment._draw", lambda result, out: [])  # figures take a second each
+    monkeypatch.setattr(
+        "fastcifar.cli.experiment._draw", lambda result, out, is_silent: []
+    )  # figures take a second each
     with kinds.forgotten():
         yield
 

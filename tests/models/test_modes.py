@@ -77,7 +77,9 @@ def test_the_trial_of_a_module_leaves_its_frozen_parts():
 
 @pytest.mark.parametrize("average", [0, 1])
 def test_a_frozen_norm_stays_frozen_through_a_training(average):
-    recipe = change(MLP, {"epochs": 2, "ema.decay": 0.0, "average": AverageConfig(epochs=average, images=32)})
+    recipe = change(
+        MLP, {"epochs": 2, "optimizer.lr": 0.1, "ema.decay": 0.0, "average": AverageConfig(epochs=average, images=32)}
+    )
     trainer = Trainer(recipe, DATA, "cpu", model=Frozen)
     seen = []
     trainer.model[1].register_forward_hook(lambda module, inputs, output: seen.append(module.training))

@@ -107,9 +107,9 @@ def test_a_warm_start_is_pulled_toward_the_fresh_network_of_its_own_seed(data, i
     for init in (WarmStart(tmp_path / "source"), ShrinkPerturb(tmp_path / "source", 0.5, 0.25), ColdStart(5, 3.0)):
         trainer = Trainer(recipe, data, "cpu", model=Normalized)
         trainer.run(3, eval_every=0, init=init)
-        anchor = trainer.new_network(3, ColdStart(init.weights_seed(3))).module
-        start = trainer.new_network(3, init).module
-        assert not torch.equal(start[1].weight, anchor[1].weight)
+        fresh = init if isinstance(init, ColdStart) else ColdStart(init.weights_seed(3))
+        anchor, start = (trainer.new_network(3, each).module for each in (fresh, init))
+        assert torch.equal(start[1].weight, anchor[1].weight) == (fresh is init)
         assert_equal_to(trainer, *slow_loop(trainer, data, start, anchor))
 
 

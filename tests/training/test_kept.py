@@ -152,7 +152,8 @@ def test_batches_are_read_ahead_in_the_order_of_the_plan_and_a_new_epoch_drops_t
 
 
 def test_train_takes_a_set_by_name_to_where_its_images_are_to_lie(data):
-    runs = [train(MLP, "synthetic", resident=place, device="cpu", epochs=0.1) for place in ("host", "auto")]
+    how = {"device": "cpu", "epochs": 0.1, "optimizer.lr": 0.01}
+    runs = [train(MLP, "synthetic", resident=place, **how) for place in ("host", "auto")]
     assert [run.record.resident for run in runs] == ["host", "device"]
     assert_same(*runs)
     with pytest.raises(UserError, match="resident is disk, but synthetic is read into memory"):
