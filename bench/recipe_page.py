@@ -30,8 +30,9 @@ FAMILIES = {
 _INTRODUCTION = f"""A recipe is a whole training method as a value: network, optimizer, schedule, augmentation.
 `fastcifar recipes` lists those that have a name, `fastcifar recipes show NAME` prints one with the meaning of each
 field, and `fastcifar train --recipe NAME` trains it. Any field is a flag, and a keyword of `fastcifar.train`. Below is
-what was measured of each as it is, or was then (of `speedrun94` since {CHANGED["speedrun94"]}), and the fields in which
-it differs from the defaults: DavidNet's, and those of the kinds of network and optimizer that it names."""
+what was measured of each as it is, or was then (of `speedrun94` and `speedrun95` since {CHANGED["speedrun94"]}), and
+the fields in which it differs from the defaults: DavidNet's, and those of the kinds of network and optimizer that it
+names."""
 
 
 def recipe_page(results: Sequence[dict], folder: Path) -> str:

@@ -20,11 +20,12 @@ from fastcifar.training import resolve_device
 
 Line = dict[str, object]  # A line of a file of results, as JSON
 CHANGED = dict.fromkeys(
-    ("speedrun94", *(f"speedrun94-{change}" for change in ("1536", "in-turn", "searched", "unsearched"))), "2026-11-29"
+    ("speedrun94", "speedrun95", *(f"speedrun94-{change}" for change in ("1536", "in-turn", "searched", "unsearched"))),
+    "2026-11-29",
 )
 """The day from which a recipe or variant of this name is another: what was measured before, by any code, is told as
 "NAME before DAY". speedrun94 had ten epochs, batches of 512 images and early crops, and left a quarter of the images
-out."""
+out; speedrun95 had 14 epochs of such batches, and no cutout."""
 _BEFORE = " before "
 OUTCOMES = ("done", "failed")  # the `what` of records that tell how a part ended; all others are results
 

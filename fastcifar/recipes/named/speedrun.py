@@ -7,7 +7,7 @@ futurebiohackers). New here:
 - Batches of 512 or 1024 instead of 1536 to 2000: up to four times as many updates from the same images, with Muon's
   rate lower by about the square root of that.
 - Early images of 24 and then 28 pixels (speedrun96: 24; speedrun100: 20 and 24), at half and three quarters of the
-  operations: random crops, in speedrun94 and speedrun100 whole images. The global final pool allows any size.
+  operations: whole images, in speedrun96 random crops. The global final pool allows any size.
 - From the third epoch on, the easiest images, by their loss at their last visit, are left out: 35% of all in
   speedrun94, 25% in speedrun95; from the sixth on 40% in speedrun96.
 - The whitening has no bias, so that nothing below the first trained convolution has a gradient.
@@ -41,47 +41,18 @@ from fastcifar.recipes.recipe import Recipe
 from fastcifar.recipes.schedule import Schedule
 from fastcifar.recipes.selection import SelectConfig
 
-_BATCH = 512
-# Running statistics over as many images as airbench's momentum of 0.4 with its batches of 2000.
-_NETWORK = SpeedrunConfig(whitening_bias_epochs=0, norm_momentum=0.1)
-
-# airbench94_muon's rates and decay, converted from the summed loss to the mean over a batch of this size.
-_MUON = MuonConfig(
-    lr=0.16,
-    momentum=0.6,
-    weight_decay=2e-6 * _BATCH,
-    head_lr=0.67 * _BATCH,
-    bias_lr=0.053 * _BATCH,
-    sgd_momentum=0.85,
-)
-
-# airbench95's widths. 14 epochs reached 95% on held-out images, eleven did not.
-_SPEEDRUN95 = Recipe(
-    name="speedrun95",
-    epochs=14,
-    batch_size=_BATCH,
-    label_smoothing=0.1,
-    cudnn_search=True,
-    network=dataclasses.replace(_NETWORK, widths=(128, 384, 384)),
-    augment=Augment(crop=2, flip="alternating", brightness=0.14, contrast=0.13, early_crops=((24, 0.2), (28, 0.6))),
-    optimizer=_MUON,
-    schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 0.0)),
-    ema=EMAConfig(decay=0),
-    select=SelectConfig(keep=0.75, from_epoch=2),
-    # Large enough that a GPU does not wait for the host, and that the unsure images are one batch.
-    evaluate=EvaluateConfig(tta="flip-crop", tta_share=0.25, batch_size=2500),
-)
-
 # e1's hyper-parameters for its batches of 1536, converted from the summed loss to the mean over 1024 images; Muon's
 # rate is lower.
-_SPEEDRUN94 = dataclasses.replace(
-    _SPEEDRUN95,
+_SPEEDRUN94 = Recipe(
     name="speedrun94",
     epochs=11,
     batch_size=1024,
     label_smoothing=0.09,
-    network=dataclasses.replace(_NETWORK, norm_momentum=1 - 0.5566),
-    augment=dataclasses.replace(_SPEEDRUN95.augment, early="resize"),
+    cudnn_search=True,
+    network=SpeedrunConfig(whitening_bias_epochs=0, norm_momentum=1 - 0.5566),
+    augment=Augment(
+        crop=2, flip="alternating", brightness=0.14, contrast=0.13, early_crops=((24, 0.2), (28, 0.6)), early="resize"
+    ),
     optimizer=MuonConfig(
         lr=0.19,
         momentum=0.655,
@@ -94,17 +65,42 @@ _SPEEDRUN94 = dataclasses.replace(
         norm_every=2,
         norm_growth=15,
     ),
+    schedule=Schedule(knots=(0.0, 1.0), values=(1.0, 0.0)),
+    ema=EMAConfig(decay=0),
     select=SelectConfig(keep=0.65, from_epoch=2),
+    # Large enough that a GPU does not wait for the host, and that the unsure images are one batch.
+    evaluate=EvaluateConfig(tta="flip-crop", tta_share=0.25, batch_size=2500),
 )
 
-# airbench96's widths, depth, crops and cutout, with airbench94_muon's head, which Muon's rates are for. The easiest
-# images are found by their own losses (airbench96_faster: by a small network's). Its accuracy has not been measured.
+# airbench95's widths. Without cutout, 14 and 17 epochs fit the training images and reached 94.8% of held-out ones.
+_SPEEDRUN95 = dataclasses.replace(
+    _SPEEDRUN94,
+    name="speedrun95",
+    epochs=16,
+    network=dataclasses.replace(_SPEEDRUN94.network, widths=(128, 384, 384)),
+    augment=dataclasses.replace(_SPEEDRUN94.augment, cutout=8),
+    select=SelectConfig(keep=0.75, from_epoch=2),
+)
+
+# airbench96's widths, depth, crops and cutout, with airbench94_muon's head, rates and decay, converted from the summed
+# loss to the mean over 512 images; running statistics over as many images as its momentum of 0.4 with batches of 2000.
+# The easiest images are found by their own losses (airbench96_faster: by a small network's).
 _SPEEDRUN96 = dataclasses.replace(
-    _SPEEDRUN95,
+    _SPEEDRUN94,
     name="speedrun96",
     epochs=24,
-    network=dataclasses.replace(_NETWORK, widths=(128, 384, 512), depth=3, residual=True),
+    batch_size=512,
+    label_smoothing=0.1,
+    network=SpeedrunConfig(widths=(128, 384, 512), depth=3, residual=True, whitening_bias_epochs=0, norm_momentum=0.1),
     augment=Augment(crop=4, flip="alternating", cutout=12, early_crops=((24, 0.22),)),
+    optimizer=MuonConfig(
+        lr=0.16,
+        momentum=0.6,
+        weight_decay=2e-6 * 512,
+        head_lr=0.67 * 512,
+        bias_lr=0.053 * 512,
+        sgd_momentum=0.85,
+    ),
     select=SelectConfig(keep=0.6, from_epoch=5),
     evaluate=EvaluateConfig(tta="flip-crop", batch_size=2500),
 )
