@@ -22,8 +22,8 @@ cuDNN's search takes some seconds before the first step; on an H100 the convolut
 speedrun94: 94.10% with test-time augmentation (n=21, 95% interval 94.04% to 94.17%), 1.84e+14 FLOP with evaluation,
 351.1 s of time_seconds (n=1) on 2 cores of Intel(R) Xeon(R) Processor, 24 GiB.
 speedrun95: 94.81% with test-time augmentation (n=1), 7.78e+14 FLOP with evaluation; it was tuned on held-out images,
-of which it reached 95.00% (n=1, bench/results/speedrun94-search.jsonl). speedrun96: 95.58% (n=1), 1.74e+15 FLOP. Both miss
-their names.
+of which it reached 95.00% (n=1, bench/results/speedrun94-search.jsonl). speedrun96: 95.58% (n=1), 1.74e+15 FLOP. Both
+miss their names.
 speedrun100, for CIFAR-100: 75.66% without test-time augmentation (n=3, 95% interval 75.52% to 75.79%), 4.03e+14 FLOP
 with evaluation. It was tuned on held-out images (bench/results/speedrun100-search.jsonl), where 13 epochs of 45,000
 images, 559 steps where 11.5 epochs of all are 552, reached 75.23% (n=3, 95% interval 74.17% to 76.28%).
