@@ -6,7 +6,7 @@ import json
 
 import pytest
 import tomllib
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import fastcifar.data
@@ -14,6 +14,7 @@ from fastcifar.cli import main
 from fastcifar.data.synthetic import make_synthetic
 from fastcifar.escape import shown
 from fastcifar.experiments import Diverged, Experiment, Result
+from fastcifar.output import short_name
 from fastcifar.recipes import Recipe, TransformConfig, recipe_from_dict, to_toml, transform, trick
 from fastcifar.recipes.networks import NetworkConfig, network
 from fastcifar.recipes.page import tricks_page
@@ -71,13 +72,14 @@ def test_no_command_lets_the_texts_of_a_data_set_through(hostile_images, tmp_pat
 
 
 @settings(max_examples=30)
+@example(arm="warm", name="/0")  # a path
 @given(st.one_of(st.just(HOSTILE), st.text(min_size=1)), st.one_of(st.just(HOSTILE), st.text(min_size=1)))
 def test_an_experiments_page_reads_back_its_arms_data_and_reasons(new_record, arm, name):
     outcomes = {arm: [new_record(), Diverged(name)], f"other {arm}": [new_record(), new_record()]}
     experiment = dataclasses.make_dataclass("Named", [("recipe", Recipe, Recipe())], bases=(Experiment,), frozen=True)
     page = Result(experiment(runs=2), {"dataset": name}, outcomes).files()["table.md"]
     heading, parts = markdown(page).values()
-    assert heading[0] == f": davidnet, {shown(name)}".rstrip(" ")
+    assert heading[0] == f": davidnet, {shown(short_name(name))}".rstrip(" ")
     assert [part for part in parts if part.startswith("other ")] == [f"other {shown(arm)}".rstrip(" ")]
     assert shown(arm).strip(" ") in parts
     assert shown(name).split(" ")[0] in parts[-1]

@@ -142,7 +142,7 @@ def base_of(section):
     return dataclasses.replace(BASE, **{name: section}), f"{name}."
 
 
-@pytest.mark.parametrize(("section", "field"), fields_of(SECTIONS))
+@pytest.mark.parametrize(("section", "field"), [*fields_of(SECTIONS)])
 def test_a_field_of_a_recipe_is_taken_inside_its_bounds_and_refused_outside(section, field, tmp_path):
     recipe, prefix = base_of(section)
     path, declared = prefix + field.name, declaration(field)
@@ -185,7 +185,7 @@ def test_a_field_of_a_recipe_is_taken_inside_its_bounds_and_refused_outside(sect
             assert str(refusal.value).isprintable()
 
 
-@pytest.mark.parametrize(("options", "field"), fields_of(OTHERS))
+@pytest.mark.parametrize(("options", "field"), [*fields_of(OTHERS)])
 def test_an_option_is_taken_inside_its_bounds_and_refused_outside(options, field):
     name, kind = field.name, type_of(options, field)[0]
     path = flag_of(name) if isinstance(options, CommandOptions) else name
