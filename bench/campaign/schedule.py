@@ -189,7 +189,7 @@ class Stage:
         return _LEAST_RACE * self.seconds * len(racing)
 
     def _wanted(self, part: Part, share: float) -> float:
-        """Return the part's seconds in `limits`, the more by its whole name; that share of all where it has none."""
+        """Return the part's seconds in `limits`, by its title or else its name; that share of all where it has none."""
         return self.limits.get(part.title, self.limits.get(part.name, share * self.seconds))
 
     def _start(self, part: Part, limit: float, beside: str | None = None) -> PartProcess | None:

@@ -36,7 +36,8 @@ _EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE)
 
 
 def state_of(status: os.stat_result) -> tuple[int, ...]:
-    """Return what changes with a file: by the last, too, where its time is put back, or another is moved there."""
+    """Return a file's size, and in nanoseconds when its content and its entry were last changed. The entry's time tells
+    where the content's was set back, and where another file was moved to its place."""
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

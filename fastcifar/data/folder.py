@@ -138,11 +138,9 @@ def _labeled(folder: Path, place: Path, classes: Sequence[str], skipped: list[st
     times of change to `made_of`, and other files to `skipped`."""
     folders = {each.name: each for each in _folders(place)}
     others = [name for name in folders if name not in classes and _has_images(folders[name])]
-    is_unlabeled = (
-        place.name.lower() in _PLACES["test"] and not any(name in classes for name in folders) and len(others) <= 1
-    )
-    if others and {each.lower() for each in others} & {each.lower() for each in classes}:
-        is_unlabeled = False  # a class, written in another way
+    known = {name.lower() for name in classes}  # Cats is cats, written in another way
+    has_classes = any(name.lower() in known for name in folders)
+    is_unlabeled = place.name.lower() in _PLACES["test"] and not has_classes and len(others) <= 1
     if others and not is_unlabeled:
         allowed = f"{brief(list(classes))}, those of train, or images alone"
         raise UserError(f"{place} holds {others[0]!r}, which is no class; allowed: {allowed}")

@@ -84,7 +84,9 @@ class Result:
     outcomes: dict[str, list[Outcome]]
     """`outcomes[arm]`, in the order of the seeds."""
     by: ClassVar[str] = "seed"
-    """What there is none of where `n` is 0."""
+    """Where `n` is 0, a run of every one of these failed: the word for the error."""
+    _left_out: ClassVar[str] = "whose seeds are in no number beside them"
+    """What becomes of runs that failed."""
 
     def __init_subclass__(cls, **arguments: Any) -> None:
         super().__init_subclass__(**arguments)
@@ -232,9 +234,6 @@ class Result:
         arm, first = self.failed[0]
         runs = f"{len(self.failed)} run{'s' * (len(self.failed) > 1)} {failure_word([each for _, each in self.failed])}"
         return [f"{runs}, {self._left_out} ({arm}: {first.reason})"]
-
-    _left_out: ClassVar[str] = "whose seeds are in no number beside them"
-    """What becomes of a run that failed."""
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,9 @@ def resetting(trainer: Trainer, seed: int, init: Start) -> Callable[[], None]:
     methods.refuse(init, trainer.network)
     described = init.describe()
     network, fresh = new_network(trainer, seed, init, described.get("sha256"))
-    fresh_init = init if isinstance(init, ColdStart) else ColdStart(init.weights_seed(seed))
-    anchor = trainer.new_network(seed, fresh_init) if trainer.recipe.l2_init else None
+    anchor = network if trainer.recipe.l2_init else None  # a cold start's own weights, else those that it would have
+    if anchor and not isinstance(init, ColdStart):
+        anchor = trainer.new_network(seed, ColdStart(init.weights_seed(seed)))
 
     def reset() -> None:
         seconds = 0.0

@@ -37,7 +37,7 @@ def resolve_dtype(dtype: str, device: torch.device, kept: object = None) -> torc
     """
     if dtype != "auto":
         return getattr(torch, dtype)
-    for known in (*_CPU_TYPES, torch.float16)[: 3 if device.type == "cuda" else 2]:
+    for known in _CPU_TYPES if device.type == "cpu" else (*_CPU_TYPES, torch.float16):
         if kept == str(known).removeprefix("torch."):
             return known
     if device.type == "cuda":
